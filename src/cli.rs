@@ -1,0 +1,213 @@
+//! The command line. What it says overrides the environment, which overrides the config file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::file::{LogFormat, Span};
+use crate::core::address::{Address, GroupName, ServiceName};
+use crate::core::record::Level;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done; for status: every group is healthy
+  1   failed while running
+  2   status: a group is not healthy
+  64  the command line or the config is wrong; nothing was started
+  69  Consul does not answer
+  70  the agent lost one of its own parts
+  77  Consul denies what is needed";
+
+/// Keeps Consul pointing at the Redis writer.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What all commands share.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch Sentinels and keep Consul pointing at each group's writer
+    Agent,
+    /// Show who the writer is, since when, why, and how everything around it is
+    Status(StatusArgs),
+    /// Show what an agent would do now and why, and change nothing
+    Plan,
+    /// Take a group out of Consul, leaving nothing behind
+    Retire(RetireArgs),
+    /// Start a small world of real servers, kill its primary, and show what happens
+    Demo(DemoArgs),
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `retire`.
+#[derive(Debug, Args)]
+pub struct RetireArgs {
+    /// The group
+    pub group: GroupName,
+    /// Do it even though agents still watch the group (they will publish it again)
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Leave everything running, and print the commands to try
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Common {
+    /// Config file (TOML)
+    #[arg(long, short, global = true, env = "CONSUL_REDIS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Sentinels; a name stands for all its A and AAAA records
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_REDIS_SENTINELS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub sentinels: Vec<Address>,
+    /// Find Sentinels registered in Consul under this service
+    #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_SERVICE", value_name = "NAME")]
+    pub sentinel_service: Option<String>,
+    /// Group to publish, and its Consul service where that has another name [default: redis]
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_REDIS_GROUP",
+        value_name = "NAME[=SERVICE]",
+        value_delimiter = ','
+    )]
+    pub group: Vec<GroupFlag>,
+    /// How sure a publication must be: `promotion` (as soon as the replica chosen by an elected
+    /// leader says it is the primary) or `quorum` (when a majority of the Sentinels names it)
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_REDIS_PUBLISH",
+        value_name = "LEVEL",
+        value_parser = parse_level
+    )]
+    pub publish: Option<Level>,
+    /// Consul, as CONSUL_HTTP_ADDR [default: 127.0.0.1:8500]
+    #[arg(long, global = true, env = "CONSUL_HTTP_ADDR", value_name = "ADDRESS")]
+    pub http_addr: Option<String>,
+    /// File with Consul's ACL token, as CONSUL_HTTP_TOKEN_FILE
+    #[arg(long, global = true, env = "CONSUL_HTTP_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// KV prefix, and first part of the synthetic nodes' names [default: redis-ha]
+    #[arg(long, global = true, env = "CONSUL_REDIS_PREFIX", value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// The name this agent shows in `status` [default: host name and a random part]
+    #[arg(long, global = true, env = "CONSUL_REDIS_ID", value_name = "ID")]
+    pub id: Option<String>,
+    /// Log level or filter [default: info]
+    #[arg(long, global = true, env = "CONSUL_REDIS_LOG", value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// Form of the log [default: text]
+    #[arg(long, global = true, env = "CONSUL_REDIS_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// How to reach Redis and Sentinel.
+    #[command(flatten)]
+    pub logins: Logins,
+}
+
+/// How to log in. Passwords come from files or from the environment variables
+/// `CONSUL_REDIS_PASSWORD` and `CONSUL_REDIS_SENTINEL_PASSWORD`, never from the command line.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Logins (passwords also by CONSUL_REDIS_PASSWORD and \
+                               CONSUL_REDIS_SENTINEL_PASSWORD)")]
+pub struct Logins {
+    /// ACL user on Redis
+    #[arg(long, global = true, env = "CONSUL_REDIS_USERNAME", value_name = "USER")]
+    pub redis_username: Option<String>,
+    /// File with its password
+    #[arg(long, global = true, env = "CONSUL_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    pub redis_password_file: Option<PathBuf>,
+    /// Speak TLS to Redis
+    #[arg(long, global = true, env = "CONSUL_REDIS_TLS")]
+    pub redis_tls: bool,
+    /// Authorities to trust for Redis (PEM)
+    #[arg(long, global = true, env = "CONSUL_REDIS_CACERT", value_name = "FILE")]
+    pub redis_ca_cert: Option<PathBuf>,
+    /// Our certificate for Redis (PEM)
+    #[arg(long, global = true, env = "CONSUL_REDIS_CLIENT_CERT", value_name = "FILE")]
+    pub redis_client_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, global = true, env = "CONSUL_REDIS_CLIENT_KEY", value_name = "FILE")]
+    pub redis_client_key: Option<PathBuf>,
+    /// ACL user on Sentinels
+    #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_USERNAME", value_name = "USER")]
+    pub sentinel_username: Option<String>,
+    /// File with its password
+    #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
+    pub sentinel_password_file: Option<PathBuf>,
+    /// Speak TLS to Sentinels
+    #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_TLS")]
+    pub sentinel_tls: bool,
+    /// Authorities to trust for Sentinels (PEM)
+    #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_CACERT", value_name = "FILE")]
+    pub sentinel_ca_cert: Option<PathBuf>,
+    /// Our certificate for Sentinels (PEM)
+    #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_CLIENT_CERT", value_name = "FILE")]
+    pub sentinel_client_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_CLIENT_KEY", value_name = "FILE")]
+    pub sentinel_client_key: Option<PathBuf>,
+    /// DNS server for the names of Sentinels, ip:port [default: this machine's]
+    #[arg(long, global = true, env = "CONSUL_REDIS_RESOLVER", value_name = "IP:PORT")]
+    pub resolver: Option<SocketAddr>,
+    /// Deadline for each connection and question [default: 500ms]
+    #[arg(long, global = true, env = "CONSUL_REDIS_TIMEOUT", value_name = "TIME")]
+    pub timeout: Option<Span>,
+}
+
+/// `NAME` or `NAME=SERVICE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupFlag {
+    /// The group.
+    pub name: GroupName,
+    /// Its service, when it is given.
+    pub service: Option<ServiceName>,
+}
+
+impl std::str::FromStr for GroupFlag {
+    type Err = crate::core::address::NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((name, service)) => {
+                Ok(Self { name: name.parse()?, service: Some(service.parse()?) })
+            }
+            None => Ok(Self { name: text.parse()?, service: None }),
+        }
+    }
+}
+
+fn parse_level(text: &str) -> Result<Level, String> {
+    match text {
+        "promotion" => Ok(Level::Promotion),
+        "quorum" => Ok(Level::Quorum),
+        _ => Err("write promotion or quorum".to_owned()),
+    }
+}

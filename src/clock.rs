@@ -1,0 +1,33 @@
+//! The one place where time is read.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use crate::core::time::{Mono, Now};
+
+/// Both clocks, from one start.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// This instant on both clocks.
+    pub fn now(&self) -> Now {
+        let elapsed_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Starts above 0, so that "asked at 0" stays before everything.
+        Now { mono: Mono(elapsed_ms + 1), wall: Timestamp::now() }
+    }
+
+    /// A moment of this clock as the runtime's own.
+    pub fn instant(&self, at: Mono) -> tokio::time::Instant {
+        let since_start = std::time::Duration::from_millis(at.0.saturating_sub(1));
+        tokio::time::Instant::from_std(self.start + since_start)
+    }
+}

@@ -1,0 +1,62 @@
+//! `consul-redis agent`
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::consul::client::ConsulError;
+use crate::exit::Failure;
+use crate::retry::Retry;
+use crate::telemetry;
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A [`Failure`] when it cannot start or loses a part of itself.
+pub async fn run(config: Config) -> Result<(), Failure> {
+    let agent = Agent::new(config.clone())?;
+    telemetry::start(&config.log, config.log_format)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (look, looks) = watch::channel(0_u64);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            info!("SIGHUP: looking at everything now");
+            look.send_modify(|count| *count += 1);
+        }
+    });
+    let stop = async move {
+        // Cancel safe: signals are kept until they are received.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(stop);
+    tokio::select! {
+        () = &mut stop => return Ok(()),
+        ready = reach_consul(&agent) => ready?,
+    }
+    agent.run(stop, looks).await
+}
+
+/// Waits for Consul; a refusal is final, silence is not.
+async fn reach_consul(agent: &Agent) -> Result<(), Failure> {
+    let mut retry = Retry::consul();
+    loop {
+        match agent.check_rights().await {
+            Ok(()) => return Ok(()),
+            Err(error @ (ConsulError::Denied { .. } | ConsulError::Secret(_))) => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                let delay = retry.next_delay();
+                warn!("{error}; trying again in {} ms", delay.as_millis());
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}

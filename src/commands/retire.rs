@@ -1,0 +1,78 @@
+//! `consul-redis retire GROUP`
+
+use crate::cli::RetireArgs;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::consul::client::Consul;
+use crate::consul::store::ReadMode;
+use crate::core::group::Outcome;
+use crate::core::projection::{Layout, Op};
+use crate::core::sentinel_rows::node;
+use crate::exit::{Code, Failure};
+
+/// Takes a group out of Consul: its keys and its node with all rows go in one transaction, and with the
+/// last group the Sentinels' node.
+///
+/// # Errors
+/// A [`Failure`] when agents still watch the group, or Consul refuses.
+pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
+    let consul = Consul::new(&config.consul)?;
+    let clock = Clock::start();
+    let layout = Layout::new(&config.prefix, &args.group);
+    let store = consul.group(&layout, ReadMode::Consistent, &clock).await?.value;
+    let rows = consul.rows(&layout.node(), &clock).await?;
+    if store.record().is_none() && store.plain.is_empty() && rows.found.is_none() {
+        let known = consul.groups(&config.prefix).await?;
+        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        let hint = match known.as_slice() {
+            [] => format!("there is no group under {}/", config.prefix),
+            _ => format!("the groups there are: {}", known.join(", ")),
+        };
+        let message = format!("Consul knows no group `{}`", args.group);
+        return Err(Failure::new(Code::Failed, message).hint(hint));
+    }
+    if !store.agents.is_empty() && !args.force {
+        let agents: Vec<&str> = store.agents.iter().map(String::as_str).collect();
+        let message = format!(
+            "{} agent(s) still watch `{}` and would publish it again: {}",
+            agents.len(),
+            args.group,
+            agents.join(", ")
+        );
+        return Err(Failure::new(Code::Failed, message)
+            .hint("take the group out of their config first, or use --force"));
+    }
+    if rows.foreign {
+        let message = format!("node {} is not ours; it is left alone", layout.node());
+        return Err(Failure::new(Code::Failed, message));
+    }
+    let mut ops = Vec::new();
+    if store.state_index > 0 {
+        ops.push(Op::KeyCheckIndex { key: layout.state(), index: store.state_index });
+    }
+    ops.push(Op::KeyDeleteTree { prefix: layout.root() });
+    ops.push(Op::NodeDelete { node: layout.node() });
+    commit(&consul, &ops).await?;
+    println!("{}: gone from Consul (keys below {}, node {})", args.group, layout.root(), layout.node());
+    let left = consul.groups(&config.prefix).await?;
+    let sentinels = node(&config.prefix);
+    if left.is_empty() && consul.rows(&sentinels, &clock).await?.found.is_some() {
+        commit(&consul, &[Op::NodeDelete { node: sentinels.clone() }]).await?;
+        println!("it was the last group: node {sentinels} is gone too");
+    }
+    println!("Sentinels were not touched; to make them forget it: SENTINEL REMOVE {}", args.group);
+    Ok(())
+}
+
+async fn commit(consul: &Consul, ops: &[Op]) -> Result<(), Failure> {
+    match consul.txn(ops, "").await {
+        Outcome::Committed { .. } => Ok(()),
+        Outcome::Lost => Err(Failure::new(Code::Failed, "the group changed meanwhile")
+            .hint("an agent still publishes it; try again once none does")),
+        Outcome::Refused(what) => Err(Failure::new(Code::Denied, format!("Consul refuses: {what}"))),
+        Outcome::Unknown(what) => {
+            Err(Failure::new(Code::Unavailable, format!("the answer was lost: {what}"))
+                .hint("run the command again: it does no harm twice"))
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! `consul-redis status`
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::cli::StatusArgs;
+use crate::clock::Clock;
+use crate::config::{Config, GroupConfig};
+use crate::consul::client::Consul;
+use crate::consul::store::ReadMode;
+use crate::core::memory::Memory;
+use crate::core::policy::Policy;
+use crate::core::projection::Layout;
+use crate::core::record::PublishedRole;
+use crate::core::status::{GroupStatus, InstanceStatus, SentinelStatus, assess};
+use crate::core::view::View;
+use crate::dns::Names;
+use crate::exit::{Code, Failure};
+use crate::observe::look;
+
+/// Changes shown of the history.
+const HISTORY_SHOWN: usize = 5;
+
+/// Shows every group. [`Code::Unhealthy`] when one of them is not healthy.
+///
+/// # Errors
+/// A [`Failure`] when Consul cannot be read.
+pub async fn run(config: Config, args: &StatusArgs) -> Result<Code, Failure> {
+    let consul = Consul::new(&config.consul)?;
+    let names = Names::new(config.resolver)
+        .map_err(|error| Failure::new(Code::Config, error.to_string()))?;
+    let clock = Clock::start();
+    let mut all = Vec::new();
+    for group in groups(&config, &consul, &clock).await? {
+        let seen = look(&config, &group, &consul, &names, &clock).await?;
+        let memory = Memory::default();
+        let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
+        let mut status = assess(&view, &group.layout);
+        status.problems.extend(seen.failures);
+        all.push(status);
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&all)
+            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
+        println!("{text}");
+    } else {
+        let style = Style::of_stdout();
+        let now = clock.now().wall;
+        let texts: Vec<String> = all.iter().map(|status| describe(status, now, style)).collect();
+        print!("{}", texts.join("\n"));
+    }
+    let healthy = all.iter().all(|status| status.healthy);
+    Ok(if healthy { Code::Done } else { Code::Unhealthy })
+}
+
+/// The groups that were named, else those that Consul knows.
+async fn groups(
+    config: &Config,
+    consul: &Consul,
+    clock: &Clock,
+) -> Result<Vec<GroupConfig>, Failure> {
+    if config.groups_named {
+        return Ok(config.groups.clone());
+    }
+    let mut groups = Vec::new();
+    for name in consul.groups(&config.prefix).await? {
+        let layout = Layout::new(&config.prefix, &name);
+        let store = consul.group(&layout, ReadMode::Consistent, clock).await?.value;
+        let Some(record) = store.record() else { continue };
+        let policy = Policy::new(name, record.service.clone(), "", "");
+        groups.push(GroupConfig { policy, layout, login: config.instance_login.clone() });
+    }
+    if groups.is_empty() { Ok(config.groups.clone()) } else { Ok(groups) }
+}
+
+/// Whether to colour.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    colour: bool,
+}
+
+impl Style {
+    /// Colour on a terminal, unless NO_COLOR says otherwise.
+    pub fn of_stdout() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none();
+        Self { colour: wanted && std::io::stdout().is_terminal() }
+    }
+
+    /// No colour.
+    pub fn plain() -> Self {
+        Self { colour: false }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// Something that is well.
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// Something that is not.
+    pub fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    /// Something that matters.
+    pub fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    /// Something that matters less.
+    pub fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+}
+
+/// One group, as text.
+pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
+    let mut text = String::new();
+    let health =
+        if status.healthy { style.good("healthy") } else { style.bad("NOT HEALTHY") };
+    let writer = status.writer.as_ref().map_or_else(|| "(no writer)".to_owned(), ToString::to_string);
+    let _ = writeln!(
+        text,
+        "{}: {health}, {} -> {}",
+        style.bold(status.group.as_str()),
+        status.name,
+        style.bold(&writer)
+    );
+    for problem in &status.problems {
+        let _ = writeln!(text, "  {} {problem}", style.bad("problem:"));
+    }
+    if let (Some(since), Some(why)) = (status.since, &status.why) {
+        let age = age(now.duration_since(since));
+        let _ = writeln!(text, "  generation {}, since {since:.0} ({age} ago): {why}", status.generation);
+    }
+    if status.known_sentinels > 0 {
+        let level = status.level.map(|level| format!(", level {}", level.as_str()));
+        let _ = writeln!(
+            text,
+            "  named by {} of {} Sentinels{}{}",
+            status.votes,
+            status.known_sentinels,
+            status.epoch.map(|epoch| format!(" at epoch {epoch}")).unwrap_or_default(),
+            level.unwrap_or_default()
+        );
+    }
+    let agents = match status.agents.as_slice() {
+        [] => "none".to_owned(),
+        agents => agents.join(", "),
+    };
+    let _ = writeln!(text, "  watched by: {agents}");
+    table(&mut text, "instances", status.instances.iter().map(instance_row).collect(), style);
+    table(&mut text, "Sentinels", status.sentinels.iter().map(sentinel_row).collect(), style);
+    let history = status.history.iter().take(HISTORY_SHOWN).map(|change| {
+        let or_none = |a: &Option<crate::core::address::Address>| {
+            a.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
+        };
+        vec![
+            change.generation.to_string(),
+            format!("{:.3}", change.at),
+            format!("{} -> {}", or_none(&change.from), or_none(&change.to)),
+            change.why.clone(),
+        ]
+    });
+    table(&mut text, "history", history.collect(), style);
+    text
+}
+
+fn instance_row(instance: &InstanceStatus) -> Vec<String> {
+    let published = instance.published.map_or("not published", PublishedRole::as_str);
+    let says = match (&instance.says, &instance.error) {
+        (Some(says), Some(error)) => format!("{says}, {error}"),
+        (Some(says), None) => format!("says {says}"),
+        (None, Some(error)) => error.clone(),
+        (None, None) => String::new(),
+    };
+    let behind = match (instance.behind_bytes, instance.lag_s, instance.offset) {
+        (Some(bytes), Some(lag), _) => format!("{bytes} bytes and {lag} s behind"),
+        (Some(bytes), None, _) => format!("{bytes} bytes behind"),
+        (None, _, Some(offset)) => format!("at offset {offset}"),
+        (None, _, None) => String::new(),
+    };
+    vec![instance.address.to_string(), published.to_owned(), behind, says]
+}
+
+fn sentinel_row(sentinel: &SentinelStatus) -> Vec<String> {
+    let says = match (&sentinel.names, sentinel.epoch, &sentinel.error) {
+        (Some(names), Some(epoch), _) => format!("names {names} at epoch {epoch}"),
+        (_, _, Some(error)) => error.clone(),
+        _ => String::new(),
+    };
+    let opinion = sentinel.opinion.map(|opinion| format!("says it is {opinion}"));
+    let tilt = if sentinel.tilt { "in TILT" } else { "" };
+    vec![sentinel.address.to_string(), says, opinion.unwrap_or_default(), tilt.to_owned()]
+}
+
+/// Rows with columns as wide as their widest cell, nothing after the last cell.
+fn table(text: &mut String, title: &str, rows: Vec<Vec<String>>, style: Style) {
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "  {}", style.dim(title));
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .filter(|(_, width)| **width > 0)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        let _ = writeln!(text, "    {}", cells.join("  ").trim_end());
+    }
+}
+
+/// `3 s`, `12 min`, `5 h`, `9 days`.
+fn age(age: SignedDuration) -> String {
+    let seconds = age.as_secs().max(0);
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

@@ -1,0 +1,649 @@
+//! Settings, resolved: the command line over the environment over the config file over the defaults.
+
+pub mod file;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use thiserror::Error;
+use toml::Spanned;
+
+use crate::cli::{Common, GroupFlag};
+use crate::consul::endpoint::{BadConsulAddress, ConsulEndpoint};
+use crate::core::address::{Address, GroupName, NameError, ServiceName};
+use crate::core::policy::{Policy, WantedSettings};
+use crate::core::projection::Layout;
+use crate::core::sentinel_rows;
+use crate::redis_link::{LinkSettings, TlsSettings};
+use crate::secret::SecretSource;
+use crate::sentinel::pool::SentinelSources;
+use file::{
+    ConsulTable, File, GroupTable, LogFormat, LoginTable, Quorum, SettingsTable, Span,
+};
+
+/// The group when none is named.
+pub const DEFAULT_GROUP: &str = "redis";
+/// The KV prefix when none is given.
+pub const DEFAULT_PREFIX: &str = "redis-ha";
+/// How often Consul checks what node mode registers, when nothing is said.
+pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often names of Sentinels are looked up again, when nothing is said.
+const DEFAULT_REFRESH: Duration = Duration::from_secs(10);
+/// Largest config file read, in bytes.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
+
+/// Everything that was asked for, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name this agent shows.
+    pub agent: String,
+    /// Unique to this run.
+    pub run: String,
+    /// Where Consul is.
+    pub consul: ConsulEndpoint,
+    /// KV prefix.
+    pub prefix: String,
+    /// Log level or filter.
+    pub log: String,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// Where Sentinels are.
+    pub sources: SentinelSources,
+    /// DNS server for their names.
+    pub resolver: Option<std::net::SocketAddr>,
+    /// How to log in to them.
+    pub sentinel_login: LinkSettings,
+    /// The groups.
+    pub groups: Vec<GroupConfig>,
+    /// The groups were named, by flag or file, and are not just the default.
+    pub groups_named: bool,
+    /// How to log in to instances of a group that is not configured.
+    pub instance_login: LinkSettings,
+    /// Node mode: this host's instances.
+    pub redis: Vec<LocalRedis>,
+    /// Node mode: this host's Sentinels.
+    pub sentinels: Vec<LocalSentinel>,
+}
+
+/// One group.
+#[derive(Debug, Clone)]
+pub struct GroupConfig {
+    /// What is wanted of it.
+    pub policy: Policy,
+    /// Where it is in Consul.
+    pub layout: Layout,
+    /// How to log in to its instances.
+    pub login: LinkSettings,
+}
+
+/// A Redis of this host.
+#[derive(Debug, Clone)]
+pub struct LocalRedis {
+    /// Where others reach it.
+    pub address: Address,
+    /// Its group.
+    pub group: GroupName,
+    /// The service it is registered as.
+    pub service: String,
+    /// How often Consul checks it.
+    pub check_interval: Duration,
+}
+
+/// A Sentinel of this host.
+#[derive(Debug, Clone)]
+pub struct LocalSentinel {
+    /// Where others reach it.
+    pub address: Address,
+    /// How often Consul checks it.
+    pub check_interval: Duration,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be: TOML's own words, with line, column and the line itself.
+    #[error("{}: {what}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file contradicts itself.
+    #[error("{}:{line}: {what}", path.display())]
+    Contradiction {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// The command line or the environment is wrong.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl ConfigError {
+    /// What to do about it, where there is more to say.
+    pub fn hint(&self) -> Option<&'static str> {
+        let text = self.to_string();
+        let has = |needle: &str| text.contains(needle);
+        if has("unknown field `password`") || has("unknown field `token`") {
+            return Some(
+                "secrets do not go into the config: write password_file or token_file, \
+                 or set the environment variable",
+            );
+        }
+        if has("no Sentinels") {
+            return Some(
+                "for example: consul-redis agent --sentinels 10.0.0.1:26379,10.0.0.2:26379,\
+                 10.0.0.3:26379",
+            );
+        }
+        if has("publish as") {
+            return Some("give one of them another service: --group NAME=SERVICE");
+        }
+        None
+    }
+}
+
+/// Looks up one environment variable; an empty one counts as not set.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's own environment.
+pub fn process_env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Resolves all settings.
+///
+/// # Errors
+/// [`ConfigError`], before anything was started.
+pub fn resolve(common: &Common, env: Env<'_>) -> Result<Config, ConfigError> {
+    let source = match &common.config {
+        Some(path) => Source::read(path)?,
+        None => Source { path: PathBuf::from("(no config file)"), text: String::new() },
+    };
+    Resolver { common, env, file: source.parse()?, source }.config()
+}
+
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_LEN_MAX {
+            let what = format!("longer than {FILE_LEN_MAX} bytes");
+            return Err(ConfigError::Invalid { path: path.to_owned(), what });
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Ok(Self { path: path.to_owned(), text })
+    }
+
+    fn parse(&self) -> Result<File, ConfigError> {
+        toml::from_str(&self.text).map_err(|error| {
+            // The parser's text ends in a line of its own.
+            let what = error.to_string().trim_end().to_owned();
+            ConfigError::Invalid { path: self.path.clone(), what }
+        })
+    }
+
+    fn contradiction<T>(&self, at: &Spanned<T>, what: String) -> ConfigError {
+        let before = self.text.get(..at.span().start).unwrap_or_default();
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        ConfigError::Contradiction { path: self.path.clone(), line, what }
+    }
+}
+
+struct Resolver<'a> {
+    common: &'a Common,
+    env: Env<'a>,
+    file: File,
+    source: Source,
+}
+
+impl Resolver<'_> {
+    fn config(self) -> Result<Config, ConfigError> {
+        let consul = self.consul()?;
+        let prefix = self.prefix()?;
+        let instance_login = self.instance_login()?;
+        let groups = self.groups(&prefix, &instance_login)?;
+        let (redis, sentinels) = (self.local_redis(&groups)?, self.local_sentinels());
+        let mut listed = if self.common.sentinels.is_empty() {
+            self.file.sentinels.addresses.clone().unwrap_or_default()
+        } else {
+            self.common.sentinels.clone()
+        };
+        listed.extend(sentinels.iter().map(|sentinel| sentinel.address.clone()));
+        listed.sort();
+        listed.dedup();
+        let sources = SentinelSources {
+            listed,
+            consul_service: text(&self.common.sentinel_service)
+                .or_else(|| self.file.sentinels.consul_service.clone()),
+            peers: self.file.sentinels.peers.unwrap_or(true),
+            refresh: self.file.sentinels.refresh.map_or(DEFAULT_REFRESH, |span| span.0),
+        };
+        let count = sources.listed.len();
+        let groups_named = !self.common.group.is_empty() || !self.file.group.is_empty();
+        let agent = self.agent_id();
+        let run = unique();
+        let finish = |mut group: GroupConfig| {
+            group.policy.agent.clone_from(&agent);
+            group.policy.run.clone_from(&run);
+            group.policy.sentinels_configured = count;
+            group
+        };
+        Ok(Config {
+            consul,
+            prefix,
+            log: text(&self.common.log)
+                .or_else(|| self.file.log.level.clone())
+                .unwrap_or_else(|| "info".to_owned()),
+            log_format: self
+                .common
+                .log_format
+                .or(self.file.log.format)
+                .unwrap_or(LogFormat::Text),
+            sources,
+            resolver: self.common.logins.resolver.or(self.file.sentinels.resolver),
+            sentinel_login: self.sentinel_login()?,
+            groups: groups.into_iter().map(finish).collect(),
+            groups_named,
+            instance_login,
+            redis,
+            sentinels,
+            agent,
+            run,
+        })
+    }
+
+    fn consul(&self) -> Result<ConsulEndpoint, ConfigError> {
+        let table: &ConsulTable = &self.file.consul;
+        let (env, common) = (self.env, self.common);
+        let mut endpoint = ConsulEndpoint::default();
+        if let Some(address) = text(&common.http_addr).or_else(|| table.address.clone()) {
+            endpoint.address = address
+                .parse()
+                .map_err(|error: BadConsulAddress| ConfigError::Usage(error.to_string()))?;
+        }
+        let path = |name: &str, table: &Option<PathBuf>| {
+            env(name).map(PathBuf::from).or_else(|| table.clone())
+        };
+        endpoint.tls = self.flag("CONSUL_HTTP_SSL")?.unwrap_or(false);
+        endpoint.tls_verify =
+            self.flag("CONSUL_HTTP_SSL_VERIFY")?.or(table.tls_verify).unwrap_or(true);
+        endpoint.ca_cert = path("CONSUL_CACERT", &table.ca_cert);
+        endpoint.client_cert = pair(
+            path("CONSUL_CLIENT_CERT", &table.client_cert),
+            path("CONSUL_CLIENT_KEY", &table.client_key),
+            "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY",
+        )?;
+        endpoint.tls_server_name =
+            env("CONSUL_TLS_SERVER_NAME").or_else(|| table.tls_server_name.clone());
+        endpoint.namespace = env("CONSUL_NAMESPACE").or_else(|| table.namespace.clone());
+        endpoint.partition = env("CONSUL_PARTITION").or_else(|| table.partition.clone());
+        let file = common.token_file.clone().filter(|path| !path.as_os_str().is_empty());
+        // As Consul's own tools: a token given outright goes before a file.
+        endpoint.token = match (env("CONSUL_HTTP_TOKEN"), file.or_else(|| table.token_file.clone())) {
+            (Some(token), _) => SecretSource::Value(SecretString::from(token)),
+            (None, Some(path)) => SecretSource::File(path),
+            (None, None) => SecretSource::None,
+        };
+        Ok(endpoint)
+    }
+
+    /// A variable that Consul's tools read as Go's `strconv.ParseBool` does.
+    fn flag(&self, name: &str) -> Result<Option<bool>, ConfigError> {
+        let Some(value) = (self.env)(name) else { return Ok(None) };
+        match value.as_str() {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+            _ => Err(ConfigError::Usage(format!("{name}={value}: write true or false"))),
+        }
+    }
+
+    fn prefix(&self) -> Result<String, ConfigError> {
+        let prefix = text(&self.common.prefix)
+            .or_else(|| self.file.consul.prefix.clone())
+            .unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
+        let segment = |part: &str| {
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+            !part.is_empty() && part.bytes().any(|b| b != b'.') && part.bytes().all(allowed)
+        };
+        if prefix.split('/').all(segment) {
+            return Ok(prefix);
+        }
+        Err(ConfigError::Usage(format!(
+            "prefix `{prefix}` must be names of A-Z a-z 0-9 . _ - with slashes between them"
+        )))
+    }
+
+    fn agent_id(&self) -> String {
+        let given = text(&self.common.id).or_else(|| self.file.agent.id.clone());
+        let id = given.unwrap_or_else(|| format!("{}-{:.4}", host_name(), unique()));
+        // It stands in a KV key.
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        id.chars().map(plain).collect()
+    }
+
+    fn groups(&self, prefix: &str, login: &LinkSettings) -> Result<Vec<GroupConfig>, ConfigError> {
+        let mut seen: BTreeMap<&GroupName, ()> = BTreeMap::new();
+        for table in &self.file.group {
+            if seen.insert(table.name.get_ref(), ()).is_some() {
+                let what = format!("group `{}` is there twice", table.name.get_ref());
+                return Err(self.source.contradiction(&table.name, what));
+            }
+        }
+        let in_file = |name: &GroupName| {
+            self.file.group.iter().find(|table| table.name.get_ref() == name)
+        };
+        let mut groups = Vec::new();
+        for flag in &self.common.group {
+            groups.push(self.group(prefix, login, flag, in_file(&flag.name))?);
+        }
+        if self.common.group.is_empty() {
+            for table in &self.file.group {
+                let flag = GroupFlag { name: table.name.get_ref().clone(), service: None };
+                groups.push(self.group(prefix, login, &flag, Some(table))?);
+            }
+        }
+        if groups.is_empty() {
+            let name: GroupName =
+                DEFAULT_GROUP.parse().map_err(|e: NameError| ConfigError::Usage(e.to_string()))?;
+            groups.push(self.group(prefix, login, &GroupFlag { name, service: None }, None)?);
+        }
+        self.refuse_collisions(&groups)?;
+        Ok(groups)
+    }
+
+    fn group(
+        &self,
+        prefix: &str,
+        login: &LinkSettings,
+        flag: &GroupFlag,
+        table: Option<&GroupTable>,
+    ) -> Result<GroupConfig, ConfigError> {
+        let service = match flag.service.clone().or_else(|| {
+            table.and_then(|table| table.service.as_ref()).map(|s| s.get_ref().clone())
+        }) {
+            Some(service) => service,
+            None => flag.name.as_str().parse::<ServiceName>().map_err(|_| {
+                let what = format!(
+                    "group `{0}` needs a service name, for DNS has none like it: \
+                     write service = \"...\" or --group {0}=SERVICE",
+                    flag.name
+                );
+                table.map_or_else(
+                    || ConfigError::Usage(what.clone()),
+                    |table| self.source.contradiction(&table.name, what.clone()),
+                )
+            })?,
+        };
+        let mut policy = Policy::new(flag.name.clone(), service, "", "");
+        if let Some(table) = table {
+            apply(&mut policy, table);
+        }
+        if let Some(level) = self.common.publish {
+            policy.publish = level;
+        }
+        let login = match table {
+            Some(table) => self.login(&table.login, login.clone())?,
+            None => login.clone(),
+        };
+        Ok(GroupConfig { layout: Layout::new(prefix, &flag.name), policy, login })
+    }
+
+    /// Two groups that publish one service, or take the Sentinels' names, would answer for each other.
+    fn refuse_collisions(&self, groups: &[GroupConfig]) -> Result<(), ConfigError> {
+        let mut owners: BTreeMap<String, String> = BTreeMap::new();
+        owners.insert(sentinel_rows::SERVICE.to_owned(), "the Sentinels".to_owned());
+        for group in groups {
+            let policy = &group.policy;
+            let place = |what: String| {
+                let table = self.file.group.iter().find(|t| t.name.get_ref() == &policy.group);
+                match table {
+                    Some(table) => self.source.contradiction(&table.name, what),
+                    None => ConfigError::Usage(what),
+                }
+            };
+            if policy.group.as_str() == "sentinels" {
+                return Err(place("no group can be called `sentinels`: its node would be the \
+                                  Sentinels' own"
+                    .to_owned()));
+            }
+            for service in policy.service.all() {
+                let owner = format!("group `{}`", policy.group);
+                if let Some(other) = owners.insert(service.clone(), owner.clone()) {
+                    return Err(place(format!("{other} and {owner} would both publish as `{service}`")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn local_redis(&self, groups: &[GroupConfig]) -> Result<Vec<LocalRedis>, ConfigError> {
+        let mut all = Vec::new();
+        for table in &self.file.redis {
+            let group = match &table.group {
+                Some(name) => groups.iter().find(|g| &g.policy.group == name.get_ref()).ok_or_else(
+                    || {
+                        let what = format!(
+                            "group `{}` is not configured: add [[group]] name = \"{0}\"",
+                            name.get_ref()
+                        );
+                        self.source.contradiction(name, what)
+                    },
+                )?,
+                None => match groups {
+                    [only] => only,
+                    _ => {
+                        let what = format!(
+                            "{} must say its group, for there are several",
+                            table.address.get_ref()
+                        );
+                        return Err(self.source.contradiction(&table.address, what));
+                    }
+                },
+            };
+            all.push(LocalRedis {
+                address: table.address.get_ref().clone(),
+                group: group.policy.group.clone(),
+                service: group.policy.service.server(),
+                check_interval: table.check_interval.map_or(DEFAULT_CHECK_INTERVAL, |s| s.0),
+            });
+        }
+        Ok(all)
+    }
+
+    fn local_sentinels(&self) -> Vec<LocalSentinel> {
+        let local = |table: &file::SentinelTable| LocalSentinel {
+            address: table.address.get_ref().clone(),
+            check_interval: table.check_interval.map_or(DEFAULT_CHECK_INTERVAL, |s| s.0),
+        };
+        self.file.sentinel.iter().map(local).collect()
+    }
+
+    fn instance_login(&self) -> Result<LinkSettings, ConfigError> {
+        let flags = &self.common.logins;
+        let from_file = self.login(&self.file.instances, LinkSettings::default())?;
+        self.override_login(
+            from_file,
+            &flags.redis_username,
+            "CONSUL_REDIS_PASSWORD",
+            &flags.redis_password_file,
+            TlsFlags {
+                on: flags.redis_tls,
+                ca_cert: &flags.redis_ca_cert,
+                client_cert: &flags.redis_client_cert,
+                client_key: &flags.redis_client_key,
+                names: "--redis-client-cert and --redis-client-key",
+            },
+        )
+    }
+
+    fn sentinel_login(&self) -> Result<LinkSettings, ConfigError> {
+        let flags = &self.common.logins;
+        let from_file = self.login(&self.file.sentinels.login, LinkSettings::default())?;
+        self.override_login(
+            from_file,
+            &flags.sentinel_username,
+            "CONSUL_REDIS_SENTINEL_PASSWORD",
+            &flags.sentinel_password_file,
+            TlsFlags {
+                on: flags.sentinel_tls,
+                ca_cert: &flags.sentinel_ca_cert,
+                client_cert: &flags.sentinel_client_cert,
+                client_key: &flags.sentinel_client_key,
+                names: "--sentinel-client-cert and --sentinel-client-key",
+            },
+        )
+    }
+
+    /// A login from the file, over `base`.
+    fn login(&self, table: &LoginTable, base: LinkSettings) -> Result<LinkSettings, ConfigError> {
+        let mut login = base;
+        if table.username.is_some() {
+            login.username.clone_from(&table.username);
+        }
+        match (&table.password_file, &table.password_env) {
+            (Some(path), None) => login.password = SecretSource::File(path.clone()),
+            (None, Some(name)) => {
+                let value = (self.env)(name).ok_or_else(|| {
+                    ConfigError::Usage(format!("password_env names {name}, which is not set"))
+                })?;
+                login.password = SecretSource::Value(SecretString::from(value));
+            }
+            (Some(_), Some(_)) => {
+                let what = "password_file and password_env exclude each other".to_owned();
+                return Err(ConfigError::Usage(what));
+            }
+            (None, None) => {}
+        }
+        let pair =
+            pair(table.client_cert.clone(), table.client_key.clone(), "client_cert and client_key")?;
+        let mut tls = login.tls.clone().unwrap_or_default();
+        let says = table.ca_cert.is_some() || pair.is_some() || table.server_name.is_some();
+        tls.ca_cert = table.ca_cert.clone().or(tls.ca_cert);
+        tls.client_cert = pair.or(tls.client_cert);
+        tls.server_name = table.server_name.clone().or(tls.server_name);
+        match table.tls {
+            Some(false) if says => {
+                return Err(ConfigError::Usage("tls = false, but certificates are given".to_owned()));
+            }
+            Some(false) => login.tls = None,
+            Some(true) => login.tls = Some(tls),
+            None if says || login.tls.is_some() => login.tls = Some(tls),
+            None => {}
+        }
+        if let Some(timeout) = table.timeout {
+            login.timeout = timeout.0;
+        }
+        Ok(login)
+    }
+
+    fn override_login(
+        &self,
+        mut login: LinkSettings,
+        username: &Option<String>,
+        password_env: &str,
+        password_file: &Option<PathBuf>,
+        tls: TlsFlags<'_>,
+    ) -> Result<LinkSettings, ConfigError> {
+        if let Some(username) = text(username) {
+            login.username = Some(username);
+        }
+        let file = password_file.clone().filter(|path| !path.as_os_str().is_empty());
+        match ((self.env)(password_env), file) {
+            (Some(value), _) => login.password = SecretSource::Value(SecretString::from(value)),
+            (None, Some(path)) => login.password = SecretSource::File(path),
+            (None, None) => {}
+        }
+        let pair = pair(tls.client_cert.clone(), tls.client_key.clone(), tls.names)?;
+        if tls.on || tls.ca_cert.is_some() || pair.is_some() {
+            let mut settings: TlsSettings = login.tls.unwrap_or_default();
+            settings.ca_cert = tls.ca_cert.clone().or(settings.ca_cert);
+            settings.client_cert = pair.or(settings.client_cert);
+            login.tls = Some(settings);
+        }
+        if let Some(timeout) = self.common.logins.timeout {
+            login.timeout = timeout.0;
+        }
+        Ok(login)
+    }
+}
+
+struct TlsFlags<'a> {
+    on: bool,
+    ca_cert: &'a Option<PathBuf>,
+    client_cert: &'a Option<PathBuf>,
+    client_key: &'a Option<PathBuf>,
+    names: &'static str,
+}
+
+fn apply(policy: &mut Policy, table: &GroupTable) {
+    let ms = |span: Option<Span>, default: u64| span.map_or(default, Span::as_ms);
+    policy.publish = table.publish.unwrap_or(policy.publish);
+    policy.confirm_within_ms = ms(table.confirm_within, policy.confirm_within_ms);
+    policy.replica_lag_max_ms = ms(table.replica_lag_max, policy.replica_lag_max_ms);
+    policy.forget_after_ms = ms(table.forget_after, policy.forget_after_ms);
+    policy.hold_writes = table.hold_writes.unwrap_or(policy.hold_writes);
+    policy.tell_sentinels = table.tell_sentinels.unwrap_or(policy.tell_sentinels);
+    policy.settings = wanted(&table.settings);
+}
+
+fn wanted(table: &SettingsTable) -> WantedSettings {
+    WantedSettings {
+        quorum: match table.quorum {
+            Some(Quorum::Fixed(quorum)) => Some(quorum),
+            Some(Quorum::Auto) | None => None,
+        },
+        down_after_ms: table.down_after.map(Span::as_ms),
+        failover_timeout_ms: table.failover_timeout.map(Span::as_ms),
+        parallel_syncs: table.parallel_syncs,
+    }
+}
+
+/// A text that is set and not empty.
+fn text(value: &Option<String>) -> Option<String> {
+    value.clone().filter(|value| !value.is_empty())
+}
+
+fn pair(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    names: &str,
+) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some((cert, key))),
+        (None, None) => Ok(None),
+        _ => Err(ConfigError::Usage(format!("{names} are only of use together"))),
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "agent".to_owned() } else { name.to_owned() }
+}
+
+/// Sixteen hexadecimal digits unlike any others: the standard library's random hash keys.
+fn unique() -> String {
+    let number = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("{number:016x}")
+}

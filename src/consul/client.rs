@@ -1,0 +1,316 @@
+//! One HTTP client for Consul: every call has a deadline, every answer a bound.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use secrecy::ExposeSecret;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::endpoint::{ConsulAddress, ConsulEndpoint};
+use super::txn::Tenancy;
+use crate::secret::SecretError;
+
+/// Deadline of one ordinary call. Consul itself gives up on finding a leader after 7 s
+/// (`docs/facts/consul.md` 1), and its answer says more than our own timeout.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Deadline for the connection itself.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a blocking query waits for a change.
+pub const WATCH_WAIT: Duration = Duration::from_secs(60);
+/// Longest answer read, in bytes: far above 512 KiB, the most Consul stores under one key.
+pub const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// A call that did not succeed.
+#[derive(Debug, Error)]
+pub enum ConsulError {
+    /// No answer: refused, timed out, broken off.
+    #[error("Consul at {address} does not answer: {reason}")]
+    Unreachable {
+        /// Where it should be.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// 401 or 403: the token is unknown, or may not do this.
+    #[error("Consul denies {call}: {what}")]
+    Denied {
+        /// What was asked for.
+        call: String,
+        /// Consul's words.
+        what: String,
+    },
+    /// Any other status.
+    #[error("Consul answers {status} to {call}: {what}")]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// What was asked for.
+        call: String,
+        /// Consul's words.
+        what: String,
+    },
+    /// The answer is not what the API promises.
+    #[error("Consul's answer to {call} cannot be read: {what}")]
+    Unreadable {
+        /// What was asked for.
+        call: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The token's file cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+impl ConsulError {
+    /// Trying again later may help: nobody answered, or Consul has no leader just now.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Status { status, .. } => *status >= 500 || *status == 429,
+            Self::Denied { .. } | Self::Unreadable { .. } | Self::Secret(_) => false,
+        }
+    }
+
+    /// Consul said that there is no such thing.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Status { status: 404, .. })
+    }
+}
+
+/// A client that could not be made from its settings.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// A PEM file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Pem {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The HTTP client refuses the settings.
+    #[error("cannot set up the Consul client: {0}")]
+    Setup(#[from] reqwest::Error),
+}
+
+/// An answer and the index it was given at.
+#[derive(Debug)]
+pub struct Indexed<T> {
+    /// `X-Consul-Index`.
+    pub index: u64,
+    /// The answer.
+    pub value: T,
+}
+
+/// A raw answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// `X-Consul-Index`, 0 when there is none.
+    pub index: u64,
+    /// The body, at most [`ANSWER_LEN_MAX`].
+    pub body: Vec<u8>,
+}
+
+/// A client for one Consul. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Consul {
+    http: reqwest::Client,
+    base: String,
+    endpoint: ConsulEndpoint,
+}
+
+impl Consul {
+    /// A client for `endpoint`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`ClientError`] when a certificate cannot be read or used.
+    pub fn new(endpoint: &ConsulEndpoint) -> Result<Self, ClientError> {
+        let mut builder = reqwest::Client::builder()
+            // The local agent is never behind a proxy, whatever HTTP_PROXY says.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(4)
+            .tcp_keepalive(Duration::from_secs(15))
+            .user_agent(concat!("consul-redis/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = &endpoint.ca_cert {
+            let pem = read_pem(path)?;
+            builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?);
+        }
+        if let Some((cert, key)) = &endpoint.client_cert {
+            let mut pem = read_pem(cert)?;
+            pem.extend(read_pem(key)?);
+            builder = builder.identity(reqwest::Identity::from_pem(&pem)?);
+        }
+        if !endpoint.tls_verify {
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        }
+        if let ConsulAddress::Unix(path) = &endpoint.address {
+            builder = builder.unix_socket(path.clone());
+        }
+        if let (Some(_), Some(host)) = (&endpoint.tls_server_name, endpoint.host()) {
+            builder = builder.dns_resolver(ConnectTo(host));
+        }
+        let http = builder.build()?;
+        Ok(Self { http, base: endpoint.base_url(), endpoint: endpoint.clone() })
+    }
+
+    /// Where Consul is, for messages.
+    pub fn address(&self) -> String {
+        self.endpoint.display()
+    }
+
+    /// Enterprise tenancy for objects in a transaction.
+    pub fn tenancy(&self) -> Tenancy {
+        Tenancy {
+            namespace: self.endpoint.namespace.clone(),
+            partition: self.endpoint.partition.clone(),
+        }
+    }
+
+    /// One call. `path` starts with `/v1/`; any status is an answer.
+    ///
+    /// # Errors
+    /// [`ConsulError::Unreachable`] without an answer in `timeout`, and [`ConsulError::Secret`].
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<Answer, ConsulError> {
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.base)).query(query).timeout(timeout);
+        request = self.authorised(request)?;
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let unreachable = |error: reqwest::Error| ConsulError::Unreachable {
+            address: self.address(),
+            reason: root_cause(&error),
+        };
+        let mut response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let header = response.headers().get("x-consul-index").and_then(|v| v.to_str().ok());
+        let index = header.and_then(|v| v.parse().ok()).unwrap_or(0);
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + chunk.len() > ANSWER_LEN_MAX {
+                let what = format!("longer than {ANSWER_LEN_MAX} bytes");
+                return Err(ConsulError::Unreadable { call: path.to_owned(), what });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer { status, index, body })
+    }
+
+    /// `GET`, decoded. A status other than 200 is an error.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Indexed<T>, ConsulError> {
+        let answer = self.call(Method::GET, path, query, None, CALL_TIMEOUT).await?;
+        answer.decode(&format!("GET {path}"))
+    }
+
+    /// `PUT`, with the body of the answer. A status other than 200 is an error.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn put(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Vec<u8>, ConsulError> {
+        let answer = self.call(Method::PUT, path, query, body, CALL_TIMEOUT).await?;
+        answer.ok(&format!("PUT {path}")).map(|answer| answer.body)
+    }
+
+    fn authorised(&self, mut request: RequestBuilder) -> Result<RequestBuilder, ConsulError> {
+        if let Some(token) = self.endpoint.token.read()? {
+            request = request.header("X-Consul-Token", token.expose_secret());
+        }
+        if let Some(namespace) = &self.endpoint.namespace {
+            request = request.query(&[("ns", namespace)]);
+        }
+        if let Some(partition) = &self.endpoint.partition {
+            request = request.query(&[("partition", partition)]);
+        }
+        Ok(request)
+    }
+}
+
+impl Answer {
+    /// This answer if its status is 200.
+    ///
+    /// # Errors
+    /// [`ConsulError::Denied`] or [`ConsulError::Status`].
+    pub fn ok(self, call: &str) -> Result<Self, ConsulError> {
+        if self.status == StatusCode::OK {
+            return Ok(self);
+        }
+        let call = call.to_owned();
+        let what: String =
+            String::from_utf8_lossy(&self.body).trim().chars().take(300).collect();
+        let status = self.status.as_u16();
+        Err(match status {
+            401 | 403 => ConsulError::Denied { call, what },
+            _ => ConsulError::Status { status, call, what },
+        })
+    }
+
+    /// The body as JSON, if the status is 200.
+    ///
+    /// # Errors
+    /// [`ConsulError::Denied`], [`ConsulError::Status`] or [`ConsulError::Unreadable`].
+    pub fn decode<T: DeserializeOwned>(self, call: &str) -> Result<Indexed<T>, ConsulError> {
+        let answer = self.ok(call)?;
+        let value = serde_json::from_slice(&answer.body).map_err(|error| {
+            ConsulError::Unreadable { call: call.to_owned(), what: error.to_string() }
+        })?;
+        Ok(Indexed { index: answer.index, value })
+    }
+}
+
+/// Connects to one host whatever the URL says: for a certificate made out to another name.
+struct ConnectTo(String);
+
+impl Resolve for ConnectTo {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn read_pem(path: &Path) -> Result<Vec<u8>, ClientError> {
+    std::fs::read(path).map_err(|source| ClientError::Pem { path: path.to_owned(), source })
+}
+
+/// The innermost cause: reqwest's own words only repeat the URL.
+fn root_cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

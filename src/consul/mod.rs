@@ -1,0 +1,10 @@
+//! Consul over HTTP. Hand-written: no crate has `/v1/txn` or a sound blocking query.
+
+pub mod client;
+pub mod endpoint;
+pub mod presence;
+pub mod registrar;
+pub mod sentinel_rows;
+pub mod store;
+pub mod txn;
+pub mod watch;

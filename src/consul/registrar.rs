@@ -1,0 +1,170 @@
+//! Node mode: this host's Redis and Sentinels on the local Consul agent.
+//!
+//! Only health is registered here, no role: the check is run by Consul itself, so it outlives us, and a
+//! registration that Consul's agent writes back at a time of its own (`docs/facts/consul.md` 1) can say nothing
+//! wrong. A registration that is lost (agent restarted, wiped) is seen and made again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::client::{CALL_TIMEOUT, Consul, ConsulError};
+use crate::core::address::{Address, GroupName};
+use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
+
+/// How often registrations are looked for.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Deadline for taking them away on a clean stop, all together.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// The groups that each Sentinel says it monitors.
+pub type Monitored = BTreeMap<Address, Vec<GroupName>>;
+
+/// One service on the local Consul agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub service: String,
+    /// Where it listens.
+    pub address: Address,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Its metadata.
+    pub meta: BTreeMap<String, String>,
+    /// How often Consul tries to connect.
+    pub check_interval: Duration,
+}
+
+impl Registration {
+    fn body(&self) -> Value {
+        json!({
+            "ID": self.id,
+            "Name": self.service,
+            "Address": self.address.host(),
+            "Port": self.address.port(),
+            "Tags": self.tags,
+            "Meta": self.meta,
+            "Check": {
+                "CheckID": format!("{}:tcp", self.id),
+                "Name": format!("TCP {}", self.address),
+                "TCP": self.address.to_string(),
+                "Interval": format!("{}ms", self.check_interval.as_millis()),
+                "Timeout": "1s",
+            },
+        })
+    }
+
+    /// The same with a Sentinel's tags: the groups that it reports itself.
+    fn tagged(&self, monitored: &Monitored) -> Self {
+        let mut tagged = self.clone();
+        if self.service == SENTINEL_SERVICE {
+            let groups = monitored.get(&self.address).into_iter().flatten();
+            tagged.tags = groups.map(ToString::to_string).collect();
+        }
+        tagged
+    }
+
+    /// The registered service says the same as this one.
+    fn matches(&self, found: &Value) -> bool {
+        let tags: Vec<&str> =
+            found["Tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let meta = |name: &String| found["Meta"][name.as_str()].as_str();
+        found["Service"] == self.service.as_str()
+            && found["Address"] == self.address.host()
+            && found["Port"] == self.address.port()
+            && tags == self.tags
+            && self.meta.iter().all(|(name, value)| meta(name) == Some(value.as_str()))
+    }
+}
+
+/// Keeps this host's servers registered until `stop`, then takes them away.
+pub async fn keep_registered(
+    consul: Consul,
+    local: Vec<Registration>,
+    mut monitored: tokio::sync::watch::Receiver<Monitored>,
+    stop: CancellationToken,
+) {
+    if local.is_empty() {
+        return stop.cancelled().await;
+    }
+    let mut done: BTreeMap<String, Registration> = BTreeMap::new();
+    let mut failed = false;
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        // Cancel safe: a token, a timer, and a watch that keeps its value.
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = look.tick() => {}
+            Ok(()) = monitored.changed() => {}
+        }
+        let all: Vec<Registration> = {
+            let monitored = monitored.borrow_and_update();
+            local.iter().map(|registration| registration.tagged(&monitored)).collect()
+        };
+        let result = register_all(&consul, &all, &mut done).await;
+        match (result, failed) {
+            (Err(error), false) => {
+                warn!("cannot register on the local Consul agent, trying again: {error}");
+                failed = true;
+            }
+            (Ok(()), _) => failed = false,
+            (Err(_), true) => {}
+        }
+    }
+    let leaving = done.keys().map(|id| deregister(&consul, id));
+    let all = futures_util::future::join_all(leaving);
+    if tokio::time::timeout(LEAVE_TIMEOUT, all).await.is_err() {
+        warn!("the local Consul agent did not answer in time; its checks will mark what is left");
+    }
+}
+
+async fn register_all(
+    consul: &Consul,
+    wanted: &[Registration],
+    done: &mut BTreeMap<String, Registration>,
+) -> Result<(), ConsulError> {
+    let gone: Vec<String> =
+        done.keys().filter(|id| wanted.iter().all(|w| &w.id != *id)).cloned().collect();
+    for id in gone {
+        deregister(consul, &id).await?;
+        done.remove(&id);
+    }
+    for registration in wanted {
+        if is_registered(consul, registration).await? {
+            done.insert(registration.id.clone(), registration.clone());
+            continue;
+        }
+        // Without replace-existing-checks a running check keeps its status.
+        consul.put("/v1/agent/service/register", &[], Some(&registration.body())).await?;
+        let again = done.insert(registration.id.clone(), registration.clone()).is_some();
+        let how = if again { "registered again" } else { "registered" };
+        info!("{how} {} as {} on the local Consul agent", registration.address, registration.service);
+    }
+    Ok(())
+}
+
+async fn is_registered(consul: &Consul, registration: &Registration) -> Result<bool, ConsulError> {
+    let path = format!("/v1/agent/service/{}", registration.id);
+    let answer = consul.call(Method::GET, &path, &[], None, CALL_TIMEOUT).await?;
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(false);
+    }
+    let found: Value = answer.decode(&format!("GET {path}"))?.value;
+    Ok(registration.matches(&found))
+}
+
+async fn deregister(consul: &Consul, id: &str) -> Result<(), ConsulError> {
+    debug!("deregistering {id}");
+    let path = format!("/v1/agent/service/deregister/{id}");
+    let answer = consul.call(Method::PUT, &path, &[], None, CALL_TIMEOUT).await?;
+    match answer.status {
+        StatusCode::NOT_FOUND => Ok(()),
+        _ => answer.ok(&format!("PUT {path}")).map(|_| ()),
+    }
+}

@@ -1,0 +1,211 @@
+//! A group's keys and rows in Consul, read and written as the core sees them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+
+use super::client::{CALL_TIMEOUT, Consul, ConsulError, Indexed};
+use super::txn;
+use crate::clock::Clock;
+use crate::core::address::GroupName;
+use crate::core::group::Outcome;
+use crate::core::observed::{Key, RowsAnswer, StoreAnswer};
+use crate::core::projection::{
+    CheckRow, CheckStatus, Layout, NodeRow, Op, Rows, ServiceRow, is_ours,
+};
+
+/// How a group's keys are read.
+#[derive(Debug, Clone, Copy)]
+pub enum ReadMode {
+    /// The leader confirms with its peers that it still is the leader.
+    Consistent,
+    /// Wait until something changed after this index, or for this long.
+    Watch {
+        /// The index of the last answer; 0 answers at once.
+        index: u64,
+        /// How long to wait.
+        wait: Duration,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+struct KvEntry {
+    #[serde(rename = "Key")]
+    key: String,
+    #[serde(rename = "Value")]
+    value: Option<String>,
+    #[serde(rename = "ModifyIndex")]
+    modify_index: u64,
+    #[serde(rename = "Session", default)]
+    session: Option<String>,
+}
+
+impl Consul {
+    /// Reads all keys of a group as one snapshot.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn group(
+        &self,
+        layout: &Layout,
+        mode: ReadMode,
+        clock: &Clock,
+    ) -> Result<Indexed<StoreAnswer>, ConsulError> {
+        let asked = clock.now().mono;
+        let path = format!("/v1/kv/{}", layout.root());
+        let (index, wait);
+        let (query, timeout) = match mode {
+            ReadMode::Consistent => (vec![("recurse", ""), ("consistent", "")], CALL_TIMEOUT),
+            ReadMode::Watch { index: after, wait: period } => {
+                index = after.to_string();
+                wait = format!("{}ms", period.as_millis());
+                // Consul adds up to a sixteenth, and may look for a leader for 7 s.
+                let timeout = period * 17 / 16 + CALL_TIMEOUT;
+                (vec![("recurse", ""), ("index", index.as_str()), ("wait", wait.as_str())], timeout)
+            }
+        };
+        let answer = self.call(Method::GET, &path, &query, None, timeout).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(Indexed { index: answer.index, value: StoreAnswer::from_keys(layout, asked, []) });
+        }
+        let Indexed { index, value } = answer.decode::<Vec<KvEntry>>(&format!("GET {path}"))?;
+        Ok(Indexed { index, value: StoreAnswer::from_keys(layout, asked, keys(value)) })
+    }
+
+    /// Sends one transaction; `fence` is the key whose new ModifyIndex is wanted. Never fails: what
+    /// is not known is [`Outcome::Unknown`].
+    pub async fn txn(&self, ops: &[Op], fence: &str) -> Outcome {
+        let body = txn::body(ops, &self.tenancy());
+        match self.call(Method::PUT, "/v1/txn", &[], Some(&body), CALL_TIMEOUT).await {
+            Ok(answer) => txn::outcome(answer.status.as_u16(), &answer.body, fence),
+            Err(ConsulError::Secret(error)) => Outcome::Refused(error.to_string()),
+            Err(error) => Outcome::Unknown(error.to_string()),
+        }
+    }
+
+    /// Reads the rows of a group's synthetic node.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn rows(&self, node: &str, clock: &Clock) -> Result<RowsAnswer, ConsulError> {
+        let asked = clock.now().mono;
+        let found: Option<CatalogNode> =
+            self.get(&format!("/v1/catalog/node/{node}"), &[]).await?.value;
+        let Some(found) = found else {
+            return Ok(RowsAnswer { asked, found: None, foreign: false });
+        };
+        let checks: Vec<HealthCheck> =
+            self.get(&format!("/v1/health/node/{node}"), &[]).await?.value;
+        let found = rows(found, checks);
+        let foreign = !is_ours(&found.node);
+        Ok(RowsAnswer { asked, found: Some(found), foreign })
+    }
+
+    /// The groups that have keys under `prefix`.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn groups(&self, prefix: &str) -> Result<BTreeSet<GroupName>, ConsulError> {
+        let path = format!("/v1/kv/{prefix}/");
+        let query = [("keys", ""), ("separator", "/")];
+        let answer = self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(BTreeSet::new());
+        }
+        let keys: Vec<String> = answer.decode(&format!("GET {path}"))?.value;
+        let head = format!("{prefix}/");
+        let name = |key: &String| key.strip_prefix(&head)?.strip_suffix('/')?.parse().ok();
+        Ok(keys.iter().filter_map(name).collect())
+    }
+}
+
+/// What Consul sent, with values in plain bytes.
+fn keys(entries: Vec<KvEntry>) -> impl Iterator<Item = Key> {
+    entries.into_iter().map(|entry| Key {
+        // Consul itself made the Base64, so it is right; and if it were not, an empty value is one
+        // that no reader below takes for a record.
+        value: entry.value.and_then(|value| BASE64.decode(value).ok()).unwrap_or_default(),
+        key: entry.key,
+        modify_index: entry.modify_index,
+        locked: entry.session.is_some(),
+    })
+}
+
+#[derive(Debug, Deserialize)]
+struct CatalogNode {
+    #[serde(rename = "Node")]
+    node: NodeObject,
+    #[serde(rename = "Services")]
+    services: Option<BTreeMap<String, ServiceObject>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct NodeObject {
+    #[serde(rename = "Address")]
+    address: String,
+    #[serde(rename = "Meta")]
+    meta: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ServiceObject {
+    #[serde(rename = "Service")]
+    service: String,
+    #[serde(rename = "Tags")]
+    tags: Option<Vec<String>>,
+    #[serde(rename = "Address")]
+    address: String,
+    #[serde(rename = "Port")]
+    port: u16,
+    #[serde(rename = "Meta")]
+    meta: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct HealthCheck {
+    #[serde(rename = "CheckID")]
+    id: String,
+    #[serde(rename = "Status")]
+    status: String,
+    #[serde(rename = "Output")]
+    output: String,
+    #[serde(rename = "ServiceID")]
+    service_id: String,
+    #[serde(rename = "ServiceName")]
+    service: String,
+}
+
+fn rows(found: CatalogNode, checks: Vec<HealthCheck>) -> Rows {
+    let service = |object: ServiceObject| ServiceRow {
+        service: object.service,
+        address: object.address,
+        port: object.port,
+        tags: object.tags.unwrap_or_default(),
+        meta: object.meta.unwrap_or_default(),
+    };
+    let check = |object: HealthCheck| {
+        let status = match object.status.as_str() {
+            "passing" => CheckStatus::Passing,
+            _ => CheckStatus::Critical,
+        };
+        let HealthCheck { service_id, service, output, .. } = object;
+        CheckRow { service_id, service, status, output }
+    };
+    Rows {
+        node: NodeRow {
+            address: found.node.address,
+            meta: found.node.meta.unwrap_or_default(),
+        },
+        services: found
+            .services
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(id, object)| (id, service(object)))
+            .collect(),
+        checks: checks.into_iter().map(|object| (object.id.clone(), check(object))).collect(),
+    }
+}

@@ -1,0 +1,60 @@
+//! What an agent may do to the world. Nothing else writes to it.
+
+use super::hold::Hold;
+use super::projection::Op;
+use super::record::{Change, Record};
+use super::sentinels::Tell;
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// One transaction in Consul.
+    Write(Box<Write>),
+    /// Hold an instance's writes for a moment.
+    Hold(Hold),
+    /// Tell a Sentinel about the group.
+    Tell(Tell),
+}
+
+/// One transaction, guarded by the ModifyIndex of `state`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The ModifyIndex that `state` must still have; 0 when it must not exist.
+    pub base_index: u64,
+    /// The record it makes, unless it only repairs what the recorded one should show.
+    pub record: Option<Record>,
+    /// The history it leaves, newest first, when a generation begins.
+    pub history: Option<Vec<Change>>,
+    /// The operations, at most [`super::projection::TXN_OPS_MAX`].
+    pub ops: Vec<Op>,
+}
+
+/// What a write is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Purpose {
+    /// Another writer.
+    Publish,
+    /// No writer.
+    Withdraw,
+    /// The same writer, better known.
+    Confirm,
+    /// The same writer, other rows.
+    Roster,
+    /// Rows or keys that somebody else changed.
+    Repair,
+}
+
+impl Purpose {
+    /// In one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Withdraw => "withdraw",
+            Self::Confirm => "confirm",
+            Self::Roster => "roster",
+            Self::Repair => "repair",
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! One decision: from what is known to what is to be done, with no I/O and no clock.
+//!
+//! `consul-redis plan` prints exactly this; the agent carries it out.
+
+use std::fmt::Write as _;
+
+use super::action::{Action, Purpose, Write};
+use super::address::Address;
+use super::hold::holds;
+use super::observed::{StoreAnswer, StoredState};
+use super::policy::Policy;
+use super::projection::{
+    Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes,
+};
+use super::publication::{Verdict, judge};
+use super::record::{
+    Change, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole, RECORD_VERSION,
+    Record, Timeline, encode,
+};
+use super::replicas::Roster;
+use super::safety;
+use super::sentinels::{addresses, tells};
+use super::time::Now;
+use super::view::View;
+
+/// What is to be done, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// In order. Removals come before additions inside each write.
+    pub actions: Vec<Action>,
+    /// What was concluded about the writer.
+    pub verdict: Verdict,
+    /// One sentence.
+    pub summary: String,
+    /// What was not done, and why not.
+    pub reasons: Vec<String>,
+    /// Rows and keys were compared with the record, and show it.
+    pub sound: bool,
+}
+
+/// Operations of a write that are not rows or plain keys: `state` and `history`.
+const FIXED_OPS: usize = 2;
+
+/// Decides for one group. The same view gives the same decision.
+pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
+    let verdict = judge(view);
+    let mut reasons = Vec::new();
+    let mut wanted = Vec::new();
+    let mut sound = false;
+    match write(view, layout, &verdict) {
+        Ok(Wanted::Write(write)) => wanted.push(Action::Write(write)),
+        Ok(Wanted::Sound) => sound = true,
+        Ok(Wanted::Nothing) => {}
+        Err(reason) => reasons.push(reason),
+    }
+    wanted.extend(holds(view).into_iter().map(Action::Hold));
+    wanted.extend(tells(view).into_iter().map(Action::Tell));
+    let mut actions = Vec::new();
+    for action in wanted {
+        match safety::veto(view, &action) {
+            None => actions.push(action),
+            Some(veto) => reasons.push(format!("refused: {veto}")),
+        }
+    }
+    let summary = summary(view, &verdict);
+    Decision { actions, verdict, summary, reasons, sound }
+}
+
+/// What is to be written.
+enum Wanted {
+    Write(Box<Write>),
+    /// Nothing: rows and keys were compared with the record, and show it.
+    Sound,
+    Nothing,
+}
+
+/// The write that the verdict, the roster or a repair asks for.
+fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, String> {
+    let Some(store) = &view.observed.store else { return Ok(Wanted::Nothing) };
+    if let StoredState::Unreadable(error) = &store.state {
+        return Err(format!("{} is left alone: {error}", layout.state()));
+    }
+    let Some(rows) = &view.observed.rows else {
+        return Err("the catalog has not been read yet".to_owned());
+    };
+    if rows.foreign {
+        return Err(format!(
+            "node {} exists and is not ours; rename it or use another prefix",
+            layout.node()
+        ));
+    }
+    let record = view.record;
+    let (purpose, mut next) = match (next_record(view, verdict), record) {
+        (Some(next), _) => next,
+        // Rows can wait until a failover is over; the switch must not lose a race against them.
+        (None, Some(record)) if view.tally.failovers.is_empty() => (Purpose::Roster, record.clone()),
+        (None, _) => return Ok(Wanted::Nothing),
+    };
+    next.instances = Roster::new(view).rows(next.writer_address());
+    if let Some(sentinels) = addresses(view) {
+        next.sentinels = sentinels;
+    }
+    if purpose == Purpose::Roster && Some(&next) == record {
+        return Ok(repair(view, layout, store, &next).unwrap_or(Wanted::Nothing));
+    }
+    // What is on the node now: what the record shows, or what a lost record has left.
+    let base = match record {
+        Some(record) => Some(project(record).rows),
+        None => rows.found.as_ref().map(leftovers),
+    };
+    let base = base.as_ref();
+    fit(layout, base, store, &mut next);
+    if purpose == Purpose::Roster && Some(&next) == record {
+        return Err("not even one more row fits into a transaction".to_owned());
+    }
+    let policy = view.policy;
+    next.nonce = format!("{}-{}-{}", policy.agent, policy.run, view.memory.written);
+    policy.agent.clone_into(&mut next.by);
+    let begins = matches!(purpose, Purpose::Publish | Purpose::Withdraw);
+    let history = begins.then(|| history(store, record, &next, &view.memory.timeline));
+    let ops = ops(layout, base, store, &next, history.as_deref());
+    let (base_index, record) = (store.state_index, Some(next));
+    Ok(Wanted::Write(Box::new(Write { purpose, base_index, record, history, ops })))
+}
+
+/// Rows without a record: each is to be removed or written anew, whatever it says, and so is the node,
+/// which may be gone by now.
+fn leftovers(found: &Rows) -> Rows {
+    let mut rows = found.clone();
+    rows.node.address.clear();
+    rows.checks.clear();
+    for row in rows.services.values_mut() {
+        row.address.clear();
+    }
+    rows
+}
+
+/// The record that the verdict asks for, without its rows; `None` when the writer stays as it is.
+fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> {
+    let (policy, now) = (view.policy, view.now);
+    let generation = view.memory.generation_max.max(view.record.map_or(0, |r| r.generation)) + 1;
+    match (verdict, view.record) {
+        (Verdict::Publish { to, evidence, why }, _) => {
+            let mut next =
+                view.record.cloned().unwrap_or_else(|| blank(policy, evidence, now));
+            next.generation = generation;
+            next.writer = Some(to.clone());
+            next.last_writer = Some(to.clone());
+            next.evidence = evidence.clone();
+            next.since = now.wall;
+            next.why = why.to_string();
+            next.service = policy.service.clone();
+            Some((Purpose::Publish, next))
+        }
+        (Verdict::Withdraw(why), Some(record)) => {
+            let mut next = record.clone();
+            next.generation = generation;
+            next.writer = None;
+            next.evidence.level = Level::Quorum;
+            next.evidence.config_epoch = None;
+            next.evidence.sentinel = None;
+            next.since = now.wall;
+            next.why = why.to_string();
+            Some((Purpose::Withdraw, next))
+        }
+        (Verdict::Confirm { writer, evidence }, Some(record)) => {
+            let mut next = record.clone();
+            next.writer = Some(writer.clone());
+            next.last_writer = Some(writer.clone());
+            next.evidence = evidence.clone();
+            Some((Purpose::Confirm, next))
+        }
+        (Verdict::Withdraw(_) | Verdict::Confirm { .. } | Verdict::Keep(_), _) => None,
+    }
+}
+
+fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
+    Record {
+        v: RECORD_VERSION,
+        group: policy.group.clone(),
+        service: policy.service.clone(),
+        generation: 0,
+        nonce: String::new(),
+        by: policy.agent.clone(),
+        writer: None,
+        last_writer: None,
+        evidence: evidence.clone(),
+        since: now.wall,
+        why: String::new(),
+        instances: Vec::new(),
+        sentinels: Vec::new(),
+    }
+}
+
+/// Keeps a write within one transaction: what concerns the writer goes first, and of the other
+/// instances' changes as many as fit. The rest follow in the next write.
+fn fit(layout: &Layout, base: Option<&Rows>, store: &StoreAnswer, next: &mut Record) {
+    if fits(layout, base, store, next) {
+        return;
+    }
+    let before = store.record();
+    let wanted = std::mem::take(&mut next.instances);
+    let concerns_writer = |i: &InstanceRecord| {
+        let was = before.and_then(|record| record.role_of(&i.address));
+        i.role == PublishedRole::Primary || was == Some(PublishedRole::Primary)
+    };
+    let kept = before.iter().flat_map(|record| &record.instances);
+    next.instances = kept.filter(|i| i.role != PublishedRole::Primary).cloned().collect();
+    for instance in wanted.iter().filter(|i| concerns_writer(i)) {
+        put(&mut next.instances, instance.clone());
+    }
+    let gone: Vec<Address> = next
+        .instances
+        .iter()
+        .map(|i| i.address.clone())
+        .filter(|address| wanted.iter().all(|w| &w.address != address))
+        .collect();
+    for address in gone {
+        let mut trial = next.clone();
+        trial.instances.retain(|i| i.address != address);
+        if fits(layout, base, store, &trial) {
+            *next = trial;
+        }
+    }
+    for instance in wanted {
+        let mut trial = next.clone();
+        put(&mut trial.instances, instance);
+        if fits(layout, base, store, &trial) {
+            *next = trial;
+        }
+    }
+}
+
+fn fits(layout: &Layout, base: Option<&Rows>, store: &StoreAnswer, next: &Record) -> bool {
+    let to = project(next);
+    let rows = row_changes(&layout.node(), base, &to.rows).len();
+    let plain = plain_changes(layout, &store.plain, &to.plain).len();
+    FIXED_OPS + rows + plain <= TXN_OPS_MAX
+}
+
+fn put(instances: &mut Vec<InstanceRecord>, instance: InstanceRecord) {
+    instances.retain(|i| i.address != instance.address);
+    instances.push(instance);
+    instances.sort();
+}
+
+fn history(
+    store: &StoreAnswer,
+    before: Option<&Record>,
+    next: &Record,
+    timeline: &Timeline,
+) -> Vec<Change> {
+    let change = Change {
+        generation: next.generation,
+        at: next.since,
+        from: before.and_then(Record::writer_address).cloned(),
+        to: next.writer_address().cloned(),
+        level: next.writer.as_ref().map(|_| next.evidence.level),
+        epoch: next.evidence.config_epoch,
+        why: next.why.clone(),
+        by: next.by.clone(),
+        timeline: timeline.clone(),
+    };
+    std::iter::once(change).chain(store.history.iter().cloned()).take(HISTORY_LEN_MAX).collect()
+}
+
+/// The whole transaction: the fence, what changes behind it, and the history.
+fn ops(
+    layout: &Layout,
+    base: Option<&Rows>,
+    store: &StoreAnswer,
+    next: &Record,
+    history: Option<&[Change]>,
+) -> Vec<Op> {
+    let projection = project(next);
+    let mut ops = vec![Op::KeyCas {
+        key: layout.state(),
+        index: store.state_index,
+        value: encode(next),
+    }];
+    ops.extend(row_changes(&layout.node(), base, &projection.rows));
+    ops.extend(plain_changes(layout, &store.plain, &projection.plain));
+    if let Some(history) = history {
+        let value = serde_json::to_string(history).unwrap_or_else(|_| "[]".to_owned());
+        ops.push(Op::KeySet { key: layout.history(), value });
+    }
+    ops
+}
+
+/// Puts back rows and keys that somebody else changed, as the record shows them.
+fn repair(
+    view: &View<'_>,
+    layout: &Layout,
+    store: &StoreAnswer,
+    record: &Record,
+) -> Option<Wanted> {
+    let rows = view.observed.rows.as_ref();
+    // Rows read before the record changed would show differences that are none.
+    let rows = rows.filter(|rows| rows.asked >= view.memory.store_changed)?;
+    if view.memory.audited == Some((rows.asked, store.asked)) {
+        return None;
+    }
+    let shown = project(record);
+    let mut ops = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
+    ops.extend(plain_changes(layout, &store.plain, &shown.plain));
+    if ops.is_empty() {
+        return Some(Wanted::Sound);
+    }
+    let guard = Op::KeyCheckIndex { key: layout.state(), index: store.state_index };
+    ops.insert(0, guard);
+    ops.truncate(TXN_OPS_MAX);
+    let base_index = store.state_index;
+    let (purpose, record, history) = (Purpose::Repair, None, None);
+    Some(Wanted::Write(Box::new(Write { purpose, base_index, record, history, ops })))
+}
+
+fn summary(view: &View<'_>, verdict: &Verdict) -> String {
+    let mut text = format!("{}: ", view.policy.group);
+    let _ = match verdict {
+        Verdict::Publish { to, why, .. } => {
+            let from = view.record.and_then(|r| r.last_writer.as_ref()).map(|w| &w.address);
+            match from.filter(|from| *from != &to.address) {
+                Some(from) => write!(text, "writer {from} -> {}, {why}", to.address),
+                None => write!(text, "writer {}, {why}", to.address),
+            }
+        }
+        Verdict::Withdraw(why) => write!(text, "no writer: {why}"),
+        Verdict::Confirm { writer, evidence } => write!(
+            text,
+            "writer {} confirmed by {} of {} Sentinels at epoch {}",
+            writer.address, evidence.votes, evidence.known, evidence.confirmed_epoch
+        ),
+        Verdict::Keep(why) => write!(text, "{why}"),
+    };
+    text
+}

@@ -1,0 +1,203 @@
+//! Rule 1: what the Sentinels say together.
+//!
+//! Votes are counted against the Sentinels that are *known*, not those that answered, so a minority
+//! cut off from the rest can never look like a majority (`docs/facts/sentinel.md` 5).
+
+use std::collections::BTreeMap;
+
+use super::address::Address;
+use super::observed::{
+    DownOpinion, FailoverPhase, Observed, SentinelAnswer, SentinelGroup, SentinelId,
+};
+use super::time::Mono;
+
+/// What the answers of all Sentinels add up to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tally {
+    /// How many Sentinels are known, reachable or not.
+    pub known: usize,
+    /// How many of them answered and monitor the group.
+    pub heard: usize,
+    /// Who names which primary.
+    pub votes: BTreeMap<Address, Votes>,
+    /// The address a majority of the known Sentinels names.
+    pub elected: Option<Elected>,
+    /// Failovers that are past their election, by the Sentinel that leads them.
+    pub failovers: Vec<Failover>,
+    /// For each monitored address, how many Sentinels call it down.
+    pub down: BTreeMap<Address, DownCount>,
+}
+
+/// The Sentinels that name one address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Votes {
+    /// How many.
+    pub count: usize,
+    /// The highest epoch at which one of them does.
+    pub epoch: u64,
+}
+
+/// The address that a majority names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elected {
+    /// The primary.
+    pub address: Address,
+    /// The highest epoch of its voters.
+    pub epoch: u64,
+    /// How many Sentinels name it.
+    pub votes: usize,
+}
+
+/// A failover past its election.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// The Sentinel that leads it.
+    pub leader: Address,
+    /// The primary it replaces.
+    pub old: Address,
+    /// The replica it chose, once it has.
+    pub chosen: Option<Address>,
+    /// The epoch of the election, when the leader's peers show it or it is already in force.
+    pub epoch: Option<u64>,
+    /// Forced by an operator (`SENTINEL FAILOVER`), without an election.
+    pub forced: bool,
+}
+
+/// How many Sentinels call an address down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DownCount {
+    /// At least subjectively.
+    pub subjective: usize,
+    /// Objectively.
+    pub objective: usize,
+}
+
+/// What bounds the tally besides the answers themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct TallyBounds {
+    /// Answers asked for before this say nothing about now.
+    pub since: Mono,
+    /// The number of Sentinels last recorded in Consul, or configured while nothing is recorded:
+    /// a restarted Sentinel that knows only itself must not look like the whole electorate.
+    pub known_min: usize,
+}
+
+impl Tally {
+    /// Adds up the answers that were asked for at `bounds.since` or later.
+    pub fn count(observed: &Observed, bounds: TallyBounds) -> Self {
+        let heard = distinct_answers(observed, bounds.since);
+        let known = heard
+            .values()
+            .map(|(_, _, group)| group.other_sentinels + 1)
+            .max()
+            .unwrap_or(0)
+            .max(bounds.known_min)
+            .max(heard.len());
+        let mut tally = Self {
+            known,
+            heard: heard.len(),
+            votes: BTreeMap::new(),
+            elected: None,
+            failovers: Vec::new(),
+            down: BTreeMap::new(),
+        };
+        for (address, answer, group) in heard.values() {
+            let votes = tally.votes.entry(group.primary.clone()).or_default();
+            votes.count += 1;
+            votes.epoch = votes.epoch.max(group.config_epoch);
+            // A Sentinel in TILT does not trust its own clock, so nor do we.
+            if !answer.tilt {
+                let down = tally.down.entry(group.monitored.clone()).or_default();
+                down.subjective += usize::from(group.down >= DownOpinion::Subjective);
+                down.objective += usize::from(group.down >= DownOpinion::Objective);
+            }
+            tally.failovers.extend(failover_led_by(address, answer, group));
+        }
+        let majority = tally.majority();
+        tally.elected = tally
+            .votes
+            .iter()
+            .find(|(_, votes)| votes.count >= majority)
+            .map(|(address, votes)| Elected {
+                address: address.clone(),
+                epoch: votes.epoch,
+                votes: votes.count,
+            });
+        tally
+    }
+
+    /// More than half of the known Sentinels. At least 1, so that no answers are no majority.
+    pub fn majority(&self) -> usize {
+        self.known / 2 + 1
+    }
+
+    /// How many Sentinels name `address`.
+    pub fn votes_for(&self, address: &Address) -> usize {
+        self.votes.get(address).map_or(0, |votes| votes.count)
+    }
+
+    /// The Sentinels agree that `address` is down: a majority gets no answer and at least one has
+    /// heard a quorum say so; or one that called it objectively down was elected to replace it.
+    pub fn agree_down(&self, address: &Address) -> bool {
+        let Some(down) = self.down.get(address) else { return false };
+        let majority_down = down.subjective >= self.majority();
+        let replaced = self.failovers.iter().any(|f| &f.old == address && !f.forced);
+        down.objective > 0 && (majority_down || replaced)
+    }
+
+    /// Another address that is named at the epoch of `elected`: two truths at one epoch.
+    pub fn rivals<'a>(&'a self, elected: &'a Elected) -> impl Iterator<Item = &'a Address> {
+        self.votes
+            .iter()
+            .filter(move |(a, votes)| **a != elected.address && votes.epoch == elected.epoch)
+            .map(|(a, _)| a)
+    }
+
+    /// A failover that replaces `address` is under way.
+    pub fn being_replaced(&self, address: &Address) -> bool {
+        self.failovers.iter().any(|f| &f.old == address)
+    }
+}
+
+type Heard<'a> = (&'a Address, &'a SentinelAnswer, &'a SentinelGroup);
+
+/// One answer a Sentinel, however many addresses it is reached at: the latest one counts.
+fn distinct_answers(observed: &Observed, since: Mono) -> BTreeMap<&SentinelId, Heard<'_>> {
+    let mut latest: BTreeMap<&SentinelId, (Mono, Heard<'_>)> = BTreeMap::new();
+    for (address, reading) in &observed.sentinels {
+        let Some(answer) = reading.since(since) else { continue };
+        let Some(group) = &answer.group else { continue };
+        let newer = latest.get(&answer.id).is_none_or(|(asked, _)| *asked < reading.asked);
+        if newer {
+            latest.insert(&answer.id, (reading.asked, (address, answer, group)));
+        }
+    }
+    latest.into_iter().map(|(id, (_, heard))| (id, heard)).collect()
+}
+
+/// The failover that this Sentinel leads, once it is past the election.
+fn failover_led_by(
+    leader: &Address,
+    answer: &SentinelAnswer,
+    group: &SentinelGroup,
+) -> Option<Failover> {
+    let phase = group.failover.filter(|phase| phase.elected())?;
+    let chosen = group.replicas.iter().find(|r| r.promoted).map(|r| r.address.clone());
+    // Before the promotion the epoch is only visible in the votes of the leader's peers; after it,
+    // the leader announces the new primary at the new epoch.
+    let voted = group
+        .peers
+        .iter()
+        .filter_map(|peer| peer.voted.as_ref())
+        .filter(|(id, _)| id == &answer.id)
+        .map(|(_, epoch)| *epoch)
+        .max();
+    let in_force = (phase >= FailoverPhase::ReconfReplicas).then_some(group.config_epoch);
+    Some(Failover {
+        leader: leader.clone(),
+        old: group.monitored.clone(),
+        chosen,
+        epoch: in_force.or(voted.filter(|_| !group.failover_forced)),
+        forced: group.failover_forced,
+    })
+}

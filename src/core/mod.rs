@@ -1,0 +1,25 @@
+//! The pure core: what is known in, what is to be done out.
+//!
+//! Nothing in here does I/O, reads a clock or draws a random number, and nothing in here may use
+//! tokio, reqwest or redis; `tests/purity.rs` holds that.
+
+pub mod action;
+pub mod address;
+pub mod decide;
+pub mod election;
+pub mod group;
+pub mod hold;
+pub mod memory;
+pub mod observed;
+pub mod policy;
+pub mod projection;
+pub mod publication;
+pub mod record;
+pub mod replicas;
+pub mod safety;
+pub mod sentinel_rows;
+pub mod sentinels;
+pub mod status;
+pub mod time;
+pub mod view;
+pub mod writer;

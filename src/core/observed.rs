@@ -1,0 +1,342 @@
+//! What was read from the world: values with the time they were asked for, no opinions.
+//!
+//! A read that failed is *unknown*, never *down*: [`Reading::result`] keeps the error so that a
+//! person can see it, and every rule treats it as no answer at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::address::{Address, GroupName};
+use super::projection::{AGENTS, Layout};
+use super::record::{Change, Record, decode};
+use super::time::Mono;
+
+/// One question and its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading<T> {
+    /// When the question was sent. What the answer says was true no earlier than this.
+    pub asked: Mono,
+    /// When the answer, or the failure, arrived.
+    pub answered: Mono,
+    /// The answer, or why there is none.
+    pub result: Result<T, String>,
+}
+
+impl<T> Reading<T> {
+    /// The answer, if it was asked for at `since` or later.
+    pub fn since(&self, since: Mono) -> Option<&T> {
+        if self.asked < since { None } else { self.result.as_ref().ok() }
+    }
+}
+
+/// Everything one agent knows of one group.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// The last reading of each Sentinel, by the address we reach it at.
+    pub sentinels: BTreeMap<Address, Reading<SentinelAnswer>>,
+    /// The last reading of each instance, by the address Sentinel announces.
+    pub instances: BTreeMap<Address, Reading<InstanceAnswer>>,
+    /// The group's keys in Consul, once they have been read.
+    pub store: Option<StoreAnswer>,
+    /// The rows on the group's synthetic node, once they have been read.
+    pub rows: Option<RowsAnswer>,
+}
+
+impl Observed {
+    /// The published record, when there is one that can be read.
+    pub fn record(&self) -> Option<&Record> {
+        self.store.as_ref()?.record()
+    }
+}
+
+/// A Sentinel's stable identity (`SENTINEL MYID`): two addresses of one Sentinel have one vote.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SentinelId(pub String);
+
+/// What one Sentinel says about itself and one group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelAnswer {
+    /// Who it is.
+    pub id: SentinelId,
+    /// It is in TILT: its opinions on who is down do not count, its votes do (`docs/facts/sentinel.md` 5).
+    pub tilt: bool,
+    /// What it says of the group; `None` when it does not monitor it.
+    pub group: Option<SentinelGroup>,
+}
+
+/// `GET-MASTER-ADDR-BY-NAME`, `MASTER`, `REPLICAS` and `SENTINELS` of one group, read in one write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelGroup {
+    /// The primary it announces (`GET-MASTER-ADDR-BY-NAME`). The only address that goes with
+    /// `config_epoch` (`docs/facts/sentinel.md` 0.1).
+    pub primary: Address,
+    /// The address that `down` and `failover` are about (`SENTINEL MASTER`): still the old one
+    /// while the leader reconfigures replicas.
+    pub monitored: Address,
+    /// The epoch of the configuration it announces.
+    pub config_epoch: u64,
+    /// Its opinion on `monitored`.
+    pub down: DownOpinion,
+    /// The failover it leads, if it leads one.
+    pub failover: Option<FailoverPhase>,
+    /// That failover was forced by `SENTINEL FAILOVER` and needed no election.
+    pub failover_forced: bool,
+    /// How many other Sentinels it knows for this group, reachable or not.
+    pub other_sentinels: usize,
+    /// Its settings for the group.
+    pub settings: SentinelSettings,
+    /// The replicas it lists.
+    pub replicas: Vec<SentinelReplica>,
+    /// The other Sentinels it lists.
+    pub peers: Vec<SentinelPeer>,
+}
+
+/// How far one Sentinel's opinion of a primary's death has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DownOpinion {
+    /// Neither flag is set.
+    Up,
+    /// `s_down`: it gets no answer itself.
+    Subjective,
+    /// `o_down`: a quorum of Sentinels gets no answer.
+    Objective,
+}
+
+/// The failover state machine of a leading Sentinel (`failover-state`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailoverPhase {
+    /// Waiting to be elected.
+    WaitStart,
+    /// Elected, choosing a replica.
+    SelectReplica,
+    /// A replica is chosen and is about to be told `SLAVEOF NO ONE`.
+    SendReplicaofNoOne,
+    /// Told; waiting to see it report the role.
+    WaitPromotion,
+    /// Promoted; pointing the others at it.
+    ReconfReplicas,
+    /// Done; about to switch its own table.
+    UpdateConfig,
+}
+
+impl FailoverPhase {
+    /// The phase, from the text of `failover-state`. `none` and unknown texts give `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "wait_start" => Self::WaitStart,
+            "select_slave" => Self::SelectReplica,
+            "send_slaveof_noone" => Self::SendReplicaofNoOne,
+            "wait_promotion" => Self::WaitPromotion,
+            "reconf_slaves" => Self::ReconfReplicas,
+            "update_config" => Self::UpdateConfig,
+            _ => return None,
+        })
+    }
+
+    /// The leader was elected: `sentinelFailoverWaitStart` lets nobody past without a majority,
+    /// or without being forced.
+    pub fn elected(self) -> bool {
+        self > Self::WaitStart
+    }
+}
+
+/// The per-group settings of one Sentinel. Sentinels do not share them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SentinelSettings {
+    /// How many Sentinels must agree that a primary is down.
+    pub quorum: u64,
+    /// Silence after which it calls an instance down, in ms.
+    pub down_after_ms: u64,
+    /// Bound on each phase of a failover, in ms.
+    pub failover_timeout_ms: u64,
+    /// Replicas pointed at a new primary at the same time.
+    pub parallel_syncs: u64,
+}
+
+/// One row of `SENTINEL REPLICAS`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelReplica {
+    /// Where the replica listens.
+    pub address: Address,
+    /// This Sentinel gets no answer from it.
+    pub s_down: bool,
+    /// The failover this Sentinel leads has chosen it.
+    pub promoted: bool,
+}
+
+/// One row of `SENTINEL SENTINELS`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelPeer {
+    /// Where the peer listens.
+    pub address: Address,
+    /// Who it is.
+    pub id: SentinelId,
+    /// This Sentinel gets no answer from it.
+    pub s_down: bool,
+    /// Whom the peer voted for, and in which epoch, as far as this Sentinel was told.
+    pub voted: Option<(SentinelId, u64)>,
+}
+
+/// What one Redis says about itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceAnswer {
+    /// Its role, with what only that role knows.
+    pub role: Role,
+    /// `None` when PING said PONG, else the error it gave (`LOADING ...`, `MASTERDOWN ...`).
+    pub not_ready: Option<String>,
+    /// A `FAILOVER` is running on it (`master_failover_state`, Redis 6.2 and later).
+    pub failover_running: bool,
+    /// Changes with each start of the process.
+    pub run_id: String,
+    /// Version text, e.g. `7.0.15`.
+    pub version: String,
+    /// The history it writes or follows.
+    pub replid: ReplId,
+    /// The history before the last promotion, when there was one.
+    pub replid2: Option<ReplId>,
+    /// How far it has come in `replid`, in bytes.
+    pub offset: u64,
+}
+
+/// Identity of a replication history (`master_replid`): the lineage of a data set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct ReplId(pub String);
+
+/// `ROLE`, in today's words.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Role {
+    /// It accepts writes.
+    Primary {
+        /// The replicas connected to it.
+        replicas: Vec<ConnectedReplica>,
+    },
+    /// It follows another instance.
+    Replica {
+        /// The instance it follows.
+        of: Address,
+        /// The link to it is up.
+        link_up: bool,
+    },
+}
+
+/// One `slaveN:` line of a primary's INFO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectedReplica {
+    /// Where the replica listens, as it announced itself.
+    pub address: Address,
+    /// `state=online`: the initial sync is over.
+    pub online: bool,
+    /// The last offset it acknowledged, in bytes.
+    pub offset: u64,
+    /// Seconds since that acknowledgement.
+    pub lag_s: u64,
+}
+
+/// The group's part of the KV store, read as one snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreAnswer {
+    /// When it was asked for.
+    pub asked: Mono,
+    /// The fence and its ModifyIndex; the index is 0 when the key does not exist.
+    pub state: StoredState,
+    /// ModifyIndex of `state`, 0 when it does not exist.
+    pub state_index: u64,
+    /// The last changes, newest first.
+    pub history: Vec<Change>,
+    /// The plain keys, by their name below the group's prefix (`primary`, `primary/host`, ...).
+    pub plain: BTreeMap<String, String>,
+    /// The agents that watch this group now.
+    pub agents: BTreeSet<String>,
+}
+
+/// The `state` key, decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoredState {
+    /// There is none yet.
+    Absent,
+    /// A record this version understands.
+    Known(Box<Record>),
+    /// Something else: a newer version's record, or damage. Never overwritten.
+    Unreadable(String),
+}
+
+/// One key of the group as it was read.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Its full name.
+    pub key: String,
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Its ModifyIndex.
+    pub modify_index: u64,
+    /// A session holds it.
+    pub locked: bool,
+}
+
+impl StoreAnswer {
+    /// Makes sense of the keys below a group's prefix.
+    pub fn from_keys(layout: &Layout, asked: Mono, keys: impl IntoIterator<Item = Key>) -> Self {
+        let mut answer = Self {
+            asked,
+            state: StoredState::Absent,
+            state_index: 0,
+            history: Vec::new(),
+            plain: BTreeMap::new(),
+            agents: BTreeSet::new(),
+        };
+        let root = layout.root();
+        for Key { key, value, modify_index, locked } in keys {
+            let Some(name) = key.strip_prefix(&root) else { continue };
+            match name {
+                "state" => {
+                    answer.state_index = modify_index;
+                    answer.state = match decode(&value) {
+                        Ok(record) => StoredState::Known(Box::new(record)),
+                        Err(error) => StoredState::Unreadable(error),
+                    };
+                }
+                // A damaged history costs the history, not the service.
+                "history" => answer.history = serde_json::from_slice(&value).unwrap_or_default(),
+                "primary" | "primary/host" | "primary/port" | "replicas" => {
+                    let text = String::from_utf8_lossy(&value).into_owned();
+                    answer.plain.insert(name.to_owned(), text);
+                }
+                _ => {
+                    // The key of an agent whose session is gone is about to go too.
+                    if let Some(agent) = name.strip_prefix(AGENTS).filter(|_| locked) {
+                        answer.agents.insert(agent.to_owned());
+                    }
+                }
+            }
+        }
+        answer
+    }
+
+    /// The record, when there is one that can be read.
+    pub fn record(&self) -> Option<&Record> {
+        match &self.state {
+            StoredState::Known(record) => Some(record),
+            StoredState::Absent | StoredState::Unreadable(_) => None,
+        }
+    }
+}
+
+/// The catalog rows found on the group's synthetic node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowsAnswer {
+    /// When they were asked for.
+    pub asked: Mono,
+    /// The node, or `None` when it does not exist.
+    pub found: Option<super::projection::Rows>,
+    /// The node exists and is not ours: some other program uses its name.
+    pub foreign: bool,
+}
+
+/// Which group on which Sentinel a question is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Question {
+    /// The Sentinel.
+    pub sentinel: Address,
+    /// The group.
+    pub group: GroupName,
+}

@@ -1,0 +1,238 @@
+//! What a person wants to know of a group, from one look at it.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::address::{Address, GroupName};
+use super::observed::{DownOpinion, Observed, Reading, Role, SentinelAnswer, StoredState};
+use super::policy::Policy;
+use super::projection::{Layout, plain_changes, project, row_changes};
+use super::record::{Change, Level, PublishedRole, Record};
+use super::view::View;
+use super::writer::WriterTest;
+
+/// The state of one group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupName,
+    /// The name that DNS answers.
+    pub name: String,
+    /// All is well: there is a confirmed writer that says so itself, what Consul shows agrees, and
+    /// somebody watches.
+    pub healthy: bool,
+    /// What is wrong, worst first.
+    pub problems: Vec<String>,
+    /// The published writer.
+    pub writer: Option<Address>,
+    /// Number of the publication.
+    pub generation: u64,
+    /// When it began.
+    pub since: Option<Timestamp>,
+    /// Why.
+    pub why: Option<String>,
+    /// How sure it is.
+    pub level: Option<Level>,
+    /// Sentinel's epoch.
+    pub epoch: Option<u64>,
+    /// How many Sentinels name the writer now.
+    pub votes: usize,
+    /// How many Sentinels are known.
+    pub known_sentinels: usize,
+    /// Every instance.
+    pub instances: Vec<InstanceStatus>,
+    /// Every Sentinel.
+    pub sentinels: Vec<SentinelStatus>,
+    /// The agents that watch the group.
+    pub agents: Vec<String>,
+    /// The last changes, newest first.
+    pub history: Vec<Change>,
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InstanceStatus {
+    /// Where it listens.
+    pub address: Address,
+    /// What it is published as; `None` when it has no row.
+    pub published: Option<PublishedRole>,
+    /// What it says it is: `primary`, or `replica of <address>`; `None` when it does not answer.
+    pub says: Option<String>,
+    /// Its replication offset, in bytes.
+    pub offset: Option<u64>,
+    /// How many bytes it is behind the writer.
+    pub behind_bytes: Option<u64>,
+    /// Seconds since the writer last heard from it.
+    pub lag_s: Option<u64>,
+    /// Its version.
+    pub version: Option<String>,
+    /// Why it does not answer, or is not ready.
+    pub error: Option<String>,
+}
+
+/// One Sentinel.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SentinelStatus {
+    /// Where it listens.
+    pub address: Address,
+    /// The primary it names.
+    pub names: Option<Address>,
+    /// At which epoch.
+    pub epoch: Option<u64>,
+    /// Its opinion of that primary: `up`, `down` (its own) or `agreed down`.
+    pub opinion: Option<&'static str>,
+    /// It is in TILT.
+    pub tilt: bool,
+    /// Why it does not answer, or that it does not know the group.
+    pub error: Option<String>,
+}
+
+/// Draws conclusions from one look.
+pub fn assess(view: &View<'_>, layout: &Layout) -> GroupStatus {
+    let View { policy, observed, record, tally, .. } = view;
+    let (store, record) = (observed.store.as_ref(), *record);
+    let writer = view.writer().cloned();
+    let problems = problems(view, layout);
+    GroupStatus {
+        group: policy.group.clone(),
+        name: format!("{}.service.consul", service(policy, record)),
+        healthy: problems.is_empty(),
+        problems,
+        votes: writer.as_ref().map_or(0, |writer| tally.votes_for(writer)),
+        writer,
+        generation: record.map_or(0, |record| record.generation),
+        since: record.map(|record| record.since),
+        why: record.map(|record| record.why.clone()),
+        level: record.filter(|r| r.writer.is_some()).map(|record| record.evidence.level),
+        epoch: record.and_then(|record| record.evidence.config_epoch),
+        known_sentinels: tally.known,
+        instances: instances(observed, record),
+        sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
+        agents: store.map(|s| s.agents.iter().cloned().collect()).unwrap_or_default(),
+        history: store.map(|store| store.history.clone()).unwrap_or_default(),
+    }
+}
+
+/// A record knows its service; without one the configured name is the best guess.
+fn service(policy: &Policy, record: Option<&Record>) -> String {
+    record.map_or_else(|| policy.service.primary(), |record| record.service.primary())
+}
+
+fn problems(view: &View<'_>, layout: &Layout) -> Vec<String> {
+    let View { observed, record, tally, .. } = view;
+    let mut problems = Vec::new();
+    let store = observed.store.as_ref();
+    if let Some(StoredState::Unreadable(error)) = store.map(|store| &store.state) {
+        problems.push(format!("the key {} cannot be used: {error}", layout.state()));
+    }
+    match record {
+        None => problems.push("nothing has been published".to_owned()),
+        Some(record) => match &record.writer {
+            None => problems.push(format!("there is no writer: {}", record.why)),
+            Some(writer) => problems.extend(writer_problem(view, record, &writer.address)),
+        },
+    }
+    if store.is_some_and(|store| store.agents.is_empty()) {
+        problems.push("no agent watches this group: nothing will follow a failover".to_owned());
+    }
+    if let (Some(record), Some(rows), Some(store)) = (*record, &observed.rows, store) {
+        let shown = project(record);
+        let mut drift = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
+        drift.extend(plain_changes(layout, &store.plain, &shown.plain));
+        if !drift.is_empty() {
+            problems.push(format!(
+                "{} rows or keys in Consul are not what was published (an agent puts them back)",
+                drift.len()
+            ));
+        }
+    }
+    if tally.known > 0 && tally.heard < tally.majority() {
+        problems.push(format!(
+            "only {} of {} known Sentinels answer: no failover is possible",
+            tally.heard, tally.known
+        ));
+    }
+    problems
+}
+
+fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<String> {
+    let tally = &view.tally;
+    match view.test(writer) {
+        WriterTest::Fails(why) => return Some(format!("the writer {writer} {why}")),
+        WriterTest::Unknown(why) => {
+            return Some(format!("the writer {writer} does not answer from here: {why}"));
+        }
+        WriterTest::Passes(_) => {}
+    }
+    let confirmed = tally.elected.as_ref().is_some_and(|elected| &elected.address == writer);
+    if !confirmed && tally.heard >= tally.majority() {
+        let named = tally.elected.as_ref().map(|elected| elected.address.to_string());
+        let named = named.unwrap_or_else(|| "no address by a majority".to_owned());
+        return Some(format!("the Sentinels name {named}, not the published {writer}"));
+    }
+    if record.evidence.level == Level::Promotion {
+        return Some(format!("{writer} was promoted and is not confirmed by a majority yet"));
+    }
+    None
+}
+
+fn instances(observed: &Observed, record: Option<&Record>) -> Vec<InstanceStatus> {
+    let writer = record.and_then(Record::writer_address);
+    let writer_answer =
+        writer.and_then(|writer| observed.instances.get(writer)?.result.as_ref().ok());
+    observed
+        .instances
+        .iter()
+        .map(|(address, reading)| {
+            let answer = reading.result.as_ref().ok();
+            let listed = writer_answer.and_then(|writer| match &writer.role {
+                Role::Primary { replicas } => replicas.iter().find(|r| &r.address == address),
+                Role::Replica { .. } => None,
+            });
+            let behind = match (writer_answer, answer) {
+                (Some(writer), Some(own)) if writer.replid == own.replid => {
+                    Some(writer.offset.saturating_sub(own.offset))
+                }
+                _ => None,
+            };
+            InstanceStatus {
+                address: address.clone(),
+                published: record.and_then(|record| record.role_of(address)),
+                says: answer.map(|answer| match &answer.role {
+                    Role::Primary { .. } => "primary".to_owned(),
+                    Role::Replica { of, link_up: true } => format!("replica of {of}"),
+                    Role::Replica { of, link_up: false } => format!("replica of {of}, link down"),
+                }),
+                offset: answer.map(|answer| answer.offset),
+                behind_bytes: behind.filter(|_| Some(address) != writer),
+                lag_s: listed.map(|listed| listed.lag_s),
+                version: answer.map(|answer| answer.version.clone()),
+                error: match &reading.result {
+                    Ok(answer) => answer.not_ready.clone(),
+                    Err(error) => Some(error.clone()),
+                },
+            }
+        })
+        .collect()
+}
+
+fn sentinel(address: &Address, reading: &Reading<SentinelAnswer>) -> SentinelStatus {
+    let answer = reading.result.as_ref();
+    let group = answer.ok().and_then(|answer| answer.group.as_ref());
+    SentinelStatus {
+        address: address.clone(),
+        names: group.map(|group| group.primary.clone()),
+        epoch: group.map(|group| group.config_epoch),
+        opinion: group.map(|group| match group.down {
+            DownOpinion::Up => "up",
+            DownOpinion::Subjective => "down",
+            DownOpinion::Objective => "agreed down",
+        }),
+        tilt: answer.is_ok_and(|answer| answer.tilt),
+        error: match answer {
+            Err(error) => Some(error.clone()),
+            Ok(answer) if answer.group.is_none() => Some("does not know the group".to_owned()),
+            Ok(_) => None,
+        },
+    }
+}

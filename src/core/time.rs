@@ -1,0 +1,44 @@
+//! Time as the core sees it: handed in, never read.
+
+use std::fmt;
+use std::ops::Sub;
+
+use jiff::Timestamp;
+
+/// A moment on the agent's monotonic clock, in milliseconds since the agent started.
+///
+/// Ages and deadlines use this one; it never jumps. Wall-clock time is only for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mono(pub u64);
+
+impl Mono {
+    /// This moment plus `ms` milliseconds.
+    #[must_use]
+    pub fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}
+
+impl Sub for Mono {
+    type Output = u64;
+
+    /// Milliseconds from `earlier` to `self`, or 0 when `earlier` is later.
+    fn sub(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// One instant on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// For ages and deadlines.
+    pub mono: Mono,
+    /// For what people read.
+    pub wall: Timestamp,
+}
+
+impl fmt::Display for Now {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.wall)
+    }
+}

@@ -1,0 +1,83 @@
+//! One agent's view of one group at one instant: what all rules look at.
+
+use super::address::Address;
+use super::election::{Tally, TallyBounds};
+use super::memory::Memory;
+use super::observed::{InstanceAnswer, Observed, SentinelAnswer, SentinelGroup};
+use super::policy::{ANSWER_AGE_MAX_MS, Policy};
+use super::record::Record;
+use super::time::{Mono, Now};
+use super::writer::{WriterTest, writer_test};
+
+/// See the module's head.
+pub struct View<'a> {
+    /// What is wanted.
+    pub policy: &'a Policy,
+    /// What is remembered.
+    pub memory: &'a Memory,
+    /// What was read.
+    pub observed: &'a Observed,
+    /// What is published.
+    pub record: Option<&'a Record>,
+    /// What the Sentinels say together.
+    pub tally: Tally,
+    /// Answers asked for before this cannot change the writer: the published generation was not there
+    /// yet, or it was too long ago.
+    pub since: Mono,
+    /// Answers asked for before this were too long ago for anything.
+    pub recent: Mono,
+    /// Now.
+    pub now: Now,
+}
+
+impl<'a> View<'a> {
+    /// The view at `now`.
+    pub fn new(policy: &'a Policy, memory: &'a Memory, observed: &'a Observed, now: Now) -> Self {
+        let recent = Mono(now.mono.0.saturating_sub(ANSWER_AGE_MAX_MS));
+        let since = memory.generation_seen().max(recent);
+        let record = observed.record();
+        let known_min = record.map_or(policy.sentinels_configured, |r| r.evidence.known);
+        let tally = Tally::count(observed, TallyBounds { since, known_min });
+        Self { policy, memory, observed, record, tally, since, recent, now }
+    }
+
+    /// A view without a past, for one look: whatever must have lasted has not.
+    pub fn of_one_look(
+        policy: &'a Policy,
+        memory: &'a Memory,
+        observed: &'a Observed,
+        now: Now,
+    ) -> Self {
+        let mut view = Self::new(policy, memory, observed, now);
+        (view.since, view.recent) = (Mono(0), Mono(0));
+        let known_min = view.record.map_or(policy.sentinels_configured, |r| r.evidence.known);
+        view.tally = Tally::count(observed, TallyBounds { since: Mono(0), known_min });
+        view
+    }
+
+    /// The published writer.
+    pub fn writer(&self) -> Option<&'a Address> {
+        self.record.and_then(Record::writer_address)
+    }
+
+    /// Puts an instance to the writer test, with answers that may change the writer.
+    pub fn test(&self, address: &Address) -> WriterTest<'a> {
+        writer_test(self.observed, address, self.since)
+    }
+
+    /// What an instance said recently.
+    pub fn instance(&self, address: &Address) -> Option<&'a InstanceAnswer> {
+        self.observed.instances.get(address)?.since(self.recent)
+    }
+
+    /// What each Sentinel said recently, by the address it is reached at.
+    pub fn sentinels(&self) -> impl Iterator<Item = (&'a Address, &'a SentinelAnswer)> {
+        let recent = self.recent;
+        self.observed.sentinels.iter().filter_map(move |(a, r)| Some((a, r.since(recent)?)))
+    }
+
+    /// What each Sentinel said recently of the group.
+    pub fn groups(&self) -> impl Iterator<Item = &'a SentinelGroup> {
+        self.sentinels().filter_map(|(_, answer)| answer.group.as_ref())
+    }
+}

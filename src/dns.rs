@@ -1,0 +1,138 @@
+//! DNS, asked anew each time: names of Sentinels to all their addresses, and what a client of Consul's
+//! DNS is told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
+};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::RData;
+use thiserror::Error;
+
+use crate::core::address::Address;
+
+/// Deadline of one question to one server.
+const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Addresses taken from one name.
+pub const ADDRESSES_MAX: usize = 64;
+
+/// A name that gave no address.
+#[derive(Debug, Error)]
+pub enum DnsError {
+    /// The resolver cannot be set up from the system's configuration.
+    #[error("cannot read the system's DNS configuration: {0}")]
+    Setup(String),
+    /// The name has no address, or the servers do not answer.
+    #[error("cannot resolve `{name}`: {reason}")]
+    Lookup {
+        /// The name.
+        name: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// A resolver that caches nothing.
+#[derive(Clone)]
+pub struct Names {
+    resolver: TokioResolver,
+}
+
+impl Names {
+    /// Asks `server`, or the servers and the hosts file of this machine.
+    ///
+    /// # Errors
+    /// [`DnsError::Setup`] when `/etc/resolv.conf` cannot be used.
+    pub fn new(server: Option<SocketAddr>) -> Result<Self, DnsError> {
+        let setup = |error: NetError| DnsError::Setup(error.to_string());
+        let mut builder = match server {
+            Some(server) => {
+                let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+                for connection in &mut connections {
+                    connection.port = server.port();
+                }
+                let server = NameServerConfig::new(server.ip(), true, connections.into());
+                let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            }
+            None => TokioResolver::builder_tokio().map_err(setup)?,
+        };
+        let options = builder.options_mut();
+        options.cache_size = 0;
+        options.timeout = DNS_TIMEOUT;
+        options.attempts = 1;
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        if server.is_some() {
+            options.use_hosts_file = ResolveHosts::Never;
+        }
+        Ok(Self { resolver: builder.build().map_err(setup)? })
+    }
+
+    /// All addresses that `address` stands for: itself, or every A and AAAA record of its name.
+    ///
+    /// # Errors
+    /// [`DnsError::Lookup`] when the name gives none.
+    pub async fn addresses(&self, address: &Address) -> Result<Vec<Address>, DnsError> {
+        if address.ip().is_some() {
+            return Ok(vec![address.clone()]);
+        }
+        let name = address.host();
+        let failed = |reason: String| DnsError::Lookup { name: name.to_owned(), reason };
+        let found = self.resolver.lookup_ip(name).await.map_err(|e| failed(e.to_string()))?;
+        let mut addresses: Vec<IpAddr> = found.iter().take(ADDRESSES_MAX).collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses
+            .into_iter()
+            .map(|ip| Address::new(&ip.to_string(), address.port()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed(error.to_string()))
+    }
+
+    /// The A records of a name; none when it does not exist.
+    ///
+    /// # Errors
+    /// [`DnsError::Lookup`] when the server does not answer.
+    pub async fn a(&self, name: &str) -> Result<Vec<IpAddr>, DnsError> {
+        let found = records(name, self.resolver.ipv4_lookup(absolute(name)).await)?;
+        let address = |data: RData| match data {
+            RData::A(address) => Some(IpAddr::V4(address.0)),
+            _ => None,
+        };
+        Ok(found.into_iter().filter_map(address).collect())
+    }
+
+    /// Target and port of each SRV record of a name; none when it does not exist.
+    ///
+    /// # Errors
+    /// [`DnsError::Lookup`] when the server does not answer.
+    pub async fn srv(&self, name: &str) -> Result<Vec<(String, u16)>, DnsError> {
+        let found = records(name, self.resolver.srv_lookup(absolute(name)).await)?;
+        let service = |data: RData| match data {
+            RData::SRV(service) => Some((service.target.to_utf8(), service.port)),
+            _ => None,
+        };
+        Ok(found.into_iter().filter_map(service).collect())
+    }
+}
+
+/// A name that is not to be looked for in search domains.
+fn absolute(name: &str) -> String {
+    format!("{}.", name.trim_end_matches('.'))
+}
+
+/// That a name does not exist is an answer: no records.
+fn records(name: &str, found: Result<Lookup, NetError>) -> Result<Vec<RData>, DnsError> {
+    match found {
+        Ok(found) => Ok(found.answers().iter().map(|record| record.data.clone()).collect()),
+        Err(NetError::Dns(hickory_resolver::net::DnsError::NoRecordsFound(_))) => Ok(Vec::new()),
+        Err(error) => {
+            Err(DnsError::Lookup { name: name.to_owned(), reason: error.to_string() })
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! How the process ends: documented codes, a message, and a hint where there is more to say.
+
+use std::fmt;
+
+use crate::config::ConfigError;
+use crate::consul::client::{ClientError, ConsulError};
+use crate::supervisor::TaskEnded;
+
+/// The exit codes, as `--help` and the README list them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// Done.
+    Done = 0,
+    /// Failed while running.
+    Failed = 1,
+    /// `status`: a group is not healthy.
+    Unhealthy = 2,
+    /// The command line or the config is wrong.
+    Config = 64,
+    /// Consul does not answer.
+    Unavailable = 69,
+    /// A part of the agent ended.
+    Internal = 70,
+    /// Consul denies what is needed.
+    Denied = 77,
+}
+
+/// An end that is not as it should be.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: Code,
+    /// What happened.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// An end with a message.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        Self { code: Code::Config, message: error.to_string(), hint }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::new(Code::Config, error.to_string())
+    }
+}
+
+impl From<ConsulError> for Failure {
+    fn from(error: ConsulError) -> Self {
+        let message = error.to_string();
+        match error {
+            ConsulError::Unreachable { .. } => Self::new(Code::Unavailable, message)
+                .hint("is Consul running there? set CONSUL_HTTP_ADDR or --http-addr"),
+            ConsulError::Denied { .. } => Self::new(Code::Denied, message).hint(
+                "check CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE against consul/agent-policy.hcl",
+            ),
+            ConsulError::Status { .. } if error.is_transient() => {
+                Self::new(Code::Unavailable, message)
+            }
+            ConsulError::Status { .. } | ConsulError::Unreadable { .. } => {
+                Self::new(Code::Failed, message)
+            }
+            ConsulError::Secret(_) => Self::new(Code::Config, message),
+        }
+    }
+}
+
+impl From<TaskEnded> for Failure {
+    fn from(error: TaskEnded) -> Self {
+        Self::new(Code::Internal, error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Code::Failed, error.to_string())
+    }
+}

@@ -1,0 +1,203 @@
+//! One group's loop over real connections: readings in, [`GroupLoop`]'s outputs carried out.
+//!
+//! The one task that owns a group's state. Everything slow (Consul, Redis, Sentinel) happens in tasks of
+//! its own and comes back as an input, so no server that hangs can hold up a switch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::config::GroupConfig;
+use crate::consul::client::{Consul, ConsulError};
+use crate::consul::store::ReadMode;
+use crate::consul::watch::watch_group;
+use crate::core::address::Address;
+use crate::core::group::{GroupLoop, Input, Outcome, Output, Weight};
+use crate::core::observed::{InstanceAnswer, Reading};
+use crate::core::action::Write;
+use crate::instance::{self, InstanceCommand, follow};
+use crate::sentinel::watch::SentinelCommand;
+
+/// Inputs waiting for one group.
+pub const INPUTS_MAX: usize = 1_024;
+
+/// What a group's task needs.
+pub struct GroupTask {
+    /// The group.
+    pub group: GroupConfig,
+    /// Consul.
+    pub consul: Consul,
+    /// The clock of all readings.
+    pub clock: Clock,
+    /// To all Sentinels.
+    pub sentinels: broadcast::Sender<SentinelCommand>,
+    /// What arrives.
+    pub inputs: mpsc::Receiver<Input>,
+    /// A way to send oneself inputs.
+    pub own_inputs: mpsc::Sender<Input>,
+}
+
+type InstanceReading = (Address, Reading<InstanceAnswer>);
+
+struct Instance {
+    commands: mpsc::Sender<InstanceCommand>,
+    _task: AbortOnDropHandle<()>,
+}
+
+struct Hands {
+    group: GroupConfig,
+    consul: Consul,
+    clock: Clock,
+    sentinels: broadcast::Sender<SentinelCommand>,
+    inputs: mpsc::Sender<Input>,
+    readings: mpsc::Sender<InstanceReading>,
+    instances: BTreeMap<Address, Instance>,
+    reading_store: Option<AbortOnDropHandle<()>>,
+    reading_rows: Option<AbortOnDropHandle<()>>,
+}
+
+impl GroupTask {
+    /// Runs until `stop`. Nothing that is published changes when it ends.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let layout = self.group.layout.clone();
+        let watch = watch_group(
+            self.consul.clone(),
+            layout.clone(),
+            self.clock,
+            self.own_inputs.clone(),
+        );
+        let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
+        let (readings, mut read) = mpsc::channel(INPUTS_MAX);
+        let mut machine = GroupLoop::new(self.group.policy.clone(), layout);
+        let mut hands = Hands {
+            group: self.group,
+            consul: self.consul,
+            clock: self.clock,
+            sentinels: self.sentinels,
+            inputs: self.own_inputs,
+            readings,
+            instances: BTreeMap::new(),
+            reading_store: None,
+            reading_rows: None,
+        };
+        loop {
+            // Cancel safe: channels, a timer and a token.
+            let input = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some((address, reading)) = read.recv() => Input::Instance(address, reading),
+                Some(input) = self.inputs.recv() => input,
+                () = tokio::time::sleep_until(hands.clock.instant(machine.next_wake())) => Input::Tick,
+            };
+            for output in machine.on(input, hands.clock.now()) {
+                hands.carry_out(output);
+            }
+        }
+    }
+}
+
+impl Hands {
+    /// Starts what an output asks for. Never waits.
+    fn carry_out(&mut self, output: Output) {
+        let group = &self.group.policy.group;
+        match output {
+            Output::AskSentinels => {
+                // No receivers: no Sentinel has been found yet.
+                let _ = self.sentinels.send(SentinelCommand::Ask(group.clone()));
+            }
+            Output::Probe(addresses) => {
+                for address in addresses {
+                    self.command(&address, InstanceCommand::Probe);
+                }
+            }
+            Output::Follow(addresses) => self.follow(addresses),
+            Output::ReadStore => self.read_store(),
+            Output::ReadRows => self.read_rows(),
+            Output::Write(id, write) => self.write(id, *write),
+            Output::Hold(hold) => {
+                info!(
+                    "{group}: holding writes on {} for {} ms: {} has taken its place",
+                    hold.instance, hold.for_ms, hold.superseded_by
+                );
+                self.command(&hold.instance, InstanceCommand::Hold { for_ms: hold.for_ms });
+            }
+            Output::Tell(tell) => {
+                let _ = self.sentinels.send(SentinelCommand::Tell(group.clone(), tell));
+            }
+            Output::Say(saying) => match saying.weight {
+                Weight::Debug => debug!("{}", saying.text),
+                Weight::Info => info!("{}", saying.text),
+                Weight::Warn => warn!("{}", saying.text),
+            },
+        }
+    }
+
+    fn command(&self, address: &Address, command: InstanceCommand) {
+        if let Some(instance) = self.instances.get(address) {
+            // A full queue already holds a probe.
+            let _ = instance.commands.try_send(command);
+        }
+    }
+
+    fn follow(&mut self, wanted: BTreeSet<Address>) {
+        self.instances.retain(|address, _| wanted.contains(address));
+        for address in wanted {
+            let (clock, login, readings) =
+                (self.clock, self.group.login.clone(), self.readings.clone());
+            self.instances.entry(address.clone()).or_insert_with(|| {
+                let (commands, receiver) = mpsc::channel(instance::COMMANDS_MAX);
+                let task = tokio::spawn(follow(address, login, clock, receiver, readings));
+                Instance { commands, _task: AbortOnDropHandle::new(task) }
+            });
+        }
+    }
+
+    fn read_store(&mut self) {
+        if self.reading_store.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (consul, layout, clock) =
+            (self.consul.clone(), self.group.layout.clone(), self.clock);
+        let inputs = self.inputs.clone();
+        self.reading_store = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            match consul.group(&layout, ReadMode::Consistent, &clock).await {
+                Ok(answer) => {
+                    let _ = inputs.send(Input::Consistent(answer.value)).await;
+                }
+                Err(error) => debug!("{}: {error}", layout.group),
+            }
+        })));
+    }
+
+    fn read_rows(&mut self) {
+        if self.reading_rows.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (consul, layout, clock) =
+            (self.consul.clone(), self.group.layout.clone(), self.clock);
+        let inputs = self.inputs.clone();
+        self.reading_rows = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            match consul.rows(&layout.node(), &clock).await {
+                Ok(rows) => {
+                    let _ = inputs.send(Input::Rows(rows)).await;
+                }
+                // Being away is said by the watch; being denied would keep us from ever writing.
+                Err(error @ ConsulError::Denied { .. }) => warn!("{}: {error}", layout.group),
+                Err(error) => debug!("{}: {error}", layout.group),
+            }
+        })));
+    }
+
+    fn write(&self, id: u64, write: Write) {
+        let (consul, fence) = (self.consul.clone(), self.group.layout.state());
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let outcome: Outcome = consul.txn(&write.ops, &fence).await;
+            let _ = inputs.send(Input::Written(id, outcome)).await;
+        });
+    }
+}

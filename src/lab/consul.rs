@@ -1,0 +1,226 @@
+//! A Consul of a lab.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::LabError;
+use super::process::{Life, Process};
+use super::tools::Tool;
+use super::wait::until;
+use super::world::free_port;
+use crate::consul::client::Consul;
+use crate::consul::endpoint::ConsulEndpoint;
+use crate::dns::Names;
+use crate::secret::SecretSource;
+
+/// How long Consul may take to elect itself.
+const START_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// A one-server Consul with its state on disk.
+#[derive(Debug)]
+pub struct ConsulServer {
+    /// Where its HTTP API is, as CONSUL_HTTP_ADDR.
+    pub http: SocketAddr,
+    /// Where its DNS is.
+    pub dns: SocketAddr,
+    tool: Tool,
+    dir: PathBuf,
+    life: Life,
+    token: Option<String>,
+    process: Option<Process>,
+}
+
+impl ConsulServer {
+    /// Starts Consul, with ACLs that deny by default when `master_token` is given.
+    ///
+    /// # Errors
+    /// When it has no leader in time: with the end of its log.
+    pub async fn start(
+        tool: &Tool,
+        ip: Ipv4Addr,
+        dir: &Path,
+        master_token: Option<&str>,
+        life: Life,
+    ) -> Result<Self, LabError> {
+        let dir = dir.join("consul");
+        std::fs::create_dir_all(dir.join("data"))?;
+        let ports: Vec<u16> =
+            (0..5).map(|_| free_port(ip)).collect::<Result<_, _>>()?;
+        let [http, dns, server, lan, wan] = ports[..] else {
+            return Err(LabError("five ports expected".to_owned()));
+        };
+        let mut config = json!({
+            "server": true, "bootstrap_expect": 1, "node_name": "lab",
+            "data_dir": dir.join("data"), "bind_addr": ip.to_string(),
+            "client_addr": ip.to_string(), "advertise_addr": ip.to_string(),
+            "disable_update_check": true, "log_level": "warn", "leave_on_terminate": false,
+            "performance": {"raft_multiplier": 1},
+            "ports": {"http": http, "dns": dns, "server": server, "serf_lan": lan,
+                      "serf_wan": wan, "grpc": -1, "https": -1},
+        });
+        if let Some(token) = master_token {
+            // `initial_management` since 1.11; `master` is what 1.8 knows, and both still take.
+            config["acl"] = json!({"enabled": true, "default_policy": "deny",
+                                   "tokens": {"master": token}});
+        }
+        std::fs::write(dir.join("config.json"), config.to_string())?;
+        let mut consul = Self {
+            http: SocketAddr::from((ip, http)),
+            dns: SocketAddr::from((ip, dns)),
+            tool: tool.clone(),
+            dir,
+            life,
+            token: master_token.map(str::to_owned),
+            process: None,
+        };
+        consul.restart().await?;
+        Ok(consul)
+    }
+
+    /// Starts the process again on the state it left.
+    ///
+    /// # Errors
+    /// When it has no leader in time: with the end of its log.
+    pub async fn restart(&mut self) -> Result<(), LabError> {
+        self.kill();
+        let config = self.dir.join("config.json").display().to_string();
+        let args = ["agent".to_owned(), "-config-file".to_owned(), config];
+        self.process = Some(Process::start("consul", &self.tool, &args, &[], &self.dir, self.life)?);
+        let client = self.client()?;
+        let up = until("Consul has a leader", START_TIMEOUT, || async {
+            let body = json!([{"KV": {"Verb": "set", "Key": "lab/started", "Value": "eWVz"}}]);
+            client.put("/v1/txn", &[], Some(&body)).await
+        });
+        match up.await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(LabError(format!("{error}\n{}", self.log()))),
+        }
+    }
+
+    /// Kills it and throws its state away.
+    ///
+    /// # Errors
+    /// When the state cannot be removed.
+    pub fn wipe(&mut self) -> Result<(), LabError> {
+        self.kill();
+        std::fs::remove_dir_all(self.dir.join("data"))?;
+        std::fs::create_dir_all(self.dir.join("data"))?;
+        Ok(())
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<(), LabError> {
+        match &self.process {
+            Some(process) => process.signal(signal),
+            None => Err(LabError("Consul does not run".to_owned())),
+        }
+    }
+
+    /// A client with all rights.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn client(&self) -> Result<Consul, LabError> {
+        self.client_with(self.token.as_deref())
+    }
+
+    /// A client with a token.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn client_with(&self, token: Option<&str>) -> Result<Consul, LabError> {
+        let endpoint = ConsulEndpoint {
+            address: self.http.to_string().parse().map_err(LabError::new)?,
+            token: token.map_or(SecretSource::None, |token| {
+                SecretSource::Value(secrecy::SecretString::from(token.to_owned()))
+            }),
+            ..ConsulEndpoint::default()
+        };
+        Consul::new(&endpoint).map_err(LabError::new)
+    }
+
+    /// A client of its DNS.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn names(&self) -> Result<Names, LabError> {
+        Names::new(Some(self.dns)).map_err(LabError::new)
+    }
+
+    /// `host:port` of every healthy row of a service.
+    ///
+    /// # Errors
+    /// Without an answer.
+    pub async fn passing(&self, service: &str) -> Result<Vec<String>, LabError> {
+        let path = format!("/v1/health/service/{service}");
+        let found: Value = self
+            .client()?
+            .get(&path, &[("passing", "")])
+            .await
+            .map_err(LabError::new)?
+            .value;
+        let row = |entry: &Value| {
+            let service = &entry["Service"];
+            format!("{}:{}", service["Address"].as_str().unwrap_or_default(), service["Port"])
+        };
+        let mut rows: Vec<String> = found.as_array().into_iter().flatten().map(row).collect();
+        rows.sort();
+        Ok(rows)
+    }
+
+    /// One key, as text; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// Without an answer.
+    pub async fn key(&self, key: &str) -> Result<Option<String>, LabError> {
+        let client = self.client()?;
+        let path = format!("/v1/kv/{key}");
+        let answer = client
+            .call(reqwest::Method::GET, &path, &[("raw", "")], None, Duration::from_secs(5))
+            .await
+            .map_err(LabError::new)?;
+        match answer.status.as_u16() {
+            404 => Ok(None),
+            200 => Ok(Some(String::from_utf8_lossy(&answer.body).into_owned())),
+            other => Err(LabError(format!("{other} for {key}"))),
+        }
+    }
+
+    /// Creates a token with one policy, and returns it.
+    ///
+    /// # Errors
+    /// When Consul refuses.
+    pub async fn token(&self, name: &str, rules: &str) -> Result<String, LabError> {
+        let client = self.client()?;
+        let policy = json!({"Name": name, "Rules": rules});
+        client.put("/v1/acl/policy", &[], Some(&policy)).await.map_err(LabError::new)?;
+        let token = json!({"Description": name, "Policies": [{"Name": name}]});
+        let body = client.put("/v1/acl/token", &[], Some(&token)).await.map_err(LabError::new)?;
+        let answer: Value = serde_json::from_slice(&body).map_err(LabError::new)?;
+        answer["SecretID"].as_str().map(str::to_owned).ok_or_else(|| LabError::new("no SecretID"))
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Its process id while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+}

@@ -1,0 +1,112 @@
+//! One server as a process: started, stopped, frozen, killed, and ended with its owner.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::LabError;
+use super::tools::Tool;
+
+/// How long a server lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Until we drop it or die.
+    WithUs,
+    /// Until somebody ends it.
+    OutlivesUs,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    life: Life,
+}
+
+impl Process {
+    /// Starts `tool`, with its output in `<dir>/<name>.log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(
+        name: &str,
+        tool: &Tool,
+        args: &[String],
+        env: &[(String, String)],
+        dir: &Path,
+        life: Life,
+    ) -> Result<Self, LabError> {
+        let log = dir.join(format!("{name}.log"));
+        let output = File::options().create(true).append(true).open(&log)?;
+        let mut command = match life {
+            // The kernel ends it when we die, however we die.
+            Life::WithUs => {
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL"]);
+                command
+            }
+            // A session of its own, so that Ctrl-C in our terminal does not reach it.
+            Life::OutlivesUs => Command::new("setsid"),
+        };
+        command.arg(&tool.path).args(args).current_dir(dir);
+        if let Some(path) = &tool.library_path {
+            command.env("LD_LIBRARY_PATH", path);
+        }
+        command.envs(env.iter().cloned());
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = command.spawn().map_err(|error| {
+            LabError(format!("cannot start {name} ({}): {error}", tool.path.display()))
+        })?;
+        Ok(Self { name: name.to_owned(), child, log, life })
+    }
+
+    /// Its name in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its exit code, once it has ended.
+    pub fn ended(&mut self) -> Option<i32> {
+        let status = self.child.try_wait().ok()??;
+        Some(status.code().unwrap_or(-1))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When there is no such process any more.
+    pub fn signal(&self, signal: Signal) -> Result<(), LabError> {
+        let id = i32::try_from(self.child.id()).map_err(LabError::new)?;
+        kill(Pid::from_raw(id), signal)
+            .map_err(|error| LabError(format!("{}: {signal}: {error}", self.name)))
+    }
+
+    /// Kills it at once and waits for its end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.life == Life::WithUs {
+            self.kill();
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Redis and Sentinel servers of a lab, and questions to them.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use redis::Value;
+
+use super::LabError;
+use super::process::{Life, Process};
+use super::tools::Tool;
+use super::wait::until;
+use super::world::free_port;
+use crate::core::address::Address;
+use crate::core::observed::{InstanceAnswer, Role};
+use crate::instance::probe;
+use crate::redis_link::{Link, LinkSettings, text};
+
+/// How long a server may take to answer its first PING.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A Redis or a Sentinel.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: Address,
+    /// How to log in to it.
+    pub login: LinkSettings,
+    name: String,
+    tool: Tool,
+    args: Vec<String>,
+    dir: PathBuf,
+    life: Life,
+    process: Option<Process>,
+}
+
+impl Server {
+    /// Starts a server from a config that `{ip}` and `{port}` stand in.
+    ///
+    /// # Errors
+    /// When it does not answer in time: with the end of its log.
+    pub async fn start(
+        name: &str,
+        tool: &Tool,
+        ip: Ipv4Addr,
+        config: &str,
+        args: &[&str],
+        login: LinkSettings,
+        dir: &Path,
+        life: Life,
+    ) -> Result<Self, LabError> {
+        let port = free_port(ip)?;
+        let dir = dir.join(name);
+        std::fs::create_dir_all(&dir)?;
+        let file = dir.join("server.conf");
+        let config = config.replace("{ip}", &ip.to_string()).replace("{port}", &port.to_string());
+        std::fs::write(&file, config)?;
+        let mut all = vec![file.display().to_string()];
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        let mut server = Self {
+            address: Address::new(&ip.to_string(), port).map_err(LabError::new)?,
+            login,
+            name: name.to_owned(),
+            tool: tool.clone(),
+            args: all,
+            dir,
+            life,
+            process: None,
+        };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Starts the process again, with the config as the server has left it.
+    ///
+    /// # Errors
+    /// When it does not answer in time: with the end of its log.
+    pub async fn restart(&mut self) -> Result<(), LabError> {
+        self.kill();
+        self.process =
+            Some(Process::start(&self.name, &self.tool, &self.args, &[], &self.dir, self.life)?);
+        let what = format!("{} answers", self.name);
+        match until(&what, START_TIMEOUT, || self.ask(&["PING"])).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(LabError(format!("{error}\n{}", self.log()))),
+        }
+    }
+
+    /// One command, on a connection of its own.
+    ///
+    /// # Errors
+    /// Without an answer, or with an error for an answer.
+    pub async fn ask(&self, command: &[&str]) -> Result<Value, LabError> {
+        let mut link = self.link().await?;
+        let mut pipe = redis::pipe();
+        if let [name, args @ ..] = command {
+            pipe.cmd(name);
+            for arg in args {
+                pipe.arg(*arg);
+            }
+        }
+        let mut answers = link.ask(&pipe).await.map_err(LabError::new)?;
+        match answers.pop() {
+            Some(error @ Value::ServerError(_)) => {
+                Err(LabError(text(&error).err().unwrap_or_default()))
+            }
+            Some(value) => Ok(value),
+            None => Err(LabError("no answer".to_owned())),
+        }
+    }
+
+    /// What it says about itself.
+    ///
+    /// # Errors
+    /// Without an answer.
+    pub async fn probe(&self) -> Result<InstanceAnswer, LabError> {
+        probe(&mut self.link().await?).await.map_err(LabError::new)
+    }
+
+    /// Whom it follows; `None` when it is a primary.
+    ///
+    /// # Errors
+    /// Without an answer.
+    pub async fn follows(&self) -> Result<Option<Address>, LabError> {
+        Ok(match self.probe().await?.role {
+            Role::Primary { .. } => None,
+            Role::Replica { of, .. } => Some(of),
+        })
+    }
+
+    /// A connection to it.
+    ///
+    /// # Errors
+    /// Without one.
+    pub async fn link(&self) -> Result<Link, LabError> {
+        Link::open(&self.address, &self.login)
+            .await
+            .map_err(|error| LabError(format!("{} at {}: {error}", self.name, self.address)))
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Sends a signal: SIGSTOP freezes it, SIGCONT thaws it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<(), LabError> {
+        match &self.process {
+            Some(process) => process.signal(signal),
+            None => Err(LabError(format!("{} does not run", self.name))),
+        }
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        let log = self.process.as_ref().map(Process::log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Its process id while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}

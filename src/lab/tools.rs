@@ -1,0 +1,57 @@
+//! Where the servers' programs are: named by the environment, on PATH, or in `.tools`.
+
+use std::path::{Path, PathBuf};
+
+use super::LabError;
+
+/// A program and what it needs to find its libraries.
+#[derive(Debug, Clone)]
+pub struct Tool {
+    /// The program.
+    pub path: PathBuf,
+    /// `LD_LIBRARY_PATH`, for one that was unpacked beside the system.
+    pub library_path: Option<PathBuf>,
+}
+
+/// Finds Consul: `$CONSUL_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn consul() -> Result<Tool, LabError> {
+    find("CONSUL_BIN", "consul")
+}
+
+/// Finds Redis: `$REDIS_SERVER_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn redis_server() -> Result<Tool, LabError> {
+    find("REDIS_SERVER_BIN", "redis-server")
+}
+
+fn find(variable: &str, name: &str) -> Result<Tool, LabError> {
+    if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
+        return Ok(Tool { path: PathBuf::from(path), library_path: None });
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    if let Some(path) = on_path {
+        return Ok(Tool { path, library_path: None });
+    }
+    in_tools(name).ok_or_else(|| {
+        LabError(format!("{name} is not installed: run `make tools`, or set {variable}"))
+    })
+}
+
+/// Below the working directory or the directory that this program was built in.
+fn in_tools(name: &str) -> Option<Tool> {
+    let mut roots = vec![PathBuf::from(".")];
+    if let Ok(exe) = std::env::current_exe() {
+        roots.extend(exe.ancestors().map(Path::to_owned));
+    }
+    roots.into_iter().map(|root| root.join(".tools/root/usr")).find_map(|usr| {
+        let path = usr.join("bin").join(name);
+        let library_path = std::fs::canonicalize(usr.join("lib/x86_64-linux-gnu")).ok();
+        path.exists().then(|| Tool { path: std::fs::canonicalize(&path).unwrap_or(path), library_path })
+    })
+}

@@ -1,0 +1,37 @@
+//! Waiting for a condition, with a deadline, and with the last thing seen when it does not come.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::LabError;
+
+/// Between two looks.
+const STEP: Duration = Duration::from_millis(20);
+
+/// Looks until `look` gives a value.
+///
+/// # Errors
+/// After `deadline`: what was awaited, and what was seen last.
+pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> F,
+) -> Result<T, LabError> {
+    let end = Instant::now() + deadline;
+    loop {
+        let last = match tokio::time::timeout_at(end, look()).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the last look did not come back".to_owned(),
+        };
+        if Instant::now() + STEP > end {
+            return Err(LabError(format!(
+                "{what}: not within {} ms; last seen: {last}",
+                deadline.as_millis()
+            )));
+        }
+        tokio::time::sleep(STEP).await;
+    }
+}

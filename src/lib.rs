@@ -1,0 +1,23 @@
+//! consul-redis keeps Consul pointing at the Redis writer.
+//!
+//! [`core`] decides, and does nothing else; the rest asks, and carries out. ARCHITECTURE.md has the map.
+
+pub mod agent;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
+pub mod consul;
+pub mod core;
+pub mod dns;
+pub mod exit;
+pub mod group_task;
+pub mod instance;
+pub mod lab;
+pub mod observe;
+pub mod redis_link;
+pub mod retry;
+pub mod secret;
+pub mod sentinel;
+pub mod supervisor;
+pub mod telemetry;

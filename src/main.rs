@@ -1,0 +1,59 @@
+//! The command: parses, runs, and turns the end into an exit code.
+
+use std::process::ExitCode;
+
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches};
+use consul_redis::cli::{Cli, Command};
+use consul_redis::commands;
+use consul_redis::config::{process_env, resolve};
+use consul_redis::exit::{Code, Failure};
+
+fn main() -> ExitCode {
+    match parse().and_then(run) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn parse() -> Result<Cli, Failure> {
+    // A variable that is set to nothing, as compose files do, is not set.
+    let mut command = Cli::command();
+    let empty: Vec<clap::Id> = command
+        .get_arguments()
+        .filter(|arg| {
+            arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty())
+        })
+        .map(|arg| arg.get_id().clone())
+        .collect();
+    for id in empty {
+        command = command.mut_arg(id, |arg| arg.env(Resettable::Reset));
+    }
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        // --help and --version come this way too.
+        let code = if error.use_stderr() { Code::Config } else { Code::Done };
+        let _ = error.print();
+        std::process::exit(code as i32);
+    })
+}
+
+fn run(cli: Cli) -> Result<Code, Failure> {
+    // One TLS provider for everything.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let config = resolve(&cli.common, &process_env)?;
+    // One thread: an agent waits far more than it works, and a single one keeps it small.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match &cli.command {
+            Command::Agent => commands::agent::run(config).await.map(|()| Code::Done),
+            Command::Status(args) => commands::status::run(config, args).await,
+            Command::Plan => commands::plan::run(config).await.map(|()| Code::Done),
+            Command::Retire(args) => commands::retire::run(config, args).await.map(|()| Code::Done),
+            Command::Demo(_) => todo!(),
+        }
+    })
+}

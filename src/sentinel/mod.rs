@@ -1,0 +1,6 @@
+//! Redis Sentinel: asking it, hearing its events, finding all of them.
+
+pub mod events;
+pub mod pool;
+pub mod query;
+pub mod watch;

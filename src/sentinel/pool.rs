@@ -1,0 +1,180 @@
+//! All Sentinels there are: those in the list, those behind a DNS name or a Consul service, and those
+//! that the others name. One watcher each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
+
+use super::watch::{SentinelCommand, SentinelReport, WatchSettings, watch};
+use crate::consul::client::Consul;
+use crate::consul::sentinel_rows::SentinelNews;
+use crate::core::address::{Address, GroupName};
+use crate::core::group::Input;
+use crate::dns::Names;
+
+/// Sentinels watched at the most. More than that is a mistake in a name or a service.
+pub const SENTINELS_MAX: usize = 64;
+/// A Sentinel that the others have not named for this long is not asked any more.
+const PEER_FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+/// Reports waiting to be passed on.
+const REPORTS_MAX: usize = 1_024;
+
+/// Where Sentinels are to be found.
+#[derive(Debug, Clone)]
+pub struct SentinelSources {
+    /// Listed. A host that is a name stands for all its addresses.
+    pub listed: Vec<Address>,
+    /// Registered in Consul under this service.
+    pub consul_service: Option<String>,
+    /// Ask the ones that are found about the others.
+    pub peers: bool,
+    /// How often names and the service are looked up again.
+    pub refresh: Duration,
+}
+
+/// The Sentinels that the sources give now, and what went wrong.
+pub async fn find(
+    sources: &SentinelSources,
+    names: &Names,
+    consul: &Consul,
+) -> (BTreeSet<Address>, Vec<String>) {
+    let (mut found, mut failures) = (BTreeSet::new(), Vec::new());
+    for listed in &sources.listed {
+        match names.addresses(listed).await {
+            Ok(addresses) => found.extend(addresses),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    if let Some(service) = &sources.consul_service {
+        match consul.service_addresses(service).await {
+            Ok(addresses) => found.extend(addresses),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    (found.into_iter().take(SENTINELS_MAX).collect(), failures)
+}
+
+/// Who hears about one group's Sentinels.
+pub type GroupInputs = BTreeMap<GroupName, mpsc::Sender<Input>>;
+
+/// Keeps one watcher for each Sentinel there is.
+pub struct Pool {
+    /// Where to look.
+    pub sources: SentinelSources,
+    /// How to look up names.
+    pub names: Names,
+    /// For the Consul service.
+    pub consul: Consul,
+    /// For each watcher.
+    pub settings: WatchSettings,
+    /// The commands that all watchers hear.
+    pub commands: broadcast::Sender<SentinelCommand>,
+    /// Where answers go.
+    pub groups: GroupInputs,
+    /// Who hears where Sentinels are.
+    pub news: mpsc::Sender<SentinelNews>,
+}
+
+impl Pool {
+    /// Runs until the groups stop listening.
+    pub async fn run(self) {
+        let (report, mut reports) = mpsc::channel(REPORTS_MAX);
+        let mut state = PoolState::default();
+        let mut refresh = tokio::time::interval(self.sources.refresh);
+        loop {
+            // Cancel safe: a channel and a timer.
+            tokio::select! {
+                Some(found) = reports.recv() => self.pass_on(found, &mut state).await,
+                _ = refresh.tick() => self.look(&mut state).await,
+            }
+            self.adjust(&mut state, &report).await;
+            if self.groups.values().all(mpsc::Sender::is_closed) {
+                return;
+            }
+        }
+    }
+
+    async fn look(&self, state: &mut PoolState) {
+        let (found, failures) = find(&self.sources, &self.names, &self.consul).await;
+        if failures.is_empty() {
+            state.found = found;
+        } else {
+            // A look-up that failed is unknown: keep who was there, add who was found.
+            state.found.extend(found);
+        }
+        if failures != state.said_failures {
+            for failure in &failures {
+                warn!("looking for Sentinels: {failure}");
+            }
+            state.said_failures = failures;
+        }
+    }
+
+    async fn pass_on(&self, report: SentinelReport, state: &mut PoolState) {
+        match report {
+            SentinelReport::Answer { sentinel, group, reading } => {
+                if let Ok(answer) = &reading.result {
+                    state.ids.insert(sentinel.clone(), answer.id.clone());
+                    let peers = answer.group.iter().flat_map(|group| &group.peers);
+                    for peer in peers.filter(|_| self.sources.peers) {
+                        let known = state.ids.iter().any(|(address, id)| {
+                            id == &peer.id && address != &peer.address && state.found.contains(address)
+                        });
+                        if !known {
+                            state.named.insert(peer.address.clone(), Instant::now());
+                        }
+                    }
+                }
+                if let Some(view) = reading.result.as_ref().ok().and_then(|a| a.group.clone()) {
+                    // Never waits: the rows can do without one opinion, a switch cannot wait.
+                    let view = Box::new(view);
+                    let news = SentinelNews::Peers(sentinel.clone(), group.clone(), view);
+                    let _ = self.news.try_send(news);
+                }
+                if let Some(inputs) = self.groups.get(&group) {
+                    let _ = inputs.send(Input::Sentinel(sentinel, reading)).await;
+                }
+            }
+            SentinelReport::Inventory { sentinel, groups } => {
+                let _ = self.news.try_send(SentinelNews::Monitors(sentinel, groups));
+            }
+        }
+    }
+
+    async fn adjust(&self, state: &mut PoolState, report: &mpsc::Sender<SentinelReport>) {
+        state.named.retain(|_, at| at.elapsed() < PEER_FORGOTTEN_AFTER);
+        let wanted: BTreeSet<Address> =
+            state.found.iter().chain(state.named.keys()).take(SENTINELS_MAX).cloned().collect();
+        let gone: Vec<Address> =
+            state.watchers.keys().filter(|address| !wanted.contains(*address)).cloned().collect();
+        for address in gone {
+            state.watchers.remove(&address);
+            state.ids.remove(&address);
+            info!("Sentinel {address} is not named any more");
+            for inputs in self.groups.values() {
+                let _ = inputs.send(Input::SentinelGone(address.clone())).await;
+            }
+        }
+        for address in wanted {
+            state.watchers.entry(address.clone()).or_insert_with(|| {
+                debug!("watching Sentinel {address}");
+                let (settings, commands) = (self.settings.clone(), self.commands.subscribe());
+                let task = tokio::spawn(watch(address, settings, commands, report.clone()));
+                AbortOnDropHandle::new(task)
+            });
+        }
+    }
+}
+
+#[derive(Default)]
+struct PoolState {
+    found: BTreeSet<Address>,
+    named: BTreeMap<Address, Instant>,
+    ids: BTreeMap<Address, crate::core::observed::SentinelId>,
+    watchers: BTreeMap<Address, AbortOnDropHandle<()>>,
+    said_failures: Vec<String>,
+}

@@ -1,0 +1,207 @@
+//! Asking one Sentinel, and telling it.
+
+use std::collections::BTreeMap;
+
+use redis::Value;
+
+use crate::core::address::{Address, GroupName};
+use crate::core::observed::{
+    DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId, SentinelPeer,
+    SentinelReplica, SentinelSettings,
+};
+use crate::core::sentinels::Tell;
+use crate::redis_link::{Link, LinkError, fields, list, server_error, text};
+
+/// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
+pub const ROWS_MAX: usize = 256;
+
+/// Who the Sentinel is: `SENTINEL MYID`, or before 6.2 the run id of its process.
+///
+/// # Errors
+/// [`LinkError`] without an answer to either.
+pub async fn identity(link: &mut Link) -> Result<SentinelId, LinkError> {
+    let mut commands = redis::pipe();
+    commands.cmd("SENTINEL").arg("MYID").cmd("INFO").arg("server");
+    let answers = link.ask(&commands).await?;
+    let [id, info] = answers.as_slice() else { return Err(unexpected("two answers expected")) };
+    if let Ok(id) = text(id) {
+        return Ok(SentinelId(id));
+    }
+    let info = text(info).map_err(LinkError::Unexpected)?;
+    let run_id = info_fields(&info).get("run_id").map(|id| (*id).to_owned());
+    run_id.map(SentinelId).ok_or_else(|| unexpected("it has neither MYID nor run_id"))
+}
+
+/// What the Sentinel says of one group. All commands go out in one write, so a Sentinel, which is
+/// single-threaded, answers them from one state (`docs/facts/sentinel.md` 0.1).
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with one that cannot be read.
+pub async fn ask(
+    link: &mut Link,
+    id: &SentinelId,
+    group: &GroupName,
+) -> Result<SentinelAnswer, LinkError> {
+    let name = group.as_str();
+    let mut commands = redis::pipe();
+    for what in ["GET-MASTER-ADDR-BY-NAME", "MASTER", "REPLICAS", "SENTINELS"] {
+        commands.cmd("SENTINEL").arg(what).arg(name);
+    }
+    commands.cmd("INFO").arg("sentinel");
+    let answers = link.ask(&commands).await?;
+    let [primary, master, replicas, peers, info] = answers.as_slice() else {
+        return Err(unexpected("five answers expected"));
+    };
+    let info = text(info).map_err(LinkError::Unexpected)?;
+    let tilt = info_fields(&info).get("sentinel_tilt").is_some_and(|tilt| *tilt != "0");
+    let group = match primary {
+        Value::Nil => None,
+        Value::ServerError(error) => return Err(LinkError::Unexpected(server_error(error))),
+        primary => {
+            Some(parse_group(primary, master, replicas, peers).map_err(LinkError::Unexpected)?)
+        }
+    };
+    Ok(SentinelAnswer { id: id.clone(), tilt, group })
+}
+
+/// The groups the Sentinel monitors.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with one that cannot be read.
+pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
+    let mut commands = redis::pipe();
+    commands.cmd("SENTINEL").arg("MASTERS");
+    let answers = link.ask(&commands).await?;
+    let rows = answers.first().map_or(Ok(&[][..]), list).map_err(LinkError::Unexpected)?;
+    let mut groups: Vec<GroupName> = rows
+        .iter()
+        .take(ROWS_MAX)
+        .filter_map(|row| fields(row).ok()?.get("name")?.parse().ok())
+        .collect();
+    groups.sort();
+    Ok(groups)
+}
+
+/// Has the Sentinel monitor a group it does not know, with the settings its peers have.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
+pub async fn tell(
+    link: &mut Link,
+    group: &GroupName,
+    tell: &Tell,
+    auth: &[(&str, String)],
+) -> Result<(), LinkError> {
+    let name = group.as_str();
+    let settings = tell.settings;
+    let mut commands = redis::pipe();
+    commands
+        .cmd("SENTINEL")
+        .arg("MONITOR")
+        .arg(name)
+        .arg(tell.primary.host())
+        .arg(tell.primary.port())
+        .arg(settings.quorum);
+    let set = [
+        ("down-after-milliseconds", settings.down_after_ms.to_string()),
+        ("failover-timeout", settings.failover_timeout_ms.to_string()),
+        ("parallel-syncs", settings.parallel_syncs.to_string()),
+    ];
+    for (option, value) in auth.iter().chain(set.each_ref().map(|(o, v)| (*o, v.clone())).iter()) {
+        commands.cmd("SENTINEL").arg("SET").arg(name).arg(*option).arg(value);
+    }
+    for answer in link.ask(&commands).await? {
+        text(&answer).map_err(LinkError::Unexpected)?;
+    }
+    Ok(())
+}
+
+fn unexpected(what: &str) -> LinkError {
+    LinkError::Unexpected(what.to_owned())
+}
+
+fn parse_group(
+    primary: &Value,
+    master: &Value,
+    replicas: &Value,
+    peers: &Value,
+) -> Result<SentinelGroup, String> {
+    let primary = match list(primary)? {
+        [host, port] => address(&text(host)?, &text(port)?)?,
+        other => return Err(format!("an address expected, got {other:?}")),
+    };
+    let master = fields(master)?;
+    let flags = flags(&master);
+    let rows = |value: &Value| -> Result<Vec<BTreeMap<String, String>>, String> {
+        list(value)?.iter().take(ROWS_MAX).map(fields).collect()
+    };
+    Ok(SentinelGroup {
+        primary,
+        monitored: address(field(&master, "ip")?, field(&master, "port")?)?,
+        config_epoch: number(&master, "config-epoch")?,
+        down: match () {
+            () if flags.contains(&"o_down") => DownOpinion::Objective,
+            () if flags.contains(&"s_down") => DownOpinion::Subjective,
+            () => DownOpinion::Up,
+        },
+        failover: master.get("failover-state").and_then(|state| FailoverPhase::parse(state)),
+        failover_forced: flags.contains(&"force_failover"),
+        other_sentinels: usize::try_from(number(&master, "num-other-sentinels")?)
+            .map_err(|error| error.to_string())?,
+        settings: SentinelSettings {
+            quorum: number(&master, "quorum")?,
+            down_after_ms: number(&master, "down-after-milliseconds")?,
+            failover_timeout_ms: number(&master, "failover-timeout")?,
+            parallel_syncs: number(&master, "parallel-syncs")?,
+        },
+        // A row without a usable address is one of Redis's phantoms (redis#14728): skipped.
+        replicas: rows(replicas)?.iter().filter_map(parse_replica).collect(),
+        peers: rows(peers)?.iter().filter_map(parse_peer).collect(),
+    })
+}
+
+fn parse_replica(row: &BTreeMap<String, String>) -> Option<SentinelReplica> {
+    let flags = flags(row);
+    Some(SentinelReplica {
+        address: address(row.get("ip")?, row.get("port")?).ok()?,
+        s_down: flags.contains(&"s_down"),
+        promoted: flags.contains(&"promoted"),
+    })
+}
+
+fn parse_peer(row: &BTreeMap<String, String>) -> Option<SentinelPeer> {
+    let voted = row
+        .get("voted-leader")
+        .filter(|leader| *leader != "?")
+        .zip(row.get("voted-leader-epoch").and_then(|epoch| epoch.parse().ok()))
+        .map(|(leader, epoch)| (SentinelId(leader.clone()), epoch));
+    Some(SentinelPeer {
+        address: address(row.get("ip")?, row.get("port")?).ok()?,
+        id: SentinelId(row.get("runid")?.clone()),
+        s_down: flags(row).contains(&"s_down"),
+        voted,
+    })
+}
+
+fn flags(row: &BTreeMap<String, String>) -> Vec<&str> {
+    row.get("flags").map(|flags| flags.split(',').collect()).unwrap_or_default()
+}
+
+fn field<'a>(row: &'a BTreeMap<String, String>, name: &str) -> Result<&'a str, String> {
+    row.get(name).map(String::as_str).ok_or_else(|| format!("no field `{name}`"))
+}
+
+fn number(row: &BTreeMap<String, String>, name: &str) -> Result<u64, String> {
+    let text = field(row, name)?;
+    text.parse().map_err(|_| format!("field `{name}` is no number: {text}"))
+}
+
+fn address(host: &str, port: &str) -> Result<Address, String> {
+    let port = port.parse().map_err(|_| format!("`{port}` is no port"))?;
+    Address::new(host, port).map_err(|error| error.to_string())
+}
+
+/// The `name:value` lines of an INFO answer.
+pub fn info_fields(info: &str) -> BTreeMap<&str, &str> {
+    info.lines().filter_map(|line| line.split_once(':')).collect()
+}

@@ -1,0 +1,305 @@
+//! One Sentinel, watched for all groups: one connection for questions, one subscription for hints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use redis::aio::PubSub;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::events::groups_of;
+use super::query;
+use crate::clock::Clock;
+use crate::core::address::{Address, GroupName};
+use crate::core::observed::{Reading, SentinelAnswer, SentinelId};
+use crate::core::sentinels::Tell;
+use crate::redis_link::{Link, LinkError, LinkSettings, subscribe};
+use crate::retry::Retry;
+
+/// How often a subscription is asked for a sign of life: a half-open one would hint no more.
+const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
+/// How often the list of monitored groups is read, for the Sentinel's tags.
+const INVENTORY_EVERY: Duration = Duration::from_secs(10);
+/// Hints waiting to be acted on. Those that do not fit are covered by the ones that do.
+const HINTS_MAX: usize = 256;
+/// Commands to all Sentinels waiting for the slowest. One that falls behind asks for everything.
+pub const COMMANDS_MAX: usize = 256;
+
+/// Something for the Sentinels to do. Every watcher hears every command.
+#[derive(Debug, Clone)]
+pub enum SentinelCommand {
+    /// All: say what you know of this group.
+    Ask(GroupName),
+    /// One: monitor this group.
+    Tell(GroupName, Tell),
+}
+
+/// What a watcher reports.
+#[derive(Debug)]
+pub enum SentinelReport {
+    /// A Sentinel's answer about a group, or its failure to answer.
+    Answer {
+        /// The Sentinel.
+        sentinel: Address,
+        /// The group.
+        group: GroupName,
+        /// What it said.
+        reading: Reading<SentinelAnswer>,
+    },
+    /// The groups that a Sentinel monitors.
+    Inventory {
+        /// The Sentinel.
+        sentinel: Address,
+        /// The groups, in order.
+        groups: Vec<GroupName>,
+    },
+}
+
+/// What a watcher needs.
+#[derive(Clone)]
+pub struct WatchSettings {
+    /// How to log in to Sentinels.
+    pub link: LinkSettings,
+    /// The groups to ask about.
+    pub groups: Vec<GroupName>,
+    /// For each group, the login that a told Sentinel needs for its instances.
+    pub instance_logins: BTreeMap<GroupName, LinkSettings>,
+    /// The clock of all readings.
+    pub clock: Clock,
+}
+
+/// Watches one Sentinel until nobody listens any more.
+pub async fn watch(
+    sentinel: Address,
+    settings: WatchSettings,
+    mut commands: broadcast::Receiver<SentinelCommand>,
+    reports: mpsc::Sender<SentinelReport>,
+) {
+    let (hint, mut hints) = mpsc::channel(HINTS_MAX);
+    let listener = tokio::spawn(listen(sentinel.clone(), settings.clone(), hint));
+    let _listener = tokio_util::task::AbortOnDropHandle::new(listener);
+    let mut watcher =
+        Watcher { sentinel, settings, reports, link: None, said_failure: None, retry_at: None };
+    let mut inventory = tokio::time::interval(INVENTORY_EVERY);
+    let mut pending: BTreeSet<GroupName> = watcher.settings.groups.iter().cloned().collect();
+    loop {
+        watcher.answer_all(&mut pending).await;
+        // Cancel safe: channels, a timer and a token.
+        tokio::select! {
+            command = commands.recv() => match command {
+                Ok(SentinelCommand::Ask(group)) => { pending.insert(group); }
+                Ok(SentinelCommand::Tell(group, tell)) => watcher.tell(&group, &tell).await,
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    pending.extend(watcher.settings.groups.iter().cloned());
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+            Some(group) = hints.recv() => { pending.insert(group); }
+            () = watcher.closed() => {
+                watcher.link = None;
+                pending.extend(watcher.settings.groups.iter().cloned());
+            }
+            _ = inventory.tick() => watcher.inventory().await,
+        }
+        while let Ok(group) = hints.try_recv() {
+            pending.insert(group);
+        }
+    }
+}
+
+struct Watcher {
+    sentinel: Address,
+    settings: WatchSettings,
+    reports: mpsc::Sender<SentinelReport>,
+    link: Option<(Link, SentinelId)>,
+    said_failure: Option<String>,
+    retry_at: Option<Instant>,
+}
+
+/// Least time between two attempts to connect to one Sentinel.
+const RECONNECT_GAP: Duration = Duration::from_millis(50);
+
+impl Watcher {
+    async fn closed(&self) {
+        match &self.link {
+            Some((link, _)) => link.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn link(&mut self) -> Result<&mut (Link, SentinelId), LinkError> {
+        let link = match self.link.take() {
+            Some(link) => link,
+            None => {
+                if let Some(at) = self.retry_at {
+                    tokio::time::sleep_until(at).await;
+                }
+                self.retry_at = Some(Instant::now() + RECONNECT_GAP);
+                let mut link = Link::open(&self.sentinel, &self.settings.link).await?;
+                let id = query::identity(&mut link).await?;
+                (link, id)
+            }
+        };
+        Ok(self.link.insert(link))
+    }
+
+    async fn answer_all(&mut self, pending: &mut BTreeSet<GroupName>) {
+        while let Some(group) = pending.pop_first() {
+            let reading = self.ask(&group).await;
+            self.note(&reading);
+            let failed = reading.result.is_err();
+            self.report(group, reading.clone()).await;
+            if failed {
+                // One silence is the answer to all questions waiting.
+                for group in std::mem::take(pending) {
+                    self.report(group, reading.clone()).await;
+                }
+            }
+        }
+    }
+
+    async fn report(&self, group: GroupName, reading: Reading<SentinelAnswer>) {
+        let sentinel = self.sentinel.clone();
+        // Nobody listens any more: the loop ends with the commands.
+        let _ = self.reports.send(SentinelReport::Answer { sentinel, group, reading }).await;
+    }
+
+    async fn ask(&mut self, group: &GroupName) -> Reading<SentinelAnswer> {
+        let clock = self.settings.clock;
+        let mut asked = clock.now().mono;
+        let result = match self.link().await {
+            Ok((link, id)) => {
+                asked = clock.now().mono;
+                query::ask(link, id, group).await
+            }
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.link = None;
+        }
+        let result = result.map_err(|error| error.to_string());
+        Reading { asked, answered: clock.now().mono, result }
+    }
+
+    /// One line when a Sentinel stops answering, one when it answers again.
+    fn note(&mut self, reading: &Reading<SentinelAnswer>) {
+        match (&reading.result, &self.said_failure) {
+            (Err(error), None) => {
+                warn!("Sentinel {} does not answer: {error}", self.sentinel);
+                self.said_failure = Some(error.clone());
+            }
+            (Ok(_), Some(_)) => {
+                info!("Sentinel {} answers again", self.sentinel);
+                self.said_failure = None;
+            }
+            (Ok(_), None) | (Err(_), Some(_)) => {}
+        }
+    }
+
+    async fn inventory(&mut self) {
+        let Ok((link, _)) = self.link().await else { return };
+        if let Ok(groups) = query::groups(link).await {
+            let sentinel = self.sentinel.clone();
+            let _ = self.reports.send(SentinelReport::Inventory { sentinel, groups }).await;
+        }
+    }
+
+    async fn tell(&mut self, group: &GroupName, tell: &Tell) {
+        if tell.sentinel != self.sentinel {
+            return;
+        }
+        let auth = match self.instance_auth(group) {
+            Ok(auth) => auth,
+            Err(error) => {
+                warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);
+                return;
+            }
+        };
+        let result = match self.link().await {
+            Ok((link, _)) => query::tell(link, group, tell, &auth).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => info!(
+                "{group}: told Sentinel {} that the primary is {} (quorum {})",
+                self.sentinel, tell.primary, tell.settings.quorum
+            ),
+            Err(error) => {
+                self.link = None;
+                warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);
+            }
+        }
+    }
+
+    /// The login that the Sentinel needs for the group's instances.
+    fn instance_auth(
+        &self,
+        group: &GroupName,
+    ) -> Result<Vec<(&'static str, String)>, crate::secret::SecretError> {
+        use secrecy::ExposeSecret;
+        let Some(login) = self.settings.instance_logins.get(group) else { return Ok(Vec::new()) };
+        let mut auth = Vec::new();
+        if let Some(password) = login.password.read()? {
+            auth.push(("auth-pass", password.expose_secret().to_owned()));
+            if let Some(username) = &login.username {
+                auth.push(("auth-user", username.clone()));
+            }
+        }
+        Ok(auth)
+    }
+}
+
+/// Keeps a subscription open and turns each event into hints.
+async fn listen(sentinel: Address, settings: WatchSettings, hint: mpsc::Sender<GroupName>) {
+    let mut retry = Retry::reconnecting();
+    loop {
+        match subscribe(&sentinel, &settings.link).await {
+            Ok(events) => {
+                retry.reset();
+                // What happened before the subscription is only seen by looking.
+                for group in &settings.groups {
+                    let _ = hint.try_send(group.clone());
+                }
+                forward(events, &sentinel, &settings, &hint).await;
+            }
+            Err(error) => debug!(%sentinel, %error, "cannot subscribe"),
+        }
+        if hint.is_closed() {
+            return;
+        }
+        tokio::time::sleep(retry.next_delay()).await;
+    }
+}
+
+async fn forward(
+    events: PubSub,
+    sentinel: &Address,
+    settings: &WatchSettings,
+    hint: &mpsc::Sender<GroupName>,
+) {
+    let (mut sink, mut stream) = events.split();
+    let mut ping = tokio::time::interval(SUBSCRIPTION_PING);
+    ping.tick().await;
+    loop {
+        // Cancel safe: a stream and a timer.
+        tokio::select! {
+            message = stream.next() => {
+                let Some(message) = message else { return };
+                let payload = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
+                debug!(%sentinel, event = message.get_channel_name(), payload);
+                for group in groups_of(&payload, &settings.groups) {
+                    let _ = hint.try_send(group.clone());
+                }
+            }
+            _ = ping.tick() => {
+                let alive = tokio::time::timeout(settings.link.timeout, sink.ping::<redis::Value>());
+                if !matches!(alive.await, Ok(Ok(_))) {
+                    debug!(%sentinel, "subscription lost");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What every scenario needs: agents, waiting, and one-shot commands.
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use consul_redis::core::record::{Record, decode};
+use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+
+/// The program under test.
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_consul-redis"))
+}
+
+/// A world, with TLS set up as `main` does.
+pub async fn world(spec: WorldSpec) -> World {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    World::start(spec).await.expect("a world")
+}
+
+/// Starts agents `agent-0`, `agent-1`, ...
+pub fn agents(world: &World, count: usize, args: &[&str]) -> Vec<Process> {
+    (0..count).map(|index| agent(world, &format!("agent-{index}"), args, &[])).collect()
+}
+
+/// Starts one agent.
+pub fn agent(world: &World, name: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
+    world.start_agent(program(), name, args, env).expect("an agent")
+}
+
+/// Runs a command in this world and waits for its end.
+pub fn run(world: &World, args: &[&str], env: &[(&str, &str)]) -> Output {
+    std::process::Command::new(program())
+        .args(args)
+        .envs(world.agent_env())
+        .envs(env.iter().copied())
+        .output()
+        .expect("the program runs")
+}
+
+/// What a command printed, both ways.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The published record of a group.
+pub async fn record(world: &World, group: &str) -> Result<Record, LabError> {
+    let key = format!("redis-ha/{group}/state");
+    let value = world.consul.key(&key).await?.ok_or_else(|| LabError(format!("no {key}")))?;
+    decode(value.as_bytes()).map_err(LabError)
+}
+
+/// Waits until the record is as wanted.
+#[track_caller]
+pub fn until_record<'a>(
+    world: &'a World,
+    group: &'a str,
+    seconds: u64,
+    what: &'a str,
+    wanted: impl Fn(&Record) -> bool + 'a,
+) -> impl Future<Output = Record> + 'a {
+    let caller = std::panic::Location::caller();
+    async move {
+        let found = until(what, Duration::from_secs(seconds), || async {
+            let record = record(world, group).await?;
+            if wanted(&record) {
+                return Ok(record);
+            }
+            Err(LabError(format!(
+                "generation {}, writer {:?}, {}, {:?}",
+                record.generation,
+                record.writer_address(),
+                record.why,
+                record.instances
+            )))
+        });
+        found.await.unwrap_or_else(|error| panic!("{error} (at {caller})"))
+    }
+}
+
+/// Waits until there is a writer that a majority has confirmed, and that is not `other`.
+#[track_caller]
+pub fn until_writer<'a>(
+    world: &'a World,
+    group: &'a str,
+    seconds: u64,
+    other: Option<&'a str>,
+) -> impl Future<Output = String> + 'a {
+    let wait = until_record(world, group, seconds, "a confirmed writer", move |record| {
+        let confirmed = record.evidence.level == consul_redis::core::record::Level::Quorum;
+        let writer = record.writer_address().map(ToString::to_string);
+        confirmed && writer.is_some() && writer.as_deref() != other
+    });
+    async move { wait.await.writer_address().map(ToString::to_string).unwrap_or_default() }
+}
+
+/// Waits until all that are alive are in sync: the writer and this many replicas.
+#[track_caller]
+pub fn until_in_sync<'a>(
+    world: &'a World,
+    group: &'a str,
+    replicas: usize,
+) -> impl Future<Output = Record> + 'a {
+    until_record(world, group, 40, "all replicas are in sync", move |record| {
+        record.writer.is_some() && record.replicas().count() == replicas
+    })
+}
+
+/// Waits until a name answers exactly this, in DNS and in the health API alike.
+#[track_caller]
+pub fn until_named<'a>(
+    world: &'a World,
+    service: &'a str,
+    wanted: &'a [String],
+) -> impl Future<Output = ()> + 'a {
+    let caller = std::panic::Location::caller();
+    async move {
+        let names = world.consul.names().expect("a DNS client");
+        let mut ports: Vec<u16> =
+            wanted.iter().filter_map(|a| a.rsplit(':').next()?.parse().ok()).collect();
+        ports.sort_unstable();
+        let named = until(service, Duration::from_secs(20), || async {
+            let healthy = world.consul.passing(service).await?;
+            let srv = names.srv(&format!("{service}.service.consul")).await;
+            let mut found: Vec<u16> =
+                srv.map_err(LabError::new)?.into_iter().map(|(_, port)| port).collect();
+            found.sort_unstable();
+            if healthy == wanted && found == ports {
+                return Ok(());
+            }
+            Err(LabError(format!("{healthy:?}, SRV ports {found:?}")))
+        });
+        named.await.unwrap_or_else(|error| panic!("{error} (at {caller})"));
+    }
+}
+
+/// The logs of all agents, for a failing test.
+pub fn logs(agents: &[Process]) -> String {
+    agents.iter().map(|agent| format!("--- {}\n{}\n", agent.name(), agent.log())).collect()
+}

@@ -1,0 +1,153 @@
+//! The main job: whatever happens to the primary, the name follows the writer and nothing else.
+
+use std::time::Duration;
+
+use consul_redis::lab::world::{World, WorldSpec};
+use nix::sys::signal::Signal;
+
+use crate::hammer::Hammer;
+use crate::support::{
+    agents, logs, record, until_in_sync, until_named, until_record, until_writer, world,
+};
+
+async fn named_everywhere(world: &World, writer: &str) {
+    until_named(world, "redis-primary", &[writer.to_owned()]).await;
+    let key = world.consul.key("redis-ha/redis/primary").await.unwrap();
+    assert_eq!(key.as_deref(), Some(writer));
+    let names = world.consul.names().unwrap();
+    let tagged = names.srv("primary.redis.service.consul").await.unwrap();
+    assert_eq!(tagged.len(), 1, "{tagged:?}");
+}
+
+/// The primary is killed, comes back, is frozen, thaws, and is replaced by hand, under three agents and
+/// readers that never stop.
+async fn life_of_a_group(level: &str) {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 3, &["--publish", level]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    assert_eq!(first, world.groups[0].redis[0].address.to_string());
+    until_in_sync(&world, "redis", 2).await;
+    named_everywhere(&world, &first).await;
+
+    // Killed.
+    let hammer = Hammer::start(&world);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.server_mut(&first).unwrap().kill();
+    let second = until_writer(&world, "redis", 20, Some(&first)).await;
+    named_everywhere(&world, &second).await;
+    // The old primary comes back as a primary. The name does not move.
+    world.server_mut(&first).unwrap().restart().await.unwrap();
+    let generation = record(&world, "redis").await.unwrap().generation;
+    until_in_sync(&world, "redis", 2).await;
+    assert_eq!(record(&world, "redis").await.unwrap().generation, generation, "{}", logs(&agents));
+    let seen = hammer.stop().await;
+    seen.never_two_writers();
+    seen.never_a_replica();
+    seen.never_back_from(&second);
+
+    world.calm().await.unwrap();
+
+    // Frozen: it does not close its connections, and wakes up as a primary.
+    let hammer = Hammer::start(&world);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.server(&second).unwrap().signal(Signal::SIGSTOP).unwrap();
+    let third = until_writer(&world, "redis", 30, Some(&second)).await;
+    named_everywhere(&world, &third).await;
+    world.server(&second).unwrap().signal(Signal::SIGCONT).unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    let seen = hammer.stop().await;
+    seen.never_two_writers();
+    seen.never_a_replica();
+    seen.never_back_from(&third);
+
+    world.calm().await.unwrap();
+
+    // Replaced by hand, while it is alive and well.
+    let hammer = Hammer::start(&world);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.sentinels[1].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    let fourth = until_writer(&world, "redis", 30, Some(&third)).await;
+    named_everywhere(&world, &fourth).await;
+    until_in_sync(&world, "redis", 2).await;
+    let seen = hammer.stop().await;
+    seen.never_two_writers();
+    seen.never_a_replica();
+    seen.never_back_from(&fourth);
+
+    let log = logs(&agents);
+    let line = format!("redis: writer {first} -> {second}, generation ");
+    assert!(log.contains(&line), "no `{line}` in\n{log}");
+    let promoted = log.contains(" ms after promotion");
+    assert!(promoted, "{log}");
+    if level == "promotion" {
+        assert!(log.contains(", promoted by Sentinel epoch "), "{log}");
+        assert!(log.contains(", promoted by SENTINEL FAILOVER on "), "{log}");
+    } else {
+        assert!(!log.contains(", promoted by "), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn the_name_follows_the_writer_at_level_promotion() {
+    life_of_a_group("promotion").await;
+}
+
+#[tokio::test]
+async fn the_name_follows_the_writer_at_level_quorum() {
+    life_of_a_group("quorum").await;
+}
+
+#[tokio::test]
+async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced() {
+    let world = world(WorldSpec::default()).await;
+    let _agents = agents(&world, 2, &[]);
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    let moved = |r: &consul_redis::core::record::Record| {
+        r.writer_address().is_some_and(|writer| writer.to_string() != old)
+    };
+    let new = until_record(&world, "redis", 20, "another writer", moved).await;
+    assert_eq!(new.evidence.level, consul_redis::core::record::Level::Promotion);
+    // What it takes from here on is lost, and Sentinel alone would let it (docs/facts/sentinel.md 4.1).
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let server = world.server(&old).unwrap();
+    assert_eq!(server.follows().await.unwrap(), None, "it still says that it is a primary");
+    let write = server.ask(&["SET", "lost", "1"]).await;
+    assert!(write.is_err(), "a write was acknowledged that is going to be lost");
+    assert!(server.ask(&["GET", "lost"]).await.is_ok(), "reads go on");
+    until_in_sync(&world, "redis", 2).await;
+    assert!(server.ask(&["SET", "x", "1"]).await.unwrap_err().to_string().contains("READONLY"));
+}
+
+#[tokio::test]
+async fn a_replica_that_dies_leaves_the_read_endpoints_and_comes_back() {
+    let mut world = world(WorldSpec::default()).await;
+    let _agents = agents(&world, 2, &[]);
+    let record = until_in_sync(&world, "redis", 2).await;
+    let replicas: Vec<String> = record.replicas().map(ToString::to_string).collect();
+    until_named(&world, "redis-replica", &replicas).await;
+    world.server_mut(&replicas[0]).unwrap().kill();
+    until_named(&world, "redis-replica", &replicas[1..]).await;
+    world.server_mut(&replicas[0]).unwrap().restart().await.unwrap();
+    until_named(&world, "redis-replica", &replicas).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_the_sentinels_forget_loses_its_row() {
+    let mut world = world(WorldSpec::default()).await;
+    let _agents = agents(&world, 1, &[]);
+    let record = until_in_sync(&world, "redis", 2).await;
+    let gone = record.replicas().next().unwrap().to_string();
+    world.server_mut(&gone).unwrap().kill();
+    until_record(&world, "redis", 20, "down", |r| r.replicas().count() == 1).await;
+    for sentinel in &world.sentinels {
+        sentinel.ask(&["SENTINEL", "RESET", "redis"]).await.unwrap();
+    }
+    let has_row = |r: &consul_redis::core::record::Record| {
+        r.instances.iter().any(|i| i.address.to_string() == gone)
+    };
+    let record = until_record(&world, "redis", 60, "its row is gone", |r| !has_row(r)).await;
+    assert_eq!(record.instances.len(), 2, "{record:?}");
+    assert_eq!(record.writer_address(), Some(&world.groups[0].redis[0].address));
+}

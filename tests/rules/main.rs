@@ -1,0 +1,12 @@
+//! The rules of publication, one by one: each test is named after the rule it holds.
+
+mod properties;
+mod roster;
+mod rule_1_votes;
+mod rule_2_majority;
+mod rule_3_promotion;
+mod rule_4_withdrawal;
+mod rule_5_conflict;
+mod rule_6_lower_epoch;
+mod scene;
+mod telling;

@@ -1,0 +1,88 @@
+//! What can happen to a world, in words that can be printed and run again.
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::world::Peer;
+
+/// One thing that happens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Operation {
+    KillInstance(usize),
+    StartInstance { instance: usize, empty: bool },
+    FreezeInstance(usize),
+    ThawInstance(usize),
+    KillPrimary,
+    KillSentinel(usize),
+    KillLeader,
+    StartSentinel { sentinel: usize, blank: bool },
+    Rollback { sentinel: usize, to: usize },
+    Reset(usize),
+    ResetLeader,
+    ForceFailover(usize),
+    ForceTwoFailovers(usize, usize),
+    Tilt(usize),
+    ReplicaOfNoOne(usize),
+    CutSentinels(usize, usize),
+    CutSentinelInstance(usize, usize),
+    CutAgent(usize, Peer),
+    KillAgent(usize),
+    StartAgent(usize),
+    ConsulAway,
+    ConsulBack,
+    WipeConsul,
+    Tamper(usize),
+    HealAll,
+}
+
+/// How many there are of each kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    pub agents: usize,
+    pub instances: usize,
+    pub sentinels: usize,
+}
+
+impl Operation {
+    /// One of them, any of them.
+    pub fn draw(rng: &mut StdRng, sizes: Sizes) -> Self {
+        let instance = rng.random_range(0..sizes.instances);
+        let other = rng.random_range(0..sizes.instances);
+        let sentinel = rng.random_range(0..sizes.sentinels);
+        let next = (sentinel + 1) % sizes.sentinels;
+        let agent = rng.random_range(0..sizes.agents);
+        let flip = rng.random_range(0..2) == 0;
+        let peer = match rng.random_range(0..3) {
+            0 => Peer::Consul,
+            1 => Peer::Sentinel(sentinel),
+            _ => Peer::Instance(instance),
+        };
+        match rng.random_range(0..34) {
+            0..5 => Self::KillPrimary,
+            5 => Self::KillInstance(instance),
+            6..9 => Self::StartInstance { instance, empty: rng.random_range(0..6) == 0 },
+            9 => Self::FreezeInstance(instance),
+            10 => Self::ThawInstance(instance),
+            11 => Self::KillSentinel(sentinel),
+            12 => Self::KillLeader,
+            13..15 => Self::StartSentinel { sentinel, blank: flip },
+            15 => Self::Rollback { sentinel, to: other },
+            16 => Self::Reset(sentinel),
+            17 => Self::ResetLeader,
+            18..20 => Self::ForceFailover(sentinel),
+            20 => Self::ForceTwoFailovers(sentinel, next),
+            21 => Self::Tilt(sentinel),
+            22 => Self::ReplicaOfNoOne(instance),
+            23 => Self::CutSentinels(sentinel, next),
+            24 => Self::CutSentinelInstance(sentinel, instance),
+            25..28 => Self::CutAgent(agent, peer),
+            28 => Self::KillAgent(agent),
+            29 => Self::StartAgent(agent),
+            30 => Self::ConsulAway,
+            31 => Self::ConsulBack,
+            32 if flip => Self::WipeConsul,
+            32 => Self::Tamper(rng.random_range(0..10)),
+            _ => Self::HealAll,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Histories that are written, not drawn: the ones that have cost people their data.
+
+use consul_redis::core::action::Purpose;
+use consul_redis::core::record::{Level, Record};
+use consul_redis::core::time::Mono;
+
+use crate::operation::Operation;
+use crate::world::World;
+
+fn published(world: &World) -> Option<Record> {
+    world.consul.group(&world.layout, Mono(world.now)).record().cloned()
+}
+
+/// Runs in steps until `reached`, at most for `ms`.
+#[track_caller]
+fn run_until(world: &mut World, ms: u64, reached: impl Fn(&World) -> bool) {
+    let end = world.now + ms;
+    while !reached(world) {
+        assert!(world.now < end, "never reached\n{}", world.log.join("\n"));
+        world.run(world.now + 5);
+    }
+}
+
+#[track_caller]
+fn finish(world: &mut World) {
+    world.schedule(world.now, Operation::HealAll);
+    world.run(world.now + 60_000);
+    world.check_converged();
+    assert!(world.broken.is_none(), "{}", world.log.join("\n"));
+}
+
+fn settled(seed: u64, agents: usize) -> World {
+    let mut world = World::new(seed, agents, 3, 3);
+    world.run(5_000);
+    assert!(published(&world).is_some(), "{}", world.log.join("\n"));
+    world
+}
+
+fn is_promotion(world: &World) -> bool {
+    published(world).is_some_and(|record| record.evidence.level == Level::Promotion)
+}
+
+const SEEDS: u64 = 40;
+
+#[test]
+fn any_number_of_agents_publish_one_writer_once() {
+    for seed in 0..SEEDS {
+        let world = settled(seed, 8);
+        assert_eq!(world.commits.get(&Purpose::Publish), Some(&1), "{}", world.log.join("\n"));
+        assert_eq!(published(&world).unwrap().generation, 1);
+    }
+}
+
+#[test]
+fn a_quiet_group_is_not_written_to() {
+    let mut world = settled(1, 3);
+    let before = world.commits.values().sum::<usize>();
+    world.run(world.now + 600_000);
+    assert_eq!(world.commits.values().sum::<usize>(), before, "{}", world.log.join("\n"));
+}
+
+#[test]
+fn a_leader_that_dies_after_the_promotion_leaves_one_writer_in_the_end() {
+    let mut seen = 0;
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        run_until(&mut world, 20_000, |world| {
+            published(world).is_some_and(|record| record.generation >= 3 && record.writer.is_some())
+        });
+        seen += usize::from(is_promotion(&world));
+        world.schedule(world.now, Operation::KillLeader);
+        world.run(world.now + 40_000);
+        finish(&mut world);
+    }
+    assert!(seen > SEEDS as usize / 2, "only {seen} promotions were published before the end");
+}
+
+#[test]
+fn a_reset_on_the_leader_in_mid_failover_leaves_one_writer_in_the_end() {
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        run_until(&mut world, 20_000, |world| !world.cluster.chosen().is_empty());
+        world.schedule(world.now + 30 * seed, Operation::ResetLeader);
+        world.run(world.now + 30_000);
+        finish(&mut world);
+    }
+}
+
+#[test]
+fn two_failovers_at_once_leave_one_writer_in_the_end() {
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        world.schedule(world.now + 10, Operation::ForceTwoFailovers(0, 1));
+        world.run(world.now + 40_000);
+        finish(&mut world);
+    }
+}
+
+#[test]
+fn one_sentinel_rolled_back_changes_nothing() {
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        world.schedule(world.now + 10, Operation::ForceFailover(0));
+        world.run(world.now + 20_000);
+        let before = published(&world).unwrap();
+        assert!(before.generation > 1, "{}", world.log.join("\n"));
+        world.schedule(world.now, Operation::Rollback { sentinel: 2, to: 0 });
+        world.run(world.now + 20_000);
+        assert_eq!(published(&world).unwrap().generation, before.generation);
+        finish(&mut world);
+    }
+}
+
+#[test]
+fn consul_away_for_a_minute_changes_nothing_and_then_catches_up() {
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        world.schedule(world.now + 10, Operation::ConsulAway);
+        world.schedule(world.now + 20_000, Operation::KillPrimary);
+        world.run(world.now + 60_000);
+        assert_eq!(published(&world).unwrap().generation, 1);
+        world.schedule(world.now, Operation::ConsulBack);
+        run_until(&mut world, 15_000, |world| {
+            published(world).is_some_and(|record| record.generation > 1 && record.writer.is_some())
+        });
+        finish(&mut world);
+    }
+}
+
+#[test]
+fn all_sentinels_away_change_nothing() {
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        for sentinel in 0..3 {
+            world.schedule(world.now + 10, Operation::KillSentinel(sentinel));
+        }
+        world.run(world.now + 60_000);
+        let record = published(&world).unwrap();
+        assert_eq!((record.generation, record.writer.is_some()), (1, true));
+        finish(&mut world);
+    }
+}
+
+#[test]
+fn agents_that_die_change_nothing() {
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        for agent in 0..3 {
+            world.schedule(world.now + 10, Operation::KillAgent(agent));
+        }
+        world.schedule(world.now + 5_000, Operation::KillPrimary);
+        world.run(world.now + 30_000);
+        assert_eq!(published(&world).unwrap().generation, 1);
+        finish(&mut world);
+        assert!(published(&world).unwrap().generation > 1);
+    }
+}
+
+#[test]
+fn a_returning_old_primary_does_not_get_its_name_back() {
+    let mut held = 0;
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        run_until(&mut world, 20_000, |world| {
+            published(world).is_some_and(|record| record.generation >= 3 && record.writer.is_some())
+        });
+        world.run(world.now + 5_000);
+        let before = published(&world).unwrap();
+        world.schedule(world.now, Operation::StartInstance { instance: 0, empty: false });
+        world.run(world.now + 20_000);
+        let after = published(&world).unwrap();
+        assert_eq!((after.generation, after.writer), (before.generation, before.writer));
+        held += world.holds;
+        finish(&mut world);
+    }
+    assert!(held > 0, "its writes were never held");
+}
+
+#[test]
+fn a_blank_sentinel_is_told() {
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        world.schedule(world.now, Operation::StartSentinel { sentinel: 1, blank: true });
+        world.run(world.now + 10_000);
+        assert!(world.tells > 0, "{}", world.log.join("\n"));
+        assert!(world.cluster.sentinels[1].knows);
+        finish(&mut world);
+    }
+}

@@ -1,0 +1,806 @@
+//! One simulated history: agents, Consul, Sentinels and instances, with every delay, loss and fault drawn
+//! from one seed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use consul_redis::core::action::{Purpose, Write};
+use consul_redis::core::address::Address;
+use consul_redis::core::group::{GroupLoop, Input, Outcome, Output};
+use consul_redis::core::observed::{Reading, Role, StoreAnswer};
+use consul_redis::core::policy::Policy;
+use consul_redis::core::projection::{Layout, project};
+use consul_redis::core::record::{Level, Record};
+use consul_redis::core::time::{Mono, Now};
+use jiff::Timestamp;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::cluster::{Cluster, SENTINEL_TICK_MS};
+use crate::memory_consul::MemoryConsul;
+use crate::operation::Operation;
+
+/// Deadline of a question to a Sentinel or an instance, in ms.
+const ASK_TIMEOUT_MS: u64 = 500;
+/// Deadline of a call to Consul, in ms.
+const CONSUL_TIMEOUT_MS: u64 = 3_000;
+
+/// An answer may be three seconds old, and have been on its way for one.
+const PROOF_AGE_MAX_MS: u64 = 4_500;
+
+/// How long a wrong name may stay while an agent sees everything: a lost answer of Consul, the time to
+/// confirm a promotion, and a little.
+const WRONG_FOR_MAX_MS: u64 = 12_000;
+
+/// Who can be cut off from whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    Consul,
+    Sentinel(usize),
+    Instance(usize),
+}
+
+enum Event {
+    ClusterTick,
+    Operation(Operation),
+    Wake(usize),
+    Deliver(usize, Input),
+    AskSentinel(usize, usize, u64),
+    AskInstance(usize, usize, u64),
+    Hold(usize, usize, u64),
+    Tell(usize, usize, Address),
+    Apply(usize, u64, Box<Write>, Fate, u64),
+    Read(usize, ReadKind),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum ReadKind {
+    Consistent,
+    Rows,
+    Watch,
+}
+
+/// What becomes of a transaction's request and answer.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Answered,
+    AnswerLost,
+    RequestLost,
+}
+
+struct Agent {
+    machine: GroupLoop,
+    up: bool,
+    life: u64,
+    cut: BTreeSet<Peer>,
+    next_wake: u64,
+    /// Sampled at the instance: when it last told this agent that it is the primary.
+    said_primary: BTreeMap<Address, u64>,
+    generation_max: u64,
+    watched: Option<u64>,
+    seen_kicks: BTreeMap<Address, u64>,
+    seen_events: Vec<u64>,
+}
+
+/// The world and what must hold in it.
+pub struct World {
+    pub cluster: Cluster,
+    pub consul: MemoryConsul,
+    pub now: u64,
+    pub log: Vec<String>,
+    /// The first broken invariant.
+    pub broken: Option<String>,
+    /// The Sentinels agreed on a sound primary in the end, so the agents had to as well.
+    pub converged: bool,
+    /// Transactions committed, by purpose.
+    pub commits: BTreeMap<Purpose, usize>,
+    /// Holds carried out.
+    pub holds: usize,
+    /// Sentinels told.
+    pub tells: usize,
+    pub layout: Layout,
+    agents: Vec<Agent>,
+    events: BinaryHeap<Reverse<(u64, u64)>>,
+    queue: BTreeMap<u64, Event>,
+    next_event: u64,
+    rng: StdRng,
+    consul_away: bool,
+    consul_life: u64,
+    old_consul: MemoryConsul,
+    generation_max: u64,
+    tampered: bool,
+    last_commit: u64,
+    policies: Vec<Policy>,
+    wrong_since: Option<u64>,
+    last_record: Option<Record>,
+    /// When the published generation was committed.
+    generation_at: u64,
+    /// For each ModifyIndex of `state`, when its generation was committed.
+    commit_times: BTreeMap<u64, u64>,
+    /// When a majority of the Sentinels last named each address.
+    named_at: BTreeMap<Address, u64>,
+    /// When an elected leader last had chosen each address.
+    chosen_at: BTreeMap<Address, u64>,
+}
+
+impl World {
+    pub fn new(seed: u64, agents: usize, instances: usize, sentinels: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let group: consul_redis::core::address::GroupName = "redis".parse().expect("a group");
+        let layout = Layout::new("redis-ha", &group);
+        let policies: Vec<Policy> = (0..agents)
+            .map(|index| {
+                let service = "redis".parse().expect("a service");
+                let mut policy =
+                    Policy::new(group.clone(), service, &format!("agent-{index}"), "run-0");
+                // Agents that are not configured alike must not harm either.
+                let promotion = rng.random_range(0..10) < 7;
+                policy.publish = if promotion { Level::Promotion } else { Level::Quorum };
+                policy.sentinels_configured = sentinels;
+                policy
+            })
+            .collect();
+        let new_agent = |policy: &Policy| Agent {
+            machine: GroupLoop::new(policy.clone(), layout.clone()),
+            up: true,
+            life: 0,
+            cut: BTreeSet::new(),
+            next_wake: u64::MAX,
+            said_primary: BTreeMap::new(),
+            generation_max: 0,
+            watched: None,
+            seen_kicks: BTreeMap::new(),
+            seen_events: vec![0; sentinels],
+        };
+        let machines: Vec<Agent> = policies.iter().map(new_agent).collect();
+        let mut world = Self {
+            cluster: Cluster::new(seed, instances, sentinels),
+            consul: MemoryConsul::default(),
+            now: 1,
+            log: Vec::new(),
+            broken: None,
+            converged: false,
+            commits: BTreeMap::new(),
+            holds: 0,
+            tells: 0,
+            layout,
+            agents: machines,
+            events: BinaryHeap::new(),
+            queue: BTreeMap::new(),
+            next_event: 0,
+            rng,
+            consul_away: false,
+            consul_life: 0,
+            old_consul: MemoryConsul::default(),
+            generation_max: 0,
+            tampered: false,
+            last_commit: 0,
+            policies,
+            wrong_since: None,
+            last_record: None,
+            generation_at: 0,
+            commit_times: BTreeMap::new(),
+            named_at: BTreeMap::new(),
+            chosen_at: BTreeMap::new(),
+        };
+        world.push(1, Event::ClusterTick);
+        for agent in 0..agents {
+            let start = world.rng.random_range(1..500);
+            world.push(start, Event::Wake(agent));
+            world.push(start, Event::Read(agent, ReadKind::Watch));
+        }
+        world
+    }
+
+    pub fn schedule(&mut self, at: u64, operation: Operation) {
+        self.push(at, Event::Operation(operation));
+    }
+
+    fn push(&mut self, at: u64, event: Event) {
+        self.next_event += 1;
+        self.events.push(Reverse((at.max(self.now), self.next_event)));
+        self.queue.insert(self.next_event, event);
+    }
+
+    /// Runs until `end`, or until an invariant breaks.
+    pub fn run(&mut self, end: u64) {
+        while let Some(Reverse((at, id))) = self.events.peek().copied() {
+            if at > end || self.broken.is_some() {
+                break;
+            }
+            self.events.pop();
+            self.now = at;
+            if let Some(event) = self.queue.remove(&id) {
+                self.step(event);
+            }
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn clock(&self) -> Now {
+        let wall = Timestamp::from_millisecond(1_700_000_000_000 + self.now as i64);
+        Now { mono: Mono(self.now), wall: wall.expect("a time") }
+    }
+
+    /// Mostly quick, sometimes slow, now and then very slow.
+    fn delay(&mut self) -> u64 {
+        match self.rng.random_range(0..100) {
+            0..90 => self.rng.random_range(0..4),
+            90..98 => self.rng.random_range(4..120),
+            _ => self.rng.random_range(120..900),
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::ClusterTick => self.cluster_tick(),
+            Event::Operation(operation) => {
+                self.log.push(format!("{} {operation:?}", self.now));
+                self.operate(operation);
+                self.note_truth();
+            }
+            Event::Wake(agent) => {
+                if self.agents[agent].up && self.now >= self.agents[agent].next_wake.min(self.now) {
+                    self.input(agent, Input::Tick);
+                }
+            }
+            Event::Deliver(agent, input) => {
+                if self.agents[agent].up {
+                    if let Input::Watched(answer) | Input::Consistent(answer) = &input {
+                        let seen = answer.record().map_or(0, |record| record.generation);
+                        let remembered = &mut self.agents[agent].generation_max;
+                        *remembered = seen.max(*remembered);
+                    }
+                    self.input(agent, input);
+                }
+            }
+            Event::AskSentinel(agent, sentinel, asked) => self.ask_sentinel(agent, sentinel, asked),
+            Event::AskInstance(agent, instance, asked) => self.ask_instance(agent, instance, asked),
+            Event::Hold(agent, instance, for_ms) => self.hold(agent, instance, for_ms),
+            Event::Tell(agent, sentinel, primary) => {
+                let reached = !self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
+                let ignorant = self.cluster.sentinels[sentinel].up && !self.cluster.sentinels[sentinel].knows;
+                if reached && ignorant {
+                    self.tells += 1;
+                    self.cluster.remonitor(sentinel, &primary);
+                }
+            }
+            Event::Apply(agent, id, write, fate, life) => {
+                // What waited for a Consul that was wiped is gone with it.
+                let fate = if life == self.consul_life { fate } else { Fate::RequestLost };
+                self.apply(agent, id, &write, fate);
+            }
+            Event::Read(agent, kind) => self.read(agent, kind),
+        }
+    }
+
+    /// Events and closed connections reach the agents as hints.
+    fn cluster_tick(&mut self) {
+        self.cluster.tick(self.now);
+        self.note_truth();
+        self.check_timely();
+        let jitter = self.rng.random_range(0..20);
+        self.push(self.now + SENTINEL_TICK_MS - 10 + jitter, Event::ClusterTick);
+        for agent in 0..self.agents.len() {
+            for sentinel in 0..self.cluster.sentinels.len() {
+                let events = self.cluster.sentinels[sentinel].events;
+                if self.agents[agent].seen_events[sentinel] != events {
+                    self.agents[agent].seen_events[sentinel] = events;
+                    // A hint may be missed; then the next tick has to do.
+                    if self.rng.random_range(0..10) > 0 {
+                        self.send_ask(agent, sentinel);
+                    }
+                }
+            }
+            for index in 0..self.cluster.instances.len() {
+                let (address, kicks) = {
+                    let instance = &self.cluster.instances[index];
+                    (instance.address.clone(), instance.kicks)
+                };
+                let seen = self.agents[agent].seen_kicks.insert(address, kicks);
+                if seen.is_some_and(|seen| seen != kicks) && self.rng.random_range(0..10) > 0 {
+                    self.send_probe(agent, index);
+                }
+            }
+        }
+    }
+
+    /// While some agent sees everything, the name does not stay with a writer that the Sentinels agree
+    /// is dead, nor with a promotion that they deny.
+    fn check_timely(&mut self) {
+        let answer = self.consul.group(&self.layout, Mono(self.now));
+        let record = answer.record().filter(|record| record.writer.is_some());
+        let wrong = record.is_some_and(|record| {
+            let Some(writer) = record.writer_address() else { return false };
+            let denied = record.evidence.level == Level::Promotion
+                && self.cluster.majority().is_some_and(|majority| &majority != writer)
+                && self.cluster.chosen().is_empty();
+            denied || self.cluster.agree_down(writer)
+        });
+        let seen = !self.consul_away
+            && self.agents.iter().any(|agent| agent.up && agent.cut.is_empty());
+        if !(wrong && seen) {
+            self.wrong_since = None;
+            return;
+        }
+        let since = *self.wrong_since.get_or_insert(self.now);
+        if self.now - since > WRONG_FOR_MAX_MS {
+            let writer = record.and_then(Record::writer_address).cloned();
+            self.break_with(format!("{writer:?} has been wrong since {since}"));
+        }
+    }
+
+    fn input(&mut self, agent: usize, input: Input) {
+        let now = self.clock();
+        let outputs = self.agents[agent].machine.on(input, now);
+        for output in outputs {
+            self.carry_out(agent, output);
+        }
+        let wake = self.agents[agent].machine.next_wake().0.max(self.now + 1);
+        if wake < self.agents[agent].next_wake || self.agents[agent].next_wake <= self.now {
+            self.agents[agent].next_wake = wake;
+            self.push(wake, Event::Wake(agent));
+        }
+    }
+
+    fn carry_out(&mut self, agent: usize, output: Output) {
+        match output {
+            Output::AskSentinels => {
+                for sentinel in 0..self.cluster.sentinels.len() {
+                    self.send_ask(agent, sentinel);
+                }
+            }
+            Output::Probe(addresses) => {
+                for index in 0..self.cluster.instances.len() {
+                    if addresses.contains(&self.cluster.instances[index].address) {
+                        self.send_probe(agent, index);
+                    }
+                }
+            }
+            Output::Follow(_) => {}
+            Output::ReadStore => {
+                let delay = self.delay();
+                self.push(self.now + delay, Event::Read(agent, ReadKind::Consistent));
+            }
+            Output::ReadRows => {
+                let delay = self.delay();
+                self.push(self.now + delay, Event::Read(agent, ReadKind::Rows));
+            }
+            Output::Write(id, write) => {
+                self.check_proof(agent, &write);
+                let fate = match self.rng.random_range(0..100) {
+                    0..92 => Fate::Answered,
+                    92..97 => Fate::AnswerLost,
+                    _ => Fate::RequestLost,
+                };
+                // A request may sit in a queue for long after it was given up.
+                let late = self.rng.random_range(0..100) < 3;
+                let delay =
+                    if late { self.rng.random_range(500..6_000) } else { self.delay() };
+                self.push(self.now + delay, Event::Apply(agent, id, write, fate, self.consul_life));
+            }
+            Output::Hold(hold) => {
+                let index = self.index_of(&hold.instance);
+                let delay = self.delay();
+                if let Some(index) = index {
+                    self.push(self.now + delay, Event::Hold(agent, index, hold.for_ms));
+                }
+            }
+            Output::Tell(tell) => {
+                let sentinel = self.cluster.sentinels.iter().position(|s| s.address == tell.sentinel);
+                let delay = self.delay();
+                if let Some(sentinel) = sentinel {
+                    self.push(self.now + delay, Event::Tell(agent, sentinel, tell.primary));
+                }
+            }
+            Output::Say(saying) => {
+                self.log.push(format!("{} agent-{agent}: {}", self.now, saying.text));
+            }
+        }
+    }
+
+    fn index_of(&self, address: &Address) -> Option<usize> {
+        self.cluster.instances.iter().position(|instance| &instance.address == address)
+    }
+
+    fn send_ask(&mut self, agent: usize, sentinel: usize) {
+        let (asked, delay) = (self.now, self.delay());
+        self.push(self.now + delay, Event::AskSentinel(agent, sentinel, asked));
+    }
+
+    fn send_probe(&mut self, agent: usize, instance: usize) {
+        let (asked, delay) = (self.now, self.delay());
+        self.push(self.now + delay, Event::AskInstance(agent, instance, asked));
+    }
+
+    fn ask_sentinel(&mut self, agent: usize, sentinel: usize, asked: u64) {
+        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
+        let answer = if cut { None } else { self.cluster.ask(sentinel, self.now) };
+        let (result, delay) = match answer {
+            Some(answer) => (Ok(answer), self.delay()),
+            None => (Err("no answer".to_owned()), ASK_TIMEOUT_MS),
+        };
+        let answered = Mono(self.now + delay);
+        let reading = Reading { asked: Mono(asked), answered, result };
+        let address = self.cluster.sentinels[sentinel].address.clone();
+        self.push(self.now + delay, Event::Deliver(agent, Input::Sentinel(address, reading)));
+    }
+
+    fn ask_instance(&mut self, agent: usize, instance: usize, asked: u64) {
+        let cut = self.agents[agent].cut.contains(&Peer::Instance(instance));
+        let address = self.cluster.instances[instance].address.clone();
+        let answer = if cut { None } else { self.cluster.probe(&address) };
+        let (result, delay) = match answer {
+            Some(answer) => {
+                if matches!(answer.role, Role::Primary { .. }) {
+                    self.agents[agent].said_primary.insert(address.clone(), self.now);
+                }
+                (Ok(answer), self.delay())
+            }
+            None => (Err("no answer".to_owned()), ASK_TIMEOUT_MS),
+        };
+        let answered = Mono(self.now + delay);
+        let reading = Reading { asked: Mono(asked), answered, result };
+        self.push(self.now + delay, Event::Deliver(agent, Input::Instance(address, reading)));
+    }
+
+    fn hold(&mut self, agent: usize, instance: usize, for_ms: u64) {
+        if self.agents[agent].cut.contains(&Peer::Instance(instance)) {
+            return;
+        }
+        self.holds += 1;
+        let until = self.now + for_ms;
+        let instance = &mut self.cluster.instances[instance];
+        if instance.answers() {
+            instance.held_until = instance.held_until.max(until);
+        }
+    }
+
+    fn read(&mut self, agent: usize, kind: ReadKind) {
+        if kind == ReadKind::Watch {
+            // A blocking query that is always there; the change reaches it after a while.
+            self.push(self.now + 40, Event::Read(agent, ReadKind::Watch));
+        }
+        if !self.agents[agent].up || !self.consul_answers(agent) {
+            return;
+        }
+        let asked = Mono(self.now);
+        // A blocking query comes back when something changed, and now and then for no reason.
+        let news = self.agents[agent].watched != Some(self.consul.version());
+        if kind == ReadKind::Watch && !news && self.rng.random_range(0..500) > 0 {
+            return;
+        }
+        let input = match kind {
+            ReadKind::Consistent => Input::Consistent(self.consul.group(&self.layout, asked)),
+            ReadKind::Rows => Input::Rows(self.consul.rows(&self.layout.node(), asked)),
+            ReadKind::Watch => {
+                // A deposed leader, or a server that lags, answers with the past.
+                let stale = self.rng.random_range(0..40) == 0;
+                let source = if stale { &self.old_consul } else { &self.consul };
+                self.agents[agent].watched = (!stale).then(|| self.consul.version());
+                Input::Watched(source.group(&self.layout, asked))
+            }
+        };
+        let delay = self.delay();
+        self.push(self.now + delay, Event::Deliver(agent, input));
+    }
+
+    fn consul_answers(&self, agent: usize) -> bool {
+        !self.consul_away && !self.agents[agent].cut.contains(&Peer::Consul)
+    }
+
+    fn apply(&mut self, agent: usize, id: u64, write: &Write, fate: Fate) {
+        let reaches = self.consul_answers(agent) && fate != Fate::RequestLost;
+        let unknown = Outcome::Unknown("no answer in time".to_owned());
+        let (outcome, delay) = if reaches {
+            let before = self.consul.clone();
+            let outcome = self.consul.txn(&write.ops, &self.layout.state());
+            if matches!(outcome, Outcome::Committed { .. }) {
+                self.old_consul = before;
+                self.committed(agent, write);
+            }
+            match fate {
+                Fate::Answered => (outcome, self.delay()),
+                Fate::AnswerLost | Fate::RequestLost => (unknown, CONSUL_TIMEOUT_MS),
+            }
+        } else {
+            (unknown, CONSUL_TIMEOUT_MS)
+        };
+        self.push(self.now + delay, Event::Deliver(agent, Input::Written(id, outcome)));
+    }
+
+    /// Never published without its own word for it.
+    fn check_proof(&mut self, agent: usize, write: &Write) {
+        let Some(record) = write.record.as_ref().filter(|_| write.purpose == Purpose::Publish) else {
+            return;
+        };
+        let Some(writer) = record.writer_address() else {
+            return self.break_with(format!("agent-{agent} publishes nobody"));
+        };
+        // It said so after the generation that it is to follow was committed, or its word is older than
+        // what it overrules.
+        let base = self.commit_times.get(&write.base_index).copied().unwrap_or(0);
+        let said = self.agents[agent].said_primary.get(writer).copied();
+        if said.is_none_or(|said| said < base || self.now - said > PROOF_AGE_MAX_MS) {
+            let what = format!("agent-{agent} publishes {writer}, which last said so at {said:?}");
+            self.break_with(what);
+        }
+        let named = self.named_recently(writer, record.evidence.level);
+        if !named {
+            let what = format!("agent-{agent} publishes {writer}, which the Sentinels did not name");
+            self.break_with(what);
+        }
+    }
+
+    /// In truth, not in anybody's view: a majority named it, or an elected leader had chosen it.
+    fn named_recently(&self, writer: &Address, level: Level) -> bool {
+        let from = self.now.saturating_sub(PROOF_AGE_MAX_MS);
+        let kept = match level {
+            Level::Quorum => &self.named_at,
+            Level::Promotion => &self.chosen_at,
+        };
+        kept.get(writer).is_some_and(|at| *at >= from)
+    }
+
+    fn note_truth(&mut self) {
+        if let Some(majority) = self.cluster.majority() {
+            self.named_at.insert(majority, self.now);
+        }
+        for chosen in self.cluster.chosen() {
+            self.chosen_at.insert(chosen, self.now);
+        }
+    }
+
+    fn committed(&mut self, agent: usize, write: &Write) {
+        *self.commits.entry(write.purpose).or_default() += 1;
+        self.last_commit = self.now;
+        let begins = matches!(write.purpose, Purpose::Publish | Purpose::Withdraw);
+        let answer = self.consul.group(&self.layout, Mono(self.now));
+        let Some(record) = answer.record().cloned() else {
+            return self.break_with("a write left no record".to_owned());
+        };
+        self.log.push(format!(
+            "{} agent-{agent} {}: generation {}, writer {:?}, level {}, {}",
+            self.now,
+            write.purpose.as_str(),
+            record.generation,
+            record.writer_address(),
+            record.evidence.level.as_str(),
+            record.why
+        ));
+        self.check_no_step_back(&record);
+        self.last_record = Some(record.clone());
+        if begins {
+            self.generation_at = self.now;
+        }
+        self.commit_times.insert(answer.state_index, self.generation_at);
+        if record.generation < self.generation_max
+            || (begins && record.generation == self.generation_max)
+        {
+            let before = self.generation_max;
+            self.break_with(format!("generation {} after {before}", record.generation));
+        }
+        self.generation_max = record.generation;
+        let remembered = &mut self.agents[agent].generation_max;
+        if begins && record.generation <= *remembered {
+            let what = format!("agent-{agent} knew of generation {remembered} already");
+            return self.break_with(what);
+        }
+        *remembered = record.generation;
+        self.check_answers(&record, &answer);
+    }
+
+    /// The majority's old answer does not overrule a promotion that still has time.
+    fn check_no_step_back(&mut self, record: &Record) {
+        let Some(last) = &self.last_record else { return };
+        let young = self.now - self.generation_at < 4_000;
+        let promoted = last.evidence.level == Level::Promotion && last.writer.is_some();
+        let moved = record.writer.is_some() && record.writer_address() != last.writer_address();
+        let old_epoch = record.evidence.level == Level::Quorum
+            && record.evidence.config_epoch <= Some(last.evidence.confirmed_epoch);
+        if young && promoted && moved && old_epoch {
+            self.break_with("the old answer overruled a promotion".to_owned());
+        }
+    }
+
+    /// One writer in every answer, and the same story everywhere.
+    fn check_answers(&mut self, record: &Record, answer: &StoreAnswer) {
+        let wanted: Vec<String> =
+            record.writer_address().map(ToString::to_string).into_iter().collect();
+        let by_name = self.consul.passing("redis-primary", None);
+        let by_tag = self.consul.passing("redis", Some("primary"));
+        let key = answer.plain.get("primary").cloned().unwrap_or_default();
+        if by_name.len() > 1 || by_tag.len() > 1 {
+            self.break_with(format!("two writers: {by_name:?} {by_tag:?}"));
+        }
+        if key != wanted.concat() {
+            self.break_with(format!("the key says {key:?}, the record {wanted:?}"));
+        }
+        if self.tampered {
+            return;
+        }
+        if by_name != wanted || by_tag != wanted {
+            self.break_with(format!("DNS says {by_name:?} {by_tag:?}, the record {wanted:?}"));
+        }
+        let shown = self.consul.rows(&self.layout.node(), Mono(self.now)).found;
+        if shown.as_ref() != Some(&project(record).rows) {
+            self.break_with(format!("the rows are not the record's: {shown:?}"));
+        }
+    }
+
+    fn break_with(&mut self, what: String) {
+        self.log.push(format!("{} BROKEN: {what}", self.now));
+        self.broken.get_or_insert(what);
+    }
+
+    fn operate(&mut self, operation: Operation) {
+        let now = self.now;
+        match operation {
+            Operation::KillInstance(i) => self.cluster.instances[i].up = false,
+            Operation::StartInstance { instance, empty } => {
+                self.cluster.start_instance(instance, empty);
+            }
+            Operation::FreezeInstance(i) => self.cluster.instances[i].frozen = true,
+            Operation::ThawInstance(i) => self.cluster.instances[i].frozen = false,
+            Operation::KillPrimary => {
+                if let Some(primary) = self.cluster.majority() {
+                    if let Some(index) = self.index_of(&primary) {
+                        self.cluster.instances[index].up = false;
+                    }
+                }
+            }
+            Operation::KillSentinel(s) => self.cluster.sentinels[s].up = false,
+            Operation::KillLeader => {
+                let leader =
+                    self.cluster.sentinels.iter().position(|s| s.up && s.failover.is_some());
+                if let Some(leader) = leader {
+                    self.cluster.sentinels[leader].up = false;
+                    self.cluster.sentinels[leader].failover = None;
+                }
+            }
+            Operation::StartSentinel { sentinel, blank } => {
+                self.cluster.sentinels[sentinel].up = true;
+                if blank {
+                    self.cluster.sentinels[sentinel].knows = false;
+                    self.cluster.sentinels[sentinel].peers.clear();
+                }
+            }
+            Operation::Rollback { sentinel, to } => {
+                let address = self.cluster.instances[to].address.clone();
+                self.cluster.remonitor(sentinel, &address);
+            }
+            Operation::Reset(s) => self.cluster.reset(s),
+            Operation::ResetLeader => {
+                let leader = self.cluster.sentinels.iter().position(|s| s.failover.is_some());
+                if let Some(leader) = leader {
+                    self.cluster.reset(leader);
+                }
+            }
+            Operation::ForceFailover(s) => {
+                if self.cluster.sentinels[s].up && self.cluster.sentinels[s].failover.is_none() {
+                    self.cluster.start_failover(s, now, true);
+                }
+            }
+            Operation::ForceTwoFailovers(a, b) => {
+                self.operate(Operation::ForceFailover(a));
+                self.operate(Operation::ForceFailover(b));
+            }
+            Operation::Tilt(s) => self.cluster.sentinels[s].tilt_until = now + 10_000,
+            Operation::ReplicaOfNoOne(i) => {
+                let address = self.cluster.instances[i].address.clone();
+                self.cluster.promote(&address);
+            }
+            Operation::CutSentinels(a, b) => {
+                self.cluster.cut_sentinels.insert((a.min(b), a.max(b)));
+            }
+            Operation::CutSentinelInstance(s, i) => {
+                let address = self.cluster.instances[i].address.clone();
+                self.cluster.cut_instances.insert((s, address));
+            }
+            Operation::CutAgent(agent, peer) => {
+                self.agents[agent].cut.insert(peer);
+            }
+            Operation::KillAgent(agent) => self.agents[agent].up = false,
+            Operation::StartAgent(agent) => self.start_agent(agent),
+            Operation::ConsulAway => self.consul_away = true,
+            Operation::ConsulBack => self.consul_away = false,
+            Operation::WipeConsul => {
+                // The fence itself is gone; only what agents remember keeps it from going back.
+                self.generation_max = 0;
+                self.last_record = None;
+                self.consul_life += 1;
+                self.consul.wipe();
+                self.old_consul.wipe();
+            }
+            Operation::Tamper(pick) => {
+                self.tampered = true;
+                self.consul.tamper(&self.layout.node(), pick);
+            }
+            Operation::HealAll => self.heal(),
+        }
+    }
+
+    fn start_agent(&mut self, agent: usize) {
+        let life = self.agents[agent].life + 1;
+        if self.agents[agent].up {
+            return;
+        }
+        let mut policy = self.policies[agent].clone();
+        policy.run = format!("run-{life}");
+        let machine = GroupLoop::new(policy, self.layout.clone());
+        let sentinels = self.cluster.sentinels.len();
+        let cut = self.agents[agent].cut.clone();
+        // Messages of the old life still arrive: they belong to no question of the new one, but they
+        // are true, so they must do no harm.
+        self.agents[agent] = Agent {
+            machine,
+            up: true,
+            life,
+            cut,
+            next_wake: u64::MAX,
+            said_primary: self.agents[agent].said_primary.clone(),
+            generation_max: 0,
+            watched: None,
+            seen_kicks: BTreeMap::new(),
+            seen_events: vec![0; sentinels],
+        };
+        self.push(self.now + 1, Event::Wake(agent));
+    }
+
+    /// Every fault ends: what stopped starts, what was cut is joined.
+    fn heal(&mut self) {
+        self.consul_away = false;
+        self.cluster.cut_sentinels.clear();
+        self.cluster.cut_instances.clear();
+        for index in 0..self.cluster.instances.len() {
+            self.cluster.instances[index].frozen = false;
+            self.cluster.start_instance(index, false);
+        }
+        for sentinel in &mut self.cluster.sentinels {
+            sentinel.up = true;
+            sentinel.tilt_until = 0;
+        }
+        for agent in 0..self.agents.len() {
+            self.agents[agent].cut.clear();
+            self.start_agent(agent);
+        }
+    }
+
+    /// What all agents must agree on once the world has been still for long.
+    pub fn check_converged(&mut self) {
+        if self.broken.is_some() {
+            return;
+        }
+        let answer = self.consul.group(&self.layout, Mono(self.now));
+        let published = answer.record().and_then(Record::writer_address).cloned();
+        let level = answer.record().map(|record| record.evidence.level);
+        // Equal epochs for two addresses never converge in Sentinel itself; then nobody is named.
+        let Some(majority) = self.cluster.majority() else { return };
+        let sound = self.cluster.instance(&majority).is_some_and(|i| i.is_primary() && i.answers());
+        if !sound {
+            return;
+        }
+        self.converged = true;
+        if published.as_ref() != Some(&majority) {
+            self.break_with(format!("{published:?} is published, the Sentinels name {majority}"));
+        }
+        if level != Some(Level::Quorum) {
+            self.break_with("the promotion was never confirmed".to_owned());
+        }
+        for agent in 0..self.agents.len() {
+            let store = self.agents[agent].machine.observed().store.as_ref();
+            let seen = store.and_then(StoreAnswer::record).and_then(Record::writer_address);
+            if seen != Some(&majority) {
+                let seen = seen.cloned();
+                self.break_with(format!("agent-{agent} sees {seen:?}, not {majority}"));
+            }
+        }
+        let wanted = answer.record().map(|record| project(record).rows);
+        if self.consul.rows(&self.layout.node(), Mono(self.now)).found != wanted {
+            self.break_with("the rows are not the record's in the end".to_owned());
+        }
+        if self.now - self.last_commit < 3_000 {
+            self.break_with("the agents still write in a still world".to_owned());
+        }
+    }
+}
