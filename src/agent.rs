@@ -18,7 +18,7 @@ use crate::core::group::{Input, Outcome};
 use crate::core::projection::{NO_ADDRESS, Op, ServiceRow, node_row};
 use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 use crate::dns::Names;
-use crate::exit::{Code, Failure};
+use crate::exit::Failure;
 use crate::group_task::{GroupTask, INPUTS_MAX};
 use crate::sentinel::pool::Pool;
 use crate::sentinel::watch::{COMMANDS_MAX, WatchSettings};
@@ -49,8 +49,7 @@ impl Agent {
             .into());
         }
         let consul = Consul::new(&config.consul)?;
-        let names = Names::new(config.resolver)
-            .map_err(|error| Failure::new(Code::Config, error.to_string()))?;
+        let names = Names::new(config.resolver);
         Ok(Self { config, consul, clock: Clock::start(), names })
     }
 
@@ -70,7 +69,10 @@ impl Agent {
                     return Err(ConsulError::Denied { call, what });
                 }
                 Outcome::Unknown(reason) => {
-                    return Err(ConsulError::Unreachable { address: self.consul.address(), reason });
+                    return Err(ConsulError::Unreachable {
+                        address: self.consul.address(),
+                        reason,
+                    });
                 }
             }
         }
@@ -128,8 +130,7 @@ impl Agent {
         };
         let layouts = self.config.groups.iter().map(|group| group.layout.clone()).collect();
         let id = self.config.agent.clone();
-        let presence =
-            be_present(self.consul.clone(), id, layouts, self.presence(), stop.clone());
+        let presence = be_present(self.consul.clone(), id, layouts, self.presence(), stop.clone());
         let registrar =
             keep_registered(self.consul.clone(), self.registrations(), monitors, stop.clone());
         supervisor.spawn("the Sentinels' pool", until(stop.clone(), pool.run()));
@@ -158,11 +159,9 @@ impl Agent {
         }
         let mode = if self.is_node_mode() { "node" } else { "observer" };
         info!("agent {} in {mode} mode, Consul at {}", self.config.agent, self.consul.address());
-        if self.config.sources.listed.len() % 2 == 0 && !self.config.sources.listed.is_empty() {
-            warn!(
-                "{} Sentinels are listed; an odd number survives more",
-                self.config.sources.listed.len()
-            );
+        let listed = self.config.sources.listed.len();
+        if listed > 0 && listed.is_multiple_of(2) {
+            warn!("{listed} Sentinels are listed; an odd number survives more");
         }
     }
 
@@ -176,12 +175,14 @@ impl Agent {
 
     fn watch_settings(&self) -> WatchSettings {
         let groups = self.config.groups.iter().map(|group| group.policy.group.clone()).collect();
-        let logins = self.config.groups.iter();
         WatchSettings {
             link: self.config.sentinel_login.clone(),
             groups,
-            instance_logins: logins
-                .map(|group| (group.policy.group.clone(), group.login.clone()))
+            auths: self
+                .config
+                .groups
+                .iter()
+                .map(|group| (group.policy.group.clone(), group.sentinel_auth.clone()))
                 .collect(),
             clock: self.clock,
         }

@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::config::Setting;
 use crate::config::file::{LogFormat, Span};
 use crate::core::address::{Address, GroupName, ServiceName};
 use crate::core::record::Level;
@@ -42,6 +44,10 @@ pub enum Command {
     Plan,
     /// Take a group out of Consul, leaving nothing behind
     Retire(RetireArgs),
+    /// Move a group's primary on purpose, without losing a write
+    Switchover(SwitchoverArgs),
+    /// Show or change the Sentinel settings that agents keep on all Sentinels of a group
+    Config(ConfigArgs),
     /// Start a small world of real servers, kill its primary, and show what happens
     Demo(DemoArgs),
 }
@@ -58,10 +64,36 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 pub struct RetireArgs {
     /// The group
-    pub group: GroupName,
+    #[arg(value_name = "GROUP")]
+    pub retired: GroupName,
     /// Do it even though agents still watch the group (they will publish it again)
     #[arg(long)]
     pub force: bool,
+}
+
+/// Options of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The group
+    #[arg(value_name = "GROUP")]
+    pub configured: GroupName,
+    /// quorum (a number or auto), down_after, failover_timeout, parallel_syncs; KEY= takes one away
+    #[arg(value_name = "KEY=VALUE")]
+    pub settings: Vec<Setting>,
+}
+
+/// Options of `switchover`.
+#[derive(Debug, Args)]
+pub struct SwitchoverArgs {
+    /// The group
+    #[arg(value_name = "GROUP")]
+    pub moved: GroupName,
+    /// The replica to become the primary [default: Sentinel's choice]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub to: Option<Address>,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Options of `demo`.
@@ -145,7 +177,7 @@ pub struct Logins {
     #[arg(long, global = true, env = "CONSUL_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub redis_password_file: Option<PathBuf>,
     /// Speak TLS to Redis
-    #[arg(long, global = true, env = "CONSUL_REDIS_TLS")]
+    #[arg(long, global = true, env = "CONSUL_REDIS_TLS", value_parser = BoolishValueParser::new())]
     pub redis_tls: bool,
     /// Authorities to trust for Redis (PEM)
     #[arg(long, global = true, env = "CONSUL_REDIS_CACERT", value_name = "FILE")]
@@ -163,7 +195,7 @@ pub struct Logins {
     #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
     pub sentinel_password_file: Option<PathBuf>,
     /// Speak TLS to Sentinels
-    #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_TLS")]
+    #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_TLS", value_parser = BoolishValueParser::new())]
     pub sentinel_tls: bool,
     /// Authorities to trust for Sentinels (PEM)
     #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_CACERT", value_name = "FILE")]
@@ -209,5 +241,15 @@ fn parse_level(text: &str) -> Result<Level, String> {
         "promotion" => Ok(Level::Promotion),
         "quorum" => Ok(Level::Quorum),
         _ => Err("write promotion or quorum".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        super::Cli::command().debug_assert();
     }
 }

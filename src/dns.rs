@@ -25,7 +25,7 @@ pub const ADDRESSES_MAX: usize = 64;
 #[derive(Debug, Error)]
 pub enum DnsError {
     /// The resolver cannot be set up from the system's configuration.
-    #[error("cannot read the system's DNS configuration: {0}")]
+    #[error("cannot use this machine's DNS configuration (set resolver): {0}")]
     Setup(String),
     /// The name has no address, or the servers do not answer.
     #[error("cannot resolve `{name}`: {reason}")]
@@ -40,37 +40,18 @@ pub enum DnsError {
 /// A resolver that caches nothing.
 #[derive(Clone)]
 pub struct Names {
-    resolver: TokioResolver,
+    /// Or why the system's configuration cannot be used: of no matter until a name is looked up.
+    resolver: Result<TokioResolver, String>,
 }
 
 impl Names {
     /// Asks `server`, or the servers and the hosts file of this machine.
-    ///
-    /// # Errors
-    /// [`DnsError::Setup`] when `/etc/resolv.conf` cannot be used.
-    pub fn new(server: Option<SocketAddr>) -> Result<Self, DnsError> {
-        let setup = |error: NetError| DnsError::Setup(error.to_string());
-        let mut builder = match server {
-            Some(server) => {
-                let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-                for connection in &mut connections {
-                    connection.port = server.port();
-                }
-                let server = NameServerConfig::new(server.ip(), true, connections.into());
-                let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            }
-            None => TokioResolver::builder_tokio().map_err(setup)?,
-        };
-        let options = builder.options_mut();
-        options.cache_size = 0;
-        options.timeout = DNS_TIMEOUT;
-        options.attempts = 1;
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        if server.is_some() {
-            options.use_hosts_file = ResolveHosts::Never;
-        }
-        Ok(Self { resolver: builder.build().map_err(setup)? })
+    pub fn new(server: Option<SocketAddr>) -> Self {
+        Self { resolver: build(server).map_err(|error| error.to_string()) }
+    }
+
+    fn resolver(&self) -> Result<&TokioResolver, DnsError> {
+        self.resolver.as_ref().map_err(|error| DnsError::Setup(error.clone()))
     }
 
     /// All addresses that `address` stands for: itself, or every A and AAAA record of its name.
@@ -83,7 +64,7 @@ impl Names {
         }
         let name = address.host();
         let failed = |reason: String| DnsError::Lookup { name: name.to_owned(), reason };
-        let found = self.resolver.lookup_ip(name).await.map_err(|e| failed(e.to_string()))?;
+        let found = self.resolver()?.lookup_ip(name).await.map_err(|e| failed(e.to_string()))?;
         let mut addresses: Vec<IpAddr> = found.iter().take(ADDRESSES_MAX).collect();
         addresses.sort();
         addresses.dedup();
@@ -99,7 +80,7 @@ impl Names {
     /// # Errors
     /// [`DnsError::Lookup`] when the server does not answer.
     pub async fn a(&self, name: &str) -> Result<Vec<IpAddr>, DnsError> {
-        let found = records(name, self.resolver.ipv4_lookup(absolute(name)).await)?;
+        let found = records(name, self.resolver()?.ipv4_lookup(absolute(name)).await)?;
         let address = |data: RData| match data {
             RData::A(address) => Some(IpAddr::V4(address.0)),
             _ => None,
@@ -112,13 +93,37 @@ impl Names {
     /// # Errors
     /// [`DnsError::Lookup`] when the server does not answer.
     pub async fn srv(&self, name: &str) -> Result<Vec<(String, u16)>, DnsError> {
-        let found = records(name, self.resolver.srv_lookup(absolute(name)).await)?;
+        let found = records(name, self.resolver()?.srv_lookup(absolute(name)).await)?;
         let service = |data: RData| match data {
             RData::SRV(service) => Some((service.target.to_utf8(), service.port)),
             _ => None,
         };
         Ok(found.into_iter().filter_map(service).collect())
     }
+}
+
+fn build(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
+    let mut builder = match server {
+        Some(server) => {
+            let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+            for connection in &mut connections {
+                connection.port = server.port();
+            }
+            let server = NameServerConfig::new(server.ip(), true, connections.into());
+            let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        }
+        None => TokioResolver::builder_tokio()?,
+    };
+    let options = builder.options_mut();
+    options.cache_size = 0;
+    options.timeout = DNS_TIMEOUT;
+    options.attempts = 1;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    if server.is_some() {
+        options.use_hosts_file = ResolveHosts::Never;
+    }
+    builder.build()
 }
 
 /// A name that is not to be looked for in search domains.
@@ -131,8 +136,6 @@ fn records(name: &str, found: Result<Lookup, NetError>) -> Result<Vec<RData>, Dn
     match found {
         Ok(found) => Ok(found.answers().iter().map(|record| record.data.clone()).collect()),
         Err(NetError::Dns(hickory_resolver::net::DnsError::NoRecordsFound(_))) => Ok(Vec::new()),
-        Err(error) => {
-            Err(DnsError::Lookup { name: name.to_owned(), reason: error.to_string() })
-        }
+        Err(error) => Err(DnsError::Lookup { name: name.to_owned(), reason: error.to_string() }),
     }
 }

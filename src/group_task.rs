@@ -4,6 +4,7 @@
 //! its own and comes back as an input, so no server that hangs can hold up a switch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -15,13 +16,15 @@ use crate::config::GroupConfig;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::consul::watch::watch_group;
+use crate::core::action::Write;
 use crate::core::address::Address;
 use crate::core::group::{GroupLoop, Input, Outcome, Output, Weight};
 use crate::core::observed::{InstanceAnswer, Reading};
-use crate::core::action::Write;
 use crate::instance::{self, InstanceCommand, follow};
 use crate::sentinel::watch::SentinelCommand;
 
+/// How often the instances registered for the group are read.
+const REGISTERED_EVERY: Duration = Duration::from_secs(5);
 /// Inputs waiting for one group.
 pub const INPUTS_MAX: usize = 1_024;
 
@@ -64,13 +67,15 @@ impl GroupTask {
     /// Runs until `stop`. Nothing that is published changes when it ends.
     pub async fn run(mut self, stop: CancellationToken) {
         let layout = self.group.layout.clone();
-        let watch = watch_group(
+        let watch =
+            watch_group(self.consul.clone(), layout.clone(), self.clock, self.own_inputs.clone());
+        let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
+        let registered = watch_registered(
             self.consul.clone(),
-            layout.clone(),
-            self.clock,
+            self.group.policy.service.server(),
             self.own_inputs.clone(),
         );
-        let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
+        let _registered = AbortOnDropHandle::new(tokio::spawn(registered));
         let (readings, mut read) = mpsc::channel(INPUTS_MAX);
         let mut machine = GroupLoop::new(self.group.policy.clone(), layout);
         let mut hands = Hands {
@@ -100,6 +105,23 @@ impl GroupTask {
     }
 }
 
+/// Reads which instances node-mode agents have registered, until nobody listens any more.
+async fn watch_registered(consul: Consul, service: String, inputs: mpsc::Sender<Input>) {
+    loop {
+        match consul.service_addresses(&service).await {
+            Ok(found) => {
+                let found = found.into_iter().collect();
+                if inputs.send(Input::Registered(found)).await.is_err() {
+                    return;
+                }
+            }
+            // Unknown, not gone: those that were registered stay.
+            Err(error) => debug!("{service}: {error}"),
+        }
+        tokio::time::sleep(REGISTERED_EVERY).await;
+    }
+}
+
 impl Hands {
     /// Starts what an output asks for. Never waits.
     fn carry_out(&mut self, output: Output) {
@@ -119,11 +141,15 @@ impl Hands {
             Output::ReadRows => self.read_rows(),
             Output::Write(id, write) => self.write(id, *write),
             Output::Hold(hold) => {
-                info!(
-                    "{group}: holding writes on {} for {} ms: {} has taken its place",
-                    hold.instance, hold.for_ms, hold.superseded_by
-                );
                 self.command(&hold.instance, InstanceCommand::Hold { for_ms: hold.for_ms });
+            }
+            Output::Promote(promote) => {
+                let instance = promote.instance.clone();
+                self.command(&instance, InstanceCommand::Promote(promote));
+            }
+            Output::Fence(fence) => {
+                let instance = fence.instance.clone();
+                self.command(&instance, InstanceCommand::Fence(fence));
             }
             Output::Tell(tell) => {
                 let _ = self.sentinels.send(SentinelCommand::Tell(group.clone(), tell));
@@ -160,8 +186,7 @@ impl Hands {
         if self.reading_store.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let (consul, layout, clock) =
-            (self.consul.clone(), self.group.layout.clone(), self.clock);
+        let (consul, layout, clock) = (self.consul.clone(), self.group.layout.clone(), self.clock);
         let inputs = self.inputs.clone();
         self.reading_store = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             match consul.group(&layout, ReadMode::Consistent, &clock).await {
@@ -177,8 +202,7 @@ impl Hands {
         if self.reading_rows.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let (consul, layout, clock) =
-            (self.consul.clone(), self.group.layout.clone(), self.clock);
+        let (consul, layout, clock) = (self.consul.clone(), self.group.layout.clone(), self.clock);
         let inputs = self.inputs.clone();
         self.reading_rows = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             match consul.rows(&layout.node(), &clock).await {

@@ -6,10 +6,12 @@ use std::time::Duration;
 use redis::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
+use crate::core::action::Promote;
 use crate::core::address::Address;
+use crate::core::fence::{Fence, StrayKind};
 use crate::core::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
 use crate::redis_link::{Link, LinkError, LinkSettings, text};
 use crate::retry::Retry;
@@ -23,7 +25,7 @@ const RECONNECT_GAP: Duration = Duration::from_millis(5);
 pub const COMMANDS_MAX: usize = 16;
 
 /// Something to do with an instance.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum InstanceCommand {
     /// Ask it about itself.
     Probe,
@@ -32,6 +34,10 @@ pub enum InstanceCommand {
         /// In ms.
         for_ms: u64,
     },
+    /// Make it a replica.
+    Fence(Fence),
+    /// Make it a primary.
+    Promote(Promote),
 }
 
 /// Asks an instance about itself, in one write.
@@ -41,9 +47,10 @@ pub enum InstanceCommand {
 pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let mut commands = redis::pipe();
     commands.cmd("PING").cmd("INFO").arg("replication").cmd("INFO").arg("server");
+    commands.cmd("INFO").arg("keyspace").cmd("INFO").arg("persistence");
     let answers = link.ask(&commands).await?;
-    let [ping, replication, server] = answers.as_slice() else {
-        return Err(LinkError::Unexpected("three answers expected".to_owned()));
+    let [ping, replication, server, keyspace, persistence] = answers.as_slice() else {
+        return Err(LinkError::Unexpected("five answers expected".to_owned()));
     };
     let not_ready = match ping {
         Value::SimpleString(pong) if pong == "PONG" => None,
@@ -52,7 +59,13 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     };
     let replication = text(replication).map_err(LinkError::Unexpected)?;
     let server = text(server).map_err(LinkError::Unexpected)?;
-    parse(not_ready, &info_fields(&replication), &info_fields(&server))
+    let keyspace = text(keyspace).map_err(LinkError::Unexpected)?;
+    let keys = count_keys(&info_fields(&keyspace));
+    let persistence = text(persistence).map_err(LinkError::Unexpected)?;
+    let started_empty = started_empty(&info_fields(&persistence));
+    let answer = parse(not_ready, &info_fields(&replication), &info_fields(&server));
+    answer
+        .map(|answer| InstanceAnswer { keys, started_empty, ..answer })
         .map_err(LinkError::Unexpected)
 }
 
@@ -61,9 +74,8 @@ fn parse(
     replication: &BTreeMap<&str, &str>,
     server: &BTreeMap<&str, &str>,
 ) -> Result<InstanceAnswer, String> {
-    let field = |name: &str| {
-        replication.get(name).copied().ok_or_else(|| format!("INFO has no `{name}`"))
-    };
+    let field =
+        |name: &str| replication.get(name).copied().ok_or_else(|| format!("INFO has no `{name}`"));
     let role = match field("role")? {
         "master" => Role::Primary { replicas: connected_replicas(replication) },
         "slave" => {
@@ -97,14 +109,32 @@ fn parse(
             .to_owned(),
         replid: ReplId(field("master_replid")?.to_owned()),
         replid2: replid2.map(|id| ReplId((*id).to_owned())),
+        forked_at: replication.get("second_repl_offset").and_then(|at| at.parse().ok()),
         offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
+        keys: 0,
+        started_empty: false,
+        uptime_s: server.get("uptime_in_seconds").and_then(|up| up.parse().ok()).unwrap_or(0),
+        priority: replication.get("slave_priority").and_then(|priority| priority.parse().ok()),
     })
+}
+
+/// Before 7.0 Redis does not say how many keys it has loaded; then nobody knows.
+fn started_empty(persistence: &BTreeMap<&str, &str>) -> bool {
+    let is = |name: &str| persistence.get(name).copied() == Some("0");
+    is("rdb_last_load_keys_loaded") && is("aof_enabled")
+}
+
+/// `db0:keys=12,expires=0,avg_ttl=0`, a line for each database that holds any.
+fn count_keys(keyspace: &BTreeMap<&str, &str>) -> u64 {
+    let keys = |row: &str| row.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok();
+    keyspace.values().filter_map(|row| keys(row)).sum()
 }
 
 /// `slave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=1`
 fn connected_replicas(replication: &BTreeMap<&str, &str>) -> Vec<ConnectedReplica> {
     let is_row = |name: &str| {
-        name.strip_prefix("slave").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        name.strip_prefix("slave")
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
     };
     replication
         .iter()
@@ -138,6 +168,55 @@ pub async fn hold(link: &mut Link, for_ms: u64) -> Result<(), LinkError> {
     Ok(())
 }
 
+/// Turns a stray primary into a replica, as Sentinel would, and disconnects its clients, which find the writer
+/// when they look it up again. Whether it did.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal.
+pub async fn fence(link: &mut Link, fence: &Fence) -> Result<bool, LinkError> {
+    let now = probe(link).await?;
+    if !fence.still_holds(&now) {
+        return Ok(false);
+    }
+    let mut commands = redis::pipe();
+    commands.cmd("MULTI");
+    let (host, port) = (fence.follow.host(), fence.follow.port());
+    commands.cmd("REPLICAOF").arg(host).arg(port);
+    // So that it comes back as a replica, as after Sentinel's own REPLICAOF. Fails without a config file.
+    commands.cmd("CONFIG").arg("REWRITE");
+    commands.cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal");
+    commands.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+    commands.cmd("EXEC");
+    let answers = link.ask(&commands).await?;
+    let Some(Value::Array(results)) = answers.last() else {
+        let refused = answers.iter().find_map(|answer| text(answer).err());
+        return Err(LinkError::Unexpected(refused.unwrap_or_else(|| "no EXEC".to_owned())));
+    };
+    match results.first().map(text) {
+        Some(Ok(_)) => Ok(true),
+        Some(Err(error)) => Err(LinkError::Unexpected(error)),
+        None => Err(LinkError::Unexpected("an empty EXEC".to_owned())),
+    }
+}
+
+/// Makes a replica the first primary. Whether it did.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal.
+pub async fn promote(link: &mut Link, wanted: &Promote) -> Result<bool, LinkError> {
+    let now = probe(link).await?;
+    let replica = matches!(now.role, Role::Replica { .. });
+    if now.run_id != wanted.run_id || !replica || now.not_ready.is_some() {
+        return Ok(false);
+    }
+    let mut commands = redis::pipe();
+    commands.cmd("REPLICAOF").arg("NO").arg("ONE");
+    for answer in &link.ask(&commands).await? {
+        text(answer).map_err(LinkError::Unexpected)?;
+    }
+    Ok(true)
+}
+
 /// Stays connected to one instance, answers commands, and asks anew the moment the connection closes:
 /// a replica that is promoted closes it in the very transaction that promotes it
 /// (`docs/facts/sentinel.md` 6).
@@ -151,7 +230,7 @@ pub async fn follow(
     readings: mpsc::Sender<(Address, Reading<InstanceAnswer>)>,
 ) {
     let mut follower = Follower { address, settings, clock, link: None };
-    let mut retry = Retry::reconnecting();
+    let mut retry = Retry::returning();
     let mut next_attempt = Some(Instant::now());
     loop {
         let command = tokio::select! {
@@ -166,11 +245,17 @@ pub async fn follow(
         };
         let Some(command) = command else { return };
         let started = Instant::now();
-        let (hold, probe) = gather(command, &mut commands);
-        if let Some(for_ms) = hold {
+        let todo = gather(command, &mut commands);
+        if let Some(for_ms) = todo.hold {
             follower.hold(for_ms).await;
         }
-        let reading = if probe { Some(follower.probe().await) } else { None };
+        if let Some(fence) = &todo.fence {
+            follower.fence(fence).await;
+        }
+        if let Some(promote) = &todo.promote {
+            follower.promote(promote).await;
+        }
+        let reading = if todo.probe { Some(follower.probe().await) } else { None };
         next_attempt = if follower.link.is_some() {
             retry.reset();
             None
@@ -188,18 +273,36 @@ pub async fn follow(
     }
 }
 
-/// Everything that is waiting, as one hold and one probe: more of a kind would say nothing new.
-fn gather(first: InstanceCommand, more: &mut mpsc::Receiver<InstanceCommand>) -> (Option<u64>, bool) {
-    let (mut hold, mut probe) = (None, false);
+/// What is to be done with one instance now.
+#[derive(Default)]
+struct Todo {
+    hold: Option<u64>,
+    fence: Option<Fence>,
+    promote: Option<Promote>,
+    probe: bool,
+}
+
+/// Everything that is waiting, as one of each kind: more of a kind would say nothing new.
+fn gather(first: InstanceCommand, more: &mut mpsc::Receiver<InstanceCommand>) -> Todo {
+    let mut todo = Todo::default();
     let mut next = Some(first);
     while let Some(command) = next {
         match command {
-            InstanceCommand::Probe => probe = true,
-            InstanceCommand::Hold { for_ms } => hold = Some(for_ms),
+            InstanceCommand::Probe => todo.probe = true,
+            InstanceCommand::Hold { for_ms } => todo.hold = Some(for_ms),
+            InstanceCommand::Promote(promote) => {
+                todo.promote = Some(promote);
+                todo.probe = true;
+            }
+            InstanceCommand::Fence(fence) => {
+                todo.fence = Some(fence);
+                // What became of it is worth knowing at once.
+                todo.probe = true;
+            }
         }
         next = more.try_recv().ok();
     }
-    (hold, probe)
+    todo
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -249,6 +352,44 @@ impl Follower {
         Reading { asked, answered: clock.now().mono, result: result.map_err(|e| e.to_string()) }
     }
 
+    async fn fence(&mut self, wanted: &Fence) {
+        let result = match self.link().await {
+            Ok(link) => fence(link, wanted).await,
+            Err(error) => Err(error),
+        };
+        let what = match wanted.kind {
+            StrayKind::Returned => "a second primary",
+            StrayKind::Blank => "blank",
+            StrayKind::Emptied => "a second primary, restarted without its data",
+            StrayKind::Lost => "a replica of something that does not answer",
+        };
+        let Fence { instance, follow, .. } = wanted;
+        match result {
+            Ok(true) => info!("{instance} was {what}; it is a replica of {follow} now"),
+            Ok(false) => debug!(%instance, "no stray primary any more"),
+            Err(error) => {
+                self.link = None;
+                warn!(%instance, %error, "cannot make it a replica of {follow}");
+            }
+        }
+    }
+
+    async fn promote(&mut self, wanted: &Promote) {
+        let result = match self.link().await {
+            Ok(link) => promote(link, wanted).await,
+            Err(error) => Err(error),
+        };
+        let instance = &wanted.instance;
+        match result {
+            Ok(true) => info!("{instance} is the first primary now"),
+            Ok(false) => debug!(%instance, "not what it was any more"),
+            Err(error) => {
+                self.link = None;
+                warn!(%instance, %error, "cannot make it a primary");
+            }
+        }
+    }
+
     async fn hold(&mut self, for_ms: u64) {
         let result = match self.link().await {
             Ok(link) => hold(link, for_ms).await,
@@ -258,7 +399,7 @@ impl Follower {
             Ok(()) => debug!(instance = %self.address, for_ms, "writes held"),
             Err(error) => {
                 self.link = None;
-                tracing::warn!(instance = %self.address, %error, "cannot hold writes");
+                warn!(instance = %self.address, %error, "cannot hold writes");
             }
         }
     }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 
 fn parse() -> Result<Cli, Failure> {
     // A variable that is set to nothing, as compose files do, is not set.
-    let mut command = Cli::command();
+    let mut command = Cli::command().mut_args(|arg| arg.hide_env_values(true));
     let empty: Vec<clap::Id> = command
         .get_arguments()
         .filter(|arg| {
@@ -47,13 +47,20 @@ fn run(cli: Cli) -> Result<Code, Failure> {
     let config = resolve(&cli.common, &process_env)?;
     // One thread: an agent waits far more than it works, and a single one keeps it small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match &cli.command {
             Command::Agent => commands::agent::run(config).await.map(|()| Code::Done),
             Command::Status(args) => commands::status::run(config, args).await,
             Command::Plan => commands::plan::run(config).await.map(|()| Code::Done),
             Command::Retire(args) => commands::retire::run(config, args).await.map(|()| Code::Done),
-            Command::Demo(_) => todo!(),
+            Command::Config(args) => commands::config::run(config, args).await.map(|()| Code::Done),
+            Command::Switchover(args) => {
+                commands::switchover::run(config, args).await.map(|()| Code::Done)
+            }
+            Command::Demo(args) => commands::demo::run(args).await.map(|()| Code::Done),
         }
-    })
+    });
+    // Look-ups by the system's own resolver, which nothing can interrupt, are not waited for.
+    runtime.shutdown_background();
+    ended
 }

@@ -13,7 +13,7 @@ use crate::core::replicas::named_by;
 use crate::dns::Names;
 use crate::instance;
 use crate::redis_link::{Link, LinkError, LinkSettings};
-use crate::sentinel::pool::{SENTINELS_MAX, find};
+use crate::sentinel::pool::{Found, SENTINELS_MAX, find};
 use crate::sentinel::query;
 
 /// One look at a group.
@@ -38,18 +38,22 @@ pub async fn look(
 ) -> Result<Look, ConsulError> {
     let store = consul.group(&group.layout, ReadMode::Consistent, clock).await?.value;
     let rows = consul.rows(&group.layout.node(), clock).await?;
-    let (mut sentinels, failures) = find(&config.sources, names, consul).await;
+    let (found, failures) = find(&config.sources, names, consul).await;
     // Whoever looks without a list of Sentinels uses the recorded one.
-    sentinels.extend(store.record().into_iter().flat_map(|record| record.sentinels.clone()));
-    let mut observed =
-        Observed { store: Some(store), rows: Some(rows), ..Observed::default() };
-    ask_sentinels(config, &group.policy.group, sentinels, clock, &mut observed).await;
+    let recorded = store.record().into_iter().flat_map(|record| record.sentinels.clone());
+    let sentinels = recorded.chain(found.keys().cloned()).collect();
+    let mut observed = Observed { store: Some(store), rows: Some(rows), ..Observed::default() };
+    let asker = Asker { config, group: &group.policy.group, found: &found, clock };
+    asker.ask_all(sentinels, &mut observed).await;
     let mut instances: BTreeSet<Address> = observed
         .sentinels
         .values()
         .filter_map(|reading| reading.result.as_ref().ok()?.group.as_ref())
         .flat_map(|group| named_by(group).cloned().collect::<Vec<_>>())
         .collect();
+    let server = group.policy.service.server();
+    observed.registered = consul.service_addresses(&server).await?.into_iter().collect();
+    instances.extend(observed.registered.iter().cloned());
     if let Some(record) = observed.record() {
         instances.extend(record.instances.iter().map(|i| i.address.clone()));
     }
@@ -61,62 +65,60 @@ pub async fn look(
     Ok(Look { observed, failures })
 }
 
-/// Asks all Sentinels, and then those that they name and that were not asked.
-async fn ask_sentinels(
-    config: &Config,
-    group: &GroupName,
-    first: BTreeSet<Address>,
-    clock: &Clock,
-    observed: &mut Observed,
-) {
-    let mut next = first;
-    for _round in 0..2 {
-        let asks = next.iter().take(SENTINELS_MAX).map(|address| async {
-            (address.clone(), ask(address, group, &config.sentinel_login, clock).await)
-        });
-        let answers: Vec<_> = futures_util::future::join_all(asks).await;
-        observed.sentinels.extend(answers);
-        if !config.sources.peers {
-            return;
+/// One question to every Sentinel.
+struct Asker<'a> {
+    config: &'a Config,
+    group: &'a GroupName,
+    found: &'a Found,
+    clock: &'a Clock,
+}
+
+impl Asker<'_> {
+    /// Asks all Sentinels, and then those that they name and that were not asked.
+    async fn ask_all(&self, first: BTreeSet<Address>, observed: &mut Observed) {
+        let mut next = first;
+        for _round in 0..2 {
+            let asks = next
+                .iter()
+                .take(SENTINELS_MAX)
+                .map(|address| async { (address.clone(), self.ask(address).await) });
+            let answers: Vec<_> = futures_util::future::join_all(asks).await;
+            observed.sentinels.extend(answers);
+            if !self.config.sources.peers {
+                return;
+            }
+            let ids: Vec<_> = observed
+                .sentinels
+                .values()
+                .filter_map(|reading| reading.result.as_ref().ok())
+                .map(|answer| answer.id.clone())
+                .collect();
+            next = observed
+                .sentinels
+                .values()
+                .filter_map(|reading| reading.result.as_ref().ok()?.group.as_ref())
+                .flat_map(|group| &group.peers)
+                .filter(|peer| !ids.contains(&peer.id))
+                .map(|peer| peer.address.clone())
+                .filter(|address| !observed.sentinels.contains_key(address))
+                .collect();
         }
-        let ids: Vec<_> = observed
-            .sentinels
-            .values()
-            .filter_map(|reading| reading.result.as_ref().ok())
-            .map(|answer| answer.id.clone())
-            .collect();
-        next = observed
-            .sentinels
-            .values()
-            .filter_map(|reading| reading.result.as_ref().ok()?.group.as_ref())
-            .flat_map(|group| &group.peers)
-            .filter(|peer| !ids.contains(&peer.id))
-            .map(|peer| peer.address.clone())
-            .filter(|address| !observed.sentinels.contains_key(address))
-            .collect();
+    }
+
+    async fn ask(&self, address: &Address) -> Reading<SentinelAnswer> {
+        let asked = self.clock.now().mono;
+        let name = self.found.get(address).and_then(Option::as_deref);
+        let login = self.config.sentinel_login.clone().expecting(name);
+        let answer = async {
+            let mut link = Link::open(address, &login).await?;
+            let id = query::identity(&mut link).await?;
+            query::ask(&mut link, &id, self.group).await
+        };
+        reading(asked, answer.await, self.clock)
     }
 }
 
-async fn ask(
-    address: &Address,
-    group: &GroupName,
-    login: &LinkSettings,
-    clock: &Clock,
-) -> Reading<SentinelAnswer> {
-    let asked = clock.now().mono;
-    let answer = async {
-        let mut link = Link::open(address, login).await?;
-        let id = query::identity(&mut link).await?;
-        query::ask(&mut link, &id, group).await
-    };
-    reading(asked, answer.await, clock)
-}
-
-async fn probe(
-    address: &Address,
-    login: &LinkSettings,
-    clock: &Clock,
-) -> Reading<InstanceAnswer> {
+async fn probe(address: &Address, login: &LinkSettings, clock: &Clock) -> Reading<InstanceAnswer> {
     let asked = clock.now().mono;
     let answer = async {
         let mut link = Link::open(address, login).await?;

@@ -48,6 +48,18 @@ impl Default for LinkSettings {
     }
 }
 
+impl LinkSettings {
+    /// The same for a server that was listed under a name: its certificate is made out to that, unless
+    /// the settings say otherwise.
+    #[must_use]
+    pub fn expecting(mut self, name: Option<&str>) -> Self {
+        if let Some(tls) = &mut self.tls {
+            tls.server_name = tls.server_name.take().or_else(|| name.map(str::to_owned));
+        }
+        self
+    }
+}
+
 /// TLS towards a Redis or Sentinel.
 #[derive(Debug, Clone, Default)]
 pub struct TlsSettings {

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
 
+use crate::clock::wall;
 use crate::config::ConfigError;
 use crate::config::file::LogFormat;
 
@@ -12,7 +13,7 @@ struct Rfc3339;
 
 impl FormatTime for Rfc3339 {
     fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
-        write!(w, "{:.3}", jiff::Timestamp::now())
+        write!(w, "{:.3}", wall())
     }
 }
 

@@ -1,6 +1,9 @@
 //! One file a subcommand.
 
 pub mod agent;
+pub mod config;
+pub mod demo;
 pub mod plan;
 pub mod retire;
 pub mod status;
+pub mod switchover;

@@ -7,9 +7,10 @@ use crate::core::action::Action;
 use crate::core::decide::{Decision, decide};
 use crate::core::memory::Memory;
 use crate::core::projection::Op;
+use crate::core::sentinels::TellWhat;
 use crate::core::view::View;
 use crate::dns::Names;
-use crate::exit::{Code, Failure};
+use crate::exit::Failure;
 use crate::observe::{Look, look};
 
 /// Prints what an agent would do now for each group.
@@ -18,8 +19,7 @@ use crate::observe::{Look, look};
 /// A [`Failure`] when Consul cannot be read.
 pub async fn run(config: Config) -> Result<(), Failure> {
     let consul = Consul::new(&config.consul)?;
-    let names = Names::new(config.resolver)
-        .map_err(|error| Failure::new(Code::Config, error.to_string()))?;
+    let names = Names::new(config.resolver);
     let clock = Clock::start();
     for group in &config.groups {
         let seen = look(&config, group, &consul, &names, &clock).await?;
@@ -62,12 +62,26 @@ fn actions(decision: &Decision) -> String {
                 }
             }
             Action::Hold(hold) => text.push_str(&format!(
-                "  hold writes on {} for {} ms: {} has taken its place\n",
-                hold.instance, hold.for_ms, hold.superseded_by
+                "  hold writes on {} for {} ms: {}\n",
+                hold.instance, hold.for_ms, hold.why
+            )),
+            Action::Promote(promote) => {
+                text.push_str(&format!("  make {} the first primary\n", promote.instance))
+            }
+            Action::Fence(fence) => text.push_str(&format!(
+                "  turn {} into a replica of {}\n",
+                fence.instance, fence.follow
             )),
             Action::Tell(tell) => text.push_str(&format!(
-                "  tell Sentinel {}: the primary is {}, quorum {}\n",
-                tell.sentinel, tell.primary, tell.settings.quorum
+                "  tell Sentinel {} ({}): the primary is {}, quorum {}\n",
+                tell.sentinel,
+                match tell.what {
+                    TellWhat::Monitor => "it does not know the group",
+                    TellWhat::Repoint => "it has disagreed for long",
+                    TellWhat::Settings => "its settings differ",
+                },
+                tell.primary,
+                tell.settings.quorum
             )),
         }
     }

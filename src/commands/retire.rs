@@ -18,7 +18,7 @@ use crate::exit::{Code, Failure};
 pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
     let consul = Consul::new(&config.consul)?;
     let clock = Clock::start();
-    let layout = Layout::new(&config.prefix, &args.group);
+    let layout = Layout::new(&config.prefix, &args.retired);
     let store = consul.group(&layout, ReadMode::Consistent, &clock).await?.value;
     let rows = consul.rows(&layout.node(), &clock).await?;
     if store.record().is_none() && store.plain.is_empty() && rows.found.is_none() {
@@ -28,7 +28,7 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
             [] => format!("there is no group under {}/", config.prefix),
             _ => format!("the groups there are: {}", known.join(", ")),
         };
-        let message = format!("Consul knows no group `{}`", args.group);
+        let message = format!("Consul knows no group `{}`", args.retired);
         return Err(Failure::new(Code::Failed, message).hint(hint));
     }
     if !store.agents.is_empty() && !args.force {
@@ -36,7 +36,7 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
         let message = format!(
             "{} agent(s) still watch `{}` and would publish it again: {}",
             agents.len(),
-            args.group,
+            args.retired,
             agents.join(", ")
         );
         return Err(Failure::new(Code::Failed, message)
@@ -53,14 +53,22 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
     ops.push(Op::KeyDeleteTree { prefix: layout.root() });
     ops.push(Op::NodeDelete { node: layout.node() });
     commit(&consul, &ops).await?;
-    println!("{}: gone from Consul (keys below {}, node {})", args.group, layout.root(), layout.node());
+    println!(
+        "{}: gone from Consul (keys below {}, node {})",
+        args.retired,
+        layout.root(),
+        layout.node()
+    );
     let left = consul.groups(&config.prefix).await?;
     let sentinels = node(&config.prefix);
     if left.is_empty() && consul.rows(&sentinels, &clock).await?.found.is_some() {
         commit(&consul, &[Op::NodeDelete { node: sentinels.clone() }]).await?;
         println!("it was the last group: node {sentinels} is gone too");
     }
-    println!("Sentinels were not touched; to make them forget it: SENTINEL REMOVE {}", args.group);
+    println!(
+        "Sentinels were not touched; to make them forget it: SENTINEL REMOVE {}",
+        args.retired
+    );
     Ok(())
 }
 
@@ -69,7 +77,9 @@ async fn commit(consul: &Consul, ops: &[Op]) -> Result<(), Failure> {
         Outcome::Committed { .. } => Ok(()),
         Outcome::Lost => Err(Failure::new(Code::Failed, "the group changed meanwhile")
             .hint("an agent still publishes it; try again once none does")),
-        Outcome::Refused(what) => Err(Failure::new(Code::Denied, format!("Consul refuses: {what}"))),
+        Outcome::Refused(what) => {
+            Err(Failure::new(Code::Denied, format!("Consul refuses: {what}")))
+        }
         Outcome::Unknown(what) => {
             Err(Failure::new(Code::Unavailable, format!("the answer was lost: {what}"))
                 .hint("run the command again: it does no harm twice"))

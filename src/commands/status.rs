@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
+use crate::core::address::{GroupName, ServiceName};
 use crate::core::memory::Memory;
 use crate::core::policy::Policy;
 use crate::core::projection::Layout;
@@ -29,8 +30,7 @@ const HISTORY_SHOWN: usize = 5;
 /// A [`Failure`] when Consul cannot be read.
 pub async fn run(config: Config, args: &StatusArgs) -> Result<Code, Failure> {
     let consul = Consul::new(&config.consul)?;
-    let names = Names::new(config.resolver)
-        .map_err(|error| Failure::new(Code::Config, error.to_string()))?;
+    let names = Names::new(config.resolver);
     let clock = Clock::start();
     let mut all = Vec::new();
     for group in groups(&config, &consul, &clock).await? {
@@ -69,10 +69,22 @@ async fn groups(
         let layout = Layout::new(&config.prefix, &name);
         let store = consul.group(&layout, ReadMode::Consistent, clock).await?.value;
         let Some(record) = store.record() else { continue };
-        let policy = Policy::new(name, record.service.clone(), "", "");
-        groups.push(GroupConfig { policy, layout, login: config.instance_login.clone() });
+        groups.push(unconfigured(config, name, record.service.clone(), layout));
     }
     if groups.is_empty() { Ok(config.groups.clone()) } else { Ok(groups) }
+}
+
+/// A group that is not configured here, as Consul knows it.
+pub fn unconfigured(
+    config: &Config,
+    name: GroupName,
+    service: ServiceName,
+    layout: Layout,
+) -> GroupConfig {
+    let policy = Policy::new(name, service, "", "");
+    let login = config.instance_login.clone();
+    let sentinel_auth = crate::config::auth_of(&login);
+    GroupConfig { policy, layout, login, sentinel_auth }
 }
 
 /// Whether to colour.
@@ -121,9 +133,9 @@ impl Style {
 /// One group, as text.
 pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
     let mut text = String::new();
-    let health =
-        if status.healthy { style.good("healthy") } else { style.bad("NOT HEALTHY") };
-    let writer = status.writer.as_ref().map_or_else(|| "(no writer)".to_owned(), ToString::to_string);
+    let health = if status.healthy { style.good("healthy") } else { style.bad("NOT HEALTHY") };
+    let writer =
+        status.writer.as_ref().map_or_else(|| "(no writer)".to_owned(), ToString::to_string);
     let _ = writeln!(
         text,
         "{}: {health}, {} -> {}",
@@ -136,7 +148,11 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
     }
     if let (Some(since), Some(why)) = (status.since, &status.why) {
         let age = age(now.duration_since(since));
-        let _ = writeln!(text, "  generation {}, since {since:.0} ({age} ago): {why}", status.generation);
+        let _ = writeln!(
+            text,
+            "  generation {}, since {since:.0} ({age} ago): {why}",
+            status.generation
+        );
     }
     if status.known_sentinels > 0 {
         let level = status.level.map(|level| format!(", level {}", level.as_str()));

@@ -24,7 +24,7 @@ pub struct File {
     /// Where Sentinels are and how to log in to them.
     pub sentinels: SentinelsTable,
     /// How to log in to Redis instances.
-    pub instances: LoginTable,
+    pub instances: Option<Spanned<LoginTable>>,
     /// The groups to publish.
     pub group: Vec<GroupTable>,
     /// Node mode: this host's Redis instances.
@@ -46,15 +46,15 @@ pub struct AgentTable {
 #[serde(default, deny_unknown_fields)]
 pub struct ConsulTable {
     /// As CONSUL_HTTP_ADDR.
-    pub address: Option<String>,
+    pub address: Option<Spanned<String>>,
     /// File with the ACL token.
     pub token_file: Option<PathBuf>,
     /// Authorities to trust (PEM).
     pub ca_cert: Option<PathBuf>,
     /// Our certificate (PEM).
-    pub client_cert: Option<PathBuf>,
+    pub client_cert: Option<Spanned<PathBuf>>,
     /// Its key (PEM).
-    pub client_key: Option<PathBuf>,
+    pub client_key: Option<Spanned<PathBuf>>,
     /// The name to expect in Consul's certificate.
     pub tls_server_name: Option<String>,
     /// Check Consul's certificate.
@@ -64,7 +64,7 @@ pub struct ConsulTable {
     /// Enterprise partition.
     pub partition: Option<String>,
     /// KV prefix, and the first part of the synthetic nodes' names.
-    pub prefix: Option<String>,
+    pub prefix: Option<Spanned<String>>,
 }
 
 /// `[log]`
@@ -126,7 +126,7 @@ pub struct SentinelsTable {
     /// DNS server for the names, `ip:port`.
     pub resolver: Option<std::net::SocketAddr>,
     /// How to log in.
-    pub login: LoginTable,
+    pub login: Option<Spanned<LoginTable>>,
 }
 
 /// `[[group]]`
@@ -153,6 +153,21 @@ pub struct GroupTable {
     /// Hold the writes of a second primary.
     #[serde(default)]
     pub hold_writes: Option<bool>,
+    /// Hold the writes of this host's primary while the host is cut off.
+    #[serde(default)]
+    pub hold_when_cut_off: Option<bool>,
+    /// Turn a second primary into a replica.
+    #[serde(default)]
+    pub fence: Option<bool>,
+    /// Find a first primary.
+    #[serde(default)]
+    pub bootstrap: Option<bool>,
+    /// Among how many instances.
+    #[serde(default)]
+    pub expect: Option<u8>,
+    /// How long they are waited for otherwise.
+    #[serde(default)]
+    pub bootstrap_wait: Option<Span>,
     /// Tell Sentinels that lack the group.
     #[serde(default)]
     pub tell_sentinels: Option<bool>,
@@ -161,7 +176,7 @@ pub struct GroupTable {
     pub settings: SettingsTable,
     /// How to log in to this group's instances, where it differs from `[instances]`.
     #[serde(default)]
-    pub login: LoginTable,
+    pub login: Option<Spanned<LoginTable>>,
 }
 
 /// `[group.settings]`
@@ -176,6 +191,10 @@ pub struct SettingsTable {
     pub failover_timeout: Option<Span>,
     /// Replicas pointed at a new primary at the same time.
     pub parallel_syncs: Option<u64>,
+    /// ACL user that Sentinels log in to the instances as, when it is not ours.
+    pub auth_user: Option<String>,
+    /// File with its password.
+    pub auth_password_file: Option<PathBuf>,
 }
 
 /// A quorum.

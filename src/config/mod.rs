@@ -14,15 +14,13 @@ use toml::Spanned;
 use crate::cli::{Common, GroupFlag};
 use crate::consul::endpoint::{BadConsulAddress, ConsulEndpoint};
 use crate::core::address::{Address, GroupName, NameError, ServiceName};
-use crate::core::policy::{Policy, WantedSettings};
+use crate::core::policy::{Policy, WantedQuorum, WantedSettings};
 use crate::core::projection::Layout;
 use crate::core::sentinel_rows;
 use crate::redis_link::{LinkSettings, TlsSettings};
 use crate::secret::SecretSource;
 use crate::sentinel::pool::SentinelSources;
-use file::{
-    ConsulTable, File, GroupTable, LogFormat, LoginTable, Quorum, SettingsTable, Span,
-};
+use file::{ConsulTable, File, GroupTable, LogFormat, LoginTable, Quorum, SettingsTable, Span};
 
 /// The group when none is named.
 pub const DEFAULT_GROUP: &str = "redis";
@@ -77,6 +75,17 @@ pub struct GroupConfig {
     pub layout: Layout,
     /// How to log in to its instances.
     pub login: LinkSettings,
+    /// How a Sentinel that is told about the group is to log in to them.
+    pub sentinel_auth: SentinelAuth,
+}
+
+/// A login that is passed on to Sentinels.
+#[derive(Debug, Clone)]
+pub struct SentinelAuth {
+    /// ACL user.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: SecretSource,
 }
 
 /// A Redis of this host.
@@ -140,7 +149,7 @@ impl ConfigError {
     pub fn hint(&self) -> Option<&'static str> {
         let text = self.to_string();
         let has = |needle: &str| text.contains(needle);
-        if has("unknown field `password`") || has("unknown field `token`") {
+        if has("unknown field `password") || has("unknown field `token") {
             return Some(
                 "secrets do not go into the config: write password_file or token_file, \
                  or set the environment variable",
@@ -196,15 +205,37 @@ impl Source {
     }
 
     fn parse(&self) -> Result<File, ConfigError> {
-        toml::from_str(&self.text).map_err(|error| {
-            // The parser's text ends in a line of its own.
-            let what = error.to_string().trim_end().to_owned();
-            ConfigError::Invalid { path: self.path.clone(), what }
-        })
+        toml::from_str(&self.text).map_err(|error| self.invalid(&error))
+    }
+
+    /// The parser's own words, with the line in question; without it where it may hold a secret.
+    fn invalid(&self, error: &toml::de::Error) -> ConfigError {
+        match error.span().filter(|span| self.may_hold_a_secret(span.start)) {
+            Some(span) => self.contradiction_at(span.start, error.message().to_owned()),
+            None => {
+                // The parser's text ends in a line of its own.
+                let what = error.to_string().trim_end().to_owned();
+                ConfigError::Invalid { path: self.path.clone(), what }
+            }
+        }
+    }
+
+    /// The line's key sounds like a secret's, or it has no key at all.
+    fn may_hold_a_secret(&self, offset: usize) -> bool {
+        let before = self.text.get(..offset).unwrap_or_default();
+        let start = before.rfind('\n').map_or(0, |end| end + 1);
+        let line = self.text.get(start..).unwrap_or_default().lines().next().unwrap_or_default();
+        let Some((key, _)) = line.split_once('=') else { return !line.starts_with('[') };
+        let key = key.to_lowercase();
+        ["pass", "token", "secret", "auth", "key", "cred"].iter().any(|word| key.contains(word))
     }
 
     fn contradiction<T>(&self, at: &Spanned<T>, what: String) -> ConfigError {
-        let before = self.text.get(..at.span().start).unwrap_or_default();
+        self.contradiction_at(at.span().start, what)
+    }
+
+    fn contradiction_at(&self, offset: usize, what: String) -> ConfigError {
+        let before = self.text.get(..offset).unwrap_or_default();
         let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
         ConfigError::Contradiction { path: self.path.clone(), line, what }
     }
@@ -244,6 +275,9 @@ impl Resolver<'_> {
         let agent = self.agent_id();
         let run = unique();
         let finish = |mut group: GroupConfig| {
+            let name = &group.policy.group;
+            let local = redis.iter().filter(|instance| &instance.group == name);
+            group.policy.local = local.map(|instance| instance.address.clone()).collect();
             group.policy.agent.clone_from(&agent);
             group.policy.run.clone_from(&run);
             group.policy.sentinels_configured = count;
@@ -255,11 +289,7 @@ impl Resolver<'_> {
             log: text(&self.common.log)
                 .or_else(|| self.file.log.level.clone())
                 .unwrap_or_else(|| "info".to_owned()),
-            log_format: self
-                .common
-                .log_format
-                .or(self.file.log.format)
-                .unwrap_or(LogFormat::Text),
+            log_format: self.common.log_format.or(self.file.log.format).unwrap_or(LogFormat::Text),
             sources,
             resolver: self.common.logins.resolver.or(self.file.sentinels.resolver),
             sentinel_login: self.sentinel_login()?,
@@ -277,34 +307,39 @@ impl Resolver<'_> {
         let table: &ConsulTable = &self.file.consul;
         let (env, common) = (self.env, self.common);
         let mut endpoint = ConsulEndpoint::default();
-        if let Some(address) = text(&common.http_addr).or_else(|| table.address.clone()) {
+        let bad = |error: BadConsulAddress| error.to_string();
+        if let Some(address) = text(&common.http_addr) {
+            endpoint.address = address.parse().map_err(bad).map_err(ConfigError::Usage)?;
+        } else if let Some(address) = &table.address {
             endpoint.address = address
+                .get_ref()
                 .parse()
-                .map_err(|error: BadConsulAddress| ConfigError::Usage(error.to_string()))?;
+                .map_err(bad)
+                .map_err(|what| self.source.contradiction(address, what))?;
         }
-        let path = |name: &str, table: &Option<PathBuf>| {
-            env(name).map(PathBuf::from).or_else(|| table.clone())
-        };
+        let path = |name: &str| env(name).map(PathBuf::from);
+        let in_file = |path: &Option<Spanned<PathBuf>>| path.as_ref().map(|p| p.get_ref().clone());
         endpoint.tls = self.flag("CONSUL_HTTP_SSL")?.unwrap_or(false);
         endpoint.tls_verify =
             self.flag("CONSUL_HTTP_SSL_VERIFY")?.or(table.tls_verify).unwrap_or(true);
-        endpoint.ca_cert = path("CONSUL_CACERT", &table.ca_cert);
+        endpoint.ca_cert = path("CONSUL_CACERT").or_else(|| table.ca_cert.clone());
         endpoint.client_cert = pair(
-            path("CONSUL_CLIENT_CERT", &table.client_cert),
-            path("CONSUL_CLIENT_KEY", &table.client_key),
-            "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY",
-        )?;
+            path("CONSUL_CLIENT_CERT").or_else(|| in_file(&table.client_cert)),
+            path("CONSUL_CLIENT_KEY").or_else(|| in_file(&table.client_key)),
+        )
+        .ok_or_else(|| match table.client_cert.as_ref().or(table.client_key.as_ref()) {
+            Some(half) => self.source.contradiction(half, together("client_cert and client_key")),
+            None => ConfigError::Usage(together("CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY")),
+        })?;
         endpoint.tls_server_name =
             env("CONSUL_TLS_SERVER_NAME").or_else(|| table.tls_server_name.clone());
         endpoint.namespace = env("CONSUL_NAMESPACE").or_else(|| table.namespace.clone());
         endpoint.partition = env("CONSUL_PARTITION").or_else(|| table.partition.clone());
         let file = common.token_file.clone().filter(|path| !path.as_os_str().is_empty());
-        // As Consul's own tools: a token given outright goes before a file.
-        endpoint.token = match (env("CONSUL_HTTP_TOKEN"), file.or_else(|| table.token_file.clone())) {
-            (Some(token), _) => SecretSource::Value(SecretString::from(token)),
-            (None, Some(path)) => SecretSource::File(path),
-            (None, None) => SecretSource::None,
-        };
+        // As Consul's own tools: a file goes before a token given outright.
+        endpoint.token = secret(file, env("CONSUL_HTTP_TOKEN"))
+            .or_else(|| table.token_file.clone().map(SecretSource::File))
+            .unwrap_or(SecretSource::None);
         Ok(endpoint)
     }
 
@@ -319,8 +354,10 @@ impl Resolver<'_> {
     }
 
     fn prefix(&self) -> Result<String, ConfigError> {
-        let prefix = text(&self.common.prefix)
-            .or_else(|| self.file.consul.prefix.clone())
+        let flag = text(&self.common.prefix);
+        let table = self.file.consul.prefix.as_ref().filter(|_| flag.is_none());
+        let prefix = flag
+            .or_else(|| table.map(|prefix| prefix.get_ref().clone()))
             .unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
         let segment = |part: &str| {
             let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
@@ -329,9 +366,13 @@ impl Resolver<'_> {
         if prefix.split('/').all(segment) {
             return Ok(prefix);
         }
-        Err(ConfigError::Usage(format!(
+        let what = format!(
             "prefix `{prefix}` must be names of A-Z a-z 0-9 . _ - with slashes between them"
-        )))
+        );
+        Err(table.map_or_else(
+            || ConfigError::Usage(what.clone()),
+            |prefix| self.source.contradiction(prefix, what.clone()),
+        ))
     }
 
     fn agent_id(&self) -> String {
@@ -350,9 +391,8 @@ impl Resolver<'_> {
                 return Err(self.source.contradiction(&table.name, what));
             }
         }
-        let in_file = |name: &GroupName| {
-            self.file.group.iter().find(|table| table.name.get_ref() == name)
-        };
+        let in_file =
+            |name: &GroupName| self.file.group.iter().find(|table| table.name.get_ref() == name);
         let mut groups = Vec::new();
         for flag in &self.common.group {
             groups.push(self.group(prefix, login, flag, in_file(&flag.name))?);
@@ -379,22 +419,23 @@ impl Resolver<'_> {
         flag: &GroupFlag,
         table: Option<&GroupTable>,
     ) -> Result<GroupConfig, ConfigError> {
-        let service = match flag.service.clone().or_else(|| {
-            table.and_then(|table| table.service.as_ref()).map(|s| s.get_ref().clone())
-        }) {
-            Some(service) => service,
-            None => flag.name.as_str().parse::<ServiceName>().map_err(|_| {
-                let what = format!(
-                    "group `{0}` needs a service name, for DNS has none like it: \
+        let service =
+            match flag.service.clone().or_else(|| {
+                table.and_then(|table| table.service.as_ref()).map(|s| s.get_ref().clone())
+            }) {
+                Some(service) => service,
+                None => flag.name.as_str().parse::<ServiceName>().map_err(|_| {
+                    let what = format!(
+                        "group `{0}` needs a service name, for DNS has none like it: \
                      write service = \"...\" or --group {0}=SERVICE",
-                    flag.name
-                );
-                table.map_or_else(
-                    || ConfigError::Usage(what.clone()),
-                    |table| self.source.contradiction(&table.name, what.clone()),
-                )
-            })?,
-        };
+                        flag.name
+                    );
+                    table.map_or_else(
+                        || ConfigError::Usage(what.clone()),
+                        |table| self.source.contradiction(&table.name, what.clone()),
+                    )
+                })?,
+            };
         let mut policy = Policy::new(flag.name.clone(), service, "", "");
         if let Some(table) = table {
             apply(&mut policy, table);
@@ -403,10 +444,18 @@ impl Resolver<'_> {
             policy.publish = level;
         }
         let login = match table {
-            Some(table) => self.login(&table.login, login.clone())?,
+            Some(table) => self.login(table.login.as_ref(), login.clone())?,
             None => login.clone(),
         };
-        Ok(GroupConfig { layout: Layout::new(prefix, &flag.name), policy, login })
+        let settings = table.map(|table| &table.settings);
+        let sentinel_auth = match settings.and_then(|s| s.auth_password_file.clone()) {
+            Some(file) => SentinelAuth {
+                username: settings.and_then(|s| s.auth_user.clone()),
+                password: SecretSource::File(file),
+            },
+            None => auth_of(&login),
+        };
+        Ok(GroupConfig { layout: Layout::new(prefix, &flag.name), policy, login, sentinel_auth })
     }
 
     /// Two groups that publish one service, or take the Sentinels' names, would answer for each other.
@@ -423,14 +472,18 @@ impl Resolver<'_> {
                 }
             };
             if policy.group.as_str() == "sentinels" {
-                return Err(place("no group can be called `sentinels`: its node would be the \
+                return Err(place(
+                    "no group can be called `sentinels`: its node would be the \
                                   Sentinels' own"
-                    .to_owned()));
+                        .to_owned(),
+                ));
             }
             for service in policy.service.all() {
                 let owner = format!("group `{}`", policy.group);
                 if let Some(other) = owners.insert(service.clone(), owner.clone()) {
-                    return Err(place(format!("{other} and {owner} would both publish as `{service}`")));
+                    return Err(place(format!(
+                        "{other} and {owner} would both publish as `{service}`"
+                    )));
                 }
             }
         }
@@ -441,15 +494,15 @@ impl Resolver<'_> {
         let mut all = Vec::new();
         for table in &self.file.redis {
             let group = match &table.group {
-                Some(name) => groups.iter().find(|g| &g.policy.group == name.get_ref()).ok_or_else(
-                    || {
+                Some(name) => {
+                    groups.iter().find(|g| &g.policy.group == name.get_ref()).ok_or_else(|| {
                         let what = format!(
                             "group `{}` is not configured: add [[group]] name = \"{0}\"",
                             name.get_ref()
                         );
                         self.source.contradiction(name, what)
-                    },
-                )?,
+                    })?
+                }
                 None => match groups {
                     [only] => only,
                     _ => {
@@ -481,7 +534,7 @@ impl Resolver<'_> {
 
     fn instance_login(&self) -> Result<LinkSettings, ConfigError> {
         let flags = &self.common.logins;
-        let from_file = self.login(&self.file.instances, LinkSettings::default())?;
+        let from_file = self.login(self.file.instances.as_ref(), LinkSettings::default())?;
         self.override_login(
             from_file,
             &flags.redis_username,
@@ -499,7 +552,7 @@ impl Resolver<'_> {
 
     fn sentinel_login(&self) -> Result<LinkSettings, ConfigError> {
         let flags = &self.common.logins;
-        let from_file = self.login(&self.file.sentinels.login, LinkSettings::default())?;
+        let from_file = self.login(self.file.sentinels.login.as_ref(), LinkSettings::default())?;
         self.override_login(
             from_file,
             &flags.sentinel_username,
@@ -516,7 +569,14 @@ impl Resolver<'_> {
     }
 
     /// A login from the file, over `base`.
-    fn login(&self, table: &LoginTable, base: LinkSettings) -> Result<LinkSettings, ConfigError> {
+    fn login(
+        &self,
+        table: Option<&Spanned<LoginTable>>,
+        base: LinkSettings,
+    ) -> Result<LinkSettings, ConfigError> {
+        let Some(spanned) = table else { return Ok(base) };
+        let table = spanned.get_ref();
+        let wrong = |what: String| self.source.contradiction(spanned, what);
         let mut login = base;
         if table.username.is_some() {
             login.username.clone_from(&table.username);
@@ -524,19 +584,17 @@ impl Resolver<'_> {
         match (&table.password_file, &table.password_env) {
             (Some(path), None) => login.password = SecretSource::File(path.clone()),
             (None, Some(name)) => {
-                let value = (self.env)(name).ok_or_else(|| {
-                    ConfigError::Usage(format!("password_env names {name}, which is not set"))
-                })?;
+                let value = (self.env)(name)
+                    .ok_or_else(|| wrong(format!("password_env names {name}, which is not set")))?;
                 login.password = SecretSource::Value(SecretString::from(value));
             }
             (Some(_), Some(_)) => {
-                let what = "password_file and password_env exclude each other".to_owned();
-                return Err(ConfigError::Usage(what));
+                return Err(wrong("password_file and password_env exclude each other".to_owned()));
             }
             (None, None) => {}
         }
-        let pair =
-            pair(table.client_cert.clone(), table.client_key.clone(), "client_cert and client_key")?;
+        let pair = pair(table.client_cert.clone(), table.client_key.clone())
+            .ok_or_else(|| wrong(together("client_cert and client_key")))?;
         let mut tls = login.tls.clone().unwrap_or_default();
         let says = table.ca_cert.is_some() || pair.is_some() || table.server_name.is_some();
         tls.ca_cert = table.ca_cert.clone().or(tls.ca_cert);
@@ -544,7 +602,7 @@ impl Resolver<'_> {
         tls.server_name = table.server_name.clone().or(tls.server_name);
         match table.tls {
             Some(false) if says => {
-                return Err(ConfigError::Usage("tls = false, but certificates are given".to_owned()));
+                return Err(wrong("tls = false, but certificates are given".to_owned()));
             }
             Some(false) => login.tls = None,
             Some(true) => login.tls = Some(tls),
@@ -569,12 +627,11 @@ impl Resolver<'_> {
             login.username = Some(username);
         }
         let file = password_file.clone().filter(|path| !path.as_os_str().is_empty());
-        match ((self.env)(password_env), file) {
-            (Some(value), _) => login.password = SecretSource::Value(SecretString::from(value)),
-            (None, Some(path)) => login.password = SecretSource::File(path),
-            (None, None) => {}
+        if let Some(password) = secret(file, (self.env)(password_env)) {
+            login.password = password;
         }
-        let pair = pair(tls.client_cert.clone(), tls.client_key.clone(), tls.names)?;
+        let pair = pair(tls.client_cert.clone(), tls.client_key.clone())
+            .ok_or_else(|| ConfigError::Usage(together(tls.names)))?;
         if tls.on || tls.ca_cert.is_some() || pair.is_some() {
             let mut settings: TlsSettings = login.tls.unwrap_or_default();
             settings.ca_cert = tls.ca_cert.clone().or(settings.ca_cert);
@@ -596,12 +653,22 @@ struct TlsFlags<'a> {
     names: &'static str,
 }
 
+/// Sentinels log in as we do, where nothing else is said.
+pub fn auth_of(login: &LinkSettings) -> SentinelAuth {
+    SentinelAuth { username: login.username.clone(), password: login.password.clone() }
+}
+
 fn apply(policy: &mut Policy, table: &GroupTable) {
     let ms = |span: Option<Span>, default: u64| span.map_or(default, Span::as_ms);
     policy.publish = table.publish.unwrap_or(policy.publish);
     policy.confirm_within_ms = ms(table.confirm_within, policy.confirm_within_ms);
     policy.replica_lag_max_ms = ms(table.replica_lag_max, policy.replica_lag_max_ms);
     policy.forget_after_ms = ms(table.forget_after, policy.forget_after_ms);
+    policy.bootstrap = table.bootstrap.unwrap_or(policy.bootstrap);
+    policy.expect = table.expect.map(usize::from);
+    policy.bootstrap_wait_ms = ms(table.bootstrap_wait, policy.bootstrap_wait_ms);
+    policy.hold_when_cut_off = table.hold_when_cut_off.unwrap_or(policy.hold_when_cut_off);
+    policy.fence = table.fence.unwrap_or(policy.fence);
     policy.hold_writes = table.hold_writes.unwrap_or(policy.hold_writes);
     policy.tell_sentinels = table.tell_sentinels.unwrap_or(policy.tell_sentinels);
     policy.settings = wanted(&table.settings);
@@ -609,14 +676,20 @@ fn apply(policy: &mut Policy, table: &GroupTable) {
 
 fn wanted(table: &SettingsTable) -> WantedSettings {
     WantedSettings {
-        quorum: match table.quorum {
-            Some(Quorum::Fixed(quorum)) => Some(quorum),
-            Some(Quorum::Auto) | None => None,
-        },
+        quorum: table.quorum.map(|quorum| match quorum {
+            Quorum::Auto => WantedQuorum::Auto,
+            Quorum::Fixed(quorum) => WantedQuorum::Fixed(quorum),
+        }),
         down_after_ms: table.down_after.map(Span::as_ms),
         failover_timeout_ms: table.failover_timeout.map(Span::as_ms),
         parallel_syncs: table.parallel_syncs,
     }
+}
+
+/// A secret in a file that a flag or the environment names, else one in the environment itself.
+fn secret(file: Option<PathBuf>, value: Option<String>) -> Option<SecretSource> {
+    let value = value.map(|value| SecretSource::Value(SecretString::from(value)));
+    file.map(SecretSource::File).or(value)
 }
 
 /// A text that is set and not empty.
@@ -624,16 +697,17 @@ fn text(value: &Option<String>) -> Option<String> {
     value.clone().filter(|value| !value.is_empty())
 }
 
-fn pair(
-    cert: Option<PathBuf>,
-    key: Option<PathBuf>,
-    names: &str,
-) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+/// Both or neither; `None` when there is only one.
+fn pair(cert: Option<PathBuf>, key: Option<PathBuf>) -> Option<Option<(PathBuf, PathBuf)>> {
     match (cert, key) {
-        (Some(cert), Some(key)) => Ok(Some((cert, key))),
-        (None, None) => Ok(None),
-        _ => Err(ConfigError::Usage(format!("{names} are only of use together"))),
+        (Some(cert), Some(key)) => Some(Some((cert, key))),
+        (None, None) => Some(None),
+        _ => None,
     }
+}
+
+fn together(names: &str) -> String {
+    format!("{names} are only of use together")
 }
 
 fn host_name() -> String {

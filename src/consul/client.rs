@@ -264,8 +264,7 @@ impl Answer {
             return Ok(self);
         }
         let call = call.to_owned();
-        let what: String =
-            String::from_utf8_lossy(&self.body).trim().chars().take(300).collect();
+        let what: String = String::from_utf8_lossy(&self.body).trim().chars().take(300).collect();
         let status = self.status.as_u16();
         Err(match status {
             401 | 403 => ConsulError::Denied { call, what },

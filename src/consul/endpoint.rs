@@ -26,7 +26,9 @@ pub enum ConsulAddress {
 
 /// A `CONSUL_HTTP_ADDR` that means nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{0}` is no Consul address: write http://host:port, https://host:port, host:port or unix:///path")]
+#[error(
+    "`{0}` is no Consul address: write http://host:port, https://host:port, host:port or unix:///path"
+)]
 pub struct BadConsulAddress(String);
 
 impl FromStr for ConsulAddress {

@@ -76,12 +76,22 @@ async fn open(
     let session =
         json!({"Name": name, "TTL": SESSION_TTL, "Behavior": "delete", "LockDelay": "0s"});
     let body = consul.put("/v1/session/create", &[], Some(&session)).await?;
-    let SessionId { id } = serde_json::from_slice(&body).map_err(|error| {
-        ConsulError::Unreadable { call: "PUT /v1/session/create".to_owned(), what: error.to_string() }
-    })?;
+    let SessionId { id } =
+        serde_json::from_slice(&body).map_err(|error| ConsulError::Unreadable {
+            call: "PUT /v1/session/create".to_owned(),
+            what: error.to_string(),
+        })?;
     for layout in layouts {
         let path = format!("/v1/kv/{}", layout.agent(agent));
-        consul.put(&path, &[("acquire", id.as_str())], Some(value)).await?;
+        let acquired = consul.put(&path, &[("acquire", id.as_str())], Some(value)).await?;
+        if !acquired.starts_with(b"true") {
+            // The session of this agent's former life holds it, until it ends.
+            leave(consul, &id).await;
+            return Err(ConsulError::Unreadable {
+                call: format!("PUT {path}?acquire"),
+                what: "another session still holds this agent's key".to_owned(),
+            });
+        }
     }
     Ok(id)
 }

@@ -144,7 +144,10 @@ async fn register_all(
         consul.put("/v1/agent/service/register", &[], Some(&registration.body())).await?;
         let again = done.insert(registration.id.clone(), registration.clone()).is_some();
         let how = if again { "registered again" } else { "registered" };
-        info!("{how} {} as {} on the local Consul agent", registration.address, registration.service);
+        info!(
+            "{how} {} as {} on the local Consul agent",
+            registration.address, registration.service
+        );
     }
     Ok(())
 }

@@ -70,7 +70,10 @@ impl Consul {
         };
         let answer = self.call(Method::GET, &path, &query, None, timeout).await?;
         if answer.status == StatusCode::NOT_FOUND {
-            return Ok(Indexed { index: answer.index, value: StoreAnswer::from_keys(layout, asked, []) });
+            return Ok(Indexed {
+                index: answer.index,
+                value: StoreAnswer::from_keys(layout, asked, []),
+            });
         }
         let Indexed { index, value } = answer.decode::<Vec<KvEntry>>(&format!("GET {path}"))?;
         Ok(Indexed { index, value: StoreAnswer::from_keys(layout, asked, keys(value)) })
@@ -93,13 +96,15 @@ impl Consul {
     /// Any [`ConsulError`].
     pub async fn rows(&self, node: &str, clock: &Clock) -> Result<RowsAnswer, ConsulError> {
         let asked = clock.now().mono;
+        // Not what a server with discovery_max_stale remembers.
+        let consistent = [("consistent", "")];
         let found: Option<CatalogNode> =
-            self.get(&format!("/v1/catalog/node/{node}"), &[]).await?.value;
+            self.get(&format!("/v1/catalog/node/{node}"), &consistent).await?.value;
         let Some(found) = found else {
             return Ok(RowsAnswer { asked, found: None, foreign: false });
         };
         let checks: Vec<HealthCheck> =
-            self.get(&format!("/v1/health/node/{node}"), &[]).await?.value;
+            self.get(&format!("/v1/health/node/{node}"), &consistent).await?.value;
         let found = rows(found, checks);
         let foreign = !is_ours(&found.node);
         Ok(RowsAnswer { asked, found: Some(found), foreign })
@@ -196,10 +201,7 @@ fn rows(found: CatalogNode, checks: Vec<HealthCheck>) -> Rows {
         CheckRow { service_id, service, status, output }
     };
     Rows {
-        node: NodeRow {
-            address: found.node.address,
-            meta: found.node.meta.unwrap_or_default(),
-        },
+        node: NodeRow { address: found.node.address, meta: found.node.meta.unwrap_or_default() },
         services: found
             .services
             .unwrap_or_default()

@@ -27,7 +27,8 @@ pub fn body(ops: &[Op], tenancy: &Tenancy) -> Value {
 fn encode(op: &Op, tenancy: &Tenancy) -> Value {
     match op {
         Op::KeyCas { key, index, value } => {
-            let mut kv = json!({"Verb": "cas", "Key": key, "Index": index, "Value": BASE64.encode(value)});
+            let mut kv =
+                json!({"Verb": "cas", "Key": key, "Index": index, "Value": BASE64.encode(value)});
             tenancy.stamp(&mut kv);
             json!({ "KV": kv })
         }
@@ -145,7 +146,10 @@ fn rolled_back(errors: Vec<TxnError>) -> Outcome {
             .iter()
             .any(|text| error.what.contains(text))
     };
-    match errors.iter().find(|error| !lost(error)) {
+    // The fence goes first: once it is stale, what the others say is about rows that the winner has changed.
+    let fence_lost = errors.iter().any(|error| error.op_index == 0 && lost(error));
+    let denied = |error: &TxnError| error.what.contains("ermission denied");
+    match errors.iter().find(|error| if fence_lost { denied(error) } else { !lost(error) }) {
         None if errors.is_empty() => Outcome::Refused("rolled back without a reason".to_owned()),
         None => Outcome::Lost,
         Some(refusal) => {
@@ -162,10 +166,12 @@ mod tests {
     fn answers_are_told_apart() {
         let stale = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"failed to set key \"a/state\", index is stale"}]}"#;
         let denied = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"x, index is stale"},{"OpIndex":2,"What":"Permission denied"}]}"#;
+        let moved = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"x, index is stale"},{"OpIndex":2,"What":"Missing service registration"}]}"#;
         let done = r#"{"Results":[{"KV":{"Key":"a/b","ModifyIndex":9}},{"KV":{"Key":"a/state","ModifyIndex":18}},{"Service":{}}],"Errors":null}"#;
         for (status, body, wanted) in [
             (200, done, Outcome::Committed { index: 18 }),
             (409, stale, Outcome::Lost),
+            (409, moved, Outcome::Lost),
             (409, denied, Outcome::Refused("operation 2: Permission denied".to_owned())),
             (403, "ACL not found", Outcome::Refused("403: ACL not found".to_owned())),
             (500, "No cluster leader", Outcome::Unknown("500: No cluster leader".to_owned())),
@@ -182,6 +188,8 @@ mod tests {
         assert!(!plain.contains("Namespace") && !plain.contains("Partition"), "{plain}");
         let tenancy = Tenancy { namespace: Some("team".into()), partition: Some("eu".into()) };
         let stamped = body(&[op], &tenancy).to_string();
-        assert!(stamped.contains(r#""Namespace":"team""#) && stamped.contains(r#""Partition":"eu""#));
+        assert!(
+            stamped.contains(r#""Namespace":"team""#) && stamped.contains(r#""Partition":"eu""#)
+        );
     }
 }

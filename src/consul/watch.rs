@@ -45,6 +45,9 @@ pub async fn watch_group(
                     );
                     away = true;
                 }
+                if inputs.send(Input::ConsulSilent).await.is_err() {
+                    return;
+                }
                 index = 0;
                 tokio::time::sleep(retry.next_delay()).await;
             }

@@ -1,5 +1,7 @@
 //! What an agent may do to the world. Nothing else writes to it.
 
+use super::address::Address;
+use super::fence::Fence;
 use super::hold::Hold;
 use super::projection::Op;
 use super::record::{Change, Record};
@@ -12,8 +14,21 @@ pub enum Action {
     Write(Box<Write>),
     /// Hold an instance's writes for a moment.
     Hold(Hold),
+    /// Turn a second primary into a replica of the writer.
+    Fence(Fence),
+    /// Make a replica the first primary of a group that has none.
+    Promote(Promote),
     /// Tell a Sentinel about the group.
     Tell(Tell),
+}
+
+/// One replica that is to become the first primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promote {
+    /// The replica.
+    pub instance: Address,
+    /// The run of it that was seen.
+    pub run_id: String,
 }
 
 /// One transaction, guarded by the ModifyIndex of `state`.
@@ -38,6 +53,8 @@ pub enum Purpose {
     Publish,
     /// No writer.
     Withdraw,
+    /// No writer yet; who is to become the first one.
+    Claim,
     /// The same writer, better known.
     Confirm,
     /// The same writer, other rows.
@@ -52,6 +69,7 @@ impl Purpose {
         match self {
             Self::Publish => "publish",
             Self::Withdraw => "withdraw",
+            Self::Claim => "claim",
             Self::Confirm => "confirm",
             Self::Roster => "roster",
             Self::Repair => "repair",

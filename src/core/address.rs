@@ -277,7 +277,10 @@ mod tests {
             ("redis", "`redis` has no port: write host:port, or [v6]:port"),
             ("redis:0", "`redis:0` has no valid port: a port is a number from 1 to 65535"),
             ("redis:70000", "`redis:70000` has no valid port: a port is a number from 1 to 65535"),
-            ("::1:6379", "`::1:6379` has no valid host: write an address, a DNS name, or [v6]:port"),
+            (
+                "::1:6379",
+                "`::1:6379` has no valid host: write an address, a DNS name, or [v6]:port",
+            ),
             ("a b:1", "`a b:1` has no valid host: write an address, a DNS name, or [v6]:port"),
         ] {
             assert_eq!(text.parse::<Address>().unwrap_err().to_string(), message);
@@ -286,9 +289,10 @@ mod tests {
 
     #[test]
     fn lowest_address_is_numeric() {
-        let mut all: Vec<Address> = ["redis:1", "10.0.0.10:1", "10.0.0.9:2", "10.0.0.9:1", "[::1]:1"]
-            .map(|t| t.parse().unwrap())
-            .into();
+        let mut all: Vec<Address> =
+            ["redis:1", "10.0.0.10:1", "10.0.0.9:2", "10.0.0.9:1", "[::1]:1"]
+                .map(|t| t.parse().unwrap())
+                .into();
         all.sort();
         let sorted: Vec<String> = all.iter().map(ToString::to_string).collect();
         assert_eq!(sorted, ["10.0.0.9:1", "10.0.0.9:2", "10.0.0.10:1", "[::1]:1", "redis:1"]);

@@ -4,15 +4,15 @@
 
 use std::fmt::Write as _;
 
-use super::action::{Action, Purpose, Write};
+use super::action::{Action, Promote, Purpose, Write};
 use super::address::Address;
+use super::bootstrap::{Bootstrap, bootstrap};
+use super::fence::fences;
 use super::hold::holds;
-use super::observed::{StoreAnswer, StoredState};
-use super::policy::Policy;
-use super::projection::{
-    Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes,
-};
-use super::publication::{Verdict, judge};
+use super::observed::{RowsAnswer, StoreAnswer, StoredState};
+use super::policy::{FENCE_AGAIN_MS, Policy};
+use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes};
+use super::publication::{KeepReason, Verdict, judge};
 use super::record::{
     Change, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole, RECORD_VERSION,
     Record, Timeline, encode,
@@ -22,6 +22,7 @@ use super::safety;
 use super::sentinels::{addresses, tells};
 use super::time::Now;
 use super::view::View;
+use super::writer::WriterTest;
 
 /// What is to be done, and why.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +45,7 @@ const FIXED_OPS: usize = 2;
 /// Decides for one group. The same view gives the same decision.
 pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let verdict = judge(view);
-    let mut reasons = Vec::new();
+    let mut reasons: Vec<String> = renamed(view).into_iter().collect();
     let mut wanted = Vec::new();
     let mut sound = false;
     match write(view, layout, &verdict) {
@@ -54,6 +55,10 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
         Err(reason) => reasons.push(reason),
     }
     wanted.extend(holds(view).into_iter().map(Action::Hold));
+    let (fences, left_alone) = fences(view);
+    wanted.extend(fences.into_iter().map(Action::Fence));
+    wanted.extend(promote(view).map(Action::Promote));
+    reasons.extend(left_alone.iter().map(ToString::to_string));
     wanted.extend(tells(view).into_iter().map(Action::Tell));
     let mut actions = Vec::new();
     for action in wanted {
@@ -62,8 +67,19 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
             Some(veto) => reasons.push(format!("refused: {veto}")),
         }
     }
+    if let Some(Err(error)) = view.observed.store.as_ref().map(|store| &store.config) {
+        reasons.push(format!("{} is ignored: {error}", layout.config()));
+    }
     let summary = summary(view, &verdict);
     Decision { actions, verdict, summary, reasons, sound }
+}
+
+/// The replica that was written down to become the first primary.
+fn promote(view: &View<'_>) -> Option<Promote> {
+    let Ok(Bootstrap::Promote(instance, answer)) = bootstrap(view) else { return None };
+    let last = view.memory.fenced.get(instance);
+    let due = last.is_none_or(|at| view.now.mono - *at >= FENCE_AGAIN_MS);
+    due.then(|| Promote { instance: instance.clone(), run_id: answer.run_id.clone() })
 }
 
 /// What is to be written.
@@ -93,7 +109,10 @@ fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, 
     let (purpose, mut next) = match (next_record(view, verdict), record) {
         (Some(next), _) => next,
         // Rows can wait until a failover is over; the switch must not lose a race against them.
-        (None, Some(record)) if view.tally.failovers.is_empty() => (Purpose::Roster, record.clone()),
+        (None, Some(record)) if settled(view, record) => match renumbered(view, record, verdict) {
+            Some(next) => (Purpose::Publish, next),
+            None => (Purpose::Roster, record.clone()),
+        },
         (None, _) => return Ok(Wanted::Nothing),
     };
     next.instances = Roster::new(view).rows(next.writer_address());
@@ -103,13 +122,11 @@ fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, 
     if purpose == Purpose::Roster && Some(&next) == record {
         return Ok(repair(view, layout, store, &next).unwrap_or(Wanted::Nothing));
     }
-    // What is on the node now: what the record shows, or what a lost record has left.
-    let base = match record {
-        Some(record) => Some(project(record).rows),
-        None => rows.found.as_ref().map(leftovers),
-    };
-    let base = base.as_ref();
-    fit(layout, base, store, &mut next);
+    if purpose == Purpose::Roster && !looked_since_last_change(view) {
+        return Ok(Wanted::Nothing);
+    }
+    let base = Base::new(view, rows);
+    fit(layout, &base, store, &mut next);
     if purpose == Purpose::Roster && Some(&next) == record {
         return Err("not even one more row fits into a transaction".to_owned());
     }
@@ -118,21 +135,81 @@ fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, 
     policy.agent.clone_into(&mut next.by);
     let begins = matches!(purpose, Purpose::Publish | Purpose::Withdraw);
     let history = begins.then(|| history(store, record, &next, &view.memory.timeline));
-    let ops = ops(layout, base, store, &next, history.as_deref());
+    let ops = ops(layout, &base, store, &next, history.as_deref());
     let (base_index, record) = (store.state_index, Some(next));
     Ok(Wanted::Write(Box::new(Write { purpose, base_index, record, history, ops })))
 }
 
-/// Rows without a record: each is to be removed or written anew, whatever it says, and so is the node,
-/// which may be gone by now.
-fn leftovers(found: &Rows) -> Rows {
-    let mut rows = found.clone();
-    rows.node.address.clear();
-    rows.checks.clear();
-    for row in rows.services.values_mut() {
-        row.address.clear();
+/// A group keeps the service it was first published as: a name that moved would be gone for its users.
+pub fn renamed(view: &View<'_>) -> Option<String> {
+    let (wanted, group) = (&view.policy.service, &view.policy.group);
+    let published = &view.record?.service;
+    (published != wanted).then(|| {
+        format!(
+            "published as service {published}, and the config says {wanted}: to rename it, run \
+             `consul-redis retire {group} --force`, after which the agents publish it as {wanted}"
+        )
+    })
+}
+
+/// What is on the node before a write.
+enum Base {
+    /// What it was found with, or what the record shows; `None` when there is no node.
+    Rows(Option<Rows>),
+    /// What a lost record has left: all of it goes first.
+    Leftovers,
+}
+
+impl Base {
+    fn new(view: &View<'_>, rows: &RowsAnswer) -> Self {
+        match view.record {
+            // Somebody may have changed the rows: what was found since the record last changed is the truth.
+            Some(_) if rows.asked >= view.memory.store_changed => Self::Rows(rows.found.clone()),
+            Some(record) => Self::Rows(Some(project(record).rows)),
+            None if rows.found.is_some() => Self::Leftovers,
+            None => Self::Rows(None),
+        }
     }
-    rows
+
+    fn ops_to(&self, node: &str, rows: &Rows) -> Vec<Op> {
+        match self {
+            Self::Rows(base) => row_changes(node, base.as_ref(), rows),
+            Self::Leftovers => {
+                let mut ops = vec![Op::NodeDelete { node: node.to_owned() }];
+                ops.extend(row_changes(node, None, rows));
+                ops
+            }
+        }
+    }
+}
+
+/// No failover is under way, or only one that has its published writer and still points replicas at it.
+fn settled(view: &View<'_>, record: &Record) -> bool {
+    let writer = record.writer_address().filter(|_| record.evidence.level == Level::Quorum);
+    view.tally.failovers.iter().all(|f| writer.is_some() && f.chosen.as_ref() == writer)
+}
+
+/// What the rows are made of has been asked for since the record last changed: else two agents with readings of
+/// different ages would undo each other's rows.
+fn looked_since_last_change(view: &View<'_>) -> bool {
+    let since = view.memory.store_changed;
+    let sentinels = view.observed.sentinels.values().filter(|r| r.since(since).is_some()).count();
+    let writer = view.writer().and_then(|writer| view.observed.instances.get(writer));
+    sentinels >= view.tally.majority() && writer.is_none_or(|reading| reading.asked >= since)
+}
+
+/// The same writer above a generation that was published before Consul lost its data.
+fn renumbered(view: &View<'_>, record: &Record, verdict: &Verdict) -> Option<Record> {
+    let seen = view.memory.generation_max;
+    let writer = record.writer_address().filter(|_| record.generation < seen)?;
+    let sure = matches!(verdict, Verdict::Keep(KeepReason::Confirmed { .. }))
+        && matches!(view.test(writer), WriterTest::Passes(_));
+    sure.then(|| Record {
+        generation: seen + 1,
+        since: view.now.wall,
+        why: format!("generation {seen} had been published before Consul lost its data"),
+        ..record.clone()
+    })
 }
 
 /// The record that the verdict asks for, without its rows; `None` when the writer stays as it is.
@@ -141,15 +218,15 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
     let generation = view.memory.generation_max.max(view.record.map_or(0, |r| r.generation)) + 1;
     match (verdict, view.record) {
         (Verdict::Publish { to, evidence, why }, _) => {
-            let mut next =
-                view.record.cloned().unwrap_or_else(|| blank(policy, evidence, now));
+            let mut next = view.record.cloned().unwrap_or_else(|| blank(policy, evidence, now));
             next.generation = generation;
             next.writer = Some(to.clone());
             next.last_writer = Some(to.clone());
+            next.claim = None;
+            next.note_lineage();
             next.evidence = evidence.clone();
             next.since = now.wall;
             next.why = why.to_string();
-            next.service = policy.service.clone();
             Some((Purpose::Publish, next))
         }
         (Verdict::Withdraw(why), Some(record)) => {
@@ -167,8 +244,23 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
             let mut next = record.clone();
             next.writer = Some(writer.clone());
             next.last_writer = Some(writer.clone());
+            next.note_lineage();
             next.evidence = evidence.clone();
             Some((Purpose::Confirm, next))
+        }
+        (Verdict::Claim(claim), record) => {
+            let evidence = Evidence {
+                level: Level::Promotion,
+                config_epoch: None,
+                confirmed_epoch: 0,
+                votes: 0,
+                known: view.tally.known,
+                sentinel: None,
+            };
+            let mut next = record.cloned().unwrap_or_else(|| blank(policy, &evidence, now));
+            next.claim = Some(claim.clone());
+            next.why = format!("{claim} is to become the first primary");
+            Some((Purpose::Claim, next))
         }
         (Verdict::Withdraw(_) | Verdict::Confirm { .. } | Verdict::Keep(_), _) => None,
     }
@@ -189,12 +281,14 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
         why: String::new(),
         instances: Vec::new(),
         sentinels: Vec::new(),
+        lineage: Vec::new(),
+        claim: None,
     }
 }
 
 /// Keeps a write within one transaction: what concerns the writer goes first, and of the other
 /// instances' changes as many as fit. The rest follow in the next write.
-fn fit(layout: &Layout, base: Option<&Rows>, store: &StoreAnswer, next: &mut Record) {
+fn fit(layout: &Layout, base: &Base, store: &StoreAnswer, next: &mut Record) {
     if fits(layout, base, store, next) {
         return;
     }
@@ -231,9 +325,9 @@ fn fit(layout: &Layout, base: Option<&Rows>, store: &StoreAnswer, next: &mut Rec
     }
 }
 
-fn fits(layout: &Layout, base: Option<&Rows>, store: &StoreAnswer, next: &Record) -> bool {
+fn fits(layout: &Layout, base: &Base, store: &StoreAnswer, next: &Record) -> bool {
     let to = project(next);
-    let rows = row_changes(&layout.node(), base, &to.rows).len();
+    let rows = base.ops_to(&layout.node(), &to.rows).len();
     let plain = plain_changes(layout, &store.plain, &to.plain).len();
     FIXED_OPS + rows + plain <= TXN_OPS_MAX
 }
@@ -267,18 +361,15 @@ fn history(
 /// The whole transaction: the fence, what changes behind it, and the history.
 fn ops(
     layout: &Layout,
-    base: Option<&Rows>,
+    base: &Base,
     store: &StoreAnswer,
     next: &Record,
     history: Option<&[Change]>,
 ) -> Vec<Op> {
     let projection = project(next);
-    let mut ops = vec![Op::KeyCas {
-        key: layout.state(),
-        index: store.state_index,
-        value: encode(next),
-    }];
-    ops.extend(row_changes(&layout.node(), base, &projection.rows));
+    let mut ops =
+        vec![Op::KeyCas { key: layout.state(), index: store.state_index, value: encode(next) }];
+    ops.extend(base.ops_to(&layout.node(), &projection.rows));
     ops.extend(plain_changes(layout, &store.plain, &projection.plain));
     if let Some(history) = history {
         let value = serde_json::to_string(history).unwrap_or_else(|_| "[]".to_owned());
@@ -325,6 +416,7 @@ fn summary(view: &View<'_>, verdict: &Verdict) -> String {
             }
         }
         Verdict::Withdraw(why) => write!(text, "no writer: {why}"),
+        Verdict::Claim(claim) => write!(text, "{claim} is to become the first primary"),
         Verdict::Confirm { writer, evidence } => write!(
             text,
             "writer {} confirmed by {} of {} Sentinels at epoch {}",

@@ -26,6 +26,8 @@ pub struct Tally {
     pub failovers: Vec<Failover>,
     /// For each monitored address, how many Sentinels call it down.
     pub down: BTreeMap<Address, DownCount>,
+    /// For each replica, how many Sentinels get an answer from it and how many do not.
+    pub replicas: BTreeMap<Address, ReplicaCount>,
 }
 
 /// The Sentinels that name one address.
@@ -72,6 +74,15 @@ pub struct DownCount {
     pub objective: usize,
 }
 
+/// What the Sentinels that list a replica think of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplicaCount {
+    /// How many get an answer.
+    pub up: usize,
+    /// How many do not.
+    pub down: usize,
+}
+
 /// What bounds the tally besides the answers themselves.
 #[derive(Debug, Clone, Copy)]
 pub struct TallyBounds {
@@ -100,6 +111,7 @@ impl Tally {
             elected: None,
             failovers: Vec::new(),
             down: BTreeMap::new(),
+            replicas: BTreeMap::new(),
         };
         for (address, answer, group) in heard.values() {
             let votes = tally.votes.entry(group.primary.clone()).or_default();
@@ -110,19 +122,22 @@ impl Tally {
                 let down = tally.down.entry(group.monitored.clone()).or_default();
                 down.subjective += usize::from(group.down >= DownOpinion::Subjective);
                 down.objective += usize::from(group.down >= DownOpinion::Objective);
+                for replica in &group.replicas {
+                    let count = tally.replicas.entry(replica.address.clone()).or_default();
+                    count.up += usize::from(!replica.s_down);
+                    count.down += usize::from(replica.s_down);
+                }
             }
             tally.failovers.extend(failover_led_by(address, answer, group));
         }
         let majority = tally.majority();
-        tally.elected = tally
-            .votes
-            .iter()
-            .find(|(_, votes)| votes.count >= majority)
-            .map(|(address, votes)| Elected {
+        tally.elected = tally.votes.iter().find(|(_, votes)| votes.count >= majority).map(
+            |(address, votes)| Elected {
                 address: address.clone(),
                 epoch: votes.epoch,
                 votes: votes.count,
-            });
+            },
+        );
         tally
     }
 
@@ -143,6 +158,11 @@ impl Tally {
         let majority_down = down.subjective >= self.majority();
         let replaced = self.failovers.iter().any(|f| &f.old == address && !f.forced);
         down.objective > 0 && (majority_down || replaced)
+    }
+
+    /// Some Sentinel has heard a quorum call `address` down.
+    pub fn any_objective(&self, address: &Address) -> bool {
+        self.down.get(address).is_some_and(|down| down.objective > 0)
     }
 
     /// Another address that is named at the epoch of `elected`: two truths at one epoch.

@@ -5,22 +5,24 @@
 
 use std::collections::BTreeSet;
 
-use super::action::{Action, Purpose, Write};
+use super::action::{Action, Promote, Purpose, Write};
 use super::address::Address;
+use super::bootstrap::is_blank;
 use super::decide::{Decision, decide};
 use super::election::Tally;
-use super::hold::Hold;
-use super::memory::Memory;
+use super::fence::{Fence, strays};
+use super::hold::{Hold, is_cut_off};
+use super::memory::{Condition, Memory};
 use super::observed::{
     DownOpinion, InstanceAnswer, Observed, Reading, RowsAnswer, SentinelAnswer, StoreAnswer,
     StoredState,
 };
-use super::policy::{ANSWER_AGE_MAX_MS, Policy};
+use super::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
 use super::projection::{Layout, project};
 use super::publication::{KeepReason, Verdict, conditions};
 use super::record::{Level, Record, Timeline};
 use super::replicas::Roster;
-use super::sentinels::Tell;
+use super::sentinels::{Tell, conditions as disagreements};
 use super::time::{Mono, Now};
 use super::view::View;
 use super::writer::writer_test;
@@ -57,8 +59,12 @@ pub enum Input {
     Watched(StoreAnswer),
     /// The group's keys, from a read that the leader confirmed.
     Consistent(StoreAnswer),
+    /// Consul did not answer the watch: it may be another one, or a restored one, when it is back.
+    ConsulSilent,
     /// The rows of the group's node.
     Rows(RowsAnswer),
+    /// The instances registered for the group.
+    Registered(BTreeSet<Address>),
     /// How the write with this number ended.
     Written(u64, Outcome),
     /// Time passed.
@@ -100,6 +106,10 @@ pub enum Output {
     Write(u64, Box<Write>),
     /// Hold an instance's writes.
     Hold(Hold),
+    /// Turn a second primary into a replica of the writer.
+    Fence(Fence),
+    /// Make a replica the first primary.
+    Promote(Promote),
     /// Tell a Sentinel about the group.
     Tell(Tell),
     /// Tell people.
@@ -137,6 +147,11 @@ pub struct GroupLoop {
     following: BTreeSet<Address>,
     paused_until: Mono,
     urgent_since: Option<Mono>,
+    /// Consul has been away since it was last read. A wiped one counts its indexes from the start, so the index
+    /// alone would not keep a write for the old one out.
+    doubtful: bool,
+    /// In node mode: no majority of the Sentinels answers.
+    blind: bool,
     next_look: Mono,
     next_chase: Mono,
     next_audit: Mono,
@@ -148,7 +163,8 @@ struct InFlight {
     id: u64,
     write: Write,
     sent: Mono,
-    unanswered: bool,
+    /// Since when it is known that no answer will come.
+    unanswered: Option<Mono>,
 }
 
 struct Obstacle {
@@ -170,6 +186,8 @@ impl GroupLoop {
             following: BTreeSet::new(),
             paused_until: Mono(0),
             urgent_since: None,
+            doubtful: false,
+            blind: false,
             next_look: Mono(0),
             next_chase: Mono(0),
             next_audit: Mono(0),
@@ -223,16 +241,30 @@ impl GroupLoop {
                 }
             }
             Input::Watched(answer) => self.fold_watched(answer, now, out),
-            Input::Consistent(answer) => {
-                self.fold_store(answer, now, out);
-                // The leader has spoken: a write without an answer was not applied.
-                self.in_flight.take_if(|flight| flight.unanswered);
+            Input::Consistent(answer) => self.fold_consistent(answer, now, out),
+            Input::ConsulSilent => {
+                self.doubtful = true;
+                out.push(Output::ReadStore);
             }
             Input::Rows(answer) => self.observed.rows = Some(answer),
+            Input::Registered(instances) => self.observed.registered = instances,
             Input::Written(id, outcome) => self.fold_outcome(id, outcome, now, out),
             Input::Tick => {}
             Input::Look => self.next_look = now.mono,
         }
+    }
+
+    /// The leader's word, unless something newer was heard while it was on its way.
+    fn fold_consistent(&mut self, answer: StoreAnswer, now: Now, out: &mut Vec<Output>) {
+        let asked = answer.asked;
+        let known = self.observed.store.as_ref().map_or(0, |store| store.state_index);
+        if answer.state_index < known && asked <= self.memory.store_changed {
+            out.push(Output::ReadStore);
+            return;
+        }
+        self.fold_store(answer, now, out);
+        // The leader has spoken: a write without an answer was not applied.
+        self.in_flight.take_if(|flight| flight.unanswered.is_some_and(|since| since <= asked));
     }
 
     /// A watch may be answered by a server that lags behind; only a confirmed read goes back.
@@ -246,6 +278,7 @@ impl GroupLoop {
     }
 
     fn fold_store(&mut self, answer: StoreAnswer, now: Now, out: &mut Vec<Output>) {
+        self.doubtful = false;
         self.recognise(&answer, now, out);
         let before = self.observed.store.as_ref();
         if before.is_none_or(|old| old.state_index != answer.state_index) {
@@ -289,6 +322,8 @@ impl GroupLoop {
                 );
                 out.push(say(Weight::Warn, text));
                 out.push(Output::ReadStore);
+                // The rows may not be what they were taken for.
+                out.push(Output::ReadRows);
             }
             Outcome::Unknown(error) => {
                 let text = format!(
@@ -296,7 +331,7 @@ impl GroupLoop {
                     self.policy.group
                 );
                 out.push(say(Weight::Warn, text));
-                flight.unanswered = true;
+                flight.unanswered = Some(now.mono);
                 self.in_flight = Some(flight);
                 out.push(Output::ReadStore);
             }
@@ -316,6 +351,11 @@ impl GroupLoop {
 
     fn committed(&mut self, write: Write, index: u64, now: Now, out: &mut Vec<Output>) {
         let Write { purpose, record, history, .. } = write;
+        let known = self.observed.store.as_ref().map_or(0, |store| store.state_index);
+        if index < known && record.is_some() {
+            // It was applied, and somebody has written after it.
+            return;
+        }
         self.memory.store_changed = now.mono;
         let Some(record) = record else {
             let text = format!("{}: put back rows or keys that were changed", self.policy.group);
@@ -348,6 +388,7 @@ impl GroupLoop {
                 change_line(record, from, promoted)
             }
             Purpose::Withdraw => change_line(record, None, None),
+            Purpose::Claim => format!("{}: {}", record.group, record.why),
             Purpose::Confirm => format!(
                 "{}: writer {} confirmed by {} of {} Sentinels at epoch {}",
                 record.group,
@@ -378,11 +419,23 @@ impl GroupLoop {
             // What was read before this generation must not overrule it: read everything again.
             self.next_look = now.mono;
         }
+        self.memory.see_instances(&self.observed);
         let view = View::new(&self.policy, &self.memory, &self.observed, now);
         let roster = Roster::new(&view);
         let mut holding = conditions(&view);
         holding.extend(roster.conditions());
-        self.known = roster.known();
+        let strays: BTreeSet<Condition> =
+            strays(&view).map(|(address, _)| Condition::Stray(address.clone())).collect();
+        if strays.iter().any(|stray| !self.memory.since.contains_key(stray)) {
+            // The Sentinels are asked anew, now that it has been seen.
+            self.next_look = now.mono;
+        }
+        holding.extend(strays);
+        self.blind = !view.policy.local.is_empty() && view.tally.heard < view.tally.majority();
+        holding.extend(disagreements(&view));
+        holding.extend(is_blank(&view).then_some(Condition::NoPrimaryAnywhere));
+        holding.extend(is_cut_off(&view).then_some(Condition::CutOff));
+        self.known = roster.followed();
         let tally = view.tally;
         self.memory.keep(holding, now);
         self.remember_timeline(&tally, now);
@@ -390,10 +443,14 @@ impl GroupLoop {
         let (known, recent) = (&self.known, Mono(now.mono.0.saturating_sub(ANSWER_AGE_MAX_MS)));
         self.observed.instances.retain(|a, reading| known.contains(a) || reading.asked > recent);
         self.memory.held.retain(|address, _| known.contains(address));
+        let sentinels = &self.observed.sentinels;
+        self.memory.told.retain(|address, _| sentinels.contains_key(address));
         let overdue = self
             .in_flight
             .as_ref()
-            .filter(|flight| !flight.unanswered && now.mono - flight.sent > WRITE_ANSWER_MAX_MS)
+            .filter(|flight| {
+                flight.unanswered.is_none() && now.mono - flight.sent > WRITE_ANSWER_MAX_MS
+            })
             .map(|flight| flight.id);
         if let Some(id) = overdue {
             self.fold_outcome(id, Outcome::Unknown("no answer at all".to_owned()), now, out);
@@ -440,7 +497,9 @@ impl GroupLoop {
             self.next_look = now.mono.plus_ms(period);
             out.push(Output::AskSentinels);
             out.push(Output::Probe(self.known.clone()));
-            if self.in_flight.as_ref().is_some_and(|flight| flight.unanswered) {
+            let unanswered = self.in_flight.as_ref().is_some_and(|f| f.unanswered.is_some());
+            // Whether Consul answers is only known by asking.
+            if unanswered || self.blind || self.doubtful {
                 out.push(Output::ReadStore);
             }
         } else if let Some(chosen) = self.chosen().filter(|_| now.mono >= self.next_chase) {
@@ -457,8 +516,7 @@ impl GroupLoop {
 
     /// The replica that a leader has chosen and that is not published yet.
     fn chosen(&self) -> Option<Address> {
-        let published =
-            self.observed.record().and_then(|r| r.writer_address());
+        let published = self.observed.record().and_then(|r| r.writer_address());
         self.observed
             .sentinels
             .values()
@@ -480,6 +538,7 @@ impl GroupLoop {
             .values()
             .filter_map(|reading| reading.result.as_ref().ok()?.group.as_ref())
             .any(|group| group.down > DownOpinion::Up || group.failover.is_some());
+        let trouble = trouble || self.blind;
         self.urgent_since = match (unsettled || trouble, self.urgent_since) {
             (true, None) => Some(now.mono),
             (true, since) => since,
@@ -499,18 +558,34 @@ impl GroupLoop {
         for action in decision.actions.clone() {
             match action {
                 Action::Write(write) => {
-                    if self.in_flight.is_none() && now.mono >= self.paused_until {
+                    let free = self.in_flight.is_none() && !self.doubtful;
+                    if free && now.mono >= self.paused_until {
                         let (id, write) = (self.memory.written, *write);
                         out.push(Output::Write(id, Box::new(write.clone())));
-                        let flight = InFlight { id, write, sent: now.mono, unanswered: false };
+                        let flight = InFlight { id, write, sent: now.mono, unanswered: None };
                         // Every attempt has a nonce of its own, so a lost answer is told apart.
                         self.memory.written += 1;
                         self.in_flight = Some(flight);
                     }
                 }
                 Action::Hold(hold) => {
+                    let last = self.memory.held.get(&hold.instance);
+                    if last.is_none_or(|at| now.mono - *at > HOLD_MS) {
+                        let Hold { instance, why, .. } = &hold;
+                        let text =
+                            format!("{}: holding writes on {instance}: {why}", self.policy.group);
+                        out.push(say(Weight::Info, text));
+                    }
                     self.memory.held.insert(hold.instance.clone(), now.mono);
                     out.push(Output::Hold(hold));
+                }
+                Action::Fence(fence) => {
+                    self.memory.fenced.insert(fence.instance.clone(), now.mono);
+                    out.push(Output::Fence(fence));
+                }
+                Action::Promote(promote) => {
+                    self.memory.fenced.insert(promote.instance.clone(), now.mono);
+                    out.push(Output::Promote(promote));
                 }
                 Action::Tell(tell) => {
                     self.memory.told.insert(tell.sentinel.clone(), now.mono);
@@ -528,9 +603,14 @@ impl GroupLoop {
     /// Says, once, what has stood in the way for a while.
     fn note_obstacle(&mut self, decision: &Decision, now: Now, out: &mut Vec<Output>) {
         let blocked = match &decision.verdict {
-            Verdict::Keep(KeepReason::Confirmed { .. } | KeepReason::AwaitingConfirmation(_)) => None,
+            Verdict::Keep(KeepReason::Confirmed { .. } | KeepReason::AwaitingConfirmation(_)) => {
+                None
+            }
             Verdict::Keep(_) => Some(decision.summary.clone()),
-            Verdict::Publish { .. } | Verdict::Withdraw(_) | Verdict::Confirm { .. } => None,
+            Verdict::Publish { .. }
+            | Verdict::Withdraw(_)
+            | Verdict::Claim(_)
+            | Verdict::Confirm { .. } => None,
         };
         let blocked = decision.reasons.first().cloned().or(blocked);
         let Some(text) = blocked else {

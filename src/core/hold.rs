@@ -8,10 +8,13 @@
 //! and is not the way to fence an old primary for good.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use super::address::Address;
+use super::election::Failover;
+use super::memory::Condition;
 use super::observed::Role;
-use super::policy::{HOLD_MS, HOLD_RENEW_MS};
+use super::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS, HOLD_MS, HOLD_RENEW_MS};
 use super::view::View;
 use super::writer::{WriterTest, share_history};
 
@@ -20,36 +23,90 @@ use super::writer::{WriterTest, share_history};
 pub struct Hold {
     /// The instance.
     pub instance: Address,
-    /// The primary that has taken its place.
-    pub superseded_by: Address,
+    /// Why.
+    pub why: HoldReason,
     /// For how long, in ms.
     pub for_ms: u64,
 }
 
+/// Why an instance's writes are held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldReason {
+    /// Another primary has taken its place.
+    SupersededBy(Address),
+    /// It is on a host that sees neither Consul nor a majority of the Sentinels: they may have put another
+    /// primary in its place, and it cannot know.
+    CutOff,
+}
+
+impl fmt::Display for HoldReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SupersededBy(successor) => write!(f, "{successor} has taken its place"),
+            Self::CutOff => {
+                f.write_str("this host sees neither Consul nor a majority of the Sentinels")
+            }
+        }
+    }
+}
+
 /// The instances whose writes are to be held now.
+pub fn holds(view: &View<'_>) -> Vec<Hold> {
+    let mut holds = superseded(view);
+    holds.extend(cut_off(view));
+    holds
+}
+
+/// This host cannot see that it is not cut off: no majority of the known Sentinels answers, and Consul has not
+/// answered since that was noticed.
+pub fn is_cut_off(view: &View<'_>) -> bool {
+    let consul = view.observed.store.as_ref().map(|store| view.now.mono - store.asked);
+    !view.policy.local.is_empty()
+        && view.tally.heard < view.tally.majority()
+        && consul.is_none_or(|age_ms| age_ms > CONSUL_SILENT_MS)
+}
+
+/// The primaries of this host, once it has been cut off for long enough. A hold ends by itself, so nothing is left
+/// behind when the agent dies or the network heals.
+fn cut_off(view: &View<'_>) -> Vec<Hold> {
+    let lasted = view.memory.lasted(&Condition::CutOff, CUT_OFF_AFTER_MS, view.now);
+    if !view.policy.hold_when_cut_off || view.record.is_none() || !lasted {
+        return Vec::new();
+    }
+    let local = view.policy.local.iter().filter(|address| due(view, address));
+    local
+        .filter(|address| {
+            view.instance(address).is_some_and(|a| matches!(a.role, Role::Primary { .. }))
+        })
+        .map(|address| Hold { instance: address.clone(), why: HoldReason::CutOff, for_ms: HOLD_MS })
+        .collect()
+}
+
+fn due(view: &View<'_>, address: &Address) -> bool {
+    let last = view.memory.held.get(address);
+    last.is_none_or(|at| view.now.mono - *at >= HOLD_RENEW_MS)
+}
+
+/// The instances that another primary has superseded.
 ///
 /// An instance is superseded when it says it is a primary while the one replica that a leader has chosen
 /// says so too and shares its history. An instance of unrelated history is none of ours.
-pub fn holds(view: &View<'_>) -> Vec<Hold> {
+fn superseded(view: &View<'_>) -> Vec<Hold> {
     if !view.policy.hold_writes {
         return Vec::new();
     }
     let Some(successor) = successor(view) else { return Vec::new() };
     let WriterTest::Passes(new) = view.test(&successor) else { return Vec::new() };
-    let due = |address: &Address| {
-        let last = view.memory.held.get(address);
-        last.is_none_or(|at| view.now.mono - *at >= HOLD_RENEW_MS)
-    };
     view.observed
         .instances
         .iter()
-        .filter(|(address, _)| **address != successor && due(address))
+        .filter(|(address, _)| **address != successor && due(view, address))
         .filter_map(|(address, reading)| Some((address, reading.since(view.since)?)))
         .filter(|(_, answer)| matches!(answer.role, Role::Primary { .. }))
         .filter(|(_, answer)| share_history(answer, new))
         .map(|(address, _)| Hold {
             instance: address.clone(),
-            superseded_by: successor.clone(),
+            why: HoldReason::SupersededBy(successor.clone()),
             for_ms: HOLD_MS,
         })
         .collect()
@@ -57,9 +114,21 @@ pub fn holds(view: &View<'_>) -> Vec<Hold> {
 
 /// The choice of the only leader, until a majority names it.
 fn successor(view: &View<'_>) -> Option<Address> {
-    let chosen: BTreeSet<&Address> =
-        view.tally.failovers.iter().filter_map(|failover| failover.chosen.as_ref()).collect();
+    // A failover that the majority has already passed by has no successor to offer, and one that takes for ever
+    // must not hold anybody for ever.
+    let confirmed = view.record.map_or(0, |record| record.evidence.confirmed_epoch);
+    let current = |failover: &&Failover| failover.epoch.is_none_or(|epoch| epoch > confirmed);
+    let chosen: BTreeSet<&Address> = view
+        .tally
+        .failovers
+        .iter()
+        .filter(current)
+        .filter_map(|failover| failover.chosen.as_ref())
+        .collect();
     let only = chosen.first().copied().filter(|_| chosen.len() == 1)?;
     let followed = view.tally.elected.as_ref().is_some_and(|elected| &elected.address == only);
-    (!followed).then(|| only.clone())
+    let promoted = view.memory.promoted.as_ref().filter(|(address, _)| address == only);
+    let overdue =
+        promoted.is_some_and(|(_, at)| view.now.mono - *at > view.policy.confirm_within_ms);
+    (!followed && !overdue).then(|| only.clone())
 }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::address::Address;
-use super::observed::Observed;
-use super::record::Timeline;
+use super::observed::{Observed, Role};
+use super::record::{Level, Timeline};
 use super::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -24,6 +24,36 @@ pub enum Condition {
     Unnamed(Address),
     /// A majority of the Sentinels gets no answer from the instance.
     Down(Address),
+    /// The instance says it is a primary, and is not the writer.
+    Stray(Address),
+    /// This host sees neither Consul nor a majority of the Sentinels.
+    CutOff,
+    /// Nobody knows of a primary.
+    NoPrimaryAnywhere,
+    /// The Sentinel names another primary than the majority.
+    Disagrees(Address),
+}
+
+/// One run of an instance, as far as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// The run (`run_id`).
+    pub run_id: String,
+    /// What it has been in that run.
+    pub origin: Origin,
+}
+
+/// Where a primary comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was a primary when it was first seen.
+    Unseen,
+    /// It was started after it was first seen, and has been a primary since.
+    Started,
+    /// It was the published writer, confirmed by a majority.
+    WasWriter,
+    /// It was a replica in this very run.
+    WasReplica,
 }
 
 /// See the module's head.
@@ -46,6 +76,10 @@ pub struct Memory {
     pub promoted: Option<(Address, Mono)>,
     /// When each instance's writes were last held.
     pub held: BTreeMap<Address, Mono>,
+    /// When each instance was last told whom to follow, or to be a primary.
+    pub fenced: BTreeMap<Address, Mono>,
+    /// What each instance has been in its present run, as far as it was seen.
+    pub lives: BTreeMap<Address, Life>,
     /// When each Sentinel was last told about the group.
     pub told: BTreeMap<Address, Mono>,
     /// How many records this agent has written: the changing part of its nonces.
@@ -78,6 +112,36 @@ impl Memory {
                 (c, at)
             })
             .collect();
+    }
+
+    /// Notes what each instance has been.
+    pub fn see_instances(&mut self, observed: &Observed) {
+        // The leader of a promotion that no majority has confirmed may still be at work on it.
+        let confirmed = observed.record().filter(|record| record.evidence.level == Level::Quorum);
+        let writer = confirmed.and_then(|record| record.writer_address());
+        for (address, reading) in &observed.instances {
+            let Ok(answer) = &reading.result else { continue };
+            let life = self.lives.get(address);
+            let before = life.filter(|life| life.run_id == answer.run_id).map(|life| life.origin);
+            let origin = match (&answer.role, before) {
+                (Role::Replica { .. }, _) => Origin::WasReplica,
+                (Role::Primary { .. }, _) if writer == Some(address) => Origin::WasWriter,
+                (Role::Primary { .. }, Some(before)) => before,
+                (Role::Primary { .. }, None) if life.is_some() => Origin::Started,
+                (Role::Primary { .. }, None) => Origin::Unseen,
+            };
+            let run_id = answer.run_id.clone();
+            self.lives.insert(address.clone(), Life { run_id, origin });
+        }
+        let known = &observed.instances;
+        self.lives.retain(|address, _| known.contains_key(address));
+        self.fenced.retain(|address, _| known.contains_key(address));
+    }
+
+    /// What an instance has been in this run.
+    pub fn origin(&self, address: &Address, run_id: &str) -> Origin {
+        let life = self.lives.get(address).filter(|life| life.run_id == run_id);
+        life.map_or(Origin::Unseen, |life| life.origin)
     }
 
     /// The condition has been true for at least `ms`.

@@ -5,8 +5,10 @@
 
 pub mod action;
 pub mod address;
+pub mod bootstrap;
 pub mod decide;
 pub mod election;
+pub mod fence;
 pub mod group;
 pub mod hold;
 pub mod memory;
@@ -20,6 +22,7 @@ pub mod safety;
 pub mod sentinel_rows;
 pub mod sentinels;
 pub mod status;
+pub mod switchover;
 pub mod time;
 pub mod view;
 pub mod writer;

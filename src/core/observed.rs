@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::address::{Address, GroupName};
+use super::policy::WantedSettings;
 use super::projection::{AGENTS, Layout};
 use super::record::{Change, Record, decode};
 use super::time::Mono;
@@ -35,6 +36,8 @@ pub struct Observed {
     pub sentinels: BTreeMap<Address, Reading<SentinelAnswer>>,
     /// The last reading of each instance, by the address Sentinel announces.
     pub instances: BTreeMap<Address, Reading<InstanceAnswer>>,
+    /// The instances that node-mode agents have registered for the group (`<service>-server`).
+    pub registered: BTreeSet<Address>,
     /// The group's keys in Consul, once they have been read.
     pub store: Option<StoreAnswer>,
     /// The rows on the group's synthetic node, once they have been read.
@@ -193,8 +196,18 @@ pub struct InstanceAnswer {
     pub replid: ReplId,
     /// The history before the last promotion, when there was one.
     pub replid2: Option<ReplId>,
+    /// Where `replid` began: the first offset that is not `replid2`'s (`second_repl_offset`).
+    pub forked_at: Option<u64>,
     /// How far it has come in `replid`, in bytes.
     pub offset: u64,
+    /// Keys in all its databases.
+    pub keys: u64,
+    /// It had no data when it was started, and keeps no append-only file: all its keys were written since.
+    pub started_empty: bool,
+    /// How long its process has run, in seconds.
+    pub uptime_s: u64,
+    /// Its priority in elections, 0 for never; only a replica says it.
+    pub priority: Option<u64>,
 }
 
 /// Identity of a replication history (`master_replid`): the lineage of a data set.
@@ -247,6 +260,10 @@ pub struct StoreAnswer {
     pub plain: BTreeMap<String, String>,
     /// The agents that watch this group now.
     pub agents: BTreeSet<String>,
+    /// The Sentinel settings in the key `config`, or why it cannot be read.
+    pub config: Result<WantedSettings, String>,
+    /// ModifyIndex of `config`, 0 when it does not exist.
+    pub config_index: u64,
 }
 
 /// The `state` key, decoded.
@@ -283,6 +300,8 @@ impl StoreAnswer {
             history: Vec::new(),
             plain: BTreeMap::new(),
             agents: BTreeSet::new(),
+            config: Ok(WantedSettings::default()),
+            config_index: 0,
         };
         let root = layout.root();
         for Key { key, value, modify_index, locked } in keys {
@@ -294,6 +313,11 @@ impl StoreAnswer {
                         Ok(record) => StoredState::Known(Box::new(record)),
                         Err(error) => StoredState::Unreadable(error),
                     };
+                }
+                "config" => {
+                    answer.config_index = modify_index;
+                    answer.config =
+                        serde_json::from_slice(&value).map_err(|error| error.to_string());
                 }
                 // A damaged history costs the history, not the service.
                 "history" => answer.history = serde_json::from_slice(&value).unwrap_or_default(),

@@ -1,6 +1,10 @@
 //! What the operator asked for, for one group: the fixed part of every decision.
 
-use super::address::{GroupName, ServiceName};
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::{Address, GroupName, ServiceName};
 use super::record::Level;
 
 /// Settings of one group, with all defaults filled in. Times in milliseconds.
@@ -22,27 +26,68 @@ pub struct Policy {
     pub replica_lag_max_ms: u64,
     /// An instance that has been down this long loses its row.
     pub forget_after_ms: u64,
+    /// The instances of this group on the agent's own host (node mode).
+    pub local: BTreeSet<Address>,
     /// How many Sentinels the configuration lists: the electorate while none is recorded.
     pub sentinels_configured: usize,
     /// Hold the writes of a second primary (`CLIENT PAUSE ... WRITE`).
     pub hold_writes: bool,
+    /// Hold the writes of this host's primary while the host is cut off.
+    pub hold_when_cut_off: bool,
+    /// Turn a second primary into a replica of the writer.
+    pub fence: bool,
+    /// Find a first primary among the registered instances.
+    pub bootstrap: bool,
+    /// How many instances the first primary is chosen among, when that is known.
+    pub expect: Option<usize>,
+    /// How long instances are waited for otherwise.
+    pub bootstrap_wait_ms: u64,
     /// Tell a Sentinel that lacks the group where its primary lives (`SENTINEL MONITOR`).
     pub tell_sentinels: bool,
     /// Settings for such a Sentinel; what is `None` is copied from the other Sentinels.
     pub settings: WantedSettings,
 }
 
-/// Sentinel settings that the operator fixed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Sentinel settings that the operator fixed: in the config file, or for all agents in the key `config`. What is
+/// `None` is left as it is, and copied from the other Sentinels to one that is new.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct WantedSettings {
-    /// Sentinels that must agree that a primary is down; `None` is a majority of the known ones.
-    pub quorum: Option<u64>,
+    /// Sentinels that must agree that a primary is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<WantedQuorum>,
     /// `down-after-milliseconds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub down_after_ms: Option<u64>,
     /// `failover-timeout`, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub failover_timeout_ms: Option<u64>,
     /// `parallel-syncs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub parallel_syncs: Option<u64>,
+}
+
+/// How many Sentinels must agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WantedQuorum {
+    /// More than half of the known ones.
+    Auto,
+    /// This many.
+    Fixed(u64),
+}
+
+impl WantedSettings {
+    /// These, and where they say nothing the others.
+    #[must_use]
+    pub fn or(&self, others: &Self) -> Self {
+        Self {
+            quorum: self.quorum.or(others.quorum),
+            down_after_ms: self.down_after_ms.or(others.down_after_ms),
+            failover_timeout_ms: self.failover_timeout_ms.or(others.failover_timeout_ms),
+            parallel_syncs: self.parallel_syncs.or(others.parallel_syncs),
+        }
+    }
 }
 
 /// An answer older than this says nothing about now. Three ticks of the loop.
@@ -61,8 +106,28 @@ pub const FEWER_KNOWN_AFTER_MS: u64 = 30_000;
 pub const UNNAMED_AFTER_MS: u64 = 15_000;
 /// How long one hold lasts, in ms. It ends by itself when the agent dies.
 pub const HOLD_MS: u64 = 2_000;
+/// Without a word from Consul for this long, while it is being asked, it counts as out of sight.
+pub const CONSUL_SILENT_MS: u64 = 500;
+/// How long a host must see neither Consul nor a majority of the Sentinels before it holds writes: with the tick
+/// (1 s) and the deadline of a question (500 ms) less than 3 s from the first lost packet.
+pub const CUT_OFF_AFTER_MS: u64 = 1_000;
 /// How often a hold is renewed, in ms.
 pub const HOLD_RENEW_MS: u64 = 1_000;
+/// How long an instance that was restarted without its data may have run before what it holds counts as data, in
+/// seconds: longer than Sentinel itself would let it be.
+pub const EMPTIED_UPTIME_MAX_S: u64 = 30;
+/// How often one instance is told to follow the writer, in ms.
+pub const FENCE_AGAIN_MS: u64 = 1_000;
+/// How long a second primary that was a replica before is left to Sentinel, which may have promoted it: longer
+/// than Sentinel itself waits before it turns one into a replica (`docs/facts/sentinel.md` 4.1).
+pub const STRAY_PROMOTED_MS: u64 = 15_000;
+/// How long a second primary is left alone whose past this agent has not seen: longer than a majority needs to
+/// follow a promotion.
+pub const STRAY_UNSEEN_MS: u64 = 3_000;
+/// How often one Sentinel is told a changed setting, in ms.
+pub const SET_AGAIN_MS: u64 = 1_000;
+/// How long a Sentinel may disagree with the majority before it is told anew: they correct one another within 2 s.
+pub const DISAGREES_AFTER_MS: u64 = 30_000;
 /// How often one Sentinel is told about one group, in ms.
 pub const TELL_AGAIN_MS: u64 = 5_000;
 /// Instances of one group that get a row. More than that is somebody else's mistake.
@@ -80,8 +145,14 @@ impl Policy {
             confirm_within_ms: 5_000,
             replica_lag_max_ms: 10_000,
             forget_after_ms: 3_600_000,
+            local: BTreeSet::new(),
             sentinels_configured: 0,
             hold_writes: true,
+            bootstrap: true,
+            expect: None,
+            bootstrap_wait_ms: 30_000,
+            hold_when_cut_off: true,
+            fence: true,
             tell_sentinels: true,
             settings: WantedSettings::default(),
         }

@@ -47,6 +47,11 @@ impl Layout {
         format!("{}history", self.root())
     }
 
+    /// The Sentinel settings that all agents keep.
+    pub fn config(&self) -> String {
+        format!("{}config", self.root())
+    }
+
     /// The key that says that an agent watches the group.
     pub fn agent(&self, id: &str) -> String {
         format!("{}{AGENTS}{id}", self.root())
@@ -284,8 +289,7 @@ fn service_row(record: &Record, service: String, at: &Address, tag: Option<&str>
 }
 
 fn add(rows: &mut Rows, id: String, row: ServiceRow, status: CheckStatus, output: String) {
-    let check =
-        CheckRow { service_id: id.clone(), service: row.service.clone(), status, output };
+    let check = CheckRow { service_id: id.clone(), service: row.service.clone(), status, output };
     rows.checks.insert(id.clone(), check);
     rows.services.insert(id, row);
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::address::Address;
+use super::bootstrap::{Bootstrap, NoFirst, bootstrap};
 use super::election::{Elected, Failover, Tally, TallyBounds};
 use super::memory::Condition;
 use super::observed::{InstanceAnswer, StoredState};
@@ -30,6 +31,8 @@ pub enum Verdict {
     },
     /// Publish that there is no writer.
     Withdraw(WithdrawReason),
+    /// Write down who is to become the first primary.
+    Claim(Address),
     /// The writer stays; what is known of it has become better.
     Confirm {
         /// The writer, with its history as it is now.
@@ -64,6 +67,8 @@ pub enum PublishReason {
         /// Forced by an operator.
         forced: bool,
     },
+    /// Nobody knew of a primary, and this one's data includes everybody else's.
+    First,
 }
 
 /// Why the writer is withdrawn.
@@ -123,6 +128,10 @@ pub enum KeepReason {
     AwaitingConfirmation(Address),
     /// There is a writer, and nothing that could be proved says otherwise.
     Holding(Address, NotYet),
+    /// Nobody knows of a primary, and the one written down is being made one.
+    Promoting(Address),
+    /// Nobody knows of a primary, and there is none yet.
+    NoFirst(NoFirst),
     /// There is no writer, and nobody that could be proved to be one.
     NoWriter(NotYet),
 }
@@ -209,9 +218,31 @@ impl<'a> Judge<'_, 'a> {
                 current.address.clone(),
                 not_yet.unwrap_or(NotYet::NoSentinels),
             )),
-            (None, None, not_yet) => {
-                Verdict::Keep(KeepReason::NoWriter(not_yet.unwrap_or(NotYet::NoSentinels)))
+            (None, None, not_yet) => self.first(not_yet.unwrap_or(NotYet::NoSentinels)),
+        }
+    }
+
+    /// Nobody is published and nobody can be: perhaps there never was anybody.
+    fn first(&self, not_yet: NotYet) -> Verdict {
+        match bootstrap(self.0) {
+            Ok(Bootstrap::Publish(address, answer)) => Verdict::Publish {
+                to: writer_of(address, answer),
+                evidence: Evidence {
+                    level: Level::Promotion,
+                    config_epoch: None,
+                    confirmed_epoch: 0,
+                    votes: 0,
+                    known: self.tally.known,
+                    sentinel: None,
+                },
+                why: PublishReason::First,
+            },
+            Ok(Bootstrap::Claim(address)) => Verdict::Claim(address.clone()),
+            Ok(Bootstrap::Promote(address, _)) => {
+                Verdict::Keep(KeepReason::Promoting(address.clone()))
             }
+            Err(NoFirst::NotBlank) => Verdict::Keep(KeepReason::NoWriter(not_yet)),
+            Err(why) => Verdict::Keep(KeepReason::NoFirst(why)),
         }
     }
 
@@ -223,7 +254,9 @@ impl<'a> Judge<'_, 'a> {
         let (heard, known) = (self.tally.heard, self.tally.known);
         let elected = self.tally.elected.as_ref().ok_or(NotYet::NoMajority { heard, known })?;
         let address = &elected.address;
-        if self.tally.agree_down(address) {
+        // One agent may hear those that call it down and another one may not: the name must not go back and
+        // forth between them.
+        if self.tally.any_objective(address) {
             return Err(NotYet::Down(address.clone()));
         }
         if self.tally.being_replaced(address) {
@@ -386,8 +419,7 @@ impl<'a> Judge<'_, 'a> {
             return false;
         }
         let age_ms = self.now.mono - self.memory.generation_seen();
-        let leader_at_work =
-            self.tally.failovers.iter().any(|f| f.chosen.as_ref() == Some(writer));
+        let leader_at_work = self.tally.failovers.iter().any(|f| f.chosen.as_ref() == Some(writer));
         age_ms <= self.policy.confirm_within_ms || leader_at_work
     }
 
@@ -411,11 +443,11 @@ impl<'a> Judge<'_, 'a> {
                 .then(|| (writer.clone(), Some(elected.address.clone()))),
             None => {
                 let split = self.tally.heard >= self.tally.majority();
-                let rival = self
-                    .tally
-                    .votes
-                    .keys()
-                    .any(|named| named != writer && self.passes(named).is_ok());
+                // Rule 6: what a Sentinel says at an older epoch is about to be corrected.
+                let confirmed = self.record.map_or(0, |record| record.evidence.confirmed_epoch);
+                let rival = self.tally.votes.iter().any(|(named, votes)| {
+                    named != writer && votes.epoch >= confirmed && self.passes(named).is_ok()
+                });
                 let settled = !self.awaiting_confirmation();
                 (split && rival && settled).then(|| (writer.clone(), None))
             }
@@ -472,6 +504,7 @@ impl fmt::Display for PublishReason {
                 write!(f, "promoted by Sentinel epoch {epoch}")
             }
             Self::Promotion { leader, .. } => write!(f, "promoted by Sentinel {leader}"),
+            Self::First => f.write_str("the first primary: nobody knew of one"),
         }
     }
 }
@@ -503,14 +536,15 @@ impl fmt::Display for KeepReason {
         match self {
             Self::ConsulUnread => f.write_str("Consul has not answered yet"),
             Self::StateUnreadable(error) => write!(f, "the `state` key is left alone: {error}"),
-            Self::Confirmed { writer, votes, known, epoch } => write!(
-                f,
-                "writer {writer}, named by {votes} of {known} Sentinels at epoch {epoch}"
-            ),
+            Self::Confirmed { writer, votes, known, epoch } => {
+                write!(f, "writer {writer}, named by {votes} of {known} Sentinels at epoch {epoch}")
+            }
             Self::AwaitingConfirmation(writer) => {
                 write!(f, "writer {writer}, promoted, not yet confirmed by a majority")
             }
             Self::Holding(writer, not_yet) => write!(f, "writer {writer} stays: {not_yet}"),
+            Self::Promoting(address) => write!(f, "{address} is being made the first primary"),
+            Self::NoFirst(why) => write!(f, "{why}"),
             Self::NoWriter(not_yet) => write!(f, "no writer: {not_yet}"),
         }
     }

@@ -10,6 +10,8 @@ use super::observed::ReplId;
 pub const RECORD_VERSION: u32 = 1;
 /// How many changes `history` keeps.
 pub const HISTORY_LEN_MAX: usize = 50;
+/// Histories of past writers kept.
+pub const LINEAGE_LEN_MAX: usize = 20;
 
 /// The published truth about one group. Every role row, tag, check and plain key is a function of
 /// this value ([`super::projection::project`]), so they cannot tell different stories.
@@ -41,6 +43,25 @@ pub struct Record {
     pub instances: Vec<InstanceRecord>,
     /// Every Sentinel of the group, as they name one another.
     pub sentinels: Vec<Address>,
+    /// The last histories that writers of this group have written, newest first: an instance that comes back with an
+    /// old one of them is the group's own.
+    #[serde(default)]
+    pub lineage: Vec<ReplId>,
+    /// Who is to become the first primary of a group that has none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Address>,
+}
+
+impl Record {
+    /// Notes the history that the writer writes now.
+    pub fn note_lineage(&mut self) {
+        let Some(writer) = &self.writer else { return };
+        if self.lineage.first() != Some(&writer.replid) {
+            self.lineage.retain(|id| id != &writer.replid);
+            self.lineage.insert(0, writer.replid.clone());
+            self.lineage.truncate(LINEAGE_LEN_MAX);
+        }
+    }
 }
 
 /// A writer and the history it writes.
@@ -192,6 +213,7 @@ pub struct Timeline {
 ///
 /// # Panics
 /// Never: every field has a JSON form.
+#[expect(clippy::expect_used, reason = "every field has a JSON form")]
 pub fn encode(record: &Record) -> String {
     serde_json::to_string(record).expect("a record has no map keys that are not strings")
 }

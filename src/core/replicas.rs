@@ -33,11 +33,32 @@ impl<'v, 'a> Roster<'v, 'a> {
         some.chain(self.view.writer()).cloned().collect()
     }
 
+    /// Everything to stay connected to: besides the known ones those that are registered for the group, or on
+    /// this host, and that no Sentinel has found yet.
+    pub fn followed(&self) -> BTreeSet<Address> {
+        let mut all = self.known();
+        let more = self.view.observed.registered.iter().chain(&self.view.policy.local);
+        all.extend(more.take(INSTANCES_MAX).cloned());
+        all
+    }
+
+    /// The known ones, and registered ones that the writer lists: Sentinels find those within 10 s.
+    fn with_newcomers(&self, writer: Option<&Address>) -> BTreeSet<Address> {
+        let mut all = self.known();
+        let answer = writer.and_then(|writer| self.view.instance(writer));
+        if let Some(Role::Primary { replicas }) = answer.map(|answer| &answer.role) {
+            let registered = &self.view.observed.registered;
+            let listed = replicas.iter().map(|replica| &replica.address);
+            all.extend(listed.filter(|address| registered.contains(*address)).cloned());
+        }
+        all
+    }
+
     /// The conditions of this module that hold now, for [`Memory::keep`].
     pub fn conditions(&self) -> BTreeSet<Condition> {
         let writer = self.view.writer();
         let mut holding = BTreeSet::new();
-        for address in self.known() {
+        for address in self.with_newcomers(writer) {
             if !self.named(&address) {
                 holding.insert(Condition::Unnamed(address.clone()));
             }
@@ -53,7 +74,7 @@ impl<'v, 'a> Roster<'v, 'a> {
 
     /// The rows there should be, given the writer that is about to be published.
     pub fn rows(&self, writer: Option<&Address>) -> Vec<InstanceRecord> {
-        let mut known = self.known();
+        let mut known = self.with_newcomers(writer);
         known.extend(writer.cloned());
         known
             .into_iter()
@@ -75,7 +96,10 @@ impl<'v, 'a> Roster<'v, 'a> {
         if Some(address) == writer {
             return PublishedRole::Primary;
         }
-        if self.down(address) {
+        // Two agents that hear different Sentinels must not undo each other's rows: it takes a majority to
+        // call a replica down, and a majority to call it up again.
+        let opinion = self.down_or_up(address);
+        if opinion == Some(true) || opinion.is_none() && before == Some(PublishedRole::Down) {
             return PublishedRole::Down;
         }
         let own = self.view.instance(address);
@@ -108,7 +132,8 @@ impl<'v, 'a> Roster<'v, 'a> {
         let Role::Primary { replicas } = &writer.role else { return None };
         let listed = replicas.iter().find(|replica| &replica.address == address);
         let fresh = listed.is_some_and(|replica| {
-            replica.online && replica.lag_s.saturating_mul(1_000) <= self.view.policy.replica_lag_max_ms
+            replica.online
+                && replica.lag_s.saturating_mul(1_000) <= self.view.policy.replica_lag_max_ms
         });
         let denies = self
             .view
@@ -117,15 +142,21 @@ impl<'v, 'a> Roster<'v, 'a> {
         Some(fresh && !denies)
     }
 
-    /// A majority of the known Sentinels gets no answer from the instance.
+    /// A majority of the known Sentinels gets no answer from the instance (true), or does (false).
+    fn down_or_up(&self, address: &Address) -> Option<bool> {
+        if self.down(address) {
+            return Some(true);
+        }
+        let tally = &self.view.tally;
+        let up = tally.replicas.get(address).map_or(0, |count| count.up);
+        let as_primary = tally.votes_for(address);
+        (up.max(as_primary) >= tally.majority()).then_some(false)
+    }
+
     fn down(&self, address: &Address) -> bool {
         let tally = &self.view.tally;
         let as_primary = tally.down.get(address).map_or(0, |down| down.subjective);
-        let sure = self.view.sentinels().filter(|(_, answer)| !answer.tilt);
-        let as_replica = sure
-            .filter_map(|(_, answer)| answer.group.as_ref())
-            .filter(|group| group.replicas.iter().any(|r| &r.address == address && r.s_down))
-            .count();
+        let as_replica = tally.replicas.get(address).map_or(0, |count| count.down);
         as_primary.max(as_replica) >= tally.majority()
     }
 

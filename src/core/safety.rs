@@ -2,18 +2,27 @@
 
 use super::action::{Action, Purpose, Write};
 use super::address::Address;
+use super::fence::Fence;
+use super::hold::{Hold, HoldReason};
 use super::observed::Role;
 use super::projection::TXN_OPS_MAX;
 use super::record::PublishedRole;
+use super::replicas::named_by;
 use super::view::View;
 
 /// Why an action must not be done, or `None` when it may.
 pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
     match action {
         Action::Write(write) => veto_write(view, write),
-        Action::Hold(hold) => {
-            let certain = says_primary(view, &hold.superseded_by);
-            (!certain).then(|| format!("nothing supersedes {} for certain", hold.instance))
+        Action::Hold(hold) => veto_hold(view, hold),
+        Action::Fence(fence) => veto_fence(view, fence),
+        Action::Promote(promote) => {
+            let claim = view.record.and_then(|record| record.claim.as_ref());
+            let known = view.writer().is_some() || view.groups().next().is_some();
+            let wrong = known || claim != Some(&promote.instance);
+            wrong.then(|| {
+                format!("{} is not the first primary that was agreed on", promote.instance)
+            })
         }
         Action::Tell(tell) => {
             if view.writer() != Some(&tell.primary) {
@@ -23,6 +32,44 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
             leaving.then(|| format!("{} is being replaced", tell.primary))
         }
     }
+}
+
+/// Only what another primary has superseded for certain is held, or what is on our own host while we are blind.
+fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
+    let Hold { instance, why, .. } = hold;
+    match why {
+        HoldReason::SupersededBy(successor) => {
+            let certain = successor != instance && says_primary(view, successor);
+            (!certain).then(|| format!("nothing supersedes {instance} for certain"))
+        }
+        HoldReason::CutOff => {
+            let blind = view.tally.heard < view.tally.majority();
+            let ours = view.policy.local.contains(instance);
+            (!(blind && ours)).then(|| format!("{instance} is not on a host that is cut off"))
+        }
+    }
+}
+
+/// Nobody whom any Sentinel that matters wants to be the primary is ever made a replica.
+fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
+    let Fence { instance, follow, .. } = fence;
+    let primary = view.instance(instance).is_some_and(|a| matches!(a.role, Role::Primary { .. }));
+    let named = view.groups().any(|group| named_by(group).any(|named| named == instance));
+    if !primary && named {
+        return Some(format!("{instance} is a replica that Sentinels know"));
+    }
+    if instance == follow || view.writer() != Some(follow) {
+        return Some(format!("{follow} is not the published writer"));
+    }
+    if !says_primary(view, follow) {
+        return Some(format!("{follow} has not said that it is the primary"));
+    }
+    let tally = &view.tally;
+    if tally.votes_for(instance) >= tally.majority() || tally.votes_for(follow) < tally.majority() {
+        return Some(format!("the majority does not name {follow}"));
+    }
+    let chosen = tally.failovers.iter().any(|f| f.chosen.as_ref() == Some(instance));
+    chosen.then(|| format!("a Sentinel is promoting {instance}"))
 }
 
 fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {

@@ -37,7 +37,13 @@ impl Directory {
     }
 
     /// A Sentinel has named the others of one group.
-    pub fn note_peers(&mut self, sentinel: Address, group: GroupName, view: &SentinelGroup, now: Now) {
+    pub fn note_peers(
+        &mut self,
+        sentinel: Address,
+        group: GroupName,
+        view: &SentinelGroup,
+        now: Now,
+    ) {
         let peers = view.peers.iter().map(|peer| (peer.address.clone(), peer.s_down)).collect();
         self.opinions.insert((sentinel, group), (peers, now.mono));
     }
@@ -52,7 +58,7 @@ impl Directory {
         for (address, (groups, _)) in &self.heard {
             if !elsewhere.contains(address) {
                 let tags = groups.iter().map(ToString::to_string).collect();
-                self.add(&mut rows, address, tags);
+                self.add(&mut rows, address, tags, found);
             }
         }
         for (id, row) in found.iter().flat_map(|rows| &rows.services) {
@@ -61,16 +67,22 @@ impl Directory {
             // Without anybody's word on it, a row is left to the agents that know better.
             let nobody_knows = self.opinions.is_empty();
             if !decided && (nobody_knows || self.named(&address)) {
-                self.add(&mut rows, &address, row.tags.clone());
+                self.add(&mut rows, &address, row.tags.clone(), found);
             }
         }
         rows
     }
 
-    fn add(&self, rows: &mut Rows, address: &Address, tags: Vec<String>) {
+    fn add(&self, rows: &mut Rows, address: &Address, tags: Vec<String>, found: Option<&Rows>) {
         let (key, value) = MANAGED_BY;
         let id = format!("{SERVICE}:{address}");
-        let down = self.called_down(address);
+        let before = found.and_then(|rows| rows.checks.get(&id)).map(|check| check.status);
+        // Without anybody's word on it, it stays what it was.
+        let down = if self.named(address) {
+            self.called_down(address)
+        } else {
+            before == Some(CheckStatus::Critical) && !self.heard.contains_key(address)
+        };
         rows.services.insert(
             id.clone(),
             ServiceRow {
@@ -107,9 +119,7 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::observed::{
-        DownOpinion, SentinelId, SentinelPeer, SentinelSettings,
-    };
+    use crate::core::observed::{DownOpinion, SentinelId, SentinelPeer, SentinelSettings};
 
     fn at(text: &str) -> Address {
         text.parse().unwrap()

@@ -1,13 +1,16 @@
-//! Telling Sentinels: one that does not know the group is told where its primary lives.
+//! Telling Sentinels: one that does not know the group is told where its primary lives, one that disagrees with the
+//! majority for long is told again, and one whose settings differ from those that are wanted is told those.
 //!
-//! Sentinels never share their settings, so a told one gets those that the others have, unless the
-//! operator fixed them.
+//! Sentinels never share their settings; the agents do it for them.
 
 use std::collections::BTreeSet;
 
 use super::address::Address;
+use super::memory::Condition;
 use super::observed::SentinelSettings;
-use super::policy::TELL_AGAIN_MS;
+use super::policy::{
+    DISAGREES_AFTER_MS, SET_AGAIN_MS, TELL_AGAIN_MS, WantedQuorum, WantedSettings,
+};
 use super::record::Level;
 use super::view::View;
 use super::writer::WriterTest;
@@ -15,7 +18,7 @@ use super::writer::WriterTest;
 /// Settings for a group that no other Sentinel knows: a LAN's values (`docs/facts/sentinel.md` 6).
 pub const DEFAULT_SETTINGS: SentinelSettings = SentinelSettings {
     quorum: 2,
-    down_after_ms: 1_000,
+    down_after_ms: 1_500,
     failover_timeout_ms: 20_000,
     parallel_syncs: 1,
 };
@@ -25,10 +28,23 @@ pub const DEFAULT_SETTINGS: SentinelSettings = SentinelSettings {
 pub struct Tell {
     /// The Sentinel.
     pub sentinel: Address,
+    /// What it is to be told.
+    pub what: TellWhat,
     /// The primary it is to monitor.
     pub primary: Address,
     /// With which settings.
     pub settings: SentinelSettings,
+}
+
+/// See [`Tell`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TellWhat {
+    /// It does not know the group: `MONITOR`, and the settings.
+    Monitor,
+    /// It has disagreed with the majority for long: `REMOVE`, `MONITOR`, and the settings.
+    Repoint,
+    /// Its settings differ from those that are wanted.
+    Settings,
 }
 
 /// The Sentinels to be told now.
@@ -41,46 +57,98 @@ pub fn tells(view: &View<'_>) -> Vec<Tell> {
     else {
         return Vec::new();
     };
-    if record.evidence.level != Level::Quorum || !view.tally.failovers.is_empty() {
+    // The first primary of all has no majority to name it before they are told.
+    let first = record.evidence.level == Level::Promotion && record.evidence.sentinel.is_none();
+    if !(first || record.evidence.level == Level::Quorum) || !view.tally.failovers.is_empty() {
+        return Vec::new();
+    }
+    if !matches!(view.test(primary), WriterTest::Passes(_)) {
         return Vec::new();
     }
     let contradicted = view.tally.votes.keys().any(|named| named != primary);
-    if contradicted || !matches!(view.test(primary), WriterTest::Passes(_)) {
-        return Vec::new();
-    }
-    let due = |sentinel: &Address| {
-        let last = view.memory.told.get(sentinel);
-        last.is_none_or(|at| view.now.mono - *at >= TELL_AGAIN_MS)
-    };
-    let settings = settings(view);
+    let wanted = wanted(view);
+    let settings = settings(view, &wanted);
     view.sentinels()
-        .filter(|(sentinel, answer)| answer.group.is_none() && due(sentinel))
-        .map(|(sentinel, _)| Tell { sentinel: sentinel.clone(), primary: primary.clone(), settings })
+        .filter_map(|(sentinel, answer)| {
+            let (what, again_ms) = match &answer.group {
+                Some(group) if group.primary != *primary => {
+                    repoint(view, sentinel).then_some((TellWhat::Repoint, TELL_AGAIN_MS))?
+                }
+                _ if contradicted => return None,
+                None => (TellWhat::Monitor, TELL_AGAIN_MS),
+                Some(group) => {
+                    let differs = group.settings != apply(&wanted, group.settings, view);
+                    differs.then_some((TellWhat::Settings, SET_AGAIN_MS))?
+                }
+            };
+            let settings = match (&answer.group, what) {
+                (Some(group), TellWhat::Settings) => apply(&wanted, group.settings, view),
+                _ => settings,
+            };
+            let last = view.memory.told.get(sentinel);
+            let due = last.is_none_or(|at| view.now.mono - *at >= again_ms);
+            let (sentinel, primary) = (sentinel.clone(), primary.clone());
+            due.then_some(Tell { sentinel, what, primary, settings })
+        })
         .collect()
 }
 
-/// What the operator fixed, else what most Sentinels have, else [`DEFAULT_SETTINGS`].
-fn settings(view: &View<'_>) -> SentinelSettings {
+/// The Sentinels that name another primary than the majority does, for [`super::memory::Memory::keep`].
+pub fn conditions<'v>(view: &'v View<'_>) -> impl Iterator<Item = Condition> + use<'v> {
+    let elected = view.tally.elected.as_ref().map(|elected| elected.address.clone());
+    view.sentinels().filter_map(move |(sentinel, answer)| {
+        let group = answer.group.as_ref()?;
+        let disagrees = elected.as_ref().is_some_and(|elected| elected != &group.primary);
+        disagrees.then(|| Condition::Disagrees(sentinel.clone()))
+    })
+}
+
+/// It has disagreed for long, and the majority names what is published.
+fn repoint(view: &View<'_>, sentinel: &Address) -> bool {
+    let elected = view.tally.elected.as_ref().map(|elected| &elected.address);
+    let disagrees = Condition::Disagrees(sentinel.clone());
+    elected == view.writer() && view.memory.lasted(&disagrees, DISAGREES_AFTER_MS, view.now)
+}
+
+/// What is wanted by all agents goes before what this one's file says.
+pub fn wanted(view: &View<'_>) -> WantedSettings {
+    let shared = view.observed.store.as_ref().and_then(|store| store.config.as_ref().ok());
+    shared.map_or_else(|| view.policy.settings.clone(), |shared| shared.or(&view.policy.settings))
+}
+
+/// The settings that one has, with what is wanted.
+fn apply(wanted: &WantedSettings, has: SentinelSettings, view: &View<'_>) -> SentinelSettings {
+    SentinelSettings {
+        quorum: match wanted.quorum {
+            Some(WantedQuorum::Fixed(quorum)) => quorum,
+            Some(WantedQuorum::Auto) => majority(view),
+            None => has.quorum,
+        },
+        down_after_ms: wanted.down_after_ms.unwrap_or(has.down_after_ms),
+        failover_timeout_ms: wanted.failover_timeout_ms.unwrap_or(has.failover_timeout_ms),
+        parallel_syncs: wanted.parallel_syncs.unwrap_or(has.parallel_syncs),
+    }
+}
+
+fn majority(view: &View<'_>) -> u64 {
+    u64::try_from(view.tally.majority()).unwrap_or(DEFAULT_SETTINGS.quorum)
+}
+
+/// For one that is new: what is wanted, else what most Sentinels have, else [`DEFAULT_SETTINGS`].
+fn settings(view: &View<'_>, wanted: &WantedSettings) -> SentinelSettings {
     let have: Vec<SentinelSettings> = view.groups().map(|group| group.settings).collect();
     let most = |of: fn(&SentinelSettings) -> u64, default: u64| {
         let values: BTreeSet<u64> = have.iter().map(of).collect();
         let count = |value: u64| have.iter().filter(|s| of(s) == value).count();
         values.into_iter().max_by_key(|value| count(*value)).unwrap_or(default)
     };
-    let wanted = &view.policy.settings;
-    let majority = u64::try_from(view.tally.majority()).unwrap_or(DEFAULT_SETTINGS.quorum);
-    SentinelSettings {
-        quorum: wanted.quorum.unwrap_or(majority),
-        down_after_ms: wanted
-            .down_after_ms
-            .unwrap_or_else(|| most(|s| s.down_after_ms, DEFAULT_SETTINGS.down_after_ms)),
-        failover_timeout_ms: wanted.failover_timeout_ms.unwrap_or_else(|| {
-            most(|s| s.failover_timeout_ms, DEFAULT_SETTINGS.failover_timeout_ms)
-        }),
-        parallel_syncs: wanted
-            .parallel_syncs
-            .unwrap_or_else(|| most(|s| s.parallel_syncs, DEFAULT_SETTINGS.parallel_syncs)),
-    }
+    let others = SentinelSettings {
+        quorum: majority(view),
+        down_after_ms: most(|s| s.down_after_ms, DEFAULT_SETTINGS.down_after_ms),
+        failover_timeout_ms: most(|s| s.failover_timeout_ms, DEFAULT_SETTINGS.failover_timeout_ms),
+        parallel_syncs: most(|s| s.parallel_syncs, DEFAULT_SETTINGS.parallel_syncs),
+    };
+    apply(wanted, others, view)
 }
 
 /// The addresses of the group's Sentinels, as they name one another; `None` while fewer than a
@@ -89,8 +157,10 @@ pub fn addresses(view: &View<'_>) -> Option<Vec<Address>> {
     if view.tally.heard < view.tally.majority() {
         return None;
     }
-    let named: BTreeSet<Address> =
-        view.groups().flat_map(|group| group.peers.iter().map(|peer| peer.address.clone())).collect();
+    let named: BTreeSet<Address> = view
+        .groups()
+        .flat_map(|group| group.peers.iter().map(|peer| peer.address.clone()))
+        .collect();
     if !named.is_empty() {
         return Some(named.into_iter().collect());
     }

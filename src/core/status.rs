@@ -4,6 +4,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::address::{Address, GroupName};
+use super::bootstrap::{NoFirst, bootstrap};
+use super::decide::renamed;
+use super::fence::{WhyLeft, fences};
 use super::observed::{DownOpinion, Observed, Reading, Role, SentinelAnswer, StoredState};
 use super::policy::Policy;
 use super::projection::{Layout, plain_changes, project, row_changes};
@@ -79,7 +82,7 @@ pub struct SentinelStatus {
     pub names: Option<Address>,
     /// At which epoch.
     pub epoch: Option<u64>,
-    /// Its opinion of that primary: `up`, `down` (its own) or `agreed down`.
+    /// Its opinion of that primary: `up`, `down` (its own), `agreed down`, or `just promoted`.
     pub opinion: Option<&'static str>,
     /// It is in TILT.
     pub tilt: bool,
@@ -126,7 +129,10 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<String> {
         problems.push(format!("the key {} cannot be used: {error}", layout.state()));
     }
     match record {
-        None => problems.push("nothing has been published".to_owned()),
+        None => {
+            problems.push("nothing has been published".to_owned());
+            problems.extend(no_first(view));
+        }
         Some(record) => match &record.writer {
             None => problems.push(format!("there is no writer: {}", record.why)),
             Some(writer) => problems.extend(writer_problem(view, record, &writer.address)),
@@ -146,6 +152,13 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<String> {
             ));
         }
     }
+    problems.extend(renamed(view));
+    problems.extend(fences(view).1.into_iter().map(|left| match left.why {
+        WhyLeft::Unrelated { .. } | WhyLeft::SwitchedOff | WhyLeft::Stranger => left.to_string(),
+        WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_) => {
+            format!("{} says that it is a primary as well", left.instance)
+        }
+    }));
     if tally.known > 0 && tally.heard < tally.majority() {
         problems.push(format!(
             "only {} of {} known Sentinels answer: no failover is possible",
@@ -153,6 +166,14 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<String> {
         ));
     }
     problems
+}
+
+/// What stands between a group that nobody knows and its first primary.
+fn no_first(view: &View<'_>) -> Option<String> {
+    match bootstrap(view) {
+        Err(NoFirst::NotBlank) | Ok(_) => None,
+        Err(why) => Some(why.to_string()),
+    }
 }
 
 fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<String> {
@@ -224,6 +245,8 @@ fn sentinel(address: &Address, reading: &Reading<SentinelAnswer>) -> SentinelSta
         names: group.map(|group| group.primary.clone()),
         epoch: group.map(|group| group.config_epoch),
         opinion: group.map(|group| match group.down {
+            // Its flags are still about the primary before (docs/facts/sentinel.md 0.1).
+            _ if group.monitored != group.primary => "just promoted",
             DownOpinion::Up => "up",
             DownOpinion::Subjective => "down",
             DownOpinion::Objective => "agreed down",

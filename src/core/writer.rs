@@ -114,9 +114,10 @@ impl Lineage {
 
 /// Two instances share a history: one of each one's two histories is the other's.
 pub fn share_history(a: &InstanceAnswer, b: &InstanceAnswer) -> bool {
-    let ids = |x: &InstanceAnswer| -> Vec<ReplId> {
-        std::iter::once(x.replid.clone()).chain(x.replid2.clone()).collect()
-    };
-    let of_b = ids(b);
-    ids(a).iter().any(|id| of_b.contains(id))
+    histories(a).any(|id| histories(b).any(|other| id == other))
+}
+
+/// The history an instance writes or follows, and the one before its last promotion.
+pub fn histories(answer: &InstanceAnswer) -> impl Iterator<Item = &ReplId> {
+    std::iter::once(&answer.replid).chain(&answer.replid2)
 }

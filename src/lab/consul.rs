@@ -11,7 +11,8 @@ use super::LabError;
 use super::process::{Life, Process};
 use super::tools::Tool;
 use super::wait::until;
-use super::world::free_port;
+use super::world::TlsFiles;
+use super::world::free_ports;
 use crate::consul::client::Consul;
 use crate::consul::endpoint::ConsulEndpoint;
 use crate::dns::Names;
@@ -25,6 +26,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(40);
 pub struct ConsulServer {
     /// Where its HTTP API is, as CONSUL_HTTP_ADDR.
     pub http: SocketAddr,
+    /// Where it speaks HTTPS, in a world with certificates.
+    pub https: SocketAddr,
+    /// The socket it speaks HTTP on as well.
+    pub socket: PathBuf,
     /// Where its DNS is.
     pub dns: SocketAddr,
     tool: Tool,
@@ -34,47 +39,78 @@ pub struct ConsulServer {
     process: Option<Process>,
 }
 
-impl ConsulServer {
-    /// Starts Consul, with ACLs that deny by default when `master_token` is given.
-    ///
-    /// # Errors
-    /// When it has no leader in time: with the end of its log.
-    pub async fn start(
-        tool: &Tool,
-        ip: Ipv4Addr,
-        dir: &Path,
-        master_token: Option<&str>,
-        life: Life,
-    ) -> Result<Self, LabError> {
-        let dir = dir.join("consul");
-        std::fs::create_dir_all(dir.join("data"))?;
-        let ports: Vec<u16> =
-            (0..5).map(|_| free_port(ip)).collect::<Result<_, _>>()?;
-        let [http, dns, server, lan, wan] = ports[..] else {
-            return Err(LabError("five ports expected".to_owned()));
-        };
+/// What a Consul is started from.
+pub struct ConsulSpec<'a> {
+    /// Its program.
+    pub tool: Tool,
+    /// The address it listens at.
+    pub ip: Ipv4Addr,
+    /// Where its directory is made.
+    pub dir: &'a Path,
+    /// Denies by default, and this token may do everything.
+    pub master_token: Option<&'a str>,
+    /// Speaks HTTPS too, and wants to see a certificate.
+    pub tls: Option<&'a TlsFiles>,
+    /// Runs checks that are scripts.
+    pub script_checks: bool,
+    /// How long it lives.
+    pub life: Life,
+}
+
+impl ConsulSpec<'_> {
+    fn config(&self, dir: &Path, socket: &Path, ports: &[u16]) -> Value {
+        let port = |index: usize| ports.get(index).copied().unwrap_or_default();
+        let ip = self.ip.to_string();
         let mut config = json!({
             "server": true, "bootstrap_expect": 1, "node_name": "lab",
-            "data_dir": dir.join("data"), "bind_addr": ip.to_string(),
-            "client_addr": ip.to_string(), "advertise_addr": ip.to_string(),
+            "data_dir": dir.join("data"), "bind_addr": ip,
+            "client_addr": ip, "advertise_addr": ip,
+            "addresses": {"http": format!("{ip} unix://{}", socket.display())},
             "disable_update_check": true, "log_level": "warn", "leave_on_terminate": false,
             "performance": {"raft_multiplier": 1},
-            "ports": {"http": http, "dns": dns, "server": server, "serf_lan": lan,
-                      "serf_wan": wan, "grpc": -1, "https": -1},
+            "enable_script_checks": self.script_checks,
+            "ports": {"http": port(0), "dns": port(1), "server": port(2), "serf_lan": port(3),
+                      "serf_wan": port(4), "grpc": -1, "https": -1},
         });
-        if let Some(token) = master_token {
+        if let Some(tls) = self.tls {
+            config["ports"]["https"] = json!(port(5));
+            config["ca_file"] = json!(tls.ca);
+            config["cert_file"] = json!(tls.cert);
+            config["key_file"] = json!(tls.key);
+            config["verify_incoming_https"] = json!(true);
+        }
+        if let Some(token) = self.master_token {
             // `initial_management` since 1.11; `master` is what 1.8 knows, and both still take.
             config["acl"] = json!({"enabled": true, "default_policy": "deny",
                                    "tokens": {"master": token}});
         }
-        std::fs::write(dir.join("config.json"), config.to_string())?;
+        config
+    }
+}
+
+impl ConsulServer {
+    /// Starts Consul.
+    ///
+    /// # Errors
+    /// When it has no leader in time: with the end of its log.
+    pub async fn start(spec: ConsulSpec<'_>) -> Result<Self, LabError> {
+        let dir = spec.dir.join("consul");
+        std::fs::create_dir_all(dir.join("data"))?;
+        let ports = free_ports(&[spec.ip], 6)?;
+        let [http, dns, _, _, _, https] = ports[..] else {
+            return Err(LabError("six ports expected".to_owned()));
+        };
+        let socket = dir.join("http.sock");
+        std::fs::write(dir.join("config.json"), spec.config(&dir, &socket, &ports).to_string())?;
         let mut consul = Self {
-            http: SocketAddr::from((ip, http)),
-            dns: SocketAddr::from((ip, dns)),
-            tool: tool.clone(),
+            http: SocketAddr::from((spec.ip, http)),
+            https: SocketAddr::from((spec.ip, https)),
+            socket,
+            dns: SocketAddr::from((spec.ip, dns)),
+            tool: spec.tool,
             dir,
-            life,
-            token: master_token.map(str::to_owned),
+            life: spec.life,
+            token: spec.master_token.map(str::to_owned),
             process: None,
         };
         consul.restart().await?;
@@ -89,7 +125,8 @@ impl ConsulServer {
         self.kill();
         let config = self.dir.join("config.json").display().to_string();
         let args = ["agent".to_owned(), "-config-file".to_owned(), config];
-        self.process = Some(Process::start("consul", &self.tool, &args, &[], &self.dir, self.life)?);
+        self.process =
+            Some(Process::start("consul", &self.tool, &args, &[], &self.dir, self.life)?);
         let client = self.client()?;
         let up = until("Consul has a leader", START_TIMEOUT, || async {
             let body = json!([{"KV": {"Verb": "set", "Key": "lab/started", "Value": "eWVz"}}]);
@@ -158,7 +195,7 @@ impl ConsulServer {
     /// # Errors
     /// When it cannot be made.
     pub fn names(&self) -> Result<Names, LabError> {
-        Names::new(Some(self.dns)).map_err(LabError::new)
+        Ok(Names::new(Some(self.dns)))
     }
 
     /// `host:port` of every healthy row of a service.
@@ -167,12 +204,8 @@ impl ConsulServer {
     /// Without an answer.
     pub async fn passing(&self, service: &str) -> Result<Vec<String>, LabError> {
         let path = format!("/v1/health/service/{service}");
-        let found: Value = self
-            .client()?
-            .get(&path, &[("passing", "")])
-            .await
-            .map_err(LabError::new)?
-            .value;
+        let found: Value =
+            self.client()?.get(&path, &[("passing", "")]).await.map_err(LabError::new)?.value;
         let row = |entry: &Value| {
             let service = &entry["Service"];
             format!("{}:{}", service["Address"].as_str().unwrap_or_default(), service["Port"])

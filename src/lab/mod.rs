@@ -4,6 +4,7 @@
 //! address of its own and a port that the system assigned, so worlds never clash; what a world started
 //! it ends, by process id, and nothing else.
 
+pub mod clients;
 pub mod consul;
 pub mod process;
 pub mod redis;

@@ -3,20 +3,23 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use tokio::time::Instant;
 
 use super::LabError;
 use super::tools::Tool;
 
 /// How long a server lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Life {
-    /// Until we drop it or die.
+    /// Until it is dropped, or we die.
     WithUs,
-    /// Until somebody ends it.
-    OutlivesUs,
+    /// Until it is dropped; one that is forgotten (`std::mem::forget`) outlives us.
+    CanOutliveUs,
 }
 
 /// A running server.
@@ -25,7 +28,6 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    life: Life,
 }
 
 impl Process {
@@ -51,7 +53,7 @@ impl Process {
                 command
             }
             // A session of its own, so that Ctrl-C in our terminal does not reach it.
-            Life::OutlivesUs => Command::new("setsid"),
+            Life::CanOutliveUs => Command::new("setsid"),
         };
         command.arg(&tool.path).args(args).current_dir(dir);
         if let Some(path) = &tool.library_path {
@@ -62,7 +64,7 @@ impl Process {
         let child = command.spawn().map_err(|error| {
             LabError(format!("cannot start {name} ({}): {error}", tool.path.display()))
         })?;
-        Ok(Self { name: name.to_owned(), child, log, life })
+        Ok(Self { name: name.to_owned(), child, log })
     }
 
     /// Its name in messages.
@@ -86,6 +88,24 @@ impl Process {
         Some(status.code().unwrap_or(-1))
     }
 
+    /// Waits for its end, and returns its exit code.
+    ///
+    /// # Errors
+    /// When it still runs after `deadline`: with its log.
+    pub async fn end(&mut self, deadline: Duration) -> Result<i32, LabError> {
+        let start = Instant::now();
+        loop {
+            if let Some(code) = self.ended() {
+                return Ok(code);
+            }
+            if start.elapsed() > deadline {
+                let ms = deadline.as_millis();
+                return Err(LabError(format!("{} runs after {ms} ms\n{}", self.name, self.log())));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -105,8 +125,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.life == Life::WithUs {
-            self.kill();
-        }
+        self.kill();
     }
 }

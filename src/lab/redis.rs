@@ -11,7 +11,6 @@ use super::LabError;
 use super::process::{Life, Process};
 use super::tools::Tool;
 use super::wait::until;
-use super::world::free_port;
 use crate::core::address::Address;
 use crate::core::observed::{InstanceAnswer, Role};
 use crate::instance::probe;
@@ -35,37 +34,51 @@ pub struct Server {
     process: Option<Process>,
 }
 
+/// What a server is started from.
+pub struct ServerSpec<'a> {
+    /// Its name in messages, and of its directory.
+    pub name: &'a str,
+    /// Its program.
+    pub tool: Tool,
+    /// The address it listens at.
+    pub ip: Ipv4Addr,
+    /// The port it listens on.
+    pub port: u16,
+    /// Its config file.
+    pub config: &'a str,
+    /// More arguments.
+    pub args: &'a [&'a str],
+    /// How to log in to it.
+    pub login: LinkSettings,
+    /// Where its directory is made.
+    pub dir: &'a Path,
+    /// How long it lives.
+    pub life: Life,
+}
+
 impl Server {
     /// Starts a server from a config that `{ip}` and `{port}` stand in.
     ///
     /// # Errors
     /// When it does not answer in time: with the end of its log.
-    pub async fn start(
-        name: &str,
-        tool: &Tool,
-        ip: Ipv4Addr,
-        config: &str,
-        args: &[&str],
-        login: LinkSettings,
-        dir: &Path,
-        life: Life,
-    ) -> Result<Self, LabError> {
-        let port = free_port(ip)?;
-        let dir = dir.join(name);
+    pub async fn start(spec: ServerSpec<'_>) -> Result<Self, LabError> {
+        let port = spec.port;
+        let dir = spec.dir.join(spec.name);
         std::fs::create_dir_all(&dir)?;
         let file = dir.join("server.conf");
-        let config = config.replace("{ip}", &ip.to_string()).replace("{port}", &port.to_string());
+        let ip = spec.ip.to_string();
+        let config = spec.config.replace("{ip}", &ip).replace("{port}", &port.to_string());
         std::fs::write(&file, config)?;
-        let mut all = vec![file.display().to_string()];
-        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        let mut args = vec![file.display().to_string()];
+        args.extend(spec.args.iter().map(|arg| (*arg).to_owned()));
         let mut server = Self {
-            address: Address::new(&ip.to_string(), port).map_err(LabError::new)?,
-            login,
-            name: name.to_owned(),
-            tool: tool.clone(),
-            args: all,
+            address: Address::new(&ip, port).map_err(LabError::new)?,
+            login: spec.login,
+            name: spec.name.to_owned(),
+            tool: spec.tool,
+            args,
             dir,
-            life,
+            life: spec.life,
             process: None,
         };
         server.restart().await?;

@@ -31,15 +31,20 @@ pub fn redis_server() -> Result<Tool, LabError> {
 
 fn find(variable: &str, name: &str) -> Result<Tool, LabError> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
-        return Ok(Tool { path: PathBuf::from(path), library_path: None });
+        let path = PathBuf::from(path);
+        let library_path = path.parent().and_then(Path::parent).and_then(libraries);
+        return Ok(Tool { path, library_path });
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let on_path =
+        std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
     if let Some(path) = on_path {
         return Ok(Tool { path, library_path: None });
     }
     in_tools(name).ok_or_else(|| {
-        LabError(format!("{name} is not installed: run `make tools`, or set {variable}"))
+        LabError(format!(
+            "{name} is not installed: run scripts/tools.sh servers, or set {variable}"
+        ))
     })
 }
 
@@ -49,9 +54,19 @@ fn in_tools(name: &str) -> Option<Tool> {
     if let Ok(exe) = std::env::current_exe() {
         roots.extend(exe.ancestors().map(Path::to_owned));
     }
-    roots.into_iter().map(|root| root.join(".tools/root/usr")).find_map(|usr| {
-        let path = usr.join("bin").join(name);
-        let library_path = std::fs::canonicalize(usr.join("lib/x86_64-linux-gnu")).ok();
-        path.exists().then(|| Tool { path: std::fs::canonicalize(&path).unwrap_or(path), library_path })
+    roots.into_iter().map(|root| root.join(UNPACKED)).find_map(|usr| {
+        // Not the file that a link points at: redis-server is a link whose name decides what it does.
+        let bin = std::fs::canonicalize(usr.join("bin")).ok()?;
+        let path = bin.join(name);
+        path.exists().then(|| Tool { path, library_path: libraries(&usr) })
     })
 }
+
+/// Where the libraries are that belong to programs below `usr`, when it is where packages are unpacked.
+fn libraries(usr: &Path) -> Option<PathBuf> {
+    let lib = usr.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
+    usr.ends_with(UNPACKED).then(|| std::fs::canonicalize(lib).ok())?
+}
+
+/// Where `scripts/tools.sh` unpacks packages.
+const UNPACKED: &str = ".tools/root/usr";

@@ -9,33 +9,59 @@ use secrecy::SecretString;
 use tempfile::TempDir;
 
 use super::LabError;
-use super::consul::ConsulServer;
+use super::consul::{ConsulServer, ConsulSpec};
 use super::process::{Life, Process};
-use super::redis::Server;
+use super::redis::{Server, ServerSpec};
 use super::tools;
 use super::wait::until;
 use crate::core::address::Address;
-use crate::redis_link::LinkSettings;
+use crate::redis_link::{LinkSettings, TlsSettings};
 use crate::secret::SecretSource;
 
+/// Sentinel's down-after-milliseconds, unless a world says otherwise. At 1000 or less, one failover in ten is
+/// followed by a false one: a Sentinel that has just followed a switch may wait a second before it connects
+/// to the new primary, which it then calls down (`docs/facts/sentinel.md` 6).
+const DOWN_AFTER_MS: u64 = 1_500;
 /// Worlds that one process can have.
 const WORLDS_MAX: u8 = 8;
+/// Lines of each log that are shown when a test fails.
+const LOG_LINES_SHOWN: usize = 60;
 /// Addresses for each world.
 const ADDRESSES_PER_WORLD: u8 = 30;
 
-/// A port that is free for TCP and UDP on `ip`.
+/// A port that is free for TCP and UDP on all of these addresses.
 ///
 /// # Errors
 /// When none can be had.
-pub fn free_port(ip: Ipv4Addr) -> Result<u16, LabError> {
-    for _ in 0..64 {
-        let tcp = TcpListener::bind((ip, 0))?;
-        let port = tcp.local_addr()?.port();
-        if UdpSocket::bind((ip, port)).is_ok() {
-            return Ok(port);
+pub fn free_port(ips: &[Ipv4Addr]) -> Result<u16, LabError> {
+    let ports = free_ports(ips, 1)?;
+    ports.first().copied().ok_or_else(|| LabError::new("no port"))
+}
+
+/// So many different ports that are free for TCP and UDP on all of these addresses.
+///
+/// # Errors
+/// When they cannot be had.
+pub fn free_ports(ips: &[Ipv4Addr], count: usize) -> Result<Vec<u16>, LabError> {
+    let first = ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST);
+    // Held until all are found, so that none is found twice.
+    let mut found: Vec<(u16, Vec<TcpListener>)> = Vec::new();
+    for _ in 0..64 + count {
+        if found.len() == count {
+            break;
+        }
+        let port = TcpListener::bind((first, 0))?.local_addr()?.port();
+        let hold = |ip: &Ipv4Addr| {
+            UdpSocket::bind((*ip, port)).and_then(|_| TcpListener::bind((*ip, port)))
+        };
+        if let Ok(held) = ips.iter().map(hold).collect() {
+            found.push((port, held));
         }
     }
-    Err(LabError(format!("no free port on {ip}")))
+    if found.len() < count {
+        return Err(LabError(format!("no free ports on {ips:?}")));
+    }
+    Ok(found.into_iter().map(|(port, _)| port).collect())
 }
 
 /// What a world is made of.
@@ -55,8 +81,16 @@ pub struct WorldSpec {
     pub redis_password: Option<String>,
     /// Password of every Sentinel.
     pub sentinel_password: Option<String>,
+    /// ACL user of every Redis and Sentinel that the passwords belong to, instead of the default one.
+    pub username: Option<String>,
+    /// Everything speaks TLS with these certificates, and nothing else.
+    pub tls: Option<TlsFiles>,
     /// Consul denies by default, and this token may do everything.
     pub master_token: Option<String>,
+    /// Nobody knows of a primary: every Redis is by itself and blank, and the Sentinels know no group.
+    pub from_scratch: bool,
+    /// Consul runs checks that are scripts.
+    pub script_checks: bool,
     /// Sentinels run `client-reconfig-script` with this.
     pub reconfig_script: Option<PathBuf>,
     /// How long the servers live.
@@ -69,15 +103,32 @@ impl Default for WorldSpec {
             redis: 3,
             sentinels: 3,
             groups: vec!["redis".to_owned()],
-            down_after_ms: 1_000,
+            down_after_ms: DOWN_AFTER_MS,
             failover_timeout_ms: 10_000,
             redis_password: None,
             sentinel_password: None,
+            username: None,
+            tls: None,
             master_token: None,
+            from_scratch: false,
+            script_checks: false,
             reconfig_script: None,
             life: Life::WithUs,
         }
     }
+}
+
+/// Certificates of a world: PEM files.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The authority that signed everything.
+    pub ca: PathBuf,
+    /// A certificate for servers and clients alike.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The name it is made out to.
+    pub name: String,
 }
 
 /// One group's servers.
@@ -102,22 +153,10 @@ pub struct World {
     pub spec: WorldSpec,
     base: u8,
     next_address: u8,
-    dir: Dir,
-}
-
-#[derive(Debug)]
-enum Dir {
-    Temporary(TempDir),
-    Kept(PathBuf),
-}
-
-impl Dir {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Temporary(dir) => dir.path(),
-            Self::Kept(path) => path,
-        }
-    }
+    /// All Redis servers of a world have one port and an address each, as in production, so that an
+    /// A record is enough to reach them.
+    redis_port: u16,
+    dir: TempDir,
 }
 
 impl World {
@@ -130,15 +169,20 @@ impl World {
         let world = WORLDS.fetch_add(1, Ordering::Relaxed) % WORLDS_MAX;
         let base = 1 + world * ADDRESSES_PER_WORLD;
         let dir = tempfile::Builder::new().prefix("consul-redis-lab-").tempdir()?;
-        let dir = match spec.life {
-            Life::WithUs => Dir::Temporary(dir),
-            Life::OutlivesUs => Dir::Kept(dir.keep()),
-        };
-        let token = spec.master_token.as_deref();
-        let consul_ip = loopback(base);
-        let consul =
-            ConsulServer::start(&tools::consul()?, consul_ip, dir.path(), token, spec.life).await?;
+        let consul = ConsulServer::start(ConsulSpec {
+            tool: tools::consul()?,
+            ip: loopback(base),
+            dir: dir.path(),
+            master_token: spec.master_token.as_deref(),
+            tls: spec.tls.as_ref(),
+            script_checks: spec.script_checks,
+            life: spec.life,
+        })
+        .await?;
+        let addresses: Vec<Ipv4Addr> =
+            (0..ADDRESSES_PER_WORLD).map(|n| loopback(base + n)).collect();
         let mut world = Self {
+            redis_port: free_port(&addresses)?,
             consul,
             groups: Vec::new(),
             sentinels: Vec::new(),
@@ -150,16 +194,20 @@ impl World {
         for name in world.spec.groups.clone() {
             let mut redis: Vec<Server> = Vec::new();
             for index in 0..world.spec.redis {
-                let primary = redis.first().map(|first| first.address.clone());
+                let primary = redis.first().filter(|_| !world.spec.from_scratch);
+                let primary = primary.map(|first| first.address.clone());
                 redis.push(world.start_redis(&format!("{name}-{index}"), primary.as_ref()).await?);
             }
             world.groups.push(Group { name, redis });
         }
         for index in 0..world.spec.sentinels {
-            let sentinel = world.start_sentinel(&format!("sentinel-{index}"), true).await?;
+            let knows = !world.spec.from_scratch;
+            let sentinel = world.start_sentinel(&format!("sentinel-{index}"), knows).await?;
             world.sentinels.push(sentinel);
         }
-        world.settle().await?;
+        if !world.spec.from_scratch {
+            world.settle().await?;
+        }
         Ok(world)
     }
 
@@ -174,20 +222,27 @@ impl World {
     ) -> Result<Server, LabError> {
         let ip = self.address();
         let mut config = format!(
-            "bind {{ip}}\nport {{port}}\ndir {}\nsave \"\"\nappendonly no\n\
+            "bind {{ip}}\n{}dir {}\nsave \"\"\nappendonly no\n\
              replica-announce-ip {{ip}}\nreplica-announce-port {{port}}\n\
              repl-diskless-sync-delay 0\n",
+            self.port_lines(),
             self.dir.path().join(name).display()
         );
         if let Some(primary) = primary {
             config.push_str(&format!("replicaof {} {}\n", primary.host(), primary.port()));
         }
         if let Some(password) = &self.spec.redis_password {
-            config.push_str(&format!("requirepass {password}\nmasterauth {password}\n"));
+            config.push_str(&self.user_lines(password));
+            config.push_str(&format!("masterauth {password}\n"));
+            if let Some(user) = &self.spec.username {
+                config.push_str(&format!("masteruser {user}\n"));
+            }
         }
-        let login = login(self.spec.redis_password.as_deref());
-        let tool = tools::redis_server()?;
-        Server::start(name, &tool, ip, &config, &[], login, self.dir.path(), self.spec.life).await
+        let login = self.login(self.spec.redis_password.as_deref());
+        let (dir, life) = (self.dir.path(), self.spec.life);
+        let (tool, config, args) = (tools::redis_server()?, config.as_str(), &[][..]);
+        let port = self.redis_port;
+        Server::start(ServerSpec { name, tool, ip, port, config, args, login, dir, life }).await
     }
 
     /// Starts one more Sentinel, which knows the groups or nothing at all.
@@ -197,12 +252,18 @@ impl World {
     pub async fn start_sentinel(&mut self, name: &str, knows: bool) -> Result<Server, LabError> {
         let ip = self.address();
         let mut config = format!(
-            "bind {{ip}}\nport {{port}}\ndir {}\nsentinel announce-ip {{ip}}\n\
+            "bind {{ip}}\n{}dir {}\nsentinel announce-ip {{ip}}\n\
              sentinel announce-port {{port}}\n",
+            self.port_lines(),
             self.dir.path().join(name).display()
         );
         if let Some(password) = &self.spec.sentinel_password {
-            config.push_str(&format!("requirepass {password}\n"));
+            config.push_str(&self.user_lines(password));
+            // What Sentinels use towards one another.
+            config.push_str(&format!("sentinel sentinel-pass {password}\n"));
+            if let Some(user) = &self.spec.username {
+                config.push_str(&format!("sentinel sentinel-user {user}\n"));
+            }
         }
         let quorum = self.spec.sentinels / 2 + 1;
         for group in self.groups.iter().filter(|_| knows) {
@@ -217,16 +278,20 @@ impl World {
             ));
             if let Some(password) = &self.spec.redis_password {
                 config.push_str(&format!("sentinel auth-pass {name} {password}\n"));
+                if let Some(user) = &self.spec.username {
+                    config.push_str(&format!("sentinel auth-user {name} {user}\n"));
+                }
             }
             if let Some(script) = &self.spec.reconfig_script {
                 let script = script.display();
                 config.push_str(&format!("sentinel client-reconfig-script {name} {script}\n"));
             }
         }
-        let login = login(self.spec.sentinel_password.as_deref());
-        let tool = tools::redis_server()?;
+        let login = self.login(self.spec.sentinel_password.as_deref());
         let (dir, life) = (self.dir.path(), self.spec.life);
-        Server::start(name, &tool, ip, &config, &["--sentinel"], login, dir, life).await
+        let (tool, config, args) = (tools::redis_server()?, config.as_str(), &["--sentinel"][..]);
+        let port = free_port(&[ip])?;
+        Server::start(ServerSpec { name, tool, ip, port, config, args, login, dir, life }).await
     }
 
     /// Starts an agent of this world.
@@ -261,6 +326,8 @@ impl World {
             ("CONSUL_REDIS_PASSWORD", &self.spec.redis_password),
             ("CONSUL_REDIS_SENTINEL_PASSWORD", &self.spec.sentinel_password),
             ("CONSUL_HTTP_TOKEN", &self.spec.master_token),
+            ("CONSUL_REDIS_USERNAME", &self.spec.username),
+            ("CONSUL_REDIS_SENTINEL_USERNAME", &self.spec.username),
         ];
         for (name, value) in secrets {
             env.extend(value.clone().map(|value| (name.to_owned(), value)));
@@ -330,6 +397,39 @@ impl World {
         Err(LabError(format!("{found:?} replicas and Sentinels instead of {wanted:?}")))
     }
 
+    fn port_lines(&self) -> String {
+        let Some(tls) = &self.spec.tls else { return "port {port}\n".to_owned() };
+        format!(
+            "port 0\ntls-port {{port}}\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n\
+             tls-replication yes\n",
+            tls.ca.display(),
+            tls.cert.display(),
+            tls.key.display()
+        )
+    }
+
+    fn user_lines(&self, password: &str) -> String {
+        match &self.spec.username {
+            Some(user) => format!("user default off\nuser {user} on >{password} ~* &* +@all\n"),
+            None => format!("requirepass {password}\n"),
+        }
+    }
+
+    fn login(&self, password: Option<&str>) -> LinkSettings {
+        LinkSettings {
+            username: self.spec.username.clone(),
+            password: password.map_or(SecretSource::None, |password| {
+                SecretSource::Value(SecretString::from(password.to_owned()))
+            }),
+            tls: self.spec.tls.as_ref().map(|tls| TlsSettings {
+                ca_cert: Some(tls.ca.clone()),
+                client_cert: Some((tls.cert.clone(), tls.key.clone())),
+                server_name: Some(tls.name.clone()),
+            }),
+            ..LinkSettings::default()
+        }
+    }
+
     /// A loopback address that no other server has: of this process, this world, this server.
     fn address(&mut self) -> Ipv4Addr {
         let address = loopback(self.next_address);
@@ -356,12 +456,20 @@ async fn is_calm(sentinel: &Server, group: &str) -> Result<(), LabError> {
     Ok(())
 }
 
-/// When a test fails, what the Sentinels saw is the better half of why.
+/// When a test fails, what everybody saw is the better half of why.
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            for sentinel in &self.sentinels {
-                eprintln!("--- {} at {}\n{}", sentinel.name(), sentinel.address, sentinel.log());
+        if !std::thread::panicking() {
+            return;
+        }
+        for entry in std::fs::read_dir(self.dir()).into_iter().flatten().flatten() {
+            let (name, path) = (entry.file_name().into_string().unwrap_or_default(), entry.path());
+            // Consul says a lot, and little of it matters.
+            if path.extension().is_some_and(|e| e == "log") && name != "consul.log" {
+                let log = std::fs::read_to_string(path).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let from = lines.len().saturating_sub(LOG_LINES_SHOWN);
+                eprintln!("--- {name}\n{}", lines.get(from..).unwrap_or_default().join("\n"));
             }
         }
     }
@@ -371,13 +479,4 @@ fn loopback(last: u8) -> Ipv4Addr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     // 127.0.x.x is where everybody else is.
     Ipv4Addr::new(127, 1 + high % 254, low, last)
-}
-
-fn login(password: Option<&str>) -> LinkSettings {
-    LinkSettings {
-        password: password.map_or(SecretSource::None, |password| {
-            SecretSource::Value(SecretString::from(password.to_owned()))
-        }),
-        ..LinkSettings::default()
-    }
 }

@@ -36,22 +36,32 @@ pub struct SentinelSources {
     pub refresh: Duration,
 }
 
+/// Sentinels, and the name under which each was listed: what its TLS certificate is made out to.
+pub type Found = BTreeMap<Address, Option<String>>;
+
 /// The Sentinels that the sources give now, and what went wrong.
 pub async fn find(
     sources: &SentinelSources,
     names: &Names,
     consul: &Consul,
-) -> (BTreeSet<Address>, Vec<String>) {
-    let (mut found, mut failures) = (BTreeSet::new(), Vec::new());
-    for listed in &sources.listed {
-        match names.addresses(listed).await {
-            Ok(addresses) => found.extend(addresses),
+) -> (Found, Vec<String>) {
+    let (mut found, mut failures) = (Found::new(), Vec::new());
+    let lookups = sources.listed.iter().map(|listed| async {
+        (listed.ip().is_none().then(|| listed.host().to_owned()), names.addresses(listed).await)
+    });
+    for (name, addresses) in futures_util::future::join_all(lookups).await {
+        match addresses {
+            Ok(addresses) => found.extend(addresses.into_iter().map(|a| (a, name.clone()))),
             Err(error) => failures.push(error.to_string()),
         }
     }
     if let Some(service) = &sources.consul_service {
         match consul.service_addresses(service).await {
-            Ok(addresses) => found.extend(addresses),
+            Ok(addresses) => {
+                for address in addresses {
+                    found.entry(address).or_insert(None);
+                }
+            }
             Err(error) => failures.push(error.to_string()),
         }
     }
@@ -84,12 +94,12 @@ impl Pool {
     pub async fn run(self) {
         let (report, mut reports) = mpsc::channel(REPORTS_MAX);
         let mut state = PoolState::default();
-        let mut refresh = tokio::time::interval(self.sources.refresh);
+        let mut lookups = self.look_up_regularly();
         loop {
-            // Cancel safe: a channel and a timer.
+            // Cancel safe: channels.
             tokio::select! {
                 Some(found) = reports.recv() => self.pass_on(found, &mut state).await,
-                _ = refresh.tick() => self.look(&mut state).await,
+                Some((found, failures)) = lookups.0.recv() => note(found, failures, &mut state),
             }
             self.adjust(&mut state, &report).await;
             if self.groups.values().all(mpsc::Sender::is_closed) {
@@ -98,20 +108,21 @@ impl Pool {
         }
     }
 
-    async fn look(&self, state: &mut PoolState) {
-        let (found, failures) = find(&self.sources, &self.names, &self.consul).await;
-        if failures.is_empty() {
-            state.found = found;
-        } else {
-            // A look-up that failed is unknown: keep who was there, add who was found.
-            state.found.extend(found);
-        }
-        if failures != state.said_failures {
-            for failure in &failures {
-                warn!("looking for Sentinels: {failure}");
+    /// In a task of its own: a DNS server that does not answer must not hold up a failover.
+    fn look_up_regularly(&self) -> (mpsc::Receiver<(Found, Vec<String>)>, AbortOnDropHandle<()>) {
+        let (send, receive) = mpsc::channel(1);
+        let (sources, names, consul) =
+            (self.sources.clone(), self.names.clone(), self.consul.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                let found = find(&sources, &names, &consul).await;
+                if send.send(found).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(sources.refresh).await;
             }
-            state.said_failures = failures;
-        }
+        });
+        (receive, AbortOnDropHandle::new(task))
     }
 
     async fn pass_on(&self, report: SentinelReport, state: &mut PoolState) {
@@ -122,7 +133,9 @@ impl Pool {
                     let peers = answer.group.iter().flat_map(|group| &group.peers);
                     for peer in peers.filter(|_| self.sources.peers) {
                         let known = state.ids.iter().any(|(address, id)| {
-                            id == &peer.id && address != &peer.address && state.found.contains(address)
+                            id == &peer.id
+                                && address != &peer.address
+                                && state.found.contains_key(address)
                         });
                         if !known {
                             state.named.insert(peer.address.clone(), Instant::now());
@@ -136,7 +149,7 @@ impl Pool {
                     let _ = self.news.try_send(news);
                 }
                 if let Some(inputs) = self.groups.get(&group) {
-                    let _ = inputs.send(Input::Sentinel(sentinel, reading)).await;
+                    let _ = inputs.send(Input::Sentinel(sentinel, *reading)).await;
                 }
             }
             SentinelReport::Inventory { sentinel, groups } => {
@@ -148,7 +161,7 @@ impl Pool {
     async fn adjust(&self, state: &mut PoolState, report: &mpsc::Sender<SentinelReport>) {
         state.named.retain(|_, at| at.elapsed() < PEER_FORGOTTEN_AFTER);
         let wanted: BTreeSet<Address> =
-            state.found.iter().chain(state.named.keys()).take(SENTINELS_MAX).cloned().collect();
+            state.found.keys().chain(state.named.keys()).take(SENTINELS_MAX).cloned().collect();
         let gone: Vec<Address> =
             state.watchers.keys().filter(|address| !wanted.contains(*address)).cloned().collect();
         for address in gone {
@@ -162,7 +175,9 @@ impl Pool {
         for address in wanted {
             state.watchers.entry(address.clone()).or_insert_with(|| {
                 debug!("watching Sentinel {address}");
-                let (settings, commands) = (self.settings.clone(), self.commands.subscribe());
+                let name = state.found.get(&address).and_then(Option::as_deref);
+                let settings = self.settings.clone().expecting(name);
+                let commands = self.commands.subscribe();
                 let task = tokio::spawn(watch(address, settings, commands, report.clone()));
                 AbortOnDropHandle::new(task)
             });
@@ -170,9 +185,24 @@ impl Pool {
     }
 }
 
+fn note(found: Found, failures: Vec<String>, state: &mut PoolState) {
+    if failures.is_empty() {
+        state.found = found;
+    } else {
+        // A look-up that failed is unknown: keep who was there, add who was found.
+        state.found.extend(found);
+    }
+    if failures != state.said_failures {
+        for failure in &failures {
+            warn!("looking for Sentinels: {failure}");
+        }
+        state.said_failures = failures;
+    }
+}
+
 #[derive(Default)]
 struct PoolState {
-    found: BTreeSet<Address>,
+    found: Found,
     named: BTreeMap<Address, Instant>,
     ids: BTreeMap<Address, crate::core::observed::SentinelId>,
     watchers: BTreeMap<Address, AbortOnDropHandle<()>>,

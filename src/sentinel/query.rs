@@ -9,7 +9,7 @@ use crate::core::observed::{
     DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId, SentinelPeer,
     SentinelReplica, SentinelSettings,
 };
-use crate::core::sentinels::Tell;
+use crate::core::sentinels::{Tell, TellWhat};
 use crate::redis_link::{Link, LinkError, fields, list, server_error, text};
 
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
@@ -82,7 +82,7 @@ pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
     Ok(groups)
 }
 
-/// Has the Sentinel monitor a group it does not know, with the settings its peers have.
+/// Tells the Sentinel what [`Tell`] says.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -95,14 +95,16 @@ pub async fn tell(
     let name = group.as_str();
     let settings = tell.settings;
     let mut commands = redis::pipe();
-    commands
-        .cmd("SENTINEL")
-        .arg("MONITOR")
-        .arg(name)
-        .arg(tell.primary.host())
-        .arg(tell.primary.port())
-        .arg(settings.quorum);
+    if tell.what == TellWhat::Repoint {
+        commands.cmd("SENTINEL").arg("REMOVE").arg(name);
+    }
+    if tell.what != TellWhat::Settings {
+        let (host, port) = (tell.primary.host(), tell.primary.port());
+        commands.cmd("SENTINEL").arg("MONITOR").arg(name).arg(host).arg(port).arg(settings.quorum);
+    }
+    let auth = if tell.what == TellWhat::Settings { &[] } else { auth };
     let set = [
+        ("quorum", settings.quorum.to_string()),
         ("down-after-milliseconds", settings.down_after_ms.to_string()),
         ("failover-timeout", settings.failover_timeout_ms.to_string()),
         ("parallel-syncs", settings.parallel_syncs.to_string()),

@@ -12,9 +12,10 @@ use tracing::{debug, info, warn};
 use super::events::groups_of;
 use super::query;
 use crate::clock::Clock;
+use crate::config::SentinelAuth;
 use crate::core::address::{Address, GroupName};
 use crate::core::observed::{Reading, SentinelAnswer, SentinelId};
-use crate::core::sentinels::Tell;
+use crate::core::sentinels::{Tell, TellWhat};
 use crate::redis_link::{Link, LinkError, LinkSettings, subscribe};
 use crate::retry::Retry;
 
@@ -46,7 +47,7 @@ pub enum SentinelReport {
         /// The group.
         group: GroupName,
         /// What it said.
-        reading: Reading<SentinelAnswer>,
+        reading: Box<Reading<SentinelAnswer>>,
     },
     /// The groups that a Sentinel monitors.
     Inventory {
@@ -65,9 +66,39 @@ pub struct WatchSettings {
     /// The groups to ask about.
     pub groups: Vec<GroupName>,
     /// For each group, the login that a told Sentinel needs for its instances.
-    pub instance_logins: BTreeMap<GroupName, LinkSettings>,
+    pub auths: BTreeMap<GroupName, SentinelAuth>,
     /// The clock of all readings.
     pub clock: Clock,
+}
+
+fn say_told(group: &GroupName, tell: &Tell) {
+    let Tell { sentinel, primary, settings, .. } = tell;
+    match tell.what {
+        TellWhat::Monitor => info!(
+            "{group}: told Sentinel {sentinel} that the primary is {primary} (quorum {})",
+            settings.quorum
+        ),
+        TellWhat::Repoint => info!(
+            "{group}: told Sentinel {sentinel}, which had disagreed, that the primary is {primary}"
+        ),
+        TellWhat::Settings => info!(
+            "{group}: told Sentinel {sentinel} its settings: quorum {}, down-after {} ms, \
+             failover-timeout {} ms, parallel-syncs {}",
+            settings.quorum,
+            settings.down_after_ms,
+            settings.failover_timeout_ms,
+            settings.parallel_syncs
+        ),
+    }
+}
+
+impl WatchSettings {
+    /// The same for a Sentinel that was listed under a name.
+    #[must_use]
+    pub fn expecting(mut self, name: Option<&str>) -> Self {
+        self.link = self.link.expecting(name);
+        self
+    }
 }
 
 /// Watches one Sentinel until nobody listens any more.
@@ -163,6 +194,7 @@ impl Watcher {
     async fn report(&self, group: GroupName, reading: Reading<SentinelAnswer>) {
         let sentinel = self.sentinel.clone();
         // Nobody listens any more: the loop ends with the commands.
+        let reading = Box::new(reading);
         let _ = self.reports.send(SentinelReport::Answer { sentinel, group, reading }).await;
     }
 
@@ -222,10 +254,7 @@ impl Watcher {
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => info!(
-                "{group}: told Sentinel {} that the primary is {} (quorum {})",
-                self.sentinel, tell.primary, tell.settings.quorum
-            ),
+            Ok(()) => say_told(group, tell),
             Err(error) => {
                 self.link = None;
                 warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);
@@ -239,7 +268,7 @@ impl Watcher {
         group: &GroupName,
     ) -> Result<Vec<(&'static str, String)>, crate::secret::SecretError> {
         use secrecy::ExposeSecret;
-        let Some(login) = self.settings.instance_logins.get(group) else { return Ok(Vec::new()) };
+        let Some(login) = self.settings.auths.get(group) else { return Ok(Vec::new()) };
         let mut auth = Vec::new();
         if let Some(password) = login.password.read()? {
             auth.push(("auth-pass", password.expose_secret().to_owned()));

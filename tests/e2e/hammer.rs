@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use consul_redis::core::address::Address;
 use consul_redis::core::observed::Role;
+use consul_redis::dns::Names;
 use consul_redis::instance::probe;
 use consul_redis::lab::world::World;
 use consul_redis::redis_link::{Link, LinkSettings};
@@ -67,13 +68,14 @@ impl Hammer {
                     let answer = match kind {
                         "A" => names.a("redis-primary.service.consul").await.ok().map(|found| {
                             let known = |ip: std::net::IpAddr| {
-                                by_ip.get(&ip.to_string()).cloned().unwrap_or_else(|| ip.to_string())
+                                by_ip
+                                    .get(&ip.to_string())
+                                    .cloned()
+                                    .unwrap_or_else(|| ip.to_string())
                             };
                             found.into_iter().map(known).collect()
                         }),
-                        "SRV" => names.srv("redis-primary.service.consul").await.ok().map(|found| {
-                            found.into_iter().map(|(_, port)| by_port(&by_ip, port)).collect()
-                        }),
+                        "SRV" => srv(&names).await,
                         "key" => key(&client).await,
                         path => http(&client, path).await,
                     };
@@ -121,9 +123,14 @@ impl Hammer {
     }
 }
 
-fn by_port(ips: &BTreeMap<String, String>, port: u16) -> String {
-    let suffix = format!(":{port}");
-    ips.values().find(|a| a.ends_with(&suffix)).cloned().unwrap_or(suffix)
+async fn srv(names: &Names) -> Option<Vec<String>> {
+    let mut found = Vec::new();
+    for (target, port) in names.srv("redis-primary.service.consul").await.ok()? {
+        // The target is a name made of the address itself, so this is no second opinion.
+        let ips = names.a(&target).await.ok()?;
+        found.extend(ips.into_iter().map(|ip| format!("{ip}:{port}")));
+    }
+    Some(found)
 }
 
 async fn key(client: &consul_redis::consul::client::Consul) -> Option<Vec<String>> {
@@ -135,10 +142,7 @@ async fn key(client: &consul_redis::consul::client::Consul) -> Option<Vec<String
     (answer.status == 200).then(|| if text.is_empty() { Vec::new() } else { vec![text] })
 }
 
-async fn http(
-    client: &consul_redis::consul::client::Consul,
-    kind: &str,
-) -> Option<Vec<String>> {
+async fn http(client: &consul_redis::consul::client::Consul, kind: &str) -> Option<Vec<String>> {
     let path = format!("/v1/{kind}/service/redis-primary");
     let query: &[(&str, &str)] = if kind == "health" { &[("passing", "")] } else { &[] };
     let rows: serde_json::Value = client.get(&path, query).await.ok()?.value;
@@ -183,7 +187,8 @@ impl Seen {
             assert!(answer.writers.len() <= 1, "two writers in one answer: {answer:?}");
         }
         assert_eq!(counts.len(), 5, "{counts:?}");
-        assert!(counts.values().all(|count| *count > 100), "too few answers: {counts:?}");
+        // Some thousands on an idle machine; on a busy one still enough to see a name that flaps.
+        assert!(counts.values().all(|count| *count > 40), "too few answers: {counts:?}");
     }
 
     /// No answer named an instance that was a replica all the while the question was under way.
@@ -194,8 +199,8 @@ impl Seen {
             let Some(looks) = self.roles.get(writer) else { panic!("a stranger: {answer:?}") };
             let before = looks.iter().rev().find(|look| look.at <= answer.sent);
             let after = looks.iter().find(|look| look.at >= answer.received);
-            let replica = before.is_some_and(|look| look.replica)
-                && after.is_some_and(|look| look.replica);
+            let replica =
+                before.is_some_and(|look| look.replica) && after.is_some_and(|look| look.replica);
             assert!(!replica, "{writer} was a replica and was named as the writer: {answer:?}");
         }
     }

@@ -1,5 +1,21 @@
 //! Real processes: Consul, Redis, Sentinels and agents of this build, and everything that goes wrong.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
+mod agents;
+mod consul;
+mod demo;
+mod fencing;
+mod first_primary;
+mod groups;
 mod hammer;
+mod logins;
+mod node_mode;
+mod sentinels;
 mod support;
 mod switch;
+mod switchover;

@@ -43,7 +43,11 @@ pub fn run(world: &World, args: &[&str], env: &[(&str, &str)]) -> Output {
 
 /// What a command printed, both ways.
 pub fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// The published record of a group.

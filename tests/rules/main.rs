@@ -1,5 +1,8 @@
 //! The rules of publication, one by one: each test is named after the rule it holds.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod fencing;
+mod first_primary;
 mod properties;
 mod roster;
 mod rule_1_votes;

@@ -144,8 +144,11 @@ prop_compose! {
 }
 
 fn says_primary(scene: &Scene, name: &consul_redis::core::address::Address) -> bool {
-    let answer = scene.observed.instances.get(name).and_then(|reading| reading.result.as_ref().ok());
-    answer.is_some_and(|answer| matches!(answer.role, Role::Primary { .. }) && answer.not_ready.is_none())
+    let answer =
+        scene.observed.instances.get(name).and_then(|reading| reading.result.as_ref().ok());
+    answer.is_some_and(|answer| {
+        matches!(answer.role, Role::Primary { .. }) && answer.not_ready.is_none()
+    })
 }
 
 /// Carries a write out, as Consul would.
@@ -299,7 +302,9 @@ fn record_of(instances: &[(u8, u8)], writer: Option<u8>) -> Record {
         })
         .collect();
     if let Some(index) = writer {
-        record.instances.push(InstanceRecord { address: name(index), role: PublishedRole::Primary });
+        record
+            .instances
+            .push(InstanceRecord { address: name(index), role: PublishedRole::Primary });
     }
     record.instances.sort();
     record

@@ -1,10 +1,12 @@
 //! Which instances have a row, and what each is published as.
 
 use consul_redis::core::action::Purpose;
-use consul_redis::core::observed::{Role, SentinelReplica};
-use consul_redis::core::record::PublishedRole;
+use consul_redis::core::observed::{FailoverPhase, Role, SentinelReplica};
+use consul_redis::core::projection::Op;
+use consul_redis::core::record::{InstanceRecord, Level, PublishedRole};
+use consul_redis::core::time::Mono;
 
-use crate::scene::{A, B, C, Scene, at, primary, promoted_b, replica};
+use crate::scene::{A, ASKED, B, C, Scene, at, primary, promoted_b, replica};
 
 const D: &str = "10.0.0.4:6379";
 
@@ -42,14 +44,18 @@ fn a_replica_that_lags_leaves_after_the_time_it_was_given() {
     let scene = Scene::healthy(3).instance(A, late);
     assert!(scene.decision().actions.is_empty(), "it has ten seconds");
     let scene = scene.lasting(10_000);
-    assert_eq!(scene.rows(), [format!("{A} primary"), format!("{B} replica"), format!("{C} out of sync")]);
+    assert_eq!(
+        scene.rows(),
+        [format!("{A} primary"), format!("{B} replica"), format!("{C} out of sync")]
+    );
 }
 
 #[test]
 fn a_replica_with_a_broken_link_leaves_after_the_time_it_was_given() {
     let mut alone = replica(1, A);
     alone.role = Role::Replica { of: at(A), link_up: false };
-    let scene = Scene::healthy(3).instance(C, alone).instance(A, primary(1, None, &[B])).lasting(10_000);
+    let scene =
+        Scene::healthy(3).instance(C, alone).instance(A, primary(1, None, &[B])).lasting(10_000);
     assert_eq!(scene.rows()[2], format!("{C} out of sync"));
 }
 
@@ -67,9 +73,7 @@ fn an_agent_that_cannot_reach_a_replica_has_no_say_about_it() {
 
 #[test]
 fn a_dead_replica_is_down_when_a_majority_says_so() {
-    let dead = |scene: Scene, index| {
-        scene.sentinel(index, |group| group.replicas[1].s_down = true)
-    };
+    let dead = |scene: Scene, index| scene.sentinel(index, |group| group.replicas[1].s_down = true);
     let scene = dead(Scene::healthy(3).dead(C), 0);
     assert!(scene.decision().actions.is_empty(), "one opinion is not enough");
     let scene = dead(scene, 1);
@@ -99,7 +103,10 @@ fn an_instance_that_no_sentinel_names_loses_its_row() {
         scene.sentinel(index, |group| group.replicas.retain(|r| r.address != at(C)))
     };
     let scene = (0..3).fold(Scene::healthy(3).dead(C), forget);
-    assert!(scene.clone().lasting(14_999).decision().actions.is_empty(), "a reset Sentinel forgets too");
+    assert!(
+        scene.clone().lasting(14_999).decision().actions.is_empty(),
+        "a reset Sentinel forgets too"
+    );
     let scene = scene.lasting(15_000);
     assert_eq!(scene.rows(), [format!("{A} primary"), format!("{B} replica")]);
 }
@@ -129,10 +136,13 @@ fn rows_wait_until_a_failover_is_over() {
         .promoted(B, 100)
         .leading(0, B, FailoverPhase::ReconfReplicas)
         .instance(B, promoted_b());
-    assert!(!scene.decision().actions.iter().any(|action| matches!(
-        action,
-        consul_redis::core::action::Action::Write(_)
-    )));
+    assert!(
+        !scene
+            .decision()
+            .actions
+            .iter()
+            .any(|action| matches!(action, consul_redis::core::action::Action::Write(_)))
+    );
 }
 
 #[test]
@@ -184,4 +194,87 @@ fn a_lost_record_is_made_anew_above_the_last_generation() {
     let record = scene.write().record.unwrap();
     assert_eq!(record.generation, 8);
     assert_eq!(record.writer_address(), Some(&at(A)));
+}
+
+#[test]
+fn rows_are_only_changed_on_what_was_asked_since_the_last_change() {
+    // Else two agents whose readings are of different age would undo each other's rows.
+    let mut scene = Scene::healthy(3).instance(A, primary(1, None, &[B])).lasting(10_000);
+    scene.memory.store_changed = Mono(ASKED);
+    assert_eq!(scene.write().purpose, Purpose::Roster);
+    scene.memory.store_changed = Mono(ASKED + 1);
+    assert!(scene.decision().actions.is_empty(), "{:?}", scene.decision());
+}
+
+#[test]
+fn a_replica_that_was_down_comes_up_when_a_majority_says_so() {
+    let down = |record: &mut consul_redis::core::record::Record| {
+        record.instances[2].role = PublishedRole::Down;
+    };
+    let called_down =
+        |scene: Scene, index| scene.sentinel(index, |group| group.replicas[1].s_down = true);
+    let disputed = called_down(Scene::healthy(3).silent(2), 0).published(down);
+    assert!(disputed.decision().actions.is_empty(), "{:?}", disputed.decision());
+    let up = called_down(Scene::healthy(3), 0).published(down);
+    assert_eq!(up.rows()[2], format!("{C} replica"));
+}
+
+#[test]
+fn rows_go_on_while_a_leader_still_points_replicas_at_the_published_writer() {
+    let scene = Scene::healthy(3)
+        .naming(&[0, 1, 2], B, 2)
+        .leading(0, B, FailoverPhase::ReconfReplicas)
+        .sentinel(0, |group| group.monitored = at(A))
+        .instance(B, primary(2, Some(1), &[C]))
+        .instance(A, replica(2, B))
+        .promoted(B, 60_000)
+        .published(|record| {
+            record.evidence.level = Level::Quorum;
+            record.evidence.confirmed_epoch = 2;
+        });
+    assert_eq!(scene.rows()[2], format!("{C} replica"));
+}
+
+#[test]
+fn rows_that_somebody_deleted_do_not_block_other_rows() {
+    let mut scene = Scene::healthy(3).instance(A, primary(1, None, &[B])).lasting(10_000);
+    let rows = scene.observed.rows.as_mut().and_then(|rows| rows.found.as_mut()).unwrap();
+    rows.services.clear();
+    rows.checks.clear();
+    let ops = scene.write().ops;
+    let set = |op: &&Op| matches!(op, Op::ServiceSet { .. });
+    assert_eq!(ops.iter().filter(set).count(), 5, "every row of the group is put back: {ops:?}");
+    assert!(!ops.iter().any(|op| matches!(op, Op::ServiceDelete { .. })), "{ops:?}");
+}
+
+#[test]
+fn what_a_lost_record_has_left_goes_first_however_much_it_is() {
+    let mut scene = Scene::unpublished(3);
+    let many = Scene::healthy(3).published(|record| {
+        for index in 10..60 {
+            let address = at(&format!("10.0.0.{index}:6379"));
+            record.instances.push(InstanceRecord { address, role: PublishedRole::Replica });
+        }
+    });
+    scene.observed.rows = many.observed.rows;
+    let write = scene.write();
+    assert_eq!(write.purpose, Purpose::Publish);
+    assert!(matches!(&write.ops[1], Op::NodeDelete { .. }), "{:?}", write.ops);
+}
+
+#[test]
+fn a_group_keeps_its_service_until_it_is_retired() {
+    let mut scene = Scene::healthy(3);
+    scene.policy.service = "cache".parse().unwrap();
+    let decision = scene.decision();
+    assert!(decision.actions.is_empty(), "{decision:?}");
+    assert!(decision.reasons[0].contains("consul-redis retire redis --force"), "{decision:?}");
+}
+
+#[test]
+fn a_writer_is_published_above_what_was_seen_before_consul_lost_its_data() {
+    let mut scene = Scene::healthy(3);
+    scene.memory.generation_max = 11;
+    let record = scene.write().record.unwrap();
+    assert_eq!((record.generation, record.writer_address()), (12, Some(&at(A))));
 }

@@ -13,8 +13,7 @@ fn two_of_three_are_a_majority() {
 
 #[test]
 fn one_of_three_is_none_even_when_the_others_are_silent() {
-    let scene =
-        Scene::healthy(3).naming(&[0], B, 2).silent(1).silent(2).instance(B, promoted_b());
+    let scene = Scene::healthy(3).naming(&[0], B, 2).silent(1).silent(2).instance(B, promoted_b());
     let scene = scene.at_level(Level::Quorum);
     assert_eq!(scene.keeps(), format!("writer {A} stays: no majority (1 of 3 Sentinels answer)"));
 }
@@ -73,12 +72,18 @@ fn an_answer_asked_for_before_the_published_generation_was_seen_is_no_vote() {
     let mut scene = Scene::healthy(3).naming(&[0, 1, 2], B, 2).instance(B, promoted_b());
     // Somebody published A a moment ago, on newer answers than ours.
     scene.memory.generation = Some((7, consul_redis::core::time::Mono(crate::scene::ASKED + 1)));
-    assert_eq!(scene.keeps(), format!("writer {A} stays: no Sentinel that knows the group answers"));
+    assert_eq!(
+        scene.keeps(),
+        format!("writer {A} stays: no Sentinel that knows the group answers")
+    );
 }
 
 #[test]
 fn an_answer_that_is_too_old_is_no_vote() {
     let old = crate::scene::NOW - 3_001;
     let scene = (0..3).fold(Scene::healthy(3), |scene, index| scene.sentinel_asked(index, old));
-    assert_eq!(scene.keeps(), format!("writer {A} stays: no Sentinel that knows the group answers"));
+    assert_eq!(
+        scene.keeps(),
+        format!("writer {A} stays: no Sentinel that knows the group answers")
+    );
 }

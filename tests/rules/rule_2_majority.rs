@@ -1,5 +1,6 @@
 //! Rule 2: the candidate is the address a majority names; it must pass the writer test itself.
 
+use consul_redis::core::observed::DownOpinion;
 use consul_redis::core::publication::{PublishReason, Verdict};
 use consul_redis::core::record::Level;
 
@@ -14,7 +15,10 @@ fn the_first_writer_is_the_one_a_majority_names() {
     let scene = Scene::unpublished(3);
     assert_eq!(scene.published_now(), (A.to_owned(), Level::Quorum));
     let record = scene.write().record.unwrap();
-    assert_eq!((record.generation, record.why.as_str()), (1, "named by 3 of 3 Sentinels at epoch 1"));
+    assert_eq!(
+        (record.generation, record.why.as_str()),
+        (1, "named by 3 of 3 Sentinels at epoch 1")
+    );
 }
 
 #[test]
@@ -86,4 +90,11 @@ fn an_address_being_replaced_is_not_published_again() {
         .published(|record| record.writer = None)
         .sentinel(0, |group| group.failover = Some(FailoverPhase::WaitPromotion));
     assert_eq!(scene.keeps(), format!("no writer: a failover is replacing {A}"));
+}
+
+#[test]
+fn an_address_that_one_sentinel_has_heard_a_quorum_call_down_is_not_published() {
+    // Another agent may hear the majority that calls it down, and withdraw it.
+    let scene = Scene::unpublished(3).down(&[1], DownOpinion::Objective);
+    assert!(scene.keeps().contains("agree that it is down"), "{}", scene.keeps());
 }

@@ -6,7 +6,7 @@ use consul_redis::core::observed::{DownOpinion, FailoverPhase};
 use consul_redis::core::publication::Verdict;
 use consul_redis::core::record::Level;
 
-use crate::scene::{A, B, C, Scene, at, primary, promoted_b, replica};
+use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
 
 /// A is dead, Sentinel 0 leads, B was told and has become the primary; nobody names it yet.
 fn promotion() -> Scene {
@@ -85,7 +85,10 @@ fn a_forced_failover_is_published_while_the_old_primary_still_lives() {
         })
         .instance(B, promoted_b());
     assert_eq!(scene.published_now(), (B.to_owned(), Level::Promotion));
-    assert_eq!(scene.write().record.unwrap().why, "promoted by SENTINEL FAILOVER on 10.0.1.1:26379");
+    assert_eq!(
+        scene.write().record.unwrap().why,
+        "promoted by SENTINEL FAILOVER on 10.0.1.1:26379"
+    );
 }
 
 #[test]
@@ -190,7 +193,8 @@ fn a_hold_is_renewed_and_not_repeated() {
 #[test]
 fn the_only_primary_is_never_held() {
     assert!(holds(&Scene::healthy(3)).is_empty());
-    let chosen_but_not_yet = promotion().instance(A, primary(1, None, &[])).instance(B, replica(1, A));
+    let chosen_but_not_yet =
+        promotion().instance(A, primary(1, None, &[])).instance(B, replica(1, A));
     assert!(holds(&chosen_but_not_yet).is_empty());
 }
 
@@ -212,4 +216,18 @@ fn holding_can_be_switched_off() {
     let mut scene = promotion().instance(A, primary(1, None, &[C]));
     scene.policy.hold_writes = false;
     assert!(holds(&scene).is_empty());
+}
+
+#[test]
+fn nobody_is_held_for_a_failover_that_is_over_or_takes_for_ever() {
+    let outdated = promotion()
+        .instance(A, primary(1, None, &[C]))
+        .published(|record| record.evidence.confirmed_epoch = 2);
+    assert!(holds(&outdated).is_empty(), "the majority has passed it by");
+    let mut endless = promotion().instance(A, primary(1, None, &[C]));
+    let since = |ms| Some((at(B), consul_redis::core::time::Mono(NOW - ms)));
+    endless.memory.promoted = since(endless.policy.confirm_within_ms);
+    assert_eq!(holds(&endless), [A]);
+    endless.memory.promoted = since(endless.policy.confirm_within_ms + 1);
+    assert!(holds(&endless).is_empty());
 }

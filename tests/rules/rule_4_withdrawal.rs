@@ -17,9 +17,9 @@ fn a_majority_that_agrees_on_its_death_withdraws_the_writer() {
     assert_eq!((record.generation, record.writer), (8, None));
     assert_eq!(scene.rows(), [format!("{A} down"), format!("{B} replica"), format!("{C} replica")]);
     let empty = |name: &str| {
-        write.ops.iter().any(|op| {
-            matches!(op, Op::KeySet { key, value } if key.ends_with(name) && value.is_empty())
-        })
+        write.ops.iter().any(
+            |op| matches!(op, Op::KeySet { key, value } if key.ends_with(name) && value.is_empty()),
+        )
     };
     assert!(empty("/primary") && empty("/primary/host") && empty("/primary/port"));
 }
@@ -61,10 +61,7 @@ fn opinions_about_another_address_do_not_count() {
         })
     });
     let scene = scene.instance(B, primary(2, Some(1), &[C])).instance(C, replica(2, B)).dead(A);
-    assert!(matches!(
-        scene.verdict(),
-        consul_redis::core::publication::Verdict::Confirm { .. }
-    ));
+    assert!(matches!(scene.verdict(), consul_redis::core::publication::Verdict::Confirm { .. }));
 }
 
 #[test]
@@ -83,7 +80,10 @@ fn what_a_writer_said_before_it_was_published_does_not_withdraw_it() {
 #[test]
 fn silence_withdraws_nothing() {
     let scene = Scene::healthy(3).silent(0).silent(1).silent(2).dead(A).dead(B).dead(C);
-    assert_eq!(scene.keeps(), format!("writer {A} stays: no Sentinel that knows the group answers"));
+    assert_eq!(
+        scene.keeps(),
+        format!("writer {A} stays: no Sentinel that knows the group answers")
+    );
 }
 
 #[test]
@@ -106,5 +106,8 @@ fn a_dead_primary_that_the_sentinels_still_name_is_not_published() {
         .published(|record| record.writer = None)
         .down(&[0, 1, 2], DownOpinion::Objective)
         .dead(A);
-    assert_eq!(scene.keeps(), format!("no writer: the Sentinels name {A} and agree that it is down"));
+    assert_eq!(
+        scene.keeps(),
+        format!("no writer: the Sentinels name {A} and agree that it is down")
+    );
 }

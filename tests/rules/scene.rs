@@ -62,9 +62,8 @@ impl Scene {
         let service = "redis".parse().expect("a service");
         let mut policy = Policy::new(group, service, "agent-0", "run-0");
         policy.sentinels_configured = sentinels;
-        let mut memory = Memory::default();
-        memory.generation = Some((7, Mono(SEEN)));
-        memory.generation_max = 7;
+        let generation = Some((7, Mono(SEEN)));
+        let memory = Memory { generation, generation_max: 7, ..Memory::default() };
         let mut scene = Self { policy, memory, observed: Observed::default(), now: NOW };
         for index in 0..sentinels {
             scene.set_sentinel(index, group_view(index, sentinels));
@@ -237,6 +236,7 @@ impl Scene {
         let view = self.view();
         let mut holding = consul_redis::core::publication::conditions(&view);
         holding.extend(consul_redis::core::replicas::Roster::new(&view).conditions());
+        holding.extend(consul_redis::core::sentinels::conditions(&view));
         holding
     }
 
@@ -247,12 +247,7 @@ impl Scene {
 
     pub fn view(&self) -> View<'_> {
         let wall = Timestamp::from_second(1_700_000_000).expect("a time");
-        View::new(
-            &self.policy,
-            &self.memory,
-            &self.observed,
-            Now { mono: Mono(self.now), wall },
-        )
+        View::new(&self.policy, &self.memory, &self.observed, Now { mono: Mono(self.now), wall })
     }
 
     pub fn decision(&self) -> Decision {
@@ -321,6 +316,8 @@ fn empty_store() -> StoreAnswer {
         history: Vec::new(),
         plain: BTreeMap::new(),
         agents: BTreeSet::new(),
+        config: Ok(consul_redis::core::policy::WantedSettings::default()),
+        config_index: 0,
     }
 }
 
@@ -329,20 +326,13 @@ fn answered<T>(value: T) -> Reading<T> {
 }
 
 fn no_answer<T>() -> Reading<T> {
-    Reading {
-        asked: Mono(ASKED),
-        answered: Mono(ASKED + 1),
-        result: Err("no answer".to_owned()),
-    }
+    Reading { asked: Mono(ASKED), answered: Mono(ASKED + 1), result: Err("no answer".to_owned()) }
 }
 
 /// What Sentinel `index` of `count` says of a healthy group.
 pub fn group_view(index: usize, count: usize) -> SentinelGroup {
-    let replica = |address: &str| SentinelReplica {
-        address: at(address),
-        s_down: false,
-        promoted: false,
-    };
+    let replica =
+        |address: &str| SentinelReplica { address: at(address), s_down: false, promoted: false };
     SentinelGroup {
         primary: at(A),
         monitored: at(A),
@@ -379,7 +369,12 @@ fn answer(role: Role, replid: u64, replid2: Option<u64>) -> InstanceAnswer {
         version: "7.0.15".to_owned(),
         replid: ReplId(replid.to_string()),
         replid2: replid2.map(|id| ReplId(id.to_string())),
+        forked_at: replid2.map(|_| 500),
         offset: 1_000,
+        keys: 10,
+        started_empty: false,
+        uptime_s: 1_000,
+        priority: None,
     }
 }
 
@@ -435,5 +430,7 @@ fn record(sentinels: usize) -> Record {
             row(C, PublishedRole::Replica),
         ],
         sentinels: (0..sentinels).map(sentinel_at).collect(),
+        lineage: vec![ReplId("1".to_owned())],
+        claim: None,
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis::core::address::Address;
+use consul_redis::core::fence::Fence;
 use consul_redis::core::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelAnswer,
     SentinelGroup, SentinelId, SentinelPeer, SentinelReplica, SentinelSettings,
@@ -32,11 +33,14 @@ pub struct Instance {
     pub link_up: bool,
     pub replid: u64,
     pub replid2: Option<u64>,
+    pub forked_at: u64,
     pub offset: u64,
     pub held_until: u64,
     pub stray_since: Option<u64>,
     /// Counts the times it closed its connections.
     pub kicks: u64,
+    /// Counts the times it was started.
+    pub run: u64,
 }
 
 impl Instance {
@@ -90,6 +94,8 @@ pub struct Cluster {
     pub cut_sentinels: BTreeSet<(usize, usize)>,
     /// Pairs that cannot speak: Sentinel and instance.
     pub cut_instances: BTreeSet<(usize, Address)>,
+    /// Nobody writes yet.
+    pub idle: bool,
     rng: StdRng,
     next_replid: u64,
 }
@@ -110,10 +116,12 @@ impl Cluster {
             link_up: index > 0,
             replid: 1,
             replid2: None,
+            forked_at: 0,
             offset: 100,
             held_until: 0,
             stray_since: None,
             kicks: 0,
+            run: 0,
         };
         let sentinel = |index: usize| Sentinel {
             address: address(1, index),
@@ -139,7 +147,31 @@ impl Cluster {
             cut_sentinels: BTreeSet::new(),
             cut_instances: BTreeSet::new(),
             rng: StdRng::seed_from_u64(seed ^ 0x5e17_14e1),
+            idle: false,
             next_replid: 2,
+        }
+    }
+
+    /// Nobody knows of a primary: the Sentinels know nothing, and every instance has been started by itself, with
+    /// as much of one history as `offsets` says.
+    pub fn forget_everything(&mut self, offsets: &[u64], as_replicas: bool) {
+        self.idle = true;
+        for sentinel in &mut self.sentinels {
+            sentinel.knows = false;
+            sentinel.peers.clear();
+        }
+        for (index, offset) in offsets.iter().enumerate() {
+            let replid = self.new_replid();
+            let instance = &mut self.instances[index];
+            instance.offset = *offset;
+            instance.forked_at = *offset + 1;
+            instance.follows = as_replicas.then(|| address(9, 9));
+            instance.link_up = false;
+            (instance.replid, instance.replid2) = match (*offset, as_replicas) {
+                (0, _) => (replid, None),
+                (_, true) => (1, None),
+                (_, false) => (replid, Some(1)),
+            };
         }
     }
 
@@ -197,8 +229,10 @@ impl Cluster {
             .iter()
             .map(|i| (i.address.clone(), (i.answers(), i.replid, i.offset)))
             .collect();
+        let idle = self.idle;
         for instance in self.instances.iter_mut().filter(|instance| instance.answers()) {
             match &instance.follows {
+                None if idle => {}
                 None => instance.offset += 10,
                 Some(of) => {
                     let source = sources.get(of).filter(|(answers, ..)| *answers);
@@ -218,8 +252,7 @@ impl Cluster {
     }
 
     fn sentinels_speak(&self, a: usize, b: usize) -> bool {
-        self.sentinels[b].up
-            && !self.cut_sentinels.contains(&(a.min(b), a.max(b)))
+        self.sentinels[b].up && !self.cut_sentinels.contains(&(a.min(b), a.max(b)))
     }
 
     /// Pings, and the opinions that follow from them.
@@ -302,36 +335,43 @@ impl Cluster {
                     None => {}
                 }
             }
-            FailoverPhase::WaitPromotion => {
-                let Some(chosen) = failover.chosen else { return };
-                let seen = now >= failover.next_info
-                    && self.reaches(index, &chosen)
-                    && self.instance(&chosen).is_some_and(Instance::is_primary);
-                if seen {
-                    let wait = self.rng.random_range(1_000..1_400);
-                    let sentinel = &mut self.sentinels[index];
-                    sentinel.config_epoch = failover.epoch;
-                    if let Some(failover) = &mut sentinel.failover {
-                        failover.reconf_until = now + wait;
-                    }
-                    self.advance(index, FailoverPhase::ReconfReplicas);
-                } else if timed_out {
-                    self.abort(index);
-                }
-            }
+            FailoverPhase::WaitPromotion => self.await_promotion(index, &failover, now),
             FailoverPhase::ReconfReplicas | FailoverPhase::UpdateConfig => {
-                let Some(chosen) = failover.chosen else { return };
-                let old = self.sentinels[index].primary.clone();
-                let replicas = self.sentinels[index].replicas.clone();
-                for replica in replicas.iter().filter(|replica| **replica != chosen) {
-                    if self.reaches(index, replica) {
-                        self.replicaof(replica, &chosen);
-                    }
-                }
-                if now >= failover.reconf_until {
-                    self.switch(index, &old, &chosen);
-                }
+                self.reconfigure(index, &failover, now);
             }
+        }
+    }
+
+    /// Sees the promotion at its next INFO, and only then.
+    fn await_promotion(&mut self, index: usize, failover: &Failover, now: u64) {
+        let Some(chosen) = &failover.chosen else { return };
+        let seen = now >= failover.next_info
+            && self.reaches(index, chosen)
+            && self.instance(chosen).is_some_and(Instance::is_primary);
+        if seen {
+            let wait = self.rng.random_range(1_000..1_400);
+            let sentinel = &mut self.sentinels[index];
+            sentinel.config_epoch = failover.epoch;
+            if let Some(failover) = &mut sentinel.failover {
+                failover.reconf_until = now + wait;
+            }
+            self.advance(index, FailoverPhase::ReconfReplicas);
+        } else if now > failover.started + FAILOVER_TIMEOUT_MS {
+            self.abort(index);
+        }
+    }
+
+    fn reconfigure(&mut self, index: usize, failover: &Failover, now: u64) {
+        let Some(chosen) = &failover.chosen else { return };
+        let old = self.sentinels[index].primary.clone();
+        let replicas = self.sentinels[index].replicas.clone();
+        for replica in replicas.iter().filter(|replica| *replica != chosen) {
+            if self.reaches(index, replica) {
+                self.replicaof(replica, chosen);
+            }
+        }
+        if now >= failover.reconf_until {
+            self.switch(index, &old, chosen);
         }
     }
 
@@ -412,6 +452,7 @@ impl Cluster {
             instance.follows = None;
             instance.link_up = false;
             instance.replid2 = Some(instance.replid);
+            instance.forked_at = instance.offset + 1;
             instance.replid = replid;
             instance.kicks += 1;
         }
@@ -419,7 +460,8 @@ impl Cluster {
 
     /// MULTI / SLAVEOF / CLIENT KILL / EXEC
     pub fn replicaof(&mut self, address: &Address, of: &Address) {
-        if let Some(instance) = self.instance_mut(address).filter(|i| i.follows.as_ref() != Some(of))
+        if let Some(instance) =
+            self.instance_mut(address).filter(|i| i.follows.as_ref() != Some(of))
         {
             instance.follows = Some(of.clone());
             instance.link_up = false;
@@ -546,15 +588,31 @@ impl Cluster {
             return;
         }
         instance.up = true;
+        instance.run += 1;
         instance.frozen = false;
         instance.held_until = 0;
         if empty {
             (instance.replid, instance.replid2, instance.offset) = (replid, None, 0);
         } else if instance.is_primary() {
             instance.replid2 = Some(instance.replid);
+            instance.forked_at = instance.offset + 1;
             instance.replid = replid;
         }
         instance.kicks += 1;
+    }
+
+    /// `REPLICAOF`, as an agent gives it to a stray primary: after it has looked once more.
+    pub fn fence(&mut self, index: usize, fence: &Fence) -> bool {
+        let now = self.probe(&self.instances[index].address);
+        if !now.is_some_and(|now| fence.still_holds(&now)) {
+            return false;
+        }
+        let instance = &mut self.instances[index];
+        instance.follows = Some(fence.follow.clone());
+        instance.link_up = false;
+        instance.stray_since = None;
+        instance.kicks += 1;
+        true
     }
 
     /// What an instance answers.
@@ -569,11 +627,16 @@ impl Cluster {
             role,
             not_ready: None,
             failover_running: false,
-            run_id: String::new(),
+            run_id: format!("run-{}", instance.run),
             version: "7.0.15".to_owned(),
             replid: name(instance.replid),
             replid2: instance.replid2.map(name),
+            forked_at: instance.replid2.map(|_| instance.forked_at),
             offset: instance.offset,
+            keys: instance.offset / 10,
+            started_empty: false,
+            uptime_s: 0,
+            priority: None,
         })
     }
 
@@ -642,11 +705,7 @@ impl Cluster {
                 })
                 .collect(),
         });
-        Some(SentinelAnswer {
-            id: sentinel.id.clone(),
-            tilt: now < sentinel.tilt_until,
-            group,
-        })
+        Some(SentinelAnswer { id: sentinel.id.clone(), tilt: now < sentinel.tilt_until, group })
     }
 }
 

@@ -12,7 +12,7 @@ use consul_redis::core::projection::{
     CheckRow, CheckStatus, Layout, MANAGED_BY, NodeRow, Op, ServiceRow, node_row,
 };
 use consul_redis::core::time::Mono;
-use consul_redis::lab::consul::ConsulServer;
+use consul_redis::lab::consul::{ConsulServer, ConsulSpec};
 use consul_redis::lab::process::Life;
 use consul_redis::lab::tools;
 
@@ -21,22 +21,22 @@ use crate::memory_consul::MemoryConsul;
 /// Either of them.
 enum Subject {
     Memory(Box<MemoryConsul>),
-    Real { client: Consul, server: ConsulServer, clock: Clock },
+    Real(Box<(Consul, ConsulServer, Clock)>),
 }
 
 impl Subject {
     async fn txn(&mut self, ops: &[Op], fence: &str) -> Outcome {
         match self {
             Self::Memory(consul) => consul.txn(ops, fence),
-            Self::Real { client, .. } => client.txn(ops, fence).await,
+            Self::Real(real) => real.0.txn(ops, fence).await,
         }
     }
 
     async fn group(&self, layout: &Layout) -> StoreAnswer {
         match self {
             Self::Memory(consul) => consul.group(layout, Mono(1)),
-            Self::Real { client, clock, .. } => {
-                client.group(layout, ReadMode::Consistent, clock).await.unwrap().value
+            Self::Real(real) => {
+                real.0.group(layout, ReadMode::Consistent, &real.2).await.unwrap().value
             }
         }
     }
@@ -44,14 +44,14 @@ impl Subject {
     async fn rows(&self, node: &str) -> RowsAnswer {
         match self {
             Self::Memory(consul) => consul.rows(node, Mono(1)),
-            Self::Real { client, clock, .. } => client.rows(node, clock).await.unwrap(),
+            Self::Real(real) => real.0.rows(node, &real.2).await.unwrap(),
         }
     }
 
     async fn passing(&self, service: &str) -> Vec<String> {
         match self {
             Self::Memory(consul) => consul.passing(service, None),
-            Self::Real { server, .. } => server.passing(service).await.unwrap(),
+            Self::Real(real) => real.1.passing(service).await.unwrap(),
         }
     }
 }
@@ -106,6 +106,7 @@ async fn suite(consul: &mut Subject) {
     deleting_what_is_not_there_is_no_failure(consul).await;
     a_deleted_service_takes_its_checks_along(consul).await;
     a_deleted_node_takes_everything_along(consul).await;
+    a_node_can_be_deleted_and_made_anew_in_one_transaction(consul).await;
     a_critical_check_hides_its_service(consul).await;
     rows_come_back_as_they_were_written(consul).await;
     a_group_that_does_not_exist_is_empty(consul).await;
@@ -223,11 +224,7 @@ async fn with_one_service(consul: &mut Subject, name: &str) -> String {
     let node = layout(name).node();
     let ops = [
         Op::NodeSet { node: node.clone(), row: node_row(None) },
-        Op::ServiceSet {
-            node: node.clone(),
-            id: name.to_owned(),
-            row: service(name, "10.0.0.1"),
-        },
+        Op::ServiceSet { node: node.clone(), id: name.to_owned(), row: service(name, "10.0.0.1") },
         Op::CheckSet {
             node: node.clone(),
             id: name.to_owned(),
@@ -255,6 +252,23 @@ async fn a_deleted_node_takes_everything_along(consul: &mut Subject) {
     committed(consul.txn(&[Op::NodeDelete { node: node.clone() }], "").await);
     assert_eq!(consul.rows(&node).await.found, None);
     assert!(consul.passing("gone").await.is_empty());
+}
+
+async fn a_node_can_be_deleted_and_made_anew_in_one_transaction(consul: &mut Subject) {
+    let node = with_one_service(consul, "anew").await;
+    let ops = [
+        Op::NodeDelete { node: node.clone() },
+        Op::NodeSet { node: node.clone(), row: node_row(None) },
+        Op::ServiceSet {
+            node: node.clone(),
+            id: "other".to_owned(),
+            row: service("anew", "10.0.0.2"),
+        },
+    ];
+    committed(consul.txn(&ops, "").await);
+    let rows = consul.rows(&node).await.found.unwrap();
+    assert_eq!(rows.services.keys().collect::<Vec<_>>(), ["other"]);
+    assert!(rows.checks.is_empty(), "{rows:?}");
 }
 
 async fn a_critical_check_hides_its_service(consul: &mut Subject) {
@@ -319,10 +333,17 @@ async fn the_consul_of_the_simulation_keeps_the_contract() {
 async fn a_real_consul_keeps_the_contract() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
-    let tool = tools::consul().unwrap();
-    let server = ConsulServer::start(&tool, [127, 0, 0, 1].into(), dir.path(), None, Life::WithUs)
-        .await
-        .unwrap();
+    let server = ConsulServer::start(ConsulSpec {
+        tool: tools::consul().unwrap(),
+        ip: [127, 0, 0, 1].into(),
+        dir: dir.path(),
+        master_token: None,
+        tls: None,
+        script_checks: false,
+        life: Life::WithUs,
+    })
+    .await
+    .unwrap();
     let client = server.client().unwrap();
-    suite(&mut Subject::Real { client, server, clock: Clock::start() }).await;
+    suite(&mut Subject::Real(Box::new((client, server, Clock::start())))).await;
 }

@@ -3,6 +3,12 @@
 //!
 //! A failing seed prints its history. `SIM_SEED=<n>` runs that one alone; `SIM_HISTORIES=<n>` sets how
 //! many are run.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod cluster;
 mod contract;
@@ -73,7 +79,6 @@ fn hold(from: u64, count: u64) {
         println!("{}", world.log.join("\n"));
         return;
     }
-    let start = std::time::Instant::now();
     let mut converged = 0;
     for seed in from..from + count {
         match history(seed) {
@@ -81,7 +86,7 @@ fn hold(from: u64, count: u64) {
             Err(story) => panic!("{story}"),
         }
     }
-    println!("{count} histories in {:?}, {converged} of them with one writer", start.elapsed());
+    println!("{count} histories, {converged} of them with one writer in the end");
     // In the rest the Sentinels themselves never agree again: two addresses at one epoch.
     assert!(converged * 10 >= count * 9, "only {converged} of {count} histories came to rest");
 }

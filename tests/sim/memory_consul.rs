@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 
 use consul_redis::core::group::Outcome;
 use consul_redis::core::observed::{Key, RowsAnswer, StoreAnswer};
-use consul_redis::core::projection::{
-    CheckRow, CheckStatus, Layout, Op, Rows, is_ours,
-};
+use consul_redis::core::projection::{CheckRow, CheckStatus, Layout, Op, Rows, is_ours};
 use consul_redis::core::time::Mono;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -66,11 +64,8 @@ impl MemoryConsul {
             Op::KeySet { key, value } => self.set_key(key, value),
             Op::KeyDeleteTree { prefix } => self.keys.retain(|key, _| !key.starts_with(prefix)),
             Op::NodeSet { node, row } => {
-                let fresh = Rows {
-                    node: row.clone(),
-                    services: BTreeMap::new(),
-                    checks: BTreeMap::new(),
-                };
+                let fresh =
+                    Rows { node: row.clone(), services: BTreeMap::new(), checks: BTreeMap::new() };
                 self.nodes.entry(node.clone()).or_insert(fresh).node = row.clone();
             }
             Op::NodeDelete { node } => {
@@ -100,10 +95,10 @@ impl MemoryConsul {
     /// A value that stays the same keeps its ModifyIndex, as in the real one.
     fn set_key(&mut self, key: &str, value: &str) {
         let index = self.index;
-        let entry = self.keys.entry(key.to_owned()).or_insert(Entry {
-            value: String::new(),
-            modify_index: 0,
-        });
+        let entry = self
+            .keys
+            .entry(key.to_owned())
+            .or_insert(Entry { value: String::new(), modify_index: 0 });
         if entry.modify_index == 0 || entry.value != value {
             value.clone_into(&mut entry.value);
             entry.modify_index = index;

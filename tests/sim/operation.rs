@@ -9,14 +9,23 @@ use crate::world::Peer;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operation {
     KillInstance(usize),
-    StartInstance { instance: usize, empty: bool },
+    StartInstance {
+        instance: usize,
+        empty: bool,
+    },
     FreezeInstance(usize),
     ThawInstance(usize),
     KillPrimary,
     KillSentinel(usize),
     KillLeader,
-    StartSentinel { sentinel: usize, blank: bool },
-    Rollback { sentinel: usize, to: usize },
+    StartSentinel {
+        sentinel: usize,
+        blank: bool,
+    },
+    Rollback {
+        sentinel: usize,
+        to: usize,
+    },
     Reset(usize),
     ResetLeader,
     ForceFailover(usize),
@@ -26,6 +35,8 @@ pub enum Operation {
     CutSentinels(usize, usize),
     CutSentinelInstance(usize, usize),
     CutAgent(usize, Peer),
+    /// The host of an instance and the agent of the same number: cut from everything else.
+    IsolateHost(usize),
     KillAgent(usize),
     StartAgent(usize),
     ConsulAway,
@@ -57,7 +68,7 @@ impl Operation {
             1 => Peer::Sentinel(sentinel),
             _ => Peer::Instance(instance),
         };
-        match rng.random_range(0..34) {
+        match rng.random_range(0..35) {
             0..5 => Self::KillPrimary,
             5 => Self::KillInstance(instance),
             6..9 => Self::StartInstance { instance, empty: rng.random_range(0..6) == 0 },
@@ -82,6 +93,7 @@ impl Operation {
             31 => Self::ConsulBack,
             32 if flip => Self::WipeConsul,
             32 => Self::Tamper(rng.random_range(0..10)),
+            33 => Self::IsolateHost(instance.min(agent)),
             _ => Self::HealAll,
         }
     }

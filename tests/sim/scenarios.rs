@@ -160,7 +160,7 @@ fn agents_that_die_change_nothing() {
 
 #[test]
 fn a_returning_old_primary_does_not_get_its_name_back() {
-    let mut held = 0;
+    let (mut held, mut fenced) = (0, 0);
     for seed in 0..SEEDS {
         let mut world = settled(seed, 3);
         world.schedule(world.now + 10, Operation::KillPrimary);
@@ -174,9 +174,11 @@ fn a_returning_old_primary_does_not_get_its_name_back() {
         let after = published(&world).unwrap();
         assert_eq!((after.generation, after.writer), (before.generation, before.writer));
         held += world.holds;
+        fenced += world.fences;
         finish(&mut world);
     }
-    assert!(held > 0, "its writes were never held");
+    println!("{held} holds, {fenced} fences");
+    assert!(fenced >= SEEDS as usize, "it was fenced {fenced} times in {SEEDS} histories");
 }
 
 #[test]
@@ -187,6 +189,41 @@ fn a_blank_sentinel_is_told() {
         world.run(world.now + 10_000);
         assert!(world.tells > 0, "{}", world.log.join("\n"));
         assert!(world.cluster.sentinels[1].knows);
+        finish(&mut world);
+    }
+}
+
+#[test]
+fn a_primary_that_is_cut_off_takes_no_writes_and_heals_by_itself() {
+    let mut holds = 0;
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        // The first primary is on the first host.
+        world.schedule(world.now + 10, Operation::IsolateHost(0));
+        world.run(world.now + 20_000);
+        assert!(world.broken.is_none(), "{}", world.log.join("\n"));
+        let record = published(&world).unwrap();
+        assert!(record.generation > 1 && record.writer.is_some(), "{}", world.log.join("\n"));
+        holds += world.holds;
+        finish(&mut world);
+    }
+    assert!(holds > SEEDS as usize * 5, "{holds} holds");
+}
+
+#[test]
+fn a_group_that_nobody_knows_gets_the_first_primary_with_the_most_data() {
+    for seed in 0..SEEDS * 5 {
+        let mut world = World::from_scratch(seed, 3, 3, 3);
+        run_until(&mut world, 30_000, |world| {
+            published(world).is_some_and(|record| {
+                record.writer.is_some() && record.evidence.level == Level::Quorum
+            })
+        });
+        run_until(&mut world, 30_000, |world| {
+            published(world).is_some_and(|record| record.replicas().count() == 2)
+        });
+        assert!(world.broken.is_none(), "{}", world.log.join("\n"));
+        assert_eq!(published(&world).unwrap().generation, 1, "{}", world.log.join("\n"));
         finish(&mut world);
     }
 }

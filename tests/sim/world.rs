@@ -4,23 +4,29 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use consul_redis::core::action::{Purpose, Write};
-use consul_redis::core::address::Address;
+use consul_redis::core::action::{Promote, Purpose, Write};
+use consul_redis::core::address::{Address, GroupName};
+use consul_redis::core::fence::Fence;
 use consul_redis::core::group::{GroupLoop, Input, Outcome, Output};
 use consul_redis::core::observed::{Reading, Role, StoreAnswer};
 use consul_redis::core::policy::Policy;
 use consul_redis::core::projection::{Layout, project};
 use consul_redis::core::record::{Level, Record};
+use consul_redis::core::sentinels::{Tell, TellWhat};
 use consul_redis::core::time::{Mono, Now};
 use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::cluster::{Cluster, SENTINEL_TICK_MS};
+use crate::cluster::{Cluster, SENTINEL_TICK_MS, Sentinel};
 use crate::memory_consul::MemoryConsul;
 use crate::operation::Operation;
 
 /// Deadline of a question to a Sentinel or an instance, in ms.
+/// How long a primary that is cut off may take writes: 3 s, and the model's slowest messages.
+const ISOLATED_MAX_MS: u64 = 5_000;
+/// A renewed hold may come this much late, for the same reason.
+const HOLD_GAP_MS: u64 = 1_000;
 const ASK_TIMEOUT_MS: u64 = 500;
 /// Deadline of a call to Consul, in ms.
 const CONSUL_TIMEOUT_MS: u64 = 3_000;
@@ -44,11 +50,13 @@ enum Event {
     ClusterTick,
     Operation(Operation),
     Wake(usize),
-    Deliver(usize, Input),
+    Deliver(usize, Box<Input>),
     AskSentinel(usize, usize, u64),
     AskInstance(usize, usize, u64),
     Hold(usize, usize, u64),
-    Tell(usize, usize, Address),
+    Fence(usize, usize, Fence),
+    Promote(usize, usize, Promote),
+    Tell(usize, usize, Tell),
     Apply(usize, u64, Box<Write>, Fate, u64),
     Read(usize, ReadKind),
 }
@@ -78,6 +86,8 @@ struct Agent {
     said_primary: BTreeMap<Address, u64>,
     generation_max: u64,
     watched: Option<u64>,
+    /// Its watch has found Consul away.
+    away: bool,
     seen_kicks: BTreeMap<Address, u64>,
     seen_events: Vec<u64>,
 }
@@ -96,10 +106,18 @@ pub struct World {
     pub commits: BTreeMap<Purpose, usize>,
     /// Holds carried out.
     pub holds: usize,
+    /// Stray primaries made replicas.
+    pub fences: usize,
     /// Sentinels told.
     pub tells: usize,
     pub layout: Layout,
+    /// In a world that began without a primary: the one that must become the first.
+    most_data: Option<Address>,
     agents: Vec<Agent>,
+    /// Hosts that are cut from everything, and since when their agents have known it.
+    isolated: BTreeMap<usize, u64>,
+    /// Since when each instance has been a primary that answers.
+    primary_since: BTreeMap<usize, u64>,
     events: BinaryHeap<Reverse<(u64, u64)>>,
     queue: BTreeMap<u64, Event>,
     next_event: u64,
@@ -123,23 +141,36 @@ pub struct World {
     chosen_at: BTreeMap<Address, u64>,
 }
 
+/// Agents that are not configured alike must not harm either.
+fn policies(
+    rng: &mut StdRng,
+    group: &GroupName,
+    agents: usize,
+    instances: usize,
+    sentinels: usize,
+) -> Vec<Policy> {
+    (0..agents)
+        .map(|index| {
+            let service = "redis".parse().expect("a service");
+            let mut policy =
+                Policy::new(group.clone(), service, &format!("agent-{index}"), "run-0");
+            let promotion = rng.random_range(0..10) < 7;
+            policy.publish = if promotion { Level::Promotion } else { Level::Quorum };
+            policy.sentinels_configured = sentinels;
+            if index < instances {
+                policy.local = BTreeSet::from([crate::cluster::address(0, index)]);
+            }
+            policy
+        })
+        .collect()
+}
+
 impl World {
     pub fn new(seed: u64, agents: usize, instances: usize, sentinels: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let group: consul_redis::core::address::GroupName = "redis".parse().expect("a group");
+        let group: GroupName = "redis".parse().expect("a group");
         let layout = Layout::new("redis-ha", &group);
-        let policies: Vec<Policy> = (0..agents)
-            .map(|index| {
-                let service = "redis".parse().expect("a service");
-                let mut policy =
-                    Policy::new(group.clone(), service, &format!("agent-{index}"), "run-0");
-                // Agents that are not configured alike must not harm either.
-                let promotion = rng.random_range(0..10) < 7;
-                policy.publish = if promotion { Level::Promotion } else { Level::Quorum };
-                policy.sentinels_configured = sentinels;
-                policy
-            })
-            .collect();
+        let policies = policies(&mut rng, &group, agents, instances, sentinels);
         let new_agent = |policy: &Policy| Agent {
             machine: GroupLoop::new(policy.clone(), layout.clone()),
             up: true,
@@ -149,6 +180,7 @@ impl World {
             said_primary: BTreeMap::new(),
             generation_max: 0,
             watched: None,
+            away: false,
             seen_kicks: BTreeMap::new(),
             seen_events: vec![0; sentinels],
         };
@@ -162,9 +194,13 @@ impl World {
             converged: false,
             commits: BTreeMap::new(),
             holds: 0,
+            fences: 0,
             tells: 0,
             layout,
             agents: machines,
+            most_data: None,
+            isolated: BTreeMap::new(),
+            primary_since: BTreeMap::new(),
             events: BinaryHeap::new(),
             queue: BTreeMap::new(),
             next_event: 0,
@@ -188,6 +224,31 @@ impl World {
             let start = world.rng.random_range(1..500);
             world.push(start, Event::Wake(agent));
             world.push(start, Event::Read(agent, ReadKind::Watch));
+        }
+        world
+    }
+
+    /// The same with nobody who knows of a primary.
+    pub fn from_scratch(seed: u64, agents: usize, instances: usize, sentinels: usize) -> Self {
+        let mut world = Self::new(seed, agents, instances, sentinels);
+        let data = world.rng.random_range(0..2) == 0;
+        let as_replicas = world.rng.random_range(0..2) == 0;
+        let offsets: Vec<u64> = (0..instances)
+            .map(|_| if data { world.rng.random_range(0..4) * 100 } else { 0 })
+            .collect();
+        world.cluster.forget_everything(&offsets, as_replicas);
+        let most = (0..instances).max_by_key(|index| (offsets[*index], Reverse(*index)));
+        world.most_data = most.map(|index| world.cluster.instances[index].address.clone());
+        let all: BTreeSet<Address> =
+            world.cluster.instances.iter().map(|instance| instance.address.clone()).collect();
+        for agent in 0..agents {
+            let mut policy = world.policies[agent].clone();
+            policy.expect = Some(instances);
+            world.policies[agent] = policy.clone();
+            world.agents[agent].machine = GroupLoop::new(policy, world.layout.clone());
+            let delay = world.delay();
+            let registered = Box::new(Input::Registered(all.clone()));
+            world.push(delay, Event::Deliver(agent, registered));
         }
         world
     }
@@ -246,23 +307,36 @@ impl World {
             }
             Event::Deliver(agent, input) => {
                 if self.agents[agent].up {
-                    if let Input::Watched(answer) | Input::Consistent(answer) = &input {
+                    if let Input::Watched(answer) | Input::Consistent(answer) = input.as_ref() {
                         let seen = answer.record().map_or(0, |record| record.generation);
                         let remembered = &mut self.agents[agent].generation_max;
                         *remembered = seen.max(*remembered);
                     }
-                    self.input(agent, input);
+                    self.input(agent, *input);
                 }
             }
             Event::AskSentinel(agent, sentinel, asked) => self.ask_sentinel(agent, sentinel, asked),
             Event::AskInstance(agent, instance, asked) => self.ask_instance(agent, instance, asked),
             Event::Hold(agent, instance, for_ms) => self.hold(agent, instance, for_ms),
-            Event::Tell(agent, sentinel, primary) => {
+            Event::Promote(agent, instance, promote) => {
+                let reached = !self.agents[agent].cut.contains(&Peer::Instance(instance));
+                let now = self.cluster.probe(&promote.instance);
+                if reached && now.is_some_and(|now| now.run_id == promote.run_id) {
+                    self.cluster.promote(&promote.instance);
+                }
+            }
+            Event::Fence(agent, instance, fence) => self.fence(agent, instance, &fence),
+            Event::Tell(agent, sentinel, tell) => {
                 let reached = !self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
-                let ignorant = self.cluster.sentinels[sentinel].up && !self.cluster.sentinels[sentinel].knows;
-                if reached && ignorant {
+                let Sentinel { up, knows, .. } = self.cluster.sentinels[sentinel];
+                let heeds = match tell.what {
+                    TellWhat::Monitor => up && !knows,
+                    TellWhat::Repoint => up,
+                    TellWhat::Settings => false,
+                };
+                if reached && heeds {
                     self.tells += 1;
-                    self.cluster.remonitor(sentinel, &primary);
+                    self.cluster.remonitor(sentinel, &tell.primary);
                 }
             }
             Event::Apply(agent, id, write, fate, life) => {
@@ -279,6 +353,7 @@ impl World {
         self.cluster.tick(self.now);
         self.note_truth();
         self.check_timely();
+        self.check_isolated();
         let jitter = self.rng.random_range(0..20);
         self.push(self.now + SENTINEL_TICK_MS - 10 + jitter, Event::ClusterTick);
         for agent in 0..self.agents.len() {
@@ -317,8 +392,8 @@ impl World {
                 && self.cluster.chosen().is_empty();
             denied || self.cluster.agree_down(writer)
         });
-        let seen = !self.consul_away
-            && self.agents.iter().any(|agent| agent.up && agent.cut.is_empty());
+        let seen =
+            !self.consul_away && self.agents.iter().any(|agent| agent.up && agent.cut.is_empty());
         if !(wrong && seen) {
             self.wrong_since = None;
             return;
@@ -375,8 +450,7 @@ impl World {
                 };
                 // A request may sit in a queue for long after it was given up.
                 let late = self.rng.random_range(0..100) < 3;
-                let delay =
-                    if late { self.rng.random_range(500..6_000) } else { self.delay() };
+                let delay = if late { self.rng.random_range(500..6_000) } else { self.delay() };
                 self.push(self.now + delay, Event::Apply(agent, id, write, fate, self.consul_life));
             }
             Output::Hold(hold) => {
@@ -386,11 +460,26 @@ impl World {
                     self.push(self.now + delay, Event::Hold(agent, index, hold.for_ms));
                 }
             }
+            Output::Fence(fence) => {
+                let index = self.index_of(&fence.instance);
+                let delay = self.delay();
+                if let Some(index) = index {
+                    self.push(self.now + delay, Event::Fence(agent, index, fence));
+                }
+            }
+            Output::Promote(promote) => {
+                let index = self.index_of(&promote.instance);
+                let delay = self.delay();
+                if let Some(index) = index {
+                    self.push(self.now + delay, Event::Promote(agent, index, promote));
+                }
+            }
             Output::Tell(tell) => {
-                let sentinel = self.cluster.sentinels.iter().position(|s| s.address == tell.sentinel);
+                let sentinel =
+                    self.cluster.sentinels.iter().position(|s| s.address == tell.sentinel);
                 let delay = self.delay();
                 if let Some(sentinel) = sentinel {
-                    self.push(self.now + delay, Event::Tell(agent, sentinel, tell.primary));
+                    self.push(self.now + delay, Event::Tell(agent, sentinel, tell));
                 }
             }
             Output::Say(saying) => {
@@ -423,7 +512,10 @@ impl World {
         let answered = Mono(self.now + delay);
         let reading = Reading { asked: Mono(asked), answered, result };
         let address = self.cluster.sentinels[sentinel].address.clone();
-        self.push(self.now + delay, Event::Deliver(agent, Input::Sentinel(address, reading)));
+        self.push(
+            self.now + delay,
+            Event::Deliver(agent, Box::new(Input::Sentinel(address, reading))),
+        );
     }
 
     fn ask_instance(&mut self, agent: usize, instance: usize, asked: u64) {
@@ -441,7 +533,10 @@ impl World {
         };
         let answered = Mono(self.now + delay);
         let reading = Reading { asked: Mono(asked), answered, result };
-        self.push(self.now + delay, Event::Deliver(agent, Input::Instance(address, reading)));
+        self.push(
+            self.now + delay,
+            Event::Deliver(agent, Box::new(Input::Instance(address, reading))),
+        );
     }
 
     fn hold(&mut self, agent: usize, instance: usize, for_ms: u64) {
@@ -456,13 +551,50 @@ impl World {
         }
     }
 
+    /// Nobody whom the Sentinels want to be the primary is ever made a replica, however late the command
+    /// arrives, and nobody with data ever follows one without.
+    fn fence(&mut self, agent: usize, index: usize, fence: &Fence) {
+        if self.agents[agent].cut.contains(&Peer::Instance(index)) {
+            return;
+        }
+        let has_data = self.cluster.instances[index].offset > 0;
+        if !self.cluster.fence(index, fence) {
+            return;
+        }
+        self.fences += 1;
+        let instance = &fence.instance;
+        self.log.push(format!("{} agent-{agent} fences {instance}", self.now));
+        if self.cluster.majority().as_ref() == Some(instance) {
+            self.break_with(format!("{instance} was fenced, and a majority names it"));
+        }
+        if self.cluster.chosen().contains(instance) {
+            self.break_with(format!("{instance} was fenced while a Sentinel promotes it"));
+        }
+        let leads = self.cluster.instance(&fence.follow);
+        if has_data && leads.is_some_and(|leads| leads.offset == 0) {
+            self.break_with(format!("{instance} has data and was made to follow an empty one"));
+        }
+    }
+
     fn read(&mut self, agent: usize, kind: ReadKind) {
         if kind == ReadKind::Watch {
             // A blocking query that is always there; the change reaches it after a while.
             self.push(self.now + 40, Event::Read(agent, ReadKind::Watch));
         }
-        if !self.agents[agent].up || !self.consul_answers(agent) {
+        if !self.agents[agent].up {
             return;
+        }
+        if !self.consul_answers(agent) {
+            // Noticed once, when the connection breaks.
+            if kind == ReadKind::Watch && !std::mem::replace(&mut self.agents[agent].away, true) {
+                let silent = Box::new(Input::ConsulSilent);
+                self.push(self.now, Event::Deliver(agent, silent));
+            }
+            return;
+        }
+        let back = kind == ReadKind::Watch && std::mem::take(&mut self.agents[agent].away);
+        if back {
+            self.agents[agent].watched = None;
         }
         let asked = Mono(self.now);
         // A blocking query comes back when something changed, and now and then for no reason.
@@ -482,7 +614,7 @@ impl World {
             }
         };
         let delay = self.delay();
-        self.push(self.now + delay, Event::Deliver(agent, input));
+        self.push(self.now + delay, Event::Deliver(agent, Box::new(input)));
     }
 
     fn consul_answers(&self, agent: usize) -> bool {
@@ -506,12 +638,13 @@ impl World {
         } else {
             (unknown, CONSUL_TIMEOUT_MS)
         };
-        self.push(self.now + delay, Event::Deliver(agent, Input::Written(id, outcome)));
+        self.push(self.now + delay, Event::Deliver(agent, Box::new(Input::Written(id, outcome))));
     }
 
     /// Never published without its own word for it.
     fn check_proof(&mut self, agent: usize, write: &Write) {
-        let Some(record) = write.record.as_ref().filter(|_| write.purpose == Purpose::Publish) else {
+        let Some(record) = write.record.as_ref().filter(|_| write.purpose == Purpose::Publish)
+        else {
             return;
         };
         let Some(writer) = record.writer_address() else {
@@ -526,8 +659,15 @@ impl World {
             self.break_with(what);
         }
         let named = self.named_recently(writer, record.evidence.level);
-        if !named {
-            let what = format!("agent-{agent} publishes {writer}, which the Sentinels did not name");
+        // The first primary of a group that no Sentinel knows: the one with the most data.
+        let first = self.most_data.is_some() && record.generation == 1;
+        if first && self.most_data.as_ref() != Some(writer) {
+            let what = format!("{writer} is the first primary, {:?} has more", self.most_data);
+            return self.break_with(what);
+        }
+        if !named && !first {
+            let what =
+                format!("agent-{agent} publishes {writer}, which the Sentinels did not name");
             self.break_with(what);
         }
     }
@@ -568,6 +708,9 @@ impl World {
             record.evidence.level.as_str(),
             record.why
         ));
+        if record.writer.is_some() {
+            self.cluster.idle = false;
+        }
         self.check_no_step_back(&record);
         self.last_record = Some(record.clone());
         if begins {
@@ -634,62 +777,13 @@ impl World {
     }
 
     fn operate(&mut self, operation: Operation) {
-        let now = self.now;
         match operation {
-            Operation::KillInstance(i) => self.cluster.instances[i].up = false,
-            Operation::StartInstance { instance, empty } => {
-                self.cluster.start_instance(instance, empty);
-            }
-            Operation::FreezeInstance(i) => self.cluster.instances[i].frozen = true,
-            Operation::ThawInstance(i) => self.cluster.instances[i].frozen = false,
-            Operation::KillPrimary => {
-                if let Some(primary) = self.cluster.majority() {
-                    if let Some(index) = self.index_of(&primary) {
-                        self.cluster.instances[index].up = false;
-                    }
-                }
-            }
-            Operation::KillSentinel(s) => self.cluster.sentinels[s].up = false,
-            Operation::KillLeader => {
-                let leader =
-                    self.cluster.sentinels.iter().position(|s| s.up && s.failover.is_some());
-                if let Some(leader) = leader {
-                    self.cluster.sentinels[leader].up = false;
-                    self.cluster.sentinels[leader].failover = None;
-                }
-            }
-            Operation::StartSentinel { sentinel, blank } => {
-                self.cluster.sentinels[sentinel].up = true;
-                if blank {
-                    self.cluster.sentinels[sentinel].knows = false;
-                    self.cluster.sentinels[sentinel].peers.clear();
-                }
-            }
-            Operation::Rollback { sentinel, to } => {
-                let address = self.cluster.instances[to].address.clone();
-                self.cluster.remonitor(sentinel, &address);
-            }
-            Operation::Reset(s) => self.cluster.reset(s),
-            Operation::ResetLeader => {
-                let leader = self.cluster.sentinels.iter().position(|s| s.failover.is_some());
-                if let Some(leader) = leader {
-                    self.cluster.reset(leader);
-                }
-            }
-            Operation::ForceFailover(s) => {
-                if self.cluster.sentinels[s].up && self.cluster.sentinels[s].failover.is_none() {
-                    self.cluster.start_failover(s, now, true);
-                }
-            }
-            Operation::ForceTwoFailovers(a, b) => {
-                self.operate(Operation::ForceFailover(a));
-                self.operate(Operation::ForceFailover(b));
-            }
-            Operation::Tilt(s) => self.cluster.sentinels[s].tilt_until = now + 10_000,
-            Operation::ReplicaOfNoOne(i) => {
-                let address = self.cluster.instances[i].address.clone();
-                self.cluster.promote(&address);
-            }
+            Operation::KillInstance(_)
+            | Operation::StartInstance { .. }
+            | Operation::FreezeInstance(_)
+            | Operation::ThawInstance(_)
+            | Operation::KillPrimary
+            | Operation::ReplicaOfNoOne(_) => self.operate_on_instances(operation),
             Operation::CutSentinels(a, b) => {
                 self.cluster.cut_sentinels.insert((a.min(b), a.max(b)));
             }
@@ -698,9 +792,16 @@ impl World {
                 self.cluster.cut_instances.insert((s, address));
             }
             Operation::CutAgent(agent, peer) => {
+                if peer == Peer::Instance(agent) {
+                    self.isolated.remove(&agent);
+                }
                 self.agents[agent].cut.insert(peer);
             }
-            Operation::KillAgent(agent) => self.agents[agent].up = false,
+            Operation::IsolateHost(host) => self.isolate(host),
+            Operation::KillAgent(agent) => {
+                self.agents[agent].up = false;
+                self.isolated.remove(&agent);
+            }
             Operation::StartAgent(agent) => self.start_agent(agent),
             Operation::ConsulAway => self.consul_away = true,
             Operation::ConsulBack => self.consul_away = false,
@@ -711,12 +812,83 @@ impl World {
                 self.consul_life += 1;
                 self.consul.wipe();
                 self.old_consul.wipe();
+                // Every watch breaks with it.
+                for agent in 0..self.agents.len() {
+                    self.agents[agent].away = true;
+                    self.push(self.now, Event::Deliver(agent, Box::new(Input::ConsulSilent)));
+                }
             }
             Operation::Tamper(pick) => {
                 self.tampered = true;
                 self.consul.tamper(&self.layout.node(), pick);
             }
             Operation::HealAll => self.heal(),
+            operation => self.operate_on_sentinels(operation),
+        }
+    }
+
+    fn operate_on_instances(&mut self, operation: Operation) {
+        let instances = &mut self.cluster.instances;
+        match operation {
+            Operation::KillInstance(i) => instances[i].up = false,
+            Operation::FreezeInstance(i) => instances[i].frozen = true,
+            Operation::ThawInstance(i) => instances[i].frozen = false,
+            Operation::StartInstance { instance, empty } => {
+                self.cluster.start_instance(instance, empty);
+            }
+            Operation::KillPrimary => {
+                let primary = self.cluster.majority();
+                if let Some(index) = primary.and_then(|primary| self.index_of(&primary)) {
+                    self.cluster.instances[index].up = false;
+                }
+            }
+            Operation::ReplicaOfNoOne(i) => {
+                let address = instances[i].address.clone();
+                self.cluster.promote(&address);
+            }
+            other => panic!("{other:?} is not about instances"),
+        }
+    }
+
+    fn operate_on_sentinels(&mut self, operation: Operation) {
+        let now = self.now;
+        let sentinels = &mut self.cluster.sentinels;
+        match operation {
+            Operation::KillSentinel(s) => sentinels[s].up = false,
+            Operation::KillLeader => {
+                if let Some(leader) = sentinels.iter_mut().find(|s| s.up && s.failover.is_some()) {
+                    leader.up = false;
+                    leader.failover = None;
+                }
+            }
+            Operation::StartSentinel { sentinel, blank } => {
+                sentinels[sentinel].up = true;
+                if blank {
+                    sentinels[sentinel].knows = false;
+                    sentinels[sentinel].peers.clear();
+                }
+            }
+            Operation::Tilt(s) => sentinels[s].tilt_until = now + 10_000,
+            Operation::Rollback { sentinel, to } => {
+                let address = self.cluster.instances[to].address.clone();
+                self.cluster.remonitor(sentinel, &address);
+            }
+            Operation::Reset(s) => self.cluster.reset(s),
+            Operation::ResetLeader => {
+                if let Some(leader) = sentinels.iter().position(|s| s.failover.is_some()) {
+                    self.cluster.reset(leader);
+                }
+            }
+            Operation::ForceFailover(s) => {
+                if sentinels[s].up && sentinels[s].failover.is_none() {
+                    self.cluster.start_failover(s, now, true);
+                }
+            }
+            Operation::ForceTwoFailovers(a, b) => {
+                self.operate(Operation::ForceFailover(a));
+                self.operate(Operation::ForceFailover(b));
+            }
+            other => panic!("{other:?} is not about Sentinels"),
         }
     }
 
@@ -741,15 +913,64 @@ impl World {
             said_primary: self.agents[agent].said_primary.clone(),
             generation_max: 0,
             watched: None,
+            away: false,
             seen_kicks: BTreeMap::new(),
             seen_events: vec![0; sentinels],
         };
         self.push(self.now + 1, Event::Wake(agent));
     }
 
+    fn isolate(&mut self, host: usize) {
+        if host >= self.agents.len() || host >= self.cluster.instances.len() {
+            return;
+        }
+        let address = self.cluster.instances[host].address.clone();
+        self.agents[host].cut.insert(Peer::Consul);
+        for sentinel in 0..self.cluster.sentinels.len() {
+            self.agents[host].cut.insert(Peer::Sentinel(sentinel));
+            self.cluster.cut_instances.insert((sentinel, address.clone()));
+        }
+        for agent in (0..self.agents.len()).filter(|agent| *agent != host) {
+            self.agents[agent].cut.insert(Peer::Instance(host));
+        }
+        for other in (0..self.cluster.instances.len()).filter(|other| *other != host) {
+            self.agents[host].cut.insert(Peer::Instance(other));
+        }
+        // One that has never seen anything has nothing to lose.
+        let knows = self.agents[host].machine.observed().record().is_some();
+        if self.agents[host].up && knows {
+            let blind_to_own = self.agents[host].cut.contains(&Peer::Instance(host));
+            if !blind_to_own {
+                self.isolated.entry(host).or_insert(self.now);
+            }
+        }
+    }
+
+    /// A primary on a host that has been cut off for long takes no writes.
+    fn check_isolated(&mut self) {
+        for host in 0..self.agents.len().min(self.cluster.instances.len()) {
+            let instance = &self.cluster.instances[host];
+            if !(instance.answers() && instance.is_primary()) {
+                self.primary_since.remove(&host);
+                continue;
+            }
+            let primary_since = *self.primary_since.entry(host).or_insert(self.now);
+            let Some(since) = self.isolated.get(&host).map(|since| primary_since.max(*since))
+            else {
+                continue;
+            };
+            let held = instance.held_until + HOLD_GAP_MS > self.now;
+            if self.now - since > ISOLATED_MAX_MS && !held {
+                let address = instance.address.clone();
+                self.break_with(format!("{address} takes writes, cut off since {since}"));
+            }
+        }
+    }
+
     /// Every fault ends: what stopped starts, what was cut is joined.
     fn heal(&mut self) {
         self.consul_away = false;
+        self.isolated.clear();
         self.cluster.cut_sentinels.clear();
         self.cluster.cut_instances.clear();
         for index in 0..self.cluster.instances.len() {

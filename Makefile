@@ -1,0 +1,55 @@
+# Two commands matter: `make demo` shows the main job, `make test` proves everything.
+# Both get what they need into .tools (see scripts/tools.sh) and leave the system alone.
+
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+export RUST_BACKTRACE = 0
+# Where scripts/tools.sh unpacks packages.
+ROOT := $(CURDIR)/.tools/root
+
+.PHONY: help demo test test-valkey check fmt race audit build
+
+help:
+	@echo 'make demo    kill a primary and see redis-primary.service.consul move (1 minute after the build)'
+	@echo 'make test    everything: check, rules, simulation, real servers (about 15 minutes on 2 cores)'
+	@echo 'make test-valkey   the scenarios on real servers, with Valkey 8 instead of Redis'
+	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
+	@echo 'make fmt     format the code'
+	@echo 'make race    the benchmark beside the peers (about 10 minutes): docs/race.md'
+	@echo 'make audit   security advisories; needs the advisory database on the network'
+	@echo 'make build   target/release/consul-redis'
+
+demo:
+	scripts/tools.sh servers
+	cargo build --release
+	target/release/consul-redis demo
+
+test: check
+	scripts/tools.sh tests
+	cargo nextest run
+
+test-valkey:
+	scripts/tools.sh tests
+	scripts/tools.sh valkey
+	REDIS_SERVER_BIN=$(ROOT)/usr/bin/valkey-server cargo nextest run --test e2e
+
+check:
+	scripts/tools.sh deny
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo deny --log-level error check bans licenses sources
+
+fmt:
+	cargo fmt
+
+race:
+	scripts/tools.sh race
+	cargo bench --bench race --bench switchover --no-run
+	PATH="$$PATH:$(ROOT)/usr/bin" LD_LIBRARY_PATH="$(ROOT)/usr/lib/$$(uname -m)-linux-gnu" \
+		cargo bench --bench race --bench switchover
+
+audit:
+	scripts/tools.sh deny
+	cargo deny check advisories
+
+build:
+	cargo build --release

@@ -1,0 +1,468 @@
+//! The race: how long after a primary's death can a client write through each name again?
+//!
+//! One Consul, three Redis, three Sentinels, and every contender at once, each with a name of its own in that
+//! Consul. An oracle asks all servers directly; its first acknowledged write is the first instant that any
+//! write was possible. A contender's figure is its client's first acknowledged write, behind the oracle.
+//! `docs/race.md` explains the contenders and keeps the table.
+//!
+//! `make race` runs it; `RACE_KILLS=<n>` sets the number of kills.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a race that cannot be run has no result")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use consul_redis::core::address::Address;
+use consul_redis::lab::LabError;
+use consul_redis::lab::clients::{NameWriter, Written, first_primary, write_to};
+use consul_redis::lab::process::Process;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::subscribe;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Kills, unless RACE_KILLS says otherwise.
+const KILLS: usize = 20;
+/// Pause of every client between two attempts.
+const PAUSE: Duration = Duration::from_millis(2);
+/// How long all clients write before a kill.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Longest wait for the slowest contender.
+const SLOWEST: Duration = Duration::from_secs(30);
+/// Returns of an old primary without agents, each of which takes Sentinel's own ten seconds.
+const RETURNS_ALONE: usize = 3;
+/// How long an agent's idle CPU is measured.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// A contender: what it is, and the name it keeps.
+struct Contender {
+    label: &'static str,
+    name: &'static str,
+}
+
+const CONTENDERS: [Contender; 6] = [
+    Contender { label: "consul-redis, `promotion`", name: "promotion-primary" },
+    Contender { label: "consul-redis, `quorum`", name: "quorum-primary" },
+    Contender { label: "listener of +switch-master on all Sentinels", name: "listener-all" },
+    Contender { label: "listener of +switch-master on one Sentinel", name: "listener-one" },
+    Contender { label: "Sentinel's client-reconfig-script with curl", name: "reconfig" },
+    Contender { label: "Consul script check on ROLE, every second", name: "role-check" },
+];
+
+fn main() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(race());
+}
+
+async fn race() {
+    let kills = std::env::var("RACE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = reconfig_script(dir.path());
+    let spec = WorldSpec {
+        script_checks: true,
+        reconfig_script: Some(script),
+        down_after_ms: 1_000,
+        ..WorldSpec::default()
+    };
+    let mut world = World::start(spec).await.expect("a world");
+    std::fs::write(dir.path().join("consul"), world.consul.http.to_string()).expect("a file");
+    let first = world.groups[0].redis[0].address.clone();
+    let agents = start_agents(&world);
+    let _listeners = start_listeners(&world, &first).await;
+    register(&world, "reconfig", &first).await.expect("registered");
+    register_role_checks(&world).await.expect("registered");
+    all_names_answer(&world, &first).await;
+    let footprint = footprint(&agents).await;
+
+    let mut behind: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut oracle_ms = Vec::new();
+    let mut step_ms = Vec::new();
+    let mut void = 0;
+    let mut returns = Vec::new();
+    while oracle_ms.len() < kills {
+        let Some(lap) = one_kill(&mut world, &mut returns).await else {
+            void += 1;
+            eprintln!("void: Sentinel failed over again before every name had moved");
+            assert!(void <= kills, "more void laps than laps");
+            continue;
+        };
+        let round = oracle_ms.len() + 1;
+        eprint!("kill {round} of {kills}: writable after {:.0} ms;", lap.oracle);
+        for (name, ms) in &lap.behind {
+            eprint!(" {name} +{ms:.1}");
+        }
+        eprintln!();
+        oracle_ms.push(lap.oracle);
+        step_ms.push(lap.step);
+        for (name, ms) in lap.behind {
+            behind.entry(name).or_default().push(ms);
+        }
+    }
+    println!("{}", table(kills, &oracle_ms, &behind));
+    println!("Laps that do not count, because Sentinel failed over twice: {void}.\n");
+    println!("{footprint}");
+    drop(agents);
+    let mut alone = Vec::new();
+    for _ in 0..RETURNS_ALONE {
+        one_kill_alone(&mut world, &mut alone).await;
+    }
+    println!("{}", returns_table(&returns, &alone));
+    check_reach(&behind, median(&step_ms));
+    let held = if worst(&returns) <= 250.0 { "held" } else { "NOT held" };
+    println!("a returning old primary takes writes for at most 250 ms: {held}");
+}
+
+fn start_agents(world: &World) -> Vec<Process> {
+    let program = Path::new(env!("CARGO_BIN_EXE_consul-redis"));
+    ["promotion", "quorum"]
+        .iter()
+        .map(|level| {
+            let group = format!("redis={level}");
+            let prefix = format!("race-{level}");
+            let args = ["--group", &group, "--prefix", &prefix, "--publish", level];
+            world.start_agent(program, level, &args, &[]).expect("an agent")
+        })
+        .collect()
+}
+
+/// What most scripts do: register the new address under a name, on a node of its own.
+async fn register(world: &World, name: &str, address: &Address) -> Result<(), LabError> {
+    let client = world.consul.client()?;
+    let body = json!({
+        "Node": name, "Address": address.host(),
+        "Service": {"Service": name, "Address": address.host(), "Port": address.port()},
+    });
+    client.put("/v1/catalog/register", &[], Some(&body)).await.map_err(LabError::new).map(|_| ())
+}
+
+/// Listeners that register whatever +switch-master says, as soon as it says it.
+async fn start_listeners(world: &World, first: &Address) -> Vec<AbortOnDropHandle<()>> {
+    let mut listeners = Vec::new();
+    for (name, count) in [("listener-one", 1), ("listener-all", world.sentinels.len())] {
+        register(world, name, first).await.expect("registered");
+        for sentinel in world.sentinels.iter().take(count) {
+            let (address, login) = (sentinel.address.clone(), sentinel.login.clone());
+            let client = world.consul.client().expect("a client");
+            listeners.push(AbortOnDropHandle::new(tokio::spawn(async move {
+                let events = subscribe(&address, &login).await.expect("a subscription");
+                let mut events = events.into_on_message();
+                while let Some(event) = events.next().await {
+                    if event.get_channel_name() != "+switch-master" {
+                        continue;
+                    }
+                    let text = String::from_utf8_lossy(event.get_payload_bytes()).into_owned();
+                    let words: Vec<&str> = text.split(' ').collect();
+                    let [_, _, _, host, port] = words[..] else { continue };
+                    let body = json!({
+                        "Node": name, "Address": host,
+                        "Service": {"Service": name, "Address": host,
+                                    "Port": port.parse::<u16>().unwrap_or_default()},
+                    });
+                    let _ = client.put("/v1/catalog/register", &[], Some(&body)).await;
+                }
+            })));
+        }
+    }
+    listeners
+}
+
+/// Sentinel calls it with: group, role, state, old host, old port, new host, new port.
+fn reconfig_script(dir: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.join("reconfig.sh");
+    let text = format!(
+        "#!/bin/sh\nexec curl -s -X PUT -d '{{\"Node\":\"reconfig\",\"Address\":\"'$6'\",\
+         \"Service\":{{\"Service\":\"reconfig\",\"Address\":\"'$6'\",\"Port\":'$7'}}}}' \
+         http://$(cat {}/consul)/v1/catalog/register\n",
+        dir.display()
+    );
+    std::fs::write(&path, text).expect("the script");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("the script");
+    path
+}
+
+/// Every Redis is registered with a check that passes while it says that it is the primary.
+async fn register_role_checks(world: &World) -> Result<(), LabError> {
+    let client = world.consul.client()?;
+    for server in &world.groups[0].redis {
+        let (host, port) = (server.address.host(), server.address.port());
+        let command = format!("redis-cli -h {host} -p {port} role | grep -q ^master || exit 2");
+        let body = json!({
+            "ID": server.name(), "Name": "role-check", "Address": host, "Port": port,
+            "Check": {"Args": ["sh", "-c", command], "Interval": "1s", "Timeout": "1s"},
+        });
+        let path = "/v1/agent/service/register";
+        client.put(path, &[], Some(&body)).await.map_err(LabError::new)?;
+    }
+    Ok(())
+}
+
+async fn all_names_answer(world: &World, wanted: &Address) {
+    for contender in &CONTENDERS {
+        until(contender.name, SLOWEST, || async {
+            let found = world.consul.passing(contender.name).await?;
+            if found == [wanted.to_string()] { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+struct Lap {
+    /// Milliseconds from the kill to the first write that any server acknowledged.
+    oracle: f64,
+    /// For each contender, milliseconds behind that.
+    behind: Vec<(&'static str, f64)>,
+    /// Milliseconds from one of a client's writes to its next, before the kill.
+    step: f64,
+}
+
+/// `None`: Sentinel failed over once more before every name had moved, so that a name that follows late had
+/// nowhere to go.
+async fn one_kill(world: &mut World, returns: &mut Vec<f64>) -> Option<Lap> {
+    let servers = &world.groups[0].redis;
+    let (old, _) = first_primary(servers).await;
+    let names = world.consul.names().expect("a DNS client");
+    let (port, login) = (old.port(), servers[0].login.clone());
+    let mut writers: Vec<Client> = Vec::new();
+    for contender in &CONTENDERS {
+        let name = format!("{}.service.consul", contender.name);
+        let writer = NameWriter { names: names.clone(), name, port, login: login.clone() };
+        let (written, task) = writer.keep_writing(PAUSE);
+        writers.push((contender.name, written, task));
+        // So that the six do not all wake up at once.
+        tokio::time::sleep(Duration::from_micros(350)).await;
+    }
+    let oracle = oracle(world, &old);
+    let before = acknowledged(&writers);
+    tokio::time::sleep(WARM_UP).await;
+    let steps = acknowledged(&writers).saturating_sub(before).max(1);
+    let step = ms(WARM_UP) * writers.len() as f64 / steps as f64;
+    world.server_mut(&old.to_string()).expect("the primary").kill();
+    let killed = Instant::now();
+    let (new, writable) = tokio::time::timeout(SLOWEST, oracle).await.expect("a failover");
+    let mut behind = Some(Vec::new());
+    for (name, written, _) in &mut writers {
+        let by_new = |written: &Written| {
+            written.first.iter().find(|(address, _)| address == &new).map(|(_, at)| *at)
+        };
+        let done = tokio::time::timeout(SLOWEST, written.wait_for(|w| by_new(w).is_some())).await;
+        let at = done.ok().and_then(Result::ok).and_then(|written| by_new(&written));
+        let Some(at) = at else {
+            let (now, _) = first_primary(&world.groups[0].redis).await;
+            assert_ne!(now, new, "{name} never moved to {new}, which is the primary");
+            behind = None;
+            break;
+        };
+        if let Some(behind) = &mut behind {
+            behind.push((*name, ms(at.saturating_duration_since(writable))));
+        }
+    }
+    drop(writers);
+    recover(world, &old, returns).await;
+    let oracle = ms(writable.saturating_duration_since(killed));
+    behind.map(|behind| Lap { oracle, behind, step })
+}
+
+/// A client of one name, what it has written, and its task.
+type Client = (&'static str, watch::Receiver<Written>, AbortOnDropHandle<()>);
+
+/// All writes of all clients so far.
+fn acknowledged(clients: &[Client]) -> u64 {
+    clients.iter().map(|(_, written, _)| written.borrow().acknowledged).sum()
+}
+
+/// The old primary comes back as a primary; for how long it takes writes. Then waits until everybody agrees on
+/// everything.
+async fn recover(world: &mut World, old: &Address, returns: &mut Vec<f64>) {
+    returns.push(come_back(world, old).await);
+    world.calm().await.expect("calm Sentinels");
+    // Sentinel may have failed over once more meanwhile.
+    let (primary, _) = first_primary(&world.groups[0].redis).await;
+    // After two failovers in a row, one that writes down what it hears last may be wrong for good.
+    for name in ["listener-one", "listener-all", "reconfig"] {
+        if world.consul.passing(name).await.expect("an answer") != [primary.to_string()] {
+            eprintln!("{name} was left pointing elsewhere; set right for the next lap");
+            register(world, name, &primary).await.expect("registered");
+        }
+    }
+    all_names_answer(world, &primary).await;
+}
+
+/// From its first PONG to its last acknowledged write, in ms.
+async fn come_back(world: &mut World, old: &Address) -> f64 {
+    let login = world.groups[0].redis[0].login.clone();
+    let address = old.clone();
+    let client = tokio::spawn(async move {
+        let (mut first, mut last) = (None, None);
+        let begun = Instant::now();
+        loop {
+            let written = write_to(&address, &login, "old").await;
+            let now = Instant::now();
+            match written {
+                Ok(()) => {
+                    first.get_or_insert(now);
+                    last = Some(now);
+                }
+                // Its answer to a write once it is a replica.
+                Err(error) if error.to_string().contains("READONLY") => break,
+                Err(_) => {}
+            }
+            if begun.elapsed() > SLOWEST {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        first.zip(last).map_or(0.0, |(first, last)| ms(last.saturating_duration_since(first)))
+    });
+    world.server_mut(&old.to_string()).expect("the old primary").restart().await.expect("back");
+    client.await.expect("a client")
+}
+
+/// The same without agents: Sentinel alone.
+async fn one_kill_alone(world: &mut World, alone: &mut Vec<f64>) {
+    let (old, _) = first_primary(&world.groups[0].redis).await;
+    let oracle = oracle(world, &old);
+    world.server_mut(&old.to_string()).expect("the primary").kill();
+    tokio::time::timeout(SLOWEST, oracle).await.expect("a failover");
+    // Until the leader, the last one to switch, has switched.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    alone.push(come_back(world, &old).await);
+    world.calm().await.expect("calm Sentinels");
+}
+
+fn returns_table(returns: &[f64], alone: &[f64]) -> String {
+    let row = |name: &str, values: &[f64]| {
+        let (count, median, worst) = (values.len(), median(values), worst(values));
+        format!("| {name} | {count} | {median:.0} | {worst:.0} |\n")
+    };
+    format!(
+        "A returning old primary, from its first to its last acknowledged write:\n\n\
+         | | returns | median ms | worst ms |\n|---|---:|---:|---:|\n{}{}",
+        row("with agents", returns),
+        row("Sentinel alone", alone)
+    )
+}
+
+/// Writes to every server but `old` all the time; the first that acknowledges, and when.
+fn oracle(world: &World, old: &Address) -> impl Future<Output = (Address, Instant)> + use<> {
+    let (send, mut receive) = tokio::sync::mpsc::channel(1);
+    let others = world.groups[0].redis.iter().filter(|server| &server.address != old);
+    let askers: Vec<AbortOnDropHandle<()>> = others
+        .map(|server| {
+            let (address, login, send) =
+                (server.address.clone(), server.login.clone(), send.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                loop {
+                    if write_to(&address, &login, "oracle").await.is_ok() {
+                        let _ = send.send((address.clone(), Instant::now())).await;
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }))
+        })
+        .collect();
+    async move {
+        let found = receive.recv().await.expect("an oracle");
+        drop(askers);
+        found
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    } else {
+        sorted[middle]
+    }
+}
+
+fn worst(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}
+
+fn table(kills: usize, oracle: &[f64], behind: &BTreeMap<&str, Vec<f64>>) -> String {
+    let mut text = format!(
+        "First acknowledged write through each name, behind the oracle, {kills} kills \
+         (the oracle itself: {:.0} ms after the kill, worst {:.0} ms):\n\n\
+         | contender | median ms | worst ms |\n|---|---:|---:|\n",
+        median(oracle),
+        worst(oracle)
+    );
+    for contender in &CONTENDERS {
+        let values = &behind[contender.name];
+        let (median, worst) = (median(values), worst(values));
+        let _ = writeln!(text, "| {} | {median:.1} | {worst:.1} |", contender.label);
+    }
+    text
+}
+
+/// What an agent with one group costs while nothing happens.
+async fn footprint(agents: &[Process]) -> String {
+    let before: Vec<f64> = agents.iter().map(|agent| cpu_seconds(agent.id())).collect();
+    tokio::time::sleep(IDLE).await;
+    let mut text = format!(
+        "An agent with one group, idle for {} s:\n\n\
+         | agent | resident MB | CPU, % of a core |\n|---|---:|---:|\n",
+        IDLE.as_secs()
+    );
+    for (agent, before) in agents.iter().zip(before) {
+        let percent = (cpu_seconds(agent.id()) - before) / IDLE.as_secs_f64() * 100.0;
+        let resident = resident_mb(agent.id());
+        let _ = writeln!(text, "| {} | {resident:.1} | {percent:.2} |", agent.name());
+    }
+    let size = std::fs::metadata(env!("CARGO_BIN_EXE_consul-redis")).expect("the program").len();
+    let _ = writeln!(text, "\nThe stripped binary: {:.1} MB.", size as f64 / 1e6);
+    text
+}
+
+fn resident_mb(id: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    let kib: f64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+    kib * 1_024.0 / 1e6
+}
+
+fn cpu_seconds(id: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("the statistics");
+    // Fields 14 and 15, in hundredths of a second; field 2 may hold spaces and ends at `)`.
+    let rest = stat.rsplit_once(')').expect("a name").1;
+    let fields: Vec<f64> = rest.split_whitespace().map(|f| f.parse().unwrap_or(0.0)).collect();
+    (fields[11] + fields[12]) / 100.0
+}
+
+/// What is claimed, said as held or not. Two names that move at the same time come out in any order: each
+/// client tries once in [`PAUSE`] plus what one try takes.
+fn check_reach(behind: &BTreeMap<&str, Vec<f64>>, step_ms: f64) {
+    let promotion = &behind["promotion-primary"];
+    let quorum = median(&behind["quorum-primary"]) - median(&behind["listener-all"]);
+    let held = |held: bool| if held { "held" } else { "NOT held" };
+    println!(
+        "promotion within 10 ms median and 50 ms worst: {}",
+        held(median(promotion) <= 10.0 && worst(promotion) <= 50.0)
+    );
+    println!(
+        "quorum no later than the listener on all: {} ({quorum:+.1} ms; a client's step is {:.1} ms)",
+        held(quorum <= step_ms),
+        step_ms
+    );
+}

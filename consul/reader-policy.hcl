@@ -1,0 +1,11 @@
+# For those who look up the writer: applications, templates, `consul-redis status`, and Consul's own DNS.
+#
+#   consul acl policy create -name consul-redis-reader -rules @consul/reader-policy.hcl
+#
+# DNS answers with the rights of the Consul agent's default (or DNS) token. It needs BOTH lines below:
+# with service:read alone the synthetic node is invisible and every name is NXDOMAIN.
+service_prefix "redis" { policy = "read" }
+node_prefix ""         { policy = "read" }
+
+# The plain keys and the history, for templates and `status`.
+key_prefix "redis-ha/" { policy = "read" }

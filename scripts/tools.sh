@@ -1,0 +1,127 @@
+#!/bin/sh
+# Puts what the demo and the tests need into .tools, without touching the system. What is already on
+# PATH (or named by CONSUL_BIN, REDIS_SERVER_BIN) is used as it is.
+#
+#   scripts/tools.sh servers    Consul and Redis
+#   scripts/tools.sh race       the same, and curl and redis-cli, which the race's peers call
+#   scripts/tools.sh tests      Consul, Redis, cargo-nextest and cargo-deny
+#   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
+#   scripts/tools.sh deny       cargo-deny
+set -eu
+cd "$(dirname "$0")/.."
+tools=$PWD/.tools
+root=$tools/root
+
+# Of Debian, from the mirror that apt is already configured with.
+CONSUL_RELEASE=bullseye
+VALKEY_RELEASE=bookworm-backports
+# What is built when it is not on PATH.
+NEXTEST_VERSION=0.9
+DENY_VERSION=0.20
+
+say() { echo "tools: $*"; }
+fail() {
+    echo "tools: $1" >&2
+    echo "hint: $2" >&2
+    exit 69
+}
+has() { command -v "$1" >/dev/null 2>&1 || [ -x "$root/usr/bin/$1" ] || [ -x "$tools/bin/$1" ]; }
+
+new_apt_dir() {
+    command -v apt-get >/dev/null 2>&1 ||
+        fail "apt-get is not here, and $1 is not on PATH" "install $1 yourself"
+    apt=$tools/apt/$1
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$root"
+}
+
+# get_debian NAME PACKAGE...: a Debian package and whatever the system lacks of what it depends on.
+get_debian() {
+    name=$1
+    shift
+    has "$name" && return
+    new_apt_dir "$name"
+    say "getting $* from Debian's packages into .tools"
+    run() { apt_in "$apt" "$@"; }
+    run update
+    run --yes --no-install-recommends --download-only install "$@" >/dev/null
+    for package in "$apt"/cache/archives/*.deb; do
+        dpkg -x "$package" "$root"
+    done
+}
+
+# apt_in DIR ARG...: an apt that keeps everything in DIR and needs no rights.
+apt_in() {
+    dir=$1
+    shift
+    apt-get -qq -o Debug::NoLocking=1 -o APT::Sandbox::User="$(id -un)" \
+        -o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" "$@"
+}
+
+# from_release RELEASE VARIABLE PACKAGE...: packages of another release, from the mirror that apt has.
+from_release() {
+    release=$1
+    variable=$2
+    shift 2
+    new_apt_dir "$1"
+    say "getting $* from Debian $release's packages into .tools"
+    # The system's own lists may be empty, as in a container image.
+    apt_in "$apt" update
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    mirror=$(apt_in "$apt" indextargets --format '$(REPO_URI)' "Codename: $codename" | head -n 1)
+    [ -n "$mirror" ] ||
+        fail "apt has no Debian mirror configured" "install $1 and set $variable to it"
+    echo "deb $mirror $release main" >"$apt/sources.list"
+    run() {
+        apt_in "$apt" -o Dir::Etc::SourceList="$apt/sources.list" \
+            -o Dir::Etc::SourceParts=/dev/null "$@"
+    }
+    run update
+    (cd "$apt" && run download "$@")
+    for package in "$apt"/*.deb; do
+        dpkg -x "$package" "$root"
+    done
+}
+
+# Debian 12 has no Consul; Debian 11 had, and its mirror is ours.
+get_consul() {
+    [ -n "${CONSUL_BIN:-}" ] && return
+    has consul || from_release "$CONSUL_RELEASE" CONSUL_BIN consul
+}
+
+get_valkey() {
+    has valkey-server && return
+    # For the libraries that both need.
+    get_debian redis-server redis-server
+    from_release "$VALKEY_RELEASE" REDIS_SERVER_BIN valkey-tools valkey-server
+}
+
+get_crate() {
+    has "$1" && return
+    say "building $1 $2 into .tools (some minutes, once)"
+    cargo install --quiet --locked --root "$tools" --version "^$2" "$1"
+}
+
+get_servers() {
+    get_consul
+    [ -n "${REDIS_SERVER_BIN:-}" ] || get_debian redis-server redis-server
+}
+
+case "${1:-}" in
+servers) get_servers ;;
+race)
+    get_servers
+    get_debian redis-cli redis-tools
+    get_debian curl curl
+    ;;
+tests)
+    get_servers
+    get_crate cargo-nextest "$NEXTEST_VERSION"
+    get_crate cargo-deny "$DENY_VERSION"
+    ;;
+valkey)
+    get_consul
+    get_valkey
+    ;;
+deny) get_crate cargo-deny "$DENY_VERSION" ;;
+*) fail "unknown set of tools '${1:-}'" "one of: servers, race, tests, valkey, deny" ;;
+esac

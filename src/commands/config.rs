@@ -1,0 +1,121 @@
+//! `consul-redis config GROUP [KEY=VALUE ...]`: the Sentinel settings that all agents keep on all Sentinels.
+
+use std::str::FromStr;
+
+use crate::cli::ConfigArgs;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::file::Span;
+use crate::consul::client::Consul;
+use crate::consul::store::ReadMode;
+use crate::core::group::Outcome;
+use crate::core::policy::{WantedQuorum, WantedSettings};
+use crate::core::projection::{Layout, Op};
+use crate::exit::{Code, Failure};
+
+/// One `KEY=VALUE` of the command line; an empty value takes the key away.
+#[derive(Debug, Clone)]
+pub enum Setting {
+    /// `quorum`
+    Quorum(Option<WantedQuorum>),
+    /// `down_after`, in ms.
+    DownAfter(Option<u64>),
+    /// `failover_timeout`, in ms.
+    FailoverTimeout(Option<u64>),
+    /// `parallel_syncs`
+    ParallelSyncs(Option<u64>),
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) =
+            text.split_once('=').ok_or("write KEY=VALUE, or KEY= to take it away")?;
+        let value = Some(value).filter(|value| !value.is_empty());
+        let span = || value.map(|v| v.parse().map(Span::as_ms)).transpose();
+        let number = |value: &str| match value.parse::<u64>() {
+            Ok(number) if (1..=1_000).contains(&number) => Ok(number),
+            _ => Err(format!("`{value}` is no number from 1 to 1000")),
+        };
+        Ok(match key {
+            "quorum" => Self::Quorum(match value {
+                Some("auto") => Some(WantedQuorum::Auto),
+                value => value.map(number).transpose()?.map(WantedQuorum::Fixed),
+            }),
+            "down_after" => Self::DownAfter(span()?),
+            "failover_timeout" => Self::FailoverTimeout(span()?),
+            "parallel_syncs" => Self::ParallelSyncs(value.map(number).transpose()?),
+            _ => {
+                let keys = "quorum, down_after, failover_timeout, parallel_syncs";
+                return Err(format!("`{key}` is none of {keys}"));
+            }
+        })
+    }
+}
+
+/// Shows the settings, or changes them.
+///
+/// # Errors
+/// A [`Failure`] when Consul refuses, or somebody else changed them at the same time.
+pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
+    let consul = Consul::new(&config.consul)?;
+    let clock = Clock::start();
+    let layout = Layout::new(&config.prefix, &args.configured);
+    let store = consul.group(&layout, ReadMode::Consistent, &clock).await?.value;
+    let mut wanted = match store.config {
+        Ok(wanted) => wanted,
+        // Setting something replaces what nobody can read.
+        Err(_) if !args.settings.is_empty() => WantedSettings::default(),
+        Err(error) => {
+            let message = format!("{} cannot be read: {error}", layout.config());
+            return Err(Failure::new(Code::Failed, message).hint("set a value to replace it"));
+        }
+    };
+    if !args.settings.is_empty() {
+        for setting in &args.settings {
+            apply(&mut wanted, setting);
+        }
+        let value = serde_json::to_string(&wanted)
+            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
+        let op = Op::KeyCas { key: layout.config(), index: store.config_index, value };
+        match consul.txn(&[op], &layout.config()).await {
+            Outcome::Committed { .. } => {}
+            Outcome::Lost => {
+                let message = "somebody else changed the settings at the same time";
+                return Err(Failure::new(Code::Failed, message).hint("look again, and repeat"));
+            }
+            Outcome::Refused(what) | Outcome::Unknown(what) => {
+                return Err(Failure::new(Code::Failed, format!("Consul: {what}")));
+            }
+        }
+    }
+    show(&wanted);
+    Ok(())
+}
+
+fn apply(wanted: &mut WantedSettings, setting: &Setting) {
+    match setting {
+        Setting::Quorum(quorum) => wanted.quorum = *quorum,
+        Setting::DownAfter(ms) => wanted.down_after_ms = *ms,
+        Setting::FailoverTimeout(ms) => wanted.failover_timeout_ms = *ms,
+        Setting::ParallelSyncs(syncs) => wanted.parallel_syncs = *syncs,
+    }
+}
+
+fn show(wanted: &WantedSettings) {
+    let quorum = match wanted.quorum {
+        None => UNSET.to_owned(),
+        Some(WantedQuorum::Auto) => "auto (more than half of the known Sentinels)".to_owned(),
+        Some(WantedQuorum::Fixed(quorum)) => quorum.to_string(),
+    };
+    let ms = |ms: Option<u64>| ms.map_or_else(|| UNSET.to_owned(), |ms| format!("{ms}ms"));
+    let syncs = wanted.parallel_syncs.map_or_else(|| UNSET.to_owned(), |syncs| syncs.to_string());
+    println!("quorum           {quorum}");
+    println!("down_after       {}", ms(wanted.down_after_ms));
+    println!("failover_timeout {}", ms(wanted.failover_timeout_ms));
+    println!("parallel_syncs   {syncs}");
+}
+
+/// Nothing is said about a setting.
+const UNSET: &str = "(as each Sentinel has it)";

@@ -1,0 +1,339 @@
+//! `consul-redis demo`: the main job, end to end, on real servers.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::status::Style;
+use crate::cli::DemoArgs;
+use crate::clock::Clock;
+use crate::consul::store::ReadMode;
+use crate::core::address::Address;
+use crate::core::projection::Layout;
+use crate::core::record::Record;
+use crate::exit::{Code, Failure};
+use crate::lab::LabError;
+use crate::lab::clients::{NameWriter, Written, first_primary};
+use crate::lab::process::{Life, Process};
+use crate::lab::wait::until;
+use crate::lab::world::{World, WorldSpec};
+use crate::redis_link::subscribe;
+
+/// The group of the demo.
+const GROUP: &str = "redis";
+/// The name that the demo writes through.
+const NAME: &str = "redis-primary.service.consul";
+/// How long each step may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the name is watched after the old primary has come back: longer than Sentinel leaves a stray
+/// primary alone (`docs/facts/sentinel.md` 4.1).
+const RETURN_WATCH: Duration = Duration::from_secs(13);
+
+impl From<LabError> for Failure {
+    fn from(error: LabError) -> Self {
+        Self::new(Code::Failed, error.to_string())
+    }
+}
+
+/// Shows a failover.
+///
+/// # Errors
+/// When a server is missing, or a step does not happen in time.
+pub async fn run(args: &DemoArgs) -> Result<(), Failure> {
+    tokio::select! {
+        shown = show(args) => shown,
+        // What was started, and its files, go when `show` is dropped.
+        _ = tokio::signal::ctrl_c() => {
+            println!();
+            Err(Failure::new(Code::Failed, "interrupted: everything that was started has been ended"))
+        }
+    }
+}
+
+async fn show(args: &DemoArgs) -> Result<(), Failure> {
+    let mut demo = Demo::start(args.keep).await?;
+    demo.show_names().await?;
+    demo.fail_over().await?;
+    demo.bring_back().await?;
+    if args.keep {
+        demo.show_commands();
+        // Nothing is ended, and no file is removed.
+        std::mem::forget(demo);
+    } else {
+        demo.say("Done. Everything that was started has been ended.");
+    }
+    Ok(())
+}
+
+/// Waits until the writes have come so far.
+async fn until_written(
+    written: &mut watch::Receiver<Written>,
+    far: impl FnMut(&Written) -> bool,
+) -> Result<Written, LabError> {
+    match tokio::time::timeout(STEP_TIMEOUT, written.wait_for(far)).await {
+        Ok(Ok(written)) => Ok(written.clone()),
+        _ => Err(LabError::new("no write through the name is acknowledged")),
+    }
+}
+
+struct Demo {
+    agents: Vec<Process>,
+    world: World,
+    program: PathBuf,
+    style: Style,
+}
+
+impl Demo {
+    async fn start(keep: bool) -> Result<Self, Failure> {
+        let style = Style::of_stdout();
+        println!("{}", style.bold("consul-redis demo"));
+        println!(
+            "{}",
+            style.dim("real servers on loopback, started now and ended with this command")
+        );
+        println!();
+        print!("Starting Consul, three Redis, three Sentinels and two agents ... ");
+        let _ = std::io::stdout().flush();
+        let begun = Instant::now();
+        let life = if keep { Life::CanOutliveUs } else { Life::WithUs };
+        let world = World::start(WorldSpec { life, ..WorldSpec::default() }).await?;
+        let program = std::env::current_exe()?;
+        let agents = ["agent-a", "agent-b"]
+            .iter()
+            .map(|name| world.start_agent(&program, name, &[], &[]))
+            .collect::<Result<Vec<Process>, LabError>>()?;
+        let demo = Self { world, agents, program, style };
+        until("the writer is published and both replicas are in sync", STEP_TIMEOUT, || async {
+            let record = demo.record().await?;
+            if record.replicas().count() == 2 { Ok(()) } else { Err(LabError::new("not yet")) }
+        })
+        .await?;
+        println!("{:.1} s", begun.elapsed().as_secs_f64());
+        Ok(demo)
+    }
+
+    async fn record(&self) -> Result<Record, LabError> {
+        let client = self.world.consul.client()?;
+        let group = GROUP.parse().map_err(LabError::new)?;
+        let layout = Layout::new("redis-ha", &group);
+        let clock = Clock::start();
+        let store = client.group(&layout, ReadMode::Consistent, &clock).await;
+        let store = store.map_err(LabError::new)?.value;
+        store.record().cloned().ok_or_else(|| LabError::new("nothing is published"))
+    }
+
+    fn say(&self, text: &str) {
+        println!("\n{}", self.style.bold(text));
+    }
+
+    async fn show_names(&self) -> Result<(), Failure> {
+        self.say("What Consul answers:");
+        let names = self.world.consul.names()?;
+        for name in [NAME, "primary.redis.service.consul", "redis-replica.service.consul"] {
+            let found = names.a(name).await.map_err(LabError::new)?;
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            println!("  DNS A    {name:<32} {}", found.join(", "));
+        }
+        let services = names.srv(NAME).await.map_err(LabError::new)?;
+        for (target, port) in services {
+            println!("  DNS SRV  {NAME:<32} {target} port {port}");
+        }
+        for key in ["primary", "replicas"] {
+            let path = format!("redis-ha/{GROUP}/{key}");
+            let value = self.world.consul.key(&path).await?.unwrap_or_default();
+            println!("  KV       {path:<32} {}", value.trim_end().replace('\n', ", "));
+        }
+        let record = self.record().await?;
+        for instance in &record.instances {
+            let tag = instance.role.tag().unwrap_or("(none)");
+            println!("  tag      {:<32} {tag}", format!("redis at {}", instance.address));
+        }
+        Ok(())
+    }
+
+    fn writer(&self) -> Result<NameWriter, LabError> {
+        let server = self.world.groups.first().and_then(|group| group.redis.first());
+        let server = server.ok_or_else(|| LabError::new("no Redis"))?;
+        Ok(NameWriter {
+            names: self.world.consul.names()?,
+            name: NAME.to_owned(),
+            port: server.address.port(),
+            login: server.login.clone(),
+        })
+    }
+
+    async fn fail_over(&mut self) -> Result<(), Failure> {
+        let (mut written, _writing) = self.writer()?.keep_writing(Duration::from_millis(2));
+        let before = until_written(&mut written, |written| written.acknowledged >= 50).await?;
+        let old = self.record().await?.writer_address().cloned();
+        let old = old.ok_or_else(|| LabError::new("nothing is published"))?;
+        self.say("Writing through the name:");
+        println!(
+            "  {} writes acknowledged by {old}, {} refused",
+            before.acknowledged, before.failed
+        );
+        self.say(&format!("Killing the primary {old} (kill -9):"));
+        let down = self.listen_for_odown();
+        let published = self.listen_for_publication(&old)?;
+        if let Some(server) = self.world.server_mut(&old.to_string()) {
+            server.kill();
+        }
+        let killed = Instant::now();
+        self.step(killed, killed, "killed", &old.to_string());
+        let others = async {
+            let servers = self.world.groups.first().map(|group| group.redis.as_slice());
+            first_primary(servers.unwrap_or_default()).await
+        };
+        let timeline = async {
+            let (down, promoted, published) = tokio::join!(down, others, published);
+            (down, promoted, published)
+        };
+        let (down, (new, promoted), published) = tokio::time::timeout(STEP_TIMEOUT, timeline)
+            .await
+            .map_err(|_| LabError::new("no failover happened in time"))?;
+        let by_new = |written: &Written| written.first.iter().find(|(a, _)| a == &new).cloned();
+        let after = until_written(&mut written, |written| by_new(written).is_some()).await?;
+        let acknowledged = by_new(&after).map_or(promoted, |(_, at)| at);
+        self.step(killed, down, "down agreed", "by a quorum of the Sentinels");
+        self.step(killed, promoted, "promoted", &format!("{new} says that it is the primary"));
+        if let Some((at, record)) = published {
+            let why = format!("generation {}, {}", record.generation, record.why);
+            self.step(killed, at, "published", &why);
+        }
+        self.step(killed, acknowledged, "first write", "acknowledged through the name");
+        Ok(())
+    }
+
+    fn step(&self, start: Instant, at: Instant, what: &str, detail: &str) {
+        let ms = at.saturating_duration_since(start).as_millis();
+        let time = self.style.good(&format!("{ms:>7} ms"));
+        println!("  {time}  {what:<12} {}", self.style.dim(detail));
+    }
+
+    /// When the first Sentinel says that a quorum agrees.
+    fn listen_for_odown(&self) -> impl Future<Output = Instant> + use<> {
+        let (send, mut receive) = mpsc::channel(1);
+        let listeners: Vec<AbortOnDropHandle<()>> = self
+            .world
+            .sentinels
+            .iter()
+            .map(|sentinel| {
+                let (address, login, send) =
+                    (sentinel.address.clone(), sentinel.login.clone(), send.clone());
+                AbortOnDropHandle::new(tokio::spawn(async move {
+                    let Ok(events) = subscribe(&address, &login).await else { return };
+                    let mut events = events.into_on_message();
+                    while let Some(event) = events.next().await {
+                        if event.get_channel_name() == "+odown" {
+                            let _ = send.send(Instant::now()).await;
+                            return;
+                        }
+                    }
+                }))
+            })
+            .collect();
+        async move {
+            let at = receive.recv().await;
+            drop(listeners);
+            at.unwrap_or_else(Instant::now)
+        }
+    }
+
+    /// When Consul first names another writer than `old`, and the record that does.
+    fn listen_for_publication(
+        &self,
+        old: &Address,
+    ) -> Result<impl Future<Output = Option<(Instant, Record)>> + use<>, LabError> {
+        let client = self.world.consul.client()?;
+        let group = GROUP.parse().map_err(LabError::new)?;
+        let (layout, clock, old) = (Layout::new("redis-ha", &group), Clock::start(), old.clone());
+        Ok(async move {
+            let mut index = 0;
+            loop {
+                let wait = Duration::from_secs(30);
+                let mode = ReadMode::Watch { index, wait };
+                let answer = client.group(&layout, mode, &clock).await.ok()?;
+                let at = Instant::now();
+                let record = answer.value.record();
+                let moved = record.filter(|r| r.writer_address().is_some_and(|w| w != &old));
+                if let Some(record) = moved {
+                    return Some((at, record.clone()));
+                }
+                index = answer.index;
+            }
+        })
+    }
+
+    async fn bring_back(&mut self) -> Result<(), Failure> {
+        let before = self.record().await?;
+        let gone = before.instances.iter().find(|i| i.role.tag().is_none());
+        let Some(gone) = gone.map(|i| i.address.to_string()) else { return Ok(()) };
+        self.say(&format!("The old primary {gone} comes back, as a primary:"));
+        if let Some(server) = self.world.server_mut(&gone) {
+            server.restart().await?;
+        }
+        let names = self.world.consul.names()?;
+        let wanted: Vec<String> =
+            before.writer_address().map(|a| a.host().to_owned()).into_iter().collect();
+        let (mut asked, begun) = (0_u32, Instant::now());
+        while begun.elapsed() < RETURN_WATCH {
+            let found = names.a(NAME).await.map_err(LabError::new)?;
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            if found != wanted {
+                return Err(LabError(format!("the name moved to {found:?}")).into());
+            }
+            asked += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let seconds = begun.elapsed().as_secs();
+        println!("  the name was asked for {asked} times in {seconds} s and did not move");
+        let back = until("the old primary is in sync as a replica", STEP_TIMEOUT, || async {
+            let record = self.record().await?;
+            let back = record.replicas().any(|address| address.to_string() == gone);
+            if back { Ok(record) } else { Err(LabError::new("not yet")) }
+        })
+        .await?;
+        println!(
+            "  the agents have made it a replica; redis-replica.service.consul has {} again",
+            back.replicas().count()
+        );
+        Ok(())
+    }
+
+    fn show_commands(&self) {
+        self.say("Everything goes on running. Try:");
+        let env: Vec<String> =
+            self.world.agent_env().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let (dns, program) = (self.world.consul.dns, self.program.display());
+        println!("  export {}", env.join(" "));
+        println!("  {program} status");
+        println!("  {program} plan");
+        println!("  dig +short @{} -p {} {NAME} SRV", dns.ip(), dns.port());
+        let group = self.world.groups.first();
+        let primary = group.and_then(|group| group.redis.iter().find(|s| s.id().is_some()));
+        for server in group.iter().flat_map(|group| &group.redis) {
+            if let Some(id) = server.id() {
+                println!("  kill -9 {id:<8} # {} at {}", server.name(), server.address);
+            }
+        }
+        if let Some(server) = primary {
+            let address = &server.address;
+            println!("  redis-cli -h {} -p {} info replication", address.host(), address.port());
+        }
+        println!("  tail -f {}/agent-*.log", self.world.dir().display());
+        let servers = group.iter().flat_map(|group| &group.redis).chain(&self.world.sentinels);
+        let ids: Vec<String> = servers
+            .filter_map(crate::lab::redis::Server::id)
+            .chain(self.world.consul.id())
+            .chain(self.agents.iter().map(Process::id))
+            .map(|id| id.to_string())
+            .collect();
+        self.say("To end it:");
+        println!("  kill -9 {} && rm -r {}", ids.join(" "), self.world.dir().display());
+    }
+}

@@ -1,0 +1,367 @@
+//! `consul-redis switchover GROUP`: moves the primary on purpose, without losing a write.
+//!
+//! Writes are paused on the old primary until its replicas have them all; one Sentinel fails over; the agents
+//! publish the new primary; and the old one is made its replica before the pause ends, so no write is ever
+//! taken by one that is about to lose it (`docs/facts/sentinel.md` 4.4).
+
+use std::io::{BufRead, IsTerminal, Write as _};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::status::{Style, unconfigured};
+use crate::cli::SwitchoverArgs;
+use crate::clock::Clock;
+use crate::config::{Config, GroupConfig};
+use crate::consul::client::Consul;
+use crate::consul::store::ReadMode;
+use crate::core::address::{Address, GroupName};
+use crate::core::fence::{Fence, StrayKind};
+use crate::core::memory::Memory;
+use crate::core::observed::{InstanceAnswer, Role};
+use crate::core::projection::Layout;
+use crate::core::switchover::{Check, Switchover, prepare};
+use crate::core::view::View;
+use crate::dns::Names;
+use crate::exit::{Code, Failure};
+use crate::instance::{self, probe};
+use crate::observe::look;
+use crate::redis_link::{Link, LinkError, fields, list, text};
+
+/// How long writes are paused at the most: the pause ends by itself if we die.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How long the replicas may take to catch up while writes are paused.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+/// How long Sentinel may take to promote one.
+const PROMOTION_MAX: Duration = Duration::from_secs(4);
+/// How long the agents and the majority may take to follow.
+const FOLLOW_MAX: Duration = Duration::from_secs(30);
+/// How long Sentinel may take to read a changed priority: its INFO period is 10 s.
+const PRIORITY_MAX: Duration = Duration::from_secs(15);
+/// Pause between two questions.
+const STEP: Duration = Duration::from_millis(5);
+/// The priority of the one that is asked for: below every other in use.
+const FIRST_PRIORITY: &str = "1";
+
+/// Moves the primary.
+///
+/// # Errors
+/// A [`Failure`] when a check fails, or a step does not happen in time; writes go on where they were.
+pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
+    let style = Style::of_stdout();
+    let consul = Consul::new(&config.consul)?;
+    let names = Names::new(config.resolver);
+    let clock = Clock::start();
+    let group = find_group(&config, &consul, &clock, &args.moved).await?;
+    let seen = look(&config, &group, &consul, &names, &clock).await?;
+    let memory = Memory::default();
+    let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
+    let (checks, switchover) = prepare(&view, args.to.as_ref());
+    show(&checks, style);
+    let Some(switchover) = switchover else {
+        let wrong = checks.iter().filter(|check| check.found.is_err()).count();
+        let message = format!("not moved: {wrong} of {} checks failed", checks.len());
+        return Err(Failure::new(Code::Failed, message));
+    };
+    if !args.yes && !confirmed(&switchover)? {
+        return Err(Failure::new(Code::Failed, "not moved: not confirmed")
+            .hint("answer yes, or give --yes"));
+    }
+    let mover = Mover { config: &config, group: &group, consul: &consul, clock, style };
+    mover.go(&switchover).await
+}
+
+/// The group as it is configured here, else as Consul knows it.
+async fn find_group(
+    config: &Config,
+    consul: &Consul,
+    clock: &Clock,
+    name: &GroupName,
+) -> Result<GroupConfig, Failure> {
+    let configured = config.groups.iter().find(|group| &group.policy.group == name);
+    if let Some(group) = configured.filter(|_| config.groups_named) {
+        return Ok(group.clone());
+    }
+    let layout = Layout::new(&config.prefix, name);
+    let store = consul.group(&layout, ReadMode::Consistent, clock).await?.value;
+    let Some(record) = store.record() else {
+        let message = format!("Consul knows no group `{name}`");
+        return Err(Failure::new(Code::Failed, message));
+    };
+    Ok(unconfigured(config, name.clone(), record.service.clone(), layout))
+}
+
+fn show(checks: &[Check], style: Style) {
+    for check in checks {
+        match &check.found {
+            Ok(text) => println!("  {}  {:<10} {text}", style.good("ok"), check.what),
+            Err(text) => println!("  {}  {:<10} {text}", style.bad("NO"), check.what),
+        }
+    }
+}
+
+fn confirmed(switchover: &Switchover) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    print!("Move the primary away from {}? [y/N] ", switchover.from);
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+struct Mover<'a> {
+    config: &'a Config,
+    group: &'a GroupConfig,
+    consul: &'a Consul,
+    clock: Clock,
+    style: Style,
+}
+
+impl Mover<'_> {
+    async fn go(&self, switchover: &Switchover) -> Result<(), Failure> {
+        let priority = match &switchover.to {
+            Some(to) => Some((to, self.prefer(to, &switchover.sentinel).await?)),
+            None => None,
+        };
+        let moved = self.move_primary(switchover).await;
+        if let Some((to, before)) = priority {
+            // Whatever became of it, the next election is as before.
+            let command = ["CONFIG", "SET", PRIORITY, before.as_str()];
+            if let Err(error) = self.instance(to, &command).await {
+                println!("  {to} keeps {PRIORITY} {FIRST_PRIORITY}, was {before}: {error}");
+            }
+        }
+        moved
+    }
+
+    async fn move_primary(&self, switchover: &Switchover) -> Result<(), Failure> {
+        let from = &switchover.from;
+        let mut old = Link::open(from, &self.group.login).await.map_err(|e| failed(from, &e))?;
+        let begun = Instant::now();
+        instance::hold(&mut old, ms(PAUSE)).await.map_err(|error| failed(from, &error))?;
+        self.step(begun, "paused", &format!("writes on {from}"));
+        let new = match self.promote(switchover, &mut old, begun).await {
+            Ok(new) => new,
+            Err(failure) => {
+                let _ = ask(&mut old, &["CLIENT", "UNPAUSE"]).await;
+                return Err(failure.hint(format!("writes go on at {from}")));
+            }
+        };
+        let published = self.until_published(&new).await?;
+        self.step(begun, "published", &format!("generation {published}"));
+        let gap = begun.elapsed();
+        // Clients that wait for the pause to end would wait for nothing: let them look the name up again.
+        for kind in ["normal", "pubsub"] {
+            let _ = ask(&mut old, &["CLIENT", "KILL", "TYPE", kind]).await;
+        }
+        self.until_followed(switchover, &new).await?;
+        self.step(begun, "followed", "by a majority of the Sentinels");
+        self.retire_old(&mut old, from, &new).await?;
+        self.step(begun, "fenced", &format!("{from} follows {new}"));
+        println!(
+            "{} moved from {from} to {new}; no write was possible for {} ms",
+            self.style.bold("done:"),
+            gap.as_millis()
+        );
+        Ok(())
+    }
+
+    /// Has one replica promoted that has every write; which one.
+    async fn promote(
+        &self,
+        switchover: &Switchover,
+        old: &mut Link,
+        begun: Instant,
+    ) -> Result<Address, Failure> {
+        let from = &switchover.from;
+        let wanted = match &switchover.to {
+            Some(to) => vec![to.clone()],
+            None => switchover.candidates.clone(),
+        };
+        let mut links = Vec::new();
+        for address in &wanted {
+            let link = Link::open(address, &self.group.login).await;
+            links.push((address, link.map_err(|error| failed(address, &error))?));
+        }
+        let target = probe(old).await.map_err(|error| failed(from, &error))?.offset;
+        for (address, link) in &mut links {
+            let until = Instant::now() + CATCH_UP_MAX;
+            loop {
+                let answer = probe(link).await.map_err(|error| failed(address, &error))?;
+                if answer.offset >= target {
+                    break;
+                }
+                if Instant::now() > until {
+                    let behind = target - answer.offset;
+                    let message = format!("not moved: {address} is still {behind} bytes behind");
+                    return Err(Failure::new(Code::Failed, message));
+                }
+                tokio::time::sleep(STEP).await;
+            }
+        }
+        self.step(begun, "caught up", &format!("{} replica(s), every byte", links.len()));
+        let group = self.group.policy.group.as_str();
+        self.sentinel(&switchover.sentinel, &["SENTINEL", "FAILOVER", group]).await?;
+        let until = Instant::now() + PROMOTION_MAX;
+        // Whoever it is: the others are watched too, when one was asked for and another is chosen.
+        while Instant::now() < until {
+            for address in &switchover.candidates {
+                if self.probe(address).await.is_ok_and(|answer| is_primary(&answer)) {
+                    self.step(begun, "promoted", &format!("{address} says that it is the primary"));
+                    return Ok(address.clone());
+                }
+            }
+            tokio::time::sleep(STEP).await;
+        }
+        let message = format!("not moved: {} promoted nobody", switchover.sentinel);
+        Err(Failure::new(Code::Failed, message))
+    }
+
+    /// Makes Sentinel prefer one replica; the priority that it had.
+    async fn prefer(&self, to: &Address, sentinel: &Address) -> Result<String, Failure> {
+        let answer = self.instance(to, &["CONFIG", "GET", PRIORITY]).await?;
+        let row = list(&answer).map_err(|error| failed(to, &error))?;
+        let before = row.get(1).map(text).and_then(Result::ok).unwrap_or_else(|| "100".to_owned());
+        self.instance(to, &["CONFIG", "SET", PRIORITY, FIRST_PRIORITY]).await?;
+        println!("  waiting until {sentinel} has read the new priority of {to} (up to 10 s)");
+        let group = self.group.policy.group.as_str();
+        let until = Instant::now() + PRIORITY_MAX;
+        while Instant::now() < until {
+            let answer = self.sentinel(sentinel, &["SENTINEL", "REPLICAS", group]).await?;
+            let rows = list(&answer).map_err(|error| failed(sentinel, &error))?;
+            let mut rows = rows.iter().filter_map(|row| fields(row).ok());
+            let name = to.to_string();
+            let known = rows.find(|row| row.get("name") == Some(&name));
+            if known
+                .is_some_and(|row| row.get("slave-priority").is_some_and(|p| p == FIRST_PRIORITY))
+            {
+                return Ok(before);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let _ = self.instance(to, &["CONFIG", "SET", PRIORITY, &before]).await;
+        let message = format!("not moved: {sentinel} did not read the new priority of {to}");
+        Err(Failure::new(Code::Failed, message))
+    }
+
+    async fn until_published(&self, new: &Address) -> Result<u64, Failure> {
+        let until = Instant::now() + FOLLOW_MAX;
+        while Instant::now() < until {
+            let layout = &self.group.layout;
+            let answer = self.consul.group(layout, ReadMode::Consistent, &self.clock).await;
+            if let Ok(store) = answer
+                && let Some(record) = store.value.record()
+                && record.writer_address() == Some(new)
+            {
+                return Ok(record.generation);
+            }
+            tokio::time::sleep(STEP).await;
+        }
+        Err(Failure::new(
+            Code::Failed,
+            format!("{new} is the primary, and no agent has published it"),
+        )
+        .hint("consul-redis status says who watches this group"))
+    }
+
+    async fn until_followed(&self, switchover: &Switchover, new: &Address) -> Result<(), Failure> {
+        let names = Names::new(self.config.resolver);
+        let until = Instant::now() + FOLLOW_MAX;
+        while Instant::now() < until {
+            let seen = look(self.config, self.group, self.consul, &names, &self.clock).await?;
+            let memory = Memory::default();
+            let view =
+                View::of_one_look(&self.group.policy, &memory, &seen.observed, self.clock.now());
+            if view.tally.elected.as_ref().is_some_and(|elected| &elected.address == new) {
+                return Ok(());
+            }
+            tokio::time::sleep(STEP).await;
+        }
+        let message = format!("{new} is the primary, and no majority names it yet");
+        let hint = format!("{} is left to Sentinel", switchover.from);
+        Err(Failure::new(Code::Failed, message).hint(hint))
+    }
+
+    /// Makes the old primary a replica before its pause ends. An agent may have been first.
+    async fn retire_old(
+        &self,
+        old: &mut Link,
+        from: &Address,
+        new: &Address,
+    ) -> Result<(), Failure> {
+        let error = |error: LinkError| failed(from, &error);
+        let mut link = match probe(old).await {
+            Ok(_) => None,
+            // An agent's fence has closed the connection.
+            Err(_) => Some(Link::open(from, &self.group.login).await.map_err(error)?),
+        };
+        let old = link.as_mut().unwrap_or(old);
+        let now = probe(old).await.map_err(error)?;
+        if is_primary(&now) {
+            let fence = Fence {
+                instance: from.clone(),
+                run_id: now.run_id,
+                follow: new.clone(),
+                kind: StrayKind::Returned,
+                replid: now.replid,
+            };
+            instance::fence(old, &fence).await.map_err(error)?;
+        }
+        ask(old, &["CLIENT", "UNPAUSE"]).await.map_err(error)?;
+        Ok(())
+    }
+
+    async fn probe(&self, address: &Address) -> Result<InstanceAnswer, LinkError> {
+        probe(&mut Link::open(address, &self.group.login).await?).await
+    }
+
+    async fn instance(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
+        let mut link = Link::open(at, &self.group.login).await.map_err(|e| failed(at, &e))?;
+        ask(&mut link, command).await.map_err(|error| failed(at, &error))
+    }
+
+    async fn sentinel(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
+        let login = &self.config.sentinel_login;
+        let mut link = Link::open(at, login).await.map_err(|error| failed(at, &error))?;
+        ask(&mut link, command).await.map_err(|error| failed(at, &error))
+    }
+
+    fn step(&self, begun: Instant, what: &str, detail: &str) {
+        let time = self.style.good(&format!("{:>7} ms", begun.elapsed().as_millis()));
+        println!("  {time}  {what:<10} {}", self.style.dim(detail));
+    }
+}
+
+/// The setting that Sentinel chooses by.
+const PRIORITY: &str = "replica-priority";
+
+async fn ask(link: &mut Link, command: &[&str]) -> Result<redis::Value, LinkError> {
+    let mut pipe = redis::pipe();
+    if let [name, args @ ..] = command {
+        pipe.cmd(name);
+        for arg in args {
+            pipe.arg(*arg);
+        }
+    }
+    match link.ask(&pipe).await?.pop() {
+        Some(error @ redis::Value::ServerError(_)) => {
+            Err(LinkError::Unexpected(text(&error).err().unwrap_or_default()))
+        }
+        Some(value) => Ok(value),
+        None => Err(LinkError::Unexpected("no answer".to_owned())),
+    }
+}
+
+fn is_primary(answer: &InstanceAnswer) -> bool {
+    matches!(answer.role, Role::Primary { .. })
+}
+
+fn failed(at: &Address, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Code::Failed, format!("{at}: {error}"))
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,147 @@
+//! A planned move of the primary: whether it can be done now, and everything that speaks against it.
+
+use super::address::Address;
+use super::observed::{DownOpinion, Role};
+use super::record::Level;
+use super::view::View;
+use super::writer::WriterTest;
+
+/// A replica that has last spoken to the primary longer ago than this is not caught up, in seconds.
+const LAG_MAX_S: u64 = 1;
+
+/// A move that can be made now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switchover {
+    /// The primary now.
+    pub from: Address,
+    /// The one to become it, when one was asked for; else Sentinel chooses among the candidates.
+    pub to: Option<Address>,
+    /// The replicas that are caught up.
+    pub candidates: Vec<Address>,
+    /// The one Sentinel that is to do it.
+    pub sentinel: Address,
+}
+
+/// Something that must be so before a primary is moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was found: well, or what is wrong with it.
+    pub found: Result<String, String>,
+}
+
+/// Looks at everything, and says what move can be made; `None` when a check has failed.
+pub fn prepare(view: &View<'_>, to: Option<&Address>) -> (Vec<Check>, Option<Switchover>) {
+    let candidates = candidates(view);
+    let checks = vec![
+        Check { what: "writer", found: writer(view) },
+        Check { what: "Sentinels", found: sentinels(view) },
+        Check { what: "failover", found: no_failover(view) },
+        Check { what: "replicas", found: caught_up(view, &candidates) },
+        Check { what: "target", found: target(view, &candidates, to) },
+        Check { what: "agents", found: agents(view) },
+    ];
+    let sentinel = view.sentinels().find(|(_, answer)| answer.group.is_some() && !answer.tilt);
+    let well = checks.iter().all(|check| check.found.is_ok());
+    let switchover = view.writer().zip(sentinel).filter(|_| well).map(|(from, (sentinel, _))| {
+        let (from, to, sentinel) = (from.clone(), to.cloned(), sentinel.clone());
+        Switchover { from, to, candidates, sentinel }
+    });
+    (checks, switchover)
+}
+
+fn writer(view: &View<'_>) -> Result<String, String> {
+    let record = view.record.ok_or("nothing is published")?;
+    let writer = record.writer_address().ok_or("there is no writer")?;
+    if record.evidence.level != Level::Quorum {
+        return Err(format!("{writer} is not confirmed by a majority yet"));
+    }
+    match view.test(writer) {
+        WriterTest::Passes(_) => {
+            Ok(format!("{writer} is published and says that it is the primary"))
+        }
+        WriterTest::Fails(why) => Err(format!("{writer} {why}")),
+        WriterTest::Unknown(why) => Err(format!("{writer} does not answer: {why}")),
+    }
+}
+
+fn sentinels(view: &View<'_>) -> Result<String, String> {
+    let tally = &view.tally;
+    let (heard, known) = (tally.heard, tally.known);
+    if heard < tally.majority() {
+        return Err(format!("only {heard} of {known} answer: no majority could follow"));
+    }
+    if let Some((address, _)) = view.sentinels().find(|(_, answer)| answer.tilt) {
+        return Err(format!("{address} is in TILT: it does not trust its own clock"));
+    }
+    let elected = tally.elected.as_ref().map(|elected| &elected.address);
+    if elected != view.writer() || tally.votes.len() > 1 {
+        return Err("they do not all name the published writer".to_owned());
+    }
+    if view.groups().any(|group| group.down > DownOpinion::Up) {
+        return Err("one of them calls the writer down".to_owned());
+    }
+    Ok(format!("{heard} of {known} answer and name it"))
+}
+
+fn no_failover(view: &View<'_>) -> Result<String, String> {
+    match view.groups().find(|group| group.failover.is_some()) {
+        Some(group) => Err(format!("one of {} is under way", group.monitored)),
+        None => Ok("none is under way".to_owned()),
+    }
+}
+
+/// The replicas that the writer lists as online and recent, that say so themselves, and that nobody calls down.
+fn candidates(view: &View<'_>) -> Vec<Address> {
+    let Some(writer) = view.writer().and_then(|writer| view.instance(writer)) else {
+        return Vec::new();
+    };
+    let Role::Primary { replicas } = &writer.role else { return Vec::new() };
+    let current = replicas.iter().filter(|replica| replica.online && replica.lag_s <= LAG_MAX_S);
+    let well = |address: &Address| {
+        let own = view.instance(address);
+        let follows = own.is_some_and(|own| {
+            matches!(&own.role, Role::Replica { link_up: true, .. })
+                && own.not_ready.is_none()
+                && own.priority != Some(0)
+        });
+        let down = view.tally.replicas.get(address).is_some_and(|count| count.down > 0);
+        follows && !down
+    };
+    current.map(|replica| replica.address.clone()).filter(well).collect()
+}
+
+fn caught_up(view: &View<'_>, candidates: &[Address]) -> Result<String, String> {
+    if candidates.is_empty() {
+        let count = view.groups().map(|group| group.replicas.len()).max().unwrap_or(0);
+        return Err(format!("none of {count} is caught up and may be chosen"));
+    }
+    Ok(format!("{} caught up", candidates.len()))
+}
+
+fn target(view: &View<'_>, candidates: &[Address], to: Option<&Address>) -> Result<String, String> {
+    let Some(to) = to else { return Ok("Sentinel's choice among the replicas".to_owned()) };
+    if view.writer() == Some(to) {
+        return Err(format!("{to} is the writer already"));
+    }
+    if candidates.contains(to) {
+        return Ok(format!("{to}"));
+    }
+    let own = view.instance(to);
+    Err(match own {
+        None => format!("{to} does not answer, or is no replica of this group"),
+        Some(own) if own.priority == Some(0) => {
+            format!("{to} has priority 0: it is never to become the primary")
+        }
+        Some(_) => format!("{to} is not caught up"),
+    })
+}
+
+fn agents(view: &View<'_>) -> Result<String, String> {
+    let count = view.observed.store.as_ref().map_or(0, |store| store.agents.len());
+    if count == 0 {
+        return Err("none watches this group: nothing would publish the new writer".to_owned());
+    }
+    Ok(format!("{count} watch this group"))
+}

@@ -1,0 +1,193 @@
+//! The command line as a person meets it: help, and every error that a person can make before anything is
+//! started, word for word.
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::process::Command;
+
+/// Runs the program in an environment of its own; its exit code and all that it printed.
+fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_consul-redis"))
+        .args(args)
+        .env_clear()
+        .envs(env.iter().copied())
+        .output()
+        .expect("the program runs");
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (output.status.code().unwrap_or(-1), text)
+}
+
+/// The error of a config file, with the file's name as it was given.
+fn config_error(text: &str) -> String {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("consul-redis.toml");
+    std::fs::write(&path, text).expect("the file");
+    let (code, error) = run(&["plan", "--config", path.to_str().expect("a path")], &[]);
+    assert_eq!(code, 64, "{error}");
+    error.replace(&format!("{}/", dir.path().display()), "")
+}
+
+#[test]
+fn help_says_it_all() {
+    insta::assert_snapshot!("help", run(&["--help"], &[]).1);
+    for command in ["agent", "status", "plan", "retire", "switchover", "config", "demo"] {
+        let (code, text) = run(&[command, "-h"], &[]);
+        assert_eq!(code, 0);
+        let own: Vec<&str> =
+            text.lines().take_while(|line| !line.starts_with("Options:")).collect();
+        insta::assert_snapshot!(format!("help-{command}"), own.join("\n"));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_64() {
+    for args in [&["nonsense"][..], &["status", "--nonsense"], &[], &["agent", "--group", "a b"]] {
+        assert_eq!(run(args, &[]).0, 64, "{args:?}");
+    }
+    assert_eq!(run(&["--version"], &[]).0, 0);
+}
+
+#[test]
+fn an_unknown_key_names_its_line() {
+    insta::assert_snapshot!(config_error("[[group]]\nname = \"redis\"\nservce = \"cache\"\n"));
+}
+
+#[test]
+fn a_secret_in_the_config_gets_a_hint() {
+    insta::assert_snapshot!(config_error("[instances]\npassword = \"hunter2\"\n"));
+}
+
+#[test]
+fn a_bad_address_says_what_to_write() {
+    insta::assert_snapshot!(config_error("[sentinels]\naddresses = [\"10.0.0.1\"]\n"));
+}
+
+#[test]
+fn a_bad_time_says_what_to_write() {
+    insta::assert_snapshot!(config_error(
+        "[[group]]\nname = \"redis\"\nconfirm_within = \"soon\"\n"
+    ));
+}
+
+#[test]
+fn a_bad_quorum_says_what_to_write() {
+    insta::assert_snapshot!(config_error(
+        "[[group]]\nname = \"redis\"\n[group.settings]\nquorum = \"most\"\n"
+    ));
+}
+
+#[test]
+fn a_group_that_is_there_twice_names_its_line() {
+    insta::assert_snapshot!(config_error(
+        "[[group]]\nname = \"redis\"\n\n[[group]]\nname = \"redis\"\n"
+    ));
+}
+
+#[test]
+fn groups_with_one_service_name_are_refused() {
+    insta::assert_snapshot!(
+        "collision-in-file",
+        config_error(
+            "[[group]]\nname = \"redis\"\n\n[[group]]\nname = \"cache\"\nservice = \"redis-primary\"\n"
+        )
+    );
+    let flags = ["plan", "--group", "a=cache", "--group", "b=cache"];
+    insta::assert_snapshot!("collision-in-flags", run(&flags, &[]).1);
+    let sentinels = ["plan", "--group", "a=redis-sentinel"];
+    insta::assert_snapshot!("collision-with-sentinels", run(&sentinels, &[]).1);
+    insta::assert_snapshot!("reserved-name", run(&["plan", "--group", "sentinels"], &[]).1);
+}
+
+#[test]
+fn a_group_that_dns_cannot_name_needs_a_service() {
+    insta::assert_snapshot!(run(&["plan", "--group", "my_master.1"], &[]).1);
+}
+
+#[test]
+fn a_server_of_no_group_names_its_line() {
+    insta::assert_snapshot!(
+        "unknown-group",
+        config_error("[[redis]]\naddress = \"10.0.0.1:6379\"\ngroup = \"cache\"\n")
+    );
+    insta::assert_snapshot!(
+        "which-group",
+        config_error(
+            "[[group]]\nname = \"a\"\n[[group]]\nname = \"b\"\n[[redis]]\naddress = \"10.0.0.1:6379\"\n"
+        )
+    );
+}
+
+#[test]
+fn certificates_without_tls_are_a_contradiction() {
+    insta::assert_snapshot!(config_error("[instances]\ntls = false\nca_cert = \"/ca.pem\"\n"));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let (code, error) = run(&["plan", "--config", "/no/such/file"], &[]);
+    assert_eq!(code, 64);
+    insta::assert_snapshot!(error);
+}
+
+#[test]
+fn an_agent_without_sentinels_is_told_how() {
+    let (code, error) = run(&["agent"], &[]);
+    assert_eq!(code, 64);
+    insta::assert_snapshot!(error);
+}
+
+#[test]
+fn the_environment_is_checked_like_everything_else() {
+    for (name, env) in [
+        ("bad-address", ("CONSUL_HTTP_ADDR", "ftp://consul")),
+        ("bad-ssl", ("CONSUL_HTTP_SSL", "perhaps")),
+        ("half-a-certificate", ("CONSUL_CLIENT_CERT", "/cert.pem")),
+        ("bad-prefix", ("CONSUL_REDIS_PREFIX", "a//b")),
+        ("bad-sentinel", ("CONSUL_REDIS_SENTINELS", "10.0.0.1:26379,10.0.0.2")),
+        ("bad-level", ("CONSUL_REDIS_PUBLISH", "perhaps")),
+        ("no-ca", ("CONSUL_CACERT", "/no/such/ca.pem")),
+    ] {
+        let (code, error) = run(&["plan"], &[env]);
+        assert_eq!(code, 64, "{error}");
+        insta::assert_snapshot!(name, error);
+    }
+}
+
+#[test]
+fn a_bad_log_level_is_told_before_anything_starts() {
+    let args = ["agent", "--sentinels", "127.0.0.1:1", "--log", "loud=very=much"];
+    let (code, error) = run(&args, &[]);
+    assert_eq!(code, 64);
+    insta::assert_snapshot!(error);
+}
+
+#[test]
+fn a_variable_set_to_nothing_is_not_set() {
+    // As compose files do with ${VARIABLE:-}.
+    let names = [
+        "CONSUL_HTTP_ADDR",
+        "CONSUL_HTTP_TOKEN",
+        "CONSUL_HTTP_TOKEN_FILE",
+        "CONSUL_HTTP_SSL",
+        "CONSUL_CACERT",
+        "CONSUL_REDIS_SENTINELS",
+        "CONSUL_REDIS_GROUP",
+        "CONSUL_REDIS_PUBLISH",
+        "CONSUL_REDIS_PASSWORD",
+        "CONSUL_REDIS_RESOLVER",
+        "CONSUL_REDIS_TIMEOUT",
+        "CONSUL_REDIS_TLS",
+    ];
+    let env: Vec<(&str, &str)> = names.iter().map(|name| (*name, "")).collect();
+    assert_eq!(run(&["agent"], &env), run(&["agent"], &[]));
+}
+
+#[test]
+fn consul_that_does_not_answer_is_69_with_a_hint() {
+    let (code, error) = run(&["status"], &[("CONSUL_HTTP_ADDR", "127.0.0.1:1")]);
+    assert_eq!(code, 69);
+    insta::assert_snapshot!(error);
+}

@@ -1,0 +1,166 @@
+//! What the documents say of the program is true of the program.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Runs the program in an empty environment; its exit code and all that it printed.
+fn run(args: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_consul-redis"))
+        .args(args)
+        .env_clear()
+        // Named in the example.
+        .env("REDIS_PASSWORD", "secret")
+        .output()
+        .expect("the program runs");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The keys of one table, from the program's own error about a key that does not exist.
+fn keys(table: &str) -> BTreeSet<String> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("config.toml");
+    std::fs::write(&path, format!("{table}\nno_such_key = 1\n")).expect("a file");
+    let (code, error) = run(&["plan", "--config", path.to_str().expect("a path")]);
+    assert_eq!(code, 64, "{error}");
+    let expected = error.split("expected ").nth(1).unwrap_or_else(|| panic!("{table}: {error}"));
+    let words = expected.split('`').skip(1).step_by(2);
+    words.map(str::to_owned).collect()
+}
+
+/// Every table of the config file, with what must stand before its first unknown key.
+const TABLES: [&str; 12] = [
+    "",
+    "[agent]",
+    "[log]",
+    "[consul]",
+    "[sentinels]",
+    "[sentinels.login]",
+    "[instances]",
+    "[[group]]\nname = \"redis\"",
+    "[group.settings]",
+    "[group.login]",
+    "[[redis]]\naddress = \"10.0.0.1:6379\"",
+    "[[sentinel]]\naddress = \"10.0.0.1:26379\"",
+];
+
+/// A table below `[[group]]` needs its group.
+fn with_parent(table: &str) -> String {
+    if table.starts_with("[group.") {
+        format!("[[group]]\nname = \"redis\"\n{table}")
+    } else {
+        table.to_owned()
+    }
+}
+
+#[test]
+fn every_config_key_is_in_the_readme_and_in_the_example() {
+    let (readme, example) = (read("README.md"), read("docs/consul-redis.toml"));
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for table in TABLES {
+        for key in keys(&with_parent(table)) {
+            count += 1;
+            let is_in = |text: &str, form: &str| text.contains(&form.replace("KEY", &key));
+            let documented = ["`KEY`", "[KEY]"].iter().any(|form| is_in(&readme, form));
+            let forms = ["\nKEY = ", "[KEY]", ".KEY]"];
+            let shown = forms.iter().any(|form| is_in(&example, form));
+            if !documented || !shown {
+                missing.push(format!("{table}: {key}: README {documented}, example {shown}"));
+            }
+        }
+    }
+    assert!(count > 50, "only {count} keys were found");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn the_example_is_accepted() {
+    // Nothing of it exists here: the first thing that is read, the token's file, is what it stops at.
+    let path = root().join("docs/consul-redis.toml");
+    let (code, text) = run(&["plan", "--config", path.to_str().expect("a path")]);
+    assert_eq!(code, 64, "{text}");
+    assert!(text.contains("/etc/consul-redis/consul-ca.pem"), "{text}");
+}
+
+#[test]
+fn every_flag_is_in_the_readme() {
+    let readme = read("README.md");
+    let help = run(&["--help"]).1;
+    let flags: BTreeSet<&str> = help
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"))
+        .map(|word| word.trim_end_matches(','))
+        .filter(|flag| !["--help", "--version"].contains(flag))
+        .collect();
+    assert!(flags.len() > 20, "{flags:?}");
+    let missing: Vec<&&str> = flags.iter().filter(|flag| !readme.contains(**flag)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn the_exit_codes_are_those_of_the_help() {
+    let readme = read("README.md");
+    let help = run(&["--help"]).1;
+    let codes: Vec<(&str, &str)> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Exit codes:"))
+        .skip(1)
+        .filter_map(|line| line.trim().split_once(' '))
+        .map(|(code, meaning)| (code, meaning.trim()))
+        .collect();
+    assert_eq!(codes.len(), 7, "{codes:?}");
+    for (code, meaning) in codes {
+        let row = readme.lines().find(|line| line.starts_with(&format!("| {code} | ")));
+        let row = row.unwrap_or_else(|| panic!("exit code {code}"));
+        assert_eq!(row.replace('`', ""), format!("| {code} | {meaning} |"));
+    }
+}
+
+#[test]
+fn every_file_that_a_document_links_to_exists() {
+    for document in ["README.md", "ARCHITECTURE.md", "docs/race.md", "docs/guarantees.md"] {
+        let text = read(document);
+        let dir = Path::new(document).parent().expect("a directory");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            assert!(root().join(dir).join(link).exists(), "{document}: {link}");
+        }
+    }
+    // The code map names modules that exist.
+    for word in read("ARCHITECTURE.md").split('`').filter(|word| word.starts_with("src/")) {
+        let path = root().join(word.trim_end_matches('/'));
+        assert!(path.exists(), "ARCHITECTURE.md: {word}");
+    }
+}
+
+#[test]
+fn every_test_that_guarantees_names_exists() {
+    let mut tests = String::new();
+    for dir in ["tests/rules", "tests/sim", "tests/e2e"] {
+        for entry in std::fs::read_dir(root().join(dir)).expect(dir) {
+            let path = entry.expect("an entry").path();
+            tests.push_str(&std::fs::read_to_string(path).expect("a test file"));
+        }
+    }
+    let text = read("docs/guarantees.md");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let names: BTreeSet<&str> = rows
+        .flat_map(|line| line.split('|').skip(2))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    let missing: Vec<&&str> =
+        names.iter().filter(|name| !tests.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -1,0 +1,117 @@
+//! Agents that come, go, die, and are asked to leave.
+
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    agent, agents, logs, run, text, until_in_sync, until_record, until_writer, world,
+};
+
+async fn present(world: &World) -> Result<Vec<String>, LabError> {
+    let client = world.consul.client()?;
+    let path = "/v1/kv/redis-ha/redis/agents/";
+    let timeout = Duration::from_secs(5);
+    let query = [("keys", "")];
+    let answer = client.call(reqwest::Method::GET, path, &query, None, timeout).await;
+    let answer = answer.map_err(LabError::new)?;
+    if answer.status == 404 {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<String> = serde_json::from_slice(&answer.body).map_err(LabError::new)?;
+    Ok(keys.iter().filter_map(|key| key.rsplit('/').next().map(str::to_owned)).collect())
+}
+
+async fn until_present(world: &World, seconds: u64, wanted: &[&str]) {
+    until("the agents that are present", Duration::from_secs(seconds), || async {
+        let found = present(world).await?;
+        if found == wanted { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_in_mid_switch_is_not_missed() {
+    let mut world = world(WorldSpec::default()).await;
+    let mut agents = agents(&world, 2, &["--publish", "quorum"]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.server_mut(&first).unwrap().kill();
+    // The one that has just withdrawn the old writer is in the middle of it.
+    let record =
+        until_record(&world, "redis", 10, "the writer is withdrawn", |r| r.writer.is_none()).await;
+    let busy = agents.iter().position(|agent| agent.name() == record.by).unwrap();
+    agents[busy].kill();
+    let other = agents[1 - busy].name().to_owned();
+    let second = until_writer(&world, "redis", 20, Some(&first)).await;
+    let record = until_record(&world, "redis", 5, "written", |_| true).await;
+    assert_eq!(record.by, other, "{}", logs(&agents));
+    assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn agents_that_die_change_nothing_that_is_published() {
+    let world = world(WorldSpec::default()).await;
+    let mut agents = agents(&world, 2, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    let before = until_in_sync(&world, "redis", 2).await;
+    until_present(&world, 10, &["agent-0", "agent-1"]).await;
+    for agent in &mut agents {
+        agent.kill();
+    }
+    // Consul itself takes the keys away: at most twice the session's ten seconds later.
+    until_present(&world, 30, &[]).await;
+    let after = until_record(&world, "redis", 5, "still there", |_| true).await;
+    assert_eq!(after, before);
+    let status = run(&world, &["status"], &[]);
+    assert_eq!(status.status.code(), Some(2), "{}", text(&status));
+    assert!(text(&status).contains("no agent watches this group: nothing will follow a failover"));
+}
+
+#[tokio::test]
+async fn sigterm_stops_cleanly_and_at_once() {
+    let world = world(WorldSpec { redis: 1, sentinels: 1, ..WorldSpec::default() }).await;
+    let mut agents = agents(&world, 1, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_present(&world, 10, &["agent-0"]).await;
+    agents[0].signal(Signal::SIGTERM).unwrap();
+    let code = agents[0].end(Duration::from_secs(2)).await.unwrap();
+    assert_eq!(code, 0, "{}", logs(&agents));
+    assert_eq!(present(&world).await.unwrap(), Vec::<String>::new());
+    assert!(logs(&agents).contains("stopped; what is published stays"));
+    assert!(until_record(&world, "redis", 5, "stays", |_| true).await.writer.is_some());
+}
+
+#[tokio::test]
+async fn sigterm_stops_an_agent_that_hangs_on_a_frozen_consul() {
+    let world = world(WorldSpec { redis: 1, sentinels: 1, ..WorldSpec::default() }).await;
+    let mut agents = agents(&world, 1, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_present(&world, 10, &["agent-0"]).await;
+    world.consul.signal(Signal::SIGSTOP).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    agents[0].signal(Signal::SIGTERM).unwrap();
+    agents[0].end(Duration::from_secs(2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn sighup_looks_now_and_json_logs_are_json() {
+    let world = world(WorldSpec { redis: 1, sentinels: 1, ..WorldSpec::default() }).await;
+    let agent = agent(&world, "agent-0", &["--log-format", "json"], &[]);
+    until_writer(&world, "redis", 20, None).await;
+    agent.signal(Signal::SIGHUP).unwrap();
+    until("it says that it looks", Duration::from_secs(5), || async {
+        let log = agent.log();
+        if log.contains("SIGHUP: looking at everything now") { Ok(()) } else { Err(log) }
+    })
+    .await
+    .unwrap();
+    for line in agent.log().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+        assert!(line["timestamp"].is_string() && line["message"].is_string(), "{line}");
+    }
+}

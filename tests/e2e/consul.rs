@@ -1,0 +1,196 @@
+//! Consul that is away, restarted, wiped, or says no.
+
+use std::time::Duration;
+
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::WorldSpec;
+
+use crate::support::{
+    agent, agents, logs, program, record, run, text, until_in_sync, until_named, until_record,
+    until_writer, world,
+};
+
+#[tokio::test]
+async fn a_failover_while_consul_is_away_is_published_when_it_is_back() {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 3, &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    let before = until_in_sync(&world, "redis", 2).await;
+    world.consul.kill();
+    world.server_mut(&first).unwrap().kill();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.consul.restart().await.unwrap();
+    let second = until_writer(&world, "redis", 40, Some(&first)).await;
+    until_named(&world, "redis-primary", &[second]).await;
+    assert!(record(&world, "redis").await.unwrap().generation > before.generation);
+    until("all say so", Duration::from_secs(10), || async {
+        let log = logs(&agents);
+        let away = log.matches("trying again, and what is published stays as it is").count();
+        let back = log.matches("redis: Consul at ").count();
+        let again = log.matches(" answers again").count();
+        if away >= 3 && back >= 3 && again >= 3 { Ok(()) } else { Err(log) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_of_consul_changes_nothing() {
+    let mut world = world(WorldSpec::default()).await;
+    let _agents = agents(&world, 2, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    let before = until_in_sync(&world, "redis", 2).await;
+    world.consul.restart().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let after = record(&world, "redis").await.unwrap();
+    assert_eq!((after.generation, after.writer), (before.generation, before.writer));
+}
+
+#[tokio::test]
+async fn a_wiped_consul_is_filled_again_above_the_last_generation() {
+    let mut world = world(WorldSpec::default()).await;
+    let _agents = agents(&world, 2, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.consul.wipe().unwrap();
+    world.consul.restart().await.unwrap();
+    let again = until_record(&world, "redis", 40, "published again", |r| r.writer.is_some()).await;
+    assert_eq!(again.generation, 2, "one above what the agents remember");
+    until_named(&world, "redis-primary", &[writer]).await;
+    until_in_sync(&world, "redis", 2).await;
+}
+
+#[tokio::test]
+async fn rows_and_keys_that_somebody_changes_are_put_back() {
+    let world = world(WorldSpec::default()).await;
+    let _agents = agents(&world, 2, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let client = world.consul.client().unwrap();
+    let body = serde_json::json!([
+        {"KV": {"Verb": "set", "Key": "redis-ha/redis/primary", "Value": "bGllcw=="}},
+        {"Service": {"Verb": "delete", "Node": "redis-ha-redis",
+                     "Service": {"ID": "redis-primary", "Service": "redis-primary"}}},
+    ]);
+    client.put("/v1/txn", &[], Some(&body)).await.unwrap();
+    until_named(&world, "redis-primary", std::slice::from_ref(&writer)).await;
+    until("the key is put back", Duration::from_secs(15), || async {
+        let key = world.consul.key("redis-ha/redis/primary").await.unwrap().unwrap_or_default();
+        if key == writer { Ok(()) } else { Err(key) }
+    })
+    .await
+    .unwrap();
+}
+
+fn policy(name: &str) -> String {
+    let path = format!("{}/consul/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path).expect("the policy")
+}
+
+const MASTER: &str = "11111111-2222-3333-4444-555555555555";
+
+#[tokio::test]
+async fn our_policies_are_enough_where_consul_denies_by_default() {
+    let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let writes = world.consul.token("agent", &policy("agent-policy.hcl")).await.unwrap();
+    let reads = world.consul.token("reader", &policy("reader-policy.hcl")).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, &writes).unwrap();
+    let token = [("CONSUL_HTTP_TOKEN", ""), ("CONSUL_HTTP_TOKEN_FILE", file.to_str().unwrap())];
+    let agent = agent(&world, "agent-0", &[], &token);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    until_passing(&world, "redis-sentinel", 3).await;
+    world.server_mut(&first).unwrap().kill();
+    until_writer(&world, "redis", 20, Some(&first)).await;
+    assert!(!agent.log().contains("enied"), "{}", agent.log());
+    // A reader reads, and no more.
+    let status = run(&world, &["status"], &[("CONSUL_HTTP_TOKEN", &reads)]);
+    assert!(text(&status).contains("watched by: agent-0"), "{}", text(&status));
+    let retire = run(&world, &["retire", "redis", "--force"], &[("CONSUL_HTTP_TOKEN", &reads)]);
+    assert_eq!(retire.status.code(), Some(77), "{}", text(&retire));
+    let reader = world.consul.client_with(Some(&reads)).unwrap();
+    let found: serde_json::Value =
+        reader.get("/v1/health/service/redis-primary", &[]).await.unwrap().value;
+    assert_eq!(found.as_array().map(Vec::len), Some(1));
+}
+
+async fn until_passing(world: &consul_redis::lab::world::World, service: &str, count: usize) {
+    until(service, Duration::from_secs(15), || async {
+        let found = world.consul.passing(service).await.unwrap();
+        if found.len() == count { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error() {
+    let spec = WorldSpec {
+        redis: 1,
+        sentinels: 1,
+        master_token: Some(MASTER.to_owned()),
+        ..WorldSpec::default()
+    };
+    let world = world(spec).await;
+    let unknown = run(&world, &["agent"], &[("CONSUL_HTTP_TOKEN", "no-such-token")]);
+    assert_eq!(unknown.status.code(), Some(77));
+    assert_eq!(
+        text(&unknown),
+        "error: Consul denies PUT /v1/txn: 403: ACL not found\n\
+         hint: check CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE against consul/agent-policy.hcl\n"
+    );
+    let rules =
+        policy("agent-policy.hcl").replace("service \"redis-primary\"", "service \"other\"");
+    let weak = world.consul.token("weak", &rules).await.unwrap();
+    let weak = run(&world, &["agent"], &[("CONSUL_HTTP_TOKEN", &weak)]);
+    assert_eq!(weak.status.code(), Some(77));
+    assert!(
+        text(&weak).contains("Consul denies to write service redis-primary"),
+        "{}",
+        text(&weak)
+    );
+}
+
+#[tokio::test]
+async fn without_sessions_the_agent_works_and_says_that_it_does_not_show() {
+    let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
+    let world = world(spec).await;
+    let rules =
+        policy("agent-policy.hcl").replace("session_prefix \"\" { policy = \"write\" }", "");
+    let token = world.consul.token("no-sessions", &rules).await.unwrap();
+    let agent = agent(&world, "agent-0", &[], &[("CONSUL_HTTP_TOKEN", &token)]);
+    until_writer(&world, "redis", 20, None).await;
+    until("it says so", Duration::from_secs(5), || async {
+        let log = agent.log();
+        if log.contains("this agent does not show in `status`") { Ok(()) } else { Err(log) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_before_consul_waits_for_it() {
+    let mut world = world(WorldSpec { redis: 1, sentinels: 1, ..WorldSpec::default() }).await;
+    world.consul.kill();
+    let mut agent = agent(&world, "agent-0", &[], &[]);
+    let address = world.consul.http;
+    until("it says that it tries again", Duration::from_secs(5), || async {
+        let log = agent.log();
+        let line = format!("Consul at http://{address} does not answer: ");
+        if log.contains(&line) && log.contains("; trying again in ") { Ok(()) } else { Err(log) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(agent.ended(), None);
+    world.consul.restart().await.unwrap();
+    until_writer(&world, "redis", 30, None).await;
+    let status = std::process::Command::new(program())
+        .arg("status")
+        .env("CONSUL_HTTP_ADDR", "127.0.0.1:1")
+        .output()
+        .unwrap();
+    assert_eq!(status.status.code(), Some(69), "{}", text(&status));
+}

@@ -1,0 +1,230 @@
+//! Stray primaries on real servers. How quickly one is fenced is measured by `make race`, not here; here it
+//! is only much sooner than Sentinel's own ten seconds.
+
+use std::time::Duration;
+
+use consul_redis::core::address::Address;
+use consul_redis::lab::LabError;
+use consul_redis::lab::clients::write_to;
+use consul_redis::lab::redis::Server;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::{fields, list, subscribe};
+use futures_util::StreamExt;
+use nix::sys::signal::Signal;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::support::{agents, logs, run, text, until_in_sync, until_record, until_writer, world};
+
+/// Sentinel leaves a stray primary alone for 8 s at least (`docs/facts/sentinel.md` 4.1).
+const SENTINEL_WAITS: Duration = Duration::from_secs(8);
+
+async fn until_follows(server: &Server, of: &str) {
+    let what = format!("{} follows {of}", server.name());
+    until(&what, Duration::from_secs(20), || async {
+        match server.follows().await? {
+            Some(found) if found.to_string() == of => Ok(()),
+            other => Err(LabError(format!("it follows {other:?}"))),
+        }
+    })
+    .await
+    .unwrap();
+}
+
+/// Every Sentinel has switched, and has called the old primary down since: the leader is the last to switch.
+async fn until_all_settled(world: &World, old: &str, new: &str) {
+    for sentinel in &world.sentinels {
+        let what = format!("{} monitors {new} and calls {old} down", sentinel.name());
+        until(&what, Duration::from_secs(20), || async {
+            let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+            let master = fields(&answer).map_err(LabError)?;
+            let found = format!("{}:{}", master["ip"], master["port"]);
+            let answer = sentinel.ask(&["SENTINEL", "REPLICAS", "redis"]).await?;
+            let rows = list(&answer).map_err(LabError)?.iter().map(fields);
+            let rows = rows.collect::<Result<Vec<_>, _>>().map_err(LabError)?;
+            let down = rows.iter().any(|row| row["name"] == old && row["flags"].contains("s_down"));
+            if found == new && down { Ok(()) } else { Err(LabError(format!("{found} {rows:?}"))) }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+/// All events of all Sentinels from now on.
+async fn events(world: &World) -> (mpsc::Receiver<String>, Vec<AbortOnDropHandle<()>>) {
+    let (send, receive) = mpsc::channel(1_000);
+    let mut tasks = Vec::new();
+    for sentinel in &world.sentinels {
+        let mut events =
+            subscribe(&sentinel.address, &sentinel.login).await.unwrap().into_on_message();
+        let send = send.clone();
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                let payload = String::from_utf8_lossy(event.get_payload_bytes()).into_owned();
+                let _ = send.try_send(format!("{} {payload}", event.get_channel_name()));
+            }
+        })));
+    }
+    (receive, tasks)
+}
+
+/// What would be a Sentinel disturbed by a fence: one that calls anybody down, or fails over.
+fn disturbances(mut events: mpsc::Receiver<String>) -> Vec<String> {
+    let mut all = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        let bad = ["+sdown", "+odown", "+try-failover", "+switch-master", "+tilt"];
+        if bad.iter().any(|name| event.starts_with(name)) {
+            all.push(event);
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected() {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 2, &[]);
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let server = world.server_mut(&old).unwrap();
+    server.ask(&["SET", "kept", "1"]).await.unwrap();
+    // It comes back with its data, as it would with persistence.
+    server.ask(&["SAVE"]).await.unwrap();
+    server.kill();
+    let new = until_writer(&world, "redis", 20, Some(&old)).await;
+    until_all_settled(&world, &old, &new).await;
+    let (heard, _tasks) = events(&world).await;
+    world.server_mut(&old).unwrap().restart().await.unwrap();
+    let returned = Instant::now();
+    let server = world.server(&old).unwrap();
+    until_follows(server, &new).await;
+    assert!(returned.elapsed() < SENTINEL_WAITS, "Sentinel did it: {}", logs(&agents));
+    let said = format!("{old} was a second primary; it is a replica of {new} now");
+    assert!(logs(&agents).contains(&said), "no `{said}` in\n{}", logs(&agents));
+    until_in_sync(&world, "redis", 2).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(disturbances(heard), Vec::<String>::new());
+
+    // Frozen and thawed: a client that was connected all the time is disconnected.
+    world.calm().await.unwrap();
+    let server = world.server(&new).unwrap();
+    let client = server.link().await.unwrap();
+    server.signal(Signal::SIGSTOP).unwrap();
+    let third = until_writer(&world, "redis", 20, Some(&new)).await;
+    server.signal(Signal::SIGCONT).unwrap();
+    let thawed = Instant::now();
+    until_follows(server, &third).await;
+    assert!(thawed.elapsed() < SENTINEL_WAITS, "Sentinel did it: {}", logs(&agents));
+    tokio::time::timeout(Duration::from_secs(5), client.closed()).await.expect("disconnected");
+}
+
+#[tokio::test]
+async fn a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed() {
+    let world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 2, &[]);
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let begun = Instant::now();
+    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    let new = until_writer(&world, "redis", 20, Some(&old)).await;
+    until_follows(world.server(&old).unwrap(), &new).await;
+    assert!(begun.elapsed() < SENTINEL_WAITS, "Sentinel did it: {}", logs(&agents));
+    until_in_sync(&world, "redis", 2).await;
+    let record = until_record(&world, "redis", 5, "written", |_| true).await;
+    assert_eq!(record.writer_address().map(ToString::to_string), Some(new));
+}
+
+#[tokio::test]
+async fn left_to_sentinel_when_the_operator_wants_it_so() {
+    let world = world(WorldSpec::default()).await;
+    let config = world.dir().join("config.toml");
+    std::fs::write(&config, "[[group]]\nname = \"redis\"\nfence = false\n").unwrap();
+    let agents = agents(&world, 1, &["--config", config.to_str().unwrap()]);
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    let new = until_writer(&world, "redis", 20, Some(&old)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let server = world.server(&old).unwrap();
+    assert_eq!(server.follows().await.unwrap(), None, "{}", logs(&agents));
+    let status = run(&world, &["status", "--config", config.to_str().unwrap()], &[]);
+    let said = format!("{old} is a second primary, and fence = false leaves it to Sentinel");
+    assert!(text(&status).contains(&said), "{}", text(&status));
+    until_follows(server, &new).await;
+}
+
+/// An instance whose address a group's Sentinels know, with data of its own: nobody's data is deleted by us.
+#[tokio::test]
+async fn foreign_data_is_refused_with_a_reason() {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 2, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let reused: Address = world.groups[0].redis[2].address.clone();
+    // Another group's primary takes over the address.
+    let other = world.start_redis("other", None).await.unwrap();
+    other.ask(&["SET", "theirs", "1"]).await.unwrap();
+    other.ask(&["SAVE"]).await.unwrap();
+    let server = world.server_mut(&reused.to_string()).unwrap();
+    server.kill();
+    let dir = server.name().to_owned();
+    let dir = world.dir().join(dir);
+    std::fs::copy(world.dir().join("other/dump.rdb"), dir.join("dump.rdb")).unwrap();
+    let config = dir.join("server.conf");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let own = text.lines().filter(|line| !line.starts_with("replicaof "));
+    std::fs::write(&config, own.collect::<Vec<_>>().join("\n")).unwrap();
+    world.server_mut(&reused.to_string()).unwrap().restart().await.unwrap();
+    let said = format!("{reused} is a primary with 1 keys of an unrelated history");
+    until("the agents say why they leave it alone", Duration::from_secs(8), || async {
+        let log = logs(&agents);
+        if log.contains(&said) { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+    let done = format!("{reused} was ");
+    assert!(!logs(&agents).contains(&done), "{}", logs(&agents));
+}
+
+/// A client that never let go writes to it within a millisecond of its return, so it is not blank for long.
+#[tokio::test]
+async fn one_that_returns_without_its_data_is_fenced_although_clients_write_to_it_at_once() {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 2, &[]);
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.server_mut(&old).unwrap().kill();
+    let new = until_writer(&world, "redis", 20, Some(&old)).await;
+    until_all_settled(&world, &old, &new).await;
+    let server = world.server(&old).unwrap();
+    let (address, login) = (server.address.clone(), server.login.clone());
+    let client = tokio::spawn(async move {
+        let (mut first, mut last) = (None, None);
+        loop {
+            let written = write_to(&address, &login, "late").await;
+            let now = Instant::now();
+            match (written, first) {
+                (Ok(()), _) => {
+                    first.get_or_insert(now);
+                    last = Some(now);
+                }
+                (Err(error), _) if error.to_string().contains("READONLY") => return (first, last),
+                (Err(error), Some(at)) => eprintln!("{:?} {error}", now - at),
+                (Err(_), None) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    world.server_mut(&old).unwrap().restart().await.unwrap();
+    let (first, last) =
+        tokio::time::timeout(Duration::from_secs(30), client).await.unwrap().unwrap();
+    let took = first.zip(last).map(|(first, last)| last - first);
+    assert!(took.is_some_and(|took| took < SENTINEL_WAITS), "{took:?}\n{}", logs(&agents));
+    // An agent may be quicker than the client's first write; then it was blank still.
+    let said = ["a second primary, restarted without its data", "blank"]
+        .map(|what| format!("{old} was {what}; it is a replica of {new} now"));
+    let log = logs(&agents);
+    assert!(said.iter().any(|said| log.contains(said)), "none of {said:?} in\n{log}");
+}

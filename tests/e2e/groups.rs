@@ -1,0 +1,87 @@
+//! Several groups on one set of Sentinels, and what is left of a group that is taken away.
+
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+
+use crate::support::{agents, record, run, text, until_in_sync, until_named, until_writer, world};
+
+async fn everything_in_consul(world: &World) -> Vec<String> {
+    let client = world.consul.client().unwrap();
+    let nodes: serde_json::Value = client.get("/v1/catalog/nodes", &[]).await.unwrap().value;
+    let services: serde_json::Value = client.get("/v1/catalog/services", &[]).await.unwrap().value;
+    let keys: Vec<String> = client.get("/v1/kv/", &[("keys", "")]).await.unwrap().value;
+    let nodes =
+        nodes.as_array().unwrap().iter().map(|node| node["Node"].as_str().unwrap().to_owned());
+    let services = services.as_object().unwrap().keys().cloned();
+    nodes
+        .chain(services)
+        .chain(keys)
+        .filter(|name| name.contains("redis") || name.contains("cache"))
+        .collect()
+}
+
+#[tokio::test]
+async fn two_groups_do_not_touch_each_other_and_leave_nothing_behind() {
+    let spec = WorldSpec {
+        redis: 2,
+        groups: vec!["redis".to_owned(), "cache.main".to_owned()],
+        ..WorldSpec::default()
+    };
+    let mut world = world(spec).await;
+    let flags = ["--group", "redis", "--group", "cache.main=cache"];
+    let mut running = agents(&world, 2, &flags);
+    let first = until_writer(&world, "redis", 20, None).await;
+    let cache = until_writer(&world, "cache.main", 20, None).await;
+    until_in_sync(&world, "redis", 1).await;
+    let before = until_in_sync(&world, "cache.main", 1).await;
+    until_named(&world, "cache-primary", std::slice::from_ref(&cache)).await;
+    until("the Sentinels' tags", Duration::from_secs(20), || async {
+        let names = world.consul.names()?;
+        let tagged = names.srv("redis.redis-sentinel.service.consul").await;
+        let all = world.consul.passing("redis-sentinel").await?;
+        let tagged = tagged.map_err(LabError::new)?.len();
+        if (tagged, all.len()) == (3, 3) {
+            Ok(())
+        } else {
+            Err(LabError(format!("{tagged} {all:?}")))
+        }
+    })
+    .await
+    .unwrap();
+
+    // One fails over. The other does not notice.
+    world.server_mut(&first).unwrap().kill();
+    until_writer(&world, "redis", 20, Some(&first)).await;
+    let after = record(&world, "cache.main").await.unwrap();
+    assert_eq!((after.generation, after.nonce), (before.generation, before.nonce));
+
+    // A group that is still watched is not retired by accident.
+    let refused = run(&world, &["retire", "cache.main"], &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("2 agent(s) still watch `cache.main`"), "{}", text(&refused));
+    assert!(text(&refused).contains("agent-0, agent-1"), "{}", text(&refused));
+
+    for agent in &mut running {
+        agent.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+    for agent in &mut running {
+        assert_eq!(agent.end(Duration::from_secs(2)).await.unwrap(), 0);
+    }
+    let gone = run(&world, &["retire", "cache.main"], &[]);
+    assert_eq!(gone.status.code(), Some(0), "{}", text(&gone));
+    let left = everything_in_consul(&world).await;
+    assert!(left.iter().all(|name| !name.contains("cache")), "{left:?}");
+    assert!(left.iter().any(|name| name == "redis-ha-redis"), "{left:?}");
+    let gone = run(&world, &["retire", "redis"], &[]);
+    assert!(text(&gone).contains("it was the last group"), "{}", text(&gone));
+    assert_eq!(everything_in_consul(&world).await, Vec::<String>::new());
+    let unknown = run(&world, &["retire", "redis"], &[]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(
+        text(&unknown),
+        "error: Consul knows no group `redis`\nhint: there is no group under redis-ha/\n"
+    );
+}

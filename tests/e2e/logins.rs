@@ -1,0 +1,205 @@
+//! Passwords, users and TLS, towards everything.
+
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{TlsFiles, WorldSpec};
+
+use crate::support::{agent, agents, logs, run, text, until_in_sync, until_writer, world};
+
+#[tokio::test]
+async fn redis_and_sentinel_with_passwords_of_their_own() {
+    let spec = WorldSpec {
+        redis_password: Some("redis-secret".to_owned()),
+        sentinel_password: Some("sentinel-secret".to_owned()),
+        ..WorldSpec::default()
+    };
+    let mut world = world(spec).await;
+    let running = agents(&world, 2, &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.server_mut(&first).unwrap().kill();
+    until_writer(&world, "redis", 20, Some(&first)).await;
+    // A Sentinel that is told gets the instances' password too, or it would call everything down.
+    let blank = world.start_sentinel("sentinel-blank", false).await.unwrap();
+    let list = format!("{},{}", world.sentinels[0].address, blank.address);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "redis-secret\n").unwrap();
+    let third = agent(
+        &world,
+        "agent-2",
+        &["--sentinels", &list, "--redis-password-file", file.to_str().unwrap()],
+        &[("CONSUL_REDIS_PASSWORD", "")],
+    );
+    until("it sees the primary", Duration::from_secs(30), || async {
+        let answer = blank.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+        let flags = consul_redis::redis_link::fields(&answer).map_err(LabError)?.remove("flags");
+        if flags.as_deref() == Some("master") {
+            Ok(())
+        } else {
+            Err(LabError(format!("{flags:?}")))
+        }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", third.log()));
+    // No secret in anything that is written.
+    for log in running.iter().chain([&third]).map(|agent| agent.log()) {
+        assert!(!log.contains("secret"), "{log}");
+    }
+    // A wrong password is said to be one, and is no death.
+    let wrong = run(&world, &["status"], &[("CONSUL_REDIS_PASSWORD", "wrong")]);
+    assert!(text(&wrong).contains("does not answer from here"), "{}", text(&wrong));
+    assert!(text(&wrong).contains("Password authentication failed"), "{}", text(&wrong));
+    assert!(!text(&wrong).contains("secret"));
+}
+
+/// An authority and one certificate of its, as files.
+fn certificates(dir: &std::path::Path) -> TlsFiles {
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "the lab's authority");
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let ca = rcgen::CertifiedIssuer::self_signed(ca, ca_key).unwrap();
+    let name = "everything.lab".to_owned();
+    let mut params = rcgen::CertificateParams::new(vec![name.clone()]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name.clone());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, &ca).unwrap();
+    let write = |file: &str, text: String| {
+        let path = dir.join(file);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    TlsFiles {
+        ca: write("ca.pem", ca.pem()),
+        cert: write("cert.pem", cert.pem()),
+        key: write("key.pem", key.serialize_pem()),
+        name,
+    }
+}
+
+#[tokio::test]
+async fn users_and_tls_towards_redis_sentinel_and_consul() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = certificates(dir.path());
+    let spec = WorldSpec {
+        redis_password: Some("redis-secret".to_owned()),
+        sentinel_password: Some("sentinel-secret".to_owned()),
+        username: Some("operator".to_owned()),
+        tls: Some(tls.clone()),
+        ..WorldSpec::default()
+    };
+    let mut world = world(spec).await;
+    let config = dir.path().join("tls.toml");
+    let (ca, cert, key) = (tls.ca.display(), tls.cert.display(), tls.key.display());
+    let login = format!(
+        "ca_cert = \"{ca}\"\nclient_cert = \"{cert}\"\nclient_key = \"{key}\"\nserver_name = \"{}\"\n",
+        tls.name
+    );
+    let text =
+        format!("[[group]]\nname = \"redis\"\n[instances]\n{login}[sentinels.login]\n{login}");
+    std::fs::write(&config, text).unwrap();
+    let https = format!("https://{}", world.consul.https);
+    let (ca, cert, key) = (ca.to_string(), cert.to_string(), key.to_string());
+    let env = [
+        ("CONSUL_REDIS_CONFIG", config.to_str().unwrap()),
+        ("CONSUL_HTTP_ADDR", https.as_str()),
+        ("CONSUL_CACERT", ca.as_str()),
+        ("CONSUL_CLIENT_CERT", cert.as_str()),
+        ("CONSUL_CLIENT_KEY", key.as_str()),
+        ("CONSUL_TLS_SERVER_NAME", tls.name.as_str()),
+    ];
+    let agent = agent(&world, "agent-0", &[], &env);
+    let first = until_writer(&world, "redis", 30, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.server_mut(&first).unwrap().kill();
+    let second = until_writer(&world, "redis", 30, Some(&first)).await;
+    assert!(agent.log().contains(&format!("writer {first} -> {second}")), "{}", agent.log());
+    // The same Consul on its socket.
+    let socket = format!("unix://{}", world.consul.socket.display());
+    let env = [env[0], ("CONSUL_HTTP_ADDR", socket.as_str())];
+    let status = run(&world, &["status"], &env);
+    assert!(crate::support::text(&status).contains(&second), "{}", crate::support::text(&status));
+    // Without the authority nothing is believed.
+    let env = [("CONSUL_REDIS_CONFIG", config.to_str().unwrap()), ("CONSUL_HTTP_ADDR", &https)];
+    let refused = run(&world, &["status"], &env);
+    assert_eq!(refused.status.code(), Some(69), "{}", crate::support::text(&refused));
+    assert!(
+        crate::support::text(&refused).contains("certificate"),
+        "{}",
+        crate::support::text(&refused)
+    );
+}
+
+/// The users that the README gives an agent, in the words of `ACL SETUSER`: on Redis and on Sentinel.
+fn documented_users() -> Vec<Vec<String>> {
+    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let lines = readme.lines().filter(|line| line.starts_with("user consul-redis "));
+    let words = |line: &str| -> Vec<String> {
+        let rules = line.split('#').next().unwrap_or_default().split_whitespace().skip(1);
+        rules
+            .map(|word| if word == ">…" { ">secret".to_owned() } else { word.to_owned() })
+            .collect()
+    };
+    lines.map(words).collect()
+}
+
+#[tokio::test]
+async fn the_users_of_the_readme_may_do_all_that_an_agent_does() {
+    let mut world = world(WorldSpec::default()).await;
+    let users = documented_users();
+    let [redis, sentinel] = users.as_slice() else { panic!("{users:?}") };
+    let set = |user: &[String]| -> Vec<String> {
+        ["ACL", "SETUSER"].iter().map(|word| (*word).to_owned()).chain(user.to_vec()).collect()
+    };
+    let blank = world.start_redis("newcomer", None).await.unwrap();
+    let on_redis = world.groups[0].redis.iter().chain([&blank]).map(|server| (server, redis));
+    let on_sentinels = world.sentinels.iter().map(|server| (server, sentinel));
+    for (server, user) in on_redis.chain(on_sentinels) {
+        let command = set(user);
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        server.ask(&command).await.unwrap();
+    }
+    let ignorant = world.start_sentinel("newcomer-sentinel", false).await.unwrap();
+    let command = set(sentinel);
+    ignorant.ask(&command.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
+    let config = world.dir().join("node.toml");
+    let text = format!(
+        "[[group]]\nname = \"redis\"\n\n[[redis]]\naddress = \"{}\"\n\n\
+         [[sentinel]]\naddress = \"{}\"\n",
+        blank.address, ignorant.address
+    );
+    std::fs::write(&config, text).unwrap();
+    let env = [
+        ("CONSUL_REDIS_USERNAME", "consul-redis"),
+        ("CONSUL_REDIS_PASSWORD", "secret"),
+        ("CONSUL_REDIS_SENTINEL_USERNAME", "consul-redis"),
+        ("CONSUL_REDIS_SENTINEL_PASSWORD", "secret"),
+    ];
+    let args = ["--config", config.to_str().unwrap()];
+    let agents = [agent(&world, "agent-0", &args, &env)];
+    let old = until_writer(&world, "redis", 20, None).await;
+    world.server(&old).unwrap().ask(&["SET", "kept", "1"]).await.unwrap();
+    // The newcomer joins, the new Sentinel is told, and a switch holds and fences the old primary.
+    until_in_sync(&world, "redis", 3).await;
+    let known = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "redis"];
+    until("the Sentinel is told", Duration::from_secs(20), || async {
+        let answer = ignorant.ask(&known).await?;
+        if answer == redis::Value::Nil { Err(LabError::new("not yet")) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    until_writer(&world, "redis", 20, Some(&old)).await;
+    until_in_sync(&world, "redis", 3).await;
+    let log = logs(&agents);
+    for said in
+        ["was blank; it is a replica", "holding writes on", "was a second primary", "told Sentinel"]
+    {
+        assert!(log.contains(said), "no `{said}` in\n{log}");
+    }
+    assert!(!log.contains("NOPERM") && !log.contains("no permissions"), "{log}");
+}

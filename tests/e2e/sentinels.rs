@@ -1,0 +1,274 @@
+//! Sentinels that are blank, behind a name, or wrong: the cases that have cost people their data.
+
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::fields;
+
+use crate::hammer::Hammer;
+use crate::support::{
+    agent, agents, logs, record, run, text, until_in_sync, until_named, until_record, until_writer,
+    world,
+};
+
+async fn failed_over(world: &mut World) -> (String, String) {
+    let first = until_writer(world, "redis", 20, None).await;
+    until_in_sync(world, "redis", 2).await;
+    world.server_mut(&first).unwrap().kill();
+    let second = until_writer(world, "redis", 20, Some(&first)).await;
+    world.server_mut(&first).unwrap().restart().await.unwrap();
+    until_in_sync(world, "redis", 2).await;
+    world.calm().await.unwrap();
+    (first, second)
+}
+
+#[tokio::test]
+async fn one_sentinel_rolled_back_to_an_old_address_moves_nothing() {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 3, &[]);
+    let (first, second) = failed_over(&mut world).await;
+    let before = record(&world, "redis").await.unwrap();
+    let hammer = Hammer::start(&world);
+    let (host, port) = first.rsplit_once(':').unwrap();
+    let rolled_back = &world.sentinels[2];
+    rolled_back.ask(&["SENTINEL", "REMOVE", "redis"]).await.unwrap();
+    rolled_back.ask(&["SENTINEL", "MONITOR", "redis", host, port, "2"]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let after = record(&world, "redis").await.unwrap();
+    assert_eq!(
+        (after.generation, &after.writer),
+        (before.generation, &before.writer),
+        "{}",
+        logs(&agents)
+    );
+    let seen = hammer.stop().await;
+    seen.never_two_writers();
+    seen.never_a_replica();
+    seen.never_back_from(&second);
+}
+
+/// Whatever Sentinel makes of it, in the end the name is what its majority names and what says so itself,
+/// and no answer on the way held two writers.
+async fn ends_well(world: &World, hammer: Hammer, running: &[consul_redis::lab::process::Process]) {
+    let end = until("Sentinels and Consul agree", Duration::from_secs(120), || async {
+        let mut named = Vec::new();
+        for sentinel in &world.sentinels {
+            let answer = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "redis"]).await?;
+            let parts = consul_redis::redis_link::list(&answer).map_err(LabError)?;
+            let parts: Result<Vec<String>, String> =
+                parts.iter().map(consul_redis::redis_link::text).collect();
+            named.push(parts.map_err(LabError)?.join(":"));
+        }
+        let record = record(world, "redis").await?;
+        let published = record.writer_address().map(ToString::to_string).unwrap_or_default();
+        let agree = named.iter().all(|name| *name == published);
+        let level = record.evidence.level;
+        if !agree || level != consul_redis::core::record::Level::Quorum {
+            return Err(LabError(format!("{named:?}, published {published:?} at {level:?}")));
+        }
+        let server = world.server(&published).ok_or_else(|| LabError("a stranger".to_owned()))?;
+        match server.follows().await? {
+            None => Ok(published),
+            Some(of) => Err(LabError(format!("{published} follows {of}"))),
+        }
+    })
+    .await;
+    let writer = end.unwrap_or_else(|error| panic!("{error}\n{}", logs(running)));
+    until_named(world, "redis-primary", &[writer]).await;
+    hammer.stop().await.never_two_writers();
+}
+
+#[tokio::test]
+async fn a_reset_on_the_leader_in_mid_failover_ends_with_one_writer() {
+    let mut world = world(WorldSpec { failover_timeout_ms: 5_000, ..WorldSpec::default() }).await;
+    let running = agents(&world, 3, &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let hammer = Hammer::start(&world);
+    world.server_mut(&first).unwrap().kill();
+    // The leader is the one that has chosen a replica; its promotion is decided, not yet told.
+    let leader = until("a leader", Duration::from_secs(10), || async {
+        for (index, sentinel) in world.sentinels.iter().enumerate() {
+            let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+            let state = fields(&answer).map_err(LabError)?.remove("failover-state");
+            if state.is_some_and(|state| state == "reconf_slaves" || state == "wait_promotion") {
+                return Ok(index);
+            }
+        }
+        Err(LabError("nobody leads".to_owned()))
+    })
+    .await
+    .unwrap();
+    world.sentinels[leader].ask(&["SENTINEL", "RESET", "redis"]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.server_mut(&first).unwrap().restart().await.unwrap();
+    ends_well(&world, hammer, &running).await;
+}
+
+#[tokio::test]
+async fn two_failovers_at_once_end_with_one_writer() {
+    let world = world(WorldSpec { failover_timeout_ms: 5_000, ..WorldSpec::default() }).await;
+    let running = agents(&world, 3, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let hammer = Hammer::start(&world);
+    let command = ["SENTINEL", "FAILOVER", "redis"];
+    let (one, other) =
+        tokio::join!(world.sentinels[0].ask(&command), world.sentinels[1].ask(&command));
+    one.unwrap();
+    other.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    ends_well(&world, hammer, &running).await;
+}
+
+#[tokio::test]
+async fn a_sentinel_that_does_not_know_the_group_is_told() {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 2, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let blank = world.start_sentinel("sentinel-blank", false).await.unwrap();
+    let list: Vec<String> = world
+        .sentinels
+        .iter()
+        .chain([&blank])
+        .map(|sentinel| sentinel.address.to_string())
+        .collect();
+    // Only the third agent knows of it.
+    let third = agent(&world, "agent-2", &["--sentinels", &list.join(",")], &[]);
+    let answer = until("it is told", Duration::from_secs(20), || async {
+        fields(&blank.ask(&["SENTINEL", "MASTER", "redis"]).await?).map_err(LabError)
+    });
+    let answer = answer.await.unwrap_or_else(|e| panic!("{e}\n{}\n{}", third.log(), logs(&agents)));
+    assert_eq!(answer["port"], world.groups[0].redis[0].address.port().to_string());
+    assert_eq!(answer["down-after-milliseconds"], world.spec.down_after_ms.to_string());
+    assert_eq!(answer["failover-timeout"], world.spec.failover_timeout_ms.to_string());
+    assert_eq!(answer["quorum"], "2");
+    world.sentinels.push(blank);
+    world.settle().await.unwrap();
+    until_record(&world, "redis", 20, "four Sentinels are known", |r| r.evidence.known == 4).await;
+}
+
+#[tokio::test]
+async fn sentinels_are_found_by_a_dns_name_by_a_service_and_by_each_other() {
+    let world = world(WorldSpec::default()).await;
+    let _first = agents(&world, 1, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    // The first agent has published where the Sentinels are. All three have different ports, so for the
+    // name they get a fourth way in: Consul's DNS gives their addresses, and the port is the same.
+    until("the Sentinels are registered", Duration::from_secs(20), || async {
+        let found = world.consul.passing("redis-sentinel").await?;
+        if found.len() == 3 { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+    })
+    .await
+    .unwrap();
+    let cases: [(&str, Vec<String>); 3] = [
+        ("by-service", vec!["--sentinel-service".into(), "redis-sentinel".into()]),
+        ("by-peers", vec!["--sentinels".into(), world.sentinels[1].address.to_string()]),
+        (
+            "by-name",
+            vec![
+                "--sentinels".into(),
+                format!("redis-sentinel.service.consul:{}", world.sentinels[0].address.port()),
+                "--resolver".into(),
+                world.consul.dns.to_string(),
+            ],
+        ),
+    ];
+    for (name, args) in cases {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let found = agent(
+            &world,
+            name,
+            &args,
+            &[("CONSUL_REDIS_SENTINELS", ""), ("CONSUL_REDIS_LOG", "debug")],
+        );
+        until(name, Duration::from_secs(20), || async {
+            let log = found.log();
+            let all = world
+                .sentinels
+                .iter()
+                .all(|sentinel| log.contains(&format!("watching Sentinel {}\n", sentinel.address)));
+            let seen = log.contains("(found in Consul)");
+            if all && seen { Ok(()) } else { Err(LabError(log)) }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+/// Waits until every Sentinel has a setting.
+async fn until_all_have(world: &World, name: &str, wanted: &str) {
+    for sentinel in &world.sentinels {
+        let what = format!("{} has {name} {wanted}", sentinel.name());
+        until(&what, Duration::from_secs(10), || async {
+            let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+            let found = fields(&answer).map_err(LabError)?[name].clone();
+            if found == wanted { Ok(()) } else { Err(LabError(found)) }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn settings_reach_all_sentinels_and_stay() {
+    let world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 2, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    let config = |args: &[&str]| {
+        let output = run(&world, &[&["config", "redis"], args].concat(), &[]);
+        (output.status.code(), text(&output))
+    };
+    let (code, shown) = config(&[]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("down_after       (as each Sentinel has it)"), "{shown}");
+    for bad in ["quorum=0", "quorum=many", "down_after=5", "colour=red", "quorum"] {
+        assert_eq!(config(&[bad]).0, Some(64), "{bad}");
+    }
+    let (code, shown) = config(&["down_after=2300ms", "quorum=auto"]);
+    assert_eq!(code, Some(0), "{shown}");
+    until_all_have(&world, "down-after-milliseconds", "2300").await;
+    until_all_have(&world, "quorum", "2").await;
+    // One that drifts is set right; what nobody wants is left alone.
+    let one = &world.sentinels[1];
+    one.ask(&["SENTINEL", "SET", "redis", "down-after-milliseconds", "9000"]).await.unwrap();
+    one.ask(&["SENTINEL", "SET", "redis", "parallel-syncs", "2"]).await.unwrap();
+    until_all_have(&world, "down-after-milliseconds", "2300").await;
+    let answer = one.ask(&["SENTINEL", "MASTER", "redis"]).await.unwrap();
+    assert_eq!(fields(&answer).unwrap()["parallel-syncs"], "2");
+    let log = logs(&agents);
+    assert!(log.contains("its settings: quorum 2, down-after 2300 ms"), "{log}");
+    let (code, shown) = config(&["down_after="]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("down_after       (as each Sentinel has it)"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_sentinel_that_points_somewhere_else_for_long_is_told_anew() {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 2, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    let stranger = world.start_redis("stranger", None).await.unwrap();
+    let (host, port) = (stranger.address.host().to_owned(), stranger.address.port().to_string());
+    let wrong = &world.sentinels[2];
+    // In one write, before an agent can tell one that knows no group.
+    let mut both = redis::pipe();
+    both.cmd("SENTINEL").arg("REMOVE").arg("redis").cmd("SENTINEL").arg("MONITOR").arg("redis");
+    both.arg(host).arg(port).arg(2);
+    wrong.link().await.unwrap().ask(&both).await.unwrap();
+    until("it monitors the writer again", Duration::from_secs(60), || async {
+        let answer = wrong.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+        let master = fields(&answer).map_err(LabError)?;
+        let found = format!("{}:{}", master["ip"], master["port"]);
+        if found == writer { Ok(()) } else { Err(LabError(found)) }
+    })
+    .await
+    .unwrap();
+    assert!(logs(&agents).contains("which had disagreed"), "{}", logs(&agents));
+    assert_eq!(stranger.follows().await.unwrap(), None, "it is none of ours");
+    world.settle().await.unwrap();
+    assert_eq!(until_writer(&world, "redis", 5, None).await, writer);
+}

@@ -1,0 +1,152 @@
+//! Planned moves of the primary.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use consul_redis::dns::Names;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::{Link, LinkSettings};
+
+use crate::support::{agents, logs, run, text, until_in_sync, until_named, until_writer, world};
+
+/// A client that counts through the name, and counts what was acknowledged.
+struct Counter {
+    acknowledged: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Counter {
+    fn start(world: &World) -> Self {
+        let (acknowledged, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let names = world.consul.names().unwrap();
+        let server = &world.groups[0].redis[0];
+        let (port, login) = (server.address.port(), server.login.clone());
+        let (count, end) = (acknowledged.clone(), stop.clone());
+        let task = tokio::spawn(async move {
+            while !end.load(Ordering::Relaxed) {
+                if increment(&names, port, &login).await.is_some() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        Self { acknowledged, stop, task }
+    }
+
+    async fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap();
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+}
+
+async fn increment(names: &Names, port: u16, login: &LinkSettings) -> Option<()> {
+    let found = names.a("redis-primary.service.consul").await.ok()?;
+    let address = format!("{}:{port}", found.first()?).parse().ok()?;
+    let mut link = Link::open(&address, login).await.ok()?;
+    let mut command = redis::pipe();
+    command.cmd("INCR").arg("counter");
+    let answers = link.ask(&command).await.ok()?;
+    matches!(answers.first(), Some(redis::Value::Int(_))).then_some(())
+}
+
+async fn moves_without_losing_a_write(level: &str) {
+    let world = world(WorldSpec::default()).await;
+    let all = agents(&world, 2, &["--publish", level]);
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    let counter = Counter::start(&world);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let output = run_async(&world, &["switchover", "redis", "--yes"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output), logs(&all));
+    let new = until_writer(&world, "redis", 5, Some(&old)).await;
+    assert!(
+        text(&output).contains(&format!("done: moved from {old} to {new}")),
+        "{}",
+        text(&output)
+    );
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let acknowledged = counter.stop().await;
+    let server = world.server(&new).unwrap();
+    let kept = server.ask(&["GET", "counter"]).await.unwrap();
+    let kept: u64 = consul_redis::redis_link::text(&kept).unwrap().parse().unwrap();
+    // One more may have been done whose answer was lost with its connection.
+    assert!(kept >= acknowledged, "{acknowledged} acknowledged, {kept} kept");
+    assert!(acknowledged > 100, "{acknowledged}");
+    let follows = world.server(&old).unwrap().follows().await.unwrap();
+    assert_eq!(follows.map(|of| of.to_string()), Some(new.clone()));
+    until_named(&world, "redis-primary", &[new]).await;
+    until_in_sync(&world, "redis", 2).await;
+}
+
+/// Runs a command without keeping this thread's own tasks from going on.
+async fn run_async(world: &World, args: &[&str]) -> std::process::Output {
+    let mut command = tokio::process::Command::new(crate::support::program());
+    command.args(args).envs(world.agent_env()).output().await.unwrap()
+}
+
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_at_level_promotion() {
+    moves_without_losing_a_write("promotion").await;
+}
+
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_at_level_quorum() {
+    moves_without_losing_a_write("quorum").await;
+}
+
+#[tokio::test]
+async fn it_goes_where_it_was_asked_to_and_refuses_with_reasons() {
+    let world = world(WorldSpec::default()).await;
+    let old = until_somebody_publishes(&world).await;
+    // The agent that published is gone.
+    let refused = run(&world, &["switchover", "redis", "--yes"], &[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert!(text(&refused).contains("none watches this group"), "{}", text(&refused));
+    let _agents = agents(&world, 1, &[]);
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    let refuse = |args: &[&str], why: &str| {
+        let output = run(&world, args, &[]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains(why), "{}", text(&output));
+    };
+    refuse(&["switchover", "redis", "--yes", "--to", &old], "is the writer already");
+    refuse(&["switchover", "redis", "--yes", "--to", "127.0.0.1:1"], "is no replica of this group");
+    refuse(&["switchover", "nonsense", "--yes"], "Consul knows no group `nonsense`");
+    refuse(&["switchover", "redis"], "not confirmed");
+    let last = world.groups[0].redis[2].address.to_string();
+    let priority = world.server(&last).unwrap();
+    priority.ask(&["CONFIG", "SET", "replica-priority", "0"]).await.unwrap();
+    refuse(&["switchover", "redis", "--yes", "--to", &last], "has priority 0");
+    priority.ask(&["CONFIG", "SET", "replica-priority", "100"]).await.unwrap();
+    assert_eq!(until_writer(&world, "redis", 5, None).await, old, "nothing has moved");
+
+    let output = run(&world, &["switchover", "redis", "--yes", "--to", &last], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(until_writer(&world, "redis", 5, Some(&old)).await, last);
+    let kept = priority.ask(&["CONFIG", "GET", "replica-priority"]).await.unwrap();
+    assert!(format!("{kept:?}").contains("100"), "{kept:?}");
+}
+
+async fn until_somebody_publishes(world: &World) -> String {
+    let agents = agents(world, 1, &[]);
+    let writer = until_writer(world, "redis", 20, None).await;
+    until_in_sync(world, "redis", 2).await;
+    drop(agents);
+    // Consul takes the agent's key away once its session has ended.
+    let gone = || async {
+        let status = run(world, &["status"], &[]);
+        let text = text(&status);
+        if text.contains("no agent watches") {
+            Ok(())
+        } else {
+            Err(consul_redis::lab::LabError(text))
+        }
+    };
+    consul_redis::lab::wait::until("no agent", Duration::from_secs(40), gone).await.unwrap();
+    writer
+}

@@ -1,0 +1,45 @@
+//! The core is pure: it compiles without an async runtime, an HTTP client, a Redis client or a clock.
+
+use std::path::Path;
+
+/// What would let the core do I/O, wait, read a clock, or draw a random number.
+const IMPURE: [&str; 14] = [
+    "tokio",
+    "reqwest",
+    "redis::",
+    "hickory",
+    "backoff",
+    "tracing",
+    "futures",
+    "std::net::Tcp",
+    "std::fs",
+    "std::env",
+    "std::thread",
+    "std::process",
+    "Instant",
+    "rand::",
+];
+/// The modules of this crate that the core may use: its own.
+const OWN: &str = "crate::core";
+
+#[test]
+fn the_core_does_no_io_and_reads_no_clock() {
+    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/core");
+    let mut files = 0;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(core).expect("src/core") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("a source file");
+        files += 1;
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let impure = IMPURE.iter().find(|name| code.contains(*name));
+            let foreign = code.contains("crate::") && !code.contains(OWN);
+            if impure.is_some() || foreign {
+                found.push(format!("{}:{}: {line}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(files > 15, "only {files} files: has the core moved?");
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
