@@ -150,6 +150,27 @@ impl Link {
         .await
     }
 
+    /// Sends one command and returns what it answers.
+    ///
+    /// # Errors
+    /// As [`Link::ask`]; a refusal is [`LinkError::Unexpected`] with the server's words.
+    pub async fn call(&mut self, command: &[&str]) -> Result<Value, LinkError> {
+        let mut pipe = redis::pipe();
+        if let [name, args @ ..] = command {
+            pipe.cmd(name);
+            for arg in args {
+                pipe.arg(*arg);
+            }
+        }
+        match self.ask(&pipe).await?.pop() {
+            Some(error @ Value::ServerError(_)) => {
+                Err(LinkError::Unexpected(text(&error).err().unwrap_or_default()))
+            }
+            Some(value) => Ok(value),
+            None => Err(LinkError::Unexpected("no answer".to_owned())),
+        }
+    }
+
     /// Resolves when the connection is closed. Cancel safe.
     pub async fn closed(&self) {
         self.closed.cancelled().await;

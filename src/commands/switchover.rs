@@ -36,6 +36,8 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 const PROMOTION_MAX: Duration = Duration::from_secs(4);
 /// How long the agents and the majority may take to follow.
 const FOLLOW_MAX: Duration = Duration::from_secs(30);
+/// How long the old primary may take to follow the new one.
+const RETIRE_MAX: Duration = Duration::from_secs(5);
 /// How long Sentinel may take to read a changed priority: its INFO period is 10 s.
 const PRIORITY_MAX: Duration = Duration::from_secs(15);
 /// Pause between two questions.
@@ -145,7 +147,7 @@ impl Mover<'_> {
         let new = match self.promote(switchover, &mut old, begun).await {
             Ok(new) => new,
             Err(failure) => {
-                let _ = ask(&mut old, &["CLIENT", "UNPAUSE"]).await;
+                let _ = old.call(&["CLIENT", "UNPAUSE"]).await;
                 return Err(failure.hint(format!("writes go on at {from}")));
             }
         };
@@ -154,11 +156,11 @@ impl Mover<'_> {
         let gap = begun.elapsed();
         // Clients that wait for the pause to end would wait for nothing: let them look the name up again.
         for kind in ["normal", "pubsub"] {
-            let _ = ask(&mut old, &["CLIENT", "KILL", "TYPE", kind]).await;
+            let _ = old.call(&["CLIENT", "KILL", "TYPE", kind]).await;
         }
         self.until_followed(switchover, &new).await?;
         self.step(begun, "followed", "by a majority of the Sentinels");
-        self.retire_old(&mut old, from, &new).await?;
+        self.retire_old(from, &new).await?;
         self.step(begun, "fenced", &format!("{from} follows {new}"));
         println!(
             "{} moved from {from} to {new}; no write was possible for {} ms",
@@ -284,21 +286,22 @@ impl Mover<'_> {
         Err(Failure::new(Code::Failed, message).hint(hint))
     }
 
-    /// Makes the old primary a replica before its pause ends. An agent may have been first.
-    async fn retire_old(
-        &self,
-        old: &mut Link,
-        from: &Address,
-        new: &Address,
-    ) -> Result<(), Failure> {
-        let error = |error: LinkError| failed(from, &error);
-        let mut link = match probe(old).await {
-            Ok(_) => None,
-            // An agent's fence has closed the connection.
-            Err(_) => Some(Link::open(from, &self.group.login).await.map_err(error)?),
-        };
-        let old = link.as_mut().unwrap_or(old);
-        let now = probe(old).await.map_err(error)?;
+    /// Makes the old primary a replica before its pause ends. An agent may be doing the same, and its fence closes
+    /// every connection at any moment: then it is asked anew.
+    async fn retire_old(&self, from: &Address, new: &Address) -> Result<(), Failure> {
+        let until = Instant::now() + RETIRE_MAX;
+        loop {
+            match self.follow_new(from, new).await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(failed(from, &error)),
+                Err(_) => tokio::time::sleep(STEP).await,
+            }
+        }
+    }
+
+    async fn follow_new(&self, from: &Address, new: &Address) -> Result<(), LinkError> {
+        let mut old = Link::open(from, &self.group.login).await?;
+        let now = probe(&mut old).await?;
         if is_primary(&now) {
             let fence = Fence {
                 instance: from.clone(),
@@ -307,9 +310,9 @@ impl Mover<'_> {
                 kind: StrayKind::Returned,
                 replid: now.replid,
             };
-            instance::fence(old, &fence).await.map_err(error)?;
+            instance::fence(&mut old, &fence).await?;
         }
-        ask(old, &["CLIENT", "UNPAUSE"]).await.map_err(error)?;
+        old.call(&["CLIENT", "UNPAUSE"]).await?;
         Ok(())
     }
 
@@ -319,13 +322,13 @@ impl Mover<'_> {
 
     async fn instance(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
         let mut link = Link::open(at, &self.group.login).await.map_err(|e| failed(at, &e))?;
-        ask(&mut link, command).await.map_err(|error| failed(at, &error))
+        link.call(command).await.map_err(|error| failed(at, &error))
     }
 
     async fn sentinel(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
         let login = &self.config.sentinel_login;
         let mut link = Link::open(at, login).await.map_err(|error| failed(at, &error))?;
-        ask(&mut link, command).await.map_err(|error| failed(at, &error))
+        link.call(command).await.map_err(|error| failed(at, &error))
     }
 
     fn step(&self, begun: Instant, what: &str, detail: &str) {
@@ -336,23 +339,6 @@ impl Mover<'_> {
 
 /// The setting that Sentinel chooses by.
 const PRIORITY: &str = "replica-priority";
-
-async fn ask(link: &mut Link, command: &[&str]) -> Result<redis::Value, LinkError> {
-    let mut pipe = redis::pipe();
-    if let [name, args @ ..] = command {
-        pipe.cmd(name);
-        for arg in args {
-            pipe.arg(*arg);
-        }
-    }
-    match link.ask(&pipe).await?.pop() {
-        Some(error @ redis::Value::ServerError(_)) => {
-            Err(LinkError::Unexpected(text(&error).err().unwrap_or_default()))
-        }
-        Some(value) => Ok(value),
-        None => Err(LinkError::Unexpected("no answer".to_owned())),
-    }
-}
 
 fn is_primary(answer: &InstanceAnswer) -> bool {
     matches!(answer.role, Role::Primary { .. })

@@ -14,7 +14,7 @@ use super::wait::until;
 use crate::core::address::Address;
 use crate::core::observed::{InstanceAnswer, Role};
 use crate::instance::probe;
-use crate::redis_link::{Link, LinkSettings, text};
+use crate::redis_link::{Link, LinkSettings};
 
 /// How long a server may take to answer its first PING.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -105,22 +105,7 @@ impl Server {
     /// # Errors
     /// Without an answer, or with an error for an answer.
     pub async fn ask(&self, command: &[&str]) -> Result<Value, LabError> {
-        let mut link = self.link().await?;
-        let mut pipe = redis::pipe();
-        if let [name, args @ ..] = command {
-            pipe.cmd(name);
-            for arg in args {
-                pipe.arg(*arg);
-            }
-        }
-        let mut answers = link.ask(&pipe).await.map_err(LabError::new)?;
-        match answers.pop() {
-            Some(error @ Value::ServerError(_)) => {
-                Err(LabError(text(&error).err().unwrap_or_default()))
-            }
-            Some(value) => Ok(value),
-            None => Err(LabError("no answer".to_owned())),
-        }
+        self.link().await?.call(command).await.map_err(LabError::new)
     }
 
     /// What it says about itself.
