@@ -154,6 +154,10 @@ impl Hands {
             Output::Tell(tell) => {
                 let _ = self.sentinels.send(SentinelCommand::Tell(group.clone(), tell));
             }
+            Output::Forget(forget, until) => {
+                let command = SentinelCommand::Forget(group.clone(), forget, until);
+                let _ = self.sentinels.send(command);
+            }
             Output::Say(saying) => match saying.weight {
                 Weight::Debug => debug!("{}", saying.text),
                 Weight::Info => info!("{}", saying.text),

@@ -150,6 +150,15 @@ pub struct GroupTable {
     /// An instance that has been down this long loses its row.
     #[serde(default)]
     pub forget_after: Option<Span>,
+    /// A Sentinel that nobody has heard for this long is forgotten by the others.
+    #[serde(default)]
+    pub forget_sentinels_after: Option<Span>,
+    /// Have Sentinels forget those who are gone for good.
+    #[serde(default)]
+    pub forget_ghosts: Option<bool>,
+    /// Leave the group as it is: only observe and publish.
+    #[serde(default)]
+    pub manage: Option<bool>,
     /// Hold the writes of a second primary.
     #[serde(default)]
     pub hold_writes: Option<bool>,

@@ -664,6 +664,12 @@ fn apply(policy: &mut Policy, table: &GroupTable) {
     policy.confirm_within_ms = ms(table.confirm_within, policy.confirm_within_ms);
     policy.replica_lag_max_ms = ms(table.replica_lag_max, policy.replica_lag_max_ms);
     policy.forget_after_ms = ms(table.forget_after, policy.forget_after_ms);
+    policy.forget_sentinels_after_ms =
+        ms(table.forget_sentinels_after, policy.forget_sentinels_after_ms);
+    if table.manage == Some(false) {
+        policy.leave_alone();
+    }
+    policy.forget_ghosts = table.forget_ghosts.unwrap_or(policy.forget_ghosts);
     policy.bootstrap = table.bootstrap.unwrap_or(policy.bootstrap);
     policy.expect = table.expect.map(usize::from);
     policy.bootstrap_wait_ms = ms(table.bootstrap_wait, policy.bootstrap_wait_ms);

@@ -2,6 +2,7 @@
 
 use super::address::Address;
 use super::fence::Fence;
+use super::ghosts::Forget;
 use super::hold::Hold;
 use super::projection::Op;
 use super::record::{Change, Record};
@@ -42,6 +43,8 @@ pub struct Write {
     pub record: Option<Record>,
     /// The history it leaves, newest first, when a generation begins.
     pub history: Option<Vec<Change>>,
+    /// The Sentinel that is made to forget once this is written.
+    pub forget: Option<Forget>,
     /// The operations, at most [`super::projection::TXN_OPS_MAX`].
     pub ops: Vec<Op>,
 }
@@ -59,6 +62,8 @@ pub enum Purpose {
     Confirm,
     /// The same writer, other rows.
     Roster,
+    /// The same writer; a Sentinel is about to be made to forget.
+    Forget,
     /// Rows or keys that somebody else changed.
     Repair,
 }
@@ -72,6 +77,7 @@ impl Purpose {
             Self::Claim => "claim",
             Self::Confirm => "confirm",
             Self::Roster => "roster",
+            Self::Forget => "forget",
             Self::Repair => "repair",
         }
     }

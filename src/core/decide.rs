@@ -8,6 +8,7 @@ use super::action::{Action, Promote, Purpose, Write};
 use super::address::Address;
 use super::bootstrap::{Bootstrap, bootstrap};
 use super::fence::fences;
+use super::ghosts::forget;
 use super::hold::holds;
 use super::observed::{RowsAnswer, StoreAnswer, StoredState};
 use super::policy::{FENCE_AGAIN_MS, Policy};
@@ -15,7 +16,7 @@ use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, r
 use super::publication::{KeepReason, Verdict, judge};
 use super::record::{
     Change, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole, RECORD_VERSION,
-    Record, Timeline, encode,
+    Record, Reset, Timeline, encode,
 };
 use super::replicas::Roster;
 use super::safety;
@@ -60,6 +61,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     wanted.extend(promote(view).map(Action::Promote));
     reasons.extend(left_alone.iter().map(ToString::to_string));
     wanted.extend(tells(view).into_iter().map(Action::Tell));
+    reasons.extend(forget(view).err());
     let mut actions = Vec::new();
     for action in wanted {
         match safety::veto(view, &action) {
@@ -119,8 +121,16 @@ fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, 
     if let Some(sentinels) = addresses(view) {
         next.sentinels = sentinels;
     }
+    let mut purpose = purpose;
+    let mut forgetting = None;
     if purpose == Purpose::Roster && Some(&next) == record {
-        return Ok(repair(view, layout, store, &next).unwrap_or(Wanted::Nothing));
+        forgetting = forget(view).ok().flatten();
+        let Some(forget) = &forgetting else {
+            return Ok(repair(view, layout, store, &next).unwrap_or(Wanted::Nothing));
+        };
+        let number = next.reset.as_ref().map_or(0, |reset| reset.number) + 1;
+        next.reset = Some(Reset { number, sentinel: forget.sentinel.clone() });
+        purpose = Purpose::Forget;
     }
     if purpose == Purpose::Roster && !looked_since_last_change(view) {
         return Ok(Wanted::Nothing);
@@ -137,7 +147,14 @@ fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, 
     let history = begins.then(|| history(store, record, &next, &view.memory.timeline));
     let ops = ops(layout, &base, store, &next, history.as_deref());
     let (base_index, record) = (store.state_index, Some(next));
-    Ok(Wanted::Write(Box::new(Write { purpose, base_index, record, history, ops })))
+    Ok(Wanted::Write(Box::new(Write {
+        purpose,
+        base_index,
+        record,
+        history,
+        forget: forgetting,
+        ops,
+    })))
 }
 
 /// A group keeps the service it was first published as: a name that moved would be gone for its users.
@@ -283,6 +300,7 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
         sentinels: Vec::new(),
         lineage: Vec::new(),
         claim: None,
+        reset: None,
     }
 }
 
@@ -402,7 +420,8 @@ fn repair(
     ops.truncate(TXN_OPS_MAX);
     let base_index = store.state_index;
     let (purpose, record, history) = (Purpose::Repair, None, None);
-    Some(Wanted::Write(Box::new(Write { purpose, base_index, record, history, ops })))
+    let forget = None;
+    Some(Wanted::Write(Box::new(Write { purpose, base_index, record, history, forget, ops })))
 }
 
 fn summary(view: &View<'_>, verdict: &Verdict) -> String {

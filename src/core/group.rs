@@ -11,6 +11,7 @@ use super::bootstrap::is_blank;
 use super::decide::{Decision, decide};
 use super::election::Tally;
 use super::fence::{Fence, strays};
+use super::ghosts::{self, Forget};
 use super::hold::{Hold, is_cut_off};
 use super::memory::{Condition, Memory};
 use super::observed::{
@@ -43,6 +44,8 @@ pub const REFUSED_PAUSE_MS: u64 = 2_000;
 /// Without an outcome for this long a write counts as unanswered, in ms. Longer than any deadline of
 /// the client, so it only ends a wait for an answer that was lost inside the agent.
 pub const WRITE_ANSWER_MAX_MS: u64 = 20_000;
+/// How long after it was decided a Sentinel is still made to forget, in ms.
+pub const FORGET_WITHIN_MS: u64 = 5_000;
 /// How long the same obstacle must stand before it is worth a warning, in ms.
 pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
 
@@ -112,6 +115,8 @@ pub enum Output {
     Promote(Promote),
     /// Tell a Sentinel about the group.
     Tell(Tell),
+    /// Have a Sentinel forget those who are gone for good, unless it is later than this.
+    Forget(Forget, Mono),
     /// Tell people.
     Say(Saying),
 }
@@ -305,7 +310,7 @@ impl GroupLoop {
         // The watch may have told the end of it before the answer came.
         let Some(mut flight) = self.in_flight.take_if(|flight| flight.id == id) else { return };
         match outcome {
-            Outcome::Committed { index } => self.committed(flight.write, index, now, out),
+            Outcome::Committed { index } => self.committed(flight, index, now, out),
             Outcome::Lost => {
                 let purpose = flight.write.purpose.as_str();
                 let text = format!("{}: another agent was first ({purpose})", self.policy.group);
@@ -345,18 +350,23 @@ impl GroupLoop {
             flight.write.record.as_ref().is_some_and(|record| &record.nonce == found)
         });
         if let Some(flight) = flight {
-            self.committed(flight.write, answer.state_index, now, out);
+            self.committed(flight, answer.state_index, now, out);
         }
     }
 
-    fn committed(&mut self, write: Write, index: u64, now: Now, out: &mut Vec<Output>) {
-        let Write { purpose, record, history, .. } = write;
+    fn committed(&mut self, flight: InFlight, index: u64, now: Now, out: &mut Vec<Output>) {
+        let InFlight { write, sent, .. } = flight;
+        let Write { purpose, record, history, forget, .. } = write;
         let known = self.observed.store.as_ref().map_or(0, |store| store.state_index);
         if index < known && record.is_some() {
             // It was applied, and somebody has written after it.
             return;
         }
         self.memory.store_changed = now.mono;
+        // Written down, so it is ours to do; but not when the answer has been long in coming.
+        if let Some(forget) = forget.filter(|_| now.mono - sent < FORGET_WITHIN_MS) {
+            out.push(Output::Forget(forget, now.mono.plus_ms(FORGET_WITHIN_MS)));
+        }
         let Some(record) = record else {
             let text = format!("{}: put back rows or keys that were changed", self.policy.group);
             out.push(say(Weight::Info, text));
@@ -405,6 +415,10 @@ impl GroupLoop {
                     .collect();
                 format!("{}: instances: {}", record.group, rows.join(", "))
             }
+            Purpose::Forget => {
+                let sentinel = record.reset.as_ref().map(|reset| reset.sentinel.to_string());
+                format!("{}: Sentinel {} is to forget", record.group, sentinel.unwrap_or_default())
+            }
             Purpose::Repair => return,
         };
         out.push(say(Weight::Info, text));
@@ -433,6 +447,7 @@ impl GroupLoop {
         holding.extend(strays);
         self.blind = !view.policy.local.is_empty() && view.tally.heard < view.tally.majority();
         holding.extend(disagreements(&view));
+        holding.extend(ghosts::conditions(&view));
         holding.extend(is_blank(&view).then_some(Condition::NoPrimaryAnywhere));
         holding.extend(is_cut_off(&view).then_some(Condition::CutOff));
         self.known = roster.followed();

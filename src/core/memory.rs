@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::address::Address;
-use super::observed::{Observed, Role};
+use super::observed::{Observed, Role, SentinelId};
 use super::record::{Level, Timeline};
 use super::time::{Mono, Now};
 
@@ -32,6 +32,10 @@ pub enum Condition {
     NoPrimaryAnywhere,
     /// The Sentinel names another primary than the majority.
     Disagrees(Address),
+    /// Nobody hears the Sentinel.
+    SentinelSilent(SentinelId),
+    /// Nobody hears the replica.
+    ReplicaSilent(Address),
 }
 
 /// One run of an instance, as far as it was seen.
@@ -82,6 +86,8 @@ pub struct Memory {
     pub lives: BTreeMap<Address, Life>,
     /// When each Sentinel was last told about the group.
     pub told: BTreeMap<Address, Mono>,
+    /// The number of the last `SENTINEL RESET` in the record, and when it was first seen.
+    pub reset: Option<(u64, Mono)>,
     /// How many records this agent has written: the changing part of its nonces.
     pub written: u64,
 }
@@ -94,6 +100,10 @@ impl Memory {
         self.generation_max = self.generation_max.max(generation);
         if self.generation.is_none_or(|(seen, _)| seen != generation) {
             self.generation = Some((generation, now.mono));
+        }
+        let reset = store.record().and_then(|record| record.reset.as_ref()).map(|r| r.number);
+        if self.reset.map(|(number, _)| number) != reset {
+            self.reset = reset.map(|number| (number, now.mono));
         }
     }
 

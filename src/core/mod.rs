@@ -9,6 +9,7 @@ pub mod bootstrap;
 pub mod decide;
 pub mod election;
 pub mod fence;
+pub mod ghosts;
 pub mod group;
 pub mod hold;
 pub mod memory;

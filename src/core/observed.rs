@@ -79,6 +79,8 @@ pub struct SentinelGroup {
     pub config_epoch: u64,
     /// Its opinion on `monitored`.
     pub down: DownOpinion,
+    /// Its flags for `monitored` are `master` and nothing else: nothing is going on.
+    pub only_master_flag: bool,
     /// The failover it leads, if it leads one.
     pub failover: Option<FailoverPhase>,
     /// That failover was forced by `SENTINEL FAILOVER` and needed no election.

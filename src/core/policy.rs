@@ -26,6 +26,10 @@ pub struct Policy {
     pub replica_lag_max_ms: u64,
     /// An instance that has been down this long loses its row.
     pub forget_after_ms: u64,
+    /// A Sentinel that nobody has heard for this long is forgotten by the others.
+    pub forget_sentinels_after_ms: u64,
+    /// Have Sentinels forget Sentinels and replicas that are gone for good (`SENTINEL RESET`).
+    pub forget_ghosts: bool,
     /// The instances of this group on the agent's own host (node mode).
     pub local: BTreeSet<Address>,
     /// How many Sentinels the configuration lists: the electorate while none is recorded.
@@ -124,6 +128,9 @@ pub const STRAY_PROMOTED_MS: u64 = 15_000;
 /// How long a second primary is left alone whose past this agent has not seen: longer than a majority needs to
 /// follow a promotion.
 pub const STRAY_UNSEEN_MS: u64 = 3_000;
+/// The pause between two Sentinels that are made to forget, and after a switch, in ms: a reset one knows nobody for up
+/// to 10 s (`docs/facts/sentinel.md` 5).
+pub const RESET_GAP_MS: u64 = 30_000;
 /// How often one Sentinel is told a changed setting, in ms.
 pub const SET_AGAIN_MS: u64 = 1_000;
 /// How long a Sentinel may disagree with the majority before it is told anew: they correct one another within 2 s.
@@ -134,6 +141,16 @@ pub const TELL_AGAIN_MS: u64 = 5_000;
 pub const INSTANCES_MAX: usize = 128;
 
 impl Policy {
+    /// Switches every duty off that changes an instance or a Sentinel: what is left observes and publishes.
+    pub fn leave_alone(&mut self) {
+        self.hold_writes = false;
+        self.hold_when_cut_off = false;
+        self.fence = false;
+        self.bootstrap = false;
+        self.tell_sentinels = false;
+        self.forget_ghosts = false;
+    }
+
     /// The defaults for a group published under `service`.
     pub fn new(group: GroupName, service: ServiceName, agent: &str, run: &str) -> Self {
         Self {
@@ -145,6 +162,8 @@ impl Policy {
             confirm_within_ms: 5_000,
             replica_lag_max_ms: 10_000,
             forget_after_ms: 3_600_000,
+            forget_sentinels_after_ms: 600_000,
+            forget_ghosts: true,
             local: BTreeSet::new(),
             sentinels_configured: 0,
             hold_writes: true,

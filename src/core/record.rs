@@ -50,6 +50,18 @@ pub struct Record {
     /// Who is to become the first primary of a group that has none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Address>,
+    /// The Sentinel that was last made to forget ghosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<Reset>,
+}
+
+/// One `SENTINEL RESET`, written down before it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reset {
+    /// Counts them.
+    pub number: u64,
+    /// The Sentinel.
+    pub sentinel: Address,
 }
 
 impl Record {

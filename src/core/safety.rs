@@ -3,8 +3,9 @@
 use super::action::{Action, Purpose, Write};
 use super::address::Address;
 use super::fence::Fence;
+use super::ghosts::Forget;
 use super::hold::{Hold, HoldReason};
-use super::observed::Role;
+use super::observed::{DownOpinion, Role, SentinelGroup};
 use super::projection::TXN_OPS_MAX;
 use super::record::PublishedRole;
 use super::replicas::named_by;
@@ -93,9 +94,22 @@ fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {
     if !begins && view.writer() != record.writer_address() {
         return Some(format!("a {} cannot change the writer", write.purpose.as_str()));
     }
+    if let Some(forget) = &write.forget {
+        return veto_forget(view, forget);
+    }
     let writer = record.writer_address().filter(|_| write.purpose == Purpose::Publish)?;
     let proved = says_primary(view, writer);
     (!proved).then(|| format!("{writer} has not said that it is the primary"))
+}
+
+/// A Sentinel is reset only while all that are heard, and they are a majority, name the writer and see nothing wrong.
+fn veto_forget(view: &View<'_>, forget: &Forget) -> Option<String> {
+    let tally = &view.tally;
+    if tally.heard < tally.majority() || tally.votes_for(&forget.primary) < tally.heard {
+        return Some(format!("not all Sentinels name {}", forget.primary));
+    }
+    let calm = |group: &SentinelGroup| group.failover.is_none() && group.down == DownOpinion::Up;
+    (!view.groups().all(calm)).then(|| "something is going on among the Sentinels".to_owned())
 }
 
 /// The instance's last answer is recent and says primary.

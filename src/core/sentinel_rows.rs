@@ -135,6 +135,7 @@ mod tests {
             monitored: at("10.0.0.1:6379"),
             config_epoch: 1,
             down: DownOpinion::Up,
+            only_master_flag: true,
             failover: None,
             failover_forced: false,
             other_sentinels: peers.len(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use redis::Value;
 
 use crate::core::address::{Address, GroupName};
+use crate::core::ghosts::Forget;
 use crate::core::observed::{
     DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId, SentinelPeer,
     SentinelReplica, SentinelSettings,
@@ -118,6 +119,23 @@ pub async fn tell(
     Ok(())
 }
 
+/// Has the Sentinel forget whom [`Forget`] names, after it was asked once more. Whether it was told.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
+pub async fn forget(
+    link: &mut Link,
+    id: &SentinelId,
+    group: &GroupName,
+    forget: &Forget,
+) -> Result<bool, LinkError> {
+    if !forget.still_holds(&ask(link, id, group).await?) {
+        return Ok(false);
+    }
+    link.call(&["SENTINEL", "RESET", group.as_str()]).await?;
+    Ok(true)
+}
+
 fn unexpected(what: &str) -> LinkError {
     LinkError::Unexpected(what.to_owned())
 }
@@ -146,6 +164,7 @@ fn parse_group(
             () if flags.contains(&"s_down") => DownOpinion::Subjective,
             () => DownOpinion::Up,
         },
+        only_master_flag: flags == ["master"],
         failover: master.get("failover-state").and_then(|state| FailoverPhase::parse(state)),
         failover_forced: flags.contains(&"force_failover"),
         other_sentinels: usize::try_from(number(&master, "num-other-sentinels")?)

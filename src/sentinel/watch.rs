@@ -14,8 +14,10 @@ use super::query;
 use crate::clock::Clock;
 use crate::config::SentinelAuth;
 use crate::core::address::{Address, GroupName};
+use crate::core::ghosts::Forget;
 use crate::core::observed::{Reading, SentinelAnswer, SentinelId};
 use crate::core::sentinels::{Tell, TellWhat};
+use crate::core::time::Mono;
 use crate::redis_link::{Link, LinkError, LinkSettings, subscribe};
 use crate::retry::Retry;
 
@@ -35,6 +37,8 @@ pub enum SentinelCommand {
     Ask(GroupName),
     /// One: monitor this group.
     Tell(GroupName, Tell),
+    /// One: forget those who are gone for good, unless it is later than this.
+    Forget(GroupName, Forget, Mono),
 }
 
 /// What a watcher reports.
@@ -122,6 +126,9 @@ pub async fn watch(
             command = commands.recv() => match command {
                 Ok(SentinelCommand::Ask(group)) => { pending.insert(group); }
                 Ok(SentinelCommand::Tell(group, tell)) => watcher.tell(&group, &tell).await,
+                Ok(SentinelCommand::Forget(group, forget, until)) => {
+                    watcher.forget(&group, &forget, until).await;
+                }
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     pending.extend(watcher.settings.groups.iter().cloned());
                 }
@@ -258,6 +265,25 @@ impl Watcher {
             Err(error) => {
                 self.link = None;
                 warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);
+            }
+        }
+    }
+
+    async fn forget(&mut self, group: &GroupName, forget: &Forget, until: Mono) {
+        if forget.sentinel != self.sentinel || self.settings.clock.now().mono > until {
+            return;
+        }
+        let result = match self.link().await {
+            Ok((link, id)) => query::forget(link, id, group, forget).await,
+            Err(error) => Err(error),
+        };
+        let (sentinel, names) = (&self.sentinel, forget.names());
+        match result {
+            Ok(true) => info!("{group}: Sentinel {sentinel} was made to forget {names}"),
+            Ok(false) => debug!("{group}: Sentinel {sentinel} has changed its mind about {names}"),
+            Err(error) => {
+                self.link = None;
+                warn!("{group}: cannot make Sentinel {sentinel} forget {names}: {error}");
             }
         }
     }

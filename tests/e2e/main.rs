@@ -11,6 +11,7 @@ mod consul;
 mod demo;
 mod fencing;
 mod first_primary;
+mod ghosts;
 mod groups;
 mod hammer;
 mod logins;

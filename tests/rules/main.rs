@@ -3,6 +3,7 @@
 
 mod fencing;
 mod first_primary;
+mod ghosts;
 mod properties;
 mod roster;
 mod rule_1_votes;

@@ -237,6 +237,7 @@ impl Scene {
         let mut holding = consul_redis::core::publication::conditions(&view);
         holding.extend(consul_redis::core::replicas::Roster::new(&view).conditions());
         holding.extend(consul_redis::core::sentinels::conditions(&view));
+        holding.extend(consul_redis::core::ghosts::conditions(&view));
         holding
     }
 
@@ -338,6 +339,7 @@ pub fn group_view(index: usize, count: usize) -> SentinelGroup {
         monitored: at(A),
         config_epoch: 1,
         down: DownOpinion::Up,
+        only_master_flag: true,
         failover: None,
         failover_forced: false,
         other_sentinels: count - 1,
@@ -432,5 +434,6 @@ fn record(sentinels: usize) -> Record {
         sentinels: (0..sentinels).map(sentinel_at).collect(),
         lineage: vec![ReplId("1".to_owned())],
         claim: None,
+        reset: None,
     }
 }

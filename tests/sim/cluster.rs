@@ -59,6 +59,8 @@ pub struct Sentinel {
     pub address: Address,
     pub id: SentinelId,
     pub up: bool,
+    /// Stopped for good: no part of the electorate any more.
+    pub gone: bool,
     pub knows: bool,
     pub primary: Address,
     pub config_epoch: u64,
@@ -68,6 +70,7 @@ pub struct Sentinel {
     pub replicas: BTreeSet<Address>,
     pub peers: BTreeSet<usize>,
     pub hold_off_until: u64,
+    pub quorum: u64,
     pub objective: bool,
     pub failover: Option<Failover>,
     pub tilt_until: u64,
@@ -127,6 +130,7 @@ impl Cluster {
             address: address(1, index),
             id: SentinelId(format!("sentinel-{index}")),
             up: true,
+            gone: false,
             knows: true,
             primary: primary.clone(),
             config_epoch: 0,
@@ -136,6 +140,7 @@ impl Cluster {
             replicas: replicas.clone(),
             peers: (0..sentinels).filter(|other| *other != index).collect(),
             hold_off_until: 0,
+            quorum: (sentinels / 2 + 1) as u64,
             objective: false,
             failover: None,
             tilt_until: 0,
@@ -194,14 +199,18 @@ impl Cluster {
         for sentinel in self.sentinels.iter().filter(|s| s.up && s.knows) {
             *counts.entry(announced(sentinel)).or_default() += 1;
         }
-        let needed = self.sentinels.len() / 2 + 1;
+        let needed = self.electorate() / 2 + 1;
         counts.into_iter().find(|(_, count)| *count >= needed).map(|(a, _)| a.clone())
     }
 
     /// A majority of all Sentinels calls `address`, which they monitor, objectively down.
     pub fn agree_down(&self, address: &Address) -> bool {
         let agree = |s: &&Sentinel| s.up && s.knows && s.objective && &s.primary == address;
-        self.sentinels.iter().filter(agree).count() > self.sentinels.len() / 2
+        self.sentinels.iter().filter(agree).count() > self.electorate() / 2
+    }
+
+    fn electorate(&self) -> usize {
+        self.sentinels.iter().filter(|sentinel| !sentinel.gone).count()
     }
 
     /// The replicas that leaders past their election have chosen.
@@ -277,9 +286,8 @@ impl Cluster {
                 self.sentinels[*other].primary == primary && self.subjective(*other, &primary, now)
             })
             .count();
-        let quorum = self.sentinels.len() / 2 + 1;
         let sentinel = &mut self.sentinels[index];
-        let objective = agree >= quorum && !tilt;
+        let objective = agree as u64 >= sentinel.quorum && !tilt;
         if objective != sentinel.objective {
             sentinel.objective = objective;
             sentinel.events += 1;
@@ -658,7 +666,7 @@ impl Cluster {
     pub fn ask(&self, index: usize, now: u64) -> Option<SentinelAnswer> {
         let sentinel = self.sentinels.get(index).filter(|sentinel| sentinel.up)?;
         let settings = SentinelSettings {
-            quorum: (self.sentinels.len() / 2 + 1) as u64,
+            quorum: sentinel.quorum,
             down_after_ms: DOWN_AFTER_MS,
             failover_timeout_ms: FAILOVER_TIMEOUT_MS,
             parallel_syncs: 1,
@@ -674,6 +682,9 @@ impl Cluster {
             } else {
                 DownOpinion::Up
             },
+            only_master_flag: sentinel.failover.is_none()
+                && !sentinel.objective
+                && !self.subjective(index, &sentinel.primary, now),
             failover: sentinel.failover.as_ref().map(|failover| failover.phase),
             failover_forced: sentinel.failover.as_ref().is_some_and(|failover| failover.forced),
             other_sentinels: sentinel.peers.len(),

@@ -17,6 +17,8 @@ pub enum Operation {
     ThawInstance(usize),
     KillPrimary,
     KillSentinel(usize),
+    /// Stopped for good.
+    RemoveSentinel(usize),
     KillLeader,
     StartSentinel {
         sentinel: usize,

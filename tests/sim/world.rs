@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use consul_redis::core::action::{Promote, Purpose, Write};
 use consul_redis::core::address::{Address, GroupName};
 use consul_redis::core::fence::Fence;
+use consul_redis::core::ghosts::Forget;
 use consul_redis::core::group::{GroupLoop, Input, Outcome, Output};
 use consul_redis::core::observed::{Reading, Role, StoreAnswer};
-use consul_redis::core::policy::Policy;
+use consul_redis::core::policy::{Policy, WantedQuorum};
 use consul_redis::core::projection::{Layout, project};
 use consul_redis::core::record::{Level, Record};
 use consul_redis::core::sentinels::{Tell, TellWhat};
@@ -25,6 +26,8 @@ use crate::operation::Operation;
 /// Deadline of a question to a Sentinel or an instance, in ms.
 /// How long a primary that is cut off may take writes: 3 s, and the model's slowest messages.
 const ISOLATED_MAX_MS: u64 = 5_000;
+/// 30 s by the book, less the time that a command is on its way.
+const FORGET_GAP_MS: u64 = 22_000;
 /// A renewed hold may come this much late, for the same reason.
 const HOLD_GAP_MS: u64 = 1_000;
 const ASK_TIMEOUT_MS: u64 = 500;
@@ -57,6 +60,7 @@ enum Event {
     Fence(usize, usize, Fence),
     Promote(usize, usize, Promote),
     Tell(usize, usize, Tell),
+    Forget(usize, usize, Forget, Mono),
     Apply(usize, u64, Box<Write>, Fate, u64),
     Read(usize, ReadKind),
 }
@@ -110,6 +114,8 @@ pub struct World {
     pub fences: usize,
     /// Sentinels told.
     pub tells: usize,
+    /// Sentinels made to forget.
+    pub forgets: usize,
     pub layout: Layout,
     /// In a world that began without a primary: the one that must become the first.
     most_data: Option<Address>,
@@ -135,6 +141,8 @@ pub struct World {
     generation_at: u64,
     /// For each ModifyIndex of `state`, when its generation was committed.
     commit_times: BTreeMap<u64, u64>,
+    /// When a Sentinel was last made to forget, and which.
+    last_forget: Option<(u64, usize)>,
     /// When a majority of the Sentinels last named each address.
     named_at: BTreeMap<Address, u64>,
     /// When an elected leader last had chosen each address.
@@ -157,6 +165,9 @@ fn policies(
             let promotion = rng.random_range(0..10) < 7;
             policy.publish = if promotion { Level::Promotion } else { Level::Quorum };
             policy.sentinels_configured = sentinels;
+            policy.forget_sentinels_after_ms = 3_000;
+            policy.forget_after_ms = 3_000;
+            policy.settings.quorum = Some(WantedQuorum::Auto);
             if index < instances {
                 policy.local = BTreeSet::from([crate::cluster::address(0, index)]);
             }
@@ -196,6 +207,8 @@ impl World {
             holds: 0,
             fences: 0,
             tells: 0,
+            forgets: 0,
+            last_forget: None,
             layout,
             agents: machines,
             most_data: None,
@@ -332,12 +345,21 @@ impl World {
                 let heeds = match tell.what {
                     TellWhat::Monitor => up && !knows,
                     TellWhat::Repoint => up,
-                    TellWhat::Settings => false,
+                    TellWhat::Settings => {
+                        if reached && up && knows {
+                            self.cluster.sentinels[sentinel].quorum = tell.settings.quorum;
+                        }
+                        false
+                    }
                 };
                 if reached && heeds {
+                    self.cluster.sentinels[sentinel].quorum = tell.settings.quorum;
                     self.tells += 1;
                     self.cluster.remonitor(sentinel, &tell.primary);
                 }
+            }
+            Event::Forget(agent, sentinel, forget, until) => {
+                self.forget(agent, sentinel, &forget, until);
             }
             Event::Apply(agent, id, write, fate, life) => {
                 // What waited for a Consul that was wiped is gone with it.
@@ -453,6 +475,16 @@ impl World {
                 let delay = if late { self.rng.random_range(500..6_000) } else { self.delay() };
                 self.push(self.now + delay, Event::Apply(agent, id, write, fate, self.consul_life));
             }
+            Output::Say(saying) => {
+                self.log.push(format!("{} agent-{agent}: {}", self.now, saying.text));
+            }
+            output => self.command(agent, output),
+        }
+    }
+
+    /// Commands to instances and Sentinels.
+    fn command(&mut self, agent: usize, output: Output) {
+        match output {
             Output::Hold(hold) => {
                 let index = self.index_of(&hold.instance);
                 let delay = self.delay();
@@ -482,9 +514,16 @@ impl World {
                     self.push(self.now + delay, Event::Tell(agent, sentinel, tell));
                 }
             }
-            Output::Say(saying) => {
-                self.log.push(format!("{} agent-{agent}: {}", self.now, saying.text));
+            Output::Forget(forget, until) => {
+                let is_it = |s: &Sentinel| s.address == forget.sentinel;
+                // Now and then it is on its way for long.
+                let late = self.rng.random_range(0..10) == 0;
+                let delay = if late { self.rng.random_range(500..9_000) } else { self.delay() };
+                if let Some(sentinel) = self.cluster.sentinels.iter().position(is_it) {
+                    self.push(self.now + delay, Event::Forget(agent, sentinel, forget, until));
+                }
             }
+            other => panic!("{other:?} is no command"),
         }
     }
 
@@ -573,6 +612,22 @@ impl World {
         let leads = self.cluster.instance(&fence.follow);
         if has_data && leads.is_some_and(|leads| leads.offset == 0) {
             self.break_with(format!("{instance} has data and was made to follow an empty one"));
+        }
+    }
+
+    /// One Sentinel at a time: the last one knows everybody again.
+    fn forget(&mut self, agent: usize, sentinel: usize, forget: &Forget, until: Mono) {
+        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
+        let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
+        if self.now > until.0 || !answer.is_some_and(|answer| forget.still_holds(&answer)) {
+            return;
+        }
+        self.log.push(format!("{} agent-{agent} has {sentinel} forget", self.now));
+        self.forgets += 1;
+        self.cluster.reset(sentinel);
+        let last = self.last_forget.replace((self.now, sentinel));
+        if let Some((at, other)) = last.filter(|(at, _)| self.now - at < FORGET_GAP_MS) {
+            self.break_with(format!("{sentinel} was reset, and {other} at {at}"));
         }
     }
 
@@ -855,6 +910,10 @@ impl World {
         let sentinels = &mut self.cluster.sentinels;
         match operation {
             Operation::KillSentinel(s) => sentinels[s].up = false,
+            Operation::RemoveSentinel(s) => {
+                sentinels[s].up = false;
+                sentinels[s].gone = true;
+            }
             Operation::KillLeader => {
                 if let Some(leader) = sentinels.iter_mut().find(|s| s.up && s.failover.is_some()) {
                     leader.up = false;
@@ -978,7 +1037,7 @@ impl World {
             self.cluster.start_instance(index, false);
         }
         for sentinel in &mut self.cluster.sentinels {
-            sentinel.up = true;
+            sentinel.up = !sentinel.gone;
             sentinel.tilt_until = 0;
         }
         for agent in 0..self.agents.len() {
