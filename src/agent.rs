@@ -20,6 +20,7 @@ use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::group_task::{GroupTask, INPUTS_MAX};
+use crate::handover::hand_over;
 use crate::sentinel::pool::Pool;
 use crate::sentinel::watch::{COMMANDS_MAX, WatchSettings};
 use crate::supervisor::Supervisor;
@@ -139,9 +140,23 @@ impl Agent {
         supervisor.spawn("the agent's presence", presence);
         supervisor.spawn("the registrar", registrar);
         self.say_start();
-        supervisor.run(signal).await?;
+        supervisor.run(self.handed_over(signal)).await?;
         info!("stopped; what is published stays");
         Ok(())
+    }
+
+    /// Waits for `signal`, and then, where it is wanted, until this host's primaries have been moved away; a second
+    /// SIGTERM cuts that short. The agent goes on publishing meanwhile.
+    async fn handed_over(&self, signal: impl Future<Output = ()>) {
+        signal.await;
+        if !self.config.handover {
+            return;
+        }
+        // Cancel safe: what is half done ends by itself, as if the agent had died.
+        tokio::select! {
+            () = hand_over(&self.config, &self.consul, self.clock) => {}
+            () = sigterm() => warn!("told to stop again: what was not handed over stays"),
+        }
     }
 
     fn is_node_mode(&self) -> bool {
@@ -215,6 +230,15 @@ impl Agent {
             check_interval: local.check_interval,
         });
         redis.chain(sentinels).collect()
+    }
+}
+
+async fn sigterm() {
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            terminate.recv().await;
+        }
+        Err(_) => std::future::pending().await,
     }
 }
 

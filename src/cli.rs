@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::config::Setting;
 use crate::config::file::{LogFormat, Span};
@@ -48,6 +48,8 @@ pub enum Command {
     Switchover(SwitchoverArgs),
     /// Show or change the Sentinel settings that agents keep on all Sentinels of a group
     Config(ConfigArgs),
+    /// Keep an instance out of the names and from being chosen, or put it back
+    Maintenance(MaintenanceArgs),
     /// Start a small world of real servers, kill its primary, and show what happens
     Demo(DemoArgs),
 }
@@ -94,6 +96,28 @@ pub struct SwitchoverArgs {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Options of `maintenance`.
+#[derive(Debug, Args)]
+pub struct MaintenanceArgs {
+    /// What to do
+    #[arg(value_name = "on|off|list")]
+    pub what: MaintenanceWhat,
+    /// The instance [default: the only Redis of this host's config]
+    #[arg(value_name = "HOST:PORT")]
+    pub instance: Option<Address>,
+}
+
+/// What `maintenance` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MaintenanceWhat {
+    /// Take it out of service
+    On,
+    /// Put it back
+    Off,
+    /// Show which are out
+    List,
 }
 
 /// Options of `demo`.
@@ -153,6 +177,9 @@ pub struct Common {
     /// The name this agent shows in `status` [default: host name and a random part]
     #[arg(long, global = true, env = "CONSUL_REDIS_ID", value_name = "ID")]
     pub id: Option<String>,
+    /// Node mode: move this host's primaries away before stopping (up to 20 s)
+    #[arg(long, global = true, env = "CONSUL_REDIS_HANDOVER", value_parser = BoolishValueParser::new())]
+    pub handover: bool,
     /// Log level or filter [default: info]
     #[arg(long, global = true, env = "CONSUL_REDIS_LOG", value_name = "LEVEL")]
     pub log: Option<String>,

@@ -57,6 +57,9 @@ fn run(cli: Cli) -> Result<Code, Failure> {
             Command::Switchover(args) => {
                 commands::switchover::run(config, args).await.map(|()| Code::Done)
             }
+            Command::Maintenance(args) => {
+                commands::maintenance::run(config, args).await.map(|()| Code::Done)
+            }
             Command::Demo(args) => commands::demo::run(args).await.map(|()| Code::Done),
         }
     });

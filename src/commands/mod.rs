@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod config;
 pub mod demo;
+pub mod maintenance;
 pub mod plan;
 pub mod retire;
 pub mod status;

@@ -1,13 +1,6 @@
 //! `consul-redis switchover GROUP`: moves the primary on purpose, without losing a write.
-//!
-//! Writes are paused on the old primary until its replicas have them all; one Sentinel fails over; the agents
-//! publish the new primary; and the old one is made its replica before the pause ends, so no write is ever
-//! taken by one that is about to lose it (`docs/facts/sentinel.md` 4.4).
 
 use std::io::{BufRead, IsTerminal, Write as _};
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::status::{Style, unconfigured};
 use crate::cli::SwitchoverArgs;
@@ -15,35 +8,15 @@ use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::address::{Address, GroupName};
-use crate::core::fence::{Fence, StrayKind};
+use crate::core::address::GroupName;
 use crate::core::memory::Memory;
-use crate::core::observed::{InstanceAnswer, Role};
 use crate::core::projection::Layout;
 use crate::core::switchover::{Check, Switchover, prepare};
 use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::{Code, Failure};
-use crate::instance::{self, probe};
 use crate::observe::look;
-use crate::redis_link::{Link, LinkError, fields, list, text};
-
-/// How long writes are paused at the most: the pause ends by itself if we die.
-const PAUSE: Duration = Duration::from_secs(5);
-/// How long the replicas may take to catch up while writes are paused.
-const CATCH_UP_MAX: Duration = Duration::from_secs(1);
-/// How long Sentinel may take to promote one.
-const PROMOTION_MAX: Duration = Duration::from_secs(4);
-/// How long the agents and the majority may take to follow.
-const FOLLOW_MAX: Duration = Duration::from_secs(30);
-/// How long the old primary may take to follow the new one.
-const RETIRE_MAX: Duration = Duration::from_secs(5);
-/// How long Sentinel may take to read a changed priority: its INFO period is 10 s.
-const PRIORITY_MAX: Duration = Duration::from_secs(15);
-/// Pause between two questions.
-const STEP: Duration = Duration::from_millis(5);
-/// The priority of the one that is asked for: below every other in use.
-const FIRST_PRIORITY: &str = "1";
+use crate::switchover::{Mover, Step};
 
 /// Moves the primary.
 ///
@@ -69,12 +42,21 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
         return Err(Failure::new(Code::Failed, "not moved: not confirmed")
             .hint("answer yes, or give --yes"));
     }
-    let mover = Mover { config: &config, group: &group, consul: &consul, clock, style };
-    mover.go(&switchover).await
+    let report = move |step: Step| print_step(&step, style);
+    let mover = Mover { config: &config, group: &group, consul: &consul, clock, report: &report };
+    let moved = mover.go(&switchover).await?;
+    println!(
+        "{} moved from {} to {}; no write was possible for {} ms",
+        style.bold("done:"),
+        moved.from,
+        moved.to,
+        moved.gap.as_millis()
+    );
+    Ok(())
 }
 
 /// The group as it is configured here, else as Consul knows it.
-async fn find_group(
+pub async fn find_group(
     config: &Config,
     consul: &Consul,
     clock: &Clock,
@@ -113,241 +95,8 @@ fn confirmed(switchover: &Switchover) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-struct Mover<'a> {
-    config: &'a Config,
-    group: &'a GroupConfig,
-    consul: &'a Consul,
-    clock: Clock,
-    style: Style,
-}
-
-impl Mover<'_> {
-    async fn go(&self, switchover: &Switchover) -> Result<(), Failure> {
-        let priority = match &switchover.to {
-            Some(to) => Some((to, self.prefer(to, &switchover.sentinel).await?)),
-            None => None,
-        };
-        let moved = self.move_primary(switchover).await;
-        if let Some((to, before)) = priority {
-            // Whatever became of it, the next election is as before.
-            let command = ["CONFIG", "SET", PRIORITY, before.as_str()];
-            if let Err(error) = self.instance(to, &command).await {
-                println!("  {to} keeps {PRIORITY} {FIRST_PRIORITY}, was {before}: {error}");
-            }
-        }
-        moved
-    }
-
-    async fn move_primary(&self, switchover: &Switchover) -> Result<(), Failure> {
-        let from = &switchover.from;
-        let mut old = Link::open(from, &self.group.login).await.map_err(|e| failed(from, &e))?;
-        let begun = Instant::now();
-        instance::hold(&mut old, ms(PAUSE)).await.map_err(|error| failed(from, &error))?;
-        self.step(begun, "paused", &format!("writes on {from}"));
-        let new = match self.promote(switchover, &mut old, begun).await {
-            Ok(new) => new,
-            Err(failure) => {
-                let _ = old.call(&["CLIENT", "UNPAUSE"]).await;
-                return Err(failure.hint(format!("writes go on at {from}")));
-            }
-        };
-        let published = self.until_published(&new).await?;
-        self.step(begun, "published", &format!("generation {published}"));
-        let gap = begun.elapsed();
-        // Clients that wait for the pause to end would wait for nothing: let them look the name up again.
-        for kind in ["normal", "pubsub"] {
-            let _ = old.call(&["CLIENT", "KILL", "TYPE", kind]).await;
-        }
-        self.until_followed(switchover, &new).await?;
-        self.step(begun, "followed", "by a majority of the Sentinels");
-        self.retire_old(from, &new).await?;
-        self.step(begun, "fenced", &format!("{from} follows {new}"));
-        println!(
-            "{} moved from {from} to {new}; no write was possible for {} ms",
-            self.style.bold("done:"),
-            gap.as_millis()
-        );
-        Ok(())
-    }
-
-    /// Has one replica promoted that has every write; which one.
-    async fn promote(
-        &self,
-        switchover: &Switchover,
-        old: &mut Link,
-        begun: Instant,
-    ) -> Result<Address, Failure> {
-        let from = &switchover.from;
-        let wanted = match &switchover.to {
-            Some(to) => vec![to.clone()],
-            None => switchover.candidates.clone(),
-        };
-        let mut links = Vec::new();
-        for address in &wanted {
-            let link = Link::open(address, &self.group.login).await;
-            links.push((address, link.map_err(|error| failed(address, &error))?));
-        }
-        let target = probe(old).await.map_err(|error| failed(from, &error))?.offset;
-        for (address, link) in &mut links {
-            let until = Instant::now() + CATCH_UP_MAX;
-            loop {
-                let answer = probe(link).await.map_err(|error| failed(address, &error))?;
-                if answer.offset >= target {
-                    break;
-                }
-                if Instant::now() > until {
-                    let behind = target - answer.offset;
-                    let message = format!("not moved: {address} is still {behind} bytes behind");
-                    return Err(Failure::new(Code::Failed, message));
-                }
-                tokio::time::sleep(STEP).await;
-            }
-        }
-        self.step(begun, "caught up", &format!("{} replica(s), every byte", links.len()));
-        let group = self.group.policy.group.as_str();
-        self.sentinel(&switchover.sentinel, &["SENTINEL", "FAILOVER", group]).await?;
-        let until = Instant::now() + PROMOTION_MAX;
-        // Whoever it is: the others are watched too, when one was asked for and another is chosen.
-        while Instant::now() < until {
-            for address in &switchover.candidates {
-                if self.probe(address).await.is_ok_and(|answer| is_primary(&answer)) {
-                    self.step(begun, "promoted", &format!("{address} says that it is the primary"));
-                    return Ok(address.clone());
-                }
-            }
-            tokio::time::sleep(STEP).await;
-        }
-        let message = format!("not moved: {} promoted nobody", switchover.sentinel);
-        Err(Failure::new(Code::Failed, message))
-    }
-
-    /// Makes Sentinel prefer one replica; the priority that it had.
-    async fn prefer(&self, to: &Address, sentinel: &Address) -> Result<String, Failure> {
-        let answer = self.instance(to, &["CONFIG", "GET", PRIORITY]).await?;
-        let row = list(&answer).map_err(|error| failed(to, &error))?;
-        let before = row.get(1).map(text).and_then(Result::ok).unwrap_or_else(|| "100".to_owned());
-        self.instance(to, &["CONFIG", "SET", PRIORITY, FIRST_PRIORITY]).await?;
-        println!("  waiting until {sentinel} has read the new priority of {to} (up to 10 s)");
-        let group = self.group.policy.group.as_str();
-        let until = Instant::now() + PRIORITY_MAX;
-        while Instant::now() < until {
-            let answer = self.sentinel(sentinel, &["SENTINEL", "REPLICAS", group]).await?;
-            let rows = list(&answer).map_err(|error| failed(sentinel, &error))?;
-            let mut rows = rows.iter().filter_map(|row| fields(row).ok());
-            let name = to.to_string();
-            let known = rows.find(|row| row.get("name") == Some(&name));
-            if known
-                .is_some_and(|row| row.get("slave-priority").is_some_and(|p| p == FIRST_PRIORITY))
-            {
-                return Ok(before);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let _ = self.instance(to, &["CONFIG", "SET", PRIORITY, &before]).await;
-        let message = format!("not moved: {sentinel} did not read the new priority of {to}");
-        Err(Failure::new(Code::Failed, message))
-    }
-
-    async fn until_published(&self, new: &Address) -> Result<u64, Failure> {
-        let until = Instant::now() + FOLLOW_MAX;
-        while Instant::now() < until {
-            let layout = &self.group.layout;
-            let answer = self.consul.group(layout, ReadMode::Consistent, &self.clock).await;
-            if let Ok(store) = answer
-                && let Some(record) = store.value.record()
-                && record.writer_address() == Some(new)
-            {
-                return Ok(record.generation);
-            }
-            tokio::time::sleep(STEP).await;
-        }
-        Err(Failure::new(
-            Code::Failed,
-            format!("{new} is the primary, and no agent has published it"),
-        )
-        .hint("consul-redis status says who watches this group"))
-    }
-
-    async fn until_followed(&self, switchover: &Switchover, new: &Address) -> Result<(), Failure> {
-        let names = Names::new(self.config.resolver);
-        let until = Instant::now() + FOLLOW_MAX;
-        while Instant::now() < until {
-            let seen = look(self.config, self.group, self.consul, &names, &self.clock).await?;
-            let memory = Memory::default();
-            let view =
-                View::of_one_look(&self.group.policy, &memory, &seen.observed, self.clock.now());
-            if view.tally.elected.as_ref().is_some_and(|elected| &elected.address == new) {
-                return Ok(());
-            }
-            tokio::time::sleep(STEP).await;
-        }
-        let message = format!("{new} is the primary, and no majority names it yet");
-        let hint = format!("{} is left to Sentinel", switchover.from);
-        Err(Failure::new(Code::Failed, message).hint(hint))
-    }
-
-    /// Makes the old primary a replica before its pause ends. An agent may be doing the same, and its fence closes
-    /// every connection at any moment: then it is asked anew.
-    async fn retire_old(&self, from: &Address, new: &Address) -> Result<(), Failure> {
-        let until = Instant::now() + RETIRE_MAX;
-        loop {
-            match self.follow_new(from, new).await {
-                Ok(()) => return Ok(()),
-                Err(error) if Instant::now() > until => return Err(failed(from, &error)),
-                Err(_) => tokio::time::sleep(STEP).await,
-            }
-        }
-    }
-
-    async fn follow_new(&self, from: &Address, new: &Address) -> Result<(), LinkError> {
-        let mut old = Link::open(from, &self.group.login).await?;
-        let now = probe(&mut old).await?;
-        if is_primary(&now) {
-            let fence = Fence {
-                instance: from.clone(),
-                run_id: now.run_id,
-                follow: new.clone(),
-                kind: StrayKind::Returned,
-                replid: now.replid,
-            };
-            instance::fence(&mut old, &fence).await?;
-        }
-        old.call(&["CLIENT", "UNPAUSE"]).await?;
-        Ok(())
-    }
-
-    async fn probe(&self, address: &Address) -> Result<InstanceAnswer, LinkError> {
-        probe(&mut Link::open(address, &self.group.login).await?).await
-    }
-
-    async fn instance(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
-        let mut link = Link::open(at, &self.group.login).await.map_err(|e| failed(at, &e))?;
-        link.call(command).await.map_err(|error| failed(at, &error))
-    }
-
-    async fn sentinel(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
-        let login = &self.config.sentinel_login;
-        let mut link = Link::open(at, login).await.map_err(|error| failed(at, &error))?;
-        link.call(command).await.map_err(|error| failed(at, &error))
-    }
-
-    fn step(&self, begun: Instant, what: &str, detail: &str) {
-        let time = self.style.good(&format!("{:>7} ms", begun.elapsed().as_millis()));
-        println!("  {time}  {what:<10} {}", self.style.dim(detail));
-    }
-}
-
-/// The setting that Sentinel chooses by.
-const PRIORITY: &str = "replica-priority";
-
-fn is_primary(answer: &InstanceAnswer) -> bool {
-    matches!(answer.role, Role::Primary { .. })
-}
-
-fn failed(at: &Address, error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(Code::Failed, format!("{at}: {error}"))
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn print_step(step: &Step, style: Style) {
+    let time = step.after.map(|after| format!("{:>7} ms", after.as_millis()));
+    let time = style.good(&time.unwrap_or_else(|| " ".repeat(10)));
+    println!("  {time}  {:<10} {}", step.what, style.dim(&step.detail));
 }

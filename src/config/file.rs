@@ -39,6 +39,8 @@ pub struct File {
 pub struct AgentTable {
     /// The name it shows in `status`.
     pub id: Option<String>,
+    /// Move this host's primaries away before it stops.
+    pub handover: Option<bool>,
 }
 
 /// `[consul]`

@@ -48,6 +48,8 @@ pub struct Config {
     pub log: String,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// Node mode: this host's primaries are moved away before the agent stops.
+    pub handover: bool,
     /// Where Sentinels are.
     pub sources: SentinelSources,
     /// DNS server for their names.
@@ -290,6 +292,7 @@ impl Resolver<'_> {
                 .or_else(|| self.file.log.level.clone())
                 .unwrap_or_else(|| "info".to_owned()),
             log_format: self.common.log_format.or(self.file.log.format).unwrap_or(LogFormat::Text),
+            handover: self.common.handover || self.file.agent.handover.unwrap_or(false),
             sources,
             resolver: self.common.logins.resolver.or(self.file.sentinels.resolver),
             sentinel_login: self.sentinel_login()?,

@@ -138,7 +138,7 @@ fn candidates<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     let followed = Roster::new(view).followed();
     let instances = view.observed.instances.iter();
     instances
-        .filter(|(address, _)| followed.contains(*address))
+        .filter(|(address, _)| followed.contains(*address) && !view.in_maintenance(address))
         .filter_map(|(address, reading)| Some((address, reading.since(view.recent)?)))
         .collect()
 }

@@ -72,6 +72,9 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     if let Some(Err(error)) = view.observed.store.as_ref().map(|store| &store.config) {
         reasons.push(format!("{} is ignored: {error}", layout.config()));
     }
+    if let Some(Err(error)) = view.observed.store.as_ref().map(|store| &store.maintenance) {
+        reasons.push(format!("{} is ignored: {error}", layout.maintenance()));
+    }
     let summary = summary(view, &verdict);
     Decision { actions, verdict, summary, reasons, sound }
 }

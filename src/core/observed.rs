@@ -166,6 +166,8 @@ pub struct SentinelReplica {
     pub s_down: bool,
     /// The failover this Sentinel leads has chosen it.
     pub promoted: bool,
+    /// Its `replica-priority`, as this Sentinel last read it: up to 10 s ago.
+    pub priority: Option<u64>,
 }
 
 /// One row of `SENTINEL SENTINELS`.
@@ -262,6 +264,11 @@ pub struct StoreAnswer {
     pub plain: BTreeMap<String, String>,
     /// The agents that watch this group now.
     pub agents: BTreeSet<String>,
+    /// The instances that are in maintenance, with the replica-priority that each had before, from the key `maintenance`;
+    /// or why it cannot be read.
+    pub maintenance: Result<BTreeMap<Address, u64>, String>,
+    /// ModifyIndex of `maintenance`, 0 when it does not exist.
+    pub maintenance_index: u64,
     /// The Sentinel settings in the key `config`, or why it cannot be read.
     pub config: Result<WantedSettings, String>,
     /// ModifyIndex of `config`, 0 when it does not exist.
@@ -302,6 +309,8 @@ impl StoreAnswer {
             history: Vec::new(),
             plain: BTreeMap::new(),
             agents: BTreeSet::new(),
+            maintenance: Ok(BTreeMap::new()),
+            maintenance_index: 0,
             config: Ok(WantedSettings::default()),
             config_index: 0,
         };
@@ -319,6 +328,11 @@ impl StoreAnswer {
                 "config" => {
                     answer.config_index = modify_index;
                     answer.config =
+                        serde_json::from_slice(&value).map_err(|error| error.to_string());
+                }
+                "maintenance" => {
+                    answer.maintenance_index = modify_index;
+                    answer.maintenance =
                         serde_json::from_slice(&value).map_err(|error| error.to_string());
                 }
                 // A damaged history costs the history, not the service.

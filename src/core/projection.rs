@@ -52,6 +52,11 @@ impl Layout {
         format!("{}config", self.root())
     }
 
+    /// The instances that the operator has taken out of service.
+    pub fn maintenance(&self) -> String {
+        format!("{}maintenance", self.root())
+    }
+
     /// The key that says that an agent watches the group.
     pub fn agent(&self, id: &str) -> String {
         format!("{}{AGENTS}{id}", self.root())

@@ -144,6 +144,8 @@ pub enum PublishedRole {
     OutOfSync,
     /// A majority of the Sentinels gets no answer from it.
     Down,
+    /// The operator has taken it out of service.
+    Maintenance,
 }
 
 impl PublishedRole {
@@ -152,7 +154,7 @@ impl PublishedRole {
         match self {
             Self::Primary => Some("primary"),
             Self::Replica => Some("replica"),
-            Self::OutOfSync | Self::Down => None,
+            Self::OutOfSync | Self::Down | Self::Maintenance => None,
         }
     }
 
@@ -163,6 +165,7 @@ impl PublishedRole {
             Self::Replica => "replica",
             Self::OutOfSync => "out of sync",
             Self::Down => "down",
+            Self::Maintenance => "in maintenance",
         }
     }
 }

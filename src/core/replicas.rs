@@ -96,6 +96,9 @@ impl<'v, 'a> Roster<'v, 'a> {
         if Some(address) == writer {
             return PublishedRole::Primary;
         }
+        if self.view.in_maintenance(address) {
+            return PublishedRole::Maintenance;
+        }
         // Two agents that hear different Sentinels must not undo each other's rows: it takes a majority to
         // call a replica down, and a majority to call it up again.
         let opinion = self.down_or_up(address);

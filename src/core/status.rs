@@ -159,6 +159,7 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<String> {
             format!("{} says that it is a primary as well", left.instance)
         }
     }));
+    problems.extend(maintained(view));
     if tally.known > 0 && tally.heard < tally.majority() {
         problems.push(format!(
             "only {} of {} known Sentinels answer: no failover is possible",
@@ -166,6 +167,25 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<String> {
         ));
     }
     problems
+}
+
+/// What is wrong with those in maintenance: they may not be chosen, and are not.
+fn maintained(view: &View<'_>) -> Vec<String> {
+    let store = view.observed.store.as_ref();
+    let listed = store.and_then(|store| store.maintenance.as_ref().ok());
+    let wrong = |address: &Address| {
+        if view.writer() == Some(address) {
+            return Some(format!("{address} is in maintenance, and is the writer"));
+        }
+        let priority = view.instance(address).and_then(|answer| answer.priority)?;
+        (priority != 0).then(|| {
+            format!(
+                "{address} is in maintenance, and may be chosen: its replica-priority is \
+                 {priority} (consul-redis maintenance on {address} sets it to 0 again)"
+            )
+        })
+    };
+    listed.into_iter().flatten().filter_map(|(address, _)| wrong(address)).collect()
 }
 
 /// What stands between a group that nobody knows and its first primary.

@@ -101,11 +101,12 @@ fn candidates(view: &View<'_>) -> Vec<Address> {
     let current = replicas.iter().filter(|replica| replica.online && replica.lag_s <= LAG_MAX_S);
     let well = |address: &Address| {
         let own = view.instance(address);
-        let follows = own.is_some_and(|own| {
-            matches!(&own.role, Role::Replica { link_up: true, .. })
-                && own.not_ready.is_none()
-                && own.priority != Some(0)
-        });
+        let follows = !view.in_maintenance(address)
+            && own.is_some_and(|own| {
+                matches!(&own.role, Role::Replica { link_up: true, .. })
+                    && own.not_ready.is_none()
+                    && own.priority != Some(0)
+            });
         let down = view.tally.replicas.get(address).is_some_and(|count| count.down > 0);
         follows && !down
     };
@@ -131,6 +132,7 @@ fn target(view: &View<'_>, candidates: &[Address], to: Option<&Address>) -> Resu
     let own = view.instance(to);
     Err(match own {
         None => format!("{to} does not answer, or is no replica of this group"),
+        Some(_) if view.in_maintenance(to) => format!("{to} is in maintenance"),
         Some(own) if own.priority == Some(0) => {
             format!("{to} has priority 0: it is never to become the primary")
         }

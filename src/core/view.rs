@@ -60,6 +60,13 @@ impl<'a> View<'a> {
         self.record.and_then(Record::writer_address)
     }
 
+    /// The operator has taken the instance out of service.
+    pub fn in_maintenance(&self, address: &Address) -> bool {
+        let store = self.observed.store.as_ref();
+        let listed = store.and_then(|store| store.maintenance.as_ref().ok());
+        listed.is_some_and(|listed| listed.contains_key(address))
+    }
+
     /// Puts an instance to the writer test, with answers that may change the writer.
     pub fn test(&self, address: &Address) -> WriterTest<'a> {
         writer_test(self.observed, address, self.since)

@@ -187,6 +187,7 @@ fn parse_replica(row: &BTreeMap<String, String>) -> Option<SentinelReplica> {
         address: address(row.get("ip")?, row.get("port")?).ok()?,
         s_down: flags.contains(&"s_down"),
         promoted: flags.contains(&"promoted"),
+        priority: row.get("slave-priority").and_then(|priority| priority.parse().ok()),
     })
 }
 

@@ -15,6 +15,7 @@ mod ghosts;
 mod groups;
 mod hammer;
 mod logins;
+mod maintenance;
 mod node_mode;
 mod sentinels;
 mod support;

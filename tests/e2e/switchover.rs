@@ -7,8 +7,11 @@ use std::time::Duration;
 use consul_redis::dns::Names;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::{Link, LinkSettings};
+use nix::sys::signal::Signal;
 
-use crate::support::{agents, logs, run, text, until_in_sync, until_named, until_writer, world};
+use crate::support::{
+    agent, agents, logs, run, text, until_in_sync, until_named, until_writer, world,
+};
 
 /// A client that counts through the name, and counts what was acknowledged.
 struct Counter {
@@ -149,4 +152,59 @@ async fn until_somebody_publishes(world: &World) -> String {
     };
     consul_redis::lab::wait::until("no agent", Duration::from_secs(40), gone).await.unwrap();
     writer
+}
+
+#[tokio::test]
+async fn an_agent_that_is_told_to_stop_hands_its_primary_over() {
+    let world = world(WorldSpec::default()).await;
+    let primary = &world.groups[0].redis[0].address;
+    let config = world.dir().join("node.toml");
+    let text = format!(
+        "[agent]\nhandover = true\n[[group]]\nname = \"redis\"\n[[redis]]\naddress = \"{primary}\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    // Alone: it has to publish the new writer itself before it goes.
+    let mut node = agent(&world, "node", &["--config", config.to_str().unwrap()], &[]);
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    let counter = Counter::start(&world);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    node.signal(Signal::SIGTERM).unwrap();
+    let code = node.end(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(code, 0, "{}", node.log());
+    let new = until_writer(&world, "redis", 1, Some(&old)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let acknowledged = counter.stop().await;
+    assert!(node.log().contains(&format!("handed over from {old} to {new}")), "{}", node.log());
+    let kept = world.server(&new).unwrap().ask(&["GET", "counter"]).await.unwrap();
+    let kept: u64 = consul_redis::redis_link::text(&kept).unwrap().parse().unwrap();
+    assert!(kept >= acknowledged, "{acknowledged} acknowledged, {kept} kept");
+    assert!(acknowledged > 100, "{acknowledged}");
+    let follows = world.server(&old).unwrap().follows().await.unwrap();
+    assert_eq!(follows.map(|of| of.to_string()), Some(new.clone()));
+    until_named(&world, "redis-primary", &[new]).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_handed_over_stays_and_the_agent_stops() {
+    let mut world = world(WorldSpec::default()).await;
+    let primary = world.groups[0].redis[0].address.clone();
+    let config = world.dir().join("node.toml");
+    let text = format!(
+        "[[group]]\nname = \"redis\"\n[[redis]]\naddress = \"{primary}\"\ncheck_interval = \"1s\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut node =
+        agent(&world, "node", &["--config", config.to_str().unwrap(), "--handover"], &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    for server in &mut world.groups[0].redis[1..] {
+        server.kill();
+    }
+    until_in_sync(&world, "redis", 0).await;
+    node.signal(Signal::SIGTERM).unwrap();
+    let code = node.end(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(code, 0, "{}", node.log());
+    assert!(node.log().contains("stays where it is: replicas none of"), "{}", node.log());
+    assert_eq!(until_writer(&world, "redis", 1, None).await, writer);
 }

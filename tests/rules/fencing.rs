@@ -257,7 +257,12 @@ fn a_registered_replica_of_something_dead_is_pointed_at_the_writer() {
     // One that Sentinels know is theirs to point.
     let known = (0..3).fold(scene, |scene, index| {
         scene.sentinel(index, |group| {
-            group.replicas.push(SentinelReplica { address: at(d), s_down: false, promoted: false });
+            group.replicas.push(SentinelReplica {
+                address: at(d),
+                s_down: false,
+                promoted: false,
+                priority: None,
+            });
         })
     });
     assert_eq!(fences(&known), []);

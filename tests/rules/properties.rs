@@ -109,6 +109,7 @@ fn apply(scene: Scene, index: usize, said: &Said) -> Scene {
                 address: at(name),
                 s_down: said.down_replicas[at_index],
                 promoted: said.chosen == Some(at_index),
+                priority: None,
             })
             .collect();
     })
@@ -337,7 +338,12 @@ fn a_group_of_a_hundred_is_published_in_several_transactions_the_writer_in_the_f
         scene = scene.sentinel(index, |group| {
             group.replicas = names
                 .iter()
-                .map(|name| SentinelReplica { address: at(name), s_down: false, promoted: false })
+                .map(|name| SentinelReplica {
+                    address: at(name),
+                    s_down: false,
+                    promoted: false,
+                    priority: None,
+                })
                 .collect();
         });
     }

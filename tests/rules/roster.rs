@@ -4,6 +4,7 @@ use consul_redis::core::action::Purpose;
 use consul_redis::core::observed::{FailoverPhase, Role, SentinelReplica};
 use consul_redis::core::projection::Op;
 use consul_redis::core::record::{InstanceRecord, Level, PublishedRole};
+use consul_redis::core::switchover::prepare;
 use consul_redis::core::time::Mono;
 
 use crate::scene::{A, ASKED, B, C, Scene, at, primary, promoted_b, replica};
@@ -14,7 +15,12 @@ const D: &str = "10.0.0.4:6379";
 fn joined(scene: Scene) -> Scene {
     (0..3).fold(scene, |scene, index| {
         scene.sentinel(index, |group| {
-            group.replicas.push(SentinelReplica { address: at(D), s_down: false, promoted: false });
+            group.replicas.push(SentinelReplica {
+                address: at(D),
+                s_down: false,
+                promoted: false,
+                priority: None,
+            });
         })
     })
 }
@@ -277,4 +283,20 @@ fn a_writer_is_published_above_what_was_seen_before_consul_lost_its_data() {
     scene.memory.generation_max = 11;
     let record = scene.write().record.unwrap();
     assert_eq!((record.generation, record.writer_address()), (12, Some(&at(A))));
+}
+
+#[test]
+fn an_instance_in_maintenance_is_no_read_endpoint_and_no_target() {
+    let mut scene = Scene::healthy(3);
+    let store = scene.observed.store.as_mut().expect("a store");
+    store.maintenance = Ok([(at(B), 100), (at(A), 100)].into());
+    let rows = [format!("{A} primary"), format!("{B} in maintenance"), format!("{C} replica")];
+    assert_eq!(scene.rows(), rows, "the writer stays the writer");
+    let (_, switchover) = prepare(&scene.view(), Some(&at(B)));
+    assert_eq!(switchover, None);
+    let mut unreadable = Scene::healthy(3);
+    unreadable.observed.store.as_mut().expect("a store").maintenance = Err("damaged".to_owned());
+    let decision = unreadable.decision();
+    assert!(decision.actions.is_empty(), "{decision:?}");
+    assert_eq!(decision.reasons, ["redis-ha/redis/maintenance is ignored: damaged"]);
 }

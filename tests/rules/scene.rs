@@ -319,6 +319,8 @@ fn empty_store() -> StoreAnswer {
         agents: BTreeSet::new(),
         config: Ok(consul_redis::core::policy::WantedSettings::default()),
         config_index: 0,
+        maintenance: Ok(BTreeMap::new()),
+        maintenance_index: 0,
     }
 }
 
@@ -332,8 +334,12 @@ fn no_answer<T>() -> Reading<T> {
 
 /// What Sentinel `index` of `count` says of a healthy group.
 pub fn group_view(index: usize, count: usize) -> SentinelGroup {
-    let replica =
-        |address: &str| SentinelReplica { address: at(address), s_down: false, promoted: false };
+    let replica = |address: &str| SentinelReplica {
+        address: at(address),
+        s_down: false,
+        promoted: false,
+        priority: None,
+    };
     SentinelGroup {
         primary: at(A),
         monitored: at(A),

@@ -699,6 +699,7 @@ impl Cluster {
                         .failover
                         .as_ref()
                         .is_some_and(|failover| failover.chosen.as_ref() == Some(replica)),
+                    priority: None,
                 })
                 .collect(),
             peers: sentinel

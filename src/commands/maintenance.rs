@@ -1,0 +1,217 @@
+//! `consul-redis maintenance on|off|list [HOST:PORT]`: keeps an instance out of the names, and from being chosen.
+//!
+//! The key `maintenance` keeps it out of the names, whatever agents there are; its `replica-priority` of 0 keeps Sentinel
+//! from choosing it. What it was before stands in the key, so that nothing is lost in between.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::switchover::find_group;
+use crate::cli::{MaintenanceArgs, MaintenanceWhat};
+use crate::clock::Clock;
+use crate::config::{Config, GroupConfig};
+use crate::consul::client::Consul;
+use crate::core::address::Address;
+use crate::core::group::Outcome;
+use crate::core::observed::Observed;
+use crate::core::projection::Op;
+use crate::core::record::PublishedRole;
+use crate::dns::Names;
+use crate::exit::{Code, Failure};
+use crate::observe::look;
+use crate::redis_link::{Link, list, text};
+use crate::switchover::{PRIORITY, failed};
+
+/// How long agents and Sentinels may take to follow: Sentinel reads priorities every 10 s.
+const FOLLOW_MAX: Duration = Duration::from_secs(20);
+/// Pause between two looks.
+const STEP: Duration = Duration::from_millis(250);
+
+/// Takes an instance out of service, puts it back, or lists those that are out.
+///
+/// # Errors
+/// A [`Failure`] when the instance is the writer, is not known, or does not answer.
+pub async fn run(config: Config, args: &MaintenanceArgs) -> Result<(), Failure> {
+    let consul = Consul::new(&config.consul)?;
+    let clock = Clock::start();
+    let name = match config.groups.as_slice() {
+        [only] => only.policy.group.clone(),
+        _ => {
+            let message = "which group? several are configured";
+            return Err(Failure::new(Code::Config, message).hint("name one: --group NAME"));
+        }
+    };
+    let group = find_group(&config, &consul, &clock, &name).await?;
+    let keeper = Keeper { config: &config, group: &group, consul: &consul, clock };
+    match args.what {
+        MaintenanceWhat::List => keeper.list().await,
+        MaintenanceWhat::On => keeper.on(&instance(&config, args)?).await,
+        MaintenanceWhat::Off => keeper.off(&instance(&config, args)?).await,
+    }
+}
+
+/// The instance that was named, or the only one of this host.
+fn instance(config: &Config, args: &MaintenanceArgs) -> Result<Address, Failure> {
+    match (&args.instance, config.redis.as_slice()) {
+        (Some(named), _) => Ok(named.clone()),
+        (None, [only]) => Ok(only.address.clone()),
+        (None, _) => Err(Failure::new(Code::Config, "which instance? name it as HOST:PORT")),
+    }
+}
+
+struct Keeper<'a> {
+    config: &'a Config,
+    group: &'a GroupConfig,
+    consul: &'a Consul,
+    clock: Clock,
+}
+
+/// The instances in maintenance with the priority that each had before, and the ModifyIndex of the key.
+type Kept = (BTreeMap<Address, u64>, u64);
+
+impl Keeper<'_> {
+    async fn look(&self) -> Result<Observed, Failure> {
+        let names = Names::new(self.config.resolver);
+        Ok(look(self.config, self.group, self.consul, &names, &self.clock).await?.observed)
+    }
+
+    fn kept(&self, observed: &Observed) -> Result<Kept, Failure> {
+        let Some(store) = &observed.store else { return Ok(Kept::default()) };
+        match &store.maintenance {
+            Ok(kept) => Ok((kept.clone(), store.maintenance_index)),
+            Err(error) => {
+                let key = self.group.layout.maintenance();
+                let message = format!("{key} cannot be read: {error}");
+                let hint = format!("consul kv delete {key} takes all out of maintenance");
+                Err(Failure::new(Code::Failed, message).hint(hint))
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<(), Failure> {
+        let observed = self.look().await?;
+        let (kept, _) = self.kept(&observed)?;
+        for (address, before) in &kept {
+            println!("{address}  in maintenance ({PRIORITY} was {before})");
+        }
+        if kept.is_empty() {
+            println!("{}: none in maintenance", self.group.policy.group);
+        }
+        Ok(())
+    }
+
+    async fn on(&self, instance: &Address) -> Result<(), Failure> {
+        let observed = self.look().await?;
+        let (mut kept, index) = self.kept(&observed)?;
+        let record = observed.record();
+        if record.and_then(|record| record.writer_address()) == Some(instance) {
+            let hint = format!("consul-redis switchover {} moves it away", self.group.policy.group);
+            let message = format!("{instance} is the writer");
+            return Err(Failure::new(Code::Failed, message).hint(hint));
+        }
+        if !observed.instances.contains_key(instance) {
+            let known: Vec<String> = observed.instances.keys().map(ToString::to_string).collect();
+            let message = format!("{instance} is no instance of {}", self.group.policy.group);
+            let hint = format!("known are: {}", known.join(", "));
+            return Err(Failure::new(Code::Failed, message).hint(hint));
+        }
+        let before = self.priority(instance).await?;
+        // Taken out twice, it goes back to what it was before the first time.
+        kept.entry(instance.clone()).or_insert(before);
+        self.write(&kept, index).await?;
+        self.set_priority(instance, 0).await?;
+        println!("waiting until agents and Sentinels have seen it (up to 10 s)");
+        let seen = |observed: &Observed| {
+            role(observed, instance) != Some(PublishedRole::Replica)
+                && priorities(observed, instance).all(|priority| priority == 0)
+        };
+        self.until(seen, instance).await?;
+        println!("{instance} is out of the names, and will not be chosen");
+        Ok(())
+    }
+
+    async fn off(&self, instance: &Address) -> Result<(), Failure> {
+        let observed = self.look().await?;
+        let (mut kept, index) = self.kept(&observed)?;
+        let Some(before) = kept.remove(instance) else {
+            println!("{instance} is not in maintenance");
+            return Ok(());
+        };
+        if let Err(failure) = self.set_priority(instance, before).await {
+            println!("{}: its {PRIORITY}, {before} before, is still 0", failure.message);
+        }
+        self.write(&kept, index).await?;
+        println!("{instance} is back; it answers as a replica once it is in sync");
+        Ok(())
+    }
+
+    async fn write(&self, kept: &BTreeMap<Address, u64>, index: u64) -> Result<(), Failure> {
+        let key = self.group.layout.maintenance();
+        let value = serde_json::to_string(kept)
+            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
+        match self.consul.txn(&[Op::KeyCas { key: key.clone(), index, value }], &key).await {
+            Outcome::Committed { .. } => Ok(()),
+            Outcome::Lost => {
+                let message = format!("somebody else changed {key} at the same time");
+                Err(Failure::new(Code::Failed, message).hint("run it again"))
+            }
+            Outcome::Refused(what) | Outcome::Unknown(what) => {
+                Err(Failure::new(Code::Failed, format!("Consul: {what}")))
+            }
+        }
+    }
+
+    async fn call(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
+        let opened = Link::open(at, &self.group.login).await;
+        let mut link = opened.map_err(|error| failed(at, &error))?;
+        link.call(command).await.map_err(|error| failed(at, &error))
+    }
+
+    async fn priority(&self, instance: &Address) -> Result<u64, Failure> {
+        let answer = self.call(instance, &["CONFIG", "GET", PRIORITY]).await?;
+        let row = list(&answer).map_err(|error| failed(instance, &error))?;
+        let value = row.get(1).map(text).and_then(Result::ok);
+        let unread = || Failure::new(Code::Failed, format!("{instance} has no {PRIORITY}"));
+        value.and_then(|value| value.parse().ok()).ok_or_else(unread)
+    }
+
+    async fn set_priority(&self, instance: &Address, priority: u64) -> Result<(), Failure> {
+        self.call(instance, &["CONFIG", "SET", PRIORITY, &priority.to_string()]).await?;
+        // So that it stays over a restart. Fails without a config file.
+        let _ = self.call(instance, &["CONFIG", "REWRITE"]).await;
+        Ok(())
+    }
+
+    async fn until(
+        &self,
+        seen: impl Fn(&Observed) -> bool,
+        instance: &Address,
+    ) -> Result<(), Failure> {
+        let deadline = Instant::now() + FOLLOW_MAX;
+        while Instant::now() < deadline {
+            if seen(&self.look().await?) {
+                return Ok(());
+            }
+            tokio::time::sleep(STEP).await;
+        }
+        let message = format!("{instance} is in maintenance, and not everybody has seen it");
+        Err(Failure::new(Code::Failed, message).hint("consul-redis status says who has not"))
+    }
+}
+
+fn role(observed: &Observed, instance: &Address) -> Option<PublishedRole> {
+    observed.record()?.role_of(instance)
+}
+
+/// The priority of an instance, as each Sentinel that lists it has last read it.
+fn priorities<'a>(
+    observed: &'a Observed,
+    instance: &'a Address,
+) -> impl Iterator<Item = u64> + use<'a> {
+    let answers = observed.sentinels.values().filter_map(|reading| reading.result.as_ref().ok());
+    let replicas = answers.filter_map(|answer| answer.group.as_ref()).flat_map(|g| &g.replicas);
+    let rows = replicas.filter(move |replica| &replica.address == instance);
+    rows.filter_map(|replica| replica.priority)
+}

@@ -1,0 +1,71 @@
+//! Handing over: before an agent that is told to stop takes its host's Redis out of Consul, it moves the primaries that
+//! are on this host away.
+
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::config::{Config, GroupConfig};
+use crate::consul::client::Consul;
+use crate::core::memory::Memory;
+use crate::core::switchover::prepare;
+use crate::core::view::View;
+use crate::dns::Names;
+use crate::exit::Failure;
+use crate::observe::look;
+use crate::switchover::{Mover, Step};
+
+/// How long all of it may take. Less than the 30 s after which Kubernetes and Nomad kill.
+pub const HAND_OVER_MAX: Duration = Duration::from_secs(20);
+
+/// Moves every primary of this host away, where another instance can take its place. What cannot be moved is said, and
+/// left to Sentinel.
+pub async fn hand_over(config: &Config, consul: &Consul, clock: Clock) {
+    let groups = config.groups.iter().filter(|group| !group.policy.local.is_empty());
+    let moves = groups.map(|group| hand_over_one(config, group, consul, clock));
+    let all = futures_util::future::join_all(moves);
+    if tokio::time::timeout(HAND_OVER_MAX, all).await.is_err() {
+        warn!("not everything was handed over in {} s", HAND_OVER_MAX.as_secs());
+    }
+}
+
+async fn hand_over_one(config: &Config, group: &GroupConfig, consul: &Consul, clock: Clock) {
+    let name = &group.policy.group;
+    match try_hand_over(config, group, consul, clock).await {
+        Ok(()) => {}
+        Err(failure) => warn!("{name}: the primary is not handed over: {}", failure.message),
+    }
+}
+
+async fn try_hand_over(
+    config: &Config,
+    group: &GroupConfig,
+    consul: &Consul,
+    clock: Clock,
+) -> Result<(), Failure> {
+    let (name, names) = (&group.policy.group, Names::new(config.resolver));
+    let seen = look(config, group, consul, &names, &clock).await?;
+    let memory = Memory::default();
+    let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
+    let Some(writer) = view.writer().filter(|writer| group.policy.local.contains(*writer)) else {
+        debug!("{name}: the primary is not on this host");
+        return Ok(());
+    };
+    info!("{name}: handing {writer} over before the agent stops");
+    let (checks, switchover) = prepare(&view, None);
+    let Some(switchover) = switchover else {
+        for check in checks {
+            if let Err(why) = check.found {
+                warn!("{name}: the primary {writer} stays where it is: {} {why}", check.what);
+            }
+        }
+        return Ok(());
+    };
+    let report = |step: Step| debug!("{name}: {} {}", step.what, step.detail);
+    let mover = Mover { config, group, consul, clock, report: &report };
+    let moved = mover.go(&switchover).await?;
+    let gap = moved.gap.as_millis();
+    info!("{name}: handed over from {} to {}, {gap} ms without a write", moved.from, moved.to);
+    Ok(())
+}
