@@ -126,6 +126,9 @@ pub struct DemoArgs {
     /// Leave everything running, and print the commands to try
     #[arg(long)]
     pub keep: bool,
+    /// Start from blank Redis, and Sentinels that know nothing, with an agent beside each Redis
+    #[arg(long)]
+    pub from_scratch: bool,
 }
 
 /// Options of every command.

@@ -23,8 +23,10 @@ use crate::core::observed::{InstanceAnswer, Reading};
 use crate::instance::{self, InstanceCommand, follow};
 use crate::sentinel::watch::SentinelCommand;
 
-/// How often the instances registered for the group are read.
-const REGISTERED_EVERY: Duration = Duration::from_secs(5);
+/// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
+const REGISTERED_PAUSE: Duration = Duration::from_millis(200);
+/// Pause after a failure to hear of them.
+const REGISTERED_AGAIN: Duration = Duration::from_secs(5);
 /// Inputs waiting for one group.
 pub const INPUTS_MAX: usize = 1_024;
 
@@ -105,20 +107,27 @@ impl GroupTask {
     }
 }
 
-/// Reads which instances node-mode agents have registered, until nobody listens any more.
+/// Hears which instances node-mode agents have registered, until nobody listens any more.
 async fn watch_registered(consul: Consul, service: String, inputs: mpsc::Sender<Input>) {
+    let mut index = 0;
     loop {
-        match consul.service_addresses(&service).await {
+        match consul.watch_service_addresses(&service, index).await {
             Ok(found) => {
-                let found = found.into_iter().collect();
-                if inputs.send(Input::Registered(found)).await.is_err() {
+                // An index that went back starts again, and 0 would not block at all.
+                index = if found.index < index { 0 } else { found.index.max(1) };
+                let registered = found.value.into_iter().collect();
+                if inputs.send(Input::Registered(registered)).await.is_err() {
                     return;
                 }
+                tokio::time::sleep(REGISTERED_PAUSE).await;
             }
             // Unknown, not gone: those that were registered stay.
-            Err(error) => debug!("{service}: {error}"),
+            Err(error) => {
+                debug!("{service}: {error}");
+                index = 0;
+                tokio::time::sleep(REGISTERED_AGAIN).await;
+            }
         }
-        tokio::time::sleep(REGISTERED_EVERY).await;
     }
 }
 

@@ -15,11 +15,12 @@ use crate::clock::Clock;
 use crate::consul::store::ReadMode;
 use crate::core::address::Address;
 use crate::core::projection::Layout;
-use crate::core::record::Record;
+use crate::core::record::{Level, Record};
 use crate::exit::{Code, Failure};
 use crate::lab::LabError;
 use crate::lab::clients::{NameWriter, Written, first_primary};
 use crate::lab::process::{Life, Process};
+use crate::lab::redis::Server;
 use crate::lab::wait::until;
 use crate::lab::world::{World, WorldSpec};
 use crate::redis_link::subscribe;
@@ -56,7 +57,11 @@ pub async fn run(args: &DemoArgs) -> Result<(), Failure> {
 }
 
 async fn show(args: &DemoArgs) -> Result<(), Failure> {
-    let mut demo = Demo::start(args.keep).await?;
+    let mut demo = if args.from_scratch {
+        Demo::start_from_scratch(args.keep).await?
+    } else {
+        Demo::start(args.keep).await?
+    };
     demo.show_names().await?;
     demo.fail_over().await?;
     demo.bring_back().await?;
@@ -89,7 +94,8 @@ struct Demo {
 }
 
 impl Demo {
-    async fn start(keep: bool) -> Result<Self, Failure> {
+    /// A world without agents, and a line that says so.
+    async fn world(keep: bool, from_scratch: bool, servers: &str) -> Result<Self, Failure> {
         let style = Style::of_stdout();
         println!("{}", style.bold("consul-redis demo"));
         println!(
@@ -97,22 +103,93 @@ impl Demo {
             style.dim("real servers on loopback, started now and ended with this command")
         );
         println!();
-        print!("Starting Consul, three Redis, three Sentinels and two agents ... ");
+        print!("Starting {servers} ... ");
         let _ = std::io::stdout().flush();
-        let begun = Instant::now();
         let life = if keep { Life::CanOutliveUs } else { Life::WithUs };
-        let world = World::start(WorldSpec { life, ..WorldSpec::default() }).await?;
+        let world = World::start(WorldSpec { life, from_scratch, ..WorldSpec::default() }).await?;
         let program = std::env::current_exe()?;
-        let agents = ["agent-a", "agent-b"]
-            .iter()
-            .map(|name| world.start_agent(&program, name, &[], &[]))
-            .collect::<Result<Vec<Process>, LabError>>()?;
-        let demo = Self { world, agents, program, style };
-        until("the writer is published and both replicas are in sync", STEP_TIMEOUT, || async {
-            let record = demo.record().await?;
-            if record.replicas().count() == 2 { Ok(()) } else { Err(LabError::new("not yet")) }
+        Ok(Self { world, agents: Vec::new(), program, style })
+    }
+
+    /// Blank instances, Sentinels that know nothing, and then an agent beside each instance.
+    async fn start_from_scratch(keep: bool) -> Result<Self, Failure> {
+        let begun = Instant::now();
+        let servers = "Consul, three blank Redis and three Sentinels that know nothing";
+        let mut demo = Self::world(keep, true, servers).await?;
+        println!("{:.1} s", begun.elapsed().as_secs_f64());
+        demo.say("Nobody knows anybody:");
+        for group in &demo.world.groups {
+            for server in &group.redis {
+                let keys = server.probe().await?.keys;
+                let follows = server.follows().await?.map(|of| format!("follows {of}"));
+                let role = follows.unwrap_or_else(|| "a primary by itself".to_owned());
+                println!("  Redis    {:<24} {role}, {keys} keys", server.address.to_string());
+            }
+        }
+        for sentinel in &demo.world.sentinels {
+            let groups = sentinel.ask(&["SENTINEL", "MASTERS"]).await?;
+            let count = crate::redis_link::list(&groups).map_err(LabError::new)?.len();
+            println!("  Sentinel {:<24} monitors {count} groups", sentinel.address.to_string());
+        }
+        demo.say("Starting an agent beside each Redis (expect = 3):");
+        let started = Instant::now();
+        demo.agents = demo.node_agents()?;
+        let begins = demo.until_record("a first primary", |r| r.writer.is_some()).await?;
+        let writer = begins.writer_address().map(ToString::to_string).unwrap_or_default();
+        demo.step(started, Instant::now(), "published", &format!("{writer}: {}", begins.why));
+        demo.until_record("a majority of the Sentinels", |record| {
+            record.writer.is_some() && record.evidence.level == Level::Quorum
         })
         .await?;
+        demo.step(started, Instant::now(), "confirmed", "the Sentinels were told, and name it");
+        demo.until_record("the replicas", |record| record.replicas().count() == 2).await?;
+        demo.step(started, Instant::now(), "in sync", "the two others are its replicas");
+        // A failover needs Sentinels that know one another.
+        demo.world.settle().await?;
+        demo.world.calm().await?;
+        demo.step(started, Instant::now(), "at rest", "every Sentinel knows all others");
+        Ok(demo)
+    }
+
+    fn node_agents(&self) -> Result<Vec<Process>, LabError> {
+        let servers = self.world.groups.iter().flat_map(|group| &group.redis);
+        let start = |server: &Server| {
+            let name = format!("agent-{}", server.name());
+            let path = self.world.dir().join(format!("{name}.toml"));
+            let address = &server.address;
+            let text = format!(
+                "[[group]]\nname = \"{GROUP}\"\nexpect = 3\n\n[[redis]]\naddress = \"{address}\"\n"
+            );
+            std::fs::write(&path, text).map_err(LabError::new)?;
+            let args = ["--config", path.to_str().unwrap_or_default()];
+            self.world.start_agent(&self.program, &name, &args, &[])
+        };
+        servers.map(start).collect()
+    }
+
+    async fn until_record(
+        &self,
+        what: &str,
+        wanted: impl Fn(&Record) -> bool,
+    ) -> Result<Record, LabError> {
+        until(what, STEP_TIMEOUT, || async {
+            let record = self.record().await?;
+            if wanted(&record) { Ok(record) } else { Err(LabError::new("not yet")) }
+        })
+        .await
+    }
+
+    async fn start(keep: bool) -> Result<Self, Failure> {
+        let begun = Instant::now();
+        let servers = "Consul, three Redis, three Sentinels and two agents";
+        let mut demo = Self::world(keep, false, servers).await?;
+        let agents = ["agent-a", "agent-b"]
+            .iter()
+            .map(|name| demo.world.start_agent(&demo.program, name, &[], &[]))
+            .collect::<Result<Vec<Process>, LabError>>()?;
+        demo.agents = agents;
+        let what = "the writer is published and both replicas are in sync";
+        demo.until_record(what, |record| record.replicas().count() == 2).await?;
         println!("{:.1} s", begun.elapsed().as_secs_f64());
         Ok(demo)
     }
@@ -292,12 +369,9 @@ impl Demo {
         }
         let seconds = begun.elapsed().as_secs();
         println!("  the name was asked for {asked} times in {seconds} s and did not move");
-        let back = until("the old primary is in sync as a replica", STEP_TIMEOUT, || async {
-            let record = self.record().await?;
-            let back = record.replicas().any(|address| address.to_string() == gone);
-            if back { Ok(record) } else { Err(LabError::new("not yet")) }
-        })
-        .await?;
+        let is_back =
+            |record: &Record| record.replicas().any(|address| address.to_string() == gone);
+        let back = self.until_record("the old primary is in sync as a replica", is_back).await?;
         println!(
             "  the agents have made it a replica; redis-replica.service.consul has {} again",
             back.replicas().count()
@@ -328,7 +402,7 @@ impl Demo {
         println!("  tail -f {}/agent-*.log", self.world.dir().display());
         let servers = group.iter().flat_map(|group| &group.redis).chain(&self.world.sentinels);
         let ids: Vec<String> = servers
-            .filter_map(crate::lab::redis::Server::id)
+            .filter_map(Server::id)
             .chain(self.world.consul.id())
             .chain(self.agents.iter().map(Process::id))
             .map(|id| id.to_string())

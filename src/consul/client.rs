@@ -226,6 +226,24 @@ impl Consul {
         answer.decode(&format!("GET {path}"))
     }
 
+    /// A blocking query: the answer once it has changed since the index `after`, or after `wait`; at once for 0.
+    ///
+    /// # Errors
+    /// [`ConsulError::Unreachable`] without an answer in time, and [`ConsulError::Secret`].
+    pub async fn watch(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        after: u64,
+        wait: Duration,
+    ) -> Result<Answer, ConsulError> {
+        let (index, period) = (after.to_string(), format!("{}ms", wait.as_millis()));
+        let blocking = [("index", index.as_str()), ("wait", period.as_str())];
+        // Consul adds up to a sixteenth, and may look for a leader for 7 s.
+        let timeout = wait * 17 / 16 + CALL_TIMEOUT;
+        self.call(Method::GET, path, &[query, &blocking].concat(), None, timeout).await
+    }
+
     /// `PUT`, with the body of the answer. A status other than 200 is an error.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
-use super::client::{Consul, ConsulError};
+use super::client::{Consul, ConsulError, Indexed, WATCH_WAIT};
 use super::registrar::Monitored;
 use crate::clock::Clock;
 use crate::core::address::{Address, GroupName};
@@ -69,6 +69,21 @@ impl Consul {
         let entries: Vec<HealthEntry> =
             self.get(&format!("/v1/health/service/{service}"), &[]).await?.value;
         Ok(entries.iter().filter_map(HealthEntry::address).collect())
+    }
+
+    /// The same once it has changed since the index `after`.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn watch_service_addresses(
+        &self,
+        service: &str,
+        after: u64,
+    ) -> Result<Indexed<Vec<Address>>, ConsulError> {
+        let path = format!("/v1/health/service/{service}");
+        let answer = self.watch(&path, &[], after, WATCH_WAIT).await?;
+        let Indexed { index, value } = answer.decode::<Vec<HealthEntry>>(&format!("GET {path}"))?;
+        Ok(Indexed { index, value: value.iter().filter_map(HealthEntry::address).collect() })
     }
 
     /// The Sentinels that Consul agents have registered themselves, on other nodes than ours.

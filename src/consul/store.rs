@@ -57,18 +57,15 @@ impl Consul {
     ) -> Result<Indexed<StoreAnswer>, ConsulError> {
         let asked = clock.now().mono;
         let path = format!("/v1/kv/{}", layout.root());
-        let (index, wait);
-        let (query, timeout) = match mode {
-            ReadMode::Consistent => (vec![("recurse", ""), ("consistent", "")], CALL_TIMEOUT),
-            ReadMode::Watch { index: after, wait: period } => {
-                index = after.to_string();
-                wait = format!("{}ms", period.as_millis());
-                // Consul adds up to a sixteenth, and may look for a leader for 7 s.
-                let timeout = period * 17 / 16 + CALL_TIMEOUT;
-                (vec![("recurse", ""), ("index", index.as_str()), ("wait", wait.as_str())], timeout)
+        let answer = match mode {
+            ReadMode::Consistent => {
+                let query = [("recurse", ""), ("consistent", "")];
+                self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?
+            }
+            ReadMode::Watch { index, wait } => {
+                self.watch(&path, &[("recurse", "")], index, wait).await?
             }
         };
-        let answer = self.call(Method::GET, &path, &query, None, timeout).await?;
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(Indexed {
                 index: answer.index,

@@ -45,6 +45,18 @@ async fn it_shows_the_switch_and_ends_what_it_started() {
 }
 
 #[tokio::test]
+async fn from_scratch_it_shows_the_first_primary_too() {
+    let output = demo(&["--from-scratch"]).output().unwrap();
+    assert_timeline(&output);
+    let shown = text(&output);
+    for line in ["a primary by itself, 0 keys", "monitors 0 groups", "nobody knew of one"] {
+        assert!(shown.contains(line), "no `{line}` in\n{shown}");
+    }
+    let times = ["confirmed", "in sync", "at rest"].map(|name| step(&shown, name));
+    assert!(times.is_sorted(), "{shown}");
+}
+
+#[tokio::test]
 async fn what_it_keeps_goes_on_and_its_last_command_ends_it() {
     let output = demo(&["--keep"]).output().unwrap();
     assert_timeline(&output);
