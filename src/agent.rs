@@ -21,6 +21,7 @@ use crate::dns::Names;
 use crate::exit::Failure;
 use crate::group_task::{GroupTask, INPUTS_MAX};
 use crate::handover::hand_over;
+use crate::http::Server;
 use crate::sentinel::pool::Pool;
 use crate::sentinel::watch::{COMMANDS_MAX, WatchSettings};
 use crate::supervisor::Supervisor;
@@ -98,6 +99,10 @@ impl Agent {
         let stop = supervisor.stop.clone();
         let (commands, _) = broadcast::channel(COMMANDS_MAX);
         let mut groups = BTreeMap::new();
+        let mut http = match &self.config.http {
+            Some(settings) => Some(Server::bind(settings).await?),
+            None => None,
+        };
         for group in &self.config.groups {
             let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
             groups.insert(group.policy.group.clone(), inputs.clone());
@@ -108,6 +113,7 @@ impl Agent {
                 sentinels: commands.clone(),
                 inputs: receiver,
                 own_inputs: inputs,
+                shown: http.as_mut().map(|http| http.show(&group.policy.group)),
             };
             supervisor.spawn("a group's loop", task.run(stop.clone()));
         }
@@ -134,6 +140,10 @@ impl Agent {
         let presence = be_present(self.consul.clone(), id, layouts, self.presence(), stop.clone());
         let registrar =
             keep_registered(self.consul.clone(), self.registrations(), monitors, stop.clone());
+        if let Some(server) = http {
+            info!("answering http://{}", server.address());
+            supervisor.spawn("the HTTP server", server.run(stop.clone()));
+        }
         supervisor.spawn("the Sentinels' pool", until(stop.clone(), pool.run()));
         supervisor.spawn("the Sentinels' rows", until(stop.clone(), rows));
         supervisor.spawn("the look-now signal", until(stop, pass_on_looks(look, groups)));

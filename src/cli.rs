@@ -183,6 +183,12 @@ pub struct Common {
     /// Node mode: move this host's primaries away before stopping (up to 20 s)
     #[arg(long, global = true, env = "CONSUL_REDIS_HANDOVER", value_parser = BoolishValueParser::new())]
     pub handover: bool,
+    /// Answer /metrics, /healthz and /readyz by HTTP here
+    #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN", value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// File with the bearer token that every HTTP request must carry
+    #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN_TOKEN_FILE", value_name = "FILE")]
+    pub listen_token_file: Option<PathBuf>,
     /// Log level or filter [default: info]
     #[arg(long, global = true, env = "CONSUL_REDIS_LOG", value_name = "LEVEL")]
     pub log: Option<String>,

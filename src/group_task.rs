@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
@@ -20,6 +20,7 @@ use crate::core::action::Write;
 use crate::core::address::Address;
 use crate::core::group::{GroupLoop, Input, Outcome, Output, Weight};
 use crate::core::observed::{InstanceAnswer, Reading};
+use crate::core::status::GroupStatus;
 use crate::instance::{self, InstanceCommand, follow};
 use crate::sentinel::watch::SentinelCommand;
 
@@ -27,6 +28,8 @@ use crate::sentinel::watch::SentinelCommand;
 const REGISTERED_PAUSE: Duration = Duration::from_millis(200);
 /// Pause after a failure to hear of them.
 const REGISTERED_AGAIN: Duration = Duration::from_secs(5);
+/// How often what is known is drawn up for those who look from outside, in ms.
+const SHOW_EVERY_MS: u64 = 100;
 /// Inputs waiting for one group.
 pub const INPUTS_MAX: usize = 1_024;
 
@@ -44,6 +47,8 @@ pub struct GroupTask {
     pub inputs: mpsc::Receiver<Input>,
     /// A way to send oneself inputs.
     pub own_inputs: mpsc::Sender<Input>,
+    /// For those who look from outside: what is known now, where somebody looks at all.
+    pub shown: Option<watch::Sender<Option<GroupStatus>>>,
 }
 
 type InstanceReading = (Address, Reading<InstanceAnswer>);
@@ -91,6 +96,7 @@ impl GroupTask {
             reading_store: None,
             reading_rows: None,
         };
+        let mut shown_at = None;
         loop {
             // Cancel safe: channels, a timer and a token.
             let input = tokio::select! {
@@ -102,6 +108,13 @@ impl GroupTask {
             };
             for output in machine.on(input, hands.clock.now()) {
                 hands.carry_out(output);
+            }
+            if let Some(shown) = &self.shown {
+                let now = hands.clock.now();
+                if shown_at.is_none_or(|at| now.mono - at >= SHOW_EVERY_MS) {
+                    shown_at = Some(now.mono);
+                    shown.send_replace(Some(machine.status(now)));
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ pub mod dns;
 pub mod exit;
 pub mod group_task;
 pub mod handover;
+pub mod http;
 pub mod instance;
 pub mod lab;
 pub mod observe;

@@ -15,7 +15,7 @@ use crate::core::memory::Memory;
 use crate::core::policy::Policy;
 use crate::core::projection::Layout;
 use crate::core::record::PublishedRole;
-use crate::core::status::{GroupStatus, InstanceStatus, SentinelStatus, assess};
+use crate::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus, assess};
 use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::{Code, Failure};
@@ -38,7 +38,8 @@ pub async fn run(config: Config, args: &StatusArgs) -> Result<Code, Failure> {
         let memory = Memory::default();
         let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
         let mut status = assess(&view, &group.layout);
-        status.problems.extend(seen.failures);
+        let failures = seen.failures.into_iter();
+        status.problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
         all.push(status);
     }
     if args.json {
@@ -144,7 +145,7 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
         style.bold(&writer)
     );
     for problem in &status.problems {
-        let _ = writeln!(text, "  {} {problem}", style.bad("problem:"));
+        let _ = writeln!(text, "  {} {}", style.bad("problem:"), problem.text);
     }
     if let (Some(since), Some(why)) = (status.since, &status.why) {
         let age = age(now.duration_since(since));

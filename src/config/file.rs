@@ -21,6 +21,8 @@ pub struct File {
     pub consul: ConsulTable,
     /// Logs.
     pub log: LogTable,
+    /// What the agent answers by HTTP.
+    pub http: HttpTable,
     /// Where Sentinels are and how to log in to them.
     pub sentinels: SentinelsTable,
     /// How to log in to Redis instances.
@@ -67,6 +69,16 @@ pub struct ConsulTable {
     pub partition: Option<String>,
     /// KV prefix, and the first part of the synthetic nodes' names.
     pub prefix: Option<Spanned<String>>,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpTable {
+    /// Where to answer, `ip:port`.
+    pub listen: Option<Spanned<std::net::SocketAddr>>,
+    /// File with the bearer token that every request must carry.
+    pub token_file: Option<PathBuf>,
 }
 
 /// `[log]`

@@ -48,6 +48,8 @@ pub struct Config {
     pub log: String,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// What the agent answers by HTTP, when it does.
+    pub http: Option<HttpConfig>,
     /// Node mode: this host's primaries are moved away before the agent stops.
     pub handover: bool,
     /// Where Sentinels are.
@@ -79,6 +81,15 @@ pub struct GroupConfig {
     pub login: LinkSettings,
     /// How a Sentinel that is told about the group is to log in to them.
     pub sentinel_auth: SentinelAuth,
+}
+
+/// Where the agent answers by HTTP.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// The address.
+    pub listen: std::net::SocketAddr,
+    /// The bearer token that every request must carry.
+    pub token: SecretSource,
 }
 
 /// A login that is passed on to Sentinels.
@@ -162,6 +173,9 @@ impl ConfigError {
                 "for example: consul-redis agent --sentinels 10.0.0.1:26379,10.0.0.2:26379,\
                  10.0.0.3:26379",
             );
+        }
+        if has("open to others") {
+            return Some("give [http] token_file or --listen-token-file, or listen on 127.0.0.1");
         }
         if has("publish as") {
             return Some("give one of them another service: --group NAME=SERVICE");
@@ -292,6 +306,7 @@ impl Resolver<'_> {
                 .or_else(|| self.file.log.level.clone())
                 .unwrap_or_else(|| "info".to_owned()),
             log_format: self.common.log_format.or(self.file.log.format).unwrap_or(LogFormat::Text),
+            http: self.http()?,
             handover: self.common.handover || self.file.agent.handover.unwrap_or(false),
             sources,
             resolver: self.common.logins.resolver.or(self.file.sentinels.resolver),
@@ -304,6 +319,23 @@ impl Resolver<'_> {
             agent,
             run,
         })
+    }
+
+    /// Beyond this machine only with a token: what it shows is a map of the group.
+    fn http(&self) -> Result<Option<HttpConfig>, ConfigError> {
+        let (flag, table) = (self.common.listen, &self.file.http);
+        let in_file = table.listen.as_ref().map(|listen| *listen.get_ref());
+        let Some(listen) = flag.or(in_file) else { return Ok(None) };
+        let file = self.common.listen_token_file.clone().or_else(|| table.token_file.clone());
+        if file.is_none() && !listen.ip().is_loopback() {
+            let what = format!("{listen} is open to others, and no token is asked for");
+            return Err(match (flag, &table.listen) {
+                (None, Some(at)) => self.source.contradiction(at, what),
+                _ => ConfigError::Usage(what),
+            });
+        }
+        let token = file.map_or(SecretSource::None, SecretSource::File);
+        Ok(Some(HttpConfig { listen, token }))
     }
 
     fn consul(&self) -> Result<ConsulEndpoint, ConfigError> {

@@ -24,6 +24,7 @@ use super::publication::{KeepReason, Verdict, conditions};
 use super::record::{Level, Record, Timeline};
 use super::replicas::Roster;
 use super::sentinels::{Tell, conditions as disagreements};
+use super::status::{GroupStatus, assess};
 use super::time::{Mono, Now};
 use super::view::View;
 use super::writer::writer_test;
@@ -209,6 +210,12 @@ impl GroupLoop {
     /// The last decision.
     pub fn decision(&self) -> Option<&Decision> {
         self.decision.as_ref()
+    }
+
+    /// What a person wants to know, from what is known now.
+    pub fn status(&self, now: Now) -> GroupStatus {
+        let view = View::new(&self.policy, &self.memory, &self.observed, now);
+        assess(&view, &self.layout)
     }
 
     /// When [`Input::Tick`] is due next.

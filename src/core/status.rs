@@ -24,8 +24,10 @@ pub struct GroupStatus {
     /// All is well: there is a confirmed writer that says so itself, what Consul shows agrees, and
     /// somebody watches.
     pub healthy: bool,
+    /// Consul has been read.
+    pub consul_read: bool,
     /// What is wrong, worst first.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
     /// The published writer.
     pub writer: Option<Address>,
     /// Number of the publication.
@@ -50,6 +52,98 @@ pub struct GroupStatus {
     pub agents: Vec<String>,
     /// The last changes, newest first.
     pub history: Vec<Change>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Which kind of thing: what a metric and an alert can be told apart by.
+    pub code: ProblemCode,
+    /// In words, with what to do about it.
+    pub text: String,
+}
+
+/// The kinds of things that can be wrong with a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemCode {
+    /// The key `state` cannot be used.
+    StateUnreadable,
+    /// Nothing was ever published.
+    NothingPublished,
+    /// There is no first primary yet.
+    NoFirstPrimary,
+    /// There is no first primary, since data has gone different ways: the operator has to decide.
+    DataDiverged,
+    /// There is no writer.
+    NoWriter,
+    /// The writer fails the writer test, or does not answer.
+    WriterFails,
+    /// The Sentinels name another writer than the published one.
+    SentinelsDisagree,
+    /// The majority has yet to confirm the writer.
+    Unconfirmed,
+    /// No agent watches the group.
+    NoAgents,
+    /// Consul does not show what was published.
+    Drift,
+    /// The config wants another service name than the published one.
+    Renamed,
+    /// An instance besides the writer says that it is a primary.
+    SecondPrimary,
+    /// An instance in maintenance may be chosen, or is the writer.
+    Maintenance,
+    /// Too few Sentinels answer for a failover.
+    NoMajority,
+    /// Sentinels could not be looked for.
+    SentinelsNotFound,
+}
+
+impl ProblemCode {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::StateUnreadable,
+        Self::NothingPublished,
+        Self::NoFirstPrimary,
+        Self::DataDiverged,
+        Self::NoWriter,
+        Self::WriterFails,
+        Self::SentinelsDisagree,
+        Self::Unconfirmed,
+        Self::NoAgents,
+        Self::Drift,
+        Self::Renamed,
+        Self::SecondPrimary,
+        Self::Maintenance,
+        Self::NoMajority,
+        Self::SentinelsNotFound,
+    ];
+
+    /// As it stands in JSON and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StateUnreadable => "state-unreadable",
+            Self::NothingPublished => "nothing-published",
+            Self::NoFirstPrimary => "no-first-primary",
+            Self::DataDiverged => "data-diverged",
+            Self::NoWriter => "no-writer",
+            Self::WriterFails => "writer-fails",
+            Self::SentinelsDisagree => "sentinels-disagree",
+            Self::Unconfirmed => "unconfirmed",
+            Self::NoAgents => "no-agents",
+            Self::Drift => "drift",
+            Self::Renamed => "renamed",
+            Self::SecondPrimary => "second-primary",
+            Self::Maintenance => "maintenance",
+            Self::NoMajority => "no-majority",
+            Self::SentinelsNotFound => "sentinels-not-found",
+        }
+    }
+
+    /// One of this kind.
+    pub fn says(self, text: impl Into<String>) -> Problem {
+        Problem { code: self, text: text.into() }
+    }
 }
 
 /// One instance.
@@ -101,6 +195,7 @@ pub fn assess(view: &View<'_>, layout: &Layout) -> GroupStatus {
         name: format!("{}.service.consul", service(policy, record)),
         healthy: problems.is_empty(),
         problems,
+        consul_read: store.is_some(),
         votes: writer.as_ref().map_or(0, |writer| tally.votes_for(writer)),
         writer,
         generation: record.map_or(0, |record| record.generation),
@@ -121,56 +216,70 @@ fn service(policy: &Policy, record: Option<&Record>) -> String {
     record.map_or_else(|| policy.service.primary(), |record| record.service.primary())
 }
 
-fn problems(view: &View<'_>, layout: &Layout) -> Vec<String> {
+fn problems(view: &View<'_>, layout: &Layout) -> Vec<Problem> {
     let View { observed, record, tally, .. } = view;
     let mut problems = Vec::new();
     let store = observed.store.as_ref();
     if let Some(StoredState::Unreadable(error)) = store.map(|store| &store.state) {
-        problems.push(format!("the key {} cannot be used: {error}", layout.state()));
+        let text = format!("the key {} cannot be used: {error}", layout.state());
+        problems.push(ProblemCode::StateUnreadable.says(text));
     }
     match record {
         None => {
-            problems.push("nothing has been published".to_owned());
+            problems.push(ProblemCode::NothingPublished.says("nothing has been published"));
             problems.extend(no_first(view));
         }
         Some(record) => match &record.writer {
-            None => problems.push(format!("there is no writer: {}", record.why)),
+            None => {
+                let text = format!("there is no writer: {}", record.why);
+                problems.push(ProblemCode::NoWriter.says(text));
+            }
             Some(writer) => problems.extend(writer_problem(view, record, &writer.address)),
         },
     }
     if store.is_some_and(|store| store.agents.is_empty()) {
-        problems.push("no agent watches this group: nothing will follow a failover".to_owned());
+        let text = "no agent watches this group: nothing will follow a failover";
+        problems.push(ProblemCode::NoAgents.says(text));
     }
-    if let (Some(record), Some(rows), Some(store)) = (*record, &observed.rows, store) {
-        let shown = project(record);
-        let mut drift = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
-        drift.extend(plain_changes(layout, &store.plain, &shown.plain));
-        if !drift.is_empty() {
-            problems.push(format!(
-                "{} rows or keys in Consul are not what was published (an agent puts them back)",
-                drift.len()
-            ));
-        }
-    }
-    problems.extend(renamed(view));
-    problems.extend(fences(view).1.into_iter().map(|left| match left.why {
-        WhyLeft::Unrelated { .. } | WhyLeft::SwitchedOff | WhyLeft::Stranger => left.to_string(),
-        WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_) => {
-            format!("{} says that it is a primary as well", left.instance)
-        }
+    problems.extend(drift(view, layout));
+    problems.extend(renamed(view).map(|text| ProblemCode::Renamed.says(text)));
+    problems.extend(fences(view).1.into_iter().map(|left| {
+        ProblemCode::SecondPrimary.says(match left.why {
+            WhyLeft::Unrelated { .. } | WhyLeft::SwitchedOff | WhyLeft::Stranger => {
+                left.to_string()
+            }
+            WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_) => {
+                format!("{} says that it is a primary as well", left.instance)
+            }
+        })
     }));
     problems.extend(maintained(view));
     if tally.known > 0 && tally.heard < tally.majority() {
-        problems.push(format!(
+        problems.push(ProblemCode::NoMajority.says(format!(
             "only {} of {} known Sentinels answer: no failover is possible",
             tally.heard, tally.known
-        ));
+        )));
     }
     problems
 }
 
+/// What Consul shows otherwise than it was published. Rows from before the record changed say nothing.
+fn drift(view: &View<'_>, layout: &Layout) -> Option<Problem> {
+    let (record, store) = (view.record?, view.observed.store.as_ref()?);
+    let rows = view.observed.rows.as_ref().filter(|r| r.asked >= view.memory.store_changed)?;
+    let shown = project(record);
+    let mut drift = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
+    drift.extend(plain_changes(layout, &store.plain, &shown.plain));
+    (!drift.is_empty()).then(|| {
+        ProblemCode::Drift.says(format!(
+            "{} rows or keys in Consul are not what was published (an agent puts them back)",
+            drift.len()
+        ))
+    })
+}
+
 /// What is wrong with those in maintenance: they may not be chosen, and are not.
-fn maintained(view: &View<'_>) -> Vec<String> {
+fn maintained(view: &View<'_>) -> Vec<Problem> {
     let store = view.observed.store.as_ref();
     let listed = store.and_then(|store| store.maintenance.as_ref().ok());
     let wrong = |address: &Address| {
@@ -185,23 +294,26 @@ fn maintained(view: &View<'_>) -> Vec<String> {
             )
         })
     };
-    listed.into_iter().flatten().filter_map(|(address, _)| wrong(address)).collect()
+    let addresses = listed.into_iter().flatten().map(|(address, _)| address);
+    addresses.filter_map(wrong).map(|text| ProblemCode::Maintenance.says(text)).collect()
 }
 
 /// What stands between a group that nobody knows and its first primary.
-fn no_first(view: &View<'_>) -> Option<String> {
+fn no_first(view: &View<'_>) -> Option<Problem> {
     match bootstrap(view) {
         Err(NoFirst::NotBlank) | Ok(_) => None,
-        Err(why) => Some(why.to_string()),
+        Err(why @ NoFirst::Diverged(..)) => Some(ProblemCode::DataDiverged.says(why.to_string())),
+        Err(why) => Some(ProblemCode::NoFirstPrimary.says(why.to_string())),
     }
 }
 
-fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<String> {
+fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<Problem> {
     let tally = &view.tally;
+    let fails = |text: String| Some(ProblemCode::WriterFails.says(text));
     match view.test(writer) {
-        WriterTest::Fails(why) => return Some(format!("the writer {writer} {why}")),
+        WriterTest::Fails(why) => return fails(format!("the writer {writer} {why}")),
         WriterTest::Unknown(why) => {
-            return Some(format!("the writer {writer} does not answer from here: {why}"));
+            return fails(format!("the writer {writer} does not answer from here: {why}"));
         }
         WriterTest::Passes(_) => {}
     }
@@ -209,10 +321,12 @@ fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<
     if !confirmed && tally.heard >= tally.majority() {
         let named = tally.elected.as_ref().map(|elected| elected.address.to_string());
         let named = named.unwrap_or_else(|| "no address by a majority".to_owned());
-        return Some(format!("the Sentinels name {named}, not the published {writer}"));
+        let text = format!("the Sentinels name {named}, not the published {writer}");
+        return Some(ProblemCode::SentinelsDisagree.says(text));
     }
     if record.evidence.level == Level::Promotion {
-        return Some(format!("{writer} was promoted and is not confirmed by a majority yet"));
+        let text = format!("{writer} was promoted and is not confirmed by a majority yet");
+        return Some(ProblemCode::Unconfirmed.says(text));
     }
     None
 }

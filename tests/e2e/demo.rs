@@ -16,9 +16,9 @@ fn demo(args: &[&str]) -> Command {
     command
 }
 
-/// The milliseconds of a step of the timeline.
+/// The milliseconds of the last step of this name: the failover's.
 fn step(output: &str, name: &str) -> u64 {
-    let line = output.lines().find(|line| line.contains(&format!(" ms  {name} ")));
+    let line = output.lines().rfind(|line| line.contains(&format!(" ms  {name} ")));
     let line = line.unwrap_or_else(|| panic!("no {name} in\n{output}"));
     line.split_whitespace().next().unwrap().parse().unwrap()
 }

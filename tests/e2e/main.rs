@@ -14,6 +14,7 @@ mod first_primary;
 mod ghosts;
 mod groups;
 mod hammer;
+mod http;
 mod logins;
 mod maintenance;
 mod node_mode;

@@ -1,0 +1,157 @@
+//! What an agent answers by HTTP: metrics, and whether it is well.
+//!
+//! It shows what the groups' loops last drew up; no request makes anybody ask Redis, Sentinel or Consul.
+
+mod metrics;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Router, serve};
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::config::HttpConfig;
+use crate::core::address::GroupName;
+use crate::core::status::GroupStatus;
+use crate::exit::{Code, Failure};
+use crate::secret::SecretSource;
+
+/// One group as it was last drawn up; `None` until its loop has begun.
+pub type Shown = watch::Receiver<Option<GroupStatus>>;
+
+/// The server, listening.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    groups: BTreeMap<GroupName, Shown>,
+    token: SecretSource,
+}
+
+/// What every request can see.
+struct Site {
+    groups: BTreeMap<GroupName, Shown>,
+    token: SecretSource,
+}
+
+impl Site {
+    fn statuses(&self) -> Vec<GroupStatus> {
+        self.groups.values().filter_map(|shown| shown.borrow().clone()).collect()
+    }
+}
+
+impl Server {
+    /// Listens.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Code::Config`] when the address cannot be had.
+    pub async fn bind(settings: &HttpConfig) -> Result<Self, Failure> {
+        let cannot = |error: std::io::Error| {
+            let message = format!("cannot listen on {}: {error}", settings.listen);
+            Failure::new(Code::Config, message).hint("choose another --listen, or end who has it")
+        };
+        let listener = TcpListener::bind(settings.listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let token = settings.token.clone();
+        Ok(Self { listener, address, groups: BTreeMap::new(), token })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A place for what is known of a group.
+    pub fn show(&mut self, group: &GroupName) -> watch::Sender<Option<GroupStatus>> {
+        let (show, shown) = watch::channel(None);
+        self.groups.insert(group.clone(), shown);
+        show
+    }
+
+    /// Answers until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let site = Arc::new(Site { groups: self.groups, token: self.token });
+        let open = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+        let closed = Router::new()
+            .route("/metrics", get(show_metrics))
+            .layer(from_fn_with_state(site.clone(), authorised));
+        let router = open.merge(closed).with_state(site);
+        let ended = serve(self.listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(failed) = ended.await {
+            error!("the HTTP server failed: {failed}");
+        }
+    }
+}
+
+/// Lets a request pass that carries the token, where one is asked for.
+async fn authorised(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let wanted = match site.token.read() {
+        Ok(None) => return next.run(request).await,
+        Ok(Some(token)) => token,
+        Err(failed) => {
+            error!("HTTP requests are refused: {failed}");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+    };
+    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let given = given.and_then(|value| value.strip_prefix(b"Bearer "));
+    if given.is_some_and(|given| same(given, wanted.expose_secret().as_bytes())) {
+        return next.run(request).await;
+    }
+    let ask = [(header::WWW_AUTHENTICATE, "Bearer")];
+    (StatusCode::UNAUTHORIZED, ask, "a bearer token is needed\n").into_response()
+}
+
+/// Compares in a time that does not depend on where the first difference is.
+fn same(given: &[u8], wanted: &[u8]) -> bool {
+    let difference = given.iter().zip(wanted).fold(0, |sum, (a, b)| sum | (a ^ b));
+    given.len() == wanted.len() && difference == 0
+}
+
+/// The process is alive.
+async fn healthz() -> &'static str {
+    "alive\n"
+}
+
+/// Every group's loop has read Consul.
+async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
+    let waiting: Vec<String> = site
+        .groups
+        .iter()
+        .filter(|(_, shown)| !shown.borrow().as_ref().is_some_and(|status| status.consul_read))
+        .map(|(group, _)| format!("{group}: Consul has not been read yet\n"))
+        .collect();
+    match waiting.as_slice() {
+        [] => (StatusCode::OK, "ready\n".to_owned()),
+        waiting => (StatusCode::SERVICE_UNAVAILABLE, waiting.concat()),
+    }
+}
+
+async fn show_metrics(State(site): State<Arc<Site>>) -> Response {
+    match metrics::encode(&site.statuses()) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same;
+
+    #[test]
+    fn tokens_are_the_same_only_when_they_are() {
+        assert!(same(b"secret", b"secret"));
+        for other in [&b"secrex"[..], b"secre", b"secrets", b""] {
+            assert!(!same(other, b"secret"));
+        }
+    }
+}

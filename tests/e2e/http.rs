@@ -1,0 +1,130 @@
+//! What an agent answers by HTTP.
+
+use std::time::Duration;
+
+use consul_redis::core::status::ProblemCode;
+use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+
+use crate::support::{agent, logs, run, text, until_in_sync, until_writer, world};
+
+/// Where the agent says that it answers.
+async fn address(agent: &Process) -> String {
+    until("it listens", Duration::from_secs(10), || async {
+        let log = agent.log();
+        let line = log.lines().find_map(|line| line.split("answering ").nth(1).map(str::to_owned));
+        line.ok_or(LabError(log))
+    })
+    .await
+    .unwrap()
+}
+
+async fn get(url: &str, token: Option<&str>) -> Result<(u16, String), LabError> {
+    let mut request = reqwest::Client::new().get(url);
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let answer = request.send().await.map_err(LabError::new)?;
+    let status = answer.status().as_u16();
+    Ok((status, answer.text().await.map_err(LabError::new)?))
+}
+
+/// Waits until the metrics have this line.
+async fn until_metric(url: &str, line: &str) {
+    until(line, Duration::from_secs(30), || async {
+        let (_, text) = get(&format!("{url}/metrics"), None).await?;
+        if text.lines().any(|found| found == line) { Ok(()) } else { Err(LabError(text)) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn metrics_follow_a_failover() {
+    let mut world = world(WorldSpec::default()).await;
+    let running = agent(&world, "agent", &["--listen", "127.0.0.1:0"], &[]);
+    let url = address(&running).await;
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    until_metric(&url, "consul_redis_healthy{group=\"redis\"} 1.0").await;
+    until_metric(&url, &format!("consul_redis_writer{{group=\"redis\",address=\"{first}\"}} 1.0"))
+        .await;
+    until_metric(&url, "consul_redis_instances{group=\"redis\",role=\"replica\"} 2.0").await;
+    assert_eq!(get(&format!("{url}/healthz"), None).await.unwrap().0, 200);
+    assert_eq!(get(&format!("{url}/readyz"), None).await.unwrap().0, 200);
+    assert_eq!(get(&format!("{url}/nothing"), None).await.unwrap().0, 404);
+
+    until_metric(&url, "# TYPE consul_redis_replica_behind_bytes gauge").await;
+    let (_, all) = get(&format!("{url}/metrics"), None).await.unwrap();
+    let readme = include_str!("../../README.md");
+    let names: Vec<&str> = all.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert_eq!(names.len(), 10, "{names:?}");
+    for name in names.iter().filter_map(|line| line.split(' ').next()) {
+        assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
+    }
+    for code in ProblemCode::ALL {
+        let code = code.as_str();
+        assert!(readme.contains(&format!("`{code}`")), "problem {code} is not in the README");
+    }
+
+    world.server_mut(&first).unwrap().kill();
+    let second = until_writer(&world, "redis", 20, Some(&first)).await;
+    until_metric(&url, &format!("consul_redis_writer{{group=\"redis\",address=\"{second}\"}} 1.0"))
+        .await;
+    until_metric(&url, "consul_redis_generation{group=\"redis\"} 3.0").await;
+    let (_, all) = get(&format!("{url}/metrics"), None).await.unwrap();
+    assert!(!all.contains(&first), "the old writer is gone\n{all}");
+    assert!(all.ends_with("# EOF\n"), "{all}");
+}
+
+#[tokio::test]
+async fn data_that_has_gone_different_ways_raises_its_metric() {
+    let world = world(WorldSpec { from_scratch: true, ..WorldSpec::default() }).await;
+    for server in &world.groups[0].redis[..2] {
+        server.ask(&["SET", "mine", "1"]).await.unwrap();
+    }
+    let path = world.dir().join("node.toml");
+    let rows: Vec<String> = world.groups[0]
+        .redis
+        .iter()
+        .map(|server| format!("[[redis]]\naddress = \"{}\"\n", server.address))
+        .collect();
+    let config = format!(
+        "[http]\nlisten = \"127.0.0.1:0\"\n[[group]]\nname = \"redis\"\nexpect = 3\n{}",
+        rows.concat()
+    );
+    std::fs::write(&path, config).unwrap();
+    let running = agent(&world, "node", &["--config", path.to_str().unwrap()], &[]);
+    let url = address(&running).await;
+    let line = "consul_redis_problem{group=\"redis\",code=\"data-diverged\"} 1.0";
+    until_metric(&url, line).await;
+    until_metric(&url, "consul_redis_healthy{group=\"redis\"} 0.0").await;
+}
+
+#[tokio::test]
+async fn beyond_this_machine_a_token_is_needed() {
+    let world: World = world(WorldSpec::default()).await;
+    let refused = run(&world, &["agent", "--listen", "0.0.0.0:0"], &[]);
+    assert_eq!(refused.status.code(), Some(64), "{}", text(&refused));
+    assert!(text(&refused).contains("hint: give [http] token_file"), "{}", text(&refused));
+    let token = world.dir().join("token");
+    std::fs::write(&token, "open sesame\n").unwrap();
+    let args = ["--listen", "0.0.0.0:0", "--listen-token-file", token.to_str().unwrap()];
+    let running = agent(&world, "agent", &args, &[]);
+    let url = address(&running).await.replace("0.0.0.0", "127.0.0.1");
+    let metrics = format!("{url}/metrics");
+    let code = |token: Option<&'static str>| {
+        let metrics = metrics.clone();
+        async move { get(&metrics, token).await.unwrap().0 }
+    };
+    assert_eq!(code(None).await, 401, "{}", logs(&[running]));
+    assert_eq!(code(Some("open sesam")).await, 401);
+    assert_eq!(code(Some("open sesame")).await, 200);
+    assert_eq!(get(&format!("{url}/healthz"), None).await.unwrap().0, 200);
+    // Read anew for each request.
+    std::fs::write(&token, "another").unwrap();
+    assert_eq!(code(Some("open sesame")).await, 401);
+    assert_eq!(code(Some("another")).await, 200);
+}
