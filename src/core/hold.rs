@@ -12,7 +12,7 @@ use std::fmt;
 
 use super::address::Address;
 use super::election::Failover;
-use super::memory::Condition;
+use super::memory::{Condition, Origin};
 use super::observed::Role;
 use super::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS, HOLD_MS, HOLD_RENEW_MS};
 use super::view::View;
@@ -35,7 +35,7 @@ pub enum HoldReason {
     /// Another primary has taken its place.
     SupersededBy(Address),
     /// It is on a host that sees neither Consul nor a majority of the Sentinels: they may have put another
-    /// primary in its place, and it cannot know.
+    /// primary in its place, and it cannot know. Or the host saw neither, and does not know yet.
     CutOff,
 }
 
@@ -58,12 +58,33 @@ pub fn holds(view: &View<'_>) -> Vec<Hold> {
 }
 
 /// This host cannot see that it is not cut off: no majority of the known Sentinels answers, and Consul has not
-/// answered since that was noticed.
+/// answered since that was noticed. One that was cut off is so until it sees again that its primary still leads:
+/// when a network heals, Sentinels answer at once, and Consul only after its servers have elected a leader anew.
 pub fn is_cut_off(view: &View<'_>) -> bool {
-    let consul = view.observed.store.as_ref().map(|store| view.now.mono - store.asked);
-    !view.policy.local.is_empty()
-        && view.tally.heard < view.tally.majority()
-        && consul.is_none_or(|age_ms| age_ms > CONSUL_SILENT_MS)
+    let blind = view.tally.heard < view.tally.majority() && !consul_answers(view);
+    let was = view.memory.since.contains_key(&Condition::CutOff);
+    let mut local = view.policy.local.iter();
+    (blind && !view.policy.local.is_empty()) || (was && local.any(|a| in_doubt(view, a)))
+}
+
+fn consul_answers(view: &View<'_>) -> bool {
+    let age_ms = view.observed.store.as_ref().map(|store| view.now.mono - store.asked);
+    age_ms.is_some_and(|age_ms| age_ms <= CONSUL_SILENT_MS)
+}
+
+/// It led when the host was cut off, and nothing says yet that it still does. Where nobody would make a replica
+/// of it, it is not in doubt but the operator's: Sentinel does not touch one whose writes are held for long.
+fn in_doubt(view: &View<'_>, address: &Address) -> bool {
+    let answer = view.instance(address);
+    let replica = answer.is_some_and(|answer| matches!(answer.role, Role::Replica { .. }));
+    let last = view.record.and_then(|record| record.last_writer.as_ref());
+    let led = last.is_some_and(|last| &last.address == address)
+        || answer.is_some_and(|a| view.memory.origin(address, &a.run_id) == Origin::WasWriter);
+    let leads = match &view.tally.elected {
+        Some(elected) => &elected.address == address,
+        None => consul_answers(view) && view.writer() == Some(address),
+    };
+    view.policy.fence && led && !replica && !leads
 }
 
 /// The primaries of this host, once it has been cut off for long enough. A hold ends by itself, so nothing is left

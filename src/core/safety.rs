@@ -44,9 +44,9 @@ fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
             (!certain).then(|| format!("nothing supersedes {instance} for certain"))
         }
         HoldReason::CutOff => {
-            let blind = view.tally.heard < view.tally.majority();
+            let named = view.tally.votes_for(instance) >= view.tally.majority();
             let ours = view.policy.local.contains(instance);
-            (!(blind && ours)).then(|| format!("{instance} is not on a host that is cut off"))
+            (named || !ours).then(|| format!("{instance} is not on a host that is cut off"))
         }
     }
 }
