@@ -4,7 +4,7 @@
 #
 #   scripts/tools.sh servers    Consul and Redis
 #   scripts/tools.sh race       the same, and curl and redis-cli, which the race's peers call
-#   scripts/tools.sh tests      Consul, Redis, cargo-nextest and cargo-deny
+#   scripts/tools.sh tests      Consul, Redis, ip, cargo-nextest and cargo-deny
 #   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
 #   scripts/tools.sh deny       cargo-deny
 set -eu
@@ -101,6 +101,15 @@ get_crate() {
     cargo install --quiet --locked --root "$tools" --version "^$2" "$1"
 }
 
+# It makes the networks of the tests in tests/netns. Ours keeps it outside usr.
+get_ip() {
+    [ -n "${IP_BIN:-}" ] && return
+    has ip && return
+    get_debian ip iproute2
+    mkdir -p "$root/usr/bin"
+    [ -e "$root/usr/bin/ip" ] || ln -s ../../bin/ip "$root/usr/bin/ip"
+}
+
 get_servers() {
     get_consul
     [ -n "${REDIS_SERVER_BIN:-}" ] || get_debian redis-server redis-server
@@ -115,6 +124,7 @@ race)
     ;;
 tests)
     get_servers
+    get_ip
     get_crate cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-deny "$DENY_VERSION"
     ;;

@@ -147,7 +147,7 @@ fn every_file_that_a_document_links_to_exists() {
 #[test]
 fn every_test_that_guarantees_names_exists() {
     let mut tests = String::new();
-    for dir in ["tests/rules", "tests/sim", "tests/e2e"] {
+    for dir in ["tests/rules", "tests/sim", "tests/e2e", "tests/netns"] {
         for entry in std::fs::read_dir(root().join(dir)).expect(dir) {
             let path = entry.expect("an entry").path();
             tests.push_str(&std::fs::read_to_string(path).expect("a test file"));

@@ -21,7 +21,7 @@ use crate::secret::SecretSource;
 /// How long Consul may take to elect itself.
 const START_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// A one-server Consul with its state on disk.
+/// One Consul server with its state on disk.
 #[derive(Debug)]
 pub struct ConsulServer {
     /// Where its HTTP API is, as CONSUL_HTTP_ADDR.
@@ -35,6 +35,8 @@ pub struct ConsulServer {
     tool: Tool,
     dir: PathBuf,
     life: Life,
+    /// More configuration.
+    more: Option<PathBuf>,
     token: Option<String>,
     process: Option<Process>,
 }
@@ -53,16 +55,38 @@ pub struct ConsulSpec<'a> {
     pub tls: Option<&'a TlsFiles>,
     /// Runs checks that are scripts.
     pub script_checks: bool,
+    /// One of several servers, each on an address of its own; `None` for one that is alone.
+    pub cluster: Option<ClusterSpec<'a>>,
     /// How long it lives.
     pub life: Life,
 }
+
+/// The cluster that a Consul server belongs to. All its servers have Consul's usual ports, and its directory is
+/// named after it.
+pub struct ClusterSpec<'a> {
+    /// The server's name in it.
+    pub node: &'a str,
+    /// All its servers.
+    pub servers: &'a [Ipv4Addr],
+    /// More configuration.
+    pub config_file: &'a Path,
+}
+
+/// HTTP, DNS, server RPC, LAN and WAN gossip, HTTPS: as Consul numbers them.
+const USUAL_PORTS: [u16; 6] = [8500, 8600, 8300, 8301, 8302, 8501];
 
 impl ConsulSpec<'_> {
     fn config(&self, dir: &Path, socket: &Path, ports: &[u16]) -> Value {
         let port = |index: usize| ports.get(index).copied().unwrap_or_default();
         let ip = self.ip.to_string();
+        let alone = [self.ip];
+        let servers = self.cluster.as_ref().map_or(&alone[..], |cluster| cluster.servers);
+        let others = servers.iter().filter(|server| **server != self.ip);
+        let node = self.cluster.as_ref().map_or("lab", |cluster| cluster.node);
         let mut config = json!({
-            "server": true, "bootstrap_expect": 1, "node_name": "lab",
+            "server": true, "bootstrap_expect": servers.len(), "node_name": node,
+            "retry_join": others.map(ToString::to_string).collect::<Vec<_>>(),
+            "retry_interval": "1s",
             "data_dir": dir.join("data"), "bind_addr": ip,
             "client_addr": ip, "advertise_addr": ip,
             "addresses": {"http": format!("{ip} unix://{}", socket.display())},
@@ -94,14 +118,29 @@ impl ConsulServer {
     /// # Errors
     /// When it has no leader in time: with the end of its log.
     pub async fn start(spec: ConsulSpec<'_>) -> Result<Self, LabError> {
-        let dir = spec.dir.join("consul");
+        let consul = Self::spawn(spec)?;
+        consul.until_led().await?;
+        Ok(consul)
+    }
+
+    /// Starts Consul and waits for nothing: a server of a cluster has no leader before others are there.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(spec: ConsulSpec<'_>) -> Result<Self, LabError> {
+        let name = spec.cluster.as_ref().map_or("consul", |cluster| cluster.node);
+        let dir = spec.dir.join(name);
         std::fs::create_dir_all(dir.join("data"))?;
-        let ports = free_ports(&[spec.ip], 6)?;
+        let ports = match &spec.cluster {
+            Some(_) => USUAL_PORTS.to_vec(),
+            None => free_ports(&[spec.ip], 6)?,
+        };
         let [http, dns, _, _, _, https] = ports[..] else {
             return Err(LabError("six ports expected".to_owned()));
         };
         let socket = dir.join("http.sock");
         std::fs::write(dir.join("config.json"), spec.config(&dir, &socket, &ports).to_string())?;
+        let more = spec.cluster.as_ref().map(|cluster| cluster.config_file.to_owned());
         let mut consul = Self {
             http: SocketAddr::from((spec.ip, http)),
             https: SocketAddr::from((spec.ip, https)),
@@ -110,10 +149,11 @@ impl ConsulServer {
             tool: spec.tool,
             dir,
             life: spec.life,
+            more,
             token: spec.master_token.map(str::to_owned),
             process: None,
         };
-        consul.restart().await?;
+        consul.run()?;
         Ok(consul)
     }
 
@@ -122,11 +162,27 @@ impl ConsulServer {
     /// # Errors
     /// When it has no leader in time: with the end of its log.
     pub async fn restart(&mut self) -> Result<(), LabError> {
+        self.run()?;
+        self.until_led().await
+    }
+
+    fn run(&mut self) -> Result<(), LabError> {
         self.kill();
-        let config = self.dir.join("config.json").display().to_string();
-        let args = ["agent".to_owned(), "-config-file".to_owned(), config];
+        let config = self.dir.join("config.json");
+        let mut args = vec!["agent".to_owned()];
+        for file in std::iter::once(&config).chain(&self.more) {
+            args.extend(["-config-file".to_owned(), file.display().to_string()]);
+        }
         self.process =
             Some(Process::start("consul", &self.tool, &args, &[], &self.dir, self.life)?);
+        Ok(())
+    }
+
+    /// Waits until it has a leader that takes writes.
+    ///
+    /// # Errors
+    /// When it has none in time: with the end of its log.
+    pub async fn until_led(&self) -> Result<(), LabError> {
         let client = self.client()?;
         let up = until("Consul has a leader", START_TIMEOUT, || async {
             let body = json!([{"KV": {"Verb": "set", "Key": "lab/started", "Value": "eWVz"}}]);

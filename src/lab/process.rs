@@ -1,5 +1,6 @@
 //! One server as a process: started, stopped, frozen, killed, and ended with its owner.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,6 +56,11 @@ impl Process {
             // A session of its own, so that Ctrl-C in our terminal does not reach it.
             Life::CanOutliveUs => Command::new("setsid"),
         };
+        if let Some(namespace) = &tool.namespace {
+            let mut net = OsString::from("--net=");
+            net.push(namespace);
+            command.arg("nsenter").arg(net);
+        }
         command.arg(&tool.path).args(args).current_dir(dir);
         if let Some(path) = &tool.library_path {
             command.env("LD_LIBRARY_PATH", path);

@@ -11,6 +11,21 @@ pub struct Tool {
     pub path: PathBuf,
     /// `LD_LIBRARY_PATH`, for one that was unpacked beside the system.
     pub library_path: Option<PathBuf>,
+    /// The network namespace that it is started in, as a file; `None` for ours.
+    pub namespace: Option<PathBuf>,
+}
+
+impl Tool {
+    /// A program of this system.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, library_path: None, namespace: None }
+    }
+
+    /// The same program, in a network namespace.
+    #[must_use]
+    pub fn within(self, namespace: &Path) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self }
+    }
 }
 
 /// Finds Consul: `$CONSUL_BIN`, then PATH, then `.tools`.
@@ -29,22 +44,28 @@ pub fn redis_server() -> Result<Tool, LabError> {
     find("REDIS_SERVER_BIN", "redis-server")
 }
 
+/// Finds `ip`, which makes networks: `$IP_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn ip() -> Result<Tool, LabError> {
+    find("IP_BIN", "ip")
+}
+
 fn find(variable: &str, name: &str) -> Result<Tool, LabError> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
         let library_path = path.parent().and_then(Path::parent).and_then(libraries);
-        return Ok(Tool { path, library_path });
+        return Ok(Tool { library_path, ..Tool::at(path) });
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path =
         std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
     if let Some(path) = on_path {
-        return Ok(Tool { path, library_path: None });
+        return Ok(Tool::at(path));
     }
     in_tools(name).ok_or_else(|| {
-        LabError(format!(
-            "{name} is not installed: run scripts/tools.sh servers, or set {variable}"
-        ))
+        LabError(format!("{name} is not installed: run scripts/tools.sh tests, or set {variable}"))
     })
 }
 
@@ -58,7 +79,7 @@ fn in_tools(name: &str) -> Option<Tool> {
         // Not the file that a link points at: redis-server is a link whose name decides what it does.
         let bin = std::fs::canonicalize(usr.join("bin")).ok()?;
         let path = bin.join(name);
-        path.exists().then(|| Tool { path, library_path: libraries(&usr) })
+        path.exists().then(|| Tool { library_path: libraries(&usr), ..Tool::at(path) })
     })
 }
 

@@ -176,6 +176,7 @@ impl World {
             master_token: spec.master_token.as_deref(),
             tls: spec.tls.as_ref(),
             script_checks: spec.script_checks,
+            cluster: None,
             life: spec.life,
         })
         .await?;
@@ -305,7 +306,7 @@ impl World {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Result<Process, LabError> {
-        let tool = tools::Tool { path: program.to_owned(), library_path: None };
+        let tool = tools::Tool::at(program.to_owned());
         let mut all: Vec<String> = vec!["agent".to_owned()];
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         let mut envs = self.agent_env();

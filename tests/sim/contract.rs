@@ -340,6 +340,7 @@ async fn a_real_consul_keeps_the_contract() {
         master_token: None,
         tls: None,
         script_checks: false,
+        cluster: None,
         life: Life::WithUs,
     })
     .await

@@ -1,0 +1,140 @@
+//! The primary's host loses its network while clients on that very host go on writing.
+
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::wait::until;
+use tokio::time::Instant;
+
+use crate::hosts::{Hosts, HostsSpec};
+use crate::readers::Readers;
+use crate::writers::{Done, Kind, Writers};
+
+/// What has to be set for the promise to hold (`docs/guarantees.md`).
+const DOWN_AFTER_MS: u64 = 5_000;
+/// What is promised from the first lost packet on.
+const HELD_WITHIN: Duration = Duration::from_secs(3);
+/// What has been acknowledged and is on its way to a client when the hold comes is received a little later.
+const IN_FLIGHT: Duration = Duration::from_millis(100);
+
+/// What became of the clients on the losing side.
+struct Lost {
+    cut: Instant,
+    published: Instant,
+    healed: Instant,
+    done: Vec<Done>,
+}
+
+impl Lost {
+    /// How many writes were acknowledged at or after a moment.
+    fn acknowledged_since(&self, kind: Kind, at: Instant) -> usize {
+        self.done.iter().filter(|done| done.kind == kind && done.at >= at).count()
+    }
+
+    /// The last acknowledged write before a moment, as a time since the cut.
+    fn last_before(&self, at: Instant) -> Option<Duration> {
+        let mut writes = self.done.iter().filter(|done| done.kind != Kind::Reader);
+        writes.rfind(|done| done.at < at).map(|done| done.at.saturating_duration_since(self.cut))
+    }
+}
+
+/// What happens once another writer is published, and before the network heals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// Nothing.
+    ItHeals,
+    /// All agents but that of the losing host die: it alone must find out who leads.
+    TheOtherAgentsDie,
+}
+
+/// Cuts the primary's host off, waits until another writer is published, and heals it again; everybody agrees in
+/// the end.
+async fn cut_off_and_heal(hold_when_cut_off: bool, then: Then) -> Lost {
+    let spec = HostsSpec { down_after_ms: DOWN_AFTER_MS, hold_when_cut_off };
+    let mut hosts = Hosts::start(spec).await;
+    let old = hosts.until_writer(&[0], None).await;
+    let losing = hosts.of(&old);
+    let others = hosts.others(losing);
+    let (readers, writers) = (Readers::start(&hosts), Writers::start(&hosts.all[losing]));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let cut = Instant::now();
+    hosts.cut(losing);
+    let new = hosts.until_writer(&others, Some(&old)).await;
+    if then == Then::TheOtherAgentsDie {
+        for other in &others {
+            hosts.all[*other].kill_agent();
+        }
+    }
+    let healed = Instant::now();
+    hosts.heal(losing);
+    until("the old primary follows the new one", Duration::from_secs(40), || async {
+        match hosts.all[losing].redis.follows().await? {
+            Some(found) if found == new => Ok(()),
+            other => Err(LabError(format!("it follows {other:?}"))),
+        }
+    })
+    .await
+    .unwrap();
+    let followed = healed.elapsed();
+    hosts.until_settled(&[0, 1, 2], &new, Some(DOWN_AFTER_MS)).await;
+
+    let done = writers.stop();
+    let told = readers.stop().await;
+    told.never_two();
+    told.never_back_from(&new, &others);
+    let lost = Lost { cut, published: told.first_named(&new), healed, done };
+    println!(
+        "published {} ms after the cut, the last write before that {:?} after it; then {} on kept connections, {} on \
+         new ones; a replica {} ms after it healed",
+        (lost.published - cut).as_millis(),
+        lost.last_before(lost.published),
+        lost.acknowledged_since(Kind::Kept, lost.published),
+        lost.acknowledged_since(Kind::New, lost.published),
+        followed.as_millis(),
+    );
+    lost
+}
+
+#[tokio::test]
+async fn a_primary_cut_off_acknowledges_nothing_after_the_new_writer_is_published() {
+    let lost = cut_off_and_heal(true, Then::ItHeals).await;
+    let last = lost.last_before(lost.published).expect("writes before the cut");
+    assert!(last < HELD_WITHIN + IN_FLIGHT, "a write was acknowledged {last:?} after the cut");
+    for kind in [Kind::Kept, Kind::New] {
+        let before =
+            lost.done.iter().filter(|done| done.kind == kind && done.at < lost.cut).count();
+        assert!(before > 0, "{kind:?} clients wrote nothing before the cut");
+        let after = lost.acknowledged_since(kind, lost.published);
+        let healing = lost.acknowledged_since(kind, lost.healed);
+        assert_eq!(
+            after, 0,
+            "{kind:?} writes were acknowledged, {healing} of them after it healed"
+        );
+    }
+    // Reads go on, and come from the losing side all the time.
+    let reads = lost.done.iter().filter(|done| done.kind == Kind::Reader);
+    let held = reads.filter(|done| done.at > lost.published && done.at < lost.healed).count();
+    assert!(held > 100, "{held} reads while writes were held");
+}
+
+/// The Sentinels are back at once, Consul only when its servers have elected a leader anew: until both have said who
+/// leads, the hold goes on.
+#[tokio::test]
+async fn a_healed_primary_takes_no_writes_until_it_knows_who_leads() {
+    let lost = cut_off_and_heal(true, Then::TheOtherAgentsDie).await;
+    for kind in [Kind::Kept, Kind::New] {
+        let after = lost.acknowledged_since(kind, lost.published);
+        assert_eq!(after, 0, "{kind:?} writes were acknowledged");
+    }
+}
+
+/// Off when the owner says so, and proof that the test above can fail.
+#[tokio::test]
+async fn without_the_hold_it_does_acknowledge_writes() {
+    let lost = cut_off_and_heal(false, Then::ItHeals).await;
+    for kind in [Kind::Kept, Kind::New] {
+        let after = lost.acknowledged_since(kind, lost.published);
+        assert!(after > 0, "no {kind:?} write was acknowledged after the new writer was published");
+    }
+}

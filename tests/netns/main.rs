@@ -1,0 +1,15 @@
+//! Hosts as network namespaces, each with a Consul server, a Redis, a Sentinel and an agent: what happens when one of
+//! them is cut off, or lost altogether.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+mod cut_off;
+mod hosts;
+mod namespace;
+mod one_host;
+mod readers;
+mod writers;
