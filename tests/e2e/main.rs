@@ -18,6 +18,7 @@ mod http;
 mod logins;
 mod maintenance;
 mod node_mode;
+mod plain_hosts;
 mod sentinels;
 mod support;
 mod switch;
