@@ -22,6 +22,7 @@ use crate::exit::Failure;
 use crate::group_task::{GroupTask, INPUTS_MAX};
 use crate::handover::hand_over;
 use crate::http::Server;
+use crate::retry::Retry;
 use crate::sentinel::pool::Pool;
 use crate::sentinel::watch::{COMMANDS_MAX, WatchSettings};
 use crate::supervisor::Supervisor;
@@ -79,6 +80,27 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Waits for Consul; a refusal is final, silence is not.
+    ///
+    /// # Errors
+    /// A [`Failure`] when Consul denies what is needed.
+    pub async fn reach_consul(&self) -> Result<(), Failure> {
+        let mut retry = Retry::consul();
+        loop {
+            match self.check_rights().await {
+                Ok(()) => return Ok(()),
+                Err(error @ (ConsulError::Denied { .. } | ConsulError::Secret(_))) => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    let delay = retry.next_delay();
+                    warn!("{error}; trying again in {} ms", delay.as_millis());
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
     }
 
     /// Where Consul is, for messages.
@@ -230,6 +252,7 @@ impl Agent {
             tags: Vec::new(),
             meta: meta(Some(&local.group)),
             check_interval: local.check_interval,
+            forgotten_after: local.forgotten_after,
         });
         let sentinels = self.config.sentinels.iter().map(|local| Registration {
             id: format!("{SENTINEL_SERVICE}:{}", local.address),
@@ -238,6 +261,7 @@ impl Agent {
             tags: Vec::new(),
             meta: meta(None),
             check_interval: local.check_interval,
+            forgotten_after: local.forgotten_after,
         });
         redis.chain(sentinels).collect()
     }

@@ -38,6 +38,10 @@ pub struct Cli {
 pub enum Command {
     /// Watch Sentinels and keep Consul pointing at each group's writer
     Agent,
+    /// Run a Redis or a Sentinel with an agent beside it: a container's main process
+    Exec(ExecArgs),
+    /// Ask a Redis or a Sentinel whether it is alive: a container's health check
+    Health(HealthArgs),
     /// Show who the writer is, since when, why, and how everything around it is
     Status(StatusArgs),
     /// Show what an agent would do now and why, and change nothing
@@ -52,6 +56,40 @@ pub enum Command {
     Maintenance(MaintenanceArgs),
     /// Start a small world of real servers, kill its primary, and show what happens
     Demo(DemoArgs),
+}
+
+/// Options of `exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// The address that others reach the server at
+    /// [default: NOMAD_*, POD_IP, or the address of the interface that leads to Consul]
+    #[arg(long, env = "CONSUL_REDIS_ANNOUNCE", value_name = "HOST[:PORT]")]
+    pub announce: Option<String>,
+    /// The volume that the server's config is kept on [default: the working directory]
+    #[arg(long, env = "CONSUL_REDIS_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where redis.conf and sentinel.conf are, when the command names none [default: none is needed]
+    #[arg(long, env = "CONSUL_REDIS_CONF_DIR", value_name = "DIR")]
+    pub conf_dir: Option<PathBuf>,
+    /// How many Redis the first primary is chosen among
+    #[arg(long, env = "CONSUL_REDIS_EXPECT", value_name = "COUNT",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub expect: Option<u16>,
+    /// Let Sentinel look up names (`resolve-hostnames`), for addresses that are announced as names
+    #[arg(long, env = "CONSUL_REDIS_RESOLVE_HOSTNAMES", value_parser = BoolishValueParser::new())]
+    pub resolve_hostnames: bool,
+    /// redis-server or redis-sentinel, with its config file and options
+    /// [default: redis-server, or redis-sentinel where SENTINEL=1]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub server: Vec<String>,
+}
+
+/// Options of `health`.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Whom to ask [default: 127.0.0.1:6379, or port 26379 where SENTINEL=1]
+    #[arg(value_name = "HOST:PORT")]
+    pub asked: Option<Address>,
 }
 
 /// Options of `status`.

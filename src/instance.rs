@@ -184,8 +184,11 @@ pub async fn fence(link: &mut Link, fence: &Fence) -> Result<bool, LinkError> {
     commands.cmd("REPLICAOF").arg(host).arg(port);
     // So that it comes back as a replica, as after Sentinel's own REPLICAOF. Fails without a config file.
     commands.cmd("CONFIG").arg("REWRITE");
-    commands.cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal");
-    commands.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+    if fence.kind != StrayKind::Lost {
+        // A replica's clients read; those of a primary must find the writer.
+        commands.cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal");
+        commands.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+    }
     commands.cmd("EXEC");
     let answers = link.ask(&commands).await?;
     let Some(Value::Array(results)) = answers.last() else {
@@ -199,7 +202,7 @@ pub async fn fence(link: &mut Link, fence: &Fence) -> Result<bool, LinkError> {
     }
 }
 
-/// Makes a replica the first primary. Whether it did.
+/// Makes a replica of nobody a primary. Whether it did.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal.
@@ -381,7 +384,7 @@ impl Follower {
         };
         let instance = &wanted.instance;
         match result {
-            Ok(true) => info!("{instance} is the first primary now"),
+            Ok(true) => info!("{instance} was a replica of nobody; it is a primary now"),
             Ok(false) => debug!(%instance, "not what it was any more"),
             Err(error) => {
                 self.link = None;

@@ -10,6 +10,7 @@ pub mod config;
 pub mod consul;
 pub mod core;
 pub mod dns;
+pub mod exec;
 pub mod exit;
 pub mod group_task;
 pub mod handover;

@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
-use clap::{CommandFactory, FromArgMatches};
-use consul_redis::cli::{Cli, Command};
+use clap::{Command, CommandFactory, FromArgMatches};
+use consul_redis::cli::{Cli, Command as Chosen};
 use consul_redis::commands;
-use consul_redis::config::{process_env, resolve};
+use consul_redis::config::resolve;
+use consul_redis::exec::settings::{Environment, with_known_names};
 use consul_redis::exit::{Code, Failure};
 
 fn main() -> ExitCode {
     match parse().and_then(run) {
-        Ok(code) => ExitCode::from(code as u8),
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("{failure}");
             ExitCode::from(failure.code as u8)
@@ -21,7 +22,18 @@ fn main() -> ExitCode {
 
 fn parse() -> Result<Cli, Failure> {
     // A variable that is set to nothing, as compose files do, is not set.
-    let mut command = Cli::command().mut_args(|arg| arg.hide_env_values(true));
+    let command = Cli::command().mut_args(|arg| arg.hide_env_values(true));
+    let command = without_empty(command).mut_subcommands(without_empty);
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        // --help and --version come this way too.
+        let code = if error.use_stderr() { Code::Config } else { Code::Done };
+        let _ = error.print();
+        std::process::exit(code as i32);
+    })
+}
+
+fn without_empty(mut command: Command) -> Command {
     let empty: Vec<clap::Id> = command
         .get_arguments()
         .filter(|arg| {
@@ -32,36 +44,41 @@ fn parse() -> Result<Cli, Failure> {
     for id in empty {
         command = command.mut_arg(id, |arg| arg.env(Resettable::Reset));
     }
-    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map_err(|error| {
-        // --help and --version come this way too.
-        let code = if error.use_stderr() { Code::Config } else { Code::Done };
-        let _ = error.print();
-        std::process::exit(code as i32);
-    })
+    command
 }
 
-fn run(cli: Cli) -> Result<Code, Failure> {
+fn run(cli: Cli) -> Result<u8, Failure> {
     // One TLS provider for everything.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let config = resolve(&cli.common, &process_env)?;
+    let env = Environment::of_this_process();
+    let contained = matches!(cli.command, Chosen::Exec(_) | Chosen::Health(_));
+    let common = if contained { with_known_names(&cli.common, &env)? } else { cli.common };
+    let config = resolve(&common, &|name| env.get(name).map(str::to_owned))?;
     // One thread: an agent waits far more than it works, and a single one keeps it small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
-        match &cli.command {
-            Command::Agent => commands::agent::run(config).await.map(|()| Code::Done),
-            Command::Status(args) => commands::status::run(config, args).await,
-            Command::Plan => commands::plan::run(config).await.map(|()| Code::Done),
-            Command::Retire(args) => commands::retire::run(config, args).await.map(|()| Code::Done),
-            Command::Config(args) => commands::config::run(config, args).await.map(|()| Code::Done),
-            Command::Switchover(args) => {
-                commands::switchover::run(config, args).await.map(|()| Code::Done)
+        let code = match &cli.command {
+            // Its exit code is that of its server.
+            Chosen::Exec(args) => return commands::exec::run(config, args, &env).await,
+            Chosen::Health(args) => commands::health::run(config, args, &env).await?,
+            Chosen::Agent => commands::agent::run(config).await.map(|()| Code::Done)?,
+            Chosen::Status(args) => commands::status::run(config, args).await?,
+            Chosen::Plan => commands::plan::run(config).await.map(|()| Code::Done)?,
+            Chosen::Retire(args) => {
+                commands::retire::run(config, args).await.map(|()| Code::Done)?
             }
-            Command::Maintenance(args) => {
-                commands::maintenance::run(config, args).await.map(|()| Code::Done)
+            Chosen::Config(args) => {
+                commands::config::run(config, args).await.map(|()| Code::Done)?
             }
-            Command::Demo(args) => commands::demo::run(args).await.map(|()| Code::Done),
-        }
+            Chosen::Switchover(args) => {
+                commands::switchover::run(config, args).await.map(|()| Code::Done)?
+            }
+            Chosen::Maintenance(args) => {
+                commands::maintenance::run(config, args).await.map(|()| Code::Done)?
+            }
+            Chosen::Demo(args) => commands::demo::run(args).await.map(|()| Code::Done)?,
+        };
+        Ok(code as u8)
     });
     // Look-ups by the system's own resolver, which nothing can interrupt, are not waited for.
     runtime.shutdown_background();

@@ -129,12 +129,15 @@ fn the_exit_codes_are_those_of_the_help() {
 
 #[test]
 fn every_file_that_a_document_links_to_exists() {
-    for document in ["README.md", "ARCHITECTURE.md", "docs/race.md", "docs/guarantees.md"] {
+    for document in
+        ["README.md", "ARCHITECTURE.md", "docs/race.md", "docs/guarantees.md", "docs/deploy.md"]
+    {
         let text = read(document);
         let dir = Path::new(document).parent().expect("a directory");
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.starts_with("http")) {
-            assert!(root().join(dir).join(link).exists(), "{document}: {link}");
+            let file = link.split('#').next().unwrap_or_default();
+            assert!(root().join(dir).join(file).exists(), "{document}: {link}");
         }
     }
     // The code map names modules that exist.
@@ -162,5 +165,21 @@ fn every_test_that_guarantees_names_exists() {
     assert!(names.len() > 20, "{names:?}");
     let missing: Vec<&&str> =
         names.iter().filter(|name| !tests.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn every_flag_and_variable_of_exec_is_in_its_document() {
+    let document = read("docs/deploy.md");
+    let help = run(&["exec", "--help"]).1;
+    let own = help.split("\nOptions:").nth(1).expect("options");
+    let common = run(&["--help"]).1;
+    let words: BTreeSet<&str> = own
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'))
+        .filter(|word| word.starts_with("--") || word.starts_with("CONSUL_REDIS_"))
+        .filter(|word| word.len() > 2 && !common.contains(*word))
+        .collect();
+    assert!(words.len() > 8, "{words:?}");
+    let missing: Vec<&&str> = words.iter().filter(|word| !document.contains(**word)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }

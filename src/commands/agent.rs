@@ -2,13 +2,11 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::agent::Agent;
 use crate::config::Config;
-use crate::consul::client::ConsulError;
 use crate::exit::Failure;
-use crate::retry::Retry;
 use crate::telemetry;
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -38,25 +36,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     tokio::pin!(stop);
     tokio::select! {
         () = &mut stop => return Ok(()),
-        ready = reach_consul(&agent) => ready?,
+        ready = agent.reach_consul() => ready?,
     }
     agent.run(stop, looks).await
-}
-
-/// Waits for Consul; a refusal is final, silence is not.
-async fn reach_consul(agent: &Agent) -> Result<(), Failure> {
-    let mut retry = Retry::consul();
-    loop {
-        match agent.check_rights().await {
-            Ok(()) => return Ok(()),
-            Err(error @ (ConsulError::Denied { .. } | ConsulError::Secret(_))) => {
-                return Err(error.into());
-            }
-            Err(error) => {
-                let delay = retry.next_delay();
-                warn!("{error}; trying again in {} ms", delay.as_millis());
-                tokio::time::sleep(delay).await;
-            }
-        }
-    }
 }

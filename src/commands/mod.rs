@@ -3,6 +3,8 @@
 pub mod agent;
 pub mod config;
 pub mod demo;
+pub mod exec;
+pub mod health;
 pub mod maintenance;
 pub mod plan;
 pub mod retire;

@@ -66,7 +66,7 @@ fn actions(decision: &Decision) -> String {
                 hold.instance, hold.for_ms, hold.why
             )),
             Action::Promote(promote) => {
-                text.push_str(&format!("  make {} the first primary\n", promote.instance))
+                text.push_str(&format!("  make {} a primary\n", promote.instance))
             }
             Action::Fence(fence) => text.push_str(&format!(
                 "  turn {} into a replica of {}\n",

@@ -70,6 +70,46 @@ pub struct Config {
     pub sentinels: Vec<LocalSentinel>,
 }
 
+impl Config {
+    /// The same, with one more Redis of this host: the only group's.
+    ///
+    /// # Errors
+    /// When there are several groups.
+    pub fn with_redis(
+        mut self,
+        address: Address,
+        forgotten_after: Duration,
+    ) -> Result<Self, ConfigError> {
+        let [group] = &mut self.groups[..] else {
+            return Err(ConfigError::Usage(
+                "there are several groups: say which one this Redis belongs to, with --group"
+                    .to_owned(),
+            ));
+        };
+        group.policy.local.insert(address.clone());
+        self.redis.push(LocalRedis {
+            address,
+            group: group.policy.group.clone(),
+            service: group.policy.service.server(),
+            check_interval: DEFAULT_CHECK_INTERVAL,
+            forgotten_after: Some(forgotten_after),
+        });
+        Ok(self)
+    }
+
+    /// The same, with one more Sentinel of this host.
+    #[must_use]
+    pub fn with_sentinel(mut self, address: Address, forgotten_after: Duration) -> Self {
+        self.sources.listed.push(address.clone());
+        self.sentinels.push(LocalSentinel {
+            address,
+            check_interval: DEFAULT_CHECK_INTERVAL,
+            forgotten_after: Some(forgotten_after),
+        });
+        self
+    }
+}
+
 /// One group.
 #[derive(Debug, Clone)]
 pub struct GroupConfig {
@@ -112,6 +152,8 @@ pub struct LocalRedis {
     pub service: String,
     /// How often Consul checks it.
     pub check_interval: Duration,
+    /// Consul forgets it after this long without an answer: for one whose address will not come back.
+    pub forgotten_after: Option<Duration>,
 }
 
 /// A Sentinel of this host.
@@ -121,6 +163,8 @@ pub struct LocalSentinel {
     pub address: Address,
     /// How often Consul checks it.
     pub check_interval: Duration,
+    /// Consul forgets it after this long without an answer: for one whose address will not come back.
+    pub forgotten_after: Option<Duration>,
 }
 
 /// Settings that cannot be used.
@@ -186,11 +230,6 @@ impl ConfigError {
 
 /// Looks up one environment variable; an empty one counts as not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// The process's own environment.
-pub fn process_env(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
 
 /// Resolves all settings.
 ///
@@ -554,6 +593,7 @@ impl Resolver<'_> {
                 group: group.policy.group.clone(),
                 service: group.policy.service.server(),
                 check_interval: table.check_interval.map_or(DEFAULT_CHECK_INTERVAL, |s| s.0),
+                forgotten_after: None,
             });
         }
         Ok(all)
@@ -563,6 +603,7 @@ impl Resolver<'_> {
         let local = |table: &file::SentinelTable| LocalSentinel {
             address: table.address.get_ref().clone(),
             check_interval: table.check_interval.map_or(DEFAULT_CHECK_INTERVAL, |s| s.0),
+            forgotten_after: None,
         };
         self.file.sentinel.iter().map(local).collect()
     }

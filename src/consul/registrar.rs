@@ -39,11 +39,13 @@ pub struct Registration {
     pub meta: BTreeMap<String, String>,
     /// How often Consul tries to connect.
     pub check_interval: Duration,
+    /// Consul forgets it after this long without an answer.
+    pub forgotten_after: Option<Duration>,
 }
 
 impl Registration {
     fn body(&self) -> Value {
-        json!({
+        let mut body = json!({
             "ID": self.id,
             "Name": self.service,
             "Address": self.address.host(),
@@ -57,7 +59,12 @@ impl Registration {
                 "Interval": format!("{}ms", self.check_interval.as_millis()),
                 "Timeout": "1s",
             },
-        })
+        });
+        if let Some(after) = self.forgotten_after {
+            body["Check"]["DeregisterCriticalServiceAfter"] =
+                json!(format!("{}s", after.as_secs()));
+        }
+        body
     }
 
     /// The same with a Sentinel's tags: the groups that it reports itself.

@@ -17,13 +17,13 @@ pub enum Action {
     Hold(Hold),
     /// Turn a second primary into a replica of the writer.
     Fence(Fence),
-    /// Make a replica the first primary of a group that has none.
+    /// Make a replica the first primary of a group that has none, or the old one a primary again.
     Promote(Promote),
     /// Tell a Sentinel about the group.
     Tell(Tell),
 }
 
-/// One replica that is to become the first primary.
+/// One replica that is to become a primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promote {
     /// The replica.

@@ -64,6 +64,11 @@ impl Address {
         Ok(Self { ip: None, host: host.into(), port })
     }
 
+    /// An address from an IP and a port that is not 0.
+    pub fn of_ip(ip: IpAddr, port: std::num::NonZeroU16) -> Self {
+        Self { ip: Some(ip), host: ip.to_string().into(), port: port.get() }
+    }
+
     /// The host: an IP address without brackets, or a DNS name.
     pub fn host(&self) -> &str {
         &self.host

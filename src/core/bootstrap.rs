@@ -193,7 +193,7 @@ fn leader<'a>(candidates: &[Candidate<'a>]) -> Result<Candidate<'a>, NoFirst> {
 
 /// `a` holds everything that `b` holds: by the rule that Redis itself uses for a partial resynchronisation, one
 /// history includes another that it has gone on from, up to where it did.
-fn includes(a: &InstanceAnswer, b: &InstanceAnswer) -> bool {
+pub(super) fn includes(a: &InstanceAnswer, b: &InstanceAnswer) -> bool {
     if a.replid == b.replid {
         return a.offset >= b.offset;
     }

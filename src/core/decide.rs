@@ -18,6 +18,7 @@ use super::record::{
     Change, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole, RECORD_VERSION,
     Record, Reset, Timeline, encode,
 };
+use super::reinstate::{NotReinstated, reinstate};
 use super::replicas::Roster;
 use super::safety;
 use super::sentinels::{addresses, tells};
@@ -59,6 +60,13 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let (fences, left_alone) = fences(view);
     wanted.extend(fences.into_iter().map(Action::Fence));
     wanted.extend(promote(view).map(Action::Promote));
+    match reinstate(view) {
+        Ok(promote) if told_long_ago(view, &promote.instance) => {
+            wanted.push(Action::Promote(promote));
+        }
+        Ok(_) | Err(NotReinstated::NoCase) => {}
+        Err(why) => reasons.push(why.to_string()),
+    }
     reasons.extend(left_alone.iter().map(ToString::to_string));
     wanted.extend(tells(view).into_iter().map(Action::Tell));
     reasons.extend(forget(view).err());
@@ -82,9 +90,14 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
 /// The replica that was written down to become the first primary.
 fn promote(view: &View<'_>) -> Option<Promote> {
     let Ok(Bootstrap::Promote(instance, answer)) = bootstrap(view) else { return None };
+    told_long_ago(view, instance)
+        .then(|| Promote { instance: instance.clone(), run_id: answer.run_id.clone() })
+}
+
+/// One instance is told what to be once a second at the most.
+fn told_long_ago(view: &View<'_>, instance: &Address) -> bool {
     let last = view.memory.fenced.get(instance);
-    let due = last.is_none_or(|at| view.now.mono - *at >= FENCE_AGAIN_MS);
-    due.then(|| Promote { instance: instance.clone(), run_id: answer.run_id.clone() })
+    last.is_none_or(|at| view.now.mono - *at >= FENCE_AGAIN_MS)
 }
 
 /// What is to be written.

@@ -12,6 +12,7 @@ use super::election::{Tally, TallyBounds};
 use super::memory::{Condition, Origin};
 use super::observed::{InstanceAnswer, ReplId, Role};
 use super::policy::{EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
+use super::projection::is_nowhere;
 use super::record::Level;
 use super::replicas::{Roster, named_by};
 use super::view::View;
@@ -43,7 +44,7 @@ pub enum StrayKind {
     /// One of the group's instances that was restarted without its data and has taken a few writes since, from
     /// clients that had not let go of it.
     Emptied,
-    /// No primary but a replica: of something that does not answer, and no Sentinel knows it.
+    /// No primary but a replica: of nobody, or of something that does not answer while no Sentinel knows it.
     Lost,
 }
 
@@ -155,12 +156,12 @@ pub fn strays<'v, 'a>(
 }
 
 /// A registered instance that follows something that does not answer, and that no Sentinel would point anywhere
-/// else, because none knows it.
+/// else soon: none knows it, or it follows nobody, which they let be for `failover-timeout`.
 fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let Role::Replica { of, link_up: false } = &answer.role else { return false };
     let ours = view.observed.registered.contains(address) || view.policy.local.contains(address);
     let known = view.groups().any(|group| named_by(group).any(|named| named == address));
-    ours && !known && view.writer().is_some_and(|writer| writer != of)
+    ours && (!known || is_nowhere(of)) && view.writer().is_some_and(|writer| writer != of)
 }
 
 fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<Fence, WhyLeft> {

@@ -18,6 +18,7 @@ pub mod policy;
 pub mod projection;
 pub mod publication;
 pub mod record;
+pub mod reinstate;
 pub mod replicas;
 pub mod safety;
 pub mod sentinel_rows;

@@ -5,6 +5,8 @@
 //! pictures, removals first. Together with the compare-and-set on `state` they make one transaction.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU16;
 
 use super::address::{Address, GroupName, ServiceName};
 use super::record::{PublishedRole, Record};
@@ -16,6 +18,20 @@ pub const MANAGED_BY: (&str, &str) = ("managed-by", "consul-redis");
 /// The synthetic node's own address while there is no writer: TEST-NET-1 (RFC 5737), which leads
 /// nowhere, so a consumer that reads the node's address by mistake reaches no Redis at all.
 pub const NO_ADDRESS: &str = "192.0.2.1";
+/// [`NO_ADDRESS`], parsed.
+const TEST_NET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// With [`NO_ADDRESS`], whom an instance follows that has not been given its place yet: nobody.
+pub const NOWHERE_PORT: NonZeroU16 = NonZeroU16::new(6379).unwrap();
+
+/// The address of nobody: see [`NO_ADDRESS`].
+pub fn nowhere() -> Address {
+    Address::of_ip(IpAddr::V4(TEST_NET), NOWHERE_PORT)
+}
+
+/// Whether it is [`nowhere`].
+pub fn is_nowhere(address: &Address) -> bool {
+    address.ip() == Some(IpAddr::V4(TEST_NET)) && address.port() == NOWHERE_PORT.get()
+}
 
 /// Where one group's things are in Consul.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -156,7 +156,8 @@ impl<'v, 'a> Roster<'v, 'a> {
         (up.max(as_primary) >= tally.majority()).then_some(false)
     }
 
-    fn down(&self, address: &Address) -> bool {
+    /// A majority of the known Sentinels gets no answer from it.
+    pub(super) fn down(&self, address: &Address) -> bool {
         let tally = &self.view.tally;
         let as_primary = tally.down.get(address).map_or(0, |down| down.subjective);
         let as_replica = tally.replicas.get(address).map_or(0, |count| count.down);

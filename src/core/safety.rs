@@ -6,7 +6,7 @@ use super::fence::Fence;
 use super::ghosts::Forget;
 use super::hold::{Hold, HoldReason};
 use super::observed::{DownOpinion, Role, SentinelGroup};
-use super::projection::TXN_OPS_MAX;
+use super::projection::{TXN_OPS_MAX, is_nowhere};
 use super::record::PublishedRole;
 use super::replicas::named_by;
 use super::view::View;
@@ -17,14 +17,7 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
         Action::Write(write) => veto_write(view, write),
         Action::Hold(hold) => veto_hold(view, hold),
         Action::Fence(fence) => veto_fence(view, fence),
-        Action::Promote(promote) => {
-            let claim = view.record.and_then(|record| record.claim.as_ref());
-            let known = view.writer().is_some() || view.groups().next().is_some();
-            let wrong = known || claim != Some(&promote.instance);
-            wrong.then(|| {
-                format!("{} is not the first primary that was agreed on", promote.instance)
-            })
-        }
+        Action::Promote(promote) => veto_promote(view, &promote.instance),
         Action::Tell(tell) => {
             if view.writer() != Some(&tell.primary) {
                 return Some(format!("{} is not the published writer", tell.primary));
@@ -33,6 +26,26 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
             leaving.then(|| format!("{} is being replaced", tell.primary))
         }
     }
+}
+
+/// Only the first primary that was agreed on, and the last one while a majority names it and nobody else leads.
+fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
+    let known = view.writer().is_some() || view.groups().next().is_some();
+    if !known {
+        let claim = view.record.and_then(|record| record.claim.as_ref());
+        return (claim != Some(instance))
+            .then(|| format!("{instance} is not the first primary that was agreed on"));
+    }
+    let last = view.record.and_then(|record| record.last_writer.as_ref());
+    if last.is_none_or(|last| &last.address != instance) {
+        return Some(format!("{instance} was not the last writer"));
+    }
+    if view.tally.votes_for(instance) < view.tally.majority() {
+        return Some(format!("the majority does not name {instance}"));
+    }
+    let all = view.observed.instances.keys();
+    let rival = all.filter(|other| *other != instance).find(|other| says_primary(view, other));
+    rival.map(|rival| format!("{rival} says that it is the primary"))
 }
 
 /// Only what another primary has superseded for certain is held, or what is on our own host while we are blind.
@@ -54,9 +67,12 @@ fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
 /// Nobody whom any Sentinel that matters wants to be the primary is ever made a replica.
 fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
     let Fence { instance, follow, .. } = fence;
-    let primary = view.instance(instance).is_some_and(|a| matches!(a.role, Role::Primary { .. }));
+    let placed = view.instance(instance).is_none_or(|answer| match &answer.role {
+        Role::Primary { .. } => false,
+        Role::Replica { of, link_up } => *link_up || !is_nowhere(of),
+    });
     let named = view.groups().any(|group| named_by(group).any(|named| named == instance));
-    if !primary && named {
+    if placed && named {
         return Some(format!("{instance} is a replica that Sentinels know"));
     }
     if instance == follow || view.writer() != Some(follow) {

@@ -432,7 +432,7 @@ impl World {
     }
 
     /// A loopback address that no other server has: of this process, this world, this server.
-    fn address(&mut self) -> Ipv4Addr {
+    pub fn address(&mut self) -> Ipv4Addr {
         let address = loopback(self.next_address);
         self.next_address = self.base + (self.next_address - self.base + 1) % ADDRESSES_PER_WORLD;
         address

@@ -20,6 +20,8 @@ use crate::dns::Names;
 pub const SENTINELS_MAX: usize = 64;
 /// A Sentinel that the others have not named for this long is not asked any more.
 const PEER_FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+/// Pause between two look-ups while no Sentinel has been found at all: a group that is being started has some soon.
+const REFRESH_UNTIL_FOUND: Duration = Duration::from_secs(1);
 /// Reports waiting to be passed on.
 const REPORTS_MAX: usize = 1_024;
 
@@ -116,10 +118,11 @@ impl Pool {
         let task = tokio::spawn(async move {
             loop {
                 let found = find(&sources, &names, &consul).await;
+                let pause = if found.0.is_empty() { REFRESH_UNTIL_FOUND } else { sources.refresh };
                 if send.send(found).await.is_err() {
                     return;
                 }
-                tokio::time::sleep(sources.refresh).await;
+                tokio::time::sleep(pause.min(sources.refresh)).await;
             }
         });
         (receive, AbortOnDropHandle::new(task))

@@ -262,6 +262,10 @@ impl Watcher {
         };
         match result {
             Ok(()) => say_told(group, tell),
+            // Several agents tell it at once when a group begins.
+            Err(error) if error.to_string().contains("Duplicate master name") => {
+                debug!("{group}: another agent has told Sentinel {}", self.sentinel);
+            }
             Err(error) => {
                 self.link = None;
                 warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);

@@ -33,7 +33,9 @@ fn config_error(text: &str) -> String {
 #[test]
 fn help_says_it_all() {
     insta::assert_snapshot!("help", run(&["--help"], &[]).1);
-    for command in ["agent", "status", "plan", "retire", "switchover", "config", "demo"] {
+    for command in
+        ["agent", "exec", "health", "status", "plan", "retire", "switchover", "config", "demo"]
+    {
         let (code, text) = run(&[command, "-h"], &[]);
         assert_eq!(code, 0);
         let own: Vec<&str> =

@@ -9,6 +9,7 @@
 mod agents;
 mod consul;
 mod demo;
+mod exec;
 mod fencing;
 mod first_primary;
 mod ghosts;

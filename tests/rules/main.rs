@@ -6,6 +6,7 @@ mod fencing;
 mod first_primary;
 mod ghosts;
 mod properties;
+mod reinstating;
 mod roster;
 mod rule_1_votes;
 mod rule_2_majority;

@@ -1,0 +1,19 @@
+//! `consul-redis exec -- redis-server ...`
+
+use crate::cli::ExecArgs;
+use crate::config::Config;
+use crate::exec::settings::Environment;
+use crate::exec::{Exec, run as run_server};
+use crate::exit::Failure;
+use crate::telemetry;
+
+/// Runs a server until it ends; the exit code is the server's.
+///
+/// # Errors
+/// A [`Failure`] when the server cannot be started.
+pub async fn run(config: Config, args: &ExecArgs, env: &Environment) -> Result<u8, Failure> {
+    let (log, format) = (config.log.clone(), config.log_format);
+    let exec = Exec::prepare(config, args, env).await?;
+    telemetry::start(&log, format)?;
+    run_server(exec).await
+}

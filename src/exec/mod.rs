@@ -1,0 +1,394 @@
+//! `consul-redis exec`: a Redis or a Sentinel, and an agent beside it, as one process of a container or a host.
+//!
+//! The data goes first. The server is started whatever the agent does, and goes on when the agent fails; the agent
+//! is started again after a pause. When the server ends, the agent takes its registration away and we end with the
+//! server's exit code. When we are asked to stop, the agent stops first (and with it whatever it does on leaving),
+//! and then the server is told.
+
+pub mod announce;
+pub mod child;
+pub mod config_file;
+pub mod place;
+pub mod settings;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::agent::Agent;
+use crate::cli::ExecArgs;
+use crate::config::Config;
+use crate::consul::client::Consul;
+use crate::core::address::Address;
+use crate::exit::{Code, Failure};
+use crate::redis_link::{Link, LinkError};
+use crate::retry::Retry;
+use child::{Child, Ended, Received, is_stop};
+use config_file::ServerConfig;
+use settings::{Environment, FORGOTTEN_AFTER, Role, ServerCommand};
+
+/// How often the address of the interface that leads to Consul is looked at.
+const ADDRESS_EVERY: Duration = Duration::from_secs(2);
+/// Pause before a failed agent is started again: the first and the longest one.
+const AGENT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long the agent may take to leave, before the server is told to stop all the same.
+const AGENT_STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Everything that is known before anything is started.
+pub struct Exec {
+    /// Without the server itself: its address may change.
+    config: Config,
+    command: ServerCommand,
+    data: PathBuf,
+    server: ServerConfig,
+    port: u16,
+    /// Where others reach it.
+    address: Address,
+    /// The address was said, and not found out.
+    is_fixed: bool,
+    resolve_hostnames: bool,
+}
+
+impl Exec {
+    /// Resolves all settings, and copies the server's config to the data volume when there is none.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Code::Config`]: nothing has been started.
+    pub async fn prepare(
+        mut config: Config,
+        args: &ExecArgs,
+        env: &Environment,
+    ) -> Result<Self, Failure> {
+        let command = ServerCommand::parse(&args.server, env)?;
+        settings::apply(&mut config, env, args.expect)?;
+        let data = args.data_dir.clone().filter(|dir| !dir.as_os_str().is_empty());
+        let data = std::path::absolute(data.unwrap_or_else(|| PathBuf::from(".")))?;
+        let conf_dir = args.conf_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty());
+        let template = || {
+            let file = conf_dir?.join(command.role.config_name());
+            file.exists().then_some(file)
+        };
+        let source = command.config.clone().or_else(template);
+        let server = config_file::prepare(source.as_deref(), &data, command.role)?;
+        let port = command.port(&server.text)?;
+        let given = announce::given(args.announce.as_deref(), env, command.role, port)?;
+        let is_fixed = given.is_some();
+        let address = match given {
+            Some(address) => address,
+            None => find_address(&config, port).await?,
+        };
+        let resolve_hostnames = args.resolve_hostnames;
+        let exec =
+            Self { config, command, data, server, port, address, is_fixed, resolve_hostnames };
+        // Whatever is wrong with the settings is said now, and not by an agent that cannot start.
+        Agent::new(exec.agent_config()?)?;
+        Ok(exec)
+    }
+
+    /// The agent's settings, with the server at the address that it has now.
+    fn agent_config(&self) -> Result<Config, Failure> {
+        let (config, address) = (self.config.clone(), self.address.clone());
+        Ok(match self.command.role {
+            Role::Redis => config.with_redis(address, FORGOTTEN_AFTER)?,
+            Role::Sentinel => config.with_sentinel(address, FORGOTTEN_AFTER),
+        })
+    }
+
+    /// The server's whole command line. Options go before what the config file says, and the server itself writes
+    /// them there when it changes something.
+    fn command_line(&self, follow: Option<&Address>) -> Vec<String> {
+        let mut line = self.command.program.clone();
+        line.push(self.server.path.display().to_string());
+        line.extend(self.command.options.iter().cloned());
+        let (host, port) = (self.address.host(), self.address.port().to_string());
+        let mut add = |words: &[&str]| line.extend(words.iter().map(|word| (*word).to_owned()));
+        // One that went into the background would be gone for us.
+        add(&["--daemonize", "no", "--supervised", "no"]);
+        match self.command.role {
+            Role::Redis => {
+                add(&["--replica-announce-ip", host, "--replica-announce-port", &port]);
+                if let Some(follow) = follow {
+                    add(&["--replicaof", follow.host(), &follow.port().to_string()]);
+                }
+            }
+            Role::Sentinel => {
+                if self.resolve_hostnames {
+                    add(&["--sentinel", "resolve-hostnames", "yes"]);
+                    add(&["--sentinel", "announce-hostnames", "yes"]);
+                }
+                add(&["--sentinel", "announce-ip", host, "--sentinel", "announce-port", &port]);
+            }
+        }
+        line
+    }
+
+    /// Whom the server follows at first; `None` for a Sentinel.
+    async fn place(&self) -> Result<Option<Address>, Failure> {
+        if self.command.role == Role::Sentinel {
+            return Ok(None);
+        }
+        let [group] = &self.config.groups[..] else {
+            return Err(Failure::new(Code::Config, "a Redis belongs to one group"));
+        };
+        let consul = Consul::new(&self.config.consul)?;
+        let dir = self.command.setting("dir", &self.server.text).unwrap_or_default();
+        let dir = self.data.join(dir);
+        Ok(Some(place::find(group, &consul, &self.address, &dir).await))
+    }
+
+    /// Tells the server at which address others reach it now.
+    async fn announce(&self) -> Result<(), LinkError> {
+        let (host, config) = (self.address.host(), &self.config);
+        let local = Address::new(host, self.port);
+        let local = local.map_err(|error| LinkError::Unexpected(error.to_string()))?;
+        match self.command.role {
+            Role::Redis => {
+                let login = config.groups.first().map(|group| &group.login);
+                let mut link = Link::open(&local, login.unwrap_or(&config.instance_login)).await?;
+                link.call(&["CONFIG", "SET", "replica-announce-ip", host]).await?;
+            }
+            Role::Sentinel => {
+                let mut link = Link::open(&local, &config.sentinel_login).await?;
+                link.call(&["SENTINEL", "CONFIG", "SET", "announce-ip", host]).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn find_address(config: &Config, port: u16) -> Result<Address, Failure> {
+    let found = match announce::towards(&config.consul).await {
+        Ok(ip) => Ok(ip),
+        // Consul may only be about to start; its network is most likely the one there is.
+        Err(_) => announce::elsewhere().await,
+    };
+    let found = found.map_err(|error| error.to_string());
+    let address =
+        found.and_then(|ip| Address::new(&ip.to_string(), port).map_err(|e| e.to_string()));
+    address.map_err(|error| {
+        Failure::new(Code::Config, format!("cannot find out this server's address: {error}"))
+            .hint("say it: --announce HOST[:PORT], or CONSUL_REDIS_ANNOUNCE")
+    })
+}
+
+/// Runs the server and the agent until the server has ended; its exit code.
+///
+/// # Errors
+/// A [`Failure`] when the server cannot be started.
+pub async fn run(exec: Exec) -> Result<u8, Failure> {
+    let mut received = Received::listen()?;
+    say_start(&exec);
+    if exec.server.is_secret() {
+        // The server writes its config anew, and this is what keeps others from reading it.
+        umask(Mode::from_bits_truncate(0o077));
+    }
+    let beside = Beside::start(exec.agent_config()?);
+    let follow = tokio::select! {
+        follow = exec.place() => follow?,
+        signal = until_stop(&mut received) => {
+            info!("{signal} before the {} was started", exec.command.role);
+            beside.stop().await;
+            return Ok(Ended::Signal(signal as i32).exit_code());
+        }
+    };
+    let child = Child::start(&exec.command_line(follow.as_ref()), &exec.data);
+    let child = match child {
+        Ok(child) => child,
+        Err(failure) => {
+            beside.stop().await;
+            return Err(failure);
+        }
+    };
+    info!("{} at {} runs as process {}", exec.command.role, exec.address, child.id());
+    Running { exec, child, beside, received }.until_ended().await
+}
+
+fn say_start(exec: &Exec) {
+    let Exec { command, server, address, is_fixed, .. } = exec;
+    let how = if *is_fixed { "as it was told" } else { "the interface that leads to Consul" };
+    info!("{} for {address} ({how})", command.role);
+    let made = if server.is_new { "made" } else { "kept" };
+    info!("config {} ({made})", server.path.display());
+}
+
+async fn until_stop(received: &mut Received) -> Signal {
+    loop {
+        let signal = received.next().await;
+        if is_stop(signal) {
+            return signal;
+        }
+    }
+}
+
+/// The server runs, and the agent beside it.
+struct Running {
+    exec: Exec,
+    child: Child,
+    beside: Beside,
+    received: Received,
+}
+
+impl Running {
+    async fn until_ended(mut self) -> Result<u8, Failure> {
+        let mut look = tokio::time::interval(ADDRESS_EVERY);
+        let mut seen = self.exec.address.clone();
+        let mut announced = true;
+        loop {
+            // Cancel safe: our children's ends and our signals are kept until they are received.
+            tokio::select! {
+                ended = self.child.ended() => return Ok(self.leave(ended).await),
+                signal = self.received.next() => {
+                    if is_stop(signal) {
+                        return Ok(self.stop(signal).await);
+                    }
+                    if signal == Signal::SIGHUP {
+                        self.beside.look.send_modify(|count| *count += 1);
+                    }
+                    self.child.signal(signal);
+                }
+                _ = look.tick(), if !self.exec.is_fixed => {
+                    let last = std::mem::replace(&mut seen, self.address_now().await);
+                    // Twice the same: an interface that is being set up may show another one for a moment.
+                    if seen == last && seen != self.exec.address {
+                        self.move_to(seen.clone())?;
+                        announced = false;
+                    }
+                    if !announced {
+                        announced = self.exec.announce().await.is_ok();
+                    }
+                }
+            }
+        }
+    }
+
+    /// The address that it has now, or the last one while it has none.
+    async fn address_now(&self) -> Address {
+        let now = announce::towards(&self.exec.config.consul).await.ok();
+        let now = now.and_then(|ip| Address::new(&ip.to_string(), self.exec.address.port()).ok());
+        now.unwrap_or_else(|| self.exec.address.clone())
+    }
+
+    fn move_to(&mut self, address: Address) -> Result<(), Failure> {
+        warn!("the address has changed from {} to {address}", self.exec.address);
+        self.exec.address = address;
+        let config = self.exec.agent_config()?;
+        self.beside.config.send_replace(config);
+        Ok(())
+    }
+
+    /// The server has ended by itself.
+    async fn leave(self, ended: Ended) -> u8 {
+        warn!("{} {ended}", self.exec.command.role);
+        self.beside.stop().await;
+        ended.exit_code()
+    }
+
+    /// We are to stop: first the agent, which puts in order what the group needs, then the server.
+    async fn stop(mut self, signal: Signal) -> u8 {
+        let role = self.exec.command.role;
+        info!("{signal}: the agent leaves, then {role} stops");
+        let mut leaving = tokio::spawn(self.beside.stop());
+        let ended = loop {
+            tokio::select! {
+                _ = &mut leaving => break None,
+                ended = self.child.ended() => break Some(ended),
+                // Whoever asks twice is in a hurry.
+                again = self.received.next() => self.child.signal(again),
+            }
+        };
+        if ended.is_none() {
+            self.child.signal(signal);
+        }
+        let ended = loop {
+            tokio::select! {
+                ended = self.child.ended() => break ended,
+                again = self.received.next() => self.child.signal(again),
+            }
+        };
+        if !leaving.is_finished() {
+            let _ = leaving.await;
+        }
+        info!("{role} {ended}");
+        ended.exit_code()
+    }
+}
+
+/// The agent beside the server.
+struct Beside {
+    config: watch::Sender<Config>,
+    look: watch::Sender<u64>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Beside {
+    fn start(config: Config) -> Self {
+        let (config, configs) = watch::channel(config);
+        let (look, looks) = watch::channel(0);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(keep_agent(configs, looks, stop.clone()));
+        Self { config, look, stop, task }
+    }
+
+    /// Lets it leave: it deregisters the server, and does whatever else it is configured to do on leaving.
+    async fn stop(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(AGENT_STOP_TIMEOUT, self.task).await.is_err() {
+            warn!("the agent did not leave within {} s", AGENT_STOP_TIMEOUT.as_secs());
+        }
+    }
+}
+
+/// Runs an agent, and another one whenever it fails or its settings change, until `stop`.
+async fn keep_agent(
+    mut configs: watch::Receiver<Config>,
+    looks: watch::Receiver<u64>,
+    stop: CancellationToken,
+) {
+    let mut retry = Retry::between(AGENT_PAUSE.0, AGENT_PAUSE.1);
+    while !stop.is_cancelled() {
+        let config = configs.borrow_and_update().clone();
+        let started = Instant::now();
+        let ended = run_agent(config, configs.clone(), looks.clone(), stop.clone()).await;
+        let Err(failure) = ended else { continue };
+        if started.elapsed() > AGENT_PAUSE.1 {
+            retry.reset();
+        }
+        let pause = retry.next_delay();
+        let seconds = pause.as_secs().max(1);
+        warn!("no agent for {seconds} s, the server goes on: {}", failure.message);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn run_agent(
+    config: Config,
+    mut configs: watch::Receiver<Config>,
+    looks: watch::Receiver<u64>,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let agent = Agent::new(config)?;
+    let ended = async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // Nobody changes anything once the sender is gone.
+            Ok(()) = configs.changed() => {}
+        }
+    };
+    tokio::pin!(ended);
+    tokio::select! {
+        () = &mut ended => return Ok(()),
+        ready = agent.reach_consul() => ready?,
+    }
+    agent.run(ended, looks).await
+}

@@ -1,0 +1,204 @@
+//! Whom a Redis follows when it is started: never nobody's command, for it never starts as a primary.
+//!
+//! It is the first thing that can go wrong: one that was the primary and comes back without its data would empty all
+//! others that still follow it. So it follows the published writer, where that is another one and following it can
+//! delete nothing, and otherwise nobody ([`is_nowhere`](crate::core::projection::is_nowhere)), until the agents
+//! give it its place.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::config::GroupConfig;
+use crate::consul::client::{Consul, ConsulError};
+use crate::consul::store::ReadMode;
+use crate::core::address::Address;
+use crate::core::projection::nowhere;
+use crate::core::record::Record;
+use crate::core::sentinels::DEFAULT_SETTINGS;
+
+/// How long Consul may take to say who the writer is.
+const CONSUL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two looks at what is published.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a failover may take, from when the Sentinels notice.
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What is published, and what it means for this instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Another one is the writer, and this one may follow it at once.
+    Behind(Address),
+    /// Nobody knows better, or the agents have to look at its data first.
+    Nowhere(&'static str),
+    /// It was the writer itself, and others are in sync: the Sentinels are about to replace it.
+    BeingReplaced,
+}
+
+/// Decides. `holds_data` says that there is data on the volume.
+pub fn place(record: Option<&Record>, own: &Address, holds_data: bool) -> Place {
+    let Some(record) = record else { return Place::Nowhere("nothing is published") };
+    let last = record.last_writer.as_ref().map(|writer| &writer.address);
+    match (record.writer_address(), last) {
+        // A member's data is the group's own; that of a stranger is looked at by the agents first.
+        (Some(writer), _) if writer != own => match !holds_data || record.role_of(own).is_some() {
+            true => Place::Behind(writer.clone()),
+            false => Place::Nowhere("its data has to be looked at first"),
+        },
+        (_, Some(last)) if last == own => match record.replicas().any(|other| other != own) {
+            true => Place::BeingReplaced,
+            false => Place::Nowhere("it was the last writer, and nobody else is in sync"),
+        },
+        _ => Place::Nowhere("there is no writer"),
+    }
+}
+
+/// Finds out whom the instance is to follow; waits while the Sentinels replace it, as they do with a primary that
+/// is down. Started before that, it would answer them, and they take 20 s and more to see that it leads nobody.
+pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Path) -> Address {
+    let clock = Clock::start();
+    let holds_data = holds_data(data);
+    let down_after = group.policy.settings.down_after_ms.unwrap_or(DEFAULT_SETTINGS.down_after_ms);
+    let patience = Instant::now() + Duration::from_millis(down_after) + FAILOVER_TIMEOUT;
+    let mut said = false;
+    let mut until = Instant::now() + CONSUL_TIMEOUT;
+    loop {
+        let wait = match read(group, consul, &clock, until).await {
+            Err(error) => {
+                warn!(
+                    "starts as a replica of nobody, for Consul does not say who the writer is: {error}"
+                );
+                return nowhere();
+            }
+            Ok(record) => place(record.as_ref(), own, holds_data),
+        };
+        match wait {
+            Place::Behind(writer) => {
+                info!("starts as a replica of the writer, {writer}");
+                return writer;
+            }
+            Place::BeingReplaced if Instant::now() < patience => {
+                if !said {
+                    info!("was the writer: starts when the Sentinels have replaced it, or cannot");
+                    said = true;
+                }
+            }
+            Place::BeingReplaced => {
+                warn!("starts as a replica of nobody: nobody has taken its place as the writer");
+                return nowhere();
+            }
+            Place::Nowhere(why) => {
+                info!("starts as a replica of nobody: {why}");
+                return nowhere();
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        until = Instant::now() + CONSUL_TIMEOUT;
+    }
+}
+
+/// Reads what is published, again until `until` while Consul does not answer.
+async fn read(
+    group: &GroupConfig,
+    consul: &Consul,
+    clock: &Clock,
+    until: Instant,
+) -> Result<Option<Record>, String> {
+    loop {
+        let read = consul.group(&group.layout, ReadMode::Consistent, clock);
+        let error = match tokio::time::timeout_at(until, read).await {
+            Ok(Ok(answer)) => return Ok(answer.value.record().cloned()),
+            Ok(Err(error @ (ConsulError::Denied { .. } | ConsulError::Secret(_)))) => {
+                return Err(error.to_string());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => return Err(format!("no answer within {} s", CONSUL_TIMEOUT.as_secs())),
+        };
+        if Instant::now() + LOOK_EVERY >= until {
+            return Err(error);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// A snapshot or an append-only file lies there.
+fn holds_data(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| {
+        let extension = path.extension().and_then(std::ffi::OsStr::to_str);
+        matches!(extension, Some("rdb" | "aof")) || path.join("appendonly.aof.manifest").exists()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::record::decode;
+
+    const OWN: &str = "10.0.0.1:6379";
+    const OTHER: &str = "10.0.0.2:6379";
+
+    /// A record as an agent writes it.
+    fn record(writer: Option<&str>, last: &str, instances: &[(&str, &str)]) -> Record {
+        let writer_of = |address: &str| serde_json::json!({"address": address, "replid": "a"});
+        let rows =
+            instances.iter().map(|(a, role)| serde_json::json!({"address": a, "role": role}));
+        let json = serde_json::json!({
+            "v": 1, "group": "redis", "service": "redis", "generation": 7, "nonce": "n", "by": "x",
+            "writer": writer.map(writer_of), "last_writer": writer_of(last),
+            "evidence": {"level": "quorum", "config_epoch": 1, "confirmed_epoch": 1, "votes": 3,
+                         "known": 3, "sentinel": null},
+            "since": "2026-01-01T00:00:00Z", "why": "w",
+            "instances": rows.collect::<Vec<_>>(), "sentinels": [], "lineage": [], "claim": null,
+        });
+        decode(json.to_string().as_bytes()).unwrap()
+    }
+
+    fn placed(record: Option<&Record>, holds_data: bool) -> Place {
+        place(record, &OWN.parse().unwrap(), holds_data)
+    }
+
+    #[test]
+    fn another_writer_is_followed_where_that_can_delete_nothing() {
+        let behind = Place::Behind(OTHER.parse().unwrap());
+        let member = record(Some(OTHER), OTHER, &[(OTHER, "primary"), (OWN, "down")]);
+        assert_eq!(placed(Some(&member), true), behind);
+        let stranger = record(Some(OTHER), OTHER, &[(OTHER, "primary")]);
+        assert_eq!(placed(Some(&stranger), false), behind);
+        assert!(matches!(placed(Some(&stranger), true), Place::Nowhere(_)));
+    }
+
+    #[test]
+    fn the_last_writer_waits_for_its_successor_where_there_can_be_one() {
+        for writer in [Some(OWN), None] {
+            let alone = record(writer, OWN, &[(OWN, "primary"), (OTHER, "down")]);
+            assert!(matches!(placed(Some(&alone), true), Place::Nowhere(_)), "{writer:?}");
+            let others = record(writer, OWN, &[(OWN, "primary"), (OTHER, "replica")]);
+            assert_eq!(placed(Some(&others), true), Place::BeingReplaced, "{writer:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_writer_nobody_is_followed() {
+        assert!(matches!(placed(None, false), Place::Nowhere(_)));
+        let gone = record(None, OTHER, &[(OTHER, "down"), (OWN, "replica")]);
+        assert!(matches!(placed(Some(&gone), true), Place::Nowhere(_)));
+    }
+
+    #[test]
+    fn data_is_seen_on_the_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("redis.conf"), "").unwrap();
+        assert!(!holds_data(dir.path()));
+        std::fs::create_dir(dir.path().join("appendonlydir")).unwrap();
+        assert!(!holds_data(dir.path()), "an empty directory holds nothing");
+        std::fs::write(dir.path().join("appendonlydir/appendonly.aof.manifest"), "").unwrap();
+        assert!(holds_data(dir.path()));
+        std::fs::remove_dir_all(dir.path().join("appendonlydir")).unwrap();
+        std::fs::write(dir.path().join("dump.rdb"), "").unwrap();
+        assert!(holds_data(dir.path()));
+    }
+}

@@ -1,0 +1,414 @@
+//! `consul-redis exec` as containers run it: each Redis and each Sentinel is the child of a process of ours, and nobody
+//! is told anything about anybody else but where Consul is.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use consul_redis::core::address::Address;
+use consul_redis::lab::LabError;
+use consul_redis::lab::process::{Life, Process};
+use consul_redis::lab::tools::{self, Tool};
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec, free_port};
+use consul_redis::redis_link::{Link, LinkSettings, fields, text as reply};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use redis::Value;
+use tokio::time::Instant;
+
+use crate::support::{program, record, run, text, until_in_sync, until_named, until_writer, world};
+
+/// One container, more or less.
+struct Container {
+    name: String,
+    address: Address,
+    data: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    process: Option<Process>,
+}
+
+/// What is said to a container.
+#[derive(Default)]
+struct Said<'a> {
+    options: &'a [&'a str],
+    /// Stands before the program.
+    wrapper: &'a [&'a str],
+    env: &'a [(&'a str, &'a str)],
+    /// The server's own config, as an image brings it.
+    config: Option<&'a Path>,
+}
+
+impl Container {
+    async fn start(world: &mut World, name: &str, said: Said<'_>) -> Self {
+        let container = Self::new(world, name, said);
+        container.run(world).await
+    }
+
+    fn new(world: &mut World, name: &str, said: Said<'_>) -> Self {
+        let ip = world.address();
+        let address = Address::new(&ip.to_string(), free_port(&[ip]).unwrap()).unwrap();
+        let data = world.dir().join(name);
+        std::fs::create_dir_all(&data).unwrap();
+        let tool = tools::redis_server().unwrap();
+        let mut args = vec!["exec".to_owned()];
+        args.extend(said.options.iter().map(|word| (*word).to_owned()));
+        let own = ["--announce", &address.to_string(), "--data-dir", data.to_str().unwrap(), "--"];
+        args.extend(own.map(str::to_owned));
+        args.extend(said.wrapper.iter().map(|word| (*word).to_owned()));
+        // Ends with us, however we end.
+        args.extend(["setpriv", "--pdeathsig", "KILL"].map(str::to_owned));
+        args.push(tool.path.display().to_string());
+        args.extend(said.config.map(|path| path.display().to_string()));
+        if name.starts_with("sentinel") {
+            args.push("--sentinel".to_owned());
+        }
+        let port = address.port().to_string();
+        args.extend(["--bind", address.host(), "--port", &port].map(str::to_owned));
+        let mut env = vec![
+            ("CONSUL_HTTP_ADDR".to_owned(), world.consul.http.to_string()),
+            ("CONSUL_REDIS_ID".to_owned(), name.to_owned()),
+        ];
+        env.extend(said.env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let library = tool.library_path.map(|path| path.display().to_string());
+        env.extend(library.map(|path| ("LD_LIBRARY_PATH".to_owned(), path)));
+        Self { name: name.to_owned(), address, data, args, env, process: None }
+    }
+
+    async fn run(mut self, world: &World) -> Self {
+        self.restart(world);
+        self.until_answers().await;
+        self
+    }
+
+    fn restart(&mut self, world: &World) {
+        self.process = None;
+        let tool = Tool { namespace: None, path: program().to_owned(), library_path: None };
+        let process =
+            Process::start(&self.name, &tool, &self.args, &self.env, world.dir(), Life::WithUs);
+        self.process = Some(process.unwrap());
+    }
+
+    async fn until_answers(&self) {
+        let what = format!("{} answers", self.name);
+        let answers = until(&what, Duration::from_secs(30), || self.ask(&["PING"])).await;
+        answers.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
+    }
+
+    async fn ask(&self, command: &[&str]) -> Result<Value, LabError> {
+        let login = LinkSettings::default();
+        let mut link = Link::open(&self.address, &login).await.map_err(LabError::new)?;
+        link.call(command).await.map_err(LabError::new)
+    }
+
+    /// `INFO replication`'s field.
+    async fn info(&self, field: &str) -> Result<String, LabError> {
+        let info = reply(&self.ask(&["INFO", "replication"]).await?).map_err(LabError)?;
+        let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.map(|value| value.trim().to_owned()).ok_or_else(|| LabError(format!("no {field}")))
+    }
+
+    async fn get(&self, key: &str) -> String {
+        let what = format!("{} has {key}", self.name);
+        let found = until(&what, Duration::from_secs(30), || async {
+            reply(&self.ask(&["GET", key]).await?).map_err(LabError)
+        });
+        found.await.unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("it was started")
+    }
+
+    fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// The server itself.
+    fn child(&self) -> Pid {
+        let log = self.log();
+        let id = log.lines().rev().find_map(|line| line.split("runs as process ").nth(1));
+        Pid::from_raw(id.and_then(|id| id.trim().parse().ok()).expect("the server's process id"))
+    }
+
+    /// Kills the server, and waits for the container's end; its exit code.
+    async fn kill_server(&mut self) -> i32 {
+        kill(self.child(), Signal::SIGKILL).unwrap();
+        self.process().end(Duration::from_secs(10)).await.unwrap()
+    }
+}
+
+const NOBODY: Said<'static> = Said { options: &[], wrapper: &[], env: &[], config: None };
+
+fn spec() -> WorldSpec {
+    WorldSpec { redis: 0, sentinels: 0, from_scratch: true, ..WorldSpec::default() }
+}
+
+struct Group {
+    redis: Vec<Container>,
+    sentinels: Vec<Container>,
+}
+
+/// So many containers, started all at once; the name of the service is all that they have in common.
+async fn group(world: &mut World, redis: usize, env: &[(&str, &str)]) -> Group {
+    let expect = redis.to_string();
+    let mut all = Vec::new();
+    for index in 0..redis {
+        let options = &["--expect", &expect][..];
+        let said = Said { options, env, ..NOBODY };
+        all.push(Container::new(world, &format!("redis-{index}"), said));
+    }
+    let mut sentinels = Vec::new();
+    for index in 0..3 {
+        let said = Said { env, ..NOBODY };
+        sentinels.push(Container::new(world, &format!("sentinel-{index}"), said));
+    }
+    for container in all.iter_mut().chain(&mut sentinels) {
+        container.restart(world);
+    }
+    for container in all.iter().chain(&sentinels) {
+        container.until_answers().await;
+    }
+    Group { redis: all, sentinels }
+}
+
+impl Group {
+    fn at(&mut self, address: &str) -> &mut Container {
+        self.redis.iter_mut().find(|c| c.address.to_string() == address).expect("an address")
+    }
+
+    fn index(&self, address: &str) -> usize {
+        let at = |c: &Container| c.address.to_string() == address;
+        self.redis.iter().position(at).expect("an address")
+    }
+
+    /// Every Sentinel lists every replica: from now on a failover has somebody to choose.
+    async fn until_known(&self) {
+        for sentinel in &self.sentinels {
+            let what = format!("{} knows all replicas", sentinel.name);
+            until(&what, Duration::from_secs(40), || async {
+                let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+                let fields = fields(&answer).map_err(LabError)?;
+                let counts = [fields.get("num-slaves"), fields.get("num-other-sentinels")];
+                let counts = counts.map(|count| count.and_then(|c| c.parse::<usize>().ok()));
+                let wanted = [Some(self.redis.len() - 1), Some(2)];
+                if counts == wanted { Ok(()) } else { Err(LabError(format!("{counts:?}"))) }
+            })
+            .await
+            .unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn blank_containers_become_a_group_and_a_killed_primary_comes_back_as_a_replica() {
+    let mut world = world(spec()).await;
+    let begun = Instant::now();
+    let settings = [
+        ("REDIS_QUORUM", "2"),
+        ("REDIS_DOWN_AFTER_MS", "1700"),
+        ("REDIS_FAILOVER_TIMEOUT", "21000"),
+        ("REDIS_PARALLEL_SYNCS", "2"),
+    ];
+    let mut group = group(&mut world, 3, &settings).await;
+    let writer = until_writer(&world, "redis", 30, None).await;
+    eprintln!("a writer {} ms after the start", begun.elapsed().as_millis());
+    until_in_sync(&world, "redis", 2).await;
+    eprintln!("in sync {} ms after the start", begun.elapsed().as_millis());
+    until_named(&world, "redis-primary", std::slice::from_ref(&writer)).await;
+    group.until_known().await;
+    let master = group.sentinels[0].ask(&["SENTINEL", "MASTER", "redis"]).await.unwrap();
+    let master = fields(&master).unwrap();
+    for (field, wanted) in [
+        ("quorum", "2"),
+        ("down-after-milliseconds", "1700"),
+        ("failover-timeout", "21000"),
+        ("parallel-syncs", "2"),
+    ] {
+        assert_eq!(master.get(field).map(String::as_str), Some(wanted), "{field}");
+    }
+    // The health check: alive, and not.
+    let old = group.index(&writer);
+    assert_eq!(run(&world, &["health", &writer], &[]).status.code(), Some(0));
+    let port = free_port(&[world.address()]).unwrap();
+    let nobody = run(&world, &["health", &format!("127.0.0.1:{port}")], &[]);
+    assert_eq!(nobody.status.code(), Some(1), "{}", text(&nobody));
+
+    assert_eq!(group.redis[old].kill_server().await, 137, "128 and SIGKILL");
+    let said = group.redis[old].log();
+    assert!(said.contains("Redis was ended by signal 9 (SIGKILL)"), "{said}");
+    let new = until_writer(&world, "redis", 30, Some(&writer)).await;
+    group.redis[old].restart(&world);
+    group.redis[old].until_answers().await;
+    assert_eq!(group.redis[old].info("role").await.unwrap(), "slave", "{}", group.redis[old].log());
+    until_in_sync(&world, "redis", 2).await;
+    assert_eq!(until_writer(&world, "redis", 5, None).await, new);
+    let master = group.redis[old].info("master_host").await.unwrap();
+    assert_eq!(master, group.at(&new).address.host());
+}
+
+/// It was the primary, its volume is gone, and it is back before anybody has noticed.
+#[tokio::test]
+async fn a_reborn_empty_primary_does_no_harm() {
+    let mut world = world(spec()).await;
+    let mut group = group(&mut world, 3, &[("REDIS_DOWN_AFTER_MS", "5000")]).await;
+    let writer = until_writer(&world, "redis", 30, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    group.until_known().await;
+    let old = group.index(&writer);
+    group.redis[old].ask(&["SET", "kept", "1"]).await.unwrap();
+    for container in &group.redis {
+        assert_eq!(container.get("kept").await, "1");
+    }
+    group.redis[old].kill_server().await;
+    std::fs::remove_dir_all(&group.redis[old].data).unwrap();
+    std::fs::create_dir(&group.redis[old].data).unwrap();
+    let reborn = Instant::now();
+    group.redis[old].restart(&world);
+    let new = until_writer(&world, "redis", 30, Some(&writer)).await;
+    eprintln!("another writer {} ms after it was reborn", reborn.elapsed().as_millis());
+    assert!(
+        group.redis[old].log().contains("was the writer: starts when"),
+        "{}",
+        group.redis[old].log()
+    );
+    until_in_sync(&world, "redis", 2).await;
+    for container in &group.redis {
+        assert_eq!(container.get("kept").await, "1", "{}", container.name);
+    }
+    assert_eq!(until_writer(&world, "redis", 5, None).await, new);
+}
+
+/// Nobody can take its place, its Sentinels still announce it, and it always starts as a replica.
+#[tokio::test]
+async fn a_lone_primary_with_its_data_is_the_primary_again() {
+    let mut world = world(spec()).await;
+    let mut group = group(&mut world, 1, &[("REDIS_DOWN_AFTER_MS", "60000")]).await;
+    let writer = until_writer(&world, "redis", 30, None).await;
+    group.redis[0].ask(&["SET", "kept", "1"]).await.unwrap();
+    group.redis[0].process().signal(Signal::SIGTERM).unwrap();
+    let code = group.redis[0].process().end(Duration::from_secs(15)).await.unwrap();
+    assert_eq!(code, 0, "{}", group.redis[0].log());
+    let generation = record(&world, "redis").await.unwrap().generation;
+    group.redis[0].restart(&world);
+    group.redis[0].until_answers().await;
+    let up = Instant::now();
+    let what = "it leads again";
+    until(what, Duration::from_secs(20), || async {
+        match group.redis[0].info("role").await?.as_str() {
+            "master" => Ok(()),
+            other => Err(LabError(other.to_owned())),
+        }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", group.redis[0].log()));
+    eprintln!("leads again {} ms after it answers", up.elapsed().as_millis());
+    // A failover with Sentinel's default of 60 s takes longer than that; so does one with 1500 ms, by a little.
+    assert!(up.elapsed() < Duration::from_millis(3_500), "{:?}", up.elapsed());
+    assert_eq!(until_writer(&world, "redis", 10, None).await, writer);
+    assert!(record(&world, "redis").await.unwrap().generation > generation);
+    assert_eq!(group.redis[0].get("kept").await, "1");
+}
+
+#[tokio::test]
+async fn signals_reach_the_server_its_exit_code_is_ours_and_orphans_are_reaped() {
+    let mut world = world(spec()).await;
+    let wrapper = ["sh", "-c", "(sleep 1 &); exec \"$@\"", "sh"];
+    let said = Said { wrapper: &wrapper, ..NOBODY };
+    let mut container = Container::start(&mut world, "redis", said).await;
+    // An orphan is ours once its parent is gone.
+    let ours = container.process().id();
+    let orphans = || children(ours).into_iter().filter(|(_, name, _)| name == "sleep");
+    assert_eq!(orphans().count(), 1, "{:?}", children(ours));
+    until("nobody is left unburied", Duration::from_secs(10), || async {
+        match orphans().next() {
+            None => Ok(()),
+            Some(orphan) => Err(LabError(format!("{orphan:?}"))),
+        }
+    })
+    .await
+    .unwrap();
+    // SIGHUP makes the agent look, and does not stop anybody.
+    container.process().signal(Signal::SIGHUP).unwrap();
+    container.ask(&["SET", "x", "1"]).await.expect_err("a replica of nobody takes no writes");
+    container.process().signal(Signal::SIGTERM).unwrap();
+    assert_eq!(container.process().end(Duration::from_secs(10)).await.unwrap(), 0);
+    let said = container.log();
+    let (left, stopped) = (said.find("SIGTERM: the agent leaves"), said.find("Received SIGTERM"));
+    assert!(left.is_some() && left < stopped, "the agent first, then the server\n{said}");
+
+    // A server that cannot start says so by its own exit code.
+    std::fs::write(container.data.join("redis.conf"), "no-such-setting 1\n").unwrap();
+    container.restart(&world);
+    assert_eq!(container.process().end(Duration::from_secs(10)).await.unwrap(), 1);
+    // SIGQUIT ends Redis where it stands.
+    std::fs::write(container.data.join("redis.conf"), "").unwrap();
+    container.restart(&world);
+    container.until_answers().await;
+    container.process().signal(Signal::SIGUSR2).unwrap();
+    assert_eq!(container.process().end(Duration::from_secs(10)).await.unwrap(), 128 + 12);
+}
+
+/// Process id, name and state of each child.
+fn children(parent: u32) -> Vec<(u32, String, String)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(id) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
+        let mut fields = tail.split_whitespace();
+        let (state, of) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        if of == parent.to_string() {
+            let name = head.split_once('(').map_or("", |(_, name)| name);
+            all.push((id, name.to_owned(), state.to_owned()));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn without_consul_the_server_serves_all_the_same() {
+    let mut world = world(spec()).await;
+    let config = world.dir().join("image.conf");
+    std::fs::write(&config, "maxmemory 77mb\nrequirepass hunter2\nmasterauth hunter2\n").unwrap();
+    let said =
+        Said { env: &[("CONSUL_REDIS_PASSWORD", "hunter2")], config: Some(&config), ..NOBODY };
+    let mut container = Container::new(&mut world, "redis", said);
+    world.consul.kill();
+    container.restart(&world);
+    let login = LinkSettings {
+        password: consul_redis::secret::SecretSource::Value("hunter2".to_owned().into()),
+        ..LinkSettings::default()
+    };
+    let ask = async |command: &[&str]| {
+        let mut link = Link::open(&container.address, &login).await.map_err(LabError::new)?;
+        link.call(command).await.map_err(LabError::new)
+    };
+    until("it serves", Duration::from_secs(15), || ask(&["PING"])).await.unwrap();
+    let memory = ask(&["CONFIG", "GET", "maxmemory"]).await.unwrap();
+    assert_eq!(fields(&memory).unwrap().get("maxmemory").map(String::as_str), Some("80740352"));
+    // What it writes to its config stays there, and stays secret.
+    ask(&["CONFIG", "SET", "maxmemory", "99mb"]).await.unwrap();
+    ask(&["CONFIG", "REWRITE"]).await.unwrap();
+    let kept = container.data.join("image.conf");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let log = container.log();
+    assert!(log.contains("starts as a replica of nobody, for Consul does not say"), "{log}");
+    container.process().signal(Signal::SIGTERM).unwrap();
+    assert_eq!(container.process().end(Duration::from_secs(10)).await.unwrap(), 0);
+    std::fs::remove_file(&config).unwrap();
+    container.restart(&world);
+    until("it serves again", Duration::from_secs(15), || async {
+        let mut link = Link::open(&container.address, &login).await.map_err(LabError::new)?;
+        let memory = link.call(&["CONFIG", "GET", "maxmemory"]).await.map_err(LabError::new)?;
+        let memory = fields(&memory).map_err(LabError)?;
+        match memory.get("maxmemory").map(String::as_str) {
+            Some("103809024") => Ok(()),
+            other => Err(LabError(format!("{other:?}"))),
+        }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", container.log()));
+}
