@@ -30,6 +30,15 @@ use crate::supervisor::Supervisor;
 /// News about Sentinels waiting to be published.
 const NEWS_MAX: usize = 256;
 
+/// Why an agent is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// The host, or its server, is about to stop.
+    ForGood,
+    /// Another agent takes its place at once, with other settings.
+    ToReturn,
+}
+
 /// An agent ready to run.
 pub struct Agent {
     config: Config,
@@ -114,7 +123,7 @@ impl Agent {
     /// A [`Failure`] when a part of the agent ended.
     pub async fn run(
         self,
-        signal: impl Future<Output = ()>,
+        signal: impl Future<Output = Leaving>,
         look: watch::Receiver<u64>,
     ) -> Result<(), Failure> {
         let mut supervisor = Supervisor::default();
@@ -179,9 +188,9 @@ impl Agent {
 
     /// Waits for `signal`, and then, where it is wanted, until this host's primaries have been moved away; a second
     /// SIGTERM cuts that short. The agent goes on publishing meanwhile.
-    async fn handed_over(&self, signal: impl Future<Output = ()>) {
-        signal.await;
-        if !self.config.handover {
+    async fn handed_over(&self, signal: impl Future<Output = Leaving>) {
+        let leaving = signal.await;
+        if leaving == Leaving::ToReturn || self.config.handover != Some(true) {
             return;
         }
         // Cancel safe: what is half done ends by itself, as if the agent had died.

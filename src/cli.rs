@@ -218,9 +218,18 @@ pub struct Common {
     /// The name this agent shows in `status` [default: host name and a random part]
     #[arg(long, global = true, env = "CONSUL_REDIS_ID", value_name = "ID")]
     pub id: Option<String>,
-    /// Node mode: move this host's primaries away before stopping (up to 20 s)
-    #[arg(long, global = true, env = "CONSUL_REDIS_HANDOVER", value_parser = BoolishValueParser::new())]
-    pub handover: bool,
+    /// Move this host's primaries away before stopping, up to 20 s [default: false; for exec: true]
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_REDIS_HANDOVER",
+        value_name = "BOOL",
+        value_parser = BoolishValueParser::new(),
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub handover: Option<bool>,
     /// Answer /metrics, /healthz and /readyz by HTTP here
     #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN", value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,

@@ -100,7 +100,7 @@ fn every_flag_is_in_the_readme() {
     let flags: BTreeSet<&str> = help
         .split_whitespace()
         .filter(|word| word.starts_with("--"))
-        .map(|word| word.trim_end_matches(','))
+        .map(|word| word.split(['[', ',']).next().unwrap_or(word))
         .filter(|flag| !["--help", "--version"].contains(flag))
         .collect();
     assert!(flags.len() > 20, "{flags:?}");

@@ -4,7 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Leaving};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::telemetry;
@@ -32,10 +32,11 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        Leaving::ForGood
     };
     tokio::pin!(stop);
     tokio::select! {
-        () = &mut stop => return Ok(()),
+        _ = &mut stop => return Ok(()),
         ready = agent.reach_consul() => ready?,
     }
     agent.run(stop, looks).await

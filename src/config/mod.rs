@@ -50,8 +50,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What the agent answers by HTTP, when it does.
     pub http: Option<HttpConfig>,
-    /// Node mode: this host's primaries are moved away before the agent stops.
-    pub handover: bool,
+    /// This host's primaries are moved away before the agent stops, where that was said.
+    pub handover: Option<bool>,
     /// Where Sentinels are.
     pub sources: SentinelSources,
     /// DNS server for their names.
@@ -346,7 +346,7 @@ impl Resolver<'_> {
                 .unwrap_or_else(|| "info".to_owned()),
             log_format: self.common.log_format.or(self.file.log.format).unwrap_or(LogFormat::Text),
             http: self.http()?,
-            handover: self.common.handover || self.file.agent.handover.unwrap_or(false),
+            handover: self.common.handover.or(self.file.agent.handover),
             sources,
             resolver: self.common.logins.resolver.or(self.file.sentinels.resolver),
             sentinel_login: self.sentinel_login()?,

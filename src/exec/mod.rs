@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Leaving};
 use crate::cli::ExecArgs;
 use crate::config::Config;
 use crate::consul::client::Consul;
@@ -68,6 +68,7 @@ impl Exec {
     ) -> Result<Self, Failure> {
         let command = ServerCommand::parse(&args.server, env)?;
         settings::apply(&mut config, env, args.expect)?;
+        config.handover.get_or_insert(true);
         let data = args.data_dir.clone().filter(|dir| !dir.as_os_str().is_empty());
         let data = std::path::absolute(data.unwrap_or_else(|| PathBuf::from(".")))?;
         let conf_dir = args.conf_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty());
@@ -380,14 +381,14 @@ async fn run_agent(
     let agent = Agent::new(config)?;
     let ended = async move {
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = stop.cancelled() => Leaving::ForGood,
             // Nobody changes anything once the sender is gone.
-            Ok(()) = configs.changed() => {}
+            Ok(()) = configs.changed() => Leaving::ToReturn,
         }
     };
     tokio::pin!(ended);
     tokio::select! {
-        () = &mut ended => return Ok(()),
+        _ = &mut ended => return Ok(()),
         ready = agent.reach_consul() => ready?,
     }
     agent.run(ended, looks).await

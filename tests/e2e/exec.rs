@@ -412,3 +412,22 @@ async fn without_consul_the_server_serves_all_the_same() {
     .await
     .unwrap_or_else(|error| panic!("{error}\n{}", container.log()));
 }
+
+/// `docker stop` on the primary: the name is at another one before the old one ends.
+#[tokio::test]
+async fn a_primary_that_is_told_to_stop_hands_over_first() {
+    let mut world = world(spec()).await;
+    let mut group = group(&mut world, 3, &[]).await;
+    let writer = until_writer(&world, "redis", 30, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    group.until_known().await;
+    let old = group.index(&writer);
+    group.redis[old].ask(&["SET", "kept", "1"]).await.unwrap();
+    group.redis[old].process().signal(Signal::SIGTERM).unwrap();
+    let code = group.redis[old].process().end(Duration::from_secs(30)).await.unwrap();
+    let log = group.redis[old].log();
+    assert_eq!(code, 0, "{log}");
+    let new = until_writer(&world, "redis", 5, Some(&writer)).await;
+    assert!(log.contains(&format!("handed over from {writer} to {new}")), "{log}");
+    assert_eq!(group.at(&new).get("kept").await, "1");
+}

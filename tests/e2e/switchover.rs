@@ -173,7 +173,7 @@ async fn an_agent_that_is_told_to_stop_hands_its_primary_over() {
     node.signal(Signal::SIGTERM).unwrap();
     let code = node.end(Duration::from_secs(20)).await.unwrap();
     assert_eq!(code, 0, "{}", node.log());
-    let new = until_writer(&world, "redis", 1, Some(&old)).await;
+    let new = until_writer(&world, "redis", 5, Some(&old)).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let acknowledged = counter.stop().await;
     assert!(node.log().contains(&format!("handed over from {old} to {new}")), "{}", node.log());
@@ -206,5 +206,5 @@ async fn what_cannot_be_handed_over_stays_and_the_agent_stops() {
     let code = node.end(Duration::from_secs(10)).await.unwrap();
     assert_eq!(code, 0, "{}", node.log());
     assert!(node.log().contains("stays where it is: replicas none of"), "{}", node.log());
-    assert_eq!(until_writer(&world, "redis", 1, None).await, writer);
+    assert_eq!(until_writer(&world, "redis", 5, None).await, writer);
 }
