@@ -4,7 +4,7 @@
 #
 #   scripts/tools.sh servers    Consul and Redis
 #   scripts/tools.sh race       the same, and curl and redis-cli, which the race's peers call
-#   scripts/tools.sh tests      Consul, Redis, ip, cargo-nextest and cargo-deny
+#   scripts/tools.sh tests      Consul, Redis, ip, cargo-nextest, cargo-deny and kubernetes-validate
 #   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
 #   scripts/tools.sh deny       cargo-deny
 set -eu
@@ -18,6 +18,8 @@ VALKEY_RELEASE=bookworm-backports
 # What is built when it is not on PATH.
 NEXTEST_VERSION=0.9
 DENY_VERSION=0.20
+# Brings the schemas of Kubernetes 1.25 to this one.
+KUBERNETES_VERSION=1.37
 
 say() { echo "tools: $*"; }
 fail() {
@@ -110,6 +112,32 @@ get_ip() {
     [ -e "$root/usr/bin/ip" ] || ln -s ../../bin/ip "$root/usr/bin/ip"
 }
 
+# From PyPI: the schemas that Kubernetes publishes, and what holds a file to them.
+get_kubernetes_validate() {
+    has kubernetes-validate && return
+    if python3 -m pip --version >/dev/null 2>&1; then
+        python="python3"
+    else
+        # Whatever of the two is missing.
+        get_debian python-and-pip python3 python3-pip
+        packages=PYTHONPATH=$root/usr/lib/python3/dist-packages
+        if command -v python3 >/dev/null 2>&1; then
+            python="env $packages python3"
+        else
+            python="env PYTHONHOME=$root/usr $packages $root/usr/bin/python3"
+        fi
+    fi
+    say "getting kubernetes-validate from PyPI into .tools"
+    $python -m pip install --quiet --upgrade --disable-pip-version-check --root-user-action ignore \
+        --target "$tools/python" "kubernetes-validate~=$KUBERNETES_VERSION"
+    mkdir -p "$tools/bin"
+    cat >"$tools/bin/kubernetes-validate" <<END
+#!/bin/sh
+exec $python -c 'import sys; sys.path.insert(0, "$tools/python"); from kubernetes_validate.__main__ import main; sys.exit(main())' "\$@"
+END
+    chmod +x "$tools/bin/kubernetes-validate"
+}
+
 get_servers() {
     get_consul
     [ -n "${REDIS_SERVER_BIN:-}" ] || get_debian redis-server redis-server
@@ -127,6 +155,7 @@ tests)
     get_ip
     get_crate cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-deny "$DENY_VERSION"
+    get_kubernetes_validate
     ;;
 valkey)
     get_consul
