@@ -65,6 +65,13 @@ pub enum WhyLeft {
         /// How many keys it holds.
         keys: u64,
     },
+    /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
+    WriterIsEmpty {
+        /// The writer.
+        writer: Address,
+        /// How many keys the other one holds.
+        keys: u64,
+    },
     /// It is blank, and nobody but a minority of the Sentinels says that it belongs to the group.
     Stranger,
     /// Sentinels may be promoting it.
@@ -83,6 +90,12 @@ impl fmt::Display for LeftAlone {
                 f,
                 "{address} is a primary with {keys} keys of an unrelated history: neither published, nor \
                  made a replica, which would delete them. If they are of no use, run REPLICAOF there"
+            ),
+            WhyLeft::WriterIsEmpty { writer, keys } => write!(
+                f,
+                "{address} holds {keys} keys and the writer {writer} none: it is not made a replica, which would \
+                 delete them. If they are of no use, run REPLICAOF there; if they are, make a copy before \
+                 Sentinel does"
             ),
             WhyLeft::Stranger => write!(
                 f,
@@ -185,6 +198,10 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
         }
         Role::Primary { .. } => StrayKind::Returned,
     };
+    // What an emptied one has taken since is not the group's data.
+    if answer.keys > 0 && writer.keys == 0 && kind != StrayKind::Emptied {
+        return Err(WhyLeft::WriterIsEmpty { writer: follow, keys: answer.keys });
+    }
     if answer.not_ready.is_some() {
         return Err(WhyLeft::NoCertainWriter("it is not ready yet"));
     }

@@ -2,7 +2,7 @@
 
 use super::action::{Action, Purpose, Write};
 use super::address::Address;
-use super::fence::Fence;
+use super::fence::{Fence, StrayKind};
 use super::ghosts::Forget;
 use super::hold::{Hold, HoldReason};
 use super::observed::{DownOpinion, Role, SentinelGroup};
@@ -80,6 +80,10 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
     }
     if !says_primary(view, follow) {
         return Some(format!("{follow} has not said that it is the primary"));
+    }
+    let keys = |address: &Address| view.instance(address).map_or(0, |answer| answer.keys);
+    if fence.kind != StrayKind::Emptied && keys(instance) > 0 && keys(follow) == 0 {
+        return Some(format!("{instance} has data and {follow} has none"));
     }
     let tally = &view.tally;
     if tally.votes_for(instance) >= tally.majority() || tally.votes_for(follow) < tally.majority() {

@@ -245,9 +245,10 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<Problem> {
     problems.extend(renamed(view).map(|text| ProblemCode::Renamed.says(text)));
     problems.extend(fences(view).1.into_iter().map(|left| {
         ProblemCode::SecondPrimary.says(match left.why {
-            WhyLeft::Unrelated { .. } | WhyLeft::SwitchedOff | WhyLeft::Stranger => {
-                left.to_string()
-            }
+            WhyLeft::Unrelated { .. }
+            | WhyLeft::WriterIsEmpty { .. }
+            | WhyLeft::SwitchedOff
+            | WhyLeft::Stranger => left.to_string(),
             WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_) => {
                 format!("{} says that it is a primary as well", left.instance)
             }

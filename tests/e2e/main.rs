@@ -7,6 +7,7 @@
 )]
 
 mod agents;
+mod all_stopped;
 mod consul;
 mod demo;
 mod exec;

@@ -55,6 +55,24 @@ fn a_returned_old_primary_is_fenced_as_soon_as_a_majority_has_spoken_since() {
     assert_eq!(fences(&dead).len(), 1, "one that was asked and is dead leads nothing");
 }
 
+/// The writer came back without its data, or was emptied on purpose: nobody can tell.
+#[test]
+fn nobody_with_data_is_made_a_replica_of_a_writer_without() {
+    let empty = |scene: Scene| {
+        let answer = InstanceAnswer { keys: 0, ..primary(1, None, &[B]) };
+        scene.instance(A, answer)
+    };
+    let with_data = empty(stray(NOW - ASKED, Origin::Started));
+    left_alone(&with_data, &format!("{C} holds 10 keys and the writer {A} none"));
+    let mut scene = empty(stray(NOW - ASKED, Origin::Started));
+    scene.set_instance(C, InstanceAnswer { keys: 0, ..primary(3, Some(1), &[]) });
+    assert_eq!(fences(&scene).len(), 1, "neither has any");
+    // The veto says so by itself.
+    let fence = fences(&stray(NOW - ASKED, Origin::Started)).remove(0);
+    let veto = safety::veto(&with_data.view(), &Action::Fence(fence));
+    assert_eq!(veto, Some(format!("{C} has data and {A} has none")));
+}
+
 #[test]
 fn a_blank_instance_joins() {
     let mut blank = primary(9, None, &[]);

@@ -1,0 +1,262 @@
+//! Everything stops at once, and is started again in some order. Consul alone goes on.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::Server;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::text;
+use nix::sys::signal::Signal;
+
+use crate::support::{agent, logs, until_in_sync, until_writer, world};
+
+/// Keys that everybody has.
+const COMMON: usize = 20;
+/// Keys that the primary and one replica have on top.
+const MORE: usize = 20;
+
+/// How instances keep their data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// A snapshot of what they had when they were stopped.
+    Rdb,
+    /// Every write.
+    Aof,
+}
+
+/// What stopped: the primary has all data, so has the second one; the third one was disconnected earlier.
+struct Stopped {
+    world: World,
+    primary: String,
+    full: String,
+    behind: String,
+}
+
+/// An agent beside each Redis, and Sentinels found by list.
+fn node_agents(world: &World) -> Vec<Process> {
+    let servers = world.groups[0].redis.iter();
+    servers
+        .map(|server| {
+            let path = world.dir().join(format!("{}.toml", server.name()));
+            let text = format!(
+                "[[group]]\nname = \"redis\"\n\n[[redis]]\naddress = \"{}\"\n",
+                server.address
+            );
+            std::fs::write(&path, text).unwrap();
+            let args = ["--config", path.to_str().unwrap()];
+            agent(world, &format!("node-{}", server.name()), &args, &[])
+        })
+        .collect()
+}
+
+async fn write(server: &Server, prefix: &str, count: usize) {
+    for number in 0..count {
+        server.ask(&["SET", &format!("{prefix}-{number}"), "1"]).await.unwrap();
+    }
+}
+
+async fn until_keys(server: &Server, wanted: usize) {
+    let what = format!("{} has {wanted} keys", server.name());
+    until(&what, Duration::from_secs(40), || async {
+        let found = text(&server.ask(&["DBSIZE"]).await?).map_err(LabError)?;
+        if found == wanted.to_string() { Ok(()) } else { Err(LabError(found)) }
+    })
+    .await
+    .unwrap();
+}
+
+/// Writes, leaves one replica behind, and stops everything at once.
+async fn stop_everything(kept: Kept) -> Stopped {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = node_agents(&world);
+    let primary = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let mut names = world.groups[0].redis.iter().map(|server| server.address.to_string());
+    let [_, full, behind] = [(); 3].map(|()| names.next().unwrap());
+    drop(names);
+    for server in &world.groups[0].redis {
+        let aof = if kept == Kept::Aof { "yes" } else { "no" };
+        server.ask(&["CONFIG", "SET", "appendonly", aof]).await.unwrap();
+        server.ask(&["CONFIG", "REWRITE"]).await.unwrap();
+    }
+    until_rewritten(&world).await;
+    write(world.server(&primary).unwrap(), "common", COMMON).await;
+    until_keys(world.server(&behind).unwrap(), COMMON).await;
+    save(&world, &behind, kept).await;
+    world.server_mut(&behind).unwrap().kill();
+    write(world.server(&primary).unwrap(), "more", MORE).await;
+    for address in [&full, &primary] {
+        until_keys(world.server(address).unwrap(), COMMON + MORE).await;
+        save(&world, address, kept).await;
+    }
+    for server in world.groups[0].redis.iter().chain(&world.sentinels) {
+        if server.id().is_some() {
+            server.signal(Signal::SIGKILL).unwrap();
+        }
+    }
+    drop(agents);
+    Stopped { world, primary, full, behind }
+}
+
+async fn save(world: &World, address: &str, kept: Kept) {
+    if kept == Kept::Rdb {
+        world.server(address).unwrap().ask(&["SAVE"]).await.unwrap();
+    }
+}
+
+/// The first rewrite, without which an append-only file does not begin with what was there before.
+async fn until_rewritten(world: &World) {
+    for server in &world.groups[0].redis {
+        until("the append-only file is there", Duration::from_secs(20), || async {
+            let info = text(&server.ask(&["INFO", "persistence"]).await?).map_err(LabError)?;
+            let busy = info.contains("aof_rewrite_in_progress:1")
+                || info.contains("aof_rewrite_scheduled:1");
+            if busy { Err(LabError(info)) } else { Ok(()) }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+impl Stopped {
+    async fn start_redis(&mut self, address: &str) {
+        self.world.server_mut(address).unwrap().restart().await.unwrap();
+    }
+
+    async fn start_sentinels(&mut self) {
+        for sentinel in &mut self.world.sentinels {
+            sentinel.restart().await.unwrap();
+        }
+    }
+
+    fn dir(&self, address: &str) -> PathBuf {
+        self.world.dir().join(self.world.server(address).unwrap().name())
+    }
+
+    /// It starts as a primary.
+    fn forget_primary(&self, address: &str) {
+        let file = self.dir(address).join("server.conf");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let own = text.lines().filter(|line| !line.starts_with("replicaof "));
+        std::fs::write(&file, own.collect::<Vec<_>>().join("\n")).unwrap();
+    }
+
+    /// It starts as a replica.
+    fn follow(&self, address: &str, of: &str) {
+        let file = self.dir(address).join("server.conf");
+        let mut text = std::fs::read_to_string(&file).unwrap();
+        text.push_str(&format!("\nreplicaof {}\n", of.replace(':', " ")));
+        std::fs::write(&file, text).unwrap();
+    }
+
+    /// Loses what an instance has kept.
+    fn lose_data(&self, address: &str) {
+        let dir = self.dir(address);
+        let _ = std::fs::remove_file(dir.join("dump.rdb"));
+        let _ = std::fs::remove_dir_all(dir.join("appendonlydir"));
+    }
+
+    /// Everybody has everything, and follows this one.
+    async fn until_led_by(&self, leader: &str, agents: &[Process]) {
+        let found = until_writer(&self.world, "redis", 60, None).await;
+        until_in_sync(&self.world, "redis", 2).await;
+        let now = until_writer(&self.world, "redis", 5, None).await;
+        assert_eq!((found.as_str(), now.as_str()), (leader, leader), "{}", logs(agents));
+        for server in &self.world.groups[0].redis {
+            until_keys(server, COMMON + MORE).await;
+        }
+    }
+}
+
+/// The primary is among those that return: whoever comes first, it leads, and everybody has its data.
+async fn all_return(kept: Kept, order: fn(&Stopped) -> [String; 3], sentinels_first: bool) {
+    let mut stopped = stop_everything(kept).await;
+    if sentinels_first {
+        stopped.start_sentinels().await;
+    }
+    for address in order(&stopped) {
+        stopped.start_redis(&address).await;
+    }
+    if !sentinels_first {
+        stopped.start_sentinels().await;
+    }
+    let agents = node_agents(&stopped.world);
+    let primary = stopped.primary.clone();
+    stopped.until_led_by(&primary, &agents).await;
+}
+
+#[tokio::test]
+async fn after_everything_stopped_the_one_with_the_most_data_leads_when_it_is_the_last_to_return() {
+    let order = |s: &Stopped| [s.behind.clone(), s.full.clone(), s.primary.clone()];
+    all_return(Kept::Rdb, order, true).await;
+}
+
+#[tokio::test]
+async fn after_everything_stopped_the_one_with_the_most_data_leads_when_it_is_the_first_to_return()
+{
+    let order = |s: &Stopped| [s.primary.clone(), s.behind.clone(), s.full.clone()];
+    all_return(Kept::Aof, order, false).await;
+}
+
+/// The primary's host is gone: of those that return, the one with more data.
+async fn without_the_primary(kept: Kept) {
+    let mut stopped = stop_everything(kept).await;
+    let (behind, full) = (stopped.behind.clone(), stopped.full.clone());
+    stopped.start_sentinels().await;
+    let agents = node_agents(&stopped.world);
+    stopped.start_redis(&behind).await;
+    stopped.start_redis(&full).await;
+    let primary = stopped.primary.clone();
+    let writer = until_writer(&stopped.world, "redis", 60, Some(&primary)).await;
+    assert_eq!(writer, full, "{}", logs(&agents));
+    until_in_sync(&stopped.world, "redis", 1).await;
+    until_keys(stopped.world.server(&behind).unwrap(), COMMON + MORE).await;
+}
+
+#[tokio::test]
+async fn after_everything_stopped_and_without_the_primary_the_replica_with_more_data_leads() {
+    without_the_primary(Kept::Rdb).await;
+}
+
+/// The primary comes back first, and empty; the other one's config has forgotten whom it followed, as that of a
+/// container does. We do not delete what it holds.
+#[tokio::test]
+async fn one_with_data_is_not_made_a_replica_of_an_empty_primary_that_was_first() {
+    let mut stopped = stop_everything(Kept::Rdb).await;
+    let (primary, full) = (stopped.primary.clone(), stopped.full.clone());
+    stopped.lose_data(&primary);
+    stopped.forget_primary(&full);
+    stopped.start_sentinels().await;
+    let agents = node_agents(&stopped.world);
+    stopped.start_redis(&primary).await;
+    stopped.start_redis(&full).await;
+    let keys = COMMON + MORE;
+    let said = format!("{full} holds {keys} keys and the writer {primary} none");
+    until("the agents say why they leave it alone", Duration::from_secs(20), || async {
+        let log = logs(&agents);
+        if log.contains(&said) { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+    let done = format!("{full} was ");
+    assert!(!logs(&agents).contains(&done), "{}", logs(&agents));
+}
+
+/// What `docs/guarantees.md` advises: an empty primary that starts as a replica empties nobody, and Sentinels put
+/// another one in its place.
+#[tokio::test]
+async fn an_empty_primary_that_starts_as_a_replica_leads_nobody() {
+    let mut stopped = stop_everything(Kept::Rdb).await;
+    let (primary, full) = (stopped.primary.clone(), stopped.full.clone());
+    stopped.lose_data(&primary);
+    stopped.follow(&primary, &full);
+    stopped.start_sentinels().await;
+    let agents = node_agents(&stopped.world);
+    for address in [primary, full.clone(), stopped.behind.clone()] {
+        stopped.start_redis(&address).await;
+    }
+    stopped.until_led_by(&full, &agents).await;
+}
