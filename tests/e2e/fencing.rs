@@ -225,6 +225,12 @@ async fn one_that_returns_without_its_data_is_fenced_although_clients_write_to_i
     // An agent may be quicker than the client's first write; then it was blank still.
     let said = ["a second primary, restarted without its data", "blank"]
         .map(|what| format!("{old} was {what}; it is a replica of {new} now"));
-    let log = logs(&agents);
-    assert!(said.iter().any(|said| log.contains(said)), "none of {said:?} in\n{log}");
+    // The client may know it before the agent has said it.
+    until("an agent says what it did", Duration::from_secs(5), || async {
+        let log = logs(&agents);
+        let found = said.iter().any(|said| log.contains(said));
+        if found { Ok(()) } else { Err(LabError(format!("none of {said:?} in\n{log}"))) }
+    })
+    .await
+    .unwrap();
 }
