@@ -6,11 +6,12 @@ export RUST_BACKTRACE = 0
 # Where scripts/tools.sh unpacks packages.
 ROOT := $(CURDIR)/.tools/root
 
-.PHONY: help demo test test-valkey check fmt race audit build
+.PHONY: help demo test test-compose test-valkey check fmt race audit build
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (1 minute after the build)'
-	@echo 'make test    everything: check, rules, simulation, real servers (about 15 minutes on 2 cores)'
+	@echo 'make test    everything: check, rules, simulation, real servers, containers (about 20 minutes on 2 cores)'
+	@echo 'make test-compose  docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (5 minutes)'
 	@echo 'make test-valkey   the scenarios on real servers, with Valkey 8 instead of Redis'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
 	@echo 'make fmt     format the code'
@@ -25,7 +26,12 @@ demo:
 
 test: check
 	scripts/tools.sh tests
-	cargo nextest run
+	cargo nextest run -E 'not binary(compose)'
+	$(MAKE) test-compose
+
+test-compose:
+	scripts/tools.sh servers
+	cargo test --test compose -- --test-threads=1 --nocapture
 
 test-valkey:
 	scripts/tools.sh tests

@@ -95,7 +95,7 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// The HTTP client refuses the settings.
-    #[error("cannot set up the Consul client: {0}")]
+    #[error("cannot set up the Consul client: {}", root_cause(.0))]
     Setup(#[from] reqwest::Error),
 }
 
@@ -141,9 +141,13 @@ impl Consul {
             .pool_max_idle_per_host(4)
             .tcp_keepalive(Duration::from_secs(15))
             .user_agent(concat!("consul-redis/", env!("CARGO_PKG_VERSION")));
+        let base = endpoint.base_url();
         if let Some(path) = &endpoint.ca_cert {
             let pem = read_pem(path)?;
             builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?);
+        } else if !base.starts_with("https://") {
+            // Nobody has to be trusted, and a small image has no authorities to offer.
+            builder = builder.tls_certs_only(std::iter::empty());
         }
         if let Some((cert, key)) = &endpoint.client_cert {
             let mut pem = read_pem(cert)?;
@@ -160,7 +164,7 @@ impl Consul {
             builder = builder.dns_resolver(ConnectTo(host));
         }
         let http = builder.build()?;
-        Ok(Self { http, base: endpoint.base_url(), endpoint: endpoint.clone() })
+        Ok(Self { http, base, endpoint: endpoint.clone() })
     }
 
     /// Where Consul is, for messages.

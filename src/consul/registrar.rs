@@ -124,11 +124,20 @@ pub async fn keep_registered(
             (Err(_), true) => {}
         }
     }
-    let leaving = done.keys().map(|id| deregister(&consul, id));
+    let leaving = done.values().map(|registration| leave(&consul, registration));
     let all = futures_util::future::join_all(leaving);
     if tokio::time::timeout(LEAVE_TIMEOUT, all).await.is_err() {
         warn!("the local Consul agent did not answer in time; its checks will mark what is left");
     }
+}
+
+/// Takes a registration away, unless somebody else has made it his: a container that was cut off may come back
+/// when another one has its address.
+async fn leave(consul: &Consul, registration: &Registration) -> Result<(), ConsulError> {
+    if !is_registered(consul, registration).await? {
+        return Ok(());
+    }
+    deregister(consul, &registration.id).await
 }
 
 async fn register_all(

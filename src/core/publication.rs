@@ -373,9 +373,12 @@ impl<'a> Judge<'_, 'a> {
     fn confirmed(&self, current: &Writer, elected: &Elected) -> Verdict {
         let address = &current.address;
         // Its history changes when it restarts, and the next writer is compared with the new one.
+        // An answer from before the record's last change would take it back to the old history, and another agent
+        // would change it again.
+        let asked = self.observed.instances.get(address).map(|reading| reading.asked);
         let writer = match self.passes(address) {
-            Ok(answer) => writer_of(address, answer),
-            Err(_) => current.clone(),
+            Ok(answer) if asked >= Some(self.memory.store_changed) => writer_of(address, answer),
+            Ok(_) | Err(_) => current.clone(),
         };
         if &writer != current || self.better_evidence(elected) {
             return Verdict::Confirm { writer, evidence: self.majority_evidence(elected) };

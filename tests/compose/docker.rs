@@ -1,0 +1,234 @@
+//! One project of docker-compose, taken away at the end whatever happens.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use consul_redis::core::address::Address;
+use consul_redis::lab::LabError;
+use consul_redis::lab::world::free_ports;
+use consul_redis::redis_link::{Link, LinkSettings, fields, text};
+use redis::Value;
+
+/// What scripts/images.sh makes.
+const STANDIN: &str = "consul-redis-standin";
+/// Lines of each container's log that a failing test shows.
+const LOG_LINES: &str = "60";
+
+/// One container.
+#[derive(Debug, Clone)]
+pub struct Container {
+    pub name: String,
+    pub ip: String,
+}
+
+/// See the module's head.
+pub struct Project {
+    name: String,
+    files: Vec<String>,
+    env: Vec<(&'static str, String)>,
+    dns: SocketAddr,
+    /// Those of containers that scaling has taken away stay behind, and nobody's name is on them.
+    volumes: RefCell<BTreeSet<String>>,
+}
+
+/// Whether there is a Docker to test with; says so loudly when there is none.
+pub fn is_here() -> bool {
+    static HERE: OnceLock<bool> = OnceLock::new();
+    *HERE.get_or_init(|| {
+        let answers = |program: &str, arg: &str| {
+            let output = Command::new(program).arg(arg).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        if answers("docker", "info") && compose_program().is_some() {
+            let made = Command::new(root().join("scripts/images.sh"))
+                .arg(env!("CARGO_BIN_EXE_consul-redis"))
+                .status()
+                .expect("scripts/images.sh");
+            assert!(made.success(), "the stand-ins for the public images cannot be made");
+            return true;
+        }
+        eprintln!("\n*** SKIPPED: no Docker with compose answers here; docker-compose.yml was NOT tested ***\n");
+        false
+    })
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// `docker compose`, or `docker-compose` as it was called before.
+fn compose_program() -> Option<&'static [&'static str]> {
+    const PROGRAMS: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
+    PROGRAMS.into_iter().find(|words| {
+        let output = Command::new(words[0]).args(&words[1..]).arg("version").output();
+        output.is_ok_and(|output| output.status.success())
+    })
+}
+
+impl Project {
+    /// A project of its own: its name and its ports are nobody else's.
+    pub fn new(name: &str, files: &[&str]) -> Self {
+        let ports = free_ports(&[Ipv4Addr::LOCALHOST], 2).expect("two ports");
+        let (http, dns) = (ports[0], ports[1]);
+        let env = vec![
+            ("CONSUL_IMAGE", format!("{STANDIN}/consul:1")),
+            ("REDIS_IMAGE", format!("{STANDIN}/redis:7-bookworm")),
+            ("RUST_IMAGE", format!("{STANDIN}/rust:1-bookworm")),
+            ("CONSUL_HTTP_PORT", http.to_string()),
+            ("CONSUL_DNS_PORT", dns.to_string()),
+            ("DOCKER_BUILDKIT", "0".to_owned()),
+        ];
+        let all = std::iter::once("docker-compose.yml").chain(files.iter().copied());
+        Self {
+            name: format!("crtest{name}{}", std::process::id()),
+            files: all.map(str::to_owned).collect(),
+            env,
+            dns: SocketAddr::from((Ipv4Addr::LOCALHOST, dns)),
+            volumes: RefCell::default(),
+        }
+    }
+
+    /// Where Consul's DNS is.
+    pub fn dns(&self) -> SocketAddr {
+        self.dns
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let words = compose_program().expect("compose");
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(root()).envs(self.env.iter().map(|(n, v)| (n, v)));
+        for file in &self.files {
+            command.args(["-f", file]);
+        }
+        command.args(["-p", &self.name]).args(args);
+        command
+    }
+
+    /// Runs a command of docker-compose.
+    pub fn compose(&self, args: &[&str]) -> String {
+        self.note_volumes();
+        run(self.command(args))
+    }
+
+    fn note_volumes(&self) {
+        let project = format!("label=com.docker.compose.project={}", self.name);
+        let containers = self.docker(&["ps", "--all", "--quiet", "--filter", &project]);
+        let format = "{{range .Mounts}}{{.Name}} {{end}}";
+        for container in containers.lines() {
+            let mounts = self.docker(&["inspect", "--format", format, container]);
+            let names = mounts.split_whitespace().map(str::to_owned);
+            self.volumes.borrow_mut().extend(names);
+        }
+    }
+
+    /// Runs a command of docker.
+    pub fn docker(&self, args: &[&str]) -> String {
+        let mut command = Command::new("docker");
+        command.args(args);
+        run(command)
+    }
+
+    /// The network that all are on.
+    pub fn network(&self) -> String {
+        format!("{}_default", self.name)
+    }
+
+    /// The containers of a service that run and are on the network.
+    pub fn running(&self, service: &str) -> Vec<Container> {
+        let project = format!("label=com.docker.compose.project={}", self.name);
+        let service = format!("label=com.docker.compose.service={service}");
+        let format = "{{.Names}}";
+        let list = ["ps", "--filter", &project, "--filter", &service, "--filter", "status=running"];
+        let names = self.docker(&[&list[..], &["--format", format]].concat());
+        let all = names.lines().map(|name| Container { name: name.to_owned(), ip: self.ip(name) });
+        let mut all: Vec<Container> = all.filter(|container| !container.ip.is_empty()).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// A container's address; empty while it has none.
+    pub fn ip(&self, container: &str) -> String {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        self.docker(&["inspect", "--format", format, container]).trim().to_owned()
+    }
+
+    /// The container at an address.
+    pub fn named(&self, service: &str, ip: &str) -> String {
+        let found = self.running(service).into_iter().find(|container| container.ip == ip);
+        found.unwrap_or_else(|| panic!("nobody is at {ip}\n{}", self.logs())).name
+    }
+
+    /// One more container of a service, which gets the lowest address that is free; its name.
+    pub fn take_address(&self, service: &str) -> String {
+        let before: Vec<String> = self.running(service).into_iter().map(|c| c.name).collect();
+        // One is cut off, and counts.
+        let count = format!("{service}={}", before.len() + 2);
+        self.compose(&["up", "-d", "--no-recreate", "--scale", &count, "--scale", "sentinel=5"]);
+        let now = self.running(service).into_iter().map(|c| c.name);
+        now.into_iter().find(|name| !before.contains(name)).expect("a new container")
+    }
+
+    /// One command to the Redis at an address.
+    pub async fn ask(&self, ip: &str, command: &[&str]) -> Result<Value, LabError> {
+        ask(ip, 6379, command).await
+    }
+
+    /// `INFO replication`.
+    pub async fn info(&self, ip: &str) -> Result<BTreeMap<String, String>, LabError> {
+        let info = text(&self.ask(ip, &["INFO", "replication"]).await?).map_err(LabError)?;
+        let lines = info.lines().filter_map(|line| line.split_once(':'));
+        Ok(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+    }
+
+    /// What a Redis says that it is.
+    pub async fn role(&self, ip: &str) -> Result<String, LabError> {
+        Ok(self.info(ip).await?.remove("role").unwrap_or_default())
+    }
+
+    /// `SENTINEL MASTER redis`.
+    pub async fn sentinel(&self, ip: &str) -> Result<BTreeMap<String, String>, LabError> {
+        let answer = ask(ip, 26379, &["SENTINEL", "MASTER", "redis"]).await?;
+        let fields = fields(&answer).map_err(LabError)?;
+        Ok(fields.into_iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
+    }
+
+    /// The end of all logs.
+    pub fn logs(&self) -> String {
+        let output = self.command(&["logs", "--no-color", "--tail", LOG_LINES]).output();
+        output.map_or_else(
+            |error| error.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    }
+}
+
+async fn ask(ip: &str, port: u16, command: &[&str]) -> Result<Value, LabError> {
+    let address = Address::new(ip, port).map_err(LabError::new)?;
+    let login = LinkSettings::default();
+    let failed = |error| LabError(format!("{address}: {error}"));
+    let mut link = Link::open(&address, &login).await.map_err(failed)?;
+    link.call(command).await.map_err(failed)
+}
+
+#[track_caller]
+fn run(mut command: Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What was made is taken away: containers, volumes, the network. The image stays, for the next time.
+impl Drop for Project {
+    fn drop(&mut self) {
+        let down = ["down", "--volumes", "--remove-orphans", "--timeout", "2"];
+        let _ = self.command(&down).output();
+        // Those that are gone already are no error to anybody.
+        let volumes = self.volumes.take();
+        let _ = Command::new("docker").args(["volume", "rm"]).args(volumes).output();
+    }
+}

@@ -1,0 +1,231 @@
+//! docker-compose.yml as it is, on stand-ins for the public images: everything that a person would do to the containers, and a reader
+//! that asks Consul's DNS all the time. `make test-compose` runs it; without Docker it says that it was skipped.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod docker;
+mod reader;
+
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::wait::until;
+use redis::Value;
+use tokio::time::Instant;
+
+use docker::{Project, is_here};
+use reader::Reader;
+
+/// The longest time from `up` to the first answer with a writer.
+const FIRST_WRITER: Duration = Duration::from_secs(30);
+/// The longest time that anything else may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A project that runs, somebody who looks, and what was written so far.
+struct Scenario {
+    project: Project,
+    reader: Reader,
+    /// Keys that the writer and all replicas have acknowledged.
+    written: Vec<String>,
+    begun: Instant,
+}
+
+impl Scenario {
+    async fn start(name: &str, files: &[&str]) -> Self {
+        let project = Project::new(name, files);
+        let begun = Instant::now();
+        project.compose(&["build", "redis"]);
+        say(begun, "built");
+        let up = Instant::now();
+        project.compose(&["up", "-d"]);
+        let reader = Reader::start(project.dns());
+        let scenario = Self { project, reader, written: Vec::new(), begun };
+        let writer = scenario.until_writer(None).await;
+        let took = up.elapsed();
+        say(begun, &format!("a writer in DNS {} ms after `up`: {writer}", took.as_millis()));
+        assert!(took < FIRST_WRITER, "{took:?}");
+        scenario
+    }
+
+    fn say(&self, what: &str) {
+        say(self.begun, what);
+    }
+
+    /// Waits until the name leads to a writer that is another one than this, and that says itself that it is one.
+    async fn until_writer(&self, other: Option<&str>) -> String {
+        let found = until("the name leads to a writer", PATIENCE, || async {
+            let Some(ip) = self.reader.last() else {
+                return Err(LabError("no answer has a writer".to_owned()));
+            };
+            if other == Some(ip.as_str()) {
+                return Err(LabError(format!("still {ip}")));
+            }
+            match self.project.role(&ip).await?.as_str() {
+                "master" => Ok(ip),
+                role => Err(LabError(format!("{ip} is a {role}"))),
+            }
+        });
+        found.await.unwrap_or_else(|error| panic!("{error}\n{}", self.project.logs()))
+    }
+
+    /// Waits until everybody has found a place: one primary, the name leads to it, and so many follow it.
+    async fn until_in_place(&mut self, replicas: usize) -> String {
+        let found = until("one primary and its replicas", PATIENCE, || async {
+            let mut primaries = Vec::new();
+            let mut following = Vec::new();
+            for container in self.project.running("redis") {
+                let info = self.project.info(&container.ip).await?;
+                let field = |name: &str| info.get(name).cloned().unwrap_or_default();
+                match (field("role").as_str(), field("master_link_status").as_str()) {
+                    ("master", _) => primaries.push(container.ip),
+                    (_, "up") => following.push((container.ip, field("master_host"))),
+                    _ => return Err(LabError(format!("{} has no place: {info:?}", container.ip))),
+                }
+            }
+            let named = self.reader.last();
+            let sound = |primary: &String| {
+                named.as_ref() == Some(primary)
+                    && following.len() == replicas
+                    && following.iter().all(|(_, of)| of == primary)
+            };
+            match &primaries[..] {
+                [primary] if sound(primary) => Ok(primary.clone()),
+                _ => Err(LabError(format!("{primaries:?} <- {following:?}, named {named:?}"))),
+            }
+        })
+        .await;
+        let primary = found.unwrap_or_else(|error| panic!("{error}\n{}", self.project.logs()));
+        self.write(&primary, replicas).await;
+        primary
+    }
+
+    /// Writes, and waits until every replica has it, whichever the Sentinels may choose: no fault may lose that.
+    async fn write(&mut self, primary: &str, replicas: usize) {
+        let key = format!("key-{}", self.written.len());
+        let (all, wanted) = (replicas.to_string(), i64::try_from(replicas).unwrap_or(i64::MAX));
+        let written = until("a write that all replicas have", PATIENCE, || async {
+            self.project.ask(primary, &["SET", &key, "kept"]).await?;
+            match self.project.ask(primary, &["WAIT", &all, "300"]).await? {
+                Value::Int(count) if count >= wanted => Ok(()),
+                other => Err(LabError(format!("{other:?}"))),
+            }
+        });
+        written.await.unwrap_or_else(|error| panic!("{error}\n{}", self.project.logs()));
+        self.written.push(key);
+    }
+
+    /// Every Sentinel knows all others and the group, with a majority for a quorum.
+    async fn until_sentinels(&self, count: usize) {
+        let known = until("the Sentinels know one another", PATIENCE, || async {
+            let sentinels = self.project.running("sentinel");
+            for sentinel in &sentinels {
+                let fields = self.project.sentinel(&sentinel.ip).await?;
+                let number = |name: &str| fields.get(name).and_then(|n| n.parse::<usize>().ok());
+                let (others, quorum) = (number("num-other-sentinels"), number("quorum"));
+                if others != Some(count - 1) || quorum != Some(count / 2 + 1) {
+                    return Err(LabError(format!("{}: {others:?}, {quorum:?}", sentinel.ip)));
+                }
+            }
+            if sentinels.len() == count { Ok(()) } else { Err(LabError("too few".to_owned())) }
+        });
+        known.await.unwrap_or_else(|error| panic!("{error}\n{}", self.project.logs()));
+    }
+
+    /// What held all the time, and what is left.
+    async fn end(mut self, replicas: usize) {
+        let primary = self.until_in_place(replicas).await;
+        for container in self.project.running("redis") {
+            for key in &self.written {
+                let what = format!("{} has {key}", container.name);
+                let found = until(&what, PATIENCE, || async {
+                    match self.project.ask(&container.ip, &["GET", key]).await? {
+                        Value::Nil => Err(LabError::new("nothing")),
+                        _ => Ok(()),
+                    }
+                });
+                found.await.unwrap_or_else(|error| panic!("{error}\n{}", self.project.logs()));
+            }
+        }
+        let seen = self.reader.seen();
+        self.say(&format!("{primary} leads; {seen}"));
+        assert!(seen.answers > 300, "{seen}");
+        assert!(seen.wrong.is_empty(), "{seen}\n{}", self.project.logs());
+    }
+}
+
+fn say(begun: Instant, what: &str) {
+    eprintln!("{:6.1} s  {what}", begun.elapsed().as_secs_f64());
+}
+
+#[tokio::test]
+async fn the_compose_file_holds_through_scaling_killing_pausing_and_cutting_off() {
+    if !is_here() {
+        return;
+    }
+    let mut all = Scenario::start("whole", &[]).await;
+    let first = all.until_in_place(2).await;
+    all.until_sentinels(3).await;
+    all.say("3 Redis and 3 Sentinels in place");
+
+    all.project.compose(&["up", "-d", "--scale", "redis=5"]);
+    assert_eq!(all.until_in_place(4).await, first, "more replicas move nothing");
+    all.say("5 Redis in place");
+
+    all.project.docker(&["kill", &all.project.named("redis", &first)]);
+    let killed = Instant::now();
+    let second = all.until_writer(Some(&first)).await;
+    all.say(&format!("killed: the name moved after {} ms", killed.elapsed().as_millis()));
+    all.project.compose(&["up", "-d", "--scale", "redis=5"]);
+    assert_eq!(all.until_in_place(4).await, second, "the old one comes back as a replica");
+    all.say("back as a replica");
+
+    all.project.compose(&["up", "-d", "--scale", "redis=3", "--scale", "sentinel=5"]);
+    all.until_sentinels(5).await;
+    let third = all.until_in_place(2).await;
+    all.say("3 Redis and 5 Sentinels in place");
+
+    let sentinel = all.project.running("sentinel").remove(0);
+    all.project.docker(&["kill", &sentinel.name]);
+    let paused = all.project.named("redis", &third);
+    all.project.docker(&["pause", &paused]);
+    let since = Instant::now();
+    let fourth = all.until_writer(Some(&third)).await;
+    all.say(&format!("paused: the name moved after {} ms", since.elapsed().as_millis()));
+    all.project.docker(&["unpause", &paused]);
+    assert_eq!(all.until_in_place(2).await, fourth, "the thawed one is a replica");
+    all.say("thawed, and a replica");
+
+    // Cut off; meanwhile another one takes its address.
+    let cut = all.project.named("redis", &fourth);
+    all.project.docker(&["network", "disconnect", &all.project.network(), &cut]);
+    let since = Instant::now();
+    let fifth = all.until_writer(Some(&fourth)).await;
+    all.say(&format!("cut off: the name moved after {} ms", since.elapsed().as_millis()));
+    let taker = all.project.take_address("redis");
+    all.project.docker(&["network", "connect", &all.project.network(), &cut]);
+    let healed = all.project.ip(&cut);
+    all.say(&format!("healed: {fourth} is another one's ({taker}), it has {healed} now"));
+    assert_ne!(healed, fourth, "the address was to be taken");
+    assert_eq!(all.until_in_place(3).await, fifth, "healed, it is a replica");
+    all.end(3).await;
+}
+
+#[tokio::test]
+async fn sentinels_are_found_by_a_name_that_stands_for_all_of_them() {
+    if !is_here() {
+        return;
+    }
+    let mut all = Scenario::start("dnsrr", &["tests/compose/dnsrr.yml"]).await;
+    let first = all.until_in_place(2).await;
+    all.until_sentinels(3).await;
+    all.say("3 Redis and 3 Sentinels in place");
+    all.project.compose(&["up", "-d", "--scale", "sentinel=5", "--scale", "redis=4"]);
+    all.until_sentinels(5).await;
+    assert_eq!(all.until_in_place(3).await, first);
+    all.project.docker(&["kill", &all.project.named("redis", &first)]);
+    let killed = Instant::now();
+    let second = all.until_writer(Some(&first)).await;
+    all.say(&format!("killed: the name moved after {} ms", killed.elapsed().as_millis()));
+    all.project.compose(&["up", "-d", "--scale", "sentinel=5", "--scale", "redis=4"]);
+    assert_eq!(all.until_in_place(3).await, second);
+    all.end(3).await;
+}
