@@ -5,14 +5,16 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export RUST_BACKTRACE = 0
 # Where scripts/tools.sh unpacks packages.
 ROOT := $(CURDIR)/.tools/root
+# Valkey in the place of Redis, and its Sentinel too.
+VALKEY := REDIS_SERVER_BIN=$(ROOT)/usr/bin/valkey-server cargo nextest run --test e2e
 
 .PHONY: help demo test test-compose test-valkey check fmt race audit build
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (1 minute after the build)'
-	@echo 'make test    everything: check, rules, simulation, real servers, containers (about 20 minutes on 2 cores)'
+	@echo 'make test    everything: check, rules, simulation, real servers (a part also on Valkey), containers (about 20 minutes on 2 cores)'
 	@echo 'make test-compose  docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (5 minutes)'
-	@echo 'make test-valkey   the scenarios on real servers, with Valkey 8 instead of Redis'
+	@echo 'make test-valkey   all scenarios on real servers, with Valkey 8 instead of Redis'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
 	@echo 'make fmt     format the code'
 	@echo 'make race    the benchmark beside the peers (about 10 minutes): docs/race.md'
@@ -26,17 +28,19 @@ demo:
 
 test: check
 	scripts/tools.sh tests
+	scripts/tools.sh valkey
 	cargo nextest run -E 'not binary(compose)'
+	$(VALKEY) -E 'test(switch::) | test(fencing::) | test(first_primary::) | test(switchover::)'
 	$(MAKE) test-compose
 
 test-compose:
 	scripts/tools.sh servers
-	cargo test --test compose -- --test-threads=1 --nocapture
+	cargo nextest run --test compose --no-capture
 
 test-valkey:
 	scripts/tools.sh tests
 	scripts/tools.sh valkey
-	REDIS_SERVER_BIN=$(ROOT)/usr/bin/valkey-server cargo nextest run --test e2e
+	$(VALKEY)
 
 check:
 	scripts/tools.sh deny

@@ -8,6 +8,7 @@
 pub mod announce;
 pub mod child;
 pub mod config_file;
+pub mod membership;
 pub mod place;
 pub mod settings;
 
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, Leaving};
 use crate::cli::ExecArgs;
@@ -28,14 +29,18 @@ use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::core::address::Address;
 use crate::exit::{Code, Failure};
+use crate::instance::probe;
 use crate::redis_link::{Link, LinkError};
 use crate::retry::Retry;
 use child::{Child, Ended, Received, is_stop};
 use config_file::ServerConfig;
+use membership::Membership;
 use settings::{Environment, FORGOTTEN_AFTER, Role, ServerCommand};
 
 /// How often the address of the interface that leads to Consul is looked at.
 const ADDRESS_EVERY: Duration = Duration::from_secs(2);
+/// How often what the data belongs to is looked at, to be noted on the volume.
+const NOTE_EVERY: Duration = Duration::from_secs(2);
 /// Pause before a failed agent is started again: the first and the longest one.
 const AGENT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long the agent may take to leave, before the server is told to stop all the same.
@@ -139,9 +144,20 @@ impl Exec {
             return Err(Failure::new(Code::Config, "a Redis belongs to one group"));
         };
         let consul = Consul::new(&self.config.consul)?;
+        Ok(Some(place::find(group, &consul, &self.address, &self.data_dir()).await))
+    }
+
+    /// Where the server keeps its data.
+    fn data_dir(&self) -> PathBuf {
         let dir = self.command.setting("dir", &self.server.text).unwrap_or_default();
-        let dir = self.data.join(dir);
-        Ok(Some(place::find(group, &consul, &self.address, &dir).await))
+        self.data.join(dir)
+    }
+
+    /// What the server's data belongs to now; `None` for a Sentinel, or while nobody can say.
+    async fn membership(&self) -> Option<Membership> {
+        let group = self.config.groups.first().filter(|_| self.command.role == Role::Redis)?;
+        let mut link = Link::open(&self.address, &group.login).await.ok()?;
+        Membership::of(&group.policy.group, &probe(&mut link).await.ok()?)
     }
 
     /// Tells the server at which address others reach it now.
@@ -241,6 +257,8 @@ impl Running {
         let mut look = tokio::time::interval(ADDRESS_EVERY);
         let mut seen = self.exec.address.clone();
         let mut announced = true;
+        let mut note = tokio::time::interval(NOTE_EVERY);
+        let mut noted = None;
         loop {
             // Cancel safe: our children's ends and our signals are kept until they are received.
             tokio::select! {
@@ -254,6 +272,7 @@ impl Running {
                     }
                     self.child.signal(signal);
                 }
+                _ = note.tick() => self.note(&mut noted).await,
                 _ = look.tick(), if !self.exec.is_fixed => {
                     let last = std::mem::replace(&mut seen, self.address_now().await);
                     // Twice the same: an interface that is being set up may show another one for a moment.
@@ -266,6 +285,18 @@ impl Running {
                     }
                 }
             }
+        }
+    }
+
+    /// Notes on the volume what its data belongs to, when that has changed.
+    async fn note(&self, noted: &mut Option<Membership>) {
+        let Some(now) = self.exec.membership().await else { return };
+        if noted.as_ref() == Some(&now) {
+            return;
+        }
+        match now.write(&self.exec.data_dir()) {
+            Ok(()) => *noted = Some(now),
+            Err(error) => debug!("cannot note what the data belongs to: {error}"),
         }
     }
 

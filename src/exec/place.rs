@@ -19,6 +19,7 @@ use crate::core::address::Address;
 use crate::core::projection::nowhere;
 use crate::core::record::Record;
 use crate::core::sentinels::DEFAULT_SETTINGS;
+use crate::exec::membership::Membership;
 
 /// How long Consul may take to say who the writer is.
 const CONSUL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -38,13 +39,30 @@ pub enum Place {
     BeingReplaced,
 }
 
-/// Decides. `holds_data` says that there is data on the volume.
-pub fn place(record: Option<&Record>, own: &Address, holds_data: bool) -> Place {
+/// What lies on the volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// A snapshot or an append-only file.
+    pub holds_data: bool,
+    /// What that was last a part of, where it was noted.
+    pub membership: Option<Membership>,
+}
+
+impl Volume {
+    fn look(dir: &Path) -> Self {
+        Self { holds_data: holds_data(dir), membership: Membership::read(dir) }
+    }
+}
+
+/// Decides.
+pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> Place {
     let Some(record) = record else { return Place::Nowhere("nothing is published") };
+    let noted = volume.membership.as_ref().is_some_and(|membership| membership.is_of(record));
+    let is_member = record.role_of(own).is_some() || noted;
     let last = record.last_writer.as_ref().map(|writer| &writer.address);
     match (record.writer_address(), last) {
         // A member's data is the group's own; that of a stranger is looked at by the agents first.
-        (Some(writer), _) if writer != own => match !holds_data || record.role_of(own).is_some() {
+        (Some(writer), _) if writer != own => match !volume.holds_data || is_member {
             true => Place::Behind(writer.clone()),
             false => Place::Nowhere("its data has to be looked at first"),
         },
@@ -60,7 +78,7 @@ pub fn place(record: Option<&Record>, own: &Address, holds_data: bool) -> Place 
 /// is down. Started before that, it would answer them, and they take 20 s and more to see that it leads nobody.
 pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Path) -> Address {
     let clock = Clock::start();
-    let holds_data = holds_data(data);
+    let volume = Volume::look(data);
     let down_after = group.policy.settings.down_after_ms.unwrap_or(DEFAULT_SETTINGS.down_after_ms);
     let patience = Instant::now() + Duration::from_millis(down_after) + FAILOVER_TIMEOUT;
     let mut said = false;
@@ -73,7 +91,7 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
                 );
                 return nowhere();
             }
-            Ok(record) => place(record.as_ref(), own, holds_data),
+            Ok(record) => place(record.as_ref(), own, &volume),
         };
         match wait {
             Place::Behind(writer) => {
@@ -136,6 +154,7 @@ fn holds_data(dir: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::observed::ReplId;
     use crate::core::record::decode;
 
     const OWN: &str = "10.0.0.1:6379";
@@ -158,7 +177,23 @@ mod tests {
     }
 
     fn placed(record: Option<&Record>, holds_data: bool) -> Place {
-        place(record, &OWN.parse().unwrap(), holds_data)
+        place(record, &OWN.parse().unwrap(), &Volume { holds_data, membership: None })
+    }
+
+    #[test]
+    fn data_that_was_noted_as_the_group_s_own_needs_no_look() {
+        let at = |replid: &str, group: &str| {
+            let (group, replid) = (group.parse().unwrap(), ReplId(replid.to_owned()));
+            let membership = Some(Membership { group, replid });
+            Volume { holds_data: true, membership }
+        };
+        let mut record = record(Some(OTHER), OTHER, &[(OTHER, "primary")]);
+        record.lineage = vec![ReplId("new".to_owned()), ReplId("old".to_owned())];
+        let placed = |volume: &Volume| place(Some(&record), &OWN.parse().unwrap(), volume);
+        let behind = Place::Behind(OTHER.parse().unwrap());
+        assert_eq!(placed(&at("old", "redis")), behind, "at another address than before");
+        assert!(matches!(placed(&at("foreign", "redis")), Place::Nowhere(_)));
+        assert!(matches!(placed(&at("old", "other")), Place::Nowhere(_)));
     }
 
     #[test]

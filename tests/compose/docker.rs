@@ -14,7 +14,7 @@ use consul_redis::redis_link::{Link, LinkSettings, fields, text};
 use redis::Value;
 
 /// What scripts/images.sh makes.
-const STANDIN: &str = "consul-redis-standin";
+pub const STANDIN: &str = "consul-redis-standin";
 /// Lines of each container's log that a failing test shows.
 const LOG_LINES: &str = "60";
 
@@ -92,6 +92,11 @@ impl Project {
         }
     }
 
+    /// What everything of it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where Consul's DNS is.
     pub fn dns(&self) -> SocketAddr {
         self.dns
@@ -114,7 +119,8 @@ impl Project {
         run(self.command(args))
     }
 
-    fn note_volumes(&self) {
+    /// Notes the volumes of all containers, to take them away at the end.
+    pub fn note_volumes(&self) {
         let project = format!("label=com.docker.compose.project={}", self.name);
         let containers = self.docker(&["ps", "--all", "--quiet", "--filter", &project]);
         let format = "{{range .Mounts}}{{.Name}} {{end}}";

@@ -3,8 +3,10 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod docker;
+mod pods;
 mod reader;
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
@@ -13,6 +15,7 @@ use redis::Value;
 use tokio::time::Instant;
 
 use docker::{Project, is_here};
+use pods::Pods;
 use reader::Reader;
 
 /// The longest time from `up` to the first answer with a writer.
@@ -22,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A project that runs, somebody who looks, and what was written so far.
 struct Scenario {
-    project: Project,
+    project: Rc<Project>,
     reader: Reader,
     /// Keys that the writer and all replicas have acknowledged.
     written: Vec<String>,
@@ -38,12 +41,17 @@ impl Scenario {
         let up = Instant::now();
         project.compose(&["up", "-d"]);
         let reader = Reader::start(project.dns());
-        let scenario = Self { project, reader, written: Vec::new(), begun };
-        let writer = scenario.until_writer(None).await;
-        let took = up.elapsed();
-        say(begun, &format!("a writer in DNS {} ms after `up`: {writer}", took.as_millis()));
-        assert!(took < FIRST_WRITER, "{took:?}");
+        let scenario = Self { project: Rc::new(project), reader, written: Vec::new(), begun };
+        scenario.until_begun(up).await;
         scenario
+    }
+
+    /// The first writer is in DNS in time.
+    async fn until_begun(&self, up: Instant) {
+        let writer = self.until_writer(None).await;
+        let took = up.elapsed();
+        self.say(&format!("a writer in DNS {} ms after the start: {writer}", took.as_millis()));
+        assert!(took < FIRST_WRITER, "{took:?}");
     }
 
     fn say(&self, what: &str) {
@@ -113,16 +121,19 @@ impl Scenario {
         self.written.push(key);
     }
 
-    /// Every Sentinel knows all others and the group, with a majority for a quorum.
-    async fn until_sentinels(&self, count: usize) {
+    /// Every Sentinel knows all others and at least these replicas, with a majority for a quorum.
+    async fn until_sentinels(&self, count: usize, replicas: usize) {
         let known = until("the Sentinels know one another", PATIENCE, || async {
             let sentinels = self.project.running("sentinel");
             for sentinel in &sentinels {
                 let fields = self.project.sentinel(&sentinel.ip).await?;
                 let number = |name: &str| fields.get(name).and_then(|n| n.parse::<usize>().ok());
                 let (others, quorum) = (number("num-other-sentinels"), number("quorum"));
-                if others != Some(count - 1) || quorum != Some(count / 2 + 1) {
-                    return Err(LabError(format!("{}: {others:?}, {quorum:?}", sentinel.ip)));
+                let known = number("num-slaves");
+                let all = known.is_some_and(|known| known >= replicas);
+                if others != Some(count - 1) || quorum != Some(count / 2 + 1) || !all {
+                    let ip = &sentinel.ip;
+                    return Err(LabError(format!("{ip}: {others:?}, {quorum:?}, {known:?}")));
                 }
             }
             if sentinels.len() == count { Ok(()) } else { Err(LabError("too few".to_owned())) }
@@ -163,7 +174,7 @@ async fn the_compose_file_holds_through_scaling_killing_pausing_and_cutting_off(
     }
     let mut all = Scenario::start("whole", &[]).await;
     let first = all.until_in_place(2).await;
-    all.until_sentinels(3).await;
+    all.until_sentinels(3, 2).await;
     all.say("3 Redis and 3 Sentinels in place");
 
     all.project.compose(&["up", "-d", "--scale", "redis=5"]);
@@ -179,7 +190,7 @@ async fn the_compose_file_holds_through_scaling_killing_pausing_and_cutting_off(
     all.say("back as a replica");
 
     all.project.compose(&["up", "-d", "--scale", "redis=3", "--scale", "sentinel=5"]);
-    all.until_sentinels(5).await;
+    all.until_sentinels(5, 2).await;
     let third = all.until_in_place(2).await;
     all.say("3 Redis and 5 Sentinels in place");
 
@@ -216,10 +227,10 @@ async fn sentinels_are_found_by_a_name_that_stands_for_all_of_them() {
     }
     let mut all = Scenario::start("dnsrr", &["tests/compose/dnsrr.yml"]).await;
     let first = all.until_in_place(2).await;
-    all.until_sentinels(3).await;
+    all.until_sentinels(3, 2).await;
     all.say("3 Redis and 3 Sentinels in place");
     all.project.compose(&["up", "-d", "--scale", "sentinel=5", "--scale", "redis=4"]);
-    all.until_sentinels(5).await;
+    all.until_sentinels(5, 2).await;
     assert_eq!(all.until_in_place(3).await, first);
     all.project.docker(&["kill", &all.project.named("redis", &first)]);
     let killed = Instant::now();
@@ -228,4 +239,64 @@ async fn sentinels_are_found_by_a_name_that_stands_for_all_of_them() {
     all.project.compose(&["up", "-d", "--scale", "sentinel=5", "--scale", "redis=4"]);
     assert_eq!(all.until_in_place(3).await, second);
     all.end(3).await;
+}
+
+/// The manifests of `kubernetes/`, pod by pod, through what Kubernetes does to them. Nothing is deleted by hand.
+#[tokio::test]
+async fn the_pods_of_the_manifests_live_through_losses_and_a_rolling_restart() {
+    if !is_here() {
+        return;
+    }
+    let begun = Instant::now();
+    let pods = Pods::start();
+    let up = Instant::now();
+    for number in 0..pods.redis.replicas {
+        pods.start_pod(&pods.redis, number);
+    }
+    for number in 0..pods.sentinels.replicas {
+        pods.start_pod(&pods.sentinels, number);
+    }
+    let reader = Reader::start(pods.project.dns());
+    let mut all = Scenario { project: pods.project.clone(), reader, written: Vec::new(), begun };
+    all.until_begun(up).await;
+    let first = all.until_in_place(2).await;
+    all.until_sentinels(3, 2).await;
+    all.say("3 Redis and 3 Sentinels in place, from blank");
+
+    let number = pods.number(&pods.redis, &first);
+    pods.lose(&pods.redis, number);
+    let since = Instant::now();
+    let second = all.until_writer(Some(&first)).await;
+    all.say(&format!("primary pod lost: the name moved after {} ms", since.elapsed().as_millis()));
+    let back = pods.start_pod(&pods.redis, number);
+    assert_ne!(back, first, "another address");
+    assert_eq!(all.until_in_place(2).await, second, "back as a replica, at {back}");
+
+    pods.lose(&pods.sentinels, 1);
+    pods.start_pod(&pods.sentinels, 1);
+    all.until_sentinels(3, 2).await;
+    all.say("a Sentinel pod was lost, and is back at another address");
+
+    let mut primary = second;
+    for number in (0..pods.redis.replicas).rev() {
+        let stopped = Instant::now();
+        pods.stop(&pods.redis, number);
+        let took = stopped.elapsed().as_millis();
+        let at = pods.start_pod(&pods.redis, number);
+        primary = all.until_in_place(2).await;
+        all.say(&format!("redis-{number} restarted ({took} ms to stop), at {at}; {primary} leads"));
+    }
+    for number in (0..pods.sentinels.replicas).rev() {
+        pods.stop(&pods.sentinels, number);
+        pods.start_pod(&pods.sentinels, number);
+        all.until_sentinels(3, 2).await;
+    }
+    all.say("Sentinels restarted, one after the other");
+
+    let number = pods.number(&pods.redis, &primary);
+    pods.lose(&pods.redis, number);
+    let last = all.until_writer(Some(&primary)).await;
+    pods.start_pod(&pods.redis, number);
+    assert_eq!(all.until_in_place(2).await, last);
+    all.end(2).await;
 }
