@@ -19,6 +19,11 @@ use crate::switchover::{Mover, Step};
 /// How long all of it may take. Less than the 30 s after which Kubernetes and Nomad kill.
 pub const HAND_OVER_MAX: Duration = Duration::from_secs(20);
 
+/// What a Sentinel answers that has not asked its replicas since they came into sync: it does so every 10 s.
+const NO_GOOD_REPLICA: &str = "NOGOODSLAVE";
+/// Between two attempts then; writes are held for some milliseconds in each.
+const AGAIN_EVERY: Duration = Duration::from_secs(1);
+
 /// Moves every primary of this host away, where another instance can take its place. What cannot be moved is said, and
 /// left to Sentinel.
 pub async fn hand_over(config: &Config, consul: &Consul, clock: Clock) {
@@ -32,9 +37,23 @@ pub async fn hand_over(config: &Config, consul: &Consul, clock: Clock) {
 
 async fn hand_over_one(config: &Config, group: &GroupConfig, consul: &Consul, clock: Clock) {
     let name = &group.policy.group;
-    match try_hand_over(config, group, consul, clock).await {
-        Ok(()) => {}
-        Err(failure) => warn!("{name}: the primary is not handed over: {}", failure.message),
+    let mut said = false;
+    loop {
+        match try_hand_over(config, group, consul, clock).await {
+            Ok(()) => return,
+            Err(failure) if failure.message.contains(NO_GOOD_REPLICA) => {
+                if !said {
+                    info!(
+                        "{name}: the Sentinels do not know yet that a replica is in sync; trying again"
+                    );
+                    said = true;
+                }
+                tokio::time::sleep(AGAIN_EVERY).await;
+            }
+            Err(failure) => {
+                return warn!("{name}: the primary is not handed over: {}", failure.message);
+            }
+        }
     }
 }
 

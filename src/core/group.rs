@@ -22,6 +22,7 @@ use super::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
 use super::projection::{Layout, project};
 use super::publication::{KeepReason, Verdict, conditions};
 use super::record::{Level, Record, Timeline};
+use super::reinstate;
 use super::replicas::Roster;
 use super::sentinels::{Tell, conditions as disagreements};
 use super::status::{GroupStatus, assess};
@@ -456,6 +457,7 @@ impl GroupLoop {
         holding.extend(disagreements(&view));
         holding.extend(ghosts::conditions(&view));
         holding.extend(is_blank(&view).then_some(Condition::NoPrimaryAnywhere));
+        holding.extend(reinstate::condition(&view));
         holding.extend(is_cut_off(&view).then_some(Condition::CutOff));
         self.known = roster.followed();
         let tally = view.tally;

@@ -30,6 +30,8 @@ pub enum Condition {
     CutOff,
     /// Nobody knows of a primary.
     NoPrimaryAnywhere,
+    /// The old primary is back, as a replica of nobody.
+    Returned(Address),
     /// The Sentinel names another primary than the majority.
     Disagrees(Address),
     /// Nobody hears the Sentinel.

@@ -11,7 +11,9 @@ use std::fmt;
 use super::action::Promote;
 use super::address::Address;
 use super::bootstrap::includes;
+use super::memory::Condition;
 use super::observed::{InstanceAnswer, Role};
+use super::policy::REINSTATED_AFTER_MS;
 use super::projection::is_nowhere;
 use super::replicas::Roster;
 use super::view::View;
@@ -19,6 +21,8 @@ use super::view::View;
 /// Why the old primary is not made one again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotReinstated {
+    /// The operator does it himself (`bootstrap = false`).
+    SwitchedOff,
     /// There is none: the group has a writer, or the instance that a majority names waits for nobody.
     NoCase,
     /// A failover is under way, or the Sentinels call it down.
@@ -41,6 +45,9 @@ pub enum NotReinstated {
 impl fmt::Display for NotReinstated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::SwitchedOff => {
+                f.write_str("the old primary is back; bootstrap = false leaves it to the operator")
+            }
             Self::NoCase => f.write_str("no primary has come back as a replica of nobody"),
             Self::BeingReplaced => f.write_str("the Sentinels are replacing the old primary"),
             Self::Rival(rival) => write!(f, "{rival} says that it is the primary"),
@@ -64,6 +71,9 @@ impl fmt::Display for NotReinstated {
 /// [`NotReinstated`]: why there is none.
 pub fn reinstate(view: &View<'_>) -> Result<Promote, NotReinstated> {
     let (old, answer) = returned(view).ok_or(NotReinstated::NoCase)?;
+    if !view.policy.bootstrap {
+        return Err(NotReinstated::SwitchedOff);
+    }
     let tally = &view.tally;
     if !tally.failovers.is_empty() || tally.any_objective(old) || tally.being_replaced(old) {
         return Err(NotReinstated::BeingReplaced);
@@ -72,7 +82,8 @@ pub fn reinstate(view: &View<'_>) -> Result<Promote, NotReinstated> {
         return Err(NotReinstated::NotReady(old.clone()));
     }
     let roster = Roster::new(view);
-    for other in roster.followed().iter().filter(|other| *other != old) {
+    let (others, mut missing) = (roster.followed(), None);
+    for other in others.iter().filter(|other| *other != old) {
         match view.instance(other) {
             Some(rival) if matches!(rival.role, Role::Primary { .. }) => {
                 return Err(NotReinstated::Rival(other.clone()));
@@ -83,11 +94,21 @@ pub fn reinstate(view: &View<'_>) -> Result<Promote, NotReinstated> {
                 return Err(NotReinstated::Behind { old: old.clone(), than: other.clone() });
             }
             Some(_) => {}
-            None if roster.down(other) => {}
+            None if roster.down(other) => missing = Some(other),
             None => return Err(NotReinstated::Unheard(other.clone())),
         }
     }
+    let waited =
+        view.memory.lasted(&Condition::Returned(old.clone()), REINSTATED_AFTER_MS, view.now);
+    if let Some(missing) = missing.filter(|_| !waited) {
+        return Err(NotReinstated::Unheard(missing.clone()));
+    }
     Ok(Promote { instance: old.clone(), run_id: answer.run_id.clone() })
+}
+
+/// The condition of this module, for [`super::memory::Memory::keep`].
+pub fn condition(view: &View<'_>) -> Option<Condition> {
+    returned(view).map(|(old, _)| Condition::Returned(old.clone()))
 }
 
 /// The last writer, which a majority names, and which says that it follows nobody at all.

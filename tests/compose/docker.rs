@@ -10,13 +10,13 @@ use std::sync::OnceLock;
 use consul_redis::core::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::world::free_ports;
-use consul_redis::redis_link::{Link, LinkSettings, fields, text};
+use consul_redis::redis_link::{Link, LinkSettings, fields, list, text};
 use redis::Value;
 
 /// What scripts/images.sh makes.
 pub const STANDIN: &str = "consul-redis-standin";
 /// Lines of each container's log that a failing test shows.
-const LOG_LINES: &str = "60";
+const LOG_LINES: &str = "150";
 
 /// One container.
 #[derive(Debug, Clone)]
@@ -156,6 +156,22 @@ impl Project {
         all
     }
 
+    /// All containers, whether they run or not, by name.
+    pub fn all(&self) -> Vec<String> {
+        let project = format!("label=com.docker.compose.project={}", self.name);
+        let names = ["ps", "--all", "--filter", &project, "--format", "{{.Names}}"];
+        let mut all: Vec<String> = self.docker(&names).lines().map(str::to_owned).collect();
+        all.sort();
+        all
+    }
+
+    /// What a container has said.
+    pub fn docker_log(&self, container: &str) -> String {
+        let output = Command::new("docker").args(["logs", container]).output().expect("docker");
+        let both = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&both).into_owned()
+    }
+
     /// A container's address; empty while it has none.
     pub fn ip(&self, container: &str) -> String {
         let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
@@ -200,6 +216,15 @@ impl Project {
         let answer = ask(ip, 26379, &["SENTINEL", "MASTER", "redis"]).await?;
         let fields = fields(&answer).map_err(LabError)?;
         Ok(fields.into_iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
+    }
+
+    /// The replicas that a Sentinel lists and gets an answer from.
+    pub async fn replicas(&self, ip: &str) -> Result<Vec<String>, LabError> {
+        let answer = ask(ip, 26379, &["SENTINEL", "REPLICAS", "redis"]).await?;
+        let rows = list(&answer).map_err(LabError)?.iter().map(fields);
+        let rows: Result<Vec<BTreeMap<String, String>>, String> = rows.collect();
+        let up = rows.map_err(LabError)?.into_iter().filter(|row| row["flags"] == "slave");
+        Ok(up.filter_map(|mut row| row.remove("ip")).collect())
     }
 
     /// The end of all logs.

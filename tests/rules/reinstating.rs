@@ -1,12 +1,15 @@
 //! The old primary that is back before anybody has taken its place, as a replica of nobody.
 
 use consul_redis::core::action::{Action, Promote};
+use consul_redis::core::memory::Condition;
 use consul_redis::core::observed::{DownOpinion, FailoverPhase, InstanceAnswer, Role};
+use consul_redis::core::policy::REINSTATED_AFTER_MS;
 use consul_redis::core::projection::nowhere;
-use consul_redis::core::reinstate::{NotReinstated, reinstate};
+use consul_redis::core::reinstate::{NotReinstated, condition, reinstate};
 use consul_redis::core::safety::veto;
+use consul_redis::core::time::Mono;
 
-use crate::scene::{A, B, C, Scene, at, primary, promoted_b, replica};
+use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
 
 /// A replica of nobody, with so much of history 1.
 fn waiting(offset: u64) -> InstanceAnswer {
@@ -17,6 +20,13 @@ fn waiting(offset: u64) -> InstanceAnswer {
 /// A has come back as a replica of nobody, with all that the others have.
 fn returned() -> Scene {
     Scene::healthy(3).instance(A, waiting(1_000))
+}
+
+/// A has been back for so long.
+fn waited(mut scene: Scene, ms: u64) -> Scene {
+    assert_eq!(condition(&scene.view()), Some(Condition::Returned(at(A))));
+    scene.memory.since.insert(Condition::Returned(at(A)), Mono(NOW - ms));
+    scene
 }
 
 fn promoted(scene: &Scene) -> Vec<String> {
@@ -50,7 +60,17 @@ fn it_is_the_primary_again_when_it_holds_what_all_others_hold() {
             }
         })
     });
-    assert_eq!(promoted(&alone), [A], "a majority calls the silent one down");
+    // A majority calls the silent one down: it may have another address now, and show up at that.
+    assert_eq!(why_not(&alone), NotReinstated::Unheard(at(C)));
+    assert_eq!(
+        why_not(&waited(alone.clone(), REINSTATED_AFTER_MS - 1)),
+        NotReinstated::Unheard(at(C))
+    );
+    assert_eq!(promoted(&waited(alone.clone(), REINSTATED_AFTER_MS)), [A]);
+    let d = "10.0.0.4:6379";
+    let mut shown = waited(alone, REINSTATED_AFTER_MS).instance(d, waiting(2_000));
+    shown.observed.registered.insert(at(d));
+    assert_eq!(why_not(&shown), NotReinstated::Behind { old: at(A), than: at(d) });
     assert_eq!(promoted(&blank(blank(blank(returned(), A), B), C)), [A], "nobody holds anything");
     assert_eq!(promoted(&blank(returned(), B)), [A]);
 }
@@ -85,6 +105,16 @@ fn whoever_takes_its_place_goes_first() {
 }
 
 #[test]
+fn the_operator_may_want_to_do_it_himself() {
+    let mut scene = returned();
+    scene.policy.bootstrap = false;
+    assert_eq!(why_not(&scene), NotReinstated::SwitchedOff);
+    let mut scene = returned();
+    scene.policy.leave_alone();
+    assert_eq!(why_not(&scene), NotReinstated::SwitchedOff);
+}
+
+#[test]
 fn one_that_follows_somebody_is_nobodys_business() {
     let role = Role::Replica { of: at(B), link_up: false };
     let demoted = InstanceAnswer { role, ..replica(1, A) };
@@ -110,8 +140,8 @@ fn the_veto_knows_it_too() {
 fn a_known_replica_of_nobody_is_pointed_at_the_writer() {
     let mut scene = Scene::healthy(3).instance(C, waiting(900));
     scene.observed.registered.insert(at(C));
-    let stray = consul_redis::core::memory::Condition::Stray(at(C));
-    scene.memory.since.insert(stray, consul_redis::core::time::Mono(0));
+    let stray = Condition::Stray(at(C));
+    scene.memory.since.insert(stray, Mono(0));
     let fence = scene.decision().actions.into_iter().find_map(|action| match action {
         Action::Fence(fence) => Some((fence.instance, fence.follow)),
         _ => None,
