@@ -75,6 +75,8 @@ impl Project {
         let ports = free_ports(&[Ipv4Addr::LOCALHOST], 2).expect("two ports");
         let (http, dns) = (ports[0], ports[1]);
         let env = vec![
+            // Not the name that a person's own image has.
+            ("IMAGE", format!("{STANDIN}/consul-redis")),
             ("CONSUL_IMAGE", format!("{STANDIN}/consul:1")),
             ("REDIS_IMAGE", format!("{STANDIN}/redis:7-bookworm")),
             ("RUST_IMAGE", format!("{STANDIN}/rust:1-bookworm")),
