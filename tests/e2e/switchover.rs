@@ -73,16 +73,20 @@ async fn moves_without_losing_a_write(level: &str) {
     );
     tokio::time::sleep(Duration::from_millis(500)).await;
     let acknowledged = counter.stop().await;
-    let server = world.server(&new).unwrap();
-    let kept = server.ask(&["GET", "counter"]).await.unwrap();
+    moved_without_loss(&world, &old, &new, acknowledged).await;
+    until_in_sync(&world, "redis", 2).await;
+}
+
+/// The new primary has every write that was acknowledged, the old one follows it, and the name leads to it.
+async fn moved_without_loss(world: &World, old: &str, new: &str, acknowledged: u64) {
+    let kept = world.server(new).unwrap().ask(&["GET", "counter"]).await.unwrap();
     let kept: u64 = consul_redis::redis_link::text(&kept).unwrap().parse().unwrap();
     // One more may have been done whose answer was lost with its connection.
     assert!(kept >= acknowledged, "{acknowledged} acknowledged, {kept} kept");
     assert!(acknowledged > 100, "{acknowledged}");
-    let follows = world.server(&old).unwrap().follows().await.unwrap();
-    assert_eq!(follows.map(|of| of.to_string()), Some(new.clone()));
-    until_named(&world, "redis-primary", &[new]).await;
-    until_in_sync(&world, "redis", 2).await;
+    let follows = world.server(old).unwrap().follows().await.unwrap();
+    assert_eq!(follows.map(|of| of.to_string()), Some(new.to_owned()));
+    until_named(world, "redis-primary", &[new.to_owned()]).await;
 }
 
 /// Runs a command without keeping this thread's own tasks from going on.
@@ -177,13 +181,7 @@ async fn an_agent_that_is_told_to_stop_hands_its_primary_over() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let acknowledged = counter.stop().await;
     assert!(node.log().contains(&format!("handed over from {old} to {new}")), "{}", node.log());
-    let kept = world.server(&new).unwrap().ask(&["GET", "counter"]).await.unwrap();
-    let kept: u64 = consul_redis::redis_link::text(&kept).unwrap().parse().unwrap();
-    assert!(kept >= acknowledged, "{acknowledged} acknowledged, {kept} kept");
-    assert!(acknowledged > 100, "{acknowledged}");
-    let follows = world.server(&old).unwrap().follows().await.unwrap();
-    assert_eq!(follows.map(|of| of.to_string()), Some(new.clone()));
-    until_named(&world, "redis-primary", &[new]).await;
+    moved_without_loss(&world, &old, &new, acknowledged).await;
 }
 
 #[tokio::test]
