@@ -22,6 +22,7 @@ use crate::exit::Failure;
 use crate::group_task::{GroupTask, INPUTS_MAX};
 use crate::handover::hand_over;
 use crate::http::Server;
+use crate::render::task::Renderer;
 use crate::retry::Retry;
 use crate::sentinel::pool::Pool;
 use crate::sentinel::watch::{COMMANDS_MAX, WatchSettings};
@@ -45,6 +46,7 @@ pub struct Agent {
     consul: Consul,
     clock: Clock,
     names: Names,
+    renderer: Option<Renderer>,
 }
 
 impl Agent {
@@ -62,7 +64,9 @@ impl Agent {
         }
         let consul = Consul::new(&config.consul)?;
         let names = Names::new(config.resolver);
-        Ok(Self { config, consul, clock: Clock::start(), names })
+        let clock = Clock::start();
+        let renderer = Renderer::new(&config, consul.clone(), clock)?;
+        Ok(Self { config, consul, clock, names, renderer })
     }
 
     /// Asks Consul for every right the agent needs, changing nothing: a transaction that its first
@@ -122,7 +126,7 @@ impl Agent {
     /// # Errors
     /// A [`Failure`] when a part of the agent ended.
     pub async fn run(
-        self,
+        mut self,
         signal: impl Future<Output = Leaving>,
         look: watch::Receiver<u64>,
     ) -> Result<(), Failure> {
@@ -171,7 +175,12 @@ impl Agent {
         let presence = be_present(self.consul.clone(), id, layouts, self.presence(), stop.clone());
         let registrar =
             keep_registered(self.consul.clone(), self.registrations(), monitors, stop.clone());
-        if let Some(server) = http {
+        let (tell, files) = watch::channel(Vec::new());
+        if let Some(renderer) = self.renderer.take() {
+            supervisor.spawn("the templates", renderer.run(stop.clone(), look.clone(), tell));
+        }
+        if let Some(mut server) = http {
+            server.show_files(files);
             info!("answering http://{}", server.address());
             supervisor.spawn("the HTTP server", server.run(stop.clone()));
         }

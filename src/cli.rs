@@ -46,6 +46,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Show what an agent would do now and why, and change nothing
     Plan,
+    /// Render the config's templates from the groups' state, without an agent
+    Render(RenderArgs),
     /// Take a group out of Consul, leaving nothing behind
     Retire(RetireArgs),
     /// Move a group's primary on purpose, without losing a write
@@ -98,6 +100,29 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `render`.
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// How.
+    #[command(flatten)]
+    pub how: RenderHow,
+}
+
+/// One of the ways to render.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct RenderHow {
+    /// Bring every file up to date, run the commands that are due, and end
+    #[arg(long)]
+    pub once: bool,
+    /// Keep every file up to date
+    #[arg(long)]
+    pub watch: bool,
+    /// Print what would be rendered, and touch nothing
+    #[arg(long)]
+    pub print: bool,
 }
 
 /// Options of `retire`.

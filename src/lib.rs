@@ -19,6 +19,7 @@ pub mod instance;
 pub mod lab;
 pub mod observe;
 pub mod redis_link;
+pub mod render;
 pub mod retry;
 pub mod secret;
 pub mod sentinel;

@@ -64,6 +64,9 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Chosen::Agent => commands::agent::run(config).await.map(|()| Code::Done)?,
             Chosen::Status(args) => commands::status::run(config, args).await?,
             Chosen::Plan => commands::plan::run(config).await.map(|()| Code::Done)?,
+            Chosen::Render(args) => {
+                commands::render::run(config, args).await.map(|()| Code::Done)?
+            }
             Chosen::Retire(args) => {
                 commands::retire::run(config, args).await.map(|()| Code::Done)?
             }

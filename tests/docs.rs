@@ -39,7 +39,7 @@ fn keys(table: &str) -> BTreeSet<String> {
 }
 
 /// Every table of the config file, with what must stand before its first unknown key.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "",
     "[agent]",
     "[log]",
@@ -52,6 +52,7 @@ const TABLES: [&str; 12] = [
     "[group.login]",
     "[[redis]]\naddress = \"10.0.0.1:6379\"",
     "[[sentinel]]\naddress = \"10.0.0.1:26379\"",
+    "[[template]]\nsource = \"a\"\ndestination = \"b\"",
 ];
 
 /// A table below `[[group]]` needs its group.
@@ -129,9 +130,14 @@ fn the_exit_codes_are_those_of_the_help() {
 
 #[test]
 fn every_file_that_a_document_links_to_exists() {
-    for document in
-        ["README.md", "ARCHITECTURE.md", "docs/race.md", "docs/guarantees.md", "docs/deploy.md"]
-    {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "docs/race.md",
+        "docs/guarantees.md",
+        "docs/deploy.md",
+        "docs/consumers.md",
+    ] {
         let text = read(document);
         let dir = Path::new(document).parent().expect("a directory");
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());

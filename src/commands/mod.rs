@@ -7,6 +7,7 @@ pub mod exec;
 pub mod health;
 pub mod maintenance;
 pub mod plan;
+pub mod render;
 pub mod retire;
 pub mod status;
 pub mod switchover;

@@ -33,6 +33,8 @@ pub struct File {
     pub redis: Vec<RedisTable>,
     /// Node mode: this host's Sentinels.
     pub sentinel: Vec<SentinelTable>,
+    /// The files that are rendered from the groups' state.
+    pub template: Vec<TemplateTable>,
 }
 
 /// `[agent]`
@@ -252,6 +254,45 @@ pub struct SentinelTable {
     /// How often Consul tries to connect.
     #[serde(default)]
     pub check_interval: Option<Span>,
+}
+
+/// `[[template]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateTable {
+    /// The template.
+    pub source: PathBuf,
+    /// The file that is rendered from it.
+    pub destination: Spanned<PathBuf>,
+    /// What is run once the file is in place: a program and its arguments.
+    #[serde(default)]
+    pub command: Option<Spanned<Vec<String>>>,
+    /// What looks at the file before it is put in place.
+    #[serde(default)]
+    pub check: Option<Spanned<Vec<String>>>,
+    /// How long each of the two may take.
+    #[serde(default)]
+    pub command_timeout: Option<Span>,
+    /// The file's permissions, in octal.
+    #[serde(default)]
+    pub mode: Option<Spanned<String>>,
+    /// Whose the file is, `user:group`.
+    #[serde(default)]
+    pub owner: Option<Spanned<String>>,
+    /// What becomes of the file when a group has no writer.
+    #[serde(default)]
+    pub on_no_writer: Option<OnNoWriter>,
+}
+
+/// What becomes of a rendered file when a group has no writer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNoWriter {
+    /// The group stays in the file as it was.
+    #[default]
+    Keep,
+    /// The template is rendered, and sees that there is none.
+    Render,
 }
 
 /// A length of time, written `500ms`, `10s`, `5m` or `1h 30m`.

@@ -1,6 +1,7 @@
 //! Settings, resolved: the command line over the environment over the config file over the defaults.
 
 pub mod file;
+pub mod template;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
@@ -21,6 +22,7 @@ use crate::redis_link::{LinkSettings, TlsSettings};
 use crate::secret::SecretSource;
 use crate::sentinel::pool::SentinelSources;
 use file::{ConsulTable, File, GroupTable, LogFormat, LoginTable, Quorum, SettingsTable, Span};
+use template::TemplateConfig;
 
 /// The group when none is named.
 pub const DEFAULT_GROUP: &str = "redis";
@@ -68,6 +70,8 @@ pub struct Config {
     pub redis: Vec<LocalRedis>,
     /// Node mode: this host's Sentinels.
     pub sentinels: Vec<LocalSentinel>,
+    /// The files that are rendered from the groups' state.
+    pub templates: Vec<TemplateConfig>,
 }
 
 impl Config {
@@ -355,6 +359,7 @@ impl Resolver<'_> {
             instance_login,
             redis,
             sentinels,
+            templates: self.templates()?,
             agent,
             run,
         })

@@ -71,6 +71,12 @@ impl Exec {
         args: &ExecArgs,
         env: &Environment,
     ) -> Result<Self, Failure> {
+        if !config.templates.is_empty() {
+            // It waits for all children itself, and would take the commands' ends from whoever renders.
+            let what = "exec renders no templates: take [[template]] out of its config";
+            return Err(Failure::new(Code::Config, what)
+                .hint("run `consul-redis render --watch` where the files are needed"));
+        }
         let command = ServerCommand::parse(&args.server, env)?;
         settings::apply(&mut config, env, args.expect)?;
         config.handover.get_or_insert(true);

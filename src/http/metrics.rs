@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 
 use crate::core::record::PublishedRole;
 use crate::core::status::{GroupStatus, ProblemCode};
+use crate::render::task::FileState;
 
 /// What the format calls itself.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -16,14 +17,17 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 
-/// All metrics of these groups.
+/// All metrics of these groups and rendered files.
 ///
 /// # Errors
 /// Never: text is written into memory.
-pub fn encode(groups: &[GroupStatus]) -> Result<String, std::fmt::Error> {
+pub fn encode(groups: &[GroupStatus], files: &[FileState]) -> Result<String, std::fmt::Error> {
     let mut metrics = Metrics::new();
     for group in groups {
         metrics.add(group);
+    }
+    for file in files {
+        metrics.add_file(file);
     }
     let mut text = String::new();
     encode_registry(&mut text, &metrics.registry)?;
@@ -42,6 +46,7 @@ struct Metrics {
     agents: Gauges,
     instances: Gauges,
     behind: Gauges,
+    rendered: Gauges,
 }
 
 /// Every role that an instance can be published as.
@@ -71,6 +76,7 @@ impl Metrics {
         let agents = gauge("agents", "Agents that watch the group");
         let instances = gauge("instances", "Instances by what they are published as");
         let behind = gauge("replica_behind_bytes", "How far a replica is behind the writer");
+        let rendered = gauge("rendered", "1 when the file is up to date and its command succeeded");
         Self {
             registry,
             healthy,
@@ -83,7 +89,15 @@ impl Metrics {
             agents,
             instances,
             behind,
+            rendered,
         }
+    }
+
+    fn add_file(&mut self, file: &FileState) {
+        // Nothing is said of a file that nothing was to be done about yet.
+        let Some(last) = &file.last else { return };
+        let labels = vec![("destination", file.destination.display().to_string())];
+        self.rendered.get_or_create(&labels).set(f64::from(u8::from(last.is_ok())));
     }
 
     fn add(&mut self, status: &GroupStatus) {

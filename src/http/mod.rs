@@ -24,6 +24,7 @@ use crate::config::HttpConfig;
 use crate::core::address::GroupName;
 use crate::core::status::GroupStatus;
 use crate::exit::{Code, Failure};
+use crate::render::task::FileState;
 use crate::secret::SecretSource;
 
 /// One group as it was last drawn up; `None` until its loop has begun.
@@ -34,18 +35,24 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     groups: BTreeMap<GroupName, Shown>,
+    files: Option<watch::Receiver<Vec<FileState>>>,
     token: SecretSource,
 }
 
 /// What every request can see.
 struct Site {
     groups: BTreeMap<GroupName, Shown>,
+    files: Option<watch::Receiver<Vec<FileState>>>,
     token: SecretSource,
 }
 
 impl Site {
     fn statuses(&self) -> Vec<GroupStatus> {
         self.groups.values().filter_map(|shown| shown.borrow().clone()).collect()
+    }
+
+    fn files(&self) -> Vec<FileState> {
+        self.files.as_ref().map(|files| files.borrow().clone()).unwrap_or_default()
     }
 }
 
@@ -62,7 +69,7 @@ impl Server {
         let listener = TcpListener::bind(settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let token = settings.token.clone();
-        Ok(Self { listener, address, groups: BTreeMap::new(), token })
+        Ok(Self { listener, address, groups: BTreeMap::new(), files: None, token })
     }
 
     /// Where it listens.
@@ -77,9 +84,14 @@ impl Server {
         show
     }
 
+    /// How the rendered files are.
+    pub fn show_files(&mut self, files: watch::Receiver<Vec<FileState>>) {
+        self.files = Some(files);
+    }
+
     /// Answers until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let site = Arc::new(Site { groups: self.groups, token: self.token });
+        let site = Arc::new(Site { groups: self.groups, files: self.files, token: self.token });
         let open = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
         let closed = Router::new()
             .route("/metrics", get(show_metrics))
@@ -137,7 +149,7 @@ async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
 }
 
 async fn show_metrics(State(site): State<Arc<Site>>) -> Response {
-    match metrics::encode(&site.statuses()) {
+    match metrics::encode(&site.statuses(), &site.files()) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()).into_response(),
     }

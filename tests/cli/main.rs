@@ -33,9 +33,18 @@ fn config_error(text: &str) -> String {
 #[test]
 fn help_says_it_all() {
     insta::assert_snapshot!("help", run(&["--help"], &[]).1);
-    for command in
-        ["agent", "exec", "health", "status", "plan", "retire", "switchover", "config", "demo"]
-    {
+    for command in [
+        "agent",
+        "exec",
+        "health",
+        "status",
+        "plan",
+        "render",
+        "retire",
+        "switchover",
+        "config",
+        "demo",
+    ] {
         let (code, text) = run(&[command, "-h"], &[]);
         assert_eq!(code, 0);
         let own: Vec<&str> =
@@ -120,6 +129,34 @@ fn a_server_of_no_group_names_its_line() {
             "[[group]]\nname = \"a\"\n[[group]]\nname = \"b\"\n[[redis]]\naddress = \"10.0.0.1:6379\"\n"
         )
     );
+}
+
+#[test]
+fn a_template_that_cannot_be_right_names_its_line() {
+    let entry = |more: &str| {
+        config_error(&format!("[[template]]\nsource = \"a\"\ndestination = \"b\"\n{more}\n"))
+    };
+    for (name, more) in [
+        ("template-mode", "mode = \"rw-r--r--\""),
+        ("template-owner", "owner = \":\""),
+        ("template-check-without-file", "check = [\"true\"]"),
+        ("template-command-without-program", "command = []"),
+        ("template-command-as-text", "command = \"reload\""),
+        ("template-twice", "[[template]]\nsource = \"c\"\ndestination = \"b\""),
+        ("template-no-writer", "on_no_writer = \"empty\""),
+    ] {
+        insta::assert_snapshot!(name, entry(more));
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("exec.toml");
+    std::fs::write(&path, "[[template]]\nsource = \"a\"\ndestination = \"b\"\n").expect("a file");
+    let config = path.to_str().expect("a path");
+    let (code, error) = run(&["exec", "--config", config, "--", "redis-server"], &[]);
+    assert_eq!(code, 64);
+    insta::assert_snapshot!("exec-renders-nothing", error);
+    let (code, error) = run(&["render", "--once"], &[]);
+    assert_eq!(code, 64);
+    insta::assert_snapshot!("nothing-to-render", error);
 }
 
 #[test]

@@ -1,0 +1,368 @@
+//! The loop: what Consul shows of the groups goes into one picture, and each template is rendered whenever that
+//! changes.
+//!
+//! Every template has a task of its own, so one whose command hangs holds up no other.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::command;
+use super::context::{Context, Missing, Picture};
+use super::engine;
+use super::file::Destination;
+use super::pace::Pace;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::template::{FILE_PLACEHOLDER, TemplateConfig};
+use crate::consul::client::{Consul, ConsulError};
+use crate::consul::store::ReadMode;
+use crate::consul::watch::watch_group;
+use crate::core::group::Input;
+use crate::core::observed::{StoreAnswer, StoredState};
+use crate::core::projection::Layout;
+use crate::exit::{Code, Failure};
+use crate::retry::Retry;
+
+/// Changes that come within this long of the first one are rendered together.
+const JOIN: Duration = Duration::from_millis(20);
+/// Pause before what failed is tried again: the first and the longest one.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Largest template, in bytes.
+const SOURCE_LEN_MAX: u64 = 1024 * 1024;
+/// Answers of Consul waiting for one group.
+const ANSWERS_MAX: usize = 16;
+
+/// How one file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileState {
+    /// The file.
+    pub destination: PathBuf,
+    /// `None` while nothing was to be done yet.
+    pub last: Option<Result<(), String>>,
+}
+
+/// Everything that is rendered, checked.
+pub struct Renderer {
+    templates: Vec<Template>,
+    layouts: Vec<Layout>,
+    consul: Consul,
+    clock: Clock,
+}
+
+#[derive(Clone)]
+struct Template {
+    config: TemplateConfig,
+    destination: Destination,
+}
+
+/// What came of a rendering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// Everything was as it should be.
+    Nothing,
+    /// The file was replaced.
+    Replaced,
+    /// The file was in place, and its command was still due.
+    Notified,
+}
+
+impl Renderer {
+    /// Checks what can be checked without doing anything; `None` when there are no templates.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Code::Config`]: a template that cannot be read or parsed, or an owner that nobody knows.
+    pub fn new(config: &Config, consul: Consul, clock: Clock) -> Result<Option<Self>, Failure> {
+        let wrong = |what: String| Failure::new(Code::Config, what);
+        let mut templates = Vec::new();
+        for config in &config.templates {
+            let TemplateConfig { destination, mode, owner, .. } = config;
+            let at = Destination::new(destination, *mode, owner)
+                .map_err(|what| wrong(format!("{}: {what}", destination.display())))?;
+            let template = Template { config: config.clone(), destination: at };
+            template.source().and_then(|s| engine::parse(&template.name(), &s)).map_err(wrong)?;
+            templates.push(template);
+        }
+        let layouts = config.groups.iter().map(|group| group.layout.clone()).collect();
+        let renderer = Self { templates, layouts, consul, clock };
+        Ok((!renderer.templates.is_empty()).then_some(renderer))
+    }
+
+    /// Keeps every file up to date until `stop`; whenever `look` changes, templates are read anew. The state of each
+    /// file goes to `tell`.
+    pub async fn run(
+        self,
+        stop: CancellationToken,
+        look: watch::Receiver<u64>,
+        tell: watch::Sender<Vec<FileState>>,
+    ) {
+        let picture = Arc::new(watch::channel(self.picture()).0);
+        let tell = Arc::new(tell);
+        tell.send_replace(self.templates.iter().map(Template::untouched).collect());
+        let mut tasks = JoinSet::new();
+        for (index, template) in self.templates.into_iter().enumerate() {
+            let (tell, look) = (tell.clone(), look.clone());
+            let say = move |result: Result<(), String>| {
+                tell.send_modify(|files| {
+                    files.get_mut(index).into_iter().for_each(|f| f.last = Some(result.clone()));
+                });
+            };
+            tasks.spawn(keep_rendered(template, picture.subscribe(), look, say));
+        }
+        for layout in self.layouts {
+            tasks.spawn(learn(self.consul.clone(), layout, self.clock, picture.clone()));
+        }
+        // Cancel safe; dropping the tasks ends what they have started.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+
+    /// Renders every file once, from what Consul says now.
+    ///
+    /// # Errors
+    /// A [`Failure`] when Consul does not answer, or a file could not be brought up to date: the others were.
+    pub async fn once(&self) -> Result<(), Failure> {
+        let picture = self.read().await?;
+        let mut failed = Vec::new();
+        for template in &self.templates {
+            let done = match picture.context(template.config.on_no_writer) {
+                Ok(context) => template.bring_about(context).await,
+                Err(missing) => Err(format!("{} stays as it is: {missing}", template.shown())),
+            };
+            match done {
+                Ok(Done::Nothing) => info!("{} is up to date", template.shown()),
+                Ok(Done::Replaced | Done::Notified) => info!("{} is rendered", template.shown()),
+                Err(what) => failed.push(what),
+            }
+        }
+        if failed.is_empty() { Ok(()) } else { Err(Failure::new(Code::Failed, failed.join("\n"))) }
+    }
+
+    /// Renders every template, and does nothing else: what would stand in each file.
+    ///
+    /// # Errors
+    /// A [`Failure`] when Consul does not answer, or a template cannot be rendered.
+    pub async fn print(&self) -> Result<String, Failure> {
+        let picture = self.read().await?;
+        let mut text = String::new();
+        for template in &self.templates {
+            let failed = |what: String| Failure::new(Code::Failed, what);
+            let context = picture
+                .context(template.config.on_no_writer)
+                .map_err(|missing| failed(format!("{}: {missing}", template.shown())))?;
+            text.push_str(&template.render(&context).map_err(failed)?);
+        }
+        Ok(text)
+    }
+
+    fn picture(&self) -> Picture {
+        Picture::new(self.layouts.iter().map(|layout| layout.group.clone()))
+    }
+
+    async fn read(&self) -> Result<Picture, ConsulError> {
+        let mut picture = self.picture();
+        for layout in &self.layouts {
+            let answer = self.consul.group(layout, ReadMode::Consistent, &self.clock).await?;
+            take(&mut picture, layout, answer.value);
+        }
+        Ok(picture)
+    }
+}
+
+/// Takes in what Consul answered. Whether it is news.
+fn take(picture: &mut Picture, layout: &Layout, answer: StoreAnswer) -> bool {
+    match answer.state {
+        StoredState::Known(record) => picture.learn(&layout.group, *record),
+        StoredState::Absent => picture.miss(&layout.group, "nothing was ever published"),
+        StoredState::Unreadable(why) => picture
+            .miss(&layout.group, &format!("the key {} cannot be used: {why}", layout.state())),
+    }
+}
+
+/// Learns whatever Consul shows of one group.
+async fn learn(consul: Consul, layout: Layout, clock: Clock, picture: Arc<watch::Sender<Picture>>) {
+    let (inputs, mut answers) = mpsc::channel(ANSWERS_MAX);
+    let watching = watch_group(consul.clone(), layout.clone(), clock, inputs);
+    let learning = async {
+        while let Some(input) = answers.recv().await {
+            // Silence changes nothing: what was read stays.
+            let Input::Watched(mut answer) = input else { continue };
+            let known = picture.borrow().generation(&layout.group);
+            if is_older(&answer, known) {
+                // A server that has lost the leadership and does not know it yet, or a Consul that was wiped.
+                match consul.group(&layout, ReadMode::Consistent, &clock).await {
+                    Ok(confirmed) => answer = confirmed.value,
+                    Err(error) => {
+                        debug!("{}: {error}", layout.group);
+                        continue;
+                    }
+                }
+            }
+            picture.send_if_modified(|picture| take(picture, &layout, answer));
+        }
+    };
+    tokio::join!(watching, learning);
+}
+
+/// It shows an older generation than one that was read before.
+fn is_older(answer: &StoreAnswer, known: Option<u64>) -> bool {
+    match (&answer.state, known) {
+        (StoredState::Known(record), Some(known)) => record.generation < known,
+        _ => false,
+    }
+}
+
+/// Renders one template whenever there is a reason to.
+async fn keep_rendered(
+    template: Template,
+    mut picture: watch::Receiver<Picture>,
+    mut look: watch::Receiver<u64>,
+    say: impl Fn(Result<(), String>),
+) {
+    let mut retry = Retry::between(RETRY_PAUSE.0, RETRY_PAUSE.1);
+    let mut pace = Pace::default();
+    let mut again: Option<Instant> = None;
+    let mut waits_for: Option<Missing> = None;
+    loop {
+        let due = async {
+            match again {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Cancel safe: watch channels and a timer.
+        tokio::select! {
+            changed = picture.changed() => if changed.is_err() { return },
+            changed = look.changed() => if changed.is_err() { return },
+            () = due => {}
+        }
+        tokio::time::sleep(JOIN).await;
+        if let Some(at) = pace.next() {
+            tokio::time::sleep_until(at).await;
+        }
+        let context = picture.borrow_and_update().context(template.config.on_no_writer);
+        let context = match context {
+            Ok(context) => context,
+            Err(missing) => {
+                if waits_for.as_ref() != Some(&missing) {
+                    info!("{} stays as it is: {missing}", template.shown());
+                    waits_for = Some(missing);
+                }
+                continue;
+            }
+        };
+        waits_for = None;
+        match template.bring_about(context).await {
+            Ok(done) => {
+                if done == Done::Replaced {
+                    pace.changed(Instant::now());
+                }
+                if done != Done::Nothing || again.is_some() {
+                    info!("{} is rendered", template.shown());
+                }
+                say(Ok(()));
+                retry.reset();
+                again = None;
+            }
+            Err(what) => {
+                let pause = retry.next_delay();
+                warn!("{what}; trying again in {} ms", pause.as_millis());
+                say(Err(what));
+                again = Some(Instant::now() + pause);
+            }
+        }
+    }
+}
+
+impl Template {
+    /// Makes the file what `context` says, and has its command take notice.
+    async fn bring_about(&self, context: Context) -> Result<Done, String> {
+        let (of_file, wanted) = (self.clone(), context);
+        let prepared = blocking(move || {
+            let text = of_file.render(&wanted)?;
+            let destination = &of_file.destination;
+            let held = destination.holds(&text).map_err(|e| of_file.cannot("read", &e))?;
+            let candidate = || destination.prepare(&text).map_err(|e| of_file.cannot("write", &e));
+            Ok((if held { None } else { Some(candidate()?) }, destination.is_pending()))
+        });
+        let (candidate, pending) = prepared.await?;
+        let done = match (&candidate, &self.config.command) {
+            (Some(_), _) => Done::Replaced,
+            (None, Some(_)) if pending => Done::Notified,
+            (None, _) => return Ok(Done::Nothing),
+        };
+        if let Some(candidate) = candidate {
+            if let Some(check) = &self.config.check {
+                let path = candidate.path().display().to_string();
+                self.call(check, &path, "check").await?;
+            }
+            let (of_file, due) = (self.clone(), self.config.command.is_some());
+            let placed = blocking(move || {
+                candidate.put_in_place(due).map_err(|error| of_file.cannot("replace", &error))
+            });
+            placed.await?;
+        }
+        if let Some(command) = &self.config.command {
+            self.call(command, &self.shown(), "command").await?;
+            let of_file = self.clone();
+            let settled = blocking(move || {
+                of_file.destination.settled().map_err(|error| of_file.cannot("mark", &error))
+            });
+            settled.await?;
+        }
+        Ok(done)
+    }
+
+    async fn call(&self, argv: &[String], file: &str, what: &str) -> Result<(), String> {
+        let argv: Vec<String> =
+            argv.iter().map(|arg| arg.replace(FILE_PLACEHOLDER, file)).collect();
+        let label = format!("{} {what}", self.shown());
+        command::run(&argv, self.config.command_timeout, &label)
+            .await
+            .map_err(|error| format!("{label}: {error}"))
+    }
+
+    fn render(&self, context: &Context) -> Result<String, String> {
+        engine::render(&self.name(), &self.source()?, context)
+    }
+
+    /// The template's text, as it is now.
+    fn source(&self) -> Result<String, String> {
+        let cannot = |error: std::io::Error| format!("cannot read {}: {error}", self.name());
+        if std::fs::metadata(&self.config.source).map_err(cannot)?.len() > SOURCE_LEN_MAX {
+            return Err(format!("{} is longer than {SOURCE_LEN_MAX} bytes", self.name()));
+        }
+        std::fs::read_to_string(&self.config.source).map_err(cannot)
+    }
+
+    fn name(&self) -> String {
+        self.config.source.display().to_string()
+    }
+
+    fn shown(&self) -> String {
+        self.config.destination.display().to_string()
+    }
+
+    fn cannot(&self, what: &str, error: &std::io::Error) -> String {
+        format!("cannot {what} {}: {error}", self.shown())
+    }
+
+    fn untouched(&self) -> FileState {
+        FileState { destination: self.config.destination.clone(), last: None }
+    }
+}
+
+/// Runs what waits for the disk beside the runtime, which has one thread and a switch to make.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
