@@ -1,10 +1,11 @@
 #!/bin/sh
 # Puts what the demo and the tests need into .tools, without touching the system. What is already on
-# PATH (or named by CONSUL_BIN, REDIS_SERVER_BIN) is used as it is.
+# PATH (or named by CONSUL_BIN, REDIS_SERVER_BIN, HAPROXY_BIN and the like) is used as it is.
 #
 #   scripts/tools.sh servers    Consul and Redis
 #   scripts/tools.sh race       the same, and curl and redis-cli, which the race's peers call
-#   scripts/tools.sh tests      Consul, Redis, ip, cargo-nextest, cargo-deny and kubernetes-validate
+#   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
+#   scripts/tools.sh tests      the same, and ip, cargo-nextest, cargo-deny and kubernetes-validate
 #   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
 #   scripts/tools.sh deny       cargo-deny
 set -eu
@@ -143,6 +144,19 @@ get_servers() {
     [ -n "${REDIS_SERVER_BIN:-}" ] || get_debian redis-server redis-server
 }
 
+# Debian keeps both in usr/sbin, and calls twemproxy nutcracker.
+get_proxies() {
+    [ -n "${REDIS_CLI_BIN:-}" ] || get_debian redis-cli redis-tools
+    for name in haproxy nutcracker; do
+        [ "$name" = haproxy ] && named=${HAPROXY_BIN:-} || named=${NUTCRACKER_BIN:-}
+        [ -n "$named" ] && continue
+        has "$name" && continue
+        get_debian "$name" "$name"
+        mkdir -p "$root/usr/bin"
+        [ -e "$root/usr/bin/$name" ] || ln -s "../sbin/$name" "$root/usr/bin/$name"
+    done
+}
+
 case "${1:-}" in
 servers) get_servers ;;
 race)
@@ -150,8 +164,13 @@ race)
     get_debian redis-cli redis-tools
     get_debian curl curl
     ;;
+proxies)
+    get_servers
+    get_proxies
+    ;;
 tests)
     get_servers
+    get_proxies
     get_ip
     get_crate cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-deny "$DENY_VERSION"
@@ -162,5 +181,5 @@ valkey)
     get_valkey
     ;;
 deny) get_crate cargo-deny "$DENY_VERSION" ;;
-*) fail "unknown set of tools '${1:-}'" "one of: servers, race, tests, valkey, deny" ;;
+*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, tests, valkey, deny" ;;
 esac

@@ -52,6 +52,30 @@ pub fn ip() -> Result<Tool, LabError> {
     find("IP_BIN", "ip")
 }
 
+/// Finds HAProxy: `$HAPROXY_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn haproxy() -> Result<Tool, LabError> {
+    find("HAPROXY_BIN", "haproxy")
+}
+
+/// Finds twemproxy: `$NUTCRACKER_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn nutcracker() -> Result<Tool, LabError> {
+    find("NUTCRACKER_BIN", "nutcracker")
+}
+
+/// Finds redis-cli: `$REDIS_CLI_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn redis_cli() -> Result<Tool, LabError> {
+    find("REDIS_CLI_BIN", "redis-cli")
+}
+
 fn find(variable: &str, name: &str) -> Result<Tool, LabError> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);

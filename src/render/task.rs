@@ -31,7 +31,7 @@ use crate::exit::{Code, Failure};
 use crate::retry::Retry;
 
 /// Changes that come within this long of the first one are rendered together.
-const JOIN: Duration = Duration::from_millis(20);
+const JOIN: Duration = Duration::from_millis(5);
 /// Pause before what failed is tried again: the first and the longest one.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Largest template, in bytes.

@@ -21,6 +21,7 @@ mod logins;
 mod maintenance;
 mod node_mode;
 mod plain_hosts;
+mod proxies;
 mod render;
 mod sentinels;
 mod support;
