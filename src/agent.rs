@@ -148,7 +148,9 @@ impl Agent {
                 sentinels: commands.clone(),
                 inputs: receiver,
                 own_inputs: inputs,
-                shown: http.as_mut().map(|http| http.show(&group.policy.group)),
+                shown: http.as_mut().map(|http| {
+                    http.show(&group.policy.group, group.policy.local.iter().cloned().collect())
+                }),
             };
             supervisor.spawn("a group's loop", task.run(stop.clone()));
         }

@@ -255,7 +255,7 @@ pub struct Common {
         default_missing_value = "true"
     )]
     pub handover: Option<bool>,
-    /// Answer /metrics, /healthz and /readyz by HTTP here
+    /// Answer /metrics, /primary, /replica, /health, /healthz and /readyz by HTTP here
     #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN", value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
     /// File with the bearer token that every HTTP request must carry

@@ -21,6 +21,7 @@ use crate::core::address::Address;
 use crate::core::group::{GroupLoop, Input, Outcome, Output, Weight};
 use crate::core::observed::{InstanceAnswer, Reading};
 use crate::core::status::GroupStatus;
+use crate::core::time::Mono;
 use crate::instance::{self, InstanceCommand, follow};
 use crate::sentinel::watch::SentinelCommand;
 
@@ -96,23 +97,30 @@ impl GroupTask {
             reading_store: None,
             reading_rows: None,
         };
-        let mut shown_at = None;
+        let mut shown_at = Mono::default();
+        let mut is_shown = true;
         loop {
-            // Cancel safe: channels, a timer and a token.
+            let show_at = hands.clock.instant(shown_at.plus_ms(SHOW_EVERY_MS));
+            // Cancel safe: channels, timers and a token.
             let input = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Some((address, reading)) = read.recv() => Input::Instance(address, reading),
-                Some(input) = self.inputs.recv() => input,
-                () = tokio::time::sleep_until(hands.clock.instant(machine.next_wake())) => Input::Tick,
+                Some((address, reading)) = read.recv() => Some(Input::Instance(address, reading)),
+                Some(input) = self.inputs.recv() => Some(input),
+                () = tokio::time::sleep_until(show_at), if !is_shown => None,
+                () = tokio::time::sleep_until(hands.clock.instant(machine.next_wake())) => {
+                    Some(Input::Tick)
+                }
             };
-            for output in machine.on(input, hands.clock.now()) {
+            let outputs = input.map(|input| machine.on(input, hands.clock.now()));
+            for output in outputs.into_iter().flatten() {
                 hands.carry_out(output);
             }
             if let Some(shown) = &self.shown {
                 let now = hands.clock.now();
-                if shown_at.is_none_or(|at| now.mono - at >= SHOW_EVERY_MS) {
-                    shown_at = Some(now.mono);
+                is_shown = now.mono - shown_at >= SHOW_EVERY_MS;
+                if is_shown {
+                    shown_at = now.mono;
                     shown.send_replace(Some(machine.status(now)));
                 }
             }

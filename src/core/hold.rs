@@ -61,10 +61,14 @@ pub fn holds(view: &View<'_>) -> Vec<Hold> {
 /// answered since that was noticed. One that was cut off is so until it sees again that its primary still leads:
 /// when a network heals, Sentinels answer at once, and Consul only after its servers have elected a leader anew.
 pub fn is_cut_off(view: &View<'_>) -> bool {
-    let blind = view.tally.heard < view.tally.majority() && !consul_answers(view);
     let was = view.memory.since.contains_key(&Condition::CutOff);
     let mut local = view.policy.local.iter();
-    (blind && !view.policy.local.is_empty()) || (was && local.any(|a| in_doubt(view, a)))
+    (is_blind(view) && !view.policy.local.is_empty()) || (was && local.any(|a| in_doubt(view, a)))
+}
+
+/// We see neither a majority of the known Sentinels nor Consul.
+pub fn is_blind(view: &View<'_>) -> bool {
+    view.tally.heard < view.tally.majority() && !consul_answers(view)
 }
 
 fn consul_answers(view: &View<'_>) -> bool {

@@ -11,6 +11,7 @@ pub mod election;
 pub mod fence;
 pub mod ghosts;
 pub mod group;
+pub mod health;
 pub mod hold;
 pub mod memory;
 pub mod observed;

@@ -7,7 +7,8 @@ use super::address::{Address, GroupName};
 use super::bootstrap::{NoFirst, bootstrap};
 use super::decide::renamed;
 use super::fence::{WhyLeft, fences};
-use super::observed::{DownOpinion, Observed, Reading, Role, SentinelAnswer, StoredState};
+use super::health::{is_ready, serves};
+use super::observed::{DownOpinion, Reading, Role, SentinelAnswer, StoredState};
 use super::policy::Policy;
 use super::projection::{Layout, plain_changes, project, row_changes};
 use super::record::{Change, Level, PublishedRole, Record};
@@ -153,6 +154,10 @@ pub struct InstanceStatus {
     pub address: Address,
     /// What it is published as; `None` when it has no row.
     pub published: Option<PublishedRole>,
+    /// The role it can be used in now: published, said by itself, and seen by this agent.
+    pub serves: Option<PublishedRole>,
+    /// It answers, and is ready for commands.
+    pub ready: bool,
     /// What it says it is: `primary`, or `replica of <address>`; `None` when it does not answer.
     pub says: Option<String>,
     /// Its replication offset, in bytes.
@@ -204,7 +209,7 @@ pub fn assess(view: &View<'_>, layout: &Layout) -> GroupStatus {
         level: record.filter(|r| r.writer.is_some()).map(|record| record.evidence.level),
         epoch: record.and_then(|record| record.evidence.config_epoch),
         known_sentinels: tally.known,
-        instances: instances(observed, record),
+        instances: instances(view),
         sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
         agents: store.map(|s| s.agents.iter().cloned().collect()).unwrap_or_default(),
         history: store.map(|store| store.history.clone()).unwrap_or_default(),
@@ -332,7 +337,8 @@ fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<
     None
 }
 
-fn instances(observed: &Observed, record: Option<&Record>) -> Vec<InstanceStatus> {
+fn instances(view: &View<'_>) -> Vec<InstanceStatus> {
+    let (observed, record) = (view.observed, view.record);
     let writer = record.and_then(Record::writer_address);
     let writer_answer =
         writer.and_then(|writer| observed.instances.get(writer)?.result.as_ref().ok());
@@ -354,6 +360,8 @@ fn instances(observed: &Observed, record: Option<&Record>) -> Vec<InstanceStatus
             InstanceStatus {
                 address: address.clone(),
                 published: record.and_then(|record| record.role_of(address)),
+                serves: serves(view, address),
+                ready: is_ready(view, address),
                 says: answer.map(|answer| match &answer.role {
                     Role::Primary { .. } => "primary".to_owned(),
                     Role::Replica { of, link_up: true } => format!("replica of {of}"),

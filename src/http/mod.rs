@@ -2,17 +2,18 @@
 //!
 //! It shows what the groups' loops last drew up; no request makes anybody ask Redis, Sentinel or Consul.
 
+mod health;
 mod metrics;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::{Router, serve};
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
@@ -21,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::config::HttpConfig;
-use crate::core::address::GroupName;
+use crate::core::address::{Address, GroupName};
 use crate::core::status::GroupStatus;
 use crate::exit::{Code, Failure};
 use crate::render::task::FileState;
 use crate::secret::SecretSource;
+use health::{Ask, Groups, Wanted};
 
 /// One group as it was last drawn up; `None` until its loop has begun.
 pub type Shown = watch::Receiver<Option<GroupStatus>>;
@@ -34,21 +36,21 @@ pub type Shown = watch::Receiver<Option<GroupStatus>>;
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    groups: BTreeMap<GroupName, Shown>,
+    groups: Groups,
     files: Option<watch::Receiver<Vec<FileState>>>,
     token: SecretSource,
 }
 
 /// What every request can see.
 struct Site {
-    groups: BTreeMap<GroupName, Shown>,
+    groups: Groups,
     files: Option<watch::Receiver<Vec<FileState>>>,
     token: SecretSource,
 }
 
 impl Site {
     fn statuses(&self) -> Vec<GroupStatus> {
-        self.groups.values().filter_map(|shown| shown.borrow().clone()).collect()
+        self.groups.values().filter_map(|(shown, _)| shown.borrow().clone()).collect()
     }
 
     fn files(&self) -> Vec<FileState> {
@@ -77,10 +79,14 @@ impl Server {
         self.address
     }
 
-    /// A place for what is known of a group.
-    pub fn show(&mut self, group: &GroupName) -> watch::Sender<Option<GroupStatus>> {
+    /// A place for what is known of a group; `local` are its instances of this host.
+    pub fn show(
+        &mut self,
+        group: &GroupName,
+        local: Vec<Address>,
+    ) -> watch::Sender<Option<GroupStatus>> {
         let (show, shown) = watch::channel(None);
-        self.groups.insert(group.clone(), shown);
+        self.groups.insert(group.clone(), (shown, local));
         show
     }
 
@@ -92,7 +98,12 @@ impl Server {
     /// Answers until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let site = Arc::new(Site { groups: self.groups, files: self.files, token: self.token });
-        let open = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+        let open = Router::new()
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/primary", role(Wanted::Primary))
+            .route("/replica", role(Wanted::Replica))
+            .route("/health", role(Wanted::Health));
         let closed = Router::new()
             .route("/metrics", get(show_metrics))
             .layer(from_fn_with_state(site.clone(), authorised));
@@ -139,13 +150,21 @@ async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
     let waiting: Vec<String> = site
         .groups
         .iter()
-        .filter(|(_, shown)| !shown.borrow().as_ref().is_some_and(|status| status.consul_read))
+        .filter(|(_, (shown, _))| !shown.borrow().as_ref().is_some_and(|status| status.consul_read))
         .map(|(group, _)| format!("{group}: Consul has not been read yet\n"))
         .collect();
     match waiting.as_slice() {
         [] => (StatusCode::OK, "ready\n".to_owned()),
         waiting => (StatusCode::SERVICE_UNAVAILABLE, waiting.concat()),
     }
+}
+
+/// Load balancers ask with GET, HEAD or OPTIONS.
+fn role(wanted: Wanted) -> MethodRouter<Arc<Site>> {
+    let answer = move |State(site): State<Arc<Site>>, Query(ask): Query<Ask>| async move {
+        health::answer(wanted, &ask, &site.groups)
+    };
+    get(answer).options(answer)
 }
 
 async fn show_metrics(State(site): State<Arc<Site>>) -> Response {

@@ -128,3 +128,98 @@ async fn beyond_this_machine_a_token_is_needed() {
     assert_eq!(code(Some("open sesame")).await, 401);
     assert_eq!(code(Some("another")).await, 200);
 }
+
+/// The status that a path is answered with, and the line.
+async fn asked(url: &str, path: &str) -> (u16, String) {
+    get(&format!("{url}{path}"), None).await.unwrap()
+}
+
+async fn until_asked(url: &str, path: &str, wanted: u16) -> String {
+    until(path, Duration::from_secs(20), || async {
+        let (code, line) = get(&format!("{url}{path}"), None).await?;
+        if code == wanted { Ok(line) } else { Err(LabError(format!("{code} {line}"))) }
+    })
+    .await
+    .unwrap()
+}
+
+/// Has Consul's agent ask a URL, as a check of a service.
+async fn register_check(world: &World, name: &str, url: &str) {
+    let body = serde_json::json!({
+        "Name": "by-check", "ID": name, "Address": "127.0.0.1", "Port": 1,
+        "Check": {"HTTP": url, "Interval": "1s", "Timeout": "1s"},
+    });
+    let client = world.consul.client().unwrap();
+    client.put("/v1/agent/service/register", &[], Some(&body)).await.unwrap();
+}
+
+async fn until_checked(world: &World, count: usize) {
+    until("the checks", Duration::from_secs(20), || async {
+        let passing = world.consul.passing("by-check").await?;
+        if passing.len() == count { Ok(()) } else { Err(LabError(format!("{passing:?}"))) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn load_balancers_are_told_the_role_and_its_generation() {
+    let mut world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    let running = agent(&world, "agent", &["--listen", "127.0.0.1:0"], &[]);
+    let url = address(&running).await;
+    let first = until_writer(&world, "redis", 20, None).await;
+    let state = until_in_sync(&world, "redis", 1).await;
+    let second = state.replicas().next().unwrap().to_string();
+    let of = |path: &str, instance: &str| format!("/{path}?instance={instance}");
+    let line = until_asked(&url, &of("primary", &first), 200).await;
+    assert_eq!(line, "role primary, generation 1\n");
+    until_asked(&url, &of("replica", &second), 200).await;
+    assert_eq!(asked(&url, &of("primary", &second)).await.0, 503);
+    assert_eq!(asked(&url, &of("replica", &first)).await.0, 503);
+    for instance in [&first, &second] {
+        assert_eq!(asked(&url, &of("health", instance)).await.0, 200);
+    }
+    assert_eq!(asked(&url, &of("health", "10.9.9.9:1")).await.0, 503, "nobody knows it");
+    // Without an instance in observer mode: whichever it may be.
+    assert_eq!(asked(&url, "/primary").await.0, 200);
+    assert_eq!(asked(&url, "/replica?instance=any&group=redis").await.0, 200);
+    // Bound to the generation.
+    let bound = format!("{}&generation=1", of("primary", &first));
+    assert_eq!(asked(&url, &bound).await.0, 200);
+    let later = format!("{}&generation=2", of("primary", &first));
+    assert_eq!(asked(&url, &later).await.0, 503);
+    // What nobody can have meant.
+    assert_eq!(asked(&url, "/primary?group=other").await.0, 404);
+    assert_eq!(asked(&url, "/primary?instance=nonsense").await.0, 400);
+    assert_eq!(asked(&url, "/primary?role=primary").await.0, 400);
+    // As a load balancer that sends OPTIONS, or HEAD.
+    let client = reqwest::Client::new();
+    for method in [reqwest::Method::OPTIONS, reqwest::Method::HEAD] {
+        let answer = client.request(method, format!("{url}/primary")).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+    }
+    // And as a check of Consul.
+    for (index, instance) in [&first, &second].into_iter().enumerate() {
+        let asked = format!("{url}{}", of("primary", instance));
+        register_check(&world, &format!("check-{index}"), &asked).await;
+    }
+    until_checked(&world, 1).await;
+
+    world.server_mut(&first).unwrap().kill();
+    until_asked(&url, &of("health", &first), 503).await;
+    assert_eq!(asked(&url, &bound).await.0, 503, "it does not answer, so it is no primary");
+    until_writer(&world, "redis", 20, Some(&first)).await;
+    let line = until_asked(&url, &of("primary", &second), 200).await;
+    assert_eq!(line, "role primary, generation 3\n");
+    assert_eq!(asked(&url, &of("replica", &second)).await.0, 503);
+    until_checked(&world, 1).await;
+
+    // Neither Consul nor a majority of the Sentinels: nobody knows who leads.
+    world.consul.kill();
+    assert_eq!(asked(&url, &of("primary", &second)).await.0, 200, "the Sentinels still say so");
+    for sentinel in &mut world.sentinels {
+        sentinel.kill();
+    }
+    until_asked(&url, &of("primary", &second), 503).await;
+    assert_eq!(asked(&url, &of("health", &second)).await.0, 200, "it is alive all the same");
+}

@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::{agent, record, run, text, until_in_sync, until_writer, world};
+use crate::support::{agent, logs, record, run, text, until_in_sync, until_writer, world};
 
 /// Keys that are written through the proxy.
 const KEYS: usize = 10_000;
@@ -465,4 +465,55 @@ async fn variables_json_and_aliases_are_read_by_those_they_are_for() {
     assert_eq!(json["redis"]["writer"]["address"], writer);
     assert_eq!(json["redis"]["replicas"][0]["address"], replica);
     assert_eq!(json["redis"]["instances"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn haproxy_asks_the_agents() {
+    let mut world = world(WorldSpec::default()).await;
+    let dir = world.dir().to_owned();
+    let ports = ports(world.address());
+    let hosts: Vec<Ipv4Addr> =
+        world.groups[0].redis.iter().map(|s| s.address.host().parse().unwrap()).collect();
+    let http = free_ports(&hosts, 1).unwrap()[0];
+    let addresses: Vec<String> =
+        world.groups[0].redis.iter().map(|server| server.address.to_string()).collect();
+    let running: Vec<Process> = addresses
+        .iter()
+        .zip(&hosts)
+        .enumerate()
+        .map(|(index, (address, host))| {
+            let config = dir.join(format!("node-{index}.toml"));
+            std::fs::write(&config, format!("[[redis]]\naddress = \"{address}\"\n")).unwrap();
+            let listen = format!("{host}:{http}");
+            let args = ["--config", config.to_str().unwrap(), "--listen", &listen];
+            agent(&world, &format!("node-{index}"), &args, &[])
+        })
+        .collect();
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let socket = dir.join("haproxy.sock").display().to_string();
+    let cfg = dir.join("haproxy.cfg");
+    let text = shipped(
+        "haproxy-httpchk.cfg",
+        &[
+            ("127.0.0.1:6380", &ports.writer),
+            ("127.0.0.1:6381", &ports.replicas),
+            ("10.0.0.1:6379", &addresses[0]),
+            ("10.0.0.2:6379", &addresses[1]),
+            ("10.0.0.3:6379", &addresses[2]),
+            ("9790", &http.to_string()),
+            ("/run/haproxy/admin.sock", &socket),
+        ],
+    );
+    std::fs::write(&cfg, text).unwrap();
+    let proxy = haproxy(&dir, &cfg);
+    until_written(&ports.writer, "one").await;
+    assert_eq!(through(&world, &first).await, "one");
+    let role = once(&ports.replicas, &["ROLE"]).await.unwrap();
+    assert!(role.starts_with("*5"), "a replica answers the other port: {role}");
+
+    let took = switch(&mut world, &ports.writer, &first).await;
+    println!("a write arrived {} ms after the new writer was published", took.as_millis());
+    assert!(took < Duration::from_secs(3), "{took:?}\n{}\n{}", proxy.log(), logs(&running));
+    end(proxy).await;
 }
