@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::ConfigError;
 use super::file::{OnNoWriter, TemplateTable};
-use super::{ConfigError, Resolver};
+use super::resolver::Resolver;
 
 /// Stands for the file in a command's arguments.
 pub const FILE_PLACEHOLDER: &str = "{}";
