@@ -53,9 +53,9 @@ fmt:
 
 race:
 	scripts/tools.sh race
-	cargo bench --bench race --bench switchover --no-run
+	cargo bench --bench race --bench switchover --bench reload --no-run
 	PATH="$$PATH:$(ROOT)/usr/bin" LD_LIBRARY_PATH="$(ROOT)/usr/lib/$$(uname -m)-linux-gnu" \
-		cargo bench --bench race --bench switchover
+		cargo bench --bench race --bench switchover --bench reload
 
 audit:
 	scripts/tools.sh deny

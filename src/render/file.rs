@@ -159,10 +159,11 @@ impl Candidate {
             keep(&at.path, &at.old(), at.dir())?;
         }
         if due {
-            File::create(at.pending())?.sync_all()?;
+            // Not flushed, nor is the directory: whoever loses power starts the program anew, and a file is either
+            // the old one or the new one.
+            File::create(at.pending())?;
         }
-        file.persist(&at.path).map_err(|error| error.error)?;
-        File::open(at.dir())?.sync_all()
+        file.persist(&at.path).map(drop).map_err(|error| error.error)
     }
 }
 

@@ -1,0 +1,164 @@
+//! How long after a switch is published does the command that reloads a proxy start?
+//!
+//! `render --watch`, beside a script that reads the key `primary` once a second, as many do. A switch is one
+//! transaction in Consul, as an agent publishes it; each contender's command writes down when it was started.
+//!
+//! `make race` runs it.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a race that cannot be run has no result")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use consul_redis::clock::wall;
+use consul_redis::consul::client::Consul;
+use consul_redis::core::record::{Record, decode, encode};
+use consul_redis::lab::LabError;
+use consul_redis::lab::process::{Life, Process};
+use consul_redis::lab::tools::Tool;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use serde_json::json;
+
+/// Switches.
+const SWITCHES: u64 = 20;
+/// Between two switches, at least: as slow as a file may be changed for long.
+const PAUSE: Duration = Duration::from_millis(2_050);
+/// What a pause differs from the last one, so that a poller is met at every moment of its second.
+const SHIFT_MS: u64 = 370;
+/// A command must start within this long, in ms.
+const REACH_MS: f64 = 50.0;
+
+fn main() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(race());
+}
+
+async fn race() {
+    let spec = WorldSpec { redis: 2, sentinels: 1, ..WorldSpec::default() };
+    let world = World::start(spec).await.expect("a world");
+    let mut record = published(&world).await;
+    let renderer = renderer(&world);
+    let poller = poller(&world);
+    let (rendered, polled) = (world.dir().join("rendered.times"), world.dir().join("polled.times"));
+    until_count(&rendered, 1).await;
+    let client = world.consul.client().expect("a client");
+    // Like the poller's, they begin with what is there.
+    let (mut by_renderer, mut by_poller) = (Vec::new(), Vec::new());
+    for switch in 1..=SWITCHES {
+        let shift = Duration::from_millis(switch * SHIFT_MS % 1_000);
+        tokio::time::sleep(PAUSE + shift).await;
+        let counts = (times(&rendered).len(), times(&polled).len());
+        let other = record.instances.iter().find(|i| Some(&i.address) != record.writer_address());
+        let other = other.expect("another instance").address.clone();
+        record.writer.as_mut().expect("a writer").address = other;
+        record.generation += 1;
+        let at = publish(&client, &record).await;
+        by_renderer.push(until_count(&rendered, counts.0 + 1).await - at);
+        by_poller.push(until_count(&polled, counts.1 + 1).await - at);
+        eprintln!("switch {switch}: {:?} {:?}", by_renderer.last(), by_poller.last());
+    }
+    drop((renderer, poller));
+    println!("From the transaction's answer to the command's start, {SWITCHES} switches:\n");
+    println!("| contender | median ms | worst ms |\n|---|---:|---:|");
+    for (label, values) in [
+        ("`consul-redis render --watch`", &by_renderer),
+        ("a script that polls every second", &by_poller),
+    ] {
+        println!("| {label} | {:.0} | {:.0} |", median(values), worst(values));
+    }
+    let held = if worst(&by_renderer) <= REACH_MS { "held" } else { "NOT held" };
+    println!("\na reload starts within {REACH_MS} ms of a switch: {held}");
+}
+
+/// A group as an agent publishes it; the agent is gone afterwards.
+async fn published(world: &World) -> Record {
+    let program = Path::new(env!("CARGO_BIN_EXE_consul-redis"));
+    let _agent = world.start_agent(program, "agent", &[], &[]).expect("an agent");
+    until("a group", Duration::from_secs(30), || async {
+        let state = world.consul.key("redis-ha/redis/state").await?;
+        let record = decode(state.unwrap_or_default().as_bytes()).map_err(LabError)?;
+        let whole = record.writer.is_some() && record.instances.len() == 2;
+        if whole { Ok(record) } else { Err(LabError::new(record.why)) }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Publishes, as one transaction; when the answer came, in ms of the wall clock.
+async fn publish(client: &Consul, record: &Record) -> f64 {
+    let set = |key: &str, value: &str| {
+        let key = format!("redis-ha/redis/{key}");
+        json!({"KV": {"Verb": "set", "Key": key, "Value": BASE64.encode(value)}})
+    };
+    let writer = record.writer_address().expect("a writer").to_string();
+    let ops = json!([set("state", &encode(record)), set("primary", &writer)]);
+    client.put("/v1/txn", &[], Some(&ops)).await.expect("published");
+    wall().as_nanosecond() as f64 / 1e6
+}
+
+fn renderer(world: &World) -> Process {
+    let dir = world.dir();
+    let (source, config) = (dir.join("source.j2"), dir.join("render.toml"));
+    std::fs::write(&source, "{{ groups.redis.writer.address }}\n").expect("a template");
+    let text = format!(
+        "[[template]]\nsource = {source:?}\ndestination = {:?}\n\
+         command = [\"sh\", \"-c\", \"date +%s%N >> rendered.times\"]\n",
+        dir.join("rendered")
+    );
+    std::fs::write(&config, text).expect("a config");
+    let tool = Tool::at(env!("CARGO_BIN_EXE_consul-redis").into());
+    let args = ["render", "--watch", "--config", config.to_str().expect("a path")];
+    start(world, "render", &tool, &args)
+}
+
+fn poller(world: &World) -> Process {
+    let script = format!(
+        "while :; do now=$(curl -s 'http://{}/v1/kv/redis-ha/redis/primary?raw'); \
+         [ \"$now\" = \"$was\" ] || date +%s%N >> polled.times; was=$now; sleep 1; done",
+        world.consul.http
+    );
+    start(world, "poller", &Tool::at("/bin/sh".into()), &["-c", &script])
+}
+
+fn start(world: &World, name: &str, tool: &Tool, args: &[&str]) -> Process {
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    Process::start(name, tool, &args, &world.agent_env(), world.dir(), Life::WithUs)
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// When the command was started, each time, in ms of the wall clock.
+fn times(path: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse::<f64>().ok()).map(|ns| ns / 1e6).collect()
+}
+
+/// Waits until the command was started so often; when it was, the last time.
+async fn until_count(path: &Path, count: usize) -> f64 {
+    until("a command", Duration::from_secs(20), || async {
+        let times = times(path);
+        match times.last() {
+            Some(last) if times.len() >= count => Ok(*last),
+            _ => Err(LabError(format!("{} of {count} in {}", times.len(), path.display()))),
+        }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn worst(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}
