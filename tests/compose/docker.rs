@@ -201,6 +201,11 @@ impl Project {
         ask(ip, 6379, command).await
     }
 
+    /// Commands on one connection; the last answer.
+    pub async fn ask_in_turn(&self, ip: &str, commands: &[&[&str]]) -> Result<Value, LabError> {
+        ask_in_turn(ip, 6379, commands).await
+    }
+
     /// `INFO replication`.
     pub async fn info(&self, ip: &str) -> Result<BTreeMap<String, String>, LabError> {
         let info = text(&self.ask(ip, &["INFO", "replication"]).await?).map_err(LabError)?;
@@ -240,11 +245,19 @@ impl Project {
 }
 
 async fn ask(ip: &str, port: u16, command: &[&str]) -> Result<Value, LabError> {
+    ask_in_turn(ip, port, &[command]).await
+}
+
+async fn ask_in_turn(ip: &str, port: u16, commands: &[&[&str]]) -> Result<Value, LabError> {
     let address = Address::new(ip, port).map_err(LabError::new)?;
     let login = LinkSettings::default();
     let failed = |error| LabError(format!("{address}: {error}"));
     let mut link = Link::open(&address, &login).await.map_err(failed)?;
-    link.call(command).await.map_err(failed)
+    let mut answer = Value::Nil;
+    for command in commands {
+        answer = link.call(command).await.map_err(failed)?;
+    }
+    Ok(answer)
 }
 
 #[track_caller]

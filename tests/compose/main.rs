@@ -124,8 +124,9 @@ impl Scenario {
         let key = format!("key-{}", self.written.len());
         let (all, wanted) = (replicas.to_string(), i64::try_from(replicas).unwrap_or(i64::MAX));
         let written = until("a write that all replicas have", PATIENCE, || async {
-            self.project.ask(primary, &["SET", &key, "kept"]).await?;
-            match self.project.ask(primary, &["WAIT", &all, "300"]).await? {
+            // WAIT is about the writes of its own connection.
+            let commands = [&["SET", &key, "kept"][..], &["WAIT", &all, "300"][..]];
+            match self.project.ask_in_turn(primary, &commands).await? {
                 Value::Int(count) if count >= wanted => Ok(()),
                 other => Err(LabError(format!("{other:?}"))),
             }
