@@ -338,28 +338,34 @@ impl Follower {
         Ok(self.link.insert(link))
     }
 
-    async fn probe(&mut self) -> Reading<InstanceAnswer> {
-        let clock = self.clock;
-        let mut asked = clock.now().mono;
+    /// Does something on the connection. One that failed to answer would answer the next question with this one's.
+    async fn on_link<T>(
+        &mut self,
+        act: impl AsyncFnOnce(&mut Link) -> Result<T, LinkError>,
+    ) -> Result<T, LinkError> {
         let result = match self.link().await {
-            Ok(link) => {
-                asked = clock.now().mono;
-                probe(link).await
-            }
+            Ok(link) => act(link).await,
             Err(error) => Err(error),
         };
         if result.is_err() {
-            // A connection that failed to answer would answer the next question with this one's.
             self.link = None;
         }
+        result
+    }
+
+    async fn probe(&mut self) -> Reading<InstanceAnswer> {
+        let clock = self.clock;
+        let mut asked = clock.now().mono;
+        let ask = async |link: &mut Link| {
+            asked = clock.now().mono;
+            probe(link).await
+        };
+        let result = self.on_link(ask).await;
         Reading { asked, answered: clock.now().mono, result: result.map_err(|e| e.to_string()) }
     }
 
     async fn fence(&mut self, wanted: &Fence) {
-        let result = match self.link().await {
-            Ok(link) => fence(link, wanted).await,
-            Err(error) => Err(error),
-        };
+        let result = self.on_link(async |link: &mut Link| fence(link, wanted).await).await;
         let what = match wanted.kind {
             StrayKind::Returned => "a second primary",
             StrayKind::Blank => "blank",
@@ -370,40 +376,25 @@ impl Follower {
         match result {
             Ok(true) => info!("{instance} was {what}; it is a replica of {follow} now"),
             Ok(false) => debug!(%instance, "no stray primary any more"),
-            Err(error) => {
-                self.link = None;
-                warn!(%instance, %error, "cannot make it a replica of {follow}");
-            }
+            Err(error) => warn!(%instance, %error, "cannot make it a replica of {follow}"),
         }
     }
 
     async fn promote(&mut self, wanted: &Promote) {
-        let result = match self.link().await {
-            Ok(link) => promote(link, wanted).await,
-            Err(error) => Err(error),
-        };
+        let result = self.on_link(async |link: &mut Link| promote(link, wanted).await).await;
         let instance = &wanted.instance;
         match result {
             Ok(true) => info!("{instance} was a replica of nobody; it is a primary now"),
             Ok(false) => debug!(%instance, "not what it was any more"),
-            Err(error) => {
-                self.link = None;
-                warn!(%instance, %error, "cannot make it a primary");
-            }
+            Err(error) => warn!(%instance, %error, "cannot make it a primary"),
         }
     }
 
     async fn hold(&mut self, for_ms: u64) {
-        let result = match self.link().await {
-            Ok(link) => hold(link, for_ms).await,
-            Err(error) => Err(error),
-        };
+        let result = self.on_link(async |link: &mut Link| hold(link, for_ms).await).await;
         match result {
             Ok(()) => debug!(instance = %self.address, for_ms, "writes held"),
-            Err(error) => {
-                self.link = None;
-                warn!(instance = %self.address, %error, "cannot hold writes");
-            }
+            Err(error) => warn!(instance = %self.address, %error, "cannot hold writes"),
         }
     }
 }

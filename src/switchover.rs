@@ -40,7 +40,7 @@ const PRIORITY_MAX: Duration = Duration::from_secs(15);
 /// Pause between two questions.
 const STEP: Duration = Duration::from_millis(5);
 /// The priority of the one that is asked for: below every other in use.
-const FIRST_PRIORITY: &str = "1";
+const FIRST_PRIORITY: u64 = 1;
 
 /// One step of a move.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +185,8 @@ impl Mover<'_> {
         let answer = self.instance(to, &["CONFIG", "GET", PRIORITY]).await?;
         let row = list(&answer).map_err(|error| failed(to, &error))?;
         let before = row.get(1).map(text).and_then(Result::ok).unwrap_or_else(|| "100".to_owned());
-        self.instance(to, &["CONFIG", "SET", PRIORITY, FIRST_PRIORITY]).await?;
+        let first = FIRST_PRIORITY.to_string();
+        self.instance(to, &["CONFIG", "SET", PRIORITY, &first]).await?;
         let wait = format!("until {sentinel} has read the new priority of {to} (up to 10 s)");
         self.note("waiting", wait);
         let group = &self.group.policy.group;
@@ -197,7 +198,9 @@ impl Mover<'_> {
             let known =
                 query::ask(&mut link, &id, group).await.map_err(|e| failed(sentinel, &e))?;
             let mut replicas = known.group.iter().flat_map(|group| &group.replicas);
-            if replicas.any(|replica| &replica.address == to && replica.priority == Some(1)) {
+            if replicas
+                .any(|replica| &replica.address == to && replica.priority == Some(FIRST_PRIORITY))
+            {
                 return Ok(before);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -8,7 +8,7 @@ use super::action::{Action, Promote, Purpose, Write};
 use super::address::Address;
 use super::bootstrap::{Bootstrap, bootstrap};
 use super::fence::fences;
-use super::ghosts::forget;
+use super::ghosts::{Forget, forget};
 use super::hold::holds;
 use super::observed::{RowsAnswer, StoreAnswer, StoredState};
 use super::policy::{FENCE_AGAIN_MS, Policy};
@@ -50,7 +50,9 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let mut reasons: Vec<String> = renamed(view).into_iter().collect();
     let mut wanted = Vec::new();
     let mut sound = false;
-    match write(view, layout, &verdict) {
+    let forgetting = forget(view);
+    let next_to_forget = forgetting.as_ref().ok().and_then(Option::as_ref);
+    match write(view, layout, &verdict, next_to_forget) {
         Ok(Wanted::Write(write)) => wanted.push(Action::Write(write)),
         Ok(Wanted::Sound) => sound = true,
         Ok(Wanted::Nothing) => {}
@@ -69,7 +71,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     }
     reasons.extend(left_alone.iter().map(ToString::to_string));
     wanted.extend(tells(view).into_iter().map(Action::Tell));
-    reasons.extend(forget(view).err());
+    reasons.extend(forgetting.err());
     let mut actions = Vec::new();
     for action in wanted {
         match safety::veto(view, &action) {
@@ -109,7 +111,12 @@ enum Wanted {
 }
 
 /// The write that the verdict, the roster or a repair asks for.
-fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, String> {
+fn write(
+    view: &View<'_>,
+    layout: &Layout,
+    verdict: &Verdict,
+    next_to_forget: Option<&Forget>,
+) -> Result<Wanted, String> {
     let Some(store) = &view.observed.store else { return Ok(Wanted::Nothing) };
     if let StoredState::Unreadable(error) = &store.state {
         return Err(format!("{} is left alone: {error}", layout.state()));
@@ -124,7 +131,7 @@ fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, 
         ));
     }
     let record = view.record;
-    let (purpose, mut next) = match (next_record(view, verdict), record) {
+    let (mut purpose, mut next) = match (next_record(view, verdict), record) {
         (Some(next), _) => next,
         // Rows can wait until a failover is over; the switch must not lose a race against them.
         (None, Some(record)) if settled(view, record) => match renumbered(view, record, verdict) {
@@ -137,11 +144,8 @@ fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, 
     if let Some(sentinels) = addresses(view) {
         next.sentinels = sentinels;
     }
-    let mut purpose = purpose;
-    let mut forgetting = None;
     if purpose == Purpose::Roster && Some(&next) == record {
-        forgetting = forget(view).ok().flatten();
-        let Some(forget) = &forgetting else {
+        let Some(forget) = next_to_forget else {
             return Ok(repair(view, layout, store, &next).unwrap_or(Wanted::Nothing));
         };
         let number = next.reset.as_ref().map_or(0, |reset| reset.number) + 1;
@@ -159,18 +163,12 @@ fn write(view: &View<'_>, layout: &Layout, verdict: &Verdict) -> Result<Wanted, 
     let policy = view.policy;
     next.nonce = format!("{}-{}-{}", policy.agent, policy.run, view.memory.written);
     policy.agent.clone_into(&mut next.by);
+    let forget = next_to_forget.filter(|_| purpose == Purpose::Forget).cloned();
     let begins = matches!(purpose, Purpose::Publish | Purpose::Withdraw);
     let history = begins.then(|| history(store, record, &next, &view.memory.timeline));
     let ops = ops(layout, &base, store, &next, history.as_deref());
     let (base_index, record) = (store.state_index, Some(next));
-    Ok(Wanted::Write(Box::new(Write {
-        purpose,
-        base_index,
-        record,
-        history,
-        forget: forgetting,
-        ops,
-    })))
+    Ok(Wanted::Write(Box::new(Write { purpose, base_index, record, history, forget, ops })))
 }
 
 /// A group keeps the service it was first published as: a name that moved would be gone for its users.

@@ -95,10 +95,11 @@ pub fn ghosts(view: &View<'_>) -> BTreeSet<Ghost> {
 /// # Errors
 /// What speaks against it now.
 pub fn forget(view: &View<'_>) -> Result<Option<Forget>, String> {
-    let ghosts = ghosts(view);
-    let Some(first) = ghosts.first().filter(|_| view.policy.forget_ghosts) else {
+    if !view.policy.forget_ghosts {
         return Ok(None);
-    };
+    }
+    let ghosts = ghosts(view);
+    let Some(first) = ghosts.first() else { return Ok(None) };
     let wait = |why: String| format!("{first} is gone for good, and not forgotten yet: {why}");
     let writer = quiet_writer(view).map_err(wait)?;
     everybody_knows_the_living(view, writer, &ghosts).map_err(wait)?;
