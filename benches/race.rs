@@ -9,6 +9,8 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a race that cannot be run has no result")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -56,13 +58,7 @@ const CONTENDERS: [Contender; 6] = [
 ];
 
 fn main() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(race());
+    support::run(race());
 }
 
 async fn race() {

@@ -7,6 +7,8 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a race that cannot be run has no result")]
 
+mod support;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,13 +34,7 @@ const SHIFT_MS: u64 = 370;
 const REACH_MS: f64 = 50.0;
 
 fn main() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(race());
+    support::run(race());
 }
 
 async fn race() {

@@ -5,6 +5,8 @@
 
 #![expect(clippy::expect_used, reason = "a measurement that cannot be made has no result")]
 
+mod support;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,13 +31,7 @@ const AFTER: Duration = Duration::from_secs(3);
 const AFTER_BARE: Duration = Duration::from_secs(14);
 
 fn main() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    support::run(async {
         println!("| move | no write for, median ms | worst ms | two take writes for, worst ms |");
         println!("|---|---:|---:|---:|");
         for level in ["promotion", "quorum"] {

@@ -11,7 +11,7 @@ use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::text;
 use nix::sys::signal::Signal;
 
-use crate::support::{agent, logs, until_in_sync, until_writer, world};
+use crate::support::{logs, node_agents, until_in_sync, until_left_alone, until_writer, world};
 
 /// Keys that everybody has.
 const COMMON: usize = 20;
@@ -35,23 +35,6 @@ struct Stopped {
     behind: String,
 }
 
-/// An agent beside each Redis, and Sentinels found by list.
-fn node_agents(world: &World) -> Vec<Process> {
-    let servers = world.groups[0].redis.iter();
-    servers
-        .map(|server| {
-            let path = world.dir().join(format!("{}.toml", server.name()));
-            let text = format!(
-                "[[group]]\nname = \"redis\"\n\n[[redis]]\naddress = \"{}\"\n",
-                server.address
-            );
-            std::fs::write(&path, text).unwrap();
-            let args = ["--config", path.to_str().unwrap()];
-            agent(world, &format!("node-{}", server.name()), &args, &[])
-        })
-        .collect()
-}
-
 async fn write(server: &Server, prefix: &str, count: usize) {
     for number in 0..count {
         server.ask(&["SET", &format!("{prefix}-{number}"), "1"]).await.unwrap();
@@ -71,7 +54,7 @@ async fn until_keys(server: &Server, wanted: usize) {
 /// Writes, leaves one replica behind, and stops everything at once.
 async fn stop_everything(kept: Kept) -> Stopped {
     let mut world = world(WorldSpec::default()).await;
-    let agents = node_agents(&world);
+    let agents = node_agents(&world, "");
     let primary = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
     let mut names = world.groups[0].redis.iter().map(|server| server.address.to_string());
@@ -183,7 +166,7 @@ async fn all_return(kept: Kept, order: fn(&Stopped) -> [String; 3], sentinels_fi
     if !sentinels_first {
         stopped.start_sentinels().await;
     }
-    let agents = node_agents(&stopped.world);
+    let agents = node_agents(&stopped.world, "");
     let primary = stopped.primary.clone();
     stopped.until_led_by(&primary, &agents).await;
 }
@@ -206,7 +189,7 @@ async fn without_the_primary(kept: Kept) {
     let mut stopped = stop_everything(kept).await;
     let (behind, full) = (stopped.behind.clone(), stopped.full.clone());
     stopped.start_sentinels().await;
-    let agents = node_agents(&stopped.world);
+    let agents = node_agents(&stopped.world, "");
     stopped.start_redis(&behind).await;
     stopped.start_redis(&full).await;
     let primary = stopped.primary.clone();
@@ -230,19 +213,12 @@ async fn one_with_data_is_not_made_a_replica_of_an_empty_primary_that_was_first(
     stopped.lose_data(&primary);
     stopped.forget_primary(&full);
     stopped.start_sentinels().await;
-    let agents = node_agents(&stopped.world);
+    let agents = node_agents(&stopped.world, "");
     stopped.start_redis(&primary).await;
     stopped.start_redis(&full).await;
     let keys = COMMON + MORE;
     let said = format!("{full} holds {keys} keys and the writer {primary} none");
-    until("the agents say why they leave it alone", Duration::from_secs(20), || async {
-        let log = logs(&agents);
-        if log.contains(&said) { Ok(()) } else { Err(LabError(log)) }
-    })
-    .await
-    .unwrap();
-    let done = format!("{full} was ");
-    assert!(!logs(&agents).contains(&done), "{}", logs(&agents));
+    until_left_alone(&agents, &full, 20, &said).await;
 }
 
 /// What `docs/guarantees.md` advises: an empty primary that starts as a replica empties nobody, and Sentinels put
@@ -254,7 +230,7 @@ async fn an_empty_primary_that_starts_as_a_replica_leads_nobody() {
     stopped.lose_data(&primary);
     stopped.follow(&primary, &full);
     stopped.start_sentinels().await;
-    let agents = node_agents(&stopped.world);
+    let agents = node_agents(&stopped.world, "");
     for address in [primary, full.clone(), stopped.behind.clone()] {
         stopped.start_redis(&address).await;
     }

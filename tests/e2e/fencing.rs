@@ -16,7 +16,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::{agents, logs, run, text, until_in_sync, until_record, until_writer, world};
+use crate::support::{
+    agents, logs, run, text, until_in_sync, until_left_alone, until_record, until_writer, world,
+};
 
 /// Sentinel leaves a stray primary alone for 8 s at least (`docs/facts/sentinel.md` 4.1).
 const SENTINEL_WAITS: Duration = Duration::from_secs(8);
@@ -178,14 +180,7 @@ async fn foreign_data_is_refused_with_a_reason() {
     std::fs::write(&config, own.collect::<Vec<_>>().join("\n")).unwrap();
     world.server_mut(&reused.to_string()).unwrap().restart().await.unwrap();
     let said = format!("{reused} is a primary with 1 keys of an unrelated history");
-    until("the agents say why they leave it alone", Duration::from_secs(8), || async {
-        let log = logs(&agents);
-        if log.contains(&said) { Ok(()) } else { Err(LabError(log)) }
-    })
-    .await
-    .unwrap();
-    let done = format!("{reused} was ");
-    assert!(!logs(&agents).contains(&done), "{}", logs(&agents));
+    until_left_alone(&agents, &reused.to_string(), 8, &said).await;
 }
 
 /// A client that never let go writes to it within a millisecond of its return, so it is not blank for long.

@@ -3,28 +3,12 @@
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
-use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
-use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::lab::world::WorldSpec;
 
-use crate::support::{agent, logs, run, text, until_in_sync, until_named, until_writer, world};
-
-/// An agent beside each Redis.
-fn node_agents(world: &World, more: &str) -> Vec<Process> {
-    let servers = world.groups[0].redis.iter();
-    servers
-        .map(|server| {
-            let path = world.dir().join(format!("{}.toml", server.name()));
-            let text = format!(
-                "[[group]]\nname = \"redis\"\n{more}\n[[redis]]\naddress = \"{}\"\n",
-                server.address
-            );
-            std::fs::write(&path, text).unwrap();
-            let args = ["--config", path.to_str().unwrap()];
-            agent(world, &format!("node-{}", server.name()), &args, &[])
-        })
-        .collect()
-}
+use crate::support::{
+    logs, node_agents, run, text, until_in_sync, until_named, until_writer, world,
+};
 
 #[tokio::test]
 async fn blank_instances_and_sentinels_that_know_nothing_become_a_group() {

@@ -31,6 +31,47 @@ pub fn agent(world: &World, name: &str, args: &[&str], env: &[(&str, &str)]) -> 
     world.start_agent(program(), name, args, env).expect("an agent")
 }
 
+/// An agent beside each Redis of the first group, with more settings for the group.
+pub fn node_agents(world: &World, more: &str) -> Vec<Process> {
+    let servers = world.groups[0].redis.iter();
+    servers
+        .map(|server| {
+            let path = world.dir().join(format!("{}.toml", server.name()));
+            let text = format!(
+                "[[group]]\nname = \"redis\"\n{more}\n[[redis]]\naddress = \"{}\"\n",
+                server.address
+            );
+            std::fs::write(&path, text).unwrap();
+            let args = ["--config", path.to_str().unwrap()];
+            agent(world, &format!("node-{}", server.name()), &args, &[])
+        })
+        .collect()
+}
+
+/// Waits until the agents say why they leave an instance alone; and they do.
+#[track_caller]
+pub fn until_left_alone<'a>(
+    agents: &'a [Process],
+    instance: &'a str,
+    seconds: u64,
+    said: &'a str,
+) -> impl Future<Output = ()> + 'a {
+    let caller = std::panic::Location::caller();
+    async move {
+        let found = until(
+            "the agents say why they leave it alone",
+            Duration::from_secs(seconds),
+            || async {
+                let log = logs(agents);
+                if log.contains(said) { Ok(()) } else { Err(LabError(log)) }
+            },
+        );
+        found.await.unwrap_or_else(|error| panic!("{error} (at {caller})"));
+        let done = format!("{instance} was ");
+        assert!(!logs(agents).contains(&done), "{} (at {caller})", logs(agents));
+    }
+}
+
 /// Runs a command in this world and waits for its end.
 pub fn run(world: &World, args: &[&str], env: &[(&str, &str)]) -> Output {
     std::process::Command::new(program())
