@@ -22,6 +22,7 @@ use crate::exit::Failure;
 use crate::group_task::{GroupTask, INPUTS_MAX};
 use crate::handover::hand_over;
 use crate::http::Server;
+use crate::meter::{GroupMeter, Meter};
 use crate::render::task::Renderer;
 use crate::retry::Retry;
 use crate::sentinel::pool::Pool;
@@ -134,8 +135,9 @@ impl Agent {
         let stop = supervisor.stop.clone();
         let (commands, _) = broadcast::channel(COMMANDS_MAX);
         let mut groups = BTreeMap::new();
+        let meter = Meter::new(self.clock, self.consul.errors());
         let mut http = match &self.config.http {
-            Some(settings) => Some(Server::bind(settings).await?),
+            Some(settings) => Some(Server::bind(settings, meter.clone()).await?),
             None => None,
         };
         for group in &self.config.groups {
@@ -151,6 +153,7 @@ impl Agent {
                 shown: http.as_mut().map(|http| {
                     http.show(&group.policy.group, group.policy.local.iter().cloned().collect())
                 }),
+                meter: GroupMeter::new(meter.clone(), group.policy.group.clone()),
             };
             supervisor.spawn("a group's loop", task.run(stop.clone()));
         }

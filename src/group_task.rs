@@ -23,6 +23,7 @@ use crate::core::observed::{InstanceAnswer, Reading};
 use crate::core::status::GroupStatus;
 use crate::core::time::Mono;
 use crate::instance::{self, InstanceCommand, follow};
+use crate::meter::GroupMeter;
 use crate::sentinel::watch::SentinelCommand;
 
 /// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
@@ -50,6 +51,8 @@ pub struct GroupTask {
     pub own_inputs: mpsc::Sender<Input>,
     /// For those who look from outside: what is known now, where somebody looks at all.
     pub shown: Option<watch::Sender<Option<GroupStatus>>>,
+    /// What it counts with.
+    pub meter: GroupMeter,
 }
 
 type InstanceReading = (Address, Reading<InstanceAnswer>);
@@ -69,6 +72,7 @@ struct Hands {
     instances: BTreeMap<Address, Instance>,
     reading_store: Option<AbortOnDropHandle<()>>,
     reading_rows: Option<AbortOnDropHandle<()>>,
+    meter: GroupMeter,
 }
 
 impl GroupTask {
@@ -96,6 +100,7 @@ impl GroupTask {
             instances: BTreeMap::new(),
             reading_store: None,
             reading_rows: None,
+            meter: self.meter,
         };
         let mut shown_at = Mono::default();
         let mut is_shown = true;
@@ -112,9 +117,15 @@ impl GroupTask {
                     Some(Input::Tick)
                 }
             };
-            let outputs = input.map(|input| machine.on(input, hands.clock.now()));
-            for output in outputs.into_iter().flatten() {
-                hands.carry_out(output);
+            if let Some(input) = input {
+                let now = hands.clock.now();
+                hands.meter.heard(&input, now.mono);
+                for output in machine.on(input, now) {
+                    hands.carry_out(output);
+                }
+                if let Some(decision) = machine.decision() {
+                    hands.meter.decided(&decision.verdict);
+                }
             }
             if let Some(shown) = &self.shown {
                 let now = hands.clock.now();
@@ -188,6 +199,7 @@ impl Hands {
                 let command = SentinelCommand::Forget(group.clone(), forget, until);
                 let _ = self.sentinels.send(command);
             }
+            Output::Published(published) => self.meter.published(&published),
             Output::Say(saying) => match saying.weight {
                 Weight::Debug => debug!("{}", saying.text),
                 Weight::Info => info!("{}", saying.text),
@@ -204,6 +216,7 @@ impl Hands {
     }
 
     fn follow(&mut self, wanted: BTreeSet<Address>) {
+        self.meter.follows(&wanted);
         self.instances.retain(|address, _| wanted.contains(address));
         for address in wanted {
             let (clock, login, readings) =
@@ -253,8 +266,10 @@ impl Hands {
     fn write(&self, id: u64, write: Write) {
         let (consul, fence) = (self.consul.clone(), self.group.layout.state());
         let inputs = self.inputs.clone();
+        let count = self.meter.writes(write.purpose);
         tokio::spawn(async move {
             let outcome: Outcome = consul.txn(&write.ops, &fence).await;
+            count(&outcome);
             let _ = inputs.send(Input::Written(id, outcome)).await;
         });
     }

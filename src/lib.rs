@@ -17,6 +17,7 @@ pub mod handover;
 pub mod http;
 pub mod instance;
 pub mod lab;
+pub mod meter;
 pub mod observe;
 pub mod redis_link;
 pub mod render;

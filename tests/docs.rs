@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use consul_redis::core::status::ProblemCode;
+use consul_redis::http::metrics::names;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
@@ -109,6 +112,29 @@ fn every_flag_is_in_the_readme() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+/// Every metric that a text speaks of: of a histogram, its name without what queries add to it.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("consul_redis_"))
+        .map(|word| {
+            let stem = ["_bucket", "_count", "_sum"].iter().find_map(|end| word.strip_suffix(end));
+            stem.unwrap_or(word).to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_metrics_are_those_of_their_document() {
+    let document = read("docs/metrics.md");
+    let names: BTreeSet<String> = names().into_iter().collect();
+    assert!(names.len() > 20, "{names:?}");
+    assert_eq!(metrics_in(&document), names);
+    for code in ProblemCode::ALL {
+        let row = format!("| `{}` | ", code.as_str());
+        assert!(document.contains(&row), "problem {} has no row", code.as_str());
+    }
+}
+
 #[test]
 fn the_exit_codes_are_those_of_the_help() {
     let readme = read("README.md");
@@ -137,6 +163,7 @@ fn every_file_that_a_document_links_to_exists() {
         "docs/guarantees.md",
         "docs/deploy.md",
         "docs/consumers.md",
+        "docs/metrics.md",
     ] {
         let text = read(document);
         let dir = Path::new(document).parent().expect("a directory");

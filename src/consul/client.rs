@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::endpoint::{ConsulAddress, ConsulEndpoint};
 use super::txn::Tenancy;
+use crate::meter::Counters;
 use crate::secret::SecretError;
 
 /// Deadline of one ordinary call. Consul itself gives up on finding a leader after 7 s
@@ -125,6 +126,7 @@ pub struct Consul {
     http: reqwest::Client,
     base: String,
     endpoint: ConsulEndpoint,
+    errors: Counters,
 }
 
 impl Consul {
@@ -164,12 +166,18 @@ impl Consul {
             builder = builder.dns_resolver(ConnectTo(host));
         }
         let http = builder.build()?;
-        Ok(Self { http, base, endpoint: endpoint.clone() })
+        Ok(Self { http, base, endpoint: endpoint.clone(), errors: Counters::default() })
     }
 
     /// Where Consul is, for messages.
     pub fn address(&self) -> String {
         self.endpoint.display()
+    }
+
+    /// Calls of this client and its clones without an answer to go by: `unreachable`, `denied`, `failed` (500 and
+    /// above, or too many requests) and `unreadable`.
+    pub fn errors(&self) -> Counters {
+        self.errors.clone()
     }
 
     /// Enterprise tenancy for objects in a transaction.
@@ -185,6 +193,21 @@ impl Consul {
     /// # Errors
     /// [`ConsulError::Unreachable`] without an answer in `timeout`, and [`ConsulError::Secret`].
     pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<Answer, ConsulError> {
+        let result = self.send(method, path, query, body, timeout).await;
+        if let Some(kind) = error_kind(&result) {
+            self.errors.get_or_create(&vec![("kind", kind.to_owned())]).inc();
+        }
+        result
+    }
+
+    async fn send(
         &self,
         method: Method,
         path: &str,
@@ -304,6 +327,21 @@ impl Answer {
             ConsulError::Unreadable { call: call.to_owned(), what: error.to_string() }
         })?;
         Ok(Indexed { index: answer.index, value })
+    }
+}
+
+/// What kind of error a call has met, if any. That there is no such key, or that a transaction was not applied, is an
+/// answer.
+fn error_kind(result: &Result<Answer, ConsulError>) -> Option<&'static str> {
+    match result {
+        Ok(answer) => match answer.status.as_u16() {
+            401 | 403 => Some("denied"),
+            429 | 500.. => Some("failed"),
+            _ => None,
+        },
+        Err(ConsulError::Unreadable { .. }) => Some("unreadable"),
+        Err(ConsulError::Secret(_) | ConsulError::Denied { .. }) => Some("denied"),
+        Err(ConsulError::Unreachable { .. } | ConsulError::Status { .. }) => Some("unreachable"),
     }
 }
 

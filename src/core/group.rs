@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::action::{Action, Promote, Purpose, Write};
-use super::address::Address;
+use super::address::{Address, ServiceName};
 use super::bootstrap::is_blank;
 use super::decide::{Decision, decide};
 use super::election::Tally;
@@ -94,6 +94,18 @@ pub enum Outcome {
     Unknown(String),
 }
 
+impl Outcome {
+    /// In one word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Committed { .. } => "committed",
+            Self::Lost => "lost",
+            Self::Refused(_) => "refused",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}
+
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
@@ -119,8 +131,27 @@ pub enum Output {
     Tell(Tell),
     /// Have a Sentinel forget those who are gone for good, unless it is later than this.
     Forget(Forget, Mono),
+    /// Another generation is in Consul.
+    Published(Published),
     /// Tell people.
     Say(Saying),
+}
+
+/// A generation that is in Consul now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Its number.
+    pub generation: u64,
+    /// The service it is published as.
+    pub service: ServiceName,
+    /// The writer; `None` when there is none.
+    pub writer: Option<Address>,
+    /// When the writer was first seen to be a primary, where this agent saw that.
+    pub promoted: Option<Mono>,
+    /// When this agent learnt that it is in Consul.
+    pub at: Mono,
+    /// This agent published it.
+    pub ours: bool,
 }
 
 /// One line for the log.
@@ -310,6 +341,9 @@ impl GroupLoop {
             } else if old.map(|old| old.generation) != Some(record.generation) {
                 out.push(say(Weight::Info, format!("{text} (published by {})", record.by)));
             }
+            if old.map(|old| old.generation) != Some(record.generation) {
+                out.push(Output::Published(self.published(record, now, false)));
+            }
         }
         self.observed.store = Some(answer);
     }
@@ -382,6 +416,9 @@ impl GroupLoop {
             return;
         };
         self.say_committed(purpose, &record, now, out);
+        if matches!(purpose, Purpose::Publish | Purpose::Withdraw) {
+            out.push(Output::Published(self.published(&record, now, true)));
+        }
         if let Some(store) = &mut self.observed.store {
             store.plain.extend(project(&record).plain);
             store.history = history.unwrap_or_else(|| std::mem::take(&mut store.history));
@@ -391,6 +428,19 @@ impl GroupLoop {
         if purpose == Purpose::Publish {
             self.memory.timeline = Timeline::default();
             self.memory.promoted = None;
+        }
+    }
+
+    fn published(&self, record: &Record, now: Now, ours: bool) -> Published {
+        let writer = record.writer_address();
+        let promoted = self.memory.promoted.as_ref().filter(|(a, _)| Some(a) == writer);
+        Published {
+            generation: record.generation,
+            service: record.service.clone(),
+            writer: writer.cloned(),
+            promoted: promoted.map(|(_, at)| *at),
+            at: now.mono,
+            ours,
         }
     }
 

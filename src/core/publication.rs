@@ -44,6 +44,19 @@ pub enum Verdict {
     Keep(KeepReason),
 }
 
+impl Verdict {
+    /// In one word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Publish { .. } => "publish",
+            Self::Withdraw(_) => "withdraw",
+            Self::Claim(_) => "claim",
+            Self::Confirm { .. } => "confirm",
+            Self::Keep(_) => "keep",
+        }
+    }
+}
+
 /// Why a writer is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublishReason {

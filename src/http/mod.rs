@@ -3,7 +3,7 @@
 //! It shows what the groups' loops last drew up; no request makes anybody ask Redis, Sentinel or Consul.
 
 mod health;
-mod metrics;
+pub mod metrics;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,6 +25,7 @@ use crate::config::HttpConfig;
 use crate::core::address::{Address, GroupName};
 use crate::core::status::GroupStatus;
 use crate::exit::{Code, Failure};
+use crate::meter::Meter;
 use crate::render::task::FileState;
 use crate::secret::SecretSource;
 use health::{Ask, Groups, Wanted};
@@ -39,6 +40,7 @@ pub struct Server {
     groups: Groups,
     files: Option<watch::Receiver<Vec<FileState>>>,
     token: SecretSource,
+    meter: Meter,
 }
 
 /// What every request can see.
@@ -46,6 +48,7 @@ struct Site {
     groups: Groups,
     files: Option<watch::Receiver<Vec<FileState>>>,
     token: SecretSource,
+    meter: Meter,
 }
 
 impl Site {
@@ -59,11 +62,11 @@ impl Site {
 }
 
 impl Server {
-    /// Listens.
+    /// Listens. What `meter` has counted is shown with the rest.
     ///
     /// # Errors
     /// A [`Failure`] with [`Code::Config`] when the address cannot be had.
-    pub async fn bind(settings: &HttpConfig) -> Result<Self, Failure> {
+    pub async fn bind(settings: &HttpConfig, meter: Meter) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
             let message = format!("cannot listen on {}: {error}", settings.listen);
             Failure::new(Code::Config, message).hint("choose another --listen, or end who has it")
@@ -71,7 +74,7 @@ impl Server {
         let listener = TcpListener::bind(settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let token = settings.token.clone();
-        Ok(Self { listener, address, groups: BTreeMap::new(), files: None, token })
+        Ok(Self { listener, address, groups: BTreeMap::new(), files: None, token, meter })
     }
 
     /// Where it listens.
@@ -97,7 +100,8 @@ impl Server {
 
     /// Answers until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let site = Arc::new(Site { groups: self.groups, files: self.files, token: self.token });
+        let Self { groups, files, token, meter, .. } = self;
+        let site = Arc::new(Site { groups, files, token, meter });
         let open = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
@@ -168,7 +172,7 @@ fn role(wanted: Wanted) -> MethodRouter<Arc<Site>> {
 }
 
 async fn show_metrics(State(site): State<Arc<Site>>) -> Response {
-    match metrics::encode(&site.statuses(), &site.files()) {
+    match metrics::encode(&site.statuses(), &site.files(), &site.meter) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()).into_response(),
     }

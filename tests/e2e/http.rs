@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use consul_redis::core::status::ProblemCode;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
@@ -58,15 +57,21 @@ async fn metrics_follow_a_failover() {
 
     until_metric(&url, "# TYPE consul_redis_replica_behind_bytes gauge").await;
     let (_, all) = get(&format!("{url}/metrics"), None).await.unwrap();
-    let readme = include_str!("../../README.md");
-    let names: Vec<&str> = all.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
-    assert_eq!(names.len(), 10, "{names:?}");
-    for name in names.iter().filter_map(|line| line.split(' ').next()) {
-        assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
+    for name in ["build_info", "replica_lag_seconds", "sentinels_answering"] {
+        assert!(all.contains(&format!("# TYPE consul_redis_{name} gauge\n")), "{name}\n{all}");
     }
-    for code in ProblemCode::ALL {
-        let code = code.as_str();
-        assert!(readme.contains(&format!("`{code}`")), "problem {code} is not in the README");
+    until_metric(&url, "consul_redis_sentinels_naming_another{group=\"redis\"} 0.0").await;
+    assert!(counted(&all, "consul_redis_decisions_total{group=\"redis\",verdict=\"keep\"}") > 1.0);
+    let published = "consul_redis_writes_total{group=\"redis\",purpose=\"publish\",outcome=";
+    let committed = format!("{published}\"committed\"}}");
+    let before = counted(&all, &committed);
+    assert!(before >= 1.0, "{all}");
+    let timed = "consul_redis_promotion_to_published_seconds_count{group=\"redis\"}";
+    assert_eq!(counted(&all, timed), 0.0, "nobody was promoted yet\n{all}");
+    for sentinel in &world.sentinels {
+        let labels = format!("{{group=\"redis\",sentinel=\"{}\"}}", sentinel.address);
+        let age = counted(&all, &format!("consul_redis_sentinel_look_age_seconds{labels}"));
+        assert!((0.0..5.0).contains(&age), "{age}\n{all}");
     }
 
     world.server_mut(&first).unwrap().kill();
@@ -75,8 +80,56 @@ async fn metrics_follow_a_failover() {
         .await;
     until_metric(&url, "consul_redis_generation{group=\"redis\"} 3.0").await;
     let (_, all) = get(&format!("{url}/metrics"), None).await.unwrap();
-    assert!(!all.contains(&first), "the old writer is gone\n{all}");
+    let writers: Vec<&str> =
+        all.lines().filter(|line| line.starts_with("consul_redis_writer{")).collect();
+    assert_eq!(writers.len(), 1, "the old writer is gone\n{all}");
+    assert_eq!(counted(&all, &committed), before + 1.0, "{all}");
+    assert_eq!(counted(&all, timed), 1.0, "{all}");
+    let taken = counted(&all, &timed.replace("_count{", "_sum{"));
+    assert!(taken < 5.0, "{taken} s from the promotion to its publication");
+    let labels = format!("{{group=\"redis\",instance=\"{first}\"}}");
+    assert!(counted(&all, &format!("consul_redis_instance_errors_total{labels}")) >= 1.0, "{all}");
+    let age = counted(&all, &format!("consul_redis_instance_look_age_seconds{labels}"));
+    assert!(age > 1.0, "it was killed before the Sentinels agreed\n{all}");
     assert!(all.ends_with("# EOF\n"), "{all}");
+}
+
+/// The value of one line; 0 when there is none.
+fn counted(all: &str, name: &str) -> f64 {
+    let value = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0.0, |value| value.parse().unwrap())
+}
+
+#[tokio::test]
+async fn silence_is_counted_and_the_last_good_look_ages() {
+    let mut world = world(WorldSpec { redis: 1, ..WorldSpec::default() }).await;
+    let running = agent(&world, "agent", &["--listen", "127.0.0.1:0"], &[]);
+    let url = address(&running).await;
+    until_metric(&url, "consul_redis_sentinels_answering{group=\"redis\"} 3.0").await;
+    world.consul.kill();
+    let silent = world.sentinels[0].address.to_string();
+    world.sentinels[0].kill();
+    let labels = format!("{{group=\"redis\",sentinel=\"{silent}\"}}");
+    let errors = [
+        "consul_redis_consul_errors_total{kind=\"unreachable\"}".to_owned(),
+        format!("consul_redis_sentinel_errors_total{labels}"),
+    ];
+    until("the errors are counted, and the ages grow", Duration::from_secs(30), || async {
+        let (_, all) = get(&format!("{url}/metrics"), None).await?;
+        let counts = errors.iter().map(|name| counted(&all, name));
+        let ages = [
+            counted(&all, "consul_redis_consul_look_age_seconds{group=\"redis\"}"),
+            counted(&all, &format!("consul_redis_sentinel_look_age_seconds{labels}")),
+        ];
+        let grown = ages.iter().all(|age| *age > 2.0);
+        if counts.into_iter().all(|count| count >= 1.0) && grown {
+            Ok(())
+        } else {
+            Err(LabError(all))
+        }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,252 @@
+//! What an agent counts and times while it runs: shown by HTTP at `/metrics`, whoever asks and however often.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::clock::Clock;
+use crate::core::action::Purpose;
+use crate::core::address::{Address, GroupName};
+use crate::core::group::{Input, Outcome, Published};
+use crate::core::observed::Reading;
+use crate::core::publication::Verdict;
+use crate::core::time::Mono;
+
+/// Names and values that tell the lines of one metric apart.
+pub type Labels = Vec<(&'static str, String)>;
+/// Something that is counted.
+pub type Counters = Family<Labels, Counter>;
+/// Something that is timed, in seconds.
+pub type Histograms = Family<Labels, Histogram, Buckets>;
+/// When something was last seen, in ms of the agent's clock; 0 is before everything.
+type Moments = Family<Labels, Gauge<u64, AtomicU64>>;
+
+/// Upper bounds of what is timed, in seconds: from what a switch takes to what nobody waits for.
+const BUCKETS_S: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Makes histograms with [`BUCKETS_S`].
+#[derive(Debug, Clone, Copy)]
+pub struct Buckets;
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(BUCKETS_S)
+    }
+}
+
+/// All of it. Clones count together.
+#[derive(Clone)]
+pub struct Meter {
+    /// The clock of [`Meter::sentinel_age`] and the like.
+    clock: Clock,
+    /// Decisions, by group and verdict.
+    pub decisions: Counters,
+    /// Transactions sent to Consul, by group, purpose and outcome.
+    pub writes: Counters,
+    /// Calls to Consul without an answer to go by, by kind.
+    pub consul_errors: Counters,
+    /// Questions that a Sentinel did not answer, by group and Sentinel.
+    pub sentinel_errors: Counters,
+    /// Questions that an instance did not answer, by group and instance.
+    pub instance_errors: Counters,
+    /// From when an instance was seen to be promoted to when it was published, by group.
+    pub promotion_to_published: Histograms,
+    consul_seen: Moments,
+    sentinels_seen: Moments,
+    instances_seen: Moments,
+}
+
+impl Meter {
+    /// Nothing has been counted yet. `consul_errors` are those of the agent's client.
+    pub fn new(clock: Clock, consul_errors: Counters) -> Self {
+        Self {
+            clock,
+            consul_errors,
+            decisions: Counters::default(),
+            writes: Counters::default(),
+            sentinel_errors: Counters::default(),
+            instance_errors: Counters::default(),
+            promotion_to_published: Histograms::new_with_constructor(Buckets),
+            consul_seen: Moments::default(),
+            sentinels_seen: Moments::default(),
+            instances_seen: Moments::default(),
+        }
+    }
+
+    /// Seconds since Consul last answered for this group, or since the start.
+    pub fn consul_age(&self, group: &GroupName) -> f64 {
+        self.age(&self.consul_seen, &of(group))
+    }
+
+    /// Seconds since this Sentinel last answered for this group, or since the start.
+    pub fn sentinel_age(&self, group: &GroupName, sentinel: &Address) -> f64 {
+        self.age(&self.sentinels_seen, &sentinel_of(group, sentinel))
+    }
+
+    /// Seconds since this instance last answered, or since the start.
+    pub fn instance_age(&self, group: &GroupName, instance: &Address) -> f64 {
+        self.age(&self.instances_seen, &instance_of(group, instance))
+    }
+
+    fn age(&self, moments: &Moments, labels: &Labels) -> f64 {
+        let seen = moments.get(labels).map_or(0, |moment| moment.get());
+        seconds(self.clock.now().mono - Mono(seen))
+    }
+}
+
+/// The labels of a group.
+pub fn of(group: &GroupName) -> Labels {
+    vec![("group", group.to_string())]
+}
+
+/// The labels of a Sentinel, asked about a group.
+pub fn sentinel_of(group: &GroupName, sentinel: &Address) -> Labels {
+    vec![("group", group.to_string()), ("sentinel", sentinel.to_string())]
+}
+
+/// The labels of a group's instance.
+pub fn instance_of(group: &GroupName, instance: &Address) -> Labels {
+    vec![("group", group.to_string()), ("instance", instance.to_string())]
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+/// The part of a [`Meter`] that one group's loop counts with.
+pub struct GroupMeter {
+    meter: Meter,
+    group: GroupName,
+    followed: BTreeSet<Address>,
+}
+
+impl GroupMeter {
+    /// For this group.
+    pub fn new(meter: Meter, group: GroupName) -> Self {
+        Self { meter, group, followed: BTreeSet::new() }
+    }
+
+    /// Something arrived.
+    pub fn heard(&self, input: &Input, now: Mono) {
+        let Meter { sentinel_errors, sentinels_seen, instance_errors, instances_seen, .. } =
+            &self.meter;
+        match input {
+            Input::Sentinel(sentinel, reading) => {
+                let labels = sentinel_of(&self.group, sentinel);
+                note(sentinel_errors, sentinels_seen, &labels, reading);
+            }
+            Input::SentinelGone(sentinel) => {
+                let labels = sentinel_of(&self.group, sentinel);
+                sentinel_errors.remove(&labels);
+                sentinels_seen.remove(&labels);
+            }
+            // One that is let go of may be answered for once more.
+            Input::Instance(instance, reading) if self.followed.contains(instance) => {
+                let labels = instance_of(&self.group, instance);
+                note(instance_errors, instances_seen, &labels, reading);
+            }
+            // When it arrived: a watch is asked for long before.
+            Input::Watched(_) | Input::Consistent(_) | Input::Rows(_) => {
+                self.meter.consul_seen.get_or_create(&of(&self.group)).set(now.0);
+            }
+            _ => {}
+        }
+    }
+
+    /// Exactly these instances are followed; the others are counted no more.
+    pub fn follows(&mut self, wanted: &BTreeSet<Address>) {
+        for gone in self.followed.difference(wanted) {
+            let labels = instance_of(&self.group, gone);
+            self.meter.instance_errors.remove(&labels);
+            self.meter.instances_seen.remove(&labels);
+        }
+        self.followed.clone_from(wanted);
+    }
+
+    /// The loop has decided.
+    pub fn decided(&self, verdict: &Verdict) {
+        let labels =
+            vec![("group", self.group.to_string()), ("verdict", verdict.as_str().to_owned())];
+        self.meter.decisions.get_or_create(&labels).inc();
+    }
+
+    /// Another generation is in Consul.
+    pub fn published(&self, published: &Published) {
+        let promoted = published.promoted.filter(|_| published.ours);
+        if let Some(promoted) = promoted {
+            let taken = seconds(published.at - promoted);
+            let histograms = &self.meter.promotion_to_published;
+            histograms.get_or_create(&of(&self.group)).observe(taken);
+        }
+    }
+
+    /// How the transactions for this purpose end, for the task that sends one.
+    pub fn writes(&self, purpose: Purpose) -> impl Fn(&Outcome) + Send + 'static {
+        let (writes, group) = (self.meter.writes.clone(), self.group.to_string());
+        move |outcome| {
+            let labels = vec![
+                ("group", group.clone()),
+                ("purpose", purpose.as_str().to_owned()),
+                ("outcome", outcome.as_str().to_owned()),
+            ];
+            writes.get_or_create(&labels).inc();
+        }
+    }
+}
+
+fn note<T>(errors: &Counters, seen: &Moments, labels: &Labels, reading: &Reading<T>) {
+    // Made in any case: what has never failed is 0, and not missing.
+    let errors = errors.get_or_create_owned(labels);
+    match &reading.result {
+        Ok(_) => {
+            seen.get_or_create(labels).set(reading.asked.0);
+        }
+        Err(_) => {
+            errors.inc();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(asked: u64, result: Result<(), &str>) -> Reading<()> {
+        let result = result.map_err(str::to_owned);
+        Reading { asked: Mono(asked), answered: Mono(asked + 1), result }
+    }
+
+    #[test]
+    fn a_failure_is_counted_and_leaves_the_last_good_look_as_it_was() {
+        let (errors, seen) = (Counters::default(), Moments::default());
+        let labels = vec![("sentinel", "10.0.0.1:26379".to_owned())];
+        note(&errors, &seen, &labels, &reading(5, Ok(())));
+        note(&errors, &seen, &labels, &reading(9, Err("no answer in time")));
+        assert_eq!(errors.get_or_create(&labels).get(), 1);
+        assert_eq!(seen.get_or_create(&labels).get(), 5);
+    }
+
+    #[test]
+    fn an_instance_that_is_let_go_of_is_counted_no_more() {
+        let meter = Meter::new(Clock::start(), Counters::default());
+        let mut group = GroupMeter::new(meter.clone(), "redis".parse().unwrap());
+        let instance: Address = "10.0.0.5:6379".parse().unwrap();
+        let labels = instance_of(&group.group, &instance);
+        let failed = || {
+            let result = Err("closed".to_owned());
+            let reading = Reading { asked: Mono(1), answered: Mono(2), result };
+            Input::Instance(instance.clone(), reading)
+        };
+        group.follows(&BTreeSet::from([instance.clone()]));
+        group.heard(&failed(), Mono(2));
+        assert!(meter.instance_errors.get(&labels).is_some());
+        group.follows(&BTreeSet::new());
+        group.heard(&failed(), Mono(3));
+        assert!(meter.instance_errors.get(&labels).is_none());
+    }
+}
