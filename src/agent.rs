@@ -17,16 +17,18 @@ use crate::core::address::GroupName;
 use crate::core::group::{Input, Outcome};
 use crate::core::projection::{NO_ADDRESS, Op, ServiceRow, node_row};
 use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
+use crate::core::status::GroupStatus;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::group_task::{GroupTask, INPUTS_MAX};
 use crate::handover::hand_over;
 use crate::http::Server;
 use crate::meter::{GroupMeter, Meter};
+use crate::name_check::{Checker, Findings};
 use crate::render::task::Renderer;
 use crate::retry::Retry;
 use crate::sentinel::pool::Pool;
-use crate::sentinel::watch::{COMMANDS_MAX, WatchSettings};
+use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand, WatchSettings};
 use crate::supervisor::Supervisor;
 
 /// News about Sentinels waiting to be published.
@@ -143,19 +145,12 @@ impl Agent {
         for group in &self.config.groups {
             let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
             groups.insert(group.policy.group.clone(), inputs.clone());
-            let task = GroupTask {
-                group: group.clone(),
-                consul: self.consul.clone(),
-                clock: self.clock,
-                sentinels: commands.clone(),
-                inputs: receiver,
-                own_inputs: inputs,
-                shown: http.as_mut().map(|http| {
-                    http.show(&group.policy.group, group.policy.local.iter().cloned().collect())
-                }),
-                meter: GroupMeter::new(meter.clone(), group.policy.group.clone()),
-            };
-            supervisor.spawn("a group's loop", task.run(stop.clone()));
+            let shown = http.as_mut().map(|http| {
+                http.show(&group.policy.group, group.policy.local.iter().cloned().collect())
+            });
+            let counted = GroupMeter::new(meter.clone(), group.policy.group.clone());
+            let ends = Ends { inputs, receiver, sentinels: commands.clone(), shown };
+            self.start_group(&mut supervisor, group, ends, counted, &look);
         }
         let (news, heard) = mpsc::channel(NEWS_MAX);
         let (monitored, monitors) = watch::channel(Monitored::new());
@@ -198,6 +193,47 @@ impl Agent {
         supervisor.run(self.handed_over(signal)).await?;
         info!("stopped; what is published stays");
         Ok(())
+    }
+
+    /// One group's loop, and beside it the question whether DNS answers what the loop published.
+    fn start_group(
+        &self,
+        supervisor: &mut Supervisor,
+        group: &GroupConfig,
+        ends: Ends,
+        meter: GroupMeter,
+        look: &watch::Receiver<u64>,
+    ) {
+        let stop = supervisor.stop.clone();
+        let (publish, published) = watch::channel(None);
+        let findings = self.config.dns.clone().map(|dns| {
+            let (findings, found) = watch::channel(Findings::new());
+            let checker = Checker {
+                group: group.policy.group.clone(),
+                dns,
+                clock: self.clock,
+                meter: meter.whole(),
+                published,
+                look: look.clone(),
+                findings,
+                inputs: ends.inputs.clone(),
+            };
+            supervisor.spawn("the check of the name", checker.run(stop.clone()));
+            found
+        });
+        let task = GroupTask {
+            group: group.clone(),
+            consul: self.consul.clone(),
+            clock: self.clock,
+            sentinels: ends.sentinels,
+            inputs: ends.receiver,
+            own_inputs: ends.inputs,
+            shown: ends.shown,
+            meter,
+            published: publish,
+            findings,
+        };
+        supervisor.spawn("a group's loop", task.run(stop));
     }
 
     /// Waits for `signal`, and then, where it is wanted, until this host's primaries have been moved away; a second
@@ -288,6 +324,14 @@ impl Agent {
         });
         redis.chain(sentinels).collect()
     }
+}
+
+/// What connects a group's loop with the rest of the agent.
+struct Ends {
+    inputs: mpsc::Sender<Input>,
+    receiver: mpsc::Receiver<Input>,
+    sentinels: broadcast::Sender<SentinelCommand>,
+    shown: Option<watch::Sender<Option<GroupStatus>>>,
 }
 
 async fn sigterm() {

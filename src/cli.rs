@@ -261,6 +261,31 @@ pub struct Common {
     /// File with the bearer token that every HTTP request must carry
     #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN_TOKEN_FILE", value_name = "FILE")]
     pub listen_token_file: Option<PathBuf>,
+    /// Consul's DNS, which is asked whether it answers what was published
+    /// [default: the host of --http-addr, port 8600, if it answers]
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_REDIS_DNS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub dns: Vec<Address>,
+    /// Consul's domain [default: consul]
+    #[arg(long, global = true, env = "CONSUL_REDIS_DNS_DOMAIN", value_name = "DOMAIN")]
+    pub dns_domain: Option<String>,
+    /// Ask DNS after each switch and every minute [default: true]
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_REDIS_DNS_CHECK",
+        value_name = "BOOL",
+        value_parser = BoolishValueParser::new(),
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub dns_check: Option<bool>,
     /// Log level or filter [default: info]
     #[arg(long, global = true, env = "CONSUL_REDIS_LOG", value_name = "LEVEL")]
     pub log: Option<String>,

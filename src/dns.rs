@@ -15,6 +15,7 @@ use hickory_resolver::proto::rr::RData;
 use thiserror::Error;
 
 use crate::core::address::Address;
+use crate::core::name_check::Answer;
 
 /// Deadline of one question to one server.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -100,6 +101,61 @@ impl Names {
         };
         Ok(found.into_iter().filter_map(service).collect())
     }
+}
+
+impl Names {
+    /// What a client is told of `name`, which is one of `domain`: A, AAAA and SRV.
+    ///
+    /// # Errors
+    /// [`DnsError::Lookup`] when the server does not answer, or answers for another domain than this one.
+    pub async fn service(&self, name: &str, domain: &str) -> Result<Answer, DnsError> {
+        let (resolver, absolute) = (self.resolver()?, absolute(name));
+        let (v4, v6, services) = tokio::join!(
+            resolver.ipv4_lookup(absolute.as_str()),
+            resolver.ipv6_lookup(absolute.as_str()),
+            resolver.srv_lookup(absolute.as_str()),
+        );
+        let mut answer = Answer::default();
+        let led_on = services.as_ref().is_ok_and(|found| !found.answers().is_empty());
+        for found in [services, v4, v6] {
+            // An instance that is known by a name: Consul does not look that up where it has no recursor.
+            let refused = matches!(
+                &found,
+                Err(NetError::Dns(hickory_resolver::net::DnsError::ResponseCode(_)))
+            );
+            if refused && led_on {
+                continue;
+            }
+            if let Err(error) = &found
+                && let Some(zone) = foreign(error, domain)
+            {
+                let reason = format!("the server answers for `{zone}`, not for `{domain}.`");
+                return Err(DnsError::Lookup { name: name.to_owned(), reason });
+            }
+            for data in records(name, found)? {
+                match data {
+                    RData::A(address) => _ = answer.ips.insert(IpAddr::V4(address.0)),
+                    RData::AAAA(address) => _ = answer.ips.insert(IpAddr::V6(address.0)),
+                    RData::SRV(service) => {
+                        answer.services.insert((service.target.to_utf8(), service.port));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(answer)
+    }
+}
+
+/// The zone in whose name a server says that there is no record, when that is not `domain`: one that passes questions on
+/// knows nothing of Consul's names.
+fn foreign(error: &NetError, domain: &str) -> Option<String> {
+    let NetError::Dns(hickory_resolver::net::DnsError::NoRecordsFound(none)) = error else {
+        return None;
+    };
+    let zone = none.soa.as_ref()?.name.to_utf8();
+    let is_ours = zone.trim_end_matches('.').eq_ignore_ascii_case(domain.trim_end_matches('.'));
+    (!is_ours).then_some(zone)
 }
 
 fn build(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {

@@ -18,12 +18,13 @@ use crate::consul::store::ReadMode;
 use crate::consul::watch::watch_group;
 use crate::core::action::Write;
 use crate::core::address::Address;
-use crate::core::group::{GroupLoop, Input, Outcome, Output, Weight};
+use crate::core::group::{GroupLoop, Input, Outcome, Output, Published, Weight};
 use crate::core::observed::{InstanceAnswer, Reading};
 use crate::core::status::GroupStatus;
 use crate::core::time::Mono;
 use crate::instance::{self, InstanceCommand, follow};
 use crate::meter::GroupMeter;
+use crate::name_check::Findings;
 use crate::sentinel::watch::SentinelCommand;
 
 /// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
@@ -53,6 +54,10 @@ pub struct GroupTask {
     pub shown: Option<watch::Sender<Option<GroupStatus>>>,
     /// What it counts with.
     pub meter: GroupMeter,
+    /// For those who ask DNS for the name: what is published.
+    pub published: watch::Sender<Option<Published>>,
+    /// What is wrong with DNS's answers, where it is asked.
+    pub findings: Option<watch::Receiver<Findings>>,
 }
 
 type InstanceReading = (Address, Reading<InstanceAnswer>);
@@ -73,6 +78,7 @@ struct Hands {
     reading_store: Option<AbortOnDropHandle<()>>,
     reading_rows: Option<AbortOnDropHandle<()>>,
     meter: GroupMeter,
+    published: watch::Sender<Option<Published>>,
 }
 
 impl GroupTask {
@@ -101,6 +107,7 @@ impl GroupTask {
             reading_store: None,
             reading_rows: None,
             meter: self.meter,
+            published: self.published,
         };
         let mut shown_at = Mono::default();
         let mut is_shown = true;
@@ -132,7 +139,10 @@ impl GroupTask {
                 is_shown = now.mono - shown_at >= SHOW_EVERY_MS;
                 if is_shown {
                     shown_at = now.mono;
-                    shown.send_replace(Some(machine.status(now)));
+                    let mut status = machine.status(now);
+                    let findings = self.findings.as_ref().map(|findings| findings.borrow().clone());
+                    status.add(findings.into_iter().flat_map(Findings::into_values));
+                    shown.send_replace(Some(status));
                 }
             }
         }
@@ -199,7 +209,10 @@ impl Hands {
                 let command = SentinelCommand::Forget(group.clone(), forget, until);
                 let _ = self.sentinels.send(command);
             }
-            Output::Published(published) => self.meter.published(&published),
+            Output::Published(published) => {
+                self.meter.published(&published);
+                self.published.send_replace(Some(*published));
+            }
             Output::Say(saying) => match saying.weight {
                 Weight::Debug => debug!("{}", saying.text),
                 Weight::Info => info!("{}", saying.text),

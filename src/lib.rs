@@ -18,6 +18,7 @@ pub mod http;
 pub mod instance;
 pub mod lab;
 pub mod meter;
+pub mod name_check;
 pub mod observe;
 pub mod redis_link;
 pub mod render;

@@ -12,8 +12,10 @@ use crate::clock::Clock;
 use crate::core::action::Purpose;
 use crate::core::address::{Address, GroupName};
 use crate::core::group::{Input, Outcome, Published};
+use crate::core::name_check::{self, Heard};
 use crate::core::observed::Reading;
 use crate::core::publication::Verdict;
+use crate::core::status::Problem;
 use crate::core::time::Mono;
 
 /// Names and values that tell the lines of one metric apart.
@@ -22,6 +24,8 @@ pub type Labels = Vec<(&'static str, String)>;
 pub type Counters = Family<Labels, Counter>;
 /// Something that is timed, in seconds.
 pub type Histograms = Family<Labels, Histogram, Buckets>;
+/// Something that goes up and down.
+pub type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 /// When something was last seen, in ms of the agent's clock; 0 is before everything.
 type Moments = Family<Labels, Gauge<u64, AtomicU64>>;
 
@@ -56,6 +60,14 @@ pub struct Meter {
     pub instance_errors: Counters,
     /// From when an instance was seen to be promoted to when it was published, by group.
     pub promotion_to_published: Histograms,
+    /// From then to when DNS answered it, by group and server.
+    pub promotion_to_dns: Histograms,
+    /// Answers of DNS servers, by group, server and how they compare with what was published.
+    pub dns_answers: Counters,
+    /// 1 while a server's answers are not what was published, by group and server.
+    pub dns_wrong: Gauges,
+    /// For how long they have not been, in seconds.
+    pub dns_stale: Gauges,
     consul_seen: Moments,
     sentinels_seen: Moments,
     instances_seen: Moments,
@@ -72,6 +84,10 @@ impl Meter {
             sentinel_errors: Counters::default(),
             instance_errors: Counters::default(),
             promotion_to_published: Histograms::new_with_constructor(Buckets),
+            promotion_to_dns: Histograms::new_with_constructor(Buckets),
+            dns_answers: Counters::default(),
+            dns_wrong: Gauges::default(),
+            dns_stale: Gauges::default(),
             consul_seen: Moments::default(),
             sentinels_seen: Moments::default(),
             instances_seen: Moments::default(),
@@ -93,6 +109,33 @@ impl Meter {
         self.age(&self.instances_seen, &instance_of(group, instance))
     }
 
+    /// A DNS server has answered for the group's name, or not; `problem` is what is wrong with that by now.
+    pub fn name_answered(
+        &self,
+        group: &GroupName,
+        server: &Address,
+        heard: &Heard,
+        problem: Option<&Problem>,
+    ) {
+        let labels = vec![("group", group.to_string()), ("server", server.to_string())];
+        for verdict in name_check::Verdict::ALL {
+            let result = [&labels[..], &[("result", verdict.as_str().to_owned())]].concat();
+            let counter = self.dns_answers.get_or_create_owned(&result);
+            counter.inc_by(u64::from(verdict == heard.verdict));
+        }
+        if let Some(ms) = heard.first_after_promotion_ms {
+            self.promotion_to_dns.get_or_create(&labels).observe(seconds(ms));
+        }
+        // Nothing is known of the answers of one that gives none.
+        if heard.verdict == name_check::Verdict::Silent {
+            self.dns_wrong.remove(&labels);
+            self.dns_stale.remove(&labels);
+            return;
+        }
+        self.dns_wrong.get_or_create(&labels).set(f64::from(u8::from(problem.is_some())));
+        self.dns_stale.get_or_create(&labels).set(seconds(heard.stale_ms));
+    }
+
     fn age(&self, moments: &Moments, labels: &Labels) -> f64 {
         let seen = moments.get(labels).map_or(0, |moment| moment.get());
         seconds(self.clock.now().mono - Mono(seen))
@@ -109,9 +152,9 @@ pub fn sentinel_of(group: &GroupName, sentinel: &Address) -> Labels {
     vec![("group", group.to_string()), ("sentinel", sentinel.to_string())]
 }
 
-/// The labels of a group's instance.
+/// The labels of a group's instance. Not `instance`, which is Prometheus's own for whom it has scraped.
 pub fn instance_of(group: &GroupName, instance: &Address) -> Labels {
-    vec![("group", group.to_string()), ("instance", instance.to_string())]
+    vec![("group", group.to_string()), ("address", instance.to_string())]
 }
 
 fn seconds(ms: u64) -> f64 {
@@ -129,6 +172,11 @@ impl GroupMeter {
     /// For this group.
     pub fn new(meter: Meter, group: GroupName) -> Self {
         Self { meter, group, followed: BTreeSet::new() }
+    }
+
+    /// All that is counted, of every group.
+    pub fn whole(&self) -> Meter {
+        self.meter.clone()
     }
 
     /// Something arrived.

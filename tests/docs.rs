@@ -42,10 +42,11 @@ fn keys(table: &str) -> BTreeSet<String> {
 }
 
 /// Every table of the config file, with what must stand before its first unknown key.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "",
     "[agent]",
     "[log]",
+    "[dns]",
     "[consul]",
     "[sentinels]",
     "[sentinels.login]",

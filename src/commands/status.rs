@@ -19,6 +19,7 @@ use crate::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStat
 use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::{Code, Failure};
+use crate::name_check;
 use crate::observe::look;
 
 /// Changes shown of the history.
@@ -40,6 +41,10 @@ pub async fn run(config: Config, args: &StatusArgs) -> Result<Code, Failure> {
         let mut status = assess(&view, &group.layout);
         let failures = seen.failures.into_iter();
         status.problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
+        if let (Some(dns), Some(record)) = (&config.dns, seen.observed.record()) {
+            let found = name_check::look(dns, &group.layout, record, &consul, &clock).await?;
+            status.add(found);
+        }
         all.push(status);
     }
     if args.json {

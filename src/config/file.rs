@@ -23,6 +23,8 @@ pub struct File {
     pub log: LogTable,
     /// What the agent answers by HTTP.
     pub http: HttpTable,
+    /// Whether DNS answers what was published.
+    pub dns: DnsTable,
     /// Where Sentinels are and how to log in to them.
     pub sentinels: SentinelsTable,
     /// How to log in to Redis instances.
@@ -81,6 +83,18 @@ pub struct HttpTable {
     pub listen: Option<Spanned<std::net::SocketAddr>>,
     /// File with the bearer token that every request must carry.
     pub token_file: Option<PathBuf>,
+}
+
+/// `[dns]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsTable {
+    /// Ask at all.
+    pub check: Option<bool>,
+    /// Whom to ask, `host:port` each.
+    pub servers: Option<Vec<Address>>,
+    /// Consul's domain.
+    pub domain: Option<String>,
 }
 
 /// `[log]`

@@ -27,6 +27,10 @@ use template::TemplateConfig;
 pub const DEFAULT_GROUP: &str = "redis";
 /// The KV prefix when none is given.
 pub const DEFAULT_PREFIX: &str = "redis-ha";
+/// Consul's domain, when nothing is said.
+pub const DEFAULT_DNS_DOMAIN: &str = "consul";
+/// Where a Consul agent answers DNS, unless it was told otherwise.
+pub const CONSUL_DNS_PORT: u16 = 8600;
 /// How often Consul checks what node mode registers, when nothing is said.
 pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -47,6 +51,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What the agent answers by HTTP, when it does.
     pub http: Option<HttpConfig>,
+    /// Whether DNS answers what was published, when it is to be asked.
+    pub dns: Option<DnsConfig>,
     /// This host's primaries are moved away before the agent stops, where that was said.
     pub handover: Option<bool>,
     /// Where Sentinels are.
@@ -129,6 +135,26 @@ pub struct HttpConfig {
     pub listen: std::net::SocketAddr,
     /// The bearer token that every request must carry.
     pub token: SecretSource,
+}
+
+/// Whom to ask whether DNS answers what was published.
+#[derive(Debug, Clone)]
+pub struct DnsConfig {
+    /// Consul agents or servers, or what passes questions on to them.
+    pub servers: Vec<Address>,
+    /// They were named; else it is the Consul that is written to, whose DNS may be elsewhere or nowhere.
+    pub named: bool,
+    /// Consul's domain.
+    pub domain: String,
+    /// What stands between `service` and the domain: the namespace and partition.
+    pub tenancy: String,
+}
+
+impl DnsConfig {
+    /// The name that clients look up for a service.
+    pub fn name(&self, service: &str) -> String {
+        format!("{service}.service.{}{}", self.tenancy, self.domain)
+    }
 }
 
 /// A login that is passed on to Sentinels.

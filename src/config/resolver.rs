@@ -14,12 +14,13 @@ use super::file::{
 };
 use super::source::Source;
 use super::{
-    Config, ConfigError, DEFAULT_CHECK_INTERVAL, DEFAULT_GROUP, DEFAULT_PREFIX, Env, GroupConfig,
-    HttpConfig, LocalRedis, LocalSentinel, SentinelAuth, auth_of,
+    CONSUL_DNS_PORT, Config, ConfigError, DEFAULT_CHECK_INTERVAL, DEFAULT_DNS_DOMAIN,
+    DEFAULT_GROUP, DEFAULT_PREFIX, DnsConfig, Env, GroupConfig, HttpConfig, LocalRedis,
+    LocalSentinel, SentinelAuth, auth_of,
 };
 use crate::cli::{Common, GroupFlag};
 use crate::consul::endpoint::{BadConsulAddress, ConsulEndpoint};
-use crate::core::address::{GroupName, NameError, ServiceName};
+use crate::core::address::{Address, GroupName, NameError, ServiceName};
 use crate::core::policy::{Policy, WantedQuorum, WantedSettings};
 use crate::core::projection::Layout;
 use crate::core::sentinel_rows;
@@ -46,6 +47,7 @@ impl Resolver<'_> {
     /// All settings, checked.
     pub fn config(self) -> Result<Config, ConfigError> {
         let consul = self.consul()?;
+        let dns = self.dns(&consul);
         let prefix = self.prefix()?;
         let instance_login = self.instance_login()?;
         let groups = self.groups(&prefix, &instance_login)?;
@@ -86,6 +88,7 @@ impl Resolver<'_> {
                 .unwrap_or_else(|| "info".to_owned()),
             log_format: self.common.log_format.or(self.file.log.format).unwrap_or(LogFormat::Text),
             http: self.http()?,
+            dns,
             handover: self.common.handover.or(self.file.agent.handover),
             sources,
             resolver: self.common.logins.resolver.or(self.file.sentinels.resolver),
@@ -116,6 +119,29 @@ impl Resolver<'_> {
         }
         let token = file.map_or(SecretSource::None, SecretSource::File);
         Ok(Some(HttpConfig { listen, token }))
+    }
+
+    /// The DNS of the Consul that is written to, unless another one is named.
+    fn dns(&self, consul: &ConsulEndpoint) -> Option<DnsConfig> {
+        let (common, table) = (self.common, &self.file.dns);
+        let check = common.dns_check.or(table.check).unwrap_or(true);
+        let in_file = || table.servers.clone().unwrap_or_default();
+        let named = if common.dns.is_empty() { in_file() } else { common.dns.clone() };
+        // One that is reached by a socket is on this machine.
+        let host = consul.host().unwrap_or_else(|| "127.0.0.1".to_owned());
+        let servers = match &named[..] {
+            [] => Address::new(&host, CONSUL_DNS_PORT).into_iter().collect(),
+            _ => named.clone(),
+        };
+        let domain = text(&common.dns_domain).or_else(|| table.domain.clone());
+        let domain = domain.unwrap_or_else(|| DEFAULT_DNS_DOMAIN.to_owned());
+        let part = |name: &Option<String>, kind: &str| {
+            name.as_ref().map(|name| format!("{name}.{kind}.")).unwrap_or_default()
+        };
+        let tenancy = part(&consul.namespace, "ns") + &part(&consul.partition, "ap");
+        let domain = domain.trim_matches('.').to_owned();
+        let config = DnsConfig { servers, named: !named.is_empty(), domain, tenancy };
+        (check && !config.servers.is_empty()).then_some(config)
     }
 
     fn consul(&self) -> Result<ConsulEndpoint, ConfigError> {

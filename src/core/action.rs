@@ -41,7 +41,7 @@ pub struct Write {
     pub base_index: u64,
     /// The record it makes, unless it only repairs what the recorded one should show.
     pub record: Option<Record>,
-    /// The history it leaves, newest first, when a generation begins.
+    /// The history it leaves, newest first, when a generation begins or is confirmed.
     pub history: Option<Vec<Change>>,
     /// The Sentinel that is made to forget once this is written.
     pub forget: Option<Forget>,

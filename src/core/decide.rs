@@ -165,7 +165,10 @@ fn write(
     policy.agent.clone_into(&mut next.by);
     let forget = next_to_forget.filter(|_| purpose == Purpose::Forget).cloned();
     let begins = matches!(purpose, Purpose::Publish | Purpose::Withdraw);
-    let history = begins.then(|| history(store, record, &next, &view.memory.timeline));
+    let history = match purpose {
+        Purpose::Confirm => confirmed(view, store, &next),
+        _ => begins.then(|| history(store, record, &next, &view.memory.timeline)),
+    };
     let ops = ops(layout, &base, store, &next, history.as_deref());
     let (base_index, record) = (store.state_index, Some(next));
     Ok(Wanted::Write(Box::new(Write { purpose, base_index, record, history, forget, ops })))
@@ -388,6 +391,20 @@ fn history(
         timeline: timeline.clone(),
     };
     std::iter::once(change).chain(store.history.iter().cloned()).take(HISTORY_LEN_MAX).collect()
+}
+
+/// The history with the moment in which a majority had followed, and the one in which DNS was seen to; `None` when it
+/// has them already.
+fn confirmed(view: &View<'_>, store: &StoreAnswer, next: &Record) -> Option<Vec<Change>> {
+    let mut history = store.history.clone();
+    let change = history.first_mut().filter(|change| change.generation == next.generation)?;
+    if change.timeline.confirmed.is_some() || change.level != Some(Level::Promotion) {
+        return None;
+    }
+    change.timeline.confirmed = Some(view.now.wall);
+    let in_dns = view.memory.in_dns.filter(|(generation, _)| *generation == next.generation);
+    change.timeline.in_dns = in_dns.map(|(_, at)| at);
+    Some(history)
 }
 
 /// The whole transaction: the fence, what changes behind it, and the history.

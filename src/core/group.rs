@@ -21,7 +21,7 @@ use super::observed::{
 use super::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
 use super::projection::{Layout, project};
 use super::publication::{KeepReason, Verdict, conditions};
-use super::record::{Level, Record, Timeline};
+use super::record::{Change, Level, Record, Timeline};
 use super::reinstate;
 use super::replicas::Roster;
 use super::sentinels::{Tell, conditions as disagreements};
@@ -70,6 +70,8 @@ pub enum Input {
     Rows(RowsAnswer),
     /// The instances registered for the group.
     Registered(BTreeSet<Address>),
+    /// DNS answers what was published with this generation.
+    SeenInDns(u64),
     /// How the write with this number ended.
     Written(u64, Outcome),
     /// Time passed.
@@ -132,13 +134,13 @@ pub enum Output {
     /// Have a Sentinel forget those who are gone for good, unless it is later than this.
     Forget(Forget, Mono),
     /// Another generation is in Consul.
-    Published(Published),
+    Published(Box<Published>),
     /// Tell people.
     Say(Saying),
 }
 
 /// A generation that is in Consul now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Published {
     /// Its number.
     pub generation: u64,
@@ -152,6 +154,8 @@ pub struct Published {
     pub at: Mono,
     /// This agent published it.
     pub ours: bool,
+    /// The changes that led to it, newest first.
+    pub history: Vec<Change>,
 }
 
 /// One line for the log.
@@ -293,6 +297,7 @@ impl GroupLoop {
             Input::Rows(answer) => self.observed.rows = Some(answer),
             Input::Registered(instances) => self.observed.registered = instances,
             Input::Written(id, outcome) => self.fold_outcome(id, outcome, now, out),
+            Input::SeenInDns(generation) => self.memory.see_in_dns(generation, now),
             Input::Tick => {}
             Input::Look => self.next_look = now.mono,
         }
@@ -342,7 +347,8 @@ impl GroupLoop {
                 out.push(say(Weight::Info, format!("{text} (published by {})", record.by)));
             }
             if old.map(|old| old.generation) != Some(record.generation) {
-                out.push(Output::Published(self.published(record, now, false)));
+                let history = answer.history.clone();
+                out.push(self.published(record, history, now, false));
             }
         }
         self.observed.store = Some(answer);
@@ -417,7 +423,8 @@ impl GroupLoop {
         };
         self.say_committed(purpose, &record, now, out);
         if matches!(purpose, Purpose::Publish | Purpose::Withdraw) {
-            out.push(Output::Published(self.published(&record, now, true)));
+            let history = history.clone().unwrap_or_default();
+            out.push(self.published(&record, history, now, true));
         }
         if let Some(store) = &mut self.observed.store {
             store.plain.extend(project(&record).plain);
@@ -431,17 +438,18 @@ impl GroupLoop {
         }
     }
 
-    fn published(&self, record: &Record, now: Now, ours: bool) -> Published {
+    fn published(&self, record: &Record, history: Vec<Change>, now: Now, ours: bool) -> Output {
         let writer = record.writer_address();
         let promoted = self.memory.promoted.as_ref().filter(|(a, _)| Some(a) == writer);
-        Published {
+        Output::Published(Box::new(Published {
             generation: record.generation,
             service: record.service.clone(),
             writer: writer.cloned(),
             promoted: promoted.map(|(_, at)| *at),
             at: now.mono,
             ours,
-        }
+            history,
+        }))
     }
 
     fn say_committed(&self, purpose: Purpose, record: &Record, now: Now, out: &mut Vec<Output>) {

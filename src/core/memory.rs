@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use super::address::Address;
 use super::observed::{Observed, Role, SentinelId};
 use super::record::{Level, Timeline};
@@ -90,6 +92,8 @@ pub struct Memory {
     pub told: BTreeMap<Address, Mono>,
     /// The number of the last `SENTINEL RESET` in the record, and when it was first seen.
     pub reset: Option<(u64, Mono)>,
+    /// The generation that DNS was last seen to answer, and when.
+    pub in_dns: Option<(u64, Timestamp)>,
     /// How many records this agent has written: the changing part of its nonces.
     pub written: u64,
 }
@@ -106,6 +110,13 @@ impl Memory {
         let reset = store.record().and_then(|record| record.reset.as_ref()).map(|r| r.number);
         if self.reset.map(|(number, _)| number) != reset {
             self.reset = reset.map(|number| (number, now.mono));
+        }
+    }
+
+    /// DNS answers what was published with this generation: the first time counts.
+    pub fn see_in_dns(&mut self, generation: u64, now: Now) {
+        if self.in_dns.is_none_or(|(seen, _)| seen < generation) {
+            self.in_dns = Some((generation, now.wall));
         }
     }
 

@@ -14,6 +14,7 @@ pub mod group;
 pub mod health;
 pub mod hold;
 pub mod memory;
+pub mod name_check;
 pub mod observed;
 pub mod policy;
 pub mod projection;

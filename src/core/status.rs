@@ -55,6 +55,14 @@ pub struct GroupStatus {
     pub history: Vec<Change>,
 }
 
+impl GroupStatus {
+    /// Adds what was found wrong elsewhere.
+    pub fn add(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        self.problems.extend(problems);
+        self.healthy = self.problems.is_empty();
+    }
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -98,11 +106,15 @@ pub enum ProblemCode {
     NoMajority,
     /// Sentinels could not be looked for.
     SentinelsNotFound,
+    /// Consul's DNS answers something else than what was published.
+    DnsWrong,
+    /// A DNS server that is to be asked does not answer.
+    DnsSilent,
 }
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::StateUnreadable,
         Self::NothingPublished,
         Self::NoFirstPrimary,
@@ -118,6 +130,8 @@ impl ProblemCode {
         Self::Maintenance,
         Self::NoMajority,
         Self::SentinelsNotFound,
+        Self::DnsWrong,
+        Self::DnsSilent,
     ];
 
     /// As it stands in JSON and in metrics.
@@ -138,6 +152,8 @@ impl ProblemCode {
             Self::Maintenance => "maintenance",
             Self::NoMajority => "no-majority",
             Self::SentinelsNotFound => "sentinels-not-found",
+            Self::DnsWrong => "dns-wrong",
+            Self::DnsSilent => "dns-silent",
         }
     }
 

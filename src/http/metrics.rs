@@ -2,17 +2,13 @@
 //!
 //! docs/metrics.md explains each of them to those who read them, and a test holds it to [`names`].
 
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::encoding::text::encode as encode_registry;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::clock::Clock;
 use crate::core::record::PublishedRole;
 use crate::core::status::{GroupStatus, ProblemCode};
-use crate::meter::{Counters, Labels, Meter, instance_of, of, sentinel_of};
+use crate::meter::{Counters, Gauges, Labels, Meter, instance_of, of, sentinel_of};
 use crate::render::task::FileState;
 
 /// What the format calls itself.
@@ -20,8 +16,6 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// What every name begins with.
 const PREFIX: &str = "consul_redis";
-
-type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 
 /// All metrics of these groups and rendered files.
 ///
@@ -116,6 +110,15 @@ impl Filling {
             "From when the new primary was seen to be one to when this agent had published it";
         let published = meter.promotion_to_published.clone();
         self.put("promotion_to_published_seconds", "", help, published);
+        let help = "From when the new primary was seen to be one to when DNS answered it";
+        self.put("promotion_to_dns_seconds", "", help, meter.promotion_to_dns.clone());
+        let help =
+            "Answers of DNS for the group's name, by how they compare with what was published";
+        self.put("dns_answers", "_total", help, meter.dns_answers.clone());
+        let help = "1 while DNS answers something else than what was published";
+        self.put("dns_wrong", "", help, meter.dns_wrong.clone());
+        let help = "How old the answer of DNS is when it is not what was published, else 0";
+        self.put("dns_stale_seconds", "", help, meter.dns_stale.clone());
     }
 }
 

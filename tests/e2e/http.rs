@@ -3,48 +3,19 @@
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
-use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 
-use crate::support::{agent, logs, run, text, until_in_sync, until_writer, world};
-
-/// Where the agent says that it answers.
-async fn address(agent: &Process) -> String {
-    until("it listens", Duration::from_secs(10), || async {
-        let log = agent.log();
-        let line = log.lines().find_map(|line| line.split("answering ").nth(1).map(str::to_owned));
-        line.ok_or(LabError(log))
-    })
-    .await
-    .unwrap()
-}
-
-async fn get(url: &str, token: Option<&str>) -> Result<(u16, String), LabError> {
-    let mut request = reqwest::Client::new().get(url);
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    let answer = request.send().await.map_err(LabError::new)?;
-    let status = answer.status().as_u16();
-    Ok((status, answer.text().await.map_err(LabError::new)?))
-}
-
-/// Waits until the metrics have this line.
-async fn until_metric(url: &str, line: &str) {
-    until(line, Duration::from_secs(30), || async {
-        let (_, text) = get(&format!("{url}/metrics"), None).await?;
-        if text.lines().any(|found| found == line) { Ok(()) } else { Err(LabError(text)) }
-    })
-    .await
-    .unwrap();
-}
+use crate::support::{
+    agent, counted, get, http_address, logs, run, text, until_in_sync, until_metric, until_writer,
+    world,
+};
 
 #[tokio::test]
 async fn metrics_follow_a_failover() {
     let mut world = world(WorldSpec::default()).await;
     let running = agent(&world, "agent", &["--listen", "127.0.0.1:0"], &[]);
-    let url = address(&running).await;
+    let url = http_address(&running).await;
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
     until_metric(&url, "consul_redis_healthy{group=\"redis\"} 1.0").await;
@@ -87,24 +58,18 @@ async fn metrics_follow_a_failover() {
     assert_eq!(counted(&all, timed), 1.0, "{all}");
     let taken = counted(&all, &timed.replace("_count{", "_sum{"));
     assert!(taken < 5.0, "{taken} s from the promotion to its publication");
-    let labels = format!("{{group=\"redis\",instance=\"{first}\"}}");
+    let labels = format!("{{group=\"redis\",address=\"{first}\"}}");
     assert!(counted(&all, &format!("consul_redis_instance_errors_total{labels}")) >= 1.0, "{all}");
     let age = counted(&all, &format!("consul_redis_instance_look_age_seconds{labels}"));
     assert!(age > 1.0, "it was killed before the Sentinels agreed\n{all}");
     assert!(all.ends_with("# EOF\n"), "{all}");
 }
 
-/// The value of one line; 0 when there is none.
-fn counted(all: &str, name: &str) -> f64 {
-    let value = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.map_or(0.0, |value| value.parse().unwrap())
-}
-
 #[tokio::test]
 async fn silence_is_counted_and_the_last_good_look_ages() {
     let mut world = world(WorldSpec { redis: 1, ..WorldSpec::default() }).await;
     let running = agent(&world, "agent", &["--listen", "127.0.0.1:0"], &[]);
-    let url = address(&running).await;
+    let url = http_address(&running).await;
     until_metric(&url, "consul_redis_sentinels_answering{group=\"redis\"} 3.0").await;
     world.consul.kill();
     let silent = world.sentinels[0].address.to_string();
@@ -150,7 +115,7 @@ async fn data_that_has_gone_different_ways_raises_its_metric() {
     );
     std::fs::write(&path, config).unwrap();
     let running = agent(&world, "node", &["--config", path.to_str().unwrap()], &[]);
-    let url = address(&running).await;
+    let url = http_address(&running).await;
     let line = "consul_redis_problem{group=\"redis\",code=\"data-diverged\"} 1.0";
     until_metric(&url, line).await;
     until_metric(&url, "consul_redis_healthy{group=\"redis\"} 0.0").await;
@@ -166,7 +131,7 @@ async fn beyond_this_machine_a_token_is_needed() {
     std::fs::write(&token, "open sesame\n").unwrap();
     let args = ["--listen", "0.0.0.0:0", "--listen-token-file", token.to_str().unwrap()];
     let running = agent(&world, "agent", &args, &[]);
-    let url = address(&running).await.replace("0.0.0.0", "127.0.0.1");
+    let url = http_address(&running).await.replace("0.0.0.0", "127.0.0.1");
     let metrics = format!("{url}/metrics");
     let code = |token: Option<&'static str>| {
         let metrics = metrics.clone();
@@ -219,7 +184,7 @@ async fn until_checked(world: &World, count: usize) {
 async fn load_balancers_are_told_the_role_and_its_generation() {
     let mut world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
     let running = agent(&world, "agent", &["--listen", "127.0.0.1:0"], &[]);
-    let url = address(&running).await;
+    let url = http_address(&running).await;
     let first = until_writer(&world, "redis", 20, None).await;
     let state = until_in_sync(&world, "redis", 1).await;
     let second = state.replicas().next().unwrap().to_string();

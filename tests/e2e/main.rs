@@ -19,6 +19,7 @@ mod hammer;
 mod http;
 mod logins;
 mod maintenance;
+mod names;
 mod node_mode;
 mod plain_hosts;
 mod proxies;

@@ -186,3 +186,41 @@ pub fn until_named<'a>(
 pub fn logs(agents: &[Process]) -> String {
     agents.iter().map(|agent| format!("--- {}\n{}\n", agent.name(), agent.log())).collect()
 }
+
+/// Where the agent says that it answers by HTTP.
+pub async fn http_address(agent: &Process) -> String {
+    until("it listens", Duration::from_secs(10), || async {
+        let log = agent.log();
+        let line = log.lines().find_map(|line| line.split("answering ").nth(1).map(str::to_owned));
+        line.ok_or(LabError(log))
+    })
+    .await
+    .unwrap()
+}
+
+/// The status and the body of what is answered to a GET.
+pub async fn get(url: &str, token: Option<&str>) -> Result<(u16, String), LabError> {
+    let mut request = reqwest::Client::new().get(url);
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let answer = request.send().await.map_err(LabError::new)?;
+    let status = answer.status().as_u16();
+    Ok((status, answer.text().await.map_err(LabError::new)?))
+}
+
+/// Waits until the metrics have this line.
+pub async fn until_metric(url: &str, line: &str) {
+    until(line, Duration::from_secs(30), || async {
+        let (_, text) = get(&format!("{url}/metrics"), None).await?;
+        if text.lines().any(|found| found == line) { Ok(()) } else { Err(LabError(text)) }
+    })
+    .await
+    .unwrap();
+}
+
+/// The value of one metric's line; 0 when there is none.
+pub fn counted(all: &str, name: &str) -> f64 {
+    let value = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0.0, |value| value.parse().unwrap())
+}

@@ -1,10 +1,10 @@
 //! Rule 3: as soon as an elected leader has chosen a replica and that replica says it is the primary,
 //! publish it; until the majority confirms it, the old answer at the old epoch does not overrule it.
 
-use consul_redis::core::action::Action;
+use consul_redis::core::action::{Action, Purpose};
 use consul_redis::core::observed::{DownOpinion, FailoverPhase};
 use consul_redis::core::publication::Verdict;
-use consul_redis::core::record::Level;
+use consul_redis::core::record::{Change, Level, Timeline};
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
 
@@ -119,6 +119,49 @@ fn the_majority_confirms_a_promotion() {
     };
     assert_eq!((evidence.level, evidence.confirmed_epoch, evidence.votes), (Level::Quorum, 2, 2));
     assert_eq!(scene.write().record.unwrap().generation, 8, "the writer is the same");
+}
+
+/// B was promoted and published as generation 8, and a majority names it now.
+fn confirmed() -> Scene {
+    let mut scene = Scene::healthy(3)
+        .promoted(B, 500)
+        .naming(&[0, 2], B, 2)
+        .instance(B, primary(2, Some(1), &[C]))
+        .instance(C, replica(2, B));
+    let change = |generation, to: &str| Change {
+        generation,
+        at: scene.view().now.wall,
+        from: None,
+        to: Some(at(to)),
+        level: Some(Level::Promotion),
+        epoch: Some(generation),
+        why: String::new(),
+        by: String::new(),
+        timeline: Timeline::default(),
+    };
+    let history = vec![change(8, B), change(7, A)];
+    scene.observed.store.as_mut().expect("a store").history = history;
+    scene
+}
+
+#[test]
+fn a_confirmation_writes_down_when_it_was_and_when_dns_was_seen_to_answer() {
+    let mut scene = confirmed();
+    let before = scene.observed.store.as_ref().unwrap().history.clone();
+    let seen = scene.view().now.wall;
+    scene.memory.in_dns = Some((8, seen));
+    let write = scene.write();
+    assert_eq!(write.purpose, Purpose::Confirm);
+    let history = write.history.unwrap();
+    let timeline = &history[0].timeline;
+    assert_eq!((timeline.confirmed, timeline.in_dns), (Some(scene.view().now.wall), Some(seen)));
+    assert_eq!(history[1..], before[1..], "what was before stays as it was");
+    // What DNS answered of another generation says nothing of this one.
+    scene.memory.in_dns = Some((7, seen));
+    assert_eq!(scene.write().history.unwrap()[0].timeline.in_dns, None);
+    // Written down once: a later confirmation at a higher epoch leaves it as it is.
+    scene.observed.store.as_mut().unwrap().history = history;
+    assert_eq!(scene.write().history, None);
 }
 
 #[test]

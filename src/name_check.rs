@@ -1,0 +1,245 @@
+//! Asks Consul's DNS for each group's name, as a client would: after each switch until it answers what was published,
+//! and every minute. [`crate::core::name_check`] compares.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::config::DnsConfig;
+use crate::consul::client::{Consul, ConsulError};
+use crate::consul::store::ReadMode;
+use crate::core::address::{Address, GroupName};
+use crate::core::group::{Input, Published};
+use crate::core::name_check::{
+    Answer, GRACE_MS, Heard, NameCheck, Verdict, compare, problem, stale,
+};
+use crate::core::projection::Layout;
+use crate::core::record::Record;
+use crate::core::status::{Problem, ProblemCode};
+use crate::dns::Names;
+use crate::meter::Meter;
+
+/// How long a server may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same of one that nobody named, for a command: it is not to be waited for.
+const UNNAMED_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause between two questions of a command that looks once.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What is wrong with the answers, by server.
+pub type Findings = BTreeMap<Address, Problem>;
+
+/// Asks for one group's name.
+pub struct Checker {
+    /// The group.
+    pub group: GroupName,
+    /// Whom to ask.
+    pub dns: DnsConfig,
+    /// The clock of what was published.
+    pub clock: Clock,
+    /// What it counts with.
+    pub meter: Meter,
+    /// What is published.
+    pub published: watch::Receiver<Option<Published>>,
+    /// Somebody wants it asked now.
+    pub look: watch::Receiver<u64>,
+    /// Where to say what is wrong.
+    pub findings: watch::Sender<Findings>,
+    /// Where to say that the name was answered as published.
+    pub inputs: tokio::sync::mpsc::Sender<Input>,
+}
+
+impl Checker {
+    /// Asks every server until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let all = self.dns.servers.iter().map(|server| self.keep_asking(server));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = futures_util::future::join_all(all) => stop.cancelled().await,
+        }
+    }
+
+    /// Asks one server, until nobody says what is published any more.
+    async fn keep_asking(&self, server: &Address) {
+        let mut published = self.published.clone();
+        let mut look = self.look.clone();
+        let mut check = NameCheck::default();
+        loop {
+            if let Some(published) = published.borrow_and_update().as_ref() {
+                check.expect(published);
+            }
+            let name = check.published().map(|p| self.dns.name(&p.service.primary()));
+            let question = async {
+                let Some(name) = &name else { return std::future::pending().await };
+                tokio::time::sleep_until(self.clock.instant(check.next_ask())).await;
+                (name, ask(server, name, &self.dns.domain).await)
+            };
+            // Cancel safe: an answer that comes after the next switch says nothing about it.
+            let (name, answer) = tokio::select! {
+                changed = published.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                Ok(()) = look.changed() => {
+                    check.look(self.clock.now().mono);
+                    continue;
+                }
+                answered = question => answered,
+            };
+            let now = self.clock.now();
+            if let Some(heard) = check.hear(server, name, &answer, now) {
+                self.tell(server, &check, &heard).await;
+            }
+        }
+    }
+
+    async fn tell(&self, server: &Address, check: &NameCheck, heard: &Heard) {
+        self.meter.name_answered(&self.group, server, heard, check.problem());
+        let switched = check.published().filter(|_| heard.first && heard.verdict == Verdict::Right);
+        if let Some(published) = switched {
+            let Published { generation, writer, .. } = published;
+            let shown = writer.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
+            match heard.first_after_promotion_ms {
+                Some(ms) => info!(
+                    "{}: DNS at {server} answers {shown}, generation {generation}, {ms} ms after promotion",
+                    self.group
+                ),
+                None => debug!(
+                    "{}: DNS at {server} answers {shown}, generation {generation}",
+                    self.group
+                ),
+            }
+            let seen = Input::SeenInDns(*generation);
+            let _ = self.inputs.send(seen).await;
+        }
+        // A server that nobody named may not be there at all.
+        let found = check.problem().filter(|problem| counts(&self.dns, problem)).cloned();
+        self.findings.send_if_modified(|findings| {
+            let before = findings.get(server).map(|problem| problem.code);
+            let after = found.as_ref().map(|problem| problem.code);
+            match &found {
+                Some(problem) if before != after => warn!("{}: {}", self.group, problem.text),
+                None if before.is_some() => {
+                    info!("{}: DNS at {server} answers what is published", self.group);
+                }
+                _ => {}
+            }
+            match found {
+                Some(problem) => findings.insert(server.clone(), problem),
+                None => findings.remove(server),
+            };
+            before != after
+        });
+    }
+}
+
+/// Silence is one only of a server that somebody named.
+fn counts(dns: &DnsConfig, problem: &Problem) -> bool {
+    dns.named || problem.code != ProblemCode::DnsSilent
+}
+
+/// Asks `server` for `name`, a name of `domain`; in words why there is no answer.
+async fn ask(server: &Address, name: &str, domain: &str) -> Result<Answer, String> {
+    let asked = async {
+        let at = socket(server).await?;
+        Names::new(Some(at)).service(name, domain).await.map_err(|error| error.to_string())
+    };
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+    answer.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+}
+
+/// A name is looked up as Consul's own is: by this machine.
+async fn socket(server: &Address) -> Result<SocketAddr, String> {
+    if let Some(ip) = server.ip() {
+        return Ok(SocketAddr::new(ip, server.port()));
+    }
+    let mut found =
+        tokio::net::lookup_host((server.host(), server.port())).await.map_err(|e| e.to_string())?;
+    found.next().ok_or_else(|| format!("{} has no address", server.host()))
+}
+
+/// Ends with the reason when nobody listens at `server`. A question alone would wait for its deadline: it is not sent
+/// from a socket that is told so.
+async fn closed(server: &Address) -> String {
+    let refused = async {
+        let at = socket(server).await.ok()?;
+        let local: SocketAddr = match at {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let probe = UdpSocket::bind(local).await.ok()?;
+        probe.connect(at).await.ok()?;
+        // No question, so that no answer is due.
+        probe.send(&[]).await.ok()?;
+        probe.recv(&mut [0; 1]).await.err()
+    };
+    match refused.await {
+        Some(error) => error.to_string(),
+        None => std::future::pending().await,
+    }
+}
+
+/// One look, for commands that look once: what is wrong, and stays so for [`GRACE_MS`] while the record stays the same.
+///
+/// # Errors
+/// [`ConsulError`] when Consul cannot be read again.
+pub async fn look(
+    dns: &DnsConfig,
+    layout: &Layout,
+    record: &Record,
+    consul: &Consul,
+    clock: &Clock,
+) -> Result<Vec<Problem>, ConsulError> {
+    let asked = dns.servers.iter().map(|server| until_right(dns, server, record, clock));
+    let wrong: Vec<_> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
+    if wrong.is_empty() {
+        return Ok(Vec::new());
+    }
+    let store = consul.group(layout, ReadMode::Consistent, clock).await?.value;
+    // Another generation was published meanwhile, and the answers may be its.
+    if store.record().is_none_or(|now| now.generation != record.generation) {
+        return Ok(Vec::new());
+    }
+    let name = dns.name(&record.service.primary());
+    let say = |(server, answer): (&Address, Result<Answer, String>)| {
+        let age = answer.as_ref().ok().and_then(|a| stale(a, &store.history, clock.now().wall));
+        problem(server, &name, &answer, record.writer_address(), age)
+    };
+    Ok(wrong.into_iter().map(say).filter(|problem| counts(dns, problem)).collect())
+}
+
+/// The last answer when none was right in time.
+async fn until_right<'a>(
+    dns: &DnsConfig,
+    server: &'a Address,
+    record: &Record,
+    clock: &Clock,
+) -> Option<(&'a Address, Result<Answer, String>)> {
+    let name = dns.name(&record.service.primary());
+    let begun = clock.now().mono;
+    loop {
+        let patience = if dns.named { ANSWER_TIMEOUT } else { UNNAMED_TIMEOUT };
+        // Cancel safe: a question that nobody waits for any more.
+        let answer = tokio::select! {
+            answer = ask(server, &name, &dns.domain) => answer,
+            why = closed(server) => Err(why),
+            () = tokio::time::sleep(patience) => Err("no answer in time".to_owned()),
+        };
+        let right = answer
+            .as_ref()
+            .is_ok_and(|answer| compare(record.writer_address(), answer) == Verdict::Right);
+        if right {
+            return None;
+        }
+        if answer.is_err() || clock.now().mono - begun >= GRACE_MS {
+            return Some((server, answer));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
