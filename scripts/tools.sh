@@ -5,7 +5,7 @@
 #   scripts/tools.sh servers    Consul and Redis
 #   scripts/tools.sh race       the same, and curl and redis-cli, which the race's peers call
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
-#   scripts/tools.sh tests      the same, and ip, cargo-nextest, cargo-deny and kubernetes-validate
+#   scripts/tools.sh tests      the same, and ip, Prometheus, cargo-nextest, cargo-deny and kubernetes-validate
 #   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
 #   scripts/tools.sh deny       cargo-deny
 set -eu
@@ -113,6 +113,11 @@ get_ip() {
     [ -e "$root/usr/bin/ip" ] || ln -s ../../bin/ip "$root/usr/bin/ip"
 }
 
+# It scrapes agents and runs the rules of contrib/; promtool comes with it.
+get_prometheus() {
+    [ -n "${PROMETHEUS_BIN:-}" ] || get_debian prometheus prometheus
+}
+
 # From PyPI: the schemas that Kubernetes publishes, and what holds a file to them.
 get_kubernetes_validate() {
     has kubernetes-validate && return
@@ -172,6 +177,7 @@ tests)
     get_servers
     get_proxies
     get_ip
+    get_prometheus
     get_crate cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-deny "$DENY_VERSION"
     get_kubernetes_validate

@@ -76,6 +76,22 @@ pub fn redis_cli() -> Result<Tool, LabError> {
     find("REDIS_CLI_BIN", "redis-cli")
 }
 
+/// Finds Prometheus: `$PROMETHEUS_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn prometheus() -> Result<Tool, LabError> {
+    find("PROMETHEUS_BIN", "prometheus")
+}
+
+/// Finds promtool, which comes with Prometheus: `$PROMTOOL_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn promtool() -> Result<Tool, LabError> {
+    find("PROMTOOL_BIN", "promtool")
+}
+
 fn find(variable: &str, name: &str) -> Result<Tool, LabError> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);

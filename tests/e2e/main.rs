@@ -22,6 +22,7 @@ mod maintenance;
 mod names;
 mod node_mode;
 mod plain_hosts;
+mod prometheus;
 mod proxies;
 mod render;
 mod sentinels;
