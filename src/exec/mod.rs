@@ -44,7 +44,7 @@ const NOTE_EVERY: Duration = Duration::from_secs(2);
 /// Pause before a failed agent is started again: the first and the longest one.
 const AGENT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long the agent may take to leave, before the server is told to stop all the same.
-const AGENT_STOP_TIMEOUT: Duration = Duration::from_secs(30);
+pub const AGENT_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Everything that is known before anything is started.
 pub struct Exec {
