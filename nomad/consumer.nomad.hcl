@@ -2,7 +2,7 @@
 #
 #   nomad job run nomad/consumer.nomad.hcl
 #
-# One that looks the name up itself needs none of this.
+# One that looks the name up itself needs none of this: docs/clients.md.
 
 # An image with redis-cli, in the place of an application.
 variable "image" {

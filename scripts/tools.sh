@@ -5,7 +5,8 @@
 #   scripts/tools.sh servers    Consul and Redis
 #   scripts/tools.sh race       the same, and curl and redis-cli, which the race's peers call
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
-#   scripts/tools.sh tests      the same, and ip, Prometheus, cargo-nextest, cargo-deny and kubernetes-validate
+#   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
+#   scripts/tools.sh tests      proxies and clients, and ip, Prometheus, cargo-nextest, cargo-deny and kubernetes-validate
 #   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
 #   scripts/tools.sh deny       cargo-deny
 set -eu
@@ -21,6 +22,9 @@ NEXTEST_VERSION=0.9
 DENY_VERSION=0.20
 # Brings the schemas of Kubernetes 1.25 to this one.
 KUBERNETES_VERSION=1.37
+# The clients of docs/clients.md. Node.js' is Debian's.
+REDIS_PY_VERSION=8.1
+DNSPYTHON_VERSION=2.9
 
 say() { echo "tools: $*"; }
 fail() {
@@ -118,30 +122,66 @@ get_prometheus() {
     [ -n "${PROMETHEUS_BIN:-}" ] || get_debian prometheus prometheus
 }
 
+# find_python: $python runs a Python that has pip.
+find_python() {
+    python=python3
+    python3 -m pip --version >/dev/null 2>&1 && return
+    # Whatever of the two is missing.
+    get_debian python-and-pip python3 python3-pip
+    packages=PYTHONPATH=$root/usr/lib/python3/dist-packages
+    if command -v python3 >/dev/null 2>&1; then
+        python="env $packages python3"
+    else
+        python="env PYTHONHOME=$root/usr $packages $root/usr/bin/python3"
+    fi
+}
+
+# get_pypi DIR PACKAGE...: into a directory of their own.
+get_pypi() {
+    target=$tools/$1
+    shift
+    say "getting $* from PyPI into .tools"
+    $python -m pip install --quiet --upgrade --disable-pip-version-check --root-user-action ignore \
+        --target "$target" "$@"
+    mkdir -p "$tools/bin"
+}
+
 # From PyPI: the schemas that Kubernetes publishes, and what holds a file to them.
 get_kubernetes_validate() {
     has kubernetes-validate && return
-    if python3 -m pip --version >/dev/null 2>&1; then
-        python="python3"
-    else
-        # Whatever of the two is missing.
-        get_debian python-and-pip python3 python3-pip
-        packages=PYTHONPATH=$root/usr/lib/python3/dist-packages
-        if command -v python3 >/dev/null 2>&1; then
-            python="env $packages python3"
-        else
-            python="env PYTHONHOME=$root/usr $packages $root/usr/bin/python3"
-        fi
-    fi
-    say "getting kubernetes-validate from PyPI into .tools"
-    $python -m pip install --quiet --upgrade --disable-pip-version-check --root-user-action ignore \
-        --target "$tools/python" "kubernetes-validate~=$KUBERNETES_VERSION"
-    mkdir -p "$tools/bin"
+    find_python
+    get_pypi python "kubernetes-validate~=$KUBERNETES_VERSION"
     cat >"$tools/bin/kubernetes-validate" <<END
 #!/bin/sh
 exec $python -c 'import sys; sys.path.insert(0, "$tools/python"); from kubernetes_validate.__main__ import main; sys.exit(main())' "\$@"
 END
     chmod +x "$tools/bin/kubernetes-validate"
+}
+
+# Python and Node.js, each with its Redis client: for the samples of docs/clients.md.
+get_clients() {
+    if ! has python-with-redis; then
+        find_python
+        get_pypi python-redis "redis~=$REDIS_PY_VERSION" "dnspython~=$DNSPYTHON_VERSION"
+        command -v python3 >/dev/null 2>&1 && python=python3 ||
+            python="env PYTHONHOME=$root/usr $root/usr/bin/python3"
+        with_library python-with-redis "PYTHONPATH=$tools/python-redis" "$python"
+    fi
+    if ! has node-with-redis; then
+        get_debian node nodejs
+        command -v node >/dev/null 2>&1 && node=node ||
+            node="env LD_LIBRARY_PATH=$root/usr/lib/$(uname -m)-linux-gnu $root/usr/bin/node"
+        modules=/usr/share/nodejs
+        [ -d $modules/redis ] || [ -d "$root$modules/redis" ] || get_debian node-redis node-redis
+        with_library node-with-redis "NODE_PATH=$root$modules:$modules" "$node"
+    fi
+}
+
+# with_library NAME SETTING PROGRAM: .tools/bin/NAME is a program that finds a library.
+with_library() {
+    mkdir -p "$tools/bin"
+    printf '#!/bin/sh\n%s exec %s "$@"\n' "$2" "$3" >"$tools/bin/$1"
+    chmod +x "$tools/bin/$1"
 }
 
 get_servers() {
@@ -173,9 +213,14 @@ proxies)
     get_servers
     get_proxies
     ;;
+clients)
+    get_servers
+    get_clients
+    ;;
 tests)
     get_servers
     get_proxies
+    get_clients
     get_ip
     get_prometheus
     get_crate cargo-nextest "$NEXTEST_VERSION"
@@ -187,5 +232,5 @@ valkey)
     get_valkey
     ;;
 deny) get_crate cargo-deny "$DENY_VERSION" ;;
-*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, tests, valkey, deny" ;;
+*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, tests, valkey, deny" ;;
 esac

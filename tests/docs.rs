@@ -165,6 +165,7 @@ fn every_file_that_a_document_links_to_exists() {
         "docs/deploy.md",
         "docs/consumers.md",
         "docs/metrics.md",
+        "docs/clients.md",
     ] {
         let text = read(document);
         let dir = Path::new(document).parent().expect("a directory");
@@ -178,6 +179,23 @@ fn every_file_that_a_document_links_to_exists() {
     for word in read("ARCHITECTURE.md").split('`').filter(|word| word.starts_with("src/")) {
         let path = root().join(word.trim_end_matches('/'));
         assert!(path.exists(), "ARCHITECTURE.md: {word}");
+    }
+}
+
+#[test]
+fn the_samples_in_the_document_are_those_that_are_run() {
+    let document = read("docs/clients.md");
+    let samples = [
+        ("python", "examples/clients/redis_py.py"),
+        ("rust", "examples/redis_rs.rs"),
+        ("js", "examples/clients/node_redis.js"),
+    ];
+    let scenarios = read("tests/e2e/clients.rs");
+    for (language, path) in samples {
+        let block = format!("```{language}\n{}```\n", read(path));
+        assert!(document.contains(&block), "{path} is not in docs/clients.md as it is");
+        let name = Path::new(path).file_stem().expect("a name").to_string_lossy();
+        assert!(scenarios.contains(&*name), "{path} is not run");
     }
 }
 
