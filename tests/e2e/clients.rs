@@ -32,6 +32,13 @@ struct Line {
     why: String,
 }
 
+impl Line {
+    /// Redis' own words; the code before them is not shown by every client.
+    fn is_refused(&self) -> bool {
+        self.why.contains("read only replica")
+    }
+}
+
 /// A running sample.
 struct Sample {
     process: Process,
@@ -178,29 +185,25 @@ async fn survives(name: &str, interpreter: PathBuf, args: &[String]) {
     world.calm().await.unwrap();
     sample.until_some_more().await;
 
-    // A replica by mistake: it answers, and takes no writes. Nobody is at 192.0.2.1 (TEST-NET-1).
+    // A replica by mistake, of nobody (TEST-NET-1; at 192.0.2.1 the agents would know their own word for it, and heal it): it answers, closes nothing, and takes no writes. Sentinels
+    // take some 20 s to call that down, and make it follow the next one, and close its connections, 8 s after that.
     let seen = sample.lines().len();
     let server = world.server(&second).unwrap();
-    server.ask(&["REPLICAOF", "192.0.2.1", "6379"]).await.unwrap();
-    let refused = |lines: &[Line]| {
-        lines
-            .iter()
-            .any(|line| line.why.contains("READONLY") || line.why.contains("read only replica"))
-    };
+    server.ask(&["REPLICAOF", "192.0.2.7", "6379"]).await.unwrap();
+    let refused = |lines: &[Line]| lines.iter().any(Line::is_refused);
     sample.until("a write is refused", seen, refused).await;
-    server.ask(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
-    until_writer(&world, "redis", 20, Some(&first)).await;
-    sample.until_some_more().await;
-    until_in_sync(&world, "redis", 2).await;
-    world.calm().await.unwrap();
-
-    // Frozen: nothing is closed, and nothing is answered. Then it thaws, as a primary.
-    let second = until_writer(&world, "redis", 20, None).await;
-    let seen = sample.lines().len();
-    world.server(&second).unwrap().signal(Signal::SIGSTOP).unwrap();
     let third = follow(&world, &sample, &second, &mut outcome).await;
     outcome.at_risk.extend(last_before_failure(&sample.lines(), seen));
-    world.server(&second).unwrap().signal(Signal::SIGCONT).unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    sample.until_some_more().await;
+
+    // Frozen: nothing is closed, and nothing is answered. Then it thaws, as a primary.
+    let seen = sample.lines().len();
+    world.server(&third).unwrap().signal(Signal::SIGSTOP).unwrap();
+    let fourth = follow(&world, &sample, &third, &mut outcome).await;
+    outcome.at_risk.extend(last_before_failure(&sample.lines(), seen));
+    world.server(&third).unwrap().signal(Signal::SIGCONT).unwrap();
     until_in_sync(&world, "redis", 2).await;
     sample.until_some_more().await;
 
@@ -210,7 +213,7 @@ async fn survives(name: &str, interpreter: PathBuf, args: &[String]) {
         let to = if line.acknowledged { &mut outcome.acknowledged } else { &mut outcome.failed };
         to.push(line.number);
     }
-    outcome.check(name, &world, &third).await;
+    outcome.check(name, &world, &fourth).await;
     assert!(!logs(&agents).contains("panicked"), "{}", logs(&agents));
 }
 
