@@ -30,6 +30,7 @@ test: check
 	scripts/tools.sh tests
 	scripts/tools.sh valkey
 	cargo nextest run -E 'not binary(compose)'
+	cargo test --doc
 	$(VALKEY) -E 'test(switch::) | test(fencing::) | test(first_primary::) | test(switchover::)'
 	$(MAKE) test-compose
 

@@ -1,9 +1,13 @@
 //! consul-redis keeps Consul pointing at the Redis writer.
 //!
 //! [`core`] decides, and does nothing else; the rest asks, and carries out. ARCHITECTURE.md has the map.
+//!
+//! [`client`] is for other programs: it gives a group's writer and its changes. Everything else is what the command is
+//! made of, and may change with any version.
 
 pub mod agent;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod commands;
 pub mod config;

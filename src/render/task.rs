@@ -194,30 +194,19 @@ async fn learn(consul: Consul, layout: Layout, clock: Clock, picture: Arc<watch:
     let learning = async {
         while let Some(input) = answers.recv().await {
             // Silence changes nothing: what was read stays.
-            let Input::Watched(mut answer) = input else { continue };
+            let Input::Watched(answer) = input else { continue };
             let known = picture.borrow().generation(&layout.group);
-            if is_older(&answer, known) {
-                // A server that has lost the leadership and does not know it yet, or a Consul that was wiped.
-                match consul.group(&layout, ReadMode::Consistent, &clock).await {
-                    Ok(confirmed) => answer = confirmed.value,
-                    Err(error) => {
-                        debug!("{}: {error}", layout.group);
-                        continue;
-                    }
+            let answer = match consul.confirmed(&layout, &clock, answer, known).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    debug!("{}: {error}", layout.group);
+                    continue;
                 }
-            }
+            };
             picture.send_if_modified(|picture| take(picture, &layout, answer));
         }
     };
     tokio::join!(watching, learning);
-}
-
-/// It shows an older generation than one that was read before.
-fn is_older(answer: &StoreAnswer, known: Option<u64>) -> bool {
-    match (&answer.state, known) {
-        (StoredState::Known(record), Some(known)) => record.generation < known,
-        _ => false,
-    }
 }
 
 /// Renders one template whenever there is a reason to.

@@ -8,6 +8,7 @@
 
 mod agents;
 mod all_stopped;
+mod client;
 mod clients;
 mod consul;
 mod demo;

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::{
-    agent, program, record, run, text, until_in_sync, until_record, until_writer, world,
+    agent, base64, program, record, run, text, until_in_sync, until_record, until_writer, world,
 };
 
 /// Two Redis are enough.
@@ -197,12 +197,6 @@ async fn nothing_is_rendered_from_what_is_not_known() {
     assert_eq!(rendered.out().unwrap(), format!("{first} 1\n"));
     assert_eq!(rendered.noted(), format!("{first} 1\n"));
     assert_eq!(watching.ended(), None, "{}", watching.log());
-}
-
-/// As Consul's transactions take values.
-fn base64(text: &str) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(text)
 }
 
 #[tokio::test]

@@ -224,3 +224,9 @@ pub fn counted(all: &str, name: &str) -> f64 {
     let value = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.map_or(0.0, |value| value.parse().unwrap())
 }
+
+/// As Consul's transactions take values.
+pub fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
