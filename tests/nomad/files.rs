@@ -233,22 +233,3 @@ fn the_consumer_s_template_is_safe_on_no_writer() {
     let unpublished = render(&template, &[]).unwrap_err();
     assert!(waits_for(&unpublished, &state), "{unpublished}");
 }
-
-#[test]
-fn the_other_templates_for_consul_template_are_safe_on_no_writer() {
-    for (name, wanted) in [
-        ("haproxy.cfg", "    server writer 10.0.0.6:6379\n"),
-        ("nutcracker.yml", "    - 10.0.0.6:6379:1 redis\n"),
-    ] {
-        let path = root().join("consul/templates").join(format!("{name}.ctmpl"));
-        let template = std::fs::read_to_string(path).unwrap();
-        let key = "redis-ha/redis/state";
-        let record = r#"{"writer": {"address": "10.0.0.6:6379"}, "instances": [
-            {"address": "10.0.0.6:6379", "role": "primary"},
-            {"address": "10.0.0.7:6379", "role": "replica"}]}"#;
-        let rendered = render(&template, &[(key, record)]).unwrap();
-        assert!(rendered.contains(wanted), "{rendered}");
-        let nobody = render(&template, &[(key, r#"{"writer": null}"#)]).unwrap_err();
-        assert!(waits_for(&nobody, "redis-ha/redis/no-writer"), "{nobody}");
-    }
-}
