@@ -6,7 +6,7 @@
 #   scripts/tools.sh race       the same, and curl and redis-cli, which the race's peers call
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
 #   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
-#   scripts/tools.sh tests      proxies and clients, and ip, Prometheus, cargo-nextest, cargo-deny and kubernetes-validate
+#   scripts/tools.sh tests      proxies and clients, and Go, ip, Prometheus, cargo-nextest, cargo-deny and kubernetes-validate
 #   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
 #   scripts/tools.sh deny       cargo-deny
 set -eu
@@ -202,6 +202,12 @@ get_proxies() {
     done
 }
 
+# Templates of consul-template are Go's; Debian has no consul-template. `go` itself finds the rest beside it.
+get_go() {
+    [ -n "${GO_BIN:-}" ] && return
+    get_debian go golang-go
+}
+
 case "${1:-}" in
 servers) get_servers ;;
 race)
@@ -221,6 +227,7 @@ tests)
     get_servers
     get_proxies
     get_clients
+    get_go
     get_ip
     get_prometheus
     get_crate cargo-nextest "$NEXTEST_VERSION"

@@ -92,6 +92,14 @@ pub fn promtool() -> Result<Tool, LabError> {
     find("PROMTOOL_BIN", "promtool")
 }
 
+/// Finds Go, which knows consul-template's syntax: `$GO_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn go() -> Result<Tool, LabError> {
+    find("GO_BIN", "go")
+}
+
 fn find(variable: &str, name: &str) -> Result<Tool, LabError> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
