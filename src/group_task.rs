@@ -194,6 +194,10 @@ impl Hands {
             Output::Hold(hold) => {
                 self.command(&hold.instance, InstanceCommand::Hold { for_ms: hold.for_ms });
             }
+            Output::Shelter(shelter) => {
+                let instance = shelter.instance.clone();
+                self.command(&instance, InstanceCommand::Shelter(shelter));
+            }
             Output::Promote(promote) => {
                 let instance = promote.instance.clone();
                 self.command(&instance, InstanceCommand::Promote(promote));
@@ -212,6 +216,10 @@ impl Hands {
             Output::Published(published) => {
                 self.meter.published(&published);
                 self.published.send_replace(Some(*published));
+            }
+            Output::Replace(replace, until) => {
+                let command = SentinelCommand::Replace(group.clone(), replace, until);
+                let _ = self.sentinels.send(command);
             }
             Output::Say(saying) => match saying.weight {
                 Weight::Debug => debug!("{}", saying.text),

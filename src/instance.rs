@@ -11,8 +11,10 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::core::action::Promote;
 use crate::core::address::Address;
+use crate::core::emptied::Shelter;
 use crate::core::fence::{Fence, StrayKind};
 use crate::core::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
+use crate::core::projection::nowhere;
 use crate::redis_link::{Link, LinkError, LinkSettings, text};
 use crate::retry::Retry;
 use crate::sentinel::query::info_fields;
@@ -36,6 +38,8 @@ pub enum InstanceCommand {
     },
     /// Make it a replica.
     Fence(Fence),
+    /// Have it follow nobody, and keep its data.
+    Shelter(Shelter),
     /// Make it a primary.
     Promote(Promote),
 }
@@ -202,6 +206,20 @@ pub async fn fence(link: &mut Link, fence: &Fence) -> Result<bool, LinkError> {
     }
 }
 
+/// Has an instance follow nobody, so that it keeps its data. Whether it did. Its config file is left as it is: this is
+/// for the moment until Sentinel has put another primary in the place of one without data.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal.
+pub async fn shelter(link: &mut Link, wanted: &Shelter) -> Result<bool, LinkError> {
+    if !wanted.still_holds(&probe(link).await?) {
+        return Ok(false);
+    }
+    let nobody = nowhere();
+    link.call(&["REPLICAOF", nobody.host(), &nobody.port().to_string()]).await?;
+    Ok(true)
+}
+
 /// Makes a replica of nobody a primary. Whether it did.
 ///
 /// # Errors
@@ -255,6 +273,9 @@ pub async fn follow(
         if let Some(fence) = &todo.fence {
             follower.fence(fence).await;
         }
+        if let Some(shelter) = &todo.shelter {
+            follower.shelter(shelter).await;
+        }
         if let Some(promote) = &todo.promote {
             follower.promote(promote).await;
         }
@@ -281,6 +302,7 @@ pub async fn follow(
 struct Todo {
     hold: Option<u64>,
     fence: Option<Fence>,
+    shelter: Option<Shelter>,
     promote: Option<Promote>,
     probe: bool,
 }
@@ -295,6 +317,10 @@ fn gather(first: InstanceCommand, more: &mut mpsc::Receiver<InstanceCommand>) ->
             InstanceCommand::Hold { for_ms } => todo.hold = Some(for_ms),
             InstanceCommand::Promote(promote) => {
                 todo.promote = Some(promote);
+                todo.probe = true;
+            }
+            InstanceCommand::Shelter(shelter) => {
+                todo.shelter = Some(shelter);
                 todo.probe = true;
             }
             InstanceCommand::Fence(fence) => {
@@ -377,6 +403,18 @@ impl Follower {
             Ok(true) => info!("{instance} was {what}; it is a replica of {follow} now"),
             Ok(false) => debug!(%instance, "no stray primary any more"),
             Err(error) => warn!(%instance, %error, "cannot make it a replica of {follow}"),
+        }
+    }
+
+    async fn shelter(&mut self, wanted: &Shelter) {
+        let result = self.on_link(async |link: &mut Link| shelter(link, wanted).await).await;
+        let Shelter { instance, from, .. } = wanted;
+        match result {
+            Ok(true) => info!(
+                "{instance} keeps its data: it follows nobody now, and not {from}, which came back without"
+            ),
+            Ok(false) => debug!(%instance, "not what it was any more"),
+            Err(error) => warn!(%instance, %error, "cannot keep it from following {from}"),
         }
     }
 

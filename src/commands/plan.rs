@@ -60,10 +60,20 @@ fn actions(decision: &Decision) -> String {
                 for op in &write.ops {
                     text.push_str(&format!("    {}\n", operation(op)));
                 }
+                if let Some(replace) = &write.replace {
+                    text.push_str(&format!(
+                        "  then ask Sentinel {} to replace {} (SENTINEL FAILOVER)\n",
+                        replace.sentinel, replace.primary
+                    ));
+                }
             }
             Action::Hold(hold) => text.push_str(&format!(
                 "  hold writes on {} for {} ms: {}\n",
                 hold.instance, hold.for_ms, hold.why
+            )),
+            Action::Shelter(shelter) => text.push_str(&format!(
+                "  keep {} from copying {}, which has no data: it follows nobody for the moment\n",
+                shelter.instance, shelter.from
             )),
             Action::Promote(promote) => {
                 text.push_str(&format!("  make {} a primary\n", promote.instance))

@@ -198,6 +198,9 @@ pub struct GroupTable {
     /// Turn a second primary into a replica.
     #[serde(default)]
     pub fence: Option<bool>,
+    /// Have a primary that has come back without its data replaced.
+    #[serde(default)]
+    pub replace_emptied: Option<bool>,
     /// Find a first primary.
     #[serde(default)]
     pub bootstrap: Option<bool>,

@@ -513,6 +513,7 @@ fn apply(policy: &mut Policy, table: &GroupTable) {
     policy.bootstrap_wait_ms = ms(table.bootstrap_wait, policy.bootstrap_wait_ms);
     policy.hold_when_cut_off = table.hold_when_cut_off.unwrap_or(policy.hold_when_cut_off);
     policy.fence = table.fence.unwrap_or(policy.fence);
+    policy.replace_emptied = table.replace_emptied.unwrap_or(policy.replace_emptied);
     policy.hold_writes = table.hold_writes.unwrap_or(policy.hold_writes);
     policy.tell_sentinels = table.tell_sentinels.unwrap_or(policy.tell_sentinels);
     policy.settings = wanted(&table.settings);

@@ -1,6 +1,7 @@
 //! What an agent may do to the world. Nothing else writes to it.
 
 use super::address::Address;
+use super::emptied::{Replace, Shelter};
 use super::fence::Fence;
 use super::ghosts::Forget;
 use super::hold::Hold;
@@ -17,6 +18,8 @@ pub enum Action {
     Hold(Hold),
     /// Turn a second primary into a replica of the writer.
     Fence(Fence),
+    /// Have an instance keep its data instead of copying a primary that has none.
+    Shelter(Shelter),
     /// Make a replica the first primary of a group that has none, or the old one a primary again.
     Promote(Promote),
     /// Tell a Sentinel about the group.
@@ -45,6 +48,8 @@ pub struct Write {
     pub history: Option<Vec<Change>>,
     /// The Sentinel that is made to forget once this is written.
     pub forget: Option<Forget>,
+    /// The failover that is asked for once this is written.
+    pub replace: Option<Replace>,
     /// The operations, at most [`super::projection::TXN_OPS_MAX`].
     pub ops: Vec<Op>,
 }
@@ -64,6 +69,8 @@ pub enum Purpose {
     Roster,
     /// The same writer; a Sentinel is about to be made to forget.
     Forget,
+    /// Still no writer; a Sentinel is about to be asked to replace one without data.
+    Replace,
     /// Rows or keys that somebody else changed.
     Repair,
 }
@@ -78,6 +85,7 @@ impl Purpose {
             Self::Confirm => "confirm",
             Self::Roster => "roster",
             Self::Forget => "forget",
+            Self::Replace => "replace",
             Self::Repair => "repair",
         }
     }

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use super::action::{Action, Promote, Purpose, Write};
 use super::address::Address;
 use super::bootstrap::{Bootstrap, bootstrap};
+use super::emptied::{Replace, noted, replace, shelters};
 use super::fence::fences;
 use super::ghosts::{Forget, forget};
 use super::hold::holds;
@@ -52,12 +53,15 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let mut sound = false;
     let forgetting = forget(view);
     let next_to_forget = forgetting.as_ref().ok().and_then(Option::as_ref);
-    match write(view, layout, &verdict, next_to_forget) {
+    let replacing = replace(view);
+    let next_to_replace = replacing.as_ref().ok().and_then(Option::as_ref);
+    match write(view, layout, &verdict, next_to_forget, next_to_replace) {
         Ok(Wanted::Write(write)) => wanted.push(Action::Write(write)),
         Ok(Wanted::Sound) => sound = true,
         Ok(Wanted::Nothing) => {}
         Err(reason) => reasons.push(reason),
     }
+    wanted.extend(shelters(view).into_iter().map(Action::Shelter));
     wanted.extend(holds(view).into_iter().map(Action::Hold));
     let (fences, left_alone) = fences(view);
     wanted.extend(fences.into_iter().map(Action::Fence));
@@ -71,6 +75,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     }
     reasons.extend(left_alone.iter().map(ToString::to_string));
     wanted.extend(tells(view).into_iter().map(Action::Tell));
+    reasons.extend(replacing.err());
     reasons.extend(forgetting.err());
     let mut actions = Vec::new();
     for action in wanted {
@@ -116,6 +121,7 @@ fn write(
     layout: &Layout,
     verdict: &Verdict,
     next_to_forget: Option<&Forget>,
+    next_to_replace: Option<&Replace>,
 ) -> Result<Wanted, String> {
     let Some(store) = &view.observed.store else { return Ok(Wanted::Nothing) };
     if let StoredState::Unreadable(error) = &store.state {
@@ -144,6 +150,10 @@ fn write(
     if let Some(sentinels) = addresses(view) {
         next.sentinels = sentinels;
     }
+    if purpose == Purpose::Roster && next_to_replace.is_some() {
+        next.emptied = noted(view, next_to_replace);
+        purpose = Purpose::Replace;
+    }
     if purpose == Purpose::Roster && Some(&next) == record {
         let Some(forget) = next_to_forget else {
             return Ok(repair(view, layout, store, &next).unwrap_or(Wanted::Nothing));
@@ -164,6 +174,7 @@ fn write(
     next.nonce = format!("{}-{}-{}", policy.agent, policy.run, view.memory.written);
     policy.agent.clone_into(&mut next.by);
     let forget = next_to_forget.filter(|_| purpose == Purpose::Forget).cloned();
+    let replace = next_to_replace.filter(|_| purpose == Purpose::Replace).cloned();
     let begins = matches!(purpose, Purpose::Publish | Purpose::Withdraw);
     let history = match purpose {
         Purpose::Confirm => confirmed(view, store, &next),
@@ -171,7 +182,8 @@ fn write(
     };
     let ops = ops(layout, &base, store, &next, history.as_deref());
     let (base_index, record) = (store.state_index, Some(next));
-    Ok(Wanted::Write(Box::new(Write { purpose, base_index, record, history, forget, ops })))
+    let write = Write { purpose, base_index, record, history, forget, replace, ops };
+    Ok(Wanted::Write(Box::new(write)))
 }
 
 /// A group keeps the service it was first published as: a name that moved would be gone for its users.
@@ -257,6 +269,7 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
             next.writer = Some(to.clone());
             next.last_writer = Some(to.clone());
             next.claim = None;
+            next.emptied = None;
             next.note_lineage();
             next.evidence = evidence.clone();
             next.since = now.wall;
@@ -270,6 +283,7 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
             next.evidence.level = Level::Quorum;
             next.evidence.config_epoch = None;
             next.evidence.sentinel = None;
+            next.emptied = noted(view, None);
             next.since = now.wall;
             next.why = why.to_string();
             Some((Purpose::Withdraw, next))
@@ -318,6 +332,7 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
         lineage: Vec::new(),
         claim: None,
         reset: None,
+        emptied: None,
     }
 }
 
@@ -451,8 +466,9 @@ fn repair(
     ops.truncate(TXN_OPS_MAX);
     let base_index = store.state_index;
     let (purpose, record, history) = (Purpose::Repair, None, None);
-    let forget = None;
-    Some(Wanted::Write(Box::new(Write { purpose, base_index, record, history, forget, ops })))
+    let (forget, replace) = (None, None);
+    let write = Write { purpose, base_index, record, history, forget, replace, ops };
+    Some(Wanted::Write(Box::new(write)))
 }
 
 fn summary(view: &View<'_>, verdict: &Verdict) -> String {

@@ -9,6 +9,7 @@ use std::fmt;
 
 use super::address::Address;
 use super::election::{Tally, TallyBounds};
+use super::emptied;
 use super::memory::{Condition, Origin};
 use super::observed::{InstanceAnswer, ReplId, Role};
 use super::policy::{EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
@@ -16,7 +17,7 @@ use super::projection::is_nowhere;
 use super::record::Level;
 use super::replicas::{Roster, named_by};
 use super::view::View;
-use super::writer::{WriterTest, histories, share_history};
+use super::writer::{WriterTest, is_of_lineage, share_history};
 
 /// One stray primary that is to follow the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,8 +118,12 @@ impl fmt::Display for LeftAlone {
 /// The stray primaries: those to be turned into replicas now, and those that are left alone.
 pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
     let (mut fences, mut left) = (Vec::new(), Vec::new());
-    if view.writer().is_none() {
+    let Some(writer) = view.writer() else {
         // Nobody that it could follow.
+        return (fences, left);
+    };
+    if emptied::emptied(view).is_some_and(|emptied| emptied.primary == writer) {
+        // It is about to be withdrawn, and nobody who has data is to copy its emptiness.
         return (fences, left);
     }
     for (address, answer) in strays(view) {
@@ -183,10 +188,13 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     }
     let (follow, writer) = certain_writer(view, address).map_err(WhyLeft::NoCertainWriter)?;
     let kind = match answer.role {
-        Role::Primary { .. } if answer.keys > 0 && emptied(view, address, answer) => {
+        Role::Primary { .. } if answer.keys > 0 && restarted_empty(view, address, answer) => {
             StrayKind::Emptied
         }
-        _ if answer.keys > 0 && !share_history(answer, writer) && !is_of_lineage(view, answer) => {
+        _ if answer.keys > 0
+            && !share_history(answer, writer)
+            && !is_of_lineage(view.record, answer) =>
+        {
             return Err(WhyLeft::Unrelated { keys: answer.keys });
         }
         Role::Replica { .. } => StrayKind::Lost,
@@ -218,12 +226,6 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     Ok(Fence { instance, run_id, follow, kind, replid: answer.replid.clone() })
 }
 
-/// It writes, or goes on from, a history that a writer of this group has written: it comes back from long ago.
-fn is_of_lineage(view: &View<'_>, answer: &InstanceAnswer) -> bool {
-    let lineage = view.record.map(|record| record.lineage.as_slice()).unwrap_or_default();
-    histories(answer).any(|id| lineage.contains(id))
-}
-
 /// It is registered for the group, or a majority of the Sentinels lists it: one that a single Sentinel was pointed at
 /// by mistake is somebody else's.
 fn is_ours(view: &View<'_>, address: &Address) -> bool {
@@ -239,7 +241,7 @@ fn is_listed(view: &View<'_>, address: &Address) -> bool {
 
 /// A majority of the Sentinels lists it as this group's, it was started after it was last seen, and all that it holds
 /// was written in the moments since. (Anybody else's data would have been there when it was started, or for longer.)
-fn emptied(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
+fn restarted_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     answer.started_empty
         && answer.uptime_s <= EMPTIED_UPTIME_MAX_S
         && is_listed(view, address)

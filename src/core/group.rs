@@ -10,6 +10,7 @@ use super::address::{Address, ServiceName};
 use super::bootstrap::is_blank;
 use super::decide::{Decision, decide};
 use super::election::Tally;
+use super::emptied::{self, Replace, Shelter};
 use super::fence::{Fence, strays};
 use super::ghosts::{self, Forget};
 use super::hold::{Hold, is_cut_off};
@@ -48,6 +49,9 @@ pub const REFUSED_PAUSE_MS: u64 = 2_000;
 pub const WRITE_ANSWER_MAX_MS: u64 = 20_000;
 /// How long after it was decided a Sentinel is still made to forget, in ms.
 pub const FORGET_WITHIN_MS: u64 = 5_000;
+/// How long after it was decided a Sentinel is still asked for a failover, in ms: twice this is less than
+/// [`REPLACE_AGAIN_MS`](super::policy::REPLACE_AGAIN_MS), so that no two are under way.
+pub const REPLACE_WITHIN_MS: u64 = 2_000;
 /// How long the same obstacle must stand before it is worth a warning, in ms.
 pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
 
@@ -127,6 +131,8 @@ pub enum Output {
     Hold(Hold),
     /// Turn a second primary into a replica of the writer.
     Fence(Fence),
+    /// Have an instance keep its data instead of copying a primary that has none.
+    Shelter(Shelter),
     /// Make a replica the first primary.
     Promote(Promote),
     /// Tell a Sentinel about the group.
@@ -135,6 +141,8 @@ pub enum Output {
     Forget(Forget, Mono),
     /// Another generation is in Consul.
     Published(Box<Published>),
+    /// Ask a Sentinel for a failover, unless it is later than this.
+    Replace(Replace, Mono),
     /// Tell people.
     Say(Saying),
 }
@@ -330,7 +338,10 @@ impl GroupLoop {
         self.doubtful = false;
         self.recognise(&answer, now, out);
         let before = self.observed.store.as_ref();
-        if before.is_none_or(|old| old.state_index != answer.state_index) {
+        // A wiped Consul may come to the same index with another record.
+        let same =
+            |old: &StoreAnswer| old.state_index == answer.state_index && old.state == answer.state;
+        if !before.is_some_and(same) {
             self.memory.store_changed = now.mono;
             if answer.state == StoredState::Absent {
                 // Somebody deleted the record, so the rows may be other than they were.
@@ -404,7 +415,7 @@ impl GroupLoop {
 
     fn committed(&mut self, flight: InFlight, index: u64, now: Now, out: &mut Vec<Output>) {
         let InFlight { write, sent, .. } = flight;
-        let Write { purpose, record, history, forget, .. } = write;
+        let Write { purpose, record, history, forget, replace, .. } = write;
         let known = self.observed.store.as_ref().map_or(0, |store| store.state_index);
         if index < known && record.is_some() {
             // It was applied, and somebody has written after it.
@@ -414,6 +425,9 @@ impl GroupLoop {
         // Written down, so it is ours to do; but not when the answer has been long in coming.
         if let Some(forget) = forget.filter(|_| now.mono - sent < FORGET_WITHIN_MS) {
             out.push(Output::Forget(forget, now.mono.plus_ms(FORGET_WITHIN_MS)));
+        }
+        if let Some(replace) = replace.filter(|_| now.mono - sent < REPLACE_WITHIN_MS) {
+            out.push(Output::Replace(replace, now.mono.plus_ms(REPLACE_WITHIN_MS)));
         }
         let Some(record) = record else {
             let text = format!("{}: put back rows or keys that were changed", self.policy.group);
@@ -485,6 +499,17 @@ impl GroupLoop {
                 let sentinel = record.reset.as_ref().map(|reset| reset.sentinel.to_string());
                 format!("{}: Sentinel {} is to forget", record.group, sentinel.unwrap_or_default())
             }
+            Purpose::Replace => {
+                let emptied = record.emptied.as_ref();
+                let primary = emptied.map(|emptied| emptied.instance.to_string());
+                let sentinel = emptied.and_then(|e| e.sentinel.as_ref()).map(ToString::to_string);
+                format!(
+                    "{}: Sentinel {} is asked to replace {}, which came back without its data",
+                    record.group,
+                    sentinel.unwrap_or_default(),
+                    primary.unwrap_or_default()
+                )
+            }
             Purpose::Repair => return,
         };
         out.push(say(Weight::Info, text));
@@ -516,6 +541,7 @@ impl GroupLoop {
         holding.extend(ghosts::conditions(&view));
         holding.extend(is_blank(&view).then_some(Condition::NoPrimaryAnywhere));
         holding.extend(reinstate::condition(&view));
+        holding.extend(emptied::condition(&view));
         holding.extend(is_cut_off(&view).then_some(Condition::CutOff));
         self.known = roster.followed();
         let tally = view.tally;
@@ -664,6 +690,10 @@ impl GroupLoop {
                 Action::Fence(fence) => {
                     self.memory.fenced.insert(fence.instance.clone(), now.mono);
                     out.push(Output::Fence(fence));
+                }
+                Action::Shelter(shelter) => {
+                    self.memory.fenced.insert(shelter.instance.clone(), now.mono);
+                    out.push(Output::Shelter(shelter));
                 }
                 Action::Promote(promote) => {
                     self.memory.fenced.insert(promote.instance.clone(), now.mono);

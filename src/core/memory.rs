@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::address::Address;
 use super::observed::{Observed, Role, SentinelId};
-use super::record::{Level, Timeline};
+use super::record::{EmptiedPrimary, Level, Timeline};
 use super::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -34,6 +34,8 @@ pub enum Condition {
     NoPrimaryAnywhere,
     /// The old primary is back, as a replica of nobody.
     Returned(Address),
+    /// The primary that a majority announces has come back without its data.
+    Emptied(Address),
     /// The Sentinel names another primary than the majority.
     Disagrees(Address),
     /// Nobody hears the Sentinel.
@@ -94,6 +96,8 @@ pub struct Memory {
     pub reset: Option<(u64, Mono)>,
     /// The generation that DNS was last seen to answer, and when.
     pub in_dns: Option<(u64, Timestamp)>,
+    /// What the record says of a primary without its data, and when that was first seen.
+    pub replacing: Option<(EmptiedPrimary, Mono)>,
     /// How many records this agent has written: the changing part of its nonces.
     pub written: u64,
 }
@@ -110,6 +114,12 @@ impl Memory {
         let reset = store.record().and_then(|record| record.reset.as_ref()).map(|r| r.number);
         if self.reset.map(|(number, _)| number) != reset {
             self.reset = reset.map(|number| (number, now.mono));
+        }
+        // Only what was asked for has to be waited for.
+        let emptied = store.record().and_then(|record| record.emptied.as_ref());
+        let asked = emptied.filter(|emptied| emptied.asked > 0);
+        if self.replacing.as_ref().map(|(emptied, _)| emptied) != asked {
+            self.replacing = asked.map(|emptied| (emptied.clone(), now.mono));
         }
     }
 

@@ -8,6 +8,7 @@ pub mod address;
 pub mod bootstrap;
 pub mod decide;
 pub mod election;
+pub mod emptied;
 pub mod fence;
 pub mod ghosts;
 pub mod group;

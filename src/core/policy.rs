@@ -40,6 +40,8 @@ pub struct Policy {
     pub hold_when_cut_off: bool,
     /// Turn a second primary into a replica of the writer.
     pub fence: bool,
+    /// Have a primary that has come back without its data replaced, and keep those who hold it from copying that.
+    pub replace_emptied: bool,
     /// Find a first primary among the registered instances.
     pub bootstrap: bool,
     /// How many instances the first primary is chosen among, when that is known.
@@ -123,6 +125,9 @@ pub const EMPTIED_UPTIME_MAX_S: u64 = 30;
 /// How long others may take to show up before the old primary leads again, when not all that are recorded answer: the
 /// same containers may have other addresses now, and more data. Longer than two looks at who is registered are apart.
 pub const REINSTATED_AFTER_MS: u64 = 6_000;
+/// How long a failover that was asked for may take before another one is, in ms: a Sentinel that cannot choose anybody
+/// says so within a second.
+pub const REPLACE_AGAIN_MS: u64 = 5_000;
 /// How often one instance is told to follow the writer, in ms.
 pub const FENCE_AGAIN_MS: u64 = 1_000;
 /// How long a second primary that was a replica before is left to Sentinel, which may have promoted it: longer
@@ -149,6 +154,7 @@ impl Policy {
         self.hold_writes = false;
         self.hold_when_cut_off = false;
         self.fence = false;
+        self.replace_emptied = false;
         self.bootstrap = false;
         self.tell_sentinels = false;
         self.forget_ghosts = false;
@@ -175,6 +181,7 @@ impl Policy {
             bootstrap_wait_ms: 30_000,
             hold_when_cut_off: true,
             fence: true,
+            replace_emptied: true,
             tell_sentinels: true,
             settings: WantedSettings::default(),
         }

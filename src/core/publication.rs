@@ -10,6 +10,7 @@ use std::ops::Deref;
 use super::address::Address;
 use super::bootstrap::{Bootstrap, NoFirst, bootstrap};
 use super::election::{Elected, Failover, Tally, TallyBounds};
+use super::emptied::{WhyEmptied, emptied};
 use super::memory::Condition;
 use super::observed::{InstanceAnswer, StoredState};
 use super::policy::{DISPLACED_AFTER_MS, FEWER_KNOWN_AFTER_MS, REBASELINE_AFTER_MS};
@@ -103,6 +104,8 @@ pub enum WithdrawReason {
         /// Whom it follows.
         of: Address,
     },
+    /// It came back without its data, and others hold it or may.
+    Emptied(WhyEmptied),
     /// Rule 3: the majority did not follow in time.
     Unconfirmed {
         /// The writer.
@@ -169,6 +172,8 @@ pub enum NotYet {
     Refuses(Address, NotWriter),
     /// It could not be asked.
     Unproven(Address, String),
+    /// It came back without its data, and others hold it or may.
+    Emptied(WhyEmptied),
     /// Another primary is named at the same epoch.
     Contested(Address, Address),
     /// The majority's epoch is not above the one of the promotion being awaited.
@@ -277,6 +282,9 @@ impl<'a> Judge<'_, 'a> {
         }
         self.epoch_allows(elected)?;
         let answer = self.passes(address)?;
+        if let Some(emptied) = emptied(self.0) {
+            return Err(NotYet::Emptied(emptied.why()));
+        }
         if let Some(rival) = self.tally.rivals(elected).find(|rival| self.passes(rival).is_ok()) {
             return Err(NotYet::Contested(address.clone(), rival.clone()));
         }
@@ -371,6 +379,9 @@ impl<'a> Judge<'_, 'a> {
             let votes = self.tally.down.get(writer).map_or(0, |down| down.subjective);
             let known = self.tally.known;
             return Some(WithdrawReason::Down { writer: writer.clone(), votes, known });
+        }
+        if let Some(emptied) = emptied(self.0).filter(|emptied| emptied.primary == writer) {
+            return Some(WithdrawReason::Emptied(emptied.why()));
         }
         if self.confirmation_overdue(writer) {
             let within_ms = self.policy.confirm_within_ms;
@@ -534,6 +545,7 @@ impl fmt::Display for WithdrawReason {
             Self::IsReplica { writer, of } => {
                 write!(f, "{writer} says it is a replica of {of} now")
             }
+            Self::Emptied(why) => write!(f, "{why}"),
             Self::Unconfirmed { writer, within_ms } => {
                 write!(f, "no majority confirmed {writer} within {within_ms} ms")
             }
@@ -577,6 +589,7 @@ impl fmt::Display for NotYet {
             Self::BeingReplaced(a) => write!(f, "a failover is replacing {a}"),
             Self::Refuses(a, why) => write!(f, "{a} {why}"),
             Self::Unproven(a, why) => write!(f, "{a} could not be asked: {why}"),
+            Self::Emptied(why) => write!(f, "{why}"),
             Self::Contested(a, rival) => {
                 write!(f, "{a} and {rival} are both named at one epoch and both take writes")
             }

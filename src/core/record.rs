@@ -53,6 +53,23 @@ pub struct Record {
     /// The Sentinel that was last made to forget ghosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset: Option<Reset>,
+    /// The primary that the Sentinels announce, and that has come back without the group's data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emptied: Option<EmptiedPrimary>,
+}
+
+/// A primary without its data, written down before a Sentinel is asked to replace it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmptiedPrimary {
+    /// The instance.
+    pub instance: Address,
+    /// Its run.
+    pub run_id: String,
+    /// How many failovers were asked for.
+    pub asked: u64,
+    /// The Sentinel that was asked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<Address>,
 }
 
 /// One `SENTINEL RESET`, written down before it is sent.

@@ -2,6 +2,7 @@
 
 use super::action::{Action, Purpose, Write};
 use super::address::Address;
+use super::emptied::{Replace, Shelter};
 use super::fence::{Fence, StrayKind};
 use super::ghosts::Forget;
 use super::hold::{Hold, HoldReason};
@@ -17,6 +18,7 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
         Action::Write(write) => veto_write(view, write),
         Action::Hold(hold) => veto_hold(view, hold),
         Action::Fence(fence) => veto_fence(view, fence),
+        Action::Shelter(shelter) => veto_shelter(view, shelter),
         Action::Promote(promote) => veto_promote(view, &promote.instance),
         Action::Tell(tell) => {
             if view.writer() != Some(&tell.primary) {
@@ -46,6 +48,48 @@ fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
     let all = view.observed.instances.keys();
     let rival = all.filter(|other| *other != instance).find(|other| says_primary(view, other));
     rival.map(|rival| format!("{rival} says that it is the primary"))
+}
+
+/// Only one with data is kept from copying one that has none, or had none when it was started; and never one that a
+/// Sentinel may want as the primary.
+fn veto_shelter(view: &View<'_>, shelter: &Shelter) -> Option<String> {
+    let Shelter { instance, from, .. } = shelter;
+    if view.instance(instance).is_none_or(|answer| answer.keys == 0) {
+        return Some(format!("{instance} has no data to keep"));
+    }
+    if let Some(why) = not_emptied(view, from) {
+        return Some(why);
+    }
+    let wanted = view.groups().any(|group| &group.primary == instance)
+        || view.tally.failovers.iter().any(|f| f.chosen.as_ref() == Some(instance));
+    wanted.then(|| format!("a Sentinel names or promotes {instance}"))
+}
+
+fn not_emptied(view: &View<'_>, primary: &Address) -> Option<String> {
+    let empty = view.instance(primary).is_some_and(|answer| {
+        matches!(answer.role, Role::Primary { .. }) && (answer.keys == 0 || answer.started_empty)
+    });
+    if !empty {
+        return Some(format!("{primary} is no primary without data"));
+    }
+    let named = view.tally.votes_for(primary) >= view.tally.majority();
+    (!named).then(|| format!("the majority does not name {primary}"))
+}
+
+/// A failover is asked for only while nobody is published, none is under way, and somebody else has data.
+fn veto_replace(view: &View<'_>, replace: &Replace) -> Option<String> {
+    if let Some(why) = not_emptied(view, &replace.primary) {
+        return Some(why);
+    }
+    if let Some(writer) = view.writer() {
+        return Some(format!("{writer} is published"));
+    }
+    if view.groups().any(|group| group.failover.is_some()) {
+        return Some("a failover is under way".to_owned());
+    }
+    let others = view.observed.instances.keys().filter(|address| **address != replace.primary);
+    let held = others.filter_map(|address| view.instance(address)).any(|own| own.keys > 0);
+    (!held).then(|| format!("nobody but {} has data", replace.primary))
 }
 
 /// Only what another primary has superseded for certain is held, or what is on our own host while we are blind.
@@ -116,6 +160,9 @@ fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {
     }
     if let Some(forget) = &write.forget {
         return veto_forget(view, forget);
+    }
+    if let Some(replace) = &write.replace {
+        return veto_replace(view, replace);
     }
     let writer = record.writer_address().filter(|_| write.purpose == Purpose::Publish)?;
     let proved = says_primary(view, writer);

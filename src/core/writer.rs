@@ -117,6 +117,12 @@ pub fn share_history(a: &InstanceAnswer, b: &InstanceAnswer) -> bool {
     histories(a).any(|id| histories(b).any(|other| id == other))
 }
 
+/// It writes, follows, or goes on from a history that a writer of this group has written.
+pub fn is_of_lineage(record: Option<&Record>, answer: &InstanceAnswer) -> bool {
+    let lineage = record.map(|record| record.lineage.as_slice()).unwrap_or_default();
+    histories(answer).any(|id| lineage.contains(id))
+}
+
 /// The history an instance writes or follows, and the one before its last promotion.
 pub fn histories(answer: &InstanceAnswer) -> impl Iterator<Item = &ReplId> {
     std::iter::once(&answer.replid).chain(&answer.replid2)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use redis::Value;
 
 use crate::core::address::{Address, GroupName};
+use crate::core::emptied::Replace;
 use crate::core::ghosts::Forget;
 use crate::core::observed::{
     DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId, SentinelPeer,
@@ -133,6 +134,26 @@ pub async fn forget(
         return Ok(false);
     }
     link.call(&["SENTINEL", "RESET", group.as_str()]).await?;
+    Ok(true)
+}
+
+/// Asks the Sentinel for a failover, after it was asked once more what it knows. Whether it was.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal in the Sentinel's words (`NOGOODSLAVE`, `INPROG`).
+pub async fn replace(
+    link: &mut Link,
+    id: &SentinelId,
+    group: &GroupName,
+    replace: &Replace,
+) -> Result<bool, LinkError> {
+    let now = ask(link, id, group).await?.group;
+    let still =
+        |group: &SentinelGroup| group.primary == replace.primary && group.failover.is_none();
+    if !now.is_some_and(|now| still(&now)) {
+        return Ok(false);
+    }
+    link.call(&["SENTINEL", "FAILOVER", group.as_str()]).await?;
     Ok(true)
 }
 

@@ -14,6 +14,7 @@ use super::query;
 use crate::clock::Clock;
 use crate::config::SentinelAuth;
 use crate::core::address::{Address, GroupName};
+use crate::core::emptied::Replace;
 use crate::core::ghosts::Forget;
 use crate::core::observed::{Reading, SentinelAnswer, SentinelId};
 use crate::core::sentinels::{Tell, TellWhat};
@@ -39,6 +40,8 @@ pub enum SentinelCommand {
     Tell(GroupName, Tell),
     /// One: forget those who are gone for good, unless it is later than this.
     Forget(GroupName, Forget, Mono),
+    /// One: put another primary in the place of one without data, unless it is later than this.
+    Replace(GroupName, Replace, Mono),
 }
 
 /// What a watcher reports.
@@ -128,6 +131,9 @@ pub async fn watch(
                 Ok(SentinelCommand::Tell(group, tell)) => watcher.tell(&group, &tell).await,
                 Ok(SentinelCommand::Forget(group, forget, until)) => {
                     watcher.forget(&group, &forget, until).await;
+                }
+                Ok(SentinelCommand::Replace(group, replace, until)) => {
+                    watcher.replace(&group, &replace, until).await;
                 }
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     pending.extend(watcher.settings.groups.iter().cloned());
@@ -288,6 +294,25 @@ impl Watcher {
             Err(error) => {
                 self.link = None;
                 warn!("{group}: cannot make Sentinel {sentinel} forget {names}: {error}");
+            }
+        }
+    }
+
+    async fn replace(&mut self, group: &GroupName, replace: &Replace, until: Mono) {
+        if replace.sentinel != self.sentinel || self.settings.clock.now().mono > until {
+            return;
+        }
+        let result = match self.link().await {
+            Ok((link, id)) => query::replace(link, id, group, replace).await,
+            Err(error) => Err(error),
+        };
+        let Replace { sentinel, primary, .. } = replace;
+        match result {
+            Ok(true) => info!("{group}: Sentinel {sentinel} replaces {primary}"),
+            Ok(false) => debug!("{group}: Sentinel {sentinel} does not have to replace {primary}"),
+            Err(error) => {
+                self.link = None;
+                warn!("{group}: Sentinel {sentinel} cannot replace {primary}: {error}");
             }
         }
     }

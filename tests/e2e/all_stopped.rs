@@ -84,6 +84,14 @@ async fn stop_everything(kept: Kept) -> Stopped {
     Stopped { world, primary, full, behind }
 }
 
+/// What a configuration that says nothing about it has: a copy of everything begins 5 s after it is asked for.
+async fn as_installed(world: &World) {
+    for server in &world.groups[0].redis {
+        server.ask(&["CONFIG", "SET", "repl-diskless-sync-delay", "5"]).await.unwrap();
+        server.ask(&["CONFIG", "REWRITE"]).await.unwrap();
+    }
+}
+
 async fn save(world: &World, address: &str, kept: Kept) {
     if kept == Kept::Rdb {
         world.server(address).unwrap().ask(&["SAVE"]).await.unwrap();
@@ -132,6 +140,15 @@ impl Stopped {
         let file = self.dir(address).join("server.conf");
         let mut text = std::fs::read_to_string(&file).unwrap();
         text.push_str(&format!("\nreplicaof {}\n", of.replace(':', " ")));
+        std::fs::write(&file, text).unwrap();
+    }
+
+    /// A configuration that says nothing about it has 5 s.
+    fn set_sync_delay(&self, address: &str) {
+        let file = self.dir(address).join("server.conf");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let text = text.replace("repl-diskless-sync-delay 0", "repl-diskless-sync-delay 5");
+        assert!(text.contains("repl-diskless-sync-delay 5"), "{text}");
         std::fs::write(&file, text).unwrap();
     }
 
@@ -204,21 +221,79 @@ async fn after_everything_stopped_and_without_the_primary_the_replica_with_more_
     without_the_primary(Kept::Rdb).await;
 }
 
-/// The primary comes back first, and empty; the other one's config has forgotten whom it followed, as that of a
-/// container does. We do not delete what it holds.
-#[tokio::test]
-async fn one_with_data_is_not_made_a_replica_of_an_empty_primary_that_was_first() {
-    let mut stopped = stop_everything(Kept::Rdb).await;
+/// The primary comes back first, and empty, and Sentinels announce it. Those with the data come later, with configs
+/// that say whom they follow: they do not copy its emptiness, and one of them leads.
+async fn empty_and_first(kept: Kept, forgotten: bool) {
+    let mut stopped = stop_everything(kept).await;
     let (primary, full) = (stopped.primary.clone(), stopped.full.clone());
+    let behind = stopped.behind.clone();
     stopped.lose_data(&primary);
-    stopped.forget_primary(&full);
+    stopped.set_sync_delay(&primary);
+    if forgotten {
+        stopped.forget_primary(&full);
+    }
     stopped.start_sentinels().await;
     let agents = node_agents(&stopped.world, "");
     stopped.start_redis(&primary).await;
+    let said = format!("{primary} came back without its data");
+    until_left_alone(&agents, &primary, 20, &said).await;
     stopped.start_redis(&full).await;
-    let keys = COMMON + MORE;
-    let said = format!("{full} holds {keys} keys and the writer {primary} none");
-    until_left_alone(&agents, &full, 20, &said).await;
+    stopped.start_redis(&behind).await;
+    stopped.until_led_by(&full, &agents).await;
+}
+
+#[tokio::test]
+async fn an_empty_primary_that_is_the_first_to_return_leads_nobody_who_has_data() {
+    empty_and_first(Kept::Rdb, false).await;
+}
+
+/// An append-only file does not say how far its data is (`docs/facts/sentinel.md` 8): it is one of those who have any.
+#[tokio::test]
+async fn an_empty_primary_leads_nobody_whose_data_is_in_an_append_only_file() {
+    let mut stopped = stop_everything(Kept::Aof).await;
+    let (primary, full) = (stopped.primary.clone(), stopped.full.clone());
+    stopped.lose_data(&primary);
+    stopped.set_sync_delay(&primary);
+    stopped.start_sentinels().await;
+    let agents = node_agents(&stopped.world, "");
+    for address in [primary.clone(), full.clone()] {
+        stopped.start_redis(&address).await;
+    }
+    let writer = until_writer(&stopped.world, "redis", 60, Some(&primary)).await;
+    assert_eq!(writer, full, "{}", logs(&agents));
+    until_in_sync(&stopped.world, "redis", 1).await;
+    for address in [&primary, &full] {
+        until_keys(stopped.world.server(address).unwrap(), COMMON + MORE).await;
+    }
+}
+
+/// As a container's does, the other one's config has forgotten whom it followed: it is a second primary.
+#[tokio::test]
+async fn a_second_primary_that_holds_the_data_leads_in_the_place_of_an_empty_one() {
+    empty_and_first(Kept::Rdb, true).await;
+}
+
+/// The primary is restarted without its data before anybody calls it down, and its replicas come back to it at once.
+#[tokio::test]
+async fn a_primary_restarted_without_its_data_leads_nobody_who_has_it() {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = node_agents(&world, "");
+    let primary = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    write(world.server(&primary).unwrap(), "common", COMMON).await;
+    for server in &world.groups[0].redis {
+        until_keys(server, COMMON).await;
+    }
+    as_installed(&world).await;
+    let server = world.server_mut(&primary).unwrap();
+    server.kill();
+    server.restart().await.unwrap();
+    let writer = until_writer(&world, "redis", 30, Some(&primary)).await;
+    assert_ne!(writer, primary, "{}", logs(&agents));
+    until_in_sync(&world, "redis", 2).await;
+    for server in &world.groups[0].redis {
+        until_keys(server, COMMON).await;
+    }
 }
 
 /// What `docs/guarantees.md` advises: an empty primary that starts as a replica empties nobody, and Sentinels put

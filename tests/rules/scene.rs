@@ -441,5 +441,6 @@ fn record(sentinels: usize) -> Record {
         lineage: vec![ReplId("1".to_owned())],
         claim: None,
         reset: None,
+        emptied: None,
     }
 }

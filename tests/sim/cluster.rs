@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis::core::address::Address;
+use consul_redis::core::emptied::Shelter;
 use consul_redis::core::fence::Fence;
 use consul_redis::core::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelAnswer,
     SentinelGroup, SentinelId, SentinelPeer, SentinelReplica, SentinelSettings,
 };
+use consul_redis::core::projection::nowhere;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -20,6 +22,10 @@ pub const FAILOVER_TIMEOUT_MS: u64 = 6_000;
 pub const SENTINEL_TICK_MS: u64 = 100;
 /// The INFO period that a leader waits for, in ms.
 const INFO_MS: u64 = 1_000;
+/// `replica-priority` unless changed.
+pub const PRIORITY: u64 = 100;
+/// `repl-diskless-sync-delay`: a copy of everything begins this long after a replica asks for it, in ms.
+const SYNC_DELAY_MS: u64 = 5_000;
 /// How long a stray primary is left alone, in ms.
 const CONVERT_AFTER_MS: u64 = 9_000;
 
@@ -41,6 +47,13 @@ pub struct Instance {
     pub kicks: u64,
     /// Counts the times it was started.
     pub run: u64,
+    /// When it was started, and that it had no data then.
+    pub started: u64,
+    pub started_empty: bool,
+    /// Whose data it is about to copy, and when that arrives.
+    pub copying: Option<(Address, u64)>,
+    /// `replica-priority`, 0 for never.
+    pub priority: u64,
 }
 
 impl Instance {
@@ -50,6 +63,12 @@ impl Instance {
 
     pub fn is_primary(&self) -> bool {
         self.follows.is_none()
+    }
+
+    /// It can send the other one just what that lacks.
+    fn goes_on_from(&self, other: &Self) -> bool {
+        let same = self.replid == other.replid && self.offset >= other.offset;
+        same || (self.replid2 == Some(other.replid) && other.offset < self.forked_at)
     }
 }
 
@@ -99,6 +118,8 @@ pub struct Cluster {
     pub cut_instances: BTreeSet<(usize, Address)>,
     /// Nobody writes yet.
     pub idle: bool,
+    /// The time of the last tick.
+    now: u64,
     rng: StdRng,
     next_replid: u64,
 }
@@ -125,6 +146,10 @@ impl Cluster {
             stray_since: None,
             kicks: 0,
             run: 0,
+            started: 0,
+            started_empty: false,
+            copying: None,
+            priority: PRIORITY,
         };
         let sentinel = |index: usize| Sentinel {
             address: address(1, index),
@@ -153,6 +178,7 @@ impl Cluster {
             cut_instances: BTreeSet::new(),
             rng: StdRng::seed_from_u64(seed ^ 0x5e17_14e1),
             idle: false,
+            now: 0,
             next_replid: 2,
         }
     }
@@ -221,6 +247,7 @@ impl Cluster {
 
     /// One tick of everything, at time `now`.
     pub fn tick(&mut self, now: u64) {
+        self.now = now;
         self.replicate();
         for index in 0..self.sentinels.len() {
             if self.sentinels[index].up && self.sentinels[index].knows {
@@ -233,21 +260,28 @@ impl Cluster {
     }
 
     fn replicate(&mut self) {
-        let sources: BTreeMap<Address, (bool, u64, u64)> = self
-            .instances
-            .iter()
-            .map(|i| (i.address.clone(), (i.answers(), i.replid, i.offset)))
-            .collect();
-        let idle = self.idle;
+        let sources: BTreeMap<Address, Instance> =
+            self.instances.iter().map(|i| (i.address.clone(), i.clone())).collect();
+        let (idle, now) = (self.idle, self.now);
         for instance in self.instances.iter_mut().filter(|instance| instance.answers()) {
             match &instance.follows {
                 None if idle => {}
                 None => instance.offset += 10,
                 Some(of) => {
-                    let source = sources.get(of).filter(|(answers, ..)| *answers);
+                    let source = sources.get(of).filter(|source| source.answers());
+                    // One that was restarted has lost how long it waits.
+                    let goes_on = source.is_some_and(|source| source.goes_on_from(instance));
+                    let due = match &instance.copying {
+                        _ if goes_on => now,
+                        Some((from, due)) if from == of => *due,
+                        _ => now + SYNC_DELAY_MS,
+                    };
+                    let waits = source.is_some() && !goes_on;
+                    instance.copying = waits.then(|| (of.clone(), due));
+                    let source = source.filter(|_| now >= due);
                     instance.link_up = source.is_some();
-                    if let Some((_, replid, offset)) = source {
-                        (instance.replid, instance.offset) = (*replid, *offset);
+                    if let Some(source) = source {
+                        (instance.replid, instance.offset) = (source.replid, source.offset);
                         instance.replid2 = None;
                     }
                 }
@@ -430,7 +464,7 @@ impl Cluster {
     fn best_replica(&self, index: usize) -> Option<Address> {
         let good = |address: &&Address| {
             self.reaches(index, address)
-                && self.instance(address).is_some_and(|instance| !instance.is_primary())
+                && self.instance(address).is_some_and(|i| !i.is_primary() && i.priority > 0)
         };
         self.sentinels[index]
             .replicas
@@ -599,6 +633,8 @@ impl Cluster {
         instance.run += 1;
         instance.frozen = false;
         instance.held_until = 0;
+        instance.copying = None;
+        (instance.started, instance.started_empty) = (self.now, empty);
         if empty {
             (instance.replid, instance.replid2, instance.offset) = (replid, None, 0);
         } else if instance.is_primary() {
@@ -623,6 +659,19 @@ impl Cluster {
         true
     }
 
+    /// `REPLICAOF` nobody, as an agent gives it to one that would copy a primary without data.
+    pub fn shelter(&mut self, index: usize, shelter: &Shelter) -> bool {
+        let now = self.probe(&self.instances[index].address);
+        if !now.is_some_and(|now| shelter.still_holds(&now)) {
+            return false;
+        }
+        let instance = &mut self.instances[index];
+        instance.follows = Some(nowhere());
+        instance.link_up = false;
+        instance.stray_since = None;
+        true
+    }
+
     /// What an instance answers.
     pub fn probe(&self, address: &Address) -> Option<InstanceAnswer> {
         let instance = self.instance(address).filter(|instance| instance.answers())?;
@@ -642,9 +691,9 @@ impl Cluster {
             forked_at: instance.replid2.map(|_| instance.forked_at),
             offset: instance.offset,
             keys: instance.offset / 10,
-            started_empty: false,
-            uptime_s: 0,
-            priority: None,
+            started_empty: instance.started_empty,
+            uptime_s: self.now.saturating_sub(instance.started) / 1_000,
+            priority: instance.follows.is_some().then_some(instance.priority),
         })
     }
 
@@ -660,6 +709,22 @@ impl Cluster {
                 lag_s: 0,
             })
             .collect()
+    }
+
+    /// The primary was restarted without its data, and Sentinels would choose one that has copied that (because no
+    /// agent could reach it in time) before one that has not, or may not choose the one that has not: whoever asks for
+    /// a failover loses the data.
+    pub fn is_left_to_the_operator(&self, primary: &Address) -> bool {
+        let Some(leads) = self.instance(primary).filter(|leads| leads.started_empty) else {
+            return false;
+        };
+        let others = self.instances.iter().filter(|i| &i.address != primary);
+        let (copied, held): (Vec<&Instance>, Vec<&Instance>) =
+            others.partition(|other| other.replid == leads.replid);
+        let best = |all: &[&Instance]| {
+            all.iter().filter(|i| i.priority > 0).map(|instance| instance.offset).max()
+        };
+        !held.is_empty() && best(&copied) >= best(&held)
     }
 
     /// What a Sentinel answers.

@@ -79,14 +79,22 @@ fn hold(from: u64, count: u64) {
         println!("{}", world.log.join("\n"));
         return;
     }
-    let mut converged = 0;
+    let (mut converged, mut moves, mut shelters) = (0, 0, 0);
     for seed in from..from + count {
         match history(seed) {
-            Ok(world) => converged += u64::from(world.converged),
+            Ok(world) => {
+                converged += u64::from(world.converged);
+                moves += world.moves as u64;
+                shelters += world.shelters as u64;
+            }
             Err(story) => panic!("{story}"),
         }
     }
     println!("{count} histories, {converged} of them with one writer in the end");
+    println!("{moves} planned moves, {shelters} kept from copying a primary without data");
+    // Else nothing was tried.
+    assert!(moves * 20 >= count, "only {moves} planned moves");
+    assert!(shelters * 50 >= count, "only {shelters} were kept from copying");
     // In the rest the Sentinels themselves never agree again: two addresses at one epoch.
     assert!(converged * 10 >= count * 9, "only {converged} of {count} histories came to rest");
 }

@@ -16,6 +16,8 @@ pub enum Operation {
     FreezeInstance(usize),
     ThawInstance(usize),
     KillPrimary,
+    /// Its process is replaced by one without its data, before anybody calls it down.
+    EmptyPrimary,
     KillSentinel(usize),
     /// Stopped for good.
     RemoveSentinel(usize),
@@ -34,6 +36,13 @@ pub enum Operation {
     ForceTwoFailovers(usize, usize),
     Tilt(usize),
     ReplicaOfNoOne(usize),
+    /// The operator takes an instance out of service, or puts it back.
+    Maintenance {
+        instance: usize,
+        on: bool,
+    },
+    /// The operator, or an agent that stops, moves the primary on purpose, by what this agent sees.
+    Switchover(usize),
     CutSentinels(usize, usize),
     CutSentinelInstance(usize, usize),
     CutAgent(usize, Peer),
@@ -70,7 +79,7 @@ impl Operation {
             1 => Peer::Sentinel(sentinel),
             _ => Peer::Instance(instance),
         };
-        match rng.random_range(0..35) {
+        match rng.random_range(0..39) {
             0..5 => Self::KillPrimary,
             5 => Self::KillInstance(instance),
             6..9 => Self::StartInstance { instance, empty: rng.random_range(0..6) == 0 },
@@ -96,7 +105,10 @@ impl Operation {
             32 if flip => Self::WipeConsul,
             32 => Self::Tamper(rng.random_range(0..10)),
             33 => Self::IsolateHost(instance.min(agent)),
-            _ => Self::HealAll,
+            34 => Self::HealAll,
+            35 => Self::Maintenance { instance, on: flip },
+            36..38 => Self::Switchover(agent),
+            _ => Self::EmptyPrimary,
         }
     }
 }

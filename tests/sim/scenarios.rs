@@ -36,6 +36,12 @@ fn settled(seed: u64, agents: usize) -> World {
     world
 }
 
+fn patient(seed: u64) -> World {
+    let mut world = World::patient(seed, 3, 3, 3);
+    world.run(5_000);
+    world
+}
+
 fn is_promotion(world: &World) -> bool {
     published(world).is_some_and(|record| record.evidence.level == Level::Promotion)
 }
@@ -256,4 +262,71 @@ fn sentinels_that_are_gone_are_forgotten_one_at_a_time() {
         });
         finish(&mut world);
     }
+}
+
+/// The primary comes back without its data before anybody calls it down: another one leads, with all that it had, and
+/// nobody has copied the emptiness.
+#[test]
+fn a_primary_that_comes_back_empty_leads_nobody_who_has_data() {
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        let old = published(&world).unwrap().writer.unwrap().address;
+        let index = world.cluster.instances.iter().position(|i| i.address == old).unwrap();
+        let had = world.cluster.instances[index].offset;
+        world.schedule(world.now, Operation::KillInstance(index));
+        world.schedule(world.now + 200, Operation::StartInstance { instance: index, empty: true });
+        world.run(world.now + 300);
+        run_until(&mut world, 30_000, |world| {
+            published(world).is_some_and(|record| record.writer.is_some_and(|w| w.address != old))
+        });
+        let new = published(&world).unwrap().writer.unwrap().address;
+        let leads = world.cluster.instance(&new).unwrap();
+        assert!(leads.offset + 200 >= had, "{had}: {leads:?}\n{}", world.log.join("\n"));
+        assert!(world.shelters > 0 && world.replacements == 1, "{}", world.log.join("\n"));
+        finish(&mut world);
+    }
+}
+
+/// All stop, and the one that was the primary is back first, without its data: nobody is published until those are
+/// back who hold it, and then one of them.
+#[test]
+fn an_empty_primary_waits_for_those_who_may_hold_the_data() {
+    for seed in 0..SEEDS {
+        let mut world = patient(seed);
+        let old = published(&world).unwrap().writer.unwrap().address;
+        let had = world.cluster.instance(&old).unwrap().offset;
+        let first = world.cluster.instances.iter().position(|i| i.address == old).unwrap();
+        for instance in 0..3 {
+            world.schedule(world.now, Operation::KillInstance(instance));
+        }
+        let back = world.now + 100;
+        world.schedule(back, Operation::StartInstance { instance: first, empty: true });
+        for instance in (0..3).filter(|instance| *instance != first) {
+            world.schedule(back + 8_000, Operation::StartInstance { instance, empty: false });
+        }
+        world.run(back + 6_000);
+        assert_eq!(published(&world).unwrap().writer, None, "{}", world.log.join("\n"));
+        run_until(&mut world, 40_000, |world| published(world).unwrap().writer.is_some());
+        let new = published(&world).unwrap().writer.unwrap().address;
+        let leads = world.cluster.instance(&new).unwrap();
+        assert!(new != old && leads.offset + 100 >= had, "{leads:?}\n{}", world.log.join("\n"));
+        finish(&mut world);
+    }
+}
+
+/// Nobody else comes back: the empty one leads after `bootstrap_wait`, since there is nothing to lose.
+#[test]
+fn an_empty_primary_that_stays_alone_leads_after_the_wait() {
+    let mut world = patient(3);
+    let old = published(&world).unwrap().writer.unwrap().address;
+    let first = world.cluster.instances.iter().position(|i| i.address == old).unwrap();
+    for instance in 0..3 {
+        world.schedule(world.now, Operation::KillInstance(instance));
+    }
+    let back = world.now + 100;
+    world.schedule(back, Operation::StartInstance { instance: first, empty: true });
+    world.run(back + 25_000);
+    assert_eq!(published(&world).unwrap().writer, None, "{}", world.log.join("\n"));
+    run_until(&mut world, 20_000, |world| published(world).unwrap().writer.is_some());
+    assert_eq!(published(&world).unwrap().writer.unwrap().address, old);
 }

@@ -6,30 +6,38 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use consul_redis::core::action::{Promote, Purpose, Write};
 use consul_redis::core::address::{Address, GroupName};
+use consul_redis::core::emptied::{Replace, Shelter};
 use consul_redis::core::fence::Fence;
 use consul_redis::core::ghosts::Forget;
 use consul_redis::core::group::{GroupLoop, Input, Outcome, Output};
+use consul_redis::core::memory::Memory;
 use consul_redis::core::observed::{Reading, Role, StoreAnswer};
 use consul_redis::core::policy::{Policy, WantedQuorum};
-use consul_redis::core::projection::{Layout, project};
-use consul_redis::core::record::{Level, Record};
+use consul_redis::core::projection::{Layout, Op, project};
+use consul_redis::core::record::{Level, PublishedRole, Record};
 use consul_redis::core::sentinels::{Tell, TellWhat};
+use consul_redis::core::switchover::prepare;
 use consul_redis::core::time::{Mono, Now};
+use consul_redis::core::view::View;
 use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::cluster::{Cluster, SENTINEL_TICK_MS, Sentinel};
+use crate::cluster::{Cluster, PRIORITY, SENTINEL_TICK_MS, Sentinel};
 use crate::memory_consul::MemoryConsul;
 use crate::operation::Operation;
 
-/// Deadline of a question to a Sentinel or an instance, in ms.
+/// How long a planned move holds the old primary's writes, in ms.
+const MOVE_HOLD_MS: u64 = 5_000;
 /// How long a primary that is cut off may take writes: 3 s, and the model's slowest messages.
 const ISOLATED_MAX_MS: u64 = 5_000;
 /// 30 s by the book, less the time that a command is on its way.
 const FORGET_GAP_MS: u64 = 22_000;
+/// 5 s, less the time that a command may be late.
+const REPLACE_GAP_MS: u64 = 1_000;
 /// A renewed hold may come this much late, for the same reason.
 const HOLD_GAP_MS: u64 = 1_000;
+/// Deadline of a question to a Sentinel or an instance, in ms.
 const ASK_TIMEOUT_MS: u64 = 500;
 /// Deadline of a call to Consul, in ms.
 const CONSUL_TIMEOUT_MS: u64 = 3_000;
@@ -58,6 +66,8 @@ enum Event {
     AskInstance(usize, usize, u64),
     Hold(usize, usize, u64),
     Fence(usize, usize, Fence),
+    Shelter(usize, usize, Shelter),
+    Replace(usize, usize, Replace, Mono),
     Promote(usize, usize, Promote),
     Tell(usize, usize, Tell),
     Forget(usize, usize, Forget, Mono),
@@ -116,6 +126,12 @@ pub struct World {
     pub tells: usize,
     /// Sentinels made to forget.
     pub forgets: usize,
+    /// Instances kept from copying a primary without data.
+    pub shelters: usize,
+    /// Primaries moved on purpose.
+    pub moves: usize,
+    /// Failovers asked for because of one without data.
+    pub replacements: usize,
     pub layout: Layout,
     /// In a world that began without a primary: the one that must become the first.
     most_data: Option<Address>,
@@ -143,6 +159,8 @@ pub struct World {
     commit_times: BTreeMap<u64, u64>,
     /// When a Sentinel was last made to forget, and which.
     last_forget: Option<(u64, usize)>,
+    /// When a failover was last asked for because of a primary without data.
+    last_replacement: Option<u64>,
     /// When a majority of the Sentinels last named each address.
     named_at: BTreeMap<Address, u64>,
     /// When an elected leader last had chosen each address.
@@ -208,7 +226,11 @@ impl World {
             fences: 0,
             tells: 0,
             forgets: 0,
+            shelters: 0,
+            replacements: 0,
+            moves: 0,
             last_forget: None,
+            last_replacement: None,
             layout,
             agents: machines,
             most_data: None,
@@ -262,6 +284,17 @@ impl World {
             let delay = world.delay();
             let registered = Box::new(Input::Registered(all.clone()));
             world.push(delay, Event::Deliver(agent, registered));
+        }
+        world
+    }
+
+    /// The same with agents that keep the rows of those who are down for a minute.
+    pub fn patient(seed: u64, agents: usize, instances: usize, sentinels: usize) -> Self {
+        let mut world = Self::new(seed, agents, instances, sentinels);
+        for agent in 0..agents {
+            world.policies[agent].forget_after_ms = 60_000;
+            let machine = GroupLoop::new(world.policies[agent].clone(), world.layout.clone());
+            world.agents[agent].machine = machine;
         }
         world
     }
@@ -337,6 +370,10 @@ impl World {
                 if reached && now.is_some_and(|now| now.run_id == promote.run_id) {
                     self.cluster.promote(&promote.instance);
                 }
+            }
+            Event::Shelter(agent, instance, shelter) => self.shelter(agent, instance, &shelter),
+            Event::Replace(agent, sentinel, replace, until) => {
+                self.replace(agent, sentinel, &replace, until);
             }
             Event::Fence(agent, instance, fence) => self.fence(agent, instance, &fence),
             Event::Tell(agent, sentinel, tell) => {
@@ -499,6 +536,20 @@ impl World {
                     self.push(self.now + delay, Event::Fence(agent, index, fence));
                 }
             }
+            Output::Shelter(shelter) => {
+                let index = self.index_of(&shelter.instance);
+                let delay = self.delay();
+                if let Some(index) = index {
+                    self.push(self.now + delay, Event::Shelter(agent, index, shelter));
+                }
+            }
+            Output::Replace(replace, until) => {
+                let is_it = |s: &Sentinel| s.address == replace.sentinel;
+                let delay = self.delay();
+                if let Some(sentinel) = self.cluster.sentinels.iter().position(is_it) {
+                    self.push(self.now + delay, Event::Replace(agent, sentinel, replace, until));
+                }
+            }
             Output::Promote(promote) => {
                 let index = self.index_of(&promote.instance);
                 let delay = self.delay();
@@ -613,6 +664,47 @@ impl World {
         if has_data && leads.is_some_and(|leads| leads.offset == 0) {
             self.break_with(format!("{instance} has data and was made to follow an empty one"));
         }
+    }
+
+    /// Nobody whom the Sentinels want to be the primary is ever kept from being it, and only data is kept.
+    fn shelter(&mut self, agent: usize, index: usize, shelter: &Shelter) {
+        if self.agents[agent].cut.contains(&Peer::Instance(index)) {
+            return;
+        }
+        let led = self.cluster.instances[index].is_primary();
+        if !self.cluster.shelter(index, shelter) {
+            return;
+        }
+        self.shelters += 1;
+        let instance = &shelter.instance;
+        self.log.push(format!("{} agent-{agent} shelters {instance}", self.now));
+        if led && self.cluster.majority().as_ref() == Some(instance) {
+            self.break_with(format!("{instance} was sheltered, and a majority names it"));
+        }
+        if led && self.cluster.chosen().contains(instance) {
+            self.break_with(format!("{instance} was sheltered while a Sentinel promotes it"));
+        }
+        if self.cluster.instances[index].offset == 0 {
+            self.break_with(format!("{instance} has no data, and was sheltered"));
+        }
+    }
+
+    /// At most one failover is asked for at a time.
+    fn replace(&mut self, agent: usize, sentinel: usize, replace: &Replace, until: Mono) {
+        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
+        let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
+        let group = answer.and_then(|answer| answer.group);
+        let still = group.is_some_and(|g| g.primary == replace.primary && g.failover.is_none());
+        if self.now > until.0 || !still {
+            return;
+        }
+        self.log.push(format!("{} agent-{agent} has {sentinel} replace", self.now));
+        self.replacements += 1;
+        let last = self.last_replacement.replace(self.now);
+        if let Some(at) = last.filter(|at| self.now - at < REPLACE_GAP_MS) {
+            self.break_with(format!("a failover was asked for, and another one at {at}"));
+        }
+        self.cluster.start_failover(sentinel, self.now, true);
     }
 
     /// One Sentinel at a time: the last one knows everybody again.
@@ -838,6 +930,7 @@ impl World {
             | Operation::FreezeInstance(_)
             | Operation::ThawInstance(_)
             | Operation::KillPrimary
+            | Operation::EmptyPrimary
             | Operation::ReplicaOfNoOne(_) => self.operate_on_instances(operation),
             Operation::CutSentinels(a, b) => {
                 self.cluster.cut_sentinels.insert((a.min(b), a.max(b)));
@@ -853,6 +946,8 @@ impl World {
                 self.agents[agent].cut.insert(peer);
             }
             Operation::IsolateHost(host) => self.isolate(host),
+            Operation::Maintenance { instance, on } => self.maintain(instance, on),
+            Operation::Switchover(agent) => self.switch_over(agent),
             Operation::KillAgent(agent) => {
                 self.agents[agent].up = false;
                 self.isolated.remove(&agent);
@@ -882,6 +977,45 @@ impl World {
         }
     }
 
+    /// As `consul-redis maintenance` does: the key says who, and the priority keeps Sentinels from choosing it.
+    fn maintain(&mut self, index: usize, on: bool) {
+        if on == (self.cluster.instances[index].priority == 0) {
+            return;
+        }
+        self.cluster.instances[index].priority = if on { 0 } else { PRIORITY };
+        let kept = self.cluster.instances.iter().filter(|instance| instance.priority == 0);
+        let kept: BTreeMap<&Address, u64> = kept.map(|i| (&i.address, PRIORITY)).collect();
+        let (key, value) = (self.layout.maintenance(), serde_json::to_string(&kept));
+        let set = Op::KeySet { key, value: value.expect("a map of addresses") };
+        self.consul.txn(&[set], &self.layout.state());
+    }
+
+    /// As `consul-redis switchover` does: by what it sees, and only when nothing speaks against it.
+    fn switch_over(&mut self, agent: usize) {
+        let mut observed = self.agents[agent].machine.observed().clone();
+        if let Some(store) = &mut observed.store {
+            // Their presence is bound to sessions, which are not simulated.
+            store.agents.insert(self.policies[agent].agent.clone());
+        }
+        let memory = Memory::default();
+        let view = View::of_one_look(&self.policies[agent], &memory, &observed, self.clock());
+        let Some(planned) = prepare(&view, None).1.filter(|_| self.agents[agent].up) else {
+            return;
+        };
+        let sentinel = |s: &Sentinel| s.address == planned.sentinel;
+        let index = self.index_of(&planned.from);
+        let sentinel = self.cluster.sentinels.iter().position(sentinel);
+        let Some((index, sentinel)) = index.zip(sentinel) else { return };
+        let reached = [Peer::Instance(index), Peer::Sentinel(sentinel)];
+        let asked = &self.cluster.sentinels[sentinel];
+        let free = asked.up && asked.knows && asked.failover.is_none();
+        if free && reached.iter().all(|peer| !self.agents[agent].cut.contains(peer)) {
+            self.moves += 1;
+            self.hold(agent, index, MOVE_HOLD_MS);
+            self.cluster.start_failover(sentinel, self.now, true);
+        }
+    }
+
     fn operate_on_instances(&mut self, operation: Operation) {
         let instances = &mut self.cluster.instances;
         match operation {
@@ -895,6 +1029,13 @@ impl World {
                 let primary = self.cluster.majority();
                 if let Some(index) = primary.and_then(|primary| self.index_of(&primary)) {
                     self.cluster.instances[index].up = false;
+                }
+            }
+            Operation::EmptyPrimary => {
+                let primary = self.cluster.majority();
+                if let Some(index) = primary.and_then(|primary| self.index_of(&primary)) {
+                    self.cluster.instances[index].up = false;
+                    self.cluster.start_instance(index, true);
                 }
             }
             Operation::ReplicaOfNoOne(i) => {
@@ -1030,6 +1171,10 @@ impl World {
     fn heal(&mut self) {
         self.consul_away = false;
         self.isolated.clear();
+        // One is left where the operator has put it.
+        for index in 1..self.cluster.instances.len() {
+            self.maintain(index, false);
+        }
         self.cluster.cut_sentinels.clear();
         self.cluster.cut_instances.clear();
         for index in 0..self.cluster.instances.len() {
@@ -1060,6 +1205,9 @@ impl World {
         if !sound {
             return;
         }
+        if published.is_none() && self.cluster.is_left_to_the_operator(&majority) {
+            return;
+        }
         self.converged = true;
         if published.as_ref() != Some(&majority) {
             self.break_with(format!("{published:?} is published, the Sentinels name {majority}"));
@@ -1074,6 +1222,11 @@ impl World {
                 let seen = seen.cloned();
                 self.break_with(format!("agent-{agent} sees {seen:?}, not {majority}"));
             }
+        }
+        let kept = answer.maintenance.as_ref().expect("a map of addresses").keys();
+        let role = |address: &&Address| answer.record().and_then(|r| r.role_of(address));
+        if let Some(kept) = kept.clone().find(|a| role(a) == Some(PublishedRole::Replica)) {
+            self.break_with(format!("{kept} is in maintenance, and published"));
         }
         let wanted = answer.record().map(|record| project(record).rows);
         if self.consul.rows(&self.layout.node(), Mono(self.now)).found != wanted {
