@@ -15,7 +15,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0   done; for status: every group is healthy
   1   failed while running
-  2   status: a group is not healthy
+  2   status: a group is not healthy; wait: it was not in time
   64  the command line or the config is wrong; nothing was started
   69  Consul does not answer
   70  the agent lost one of its own parts
@@ -44,6 +44,10 @@ pub enum Command {
     Health(HealthArgs),
     /// Show who the writer is, since when, why, and how everything around it is
     Status(StatusArgs),
+    /// Show who the writer was, since when, and why
+    History(HistoryArgs),
+    /// Wait until a group has a writer, or replicas in sync, and print their addresses
+    Wait(WaitArgs),
     /// Show what an agent would do now and why, and change nothing
     Plan,
     /// Render the config's templates from the groups' state, without an agent
@@ -58,6 +62,10 @@ pub enum Command {
     Maintenance(MaintenanceArgs),
     /// Start a small world of real servers, kill its primary, and show what happens
     Demo(DemoArgs),
+    /// Print what a shell needs to complete this command line
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    Man(ManArgs),
 }
 
 /// Options of `exec`.
@@ -100,6 +108,51 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// The group
+    #[arg(value_name = "GROUP")]
+    pub shown: GroupName,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// The group
+    #[arg(value_name = "GROUP")]
+    pub awaited: GroupName,
+    /// Wait for a writer (what it does when nothing is said)
+    #[arg(long, conflicts_with = "replicas")]
+    pub primary: bool,
+    /// Wait until this many replicas are in sync
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub replicas: Option<u16>,
+    /// Wait for this long at most; exit status 2 when it was not enough
+    // Instead of the one of all commands: nothing that this one does would heed that.
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub timeout: Span,
+}
+
+/// Options of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// Options of `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Where they are written
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 /// Options of `render`.

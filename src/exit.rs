@@ -13,7 +13,7 @@ pub enum Code {
     Done = 0,
     /// Failed while running.
     Failed = 1,
-    /// `status`: a group is not healthy.
+    /// `status`: a group is not healthy; `wait`: it was not in time.
     Unhealthy = 2,
     /// The command line or the config is wrong.
     Config = 64,

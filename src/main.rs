@@ -48,6 +48,12 @@ fn without_empty(mut command: Command) -> Command {
 }
 
 fn run(cli: Cli) -> Result<u8, Failure> {
+    // They need no settings, and are called where there are none.
+    match &cli.command {
+        Chosen::Completions(args) => return commands::shell::completions(args).map(|()| 0),
+        Chosen::Man(args) => return commands::shell::man(args).map(|()| 0),
+        _ => {}
+    }
     // One TLS provider for everything.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let env = Environment::of_this_process();
@@ -63,6 +69,10 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Chosen::Health(args) => commands::health::run(config, args, &env).await?,
             Chosen::Agent => commands::agent::run(config).await.map(|()| Code::Done)?,
             Chosen::Status(args) => commands::status::run(config, args).await?,
+            Chosen::History(args) => {
+                commands::history::run(config, args).await.map(|()| Code::Done)?
+            }
+            Chosen::Wait(args) => commands::wait::run(config, args).await?,
             Chosen::Plan => commands::plan::run(config).await.map(|()| Code::Done)?,
             Chosen::Render(args) => {
                 commands::render::run(config, args).await.map(|()| Code::Done)?
@@ -80,6 +90,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
                 commands::maintenance::run(config, args).await.map(|()| Code::Done)?
             }
             Chosen::Demo(args) => commands::demo::run(args).await.map(|()| Code::Done)?,
+            Chosen::Completions(_) | Chosen::Man(_) => Code::Done,
         };
         Ok(code as u8)
     });

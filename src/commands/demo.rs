@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::status::Style;
+use super::terminal::Style;
 use crate::cli::DemoArgs;
 use crate::clock::Clock;
 use crate::consul::store::ReadMode;

@@ -1,10 +1,11 @@
 //! `consul-redis status`
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use super::history::or_none;
+use super::terminal::{self, Style, age, columns};
 use crate::cli::StatusArgs;
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
@@ -48,9 +49,7 @@ pub async fn run(config: Config, args: &StatusArgs) -> Result<Code, Failure> {
         all.push(status);
     }
     if args.json {
-        let text = serde_json::to_string_pretty(&all)
-            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
-        println!("{text}");
+        println!("{}", terminal::json(&all)?);
     } else {
         let style = Style::of_stdout();
         let now = clock.now().wall;
@@ -91,49 +90,6 @@ pub fn unconfigured(
     let login = config.instance_login.clone();
     let sentinel_auth = crate::config::auth_of(&login);
     GroupConfig { policy, layout, login, sentinel_auth }
-}
-
-/// Whether to colour.
-#[derive(Debug, Clone, Copy)]
-pub struct Style {
-    colour: bool,
-}
-
-impl Style {
-    /// Colour on a terminal, unless NO_COLOR says otherwise.
-    pub fn of_stdout() -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none();
-        Self { colour: wanted && std::io::stdout().is_terminal() }
-    }
-
-    /// No colour.
-    pub fn plain() -> Self {
-        Self { colour: false }
-    }
-
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    /// Something that is well.
-    pub fn good(self, text: &str) -> String {
-        self.paint("32", text)
-    }
-
-    /// Something that is not.
-    pub fn bad(self, text: &str) -> String {
-        self.paint("31", text)
-    }
-
-    /// Something that matters.
-    pub fn bold(self, text: &str) -> String {
-        self.paint("1", text)
-    }
-
-    /// Something that matters less.
-    pub fn dim(self, text: &str) -> String {
-        self.paint("2", text)
-    }
 }
 
 /// One group, as text.
@@ -179,13 +135,10 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
     table(&mut text, "instances", status.instances.iter().map(instance_row).collect(), style);
     table(&mut text, "Sentinels", status.sentinels.iter().map(sentinel_row).collect(), style);
     let history = status.history.iter().take(HISTORY_SHOWN).map(|change| {
-        let or_none = |a: &Option<crate::core::address::Address>| {
-            a.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
-        };
         vec![
             change.generation.to_string(),
             format!("{:.3}", change.at),
-            format!("{} -> {}", or_none(&change.from), or_none(&change.to)),
+            format!("{} -> {}", or_none(change.from.as_ref()), or_none(change.to.as_ref())),
             change.why.clone(),
         ]
     });
@@ -221,35 +174,9 @@ fn sentinel_row(sentinel: &SentinelStatus) -> Vec<String> {
     vec![sentinel.address.to_string(), says, opinion.unwrap_or_default(), tilt.to_owned()]
 }
 
-/// Rows with columns as wide as their widest cell, nothing after the last cell.
 fn table(text: &mut String, title: &str, rows: Vec<Vec<String>>, style: Style) {
-    if rows.is_empty() {
-        return;
-    }
-    let _ = writeln!(text, "  {}", style.dim(title));
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .filter(|(_, width)| **width > 0)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        let _ = writeln!(text, "    {}", cells.join("  ").trim_end());
-    }
-}
-
-/// `3 s`, `12 min`, `5 h`, `9 days`.
-fn age(age: SignedDuration) -> String {
-    let seconds = age.as_secs().max(0);
-    match seconds {
-        0..=119 => format!("{seconds} s"),
-        120..=7_199 => format!("{} min", seconds / 60),
-        7_200..=172_799 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
+    if !rows.is_empty() {
+        let _ = writeln!(text, "  {}", style.dim(title));
+        columns(text, "    ", rows, style);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, IsTerminal, Write as _};
 
-use super::status::{Style, unconfigured};
+use super::status::unconfigured;
+use super::terminal::Style;
 use crate::cli::SwitchoverArgs;
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};

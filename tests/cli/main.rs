@@ -38,12 +38,16 @@ fn help_says_it_all() {
         "exec",
         "health",
         "status",
+        "history",
+        "wait",
         "plan",
         "render",
         "retire",
         "switchover",
         "config",
         "demo",
+        "completions",
+        "man",
     ] {
         let (code, text) = run(&[command, "-h"], &[]);
         assert_eq!(code, 0);
@@ -229,4 +233,57 @@ fn consul_that_does_not_answer_is_69_with_a_hint() {
     let (code, error) = run(&["status"], &[("CONSUL_HTTP_ADDR", "127.0.0.1:1")]);
     assert_eq!(code, 69);
     insta::assert_snapshot!(error);
+}
+
+#[test]
+fn every_shell_completes_every_command_and_flag() {
+    let help = run(&["--help"], &[]).1;
+    let commands = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let commands: Vec<&str> = commands
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(commands.len() > 10, "{commands:?}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        // Where nothing is set up yet, and what is set up cannot be used.
+        let (code, script) = run(&["completions", shell], &[("CONSUL_HTTP_ADDR", "ftp://consul")]);
+        assert_eq!(code, 0, "{script}");
+        for word in commands.iter().copied().chain(["sentinel-service", "replicas"]) {
+            assert!(script.contains(word), "{shell} does not know {word}");
+        }
+    }
+    // Bash itself takes it.
+    let script = run(&["completions", "bash"], &[]).1;
+    let asked = "
+        completing=$(complete -p consul-redis); completing=${completing#*-F }
+        COMP_WORDS=(consul-redis switch) COMP_CWORD=1
+        ${completing%% *} consul-redis switch consul-redis
+        echo \"${COMPREPLY[*]}\"";
+    let bash = Command::new("bash").args(["-c", &(script + asked)]).output().expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&bash.stdout), "switchover\n", "{bash:?}");
+}
+
+#[test]
+fn there_is_a_manual_page_for_every_command() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pages = dir.path().join("man1");
+    let (code, said) = run(&["man", pages.to_str().expect("a path")], &[]);
+    assert_eq!((code, said.as_str()), (0, ""));
+    let page = |name: &str| std::fs::read_to_string(pages.join(name)).expect(name);
+    assert!(page("consul-redis.1").contains("Keeps Consul pointing at the Redis writer"));
+    assert!(page("consul-redis.1").contains("Exit codes:"));
+    assert!(page("consul-redis-switchover.1").contains("without losing a write"));
+    let (code, refused) = run(&["man", "/dev/null/man1"], &[]);
+    assert_eq!(code, 1, "{refused}");
+}
+
+#[test]
+fn waiting_has_an_end() {
+    let away = [("CONSUL_HTTP_ADDR", "127.0.0.1:1")];
+    let (code, error) = run(&["wait", "redis", "--timeout", "300ms"], &away);
+    assert_eq!(code, 69);
+    insta::assert_snapshot!("wait-without-consul", error);
+    let both = ["wait", "redis", "--primary", "--replicas", "2"];
+    assert_eq!(run(&both, &away).0, 64);
 }

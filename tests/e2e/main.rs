@@ -27,6 +27,7 @@ mod plain_hosts;
 mod prometheus;
 mod proxies;
 mod render;
+mod scripts;
 mod sentinels;
 mod support;
 mod switch;

@@ -1,0 +1,91 @@
+//! `consul-redis history GROUP`: who was the writer, since when, and why.
+
+use jiff::Timestamp;
+
+use super::terminal::{self, Style};
+use crate::cli::HistoryArgs;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::consul::client::Consul;
+use crate::consul::store::ReadMode;
+use crate::core::address::Address;
+use crate::core::projection::Layout;
+use crate::core::record::{Change, Level};
+use crate::exit::{Code, Failure};
+
+/// Shows the last changes of a group, newest first.
+///
+/// # Errors
+/// A [`Failure`] when Consul cannot be read, or holds no history of the group.
+pub async fn run(config: Config, args: &HistoryArgs) -> Result<(), Failure> {
+    let consul = Consul::new(&config.consul)?;
+    let layout = Layout::new(&config.prefix, &args.shown);
+    let keys = consul.group(&layout, ReadMode::Consistent, &Clock::start()).await?.value;
+    if keys.history.is_empty() {
+        let message = format!("nothing was ever published for the group `{}`", args.shown);
+        return Err(Failure::new(Code::Failed, message));
+    }
+    if args.json {
+        println!("{}", terminal::json(&keys.history)?);
+    } else {
+        print!("{}", describe(&keys.history, Style::of_stdout()));
+    }
+    Ok(())
+}
+
+/// One line for each change.
+pub fn describe(history: &[Change], style: Style) -> String {
+    let mut text = String::new();
+    let head = ["", "began", "writer", "level", "took", "why"].map(str::to_owned).to_vec();
+    let rows = history.iter().map(row);
+    terminal::columns(&mut text, "", std::iter::once(head).chain(rows).collect(), style);
+    text
+}
+
+fn row(change: &Change) -> Vec<String> {
+    vec![
+        change.generation.to_string(),
+        format!("{:.3}", change.at),
+        format!("{} -> {}", or_none(change.from.as_ref()), or_none(change.to.as_ref())),
+        change.level.map_or("", Level::as_str).to_owned(),
+        took(change),
+        change.why.clone(),
+    ]
+}
+
+/// An address, or that there is none.
+pub fn or_none(address: Option<&Address>) -> String {
+    address.map_or_else(|| "none".to_owned(), ToString::to_string)
+}
+
+/// From the moment that the first of its steps was seen to its publication.
+fn took(change: &Change) -> String {
+    let steps = &change.timeline;
+    let first = [steps.down_agreed, steps.selected, steps.promoted].into_iter().flatten().min();
+    let ms = |since: Timestamp| change.at.duration_since(since).as_millis();
+    first.map(|since| format!("{} ms", ms(since))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_a_line() {
+        let changes: Vec<Change> = serde_json::from_value(serde_json::json!([
+            {"generation": 3, "at": "2026-11-21T00:00:01.5Z", "from": null, "to": "10.0.0.6:6379",
+             "level": "promotion", "epoch": 1, "why": "promoted by Sentinel epoch 1", "by": "a",
+             "timeline": {"selected": "2026-11-21T00:00:01.25Z", "promoted": "2026-11-21T00:00:01.497Z"}},
+            {"generation": 2, "at": "2026-11-21T00:00:01Z", "from": "10.0.0.5:6379", "to": null,
+             "level": null, "epoch": null, "why": "10.0.0.5:6379 is down", "by": "a", "timeline": {}},
+        ]))
+        .unwrap();
+        let text = describe(&changes, Style::plain());
+        assert_eq!(
+            text,
+            "   began                     writer                 level      took    why\n\
+             3  2026-11-21T00:00:01.500Z  none -> 10.0.0.6:6379  promotion  250 ms  promoted by Sentinel epoch 1\n\
+             2  2026-11-21T00:00:01.000Z  10.0.0.5:6379 -> none                     10.0.0.5:6379 is down\n"
+        );
+    }
+}

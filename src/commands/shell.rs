@@ -1,0 +1,32 @@
+//! `consul-redis completions` and `consul-redis man`: what shells and `man` know of the command line, from its definition.
+
+use std::io::Write as _;
+
+use clap::CommandFactory as _;
+
+use crate::cli::{Cli, CompletionsArgs, ManArgs};
+use crate::exit::Failure;
+
+/// The program, as it is called.
+const NAME: &str = "consul-redis";
+
+/// Prints a shell's completions.
+///
+/// # Errors
+/// A [`Failure`] when they cannot be written.
+pub fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), NAME, &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(())
+}
+
+/// Writes a page for the program and one for each command.
+///
+/// # Errors
+/// A [`Failure`] when the directory cannot be made or written to.
+pub fn man(args: &ManArgs) -> Result<(), Failure> {
+    std::fs::create_dir_all(&args.dir)?;
+    clap_mangen::generate_to(Cli::command(), &args.dir)?;
+    Ok(())
+}

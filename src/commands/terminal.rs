@@ -1,0 +1,133 @@
+//! How text is laid out for a person: colour, and columns that fit.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+
+use jiff::SignedDuration;
+use serde::Serialize;
+
+use crate::exit::{Code, Failure};
+
+/// Between two columns.
+const GAP: &str = "  ";
+/// Where a text is cut.
+const CUT: char = '…';
+/// A terminal that is narrower than this is taken to be as wide.
+const WIDTH_MIN: usize = 40;
+
+/// Whether to colour, and how wide a line may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    colour: bool,
+    width: Option<usize>,
+}
+
+impl Style {
+    /// Colour on a terminal, unless NO_COLOR says otherwise; and lines as wide as it is.
+    pub fn of_stdout() -> Self {
+        if !std::io::stdout().is_terminal() {
+            return Self::plain();
+        }
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let width = terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+        Self { colour, width: width.map(|width| width.max(WIDTH_MIN)) }
+    }
+
+    /// No colour, and lines as long as they are.
+    pub fn plain() -> Self {
+        Self { colour: false, width: None }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// Something that is well.
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// Something that is not.
+    pub fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    /// Something that matters.
+    pub fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    /// Something that matters less.
+    pub fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    /// As much of a line without colour as fits.
+    fn fit(self, line: &str) -> String {
+        match self.width {
+            Some(width) if line.chars().count() > width => {
+                line.chars().take(width - 1).chain([CUT]).collect()
+            }
+            _ => line.to_owned(),
+        }
+    }
+}
+
+/// Rows with columns as wide as their widest cell, nothing after the last cell, and cut where the terminal ends. Columns
+/// without anything in them are left out.
+pub fn columns(text: &mut String, indent: &str, rows: Vec<Vec<String>>, style: Style) {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let len = |cell: &String| cell.chars().count();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(len).max();
+    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .filter(|(_, width)| **width > 0)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        let line = format!("{indent}{}", cells.join(GAP));
+        let _ = writeln!(text, "{}", style.fit(line.trim_end()));
+    }
+}
+
+/// `3 s`, `12 min`, `5 h`, `9 days`.
+pub fn age(age: SignedDuration) -> String {
+    let seconds = age.as_secs().max(0);
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// For programs.
+///
+/// # Errors
+/// Never: what is shown has a JSON form.
+pub fn json(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::new(Code::Failed, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_ends_where_the_terminal_does() {
+        let narrow = Style { colour: false, width: Some(20) };
+        let rows = vec![
+            vec!["10.0.0.5:6379".to_owned(), String::new(), "down, says everybody".to_owned()],
+            vec!["é:1".to_owned(), String::new(), "up".to_owned()],
+        ];
+        let mut text = String::new();
+        columns(&mut text, "  ", rows.clone(), narrow);
+        assert_eq!(text, "  10.0.0.5:6379  do…\n  é:1            up\n");
+        let mut whole = String::new();
+        columns(&mut whole, "", rows, Style::plain());
+        assert_eq!(whole, "10.0.0.5:6379  down, says everybody\né:1            up\n");
+    }
+}
