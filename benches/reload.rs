@@ -1,7 +1,8 @@
 //! How long after a switch is published does the command that reloads a proxy start?
 //!
-//! `render --watch`, beside a script that reads the key `primary` once a second, as many do. A switch is one
-//! transaction in Consul, as an agent publishes it; each contender's command writes down when it was started.
+//! `render --watch`, with and without a check of the new file, beside a script that reads the key `primary` once a
+//! second, as many do. A switch is one transaction in Consul, as an agent publishes it; each contender's command writes
+//! down when it was started.
 //!
 //! `make race` runs it.
 
@@ -19,7 +20,7 @@ use consul_redis::consul::client::Consul;
 use consul_redis::core::record::{Record, decode, encode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::{Life, Process};
-use consul_redis::lab::tools::Tool;
+use consul_redis::lab::tools::{Tool, haproxy};
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::json;
@@ -41,13 +42,90 @@ async fn race() {
     let spec = WorldSpec { redis: 2, sentinels: 1, ..WorldSpec::default() };
     let world = World::start(spec).await.expect("a world");
     let mut record = published(&world).await;
-    let renderer = renderer(&world);
-    let poller = poller(&world);
-    let (rendered, polled) = (world.dir().join("rendered.times"), world.dir().join("polled.times"));
-    until_count(&rendered, 1).await;
+    let (mut rendered, mut polled) = (Vec::new(), Vec::new());
+    // One after the other: beside each other they would wait for each other's disk.
+    for check in CHECKS {
+        let lap = lap(&world, &mut record, check).await;
+        rendered.push(lap.by_renderer);
+        polled.extend(lap.by_poller);
+    }
+    println!("From the transaction's answer to the command's start, {SWITCHES} switches each:\n");
+    println!("| contender | median ms | worst ms |\n|---|---:|---:|");
+    for (check, values) in CHECKS.iter().zip(&rendered) {
+        println!("| {} | {:.0} | {:.0} |", check.label(), median(values), worst(values));
+    }
+    let (label, values) = ("a script that polls every second", &polled);
+    println!("| {label} | {:.0} | {:.0} |", median(values), worst(values));
+    for (check, values) in CHECKS.iter().zip(&rendered) {
+        let held = if worst(values) <= REACH_MS { "held" } else { "NOT held" };
+        println!("\nwithin {REACH_MS} ms of a switch, {}: {held}", check.label());
+    }
+}
+
+/// What looks at the new file before it is put in place.
+#[derive(Debug, Clone, Copy)]
+enum Check {
+    Nobody,
+    Grep,
+    HaProxy,
+}
+
+const CHECKS: [Check; 3] = [Check::Nobody, Check::Grep, Check::HaProxy];
+
+impl Check {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Nobody => "`consul-redis render --watch`",
+            Self::Grep => "the same, with `grep` as its `check`",
+            Self::HaProxy => "the same, with `haproxy -c` as its `check`",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "unchecked",
+            Self::Grep => "checked-by-grep",
+            Self::HaProxy => "checked-by-haproxy",
+        }
+    }
+
+    /// The template, and the check's line in the config.
+    fn of_template(self) -> (String, String) {
+        let small = || "{{ groups.redis.writer.address }}\n".to_owned();
+        match self {
+            Self::Nobody => (small(), String::new()),
+            Self::Grep => (small(), "check = [\"grep\", \"-q\", \":\", \"{}\"]\n".to_owned()),
+            Self::HaProxy => {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/haproxy.cfg.j2");
+                let tool = haproxy().unwrap_or_else(|error| panic!("{error}"));
+                // One that is on PATH finds its libraries as we do.
+                let libraries = tool.library_path.map(|path| path.display().to_string());
+                let env = libraries.map(|path| format!("\"env\", \"LD_LIBRARY_PATH={path}\", "));
+                let (env, program) = (env.unwrap_or_default(), tool.path);
+                let check = format!("check = [{env}{program:?}, \"-c\", \"-f\", \"{{}}\"]\n");
+                (std::fs::read_to_string(path).expect("a template"), check)
+            }
+        }
+    }
+}
+
+/// From the transaction's answer to the command's start, in ms, for each switch.
+struct Lap {
+    by_renderer: Vec<f64>,
+    by_poller: Vec<f64>,
+}
+
+async fn lap(world: &World, record: &mut Record, check: Check) -> Lap {
+    let path = |who: &str| world.dir().join(format!("{who}-{}.times", check.name()));
+    let (rendered, polled) = (path("rendered"), path("polled"));
+    let _renderer = renderer(world, check, &rendered);
+    let _poller = poller(world, check, &polled);
+    // Both begin with what is there.
+    for begun in [&rendered, &polled] {
+        until_count(begun, 1).await;
+    }
     let client = world.consul.client().expect("a client");
-    // Like the poller's, they begin with what is there.
-    let (mut by_renderer, mut by_poller) = (Vec::new(), Vec::new());
+    let mut lap = Lap { by_renderer: Vec::new(), by_poller: Vec::new() };
     for switch in 1..=SWITCHES {
         let shift = Duration::from_millis(switch * SHIFT_MS % 1_000);
         tokio::time::sleep(PAUSE + shift).await;
@@ -56,22 +134,13 @@ async fn race() {
         let other = other.expect("another instance").address.clone();
         record.writer.as_mut().expect("a writer").address = other;
         record.generation += 1;
-        let at = publish(&client, &record).await;
-        by_renderer.push(until_count(&rendered, counts.0 + 1).await - at);
-        by_poller.push(until_count(&polled, counts.1 + 1).await - at);
-        eprintln!("switch {switch}: {:?} {:?}", by_renderer.last(), by_poller.last());
+        let at = publish(&client, record).await;
+        lap.by_renderer.push(until_count(&rendered, counts.0 + 1).await - at);
+        lap.by_poller.push(until_count(&polled, counts.1 + 1).await - at);
+        let (of_renderer, of_poller) = (lap.by_renderer.last(), lap.by_poller.last());
+        eprintln!("{}, switch {switch}: {of_renderer:?} {of_poller:?}", check.name());
     }
-    drop((renderer, poller));
-    println!("From the transaction's answer to the command's start, {SWITCHES} switches:\n");
-    println!("| contender | median ms | worst ms |\n|---|---:|---:|");
-    for (label, values) in [
-        ("`consul-redis render --watch`", &by_renderer),
-        ("a script that polls every second", &by_poller),
-    ] {
-        println!("| {label} | {:.0} | {:.0} |", median(values), worst(values));
-    }
-    let held = if worst(&by_renderer) <= REACH_MS { "held" } else { "NOT held" };
-    println!("\na reload starts within {REACH_MS} ms of a switch: {held}");
+    lap
 }
 
 /// A group as an agent publishes it; the agent is gone afterwards.
@@ -100,28 +169,32 @@ async fn publish(client: &Consul, record: &Record) -> f64 {
     wall().as_nanosecond() as f64 / 1e6
 }
 
-fn renderer(world: &World) -> Process {
-    let dir = world.dir();
-    let (source, config) = (dir.join("source.j2"), dir.join("render.toml"));
-    std::fs::write(&source, "{{ groups.redis.writer.address }}\n").expect("a template");
+fn renderer(world: &World, check: Check, noted: &Path) -> Process {
+    let path = |what: &str| world.dir().join(format!("{}{what}", check.name()));
+    let (source, config) = (path(".j2"), path(".toml"));
+    let (template, check_line) = check.of_template();
+    std::fs::write(&source, template).expect("a template");
     let text = format!(
-        "[[template]]\nsource = {source:?}\ndestination = {:?}\n\
-         command = [\"sh\", \"-c\", \"date +%s%N >> rendered.times\"]\n",
-        dir.join("rendered")
+        "[[template]]\nsource = {source:?}\ndestination = {:?}\n{check_line}\
+         command = [\"sh\", \"-c\", \"date +%s%N >> {}\"]\n",
+        path(".rendered"),
+        noted.display()
     );
     std::fs::write(&config, text).expect("a config");
     let tool = Tool::at(env!("CARGO_BIN_EXE_consul-redis").into());
     let args = ["render", "--watch", "--config", config.to_str().expect("a path")];
-    start(world, "render", &tool, &args)
+    start(world, &format!("render-{}", check.name()), &tool, &args)
 }
 
-fn poller(world: &World) -> Process {
+fn poller(world: &World, check: Check, noted: &Path) -> Process {
     let script = format!(
         "while :; do now=$(curl -s 'http://{}/v1/kv/redis-ha/redis/primary?raw'); \
-         [ \"$now\" = \"$was\" ] || date +%s%N >> polled.times; was=$now; sleep 1; done",
-        world.consul.http
+         [ \"$now\" = \"$was\" ] || date +%s%N >> {}; was=$now; sleep 1; done",
+        world.consul.http,
+        noted.display()
     );
-    start(world, "poller", &Tool::at("/bin/sh".into()), &["-c", &script])
+    let tool = Tool::at("/bin/sh".into());
+    start(world, &format!("poller-{}", check.name()), &tool, &["-c", &script])
 }
 
 fn start(world: &World, name: &str, tool: &Tool, args: &[&str]) -> Process {

@@ -3,7 +3,7 @@
 # PATH (or named by CONSUL_BIN, REDIS_SERVER_BIN, HAPROXY_BIN and the like) is used as it is.
 #
 #   scripts/tools.sh servers    Consul and Redis
-#   scripts/tools.sh race       the same, and curl and redis-cli, which the race's peers call
+#   scripts/tools.sh race       the same, curl and redis-cli, which the race's peers call, and the proxies
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
 #   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
 #   scripts/tools.sh tests      proxies and clients, and Go, ip, Prometheus, cargo-nextest, cargo-deny and kubernetes-validate
@@ -212,7 +212,7 @@ case "${1:-}" in
 servers) get_servers ;;
 race)
     get_servers
-    get_debian redis-cli redis-tools
+    get_proxies
     get_debian curl curl
     ;;
 proxies)
