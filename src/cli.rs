@@ -11,6 +11,9 @@ use crate::config::file::{LogFormat, Span};
 use crate::core::address::{Address, GroupName, ServiceName};
 use crate::core::record::Level;
 
+/// The least time between two looks of `status --watch`, in ms.
+const WATCH_EVERY_MIN_MS: u64 = 100;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done; for status: every group is healthy
@@ -105,9 +108,21 @@ pub struct HealthArgs {
 /// Options of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Print JSON
+    /// Print JSON (with --watch: one line a look)
     #[arg(long)]
     pub json: bool,
+    /// Look again this often, until interrupted
+    #[arg(long, value_name = "EVERY", num_args = 0..=1, default_missing_value = "1s", value_parser = every)]
+    pub watch: Option<Span>,
+}
+
+/// Looks that follow one another at once would only ask for load.
+fn every(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse()?;
+    if span.as_ms() < WATCH_EVERY_MIN_MS {
+        return Err(format!("at least {WATCH_EVERY_MIN_MS}ms"));
+    }
+    Ok(span)
 }
 
 /// Options of `history`.

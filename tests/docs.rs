@@ -235,3 +235,13 @@ fn every_flag_and_variable_of_exec_is_in_its_document() {
     let missing: Vec<&&str> = words.iter().filter(|word| !document.contains(**word)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+/// Programs that read `status --json` know every code.
+#[test]
+fn the_schema_of_status_has_every_problem_code() {
+    let schema: serde_json::Value =
+        serde_json::from_str(&read("docs/schemas/status.schema.json")).expect("JSON");
+    let codes = schema.pointer("/items/properties/problems/items/properties/code/enum");
+    let ours: Vec<&str> = ProblemCode::ALL.into_iter().map(ProblemCode::as_str).collect();
+    assert_eq!(codes, Some(&serde_json::json!(ours)));
+}

@@ -1,8 +1,11 @@
 //! `consul-redis status`
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
 use super::history::or_none;
 use super::terminal::{self, Style, age, columns};
@@ -26,38 +29,104 @@ use crate::observe::look;
 /// Changes shown of the history.
 const HISTORY_SHOWN: usize = 5;
 
-/// Shows every group. [`Code::Unhealthy`] when one of them is not healthy.
+/// Shows every group, once or until interrupted. [`Code::Unhealthy`] when one of them was not healthy at the last look.
 ///
 /// # Errors
-/// A [`Failure`] when Consul cannot be read.
+/// A [`Failure`] when Consul cannot be read; with `--watch` it is shown instead.
 pub async fn run(config: Config, args: &StatusArgs) -> Result<Code, Failure> {
-    let consul = Consul::new(&config.consul)?;
-    let names = Names::new(config.resolver);
-    let clock = Clock::start();
-    let mut all = Vec::new();
-    for group in groups(&config, &consul, &clock).await? {
-        let seen = look(&config, &group, &consul, &names, &clock).await?;
-        let memory = Memory::default();
-        let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
-        let mut status = assess(&view, &group.layout);
-        let failures = seen.failures.into_iter();
-        status.problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
-        if let (Some(dns), Some(record)) = (&config.dns, seen.observed.record()) {
-            let found = name_check::look(dns, &group.layout, record, &consul, &clock).await?;
-            status.add(found);
+    let looker = Looker {
+        consul: Consul::new(&config.consul)?,
+        names: Names::new(config.resolver),
+        clock: Clock::start(),
+        config,
+    };
+    match args.watch {
+        None => {
+            let all = looker.look().await?;
+            if args.json {
+                println!("{}", terminal::json(&all)?);
+            } else {
+                print!("{}", looker.text(&all, Style::of_stdout()));
+            }
+            Ok(health_of(&all))
         }
-        all.push(status);
+        Some(every) => looker.watch(args.json, Duration::from_millis(every.as_ms())).await,
     }
-    if args.json {
-        println!("{}", terminal::json(&all)?);
-    } else {
-        let style = Style::of_stdout();
-        let now = clock.now().wall;
+}
+
+fn health_of(all: &[GroupStatus]) -> Code {
+    if all.iter().all(|status| status.healthy) { Code::Done } else { Code::Unhealthy }
+}
+
+/// What it takes to look at all groups again and again.
+struct Looker {
+    config: Config,
+    consul: Consul,
+    names: Names,
+    clock: Clock,
+}
+
+impl Looker {
+    async fn look(&self) -> Result<Vec<GroupStatus>, Failure> {
+        let Self { config, consul, names, clock } = self;
+        let mut all = Vec::new();
+        for group in groups(config, consul, clock).await? {
+            let seen = look(config, &group, consul, names, clock).await?;
+            let memory = Memory::default();
+            let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
+            let mut status = assess(&view, &group.layout);
+            let failures = seen.failures.into_iter();
+            status.problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
+            if let (Some(dns), Some(record)) = (&config.dns, seen.observed.record()) {
+                let found = name_check::look(dns, &group.layout, record, consul, clock).await?;
+                status.add(found);
+            }
+            all.push(status);
+        }
+        Ok(all)
+    }
+
+    fn text(&self, all: &[GroupStatus], style: Style) -> String {
+        let now = self.clock.now().wall;
         let texts: Vec<String> = all.iter().map(|status| describe(status, now, style)).collect();
-        print!("{}", texts.join("\n"));
+        texts.join("\n")
     }
-    let healthy = all.iter().all(|status| status.healthy);
-    Ok(if healthy { Code::Done } else { Code::Unhealthy })
+
+    /// On a terminal each look takes the place of the last one; else they follow one another.
+    async fn watch(&self, json: bool, every: Duration) -> Result<Code, Failure> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Code::Done;
+        loop {
+            let next = async {
+                ticks.tick().await;
+                self.look().await
+            };
+            // Cancel safe: signals are kept, and a look that is given up changes nothing.
+            let seen = tokio::select! {
+                _ = terminate.recv() => return Ok(last),
+                _ = interrupt.recv() => return Ok(last),
+                seen = next => seen,
+            };
+            last = seen.as_ref().map_or(Code::Unhealthy, |all| health_of(all));
+            let frame = match (&seen, json) {
+                (Ok(all), true) => terminal::json_line(all)?,
+                (Ok(all), false) => self.text(all, Style::of_stdout()),
+                // What went wrong is told apart from what was found.
+                (Err(failure), true) => {
+                    eprintln!("{failure}");
+                    continue;
+                }
+                (Err(failure), false) => format!("{failure}\n"),
+            };
+            if terminal::show(&frame, self.clock.now().wall, json).is_err() {
+                // Nobody reads any more (`status --watch | head`).
+                return Ok(last);
+            }
+        }
+    }
 }
 
 /// The groups that were named, else those that Consul knows.

@@ -1,9 +1,9 @@
 //! How text is laid out for a person: colour, and columns that fit.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::exit::{Code, Failure};
@@ -110,6 +110,33 @@ pub fn age(age: SignedDuration) -> String {
 pub fn json(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(value)
         .map_err(|error| Failure::new(Code::Failed, error.to_string()))
+}
+
+/// A value as one line of JSON.
+///
+/// # Errors
+/// A [`Failure`] that no value of ours has.
+pub fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+    let line = serde_json::to_string(value);
+    line.map_err(|error| Failure::new(Code::Failed, error.to_string()))
+}
+
+/// One of many looks: on a terminal in the place of the last one, below the time; else after it.
+///
+/// # Errors
+/// Nobody reads any more.
+pub fn show(frame: &str, now: Timestamp, bare: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if bare {
+        writeln!(out, "{frame}")?;
+    } else if out.is_terminal() {
+        // Home, each line cleared before it is written, and whatever is left below.
+        let frame = frame.replace('\n', "\x1b[K\n");
+        write!(out, "\x1b[H{now:.0}\x1b[K\n\x1b[K\n{frame}\x1b[J")?;
+    } else {
+        writeln!(out, "{now:.0}\n{frame}")?;
+    }
+    out.flush()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::address::{Address, GroupName};
 use super::bootstrap::{NoFirst, bootstrap};
 use super::decide::renamed;
+use super::emptied::replace;
 use super::fence::{WhyLeft, fences};
 use super::health::{is_ready, serves};
 use super::observed::{DownOpinion, Reading, Role, SentinelAnswer, StoredState};
@@ -252,7 +253,9 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<Problem> {
         }
         Some(record) => match &record.writer {
             None => {
-                let text = format!("there is no writer: {}", record.why);
+                // What stands in the way now says more than why it was withdrawn.
+                let why = replace(view).err().unwrap_or_else(|| record.why.clone());
+                let text = format!("there is no writer: {why}");
                 problems.push(ProblemCode::NoWriter.says(text));
             }
             Some(writer) => problems.extend(writer_problem(view, record, &writer.address)),

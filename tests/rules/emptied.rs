@@ -9,9 +9,10 @@ use consul_redis::core::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
 use consul_redis::core::projection::nowhere;
 use consul_redis::core::record::EmptiedPrimary;
 use consul_redis::core::safety::veto;
+use consul_redis::core::status::{Problem, assess};
 use consul_redis::core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, primary, replica};
+use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica};
 
 /// A new history, no keys.
 fn blank() -> InstanceAnswer {
@@ -109,6 +110,9 @@ fn a_sentinel_that_would_choose_one_without_data_is_not_asked() {
     assert_eq!(asked(&scene), None);
     let why = replace(&scene.view()).unwrap_err();
     assert!(why.contains("would choose 10.0.0.3:6379, which does not hold it"), "{why}");
+    let status = assess(&scene.view(), &layout());
+    let said = |problem: &Problem| problem.text.contains("Set `replica-priority 0` there");
+    assert!(status.problems.iter().any(said), "{:?}", status.problems);
     let never = InstanceAnswer { priority: Some(0), ..emptied };
     assert_eq!(asked(&withdrawn().instance(C, never)), Some(A.to_owned()));
 }
