@@ -6,7 +6,8 @@
 #   scripts/tools.sh race       the same, curl and redis-cli, which the race's peers call, and the proxies
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
 #   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
-#   scripts/tools.sh tests      proxies and clients, and Go, ip, Prometheus, cargo-nextest, cargo-deny and kubernetes-validate
+#   scripts/tools.sh page       Consul and Redis, and Chromium with its driver
+#   scripts/tools.sh tests      proxies, clients and page, and Go, ip, Prometheus, cargo-nextest, cargo-deny and kubernetes-validate
 #   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
 #   scripts/tools.sh deny       cargo-deny
 set -eu
@@ -208,6 +209,21 @@ get_go() {
     get_debian go golang-go
 }
 
+# The browser that looks at the status page, and what drives it: some 130 MB. Debian's `chromium` is a script
+# that wants its program in /usr/lib; ours is the program.
+get_chromium() {
+    if [ -z "${CHROMIUM_BIN:-}" ] && ! has chromium; then
+        get_debian chromium chromium chromium-driver fonts-dejavu-core
+        # libpulse looks for its other half in /usr/lib alone.
+        libraries=$root/usr/lib/$(uname -m)-linux-gnu
+        for library in "$libraries"/pulseaudio/libpulsecommon-*.so; do
+            [ ! -e "$library" ] || ln -sf "pulseaudio/${library##*/}" "$libraries"
+        done
+        ln -sf ../lib/chromium/chromium "$root/usr/bin/chromium"
+    fi
+    [ -n "${CHROMEDRIVER_BIN:-}" ] || get_debian chromedriver chromium-driver
+}
+
 case "${1:-}" in
 servers) get_servers ;;
 race)
@@ -223,6 +239,10 @@ clients)
     get_servers
     get_clients
     ;;
+page)
+    get_servers
+    get_chromium
+    ;;
 tests)
     get_servers
     get_proxies
@@ -230,6 +250,7 @@ tests)
     get_go
     get_ip
     get_prometheus
+    get_chromium
     get_crate cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-deny "$DENY_VERSION"
     get_kubernetes_validate
@@ -239,5 +260,5 @@ valkey)
     get_valkey
     ;;
 deny) get_crate cargo-deny "$DENY_VERSION" ;;
-*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, tests, valkey, deny" ;;
+*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, page, tests, valkey, deny" ;;
 esac

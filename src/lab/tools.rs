@@ -100,6 +100,22 @@ pub fn go() -> Result<Tool, LabError> {
     find("GO_BIN", "go")
 }
 
+/// Finds Chromium: `$CHROMIUM_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn chromium() -> Result<Tool, LabError> {
+    find("CHROMIUM_BIN", "chromium")
+}
+
+/// Finds Chromium's driver: `$CHROMEDRIVER_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn chromedriver() -> Result<Tool, LabError> {
+    find("CHROMEDRIVER_BIN", "chromedriver")
+}
+
 fn find(variable: &str, name: &str) -> Result<Tool, LabError> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
