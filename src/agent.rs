@@ -17,12 +17,11 @@ use crate::core::address::GroupName;
 use crate::core::group::{Input, Outcome};
 use crate::core::projection::{NO_ADDRESS, Op, ServiceRow, node_row};
 use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
-use crate::core::status::GroupStatus;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::group_task::{GroupTask, INPUTS_MAX};
 use crate::handover::hand_over;
-use crate::http::Server;
+use crate::http::{Drawn, Server};
 use crate::meter::{GroupMeter, Meter};
 use crate::name_check::{Checker, Findings};
 use crate::render::task::Renderer;
@@ -331,7 +330,7 @@ struct Ends {
     inputs: mpsc::Sender<Input>,
     receiver: mpsc::Receiver<Input>,
     sentinels: broadcast::Sender<SentinelCommand>,
-    shown: Option<watch::Sender<Option<GroupStatus>>>,
+    shown: Option<watch::Sender<Option<Drawn>>>,
 }
 
 async fn sigterm() {

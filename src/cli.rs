@@ -323,10 +323,11 @@ pub struct Common {
         default_missing_value = "true"
     )]
     pub handover: Option<bool>,
-    /// Answer /metrics, /primary, /replica, /health, /healthz and /readyz by HTTP here
+    /// Show a status page by HTTP here, and answer /metrics, /status.json, /primary, /replica, /health, /healthz and
+    /// /readyz
     #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN", value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
-    /// File with the bearer token that every HTTP request must carry
+    /// File with the token that the page (as a password), /status.json and /metrics ask for
     #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN_TOKEN_FILE", value_name = "FILE")]
     pub listen_token_file: Option<PathBuf>,
     /// Consul's DNS, which is asked whether it answers what was published

@@ -20,8 +20,8 @@ use crate::core::action::Write;
 use crate::core::address::Address;
 use crate::core::group::{GroupLoop, Input, Outcome, Output, Published, Weight};
 use crate::core::observed::{InstanceAnswer, Reading};
-use crate::core::status::GroupStatus;
 use crate::core::time::Mono;
+use crate::http::Drawn;
 use crate::instance::{self, InstanceCommand, follow};
 use crate::meter::GroupMeter;
 use crate::name_check::Findings;
@@ -51,7 +51,7 @@ pub struct GroupTask {
     /// A way to send oneself inputs.
     pub own_inputs: mpsc::Sender<Input>,
     /// For those who look from outside: what is known now, where somebody looks at all.
-    pub shown: Option<watch::Sender<Option<GroupStatus>>>,
+    pub shown: Option<watch::Sender<Option<Drawn>>>,
     /// What it counts with.
     pub meter: GroupMeter,
     /// For those who ask DNS for the name: what is published.
@@ -142,7 +142,12 @@ impl GroupTask {
                     let mut status = machine.status(now);
                     let findings = self.findings.as_ref().map(|findings| findings.borrow().clone());
                     status.add(findings.into_iter().flat_map(Findings::into_values));
-                    shown.send_replace(Some(status));
+                    let decision = machine.decision();
+                    shown.send_replace(Some(Drawn {
+                        status,
+                        summary: decision.map(|decision| decision.summary.clone()),
+                        reasons: decision.map(|d| d.reasons.clone()).unwrap_or_default(),
+                    }));
                 }
             }
         }

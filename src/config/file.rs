@@ -81,7 +81,7 @@ pub struct ConsulTable {
 pub struct HttpTable {
     /// Where to answer, `ip:port`.
     pub listen: Option<Spanned<std::net::SocketAddr>>,
-    /// File with the bearer token that every request must carry.
+    /// File with the token that whoever wants to see the groups must have.
     pub token_file: Option<PathBuf>,
 }
 

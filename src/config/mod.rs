@@ -133,7 +133,7 @@ pub struct GroupConfig {
 pub struct HttpConfig {
     /// The address.
     pub listen: std::net::SocketAddr,
-    /// The bearer token that every request must carry.
+    /// The token that whoever wants to see the groups must have.
     pub token: SecretSource,
 }
 

@@ -29,5 +29,6 @@ pub mod sentinels;
 pub mod status;
 pub mod switchover;
 pub mod time;
+pub mod timeline;
 pub mod view;
 pub mod writer;

@@ -70,7 +70,7 @@ fn find(ask: &Ask, groups: &Groups) -> Result<Found, (StatusCode, String)> {
             return Err(unclear("this host has several instances: say ?instance=HOST:PORT"));
         }
     };
-    let status = shown.borrow().clone();
+    let status = shown.borrow().as_ref().map(|drawn| drawn.status.clone());
     let status = status
         .ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, "nothing is known yet".to_owned()))?;
     Ok((status, instance))

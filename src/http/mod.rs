@@ -1,23 +1,24 @@
-//! What an agent answers by HTTP: metrics, and whether it is well.
+//! What an agent answers by HTTP: a page that shows its groups, metrics, and whether it is well.
 //!
 //! It shows what the groups' loops last drew up; no request makes anybody ask Redis, Sentinel or Consul.
 
+mod guard;
 mod health;
 pub mod metrics;
+mod page;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Query, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use axum::{Router, serve};
-use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -28,10 +29,23 @@ use crate::exit::{Code, Failure};
 use crate::meter::Meter;
 use crate::render::task::FileState;
 use crate::secret::SecretSource;
+use guard::authorised;
 use health::{Ask, Groups, Wanted};
+pub use page::STREAMS_MAX;
 
 /// One group as it was last drawn up; `None` until its loop has begun.
-pub type Shown = watch::Receiver<Option<GroupStatus>>;
+pub type Shown = watch::Receiver<Option<Drawn>>;
+
+/// What a group's loop shows of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drawn {
+    /// What a person wants to know.
+    pub status: GroupStatus,
+    /// What the loop concluded last, in one sentence.
+    pub summary: Option<String>,
+    /// What it did not do, and why not.
+    pub reasons: Vec<String>,
+}
 
 /// The server, listening.
 pub struct Server {
@@ -49,11 +63,15 @@ struct Site {
     files: Option<watch::Receiver<Vec<FileState>>>,
     token: SecretSource,
     meter: Meter,
+    /// For those who look on.
+    places: Arc<Semaphore>,
+    stop: CancellationToken,
 }
 
 impl Site {
     fn statuses(&self) -> Vec<GroupStatus> {
-        self.groups.values().filter_map(|(shown, _)| shown.borrow().clone()).collect()
+        let status = |(shown, _): &(Shown, _)| Some(shown.borrow().as_ref()?.status.clone());
+        self.groups.values().filter_map(status).collect()
     }
 
     fn files(&self) -> Vec<FileState> {
@@ -83,11 +101,7 @@ impl Server {
     }
 
     /// A place for what is known of a group; `local` are its instances of this host.
-    pub fn show(
-        &mut self,
-        group: &GroupName,
-        local: Vec<Address>,
-    ) -> watch::Sender<Option<GroupStatus>> {
+    pub fn show(&mut self, group: &GroupName, local: Vec<Address>) -> watch::Sender<Option<Drawn>> {
         let (show, shown) = watch::channel(None);
         self.groups.insert(group.clone(), (shown, local));
         show
@@ -101,7 +115,8 @@ impl Server {
     /// Answers until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let Self { groups, files, token, meter, .. } = self;
-        let site = Arc::new(Site { groups, files, token, meter });
+        let places = Arc::new(Semaphore::new(STREAMS_MAX));
+        let site = Arc::new(Site { groups, files, token, meter, places, stop: stop.clone() });
         let open = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
@@ -111,37 +126,12 @@ impl Server {
         let closed = Router::new()
             .route("/metrics", get(show_metrics))
             .layer(from_fn_with_state(site.clone(), authorised));
-        let router = open.merge(closed).with_state(site);
+        let router = open.merge(closed).merge(page::router(&site)).with_state(site);
         let ended = serve(self.listener, router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(failed) = ended.await {
             error!("the HTTP server failed: {failed}");
         }
     }
-}
-
-/// Lets a request pass that carries the token, where one is asked for.
-async fn authorised(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    let wanted = match site.token.read() {
-        Ok(None) => return next.run(request).await,
-        Ok(Some(token)) => token,
-        Err(failed) => {
-            error!("HTTP requests are refused: {failed}");
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-        }
-    };
-    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    let given = given.and_then(|value| value.strip_prefix(b"Bearer "));
-    if given.is_some_and(|given| same(given, wanted.expose_secret().as_bytes())) {
-        return next.run(request).await;
-    }
-    let ask = [(header::WWW_AUTHENTICATE, "Bearer")];
-    (StatusCode::UNAUTHORIZED, ask, "a bearer token is needed\n").into_response()
-}
-
-/// Compares in a time that does not depend on where the first difference is.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let difference = given.iter().zip(wanted).fold(0, |sum, (a, b)| sum | (a ^ b));
-    given.len() == wanted.len() && difference == 0
 }
 
 /// The process is alive.
@@ -154,7 +144,9 @@ async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
     let waiting: Vec<String> = site
         .groups
         .iter()
-        .filter(|(_, (shown, _))| !shown.borrow().as_ref().is_some_and(|status| status.consul_read))
+        .filter(|(_, (shown, _))| {
+            !shown.borrow().as_ref().is_some_and(|drawn| drawn.status.consul_read)
+        })
         .map(|(group, _)| format!("{group}: Consul has not been read yet\n"))
         .collect();
     match waiting.as_slice() {
@@ -175,18 +167,5 @@ async fn show_metrics(State(site): State<Arc<Site>>) -> Response {
     match metrics::encode(&site.statuses(), &site.files(), &site.meter) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()).into_response(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::same;
-
-    #[test]
-    fn tokens_are_the_same_only_when_they_are() {
-        assert!(same(b"secret", b"secret"));
-        for other in [&b"secrex"[..], b"secre", b"secrets", b""] {
-            assert!(!same(other, b"secret"));
-        }
     }
 }

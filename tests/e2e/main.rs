@@ -8,6 +8,7 @@
 
 mod agents;
 mod all_stopped;
+mod browser;
 mod client;
 mod clients;
 mod consul;
@@ -23,6 +24,7 @@ mod logins;
 mod maintenance;
 mod names;
 mod node_mode;
+mod page;
 mod plain_hosts;
 mod prometheus;
 mod proxies;

@@ -1,0 +1,175 @@
+//! The status page: what it is made of, and the stream of events that keeps it up to date.
+//!
+//! The files of `page/` are part of the program, and load nothing else. They draw what [`draw`] gives.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::future::select_all;
+use futures_util::stream::unfold;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::guard::{addressed, authorised, kept_in};
+use super::{Drawn, Shown, Site};
+use crate::clock::wall;
+use crate::core::address::GroupName;
+use crate::core::status::GroupStatus;
+use crate::core::timeline::{Switch, switches};
+
+/// Pages that can be kept up to date at a time.
+pub const STREAMS_MAX: usize = 32;
+/// Pause between two events of a stream: faster than anybody can read, and slow enough for a phone.
+const EVENT_PAUSE: Duration = Duration::from_millis(200);
+/// After this long a stream ends, and the page asks for another: with a token that was changed, it does not get one.
+const STREAM_FOR: Duration = Duration::from_mins(10);
+/// How often a stream without news says that it is alive.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// Switches shown of a group.
+const SWITCHES_MAX: usize = 10;
+
+/// The files of the page: where, of which type, and what.
+const FILES: [(&str, &str, &str); 4] = [
+    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
+    ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
+    ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+];
+
+/// The page, its events, and the same as JSON.
+pub fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
+    let mut router =
+        Router::new().route("/events", get(events)).route("/status.json", get(status_json));
+    for (path, kind, text) in FILES {
+        router =
+            router.route(path, get(move || async move { ([(header::CONTENT_TYPE, kind)], text) }));
+    }
+    // The last is the first to see a request.
+    router
+        .layer(from_fn_with_state(site.clone(), authorised))
+        .layer(from_fn_with_state(site.clone(), addressed))
+        .layer(from_fn(kept_in))
+}
+
+/// As `status --json`.
+async fn status_json(State(site): State<Arc<Site>>) -> Response {
+    match serde_json::to_string_pretty(&site.statuses()) {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "application/json")], format!("{text}\n")).into_response()
+        }
+        Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()).into_response(),
+    }
+}
+
+/// What the page is told of one group.
+#[derive(Debug, PartialEq, Serialize)]
+struct GroupView {
+    group: GroupName,
+    /// `None` until its loop has begun.
+    status: Option<GroupStatus>,
+    /// What the agent concluded last.
+    summary: Option<String>,
+    /// What it did not do, and why not.
+    reasons: Vec<String>,
+    /// The last switches, newest first.
+    switches: Vec<Switch>,
+}
+
+/// One event.
+#[derive(Debug, Serialize)]
+struct View<'a> {
+    /// When it was drawn up, by this machine's clock.
+    at: Timestamp,
+    version: &'static str,
+    groups: &'a [GroupView],
+}
+
+fn draw(group: &GroupName, drawn: Option<Drawn>) -> GroupView {
+    let group = group.clone();
+    let Some(Drawn { mut status, summary, reasons }) = drawn else {
+        return GroupView {
+            group,
+            status: None,
+            summary: None,
+            reasons: Vec::new(),
+            switches: Vec::new(),
+        };
+    };
+    // The switches say it all, and say it shorter.
+    let mut switches = switches(&std::mem::take(&mut status.history));
+    switches.truncate(SWITCHES_MAX);
+    GroupView { group, status: Some(status), summary, reasons, switches }
+}
+
+/// A page that looks on.
+struct Onlooker {
+    site: Arc<Site>,
+    groups: Vec<Shown>,
+    told: Option<Vec<GroupView>>,
+    told_at: Option<Instant>,
+    until: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Onlooker {
+    /// The next event, once there is news; `None` when the stream is to end.
+    async fn next(&mut self) -> Option<Event> {
+        let stop = self.site.stop.clone();
+        loop {
+            let groups: Vec<GroupView> = (self.site.groups.keys())
+                .zip(&mut self.groups)
+                .map(|(group, shown)| draw(group, shown.borrow_and_update().clone()))
+                .collect();
+            if self.told.as_ref() != Some(&groups) {
+                let event = event(&groups);
+                self.told = Some(groups);
+                self.told_at = Some(Instant::now());
+                return event;
+            }
+            let pause = self.told_at.map_or(self.until, |at| at + EVENT_PAUSE);
+            let changed = select_all(self.groups.iter_mut().map(|group| Box::pin(group.changed())));
+            // Cancel safe: channels, timers and a token.
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep_until(self.until) => return None,
+                (changed, ..) = changed => changed.ok()?,
+            }
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep_until(pause) => {}
+            }
+        }
+    }
+}
+
+fn event(groups: &[GroupView]) -> Option<Event> {
+    let view = View { at: wall(), version: env!("CARGO_PKG_VERSION"), groups };
+    let text = serde_json::to_string(&view).ok()?;
+    Some(Event::default().data(text))
+}
+
+/// Every change, as it happens.
+async fn events(State(site): State<Arc<Site>>) -> Response {
+    let Ok(place) = site.places.clone().try_acquire_owned() else {
+        let why = format!("{STREAMS_MAX} pages look on already\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    };
+    let groups = site.groups.values().map(|(shown, _)| shown.clone()).collect();
+    let until = Instant::now() + STREAM_FOR;
+    let onlooker = Onlooker { site, groups, told: None, told_at: None, until, _place: place };
+    let stream = unfold(onlooker, |mut onlooker| async move {
+        let event = onlooker.next().await?;
+        Some((Ok::<_, Infallible>(event), onlooker))
+    });
+    Sse::new(stream).keep_alive(KeepAlive::new().interval(ALIVE_EVERY)).into_response()
+}
