@@ -1,14 +1,23 @@
 //! The status page, as a browser shows it.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use consul_redis::http::STREAMS_MAX;
+use consul_redis::clock::Clock;
+use consul_redis::config::HttpConfig;
+use consul_redis::core::address::GroupName;
+use consul_redis::core::record::{Change, PublishedRole, Timeline};
+use consul_redis::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus};
+use consul_redis::http::{Drawn, STREAMS_MAX, Server};
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
+use consul_redis::meter::{Counters, Meter};
+use consul_redis::secret::SecretSource;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::browser::Browser;
 use crate::support::{
@@ -275,4 +284,95 @@ async fn only_so_many_look_on() {
     })
     .await
     .unwrap();
+}
+
+/// A group that is as ill as can be, in these words.
+fn ill(group: &GroupName, words: &str) -> GroupStatus {
+    let instance = InstanceStatus {
+        address: "10.0.0.1:6379".parse().unwrap(),
+        published: Some(PublishedRole::Down),
+        serves: None,
+        ready: false,
+        says: None,
+        offset: None,
+        behind_bytes: None,
+        lag_s: None,
+        version: Some(words.to_owned()),
+        error: Some(words.to_owned()),
+    };
+    let sentinel = SentinelStatus {
+        address: "10.0.0.2:26379".parse().unwrap(),
+        names: None,
+        epoch: None,
+        opinion: None,
+        tilt: false,
+        error: Some(words.to_owned()),
+    };
+    let change = Change {
+        generation: 2,
+        at: jiff::Timestamp::UNIX_EPOCH,
+        from: Some(instance.address.clone()),
+        to: None,
+        level: None,
+        epoch: None,
+        why: words.to_owned(),
+        by: words.to_owned(),
+        timeline: Timeline::default(),
+    };
+    GroupStatus {
+        group: group.clone(),
+        name: "redis-primary.service.consul".to_owned(),
+        healthy: false,
+        consul_read: true,
+        problems: vec![ProblemCode::NoWriter.says(words)],
+        writer: None,
+        generation: 2,
+        since: Some(jiff::Timestamp::UNIX_EPOCH),
+        why: Some(words.to_owned()),
+        level: None,
+        epoch: None,
+        votes: 0,
+        known_sentinels: 1,
+        instances: vec![instance],
+        sentinels: vec![sentinel],
+        agents: vec![words.to_owned()],
+        history: vec![change],
+    }
+}
+
+#[tokio::test]
+async fn what_servers_say_is_shown_as_text_and_never_run() {
+    let words = "<img src=x onerror=\"document.body.className='taken'\">";
+    let settings =
+        HttpConfig { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: SecretSource::None };
+    let meter = Meter::new(Clock::start(), Counters::default());
+    let mut server = Server::bind(&settings, meter).await.unwrap();
+    let group: GroupName = "redis".parse().unwrap();
+    let show = server.show(&group, Vec::new());
+    let url = format!("http://{}/", server.address());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(server.run(stop.clone()));
+    let dir = tempfile::tempdir().unwrap();
+    let browser = Browser::start(dir.path()).await;
+    browser.look(PHONE.0, PHONE.1, "light").await;
+    browser.open(&url).await;
+    browser.until("it waits", &shows("Nothing is known yet."), TEXT).await;
+    show.send_replace(Some(Drawn {
+        status: ill(&group, words),
+        summary: Some(words.to_owned()),
+        reasons: vec![words.to_owned()],
+    }));
+    browser.until("it is shown", &shows("▲ 1 problem"), TEXT).await;
+    let said = browser.run(TEXT).await;
+    // Why, the last decision, what was not done, the problem, who watches, the switch, and both tables.
+    let times = said.as_str().unwrap().matches("<img src=x").count();
+    assert!(times >= 8, "{times} times in {said}");
+    assert!(said.as_str().unwrap().contains("no-writer"), "{said}");
+    assert_eq!(browser.run("return document.images.length").await, json!(0));
+    assert_eq!(browser.run("return document.body.className").await, json!(""));
+    assert_eq!(browser.run(OVERFLOW).await, json!(0));
+    assert_eq!(browser.console().await, [""; 0]);
+    browser.close().await;
+    stop.cancel();
+    running.await.unwrap();
 }
