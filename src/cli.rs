@@ -16,9 +16,9 @@ const WATCH_EVERY_MIN_MS: u64 = 100;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   done; for status: every group is healthy
+  0   done; for status: every group is healthy; for doctor: no finding is an error
   1   failed while running
-  2   status: a group is not healthy; wait: it was not in time
+  2   status: a group is not healthy; wait: it was not in time; doctor: a finding is an error
   64  the command line or the config is wrong; nothing was started
   69  Consul does not answer
   70  the agent lost one of its own parts
@@ -51,6 +51,8 @@ pub enum Command {
     History(HistoryArgs),
     /// Wait until a group has a writer, or replicas in sync, and print their addresses
     Wait(WaitArgs),
+    /// Look for faults in Redis, Sentinel, Consul and DNS, and say what mends each
+    Doctor(DoctorArgs),
     /// Show what an agent would do now and why, and change nothing
     Plan,
     /// Render the config's templates from the groups' state, without an agent
@@ -168,6 +170,17 @@ pub struct ManArgs {
     /// Where they are written
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The group [default: all that are configured, or that Consul knows]
+    #[arg(value_name = "GROUP")]
+    pub examined: Option<GroupName>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `render`.

@@ -13,7 +13,7 @@ pub enum Code {
     Done = 0,
     /// Failed while running.
     Failed = 1,
-    /// `status`: a group is not healthy; `wait`: it was not in time.
+    /// `status`: a group is not healthy; `wait`: it was not in time; `doctor`: a finding is an error.
     Unhealthy = 2,
     /// The command line or the config is wrong.
     Config = 64,

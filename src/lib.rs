@@ -14,6 +14,7 @@ pub mod config;
 pub mod consul;
 pub mod core;
 pub mod dns;
+pub mod doctor;
 pub mod exec;
 pub mod exit;
 pub mod group_task;

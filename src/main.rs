@@ -73,6 +73,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
                 commands::history::run(config, args).await.map(|()| Code::Done)?
             }
             Chosen::Wait(args) => commands::wait::run(config, args).await?,
+            Chosen::Doctor(args) => commands::doctor::run(config, args).await?,
             Chosen::Plan => commands::plan::run(config).await.map(|()| Code::Done)?,
             Chosen::Render(args) => {
                 commands::render::run(config, args).await.map(|()| Code::Done)?

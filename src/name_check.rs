@@ -15,6 +15,7 @@ use crate::config::DnsConfig;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::address::{Address, GroupName};
+use crate::core::doctor::{NameAnswer, NameKind};
 use crate::core::group::{Input, Published};
 use crate::core::name_check::{
     Answer, GRACE_MS, Heard, NameCheck, Verdict, compare, problem, stale,
@@ -222,23 +223,45 @@ async fn until_right<'a>(
     clock: &Clock,
 ) -> Option<(&'a Address, Result<Answer, String>)> {
     let name = dns.name(&record.service.primary());
+    let is_right = |answer: &Answer| compare(record.writer_address(), answer) == Verdict::Right;
+    let answer = last_answer(dns, server, &name, clock, is_right).await;
+    (!answer.as_ref().is_ok_and(is_right)).then_some((server, answer))
+}
+
+/// What every server answers for each name of a group: the first right answer, or the last one within [`GRACE_MS`].
+pub async fn answers(dns: &DnsConfig, record: &Record, clock: &Clock) -> Vec<NameAnswer> {
+    let ask = |server: &Address, kind: NameKind| {
+        let (server, name) = (server.clone(), dns.name(&kind.label(&record.service)));
+        async move {
+            let is_right = |answer: &Answer| kind.is_right(record, answer);
+            let answer = last_answer(dns, &server, &name, clock, is_right).await;
+            NameAnswer { server, named: dns.named, kind, name, answer }
+        }
+    };
+    let all = dns.servers.iter().flat_map(|server| NameKind::ALL.map(|kind| ask(server, kind)));
+    futures_util::future::join_all(all).await
+}
+
+/// The first answer that is right, or the last one within [`GRACE_MS`].
+async fn last_answer(
+    dns: &DnsConfig,
+    server: &Address,
+    name: &str,
+    clock: &Clock,
+    is_right: impl Fn(&Answer) -> bool,
+) -> Result<Answer, String> {
     let begun = clock.now().mono;
     loop {
         let patience = if dns.named { ANSWER_TIMEOUT } else { UNNAMED_TIMEOUT };
         // Cancel safe: a question that nobody waits for any more.
         let answer = tokio::select! {
-            answer = ask(server, &name, &dns.domain) => answer,
+            answer = ask(server, name, &dns.domain) => answer,
             why = closed(server) => Err(why),
             () = tokio::time::sleep(patience) => Err("no answer in time".to_owned()),
         };
-        let right = answer
-            .as_ref()
-            .is_ok_and(|answer| compare(record.writer_address(), answer) == Verdict::Right);
-        if right {
-            return None;
-        }
-        if answer.is_err() || clock.now().mono - begun >= GRACE_MS {
-            return Some((server, answer));
+        let right = answer.as_ref().is_ok_and(&is_right);
+        if right || answer.is_err() || clock.now().mono - begun >= GRACE_MS {
+            return answer;
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use consul_redis::core::doctor::Code;
 use consul_redis::core::status::ProblemCode;
 use consul_redis::http::metrics::names;
 
@@ -137,6 +138,25 @@ fn the_metrics_are_those_of_their_document() {
 }
 
 #[test]
+fn the_findings_are_those_of_their_document() {
+    let document = read("docs/findings.md");
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    let cells: Vec<Vec<&str>> =
+        rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect();
+    let documented: BTreeSet<(String, &str)> = cells
+        .iter()
+        .map(|cells| {
+            assert_eq!(cells.len(), 4, "{cells:?}");
+            assert!(cells[2..].iter().all(|cell| !cell.is_empty()), "{cells:?}");
+            (cells[0].trim_matches('`').to_owned(), cells[1])
+        })
+        .collect();
+    let code = |code: &Code| (code.as_str().to_owned(), code.severity().as_str());
+    assert_eq!(documented, Code::ALL.iter().map(code).collect());
+    assert_eq!(cells.len(), Code::ALL.len(), "each once");
+}
+
+#[test]
 fn the_exit_codes_are_those_of_the_help() {
     let readme = read("README.md");
     let help = run(&["--help"]).1;
@@ -165,6 +185,7 @@ fn every_file_that_a_document_links_to_exists() {
         "docs/deploy.md",
         "docs/consumers.md",
         "docs/metrics.md",
+        "docs/findings.md",
         "docs/clients.md",
     ] {
         let text = read(document);
@@ -205,7 +226,10 @@ fn every_test_that_guarantees_names_exists() {
     for dir in ["tests/rules", "tests/sim", "tests/e2e", "tests/netns"] {
         for entry in std::fs::read_dir(root().join(dir)).expect(dir) {
             let path = entry.expect("an entry").path();
-            tests.push_str(&std::fs::read_to_string(path).expect("a test file"));
+            // What is beside them are snapshots.
+            if path.is_file() {
+                tests.push_str(&std::fs::read_to_string(path).expect("a test file"));
+            }
         }
     }
     let text = read("docs/guarantees.md");

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod exec;
 pub mod health;
 pub mod history;

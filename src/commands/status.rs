@@ -130,7 +130,10 @@ impl Looker {
 }
 
 /// The groups that were named, else those that Consul knows.
-async fn groups(
+///
+/// # Errors
+/// A [`Failure`] when Consul cannot be read.
+pub async fn groups(
     config: &Config,
     consul: &Consul,
     clock: &Clock,

@@ -7,6 +7,7 @@ pub mod action;
 pub mod address;
 pub mod bootstrap;
 pub mod decide;
+pub mod doctor;
 pub mod election;
 pub mod emptied;
 pub mod fence;

@@ -40,6 +40,7 @@ fn help_says_it_all() {
         "status",
         "history",
         "wait",
+        "doctor",
         "plan",
         "render",
         "retire",

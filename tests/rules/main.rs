@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod cut_off;
+mod doctor;
 mod emptied;
 mod fencing;
 mod first_primary;

@@ -1,0 +1,89 @@
+//! `consul-redis doctor`
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::status::groups;
+use super::terminal::Style;
+use crate::cli::DoctorArgs;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::consul::client::Consul;
+use crate::core::address::GroupName;
+use crate::core::doctor::{Finding, Severity};
+use crate::dns::Names;
+use crate::doctor::examine;
+use crate::exit::{Code, Failure};
+
+/// What is wrong with one group.
+#[derive(Debug, Serialize)]
+struct Examined {
+    group: GroupName,
+    findings: Vec<Finding>,
+}
+
+/// Shows what is wrong with each group. [`Code::Unhealthy`] when a finding is an error.
+///
+/// # Errors
+/// A [`Failure`] when Consul cannot be read, or the group is not known.
+pub async fn run(config: Config, args: &DoctorArgs) -> Result<Code, Failure> {
+    let consul = Consul::new(&config.consul)?;
+    let names = Names::new(config.resolver);
+    let clock = Clock::start();
+    let mut all = Vec::new();
+    for group in groups(&config, &consul, &clock).await? {
+        let name = group.policy.group.clone();
+        if args.examined.as_ref().is_some_and(|wanted| *wanted != name) {
+            continue;
+        }
+        let findings = examine(&config, &group, &consul, &names, &clock).await?;
+        all.push(Examined { group: name, findings });
+    }
+    if let (Some(wanted), true) = (&args.examined, all.is_empty()) {
+        let message = format!("no group {wanted} is configured here or known to Consul");
+        return Err(Failure::new(Code::Config, message).hint("name it with --group"));
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&all)
+            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
+        println!("{text}");
+    } else {
+        let style = Style::of_stdout();
+        let texts: Vec<String> = all.iter().map(|one| describe(one, style)).collect();
+        print!("{}", texts.join("\n"));
+    }
+    let mut findings = all.iter().flat_map(|one| &one.findings);
+    let failed = findings.any(|finding| finding.severity == Severity::Error);
+    Ok(if failed { Code::Unhealthy } else { Code::Done })
+}
+
+fn describe(examined: &Examined, style: Style) -> String {
+    let Examined { group, findings } = examined;
+    let group = style.bold(group.as_str());
+    if findings.is_empty() {
+        return format!("{group}: {}\n", style.good("no findings"));
+    }
+    let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    let counts = [Severity::Error, Severity::Warning, Severity::Hint]
+        .map(|severity| (count(severity), severity.as_str()));
+    let counts: Vec<String> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}{}", if count == 1 { "" } else { "s" }))
+        .collect();
+    let mut text = format!("{group}: {}\n", counts.join(", "));
+    for finding in findings {
+        let severity = match finding.severity {
+            Severity::Error => style.bad("error"),
+            Severity::Warning => style.bold("warning"),
+            Severity::Hint => style.dim("hint"),
+        };
+        let _ = writeln!(text, "  {severity} {}: {}", finding.code, finding.text);
+        for seen in &finding.evidence {
+            let _ = writeln!(text, "    {}", style.dim(&format!("{}: {}", seen.from, seen.read)));
+        }
+        let _ = writeln!(text, "    do: {}", finding.mend);
+    }
+    text
+}

@@ -1,0 +1,225 @@
+//! Consul: what it would do to what is published, and what it lets us do.
+
+use jiff::SignedDuration;
+
+use super::{Check, Code, Facts, Finding, NameKind, Right, RightKind, seen, version};
+
+/// For how long DNS may answer from what it last knew.
+const MAX_STALE: SignedDuration = SignedDuration::from_secs(60);
+/// For how long the writer's name may be cached.
+const TTL_MAX: SignedDuration = SignedDuration::from_secs(1);
+
+pub(super) const CHECKS: &[Check] = &[
+    tags,
+    txn_acl,
+    max_stale,
+    service_ttl,
+    cache,
+    only_passing,
+    truncate,
+    foreign_rows,
+    foreign_node,
+    acl_rights,
+    dns_token,
+];
+
+/// One finding about the Consul agent, when `check` says something: in a sentence, what was read, what mends it.
+fn agent(
+    facts: &Facts<'_>,
+    code: Code,
+    check: impl FnOnce(&super::ConsulAgent) -> Option<(String, String, String)>,
+) -> Vec<Finding> {
+    let Ok(agent) = &facts.consul else { return Vec::new() };
+    let found = check(agent).map(|(text, read, mend)| {
+        code.found(text, vec![seen(format!("Consul agent {}", agent.node), read)], mend)
+    });
+    found.into_iter().collect()
+}
+
+/// 1.19.0 and 1.19.1: `docs/facts/consul.md` 3.
+fn tags(facts: &Facts<'_>) -> Vec<Finding> {
+    agent(facts, Code::ConsulTags, |agent| {
+        matches!(version(&agent.version)?, (1, 19, 0..=1)).then(|| {
+            (
+                "the DNS of this Consul ignores tags: primary.NAME answers every instance"
+                    .to_owned(),
+                format!("version {}", agent.version),
+                "upgrade to 1.19.2, or set experiments = [\"v1dns\"]; clients: use NAME-primary"
+                    .to_owned(),
+            )
+        })
+    })
+}
+
+/// GH-10798: `docs/facts/consul.md` 1.
+fn txn_acl(facts: &Facts<'_>) -> Vec<Finding> {
+    agent(facts, Code::ConsulTxnAcl, |agent| {
+        let old = match version(&agent.version)? {
+            (1, minor, patch) => match minor {
+                0..=7 => true,
+                8 => patch <= 14,
+                9 => patch <= 8,
+                10 => patch <= 1,
+                _ => false,
+            },
+            _ => false,
+        };
+        (old && agent.acls).then(|| {
+            (
+                "this Consul lets tokens write services in transactions that they have no right to"
+                    .to_owned(),
+                format!("version {}, ACLs on", agent.version),
+                "upgrade Consul to 1.8.15, 1.9.9, 1.10.2 or later".to_owned(),
+            )
+        })
+    })
+}
+
+fn max_stale(facts: &Facts<'_>) -> Vec<Finding> {
+    agent(facts, Code::MaxStale, |agent| {
+        let stale = agent.max_stale.filter(|stale| agent.allow_stale && *stale > MAX_STALE)?;
+        Some((
+            "a Consul server that is cut off goes on answering DNS from what it last knew"
+                .to_owned(),
+            format!("dns_config: allow_stale, max_stale {} h", stale.as_hours().max(1)),
+            "set dns_config { max_stale = \"5s\" } (consul/consul-agent.hcl)".to_owned(),
+        ))
+    })
+}
+
+fn service_ttl(facts: &Facts<'_>) -> Vec<Finding> {
+    let service = facts.view.record.map_or(&facts.view.policy.service, |record| &record.service);
+    agent(facts, Code::ServiceTtl, |agent| {
+        let ttl = agent.ttl(&service.primary()).max(agent.ttl(service.as_str()));
+        (ttl > TTL_MAX).then(|| {
+            (
+                "resolvers may keep the writer's name for that long after a switch".to_owned(),
+                format!("dns_config: service_ttl {} s", ttl.as_secs()),
+                format!(
+                    "set dns_config {{ service_ttl {{ \"{}\" = \"0s\" }} }}",
+                    service.primary()
+                ),
+            )
+        })
+    })
+}
+
+fn cache(facts: &Facts<'_>) -> Vec<Finding> {
+    agent(facts, Code::DnsCache, |agent| {
+        agent.use_cache.then(|| {
+            (
+                "DNS answers from the agent's cache, without looking".to_owned(),
+                "dns_config: use_cache true".to_owned(),
+                "set dns_config { use_cache = false }".to_owned(),
+            )
+        })
+    })
+}
+
+fn only_passing(facts: &Facts<'_>) -> Vec<Finding> {
+    let rows = facts.rows.iter().flatten();
+    let warns: Vec<_> = rows.filter(|row| row.status == "warning").collect();
+    agent(facts, Code::OnlyPassing, |agent| {
+        let row = warns.first().filter(|_| !agent.only_passing)?;
+        Some((
+            "a row whose check warns is answered by DNS".to_owned(),
+            format!("only_passing false; {} at {} warns", row.service, row.address),
+            "set dns_config { only_passing = true }, or mend what the check warns of".to_owned(),
+        ))
+    })
+}
+
+fn truncate(facts: &Facts<'_>) -> Vec<Finding> {
+    let replicas = facts.view.record.map_or(0, |record| record.replicas().count());
+    agent(facts, Code::DnsTruncate, |agent| {
+        let many = u64::try_from(replicas).ok().filter(|count| *count > agent.udp_answers);
+        let many = many.filter(|_| agent.udp_answers > 0 && !agent.truncate)?;
+        Some((
+            "DNS answers some of the replicas by UDP, and does not say that there are more"
+                .to_owned(),
+            format!(
+                "enable_truncate false, udp_answer_limit {}, {many} replicas",
+                agent.udp_answers
+            ),
+            "set dns_config { enable_truncate = true }".to_owned(),
+        ))
+    })
+}
+
+/// Rows under the group's names that are not on its node: DNS answers them beside ours.
+fn foreign_rows(facts: &Facts<'_>) -> Vec<Finding> {
+    let node = facts.layout.node();
+    let Ok(rows) = &facts.rows else { return Vec::new() };
+    let foreign = rows.iter().filter(|row| row.node != node);
+    let say = |row: &super::ConsulRow| {
+        let text = format!("somebody else registers {} at {}", row.service, row.address);
+        let read = format!("service {}, id {}, tags {:?}", row.service, row.id, row.tags);
+        let evidence = vec![seen(format!("Consul's node {}", row.node), read)];
+        let mend = format!("consul services deregister -id={}, on that node", row.id);
+        Code::ForeignRow.found(text, evidence, mend)
+    };
+    foreign.map(say).collect()
+}
+
+fn foreign_node(facts: &Facts<'_>) -> Vec<Finding> {
+    let rows = facts.view.observed.rows.as_ref();
+    if !rows.is_some_and(|rows| rows.foreign) {
+        return Vec::new();
+    }
+    let node = facts.layout.node();
+    let evidence =
+        vec![seen("Consul's catalog", format!("node {node} lacks managed-by=consul-redis"))];
+    let text = format!("the node {node} is somebody else's: nothing can be published");
+    vec![Code::ForeignNode.found(text, evidence, "choose another --prefix, or rename that node")]
+}
+
+fn acl_rights(facts: &Facts<'_>) -> Vec<Finding> {
+    let Ok(Some(rights)) = &facts.rights else { return Vec::new() };
+    let missing = rights.iter().filter(|(_, allowed)| !allowed);
+    let say = |(right, _): &(Right, bool)| {
+        let Right { kind, on, access } = right;
+        let evidence =
+            |rule: &str| vec![seen("Consul, of this command's token", format!("{rule}: denied"))];
+        if *kind == RightKind::Session {
+            let rule = format!("session_prefix \"\" {{ policy = \"{access}\" }}");
+            let text = "the token has no right to sessions: the agent does not show in status";
+            return Code::AclSession.found(
+                text,
+                evidence(&rule),
+                format!("add to its policy: {rule}"),
+            );
+        }
+        let rule = match kind {
+            RightKind::Key => {
+                format!("key_prefix \"{}\" {{ policy = \"{access}\" }}", facts.layout.root())
+            }
+            _ => format!("{} \"{on}\" {{ policy = \"{access}\" }}", kind.as_str()),
+        };
+        let text = format!("the token has no right to {access} the {} {on}", kind.as_str());
+        Code::AclRight.found(text, evidence(&rule), format!("add to its policy: {rule}"))
+    };
+    missing.map(say).collect()
+}
+
+/// Consul has the row, we see it, and DNS answers nothing: DNS asks with another token.
+pub(super) fn dns_token(facts: &Facts<'_>) -> Vec<Finding> {
+    let acls = matches!(facts.rights, Ok(Some(_))) || facts.consul.as_ref().is_ok_and(|a| a.acls);
+    let Some(record) = facts.view.record.filter(|_| acls) else { return Vec::new() };
+    let service = record.service.primary();
+    let shown = |row: &&super::ConsulRow| row.service == service && row.status == "passing";
+    let Some(row) = facts.rows.iter().flatten().find(shown) else { return Vec::new() };
+    let nothing = facts.names.iter().filter(|asked| {
+        asked.kind == NameKind::Primary
+            && asked.answer.as_ref().is_ok_and(|answer| answer.is_none())
+    });
+    let say = |asked: &super::NameAnswer| {
+        let text = "DNS may not see what is published: its token lacks service:read or node:read";
+        let evidence = vec![
+            seen(format!("DNS at {}", asked.server), format!("{}: nothing", asked.name)),
+            seen("Consul's catalog", format!("{service} at {}, passing", row.address)),
+        ];
+        let mend = "give the DNS (or default) token of the Consul agents consul/reader-policy.hcl";
+        Code::DnsToken.found(text, evidence, mend)
+    };
+    nothing.map(say).collect()
+}

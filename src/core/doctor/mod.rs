@@ -1,0 +1,308 @@
+//! What is wrong with a group, and with what it runs on: facts in, findings out.
+//!
+//! One small function a check, by subject; each code stands in `docs/findings.md`, and `tests/rules/doctor.rs` has a
+//! world with that fault for each. A fact that could not be read is no fault: it gives [`Code::Unread`] and nothing else.
+
+mod agents;
+mod consul;
+mod facts;
+mod instances;
+mod names;
+mod sentinels;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::address::Address;
+
+pub use facts::{
+    ConsulAgent, ConsulRow, Facts, Fields, InstanceFacts, NameAnswer, NameKind, Right, RightKind,
+    SentinelFacts, rights,
+};
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something does not work, or a failover would not.
+    Error,
+    /// It works now, and will not when one more thing goes wrong.
+    Warning,
+    /// It could be better, or could not be looked at.
+    Hint,
+}
+
+impl Severity {
+    /// As it stands in JSON and in the document.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Hint => "hint",
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident $text:literal $severity:ident;)*) => {
+        /// The kinds of findings. Their names are stable: scripts go by them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl Code {
+            /// All of them, by subject.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// As it stands in JSON and in the document.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// How much it matters.
+            pub fn severity(self) -> Severity {
+                match self { $(Self::$name => Severity::$severity,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Too few Sentinels answer for a failover.
+    NoMajority "no-majority" Error;
+    /// More Sentinels must agree than there are.
+    QuorumTooHigh "quorum-too-high" Error;
+    /// A Sentinel says itself that no failover is possible.
+    NoQuorum "no-quorum" Error;
+    /// A Sentinel names another primary than the majority.
+    SentinelsDisagree "sentinels-disagree" Error;
+    /// A Sentinel does not trust its own clock.
+    Tilt "tilt" Error;
+    /// Names are announced that a Sentinel does not look up.
+    NamesNotResolved "names-not-resolved" Error;
+    /// A Sentinel of the group is down, and still counts in every majority.
+    SentinelDown "sentinel-down" Warning;
+    /// The other Sentinels hear a Sentinel, and we do not.
+    SentinelUnreachable "sentinel-unreachable" Warning;
+    /// A Sentinel does not know the group.
+    SentinelLacksGroup "sentinel-lacks-group" Warning;
+    /// Sentinels know different numbers of Sentinels.
+    SentinelCountDiffers "sentinel-count-differs" Warning;
+    /// Fewer than three Sentinels.
+    SentinelsFew "sentinels-few" Warning;
+    /// An even number of Sentinels.
+    SentinelsEven "sentinels-even" Warning;
+    /// All Sentinels must agree: one that is down stops failovers.
+    QuorumNoSpare "quorum-no-spare" Warning;
+    /// One Sentinel alone calls the primary down.
+    QuorumOne "quorum-one" Warning;
+    /// Sentinels have different quorums.
+    QuorumDiffers "quorum-differs" Warning;
+    /// Sentinels have different down-after-milliseconds.
+    DownAfterDiffers "down-after-differs" Warning;
+    /// So short that one failover brings another.
+    DownAfterShort "down-after-short" Warning;
+    /// Sentinels have different failover-timeouts.
+    FailoverTimeoutDiffers "failover-timeout-differs" Warning;
+    /// So short that a failover is given up that would have succeeded.
+    FailoverTimeoutShort "failover-timeout-short" Warning;
+    /// Sentinels have different parallel-syncs.
+    ParallelSyncsDiffers "parallel-syncs-differs" Warning;
+    /// Sentinels differ from the settings that were given to the group.
+    SettingsNotKept "settings-not-kept" Warning;
+    /// A replica that all Sentinels call down.
+    GhostReplica "ghost-replica" Warning;
+    /// Some of the group are announced by name and some by address.
+    NamesMixed "names-mixed" Warning;
+    /// Some announce an address that leads to nobody but themselves.
+    LoopbackAnnounced "loopback-announced" Error;
+    /// A version of Sentinel with a known fault.
+    SentinelVersion "sentinel-version" Warning;
+    /// So long that writes fail for longer than they have to.
+    DownAfterLong "down-after-long" Hint;
+    /// So long that the second attempt comes late.
+    FailoverTimeoutLong "failover-timeout-long" Hint;
+
+    /// An instance besides the writer says that it is a primary.
+    SecondPrimary "second-primary" Error;
+    /// The writer has no replica.
+    NoReplicas "no-replicas" Error;
+    /// No replica may be chosen.
+    NobodyEligible "nobody-eligible" Error;
+    /// The writer refuses writes: it has fewer replicas than it wants.
+    MinReplicasUnmet "min-replicas-unmet" Error;
+    /// What is to be saved is not.
+    PersistenceFails "persistence-fails" Error;
+    /// An instance does not answer us, and the Sentinels do not call it down.
+    InstanceSilent "instance-silent" Warning;
+    /// An instance is loading, or refuses commands.
+    InstanceNotReady "instance-not-ready" Warning;
+    /// A replica's link to its primary is down.
+    LinkDown "link-down" Warning;
+    /// A replica follows another than the writer.
+    FollowsAnother "follows-another" Warning;
+    /// A replica is late.
+    ReplicaLags "replica-lags" Warning;
+    /// One replica that is lost stops writes.
+    MinReplicasNoSpare "min-replicas-no-spare" Warning;
+    /// Instances want different numbers of replicas.
+    MinReplicasDiffer "min-replicas-differ" Warning;
+    /// Nothing is saved.
+    PersistenceOff "persistence-off" Warning;
+    /// An instance announces another address than Sentinels know it by.
+    AnnounceDiffers "announce-differs" Warning;
+    /// Clients can write to a replica.
+    ReplicaWritable "replica-writable" Warning;
+    /// A full synchronisation is longer than the buffer for it.
+    ReplicaBufferSmall "replica-buffer-small" Warning;
+    /// Instances have different limits of memory.
+    MaxmemoryDiffers "maxmemory-differs" Warning;
+    /// Instances evict differently.
+    MaxmemoryPolicyDiffers "maxmemory-policy-differs" Warning;
+    /// An instance has no config file to note its role in.
+    ConfigFileMissing "config-file-missing" Warning;
+    /// Clocks differ.
+    ClockSkew "clock-skew" Warning;
+    /// A replica is older than the writer.
+    VersionsDiffer "versions-differ" Warning;
+    /// A replica will never be chosen.
+    PriorityZero "priority-zero" Hint;
+    /// A primary that is cut off goes on taking writes.
+    MinReplicasOff "min-replicas-off" Hint;
+    /// A full synchronisation waits for long.
+    DisklessDelay "diskless-delay" Hint;
+    /// An instance is kept out of service.
+    InMaintenance "in-maintenance" Hint;
+
+    /// A version of Consul whose DNS ignores tags.
+    ConsulTags "consul-tags" Error;
+    /// Somebody else registers under the group's names.
+    ForeignRow "foreign-row" Error;
+    /// Somebody else's node has the name of the group's.
+    ForeignNode "foreign-node" Error;
+    /// The token lacks a right.
+    AclRight "acl-right" Error;
+    /// DNS may not see what is published.
+    DnsToken "dns-token" Error;
+    /// A version of Consul that checks too few rights.
+    ConsulTxnAcl "consul-txn-acl" Warning;
+    /// DNS answers for years from what it last knew.
+    MaxStale "max-stale" Warning;
+    /// The writer's name may be cached.
+    ServiceTtl "service-ttl" Warning;
+    /// DNS answers from the Consul agent's cache.
+    DnsCache "dns-cache" Warning;
+    /// DNS answers rows whose check warns.
+    OnlyPassing "only-passing" Warning;
+    /// The token has no session right.
+    AclSession "acl-session" Hint;
+    /// DNS leaves replicas out of its answers, and does not say so.
+    DnsTruncate "dns-truncate" Hint;
+
+    /// DNS answers something else for the writer's name.
+    DnsWrong "dns-wrong" Error;
+    /// DNS answers something else for the writer's tag.
+    DnsTagWrong "dns-tag-wrong" Error;
+    /// DNS answers something else for the replicas' name.
+    DnsReplicasWrong "dns-replicas-wrong" Warning;
+    /// A DNS server that was named does not answer.
+    DnsSilent "dns-silent" Warning;
+
+    /// No agent watches the group.
+    NoAgents "no-agents" Error;
+    /// The group is not well, as `status` says.
+    NotHealthy "not-healthy" Error;
+    /// A key that operators write cannot be read.
+    KeyUnreadable "key-unreadable" Error;
+    /// One agent alone watches the group.
+    OneAgent "one-agent" Warning;
+    /// The primary moves too often.
+    Flapping "flapping" Warning;
+    /// An agent's clock is ahead.
+    AgentClock "agent-clock" Warning;
+    /// Something could not be read.
+    Unread "unread" Hint;
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which kind of thing.
+    pub code: Code,
+    /// How much it matters.
+    pub severity: Severity,
+    /// In a sentence.
+    pub text: String,
+    /// What it was read from.
+    pub evidence: Vec<Evidence>,
+    /// What mends it: a command, where one does.
+    pub mend: String,
+}
+
+/// What was read, and from whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// Who said it.
+    pub from: String,
+    /// What was said.
+    pub read: String,
+}
+
+/// Evidence.
+fn seen(from: impl fmt::Display, read: impl fmt::Display) -> Evidence {
+    Evidence { from: from.to_string(), read: read.to_string() }
+}
+
+impl Code {
+    /// A finding of this kind.
+    fn found(
+        self,
+        text: impl Into<String>,
+        evidence: Vec<Evidence>,
+        mend: impl Into<String>,
+    ) -> Finding {
+        let (text, mend) = (text.into(), mend.into());
+        Finding { code: self, severity: self.severity(), text, evidence, mend }
+    }
+}
+
+/// One check.
+type Check = fn(&Facts<'_>) -> Vec<Finding>;
+
+/// All findings, the worst first.
+pub fn diagnose(facts: &Facts<'_>) -> Vec<Finding> {
+    let all = [sentinels::CHECKS, instances::CHECKS, consul::CHECKS, names::CHECKS, agents::CHECKS];
+    let mut findings: Vec<Finding> =
+        all.into_iter().flatten().flat_map(|check| check(facts)).collect();
+    findings.sort_by_key(|finding| (finding.severity, finding.code));
+    findings
+}
+
+/// A command to one server.
+fn redis_cli(at: &Address, command: impl fmt::Display) -> String {
+    format!("redis-cli -h {} -p {} {command}", at.host(), at.port())
+}
+
+/// Whether values differ, as evidence of who has which; nothing when they are all the same.
+fn differing<T: PartialEq + fmt::Display>(
+    what: &str,
+    values: Vec<(&Address, T)>,
+) -> Option<Vec<Evidence>> {
+    let (_, first) = values.first()?;
+    let differ = values.iter().any(|(_, value)| value != first);
+    differ.then(|| values.iter().map(|(from, v)| seen(from, format!("{what} {v}"))).collect())
+}
+
+/// `major.minor.patch` of a version text, whatever follows it.
+fn version(text: &str) -> Option<(u64, u64, u64)> {
+    let mut parts = text.split(['.', '+', '-']).map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next().flatten().unwrap_or(0)))
+}

@@ -1,0 +1,384 @@
+//! What `doctor` reads besides one look at the group: settings and clocks of the instances, what Sentinels say of their
+//! quorum, Consul's settings, rows and rights, and what DNS answers. [`crate::core::doctor`] draws the conclusions.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use redis::Value;
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::clock::Clock;
+use crate::config::{Config, GroupConfig};
+use crate::consul::client::{CALL_TIMEOUT, Consul, ConsulError};
+use crate::consul::store::ReadMode;
+use crate::core::address::{Address, ServiceName};
+use crate::core::doctor::{
+    ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, NameAnswer, Right,
+    SentinelFacts, diagnose, rights,
+};
+use crate::core::memory::Memory;
+use crate::core::observed::{Observed, Reading};
+use crate::core::record::Record;
+use crate::core::status::{ProblemCode, assess};
+use crate::core::view::View;
+use crate::dns::Names;
+use crate::name_check;
+use crate::observe::look;
+use crate::redis_link::{Link, LinkError, LinkSettings, fields, list, text};
+use crate::sentinel::query::info_fields;
+
+/// Settings of a Sentinel that are read. Not all of them: one is a password.
+const SENTINEL_SETTINGS: [&str; 2] = ["resolve-hostnames", "announce-hostnames"];
+/// Rows read of one service. More is a mistake somewhere.
+const ROWS_MAX: usize = 1_000;
+
+/// Examines one group.
+///
+/// # Errors
+/// [`ConsulError`] when the group's keys cannot be read; whatever else cannot is a finding.
+pub async fn examine(
+    config: &Config,
+    group: &GroupConfig,
+    consul: &Consul,
+    names: &Names,
+    clock: &Clock,
+) -> Result<Vec<Finding>, ConsulError> {
+    let seen = look(config, group, consul, names, clock).await?;
+    let memory = Memory::default();
+    let now = clock.now();
+    let view = View::of_one_look(&group.policy, &memory, &seen.observed, now);
+    let mut problems = assess(&view, &group.layout).problems;
+    let failures = seen.failures.into_iter();
+    problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
+    let service = view.record.map_or(&group.policy.service, |record| &record.service);
+    let wanted = rights(&group.layout, service);
+    let (sentinels, instances, agent, rows, rights, names) = tokio::join!(
+        all_sentinels(config, group, &seen.observed),
+        all_instances(group, &seen.observed, clock),
+        agent(consul),
+        rows(consul, service),
+        allowed(consul, &wanted),
+        answers(config, group, consul, view.record, clock),
+    );
+    Ok(diagnose(&Facts {
+        view: &view,
+        layout: &group.layout,
+        problems: &problems,
+        sentinels,
+        instances,
+        consul: agent,
+        rows,
+        rights,
+        names,
+    }))
+}
+
+/// Those that have answered once already.
+fn answering<T>(readings: &BTreeMap<Address, Reading<T>>) -> impl Iterator<Item = &Address> {
+    readings.iter().filter(|(_, reading)| reading.result.is_ok()).map(|(at, _)| at)
+}
+
+async fn all_sentinels(
+    config: &Config,
+    group: &GroupConfig,
+    observed: &Observed,
+) -> BTreeMap<Address, SentinelFacts> {
+    let ask = |at: &Address| {
+        let at = at.clone();
+        async move {
+            let answer = sentinel(&at, &config.sentinel_login, group.policy.group.as_str()).await;
+            let facts = answer.unwrap_or_else(|error| {
+                let error = error.to_string();
+                SentinelFacts {
+                    config: Err(error.clone()),
+                    quorum: Err(error.clone()),
+                    version: Err(error),
+                    valkey: false,
+                }
+            });
+            (at, facts)
+        }
+    };
+    let knows = |at: &&Address| {
+        let answer = observed.sentinels.get(*at).and_then(|reading| reading.result.as_ref().ok());
+        answer.is_some_and(|answer| answer.group.is_some())
+    };
+    let asks = answering(&observed.sentinels).filter(knows).map(ask);
+    futures_util::future::join_all(asks).await.into_iter().collect()
+}
+
+async fn sentinel(
+    at: &Address,
+    login: &LinkSettings,
+    group: &str,
+) -> Result<SentinelFacts, LinkError> {
+    let mut link = Link::open(at, login).await?;
+    let mut commands = redis::pipe();
+    commands.cmd("SENTINEL").arg("CKQUORUM").arg(group).cmd("INFO").arg("server");
+    for name in SENTINEL_SETTINGS {
+        commands.cmd("SENTINEL").arg("CONFIG").arg("GET").arg(name);
+    }
+    let answers = link.ask(&commands).await?;
+    let [quorum, info, settings @ ..] = answers.as_slice() else {
+        return Err(LinkError::Unexpected("more answers expected".to_owned()));
+    };
+    let info = text(info);
+    let info = info.as_ref().map(|info| info_fields(info));
+    let version = info.as_ref().map_err(|error| (*error).clone()).and_then(|info| {
+        let version = info.get("valkey_version").or_else(|| info.get("redis_version"));
+        version.map(|version| (*version).to_owned()).ok_or_else(|| "INFO has no version".to_owned())
+    });
+    let valkey = info.is_ok_and(|info| info.contains_key("valkey_version"));
+    Ok(SentinelFacts { config: merged(settings), quorum: refusal(quorum), version, valkey })
+}
+
+/// What CKQUORUM says, in either way. Any other error is none of its answers.
+fn refusal(value: &Value) -> Result<Result<String, String>, String> {
+    match text(value) {
+        Ok(said) => Ok(Ok(said)),
+        Err(error) if error.starts_with("NOQUORUM") || error.starts_with("NOGOODSLAVE") => {
+            Ok(Err(error))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The answers to one CONFIG GET each, as one. Some servers know more names than others, and answer nothing.
+fn merged(answers: &[Value]) -> Result<Fields, String> {
+    let mut all = Fields::new();
+    for answer in answers {
+        all.extend(fields(answer)?);
+    }
+    Ok(all)
+}
+
+async fn all_instances(
+    group: &GroupConfig,
+    observed: &Observed,
+    clock: &Clock,
+) -> BTreeMap<Address, InstanceFacts> {
+    let ask = |at: &Address| {
+        let at = at.clone();
+        async move {
+            let answer = instance(&at, &group.login, clock).await;
+            let facts = answer.unwrap_or_else(|error| {
+                let error = error.to_string();
+                InstanceFacts {
+                    config: Err(error.clone()),
+                    info: Err(error.clone()),
+                    clock_ahead_ms: Err(error),
+                }
+            });
+            (at, facts)
+        }
+    };
+    let asks = answering(&observed.instances).map(ask);
+    futures_util::future::join_all(asks).await.into_iter().collect()
+}
+
+async fn instance(
+    at: &Address,
+    login: &LinkSettings,
+    clock: &Clock,
+) -> Result<InstanceFacts, LinkError> {
+    let mut link = Link::open(at, login).await?;
+    let mut commands = redis::pipe();
+    commands.cmd("INFO");
+    for name in InstanceFacts::SETTINGS {
+        commands.cmd("CONFIG").arg("GET").arg(name);
+    }
+    let answers = link.ask(&commands).await?;
+    let [info, settings @ ..] = answers.as_slice() else {
+        return Err(LinkError::Unexpected("more answers expected".to_owned()));
+    };
+    let owned = |info: String| -> Fields {
+        let fields = info_fields(&info);
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    // By itself, so that the answer comes as soon as it is asked for.
+    let mut time = redis::pipe();
+    time.cmd("TIME");
+    let before = clock.now().wall;
+    let answered = link.ask(&time).await?;
+    let clock_ahead_ms = match answered.first() {
+        Some(answer) => ahead(answer, before, clock.now().wall),
+        None => Err("no answer".to_owned()),
+    };
+    Ok(InstanceFacts { config: merged(settings), info: text(info).map(owned), clock_ahead_ms })
+}
+
+/// How far a clock is ahead of ours in ms: whatever the question itself may have taken is not held against it.
+fn ahead(time: &Value, before: Timestamp, after: Timestamp) -> Result<i64, String> {
+    let [seconds, micros] = list(time)? else { return Err("two numbers expected".to_owned()) };
+    let number = |value: &Value| text(value)?.parse::<i64>().map_err(|error| error.to_string());
+    let theirs_ms = number(seconds)? * 1_000 + number(micros)? / 1_000;
+    let (before, after) = (before.as_millisecond(), after.as_millisecond());
+    Ok(match theirs_ms {
+        theirs if theirs < before => theirs - before,
+        theirs if theirs > after => theirs - after,
+        _ => 0,
+    })
+}
+
+/// The part of `/v1/agent/self` that matters. What an older or newer Consul does not say has Consul's default.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AgentSelf {
+    config: AgentConfig,
+    debug_config: DebugConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AgentConfig {
+    node_name: String,
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct DebugConfig {
+    #[serde(rename = "ACLsEnabled", default)]
+    acls: bool,
+    #[serde(rename = "DNSAllowStale", default)]
+    allow_stale: bool,
+    #[serde(rename = "DNSMaxStale", default)]
+    max_stale: String,
+    #[serde(rename = "DNSOnlyPassing", default)]
+    only_passing: bool,
+    #[serde(rename = "DNSUseCache", default)]
+    use_cache: bool,
+    #[serde(rename = "DNSEnableTruncate", default)]
+    truncate: bool,
+    #[serde(rename = "DNSUDPAnswerLimit", default)]
+    udp_answers: u64,
+    #[serde(rename = "DNSServiceTTL", default)]
+    service_ttl: Option<BTreeMap<String, String>>,
+}
+
+/// A time as Go writes it: `87600h0m0s`.
+fn duration(text: &str) -> Option<SignedDuration> {
+    text.parse().ok()
+}
+
+async fn agent(consul: &Consul) -> Result<ConsulAgent, String> {
+    let answer = consul.get::<AgentSelf>("/v1/agent/self", &[]).await;
+    let AgentSelf { config, debug_config } = answer.map_err(|error| error.to_string())?.value;
+    let ttl = debug_config.service_ttl.unwrap_or_default().into_iter();
+    Ok(ConsulAgent {
+        node: config.node_name,
+        version: config.version,
+        acls: debug_config.acls,
+        allow_stale: debug_config.allow_stale,
+        max_stale: duration(&debug_config.max_stale),
+        only_passing: debug_config.only_passing,
+        use_cache: debug_config.use_cache,
+        truncate: debug_config.truncate,
+        udp_answers: debug_config.udp_answers,
+        service_ttl: ttl.filter_map(|(name, ttl)| Some((name, duration(&ttl)?))).collect(),
+    })
+}
+
+/// One entry of `/v1/health/service`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HealthRow {
+    node: HealthNode,
+    service: HealthService,
+    checks: Vec<HealthCheck>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HealthNode {
+    node: String,
+    address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HealthService {
+    #[serde(rename = "ID")]
+    id: String,
+    address: String,
+    port: u16,
+    tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HealthCheck {
+    status: String,
+}
+
+/// Every row of the services that only an agent writes.
+async fn rows(consul: &Consul, service: &ServiceName) -> Result<Vec<ConsulRow>, String> {
+    let mut rows = Vec::new();
+    for name in [service.as_str().to_owned(), service.primary(), service.replica()] {
+        let path = format!("/v1/health/service/{name}");
+        let found = consul.get::<Vec<HealthRow>>(&path, &[("consistent", "")]).await;
+        let found = found.map_err(|error| error.to_string())?.value;
+        rows.extend(found.into_iter().take(ROWS_MAX).map(|row| {
+            let HealthRow { node, service, checks } = row;
+            let has = |status: &str| checks.iter().any(|check| check.status == status);
+            let worst = ["critical", "warning"].into_iter().find(|status| has(status));
+            let host = if service.address.is_empty() { node.address } else { service.address };
+            ConsulRow {
+                service: name.clone(),
+                node: node.node,
+                id: service.id,
+                address: format!("{host}:{}", service.port),
+                tags: service.tags.unwrap_or_default(),
+                status: worst.unwrap_or("passing").to_owned(),
+            }
+        }));
+    }
+    Ok(rows)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Authorized {
+    allow: bool,
+}
+
+/// Which rights the token has, asked one by one and without using any. `None` where Consul has no ACLs.
+async fn allowed(consul: &Consul, wanted: &[Right]) -> Result<Option<Vec<(Right, bool)>>, String> {
+    const PATH: &str = "/v1/internal/acl/authorize";
+    let question = wanted.iter().map(|right| {
+        json!({"Resource": right.kind.as_str(), "Access": right.access, "Segment": right.on})
+    });
+    let body = question.collect();
+    let answer = consul.call(Method::POST, PATH, &[], Some(&body), CALL_TIMEOUT).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    let off = answer.status == StatusCode::UNAUTHORIZED
+        && String::from_utf8_lossy(&answer.body).contains("ACL support disabled");
+    if off {
+        return Ok(None);
+    }
+    let said = answer.decode::<Vec<Authorized>>(&format!("POST {PATH}"));
+    let said = said.map_err(|error| error.to_string())?.value;
+    if said.len() != wanted.len() {
+        return Err(format!("{} answers to {} questions", said.len(), wanted.len()));
+    }
+    Ok(Some(wanted.iter().cloned().zip(said.into_iter().map(|right| right.allow)).collect()))
+}
+
+/// What DNS answers, unless something else was published while it was asked.
+async fn answers(
+    config: &Config,
+    group: &GroupConfig,
+    consul: &Consul,
+    record: Option<&Record>,
+    clock: &Clock,
+) -> Vec<NameAnswer> {
+    let (Some(dns), Some(record)) = (&config.dns, record) else { return Vec::new() };
+    let answers = name_check::answers(dns, record, clock).await;
+    let same =
+        |now: &Record| (now.generation, &now.instances) == (record.generation, &record.instances);
+    match consul.group(&group.layout, ReadMode::Consistent, clock).await {
+        Ok(store) if store.value.record().is_some_and(same) => answers,
+        Ok(_) | Err(_) => Vec::new(),
+    }
+}
