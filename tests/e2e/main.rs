@@ -13,6 +13,7 @@ mod client;
 mod clients;
 mod consul;
 mod demo;
+mod doctor;
 mod exec;
 mod fencing;
 mod first_primary;
