@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
 
@@ -49,9 +50,15 @@ async fn a_restart_of_consul_changes_nothing() {
 #[tokio::test]
 async fn a_wiped_consul_is_filled_again_above_the_last_generation() {
     let mut world = world(WorldSpec::default()).await;
-    let _agents = agents(&world, 2, &[]);
+    let agents = agents(&world, 2, &[]);
     let writer = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
+    until("both know the generation", Duration::from_secs(10), || async {
+        let know = agents.iter().all(|agent| agent.log().contains(", generation 1,"));
+        if know { Ok(()) } else { Err(LabError(logs(&agents))) }
+    })
+    .await
+    .unwrap();
     world.consul.wipe().unwrap();
     world.consul.restart().await.unwrap();
     let again = until_record(&world, "redis", 40, "published again", |r| r.writer.is_some()).await;
