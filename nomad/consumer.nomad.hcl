@@ -61,10 +61,10 @@ job "redis-consumer" {
         data = <<-EOT
           {{- $state := key "redis-ha/redis/state" | parseJSON -}}
           {{- if $state.writer -}}
-          REDIS_HOST={{ $state.writer.address | regexReplaceAll ":[0-9]+$" "" }}
+          REDIS_HOST={{ $state.writer.address | regexReplaceAll ":[0-9]+$" "" | regexReplaceAll "[\\[\\]]" "" }}
           REDIS_PORT={{ $state.writer.address | regexReplaceAll "^.*:" "" }}
           REDIS_URL=redis://{{ $state.writer.address }}
-          REDIS_GENERATION={{ $state.generation }}
+          REDIS_GENERATION={{ $state.generation | printf "%.0f" }}
           {{ else }}{{ key "redis-ha/redis/no-writer" }}{{ end -}}
         EOT
       }

@@ -224,7 +224,7 @@ fn the_consumer_s_template_is_safe_on_no_writer() {
     let record = r#"{"writer": {"address": "[fd00::5]:6379"}, "generation": 8}"#;
     assert_eq!(
         render(&template, &[(&state, record)]).unwrap(),
-        "REDIS_HOST=[fd00::5]\nREDIS_PORT=6379\nREDIS_URL=redis://[fd00::5]:6379\n\
+        "REDIS_HOST=fd00::5\nREDIS_PORT=6379\nREDIS_URL=redis://[fd00::5]:6379\n\
          REDIS_GENERATION=8\n"
     );
     let nobody = render(&template, &[(&state, r#"{"writer": null, "generation": 8}"#)]);

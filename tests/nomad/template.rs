@@ -24,6 +24,7 @@ pub fn render(template: &str, keys: &[(&str, &str)]) -> Result<String, String> {
     parsed.add_func("key", key);
     parsed.add_func("parseJSON", parse_json);
     parsed.add_func("regexReplaceAll", regex_replace_all);
+    parsed.add_func("printf", whole);
     parsed.parse(template).map_err(|error| error.to_string())?;
     parsed.render(&Context::empty()).map_err(|error| format!("{error:?}"))
 }
@@ -61,6 +62,16 @@ fn value(json: serde_json::Value) -> Value {
             Value::Map(all.into_iter().map(|(name, inner)| (name, value(inner))).collect())
         }
     }
+}
+
+/// A number of JSON without a fraction: in Go it is a floating one, and would become `1e+06`.
+fn whole(args: &[Value]) -> Result<Value, FuncError> {
+    let [format, number] = texts(args)?;
+    let number = number.parse::<f64>().map_err(|e| FuncError::Generic(e.to_string()))?;
+    if format != "%.0f" {
+        return Err(FuncError::Generic(format!("`{format}` is not known here")));
+    }
+    Ok(format!("{number:.0}").into())
 }
 
 /// Pattern, replacement, and what comes down the pipe.
