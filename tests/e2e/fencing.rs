@@ -104,7 +104,13 @@ async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected() {
     until_follows(server, &new).await;
     assert!(returned.elapsed() < SENTINEL_WAITS, "Sentinel did it: {}", logs(&agents));
     let said = format!("{old} was a second primary; it is a replica of {new} now");
-    assert!(logs(&agents).contains(&said), "no `{said}` in\n{}", logs(&agents));
+    // It follows a moment before the agent has the answer.
+    until(&said, Duration::from_secs(5), || async {
+        let log = logs(&agents);
+        if log.contains(&said) { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
     until_in_sync(&world, "redis", 2).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(disturbances(heard), Vec::<String>::new());
