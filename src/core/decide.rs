@@ -12,7 +12,7 @@ use super::fence::fences;
 use super::ghosts::{Forget, forget};
 use super::hold::holds;
 use super::observed::{RowsAnswer, StoreAnswer, StoredState};
-use super::policy::{FENCE_AGAIN_MS, Policy};
+use super::policy::Policy;
 use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes};
 use super::publication::{KeepReason, Verdict, judge};
 use super::record::{
@@ -67,7 +67,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     wanted.extend(fences.into_iter().map(Action::Fence));
     wanted.extend(promote(view).map(Action::Promote));
     match reinstate(view) {
-        Ok(promote) if told_long_ago(view, &promote.instance) => {
+        Ok(promote) if view.memory.told_long_ago(&promote.instance, view.now) => {
             wanted.push(Action::Promote(promote));
         }
         Ok(_) | Err(NotReinstated::NoCase) => {}
@@ -97,14 +97,8 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
 /// The replica that was written down to become the first primary.
 fn promote(view: &View<'_>) -> Option<Promote> {
     let Ok(Bootstrap::Promote(instance, answer)) = bootstrap(view) else { return None };
-    told_long_ago(view, instance)
-        .then(|| Promote { instance: instance.clone(), run_id: answer.run_id.clone() })
-}
-
-/// One instance is told what to be once a second at the most.
-fn told_long_ago(view: &View<'_>, instance: &Address) -> bool {
-    let last = view.memory.fenced.get(instance);
-    last.is_none_or(|at| view.now.mono - *at >= FENCE_AGAIN_MS)
+    let due = view.memory.told_long_ago(instance, view.now);
+    due.then(|| Promote { instance: instance.clone(), run_id: answer.run_id.clone() })
 }
 
 /// What is to be written.

@@ -9,12 +9,9 @@
 use std::fmt;
 
 use super::address::Address;
-use super::memory::{Condition, Origin};
-use super::observed::{DownOpinion, InstanceAnswer, ReplId, Role, SentinelGroup};
-use super::policy::{
-    EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, REINSTATED_AFTER_MS, REPLACE_AGAIN_MS, STRAY_PROMOTED_MS,
-    STRAY_UNSEEN_MS,
-};
+use super::memory::Condition;
+use super::observed::{DownOpinion, InstanceAnswer, ReplId, Role, SentinelAnswer, SentinelGroup};
+use super::policy::{EMPTIED_UPTIME_MAX_S, REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
 use super::projection::is_nowhere;
 use super::record::EmptiedPrimary;
 use super::replicas::Roster;
@@ -58,8 +55,6 @@ pub struct Replace {
     pub sentinel: Address,
     /// The primary that has come back without its data.
     pub primary: Address,
-    /// The run of it.
-    pub run_id: String,
 }
 
 /// Why a primary without data is not published.
@@ -109,6 +104,15 @@ impl Shelter {
     pub fn still_holds(&self, now: &InstanceAnswer) -> bool {
         let exposed = is_exposed(now, &self.from);
         exposed && now.run_id == self.run_id && now.replid == self.replid && now.keys > 0
+    }
+}
+
+impl Replace {
+    /// What was decided still holds for what the Sentinel says now.
+    pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
+        let still =
+            |group: &SentinelGroup| group.primary == self.primary && group.failover.is_none();
+        now.group.as_ref().is_some_and(still)
     }
 }
 
@@ -162,14 +166,11 @@ fn find<'a>(view: &View<'a>) -> Option<Emptied<'a>> {
 /// The replicas that are to stop following it now.
 pub fn shelters(view: &View<'_>) -> Vec<Shelter> {
     let Some(emptied) = emptied(view) else { return Vec::new() };
-    let due = |address: &Address| {
-        let last = view.memory.fenced.get(address);
-        last.is_none_or(|at| view.now.mono - *at >= FENCE_AGAIN_MS)
-    };
     let due = |address: &Address, answer: &InstanceAnswer| {
-        let promoted = matches!(answer.role, Role::Primary { .. })
-            && !was_not_promoted(view, address, &answer.run_id);
-        is_exposed(answer, emptied.primary) && !promoted && due(address)
+        let replica = matches!(answer.role, Role::Replica { .. });
+        is_exposed(answer, emptied.primary)
+            && (replica || was_not_promoted(view, address, &answer.run_id))
+            && view.memory.told_long_ago(address, view.now)
     };
     emptied
         .holders
@@ -189,11 +190,7 @@ pub fn shelters(view: &View<'_>) -> Vec<Shelter> {
 /// and every Sentinel has been asked since.
 fn was_not_promoted(view: &View<'_>, address: &Address, run_id: &str) -> bool {
     let stray = Condition::Stray(address.clone());
-    let wait_ms = match view.memory.origin(address, run_id) {
-        Origin::WasReplica => STRAY_PROMOTED_MS,
-        Origin::Unseen => STRAY_UNSEEN_MS,
-        Origin::Started | Origin::WasWriter => 0,
-    };
+    let wait_ms = view.memory.origin(address, run_id).left_alone_ms();
     let Some(seen) = view.memory.since.get(&stray) else { return false };
     let heard = view.observed.sentinels.values().all(|reading| reading.asked >= *seen);
     heard && view.memory.lasted(&stray, wait_ms, view.now)
@@ -255,8 +252,7 @@ pub fn replace(view: &View<'_>) -> Result<Option<Replace>, String> {
     });
     let (sentinel, _) =
         able.ok_or_else(|| wait(format!("no Sentinel sees {first} and trusts its clock")))?;
-    let (primary, run_id) = (emptied.primary.clone(), emptied.run_id.to_owned());
-    Ok(Some(Replace { sentinel: sentinel.clone(), primary, run_id }))
+    Ok(Some(Replace { sentinel: sentinel.clone(), primary: emptied.primary.clone() }))
 }
 
 /// What the record notes of it when it is withdrawn, or a failover is asked for.

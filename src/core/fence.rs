@@ -12,7 +12,7 @@ use super::election::{Tally, TallyBounds};
 use super::emptied;
 use super::memory::{Condition, Origin};
 use super::observed::{InstanceAnswer, ReplId, Role};
-use super::policy::{EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
+use super::policy::{EMPTIED_UPTIME_MAX_S, STRAY_UNSEEN_MS};
 use super::projection::is_nowhere;
 use super::record::Level;
 use super::replicas::{Roster, named_by};
@@ -128,7 +128,7 @@ pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
     }
     for (address, answer) in strays(view) {
         match judge(view, address, answer) {
-            Ok(fence) if due(view, address) => fences.push(fence),
+            Ok(fence) if view.memory.told_long_ago(address, view.now) => fences.push(fence),
             Ok(_) => {}
             Err(why) => left.push(LeftAlone { instance: address.clone(), why }),
         }
@@ -213,11 +213,10 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     if answer.not_ready.is_some() {
         return Err(WhyLeft::NoCertainWriter("it is not ready yet"));
     }
-    let wait_ms = match view.memory.origin(address, &answer.run_id) {
-        _ if kind == StrayKind::Lost => STRAY_UNSEEN_MS,
-        Origin::WasReplica => STRAY_PROMOTED_MS,
-        Origin::Unseen => STRAY_UNSEEN_MS,
-        Origin::Started | Origin::WasWriter => 0,
+    let wait_ms = if kind == StrayKind::Lost {
+        STRAY_UNSEEN_MS
+    } else {
+        view.memory.origin(address, &answer.run_id).left_alone_ms()
     };
     if !view.memory.lasted(&Condition::Stray(address.clone()), wait_ms, view.now) {
         return Err(WhyLeft::MayBePromoted);
@@ -284,9 +283,4 @@ fn certain_writer<'a>(
         WriterTest::Passes(answer) => Ok((writer.clone(), answer)),
         WriterTest::Fails(_) | WriterTest::Unknown(_) => Err("the writer does not answer"),
     }
-}
-
-fn due(view: &View<'_>, address: &Address) -> bool {
-    let last = view.memory.fenced.get(address);
-    last.is_none_or(|at| view.now.mono - *at >= FENCE_AGAIN_MS)
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::address::Address;
 use super::observed::{Observed, Role, SentinelId};
+use super::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
 use super::record::{EmptiedPrimary, Level, Timeline};
 use super::time::{Mono, Now};
 
@@ -64,6 +65,17 @@ pub enum Origin {
     WasWriter,
     /// It was a replica in this very run.
     WasReplica,
+}
+
+impl Origin {
+    /// How long a second primary of this origin is left alone, in ms: Sentinels may be promoting it.
+    pub fn left_alone_ms(self) -> u64 {
+        match self {
+            Self::WasReplica => STRAY_PROMOTED_MS,
+            Self::Unseen => STRAY_UNSEEN_MS,
+            Self::Started | Self::WasWriter => 0,
+        }
+    }
 }
 
 /// See the module's head.
@@ -175,6 +187,12 @@ impl Memory {
     pub fn origin(&self, address: &Address, run_id: &str) -> Origin {
         let life = self.lives.get(address).filter(|life| life.run_id == run_id);
         life.map_or(Origin::Unseen, |life| life.origin)
+    }
+
+    /// The instance may be told again whom to follow, or to be a primary: once a second at the most.
+    pub fn told_long_ago(&self, instance: &Address, now: Now) -> bool {
+        let last = self.fenced.get(instance);
+        last.is_none_or(|at| now.mono - *at >= FENCE_AGAIN_MS)
     }
 
     /// The condition has been true for at least `ms`.

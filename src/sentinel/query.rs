@@ -147,10 +147,7 @@ pub async fn replace(
     group: &GroupName,
     replace: &Replace,
 ) -> Result<bool, LinkError> {
-    let now = ask(link, id, group).await?.group;
-    let still =
-        |group: &SentinelGroup| group.primary == replace.primary && group.failover.is_none();
-    if !now.is_some_and(|now| still(&now)) {
+    if !replace.still_holds(&ask(link, id, group).await?) {
         return Ok(false);
     }
     link.call(&["SENTINEL", "FAILOVER", group.as_str()]).await?;

@@ -189,6 +189,21 @@ impl Watcher {
         Ok(self.link.insert(link))
     }
 
+    /// Does something on the connection. One that failed to answer would answer the next question with this one's.
+    async fn on_link<T>(
+        &mut self,
+        act: impl AsyncFnOnce(&mut Link, &SentinelId) -> Result<T, LinkError>,
+    ) -> Result<T, LinkError> {
+        let result = match self.link().await {
+            Ok((link, id)) => act(link, id).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.link = None;
+        }
+        result
+    }
+
     async fn answer_all(&mut self, pending: &mut BTreeSet<GroupName>) {
         while let Some(group) = pending.pop_first() {
             let reading = self.ask(&group).await;
@@ -214,16 +229,11 @@ impl Watcher {
     async fn ask(&mut self, group: &GroupName) -> Reading<SentinelAnswer> {
         let clock = self.settings.clock;
         let mut asked = clock.now().mono;
-        let result = match self.link().await {
-            Ok((link, id)) => {
-                asked = clock.now().mono;
-                query::ask(link, id, group).await
-            }
-            Err(error) => Err(error),
+        let ask = async |link: &mut Link, id: &SentinelId| {
+            asked = clock.now().mono;
+            query::ask(link, id, group).await
         };
-        if result.is_err() {
-            self.link = None;
-        }
+        let result = self.on_link(ask).await;
         let result = result.map_err(|error| error.to_string());
         Reading { asked, answered: clock.now().mono, result }
     }
@@ -283,16 +293,14 @@ impl Watcher {
         if forget.sentinel != self.sentinel || self.settings.clock.now().mono > until {
             return;
         }
-        let result = match self.link().await {
-            Ok((link, id)) => query::forget(link, id, group, forget).await,
-            Err(error) => Err(error),
-        };
+        let ask =
+            async |link: &mut Link, id: &SentinelId| query::forget(link, id, group, forget).await;
+        let result = self.on_link(ask).await;
         let (sentinel, names) = (&self.sentinel, forget.names());
         match result {
             Ok(true) => info!("{group}: Sentinel {sentinel} was made to forget {names}"),
             Ok(false) => debug!("{group}: Sentinel {sentinel} has changed its mind about {names}"),
             Err(error) => {
-                self.link = None;
                 warn!("{group}: cannot make Sentinel {sentinel} forget {names}: {error}");
             }
         }
@@ -302,18 +310,14 @@ impl Watcher {
         if replace.sentinel != self.sentinel || self.settings.clock.now().mono > until {
             return;
         }
-        let result = match self.link().await {
-            Ok((link, id)) => query::replace(link, id, group, replace).await,
-            Err(error) => Err(error),
-        };
+        let ask =
+            async |link: &mut Link, id: &SentinelId| query::replace(link, id, group, replace).await;
+        let result = self.on_link(ask).await;
         let Replace { sentinel, primary, .. } = replace;
         match result {
             Ok(true) => info!("{group}: Sentinel {sentinel} replaces {primary}"),
             Ok(false) => debug!("{group}: Sentinel {sentinel} does not have to replace {primary}"),
-            Err(error) => {
-                self.link = None;
-                warn!("{group}: Sentinel {sentinel} cannot replace {primary}: {error}");
-            }
+            Err(error) => warn!("{group}: Sentinel {sentinel} cannot replace {primary}: {error}"),
         }
     }
 

@@ -693,9 +693,7 @@ impl World {
     fn replace(&mut self, agent: usize, sentinel: usize, replace: &Replace, until: Mono) {
         let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
         let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
-        let group = answer.and_then(|answer| answer.group);
-        let still = group.is_some_and(|g| g.primary == replace.primary && g.failover.is_none());
-        if self.now > until.0 || !still {
+        if self.now > until.0 || !answer.is_some_and(|answer| replace.still_holds(&answer)) {
             return;
         }
         self.log.push(format!("{} agent-{agent} has {sentinel} replace", self.now));
