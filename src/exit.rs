@@ -42,6 +42,13 @@ impl Failure {
         Self { code, message: message.into(), hint: None }
     }
 
+    /// The message and the hint, for a log.
+    pub fn in_one_line(&self) -> String {
+        let hint = self.hint.iter().map(|hint| format!("; {hint}"));
+        let text: String = std::iter::once(self.message.clone()).chain(hint).collect();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// The same with a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

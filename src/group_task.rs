@@ -20,11 +20,12 @@ use crate::core::action::Write;
 use crate::core::address::Address;
 use crate::core::group::{GroupLoop, Input, Outcome, Output, Published, Weight};
 use crate::core::observed::{InstanceAnswer, Reading};
-use crate::core::time::Mono;
+use crate::core::time::{Mono, Now};
 use crate::http::Drawn;
 use crate::instance::{self, InstanceCommand, follow};
 use crate::meter::GroupMeter;
 use crate::name_check::Findings;
+use crate::redis_link::LinkSettings;
 use crate::sentinel::watch::SentinelCommand;
 
 /// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
@@ -38,8 +39,8 @@ pub const INPUTS_MAX: usize = 1_024;
 
 /// What a group's task needs.
 pub struct GroupTask {
-    /// The group.
-    pub group: GroupConfig,
+    /// The group. What is wanted of it, and the login, may change; its place in Consul stays.
+    pub group: watch::Receiver<GroupConfig>,
     /// Consul.
     pub consul: Consul,
     /// The clock of all readings.
@@ -50,14 +51,16 @@ pub struct GroupTask {
     pub inputs: mpsc::Receiver<Input>,
     /// A way to send oneself inputs.
     pub own_inputs: mpsc::Sender<Input>,
-    /// For those who look from outside: what is known now, where somebody looks at all.
-    pub shown: Option<watch::Sender<Option<Drawn>>>,
+    /// For those who look from outside: what is known now.
+    pub shown: watch::Sender<Option<Drawn>>,
+    /// Somebody looks at all.
+    pub looked_at: watch::Receiver<bool>,
     /// What it counts with.
     pub meter: GroupMeter,
     /// For those who ask DNS for the name: what is published.
     pub published: watch::Sender<Option<Published>>,
-    /// What is wrong with DNS's answers, where it is asked.
-    pub findings: Option<watch::Receiver<Findings>>,
+    /// What is wrong with DNS's answers.
+    pub findings: watch::Receiver<Findings>,
 }
 
 type InstanceReading = (Address, Reading<InstanceAnswer>);
@@ -69,6 +72,7 @@ struct Instance {
 
 struct Hands {
     group: GroupConfig,
+    login: watch::Sender<LinkSettings>,
     consul: Consul,
     clock: Clock,
     sentinels: broadcast::Sender<SentinelCommand>,
@@ -84,20 +88,22 @@ struct Hands {
 impl GroupTask {
     /// Runs until `stop`. Nothing that is published changes when it ends.
     pub async fn run(mut self, stop: CancellationToken) {
-        let layout = self.group.layout.clone();
+        let group = self.group.borrow_and_update().clone();
+        let layout = group.layout.clone();
         let watch =
             watch_group(self.consul.clone(), layout.clone(), self.clock, self.own_inputs.clone());
         let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
         let registered = watch_registered(
             self.consul.clone(),
-            self.group.policy.service.server(),
+            group.policy.service.server(),
             self.own_inputs.clone(),
         );
         let _registered = AbortOnDropHandle::new(tokio::spawn(registered));
         let (readings, mut read) = mpsc::channel(INPUTS_MAX);
-        let mut machine = GroupLoop::new(self.group.policy.clone(), layout);
+        let mut machine = GroupLoop::new(group.policy.clone(), layout);
         let mut hands = Hands {
-            group: self.group,
+            login: watch::Sender::new(group.login.clone()),
+            group,
             consul: self.consul,
             clock: self.clock,
             sentinels: self.sentinels,
@@ -119,6 +125,9 @@ impl GroupTask {
                 () = stop.cancelled() => return,
                 Some((address, reading)) = read.recv() => Some(Input::Instance(address, reading)),
                 Some(input) = self.inputs.recv() => Some(input),
+                Ok(()) = self.group.changed() => {
+                    Some(hands.turn_to(self.group.borrow_and_update().clone()))
+                }
                 () = tokio::time::sleep_until(show_at), if !is_shown => None,
                 () = tokio::time::sleep_until(hands.clock.instant(machine.next_wake())) => {
                     Some(Input::Tick)
@@ -126,6 +135,7 @@ impl GroupTask {
             };
             if let Some(input) = input {
                 let now = hands.clock.now();
+                hands.meter.beat(now.mono);
                 hands.meter.heard(&input, now.mono);
                 for output in machine.on(input, now) {
                     hands.carry_out(output);
@@ -134,23 +144,27 @@ impl GroupTask {
                     hands.meter.decided(&decision.verdict);
                 }
             }
-            if let Some(shown) = &self.shown {
+            if *self.looked_at.borrow() {
                 let now = hands.clock.now();
                 is_shown = now.mono - shown_at >= SHOW_EVERY_MS;
                 if is_shown {
                     shown_at = now.mono;
-                    let mut status = machine.status(now);
-                    let findings = self.findings.as_ref().map(|findings| findings.borrow().clone());
-                    status.add(findings.into_iter().flat_map(Findings::into_values));
-                    let decision = machine.decision();
-                    shown.send_replace(Some(Drawn {
-                        status,
-                        summary: decision.map(|decision| decision.summary.clone()),
-                        reasons: decision.map(|d| d.reasons.clone()).unwrap_or_default(),
-                    }));
+                    self.shown.send_replace(Some(draw(&machine, &self.findings.borrow(), now)));
                 }
             }
         }
+    }
+}
+
+/// What is known, for those who look from outside.
+fn draw(machine: &GroupLoop, findings: &Findings, now: Now) -> Drawn {
+    let mut status = machine.status(now);
+    status.add(findings.values().cloned());
+    let decision = machine.decision();
+    Drawn {
+        status,
+        summary: decision.map(|decision| decision.summary.clone()),
+        reasons: decision.map(|decision| decision.reasons.clone()).unwrap_or_default(),
     }
 }
 
@@ -179,6 +193,13 @@ async fn watch_registered(consul: Consul, service: String, inputs: mpsc::Sender<
 }
 
 impl Hands {
+    /// Other settings of the same group, for what comes, and for the loop.
+    fn turn_to(&mut self, group: GroupConfig) -> Input {
+        self.login.send_replace(group.login.clone());
+        self.group = group;
+        Input::Policy(Box::new(self.group.policy.clone()))
+    }
+
     /// Starts what an output asks for. Never waits.
     fn carry_out(&mut self, output: Output) {
         let group = &self.group.policy.group;
@@ -246,7 +267,7 @@ impl Hands {
         self.instances.retain(|address, _| wanted.contains(address));
         for address in wanted {
             let (clock, login, readings) =
-                (self.clock, self.group.login.clone(), self.readings.clone());
+                (self.clock, self.login.subscribe(), self.readings.clone());
             self.instances.entry(address.clone()).or_insert_with(|| {
                 let (commands, receiver) = mpsc::channel(instance::COMMANDS_MAX);
                 let task = tokio::spawn(follow(address, login, clock, receiver, readings));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redis::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -242,10 +242,10 @@ pub async fn promote(link: &mut Link, wanted: &Promote) -> Result<bool, LinkErro
 /// a replica that is promoted closes it in the very transaction that promotes it
 /// (`docs/facts/sentinel.md` 6).
 ///
-/// Ends when `commands` is closed or nobody takes the readings any more.
+/// Another login counts from the next connection on. Ends when `commands` is closed or nobody takes the readings any more.
 pub async fn follow(
     address: Address,
-    settings: LinkSettings,
+    settings: watch::Receiver<LinkSettings>,
     clock: Clock,
     mut commands: mpsc::Receiver<InstanceCommand>,
     readings: mpsc::Sender<(Address, Reading<InstanceAnswer>)>,
@@ -343,7 +343,7 @@ async fn sleep_until(at: Option<Instant>) {
 
 struct Follower {
     address: Address,
-    settings: LinkSettings,
+    settings: watch::Receiver<LinkSettings>,
     clock: Clock,
     link: Option<Link>,
 }
@@ -359,7 +359,10 @@ impl Follower {
     async fn link(&mut self) -> Result<&mut Link, LinkError> {
         let link = match self.link.take() {
             Some(link) => link,
-            None => Link::open(&self.address, &self.settings).await?,
+            None => {
+                let settings = self.settings.borrow().clone();
+                Link::open(&self.address, &settings).await?
+            }
         };
         Ok(self.link.insert(link))
     }

@@ -6,9 +6,9 @@ use clap::builder::Resettable;
 use clap::{Command, CommandFactory, FromArgMatches};
 use consul_redis::cli::{Cli, Command as Chosen};
 use consul_redis::commands;
-use consul_redis::config::resolve;
 use consul_redis::exec::settings::{Environment, with_known_names};
 use consul_redis::exit::{Code, Failure};
+use consul_redis::reload::Settings;
 
 fn main() -> ExitCode {
     match parse().and_then(run) {
@@ -59,15 +59,19 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let env = Environment::of_this_process();
     let contained = matches!(cli.command, Chosen::Exec(_) | Chosen::Health(_));
     let common = if contained { with_known_names(&cli.common, &env)? } else { cli.common };
-    let config = resolve(&common, &|name| env.get(name).map(str::to_owned))?;
+    let settings = Settings { common, env };
+    let config = settings.read()?;
     // One thread: an agent waits far more than it works, and a single one keeps it small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let code = match &cli.command {
             // Its exit code is that of its server.
-            Chosen::Exec(args) => return commands::exec::run(config, args, &env).await,
-            Chosen::Health(args) => commands::health::run(config, args, &env).await?,
-            Chosen::Agent => commands::agent::run(config).await.map(|()| Code::Done)?,
+            Chosen::Exec(args) => return commands::exec::run(config, args, settings).await,
+            Chosen::Health(args) => commands::health::run(config, args, &settings.env).await?,
+            Chosen::Agent => commands::agent::run(config, settings).await.map(|()| Code::Done)?,
+            Chosen::CheckConfig => {
+                commands::check_config::run(config, &settings.common).map(|()| Code::Done)?
+            }
             Chosen::Status(args) => commands::status::run(config, args).await?,
             Chosen::History(args) => {
                 commands::history::run(config, args).await.map(|()| Code::Done)?
@@ -76,7 +80,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Chosen::Doctor(args) => commands::doctor::run(config, args).await?,
             Chosen::Plan => commands::plan::run(config).await.map(|()| Code::Done)?,
             Chosen::Render(args) => {
-                commands::render::run(config, args).await.map(|()| Code::Done)?
+                commands::render::run(config, args, &settings).await.map(|()| Code::Done)?
             }
             Chosen::Retire(args) => {
                 commands::retire::run(config, args).await.map(|()| Code::Done)?

@@ -71,6 +71,7 @@ pub struct Meter {
     consul_seen: Moments,
     sentinels_seen: Moments,
     instances_seen: Moments,
+    loops_seen: Moments,
 }
 
 impl Meter {
@@ -91,6 +92,7 @@ impl Meter {
             consul_seen: Moments::default(),
             sentinels_seen: Moments::default(),
             instances_seen: Moments::default(),
+            loops_seen: Moments::default(),
         }
     }
 
@@ -107,6 +109,18 @@ impl Meter {
     /// Seconds since this instance last answered, or since the start.
     pub fn instance_age(&self, group: &GroupName, instance: &Address) -> f64 {
         self.age(&self.instances_seen, &instance_of(group, instance))
+    }
+
+    /// Seconds since this group's loop last turned, or since the start.
+    pub fn loop_age(&self, group: &GroupName) -> f64 {
+        self.age(&self.loops_seen, &of(group))
+    }
+
+    /// This server is asked for the group's name no more.
+    pub fn name_unasked(&self, group: &GroupName, server: &Address) {
+        let labels = vec![("group", group.to_string()), ("server", server.to_string())];
+        self.dns_wrong.remove(&labels);
+        self.dns_stale.remove(&labels);
     }
 
     /// A DNS server has answered for the group's name, or not; `problem` is what is wrong with that by now.
@@ -177,6 +191,11 @@ impl GroupMeter {
     /// All that is counted, of every group.
     pub fn whole(&self) -> Meter {
         self.meter.clone()
+    }
+
+    /// The loop has turned.
+    pub fn beat(&self, now: Mono) {
+        self.meter.loops_seen.get_or_create(&of(&self.group)).set(now.0);
     }
 
     /// Something arrived.

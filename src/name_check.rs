@@ -64,6 +64,11 @@ impl Checker {
             () = stop.cancelled() => {}
             _ = futures_util::future::join_all(all) => stop.cancelled().await,
         }
+        // What nobody asks any more is neither wrong nor right.
+        self.findings.send_replace(Findings::new());
+        for server in &self.dns.servers {
+            self.meter.name_unasked(&self.group, server);
+        }
     }
 
     /// Asks one server, until nobody says what is published any more.

@@ -25,7 +25,7 @@ use crate::core::address::Address;
 use crate::secret::{SecretError, SecretSource};
 
 /// How to log in to a kind of server, Redis or Sentinel.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LinkSettings {
     /// ACL user; `None` is the default user.
     pub username: Option<String>,
@@ -61,7 +61,7 @@ impl LinkSettings {
 }
 
 /// TLS towards a Redis or Sentinel.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsSettings {
     /// PEM file with the authorities to trust, instead of the system's.
     pub ca_cert: Option<PathBuf>,
@@ -223,7 +223,10 @@ async fn connect(address: &Address, settings: &LinkSettings) -> Result<Box<dyn S
 }
 
 /// Read anew for each connection, so that rotated certificates need no restart.
-fn tls_config(tls: &TlsSettings) -> Result<rustls::ClientConfig, LinkError> {
+///
+/// # Errors
+/// [`LinkError::Tls`] when a certificate or the key cannot be read or used.
+pub fn tls_config(tls: &TlsSettings) -> Result<rustls::ClientConfig, LinkError> {
     let failed = |error: rustls::Error| LinkError::Tls(error.to_string());
     let builder = rustls::ClientConfig::builder();
     let builder = match &tls.ca_cert {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
 /// Longest secret read from a file, in bytes. More than that is the wrong file.
@@ -72,6 +72,20 @@ fn read_file(path: &Path) -> Result<SecretString, SecretError> {
     Ok(SecretString::from(secret.to_owned()))
 }
 
+impl PartialEq for SecretSource {
+    /// The same place; for one that was given, the same secret.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::File(ours), Self::File(theirs)) => ours == theirs,
+            (Self::Value(ours), Self::Value(theirs)) => {
+                ours.expose_secret() == theirs.expose_secret()
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Debug for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -85,7 +99,6 @@ impl fmt::Debug for SecretSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret;
 
     #[test]
     fn a_rotated_file_is_read_again_and_never_shown() {

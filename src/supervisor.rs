@@ -1,4 +1,4 @@
-//! The agent's tasks: each is critical, and the end of one is the end of the process.
+//! The agent's tasks: each is critical, and the end of one is the end of the process, unless it was told to end.
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,9 +14,28 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A set of tasks that live and die together.
 #[derive(Default)]
 pub struct Supervisor {
-    tasks: JoinSet<&'static str>,
-    /// Told to tasks when the agent stops.
-    pub stop: CancellationToken,
+    tasks: JoinSet<Ended>,
+    stop: CancellationToken,
+}
+
+/// A task ended by itself.
+struct Ended {
+    name: &'static str,
+    was_told: bool,
+}
+
+/// One task, for whoever may end it before the others.
+pub struct Part {
+    stop: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl Part {
+    /// Tells it to end, and waits until it has.
+    pub async fn end(self) {
+        self.stop.cancel();
+        self.ended.cancelled().await;
+    }
 }
 
 /// A task ended that should have gone on.
@@ -25,35 +44,66 @@ pub struct Supervisor {
 pub struct TaskEnded(pub String);
 
 impl Supervisor {
-    /// Runs a task. It may end only after [`Supervisor::stop`] was cancelled.
-    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a task. It may end only after the token that it is given was cancelled.
+    pub fn spawn<F>(
+        &mut self,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) -> Part
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, ended) = (self.stop.child_token(), CancellationToken::new());
+        let (task, told, gone) = (task(stop.clone()), stop.clone(), ended.clone().drop_guard());
         self.tasks.spawn(async move {
+            let _gone = gone;
             task.await;
-            name
+            Ended { name, was_told: told.is_cancelled() }
         });
+        Part { stop, ended }
     }
 
-    /// Waits until `signal`, then stops all tasks in order.
-    ///
-    /// # Errors
-    /// [`TaskEnded`] when a task ended before that.
-    pub async fn run(mut self, signal: impl Future<Output = ()>) -> Result<(), TaskEnded> {
-        let ended = tokio::select! {
-            () = signal => None,
-            Some(ended) = self.tasks.join_next() => Some(ended),
-        };
-        self.stop.cancel();
-        if let Some(ended) = ended {
-            let name = ended.map_or_else(|error| error.to_string(), str::to_owned);
-            error!("{name} ended unexpectedly, stopping");
-            self.tasks.shutdown().await;
-            return Err(TaskEnded(name));
+    /// Waits until a task has ended that should have gone on. Cancel safe.
+    pub async fn lost(&mut self) -> TaskEnded {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(ended)) if ended.was_told => {}
+                Some(Ok(ended)) => return TaskEnded(ended.name.to_owned()),
+                Some(Err(error)) => return TaskEnded(error.to_string()),
+                None => std::future::pending().await,
+            }
         }
+    }
+
+    /// Stops all tasks in order.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
             warn!("not everything was put in order in time");
             self.tasks.shutdown().await;
         }
-        Ok(())
+    }
+
+    /// Stops all tasks at once, since one was lost.
+    pub async fn give_up(mut self, lost: TaskEnded) -> TaskEnded {
+        error!("{} ended unexpectedly, stopping", lost.0);
+        self.stop.cancel();
+        self.tasks.shutdown().await;
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_task_that_was_not_told_to_end_is_lost() {
+        let mut supervisor = Supervisor::default();
+        let part = supervisor.spawn("one that may go", CancellationToken::cancelled_owned);
+        part.end().await;
+        supervisor.spawn("one that goes by itself", |_| async {});
+        assert_eq!(supervisor.lost().await.0, "one that goes by itself");
     }
 }

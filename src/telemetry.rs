@@ -2,8 +2,8 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::clock::wall;
 use crate::config::ConfigError;
@@ -17,34 +17,61 @@ impl FormatTime for Rfc3339 {
     }
 }
 
-/// Sets up the log of this process.
+/// The log of this process, once it is set up.
+pub struct Log {
+    filter: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+}
+
+impl Log {
+    /// Says more, or less, from now on.
+    ///
+    /// # Errors
+    /// [`ConfigError::Usage`] when `level` is no level or filter.
+    pub fn set(&self, level: &str) -> Result<(), ConfigError> {
+        (self.filter)(filter(level)?).map_err(|error| ConfigError::Usage(error.to_string()))
+    }
+}
+
+/// What a level or filter lets through.
 ///
 /// # Errors
-/// [`ConfigError::Usage`] when `level` is no level or filter.
-pub fn start(level: &str, format: LogFormat) -> Result<(), ConfigError> {
+/// [`ConfigError::Usage`] when `level` is neither.
+pub fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     // A bare level is ours; the libraries below only speak up about what is wrong.
     let directives = if level.contains(['=', ',']) {
         level.to_owned()
     } else {
         format!("warn,consul_redis={level}")
     };
-    let filter = EnvFilter::try_new(&directives).map_err(|_| {
+    EnvFilter::try_new(&directives).map_err(|_| {
         ConfigError::Usage(format!(
             "`{level}` is no log level: write error, warn, info, debug, trace, or a filter"
         ))
-    })?;
+    })
+}
+
+/// Sets up the log of this process.
+///
+/// # Errors
+/// [`ConfigError::Usage`] when `level` is no level or filter.
+pub fn start(level: &str, format: LogFormat) -> Result<Log, ConfigError> {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(level)?)
         .with_timer(Rfc3339)
         .with_writer(std::io::stderr);
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    match format {
+    Ok(match format {
         LogFormat::Text => {
-            let _ = builder.with_target(false).with_ansi(colour).try_init();
+            let builder = builder.with_target(false).with_ansi(colour).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.try_init();
+            Log { filter: Box::new(move |filter| handle.reload(filter)) }
         }
         LogFormat::Json => {
-            let _ = builder.json().flatten_event(true).try_init();
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.try_init();
+            Log { filter: Box::new(move |filter| handle.reload(filter)) }
         }
-    }
-    Ok(())
+    })
 }

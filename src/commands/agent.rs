@@ -2,27 +2,42 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::agent::{Agent, Leaving};
+use crate::agent::{self, Agent};
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::telemetry;
+use crate::reload::{self, Settings};
+use crate::systemd;
+use crate::telemetry::{self, Log};
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT; SIGHUP has it read its config again.
 ///
 /// # Errors
 /// A [`Failure`] when it cannot start or loses a part of itself.
-pub async fn run(config: Config) -> Result<(), Failure> {
-    let agent = Agent::new(config.clone())?;
-    telemetry::start(&config.log, config.log_format)?;
+pub async fn run(config: Config, settings: Settings) -> Result<(), Failure> {
+    Agent::new(config.clone())?;
+    let log = telemetry::start(&config.log, config.log_format)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (look, looks) = watch::channel(0_u64);
+    let (configs, config) = watch::channel(config);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            info!("SIGHUP: looking at everything now");
+            systemd::reloading();
+            info!("SIGHUP: reading the config again, and looking at everything now");
+            match next(&settings, &log).await {
+                // Whoever goes by it says when it is in force.
+                Ok(next) => drop(configs.send_replace(next)),
+                Err(failure) => {
+                    warn!(
+                        "the config is refused, the running one stays: {}",
+                        failure.in_one_line()
+                    );
+                    systemd::ready();
+                }
+            }
             look.send_modify(|count| *count += 1);
         }
     });
@@ -32,12 +47,13 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        Leaving::ForGood
     };
-    tokio::pin!(stop);
-    tokio::select! {
-        _ = &mut stop => return Ok(()),
-        ready = agent.reach_consul() => ready?,
-    }
-    agent.run(stop, looks).await
+    agent::run(config, looks, stop).await
+}
+
+async fn next(settings: &Settings, log: &Log) -> Result<Config, Failure> {
+    let next = settings.read()?;
+    reload::check(&next).await?;
+    log.set(&next.log)?;
+    Ok(next)
 }

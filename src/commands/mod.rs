@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 pub mod agent;
+pub mod check_config;
 pub mod config;
 pub mod demo;
 pub mod doctor;

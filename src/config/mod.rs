@@ -35,10 +35,12 @@ pub const CONSUL_DNS_PORT: u16 = 8600;
 pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Everything that was asked for, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The name this agent shows.
     pub agent: String,
+    /// It was given, and not made up.
+    pub agent_named: bool,
     /// Unique to this run.
     pub run: String,
     /// Where Consul is.
@@ -76,6 +78,26 @@ pub struct Config {
 }
 
 impl Config {
+    /// The same for an agent that runs already, and the keys whose new values have to wait until it is started again.
+    #[must_use]
+    pub fn continuing(mut self, running: &Self) -> (Self, Vec<&'static str>) {
+        let waiting = [
+            ("[agent] id", self.agent_named && self.agent != running.agent),
+            ("[consul] prefix", self.prefix != running.prefix),
+            ("[log] format", self.log_format != running.log_format),
+        ];
+        self.agent.clone_from(&running.agent);
+        self.run.clone_from(&running.run);
+        self.prefix.clone_from(&running.prefix);
+        self.log_format = running.log_format;
+        for group in &mut self.groups {
+            group.policy.agent.clone_from(&running.agent);
+            group.policy.run.clone_from(&running.run);
+            group.layout = Layout::new(&running.prefix, &group.policy.group);
+        }
+        (self, waiting.into_iter().filter(|(_, waits)| *waits).map(|(key, _)| key).collect())
+    }
+
     /// The same, with one more Redis of this host: the only group's.
     ///
     /// # Errors
@@ -116,7 +138,7 @@ impl Config {
 }
 
 /// One group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GroupConfig {
     /// What is wanted of it.
     pub policy: Policy,
@@ -129,7 +151,7 @@ pub struct GroupConfig {
 }
 
 /// Where the agent answers by HTTP.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HttpConfig {
     /// The address.
     pub listen: std::net::SocketAddr,
@@ -138,7 +160,7 @@ pub struct HttpConfig {
 }
 
 /// Whom to ask whether DNS answers what was published.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DnsConfig {
     /// Consul agents or servers, or what passes questions on to them.
     pub servers: Vec<Address>,
@@ -158,7 +180,7 @@ impl DnsConfig {
 }
 
 /// A login that is passed on to Sentinels.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SentinelAuth {
     /// ACL user.
     pub username: Option<String>,
@@ -167,7 +189,7 @@ pub struct SentinelAuth {
 }
 
 /// A Redis of this host.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LocalRedis {
     /// Where others reach it.
     pub address: Address,
@@ -182,7 +204,7 @@ pub struct LocalRedis {
 }
 
 /// A Sentinel of this host.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LocalSentinel {
     /// Where others reach it.
     pub address: Address,

@@ -69,7 +69,9 @@ impl Resolver<'_> {
         };
         let count = sources.listed.len();
         let groups_named = !self.common.group.is_empty() || !self.file.group.is_empty();
-        let agent = self.agent_id();
+        let given = text(&self.common.id).or_else(|| self.file.agent.id.clone());
+        let agent_named = given.is_some();
+        let agent = agent_id(given);
         let run = unique();
         let finish = |mut group: GroupConfig| {
             let name = &group.policy.group;
@@ -100,6 +102,7 @@ impl Resolver<'_> {
             sentinels,
             templates: self.templates()?,
             agent,
+            agent_named,
             run,
         })
     }
@@ -214,14 +217,6 @@ impl Resolver<'_> {
             || ConfigError::Usage(what.clone()),
             |prefix| self.source.contradiction(prefix, what.clone()),
         ))
-    }
-
-    fn agent_id(&self) -> String {
-        let given = text(&self.common.id).or_else(|| self.file.agent.id.clone());
-        let id = given.unwrap_or_else(|| format!("{}-{:.4}", host_name(), unique()));
-        // It stands in a KV key.
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-        id.chars().map(plain).collect()
     }
 
     fn groups(&self, prefix: &str, login: &LinkSettings) -> Result<Vec<GroupConfig>, ConfigError> {
@@ -553,6 +548,13 @@ fn pair(cert: Option<PathBuf>, key: Option<PathBuf>) -> Option<Option<(PathBuf, 
 
 fn together(names: &str) -> String {
     format!("{names} are only of use together")
+}
+
+fn agent_id(given: Option<String>) -> String {
+    let id = given.unwrap_or_else(|| format!("{}-{:.4}", host_name(), unique()));
+    // It stands in a KV key.
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    id.chars().map(plain).collect()
 }
 
 fn host_name() -> String {

@@ -18,7 +18,7 @@ const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 const MODE_MAX: u32 = 0o777;
 
 /// One file that is rendered from the groups' state.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TemplateConfig {
     /// The template.
     pub source: PathBuf,

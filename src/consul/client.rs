@@ -1,8 +1,9 @@
 //! One HTTP client for Consul: every call has a deadline, every answer a bound.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -10,6 +11,9 @@ use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use super::endpoint::{ConsulAddress, ConsulEndpoint};
 use super::txn::Tenancy;
@@ -23,6 +27,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a blocking query waits for a change.
 pub const WATCH_WAIT: Duration = Duration::from_secs(60);
+/// How often the files of the certificates are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 /// Longest answer read, in bytes: far above 512 KiB, the most Consul stores under one key.
 pub const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
 
@@ -91,7 +97,7 @@ pub enum ClientError {
     #[error("cannot read {}: {source}", path.display())]
     Pem {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why not.
         source: std::io::Error,
     },
@@ -120,21 +126,32 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// A client for one Consul. Cheap to clone.
+/// A client for one Consul. Cheap to clone; what one clone is told about it holds for all.
 #[derive(Debug, Clone)]
 pub struct Consul {
-    http: reqwest::Client,
-    base: String,
-    endpoint: ConsulEndpoint,
+    now: Arc<watch::Sender<Arc<Connection>>>,
     errors: Counters,
 }
 
-impl Consul {
-    /// A client for `endpoint`. Connects to nothing yet.
-    ///
-    /// # Errors
-    /// [`ClientError`] when a certificate cannot be read or used.
-    pub fn new(endpoint: &ConsulEndpoint) -> Result<Self, ClientError> {
+/// How Consul is reached now.
+#[derive(Debug)]
+struct Connection {
+    http: reqwest::Client,
+    base: String,
+    endpoint: ConsulEndpoint,
+    /// The PEM files as they were read: their times and sizes.
+    files: Vec<FileStamp>,
+    /// Blocking queries end with it: the next one goes to another Consul.
+    replaced: CancellationToken,
+}
+
+/// When a file was last changed, and its length; `None` while it cannot be seen.
+type FileStamp = Option<(SystemTime, u64)>;
+
+impl Connection {
+    fn new(endpoint: &ConsulEndpoint) -> Result<Self, ClientError> {
+        // Before they are read: a change in between is seen later.
+        let files = stamps(endpoint);
         let mut builder = reqwest::Client::builder()
             // The local agent is never behind a proxy, whatever HTTP_PROXY says.
             .no_proxy()
@@ -166,45 +183,8 @@ impl Consul {
             builder = builder.dns_resolver(ConnectTo(host));
         }
         let http = builder.build()?;
-        Ok(Self { http, base, endpoint: endpoint.clone(), errors: Counters::default() })
-    }
-
-    /// Where Consul is, for messages.
-    pub fn address(&self) -> String {
-        self.endpoint.display()
-    }
-
-    /// Calls of this client and its clones without an answer to go by: `unreachable`, `denied`, `failed` (500 and
-    /// above, or too many requests) and `unreadable`.
-    pub fn errors(&self) -> Counters {
-        self.errors.clone()
-    }
-
-    /// Enterprise tenancy for objects in a transaction.
-    pub fn tenancy(&self) -> Tenancy {
-        Tenancy {
-            namespace: self.endpoint.namespace.clone(),
-            partition: self.endpoint.partition.clone(),
-        }
-    }
-
-    /// One call. `path` starts with `/v1/`; any status is an answer.
-    ///
-    /// # Errors
-    /// [`ConsulError::Unreachable`] without an answer in `timeout`, and [`ConsulError::Secret`].
-    pub async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        query: &[(&str, &str)],
-        body: Option<&Value>,
-        timeout: Duration,
-    ) -> Result<Answer, ConsulError> {
-        let result = self.send(method, path, query, body, timeout).await;
-        if let Some(kind) = error_kind(&result) {
-            self.errors.get_or_create(&vec![("kind", kind.to_owned())]).inc();
-        }
-        result
+        let endpoint = endpoint.clone();
+        Ok(Self { http, base, endpoint, files, replaced: CancellationToken::new() })
     }
 
     async fn send(
@@ -222,7 +202,7 @@ impl Consul {
             request = request.json(body);
         }
         let unreachable = |error: reqwest::Error| ConsulError::Unreachable {
-            address: self.address(),
+            address: self.endpoint.display(),
             reason: root_cause(&error),
         };
         let mut response = request.send().await.map_err(unreachable)?;
@@ -238,6 +218,108 @@ impl Consul {
             body.extend_from_slice(&chunk);
         }
         Ok(Answer { status, index, body })
+    }
+
+    fn authorised(&self, mut request: RequestBuilder) -> Result<RequestBuilder, ConsulError> {
+        if let Some(token) = self.endpoint.token.read()? {
+            request = request.header("X-Consul-Token", token.expose_secret());
+        }
+        if let Some(namespace) = &self.endpoint.namespace {
+            request = request.query(&[("ns", namespace)]);
+        }
+        if let Some(partition) = &self.endpoint.partition {
+            request = request.query(&[("partition", partition)]);
+        }
+        Ok(request)
+    }
+}
+
+impl Consul {
+    /// A client for `endpoint`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`ClientError`] when a certificate cannot be read or used.
+    pub fn new(endpoint: &ConsulEndpoint) -> Result<Self, ClientError> {
+        let now = Arc::new(watch::Sender::new(Arc::new(Connection::new(endpoint)?)));
+        Ok(Self { now, errors: Counters::default() })
+    }
+
+    /// From now on this client and its clones ask `endpoint`, by certificates that are read anew. Blocking queries that
+    /// wait for an answer of another Consul end without one.
+    ///
+    /// # Errors
+    /// [`ClientError`] when a certificate cannot be read or used: everything stays as it was.
+    pub fn turn_to(&self, endpoint: &ConsulEndpoint) -> Result<(), ClientError> {
+        let before = self.now.send_replace(Arc::new(Connection::new(endpoint)?));
+        if before.endpoint != *endpoint {
+            before.replaced.cancel();
+        }
+        Ok(())
+    }
+
+    /// Reads the certificates and the key again whenever their files have changed.
+    pub async fn keep_certificates_fresh(self) {
+        let mut failed = None;
+        loop {
+            tokio::time::sleep(CERTIFICATES_EVERY).await;
+            let Connection { endpoint, files, .. } = &*self.connection();
+            let found = stamps(endpoint);
+            if *files == found || failed.as_ref() == Some(&found) {
+                continue;
+            }
+            match self.turn_to(endpoint) {
+                Ok(()) => info!("the certificates for Consul have changed, and were read again"),
+                Err(error) => {
+                    warn!("the certificates for Consul have changed, the old ones stay: {error}");
+                    failed = Some(found);
+                }
+            }
+        }
+    }
+
+    fn connection(&self) -> Arc<Connection> {
+        self.now.borrow().clone()
+    }
+
+    /// Where Consul is, for messages.
+    pub fn address(&self) -> String {
+        self.connection().endpoint.display()
+    }
+
+    /// Calls of this client and its clones without an answer to go by: `unreachable`, `denied`, `failed` (500 and
+    /// above, or too many requests) and `unreadable`.
+    pub fn errors(&self) -> Counters {
+        self.errors.clone()
+    }
+
+    /// Enterprise tenancy for objects in a transaction.
+    pub fn tenancy(&self) -> Tenancy {
+        let ConsulEndpoint { namespace, partition, .. } = &self.connection().endpoint;
+        Tenancy { namespace: namespace.clone(), partition: partition.clone() }
+    }
+
+    /// One call. `path` starts with `/v1/`; any status is an answer.
+    ///
+    /// # Errors
+    /// [`ConsulError::Unreachable`] without an answer in `timeout`, and [`ConsulError::Secret`].
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<Answer, ConsulError> {
+        let connection = self.connection();
+        let result = connection.send(method, path, query, body, timeout).await;
+        self.counted(result)
+    }
+
+    fn counted(&self, result: Result<Answer, ConsulError>) -> Result<Answer, ConsulError> {
+        if let Some(kind) = error_kind(&result) {
+            self.errors.get_or_create(&vec![("kind", kind.to_owned())]).inc();
+        }
+        result
     }
 
     /// `GET`, decoded. A status other than 200 is an error.
@@ -268,7 +350,17 @@ impl Consul {
         let blocking = [("index", index.as_str()), ("wait", period.as_str())];
         // Consul adds up to a sixteenth, and may look for a leader for 7 s.
         let timeout = wait * 17 / 16 + CALL_TIMEOUT;
-        self.call(Method::GET, path, &[query, &blocking].concat(), None, timeout).await
+        let connection = self.connection();
+        let query = [query, &blocking].concat();
+        // Cancel safe: what is asked changes nothing.
+        let result = tokio::select! {
+            answer = connection.send(Method::GET, path, &query, None, timeout) => answer,
+            () = connection.replaced.cancelled() => Err(ConsulError::Unreachable {
+                address: connection.endpoint.display(),
+                reason: "the settings name another Consul now".to_owned(),
+            }),
+        };
+        self.counted(result)
     }
 
     /// `PUT`, with the body of the answer. A status other than 200 is an error.
@@ -283,19 +375,6 @@ impl Consul {
     ) -> Result<Vec<u8>, ConsulError> {
         let answer = self.call(Method::PUT, path, query, body, CALL_TIMEOUT).await?;
         answer.ok(&format!("PUT {path}")).map(|answer| answer.body)
-    }
-
-    fn authorised(&self, mut request: RequestBuilder) -> Result<RequestBuilder, ConsulError> {
-        if let Some(token) = self.endpoint.token.read()? {
-            request = request.header("X-Consul-Token", token.expose_secret());
-        }
-        if let Some(namespace) = &self.endpoint.namespace {
-            request = request.query(&[("ns", namespace)]);
-        }
-        if let Some(partition) = &self.endpoint.partition {
-            request = request.query(&[("partition", partition)]);
-        }
-        Ok(request)
     }
 }
 
@@ -356,6 +435,17 @@ impl Resolve for ConnectTo {
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
+}
+
+/// How the PEM files are now.
+fn stamps(endpoint: &ConsulEndpoint) -> Vec<FileStamp> {
+    let ConsulEndpoint { ca_cert, client_cert, .. } = endpoint;
+    let pair = client_cert.iter().flat_map(|(cert, key)| [cert, key]);
+    let stamp = |path: &PathBuf| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.modified().ok()?, found.len()))
+    };
+    ca_cert.iter().chain(pair).map(stamp).collect()
 }
 
 fn read_pem(path: &Path) -> Result<Vec<u8>, ClientError> {

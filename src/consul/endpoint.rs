@@ -59,7 +59,7 @@ impl FromStr for ConsulAddress {
 }
 
 /// Everything needed to speak to Consul.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ConsulEndpoint {
     /// Where it listens.
     pub address: ConsulAddress,

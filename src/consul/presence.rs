@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -27,30 +28,45 @@ struct SessionId {
     id: String,
 }
 
+/// An agent that shows itself.
+pub struct Presence {
+    /// Where.
+    pub consul: Consul,
+    /// Under this name.
+    pub agent: String,
+    /// Below each of these groups.
+    pub groups: watch::Receiver<Vec<Layout>>,
+    /// What its keys say.
+    pub value: Value,
+}
+
+/// Why a session is kept no longer.
+enum Kept {
+    /// We are to stop.
+    Stopped,
+    /// It is gone, or what it holds cannot be brought up to date.
+    Lost,
+}
+
 /// Keeps the agent's keys in place until `stop`, then takes them away.
-pub async fn be_present(
-    consul: Consul,
-    agent: String,
-    layouts: Vec<Layout>,
-    value: serde_json::Value,
-    stop: CancellationToken,
-) {
+pub async fn be_present(mut presence: Presence, stop: CancellationToken) {
     let mut retry = Retry::consul();
     let mut said = false;
     loop {
         let session = tokio::select! {
             () = stop.cancelled() => return,
-            session = open(&consul, &agent, &layouts, &value) => session,
+            session = presence.open() => session,
         };
         match session {
-            Ok(session) => {
+            Ok((session, shown)) => {
                 retry.reset();
                 said = false;
-                if keep(&consul, &session, &stop).await {
-                    leave(&consul, &session).await;
-                    return;
+                let kept = presence.keep(&session, shown, &stop).await;
+                leave(&presence.consul, &session).await;
+                match kept {
+                    Kept::Stopped => return,
+                    Kept::Lost => debug!("session {session} is gone, opening another"),
                 }
-                debug!("session {session} is gone, opening another");
             }
             Err(error) => {
                 if !said {
@@ -66,51 +82,89 @@ pub async fn be_present(
     }
 }
 
-async fn open(
-    consul: &Consul,
-    agent: &str,
-    layouts: &[Layout],
-    value: &serde_json::Value,
-) -> Result<String, ConsulError> {
-    let name = format!("consul-redis {agent}");
-    let session =
-        json!({"Name": name, "TTL": SESSION_TTL, "Behavior": "delete", "LockDelay": "0s"});
-    let body = consul.put("/v1/session/create", &[], Some(&session)).await?;
-    let SessionId { id } =
-        serde_json::from_slice(&body).map_err(|error| ConsulError::Unreadable {
-            call: "PUT /v1/session/create".to_owned(),
-            what: error.to_string(),
-        })?;
-    for layout in layouts {
-        let path = format!("/v1/kv/{}", layout.agent(agent));
-        let acquired = consul.put(&path, &[("acquire", id.as_str())], Some(value)).await?;
-        if !acquired.starts_with(b"true") {
-            // The session of this agent's former life holds it, until it ends.
-            leave(consul, &id).await;
-            return Err(ConsulError::Unreadable {
-                call: format!("PUT {path}?acquire"),
-                what: "another session still holds this agent's key".to_owned(),
-            });
+impl Presence {
+    /// A session, and the groups whose keys it holds.
+    async fn open(&mut self) -> Result<(String, Vec<Layout>), ConsulError> {
+        let name = format!("consul-redis {}", self.agent);
+        let session =
+            json!({"Name": name, "TTL": SESSION_TTL, "Behavior": "delete", "LockDelay": "0s"});
+        let body = self.consul.put("/v1/session/create", &[], Some(&session)).await?;
+        let SessionId { id } =
+            serde_json::from_slice(&body).map_err(|error| ConsulError::Unreadable {
+                call: "PUT /v1/session/create".to_owned(),
+                what: error.to_string(),
+            })?;
+        let groups = self.groups.borrow_and_update().clone();
+        for layout in &groups {
+            if let Err(error) = self.show(layout, &id).await {
+                // The session of this agent's former life may hold a key, until it ends.
+                leave(&self.consul, &id).await;
+                return Err(error);
+            }
+        }
+        Ok((id, groups))
+    }
+
+    async fn show(&self, layout: &Layout, session: &str) -> Result<(), ConsulError> {
+        let path = format!("/v1/kv/{}", layout.agent(&self.agent));
+        let acquired = self.consul.put(&path, &[("acquire", session)], Some(&self.value)).await?;
+        if acquired.starts_with(b"true") {
+            return Ok(());
+        }
+        Err(ConsulError::Unreadable {
+            call: format!("PUT {path}?acquire"),
+            what: "another session still holds this agent's key".to_owned(),
+        })
+    }
+
+    /// Renews until `stop`, or until the session is lost.
+    async fn keep(
+        &mut self,
+        session: &str,
+        mut shown: Vec<Layout>,
+        stop: &CancellationToken,
+    ) -> Kept {
+        let path = format!("/v1/session/renew/{session}");
+        let mut next = Instant::now() + RENEW_EVERY;
+        loop {
+            // Cancel safe: a token, a timer, and a watch that keeps its value.
+            tokio::select! {
+                () = stop.cancelled() => return Kept::Stopped,
+                () = tokio::time::sleep_until(next) => {}
+                Ok(()) = self.groups.changed() => {
+                    let wanted = self.groups.borrow_and_update().clone();
+                    if let Err(error) = self.show_instead(&wanted, &shown, session).await {
+                        debug!("the groups that this agent watches cannot be shown: {error}");
+                        return Kept::Lost;
+                    }
+                    shown = wanted;
+                    continue;
+                }
+            }
+            next = Instant::now() + RENEW_EVERY;
+            match self.consul.call(Method::PUT, &path, &[], None, CALL_TIMEOUT).await {
+                Ok(answer) if answer.status == StatusCode::NOT_FOUND => return Kept::Lost,
+                // Consul away: the session may still be there when it is back.
+                Ok(_) | Err(_) => {}
+            }
         }
     }
-    Ok(id)
-}
 
-/// Renews until `stop` (true) or until the session is lost (false).
-async fn keep(consul: &Consul, session: &str, stop: &CancellationToken) -> bool {
-    let path = format!("/v1/session/renew/{session}");
-    let mut next = Instant::now() + RENEW_EVERY;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return true,
-            () = tokio::time::sleep_until(next) => {}
+    async fn show_instead(
+        &self,
+        wanted: &[Layout],
+        shown: &[Layout],
+        session: &str,
+    ) -> Result<(), ConsulError> {
+        for layout in wanted.iter().filter(|layout| !shown.contains(layout)) {
+            self.show(layout, session).await?;
         }
-        next = Instant::now() + RENEW_EVERY;
-        match consul.call(Method::PUT, &path, &[], None, CALL_TIMEOUT).await {
-            Ok(answer) if answer.status == reqwest::StatusCode::NOT_FOUND => return false,
-            // Consul away: the session may still be there when it is back.
-            Ok(_) | Err(_) => {}
+        for layout in shown.iter().filter(|layout| !wanted.contains(layout)) {
+            let path = format!("/v1/kv/{}", layout.agent(&self.agent));
+            let answer = self.consul.call(Method::DELETE, &path, &[], None, CALL_TIMEOUT).await?;
+            answer.ok(&format!("DELETE {path}"))?;
         }
+        Ok(())
     }
 }
 

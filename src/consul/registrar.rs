@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -93,13 +94,10 @@ impl Registration {
 /// Keeps this host's servers registered until `stop`, then takes them away.
 pub async fn keep_registered(
     consul: Consul,
-    local: Vec<Registration>,
-    mut monitored: tokio::sync::watch::Receiver<Monitored>,
+    mut local: watch::Receiver<Vec<Registration>>,
+    mut monitored: watch::Receiver<Monitored>,
     stop: CancellationToken,
 ) {
-    if local.is_empty() {
-        return stop.cancelled().await;
-    }
     let mut done: BTreeMap<String, Registration> = BTreeMap::new();
     let mut failed = false;
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -109,10 +107,15 @@ pub async fn keep_registered(
             () = stop.cancelled() => break,
             _ = look.tick() => {}
             Ok(()) = monitored.changed() => {}
+            Ok(()) = local.changed() => {}
         }
         let all: Vec<Registration> = {
             let monitored = monitored.borrow_and_update();
-            local.iter().map(|registration| registration.tagged(&monitored)).collect()
+            local
+                .borrow_and_update()
+                .iter()
+                .map(|registration| registration.tagged(&monitored))
+                .collect()
         };
         let result = register_all(&consul, &all, &mut done).await;
         match (result, failed) {

@@ -82,6 +82,8 @@ pub enum Input {
     Tick,
     /// Look at everything now, somebody says.
     Look,
+    /// What is wanted of the group has changed.
+    Policy(Box<Policy>),
 }
 
 /// How a transaction ended.
@@ -308,6 +310,10 @@ impl GroupLoop {
             Input::SeenInDns(generation) => self.memory.see_in_dns(generation, now),
             Input::Tick => {}
             Input::Look => self.next_look = now.mono,
+            Input::Policy(policy) => {
+                self.policy = *policy;
+                self.next_look = now.mono;
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::agent::{Agent, Leaving};
+use crate::agent::{self, Agent};
 use crate::cli::ExecArgs;
 use crate::config::Config;
 use crate::consul::client::Consul;
@@ -31,7 +31,9 @@ use crate::core::address::Address;
 use crate::exit::{Code, Failure};
 use crate::instance::probe;
 use crate::redis_link::{Link, LinkError};
+use crate::reload::{self, Settings};
 use crate::retry::Retry;
+use crate::telemetry::Log;
 use child::{Child, Ended, Received, is_stop};
 use config_file::ServerConfig;
 use membership::Membership;
@@ -48,6 +50,9 @@ pub const AGENT_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Everything that is known before anything is started.
 pub struct Exec {
+    /// Where the settings come from.
+    settings: Settings,
+    expect: Option<u16>,
     /// Without the server itself: its address may change.
     config: Config,
     command: ServerCommand,
@@ -67,19 +72,13 @@ impl Exec {
     /// # Errors
     /// A [`Failure`] with [`Code::Config`]: nothing has been started.
     pub async fn prepare(
-        mut config: Config,
+        config: Config,
         args: &ExecArgs,
-        env: &Environment,
+        settings: Settings,
     ) -> Result<Self, Failure> {
-        if !config.templates.is_empty() {
-            // It waits for all children itself, and would take the commands' ends from whoever renders.
-            let what = "exec renders no templates: take [[template]] out of its config";
-            return Err(Failure::new(Code::Config, what)
-                .hint("run `consul-redis render --watch` where the files are needed"));
-        }
+        let (env, expect) = (&settings.env, args.expect);
+        let config = contained(config, env, expect)?;
         let command = ServerCommand::parse(&args.server, env)?;
-        settings::apply(&mut config, env, args.expect)?;
-        config.handover.get_or_insert(true);
         let data = args.data_dir.clone().filter(|dir| !dir.as_os_str().is_empty());
         let data = std::path::absolute(data.unwrap_or_else(|| PathBuf::from(".")))?;
         let conf_dir = args.conf_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty());
@@ -97,11 +96,37 @@ impl Exec {
             None => find_address(&config, port).await?,
         };
         let resolve_hostnames = args.resolve_hostnames;
-        let exec =
-            Self { config, command, data, server, port, address, is_fixed, resolve_hostnames };
+        let exec = Self {
+            settings,
+            expect,
+            config,
+            command,
+            data,
+            server,
+            port,
+            address,
+            is_fixed,
+            resolve_hostnames,
+        };
         // Whatever is wrong with the settings is said now, and not by an agent that cannot start.
         Agent::new(exec.agent_config()?)?;
         Ok(exec)
+    }
+
+    /// Reads all settings again.
+    async fn reload(&mut self, log: &Log) -> Result<(), Failure> {
+        let next = contained(self.settings.read()?, &self.settings.env, self.expect)?;
+        let (next, _) = next.continuing(&self.config);
+        let before = std::mem::replace(&mut self.config, next);
+        let checked = match self.agent_config() {
+            Ok(config) => reload::check(&config).await,
+            Err(failure) => Err(failure),
+        };
+        let checked = checked.and_then(|()| Ok(log.set(&self.config.log)?));
+        if checked.is_err() {
+            self.config = before;
+        }
+        checked
     }
 
     /// The agent's settings, with the server at the address that it has now.
@@ -186,6 +211,23 @@ impl Exec {
     }
 }
 
+/// The settings of an agent beside a server.
+fn contained(
+    mut config: Config,
+    env: &Environment,
+    expect: Option<u16>,
+) -> Result<Config, Failure> {
+    if !config.templates.is_empty() {
+        // It waits for all children itself, and would take the commands' ends from whoever renders.
+        let what = "exec renders no templates: take [[template]] out of its config";
+        return Err(Failure::new(Code::Config, what)
+            .hint("run `consul-redis render --watch` where the files are needed"));
+    }
+    settings::apply(&mut config, env, expect)?;
+    config.handover.get_or_insert(true);
+    Ok(config)
+}
+
 async fn find_address(config: &Config, port: u16) -> Result<Address, Failure> {
     let found = match announce::towards(&config.consul).await {
         Ok(ip) => Ok(ip),
@@ -205,7 +247,7 @@ async fn find_address(config: &Config, port: u16) -> Result<Address, Failure> {
 ///
 /// # Errors
 /// A [`Failure`] when the server cannot be started.
-pub async fn run(exec: Exec) -> Result<u8, Failure> {
+pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
     let mut received = Received::listen()?;
     say_start(&exec);
     if exec.server.is_secret() {
@@ -230,7 +272,7 @@ pub async fn run(exec: Exec) -> Result<u8, Failure> {
         }
     };
     info!("{} at {} runs as process {}", exec.command.role, exec.address, child.id());
-    Running { exec, child, beside, received }.until_ended().await
+    Running { exec, child, beside, received, log }.until_ended().await
 }
 
 fn say_start(exec: &Exec) {
@@ -256,6 +298,7 @@ struct Running {
     child: Child,
     beside: Beside,
     received: Received,
+    log: Log,
 }
 
 impl Running {
@@ -274,7 +317,7 @@ impl Running {
                         return Ok(self.stop(signal).await);
                     }
                     if signal == Signal::SIGHUP {
-                        self.beside.look.send_modify(|count| *count += 1);
+                        self.reload().await;
                     }
                     self.child.signal(signal);
                 }
@@ -292,6 +335,22 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Reads all settings again. The server is not started anew, and has its own way to be told.
+    async fn reload(&mut self) {
+        info!("SIGHUP: reading the config again, and looking at everything now");
+        let next = match self.exec.reload(&self.log).await {
+            Ok(()) => self.exec.agent_config(),
+            Err(failure) => Err(failure),
+        };
+        match next {
+            Ok(next) => drop(self.beside.config.send_replace(next)),
+            Err(failure) => {
+                warn!("the config is refused, the running one stays: {}", failure.in_one_line());
+            }
+        }
+        self.beside.look.send_modify(|count| *count += 1);
     }
 
     /// Notes on the volume what its data belongs to, when that has changed.
@@ -384,17 +443,16 @@ impl Beside {
     }
 }
 
-/// Runs an agent, and another one whenever it fails or its settings change, until `stop`.
+/// Runs an agent, and another one whenever it fails, until `stop`.
 async fn keep_agent(
-    mut configs: watch::Receiver<Config>,
+    configs: watch::Receiver<Config>,
     looks: watch::Receiver<u64>,
     stop: CancellationToken,
 ) {
     let mut retry = Retry::between(AGENT_PAUSE.0, AGENT_PAUSE.1);
     while !stop.is_cancelled() {
-        let config = configs.borrow_and_update().clone();
         let started = Instant::now();
-        let ended = run_agent(config, configs.clone(), looks.clone(), stop.clone()).await;
+        let ended = agent::run(configs.clone(), looks.clone(), stop.cancelled()).await;
         let Err(failure) = ended else { continue };
         if started.elapsed() > AGENT_PAUSE.1 {
             retry.reset();
@@ -407,26 +465,4 @@ async fn keep_agent(
             () = tokio::time::sleep(pause) => {}
         }
     }
-}
-
-async fn run_agent(
-    config: Config,
-    mut configs: watch::Receiver<Config>,
-    looks: watch::Receiver<u64>,
-    stop: CancellationToken,
-) -> Result<(), Failure> {
-    let agent = Agent::new(config)?;
-    let ended = async move {
-        tokio::select! {
-            () = stop.cancelled() => Leaving::ForGood,
-            // Nobody changes anything once the sender is gone.
-            Ok(()) = configs.changed() => Leaving::ToReturn,
-        }
-    };
-    tokio::pin!(ended);
-    tokio::select! {
-        _ = &mut ended => return Ok(()),
-        ready = agent.reach_consul() => ready?,
-    }
-    agent.run(ended, looks).await
 }

@@ -7,7 +7,6 @@ mod health;
 pub mod metrics;
 mod page;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -23,14 +22,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::config::HttpConfig;
-use crate::core::address::{Address, GroupName};
 use crate::core::status::GroupStatus;
 use crate::exit::{Code, Failure};
 use crate::meter::Meter;
 use crate::render::task::FileState;
 use crate::secret::SecretSource;
 use guard::authorised;
-use health::{Ask, Groups, Wanted};
+pub use health::Groups;
+use health::{Ask, Wanted};
 pub use page::STREAMS_MAX;
 
 /// One group as it was last drawn up; `None` until its loop has begun.
@@ -51,16 +50,16 @@ pub struct Drawn {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    groups: Groups,
-    files: Option<watch::Receiver<Vec<FileState>>>,
+    groups: watch::Receiver<Groups>,
+    files: watch::Receiver<Vec<FileState>>,
     token: SecretSource,
     meter: Meter,
 }
 
 /// What every request can see.
 struct Site {
-    groups: Groups,
-    files: Option<watch::Receiver<Vec<FileState>>>,
+    groups: watch::Receiver<Groups>,
+    files: watch::Receiver<Vec<FileState>>,
     token: SecretSource,
     meter: Meter,
     /// For those who look on.
@@ -71,20 +70,21 @@ struct Site {
 impl Site {
     fn statuses(&self) -> Vec<GroupStatus> {
         let status = |(shown, _): &(Shown, _)| Some(shown.borrow().as_ref()?.status.clone());
-        self.groups.values().filter_map(status).collect()
-    }
-
-    fn files(&self) -> Vec<FileState> {
-        self.files.as_ref().map(|files| files.borrow().clone()).unwrap_or_default()
+        self.groups.borrow().values().filter_map(status).collect()
     }
 }
 
 impl Server {
-    /// Listens. What `meter` has counted is shown with the rest.
+    /// Listens. What is shown are the groups, how the rendered files are, and what `meter` has counted.
     ///
     /// # Errors
     /// A [`Failure`] with [`Code::Config`] when the address cannot be had.
-    pub async fn bind(settings: &HttpConfig, meter: Meter) -> Result<Self, Failure> {
+    pub async fn bind(
+        settings: &HttpConfig,
+        groups: watch::Receiver<Groups>,
+        files: watch::Receiver<Vec<FileState>>,
+        meter: Meter,
+    ) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
             let message = format!("cannot listen on {}: {error}", settings.listen);
             Failure::new(Code::Config, message).hint("choose another --listen, or end who has it")
@@ -92,24 +92,12 @@ impl Server {
         let listener = TcpListener::bind(settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let token = settings.token.clone();
-        Ok(Self { listener, address, groups: BTreeMap::new(), files: None, token, meter })
+        Ok(Self { listener, address, groups, files, token, meter })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// A place for what is known of a group; `local` are its instances of this host.
-    pub fn show(&mut self, group: &GroupName, local: Vec<Address>) -> watch::Sender<Option<Drawn>> {
-        let (show, shown) = watch::channel(None);
-        self.groups.insert(group.clone(), (shown, local));
-        show
-    }
-
-    /// How the rendered files are.
-    pub fn show_files(&mut self, files: watch::Receiver<Vec<FileState>>) {
-        self.files = Some(files);
     }
 
     /// Answers until `stop`.
@@ -143,6 +131,7 @@ async fn healthz() -> &'static str {
 async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
     let waiting: Vec<String> = site
         .groups
+        .borrow()
         .iter()
         .filter(|(_, (shown, _))| {
             !shown.borrow().as_ref().is_some_and(|drawn| drawn.status.consul_read)
@@ -158,13 +147,13 @@ async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
 /// Load balancers ask with GET, HEAD or OPTIONS.
 fn role(wanted: Wanted) -> MethodRouter<Arc<Site>> {
     let answer = move |State(site): State<Arc<Site>>, Query(ask): Query<Ask>| async move {
-        health::answer(wanted, &ask, &site.groups)
+        health::answer(wanted, &ask, &site.groups.borrow())
     };
     get(answer).options(answer)
 }
 
 async fn show_metrics(State(site): State<Arc<Site>>) -> Response {
-    match metrics::encode(&site.statuses(), &site.files(), &site.meter) {
+    match metrics::encode(&site.statuses(), &site.files.borrow(), &site.meter) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()).into_response(),
     }

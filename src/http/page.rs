@@ -17,11 +17,11 @@ use futures_util::future::select_all;
 use futures_util::stream::unfold;
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::guard::{addressed, authorised, kept_in};
-use super::{Drawn, Shown, Site};
+use super::{Drawn, Groups, Shown, Site};
 use crate::clock::wall;
 use crate::core::address::GroupName;
 use crate::core::status::GroupStatus;
@@ -114,7 +114,8 @@ fn draw(group: &GroupName, drawn: Option<Drawn>) -> GroupView {
 /// A page that looks on.
 struct Onlooker {
     site: Arc<Site>,
-    groups: Vec<Shown>,
+    all: watch::Receiver<Groups>,
+    groups: Vec<(GroupName, Shown)>,
     told: Option<Vec<GroupView>>,
     told_at: Option<Instant>,
     until: Instant,
@@ -126,8 +127,7 @@ impl Onlooker {
     async fn next(&mut self) -> Option<Event> {
         let stop = self.site.stop.clone();
         loop {
-            let groups: Vec<GroupView> = (self.site.groups.keys())
-                .zip(&mut self.groups)
+            let groups: Vec<GroupView> = (self.groups.iter_mut())
                 .map(|(group, shown)| draw(group, shown.borrow_and_update().clone()))
                 .collect();
             if self.told.as_ref() != Some(&groups) {
@@ -137,12 +137,21 @@ impl Onlooker {
                 return event;
             }
             let pause = self.told_at.map_or(self.until, |at| at + EVENT_PAUSE);
-            let changed = select_all(self.groups.iter_mut().map(|group| Box::pin(group.changed())));
+            let shown = self.groups.iter_mut().map(|(_, shown)| Box::pin(shown.changed()));
+            let changed = select_all(shown);
             // Cancel safe: channels, timers and a token.
-            tokio::select! {
+            let others = tokio::select! {
+                biased;
                 () = stop.cancelled() => return None,
                 () = tokio::time::sleep_until(self.until) => return None,
-                (changed, ..) = changed => changed.ok()?,
+                Ok(()) = self.all.changed() => true,
+                (changed, ..) = changed => {
+                    changed.ok()?;
+                    false
+                }
+            };
+            if others {
+                self.groups = shown_groups(&mut self.all);
             }
             tokio::select! {
                 () = stop.cancelled() => return None,
@@ -150,6 +159,11 @@ impl Onlooker {
             }
         }
     }
+}
+
+fn shown_groups(all: &mut watch::Receiver<Groups>) -> Vec<(GroupName, Shown)> {
+    let all = all.borrow_and_update();
+    all.iter().map(|(group, (shown, _))| (group.clone(), shown.clone())).collect()
 }
 
 fn event(groups: &[GroupView]) -> Option<Event> {
@@ -164,9 +178,10 @@ async fn events(State(site): State<Arc<Site>>) -> Response {
         let why = format!("{STREAMS_MAX} pages look on already\n");
         return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     };
-    let groups = site.groups.values().map(|(shown, _)| shown.clone()).collect();
+    let mut all = site.groups.clone();
+    let groups = shown_groups(&mut all);
     let until = Instant::now() + STREAM_FOR;
-    let onlooker = Onlooker { site, groups, told: None, told_at: None, until, _place: place };
+    let onlooker = Onlooker { site, all, groups, told: None, told_at: None, until, _place: place };
     let stream = unfold(onlooker, |mut onlooker| async move {
         let event = onlooker.next().await?;
         Some((Ok::<_, Infallible>(event), onlooker))

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use super::watch::{SentinelCommand, SentinelReport, WatchSettings, watch};
+use super::watch::{SentinelCommand, SentinelReport, WatchSettings, watch_sentinel};
 use crate::consul::client::Consul;
 use crate::consul::sentinel_rows::SentinelNews;
 use crate::core::address::{Address, GroupName};
@@ -26,7 +26,7 @@ const REFRESH_UNTIL_FOUND: Duration = Duration::from_secs(1);
 const REPORTS_MAX: usize = 1_024;
 
 /// Where Sentinels are to be found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SentinelSources {
     /// Listed. A host that is a name stands for all its addresses.
     pub listed: Vec<Address>,
@@ -73,48 +73,62 @@ pub async fn find(
 /// Who hears about one group's Sentinels.
 pub type GroupInputs = BTreeMap<GroupName, mpsc::Sender<Input>>;
 
-/// Keeps one watcher for each Sentinel there is.
-pub struct Pool {
+/// What is watched, and for whom. It may change while the pool runs.
+#[derive(Clone)]
+pub struct Watched {
     /// Where to look.
     pub sources: SentinelSources,
     /// How to look up names.
     pub names: Names,
-    /// For the Consul service.
-    pub consul: Consul,
     /// For each watcher.
     pub settings: WatchSettings,
-    /// The commands that all watchers hear.
-    pub commands: broadcast::Sender<SentinelCommand>,
     /// Where answers go.
     pub groups: GroupInputs,
+}
+
+/// Keeps one watcher for each Sentinel there is.
+pub struct Pool {
+    /// What is watched.
+    pub watched: watch::Receiver<Watched>,
+    /// For the Consul service.
+    pub consul: Consul,
+    /// The commands that all watchers hear.
+    pub commands: broadcast::Sender<SentinelCommand>,
     /// Who hears where Sentinels are.
     pub news: mpsc::Sender<SentinelNews>,
 }
 
 impl Pool {
-    /// Runs until the groups stop listening.
-    pub async fn run(self) {
+    /// Runs for as long as it is let.
+    pub async fn run(mut self) {
         let (report, mut reports) = mpsc::channel(REPORTS_MAX);
+        let mut now = self.watched.borrow_and_update().clone();
+        let (tell, settings) = watch::channel(now.settings.clone());
         let mut state = PoolState::default();
-        let mut lookups = self.look_up_regularly();
+        let mut lookups = self.look_up_regularly(&now);
         loop {
             // Cancel safe: channels.
             tokio::select! {
-                Some(found) = reports.recv() => self.pass_on(found, &mut state).await,
+                Some(found) = reports.recv() => self.pass_on(found, &now, &mut state).await,
                 Some((found, failures)) = lookups.0.recv() => note(found, failures, &mut state),
+                Ok(()) = self.watched.changed() => {
+                    now = self.watched.borrow_and_update().clone();
+                    tell.send_replace(now.settings.clone());
+                    lookups = self.look_up_regularly(&now);
+                }
             }
-            self.adjust(&mut state, &report).await;
-            if self.groups.values().all(mpsc::Sender::is_closed) {
-                return;
-            }
+            self.adjust(&now, &settings, &mut state, &report).await;
         }
     }
 
     /// In a task of its own: a DNS server that does not answer must not hold up a failover.
-    fn look_up_regularly(&self) -> (mpsc::Receiver<(Found, Vec<String>)>, AbortOnDropHandle<()>) {
+    fn look_up_regularly(
+        &self,
+        watched: &Watched,
+    ) -> (mpsc::Receiver<(Found, Vec<String>)>, AbortOnDropHandle<()>) {
         let (send, receive) = mpsc::channel(1);
         let (sources, names, consul) =
-            (self.sources.clone(), self.names.clone(), self.consul.clone());
+            (watched.sources.clone(), watched.names.clone(), self.consul.clone());
         let task = tokio::spawn(async move {
             loop {
                 let found = find(&sources, &names, &consul).await;
@@ -128,13 +142,13 @@ impl Pool {
         (receive, AbortOnDropHandle::new(task))
     }
 
-    async fn pass_on(&self, report: SentinelReport, state: &mut PoolState) {
+    async fn pass_on(&self, report: SentinelReport, watched: &Watched, state: &mut PoolState) {
         match report {
             SentinelReport::Answer { sentinel, group, reading } => {
                 if let Ok(answer) = &reading.result {
                     state.ids.insert(sentinel.clone(), answer.id.clone());
                     let peers = answer.group.iter().flat_map(|group| &group.peers);
-                    for peer in peers.filter(|_| self.sources.peers) {
+                    for peer in peers.filter(|_| watched.sources.peers) {
                         let known = state.ids.iter().any(|(address, id)| {
                             id == &peer.id
                                 && address != &peer.address
@@ -151,7 +165,7 @@ impl Pool {
                     let news = SentinelNews::Peers(sentinel.clone(), group.clone(), view);
                     let _ = self.news.try_send(news);
                 }
-                if let Some(inputs) = self.groups.get(&group) {
+                if let Some(inputs) = watched.groups.get(&group) {
                     let _ = inputs.send(Input::Sentinel(sentinel, *reading)).await;
                 }
             }
@@ -161,7 +175,13 @@ impl Pool {
         }
     }
 
-    async fn adjust(&self, state: &mut PoolState, report: &mpsc::Sender<SentinelReport>) {
+    async fn adjust(
+        &self,
+        watched: &Watched,
+        settings: &watch::Receiver<WatchSettings>,
+        state: &mut PoolState,
+        report: &mpsc::Sender<SentinelReport>,
+    ) {
         state.named.retain(|_, at| at.elapsed() < PEER_FORGOTTEN_AFTER);
         let wanted: BTreeSet<Address> =
             state.found.keys().chain(state.named.keys()).take(SENTINELS_MAX).cloned().collect();
@@ -171,18 +191,17 @@ impl Pool {
             state.watchers.remove(&address);
             state.ids.remove(&address);
             info!("Sentinel {address} is not named any more");
-            for inputs in self.groups.values() {
+            for inputs in watched.groups.values() {
                 let _ = inputs.send(Input::SentinelGone(address.clone())).await;
             }
         }
         for address in wanted {
             state.watchers.entry(address.clone()).or_insert_with(|| {
                 debug!("watching Sentinel {address}");
-                let name = state.found.get(&address).and_then(Option::as_deref);
-                let settings = self.settings.clone().expecting(name);
-                let commands = self.commands.subscribe();
-                let task = tokio::spawn(watch(address, settings, commands, report.clone()));
-                AbortOnDropHandle::new(task)
+                let name = state.found.get(&address).cloned().flatten();
+                let (settings, commands) = (settings.clone(), self.commands.subscribe());
+                let watcher = watch_sentinel(address, name, settings, commands, report.clone());
+                AbortOnDropHandle::new(tokio::spawn(watcher))
             });
         }
     }

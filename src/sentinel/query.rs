@@ -111,10 +111,30 @@ pub async fn tell(
         ("failover-timeout", settings.failover_timeout_ms.to_string()),
         ("parallel-syncs", settings.parallel_syncs.to_string()),
     ];
-    for (option, value) in auth.iter().chain(set.each_ref().map(|(o, v)| (*o, v.clone())).iter()) {
+    for (option, value) in auth.iter().chain(&set) {
         commands.cmd("SENTINEL").arg("SET").arg(name).arg(*option).arg(value);
     }
-    for answer in link.ask(&commands).await? {
+    all_done(link, &commands).await
+}
+
+/// Sets options of a group that the Sentinel monitors.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
+pub async fn set(
+    link: &mut Link,
+    group: &GroupName,
+    options: &[(&str, String)],
+) -> Result<(), LinkError> {
+    let mut commands = redis::pipe();
+    for (option, value) in options {
+        commands.cmd("SENTINEL").arg("SET").arg(group.as_str()).arg(*option).arg(value);
+    }
+    all_done(link, &commands).await
+}
+
+async fn all_done(link: &mut Link, commands: &redis::Pipeline) -> Result<(), LinkError> {
+    for answer in link.ask(commands).await? {
         text(&answer).map_err(LinkError::Unexpected)?;
     }
     Ok(())

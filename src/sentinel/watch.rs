@@ -1,11 +1,12 @@
 //! One Sentinel, watched for all groups: one connection for questions, one subscription for hints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use redis::aio::PubSub;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -65,14 +66,14 @@ pub enum SentinelReport {
     },
 }
 
-/// What a watcher needs.
+/// What a watcher needs. It may change while one watches: connections that are open stay as they are.
 #[derive(Clone)]
 pub struct WatchSettings {
     /// How to log in to Sentinels.
     pub link: LinkSettings,
     /// The groups to ask about.
     pub groups: Vec<GroupName>,
-    /// For each group, the login that a told Sentinel needs for its instances.
+    /// For each group whose Sentinels are told anything, the login that they need for its instances.
     pub auths: BTreeMap<GroupName, SentinelAuth>,
     /// The clock of all readings.
     pub clock: Clock,
@@ -108,18 +109,28 @@ impl WatchSettings {
     }
 }
 
-/// Watches one Sentinel until nobody listens any more.
-pub async fn watch(
+/// Watches one Sentinel until nobody listens any more; `name` is the one it was listed under.
+pub async fn watch_sentinel(
     sentinel: Address,
-    settings: WatchSettings,
+    name: Option<String>,
+    mut live: watch::Receiver<WatchSettings>,
     mut commands: broadcast::Receiver<SentinelCommand>,
     reports: mpsc::Sender<SentinelReport>,
 ) {
     let (hint, mut hints) = mpsc::channel(HINTS_MAX);
-    let listener = tokio::spawn(listen(sentinel.clone(), settings.clone(), hint));
-    let _listener = tokio_util::task::AbortOnDropHandle::new(listener);
-    let mut watcher =
-        Watcher { sentinel, settings, reports, link: None, said_failure: None, retry_at: None };
+    let listener = listen(sentinel.clone(), name.clone(), live.clone(), hint);
+    let _listener = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(listener));
+    let settings = live.borrow_and_update().clone().expecting(name.as_deref());
+    let mut watcher = Watcher {
+        sentinel,
+        settings,
+        reports,
+        link: None,
+        said_failure: None,
+        retry_at: None,
+        logins: BTreeMap::new(),
+        hasher: RandomState::new(),
+    };
     let mut inventory = tokio::time::interval(INVENTORY_EVERY);
     let mut pending: BTreeSet<GroupName> = watcher.settings.groups.iter().cloned().collect();
     loop {
@@ -141,6 +152,10 @@ pub async fn watch(
                 Err(broadcast::error::RecvError::Closed) => return,
             },
             Some(group) = hints.recv() => { pending.insert(group); }
+            Ok(()) = live.changed() => {
+                watcher.settings = live.borrow_and_update().clone().expecting(name.as_deref());
+                pending.extend(watcher.settings.groups.iter().cloned());
+            }
             () = watcher.closed() => {
                 watcher.link = None;
                 pending.extend(watcher.settings.groups.iter().cloned());
@@ -160,6 +175,10 @@ struct Watcher {
     link: Option<(Link, SentinelId)>,
     said_failure: Option<String>,
     retry_at: Option<Instant>,
+    /// For each group, which login its instances were known by when last looked, and no more of it than whether another
+    /// one is the same.
+    logins: BTreeMap<GroupName, u64>,
+    hasher: RandomState,
 }
 
 /// Least time between two attempts to connect to one Sentinel.
@@ -256,8 +275,37 @@ impl Watcher {
     async fn inventory(&mut self) {
         let Ok((link, _)) = self.link().await else { return };
         if let Ok(groups) = query::groups(link).await {
+            for group in &groups {
+                self.renew_login(group).await;
+            }
             let sentinel = self.sentinel.clone();
             let _ = self.reports.send(SentinelReport::Inventory { sentinel, groups }).await;
+        }
+    }
+
+    /// Tells the Sentinel a login for the instances that has changed since we look: by the old one it would soon call
+    /// them down.
+    async fn renew_login(&mut self, group: &GroupName) {
+        // One that cannot be read now may be in a moment.
+        let Ok(login) = self.instance_auth(group) else { return };
+        if login.is_empty() {
+            return;
+        }
+        let now = self.hasher.hash_one(&login);
+        let known = *self.logins.entry(group.clone()).or_insert(now);
+        if known == now {
+            return;
+        }
+        let set = async |link: &mut Link, _: &SentinelId| query::set(link, group, &login).await;
+        let sentinel = self.sentinel.clone();
+        match self.on_link(set).await {
+            Ok(()) => {
+                info!("{group}: told Sentinel {sentinel} the new login for the instances");
+                self.logins.insert(group.clone(), now);
+            }
+            Err(error) => {
+                warn!("{group}: cannot tell Sentinel {sentinel} the new login: {error}");
+            }
         }
     }
 
@@ -340,9 +388,15 @@ impl Watcher {
 }
 
 /// Keeps a subscription open and turns each event into hints.
-async fn listen(sentinel: Address, settings: WatchSettings, hint: mpsc::Sender<GroupName>) {
+async fn listen(
+    sentinel: Address,
+    name: Option<String>,
+    live: watch::Receiver<WatchSettings>,
+    hint: mpsc::Sender<GroupName>,
+) {
     let mut retry = Retry::reconnecting();
     loop {
+        let settings = live.borrow().clone().expecting(name.as_deref());
         match subscribe(&sentinel, &settings.link).await {
             Ok(events) => {
                 retry.reset();
@@ -350,7 +404,7 @@ async fn listen(sentinel: Address, settings: WatchSettings, hint: mpsc::Sender<G
                 for group in &settings.groups {
                     let _ = hint.try_send(group.clone());
                 }
-                forward(events, &sentinel, &settings, &hint).await;
+                forward(events, &sentinel, &live, &hint).await;
             }
             Err(error) => debug!(%sentinel, %error, "cannot subscribe"),
         }
@@ -364,7 +418,7 @@ async fn listen(sentinel: Address, settings: WatchSettings, hint: mpsc::Sender<G
 async fn forward(
     events: PubSub,
     sentinel: &Address,
-    settings: &WatchSettings,
+    live: &watch::Receiver<WatchSettings>,
     hint: &mpsc::Sender<GroupName>,
 ) {
     let (mut sink, mut stream) = events.split();
@@ -377,12 +431,13 @@ async fn forward(
                 let Some(message) = message else { return };
                 let payload = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
                 debug!(%sentinel, event = message.get_channel_name(), payload);
-                for group in groups_of(&payload, &settings.groups) {
+                for group in groups_of(&payload, &live.borrow().groups) {
                     let _ = hint.try_send(group.clone());
                 }
             }
             _ = ping.tick() => {
-                let alive = tokio::time::timeout(settings.link.timeout, sink.ping::<redis::Value>());
+                let timeout = live.borrow().link.timeout;
+                let alive = tokio::time::timeout(timeout, sink.ping::<redis::Value>());
                 if !matches!(alive.await, Ok(Ok(_))) {
                     debug!(%sentinel, "subscription lost");
                     return;

@@ -35,6 +35,7 @@ fn help_says_it_all() {
     insta::assert_snapshot!("help", run(&["--help"], &[]).1);
     for command in [
         "agent",
+        "check-config",
         "exec",
         "health",
         "status",
@@ -287,4 +288,41 @@ fn waiting_has_an_end() {
     insta::assert_snapshot!("wait-without-consul", error);
     let both = ["wait", "redis", "--primary", "--replicas", "2"];
     assert_eq!(run(&both, &away).0, 64);
+}
+
+#[test]
+fn a_config_is_checked_down_to_its_secrets_and_templates() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let write = |name: &str, text: &str| std::fs::write(at(name), text).expect("the file");
+    let check = || {
+        let (code, text) = run(&["check-config", "--config", &at("agent.toml")], &[]);
+        (code, text.replace(&format!("{}/", dir.path().display()), ""))
+    };
+    write(
+        "agent.toml",
+        &format!(
+            "[sentinels]\naddresses = [\"10.0.0.1:26379\", \"10.0.0.2:26379\"]\n\
+             [consul]\ntoken_file = \"{}\"\n[http]\nlisten = \"127.0.0.1:9790\"\n\
+             [[group]]\nname = \"mymaster\"\nservice = \"cache\"\npublish = \"quorum\"\n\
+             [[redis]]\naddress = \"10.0.0.1:6379\"\n\
+             [[template]]\nsource = \"{}\"\ndestination = \"{}\"\n",
+            at("token"),
+            at("writer.j2"),
+            at("writer"),
+        ),
+    );
+    write("token", "secret");
+    write("writer.j2", "{{ groups.mymaster.writer }}");
+    let (code, good) = check();
+    assert_eq!(code, 0, "{good}");
+    insta::assert_snapshot!("checked", good);
+    for (name, text) in [("writer.j2", "{{ groups. }}"), ("token", "")] {
+        let before = std::fs::read_to_string(at(name)).expect("the file");
+        write(name, text);
+        let (code, wrong) = check();
+        write(name, &before);
+        assert_eq!(code, 64, "{wrong}");
+        insta::assert_snapshot!(format!("checked-{name}"), wrong);
+    }
 }

@@ -106,7 +106,11 @@ async fn sighup_looks_now_and_json_logs_are_json() {
     agent.signal(Signal::SIGHUP).unwrap();
     until("it says that it looks", Duration::from_secs(5), || async {
         let log = agent.log();
-        if log.contains("SIGHUP: looking at everything now") { Ok(()) } else { Err(log) }
+        if log.contains("SIGHUP: reading the config again, and looking at everything now") {
+            Ok(())
+        } else {
+            Err(log)
+        }
     })
     .await
     .unwrap();

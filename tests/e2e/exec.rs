@@ -315,7 +315,10 @@ async fn a_lone_primary_with_its_data_is_the_primary_again() {
 async fn signals_reach_the_server_its_exit_code_is_ours_and_orphans_are_reaped() {
     let mut world = world(spec()).await;
     let wrapper = ["sh", "-c", "(sleep 1 &); exec \"$@\"", "sh"];
-    let said = Said { wrapper: &wrapper, ..NOBODY };
+    let config = world.dir().join("agent.toml");
+    std::fs::write(&config, "").unwrap();
+    let options = ["--config", config.to_str().unwrap()];
+    let said = Said { wrapper: &wrapper, options: &options, ..NOBODY };
     let mut container = Container::start(&mut world, "redis", said).await;
     // An orphan is ours once its parent is gone.
     let ours = container.process().id();
@@ -329,8 +332,22 @@ async fn signals_reach_the_server_its_exit_code_is_ours_and_orphans_are_reaped()
     })
     .await
     .unwrap();
-    // SIGHUP makes the agent look, and does not stop anybody.
-    container.process().signal(Signal::SIGHUP).unwrap();
+    // SIGHUP makes the agent read its config again, and does not stop anybody.
+    for (text, said) in [
+        ("[http]\nlisten = \"127.0.0.1:0\"\n", "in force: [http]"),
+        ("[log]\nlevl = \"debug\"\n", "unknown field `levl`"),
+    ] {
+        std::fs::write(&config, text).unwrap();
+        container.process().signal(Signal::SIGHUP).unwrap();
+        until(said, Duration::from_secs(10), || async {
+            let log = container.log();
+            if log.contains(said) { Ok(()) } else { Err(LabError(log)) }
+        })
+        .await
+        .unwrap();
+    }
+    assert!(container.log().contains("the running one stays"), "{}", container.log());
+    std::fs::write(&config, "").unwrap();
     container.ask(&["SET", "x", "1"]).await.expect_err("a replica of nobody takes no writes");
     container.process().signal(Signal::SIGTERM).unwrap();
     assert_eq!(container.process().end(Duration::from_secs(10)).await.unwrap(), 0);

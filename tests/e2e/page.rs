@@ -1,5 +1,6 @@
 //! The status page, as a browser shows it.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use consul_redis::meter::{Counters, Meter};
 use consul_redis::secret::SecretSource;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::browser::Browser;
@@ -346,9 +348,12 @@ async fn what_servers_say_is_shown_as_text_and_never_run() {
     let settings =
         HttpConfig { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: SecretSource::None };
     let meter = Meter::new(Clock::start(), Counters::default());
-    let mut server = Server::bind(&settings, meter).await.unwrap();
     let group: GroupName = "redis".parse().unwrap();
-    let show = server.show(&group, Vec::new());
+    let (show, shown) = watch::channel(None);
+    let groups = BTreeMap::from([(group.clone(), (shown, Vec::new()))]);
+    let (_groups, groups) = watch::channel(groups);
+    let (_files, files) = watch::channel(Vec::new());
+    let server = Server::bind(&settings, groups, files, meter).await.unwrap();
     let url = format!("http://{}/", server.address());
     let stop = CancellationToken::new();
     let running = tokio::spawn(server.run(stop.clone()));

@@ -1,0 +1,488 @@
+//! What an agent is made of while it runs, and how it goes from one config to the next: what has not changed is not
+//! touched, and the subscriptions to Sentinels stay in any case.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::Agent;
+use crate::clock::Clock;
+use crate::config::{Config, DnsConfig, GroupConfig, HttpConfig};
+use crate::consul::client::Consul;
+use crate::consul::presence::{Presence, be_present};
+use crate::consul::registrar::{Monitored, Registration, keep_registered};
+use crate::consul::sentinel_rows;
+use crate::core::address::GroupName;
+use crate::core::group::{Input, Published};
+use crate::core::projection::Layout;
+use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
+use crate::dns::Names;
+use crate::exit::Failure;
+use crate::group_task::{GroupTask, INPUTS_MAX};
+use crate::http::{Groups, Server, Shown};
+use crate::meter::{GroupMeter, Meter};
+use crate::name_check::{Checker, Findings};
+use crate::render::task::{FileState, Renderer};
+use crate::sentinel::pool::{Pool, Watched};
+use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand, WatchSettings};
+use crate::supervisor::{Part, Supervisor, TaskEnded};
+use crate::systemd;
+
+/// News about Sentinels waiting to be published.
+const NEWS_MAX: usize = 256;
+
+/// All tasks of an agent, and how to reach them.
+pub struct Running {
+    /// What they were made from.
+    pub config: Config,
+    /// The Consul of all.
+    pub consul: Consul,
+    /// The clock of all.
+    pub clock: Clock,
+    /// Their ends.
+    pub supervisor: Supervisor,
+    meter: Meter,
+    look: watch::Receiver<u64>,
+    groups: BTreeMap<GroupName, GroupPart>,
+    sentinels: broadcast::Sender<SentinelCommand>,
+    watched: watch::Sender<Watched>,
+    layouts: watch::Sender<Vec<Layout>>,
+    registrations: watch::Sender<Vec<Registration>>,
+    shown: watch::Sender<Groups>,
+    looked_at: watch::Sender<bool>,
+    http: Option<Part>,
+    renderer: Option<Part>,
+    files: watch::Sender<Vec<FileState>>,
+}
+
+/// One group's loop, and beside it the question whether DNS answers what the loop published.
+struct GroupPart {
+    task: Part,
+    checker: Option<Part>,
+    config: watch::Sender<GroupConfig>,
+    inputs: mpsc::Sender<Input>,
+    shown: Shown,
+    published: watch::Receiver<Option<Published>>,
+    findings: watch::Sender<Findings>,
+}
+
+/// What became of a new config.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Parts that go by it now.
+    done: Vec<String>,
+    /// Keys that wait until the agent is started again.
+    waiting: Vec<&'static str>,
+}
+
+impl Changes {
+    /// For whoever reads the log.
+    pub fn say(&self) {
+        match self.done.as_slice() {
+            [] => info!("the config says what it said before"),
+            done => info!("the new config is in force: {}", done.join(", ")),
+        }
+        if !self.waiting.is_empty() {
+            warn!("waits until the agent is started again: {}", self.waiting.join(", "));
+        }
+    }
+
+    fn note(&mut self, what: impl Into<String>) {
+        self.done.push(what.into());
+    }
+}
+
+impl Running {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the HTTP server cannot listen.
+    pub async fn start(agent: Agent, look: watch::Receiver<u64>) -> Result<Self, Failure> {
+        let Agent { config, consul, clock, renderer } = agent;
+        let (sentinels, _) = broadcast::channel(COMMANDS_MAX);
+        let watched = watched(&config, &BTreeMap::new(), clock);
+        let mut running = Self {
+            meter: Meter::new(clock, consul.errors()),
+            look,
+            groups: BTreeMap::new(),
+            sentinels,
+            watched: watch::Sender::new(watched),
+            layouts: watch::Sender::new(layouts(&config)),
+            registrations: watch::Sender::new(registrations(&config)),
+            shown: watch::Sender::default(),
+            looked_at: watch::Sender::default(),
+            http: None,
+            renderer: None,
+            files: watch::Sender::default(),
+            supervisor: Supervisor::default(),
+            config,
+            consul,
+            clock,
+        };
+        let server = running.listen(running.config.http.as_ref()).await?;
+        running.looked_at.send_replace(server.is_some() || systemd::listens());
+        for group in running.config.groups.clone() {
+            running.start_group(group);
+        }
+        running.show_groups();
+        running.watched.send_replace(running.now_watched());
+        running.start_common();
+        running.serve(server);
+        running.render(renderer);
+        running.say_start();
+        Ok(running)
+    }
+
+    /// The tasks that there are whatever the config says.
+    fn start_common(&mut self) {
+        let (news, heard) = mpsc::channel(NEWS_MAX);
+        let (monitored, monitors) = watch::channel(Monitored::new());
+        let consul = || self.consul.clone();
+        let prefix = self.config.prefix.clone();
+        let rows = sentinel_rows::publish(consul(), prefix, self.clock, heard, monitored);
+        let pool = Pool {
+            watched: self.watched.subscribe(),
+            consul: consul(),
+            commands: self.sentinels.clone(),
+            news,
+        };
+        let presence = Presence {
+            consul: consul(),
+            agent: self.config.agent.clone(),
+            groups: self.layouts.subscribe(),
+            value: self.presence(),
+        };
+        let registrations = self.registrations.subscribe();
+        let looks = pass_on_looks(self.look.clone(), self.watched.subscribe());
+        let (certificates, registry) = (consul().keep_certificates_fresh(), consul());
+        let shown = self.shown.subscribe();
+        let meter = self.meter.clone();
+        let all = &mut self.supervisor;
+        all.spawn("the Sentinels' pool", |stop| until(stop, pool.run()));
+        all.spawn("the Sentinels' rows", |stop| until(stop, rows));
+        all.spawn("the look-now signal", |stop| until(stop, looks));
+        all.spawn("the agent's presence", |stop| be_present(presence, stop));
+        all.spawn("the registrar", |stop| keep_registered(registry, registrations, monitors, stop));
+        all.spawn("the certificates for Consul", |stop| until(stop, certificates));
+        if systemd::listens() {
+            all.spawn("what systemd is told", |stop| systemd::keep_telling(shown, meter, stop));
+        }
+    }
+
+    /// Goes on by `next`. What can go wrong comes first, so that either all of it counts or nothing.
+    ///
+    /// # Errors
+    /// A [`Failure`]: everything is as it was.
+    pub async fn turn_to(&mut self, next: Config) -> Result<Changes, Failure> {
+        let (next, waiting) = next.continuing(&self.config);
+        let mut changes = Changes { done: Vec::new(), waiting };
+        let renderer = Renderer::new(&next, self.consul.clone(), self.clock)?;
+        let elsewhere = address(next.http.as_ref()) != address(self.config.http.as_ref());
+        let mut server = None;
+        if elsewhere {
+            server = self.listen(next.http.as_ref()).await?;
+        }
+        self.consul.turn_to(&next.consul)?;
+        let before = std::mem::replace(&mut self.config, next);
+        if before.consul != self.config.consul {
+            changes.note(format!("Consul is at {}", self.consul.address()));
+        }
+        if before.http != self.config.http {
+            if let Some(http) = self.http.take() {
+                http.end().await;
+            }
+            if !elsewhere {
+                // The address was ours until a moment ago.
+                let again = self.listen(self.config.http.as_ref()).await;
+                server = again.unwrap_or_else(|failure| {
+                    error!("there are no answers by HTTP: {}", failure.in_one_line());
+                    None
+                });
+            }
+            self.looked_at.send_replace(server.is_some() || systemd::listens());
+            self.serve(server);
+            changes.note("[http]");
+        }
+        self.turn_groups(&before, &mut changes).await;
+        let names = ["sentinels", "redis", "templates", "handover"];
+        let changed = [
+            before.sources != self.config.sources
+                || before.resolver != self.config.resolver
+                || before.sentinel_login != self.config.sentinel_login,
+            self.registrations.send_replace(registrations(&self.config))
+                != *self.registrations.borrow(),
+            before.templates != self.config.templates || layouts(&before) != layouts(&self.config),
+            before.handover != self.config.handover,
+        ];
+        self.layouts.send_replace(layouts(&self.config));
+        self.watched.send_replace(self.now_watched());
+        self.show_groups();
+        if changed[2] {
+            if let Some(renderer) = self.renderer.take() {
+                renderer.end().await;
+            }
+            self.render(renderer);
+        }
+        for (name, _) in names.into_iter().zip(changed).filter(|(_, changed)| *changed) {
+            changes.note(name);
+        }
+        Ok(changes)
+    }
+
+    /// Starts groups that are new, ends those that are gone, and tells the others what has changed. One that is published
+    /// under another name, or that is elsewhere in Consul, begins anew.
+    async fn turn_groups(&mut self, before: &Config, changes: &mut Changes) {
+        let wanted: BTreeMap<GroupName, GroupConfig> =
+            self.config.groups.iter().map(|g| (g.policy.group.clone(), g.clone())).collect();
+        let has_other_place = |group: &GroupName, part: &GroupPart| {
+            let now = part.config.borrow();
+            wanted.get(group).is_none_or(|next| {
+                next.policy.service != now.policy.service || next.layout != now.layout
+            })
+        };
+        let gone: Vec<GroupName> = self
+            .groups
+            .iter()
+            .filter(|(group, part)| has_other_place(group, part))
+            .map(|(group, _)| group.clone())
+            .collect();
+        for group in gone {
+            let Some(part) = self.groups.remove(&group) else { continue };
+            if !wanted.contains_key(&group) {
+                changes.note(format!("group {group} is not watched any more"));
+            }
+            // Nobody is led to a loop that has ended.
+            self.show_groups();
+            part.end().await;
+        }
+        let dns_changed = before.dns != self.config.dns;
+        for (group, next) in wanted {
+            match self.groups.get_mut(&group) {
+                None => {
+                    changes.note(format!("group {group} is watched"));
+                    self.start_group(next);
+                }
+                Some(part) => {
+                    let changed = part.config.send_if_modified(|now| {
+                        let changed = *now != next;
+                        *now = next;
+                        changed
+                    });
+                    if changed {
+                        changes.note(format!("group {group}"));
+                    }
+                    if dns_changed {
+                        if let Some(checker) = part.checker.take() {
+                            checker.end().await;
+                        }
+                        self.check_name(&group);
+                    }
+                }
+            }
+        }
+        if dns_changed {
+            changes.note("[dns]");
+        }
+    }
+
+    fn start_group(&mut self, group: GroupConfig) {
+        let name = group.policy.group.clone();
+        let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
+        let (show, shown) = watch::channel(None);
+        let (publish, published) = watch::channel(None);
+        let (findings, found) = watch::channel(Findings::new());
+        let (config, configs) = watch::channel(group);
+        let task = GroupTask {
+            group: configs,
+            consul: self.consul.clone(),
+            clock: self.clock,
+            sentinels: self.sentinels.clone(),
+            inputs: receiver,
+            own_inputs: inputs.clone(),
+            shown: show,
+            looked_at: self.looked_at.subscribe(),
+            meter: GroupMeter::new(self.meter.clone(), name.clone()),
+            published: publish,
+            findings: found,
+        };
+        let task = self.supervisor.spawn("a group's loop", |stop| task.run(stop));
+        let part = GroupPart { task, checker: None, config, inputs, shown, published, findings };
+        self.groups.insert(name.clone(), part);
+        self.check_name(&name);
+    }
+
+    /// Asks DNS for a group's name, where that is wanted.
+    fn check_name(&mut self, group: &GroupName) {
+        let (Some(dns), Some(part)) = (&self.config.dns, self.groups.get_mut(group)) else {
+            return;
+        };
+        let checker = Checker {
+            group: group.clone(),
+            dns: DnsConfig::clone(dns),
+            clock: self.clock,
+            meter: self.meter.clone(),
+            published: part.published.clone(),
+            look: self.look.clone(),
+            findings: part.findings.clone(),
+            inputs: part.inputs.clone(),
+        };
+        let task = |stop| checker.run(stop);
+        part.checker = Some(self.supervisor.spawn("the check of the name", task));
+    }
+
+    async fn listen(&self, http: Option<&HttpConfig>) -> Result<Option<Server>, Failure> {
+        let Some(http) = http else { return Ok(None) };
+        let (groups, files) = (self.shown.subscribe(), self.files.subscribe());
+        Server::bind(http, groups, files, self.meter.clone()).await.map(Some)
+    }
+
+    fn serve(&mut self, server: Option<Server>) {
+        self.http = server.map(|server| {
+            info!("answering http://{}", server.address());
+            self.supervisor.spawn("the HTTP server", |stop| server.run(stop))
+        });
+    }
+
+    fn render(&mut self, renderer: Option<Renderer>) {
+        self.files.send_replace(Vec::new());
+        let (look, files) = (self.look.clone(), self.files.clone());
+        self.renderer = renderer.map(|renderer| {
+            self.supervisor.spawn("the templates", |stop| renderer.run(stop, look, files))
+        });
+    }
+
+    /// What those who look from outside can see.
+    fn show_groups(&self) {
+        let all = self.groups.iter().map(|(name, part)| {
+            let local = part.config.borrow().policy.local.iter().cloned().collect();
+            (name.clone(), (part.shown.clone(), local))
+        });
+        self.shown.send_replace(all.collect());
+    }
+
+    fn now_watched(&self) -> Watched {
+        watched(&self.config, &self.groups, self.clock)
+    }
+
+    fn say_start(&self) {
+        for group in &self.config.groups {
+            info!(
+                "{}: watching, publishing {}.service.consul at level {}",
+                group.policy.group,
+                group.policy.service.primary(),
+                group.policy.publish.as_str()
+            );
+        }
+        let (agent, consul) = (&self.config.agent, self.consul.address());
+        info!("agent {agent} in {} mode, Consul at {consul}", mode(&self.config));
+        let listed = self.config.sources.listed.len();
+        if listed > 0 && listed.is_multiple_of(2) {
+            warn!("{listed} Sentinels are listed; an odd number survives more");
+        }
+    }
+
+    fn presence(&self) -> serde_json::Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "mode": mode(&self.config),
+            "since": self.clock.now().wall.to_string(),
+        })
+    }
+
+    /// Ends everything, since a part was lost.
+    pub async fn give_up(self, lost: TaskEnded) -> Failure {
+        self.supervisor.give_up(lost).await.into()
+    }
+}
+
+impl GroupPart {
+    async fn end(self) {
+        if let Some(checker) = self.checker {
+            checker.end().await;
+        }
+        self.task.end().await;
+    }
+}
+
+fn mode(config: &Config) -> &'static str {
+    let observes = config.redis.is_empty() && config.sentinels.is_empty();
+    if observes { "observer" } else { "node" }
+}
+
+fn address(http: Option<&HttpConfig>) -> Option<std::net::SocketAddr> {
+    http.map(|http| http.listen)
+}
+
+fn layouts(config: &Config) -> Vec<Layout> {
+    config.groups.iter().map(|group| group.layout.clone()).collect()
+}
+
+fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock) -> Watched {
+    let groups = &config.groups;
+    let name = |group: &GroupConfig| group.policy.group.clone();
+    let told = groups.iter().filter(|group| group.policy.tell_sentinels);
+    Watched {
+        sources: config.sources.clone(),
+        names: Names::new(config.resolver),
+        settings: WatchSettings {
+            link: config.sentinel_login.clone(),
+            groups: groups.iter().map(name).collect(),
+            auths: told.map(|group| (name(group), group.sentinel_auth.clone())).collect(),
+            clock,
+        },
+        groups: parts.iter().map(|(name, part)| (name.clone(), part.inputs.clone())).collect(),
+    }
+}
+
+/// This host's servers as the local Consul agent is to know them.
+fn registrations(config: &Config) -> Vec<Registration> {
+    let meta = |group: Option<&GroupName>| {
+        let mut meta = BTreeMap::from([
+            ("agent".to_owned(), config.agent.clone()),
+            ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ]);
+        meta.extend(group.map(|group| ("group".to_owned(), group.to_string())));
+        meta
+    };
+    let redis = config.redis.iter().map(|local| Registration {
+        id: format!("{}:{}", local.service, local.address),
+        service: local.service.clone(),
+        address: local.address.clone(),
+        tags: Vec::new(),
+        meta: meta(Some(&local.group)),
+        check_interval: local.check_interval,
+        forgotten_after: local.forgotten_after,
+    });
+    let sentinels = config.sentinels.iter().map(|local| Registration {
+        id: format!("{SENTINEL_SERVICE}:{}", local.address),
+        service: SENTINEL_SERVICE.to_owned(),
+        address: local.address.clone(),
+        tags: Vec::new(),
+        meta: meta(None),
+        check_interval: local.check_interval,
+        forgotten_after: local.forgotten_after,
+    });
+    redis.chain(sentinels).collect()
+}
+
+/// Runs `task` until `stop`.
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
+}
+
+/// Wakes all groups whenever `look` changes.
+async fn pass_on_looks(mut look: watch::Receiver<u64>, watched: watch::Receiver<Watched>) {
+    while look.changed().await.is_ok() {
+        let groups = watched.borrow().groups.clone();
+        for inputs in groups.values() {
+            let _ = inputs.send(Input::Look).await;
+        }
+    }
+    std::future::pending().await
+}

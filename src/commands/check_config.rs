@@ -1,0 +1,53 @@
+//! `consul-redis check-config`: whether an agent could go by the config, before it is told to.
+
+use super::terminal::{Style, columns};
+use crate::agent::Agent;
+use crate::cli::Common;
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::telemetry;
+
+/// Checks all settings, secrets, certificates and templates, connects to nobody, and shows what they come to.
+///
+/// # Errors
+/// A [`Failure`] that says what is wrong, and where.
+pub fn run(config: Config, common: &Common) -> Result<(), Failure> {
+    telemetry::filter(&config.log)?;
+    Agent::new(config.clone())?.check_secrets()?;
+    let of = match &common.config {
+        Some(file) => file.display().to_string(),
+        None => "the command line and the environment".to_owned(),
+    };
+    let style = Style::of_stdout();
+    let mut text = format!("{of}: {}\n", style.good("good"));
+    columns(&mut text, "  ", rows(&config), style);
+    print!("{text}");
+    Ok(())
+}
+
+fn rows(config: &Config) -> Vec<Vec<String>> {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut say = |what: &str, value: String| rows.push(vec![what.to_owned(), value]);
+    for group in &config.groups {
+        let policy = &group.policy;
+        let (name, level) = (policy.service.primary(), policy.publish.as_str());
+        say("group", format!("{} as {name}.service.consul, level {level}", policy.group));
+    }
+    let listed = config.sources.listed.iter().map(ToString::to_string);
+    let service = config.sources.consul_service.iter().map(|s| format!("those of service {s}"));
+    say("Sentinels", listed.chain(service).collect::<Vec<_>>().join(", "));
+    say("Consul", config.consul.display());
+    let redis = config.redis.iter().map(|redis| format!("Redis {}", redis.address));
+    let sentinels = config.sentinels.iter().map(|local| format!("Sentinel {}", local.address));
+    let local: Vec<String> = redis.chain(sentinels).collect();
+    if !local.is_empty() {
+        say("this host", local.join(", "));
+    }
+    if let Some(http) = &config.http {
+        say("HTTP", http.listen.to_string());
+    }
+    for template in &config.templates {
+        say("template", template.destination.display().to_string());
+    }
+    rows
+}

@@ -1,0 +1,275 @@
+//! SIGHUP: an agent goes on by another config, and what it has subscribed to stays subscribed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use consul_redis::core::record::{Change, Level};
+use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::Server;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::text as words;
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    agent, get, http_address, record, run, text, until_in_sync, until_writer, world,
+};
+
+/// Waits until the agent has said this so many times.
+async fn until_said(agent: &Process, what: &str, times: usize) {
+    until(what, Duration::from_secs(20), || async {
+        let log = agent.log();
+        if log.matches(what).count() >= times { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+}
+
+fn reload(agent: &Process, path: &Path, config: &str) {
+    std::fs::write(path, config).unwrap();
+    agent.signal(Signal::SIGHUP).unwrap();
+}
+
+/// The subscriptions that a Sentinel has, by the number that it gave to each connection.
+async fn subscriptions(sentinel: &Server) -> Vec<String> {
+    let answer = sentinel.ask(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.unwrap();
+    let all = words(&answer).unwrap();
+    let id = |line: &str| line.split(' ').find_map(|word| word.strip_prefix("id=").map(Into::into));
+    all.lines().filter(|line| line.contains("psub=1")).filter_map(id).collect()
+}
+
+async fn all_subscriptions(world: &World) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    for sentinel in &world.sentinels {
+        all.push(subscriptions(sentinel).await);
+    }
+    all
+}
+
+async fn is_shown(world: &World, group: &str) -> Result<bool, LabError> {
+    Ok(world.consul.key(&format!("redis-ha/{group}/agents/agent-0")).await?.is_some())
+}
+
+async fn until_shown(world: &World, group: &str, wanted: bool) {
+    until("the agent shows itself", Duration::from_secs(10), || async {
+        if is_shown(world, group).await? == wanted { Ok(()) } else { Err(LabError(group.into())) }
+    })
+    .await
+    .unwrap();
+}
+
+async fn until_registered(world: &World, count: usize) {
+    until("this host's Redis is registered", Duration::from_secs(20), || async {
+        let found = world.consul.passing("redis-server").await?;
+        if found.len() == count { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+    })
+    .await
+    .unwrap();
+}
+
+async fn two_groups() -> World {
+    let groups = vec!["redis".to_owned(), "cache.main".to_owned()];
+    world(WorldSpec { redis: 2, groups, ..WorldSpec::default() }).await
+}
+
+#[tokio::test]
+async fn a_reload_changes_everything_but_the_subscriptions() {
+    let world = two_groups().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    let local = format!(
+        "[[redis]]\naddress = \"{}\"\ngroup = \"redis\"\n",
+        world.groups[0].redis[1].address
+    );
+    let first_config =
+        format!("[http]\nlisten = \"127.0.0.1:0\"\n[[group]]\nname = \"redis\"\n{local}");
+    std::fs::write(&path, first_config).unwrap();
+    let running = agent(&world, "agent-0", &["--config", path.to_str().unwrap()], &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 1).await;
+    until_registered(&world, 1).await;
+    let old_page = http_address(&running).await;
+    assert_eq!(get(&format!("{old_page}/healthz"), None).await.unwrap().0, 200);
+    let before = all_subscriptions(&world).await;
+    assert!(before.iter().all(|ids| ids.len() == 1), "{before:?}");
+    assert!(!running.log().contains("DEBUG"), "{}", running.log());
+
+    // Another group, another level for the first one, a file, a listener elsewhere, more in the log, no Redis here.
+    let (template, file) = (dir.path().join("writer.j2"), dir.path().join("writer"));
+    std::fs::write(&template, "{{ groups['cache.main'].writer.address }}").unwrap();
+    let second_config = format!(
+        "[log]\nlevel = \"debug\"\n[http]\nlisten = \"127.0.0.2:0\"\n\
+         [[group]]\nname = \"redis\"\npublish = \"quorum\"\n\
+         [[group]]\nname = \"cache.main\"\nservice = \"cache\"\n\
+         [[template]]\nsource = \"{}\"\ndestination = \"{}\"\n",
+        template.display(),
+        file.display()
+    );
+    reload(&running, &path, &second_config);
+    let cache = until_writer(&world, "cache.main", 20, None).await;
+    until_said(&running, "the new config is in force", 1).await;
+    let log = running.log();
+    for said in ["group cache.main is watched", "group redis", "[http]", "redis", "templates"] {
+        let line = log.lines().find(|line| line.contains("the new config is in force")).unwrap();
+        assert!(line.contains(said), "{said}: {line}");
+    }
+    until_said(&running, "DEBUG", 1).await;
+    until_shown(&world, "cache.main", true).await;
+    until_registered(&world, 0).await;
+    until("the file is there", Duration::from_secs(10), || async {
+        let found = std::fs::read_to_string(&file).unwrap_or_default();
+        if found == cache { Ok(()) } else { Err(LabError(found)) }
+    })
+    .await
+    .unwrap();
+    until_said(&running, "answering http://127.0.0.2:", 1).await;
+    let said = running.log();
+    let page = said.lines().rev().find_map(|line| line.split("answering ").nth(1)).unwrap();
+    let (code, both) = get(&format!("{page}/status.json"), None).await.unwrap();
+    assert!(code == 200 && both.contains("cache.main"), "{code} {both}");
+    get(&format!("{old_page}/healthz"), None).await.expect_err("nobody listens there any more");
+    assert_eq!(all_subscriptions(&world).await, before);
+}
+
+/// Two groups, the first of them at the level that is given, and the agent told to go by that.
+fn at_level(level: &str) -> String {
+    format!(
+        "[[group]]\nname = \"redis\"\npublish = \"{level}\"\n\
+         [[group]]\nname = \"cache.main\"\nservice = \"cache\"\n"
+    )
+}
+
+#[tokio::test]
+async fn a_config_that_is_refused_changes_nothing_and_a_group_can_be_left_alone() {
+    let mut world = two_groups().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, at_level("promotion")).unwrap();
+    let running = agent(&world, "agent-0", &["--config", path.to_str().unwrap()], &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    let cache = until_writer(&world, "cache.main", 20, None).await;
+    until_in_sync(&world, "redis", 1).await;
+    let before = all_subscriptions(&world).await;
+    reload(&running, &path, &at_level("quorum"));
+    until_said(&running, "the new config is in force: group redis", 1).await;
+
+    // check-config says the same beforehand.
+    reload(&running, &path, &at_level("quorum").replace("publish", "publsh"));
+    until_said(&running, "the config is refused, the running one stays", 1).await;
+    let log = running.log();
+    assert!(log.contains("unknown field `publsh`"), "{log}");
+    let checked = run(&world, &["check-config", "--config", path.to_str().unwrap()], &[]);
+    assert_eq!(checked.status.code(), Some(64));
+    assert!(text(&checked).contains("unknown field `publsh`"), "{}", text(&checked));
+
+    // The group goes by its new level, and the events still come.
+    world.server_mut(&first).unwrap().kill();
+    let moved = until_writer(&world, "redis", 20, Some(&first)).await;
+    let changes = world.consul.key("redis-ha/redis/history").await.unwrap().unwrap();
+    let changes: Vec<Change> = serde_json::from_str(&changes).unwrap();
+    let last = changes.first().unwrap();
+    assert_eq!(last.to.as_ref().map(ToString::to_string), Some(moved));
+    assert_eq!(last.level, Some(Level::Quorum));
+
+    // A group that is not watched any more: what it published stays, and nobody says that we watch it.
+    reload(&running, &path, "[[group]]\nname = \"redis\"\npublish = \"quorum\"\n");
+    until_said(&running, "group cache.main is not watched any more", 1).await;
+    until_shown(&world, "cache.main", false).await;
+    assert!(is_shown(&world, "redis").await.unwrap());
+    let left = record(&world, "cache.main").await.unwrap();
+    assert_eq!(left.writer_address().map(ToString::to_string), Some(cache));
+    assert_eq!(all_subscriptions(&world).await, before);
+
+    // What takes a restart is said to.
+    reload(&running, &path, "[consul]\nprefix = \"other\"\n[[group]]\nname = \"redis\"\n");
+    until_said(&running, "waits until the agent is started again: [consul] prefix", 1).await;
+}
+
+/// Denies by default.
+const MASTER: &str = "11111111-2222-3333-4444-555555555555";
+
+#[tokio::test]
+async fn a_token_that_is_replaced_is_read_again_and_a_bad_one_is_refused() {
+    let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/consul/agent-policy.hcl");
+    let policy = std::fs::read_to_string(policy).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("agent.toml"), dir.path().join("token"));
+    let old = world.consul.token("old", &policy).await.unwrap();
+    std::fs::write(&file, &old).unwrap();
+    let config = format!("[consul]\ntoken_file = \"{}\"\n", file.display());
+    std::fs::write(&path, &config).unwrap();
+    let env = [("CONSUL_HTTP_TOKEN", "")];
+    let running = agent(&world, "agent-0", &["--config", path.to_str().unwrap()], &env);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+
+    // Without a signal: the old one is of no use any more.
+    let new = world.consul.token("new", &policy.replace("# ", "#  ")).await.unwrap();
+    std::fs::write(&file, &new).unwrap();
+    let master = world.consul.client_with(Some(MASTER)).unwrap();
+    let selves = world.consul.client_with(Some(&old)).unwrap();
+    let own: serde_json::Value = selves.get("/v1/acl/token/self", &[]).await.unwrap().value;
+    let gone = format!("/v1/acl/token/{}", own["AccessorID"].as_str().unwrap());
+    let timeout = Duration::from_secs(10);
+    let deleted = master.call(reqwest::Method::DELETE, &gone, &[], None, timeout).await.unwrap();
+    assert_eq!(deleted.status.as_u16(), 200);
+    world.server_mut(&first).unwrap().kill();
+    until_writer(&world, "redis", 20, Some(&first)).await;
+
+    // With one: a token that nobody knows, or a file that is not there, is not gone over to.
+    let bad = dir.path().join("bad");
+    std::fs::write(&bad, "no-such-token").unwrap();
+    reload(&running, &path, &format!("[consul]\ntoken_file = \"{}\"\n", bad.display()));
+    until_said(&running, "the config is refused, the running one stays: Consul denies", 1).await;
+    reload(&running, &path, "[consul]\ntoken_file = \"/no/such/file\"\n");
+    until_said(&running, "stays: cannot read the secret in /no/such/file", 1).await;
+    reload(&running, &path, &config);
+    until_said(&running, "the config says what it said before", 1).await;
+}
+
+/// How often each Sentinel's commands to a Redis go by this user.
+async fn logged_in_as(redis: &Server, user: &str) -> usize {
+    let answer = redis.ask(&["CLIENT", "LIST"]).await.unwrap();
+    let all = words(&answer).unwrap();
+    let by = format!(" user={user} ");
+    all.lines().filter(|line| line.contains("name=sentinel-") && line.contains(&by)).count()
+}
+
+#[tokio::test]
+async fn sentinels_are_told_a_password_that_was_replaced() {
+    let world = world(WorldSpec::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
+    std::fs::write(&file, "old").unwrap();
+    let config = format!(
+        "[[group]]\nname = \"redis\"\n\
+         settings = {{ auth_user = \"watcher\", auth_password_file = \"{}\" }}\n",
+        file.display()
+    );
+    std::fs::write(&path, config).unwrap();
+    let running = agent(&world, "agent-0", &["--config", path.to_str().unwrap()], &[]);
+    until_writer(&world, "redis", 20, None).await;
+    for redis in &world.groups[0].redis {
+        let user = ["ACL", "SETUSER", "watcher", "on", ">new", "~*", "&*", "+@all"];
+        redis.ask(&user).await.unwrap();
+        assert_eq!(logged_in_as(redis, "watcher").await, 0);
+    }
+    // The Sentinels are looked at every 10 s: what the file holds then is what they know.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    std::fs::write(&file, "new").unwrap();
+    until("the Sentinels have logged in anew", Duration::from_secs(30), || async {
+        let mut all = Vec::new();
+        for redis in &world.groups[0].redis {
+            all.push(logged_in_as(redis, "watcher").await);
+        }
+        // A connection for commands and one to listen on, of three Sentinels.
+        if all == [6, 6, 6] { Ok(()) } else { Err(LabError(format!("{all:?}\n{}", running.log()))) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(running.log().matches("the new login for the instances").count(), 3);
+    assert!(!running.log().contains("auth-pass"), "{}", running.log());
+}

@@ -1,0 +1,56 @@
+//! What a service manager is told.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::WorldSpec;
+use nix::sys::signal::Signal;
+
+use crate::support::{agent, until_writer, world};
+
+/// Takes what has come by now.
+fn hear(socket: &UnixDatagram, heard: &mut Vec<String>) {
+    let mut buffer = [0; 4_096];
+    while let Ok(len) = socket.recv(&mut buffer) {
+        let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+        heard.extend(text.lines().map(str::to_owned));
+    }
+}
+
+#[tokio::test]
+async fn systemd_hears_when_the_agent_is_ready_what_it_sees_and_that_it_lives() {
+    let world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let env = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "1000000")];
+    let mut running = agent(&world, "agent-0", &[], &env);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    let heard = std::sync::Mutex::new(Vec::new());
+    let until_heard = |what: String, times: usize| {
+        let (heard, socket) = (&heard, &socket);
+        async move {
+            until(&what, Duration::from_secs(10), || async {
+                let mut heard = heard.lock().unwrap();
+                hear(socket, &mut heard);
+                let count = heard.iter().filter(|line| line.starts_with(&what)).count();
+                if count >= times { Ok(()) } else { Err(LabError(format!("{heard:?}"))) }
+            })
+            .await
+            .unwrap();
+        }
+    };
+    until_heard("READY=1".to_owned(), 1).await;
+    until_heard(format!("STATUS=redis: writer {writer}, generation 1"), 1).await;
+    until_heard("WATCHDOG=1".to_owned(), 3).await;
+    running.signal(Signal::SIGHUP).unwrap();
+    until_heard("RELOADING=1".to_owned(), 1).await;
+    until_heard("MONOTONIC_USEC=".to_owned(), 1).await;
+    until_heard("READY=1".to_owned(), 2).await;
+    running.signal(Signal::SIGTERM).unwrap();
+    until_heard("STOPPING=1".to_owned(), 1).await;
+    assert_eq!(running.end(Duration::from_secs(2)).await.unwrap(), 0);
+}
