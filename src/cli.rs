@@ -56,7 +56,7 @@ pub enum Command {
     /// Look for faults in Redis, Sentinel, Consul and DNS, and say what mends each
     Doctor(DoctorArgs),
     /// Show what an agent would do now and why, and change nothing
-    Plan,
+    Plan(PlanArgs),
     /// Render the config's templates from the groups' state, without an agent
     Render(RenderArgs),
     /// Take a group out of Consul, leaving nothing behind
@@ -140,6 +140,14 @@ pub struct HistoryArgs {
     pub json: bool,
 }
 
+/// Options of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `wait`.
 #[derive(Debug, Args)]
 pub struct WaitArgs {
@@ -156,6 +164,9 @@ pub struct WaitArgs {
     // Instead of the one of all commands: nothing that this one does would heed that.
     #[arg(long, value_name = "TIME", default_value = "60s")]
     pub timeout: Span,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `completions`.
@@ -228,6 +239,9 @@ pub struct ConfigArgs {
     /// quorum (a number or auto), down_after, failover_timeout, parallel_syncs; KEY= takes one away
     #[arg(value_name = "KEY=VALUE")]
     pub settings: Vec<Setting>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `switchover`.
@@ -242,6 +256,9 @@ pub struct SwitchoverArgs {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+    /// Print JSON, once it is over
+    #[arg(long, requires = "yes")]
+    pub json: bool,
 }
 
 /// Options of `maintenance`.
@@ -253,6 +270,9 @@ pub struct MaintenanceArgs {
     /// The instance [default: the only Redis of this host's config]
     #[arg(value_name = "HOST:PORT")]
     pub instance: Option<Address>,
+    /// Print which are out as JSON; for on and off too, once it is done
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `maintenance` does.

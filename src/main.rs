@@ -78,7 +78,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             }
             Chosen::Wait(args) => commands::wait::run(config, args).await?,
             Chosen::Doctor(args) => commands::doctor::run(config, args).await?,
-            Chosen::Plan => commands::plan::run(config).await.map(|()| Code::Done)?,
+            Chosen::Plan(args) => commands::plan::run(config, args).await.map(|()| Code::Done)?,
             Chosen::Render(args) => {
                 commands::render::run(config, args, &settings).await.map(|()| Code::Done)?
             }

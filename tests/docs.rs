@@ -269,3 +269,37 @@ fn the_schema_of_status_has_every_problem_code() {
     let ours: Vec<&str> = ProblemCode::ALL.into_iter().map(ProblemCode::as_str).collect();
     assert_eq!(codes, Some(&serde_json::json!(ours)));
 }
+
+/// Scripts that read `doctor --json` know every code.
+#[test]
+fn the_schema_of_doctor_has_every_finding() {
+    let schema: serde_json::Value =
+        serde_json::from_str(&read("docs/schemas/doctor.schema.json")).expect("JSON");
+    let codes = schema.pointer("/items/properties/findings/items/properties/code/enum");
+    let ours: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+    assert_eq!(codes, Some(&serde_json::json!(ours)));
+}
+
+#[test]
+fn every_command_that_prints_json_has_a_schema_that_a_test_holds() {
+    let help = run(&["--help"]).1;
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands.take_while(|line| !line.is_empty());
+    let names = commands.filter(|line| !line.starts_with("   "));
+    let with_json: BTreeSet<String> = names
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help" && run(&[name, "--help"]).1.contains("--json"))
+        .map(str::to_owned)
+        .collect();
+    let dir = std::fs::read_dir(root().join("docs/schemas")).expect("schemas");
+    let files = dir.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
+    let schemas: BTreeSet<String> =
+        files.map(|name| name.trim_end_matches(".schema.json").to_owned()).collect();
+    assert_eq!(with_json, schemas);
+    let tests = ["scripts.rs", "doctor.rs"].map(|name| read(&format!("tests/e2e/{name}"))).concat();
+    let held = |name: &String| {
+        let calls = ["json(&world, ", "json(world, ", "off_schema("];
+        calls.iter().any(|call| tests.contains(&format!("{call}\"{name}\"")))
+    };
+    assert!(schemas.iter().all(held), "{schemas:?}");
+}

@@ -2,12 +2,17 @@
 
 use std::str::FromStr;
 
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::terminal;
 use crate::cli::ConfigArgs;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::file::Span;
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
+use crate::core::address::GroupName;
 use crate::core::group::Outcome;
 use crate::core::policy::{WantedQuorum, WantedSettings};
 use crate::core::projection::{Layout, Op};
@@ -54,6 +59,33 @@ impl FromStr for Setting {
     }
 }
 
+/// The settings for programs: what nobody has set is null.
+#[derive(Debug, Serialize)]
+struct Settings<'a> {
+    group: &'a GroupName,
+    /// A number, or `auto`.
+    quorum: Option<Value>,
+    down_after_ms: Option<u64>,
+    failover_timeout_ms: Option<u64>,
+    parallel_syncs: Option<u64>,
+}
+
+impl<'a> Settings<'a> {
+    fn new(group: &'a GroupName, wanted: &WantedSettings) -> Self {
+        let quorum = wanted.quorum.map(|quorum| match quorum {
+            WantedQuorum::Auto => json!("auto"),
+            WantedQuorum::Fixed(quorum) => json!(quorum),
+        });
+        Self {
+            group,
+            quorum,
+            down_after_ms: wanted.down_after_ms,
+            failover_timeout_ms: wanted.failover_timeout_ms,
+            parallel_syncs: wanted.parallel_syncs,
+        }
+    }
+}
+
 /// Shows the settings, or changes them.
 ///
 /// # Errors
@@ -90,7 +122,11 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
             }
         }
     }
-    show(&wanted);
+    if args.json {
+        println!("{}", terminal::json(&Settings::new(&args.configured, &wanted))?);
+    } else {
+        show(&wanted);
+    }
     Ok(())
 }
 

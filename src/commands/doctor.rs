@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::status::groups;
-use super::terminal::Style;
+use super::terminal::{self, Style};
 use crate::cli::DoctorArgs;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -45,9 +45,7 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Code, Failure> {
         return Err(Failure::new(Code::Config, message).hint("name it with --group"));
     }
     if args.json {
-        let text = serde_json::to_string_pretty(&all)
-            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
-        println!("{text}");
+        println!("{}", terminal::json(&all)?);
     } else {
         let style = Style::of_stdout();
         let texts: Vec<String> = all.iter().map(|one| describe(one, style)).collect();

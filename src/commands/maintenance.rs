@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::switchover::find_group;
+use super::terminal;
 use crate::cli::{MaintenanceArgs, MaintenanceWhat};
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
-use crate::core::address::Address;
+use crate::core::address::{Address, GroupName};
 use crate::core::group::Outcome;
 use crate::core::observed::Observed;
 use crate::core::projection::Op;
@@ -44,7 +46,7 @@ pub async fn run(config: Config, args: &MaintenanceArgs) -> Result<(), Failure> 
         }
     };
     let group = find_group(&config, &consul, &clock, &name).await?;
-    let keeper = Keeper { config: &config, group: &group, consul: &consul, clock };
+    let keeper = Keeper { config: &config, group: &group, consul: &consul, clock, json: args.json };
     match args.what {
         MaintenanceWhat::List => keeper.list().await,
         MaintenanceWhat::On => keeper.on(&instance(&config, args)?).await,
@@ -66,6 +68,21 @@ struct Keeper<'a> {
     group: &'a GroupConfig,
     consul: &'a Consul,
     clock: Clock,
+    json: bool,
+}
+
+/// Those that are out, for programs.
+#[derive(Debug, Serialize)]
+struct Out<'a> {
+    group: &'a GroupName,
+    instances: Vec<OneOut<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct OneOut<'a> {
+    address: &'a Address,
+    /// The `replica-priority` that it gets back.
+    priority_before: u64,
 }
 
 /// The instances in maintenance with the priority that each had before, and the ModifyIndex of the key.
@@ -93,6 +110,9 @@ impl Keeper<'_> {
     async fn list(&self) -> Result<(), Failure> {
         let observed = self.look().await?;
         let (kept, _) = self.kept(&observed)?;
+        if self.json {
+            return self.show(&kept);
+        }
         for (address, before) in &kept {
             println!("{address}  in maintenance ({PRIORITY} was {before})");
         }
@@ -100,6 +120,26 @@ impl Keeper<'_> {
             println!("{}: none in maintenance", self.group.policy.group);
         }
         Ok(())
+    }
+
+    fn show(&self, kept: &BTreeMap<Address, u64>) -> Result<(), Failure> {
+        let one = |(address, before): (_, &u64)| OneOut { address, priority_before: *before };
+        let instances = kept.iter().map(one).collect();
+        println!("{}", terminal::json(&Out { group: &self.group.policy.group, instances })?);
+        Ok(())
+    }
+
+    /// How a step went, for people.
+    fn say(&self, text: &str) {
+        if !self.json {
+            println!("{text}");
+        }
+    }
+
+    /// The end of a change.
+    fn done(&self, kept: &BTreeMap<Address, u64>, text: &str) -> Result<(), Failure> {
+        self.say(text);
+        if self.json { self.show(kept) } else { Ok(()) }
     }
 
     async fn on(&self, instance: &Address) -> Result<(), Failure> {
@@ -122,29 +162,26 @@ impl Keeper<'_> {
         kept.entry(instance.clone()).or_insert(before);
         self.write(&kept, index).await?;
         self.set_priority(instance, 0).await?;
-        println!("waiting until agents and Sentinels have seen it (up to 10 s)");
+        self.say("waiting until agents and Sentinels have seen it (up to 10 s)");
         let seen = |observed: &Observed| {
             role(observed, instance) != Some(PublishedRole::Replica)
                 && priorities(observed, instance).all(|priority| priority == 0)
         };
         self.until(seen, instance).await?;
-        println!("{instance} is out of the names, and will not be chosen");
-        Ok(())
+        self.done(&kept, &format!("{instance} is out of the names, and will not be chosen"))
     }
 
     async fn off(&self, instance: &Address) -> Result<(), Failure> {
         let observed = self.look().await?;
         let (mut kept, index) = self.kept(&observed)?;
         let Some(before) = kept.remove(instance) else {
-            println!("{instance} is not in maintenance");
-            return Ok(());
+            return self.done(&kept, &format!("{instance} is not in maintenance"));
         };
         if let Err(failure) = self.set_priority(instance, before).await {
-            println!("{}: its {PRIORITY}, {before} before, is still 0", failure.message);
+            eprintln!("{}: its {PRIORITY}, {before} before, is still 0", failure.message);
         }
         self.write(&kept, index).await?;
-        println!("{instance} is back; it answers as a replica once it is in sync");
-        Ok(())
+        self.done(&kept, &format!("{instance} is back; it answers as a replica once it is in sync"))
     }
 
     async fn write(&self, kept: &BTreeMap<Address, u64>, index: u64) -> Result<(), Failure> {

@@ -1,101 +1,196 @@
 //! `consul-redis plan`: the agent's own decision, printed instead of carried out.
 
+use serde::Serialize;
+
+use super::terminal;
+use crate::cli::PlanArgs;
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
-use crate::core::action::Action;
+use crate::core::action::{Action, Promote};
+use crate::core::address::{Address, GroupName};
 use crate::core::decide::{Decision, decide};
+use crate::core::emptied::Shelter;
+use crate::core::fence::Fence;
+use crate::core::hold::Hold;
 use crate::core::memory::Memory;
+use crate::core::observed::SentinelSettings;
 use crate::core::projection::Op;
-use crate::core::sentinels::TellWhat;
+use crate::core::sentinels::{Tell, TellWhat};
 use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::observe::{Look, look};
 
+/// What an agent would do for one group.
+#[derive(Debug, Serialize)]
+struct Planned {
+    group: GroupName,
+    /// What is concluded, in one sentence.
+    summary: String,
+    /// What could not be found out.
+    notes: Vec<String>,
+    /// What is not done, and why not.
+    not_done: Vec<String>,
+    actions: Vec<Todo>,
+}
+
+/// One thing to do.
+#[derive(Debug, Serialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+enum Todo {
+    /// One transaction in Consul, and what is done once it is written.
+    Write {
+        purpose: &'static str,
+        operations: Vec<Op>,
+        forget: Option<Told>,
+        replace: Option<Told>,
+    },
+    /// Pause an instance's writes.
+    Hold { instance: Address, for_ms: u64, why: String },
+    /// Keep an instance from copying a primary that has no data.
+    Shelter { instance: Address, from: Address },
+    /// Make an instance a primary.
+    Promote { instance: Address },
+    /// Make an instance a replica.
+    Fence { instance: Address, follow: Address },
+    /// Tell a Sentinel about the group.
+    Tell { sentinel: Address, why: &'static str, primary: Address, settings: SentinelSettings },
+}
+
+/// A Sentinel that is asked for something.
+#[derive(Debug, Serialize)]
+struct Told {
+    sentinel: Address,
+    /// The command, and whom it is about.
+    command: &'static str,
+    about: String,
+}
+
 /// Prints what an agent would do now for each group.
 ///
 /// # Errors
 /// A [`Failure`] when Consul cannot be read.
-pub async fn run(config: Config) -> Result<(), Failure> {
+pub async fn run(config: Config, args: &PlanArgs) -> Result<(), Failure> {
     let consul = Consul::new(&config.consul)?;
     let names = Names::new(config.resolver);
     let clock = Clock::start();
+    let mut all = Vec::new();
     for group in &config.groups {
         let seen = look(&config, group, &consul, &names, &clock).await?;
-        print!("{}", describe(group, &seen, &clock));
+        all.push(plan(group, seen, &clock));
+    }
+    if args.json {
+        println!("{}", terminal::json(&all)?);
+    } else {
+        for planned in &all {
+            print!("{}", describe(planned));
+        }
     }
     Ok(())
 }
 
-fn describe(group: &GroupConfig, look: &Look, clock: &Clock) -> String {
+fn plan(group: &GroupConfig, look: Look, clock: &Clock) -> Planned {
     // One look remembers nothing, so whatever must last before it counts has not lasted.
     let mut memory = Memory::default();
     if let Some(record) = look.observed.record() {
         memory.generation_max = record.generation;
     }
     let view = View::of_one_look(&group.policy, &memory, &look.observed, clock.now());
-    let decision = decide(&view, &group.layout);
-    let mut text = format!("{}\n", decision.summary);
-    for failure in &look.failures {
-        text.push_str(&format!("  note: {failure}\n"));
+    let Decision { actions, summary, reasons, .. } = decide(&view, &group.layout);
+    Planned {
+        group: group.policy.group.clone(),
+        summary,
+        notes: look.failures,
+        not_done: reasons,
+        actions: actions.into_iter().map(Todo::from).collect(),
     }
-    for reason in &decision.reasons {
-        text.push_str(&format!("  not done: {reason}\n"));
-    }
-    text.push_str(&actions(&decision));
-    text
 }
 
-fn actions(decision: &Decision) -> String {
-    if decision.actions.is_empty() {
-        return "  nothing to do\n".to_owned();
-    }
-    let mut text = String::new();
-    for action in &decision.actions {
+impl From<Action> for Todo {
+    fn from(action: Action) -> Self {
         match action {
-            Action::Write(write) => {
-                let purpose = write.purpose.as_str();
-                text.push_str(&format!("  {purpose}: one transaction in Consul\n"));
-                for op in &write.ops {
-                    text.push_str(&format!("    {}\n", operation(op)));
-                }
-                if let Some(replace) = &write.replace {
-                    text.push_str(&format!(
-                        "  then ask Sentinel {} to replace {} (SENTINEL FAILOVER)\n",
-                        replace.sentinel, replace.primary
-                    ));
-                }
+            Action::Write(write) => Self::Write {
+                purpose: write.purpose.as_str(),
+                operations: write.ops,
+                forget: write.forget.map(|forget| Told {
+                    about: forget.names(),
+                    sentinel: forget.sentinel,
+                    command: "SENTINEL RESET",
+                }),
+                replace: write.replace.map(|replace| Told {
+                    about: replace.primary.to_string(),
+                    sentinel: replace.sentinel,
+                    command: "SENTINEL FAILOVER",
+                }),
+            },
+            Action::Hold(Hold { instance, why, for_ms }) => {
+                Self::Hold { instance, for_ms, why: why.to_string() }
             }
-            Action::Hold(hold) => text.push_str(&format!(
-                "  hold writes on {} for {} ms: {}\n",
-                hold.instance, hold.for_ms, hold.why
-            )),
-            Action::Shelter(shelter) => text.push_str(&format!(
-                "  keep {} from copying {}, which has no data: it follows nobody for the moment\n",
-                shelter.instance, shelter.from
-            )),
-            Action::Promote(promote) => {
-                text.push_str(&format!("  make {} a primary\n", promote.instance))
-            }
-            Action::Fence(fence) => text.push_str(&format!(
-                "  turn {} into a replica of {}\n",
-                fence.instance, fence.follow
-            )),
-            Action::Tell(tell) => text.push_str(&format!(
-                "  tell Sentinel {} ({}): the primary is {}, quorum {}\n",
-                tell.sentinel,
-                match tell.what {
+            Action::Shelter(Shelter { instance, from, .. }) => Self::Shelter { instance, from },
+            Action::Promote(Promote { instance, .. }) => Self::Promote { instance },
+            Action::Fence(Fence { instance, follow, .. }) => Self::Fence { instance, follow },
+            Action::Tell(Tell { sentinel, what, primary, settings }) => {
+                let why = match what {
                     TellWhat::Monitor => "it does not know the group",
                     TellWhat::Repoint => "it has disagreed for long",
                     TellWhat::Settings => "its settings differ",
-                },
-                tell.primary,
-                tell.settings.quorum
-            )),
+                };
+                Self::Tell { sentinel, why, primary, settings }
+            }
         }
     }
+}
+
+fn describe(planned: &Planned) -> String {
+    let mut text = format!("{}\n", planned.summary);
+    for failure in &planned.notes {
+        text.push_str(&format!("  note: {failure}\n"));
+    }
+    for reason in &planned.not_done {
+        text.push_str(&format!("  not done: {reason}\n"));
+    }
+    if planned.actions.is_empty() {
+        text.push_str("  nothing to do\n");
+    }
+    text.extend(planned.actions.iter().map(todo));
     text
+}
+
+fn todo(todo: &Todo) -> String {
+    match todo {
+        Todo::Write { purpose, operations, forget, replace } => {
+            let mut text = format!("  {purpose}: one transaction in Consul\n");
+            for op in operations {
+                text.push_str(&format!("    {}\n", operation(op)));
+            }
+            if let Some(Told { sentinel, command, about }) = forget {
+                text.push_str(&format!(
+                    "  then have Sentinel {sentinel} forget {about} ({command})\n"
+                ));
+            }
+            if let Some(Told { sentinel, command, about }) = replace {
+                text.push_str(&format!(
+                    "  then ask Sentinel {sentinel} to replace {about} ({command})\n"
+                ));
+            }
+            text
+        }
+        Todo::Hold { instance, for_ms, why } => {
+            format!("  hold writes on {instance} for {for_ms} ms: {why}\n")
+        }
+        Todo::Shelter { instance, from } => format!(
+            "  keep {instance} from copying {from}, which has no data: it follows nobody for the moment\n"
+        ),
+        Todo::Promote { instance } => format!("  make {instance} a primary\n"),
+        Todo::Fence { instance, follow } => {
+            format!("  turn {instance} into a replica of {follow}\n")
+        }
+        Todo::Tell { sentinel, why, primary, settings } => format!(
+            "  tell Sentinel {sentinel} ({why}): the primary is {primary}, quorum {}\n",
+            settings.quorum
+        ),
+    }
 }
 
 fn operation(op: &Op) -> String {
@@ -121,6 +216,134 @@ fn operation(op: &Op) -> String {
         Op::ServiceDelete { id, .. } => format!("delete service {id}"),
         Op::CheckSet { id, row, .. } => {
             format!("set check {id}: {}, {:?}", row.status.as_str(), row.output)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::action::{Purpose, Write};
+    use crate::core::emptied::Replace;
+    use crate::core::fence::StrayKind;
+    use crate::core::ghosts::{Forget, Ghost};
+    use crate::core::hold::HoldReason;
+    use crate::core::observed::ReplId;
+    use crate::core::projection::{CheckRow, CheckStatus, MANAGED_BY, NodeRow, ServiceRow};
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    fn operations() -> Vec<Op> {
+        let text = str::to_owned;
+        let (key, node, id, service) = (text("k"), text("n"), text("i"), text("s"));
+        let meta = [MANAGED_BY].map(|(name, value)| (text(name), text(value)));
+        let row = ServiceRow {
+            service: service.clone(),
+            address: text("10.0.0.5"),
+            port: 6379,
+            tags: vec![text("primary")],
+            meta: meta.clone().into(),
+        };
+        let check = CheckRow {
+            service_id: id.clone(),
+            service: service.clone(),
+            status: CheckStatus::Passing,
+            output: text("the primary"),
+        };
+        vec![
+            Op::KeyCas { key: key.clone(), index: 0, value: text("v") },
+            Op::KeyCas { key: key.clone(), index: 7, value: text("v") },
+            Op::KeyCheckIndex { key: key.clone(), index: 7 },
+            Op::KeySet { key: key.clone(), value: text("v") },
+            Op::KeyDeleteTree { prefix: key },
+            Op::NodeSet {
+                node: node.clone(),
+                row: NodeRow { address: text("192.0.2.1"), meta: meta.into() },
+            },
+            Op::NodeDelete { node: node.clone() },
+            Op::ServiceSet { node: node.clone(), id: id.clone(), row },
+            Op::ServiceDelete { node: node.clone(), id: id.clone(), service },
+            Op::CheckSet { node, id, row: check },
+        ]
+    }
+
+    fn actions() -> Vec<Action> {
+        let [old, new, sentinel] =
+            ["10.0.0.5:6379", "10.0.0.6:6379", "10.0.0.7:26379"].map(address);
+        let replid: ReplId = serde_json::from_value("0123456789abcdef".into()).unwrap();
+        let (run_id, instance) = ("1".to_owned(), old.clone());
+        let ghosts = vec![Ghost::Replica(new.clone())];
+        let write = |forget, replace| {
+            let (purpose, ops) = (Purpose::Roster, operations());
+            let (base_index, record, history) = (7, None, None);
+            Action::Write(Box::new(Write {
+                purpose,
+                base_index,
+                record,
+                history,
+                forget,
+                replace,
+                ops,
+            }))
+        };
+        vec![
+            write(Some(Forget { sentinel: sentinel.clone(), primary: old.clone(), ghosts }), None),
+            write(None, Some(Replace { sentinel: sentinel.clone(), primary: old.clone() })),
+            Action::Hold(Hold { instance: old.clone(), why: HoldReason::CutOff, for_ms: 2_000 }),
+            Action::Fence(Fence {
+                instance: instance.clone(),
+                run_id: run_id.clone(),
+                follow: new.clone(),
+                kind: StrayKind::Returned,
+                replid: replid.clone(),
+            }),
+            Action::Shelter(Shelter { instance, from: new, run_id: run_id.clone(), replid }),
+            Action::Promote(Promote { instance: old.clone(), run_id }),
+            Action::Tell(Tell {
+                sentinel,
+                what: TellWhat::Monitor,
+                primary: old,
+                settings: crate::core::sentinels::DEFAULT_SETTINGS,
+            }),
+        ]
+    }
+
+    fn planned() -> Planned {
+        Planned {
+            group: "redis".parse().unwrap(),
+            summary: "redis: nobody knows".to_owned(),
+            notes: vec!["no name leads anywhere".to_owned()],
+            not_done: vec!["nobody asked".to_owned()],
+            actions: actions().into_iter().map(Todo::from).collect(),
+        }
+    }
+
+    #[test]
+    fn whatever_is_planned_is_as_the_schema_says() {
+        let schema = include_str!("../../docs/schemas/plan.schema.json");
+        let schema = serde_json::from_str(schema).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let said = serde_json::to_value([planned()]).unwrap();
+        let wrong: Vec<String> =
+            validator.iter_errors(&said).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}\n{said:#}");
+    }
+
+    #[test]
+    fn whatever_is_planned_is_a_line() {
+        let text = describe(&planned());
+        for line in [
+            "  note: no name leads anywhere\n",
+            "  not done: nobody asked\n",
+            "    create k if it does not exist\n",
+            "  then have Sentinel 10.0.0.7:26379 forget replica 10.0.0.6:6379 (SENTINEL RESET)\n",
+            "  then ask Sentinel 10.0.0.7:26379 to replace 10.0.0.5:6379 (SENTINEL FAILOVER)\n",
+            "  turn 10.0.0.5:6379 into a replica of 10.0.0.6:6379\n",
+            "  make 10.0.0.5:6379 a primary\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
         }
     }
 }

@@ -1,15 +1,18 @@
 //! `consul-redis switchover GROUP`: moves the primary on purpose, without losing a write.
 
 use std::io::{BufRead, IsTerminal, Write as _};
+use std::sync::mpsc;
+
+use serde::Serialize;
 
 use super::status::unconfigured;
-use super::terminal::Style;
+use super::terminal::{self, Style};
 use crate::cli::SwitchoverArgs;
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::address::GroupName;
+use crate::core::address::{Address, GroupName};
 use crate::core::memory::Memory;
 use crate::core::projection::Layout;
 use crate::core::switchover::{Check, Switchover, prepare};
@@ -17,7 +20,70 @@ use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::{Code, Failure};
 use crate::observe::look;
-use crate::switchover::{Mover, Step};
+use crate::switchover::{Moved, Mover, Step};
+
+/// How a move went, for programs.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    group: &'a GroupName,
+    moved: bool,
+    /// Why not.
+    why_not: Option<&'a str>,
+    from: Option<&'a Address>,
+    to: Option<&'a Address>,
+    /// How long no write was possible.
+    gap_ms: Option<u128>,
+    checks: Vec<Checked<'a>>,
+    steps: Vec<Stepped<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    what: &'a str,
+    ok: bool,
+    found: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Stepped<'a> {
+    what: &'a str,
+    /// Since writes were paused.
+    after_ms: Option<u128>,
+    detail: &'a str,
+}
+
+impl<'a> Report<'a> {
+    fn new(
+        group: &'a GroupName,
+        checks: &'a [Check],
+        steps: &'a [Step],
+        ended: &'a Result<Moved, Failure>,
+    ) -> Self {
+        let moved = ended.as_ref().ok();
+        let checked = |check: &'a Check| Checked {
+            what: check.what,
+            ok: check.found.is_ok(),
+            found: match &check.found {
+                Ok(text) | Err(text) => text,
+            },
+        };
+        let stepped = |step: &'a Step| Stepped {
+            what: step.what,
+            after_ms: step.after.map(|after| after.as_millis()),
+            detail: &step.detail,
+        };
+        Self {
+            group,
+            moved: moved.is_some(),
+            why_not: ended.as_ref().err().map(|failure| failure.message.as_str()),
+            from: moved.map(|moved| &moved.from),
+            to: moved.map(|moved| &moved.to),
+            gap_ms: moved.map(|moved| moved.gap.as_millis()),
+            checks: checks.iter().map(checked).collect(),
+            steps: steps.iter().map(stepped).collect(),
+        }
+    }
+}
 
 /// Moves the primary.
 ///
@@ -33,7 +99,45 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
     let memory = Memory::default();
     let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
     let (checks, switchover) = prepare(&view, args.to.as_ref());
-    show(&checks, style);
+    if !args.json {
+        show(&checks, style);
+    }
+    let (noted, steps) = mpsc::channel();
+    let report = move |step: Step| {
+        if !args.json {
+            print_step(&step, style);
+        }
+        let _ = noted.send(step);
+    };
+    let mover = Mover { config: &config, group: &group, consul: &consul, clock, report: &report };
+    let ended = match allowed(args, &checks, switchover) {
+        Ok(switchover) => mover.go(&switchover).await,
+        Err(failure) => Err(failure),
+    };
+    if args.json {
+        let steps: Vec<Step> = steps.try_iter().collect();
+        let report = Report::new(&args.moved, &checks, &steps, &ended);
+        println!("{}", terminal::json(&report)?);
+    }
+    let moved = ended?;
+    if !args.json {
+        println!(
+            "{} moved from {} to {}; no write was possible for {} ms",
+            style.bold("done:"),
+            moved.from,
+            moved.to,
+            moved.gap.as_millis()
+        );
+    }
+    Ok(())
+}
+
+/// The move, when nothing speaks against it.
+fn allowed(
+    args: &SwitchoverArgs,
+    checks: &[Check],
+    switchover: Option<Switchover>,
+) -> Result<Switchover, Failure> {
     let Some(switchover) = switchover else {
         let wrong = checks.iter().filter(|check| check.found.is_err()).count();
         let message = format!("not moved: {wrong} of {} checks failed", checks.len());
@@ -43,17 +147,7 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
         return Err(Failure::new(Code::Failed, "not moved: not confirmed")
             .hint("answer yes, or give --yes"));
     }
-    let report = move |step: Step| print_step(&step, style);
-    let mover = Mover { config: &config, group: &group, consul: &consul, clock, report: &report };
-    let moved = mover.go(&switchover).await?;
-    println!(
-        "{} moved from {} to {}; no write was possible for {} ms",
-        style.bold("done:"),
-        moved.from,
-        moved.to,
-        moved.gap.as_millis()
-    );
-    Ok(())
+    Ok(switchover)
 }
 
 /// The group as it is configured here, else as Consul knows it.

@@ -1,16 +1,30 @@
 //! `consul-redis wait GROUP`: for scripts that need the writer, or replicas, before they go on.
 
+use jiff::Timestamp;
+use serde::Serialize;
 use tokio::time::Instant;
 
+use super::terminal;
 use crate::cli::WaitArgs;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::consul::client::{Consul, ConsulError, WATCH_WAIT};
 use crate::consul::watch::GroupWatch;
+use crate::core::address::{Address, GroupName};
 use crate::core::observed::{StoreAnswer, StoredState};
 use crate::core::projection::Layout;
 use crate::core::record::Record;
 use crate::exit::{Code, Failure};
+
+/// A group that is as wanted.
+#[derive(Debug, Serialize)]
+struct Awaited<'a> {
+    group: &'a GroupName,
+    generation: u64,
+    since: Timestamp,
+    writer: Option<&'a Address>,
+    replicas: Vec<&'a Address>,
+}
 
 /// Waits until the group is as wanted, and prints the addresses. [`Code::Unhealthy`] when it was not in time.
 ///
@@ -25,8 +39,8 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Code, Failure> {
     while let Ok(answer) = tokio::time::timeout_at(end, watch.next()).await {
         last = match answer {
             Ok(keys) => match look(&layout, &keys, args.replicas) {
-                Ok(addresses) => {
-                    print!("{addresses}");
+                Ok(record) => {
+                    show(record, args)?;
                     return Ok(Code::Done);
                 }
                 Err(why) => Ok(why),
@@ -40,27 +54,41 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Code, Failure> {
     Ok(Code::Unhealthy)
 }
 
-/// What was waited for, one address a line; or why it is not there.
-fn look(layout: &Layout, keys: &StoreAnswer, replicas: Option<u16>) -> Result<String, String> {
-    match (&keys.state, replicas) {
-        (StoredState::Known(record), None) => writer(record),
-        (StoredState::Known(record), Some(count)) => in_sync(record, usize::from(count)),
-        (StoredState::Absent, _) => Err("nothing was ever published".to_owned()),
-        (StoredState::Unreadable(why), _) => {
-            Err(format!("the key {} cannot be used: {why}", layout.state()))
+/// The record, when it has what was waited for; else why it is not there.
+fn look<'a>(
+    layout: &Layout,
+    keys: &'a StoreAnswer,
+    replicas: Option<u16>,
+) -> Result<&'a Record, String> {
+    let record = match &keys.state {
+        StoredState::Known(record) => record,
+        StoredState::Absent => return Err("nothing was ever published".to_owned()),
+        StoredState::Unreadable(why) => {
+            return Err(format!("the key {} cannot be used: {why}", layout.state()));
         }
+    };
+    match replicas.map(usize::from) {
+        None if record.writer.is_none() => Err(format!("there is no writer: {}", record.why)),
+        Some(count) if record.replicas().count() < count => {
+            Err(format!("{} of {count} replicas are in sync", record.replicas().count()))
+        }
+        _ => Ok(record),
     }
 }
 
-fn writer(record: &Record) -> Result<String, String> {
-    let writer = record.writer_address().map(|writer| format!("{writer}\n"));
-    writer.ok_or_else(|| format!("there is no writer: {}", record.why))
-}
-
-fn in_sync(record: &Record, count: usize) -> Result<String, String> {
-    let replicas: Vec<String> = record.replicas().map(|replica| format!("{replica}\n")).collect();
-    if replicas.len() >= count {
-        return Ok(replicas.concat());
+/// What was waited for, one address a line; or all of it as JSON.
+fn show(record: &Record, args: &WaitArgs) -> Result<(), Failure> {
+    let Record { group, generation, since, .. } = record;
+    let writer = record.writer_address();
+    let replicas: Vec<&Address> = record.replicas().collect();
+    if args.json {
+        let (generation, since) = (*generation, *since);
+        println!("{}", terminal::json(&Awaited { group, generation, since, writer, replicas })?);
+        return Ok(());
     }
-    Err(format!("{} of {count} replicas are in sync", replicas.len()))
+    let addresses = if args.replicas.is_some() { replicas } else { Vec::from_iter(writer) };
+    for address in addresses {
+        println!("{address}");
+    }
+    Ok(())
 }

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
+
 use super::address::{Address, GroupName};
 use super::policy::WantedSettings;
 use super::projection::{AGENTS, Layout};
@@ -145,7 +147,7 @@ impl FailoverPhase {
 }
 
 /// The per-group settings of one Sentinel. Sentinels do not share them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SentinelSettings {
     /// How many Sentinels must agree that a primary is down.
     pub quorum: u64,

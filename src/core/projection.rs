@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
+use serde::Serialize;
+
 use super::address::{Address, GroupName, ServiceName};
 use super::record::{PublishedRole, Record};
 
@@ -88,7 +90,7 @@ impl Layout {
 pub const AGENTS: &str = "agents/";
 
 /// A node as the catalog holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeRow {
     /// Its address.
     pub address: String,
@@ -103,7 +105,7 @@ pub fn is_ours(node: &NodeRow) -> bool {
 }
 
 /// A service as the catalog holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServiceRow {
     /// The service's name.
     pub service: String,
@@ -118,7 +120,7 @@ pub struct ServiceRow {
 }
 
 /// A check as the catalog holds it. Nothing evaluates it: it stays what was written last.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckRow {
     /// The service (by id) it belongs to.
     pub service_id: String,
@@ -131,7 +133,8 @@ pub struct CheckRow {
 }
 
 /// Health of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
     /// DNS answers it.
     Passing,
@@ -170,7 +173,8 @@ pub struct Projection {
 }
 
 /// One operation of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Op {
     /// Set a key if its ModifyIndex is `index`; 0 means if it does not exist.
     KeyCas {

@@ -11,7 +11,7 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::{Value, json};
 
-use crate::support::{agents, run, text, until_in_sync, until_writer, world};
+use crate::support::{agents, off_schema, run, text, until_in_sync, until_writer, world};
 
 const MASTER: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -21,6 +21,7 @@ fn doctor(world: &World, env: &[(&str, &str)]) -> (Option<i32>, Vec<Value>) {
     let output = run(world, &["doctor", "redis", "--json", "--dns", &dns], env);
     let said: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", text(&output)));
+    assert_eq!(off_schema("doctor", &said), Vec::<String>::new(), "{said:#}");
     assert_eq!(said[0]["group"], "redis");
     (output.status.code(), said[0]["findings"].as_array().unwrap().clone())
 }

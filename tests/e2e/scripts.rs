@@ -4,11 +4,13 @@ use std::io::Read as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-use consul_redis::lab::world::WorldSpec;
+use consul_redis::lab::world::{World, WorldSpec};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{agent, program, run, text, until_in_sync, until_writer, world};
+use crate::support::{
+    agent, agents, json, off_schema, program, run, text, until_in_sync, until_writer, world,
+};
 
 #[tokio::test]
 async fn a_script_waits_for_what_it_needs_and_reads_what_happened() {
@@ -30,6 +32,9 @@ async fn a_script_waits_for_what_it_needs_and_reads_what_happened() {
     assert_eq!((replica.status.code(), text(&replica)), (Some(0), format!("{other}\n")));
     let too_many = run(&world, &["wait", "redis", "--replicas", "2", "--timeout", "300ms"], &[]);
     assert_eq!(text(&too_many), "redis: not within 300 ms: 1 of 2 replicas are in sync\n");
+    let all = json(&world, "wait", &["wait", "redis", "--replicas", "1", "--json"]);
+    assert_eq!((&all["writer"], &all["replicas"]), (&first.into(), &json!([other])));
+    let first = all["writer"].as_str().unwrap().to_owned();
 
     world.server_mut(&first).unwrap().kill();
     until_writer(&world, "redis", 20, Some(&first)).await;
@@ -41,17 +46,8 @@ async fn a_script_waits_for_what_it_needs_and_reads_what_happened() {
         "{history}"
     );
     assert!(lines[2].contains(&format!("{first} -> none")), "{history}");
-    let json = run(&world, &["history", "redis", "--json"], &[]);
-    let changes: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let changes = json(&world, "history", &["history", "redis", "--json"]);
     assert_eq!(changes[0]["to"], other.as_str(), "{changes}");
-}
-
-/// What the schemas in `docs/schemas` say of it; empty when it is as they say.
-fn wrong(schema: &str, value: &Value) -> Vec<String> {
-    let path = format!("{}/docs/schemas/{schema}.schema.json", env!("CARGO_MANIFEST_DIR"));
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    validator.iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect()
 }
 
 #[tokio::test]
@@ -77,7 +73,7 @@ async fn status_is_watched_through_a_failover_as_the_schemas_say() {
     let code = watching.wait().unwrap().code();
     let looks: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for look in &looks {
-        assert_eq!(wrong("status", look), Vec::<String>::new(), "{look:#}");
+        assert_eq!(off_schema("status", look), Vec::<String>::new(), "{look:#}");
     }
     let writers: Vec<&Value> = looks.iter().map(|look| &look[0]["writer"]).collect();
     for wanted in [&Value::Null, &Value::from(first), &Value::from(second.clone())] {
@@ -86,9 +82,57 @@ async fn status_is_watched_through_a_failover_as_the_schemas_say() {
     let last = &looks.last().unwrap()[0];
     assert_eq!(last["writer"], second.as_str(), "{last:#}");
     assert_eq!(code, Some(if last["healthy"] == true { 0 } else { 2 }), "{last:#}");
-    let history = run(&world, &["history", "redis", "--json"], &[]);
-    let history: Value = serde_json::from_slice(&history.stdout).unwrap();
-    assert_eq!(wrong("history", &history), Vec::<String>::new(), "{history:#}");
-    // A schema that takes anything would hold nothing.
-    assert!(!wrong("status", &serde_json::json!([{ "group": 1 }])).is_empty());
+    json(&world, "history", &["history", "redis", "--json"]);
+}
+
+/// What `plan` would do in each group, by word.
+fn planned(world: &World) -> Vec<String> {
+    let plan = json(world, "plan", &["plan", "--json"]);
+    let actions = plan[0]["actions"].as_array().unwrap().iter();
+    let word = |action: &Value| {
+        let purpose = action["purpose"].as_str().or(action["action"].as_str());
+        purpose.unwrap().to_owned()
+    };
+    actions.map(word).collect()
+}
+
+#[tokio::test]
+async fn programs_read_what_people_do_as_the_schemas_say() {
+    let world = world(WorldSpec::default()).await;
+    assert_eq!(planned(&world), ["publish"]);
+    let _agents = agents(&world, 2, &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    assert_eq!(planned(&world), Vec::<String>::new());
+    let set = json(&world, "config", &["config", "redis", "quorum=auto", "--json"]);
+    let unset = json!({"group": "redis", "quorum": "auto", "down_after_ms": null,
+                       "failover_timeout_ms": null, "parallel_syncs": null});
+    assert_eq!(set, unset);
+    let set =
+        json(&world, "config", &["config", "redis", "quorum=2", "down_after=1600ms", "--json"]);
+    assert_eq!((&set["quorum"], &set["down_after_ms"]), (&json!(2), &json!(1600)));
+    let refused = run(&world, &["switchover", "redis", "--yes", "--json", "--to", &first], &[]);
+    let said: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert_eq!(off_schema("switchover", &said), Vec::<String>::new(), "{said:#}");
+    assert_eq!(
+        (&said["moved"], &said["why_not"]),
+        (&json!(false), &json!("not moved: 1 of 6 checks failed"))
+    );
+    let moved = json(&world, "switchover", &["switchover", "redis", "--yes", "--json"]);
+    assert_eq!((&moved["moved"], &moved["from"]), (&json!(true), &json!(first)), "{moved:#}");
+    let words: Vec<&str> = moved["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(words, ["paused", "caught up", "promoted", "published", "followed", "fenced"]);
+    let none = json(&world, "maintenance", &["maintenance", "list", "--json"]);
+    assert_eq!(none, json!({"group": "redis", "instances": []}));
+    let on = json(&world, "maintenance", &["maintenance", "on", &first, "--json"]);
+    assert_eq!(on["instances"], json!([{"address": first, "priority_before": 100}]));
+    assert_eq!(json(&world, "maintenance", &["maintenance", "list", "--json"]), on);
+    assert_eq!(json(&world, "maintenance", &["maintenance", "off", &first, "--json"]), none);
 }

@@ -9,6 +9,7 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
+use serde_json::Value;
 
 /// The program under test.
 pub fn program() -> &'static Path {
@@ -89,6 +90,27 @@ pub fn text(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
+}
+
+/// What a schema in `docs/schemas` says of a value; empty when it is as the schema says.
+pub fn off_schema(schema: &str, value: &Value) -> Vec<String> {
+    let path = format!("{}/docs/schemas/{schema}.schema.json", env!("CARGO_MANIFEST_DIR"));
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    // A schema that takes anything would hold nothing.
+    assert!(!validator.is_valid(&serde_json::json!([{ "group": 1 }])), "{schema}");
+    assert!(!validator.is_valid(&serde_json::json!({ "group": 1 })), "{schema}");
+    validator.iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect()
+}
+
+/// What a command prints for programs: it succeeds, and says it as the schema has it.
+#[track_caller]
+pub fn json(world: &World, schema: &str, args: &[&str]) -> Value {
+    let output = run(world, args, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(off_schema(schema, &value), Vec::<String>::new(), "{value:#}");
+    value
 }
 
 /// The published record of a group.
