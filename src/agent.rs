@@ -12,6 +12,7 @@ use crate::consul::client::{Consul, ConsulError};
 use crate::core::group::Outcome;
 use crate::exit::Failure;
 use crate::handover::hand_over;
+use crate::http::check_certificates;
 use crate::redis_link;
 use crate::render::task::Renderer;
 use crate::retry::Retry;
@@ -84,6 +85,9 @@ impl Agent {
         let passwords = logins.clone().map(|login| &login.password);
         for secret in tokens.chain(passwords).chain(told) {
             secret.read().map_err(|error| ConfigError::Usage(error.to_string()))?;
+        }
+        if let Some(http) = http {
+            check_certificates(http)?;
         }
         for tls in logins.filter_map(|login| login.tls.as_ref()) {
             redis_link::tls_config(tls).map_err(|error| ConfigError::Usage(error.to_string()))?;

@@ -365,6 +365,15 @@ pub struct Common {
     /// File with the token that the page (as a password), /status.json and /metrics ask for
     #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN_TOKEN_FILE", value_name = "FILE")]
     pub listen_token_file: Option<PathBuf>,
+    /// Our certificate (PEM): --listen speaks HTTPS
+    #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN_CERT", value_name = "FILE")]
+    pub listen_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN_KEY", value_name = "FILE")]
+    pub listen_key: Option<PathBuf>,
+    /// Authorities (PEM) whose client certificates open what the token opens
+    #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN_CLIENT_CA", value_name = "FILE")]
+    pub listen_client_ca: Option<PathBuf>,
     /// Consul's DNS, which is asked whether it answers what was published
     /// [default: the host of --http-addr, port 8600, if it answers]
     #[arg(

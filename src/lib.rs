@@ -25,6 +25,7 @@ pub mod lab;
 pub mod meter;
 pub mod name_check;
 pub mod observe;
+pub mod pem;
 pub mod redis_link;
 pub mod reload;
 pub mod render;

@@ -4,14 +4,13 @@
 //! The redis crate's own client reconnects or hides outages; an agent that has to tell *unknown* from
 //! *down* needs neither, so this module makes the stream and hands it to the crate's protocol layer.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, Value};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls_platform_verifier::BuilderVerifierExt;
 use secrecy::ExposeSecret;
 use thiserror::Error;
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::address::Address;
+use crate::pem;
 use crate::secret::{SecretError, SecretSource};
 
 /// How to log in to a kind of server, Redis or Sentinel.
@@ -231,31 +231,18 @@ pub fn tls_config(tls: &TlsSettings) -> Result<rustls::ClientConfig, LinkError> 
     let builder = rustls::ClientConfig::builder();
     let builder = match &tls.ca_cert {
         Some(path) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(failed)?;
-            }
-            builder.with_root_certificates(roots)
+            builder.with_root_certificates(pem::authorities(path).map_err(LinkError::Tls)?)
         }
         None => builder.with_platform_verifier().map_err(failed)?,
     };
     match &tls.client_cert {
         Some((cert, key)) => {
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, &error))?;
-            builder.with_client_auth_cert(certificates(cert)?, key).map_err(failed)
+            let certificates = pem::certificates(cert).map_err(LinkError::Tls)?;
+            let key = pem::key(key).map_err(LinkError::Tls)?;
+            builder.with_client_auth_cert(certificates, key).map_err(failed)
         }
         None => Ok(builder.with_no_client_auth()),
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| unreadable(path, &error))
-}
-
-fn unreadable(path: &Path, error: &rustls::pki_types::pem::Error) -> LinkError {
-    LinkError::Tls(format!("cannot read {}: {error}", path.display()))
 }
 
 /// A reply as text.

@@ -43,9 +43,10 @@ fn keys(table: &str) -> BTreeSet<String> {
 }
 
 /// Every table of the config file, with what must stand before its first unknown key.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
     "",
     "[agent]",
+    "[http]",
     "[log]",
     "[dns]",
     "[consul]",

@@ -341,7 +341,7 @@ impl Running {
 
     fn serve(&mut self, server: Option<Server>) {
         self.http = server.map(|server| {
-            info!("answering http://{}", server.address());
+            info!("answering {}", server.url());
             self.supervisor.spawn("the HTTP server", |stop| server.run(stop))
         });
     }

@@ -83,6 +83,12 @@ pub struct HttpTable {
     pub listen: Option<Spanned<std::net::SocketAddr>>,
     /// File with the token that whoever wants to see the groups must have.
     pub token_file: Option<PathBuf>,
+    /// Our certificate (PEM).
+    pub tls_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// The authority whose certificates open what the token opens (PEM).
+    pub client_ca: Option<PathBuf>,
 }
 
 /// `[dns]`

@@ -157,6 +157,19 @@ pub struct HttpConfig {
     pub listen: std::net::SocketAddr,
     /// The token that whoever wants to see the groups must have.
     pub token: SecretSource,
+    /// TLS, when it is spoken.
+    pub tls: Option<HttpTls>,
+}
+
+/// TLS towards those who ask by HTTP: PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpTls {
+    /// Our certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authority whose certificates open what the token opens.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Whom to ask whether DNS answers what was published.
@@ -266,7 +279,10 @@ impl ConfigError {
             );
         }
         if has("open to others") {
-            return Some("give [http] token_file or --listen-token-file, or listen on 127.0.0.1");
+            return Some(
+                "give [http] token_file or client_ca (--listen-token-file, --listen-client-ca), or \
+                 listen on 127.0.0.1",
+            );
         }
         if has("publish as") {
             return Some("give one of them another service: --group NAME=SERVICE");

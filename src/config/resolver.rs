@@ -15,7 +15,7 @@ use super::file::{
 use super::source::Source;
 use super::{
     CONSUL_DNS_PORT, Config, ConfigError, DEFAULT_CHECK_INTERVAL, DEFAULT_DNS_DOMAIN,
-    DEFAULT_GROUP, DEFAULT_PREFIX, DnsConfig, Env, GroupConfig, HttpConfig, LocalRedis,
+    DEFAULT_GROUP, DEFAULT_PREFIX, DnsConfig, Env, GroupConfig, HttpConfig, HttpTls, LocalRedis,
     LocalSentinel, SentinelAuth, auth_of,
 };
 use crate::cli::{Common, GroupFlag};
@@ -107,21 +107,37 @@ impl Resolver<'_> {
         })
     }
 
-    /// Beyond this machine only with a token: what it shows is a map of the group.
+    /// Beyond this machine only with a token or client certificates: what it shows is a map of the group.
     fn http(&self) -> Result<Option<HttpConfig>, ConfigError> {
-        let (flag, table) = (self.common.listen, &self.file.http);
+        let (common, table) = (self.common, &self.file.http);
         let in_file = table.listen.as_ref().map(|listen| *listen.get_ref());
-        let Some(listen) = flag.or(in_file) else { return Ok(None) };
-        let file = self.common.listen_token_file.clone().or_else(|| table.token_file.clone());
-        if file.is_none() && !listen.ip().is_loopback() {
-            let what = format!("{listen} is open to others, and no token is asked for");
-            return Err(match (flag, &table.listen) {
-                (None, Some(at)) => self.source.contradiction(at, what),
-                _ => ConfigError::Usage(what),
-            });
+        let Some(listen) = common.listen.or(in_file) else { return Ok(None) };
+        let wrong = |what: String| match (common.listen, &table.listen) {
+            (None, Some(at)) => self.source.contradiction(at, what),
+            _ => ConfigError::Usage(what),
+        };
+        let file = |flag: &Option<PathBuf>, key: &Option<PathBuf>| flag.clone().or(key.clone());
+        let client_ca = file(&common.listen_client_ca, &table.client_ca);
+        let cert = file(&common.listen_cert, &table.tls_cert);
+        let key = file(&common.listen_key, &table.tls_key);
+        let names = "tls_cert and tls_key (--listen-cert, --listen-key)";
+        let tls = match pair(cert, key).ok_or_else(|| wrong(together(names)))? {
+            Some((cert, key)) => Some(HttpTls { cert, key, client_ca }),
+            None if client_ca.is_some() => {
+                return Err(wrong(format!("client_ca asks for certificates, which needs {names}")));
+            }
+            None => None,
+        };
+        let token = file(&common.listen_token_file, &table.token_file);
+        let asks = token.is_some() || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if !asks && !listen.ip().is_loopback() {
+            let what = format!(
+                "{listen} is open to others, and neither a token nor a client certificate is asked for"
+            );
+            return Err(wrong(what));
         }
-        let token = file.map_or(SecretSource::None, SecretSource::File);
-        Ok(Some(HttpConfig { listen, token }))
+        let token = token.map_or(SecretSource::None, SecretSource::File);
+        Ok(Some(HttpConfig { listen, token, tls }))
     }
 
     /// The DNS of the Consul that is written to, unless another one is named.

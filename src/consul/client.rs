@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::endpoint::{ConsulAddress, ConsulEndpoint};
 use super::txn::Tenancy;
 use crate::meter::Counters;
+use crate::pem::{self, Stamp};
 use crate::secret::SecretError;
 
 /// Deadline of one ordinary call. Consul itself gives up on finding a leader after 7 s
@@ -140,13 +141,10 @@ struct Connection {
     base: String,
     endpoint: ConsulEndpoint,
     /// The PEM files as they were read: their times and sizes.
-    files: Vec<FileStamp>,
+    files: Vec<Option<Stamp>>,
     /// Blocking queries end with it: the next one goes to another Consul.
     replaced: CancellationToken,
 }
-
-/// When a file was last changed, and its length; `None` while it cannot be seen.
-type FileStamp = Option<(SystemTime, u64)>;
 
 impl Connection {
     fn new(endpoint: &ConsulEndpoint) -> Result<Self, ClientError> {
@@ -438,14 +436,10 @@ impl Resolve for ConnectTo {
 }
 
 /// How the PEM files are now.
-fn stamps(endpoint: &ConsulEndpoint) -> Vec<FileStamp> {
+fn stamps(endpoint: &ConsulEndpoint) -> Vec<Option<Stamp>> {
     let ConsulEndpoint { ca_cert, client_cert, .. } = endpoint;
     let pair = client_cert.iter().flat_map(|(cert, key)| [cert, key]);
-    let stamp = |path: &PathBuf| {
-        let found = std::fs::metadata(path).ok()?;
-        Some((found.modified().ok()?, found.len()))
-    };
-    ca_cert.iter().chain(pair).map(stamp).collect()
+    pem::stamps(ca_cert.iter().chain(pair))
 }
 
 fn read_pem(path: &Path) -> Result<Vec<u8>, ClientError> {

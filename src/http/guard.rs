@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 use tracing::error;
 
 use super::Site;
+use super::tls::is_verified;
 
 /// What nobody may do with the page: run, load or send anything that is not its own, or put it into a frame.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -30,10 +31,16 @@ const HEADERS: [(header::HeaderName, &str); 7] = [
     (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Lets a request pass that carries the token, where one is asked for: as a bearer token, or as the password that a
-/// browser asks its user for.
+/// Lets a request pass that carries what is asked for: a client certificate, or the token, as a bearer token or as the
+/// password that a browser asks its user for. Either is enough.
 pub async fn authorised(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    let wanted = match site.token.read() {
+    if site.asks.certificate && is_verified(&request) {
+        return next.run(request).await;
+    }
+    let wanted = match site.asks.token.read() {
+        Ok(None) if site.asks.certificate => {
+            return (StatusCode::UNAUTHORIZED, "a client certificate is needed\n").into_response();
+        }
         Ok(None) => return next.run(request).await,
         Ok(Some(token)) => token,
         Err(failed) => {
@@ -70,11 +77,12 @@ fn same(given: &[u8], wanted: &[u8]) -> bool {
     given.len() == wanted.len() && difference == 0
 }
 
-/// Without a token, only who asks for this machine by address, or as `localhost`, is answered: another site's script
+/// Where nothing is asked for, only who asks for this machine by address, or as `localhost`, is answered: another site's script
 /// could make its own name lead here, and would be let read what it gets.
 pub async fn addressed(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    if site.token.is_some() || host.is_some_and(is_this_machine) {
+    let asks = site.asks.token.is_some() || site.asks.certificate;
+    if asks || host.is_some_and(is_this_machine) {
         return next.run(request).await;
     }
     let why = "without a token, ask for this machine by its address\n";

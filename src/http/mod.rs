@@ -6,6 +6,7 @@ mod guard;
 mod health;
 pub mod metrics;
 mod page;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use guard::authorised;
 pub use health::Groups;
 use health::{Ask, Wanted};
 pub use page::STREAMS_MAX;
+use tls::{Certificates, Peer, TlsListener};
 
 /// One group as it was last drawn up; `None` until its loop has begun.
 pub type Shown = watch::Receiver<Option<Drawn>>;
@@ -50,17 +52,25 @@ pub struct Drawn {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<Certificates>,
     groups: watch::Receiver<Groups>,
     files: watch::Receiver<Vec<FileState>>,
-    token: SecretSource,
+    asks: Asks,
     meter: Meter,
+}
+
+/// What opens that which is not open to everybody.
+struct Asks {
+    token: SecretSource,
+    /// A client certificate that the handshake has verified.
+    certificate: bool,
 }
 
 /// What every request can see.
 struct Site {
     groups: watch::Receiver<Groups>,
     files: watch::Receiver<Vec<FileState>>,
-    token: SecretSource,
+    asks: Asks,
     meter: Meter,
     /// For those who look on.
     places: Arc<Semaphore>,
@@ -91,20 +101,23 @@ impl Server {
         };
         let listener = TcpListener::bind(settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        let token = settings.token.clone();
-        Ok(Self { listener, address, groups, files, token, meter })
+        let tls = certificates(settings)?;
+        let certificate = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let asks = Asks { token: settings.token.clone(), certificate };
+        Ok(Self { listener, address, tls, groups, files, asks, meter })
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Where it answers.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Answers until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { groups, files, token, meter, .. } = self;
+        let Self { listener, tls, groups, files, asks, meter, .. } = self;
         let places = Arc::new(Semaphore::new(STREAMS_MAX));
-        let site = Arc::new(Site { groups, files, token, meter, places, stop: stop.clone() });
+        let site = Arc::new(Site { groups, files, asks, meter, places, stop: stop.clone() });
         let open = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
@@ -115,11 +128,40 @@ impl Server {
             .route("/metrics", get(show_metrics))
             .layer(from_fn_with_state(site.clone(), authorised));
         let router = open.merge(closed).merge(page::router(&site)).with_state(site);
-        let ended = serve(self.listener, router).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(failed) = ended.await {
+        let stopped = stop.cancelled_owned();
+        let ended = match tls {
+            None => serve(listener, router).with_graceful_shutdown(stopped).await,
+            Some(certificates) => {
+                let router = router.into_make_service_with_connect_info::<Peer>();
+                let listener = TlsListener::new(listener, certificates);
+                serve(listener, router).with_graceful_shutdown(stopped).await
+            }
+        };
+        if let Err(failed) = ended {
             error!("the HTTP server failed: {failed}");
         }
     }
+}
+
+/// What TLS is spoken with.
+///
+/// # Errors
+/// A [`Failure`] with [`Code::Config`] when a file cannot be read or used.
+fn certificates(settings: &HttpConfig) -> Result<Option<Certificates>, Failure> {
+    let unusable = |why: String| {
+        let message = format!("cannot speak TLS on {}: {why}", settings.listen);
+        Failure::new(Code::Config, message)
+            .hint("--listen-cert, --listen-key and --listen-client-ca are PEM files")
+    };
+    settings.tls.as_ref().map(Certificates::read).transpose().map_err(unusable)
+}
+
+/// Whether a server could speak TLS by these settings.
+///
+/// # Errors
+/// A [`Failure`] with [`Code::Config`] when a file cannot be read or used.
+pub fn check_certificates(settings: &HttpConfig) -> Result<(), Failure> {
+    certificates(settings).map(drop)
 }
 
 /// The process is alive.

@@ -171,6 +171,16 @@ fn certificates_without_tls_are_a_contradiction() {
 }
 
 #[test]
+fn a_listener_that_cannot_be_meant_is_refused() {
+    let http = |more: &str| config_error(&format!("[http]\nlisten = \"0.0.0.0:9790\"\n{more}"));
+    insta::assert_snapshot!("listen-open-to-all", http(""));
+    insta::assert_snapshot!("listen-half-a-pair", http("tls_cert = \"/cert.pem\"\n"));
+    insta::assert_snapshot!("listen-plain-with-authority", http("client_ca = \"/ca.pem\"\n"));
+    let flags = ["plan", "--listen", "0.0.0.0:0", "--listen-cert", "/c", "--listen-key", "/k"];
+    insta::assert_snapshot!("listen-tls-open-to-all", run(&flags, &[]).1);
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let (code, error) = run(&["plan", "--config", "/no/such/file"], &[]);
     assert_eq!(code, 64);

@@ -6,6 +6,7 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{TlsFiles, WorldSpec};
 
+use crate::certificates::Authority;
 use crate::support::{agent, agents, logs, run, text, until_in_sync, until_writer, world};
 
 #[tokio::test]
@@ -57,27 +58,13 @@ async fn redis_and_sentinel_with_passwords_of_their_own() {
 
 /// An authority and one certificate of its, as files.
 fn certificates(dir: &std::path::Path) -> TlsFiles {
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(rcgen::DnType::CommonName, "the lab's authority");
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let ca = rcgen::CertifiedIssuer::self_signed(ca, ca_key).unwrap();
+    let authority = Authority::new(dir, "ca");
     let name = "everything.lab".to_owned();
-    let mut params = rcgen::CertificateParams::new(vec![name.clone()]).unwrap();
-    params.distinguished_name.push(rcgen::DnType::CommonName, name.clone());
-    let key = rcgen::KeyPair::generate().unwrap();
-    let cert = params.signed_by(&key, &ca).unwrap();
-    let write = |file: &str, text: String| {
-        let path = dir.join(file);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    TlsFiles {
-        ca: write("ca.pem", ca.pem()),
-        cert: write("cert.pem", cert.pem()),
-        key: write("key.pem", key.serialize_pem()),
-        name,
-    }
+    let (certificate, secret) = authority.issue(&[&name]);
+    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    std::fs::write(&cert, certificate).unwrap();
+    std::fs::write(&key, secret).unwrap();
+    TlsFiles { ca: authority.file, cert, key, name }
 }
 
 #[tokio::test]

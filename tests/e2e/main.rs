@@ -9,6 +9,7 @@
 mod agents;
 mod all_stopped;
 mod browser;
+mod certificates;
 mod client;
 mod clients;
 mod consul;
@@ -21,6 +22,7 @@ mod ghosts;
 mod groups;
 mod hammer;
 mod http;
+mod https;
 mod logins;
 mod maintenance;
 mod names;

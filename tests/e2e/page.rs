@@ -345,8 +345,11 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
 #[tokio::test]
 async fn what_servers_say_is_shown_as_text_and_never_run() {
     let words = "<img src=x onerror=\"document.body.className='taken'\">";
-    let settings =
-        HttpConfig { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: SecretSource::None };
+    let settings = HttpConfig {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        token: SecretSource::None,
+        tls: None,
+    };
     let meter = Meter::new(Clock::start(), Counters::default());
     let group: GroupName = "redis".parse().unwrap();
     let (show, shown) = watch::channel(None);
@@ -354,7 +357,7 @@ async fn what_servers_say_is_shown_as_text_and_never_run() {
     let (_groups, groups) = watch::channel(groups);
     let (_files, files) = watch::channel(Vec::new());
     let server = Server::bind(&settings, groups, files, meter).await.unwrap();
-    let url = format!("http://{}/", server.address());
+    let url = format!("{}/", server.url());
     let stop = CancellationToken::new();
     let running = tokio::spawn(server.run(stop.clone()));
     let dir = tempfile::tempdir().unwrap();
