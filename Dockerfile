@@ -10,6 +10,7 @@ FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
+COPY consul consul
 COPY src src
 RUN cargo build --release --locked
 

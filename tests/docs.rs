@@ -271,6 +271,37 @@ fn the_schema_of_status_has_every_problem_code() {
     assert_eq!(codes, Some(&serde_json::json!(ours)));
 }
 
+/// What is built into the program is there where the image is built.
+#[test]
+fn the_image_is_built_from_all_that_the_program_includes() {
+    let mut includes = BTreeSet::new();
+    let mut dirs = vec![root().join("src")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if let Ok(text) = std::fs::read_to_string(&path) {
+                let program = text.split("#[cfg(test)]").next().unwrap_or_default();
+                let files = program
+                    .split("include_str!(\"")
+                    .skip(1)
+                    .filter_map(|rest| rest.split('"').next());
+                includes.extend(
+                    files.filter_map(|file| file.strip_prefix("../../")).map(str::to_owned),
+                );
+            }
+        }
+    }
+    assert!(!includes.is_empty());
+    let (docker, ignore) = (read("Dockerfile"), read(".dockerignore"));
+    for file in includes {
+        let dir = file.split('/').next().unwrap_or_default();
+        assert!(docker.contains(&format!("COPY {dir} {dir}\n")), "{file}");
+        assert!(ignore.contains(&format!("!{dir}\n")), "{file}");
+    }
+}
+
 /// Scripts that read `doctor --json` know every code.
 #[test]
 fn the_schema_of_doctor_has_every_finding() {

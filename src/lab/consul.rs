@@ -18,6 +18,10 @@ use crate::consul::endpoint::ConsulEndpoint;
 use crate::dns::Names;
 use crate::secret::SecretSource;
 
+/// What we tell people to use.
+const RECOMMENDED: &str = include_str!("../../consul/consul-agent.hcl");
+/// Where a server has it, in its directory.
+const RECOMMENDED_FILE: &str = "consul-agent.hcl";
 /// How long Consul may take to elect itself.
 const START_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -35,8 +39,6 @@ pub struct ConsulServer {
     tool: Tool,
     dir: PathBuf,
     life: Life,
-    /// More configuration.
-    more: Option<PathBuf>,
     token: Option<String>,
     process: Option<Process>,
 }
@@ -68,8 +70,6 @@ pub struct ClusterSpec<'a> {
     pub node: &'a str,
     /// All its servers.
     pub servers: &'a [Ipv4Addr],
-    /// More configuration.
-    pub config_file: &'a Path,
 }
 
 /// HTTP, DNS, server RPC, LAN and WAN gossip, HTTPS: as Consul numbers them.
@@ -140,7 +140,7 @@ impl ConsulServer {
         };
         let socket = dir.join("http.sock");
         std::fs::write(dir.join("config.json"), spec.config(&dir, &socket, &ports).to_string())?;
-        let more = spec.cluster.as_ref().map(|cluster| cluster.config_file.to_owned());
+        std::fs::write(dir.join(RECOMMENDED_FILE), RECOMMENDED)?;
         let mut consul = Self {
             http: SocketAddr::from((spec.ip, http)),
             https: SocketAddr::from((spec.ip, https)),
@@ -149,7 +149,6 @@ impl ConsulServer {
             tool: spec.tool,
             dir,
             life: spec.life,
-            more,
             token: spec.master_token.map(str::to_owned),
             process: None,
         };
@@ -168,10 +167,9 @@ impl ConsulServer {
 
     fn run(&mut self) -> Result<(), LabError> {
         self.kill();
-        let config = self.dir.join("config.json");
         let mut args = vec!["agent".to_owned()];
-        for file in std::iter::once(&config).chain(&self.more) {
-            args.extend(["-config-file".to_owned(), file.display().to_string()]);
+        for file in ["config.json", RECOMMENDED_FILE] {
+            args.extend(["-config-file".to_owned(), self.dir.join(file).display().to_string()]);
         }
         self.process =
             Some(Process::start("consul", &self.tool, &args, &[], &self.dir, self.life)?);

@@ -59,7 +59,7 @@ async fn tell(sentinels: &[Server], option: &str, value: &str) {
     }
 }
 
-/// A world in which all is well: saved to disk, and held to one replica. Its Consul has the default `max_stale`.
+/// A world in which all is well: saved to disk, and held to one replica.
 async fn well(spec: WorldSpec) -> (World, Vec<Process>, String) {
     let world = world(spec).await;
     set(&world.groups[0].redis, "save", "3600 1").await;
@@ -76,8 +76,17 @@ async fn register(consul: &ConsulServer, body: &Value) {
 }
 
 #[tokio::test]
-async fn where_all_is_well_it_finds_what_consul_does_by_default_and_nothing_else() {
-    let (world, _agents, _) = well(WorldSpec::default()).await;
+async fn where_all_is_well_it_finds_nothing() {
+    let (mut world, _agents, _) = well(WorldSpec::default()).await;
+    until_found(&world, &[], &[]).await;
+    let dns = world.consul.dns.to_string();
+    let output = run(&world, &["doctor", "--dns", &dns], &[]);
+    assert_eq!((output.status.code(), text(&output).as_str()), (Some(0), "redis: no findings\n"));
+    let unknown = run(&world, &["doctor", "cache"], &[]);
+    assert_eq!(unknown.status.code(), Some(64), "{}", text(&unknown));
+    // Consul without what consul/consul-agent.hcl says.
+    std::fs::write(world.dir().join("consul/consul-agent.hcl"), "").unwrap();
+    world.consul.restart().await.unwrap();
     let findings = until_found(&world, &[], &["max-stale"]).await;
     assert_eq!(findings[0]["evidence"][0]["read"], "dns_config: allow_stale, max_stale 87600 h");
     let dns = world.consul.dns.to_string();
@@ -86,8 +95,6 @@ async fn where_all_is_well_it_finds_what_consul_does_by_default_and_nothing_else
     assert!(said.starts_with("redis: 1 warning\n  warning max-stale: "), "{said}");
     assert!(said.contains("\n    do: set dns_config"), "{said}");
     assert_eq!(output.status.code(), Some(0), "a warning is no failure");
-    let unknown = run(&world, &["doctor", "cache"], &[]);
-    assert_eq!(unknown.status.code(), Some(64), "{}", text(&unknown));
 }
 
 #[tokio::test]
@@ -97,16 +104,16 @@ async fn what_is_wrong_with_redis_is_found() {
     let replicas: Vec<&Server> =
         redis.iter().filter(|server| server.address.to_string() != writer).collect();
     replicas[0].ask(&["CONFIG", "SET", "replica-priority", "0"]).await.unwrap();
-    until_found(&world, &[], &["max-stale", "priority-zero"]).await;
+    until_found(&world, &[], &["priority-zero"]).await;
     replicas[1].ask(&["CONFIG", "SET", "replica-priority", "0"]).await.unwrap();
-    let findings = until_found(&world, &[], &["max-stale", "nobody-eligible"]).await;
+    let findings = until_found(&world, &[], &["nobody-eligible"]).await;
     let mend = findings[0]["mend"].as_str().unwrap();
     assert!(mend.contains("CONFIG SET replica-priority 100; redis-cli"), "{mend}");
     set(redis, "replica-priority", "100").await;
     replicas[0].ask(&["CONFIG", "SET", "save", ""]).await.unwrap();
     replicas[1].ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await.unwrap();
     set(redis, "min-replicas-to-write", "5").await;
-    let wanted = ["max-stale", "persistence-off", "maxmemory-policy-differs", "min-replicas-unmet"];
+    let wanted = ["persistence-off", "maxmemory-policy-differs", "min-replicas-unmet"];
     let findings = until_found(&world, &[], &wanted).await;
     assert_eq!(findings[0]["code"], "min-replicas-unmet", "the worst comes first");
     assert_eq!(findings[0]["evidence"][0]["from"], *writer);
@@ -116,23 +123,22 @@ async fn what_is_wrong_with_redis_is_found() {
 async fn what_is_wrong_with_sentinels_is_found() {
     let (mut world, _agents, _) = well(WorldSpec::default()).await;
     tell(&world.sentinels[..1], "down-after-milliseconds", "3000").await;
-    until_found(&world, &[], &["max-stale", "down-after-differs"]).await;
+    until_found(&world, &[], &["down-after-differs"]).await;
     tell(&world.sentinels, "down-after-milliseconds", "1500").await;
     tell(&world.sentinels, "quorum", "4").await;
-    until_found(&world, &[], &["max-stale", "quorum-too-high"]).await;
+    until_found(&world, &[], &["quorum-too-high"]).await;
     tell(&world.sentinels, "quorum", "2").await;
     let fourth = world.start_sentinel("sentinel-3", true).await.unwrap();
     world.sentinels.push(fourth);
     world.settle().await.unwrap();
-    until_found(&world, &[], &["max-stale", "sentinels-even"]).await;
+    until_found(&world, &[], &["sentinels-even"]).await;
     // One that is gone is heard by nobody after down-after; a replica too.
     world.sentinels[3].kill();
-    until_found(&world, &[], &["max-stale", "sentinels-even", "sentinel-down"]).await;
+    until_found(&world, &[], &["sentinels-even", "sentinel-down"]).await;
     world.groups[0].redis[2].kill();
-    let wanted =
-        ["max-stale", "sentinels-even", "sentinel-down", "ghost-replica", "min-replicas-no-spare"];
+    let wanted = ["sentinels-even", "sentinel-down", "ghost-replica", "min-replicas-no-spare"];
     set(&world.groups[0].redis[..2], "min-replicas-to-write", "0").await;
-    let wanted = [&wanted[..4], &["min-replicas-off"]].concat();
+    let wanted = [&wanted[..3], &["min-replicas-off"]].concat();
     until_found(&world, &[], &wanted).await;
 }
 
@@ -142,7 +148,7 @@ async fn somebody_else_under_the_same_name_is_found() {
     let theirs =
         json!({"Name": "redis-primary", "ID": "theirs", "Address": "10.9.9.9", "Port": 6379});
     register(&world.consul, &theirs).await;
-    let findings = until_found(&world, &[], &["max-stale", "foreign-row", "dns-wrong"]).await;
+    let findings = until_found(&world, &[], &["foreign-row", "dns-wrong"]).await;
     assert_eq!(findings[0]["mend"], "consul services deregister -id=theirs, on that node");
     let published = &findings[1]["evidence"][1];
     assert_eq!(
@@ -156,7 +162,7 @@ async fn a_right_that_is_missing_is_named() {
     let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
     let (world, _agents, _) = well(spec).await;
     // DNS asks without a token, and this Consul is of 2020.
-    let always = ["max-stale", "consul-txn-acl", "dns-token"];
+    let always = ["consul-txn-acl", "dns-token"];
     until_found(&world, &[], &always).await;
     let policy = "key_prefix \"redis-ha/\" { policy = \"write\" }\nnode_prefix \"\" { policy = \"write\" }\n\
                   service_prefix \"redis\" { policy = \"write\" }\nservice \"redis-replica\" { policy = \"read\" }\n\

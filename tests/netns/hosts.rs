@@ -289,12 +289,7 @@ fn start_consul(
         master_token: None,
         tls: None,
         script_checks: false,
-        cluster: Some(ClusterSpec {
-            node: name,
-            servers: &HOSTS,
-            // What we tell people to use.
-            config_file: &Path::new(env!("CARGO_MANIFEST_DIR")).join("consul/consul-agent.hcl"),
-        }),
+        cluster: Some(ClusterSpec { node: name, servers: &HOSTS }),
         life: Life::WithUs,
     })
 }
