@@ -4,8 +4,11 @@
 //! The redis crate's own client reconnects or hides outages; an agent that has to tell *unknown* from
 //! *down* needs neither, so this module makes the stream and hands it to the crate's protocol layer.
 
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
@@ -14,7 +17,7 @@ use rustls::pki_types::ServerName;
 use rustls_platform_verifier::BuilderVerifierExt;
 use secrecy::ExposeSecret;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -76,13 +79,16 @@ pub struct TlsSettings {
 pub enum LinkError {
     /// Nothing listens there, or the network says no.
     #[error("cannot connect: {0}")]
-    Connect(std::io::Error),
+    Connect(io::Error),
     /// No answer within the deadline.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// The connection was closed, or the server refused the question.
     #[error("{0}")]
     Redis(#[from] redis::RedisError),
+    /// The server said why, and closed the connection: in protected mode, or when it has too many clients.
+    #[error("{0}")]
+    TurnedAway(String),
     /// A certificate cannot be read, or the handshake failed.
     #[error("TLS: {0}")]
     Tls(String),
@@ -97,10 +103,92 @@ pub enum LinkError {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// Longest part of a server's first words that is kept, in bytes.
+const FIRST_WORDS_LEN_MAX: usize = 512;
+
+/// A connection that remembers the server's first words when they are an error. One that turns us away says why before
+/// it was asked anything, and closes; the protocol layer, which has no question for that answer, only sees a pipe break.
+struct Heard {
+    stream: Box<dyn Stream>,
+    /// Its first words are still to come.
+    fresh: bool,
+    words: FirstWords,
+}
+
+/// A server's first words, when they are an error.
+type FirstWords = Arc<OnceLock<String>>;
+
+impl Heard {
+    fn listen(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() || !std::mem::take(&mut self.fresh) {
+            return;
+        }
+        if let Some(error) = bytes.strip_prefix(b"-") {
+            let error = error.get(..FIRST_WORDS_LEN_MAX).unwrap_or(error);
+            let text = String::from_utf8_lossy(error);
+            // Redis goes on with advice.
+            let line = text.lines().next().unwrap_or_default();
+            let sentence = line.split(". ").next().unwrap_or_default().trim_end_matches('.');
+            let _ = self.words.set(sentence.to_owned());
+        }
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        self.listen(into.filled().get(before..).unwrap_or_default());
+        read
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if matches!(written, Poll::Ready(Err(_))) && self.fresh {
+            // It has closed already; what it said is still there to be read.
+            let mut room = [0; FIRST_WORDS_LEN_MAX];
+            let _ = self.as_mut().poll_read(context, &mut ReadBuf::new(&mut room));
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A connection that broke after the server's first words were an error was not broken by the network; and protected
+/// mode answers a login as it would have answered nothing.
+fn explained(error: LinkError, words: &FirstWords) -> LinkError {
+    match (&error, words.get()) {
+        (LinkError::Redis(broken), Some(words))
+            if broken.is_io_error() || words.starts_with("DENIED ") =>
+        {
+            LinkError::TurnedAway(words.clone())
+        }
+        _ => error,
+    }
+}
+
 /// One open connection for questions.
 pub struct Link {
     connection: MultiplexedConnection,
     timeout: Duration,
+    words: FirstWords,
     closed: CancellationToken,
     _driver: AbortOnDropHandle<()>,
 }
@@ -112,11 +200,13 @@ impl Link {
     /// Any [`LinkError`]; never takes longer than the settings' timeout.
     pub async fn open(address: &Address, settings: &LinkSettings) -> Result<Self, LinkError> {
         within(settings.timeout, async {
-            let stream = connect(address, settings).await?;
+            let (stream, words) = connect(address, settings).await?;
             let info = login(settings)?;
             let config = AsyncConnectionConfig::new().set_response_timeout(None);
             let (connection, driver) =
-                MultiplexedConnection::new_with_config(&info, stream, config).await?;
+                MultiplexedConnection::new_with_config(&info, stream, config)
+                    .await
+                    .map_err(|error| explained(error.into(), &words))?;
             let closed = CancellationToken::new();
             let signal = closed.clone();
             // The driver ends when the server closes the connection: that is the tripwire.
@@ -125,7 +215,7 @@ impl Link {
                 signal.cancel();
             });
             let driver = AbortOnDropHandle::new(driver);
-            Ok(Self { connection, timeout: settings.timeout, closed, _driver: driver })
+            Ok(Self { connection, timeout: settings.timeout, words, closed, _driver: driver })
         })
         .await
     }
@@ -138,7 +228,8 @@ impl Link {
     pub async fn ask(&mut self, commands: &redis::Pipeline) -> Result<Vec<Value>, LinkError> {
         let count = commands.len();
         within(self.timeout, async {
-            let answers = self.connection.send_packed_commands(commands, 0, count).await?;
+            let answers = self.connection.send_packed_commands(commands, 0, count).await;
+            let answers = answers.map_err(|error| explained(error.into(), &self.words))?;
             if answers.len() != count {
                 return Err(LinkError::Unexpected(format!(
                     "{} answers to {count} commands",
@@ -183,10 +274,14 @@ impl Link {
 /// Any [`LinkError`]; never takes longer than the settings' timeout.
 pub async fn subscribe(address: &Address, settings: &LinkSettings) -> Result<PubSub, LinkError> {
     within(settings.timeout, async {
-        let stream = connect(address, settings).await?;
-        let mut events = PubSub::new(&login(settings)?, stream).await?;
-        events.psubscribe("*").await?;
-        Ok(events)
+        let (stream, words) = connect(address, settings).await?;
+        let login = login(settings)?;
+        let events = async {
+            let mut events = PubSub::new(&login, stream).await?;
+            events.psubscribe("*").await?;
+            Ok(events)
+        };
+        events.await.map_err(|error: redis::RedisError| explained(error.into(), &words))
     })
     .await
 }
@@ -209,17 +304,24 @@ fn login(settings: &LinkSettings) -> Result<RedisConnectionInfo, LinkError> {
     Ok(info)
 }
 
-async fn connect(address: &Address, settings: &LinkSettings) -> Result<Box<dyn Stream>, LinkError> {
+async fn connect(
+    address: &Address,
+    settings: &LinkSettings,
+) -> Result<(Heard, FirstWords), LinkError> {
+    let heard = |stream: Box<dyn Stream>| {
+        let words = FirstWords::default();
+        (Heard { stream, fresh: true, words: words.clone() }, words)
+    };
     let tcp =
         TcpStream::connect((address.host(), address.port())).await.map_err(LinkError::Connect)?;
     tcp.set_nodelay(true).map_err(LinkError::Connect)?;
-    let Some(tls) = &settings.tls else { return Ok(Box::new(tcp)) };
+    let Some(tls) = &settings.tls else { return Ok(heard(Box::new(tcp))) };
     let name = tls.server_name.as_deref().unwrap_or_else(|| address.host()).to_owned();
     let name = ServerName::try_from(name).map_err(|error| LinkError::Tls(error.to_string()))?;
     let connector = TlsConnector::from(Arc::new(tls_config(tls)?));
     let stream =
         connector.connect(name, tcp).await.map_err(|error| LinkError::Tls(error.to_string()))?;
-    Ok(Box::new(stream))
+    Ok(heard(Box::new(stream)))
 }
 
 /// Read anew for each connection, so that rotated certificates need no restart.
@@ -296,5 +398,48 @@ pub fn server_error(error: &redis::ServerError) -> String {
     match error.details() {
         Some(details) => format!("{} {details}", error.code()),
         None => error.code().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that says `words` to whoever comes, and closes.
+    async fn asked(words: &'static [u8], settings: LinkSettings, pause: Duration) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(words).await.unwrap();
+        });
+        let address = Address::new("127.0.0.1", port).unwrap();
+        let error = match Link::open(&address, &settings).await {
+            Ok(mut link) => {
+                tokio::time::sleep(pause).await;
+                link.call(&["PING"]).await.unwrap_err()
+            }
+            Err(error) => error,
+        };
+        error.to_string()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_turns_us_away_is_heard() {
+        const DENIED: &[u8] = b"-DENIED Redis is running in protected mode because no password is set for the \
+            default user. In this mode connections are only accepted from the loopback interface. And so on.\r\n";
+        let denied = "DENIED Redis is running in protected mode because no password is set for the default user";
+        let given = SecretSource::Value("secret".into());
+        let with_password = LinkSettings { password: given, ..LinkSettings::default() };
+        for pause in [Duration::ZERO, Duration::from_millis(100)] {
+            assert_eq!(asked(DENIED, LinkSettings::default(), pause).await, denied);
+        }
+        assert_eq!(asked(DENIED, with_password, Duration::ZERO).await, denied);
+        // What is no error explains nothing.
+        let said = asked(b"+HELLO\r\n", LinkSettings::default(), Duration::ZERO).await;
+        assert!(!said.contains("HELLO"), "{said}");
     }
 }
