@@ -76,27 +76,22 @@ impl From<ConfigError> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::new(Code::Config, error.to_string())
+        Self::new(Code::Config, error.to_string()).hint(
+            "CONSUL_CACERT, CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, or [consul] in the config, name PEM files",
+        )
     }
 }
 
 impl From<ConsulError> for Failure {
     fn from(error: ConsulError) -> Self {
-        let message = error.to_string();
-        match error {
-            ConsulError::Unreachable { .. } => Self::new(Code::Unavailable, message)
-                .hint("is Consul running there? set CONSUL_HTTP_ADDR or --http-addr"),
-            ConsulError::Denied { .. } => Self::new(Code::Denied, message).hint(
-                "check CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE against consul/agent-policy.hcl",
-            ),
-            ConsulError::Status { .. } if error.is_transient() => {
-                Self::new(Code::Unavailable, message)
-            }
-            ConsulError::Status { .. } | ConsulError::Unreadable { .. } => {
-                Self::new(Code::Failed, message)
-            }
-            ConsulError::Secret(_) => Self::new(Code::Config, message),
-        }
+        let code = match &error {
+            ConsulError::Denied { .. } => Code::Denied,
+            ConsulError::Secret(_) => Code::Config,
+            _ if error.is_transient() => Code::Unavailable,
+            _ => Code::Failed,
+        };
+        let hint = error.hint().map(str::to_owned);
+        Self { code, message: error.to_string(), hint }
     }
 }
 

@@ -118,7 +118,7 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
                 return Err(Failure::new(Code::Failed, message).hint("look again, and repeat"));
             }
             Outcome::Refused(what) | Outcome::Unknown(what) => {
-                return Err(Failure::new(Code::Failed, format!("Consul: {what}")));
+                return Err(unwritten(&what));
             }
         }
     }
@@ -128,6 +128,13 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
         show(&wanted);
     }
     Ok(())
+}
+
+/// Consul did not take what was to be written, or its answer was lost.
+pub fn unwritten(what: &str) -> Failure {
+    Failure::new(Code::Failed, format!("Consul: {what}")).hint(
+        "the token needs what consul/agent-policy.hcl says; run it again: it does no harm twice",
+    )
 }
 
 fn apply(wanted: &mut WantedSettings, setting: &Setting) {

@@ -33,6 +33,8 @@ pub async fn run(config: Config, args: &HealthArgs, env: &Environment) -> Result
         // It says no, but it says something: one that loads its data must not be killed for that.
         Err(LinkError::Unexpected(_)) => Ok(Code::Done),
         Err(LinkError::Redis(error)) if error.code().is_some() => Ok(Code::Done),
-        Err(error) => Err(Failure::new(Code::Failed, format!("{role} at {asked}: {error}"))),
+        Err(error) => Err(Failure::new(Code::Failed, format!("{role} at {asked}: {error}")).hint(
+            "another address: consul-redis health HOST:PORT; a Sentinel: SENTINEL=1, or port 26379",
+        )),
     }
 }

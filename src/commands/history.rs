@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::retire::known_groups;
 use super::terminal::{self, Style};
 use crate::cli::HistoryArgs;
 use crate::clock::Clock;
@@ -23,7 +24,7 @@ pub async fn run(config: Config, args: &HistoryArgs) -> Result<(), Failure> {
     let keys = consul.group(&layout, ReadMode::Consistent, &Clock::start()).await?.value;
     if keys.history.is_empty() {
         let message = format!("nothing was ever published for the group `{}`", args.shown);
-        return Err(Failure::new(Code::Failed, message));
+        return Err(Failure::new(Code::Failed, message).hint(known_groups(&config, &consul).await));
     }
     if args.json {
         println!("{}", terminal::json(&keys.history)?);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::config::unwritten;
 use super::switchover::find_group;
 use super::terminal;
 use crate::cli::{MaintenanceArgs, MaintenanceWhat};
@@ -59,7 +60,8 @@ fn instance(config: &Config, args: &MaintenanceArgs) -> Result<Address, Failure>
     match (&args.instance, config.redis.as_slice()) {
         (Some(named), _) => Ok(named.clone()),
         (None, [only]) => Ok(only.address.clone()),
-        (None, _) => Err(Failure::new(Code::Config, "which instance? name it as HOST:PORT")),
+        (None, _) => Err(Failure::new(Code::Config, "which instance? name it as HOST:PORT")
+            .hint("consul-redis status lists them")),
     }
 }
 
@@ -194,9 +196,7 @@ impl Keeper<'_> {
                 let message = format!("somebody else changed {key} at the same time");
                 Err(Failure::new(Code::Failed, message).hint("run it again"))
             }
-            Outcome::Refused(what) | Outcome::Unknown(what) => {
-                Err(Failure::new(Code::Failed, format!("Consul: {what}")))
-            }
+            Outcome::Refused(what) | Outcome::Unknown(what) => Err(unwritten(&what)),
         }
     }
 

@@ -22,14 +22,8 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
     let store = consul.group(&layout, ReadMode::Consistent, &clock).await?.value;
     let rows = consul.rows(&layout.node(), &clock).await?;
     if store.record().is_none() && store.plain.is_empty() && rows.found.is_none() {
-        let known = consul.groups(&config.prefix).await?;
-        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-        let hint = match known.as_slice() {
-            [] => format!("there is no group under {}/", config.prefix),
-            _ => format!("the groups there are: {}", known.join(", ")),
-        };
         let message = format!("Consul knows no group `{}`", args.retired);
-        return Err(Failure::new(Code::Failed, message).hint(hint));
+        return Err(Failure::new(Code::Failed, message).hint(known_groups(&config, &consul).await));
     }
     if !store.agents.is_empty() && !args.force {
         let agents: Vec<&str> = store.agents.iter().map(String::as_str).collect();
@@ -44,7 +38,8 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
     }
     if rows.foreign {
         let message = format!("node {} is not ours; it is left alone", layout.node());
-        return Err(Failure::new(Code::Failed, message));
+        return Err(Failure::new(Code::Failed, message)
+            .hint("it was registered by somebody else: another --prefix makes other nodes"));
     }
     let mut ops = Vec::new();
     if store.state_index > 0 {
@@ -72,13 +67,26 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What somebody may have meant who named a group that is not there.
+pub async fn known_groups(config: &Config, consul: &Consul) -> String {
+    match consul.groups(&config.prefix).await {
+        Ok(known) if known.is_empty() => format!("there is no group under {}/", config.prefix),
+        Ok(known) => {
+            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+            format!("the groups there are: {}", known.join(", "))
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
 async fn commit(consul: &Consul, ops: &[Op]) -> Result<(), Failure> {
     match consul.txn(ops, "").await {
         Outcome::Committed { .. } => Ok(()),
         Outcome::Lost => Err(Failure::new(Code::Failed, "the group changed meanwhile")
             .hint("an agent still publishes it; try again once none does")),
         Outcome::Refused(what) => {
-            Err(Failure::new(Code::Denied, format!("Consul refuses: {what}")))
+            Err(Failure::new(Code::Denied, format!("Consul refuses: {what}"))
+                .hint("the token needs what consul/agent-policy.hcl says"))
         }
         Outcome::Unknown(what) => {
             Err(Failure::new(Code::Unavailable, format!("the answer was lost: {what}"))

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use clap::CommandFactory as _;
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 
 /// The program, as it is called.
 const NAME: &str = "consul-redis";
@@ -26,7 +26,10 @@ pub fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
 /// # Errors
 /// A [`Failure`] when the directory cannot be made or written to.
 pub fn man(args: &ManArgs) -> Result<(), Failure> {
-    std::fs::create_dir_all(&args.dir)?;
-    clap_mangen::generate_to(Cli::command(), &args.dir)?;
-    Ok(())
+    let written = std::fs::create_dir_all(&args.dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), &args.dir));
+    written.map_err(|error| {
+        Failure::new(Code::Failed, format!("cannot write to {}: {error}", args.dir.display()))
+            .hint("name a directory that this user may write to: consul-redis man /usr/local/share/man/man1")
+    })
 }

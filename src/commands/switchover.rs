@@ -5,6 +5,7 @@ use std::sync::mpsc;
 
 use serde::Serialize;
 
+use super::retire::known_groups;
 use super::status::unconfigured;
 use super::terminal::{self, Style};
 use crate::cli::SwitchoverArgs;
@@ -141,7 +142,10 @@ fn allowed(
     let Some(switchover) = switchover else {
         let wrong = checks.iter().filter(|check| check.found.is_err()).count();
         let message = format!("not moved: {wrong} of {} checks failed", checks.len());
-        return Err(Failure::new(Code::Failed, message));
+        return Err(Failure::new(Code::Failed, message).hint(format!(
+            "the lines with NO say why; consul-redis doctor {} has what mends it",
+            args.moved
+        )));
     };
     if !args.yes && !confirmed(&switchover)? {
         return Err(Failure::new(Code::Failed, "not moved: not confirmed")
@@ -165,7 +169,7 @@ pub async fn find_group(
     let store = consul.group(&layout, ReadMode::Consistent, clock).await?.value;
     let Some(record) = store.record() else {
         let message = format!("Consul knows no group `{name}`");
-        return Err(Failure::new(Code::Failed, message));
+        return Err(Failure::new(Code::Failed, message).hint(known_groups(config, consul).await));
     };
     Ok(unconfigured(config, name.clone(), record.service.clone(), layout))
 }

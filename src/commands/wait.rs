@@ -51,6 +51,7 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Code, Failure> {
     }
     let why = last?;
     eprintln!("{}: not within {} ms: {why}", args.awaited, args.timeout.as_ms());
+    eprintln!("hint: consul-redis status --group {} says what is wrong", args.awaited);
     Ok(Code::Unhealthy)
 }
 

@@ -266,26 +266,50 @@ impl ConfigError {
     pub fn hint(&self) -> Option<&'static str> {
         let text = self.to_string();
         let has = |needle: &str| text.contains(needle);
-        if has("unknown field `password") || has("unknown field `token") {
-            return Some(
-                "secrets do not go into the config: write password_file or token_file, \
-                 or set the environment variable",
-            );
+        let hints = [
+            (
+                "unknown field `password",
+                "secrets do not go into the config: write password_file or token_file, or set the environment variable",
+            ),
+            (
+                "unknown field `token",
+                "secrets do not go into the config: write password_file or token_file, or set the environment variable",
+            ),
+            (
+                "unknown field",
+                "docs/config.md has every key, docs/consul-redis.toml an example of each",
+            ),
+            (
+                "no Sentinels",
+                "for example: consul-redis agent --sentinels 10.0.0.1:26379,10.0.0.2:26379,10.0.0.3:26379",
+            ),
+            (
+                "open to others",
+                "give [http] token_file or client_ca (--listen-token-file, --listen-client-ca), or listen on 127.0.0.1",
+            ),
+            ("publish as", "give one of them another service: --group NAME=SERVICE"),
+            (
+                "can be called",
+                "have Sentinel know it by another name: SENTINEL REMOVE, SENTINEL MONITOR",
+            ),
+            ("which is not set", "set the variable, or write password_file"),
+            ("exclude each other", "keep the one that holds the password"),
+            ("only of use together", "give both, or neither"),
+            ("but certificates are given", "write tls = true, or take the certificates away"),
+            ("is there twice", "one [[group]] for each name that Sentinel knows"),
+            ("is rendered twice", "give one of the two another destination"),
+            ("must say its group", "write group = \"NAME\" below it"),
+            (
+                "which one this Redis belongs to",
+                "for example: consul-redis exec --group redis -- redis-server",
+            ),
+            ("nothing to render", "docs/consumers.md shows one; name the file with --config"),
+        ];
+        if let Some((_, hint)) = hints.into_iter().find(|(needle, _)| has(needle)) {
+            return Some(hint);
         }
-        if has("no Sentinels") {
-            return Some(
-                "for example: consul-redis agent --sentinels 10.0.0.1:26379,10.0.0.2:26379,\
-                 10.0.0.3:26379",
-            );
-        }
-        if has("open to others") {
-            return Some(
-                "give [http] token_file or client_ca (--listen-token-file, --listen-client-ca), or \
-                 listen on 127.0.0.1",
-            );
-        }
-        if has("publish as") {
-            return Some("give one of them another service: --group NAME=SERVICE");
+        if matches!(self, Self::Unreadable { .. }) {
+            return Some("--config or CONSUL_REDIS_CONFIG names a file that this user can read");
         }
         None
     }

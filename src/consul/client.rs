@@ -85,6 +85,53 @@ impl ConsulError {
         }
     }
 
+    /// What to do about it, where there is more to say.
+    pub fn hint(&self) -> Option<&'static str> {
+        let has = |text: &str, needle: &str| text.contains(needle);
+        Some(match self {
+            // What the TLS library calls an answer that is not in TLS.
+            Self::Unreachable { reason, .. } if has(reason, "corrupt message") => {
+                "that port speaks no TLS: write http:// and Consul's http port, or unset CONSUL_HTTP_SSL"
+            }
+            Self::Unreachable { reason, .. }
+                if has(reason, "NotValidForName") || has(reason, "not valid for name") =>
+            {
+                "CONSUL_TLS_SERVER_NAME is the name that Consul's certificate is made out to, as server.dc1.consul"
+            }
+            Self::Unreachable { reason, .. } if has(reason, "certificate") => {
+                "CONSUL_CACERT names the authority that signed Consul's certificate; where Consul asks for one of \
+                 ours, CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY"
+            }
+            Self::Unreachable { .. } => {
+                "is Consul running there? set CONSUL_HTTP_ADDR or --http-addr"
+            }
+            Self::Denied { what, .. } if has(what, "ACL not found") => {
+                "Consul does not know this token: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE is mistyped, of another \
+                 cluster, or was deleted"
+            }
+            Self::Denied { .. } => {
+                "check CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE against consul/agent-policy.hcl"
+            }
+            Self::Status { what, .. } if has(what, "HTTP request to an HTTPS server") => {
+                "that port speaks TLS: write https://, or set CONSUL_HTTP_SSL=true"
+            }
+            Self::Status { what, .. } if has(what, "No cluster leader") => {
+                "Consul has no leader: a majority of its servers must run and reach one another"
+            }
+            Self::Status { status: 429, .. } => {
+                "Consul limits requests: raise its limits, or ask less often"
+            }
+            Self::Status { status: 500.., .. } => "Consul's own log says more",
+            Self::Status { .. } | Self::Unreadable { .. } => {
+                "is it Consul's HTTP API that answers there? look at CONSUL_HTTP_ADDR"
+            }
+            Self::Secret(_) => {
+                "CONSUL_HTTP_TOKEN_FILE, --token-file or [consul] token_file names a file that this user can read, \
+                 with the token in it and nothing else"
+            }
+        })
+    }
+
     /// Consul said that there is no such thing.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Status { status: 404, .. })

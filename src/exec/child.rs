@@ -86,6 +86,7 @@ impl Child {
         command.args(args).current_dir(dir).process_group(0);
         let child = command.spawn().map_err(|error| {
             Failure::new(Code::Config, format!("cannot start {program}: {error}"))
+                .hint("is it installed, and on PATH?")
         })?;
         let pid =
             i32::try_from(child.id()).map_err(|e| Failure::new(Code::Failed, e.to_string()))?;

@@ -59,7 +59,8 @@ pub fn prepare(source: Option<&Path>, data: &Path, role: Role) -> Result<ServerC
             None if lies_in(source, data) => made(role),
             None => {
                 let message = format!("there is no {}", source.display());
-                return Err(Failure::new(Code::Config, message));
+                return Err(Failure::new(Code::Config, message)
+                    .hint("name the config that is in the image or on the host, or none at all"));
             }
         },
         None => made(role),
@@ -81,6 +82,7 @@ fn lies_in(file: &Path, dir: &Path) -> bool {
 fn read(path: &Path) -> Result<Option<String>, Failure> {
     let failed = |error: std::io::Error| {
         Failure::new(Code::Config, format!("cannot read {}: {error}", path.display()))
+            .hint("it must be a file that this user may read")
     };
     match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

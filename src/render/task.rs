@@ -79,7 +79,10 @@ impl Renderer {
     /// # Errors
     /// A [`Failure`] with [`Code::Config`]: a template that cannot be read or parsed, or an owner that nobody knows.
     pub fn new(config: &Config, consul: Consul, clock: Clock) -> Result<Option<Self>, Failure> {
-        let wrong = |what: String| Failure::new(Code::Config, what);
+        let wrong = |what: String| {
+            Failure::new(Code::Config, what)
+                .hint("consul-redis render --print shows what a template makes; docs/consumers.md has what it sees")
+        };
         let mut templates = Vec::new();
         for config in &config.templates {
             let TemplateConfig { destination, mode, owner, .. } = config;
