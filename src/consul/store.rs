@@ -95,14 +95,15 @@ impl Consul {
         let asked = clock.now().mono;
         // Not what a server with discovery_max_stale remembers.
         let consistent = [("consistent", "")];
-        let found: Option<CatalogNode> =
-            self.get(&format!("/v1/catalog/node/{node}"), &consistent).await?.value;
-        let Some(found) = found else {
+        // Not /v1/catalog/node, which takes a service's id for its name when it looks at what the token may see.
+        let found: CatalogNode =
+            self.get(&format!("/v1/catalog/node-services/{node}"), &consistent).await?.value;
+        let Some(found_node) = found.node else {
             return Ok(RowsAnswer { asked, found: None, foreign: false });
         };
         let checks: Vec<HealthCheck> =
             self.get(&format!("/v1/health/node/{node}"), &consistent).await?.value;
-        let found = rows(found, checks);
+        let found = rows(found_node, found.services.unwrap_or_default(), checks);
         let foreign = !is_ours(&found.node);
         Ok(RowsAnswer { asked, found: Some(found), foreign })
     }
@@ -140,9 +141,9 @@ fn keys(entries: Vec<KvEntry>) -> impl Iterator<Item = Key> {
 #[derive(Debug, Deserialize)]
 struct CatalogNode {
     #[serde(rename = "Node")]
-    node: NodeObject,
+    node: Option<NodeObject>,
     #[serde(rename = "Services")]
-    services: Option<BTreeMap<String, ServiceObject>>,
+    services: Option<Vec<ServiceObject>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -155,6 +156,8 @@ struct NodeObject {
 
 #[derive(Debug, Deserialize)]
 struct ServiceObject {
+    #[serde(rename = "ID")]
+    id: String,
     #[serde(rename = "Service")]
     service: String,
     #[serde(rename = "Tags")]
@@ -181,13 +184,16 @@ struct HealthCheck {
     service: String,
 }
 
-fn rows(found: CatalogNode, checks: Vec<HealthCheck>) -> Rows {
-    let service = |object: ServiceObject| ServiceRow {
-        service: object.service,
-        address: object.address,
-        port: object.port,
-        tags: object.tags.unwrap_or_default(),
-        meta: object.meta.unwrap_or_default(),
+fn rows(node: NodeObject, services: Vec<ServiceObject>, checks: Vec<HealthCheck>) -> Rows {
+    let service = |object: ServiceObject| {
+        let row = ServiceRow {
+            service: object.service,
+            address: object.address,
+            port: object.port,
+            tags: object.tags.unwrap_or_default(),
+            meta: object.meta.unwrap_or_default(),
+        };
+        (object.id, row)
     };
     let check = |object: HealthCheck| {
         let status = match object.status.as_str() {
@@ -198,13 +204,8 @@ fn rows(found: CatalogNode, checks: Vec<HealthCheck>) -> Rows {
         CheckRow { service_id, service, status, output }
     };
     Rows {
-        node: NodeRow { address: found.node.address, meta: found.node.meta.unwrap_or_default() },
-        services: found
-            .services
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(id, object)| (id, service(object)))
-            .collect(),
+        node: NodeRow { address: node.address, meta: node.meta.unwrap_or_default() },
+        services: services.into_iter().map(service).collect(),
         checks: checks.into_iter().map(|object| (object.id.clone(), check(object))).collect(),
     }
 }
