@@ -360,7 +360,7 @@ pub struct Common {
     pub handover: Option<bool>,
     /// Show a status page by HTTP here, and answer /metrics, /status.json, /primary, /replica, /health, /healthz and
     /// /readyz
-    #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN", value_name = "IP:PORT")]
+    #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN", value_name = "IP:PORT", value_parser = socket)]
     pub listen: Option<SocketAddr>,
     /// File with the token that the page (as a password), /status.json and /metrics ask for
     #[arg(long, global = true, env = "CONSUL_REDIS_LISTEN_TOKEN_FILE", value_name = "FILE")]
@@ -453,7 +453,7 @@ pub struct Logins {
     #[arg(long, global = true, env = "CONSUL_REDIS_SENTINEL_CLIENT_KEY", value_name = "FILE")]
     pub sentinel_client_key: Option<PathBuf>,
     /// DNS server for the names of Sentinels, ip:port [default: this machine's]
-    #[arg(long, global = true, env = "CONSUL_REDIS_RESOLVER", value_name = "IP:PORT")]
+    #[arg(long, global = true, env = "CONSUL_REDIS_RESOLVER", value_name = "IP:PORT", value_parser = socket)]
     pub resolver: Option<SocketAddr>,
     /// Deadline for each connection and question [default: 500ms]
     #[arg(long, global = true, env = "CONSUL_REDIS_TIMEOUT", value_name = "TIME")]
@@ -480,6 +480,10 @@ impl std::str::FromStr for GroupFlag {
             None => Ok(Self { name: text.parse()?, service: None }),
         }
     }
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write ip:port, or [v6]:port".to_owned())
 }
 
 fn parse_level(text: &str) -> Result<Level, String> {

@@ -19,6 +19,7 @@ use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -199,8 +200,9 @@ impl Link {
     /// # Errors
     /// Any [`LinkError`]; never takes longer than the settings' timeout.
     pub async fn open(address: &Address, settings: &LinkSettings) -> Result<Self, LinkError> {
-        within(settings.timeout, async {
-            let (stream, words) = connect(address, settings).await?;
+        let end = Instant::now() + settings.timeout;
+        within(end, settings.timeout, async {
+            let (stream, words) = connect(address, settings, end).await?;
             let info = login(settings)?;
             let config = AsyncConnectionConfig::new().set_response_timeout(None);
             let (connection, driver) =
@@ -227,7 +229,7 @@ impl Link {
     /// [`LinkError::Timeout`] or [`LinkError::Redis`] when the connection is of no more use.
     pub async fn ask(&mut self, commands: &redis::Pipeline) -> Result<Vec<Value>, LinkError> {
         let count = commands.len();
-        within(self.timeout, async {
+        within(Instant::now() + self.timeout, self.timeout, async {
             let answers = self.connection.send_packed_commands(commands, 0, count).await;
             let answers = answers.map_err(|error| explained(error.into(), &self.words))?;
             if answers.len() != count {
@@ -273,8 +275,9 @@ impl Link {
 /// # Errors
 /// Any [`LinkError`]; never takes longer than the settings' timeout.
 pub async fn subscribe(address: &Address, settings: &LinkSettings) -> Result<PubSub, LinkError> {
-    within(settings.timeout, async {
-        let (stream, words) = connect(address, settings).await?;
+    let end = Instant::now() + settings.timeout;
+    within(end, settings.timeout, async {
+        let (stream, words) = connect(address, settings, end).await?;
         let login = login(settings)?;
         let events = async {
             let mut events = PubSub::new(&login, stream).await?;
@@ -287,10 +290,11 @@ pub async fn subscribe(address: &Address, settings: &LinkSettings) -> Result<Pub
 }
 
 async fn within<T>(
+    end: Instant,
     timeout: Duration,
     work: impl Future<Output = Result<T, LinkError>>,
 ) -> Result<T, LinkError> {
-    tokio::time::timeout(timeout, work).await.unwrap_or(Err(LinkError::Timeout(timeout)))
+    tokio::time::timeout_at(end, work).await.unwrap_or(Err(LinkError::Timeout(timeout)))
 }
 
 fn login(settings: &LinkSettings) -> Result<RedisConnectionInfo, LinkError> {
@@ -307,6 +311,7 @@ fn login(settings: &LinkSettings) -> Result<RedisConnectionInfo, LinkError> {
 async fn connect(
     address: &Address,
     settings: &LinkSettings,
+    end: Instant,
 ) -> Result<(Heard, FirstWords), LinkError> {
     let heard = |stream: Box<dyn Stream>| {
         let words = FirstWords::default();
@@ -319,8 +324,11 @@ async fn connect(
     let name = tls.server_name.as_deref().unwrap_or_else(|| address.host()).to_owned();
     let name = ServerName::try_from(name).map_err(|error| LinkError::Tls(error.to_string()))?;
     let connector = TlsConnector::from(Arc::new(tls_config(tls)?));
-    let stream =
-        connector.connect(name, tcp).await.map_err(|error| LinkError::Tls(error.to_string()))?;
+    // A Redis without TLS waits for the end of a line that never comes.
+    let silent = |_| LinkError::Tls("no answer to the handshake: is TLS spoken there?".to_owned());
+    let shaken =
+        tokio::time::timeout_at(end, connector.connect(name, tcp)).await.map_err(silent)?;
+    let stream = shaken.map_err(|error| LinkError::Tls(error.to_string()))?;
     Ok(heard(Box::new(stream)))
 }
 

@@ -31,7 +31,7 @@ pub async fn run(config: Config, args: &HealthArgs, env: &Environment) -> Result
     match answer {
         Ok(()) => Ok(Code::Done),
         // It says no, but it says something: one that loads its data must not be killed for that.
-        Err(LinkError::Unexpected(_)) => Ok(Code::Done),
+        Err(LinkError::Unexpected(_) | LinkError::TurnedAway(_)) => Ok(Code::Done),
         Err(LinkError::Redis(error)) if error.code().is_some() => Ok(Code::Done),
         Err(error) => Err(Failure::new(Code::Failed, format!("{role} at {asked}: {error}")).hint(
             "another address: consul-redis health HOST:PORT; a Sentinel: SENTINEL=1, or port 26379",

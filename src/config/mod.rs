@@ -283,6 +283,7 @@ impl ConfigError {
                 "no Sentinels",
                 "for example: consul-redis agent --sentinels 10.0.0.1:26379,10.0.0.2:26379,10.0.0.3:26379",
             ),
+            ("invalid socket address", "write ip:port, or [v6]:port"),
             (
                 "open to others",
                 "give [http] token_file or client_ca (--listen-token-file, --listen-client-ca), or listen on 127.0.0.1",

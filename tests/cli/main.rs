@@ -2,10 +2,12 @@
 //! started, word for word.
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+mod errors;
+
 use std::process::Command;
 
 /// Runs the program in an environment of its own; its exit code and all that it printed.
-fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
+pub fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_consul-redis"))
         .args(args)
         .env_clear()
@@ -21,7 +23,7 @@ fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
 }
 
 /// The error of a config file, with the file's name as it was given.
-fn config_error(text: &str) -> String {
+pub fn config_error(text: &str) -> String {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("consul-redis.toml");
     std::fs::write(&path, text).expect("the file");

@@ -114,10 +114,24 @@ async fn users_and_tls_towards_redis_sentinel_and_consul() {
     let refused = run(&world, &["status"], &env);
     assert_eq!(refused.status.code(), Some(69), "{}", crate::support::text(&refused));
     assert!(
-        crate::support::text(&refused).contains("certificate"),
+        crate::support::text(&refused).contains("hint: CONSUL_CACERT names the authority"),
         "{}",
         crate::support::text(&refused)
     );
+    // Each protocol where the other one is spoken.
+    for (address, code, hint) in [
+        (format!("http://{}", world.consul.https), 1, "hint: that port speaks TLS: write https://"),
+        (
+            format!("https://{}", world.consul.http),
+            69,
+            "hint: that port speaks no TLS: write http://",
+        ),
+    ] {
+        let refused = run(&world, &["status"], &[("CONSUL_HTTP_ADDR", &address)]);
+        let text = crate::support::text(&refused);
+        assert_eq!(refused.status.code(), Some(code), "{text}");
+        assert!(text.contains(hint), "{text}");
+    }
 }
 
 /// The users that the README gives an agent, in the words of `ACL SETUSER`: on Redis and on Sentinel.

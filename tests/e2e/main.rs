@@ -15,6 +15,7 @@ mod clients;
 mod consul;
 mod demo;
 mod doctor;
+mod errors;
 mod exec;
 mod fencing;
 mod first_primary;

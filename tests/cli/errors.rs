@@ -1,0 +1,314 @@
+//! What a person can get wrong before any server is asked: the code, what is said, and what to do about it. What takes
+//! servers is in tests/e2e/errors.rs.
+
+use std::path::Path;
+
+use super::run;
+
+/// A mistake, and the answer to it.
+struct Mistake {
+    args: &'static [&'static str],
+    env: &'static [(&'static str, &'static str)],
+    code: i32,
+    /// All that is printed; the rest of a flag's own error is `SEE_HELP`.
+    said: &'static str,
+}
+
+const SEE_HELP: &str = "\n\nFor more information, try '--help'.\n";
+
+const fn mistake(
+    args: &'static [&'static str],
+    env: &'static [(&'static str, &'static str)],
+    code: i32,
+    said: &'static str,
+) -> Mistake {
+    Mistake { args, env, code, said }
+}
+
+/// A flag that clap refuses, by its own words and ours.
+const FLAGS: &[Mistake] = &[
+    mistake(
+        &["agent", "--sentinels", "10.0.0.1"],
+        &[],
+        64,
+        "error: invalid value '10.0.0.1' for '--sentinels <HOST:PORT>': `10.0.0.1` has no port: write host:port, or [v6]:port",
+    ),
+    mistake(
+        &["agent", "--sentinels", "10.0.0.1:99999"],
+        &[],
+        64,
+        "error: invalid value '10.0.0.1:99999' for '--sentinels <HOST:PORT>': `10.0.0.1:99999` has no valid port: \
+         a port is a number from 1 to 65535",
+    ),
+    mistake(
+        &["agent", "--group", "a b"],
+        &[],
+        64,
+        "error: invalid value 'a b' for '--group <NAME[=SERVICE]>': group name `a b` must be 1 to 64 of A-Z a-z 0-9 . _ -",
+    ),
+    mistake(
+        &["agent", "--group", "redis=Cache_1"],
+        &[],
+        64,
+        "error: invalid value 'redis=Cache_1' for '--group <NAME[=SERVICE]>': service name `Cache_1` must be 1 to 55 of \
+         A-Z a-z 0-9 - and start with a letter or digit",
+    ),
+    mistake(
+        &["status", "--timeout", "soon"],
+        &[],
+        64,
+        "error: invalid value 'soon' for '--timeout <TIME>': `soon` is no length of time: write 500ms, 10s, 5m or 1h",
+    ),
+    mistake(
+        &["status", "--watch", "1ms"],
+        &[],
+        64,
+        "error: invalid value '1ms' for '--watch [<EVERY>]': at least 100ms",
+    ),
+    mistake(
+        &["wait", "redis", "--replicas", "0"],
+        &[],
+        64,
+        "error: invalid value '0' for '--replicas <COUNT>': 0 is not in 1..=65535",
+    ),
+    mistake(
+        &["config", "redis", "quorum=most"],
+        &[],
+        64,
+        "error: invalid value 'quorum=most' for '[KEY=VALUE]...': `most` is no number from 1 to 1000",
+    ),
+    mistake(
+        &["config", "redis", "speed=1"],
+        &[],
+        64,
+        "error: invalid value 'speed=1' for '[KEY=VALUE]...': `speed` is none of quorum, down_after, failover_timeout, \
+         parallel_syncs",
+    ),
+    mistake(
+        &["config", "redis", "quorum"],
+        &[],
+        64,
+        "error: invalid value 'quorum' for '[KEY=VALUE]...': write KEY=VALUE, or KEY= to take it away",
+    ),
+    mistake(
+        &["agent", "--listen", "localhost"],
+        &[],
+        64,
+        "error: invalid value 'localhost' for '--listen <IP:PORT>': write ip:port, or [v6]:port",
+    ),
+    mistake(
+        &["agent", "--resolver", "localhost"],
+        &[],
+        64,
+        "error: invalid value 'localhost' for '--resolver <IP:PORT>': write ip:port, or [v6]:port",
+    ),
+    mistake(
+        &["health", "nowhere"],
+        &[],
+        64,
+        "error: invalid value 'nowhere' for '[HOST:PORT]': `nowhere` has no port: write host:port, or [v6]:port",
+    ),
+    mistake(
+        &["maintenance", "sideways"],
+        &[],
+        64,
+        "error: invalid value 'sideways' for '<on|off|list>'\n  [possible values: on, off, list]",
+    ),
+    mistake(
+        &["agent", "--log-format", "xml"],
+        &[],
+        64,
+        "error: invalid value 'xml' for '--log-format <FORMAT>'\n  [possible values: text, json]",
+    ),
+];
+
+/// What we refuse ourselves.
+const OURS: &[Mistake] = &[
+    mistake(
+        &["agent", "--sentinels", "10.0.0.1:26379", "--listen", "0.0.0.0:9790"],
+        &[],
+        64,
+        "error: 0.0.0.0:9790 is open to others, and no token is asked for\n\
+         hint: give [http] token_file or --listen-token-file, or listen on 127.0.0.1\n",
+    ),
+    mistake(
+        &["status", "--token-file", "/no/such/token"],
+        &[],
+        64,
+        "error: cannot read the secret in /no/such/token: No such file or directory (os error 2)\n\
+         hint: CONSUL_HTTP_TOKEN_FILE, --token-file or [consul] token_file names a file that this user can read, with \
+         the token in it and nothing else\n",
+    ),
+    mistake(
+        &["status", "--token-file", "/dev/null"],
+        &[],
+        64,
+        "error: /dev/null is no secret: it is empty, longer than 16384 bytes, or not text\n\
+         hint: CONSUL_HTTP_TOKEN_FILE, --token-file or [consul] token_file names a file that this user can read, with \
+         the token in it and nothing else\n",
+    ),
+    mistake(
+        &["plan"],
+        &[("CONSUL_CLIENT_CERT", "/dev/null"), ("CONSUL_CLIENT_KEY", "/no/such/key")],
+        64,
+        "error: cannot read /no/such/key: No such file or directory (os error 2)\n\
+         hint: CONSUL_CACERT, CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, or [consul] in the config, name PEM files\n",
+    ),
+    mistake(
+        &["health", "127.0.0.1:1"],
+        &[],
+        1,
+        "error: Redis at 127.0.0.1:1: cannot connect: Connection refused (os error 111)\n\
+         hint: another address: consul-redis health HOST:PORT; a Sentinel: SENTINEL=1, or port 26379\n",
+    ),
+    mistake(
+        &["exec", "--", "nginx"],
+        &[],
+        64,
+        "error: `nginx` runs neither redis-server nor redis-sentinel: write consul-redis exec -- redis-server ...\n",
+    ),
+    mistake(
+        &["exec", "--", "redis-server", "-"],
+        &[],
+        64,
+        "error: a config from standard input cannot be kept: give a file\n",
+    ),
+    mistake(
+        &["exec", "--", "redis-server", "/no/such.conf"],
+        &[],
+        64,
+        "error: there is no /no/such.conf\nhint: name the config that is in the image or on the host, or none at all\n",
+    ),
+    mistake(
+        &["exec", "--announce", "a b", "--", "redis-server"],
+        &[],
+        64,
+        "error: announce: `a b:6379` has no valid host: write an address, a DNS name, or [v6]:port\n",
+    ),
+    mistake(
+        &["exec", "--announce", "127.0.0.1", "--", "redis-server", "--port", "0"],
+        &[],
+        64,
+        "error: port 0 and no tls-port: nobody can reach it\n",
+    ),
+    mistake(
+        &["exec", "--announce", "127.0.0.1", "--", "redis-server"],
+        &[("REDIS_QUORUM", "most")],
+        64,
+        "error: REDIS_QUORUM=most: write a number from 1 to 1000\n",
+    ),
+    mistake(
+        &["exec", "--announce", "127.0.0.1", "--", "redis-server"],
+        &[("SENTINEL_NAME", "a:b:c")],
+        64,
+        "error: SENTINEL_NAME: `a:b:c:26379` has no valid host: write an address, a DNS name, or [v6]:port\n",
+    ),
+    mistake(
+        &["man", "/dev/null/man1"],
+        &[],
+        1,
+        "error: cannot write to /dev/null/man1: Not a directory (os error 20)\n\
+         hint: name a directory that this user may write to: consul-redis man /usr/local/share/man/man1\n",
+    ),
+    mistake(
+        &["retire", "redis"],
+        &[("CONSUL_HTTP_ADDR", "https://127.0.0.1:1")],
+        69,
+        "error: Consul at https://127.0.0.1:1 does not answer: Connection refused (os error 111)\n\
+         hint: is Consul running there? set CONSUL_HTTP_ADDR or --http-addr\n",
+    ),
+];
+
+#[test]
+fn a_mistake_is_told_with_what_to_do() {
+    // Whatever exec writes before it sees what is wrong, it writes here.
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().to_str().expect("a path");
+    for Mistake { args, env, code, said } in FLAGS.iter().chain(OURS) {
+        let env: Vec<(&str, &str)> =
+            env.iter().copied().chain([("CONSUL_REDIS_DATA_DIR", data)]).collect();
+        let (found, text) = run(args, &env);
+        let end = if said.ends_with('\n') { "" } else { SEE_HELP };
+        assert_eq!(text, format!("{said}{end}"), "{args:?}");
+        assert_eq!(found, *code, "{args:?}");
+    }
+}
+
+/// What the config file can get wrong, beside what snapshots have: the line, what is wrong, and what to do.
+#[test]
+fn a_mistake_in_the_file_is_told_with_what_to_do() {
+    let sentinels = "[sentinels]\naddresses = [\"10.0.0.1:26379\"]\n";
+    for (text, said) in [
+        ("[http]\nlisten = \"9790\"\n", "hint: write ip:port, or [v6]:port\n"),
+        (
+            "[http]\nlisten = \"0.0.0.0:9790\"\n",
+            "error: consul-redis.toml:2: 0.0.0.0:9790 is open to others, and no token is asked for\n\
+             hint: give [http] token_file or --listen-token-file, or listen on 127.0.0.1\n",
+        ),
+        (
+            "[instances]\npassword_env = \"NO_SUCH_VARIABLE\"\n",
+            "error: consul-redis.toml:1: password_env names NO_SUCH_VARIABLE, which is not set\n\
+             hint: set the variable, or write password_file\n",
+        ),
+        (
+            "[instances]\npassword_env = \"A\"\npassword_file = \"/a\"\n",
+            "error: consul-redis.toml:1: password_file and password_env exclude each other\n\
+             hint: keep the one that holds the password\n",
+        ),
+        (
+            "[consul]\nclient_cert = \"/a\"\n",
+            "error: consul-redis.toml:2: client_cert and client_key are only of use together\nhint: give both, or neither\n",
+        ),
+        (
+            "[consul]\naddress = \"ftp://consul\"\n",
+            "error: consul-redis.toml:2: `ftp://consul` is no Consul address: write http://host:port, https://host:port, \
+             host:port or unix:///path\n",
+        ),
+        (
+            "[consul]\nprefix = \"a//b\"\n",
+            "error: consul-redis.toml:2: prefix `a//b` must be names of A-Z a-z 0-9 . _ - with slashes between them\n",
+        ),
+        (
+            "[agent]\nname = \"a\"\n",
+            "hint: docs/config.md has every key, docs/consul-redis.toml an example of each\n",
+        ),
+    ] {
+        let error = super::config_error(&format!("{text}{sentinels}"));
+        assert!(error.ends_with(said), "{text}\n{error}");
+        assert!(error.starts_with("error: consul-redis.toml:"), "{text}\n{error}");
+    }
+}
+
+#[test]
+fn a_template_that_cannot_be_used_names_its_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = dir.path().join("app.env.j2");
+    let config = dir.path().join("consul-redis.toml");
+    let write = |path: &Path, text: &str| std::fs::write(path, text).expect("a file");
+    let entry = |more: &str| {
+        let (source, destination) = (source.display(), dir.path().join("app.env"));
+        format!(
+            "[[template]]\nsource = '{source}'\ndestination = '{}'\n{more}",
+            destination.display()
+        )
+    };
+    let hint = "\nhint: consul-redis render --print shows what a template makes; docs/consumers.md has what it sees\n";
+    for (template, more, said) in [
+        ("a\n{% if %}\n", "", "app.env.j2:2: syntax error: "),
+        ("{{ nothing", "", "app.env.j2:1: syntax error: "),
+        ("a", "owner = 'no-such-user:'\n", "app.env: there is no user `no-such-user`"),
+    ] {
+        write(&source, template);
+        write(&config, &entry(more));
+        let (code, error) =
+            run(&["render", "--once", "--config", config.to_str().expect("a path")], &[]);
+        assert_eq!(code, 64, "{error}");
+        assert!(error.contains(said) && error.ends_with(hint), "{error}");
+    }
+    std::fs::remove_file(&source).expect("it is there");
+    write(&config, &entry(""));
+    let (code, error) =
+        run(&["render", "--once", "--config", config.to_str().expect("a path")], &[]);
+    assert_eq!(code, 64, "{error}");
+    assert!(error.contains("app.env.j2: No such file") && error.ends_with(hint), "{error}");
+}
