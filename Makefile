@@ -8,7 +8,7 @@ ROOT := $(CURDIR)/.tools/root
 # Valkey in the place of Redis, and its Sentinel too.
 VALKEY := REDIS_SERVER_BIN=$(ROOT)/usr/bin/valkey-server cargo nextest run --test e2e
 
-.PHONY: help demo test test-compose test-valkey pictures check fmt race audit build
+.PHONY: help demo test test-compose test-valkey pictures docs check fmt race audit build
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (1 minute after the build)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test-compose  docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (5 minutes)'
 	@echo 'make test-valkey   all scenarios on real servers, with Valkey 8 instead of Redis'
 	@echo 'make pictures  docs/img: the status page after a failover (1 minute after the build)'
+	@echo 'make docs    docs/config.md and the schema of the config file, from the definitions'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
 	@echo 'make fmt     format the code'
 	@echo 'make race    the benchmark beside the peers (about 10 minutes): docs/race.md'
@@ -47,6 +48,9 @@ test-valkey:
 pictures:
 	scripts/tools.sh page
 	CONSUL_REDIS_PICTURES=docs/img cargo nextest run --test e2e a_failover_is_seen_without_a_reload
+
+docs:
+	CONSUL_REDIS_DOCS=write cargo nextest run --test book
 
 check:
 	scripts/tools.sh deny

@@ -71,19 +71,20 @@ fn with_parent(table: &str) -> String {
 }
 
 #[test]
-fn every_config_key_is_in_the_readme_and_in_the_example() {
-    let (readme, example) = (read("README.md"), read("docs/consul-redis.toml"));
+fn every_config_key_is_in_its_document_and_in_the_example() {
+    let (page, example) = (read("docs/config.md"), read("docs/consul-redis.toml"));
     let mut missing = Vec::new();
     let mut count = 0;
     for table in TABLES {
         for key in keys(&with_parent(table)) {
             count += 1;
             let is_in = |text: &str, form: &str| text.contains(&form.replace("KEY", &key));
-            let documented = ["`KEY`", "[KEY]"].iter().any(|form| is_in(&readme, form));
+            let documented =
+                ["| `KEY` |", "`[KEY]`", "[[KEY]]"].iter().any(|form| is_in(&page, form));
             let forms = ["\nKEY = ", "[KEY]", ".KEY]"];
             let shown = forms.iter().any(|form| is_in(&example, form));
             if !documented || !shown {
-                missing.push(format!("{table}: {key}: README {documented}, example {shown}"));
+                missing.push(format!("{table}: {key}: config.md {documented}, example {shown}"));
             }
         }
     }
@@ -101,8 +102,8 @@ fn the_example_is_accepted() {
 }
 
 #[test]
-fn every_flag_is_in_the_readme() {
-    let readme = read("README.md");
+fn every_flag_is_in_its_document() {
+    let page = read("docs/config.md");
     let help = run(&["--help"]).1;
     let flags: BTreeSet<&str> = help
         .split_whitespace()
@@ -111,7 +112,7 @@ fn every_flag_is_in_the_readme() {
         .filter(|flag| !["--help", "--version"].contains(flag))
         .collect();
     assert!(flags.len() > 20, "{flags:?}");
-    let missing: Vec<&&str> = flags.iter().filter(|flag| !readme.contains(**flag)).collect();
+    let missing: Vec<&&str> = flags.iter().filter(|flag| !page.contains(**flag)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
 

@@ -19,7 +19,7 @@ pub struct File {
     pub agent: AgentTable,
     /// Where Consul is.
     pub consul: ConsulTable,
-    /// Logs.
+    /// The log.
     pub log: LogTable,
     /// What the agent answers by HTTP.
     pub http: HttpTable,
@@ -39,49 +39,51 @@ pub struct File {
     pub template: Vec<TemplateTable>,
 }
 
-/// `[agent]`
+/// `[agent]`: this agent.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentTable {
-    /// The name it shows in `status`.
+    /// The name it shows in `status`. Default: host name and a random part.
     pub id: Option<String>,
-    /// Move this host's primaries away before it stops.
+    /// Node mode: move this host's primaries away before it stops. Default: `false`; for `exec` `true`.
     pub handover: Option<bool>,
 }
 
-/// `[consul]`
+/// `[consul]`: where Consul is, in the words of Consul's own tools.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConsulTable {
-    /// As CONSUL_HTTP_ADDR.
+    /// `host:port`, `http://`, `https://` or `unix://`. `CONSUL_HTTP_SSL=true` means TLS where it does not say.
     pub address: Option<Spanned<String>>,
-    /// File with the ACL token.
+    /// File with the ACL token, read again at each call.
     pub token_file: Option<PathBuf>,
-    /// Authorities to trust (PEM).
+    /// Authorities to trust (PEM). Default: the system's.
     pub ca_cert: Option<PathBuf>,
     /// Our certificate (PEM).
     pub client_cert: Option<Spanned<PathBuf>>,
     /// Its key (PEM).
     pub client_key: Option<Spanned<PathBuf>>,
-    /// The name to expect in Consul's certificate.
+    /// The name to expect in Consul's certificate. Default: the host of `address`.
     pub tls_server_name: Option<String>,
     /// Check Consul's certificate.
     pub tls_verify: Option<bool>,
-    /// Enterprise namespace.
+    /// Enterprise namespace; sent only when set.
     pub namespace: Option<String>,
-    /// Enterprise partition.
+    /// Enterprise partition; sent only when set.
     pub partition: Option<String>,
     /// KV prefix, and the first part of the synthetic nodes' names.
     pub prefix: Option<Spanned<String>>,
 }
 
-/// `[http]`
+/// `[http]`: the status page, and `/metrics`, `/status.json`, `/primary`, `/replica`, `/health`, `/healthz` and
+/// `/readyz`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpTable {
-    /// Where to answer, `ip:port`.
+    /// Where to answer. Default: nowhere.
     pub listen: Option<Spanned<std::net::SocketAddr>>,
-    /// File with the token that whoever wants to see the groups must have.
+    /// File with the token that the page (as a password), `/status.json` and `/metrics` ask for. Required when
+    /// listening on more than loopback.
     pub token_file: Option<PathBuf>,
     /// Our certificate (PEM).
     pub tls_cert: Option<PathBuf>,
@@ -91,25 +93,25 @@ pub struct HttpTable {
     pub client_ca: Option<PathBuf>,
 }
 
-/// `[dns]`
+/// `[dns]`: whether Consul's DNS answers what was published, after each switch and every minute.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsTable {
     /// Ask at all.
     pub check: Option<bool>,
-    /// Whom to ask, `host:port` each.
+    /// Whom to ask. One that is named here must answer. Default: Consul's host with port 8600, which may be silent.
     pub servers: Option<Vec<Address>>,
     /// Consul's domain.
     pub domain: Option<String>,
 }
 
-/// `[log]`
+/// `[log]`: the log, on stderr.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogTable {
-    /// error, warn, info, debug, trace, or a filter such as `info,consul_redis::sentinel=debug`.
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,consul_redis::sentinel=debug`.
     pub level: Option<String>,
-    /// text or json.
+    /// For people, or one JSON object a line.
     pub format: Option<LogFormat>,
 }
 
@@ -123,125 +125,136 @@ pub enum LogFormat {
     Json,
 }
 
-/// A login: `[instances]`, and part of `[sentinels]` and `[[group]]`.
+/// A login table: how to log in, in `[instances]` (every Redis), `[group.login]` (one group's, where it differs)
+/// and `[sentinels.login]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoginTable {
-    /// ACL user.
+    /// ACL user. Default: the user `default`.
     pub username: Option<String>,
-    /// File with its password.
+    /// File with its password, read again at each connection.
     pub password_file: Option<PathBuf>,
-    /// Name of the environment variable with its password.
+    /// Name of the environment variable with its password, instead of a file.
     pub password_env: Option<String>,
-    /// Speak TLS.
+    /// Speak TLS. A certificate in this table says so, too.
     pub tls: Option<bool>,
-    /// Authorities to trust (PEM).
+    /// Authorities to trust (PEM). Default: the system's.
     pub ca_cert: Option<PathBuf>,
     /// Our certificate (PEM).
     pub client_cert: Option<PathBuf>,
     /// Its key (PEM).
     pub client_key: Option<PathBuf>,
-    /// The name to expect in the server's certificate.
+    /// The name to expect in the server's certificate. Default: the name it was listed under, else its address.
     pub server_name: Option<String>,
     /// Deadline for a connection and for each question.
     pub timeout: Option<Span>,
 }
 
-/// `[sentinels]`
+/// `[sentinels]`: where Sentinels are. Addresses or a service, one of them at least; one Sentinel is enough to find
+/// the others.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SentinelsTable {
     /// `host:port` each. A name stands for all its A and AAAA records.
     pub addresses: Option<Vec<Address>>,
-    /// Or registered in Consul under this service.
+    /// Find those registered in Consul under this service.
     pub consul_service: Option<String>,
     /// Ask those that are found about the others.
     pub peers: Option<bool>,
     /// How often names and the service are looked up again.
     pub refresh: Option<Span>,
-    /// DNS server for the names, `ip:port`.
+    /// DNS server for the names. Default: this machine's.
     pub resolver: Option<std::net::SocketAddr>,
-    /// How to log in.
+    /// How to log in to them: a login table.
     pub login: Option<Spanned<LoginTable>>,
 }
 
-/// `[[group]]`
+/// `[[group]]`: a group that is published, one table each. Without any: the group `redis`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupTable {
     /// What Sentinel calls it.
     pub name: Spanned<GroupName>,
-    /// The Consul service it is published as.
+    /// What Consul calls it: `cache` is published as `cache-primary`, `cache-replica` and `cache`. Default: the
+    /// name.
     #[serde(default)]
     pub service: Option<Spanned<ServiceName>>,
-    /// How sure a publication must be.
+    /// How sure a publication must be: as soon as the replica that was chosen says it is the primary, or when a
+    /// majority of the Sentinels names it.
     #[serde(default)]
     pub publish: Option<Level>,
-    /// How long an unconfirmed promotion holds.
+    /// How long a promotion holds without its majority.
     #[serde(default)]
     pub confirm_within: Option<Span>,
     /// A replica leaves the read endpoints after this long out of sync.
     #[serde(default)]
     pub replica_lag_max: Option<Span>,
-    /// An instance that has been down this long loses its row.
+    /// An instance that has been down this long loses its row, and Sentinels forget it.
     #[serde(default)]
     pub forget_after: Option<Span>,
     /// A Sentinel that nobody has heard for this long is forgotten by the others.
     #[serde(default)]
     pub forget_sentinels_after: Option<Span>,
-    /// Have Sentinels forget those who are gone for good.
+    /// Have Sentinels forget those who are gone for good (`SENTINEL RESET`, one Sentinel at a time, 30 s apart).
     #[serde(default)]
     pub forget_ghosts: Option<bool>,
-    /// Leave the group as it is: only observe and publish.
+    /// `false`: only observe and publish; the other duties below, and `forget_ghosts`, are off unless they are
+    /// switched on.
     #[serde(default)]
     pub manage: Option<bool>,
-    /// Hold the writes of a second primary.
+    /// Hold the writes of an old primary during a promotion (`CLIENT PAUSE ... WRITE`, 2 s at most).
     #[serde(default)]
     pub hold_writes: Option<bool>,
-    /// Hold the writes of this host's primary while the host is cut off.
+    /// Node mode: hold the writes of this host's primary while the host sees neither Consul nor a majority of the
+    /// Sentinels.
     #[serde(default)]
     pub hold_when_cut_off: Option<bool>,
-    /// Turn a second primary into a replica.
+    /// Turn a second primary (a returned old one, or a blank one) into a replica of the writer at once.
     #[serde(default)]
     pub fence: Option<bool>,
-    /// Have a primary that has come back without its data replaced.
+    /// When the primary comes back without its data, while others hold it: have one of them replace it, and keep
+    /// them from copying its emptiness.
     #[serde(default)]
     pub replace_emptied: Option<bool>,
-    /// Find a first primary.
+    /// Node mode: find a first primary for a group that nobody knows; and make one that came back before it was
+    /// replaced the primary again.
     #[serde(default)]
     pub bootstrap: Option<bool>,
-    /// Among how many instances.
+    /// How many instances the first primary is chosen among. Default: all that are there after `bootstrap_wait`.
     #[serde(default)]
     pub expect: Option<u8>,
-    /// How long they are waited for otherwise.
+    /// How long instances are waited for, where `expect` does not say how many.
     #[serde(default)]
     pub bootstrap_wait: Option<Span>,
-    /// Tell Sentinels that lack the group.
+    /// Tell Sentinels where the primary lives, when they lack the group or have disagreed for 30 s, and their
+    /// settings.
     #[serde(default)]
     pub tell_sentinels: Option<bool>,
-    /// Settings for such a Sentinel.
+    /// Settings that all Sentinels are kept at.
     #[serde(default)]
     pub settings: SettingsTable,
-    /// How to log in to this group's instances, where it differs from `[instances]`.
+    /// How to log in to this group's instances, where it differs from `[instances]`: a login table.
     #[serde(default)]
     pub login: Option<Spanned<LoginTable>>,
 }
 
-/// `[group.settings]`
+/// `[group.settings]`: kept the same on all Sentinels, where `consul-redis config` says nothing.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SettingsTable {
-    /// Sentinels that must agree that a primary is down: a number, or `"auto"`.
+    /// Sentinels that must agree that a primary is down; `"auto"`: a majority of the known ones. Default: as each
+    /// Sentinel has it.
     pub quorum: Option<Quorum>,
-    /// Silence after which an instance is called down.
+    /// Silence after which an instance is called down. Default: as each Sentinel has it.
     pub down_after: Option<Span>,
-    /// Bound on each phase of a failover.
+    /// Bound on each phase of a failover. Default: as each Sentinel has it.
     pub failover_timeout: Option<Span>,
-    /// Replicas pointed at a new primary at the same time.
+    /// Replicas pointed at a new primary at the same time. Default: as each Sentinel has it.
     pub parallel_syncs: Option<u64>,
-    /// ACL user that Sentinels log in to the instances as, when it is not ours.
+    /// ACL user that Sentinels log in to the instances as. Heeded with `auth_password_file` only. Default: the
+    /// agent's own.
     pub auth_user: Option<String>,
-    /// File with its password.
+    /// File with its password. Default: the agent's own.
     pub auth_password_file: Option<PathBuf>,
 }
 
@@ -254,13 +267,13 @@ pub enum Quorum {
     Fixed(u64),
 }
 
-/// `[[redis]]`
+/// `[[redis]]`: node mode: a Redis of this host.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisTable {
     /// Where it listens, as others reach it.
     pub address: Spanned<Address>,
-    /// The group it belongs to.
+    /// The group it belongs to. Default: the only group.
     #[serde(default)]
     pub group: Option<Spanned<GroupName>>,
     /// How often Consul tries to connect.
@@ -268,7 +281,7 @@ pub struct RedisTable {
     pub check_interval: Option<Span>,
 }
 
-/// `[[sentinel]]`
+/// `[[sentinel]]`: node mode: a Sentinel of this host.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SentinelTable {
@@ -279,7 +292,7 @@ pub struct SentinelTable {
     pub check_interval: Option<Span>,
 }
 
-/// `[[template]]`
+/// `[[template]]`: a file that is rendered from the groups' state: `docs/consumers.md`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TemplateTable {
@@ -287,22 +300,23 @@ pub struct TemplateTable {
     pub source: PathBuf,
     /// The file that is rendered from it.
     pub destination: Spanned<PathBuf>,
-    /// What is run once the file is in place: a program and its arguments.
+    /// What is run once the file is in place: `["program", "argument"]`; `{}` is the file.
     #[serde(default)]
     pub command: Option<Spanned<Vec<String>>>,
-    /// What looks at the file before it is put in place.
+    /// What looks at the file before it is put in place, in the same form.
     #[serde(default)]
     pub check: Option<Spanned<Vec<String>>>,
     /// How long each of the two may take.
     #[serde(default)]
     pub command_timeout: Option<Span>,
-    /// The file's permissions, in octal.
+    /// The file's permissions, in octal: `"0640"`. Default: what the file has, or `0644`.
     #[serde(default)]
     pub mode: Option<Spanned<String>>,
-    /// Whose the file is, `user:group`.
+    /// Whose the file is: `"user:group"`. Default: what the file has.
     #[serde(default)]
     pub owner: Option<Spanned<String>>,
-    /// What becomes of the file when a group has no writer.
+    /// A group without a writer stays in the file as it was, or the template is rendered and sees that there is
+    /// none.
     #[serde(default)]
     pub on_no_writer: Option<OnNoWriter>,
 }

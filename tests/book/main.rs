@@ -1,0 +1,37 @@
+//! The handbook is true of the program: what can be written from the definitions is, and the rest is held to them.
+//!
+//! `make docs` writes docs/config.md and docs/schemas/config-file.schema.json anew.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod commands;
+mod definitions;
+mod examples;
+mod overrides;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+/// Set to `write`, stale pages are written anew instead of being complained about.
+const WRITE: &str = "CONSUL_REDIS_DOCS";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A generated page is what the definitions say now.
+fn hold(path: &str, wanted: &str) {
+    if std::env::var(WRITE).is_ok_and(|word| word == "write") {
+        std::fs::write(root().join(path), wanted).unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+    let found = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+    if let Some((at, (found, wanted))) =
+        found.lines().zip(wanted.lines()).enumerate().find(|(_, (found, wanted))| found != wanted)
+    {
+        panic!("{path}:{}: `make docs` makes it\n{wanted}\nand it is\n{found}", at + 1);
+    }
+    assert_eq!(found.len(), wanted.len(), "{path} is shorter or longer: `make docs`");
+}
