@@ -50,6 +50,9 @@ pub const OVERRIDES: &[Override] = &[
     row("consul.prefix", "--prefix", NAMES, "c"),
     row("http.listen", "--listen", SOCKETS, "127.0.0.1:3"),
     row("http.token_file", "--listen-token-file", FILES, "/c"),
+    row("http.tls_cert", "--listen-cert", FILES, "/c"),
+    row("http.tls_key", "--listen-key", FILES, "/c"),
+    row("http.client_ca", "--listen-client-ca", FILES, "/c"),
     row("dns.check", "--dns-check", SWITCH, "false"),
     row("dns.servers", "--dns", LISTS, "10.0.0.1:3"),
     row("dns.domain", "--dns-domain", NAMES, "c"),
@@ -115,6 +118,9 @@ fn file(key: &str, value: &str) -> String {
         ("group", _) => "name = 'redis'\n",
         (_, "client_cert") => "client_key = '/k'\n",
         (_, "client_key") => "client_cert = '/k'\n",
+        ("http", "tls_cert") => "listen = '127.0.0.1:9'\ntls_key = '/k'\n",
+        ("http", "tls_key") => "listen = '127.0.0.1:9'\ntls_cert = '/k'\n",
+        ("http", "client_ca") => "listen = '127.0.0.1:9'\ntls_cert = '/k'\ntls_key = '/k'\n",
         ("http", "token_file") => "listen = '127.0.0.1:9'\n",
         _ => "",
     };
@@ -127,7 +133,8 @@ fn half(by: &str) -> Option<String> {
     let other = [("_CERT", "_KEY"), ("_KEY", "_CERT"), ("-cert", "-key"), ("-key", "-cert")];
     let (this, that) = other.into_iter().find(|(this, _)| by.ends_with(this))?;
     let stem = by.strip_suffix(this)?;
-    stem.to_lowercase().ends_with("client").then(|| format!("{stem}{that}"))
+    let of_a_pair = ["client", "--listen"].iter().any(|end| stem.to_lowercase().ends_with(end));
+    of_a_pair.then(|| format!("{stem}{that}"))
 }
 
 #[test]
