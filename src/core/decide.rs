@@ -12,7 +12,7 @@ use super::fence::fences;
 use super::ghosts::{Forget, forget};
 use super::hold::holds;
 use super::observed::{RowsAnswer, StoreAnswer, StoredState};
-use super::policy::Policy;
+use super::policy::{Policy, REPAIR_AGAIN_MS};
 use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes};
 use super::publication::{KeepReason, Verdict, judge};
 use super::record::{
@@ -447,6 +447,9 @@ fn repair(
     // Rows read before the record changed would show differences that are none.
     let rows = rows.filter(|rows| rows.asked >= view.memory.store_changed)?;
     if view.memory.audited == Some((rows.asked, store.asked)) {
+        return None;
+    }
+    if view.memory.repaired.is_some_and(|at| view.now.mono - at < REPAIR_AGAIN_MS) {
         return None;
     }
     let shown = project(record);

@@ -436,6 +436,7 @@ impl GroupLoop {
             out.push(Output::Replace(replace, now.mono.plus_ms(REPLACE_WITHIN_MS)));
         }
         let Some(record) = record else {
+            self.memory.repaired = Some(now.mono);
             let text = format!("{}: put back rows or keys that were changed", self.policy.group);
             out.push(say(Weight::Info, text));
             out.push(Output::ReadRows);

@@ -90,6 +90,8 @@ pub struct Memory {
     pub store_changed: Mono,
     /// Which rows and which keys, by when they were asked for, have been found to be as they should.
     pub audited: Option<(Mono, Mono)>,
+    /// When rows or keys were last put back.
+    pub repaired: Option<Mono>,
     /// Since when each condition has been true without a break.
     pub since: BTreeMap<Condition, Mono>,
     /// The steps of the failover that is under way.

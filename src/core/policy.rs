@@ -145,6 +145,9 @@ pub const SET_AGAIN_MS: u64 = 1_000;
 pub const DISAGREES_AFTER_MS: u64 = 30_000;
 /// How often one Sentinel is told about one group, in ms.
 pub const TELL_AGAIN_MS: u64 = 5_000;
+/// How often rows or keys that somebody else changes are put back, in ms: a token that may write rows and not see them
+/// would keep an agent at it all the time.
+pub const REPAIR_AGAIN_MS: u64 = 1_000;
 /// Instances of one group that get a row. More than that is somebody else's mistake.
 pub const INSTANCES_MAX: usize = 128;
 

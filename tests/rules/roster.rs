@@ -7,7 +7,7 @@ use consul_redis::core::record::{InstanceRecord, Level, PublishedRole};
 use consul_redis::core::switchover::prepare;
 use consul_redis::core::time::Mono;
 
-use crate::scene::{A, ASKED, B, C, Scene, at, primary, promoted_b, replica};
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica};
 
 const D: &str = "10.0.0.4:6379";
 
@@ -160,6 +160,18 @@ fn rows_that_somebody_changed_are_put_back() {
     let write = scene.write();
     assert_eq!((write.purpose, write.record.is_none()), (Purpose::Repair, true));
     assert_eq!(write.ops.len(), 3, "the guard and two rows: {:?}", write.ops);
+}
+
+#[test]
+fn rows_that_do_not_stay_are_put_back_once_a_second() {
+    let mut scene = Scene::healthy(3);
+    let rows = scene.observed.rows.as_mut().unwrap().found.as_mut().unwrap();
+    rows.services.remove("redis-primary");
+    scene.memory.repaired = Some(Mono(NOW - 999));
+    assert!(scene.decision().actions.is_empty(), "{:?}", scene.decision());
+    assert!(!scene.decision().sound, "they are not as they should be");
+    scene.memory.repaired = Some(Mono(NOW - 1_000));
+    assert_eq!(scene.write().purpose, Purpose::Repair);
 }
 
 #[test]
