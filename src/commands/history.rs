@@ -12,6 +12,7 @@ use crate::consul::store::ReadMode;
 use crate::core::address::Address;
 use crate::core::projection::Layout;
 use crate::core::record::{Change, Level};
+use crate::core::timeline::{Step, Switch, switches};
 use crate::exit::{Code, Failure};
 
 /// Shows the last changes of a group, newest first.
@@ -28,10 +29,27 @@ pub async fn run(config: Config, args: &HistoryArgs) -> Result<(), Failure> {
     }
     if args.json {
         println!("{}", terminal::json(&keys.history)?);
+    } else if args.steps {
+        print!("{}", step_by_step(&keys.history, Style::of_stdout()));
     } else {
         print!("{}", describe(&keys.history, Style::of_stdout()));
     }
     Ok(())
+}
+
+/// Each switch with its steps: how long after the first one each was.
+fn step_by_step(history: &[Change], style: Style) -> String {
+    let mut text = String::new();
+    for switch in switches(history) {
+        let Switch { generation, at, from, to, why, steps, .. } = switch;
+        let (from, to) = (or_none(from.as_ref()), or_none(to.as_ref()));
+        let head = style.bold(&format!("{generation}  {at:.3}  {from} -> {to}"));
+        text.push_str(&format!("{head}  {why}\n"));
+        for Step { step, ms, .. } in steps {
+            text.push_str(&format!("  {ms:>7} ms  {}\n", step.as_str()));
+        }
+    }
+    text
 }
 
 /// One line for each change.
@@ -71,17 +89,32 @@ fn took(change: &Change) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_change_is_a_line() {
-        let changes: Vec<Change> = serde_json::from_value(serde_json::json!([
+    fn changes() -> Vec<Change> {
+        serde_json::from_value(serde_json::json!([
             {"generation": 3, "at": "2026-11-21T00:00:01.5Z", "from": null, "to": "10.0.0.6:6379",
              "level": "promotion", "epoch": 1, "why": "promoted by Sentinel epoch 1", "by": "a",
              "timeline": {"selected": "2026-11-21T00:00:01.25Z", "promoted": "2026-11-21T00:00:01.497Z"}},
             {"generation": 2, "at": "2026-11-21T00:00:01Z", "from": "10.0.0.5:6379", "to": null,
              "level": null, "epoch": null, "why": "10.0.0.5:6379 is down", "by": "a", "timeline": {}},
         ]))
-        .unwrap();
-        let text = describe(&changes, Style::plain());
+        .unwrap()
+    }
+
+    #[test]
+    fn a_switch_is_told_step_by_step() {
+        assert_eq!(
+            step_by_step(&changes(), Style::plain()),
+            "3  2026-11-21T00:00:01.500Z  10.0.0.5:6379 -> 10.0.0.6:6379  promoted by Sentinel epoch 1\n\
+             \x20       0 ms  withdrawn\n\
+             \x20     250 ms  replica chosen\n\
+             \x20     497 ms  promoted\n\
+             \x20     500 ms  published\n"
+        );
+    }
+
+    #[test]
+    fn a_change_is_a_line() {
+        let text = describe(&changes(), Style::plain());
         assert_eq!(
             text,
             "   began                     writer                 level      took    why\n\

@@ -44,7 +44,7 @@ pub struct Write {
     pub base_index: u64,
     /// The record it makes, unless it only repairs what the recorded one should show.
     pub record: Option<Record>,
-    /// The history it leaves, newest first, when a generation begins or is confirmed.
+    /// The history it leaves, newest first, when a generation begins or more is known of it.
     pub history: Option<Vec<Change>>,
     /// The Sentinel that is made to forget once this is written.
     pub forget: Option<Forget>,
@@ -71,6 +71,8 @@ pub enum Purpose {
     Forget,
     /// Still no writer; a Sentinel is about to be asked to replace one without data.
     Replace,
+    /// The same writer; when DNS was first seen to answer it.
+    Note,
     /// Rows or keys that somebody else changed.
     Repair,
 }
@@ -86,6 +88,7 @@ impl Purpose {
             Self::Roster => "roster",
             Self::Forget => "forget",
             Self::Replace => "replace",
+            Self::Note => "note",
             Self::Repair => "repair",
         }
     }

@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use jiff::Timestamp;
+
 use super::action::{Action, Promote, Purpose, Write};
 use super::address::Address;
 use super::bootstrap::{Bootstrap, bootstrap};
@@ -12,7 +14,7 @@ use super::fence::fences;
 use super::ghosts::{Forget, forget};
 use super::hold::holds;
 use super::observed::{RowsAnswer, StoreAnswer, StoredState};
-use super::policy::{Policy, REPAIR_AGAIN_MS};
+use super::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
 use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes};
 use super::publication::{KeepReason, Verdict, judge};
 use super::record::{
@@ -149,12 +151,18 @@ fn write(
         purpose = Purpose::Replace;
     }
     if purpose == Purpose::Roster && Some(&next) == record {
-        let Some(forget) = next_to_forget else {
-            return Ok(repair(view, layout, store, &next).unwrap_or(Wanted::Nothing));
-        };
-        let number = next.reset.as_ref().map_or(0, |reset| reset.number) + 1;
-        next.reset = Some(Reset { number, sentinel: forget.sentinel.clone() });
-        purpose = Purpose::Forget;
+        if let Some(forget) = next_to_forget {
+            let number = next.reset.as_ref().map_or(0, |reset| reset.number) + 1;
+            next.reset = Some(Reset { number, sentinel: forget.sentinel.clone() });
+            purpose = Purpose::Forget;
+        } else {
+            let repair = repair(view, layout, store, &next);
+            let due = view.tally.failovers.is_empty() && better_known(view, store, &next).is_some();
+            if !due || matches!(repair, Some(Wanted::Write(_))) {
+                return Ok(repair.unwrap_or(Wanted::Nothing));
+            }
+            purpose = Purpose::Note;
+        }
     }
     if purpose == Purpose::Roster && !looked_since_last_change(view) {
         return Ok(Wanted::Nothing);
@@ -169,10 +177,11 @@ fn write(
     policy.agent.clone_into(&mut next.by);
     let forget = next_to_forget.filter(|_| purpose == Purpose::Forget).cloned();
     let replace = next_to_replace.filter(|_| purpose == Purpose::Replace).cloned();
-    let begins = matches!(purpose, Purpose::Publish | Purpose::Withdraw);
     let history = match purpose {
-        Purpose::Confirm => confirmed(view, store, &next),
-        _ => begins.then(|| history(store, record, &next, &view.memory.timeline)),
+        Purpose::Publish | Purpose::Withdraw => {
+            Some(history(store, record, &next, &view.memory.timeline))
+        }
+        _ => better_known(view, store, &next),
     };
     let ops = ops(layout, &base, store, &next, history.as_deref());
     let (base_index, record) = (store.state_index, Some(next));
@@ -388,31 +397,39 @@ fn history(
     next: &Record,
     timeline: &Timeline,
 ) -> Vec<Change> {
+    let level = next.writer.as_ref().map(|_| next.evidence.level);
+    // A majority names it already.
+    let confirmed = level.filter(|level| *level == Level::Quorum).map(|_| next.since);
     let change = Change {
         generation: next.generation,
         at: next.since,
         from: before.and_then(Record::writer_address).cloned(),
         to: next.writer_address().cloned(),
-        level: next.writer.as_ref().map(|_| next.evidence.level),
+        level,
         epoch: next.evidence.config_epoch,
         why: next.why.clone(),
         by: next.by.clone(),
-        timeline: timeline.clone(),
+        timeline: Timeline { confirmed, ..timeline.clone() },
     };
     std::iter::once(change).chain(store.history.iter().cloned()).take(HISTORY_LEN_MAX).collect()
 }
 
-/// The history with the moment in which a majority had followed, and the one in which DNS was seen to; `None` when it
-/// has them already.
-fn confirmed(view: &View<'_>, store: &StoreAnswer, next: &Record) -> Option<Vec<Change>> {
+/// The history with the moments in which a majority had followed the last switch, and DNS was seen to; `None` when it has
+/// all that is known.
+fn better_known(view: &View<'_>, store: &StoreAnswer, next: &Record) -> Option<Vec<Change>> {
+    let change = store.history.first().filter(|change| change.generation == next.generation)?;
+    change.to.as_ref()?;
+    let Timeline { confirmed, in_dns, .. } = &change.timeline;
+    let follows = change.level == Some(Level::Promotion) && next.evidence.level == Level::Quorum;
+    let confirmed = confirmed.or(follows.then_some(view.now.wall));
+    let seen = view.memory.in_dns.filter(|(generation, _)| *generation == next.generation);
+    let in_time =
+        |at: &Timestamp| at.as_millisecond() - change.at.as_millisecond() <= IN_DNS_WITHIN_MS;
+    let in_dns = in_dns.or(seen.map(|(_, at)| at).filter(in_time));
+    let timeline = Timeline { confirmed, in_dns, ..change.timeline.clone() };
     let mut history = store.history.clone();
-    let change = history.first_mut().filter(|change| change.generation == next.generation)?;
-    if change.timeline.confirmed.is_some() || change.level != Some(Level::Promotion) {
-        return None;
-    }
-    change.timeline.confirmed = Some(view.now.wall);
-    let in_dns = view.memory.in_dns.filter(|(generation, _)| *generation == next.generation);
-    change.timeline.in_dns = in_dns.map(|(_, at)| at);
+    let first = history.first_mut().filter(|first| first.timeline != timeline)?;
+    first.timeline = timeline;
     Some(history)
 }
 

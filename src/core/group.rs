@@ -517,7 +517,7 @@ impl GroupLoop {
                     primary.unwrap_or_default()
                 )
             }
-            Purpose::Repair => return,
+            Purpose::Note | Purpose::Repair => return,
         };
         out.push(say(Weight::Info, text));
     }

@@ -148,6 +148,9 @@ pub const TELL_AGAIN_MS: u64 = 5_000;
 /// How often rows or keys that somebody else changes are put back, in ms: a token that may write rows and not see them
 /// would keep an agent at it all the time.
 pub const REPAIR_AGAIN_MS: u64 = 1_000;
+/// How long after a switch DNS may first have been seen to answer it, to be noted, in ms: an agent that was started later
+/// has not seen the first time.
+pub const IN_DNS_WITHIN_MS: i64 = 60_000;
 /// Instances of one group that get a row. More than that is somebody else's mistake.
 pub const INSTANCES_MAX: usize = 128;
 

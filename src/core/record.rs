@@ -239,10 +239,10 @@ pub struct Timeline {
     /// The chosen replica first said that it is the primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted: Option<Timestamp>,
-    /// Consul's DNS was first seen to answer the new writer, by the agent that wrote down the confirmation.
+    /// Consul's DNS was first seen to answer the new writer, by the agent that wrote this down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_dns: Option<Timestamp>,
-    /// A majority had followed; of what was published at once at level quorum, the change itself is that.
+    /// A majority had followed; at level quorum it had before the change, which is then the time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<Timestamp>,
 }

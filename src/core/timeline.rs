@@ -60,6 +60,21 @@ pub enum StepKind {
     Confirmed,
 }
 
+impl StepKind {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DownAgreed => "agreed to be down",
+            Self::Withdrawn => "withdrawn",
+            Self::Selected => "replica chosen",
+            Self::Promoted => "promoted",
+            Self::Published => "published",
+            Self::InDns => "in DNS",
+            Self::Confirmed => "confirmed",
+        }
+    }
+}
+
 /// The switches of a history (newest first), newest first. A withdrawal and the publication after it are one.
 pub fn switches(history: &[Change]) -> Vec<Switch> {
     let mut switches = Vec::new();

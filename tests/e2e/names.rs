@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use consul_redis::core::record::Change;
+use consul_redis::core::record::{Change, Level};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
@@ -15,7 +15,8 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
 use crate::support::{
-    agent, counted, get, http_address, run, text, until_in_sync, until_metric, until_writer, world,
+    agent, agents, counted, get, http_address, run, text, until_in_sync, until_metric,
+    until_writer, world,
 };
 
 const NAME: &str = "redis-primary.service.consul";
@@ -77,6 +78,29 @@ async fn a_switch_is_followed_into_dns_and_timed() {
     let timeline = timeline.await.unwrap();
     let (promoted, seen) = (timeline.promoted.unwrap(), timeline.in_dns.unwrap());
     assert!(promoted <= seen && seen <= timeline.confirmed.unwrap(), "{timeline:?}");
+}
+
+#[tokio::test]
+async fn a_switch_at_level_quorum_is_timed_to_its_end_as_well() {
+    let mut world = world(WorldSpec::default()).await;
+    let dns = world.consul.dns.to_string();
+    let _running = agents(&world, 2, &["--publish", "quorum", "--dns", &dns]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.server_mut(&first).unwrap().kill();
+    until_writer(&world, "redis", 20, Some(&first)).await;
+    let change = until("the history", Duration::from_secs(15), || async {
+        let history = history(&world).await?;
+        let change = history.first().filter(|change| change.timeline.in_dns.is_some());
+        change.cloned().ok_or_else(|| LabError(format!("{history:?}")))
+    });
+    let change = change.await.unwrap();
+    assert_eq!((change.level, change.timeline.confirmed), (Some(Level::Quorum), Some(change.at)));
+    let taken = change.timeline.in_dns.unwrap().duration_since(change.at).as_millis();
+    assert!((0..5_000).contains(&taken), "{taken} ms");
+    // The first writer of all as well.
+    let history = history(&world).await.unwrap();
+    assert!(history.last().unwrap().timeline.in_dns.is_some(), "{history:?}");
 }
 
 #[tokio::test]

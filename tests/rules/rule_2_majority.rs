@@ -98,3 +98,12 @@ fn an_address_that_one_sentinel_has_heard_a_quorum_call_down_is_not_published() 
     let scene = Scene::unpublished(3).down(&[1], DownOpinion::Objective);
     assert!(scene.keeps().contains("agree that it is down"), "{}", scene.keeps());
 }
+
+#[test]
+fn what_a_majority_names_is_confirmed_as_it_is_published() {
+    let scene = failed_over().instance(B, promoted_b());
+    let write = scene.write();
+    let change = write.history.unwrap().remove(0);
+    assert_eq!((change.level, change.timeline.confirmed), (Some(Level::Quorum), Some(change.at)));
+    assert_eq!(change.timeline.in_dns, None, "nobody has asked yet");
+}

@@ -6,6 +6,8 @@ use consul_redis::core::observed::{DownOpinion, FailoverPhase};
 use consul_redis::core::publication::Verdict;
 use consul_redis::core::record::{Change, Level, Timeline};
 
+use jiff::Timestamp;
+
 use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
 
 /// A is dead, Sentinel 0 leads, B was told and has become the primary; nobody names it yet.
@@ -160,8 +162,68 @@ fn a_confirmation_writes_down_when_it_was_and_when_dns_was_seen_to_answer() {
     scene.memory.in_dns = Some((7, seen));
     assert_eq!(scene.write().history.unwrap()[0].timeline.in_dns, None);
     // Written down once: a later confirmation at a higher epoch leaves it as it is.
+    scene.memory.in_dns = Some((8, seen));
     scene.observed.store.as_mut().unwrap().history = history;
     assert_eq!(scene.write().history, None);
+}
+
+/// A leads since generation 7, and nobody has written down when DNS answered it.
+fn published(level: Level, ago_ms: i64) -> Scene {
+    let mut scene = Scene::healthy(3);
+    let now = scene.view().now.wall;
+    let began = Timestamp::from_millisecond(now.as_millisecond() - ago_ms).expect("a time");
+    let confirmed = Some(began);
+    let change = Change {
+        generation: 7,
+        at: began,
+        from: None,
+        to: Some(at(A)),
+        level: Some(level),
+        epoch: Some(1),
+        why: String::new(),
+        by: String::new(),
+        timeline: Timeline { confirmed, ..Timeline::default() },
+    };
+    scene.observed.store.as_mut().expect("a store").history = vec![change];
+    scene.memory.in_dns = Some((7, now));
+    scene
+}
+
+#[test]
+fn what_dns_answered_after_the_confirmation_is_written_down_when_all_is_quiet() {
+    for level in [Level::Promotion, Level::Quorum] {
+        let mut scene = published(level, 300);
+        let write = scene.write();
+        assert_eq!(write.purpose, Purpose::Note);
+        let history = write.history.unwrap();
+        let (timeline, before) =
+            (&history[0].timeline, &scene.observed.store.as_ref().unwrap().history);
+        assert_eq!(timeline.in_dns, Some(scene.view().now.wall));
+        assert_eq!(timeline.confirmed, before[0].timeline.confirmed, "it stays as it was");
+        let record = write.record.unwrap();
+        assert_eq!((record.generation, record.writer_address()), (7, Some(&at(A))));
+        scene.observed.store.as_mut().unwrap().history = history;
+        assert!(scene.decision().actions.is_empty(), "once: {:?}", scene.decision());
+    }
+    let noted = |scene: &Scene| {
+        let mut actions = scene.decision().actions.into_iter();
+        actions.any(|action| matches!(action, Action::Write(w) if w.purpose == Purpose::Note))
+    };
+    assert!(noted(&published(Level::Quorum, 60_000)));
+    assert!(!noted(&published(Level::Quorum, 60_001)), "who was started later has not seen it");
+    let mut other = published(Level::Quorum, 300);
+    other.memory.in_dns = Some((6, other.view().now.wall));
+    assert!(!noted(&other), "another generation's answer");
+    let failing = published(Level::Quorum, 300).leading(0, B, FailoverPhase::WaitPromotion);
+    assert!(!noted(&failing), "a failover has the right of way");
+}
+
+#[test]
+fn what_dns_answered_goes_with_whatever_is_written_next() {
+    let scene = published(Level::Quorum, 300).instance(A, primary(1, None, &[B])).lasting(10_000);
+    let write = scene.write();
+    assert_eq!(write.purpose, Purpose::Roster);
+    assert_eq!(write.history.unwrap()[0].timeline.in_dns, Some(scene.view().now.wall));
 }
 
 #[test]
