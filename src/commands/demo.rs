@@ -1,6 +1,5 @@
 //! `consul-redis demo`: the main job, end to end, on real servers.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::terminal::Style;
+use super::terminal::{Progress, Style};
 use crate::cli::DemoArgs;
 use crate::clock::Clock;
 use crate::consul::store::ReadMode;
@@ -86,6 +85,10 @@ async fn until_written(
     }
 }
 
+fn started(servers: &str, begun: Instant) {
+    println!("Starting {servers} ... {:.1} s", begun.elapsed().as_secs_f64());
+}
+
 struct Demo {
     agents: Vec<Process>,
     world: World,
@@ -103,8 +106,7 @@ impl Demo {
             style.dim("real servers on loopback, started now and ended with this command")
         );
         println!();
-        print!("Starting {servers} ... ");
-        let _ = std::io::stdout().flush();
+        let _progress = Progress::new(format!("starting {servers}"));
         let life = if keep { Life::CanOutliveUs } else { Life::WithUs };
         let world = World::start(WorldSpec { life, from_scratch, ..WorldSpec::default() }).await?;
         let program = std::env::current_exe()?;
@@ -116,7 +118,7 @@ impl Demo {
         let begun = Instant::now();
         let servers = "Consul, three blank Redis and three Sentinels that know nothing";
         let mut demo = Self::world(keep, true, servers).await?;
-        println!("{:.1} s", begun.elapsed().as_secs_f64());
+        started(servers, begun);
         demo.say("Nobody knows anybody:");
         for group in &demo.world.groups {
             for server in &group.redis {
@@ -145,8 +147,10 @@ impl Demo {
         demo.until_record("the replicas", |record| record.replicas().count() == 2).await?;
         demo.step(started, Instant::now(), "in sync", "the two others are its replicas");
         // A failover needs Sentinels that know one another.
+        let progress = Progress::new("waiting for the Sentinels to know one another");
         demo.world.settle().await?;
         demo.world.calm().await?;
+        drop(progress);
         demo.step(started, Instant::now(), "at rest", "every Sentinel knows all others");
         Ok(demo)
     }
@@ -172,6 +176,7 @@ impl Demo {
         what: &str,
         wanted: impl Fn(&Record) -> bool,
     ) -> Result<Record, LabError> {
+        let _progress = Progress::new(format!("waiting for {what}"));
         until(what, STEP_TIMEOUT, || async {
             let record = self.record().await?;
             if wanted(&record) { Ok(record) } else { Err(LabError::new("not yet")) }
@@ -188,9 +193,9 @@ impl Demo {
             .map(|name| demo.world.start_agent(&demo.program, name, &[], &[]))
             .collect::<Result<Vec<Process>, LabError>>()?;
         demo.agents = agents;
-        let what = "the writer is published and both replicas are in sync";
+        let what = "a published writer, and both replicas in sync";
         demo.until_record(what, |record| record.replicas().count() == 2).await?;
-        println!("{:.1} s", begun.elapsed().as_secs_f64());
+        started(servers, begun);
         Ok(demo)
     }
 
@@ -270,11 +275,13 @@ impl Demo {
             let (down, promoted, published) = tokio::join!(down, others, published);
             (down, promoted, published)
         };
+        let progress = Progress::new("waiting for the Sentinels to fail over");
         let (down, (new, promoted), published) = tokio::time::timeout(STEP_TIMEOUT, timeline)
             .await
             .map_err(|_| LabError::new("no failover happened in time"))?;
         let by_new = |written: &Written| written.first.iter().find(|(a, _)| a == &new).cloned();
         let after = until_written(&mut written, |written| by_new(written).is_some()).await?;
+        drop(progress);
         let acknowledged = by_new(&after).map_or(promoted, |(_, at)| at);
         self.step(killed, down, "down agreed", "by a quorum of the Sentinels");
         self.step(killed, promoted, "promoted", &format!("{new} says that it is the primary"));
@@ -358,6 +365,8 @@ impl Demo {
         let wanted: Vec<String> =
             before.writer_address().map(|a| a.host().to_owned()).into_iter().collect();
         let (mut asked, begun) = (0_u32, Instant::now());
+        let progress =
+            Progress::new(format!("asking for the name for {} s", RETURN_WATCH.as_secs()));
         while begun.elapsed() < RETURN_WATCH {
             let found = names.a(NAME).await.map_err(LabError::new)?;
             let found: Vec<String> = found.iter().map(ToString::to_string).collect();
@@ -367,11 +376,12 @@ impl Demo {
             asked += 1;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        drop(progress);
         let seconds = begun.elapsed().as_secs();
         println!("  the name was asked for {asked} times in {seconds} s and did not move");
         let is_back =
             |record: &Record| record.replicas().any(|address| address.to_string() == gone);
-        let back = self.until_record("the old primary is in sync as a replica", is_back).await?;
+        let back = self.until_record("the old primary, in sync as a replica", is_back).await?;
         println!(
             "  the agents have made it a replica; redis-replica.service.consul has {} again",
             back.replicas().count()

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::status::groups;
-use super::terminal::{self, Style};
+use super::terminal::{self, Progress, Style};
 use crate::cli::DoctorArgs;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -37,7 +37,9 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Code, Failure> {
         if args.examined.as_ref().is_some_and(|wanted| *wanted != name) {
             continue;
         }
+        let progress = Progress::new(format!("{name}: asking Sentinels, Redis, Consul and DNS"));
         let findings = examine(&config, &group, &consul, &names, &clock).await?;
+        drop(progress);
         all.push(Examined { group: name, findings });
     }
     if let (Some(wanted), true) = (&args.examined, all.is_empty()) {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::config::unwritten;
 use super::switchover::find_group;
-use super::terminal;
+use super::terminal::{self, Progress};
 use crate::cli::{MaintenanceArgs, MaintenanceWhat};
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
@@ -227,6 +227,7 @@ impl Keeper<'_> {
         instance: &Address,
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + FOLLOW_MAX;
+        let _progress = Progress::new("waiting for agents and Sentinels");
         while Instant::now() < deadline {
             if seen(&self.look().await?) {
                 return Ok(());

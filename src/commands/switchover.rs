@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::retire::known_groups;
 use super::status::unconfigured;
-use super::terminal::{self, Style};
+use super::terminal::{self, Progress, Style};
 use crate::cli::SwitchoverArgs;
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
@@ -96,7 +96,9 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
     let names = Names::new(config.resolver);
     let clock = Clock::start();
     let group = find_group(&config, &consul, &clock, &args.moved).await?;
+    let progress = Progress::new(format!("{}: asking Sentinels, Redis and Consul", args.moved));
     let seen = look(&config, &group, &consul, &names, &clock).await?;
+    drop(progress);
     let memory = Memory::default();
     let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
     let (checks, switchover) = prepare(&view, args.to.as_ref());
@@ -104,15 +106,19 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
         show(&checks, style);
     }
     let (noted, steps) = mpsc::channel();
-    let report = move |step: Step| {
-        if !args.json {
-            print_step(&step, style);
-        }
-        let _ = noted.send(step);
-    };
-    let mover = Mover { config: &config, group: &group, consul: &consul, clock, report: &report };
     let ended = match allowed(args, &checks, switchover) {
-        Ok(switchover) => mover.go(&switchover).await,
+        Ok(switchover) => {
+            let progress = Progress::new("pausing writes");
+            let report = |step: Step| {
+                if !args.json {
+                    progress.say(&step_line(&step, style));
+                }
+                progress.now(after(&step));
+                let _ = noted.send(step);
+            };
+            let (config, group, consul, report) = (&config, &group, &consul, &report);
+            Mover { config, group, consul, clock, report }.go(&switchover).await
+        }
         Err(failure) => Err(failure),
     };
     if args.json {
@@ -194,8 +200,21 @@ fn confirmed(switchover: &Switchover) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn print_step(step: &Step, style: Style) {
+fn step_line(step: &Step, style: Style) -> String {
     let time = step.after.map(|after| format!("{:>7} ms", after.as_millis()));
     let time = style.good(&time.unwrap_or_else(|| " ".repeat(10)));
-    println!("  {time}  {:<10} {}", step.what, style.dim(&step.detail));
+    format!("  {time}  {:<10} {}", step.what, style.dim(&step.detail))
+}
+
+/// What is waited for once a step is done.
+fn after(step: &Step) -> &'static str {
+    match step.what {
+        "paused" => "writes are paused: waiting for a replica to have them all",
+        "caught up" => "waiting for a Sentinel to promote a replica",
+        "promoted" => "waiting for the agents to publish it",
+        "published" => "waiting for a majority of the Sentinels to follow",
+        "followed" => "waiting for the old primary to follow",
+        "waiting" => "waiting for a Sentinel to read the new priority",
+        _ => "ending",
+    }
 }

@@ -1,8 +1,11 @@
 //! How text is laid out for a person: colour, and columns that fit.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -89,6 +92,47 @@ pub fn columns(text: &mut String, indent: &str, rows: Vec<Vec<String>>, style: S
             .collect();
         let line = format!("{indent}{}", cells.join(GAP));
         let _ = writeln!(text, "{}", style.fit(line.trim_end()));
+    }
+}
+
+/// How often the line of a [`Progress`] is drawn again.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// What is being waited for, and for how long: a line on stderr, when that is a terminal. It goes when it is dropped.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// Waiting for this.
+    pub fn new(what: impl Into<Cow<'static, str>>) -> Self {
+        let line = ProgressBar::new_spinner().with_message(what);
+        // The form is fixed, and so right.
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            line.set_style(style);
+        }
+        line.enable_steady_tick(PROGRESS_EVERY);
+        Self(line)
+    }
+
+    /// Still waiting; this is known by now.
+    pub fn tell(&self, what: impl Into<Cow<'static, str>>) {
+        self.0.set_message(what);
+    }
+
+    /// Waiting for something else now.
+    pub fn now(&self, what: impl Into<Cow<'static, str>>) {
+        self.0.set_message(what);
+        self.0.reset_elapsed();
+    }
+
+    /// Writes to stdout what stays.
+    pub fn say(&self, text: &str) {
+        self.0.suspend(|| println!("{text}"));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::terminal;
+use super::terminal::{self, Progress};
 use crate::cli::WaitArgs;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -36,10 +36,12 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Code, Failure> {
     let mut watch = GroupWatch::new(consul, layout.clone(), Clock::start(), WATCH_WAIT);
     let end = Instant::now() + args.timeout.0;
     let mut last: Result<String, ConsulError> = Ok("Consul has not answered".to_owned());
+    let progress = Progress::new(format!("{}: waiting for Consul", args.awaited));
     while let Ok(answer) = tokio::time::timeout_at(end, watch.next()).await {
         last = match answer {
             Ok(keys) => match look(&layout, &keys, args.replicas) {
                 Ok(record) => {
+                    drop(progress);
                     show(record, args)?;
                     return Ok(Code::Done);
                 }
@@ -48,7 +50,12 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Code, Failure> {
             Err(error) if error.is_transient() => Err(error),
             Err(error) => return Err(error.into()),
         };
+        match &last {
+            Ok(why) => progress.tell(format!("{}: {why}", args.awaited)),
+            Err(error) => progress.tell(error.to_string()),
+        }
     }
+    drop(progress);
     let why = last?;
     eprintln!("{}: not within {} ms: {why}", args.awaited, args.timeout.as_ms());
     eprintln!("hint: consul-redis status --group {} says what is wrong", args.awaited);

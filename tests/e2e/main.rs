@@ -30,6 +30,7 @@ mod names;
 mod node_mode;
 mod page;
 mod plain_hosts;
+mod progress;
 mod prometheus;
 mod proxies;
 mod reload;
