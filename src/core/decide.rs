@@ -175,6 +175,7 @@ fn write(
     let policy = view.policy;
     next.nonce = format!("{}-{}-{}", policy.agent, policy.run, view.memory.written);
     policy.agent.clone_into(&mut next.by);
+    next.v = RECORD_VERSION;
     let forget = next_to_forget.filter(|_| purpose == Purpose::Forget).cloned();
     let replace = next_to_replace.filter(|_| purpose == Purpose::Replace).cloned();
     let history = match purpose {

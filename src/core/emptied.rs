@@ -239,8 +239,7 @@ pub fn replace(view: &View<'_>) -> Result<Option<Replace>, String> {
              and lower it where the data is"
         )));
     }
-    if view.memory.replacing.as_ref().is_some_and(|(_, at)| view.now.mono - *at < REPLACE_AGAIN_MS)
-    {
+    if view.memory.replacing.at().is_some_and(|at| view.now.mono - at < REPLACE_AGAIN_MS) {
         return Ok(None);
     }
     let able = view.sentinels().find(|(_, answer)| {

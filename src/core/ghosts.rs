@@ -103,7 +103,7 @@ pub fn forget(view: &View<'_>) -> Result<Option<Forget>, String> {
     let wait = |why: String| format!("{first} is gone for good, and not forgotten yet: {why}");
     let writer = quiet_writer(view).map_err(wait)?;
     everybody_knows_the_living(view, writer, &ghosts).map_err(wait)?;
-    let recent = [Some(view.memory.generation_seen()), view.memory.reset.map(|(_, at)| at)];
+    let recent = [Some(view.memory.generation_seen()), view.memory.reset.at()];
     if recent.into_iter().flatten().any(|at| view.now.mono - at < RESET_GAP_MS) {
         return Ok(None);
     }

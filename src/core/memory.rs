@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::address::Address;
 use super::observed::{Observed, Role, SentinelId};
 use super::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
-use super::record::{EmptiedPrimary, Level, Timeline};
+use super::record::{EmptiedPrimary, Level, Reset, Timeline};
 use super::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -78,6 +78,38 @@ impl Origin {
     }
 }
 
+/// What was last asked of a Sentinel, as the record has it, and when that was first seen. An agent of an older version
+/// drops from the record what it does not know: when something was asked is remembered all the same.
+#[derive(Debug, Clone)]
+pub struct Asked<T> {
+    last: Option<T>,
+    at: Option<Mono>,
+}
+
+impl<T> Default for Asked<T> {
+    fn default() -> Self {
+        Self { last: None, at: None }
+    }
+}
+
+impl<T: Clone + PartialEq> Asked<T> {
+    /// Notes what the record has now.
+    pub fn see(&mut self, found: Option<&T>, at: Mono) {
+        if self.last.as_ref() == found {
+            return;
+        }
+        if found.is_some() {
+            self.at = Some(at);
+        }
+        self.last = found.cloned();
+    }
+
+    /// When the last one was first seen.
+    pub fn at(&self) -> Option<Mono> {
+        self.at
+    }
+}
+
 /// See the module's head.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -106,12 +138,12 @@ pub struct Memory {
     pub lives: BTreeMap<Address, Life>,
     /// When each Sentinel was last told about the group.
     pub told: BTreeMap<Address, Mono>,
-    /// The number of the last `SENTINEL RESET` in the record, and when it was first seen.
-    pub reset: Option<(u64, Mono)>,
+    /// The last `SENTINEL RESET` in the record.
+    pub reset: Asked<Reset>,
     /// The generation that DNS was last seen to answer, and when.
     pub in_dns: Option<(u64, Timestamp)>,
-    /// What the record says of a primary without its data, and when that was first seen.
-    pub replacing: Option<(EmptiedPrimary, Mono)>,
+    /// The last failover in the record that was asked for because of a primary without its data.
+    pub replacing: Asked<EmptiedPrimary>,
     /// How many records this agent has written: the changing part of its nonces.
     pub written: u64,
 }
@@ -125,16 +157,11 @@ impl Memory {
         if self.generation.is_none_or(|(seen, _)| seen != generation) {
             self.generation = Some((generation, now.mono));
         }
-        let reset = store.record().and_then(|record| record.reset.as_ref()).map(|r| r.number);
-        if self.reset.map(|(number, _)| number) != reset {
-            self.reset = reset.map(|number| (number, now.mono));
-        }
+        let record = store.record();
+        self.reset.see(record.and_then(|record| record.reset.as_ref()), now.mono);
         // Only what was asked for has to be waited for.
-        let emptied = store.record().and_then(|record| record.emptied.as_ref());
-        let asked = emptied.filter(|emptied| emptied.asked > 0);
-        if self.replacing.as_ref().map(|(emptied, _)| emptied) != asked {
-            self.replacing = asked.map(|emptied| (emptied.clone(), now.mono));
-        }
+        let emptied = record.and_then(|record| record.emptied.as_ref());
+        self.replacing.see(emptied.filter(|emptied| emptied.asked > 0), now.mono);
     }
 
     /// DNS answers what was published with this generation: the first time counts.

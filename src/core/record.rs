@@ -7,6 +7,10 @@ use super::address::{Address, GroupName, ServiceName};
 use super::observed::ReplId;
 
 /// Version of the record format. A record with a higher one is left alone.
+///
+/// While a fleet is upgraded, older agents write this record too, and drop the fields that they do not know. A new field
+/// that may be lost so leaves the version as it is; one that may not, or a new word in a field of old, raises it
+/// (`docs/packages.md`, "Upgrade and rollback").
 pub const RECORD_VERSION: u32 = 1;
 /// How many changes `history` keeps.
 pub const HISTORY_LEN_MAX: usize = 50;
@@ -268,8 +272,14 @@ pub fn decode(bytes: &[u8]) -> Result<Record, String> {
     let Version { v } = serde_json::from_slice(bytes).map_err(|e| format!("not a record: {e}"))?;
     if v > RECORD_VERSION {
         return Err(format!(
-            "written by a newer consul-redis (format {v}, this build knows {RECORD_VERSION})"
+            "written by a newer consul-redis (format {v}, this build knows {RECORD_VERSION}): upgrade this one"
         ));
     }
-    serde_json::from_slice(bytes).map_err(|e| format!("not a record: {e}"))
+    let mut record: Record =
+        serde_json::from_slice(bytes).map_err(|e| format!("not a record: {e}"))?;
+    // From before `lineage` was kept: the last writer's history is known all the same.
+    if record.lineage.is_empty() {
+        record.lineage.extend(record.last_writer.iter().map(|writer| writer.replid.clone()));
+    }
+    Ok(record)
 }

@@ -110,10 +110,14 @@ fn repoint(view: &View<'_>, sentinel: &Address) -> bool {
     elected == view.writer() && view.memory.lasted(&disagrees, DISAGREES_AFTER_MS, view.now)
 }
 
-/// What is wanted by all agents goes before what this one's file says.
+/// What is wanted by all agents goes before what this one's file says. Of what cannot be read nothing is known: a newer
+/// agent keeps it, and ours would undo that.
 pub fn wanted(view: &View<'_>) -> WantedSettings {
-    let shared = view.observed.store.as_ref().and_then(|store| store.config.as_ref().ok());
-    shared.map_or_else(|| view.policy.settings.clone(), |shared| shared.or(&view.policy.settings))
+    match view.observed.store.as_ref().map(|store| &store.config) {
+        None => view.policy.settings.clone(),
+        Some(Ok(shared)) => shared.or(&view.policy.settings),
+        Some(Err(_)) => WantedSettings::default(),
+    }
 }
 
 /// The settings that one has, with what is wanted.

@@ -5,7 +5,7 @@ use super::election::{Tally, TallyBounds};
 use super::memory::Memory;
 use super::observed::{InstanceAnswer, Observed, SentinelAnswer, SentinelGroup};
 use super::policy::{ANSWER_AGE_MAX_MS, Policy};
-use super::record::Record;
+use super::record::{PublishedRole, Record};
 use super::time::{Mono, Now};
 use super::writer::{WriterTest, writer_test};
 
@@ -62,9 +62,15 @@ impl<'a> View<'a> {
 
     /// The operator has taken the instance out of service.
     pub fn in_maintenance(&self, address: &Address) -> bool {
-        let store = self.observed.store.as_ref();
-        let listed = store.and_then(|store| store.maintenance.as_ref().ok());
-        listed.is_some_and(|listed| listed.contains_key(address))
+        match self.observed.store.as_ref().map(|store| &store.maintenance) {
+            None => false,
+            Some(Ok(listed)) => listed.contains_key(address),
+            // As it was published last: nobody comes back into the names because a list cannot be read.
+            Some(Err(_)) => {
+                let record = self.record.and_then(|record| record.role_of(address));
+                record == Some(PublishedRole::Maintenance)
+            }
+        }
     }
 
     /// Puts an instance to the writer test, with answers that may change the writer.

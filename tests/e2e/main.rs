@@ -41,3 +41,4 @@ mod support;
 mod switch;
 mod switchover;
 mod systemd;
+mod upgrade;

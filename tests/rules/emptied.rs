@@ -3,7 +3,7 @@
 use consul_redis::core::action::{Action, Purpose};
 use consul_redis::core::emptied::{Shelter, condition, emptied, replace};
 use consul_redis::core::fence::fences;
-use consul_redis::core::memory::{Condition, Life, Origin};
+use consul_redis::core::memory::{Asked, Condition, Life, Origin};
 use consul_redis::core::observed::{InstanceAnswer, ReplId, Role};
 use consul_redis::core::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
 use consul_redis::core::projection::nowhere;
@@ -97,9 +97,18 @@ fn nobody_is_asked_again_for_a_while() {
     let noted =
         |asked| EmptiedPrimary { instance: at(A), run_id: "run".to_owned(), asked, sentinel: None };
     let mut scene = withdrawn().published(|record| record.emptied = Some(noted(1)));
-    scene.memory.replacing = Some((noted(1), Mono(NOW - REPLACE_AGAIN_MS + 1)));
+    let seen = |ago_ms| {
+        let mut seen = Asked::default();
+        seen.see(Some(&noted(1)), Mono(NOW - ago_ms));
+        seen
+    };
+    scene.memory.replacing = seen(REPLACE_AGAIN_MS - 1);
     assert_eq!(asked(&scene), None);
-    scene.memory.replacing = Some((noted(1), Mono(NOW - REPLACE_AGAIN_MS)));
+    // An older agent has dropped it from the record.
+    scene.memory.replacing.see(None, Mono(NOW));
+    assert_eq!(asked(&scene.published(|record| record.emptied = None)), None);
+    let mut scene = withdrawn().published(|record| record.emptied = Some(noted(1)));
+    scene.memory.replacing = seen(REPLACE_AGAIN_MS);
     assert_eq!(scene.write().record.unwrap().emptied.unwrap().asked, 2);
 }
 

@@ -2,6 +2,7 @@
 
 use consul_redis::core::action::{Action, Purpose};
 use consul_redis::core::ghosts::{Forget, Ghost};
+use consul_redis::core::memory::Asked;
 use consul_redis::core::observed::{DownOpinion, FailoverPhase, SentinelId};
 use consul_redis::core::policy::RESET_GAP_MS;
 use consul_redis::core::record::{Level, Reset};
@@ -68,13 +69,22 @@ fn a_replica_that_is_gone_for_good_is_forgotten_too() {
     assert_eq!(found.map(|forget| forget.ghosts), Some(vec![Ghost::Replica(at(C))]));
 }
 
+fn last(number: u64) -> Reset {
+    Reset { number, sentinel: sentinel_at(2) }
+}
+
+/// What an agent remembers of a reset that it first saw so long ago.
+fn seen(number: u64, ago_ms: u64) -> Asked<Reset> {
+    let mut seen = Asked::default();
+    seen.see(Some(&last(number)), Mono(NOW - ago_ms));
+    seen
+}
+
 #[test]
 fn the_write_says_which_sentinel_and_counts() {
-    let scene = one_silent().published(|record| {
-        record.reset = Some(Reset { number: 4, sentinel: sentinel_at(2) });
-    });
+    let scene = one_silent().published(|record| record.reset = Some(last(4)));
     let mut scene = scene.lasting(LONG);
-    scene.memory.reset = Some((4, Mono(NOW - RESET_GAP_MS)));
+    scene.memory.reset = seen(4, RESET_GAP_MS);
     let record = scene.write().record.expect("a record");
     assert_eq!(record.reset, Some(Reset { number: 5, sentinel: sentinel_at(0) }));
     assert_eq!(record.generation, 7);
@@ -83,7 +93,10 @@ fn the_write_says_which_sentinel_and_counts() {
 #[test]
 fn the_next_one_waits_until_the_last_one_knows_everybody_again() {
     let mut scene = one_silent().lasting(LONG);
-    scene.memory.reset = Some((1, Mono(NOW - RESET_GAP_MS + 1)));
+    scene.memory.reset = seen(1, RESET_GAP_MS - 1);
+    assert_eq!(forgets(&scene), None);
+    // An older agent has dropped it from the record.
+    scene.memory.reset.see(None, Mono(NOW));
     assert_eq!(forgets(&scene), None);
     let scene = one_silent().sentinel(0, |group| group.peers.clear()).lasting(LONG);
     assert_eq!(forgets(&scene), None);

@@ -6,6 +6,7 @@ mod doctor;
 mod emptied;
 mod fencing;
 mod first_primary;
+mod forms;
 mod ghosts;
 mod properties;
 mod reinstating;

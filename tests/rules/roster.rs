@@ -3,7 +3,7 @@
 use consul_redis::core::action::Purpose;
 use consul_redis::core::observed::{FailoverPhase, Role, SentinelReplica};
 use consul_redis::core::projection::Op;
-use consul_redis::core::record::{InstanceRecord, Level, PublishedRole};
+use consul_redis::core::record::{InstanceRecord, Level, PublishedRole, Record};
 use consul_redis::core::switchover::prepare;
 use consul_redis::core::time::Mono;
 
@@ -94,7 +94,7 @@ fn a_stray_primary_is_no_read_endpoint() {
 
 #[test]
 fn down_ends_with_a_sign_of_life() {
-    let down = |record: &mut consul_redis::core::record::Record| {
+    let down = |record: &mut Record| {
         record.instances[2].role = PublishedRole::Down;
     };
     let scene = Scene::healthy(3).published(down).dead(C).instance(A, primary(1, None, &[B]));
@@ -226,7 +226,7 @@ fn rows_are_only_changed_on_what_was_asked_since_the_last_change() {
 
 #[test]
 fn a_replica_that_was_down_comes_up_when_a_majority_says_so() {
-    let down = |record: &mut consul_redis::core::record::Record| {
+    let down = |record: &mut Record| {
         record.instances[2].role = PublishedRole::Down;
     };
     let called_down =
@@ -311,4 +311,9 @@ fn an_instance_in_maintenance_is_no_read_endpoint_and_no_target() {
     let decision = unreadable.decision();
     assert!(decision.actions.is_empty(), "{decision:?}");
     assert_eq!(decision.reasons, ["redis-ha/redis/maintenance is ignored: damaged"]);
+    // Whoever was taken out stays out.
+    let out = |record: &mut Record| record.instances[1].role = PublishedRole::Maintenance;
+    let mut kept = Scene::healthy(3).published(out);
+    kept.observed.store.as_mut().expect("a store").maintenance = Err("damaged".to_owned());
+    assert_eq!(kept.decision().actions, []);
 }

@@ -50,6 +50,8 @@ pub enum Operation {
     IsolateHost(usize),
     KillAgent(usize),
     StartAgent(usize),
+    /// It is stopped, and one of this version started in its place.
+    Upgrade(usize),
     ConsulAway,
     ConsulBack,
     WipeConsul,

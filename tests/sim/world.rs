@@ -11,10 +11,10 @@ use consul_redis::core::fence::Fence;
 use consul_redis::core::ghosts::Forget;
 use consul_redis::core::group::{GroupLoop, Input, Outcome, Output};
 use consul_redis::core::memory::Memory;
-use consul_redis::core::observed::{Reading, Role, StoreAnswer};
+use consul_redis::core::observed::{Reading, Role, StoreAnswer, StoredState};
 use consul_redis::core::policy::{Policy, WantedQuorum};
 use consul_redis::core::projection::{Layout, Op, project};
-use consul_redis::core::record::{Level, PublishedRole, Record};
+use consul_redis::core::record::{Level, PublishedRole, Record, decode, encode};
 use consul_redis::core::sentinels::{Tell, TellWhat};
 use consul_redis::core::switchover::prepare;
 use consul_redis::core::time::{Mono, Now};
@@ -48,6 +48,10 @@ const PROOF_AGE_MAX_MS: u64 = 4_500;
 /// How long a wrong name may stay while an agent sees everything: a lost answer of Consul, the time to
 /// confirm a promotion, and a little.
 const WRONG_FOR_MAX_MS: u64 = 12_000;
+
+/// What an older version did not know of a record, by version: each forgot it whenever it wrote.
+const UNKNOWN: [&[&str]; 3] =
+    [&["emptied"], &["emptied", "reset"], &["emptied", "reset", "claim", "lineage"]];
 
 /// Who can be cut off from whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,6 +155,8 @@ pub struct World {
     tampered: bool,
     last_commit: u64,
     policies: Vec<Policy>,
+    /// Agents of an older version, and what each does not know of a record.
+    older: BTreeMap<usize, &'static [&'static str]>,
     wrong_since: Option<u64>,
     last_record: Option<Record>,
     /// When the published generation was committed.
@@ -247,6 +253,7 @@ impl World {
             tampered: false,
             last_commit: 0,
             policies,
+            older: BTreeMap::new(),
             wrong_since: None,
             last_record: None,
             generation_at: 0,
@@ -297,6 +304,49 @@ impl World {
             world.agents[agent].machine = machine;
         }
         world
+    }
+
+    /// The same with agents of an older version, of which one at least stays until [`Operation::Upgrade`].
+    pub fn half_upgraded(seed: u64, agents: usize, instances: usize, sentinels: usize) -> Self {
+        let mut world = Self::new(seed, agents, instances, sentinels);
+        let known = world.rng.random_range(0..UNKNOWN.len());
+        let count = world.rng.random_range(1..agents.max(2));
+        for agent in 0..count {
+            world.older.insert(agent, UNKNOWN[known]);
+            world.agents[agent].machine = GroupLoop::new(world.policy(agent), world.layout.clone());
+        }
+        world
+    }
+
+    /// What an agent does: an older one has not the duties that came with what it does not know.
+    fn policy(&self, agent: usize) -> Policy {
+        let mut policy = self.policies[agent].clone();
+        let unknown = self.older.get(&agent).copied().unwrap_or_default();
+        policy.replace_emptied &= !unknown.contains(&"emptied");
+        policy.forget_ghosts &= !unknown.contains(&"reset");
+        policy.bootstrap &= !unknown.contains(&"claim");
+        policy
+    }
+
+    /// What an agent takes a record for, or leaves of it: an older one drops what it does not know.
+    fn as_known(&self, agent: usize, state: &str) -> String {
+        let mut record: serde_json::Value = serde_json::from_str(state).expect("a record");
+        let fields = record.as_object_mut().expect("a record");
+        for unknown in self.older.get(&agent).copied().unwrap_or_default() {
+            fields.remove(*unknown);
+        }
+        serde_json::to_string(&record).expect("a record")
+    }
+
+    /// The group's keys as an agent understands them.
+    fn group_for(&self, agent: usize, consul: &MemoryConsul, asked: Mono) -> StoreAnswer {
+        let mut answer = consul.group(&self.layout, asked);
+        if let Some(record) = answer.record().filter(|_| self.older.contains_key(&agent)) {
+            let known = self.as_known(agent, &encode(record));
+            answer.state =
+                StoredState::Known(Box::new(decode(known.as_bytes()).expect("a record")));
+        }
+        answer
     }
 
     pub fn schedule(&mut self, at: u64, operation: Operation) {
@@ -748,18 +798,29 @@ impl World {
             return;
         }
         let input = match kind {
-            ReadKind::Consistent => Input::Consistent(self.consul.group(&self.layout, asked)),
+            ReadKind::Consistent => Input::Consistent(self.group_for(agent, &self.consul, asked)),
             ReadKind::Rows => Input::Rows(self.consul.rows(&self.layout.node(), asked)),
             ReadKind::Watch => {
                 // A deposed leader, or a server that lags, answers with the past.
                 let stale = self.rng.random_range(0..40) == 0;
-                let source = if stale { &self.old_consul } else { &self.consul };
                 self.agents[agent].watched = (!stale).then(|| self.consul.version());
-                Input::Watched(source.group(&self.layout, asked))
+                let source = if stale { &self.old_consul } else { &self.consul };
+                Input::Watched(self.group_for(agent, source, asked))
             }
         };
         let delay = self.delay();
         self.push(self.now + delay, Event::Deliver(agent, Box::new(input)));
+    }
+
+    /// An operation as an agent of its version sends it.
+    fn as_sent(&self, agent: usize, op: &Op) -> Op {
+        match op {
+            Op::KeyCas { key, index, value } if self.older.contains_key(&agent) => {
+                let value = self.as_known(agent, value);
+                Op::KeyCas { key: key.clone(), index: *index, value }
+            }
+            other => other.clone(),
+        }
     }
 
     fn consul_answers(&self, agent: usize) -> bool {
@@ -771,7 +832,8 @@ impl World {
         let unknown = Outcome::Unknown("no answer in time".to_owned());
         let (outcome, delay) = if reaches {
             let before = self.consul.clone();
-            let outcome = self.consul.txn(&write.ops, &self.layout.state());
+            let ops: Vec<Op> = write.ops.iter().map(|op| self.as_sent(agent, op)).collect();
+            let outcome = self.consul.txn(&ops, &self.layout.state());
             if matches!(outcome, Outcome::Committed { .. }) {
                 self.old_consul = before;
                 self.committed(agent, write);
@@ -951,6 +1013,11 @@ impl World {
                 self.isolated.remove(&agent);
             }
             Operation::StartAgent(agent) => self.start_agent(agent),
+            Operation::Upgrade(agent) => {
+                self.older.remove(&agent);
+                self.operate(Operation::KillAgent(agent));
+                self.start_agent(agent);
+            }
             Operation::ConsulAway => self.consul_away = true,
             Operation::ConsulBack => self.consul_away = false,
             Operation::WipeConsul => {
@@ -1095,7 +1162,7 @@ impl World {
         if self.agents[agent].up {
             return;
         }
-        let mut policy = self.policies[agent].clone();
+        let mut policy = self.policy(agent);
         policy.run = format!("run-{life}");
         let machine = GroupLoop::new(policy, self.layout.clone());
         let sentinels = self.cluster.sentinels.len();
