@@ -7,7 +7,8 @@
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
 #   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
 #   scripts/tools.sh page       Consul and Redis, and Chromium with its driver
-#   scripts/tools.sh tests      proxies, clients and page, and Go, ip, Prometheus, cargo-nextest, cargo-deny and kubernetes-validate
+#   scripts/tools.sh tests      proxies, clients and page, and Go, ip, Prometheus, systemd-analyze, a clean Debian, cargo-nextest, cargo-deny
+#                               and kubernetes-validate
 #   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
 #   scripts/tools.sh deny       cargo-deny
 set -eu
@@ -21,6 +22,8 @@ VALKEY_RELEASE=bookworm-backports
 # What is built when it is not on PATH.
 NEXTEST_VERSION=0.9
 DENY_VERSION=0.20
+# What every Debian has, and what maintainer scripts call.
+CLEAN_DEBIAN="dpkg init-system-helpers usr-is-merged libc-bin perl-base dash bash coreutils base-files sed grep tar gzip diffutils findutils"
 # Brings the schemas of Kubernetes 1.25 to this one.
 KUBERNETES_VERSION=1.37
 # The clients of docs/clients.md. Node.js' is Debian's.
@@ -203,6 +206,31 @@ get_proxies() {
     done
 }
 
+# A clean Debian that packages are installed into: 80 MB.
+get_debian_root() {
+    [ -d "$tools/debian-root" ] && return
+    say "unpacking a clean Debian into .tools"
+    rm -rf "$tools/debian-root.new"
+    # shellcheck disable=SC2086
+    scripts/debian-root.sh "$tools/debian-root.new" $CLEAN_DEBIAN
+    mv "$tools/debian-root.new" "$tools/debian-root"
+}
+
+# It judges the units in contrib/, without a systemd that runs. Its library is elsewhere than its neighbours.
+get_systemd_analyze() {
+    [ -n "${SYSTEMD_ANALYZE_BIN:-}" ] && return
+    has systemd-analyze && return
+    get_debian systemd-analyze systemd
+    libraries=$root/usr/lib/$(uname -m)-linux-gnu
+    for library in "$root/lib/$(uname -m)-linux-gnu/systemd" "$libraries/systemd"; do
+        for file in "$library"/libsystemd-*.so; do
+            [ ! -e "$file" ] || ln -sf "$file" "$libraries"
+        done
+    done
+    mkdir -p "$root/usr/bin"
+    [ -e "$root/usr/bin/systemd-analyze" ] || ln -s ../../bin/systemd-analyze "$root/usr/bin/systemd-analyze"
+}
+
 # Templates of consul-template are Go's; Debian has no consul-template. `go` itself finds the rest beside it.
 get_go() {
     [ -n "${GO_BIN:-}" ] && return
@@ -251,6 +279,8 @@ tests)
     get_ip
     get_prometheus
     get_chromium
+    get_systemd_analyze
+    get_debian_root
     get_crate cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-deny "$DENY_VERSION"
     get_kubernetes_validate

@@ -92,6 +92,14 @@ pub fn promtool() -> Result<Tool, LabError> {
     find("PROMTOOL_BIN", "promtool")
 }
 
+/// Finds systemd-analyze: `$SYSTEMD_ANALYZE_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn systemd_analyze() -> Result<Tool, LabError> {
+    find("SYSTEMD_ANALYZE_BIN", "systemd-analyze")
+}
+
 /// Finds Go, which knows consul-template's syntax: `$GO_BIN`, then PATH, then `.tools`.
 ///
 /// # Errors
