@@ -8,7 +8,7 @@ ROOT := $(CURDIR)/.tools/root
 # Valkey in the place of Redis, and its Sentinel too.
 VALKEY := REDIS_SERVER_BIN=$(ROOT)/usr/bin/valkey-server cargo nextest run --test e2e
 
-.PHONY: help demo test test-compose test-valkey pictures docs check fmt race audit build
+.PHONY: help demo test test-compose test-valkey pictures docs check fmt race audit build deb
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (1 minute after the build)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make race    the benchmark beside the peers (about 10 minutes): docs/race.md'
 	@echo 'make audit   security advisories; needs the advisory database on the network'
 	@echo 'make build   target/release/consul-redis'
+	@echo 'make deb     a Debian package in target/package: docs/packages.md'
 
 demo:
 	scripts/tools.sh servers
@@ -73,3 +74,6 @@ audit:
 
 build:
 	cargo build --release
+
+deb: build
+	scripts/package.sh deb target/release/consul-redis target/package

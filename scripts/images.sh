@@ -11,7 +11,6 @@ cd "$(dirname "$0")/.."
 tools=$PWD/.tools
 standin=consul-redis-standin
 base=$standin/base:bookworm
-RELEASE=bookworm
 # The servers, what they need, and a shell for the builder.
 PACKAGES="base-files dash coreutils ca-certificates redis-server redis-sentinel"
 
@@ -34,30 +33,12 @@ build() {
 # All packages with everything that they depend on, unpacked; no maintainer script runs.
 make_base() {
     exists "$base" && return
-    command -v apt-get >/dev/null 2>&1 || fail "apt-get is not here" "run this on Debian"
-    say "making $base from Debian $RELEASE's packages"
+    say "making $base from Debian's packages"
     apt=$tools/apt/images
     rm -rf "$apt"
-    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/root"
-    run() {
-        apt-get -qq -o Debug::NoLocking=1 -o APT::Sandbox::User="$(id -un)" \
-            -o Dir::State::Lists="$apt/lists" -o Dir::Cache="$apt/cache" "$@"
-    }
-    # The system's own lists may be empty, as in a container image.
-    run update
-    mirror=$(run indextargets --format '$(REPO_URI)' "Codename: $RELEASE" | head -n 1)
-    [ -n "$mirror" ] || fail "apt has no mirror of Debian $RELEASE configured" "run this on Debian $RELEASE"
-    : >"$apt/status"
     # shellcheck disable=SC2086
-    run -o Dir::State::status="$apt/status" --yes --no-install-recommends --download-only install $PACKAGES >/dev/null
-    # As Debian installs it: one /usr.
-    for dir in bin sbin lib lib64; do
-        mkdir -p "$apt/root/usr/$dir"
-        ln -s "usr/$dir" "$apt/root/$dir"
-    done
-    for package in "$apt"/cache/archives/*.deb; do
-        dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$apt/root"
-    done
+    scripts/debian-root.sh "$apt/root" $PACKAGES
+    rm -rf "$apt/root/var/lib/dpkg"
     rm -rf "$apt/root/usr/share/doc" "$apt/root/usr/share/man" "$apt/root/usr/share/locale" "$apt/root/usr/share/info"
     # What the official images have, too.
     printf '%s\n' 'root:x:0:0:root:/root:/bin/sh' 'redis:x:999:999::/data:/usr/sbin/nologin' \
