@@ -119,6 +119,16 @@ impl Browser {
         self.post("/actions", actions).await;
     }
 
+    /// What somebody who does not see the page is told: role and name of all that is not left out.
+    pub async fn told(&self) -> Vec<(String, String)> {
+        self.command("Accessibility.enable", json!({})).await;
+        let tree = self.command("Accessibility.getFullAXTree", json!({})).await;
+        let text = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
+        let nodes = tree["nodes"].as_array().unwrap().iter();
+        let shown = nodes.filter(|node| node["ignored"] != true);
+        shown.map(|node| (text(&node["role"]), text(&node["name"]))).collect()
+    }
+
     /// What was written to the console since it was last asked for.
     pub async fn console(&self) -> Vec<String> {
         let found = self.post("/se/log", json!({"type": "browser"})).await;

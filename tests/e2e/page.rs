@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use consul_redis::clock::Clock;
 use consul_redis::config::HttpConfig;
-use consul_redis::core::address::GroupName;
+use consul_redis::core::address::{Address, GroupName};
 use consul_redis::core::record::{Change, PublishedRole, Timeline};
 use consul_redis::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus};
 use consul_redis::http::{Drawn, STREAMS_MAX, Server};
 use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
-use consul_redis::lab::world::WorldSpec;
+use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::meter::{Counters, Meter};
 use consul_redis::secret::SecretSource;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::browser::Browser;
@@ -342,24 +344,36 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
     }
 }
 
+/// A page without an agent behind it: it shows what it is given.
+struct ByHand {
+    url: String,
+    show: watch::Sender<Option<Drawn>>,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl ByHand {
+    async fn start(group: &GroupName) -> Self {
+        let (listen, token) = ((Ipv4Addr::LOCALHOST, 0).into(), SecretSource::None);
+        let settings = HttpConfig { listen, token, tls: None };
+        let meter = Meter::new(Clock::start(), Counters::default());
+        let (show, shown) = watch::channel(None);
+        let groups = watch::Sender::new(BTreeMap::from([(group.clone(), (shown, Vec::new()))]));
+        let files = watch::Sender::default();
+        let (groups, files) = (groups.subscribe(), files.subscribe());
+        let server = Server::bind(&settings, groups, files, meter).await.unwrap();
+        let url = format!("{}/", server.url());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(server.run(stop.clone()));
+        Self { url, show, stop, running }
+    }
+}
+
 #[tokio::test]
 async fn what_servers_say_is_shown_as_text_and_never_run() {
     let words = "<img src=x onerror=\"document.body.className='taken'\">";
-    let settings = HttpConfig {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        token: SecretSource::None,
-        tls: None,
-    };
-    let meter = Meter::new(Clock::start(), Counters::default());
     let group: GroupName = "redis".parse().unwrap();
-    let (show, shown) = watch::channel(None);
-    let groups = BTreeMap::from([(group.clone(), (shown, Vec::new()))]);
-    let (_groups, groups) = watch::channel(groups);
-    let (_files, files) = watch::channel(Vec::new());
-    let server = Server::bind(&settings, groups, files, meter).await.unwrap();
-    let url = format!("{}/", server.url());
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(server.run(stop.clone()));
+    let ByHand { url, show, stop, running } = ByHand::start(&group).await;
     let dir = tempfile::tempdir().unwrap();
     let browser = Browser::start(dir.path()).await;
     browser.look(PHONE.0, PHONE.1, "light").await;
@@ -379,6 +393,153 @@ async fn what_servers_say_is_shown_as_text_and_never_run() {
     assert_eq!(browser.run("return document.images.length").await, json!(0));
     assert_eq!(browser.run("return document.body.className").await, json!(""));
     assert_eq!(browser.run(OVERFLOW).await, json!(0));
+    assert_eq!(browser.console().await, [""; 0]);
+    browser.close().await;
+    stop.cancel();
+    running.await.unwrap();
+}
+
+/// An agent that only looks at both groups, and changes nothing.
+fn onlooker(world: &World) -> Process {
+    let path = world.dir().join("onlooker.toml");
+    let groups =
+        ["redis", "cache"].map(|name| format!("[[group]]\nname = \"{name}\"\nmanage = false\n"));
+    std::fs::write(&path, format!("[http]\nlisten = \"127.0.0.1:0\"\n{}", groups.concat()))
+        .unwrap();
+    agent(world, "agent", &["--config", path.to_str().unwrap()], &[])
+}
+
+/// Who does not see the page is told all of it, by role and name.
+async fn is_told(browser: &Browser, second: &str) {
+    let told = browser.told().await;
+    let has = |role: &str, name: &str| told.iter().any(|(r, n)| r == role && n.contains(name));
+    for (role, name) in [
+        ("navigation", "Groups"),
+        ("link", "redis"),
+        ("link", "cache"),
+        ("region", "redis"),
+        ("region", "cache"),
+        ("image", "redis-primary.service.consul leads to "),
+        ("image", "cache-primary.service.consul leads to "),
+        ("table", "Instances"),
+        ("table", "Sentinels: 2 of "),
+        ("columnheader", "Published as"),
+        ("rowheader", second),
+        ("list", "Open problems"),
+        ("status", ""),
+        ("main", ""),
+    ] {
+        assert!(has(role, name), "nobody is told of {role} {name:?}: {told:#?}");
+    }
+    // The table of a switch's steps is named by the heading before it.
+    let named = ["image", "link", "region", "heading"];
+    let nameless: Vec<_> = told
+        .iter()
+        .filter(|(role, name)| named.contains(&role.as_str()) && name.is_empty())
+        .collect();
+    assert!(nameless.is_empty(), "{nameless:?}");
+}
+
+#[tokio::test]
+async fn several_groups_and_what_is_wrong_with_each_can_be_seen_and_heard() {
+    let groups = ["redis", "cache"].map(str::to_owned).to_vec();
+    let world_spec = WorldSpec { groups, ..WorldSpec::default() };
+    let mut world = world(world_spec).await;
+    let running = onlooker(&world);
+    let url = http_address(&running).await;
+    for group in ["redis", "cache"] {
+        until_writer(&world, group, 20, None).await;
+        until_in_sync(&world, group, 2).await;
+    }
+    let browser = Browser::start(world.dir()).await;
+    browser.look(DESK.0, DESK.1, "light").await;
+    browser.open(&format!("{url}/")).await;
+    let within = |group: &str, text: &str| {
+        format!(
+            "return document.getElementById('group-{group}')?.innerText.includes({})",
+            json!(text)
+        )
+    };
+    for group in ["redis", "cache"] {
+        browser.until("it is well", &within(group, "✓ healthy"), TEXT).await;
+    }
+    // One Sentinel of the first group is told of another primary; a replica of the second one becomes one.
+    let stranger = world.start_redis("stranger", None).await.unwrap();
+    let (host, port) = (stranger.address.host(), stranger.address.port().to_string());
+    let mut both = redis::pipe();
+    both.cmd("SENTINEL").arg("REMOVE").arg("redis").cmd("SENTINEL").arg("MONITOR").arg("redis");
+    both.arg(host).arg(port).arg(2);
+    world.sentinels[2].link().await.unwrap().ask(&both).await.unwrap();
+    let second = &world.groups[1].redis[2];
+    second.ask(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    browser.until("a second primary", &within("cache", "second-primary"), TEXT).await;
+    let names = within("redis", &stranger.address.to_string());
+    browser.until("a Sentinel disagrees", &names, TEXT).await;
+    assert_eq!(browser.run(&within("cache", &stranger.address.to_string())).await, json!(false));
+    assert_eq!(browser.run(&within("redis", "second-primary at")).await, json!(false));
+    let warned = "return ['redis', 'cache'].map(group => document.querySelectorAll(\
+                  `#group-${group} .drawing .box.is-warn`).length > 0)";
+    assert_eq!(browser.run(warned).await, json!([true, true]), "the drawings show it");
+
+    is_told(&browser, &second.address.to_string()).await;
+    // The keys lead to each group, in the order of their names.
+    browser.run("document.activeElement.blur(); scrollTo(0, 0)").await;
+    let mut reached = Vec::new();
+    for _ in 0..3 {
+        browser.tab().await;
+        reached.push(browser.run("return document.activeElement.textContent").await);
+    }
+    assert_eq!(reached, [json!("Skip to the groups"), json!("cache"), json!("redis")]);
+    browser.look(PHONE.0, PHONE.1, "dark").await;
+    assert_eq!(browser.run(OVERFLOW).await, json!(0));
+    assert_eq!(browser.console().await, [""; 0]);
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn addresses_of_ipv6_fit_and_lead_where_they_should() {
+    let group: GroupName = "redis".parse().unwrap();
+    let ByHand { url, show, stop, running } = ByHand::start(&group).await;
+    let mut status = ill(&group, "as it should be");
+    let [writer, other, sentinel] = [
+        "[2001:db8:1234:5678:9abc:def0:1234:5671]:6379",
+        "[2001:db8::2]:6379",
+        "[2001:db8::3]:26379",
+    ]
+    .map(|text| text.parse::<Address>().unwrap());
+    let first = &mut status.instances[0];
+    first.address = writer.clone();
+    (first.published, first.serves) = (Some(PublishedRole::Primary), Some(PublishedRole::Primary));
+    (first.ready, first.says, first.error) = (true, Some("primary".to_owned()), None);
+    let mut replica = first.clone();
+    replica.address = other.clone();
+    replica.published = Some(PublishedRole::Replica);
+    replica.says = Some(format!("replica of {writer}"));
+    status.instances.push(replica);
+    status.sentinels[0].address = sentinel.clone();
+    (status.sentinels[0].names, status.sentinels[0].error) = (Some(writer.clone()), None);
+    (status.writer, status.healthy, status.problems) = (Some(writer.clone()), true, Vec::new());
+    show.send_replace(Some(Drawn { status, summary: None, reasons: Vec::new() }));
+    let dir = tempfile::tempdir().unwrap();
+    let browser = Browser::start(dir.path()).await;
+    for (width, height) in [DESK, PHONE] {
+        browser.look(width, height, "light").await;
+        browser.open(&url).await;
+        let vote = "return document.querySelectorAll('.drawing .edge.is-vote').length > 0";
+        browser.until("the Sentinel points to the writer", vote, TEXT).await;
+        let follows = "return document.querySelectorAll('.drawing .tip').length >= 2";
+        browser.until("the replica follows it", follows, TEXT).await;
+        assert_eq!(browser.run(OVERFLOW).await, json!(0), "{width} px");
+        let wide = "return [...document.querySelectorAll('.drawing svg text')]\
+            .filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.textContent)";
+        assert_eq!(browser.run(wide).await, json!([]), "{width} px");
+        let said = browser.run("return document.body.innerText + document.querySelector('.drawing svg').textContent").await;
+        for address in [&writer, &other, &sentinel] {
+            assert!(said.as_str().unwrap().contains(&address.to_string()), "{address}: {said}");
+        }
+        let shown = browser.run("return document.querySelector('.writer').textContent").await;
+        assert_eq!(shown, json!(writer.to_string()));
+    }
     assert_eq!(browser.console().await, [""; 0]);
     browser.close().await;
     stop.cancel();
