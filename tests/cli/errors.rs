@@ -128,8 +128,8 @@ const OURS: &[Mistake] = &[
         &["agent", "--sentinels", "10.0.0.1:26379", "--listen", "0.0.0.0:9790"],
         &[],
         64,
-        "error: 0.0.0.0:9790 is open to others, and no token is asked for\n\
-         hint: give [http] token_file or --listen-token-file, or listen on 127.0.0.1\n",
+        "error: 0.0.0.0:9790 is open to others, and neither a token nor a client certificate is asked for\n\
+         hint: give [http] token_file or client_ca (--listen-token-file, --listen-client-ca), or listen on 127.0.0.1\n",
     ),
     mistake(
         &["status", "--token-file", "/no/such/token"],
