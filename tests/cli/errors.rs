@@ -242,8 +242,8 @@ fn a_mistake_in_the_file_is_told_with_what_to_do() {
         ("[http]\nlisten = \"9790\"\n", "hint: write ip:port, or [v6]:port\n"),
         (
             "[http]\nlisten = \"0.0.0.0:9790\"\n",
-            "error: consul-redis.toml:2: 0.0.0.0:9790 is open to others, and no token is asked for\n\
-             hint: give [http] token_file or --listen-token-file, or listen on 127.0.0.1\n",
+            "error: consul-redis.toml:2: 0.0.0.0:9790 is open to others, and neither a token nor a client certificate is asked for\n\
+             hint: give [http] token_file or client_ca (--listen-token-file, --listen-client-ca), or listen on 127.0.0.1\n",
         ),
         (
             "[instances]\npassword_env = \"NO_SUCH_VARIABLE\"\n",
