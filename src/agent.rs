@@ -40,6 +40,7 @@ pub async fn run(
     tokio::pin!(signal);
     loop {
         let agent = Agent::new(configs.borrow_and_update().clone())?;
+        systemd::waiting(&agent.consul.address());
         // Cancel safe: a signal, a watch that keeps its value, and questions that change nothing.
         tokio::select! {
             () = &mut signal => return Ok(()),
@@ -146,7 +147,6 @@ impl Agent {
         signal: impl Future<Output = ()>,
     ) -> Result<(), Failure> {
         let mut running = Running::start(self, look).await?;
-        systemd::ready();
         tokio::pin!(signal);
         loop {
             // Cancel safe: a signal, the tasks' own ends, and a watch that keeps its value.

@@ -26,6 +26,12 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// The agent is up, and goes on once Consul answers: to be killed for that, after systemd's time for a start, would help
+/// nobody.
+pub fn waiting(consul: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(&format!("waiting for Consul at {consul}"))]);
+}
+
 /// The config is about to be read again.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {

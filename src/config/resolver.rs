@@ -574,9 +574,9 @@ fn agent_id(given: Option<String>) -> String {
 }
 
 fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "agent".to_owned() } else { name.to_owned() }
+    // Not from /proc, of which a hardened service sees only its own.
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "agent".to_owned())
 }
 
 /// Sixteen hexadecimal digits unlike any others: the standard library's random hash keys.

@@ -44,6 +44,7 @@ async fn systemd_hears_when_the_agent_is_ready_what_it_sees_and_that_it_lives() 
         }
     };
     until_heard("READY=1".to_owned(), 1).await;
+    until_heard("STATUS=waiting for Consul at http://".to_owned(), 1).await;
     until_heard(format!("STATUS=redis: writer {writer}, generation 1"), 1).await;
     until_heard("WATCHDOG=1".to_owned(), 3).await;
     running.signal(Signal::SIGHUP).unwrap();
