@@ -2,8 +2,11 @@
 
 use std::io::IsTerminal;
 
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::clock::wall;
 use crate::config::ConfigError;
@@ -19,7 +22,7 @@ impl FormatTime for Rfc3339 {
 
 /// The log of this process, once it is set up.
 pub struct Log {
-    filter: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+    filter: Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>,
 }
 
 impl Log {
@@ -36,14 +39,14 @@ impl Log {
 ///
 /// # Errors
 /// [`ConfigError::Usage`] when `level` is neither.
-pub fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
+pub fn filter(level: &str) -> Result<Targets, ConfigError> {
     // A bare level is ours; the libraries below only speak up about what is wrong.
     let directives = if level.contains(['=', ',']) {
         level.to_owned()
     } else {
         format!("warn,consul_redis={level}")
     };
-    EnvFilter::try_new(&directives).map_err(|_| {
+    directives.parse().map_err(|_| {
         ConfigError::Usage(format!(
             "`{level}` is no log level: write error, warn, info, debug, trace, or a filter"
         ))
@@ -55,22 +58,21 @@ pub fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
 /// # Errors
 /// [`ConfigError::Usage`] when `level` is no level or filter.
 pub fn start(level: &str, format: LogFormat) -> Result<Log, ConfigError> {
+    let filter = filter(level)?;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(level)?)
+        .with_max_level(LevelFilter::TRACE)
         .with_timer(Rfc3339)
         .with_writer(std::io::stderr);
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     Ok(match format {
         LogFormat::Text => {
-            let builder = builder.with_target(false).with_ansi(colour).with_filter_reloading();
-            let handle = builder.reload_handle();
-            let _ = builder.try_init();
+            let (filter, handle) = reload::Layer::new(filter);
+            let _ = builder.with_target(false).with_ansi(colour).finish().with(filter).try_init();
             Log { filter: Box::new(move |filter| handle.reload(filter)) }
         }
         LogFormat::Json => {
-            let builder = builder.json().flatten_event(true).with_filter_reloading();
-            let handle = builder.reload_handle();
-            let _ = builder.try_init();
+            let (filter, handle) = reload::Layer::new(filter);
+            let _ = builder.json().flatten_event(true).finish().with(filter).try_init();
             Log { filter: Box::new(move |filter| handle.reload(filter)) }
         }
     })
