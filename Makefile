@@ -8,7 +8,7 @@ ROOT := $(CURDIR)/.tools/root
 # Valkey in the place of Redis, and its Sentinel too.
 VALKEY := REDIS_SERVER_BIN=$(ROOT)/usr/bin/valkey-server cargo nextest run --test e2e
 
-.PHONY: help demo test test-compose test-valkey pictures docs check fmt race audit build deb
+.PHONY: help demo test test-compose test-valkey pictures docs check fmt race audit build deb dist
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (1 minute after the build)'
@@ -23,6 +23,7 @@ help:
 	@echo 'make audit   security advisories; needs the advisory database on the network'
 	@echo 'make build   target/release/consul-redis'
 	@echo 'make deb     a Debian package in target/package: docs/packages.md'
+	@echo 'make dist    a static program with its documents, checksums and an SBOM in target/package: docs/release.md'
 
 demo:
 	scripts/tools.sh servers
@@ -77,3 +78,20 @@ build:
 
 deb: build
 	scripts/package.sh deb target/release/consul-redis target/package
+
+# Linked statically: with musl where rustup has its target, else with glibc, and then all libraries are those of `make build`.
+# The SBOM does not say which directory it was made in.
+MACHINE = $(shell uname -m)
+MUSL = $(MACHINE)-unknown-linux-musl
+HAS_MUSL = $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(MUSL))
+STATIC = $(if $(HAS_MUSL),target/$(MUSL)/release,target/release)/consul-redis
+NAME = consul-redis-$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)-$(MACHINE)-linux
+
+dist:
+	scripts/tools.sh dist
+	cargo rustc --release --locked $(if $(HAS_MUSL),--target $(MUSL)) --bin consul-redis -- -C target-feature=+crt-static
+	rm -rf target/package/$(NAME)* && mkdir -p target/package
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) cargo cyclonedx --quiet --format json --override-filename $(NAME).cdx
+	sed 's|file://$(CURDIR)|file:///consul-redis|g' $(NAME).cdx.json >target/package/$(NAME).cdx.json && rm $(NAME).cdx.json
+	scripts/package.sh tar $(STATIC) target/package
+	cargo nextest run --test dist

@@ -11,6 +11,7 @@
 #                               and kubernetes-validate
 #   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
 #   scripts/tools.sh deny       cargo-deny
+#   scripts/tools.sh dist       Consul and Redis, cargo-nextest, and cargo-cyclonedx for the SBOM
 set -eu
 cd "$(dirname "$0")/.."
 tools=$PWD/.tools
@@ -22,6 +23,7 @@ VALKEY_RELEASE=bookworm-backports
 # What is built when it is not on PATH.
 NEXTEST_VERSION=0.9
 DENY_VERSION=0.20
+CYCLONEDX_VERSION=0.5
 # What every Debian has, and what maintainer scripts call.
 CLEAN_DEBIAN="dpkg init-system-helpers usr-is-merged libc-bin perl-base dash bash coreutils base-files sed grep tar gzip diffutils findutils"
 # Brings the schemas of Kubernetes 1.25 to this one.
@@ -290,5 +292,10 @@ valkey)
     get_valkey
     ;;
 deny) get_crate cargo-deny "$DENY_VERSION" ;;
-*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, page, tests, valkey, deny" ;;
+dist)
+    get_servers
+    get_crate cargo-nextest "$NEXTEST_VERSION"
+    get_crate cargo-cyclonedx "$CYCLONEDX_VERSION"
+    ;;
+*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, page, tests, valkey, deny, dist" ;;
 esac

@@ -189,6 +189,8 @@ fn every_file_that_a_document_links_to_exists() {
         "docs/metrics.md",
         "docs/findings.md",
         "docs/clients.md",
+        "docs/packages.md",
+        "docs/release.md",
     ] {
         let text = read(document);
         let dir = Path::new(document).parent().expect("a directory");

@@ -68,7 +68,10 @@ fn systemd_accepts_the_unit_and_its_template() {
             }
             let output = analyze(&["verify", "--man=no"], &unit);
             assert!(output.status.success(), "{name}: {}", said(&output));
-            assert_eq!(said(&output), "", "{name}");
+            let said = said(&output);
+            // Of systemd's own units, where they are not in their place.
+            let about_ours = said.lines().filter(|line| !line.starts_with("Suspicious symlink "));
+            assert_eq!(about_ours.collect::<Vec<_>>(), Vec::<&str>::new(), "{name}");
         }
     }
 }
