@@ -142,10 +142,12 @@ fn a_host_gets_it_keeps_its_config_and_is_rid_of_it() {
     );
     // The config as it comes is a config, and the one thing that is wrong with it is that it says nothing.
     let config = format!("/{CONFIG}");
-    let agent = ["consul-redis", "agent", "--config", &config];
-    let agent = host.command(&agent).output().expect("it runs");
-    assert_eq!(agent.status.code(), Some(64), "{}", said(&agent));
-    assert!(said(&agent).starts_with("error: no Sentinels: "), "{}", said(&agent));
+    for command in ["check-config", "agent"] {
+        let tried = ["consul-redis", command, "--config", &config];
+        let tried = host.command(&tried).output().expect("it runs");
+        assert_eq!(tried.status.code(), Some(64), "{}", said(&tried));
+        assert!(said(&tried).starts_with("error: no Sentinels: "), "{}", said(&tried));
+    }
     assert!(!host.path(ENABLED).is_symlink(), "nobody has enabled it");
 
     // As the administrator does.
