@@ -45,6 +45,7 @@ pub async fn run(
         tokio::select! {
             () = &mut signal => return Ok(()),
             Ok(()) = configs.changed() => {}
+            () = systemd::keep_alive() => {}
             ready = agent.reach_consul() => {
                 ready?;
                 return agent.run(configs, look, signal).await;
@@ -72,8 +73,7 @@ impl Agent {
         Ok(Self { config, consul, clock, renderer })
     }
 
-    /// Checks besides that every secret and certificate can be read now. One that is missing when an agent starts may
-    /// come later, and is waited for.
+    /// Checks besides that every secret and certificate can be read now.
     ///
     /// # Errors
     /// A [`Failure`] with [`Code::Config`](crate::exit::Code::Config).
@@ -102,6 +102,7 @@ impl Agent {
     /// # Errors
     /// The right that is missing, or that Consul does not answer.
     pub async fn check_rights(&self) -> Result<(), ConsulError> {
+        self.consul.check_token()?;
         for group in &self.config.groups {
             let ops = rights_probe(group);
             match self.consul.txn(&ops, "").await {
@@ -157,7 +158,7 @@ impl Agent {
                     let next = configs.borrow_and_update().clone();
                     match running.turn_to(next).await {
                         Ok(changes) => changes.say(),
-                        Err(failure) => warn!("the running config stays: {}", failure.message),
+                        Err(failure) => warn!("the running config stays: {}", failure.in_one_line()),
                     }
                     systemd::ready();
                 }

@@ -118,6 +118,7 @@ impl GroupTask {
         let mut shown_at = Mono::default();
         let mut is_shown = true;
         loop {
+            let looked_at = *self.looked_at.borrow();
             let show_at = hands.clock.instant(shown_at.plus_ms(SHOW_EVERY_MS));
             // Cancel safe: channels, timers and a token.
             let input = tokio::select! {
@@ -128,7 +129,7 @@ impl GroupTask {
                 Ok(()) = self.group.changed() => {
                     Some(hands.turn_to(self.group.borrow_and_update().clone()))
                 }
-                () = tokio::time::sleep_until(show_at), if !is_shown => None,
+                () = tokio::time::sleep_until(show_at), if looked_at && !is_shown => None,
                 () = tokio::time::sleep_until(hands.clock.instant(machine.next_wake())) => {
                     Some(Input::Tick)
                 }
@@ -144,7 +145,7 @@ impl GroupTask {
                     hands.meter.decided(&decision.verdict);
                 }
             }
-            if *self.looked_at.borrow() {
+            if looked_at {
                 let now = hands.clock.now();
                 is_shown = now.mono - shown_at >= SHOW_EVERY_MS;
                 if is_shown {

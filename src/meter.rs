@@ -188,11 +188,6 @@ impl GroupMeter {
         Self { meter, group, followed: BTreeSet::new() }
     }
 
-    /// All that is counted, of every group.
-    pub fn whole(&self) -> Meter {
-        self.meter.clone()
-    }
-
     /// The loop has turned.
     pub fn beat(&self, now: Mono) {
         self.meter.loops_seen.get_or_create(&of(&self.group)).set(now.0);

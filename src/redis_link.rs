@@ -190,6 +190,8 @@ pub struct Link {
     connection: MultiplexedConnection,
     timeout: Duration,
     words: FirstWords,
+    /// It has answered: its first words say nothing of what ends it.
+    answered: bool,
     closed: CancellationToken,
     _driver: AbortOnDropHandle<()>,
 }
@@ -217,7 +219,8 @@ impl Link {
                 signal.cancel();
             });
             let driver = AbortOnDropHandle::new(driver);
-            Ok(Self { connection, timeout: settings.timeout, words, closed, _driver: driver })
+            let timeout = settings.timeout;
+            Ok(Self { connection, timeout, words, answered: false, closed, _driver: driver })
         })
         .await
     }
@@ -231,7 +234,11 @@ impl Link {
         let count = commands.len();
         within(Instant::now() + self.timeout, self.timeout, async {
             let answers = self.connection.send_packed_commands(commands, 0, count).await;
-            let answers = answers.map_err(|error| explained(error.into(), &self.words))?;
+            let answers = answers.map_err(|error| match self.answered {
+                true => error.into(),
+                false => explained(error.into(), &self.words),
+            })?;
+            self.answered = true;
             if answers.len() != count {
                 return Err(LinkError::Unexpected(format!(
                     "{} answers to {count} commands",

@@ -1,13 +1,13 @@
 //! Reading the config again while something runs by it (SIGHUP).
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::agent::Agent;
 use crate::cli::Common;
 use crate::config::{Config, ConfigError, resolve};
-use crate::consul::client::ConsulError;
 use crate::exec::settings::Environment;
 use crate::exit::Failure;
+use crate::telemetry::{self, Log};
 
 /// Where all settings come from: the same command line and environment each time, and the file as it is now.
 #[derive(Debug, Clone)]
@@ -28,20 +28,41 @@ impl Settings {
     }
 }
 
-/// Whether an agent could go by `config`: everything that can be known without doing anything, and then whether Consul
-/// grants what it takes. A Consul that does not answer is no reason against it.
-///
-/// # Errors
-/// A [`Failure`] that says why not.
-pub async fn check(config: &Config) -> Result<(), Failure> {
-    let agent = Agent::new(config.clone())?;
+/// Has `read` read all settings again, and checks them against what runs `now`. Says why not, when they are refused.
+pub async fn again(
+    read: impl FnOnce() -> Result<Config, Failure>,
+    now: &Config,
+    log: &Log,
+) -> Option<Config> {
+    info!("SIGHUP: reading the config again, and looking at everything now");
+    let next = async {
+        let next = read()?;
+        check(&next, now).await?;
+        log.set(&next.log)?;
+        Ok::<_, Failure>(next)
+    };
+    match next.await {
+        // Whoever goes by it says when it is in force.
+        Ok(next) => Some(next),
+        Err(failure) => {
+            warn!("the config is refused, the running one stays: {}", failure.in_one_line());
+            None
+        }
+    }
+}
+
+/// Whether an agent could go by `next` instead of `now`: everything that can be known without doing anything, and then
+/// whether Consul grants what it takes. A Consul that does not answer is a reason against it only where it is another one.
+async fn check(next: &Config, now: &Config) -> Result<(), Failure> {
+    telemetry::filter(&next.log)?;
+    let agent = Agent::new(next.clone())?;
     agent.check_secrets()?;
     match agent.check_rights().await {
         Ok(()) => Ok(()),
-        Err(error @ (ConsulError::Denied { .. } | ConsulError::Secret(_))) => Err(error.into()),
-        Err(error) => {
+        Err(error) if error.is_transient() && next.consul == now.consul => {
             warn!("the new config is not tried on Consul: {error}");
             Ok(())
         }
+        Err(error) => Err(error.into()),
     }
 }

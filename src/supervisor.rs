@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -18,6 +18,9 @@ pub struct Supervisor {
     stop: CancellationToken,
 }
 
+/// How long one task has to end when only it is told to: a client of the HTTP server may not let go.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A task ended by itself.
 struct Ended {
     name: &'static str,
@@ -28,13 +31,17 @@ struct Ended {
 pub struct Part {
     stop: CancellationToken,
     ended: CancellationToken,
+    task: AbortHandle,
 }
 
 impl Part {
-    /// Tells it to end, and waits until it has.
+    /// Tells it to end, and waits until it has; one that does not within a second is cut short.
     pub async fn end(self) {
         self.stop.cancel();
-        self.ended.cancelled().await;
+        if tokio::time::timeout(END_TIMEOUT, self.ended.cancelled()).await.is_err() {
+            self.task.abort();
+            self.ended.cancelled().await;
+        }
     }
 }
 
@@ -55,12 +62,12 @@ impl Supervisor {
     {
         let (stop, ended) = (self.stop.child_token(), CancellationToken::new());
         let (task, told, gone) = (task(stop.clone()), stop.clone(), ended.clone().drop_guard());
-        self.tasks.spawn(async move {
+        let task = self.tasks.spawn(async move {
             let _gone = gone;
             task.await;
             Ended { name, was_told: told.is_cancelled() }
         });
-        Part { stop, ended }
+        Part { stop, ended, task }
     }
 
     /// Waits until a task has ended that should have gone on. Cancel safe.
@@ -69,6 +76,8 @@ impl Supervisor {
             match self.tasks.join_next().await {
                 Some(Ok(ended)) if ended.was_told => {}
                 Some(Ok(ended)) => return TaskEnded(ended.name.to_owned()),
+                // Cut short by who told it to end.
+                Some(Err(error)) if error.is_cancelled() => {}
                 Some(Err(error)) => return TaskEnded(error.to_string()),
                 None => std::future::pending().await,
             }
@@ -97,6 +106,15 @@ impl Supervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_that_does_not_end_is_cut_short() {
+        let mut supervisor = Supervisor::default();
+        let part = supervisor.spawn("one that hangs", |_| std::future::pending());
+        part.end().await;
+        supervisor.spawn("one that goes by itself", |_| async {});
+        assert_eq!(supervisor.lost().await.0, "one that goes by itself");
+    }
 
     #[tokio::test]
     async fn only_a_task_that_was_not_told_to_end_is_lost() {

@@ -1,6 +1,7 @@
 //! What systemd is told, where it has started us (`Type=notify`): that we are ready, what the groups are like, and that
 //! their loops turn.
 
+use std::future::pending;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -30,6 +31,15 @@ pub fn ready() {
 /// nobody.
 pub fn waiting(consul: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(&format!("waiting for Consul at {consul}"))]);
+}
+
+/// Says that we live, as often as systemd wants to hear it, for as long as it is let: while there is no loop yet.
+pub async fn keep_alive() {
+    let Some(within) = sd_notify::watchdog_enabled() else { return pending().await };
+    loop {
+        tell(&[NotifyState::Watchdog]);
+        tokio::time::sleep(within / 2).await;
+    }
 }
 
 /// The config is about to be read again.

@@ -101,21 +101,6 @@ fn the_example_is_accepted() {
     assert!(text.contains("/etc/consul-redis/consul-ca.pem"), "{text}");
 }
 
-#[test]
-fn every_flag_is_in_its_document() {
-    let page = read("docs/config.md");
-    let help = run(&["--help"]).1;
-    let flags: BTreeSet<&str> = help
-        .split_whitespace()
-        .filter(|word| word.starts_with("--"))
-        .map(|word| word.split(['[', ',']).next().unwrap_or(word))
-        .filter(|flag| !["--help", "--version"].contains(flag))
-        .collect();
-    assert!(flags.len() > 20, "{flags:?}");
-    let missing: Vec<&&str> = flags.iter().filter(|flag| !page.contains(**flag)).collect();
-    assert!(missing.is_empty(), "{missing:?}");
-}
-
 /// Every metric that a text speaks of: of a histogram, its name without what queries add to it.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))

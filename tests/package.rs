@@ -225,6 +225,8 @@ fn the_package_holds_what_the_document_says_and_nothing_else() {
         "changelog.gz",
         "third-party-licenses.txt.gz",
         "packages.md",
+        "facts/sentinel.md",
+        "schemas/status.schema.json",
         "consul-redis.toml",
         "examples/consul/agent-policy.hcl",
         "examples/templates/haproxy.cfg.j2",

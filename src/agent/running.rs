@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Agent;
 use crate::clock::Clock;
-use crate::config::{Config, DnsConfig, GroupConfig, HttpConfig};
+use crate::config::resolver::unique;
+use crate::config::{Config, DnsConfig, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::presence::{Presence, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};
@@ -22,7 +23,7 @@ use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::group_task::{GroupTask, INPUTS_MAX};
-use crate::http::{Groups, Server, Shown};
+use crate::http::{Exhibits, Groups, Server, Shown, check_certificates, keep_answering};
 use crate::meter::{GroupMeter, Meter};
 use crate::name_check::{Checker, Findings};
 use crate::render::task::{FileState, Renderer};
@@ -51,6 +52,8 @@ pub struct Running {
     watched: watch::Sender<Watched>,
     layouts: watch::Sender<Vec<Layout>>,
     registrations: watch::Sender<Vec<Registration>>,
+    monitored: watch::Sender<Monitored>,
+    registrar: Option<Part>,
     shown: watch::Sender<Groups>,
     looked_at: watch::Sender<bool>,
     http: Option<Part>,
@@ -93,13 +96,19 @@ impl Changes {
     fn note(&mut self, what: impl Into<String>) {
         self.done.push(what.into());
     }
+
+    fn note_if(&mut self, changed: bool, what: &str) {
+        if changed {
+            self.note(what);
+        }
+    }
 }
 
 impl Running {
     /// Starts everything.
     ///
     /// # Errors
-    /// A [`Failure`] when the HTTP server cannot listen.
+    /// A [`Failure`] when the HTTP server cannot listen, or its certificates cannot be read.
     pub async fn start(agent: Agent, look: watch::Receiver<u64>) -> Result<Self, Failure> {
         let Agent { config, consul, clock, renderer } = agent;
         let (sentinels, _) = broadcast::channel(COMMANDS_MAX);
@@ -112,6 +121,8 @@ impl Running {
             watched: watch::Sender::new(watched),
             layouts: watch::Sender::new(layouts(&config)),
             registrations: watch::Sender::new(registrations(&config)),
+            monitored: watch::Sender::default(),
+            registrar: None,
             shown: watch::Sender::default(),
             looked_at: watch::Sender::default(),
             http: None,
@@ -122,7 +133,10 @@ impl Running {
             consul,
             clock,
         };
-        let server = running.listen(running.config.http.as_ref()).await?;
+        let server = match &running.config.http {
+            Some(http) => Some(Server::bind(http, running.exhibits()).await?),
+            None => None,
+        };
         running.looked_at.send_replace(server.is_some() || systemd::listens());
         for group in running.config.groups.clone() {
             running.start_group(group);
@@ -130,7 +144,7 @@ impl Running {
         running.show_groups();
         running.watched.send_replace(running.now_watched());
         running.start_common();
-        running.serve(server);
+        running.answer(server);
         running.render(renderer);
         running.say_start();
         Ok(running)
@@ -139,7 +153,7 @@ impl Running {
     /// The tasks that there are whatever the config says.
     fn start_common(&mut self) {
         let (news, heard) = mpsc::channel(NEWS_MAX);
-        let (monitored, monitors) = watch::channel(Monitored::new());
+        let monitored = self.monitored.clone();
         let consul = || self.consul.clone();
         let prefix = self.config.prefix.clone();
         let rows = sentinel_rows::publish(consul(), prefix, self.clock, heard, monitored);
@@ -155,9 +169,8 @@ impl Running {
             groups: self.layouts.subscribe(),
             value: self.presence(),
         };
-        let registrations = self.registrations.subscribe();
         let looks = pass_on_looks(self.look.clone(), self.watched.subscribe());
-        let (certificates, registry) = (consul().keep_certificates_fresh(), consul());
+        let certificates = consul().keep_certificates_fresh();
         let shown = self.shown.subscribe();
         let meter = self.meter.clone();
         let all = &mut self.supervisor;
@@ -165,11 +178,18 @@ impl Running {
         all.spawn("the Sentinels' rows", |stop| until(stop, rows));
         all.spawn("the look-now signal", |stop| until(stop, looks));
         all.spawn("the agent's presence", |stop| be_present(presence, stop));
-        all.spawn("the registrar", |stop| keep_registered(registry, registrations, monitors, stop));
         all.spawn("the certificates for Consul", |stop| until(stop, certificates));
         if systemd::listens() {
             all.spawn("what systemd is told", |stop| systemd::keep_telling(shown, meter, stop));
         }
+        self.keep_registered();
+    }
+
+    fn keep_registered(&mut self) {
+        let (local, monitored) = (self.registrations.subscribe(), self.monitored.subscribe());
+        let consul = self.consul.clone();
+        let task = |stop| keep_registered(consul, local, monitored, stop);
+        self.registrar = Some(self.supervisor.spawn("the registrar", task));
     }
 
     /// Goes on by `next`. What can go wrong comes first, so that either all of it counts or nothing.
@@ -180,73 +200,79 @@ impl Running {
         let (next, waiting) = next.continuing(&self.config);
         let mut changes = Changes { done: Vec::new(), waiting };
         let renderer = Renderer::new(&next, self.consul.clone(), self.clock)?;
-        let elsewhere = address(next.http.as_ref()) != address(self.config.http.as_ref());
-        let mut server = None;
-        if elsewhere {
-            server = self.listen(next.http.as_ref()).await?;
+        // Tries the certificates, which is all that the real one can fail for.
+        Consul::new(&next.consul)?;
+        if let Some(http) = &next.http {
+            check_certificates(http)?;
         }
-        self.consul.turn_to(&next.consul)?;
         let before = std::mem::replace(&mut self.config, next);
-        if before.consul != self.config.consul {
-            changes.note(format!("Consul is at {}", self.consul.address()));
-        }
-        if before.http != self.config.http {
-            if let Some(http) = self.http.take() {
-                http.end().await;
-            }
-            if !elsewhere {
-                // The address was ours until a moment ago.
-                let again = self.listen(self.config.http.as_ref()).await;
-                server = again.unwrap_or_else(|failure| {
-                    error!("there are no answers by HTTP: {}", failure.in_one_line());
-                    None
-                });
-            }
-            self.looked_at.send_replace(server.is_some() || systemd::listens());
-            self.serve(server);
-            changes.note("[http]");
-        }
+        self.turn_consul(&before, &mut changes).await?;
+        self.turn_http(&before, &mut changes).await;
         self.turn_groups(&before, &mut changes).await;
-        let names = ["sentinels", "redis", "templates", "handover"];
-        let changed = [
-            before.sources != self.config.sources
-                || before.resolver != self.config.resolver
-                || before.sentinel_login != self.config.sentinel_login,
-            self.registrations.send_replace(registrations(&self.config))
-                != *self.registrations.borrow(),
-            before.templates != self.config.templates || layouts(&before) != layouts(&self.config),
-            before.handover != self.config.handover,
-        ];
-        self.layouts.send_replace(layouts(&self.config));
+        let layouts_before = self.layouts.send_replace(layouts(&self.config));
+        let registered = self.registrations.send_replace(registrations(&self.config));
         self.watched.send_replace(self.now_watched());
         self.show_groups();
-        if changed[2] {
+        let now = &self.config;
+        let sentinels = before.sources != now.sources
+            || before.resolver != now.resolver
+            || before.sentinel_login != now.sentinel_login;
+        let templates =
+            before.templates != now.templates || layouts_before != *self.layouts.borrow();
+        changes.note_if(sentinels, "[sentinels]");
+        changes.note_if(registered != *self.registrations.borrow(), "what this host registers");
+        changes.note_if(before.handover != now.handover, "[agent] handover");
+        changes.note_if(before.log != now.log, "[log] level");
+        changes.note_if(before.templates != now.templates, "[[template]]");
+        if templates {
             if let Some(renderer) = self.renderer.take() {
                 renderer.end().await;
             }
             self.render(renderer);
         }
-        for (name, _) in names.into_iter().zip(changed).filter(|(_, changed)| *changed) {
-            changes.note(name);
-        }
         Ok(changes)
     }
 
+    /// This host's servers leave the Consul that they were registered on, if it is another one now.
+    async fn turn_consul(&mut self, before: &Config, changes: &mut Changes) -> Result<(), Failure> {
+        let elsewhere = before.consul != self.config.consul;
+        if elsewhere && let Some(registrar) = self.registrar.take() {
+            registrar.end().await;
+        }
+        // Its certificates are read again in any case.
+        self.consul.turn_to(&self.config.consul)?;
+        if elsewhere {
+            self.keep_registered();
+            changes.note(format!("Consul is at {}", self.consul.address()));
+        }
+        Ok(())
+    }
+
+    async fn turn_http(&mut self, before: &Config, changes: &mut Changes) {
+        if before.http == self.config.http {
+            return;
+        }
+        if let Some(http) = self.http.take() {
+            http.end().await;
+        }
+        self.looked_at.send_replace(self.config.http.is_some() || systemd::listens());
+        self.answer(None);
+        changes.note("[http]");
+    }
+
     /// Starts groups that are new, ends those that are gone, and tells the others what has changed. One that is published
-    /// under another name, or that is elsewhere in Consul, begins anew.
+    /// as another service begins anew.
     async fn turn_groups(&mut self, before: &Config, changes: &mut Changes) {
         let wanted: BTreeMap<GroupName, GroupConfig> =
             self.config.groups.iter().map(|g| (g.policy.group.clone(), g.clone())).collect();
-        let has_other_place = |group: &GroupName, part: &GroupPart| {
-            let now = part.config.borrow();
-            wanted.get(group).is_none_or(|next| {
-                next.policy.service != now.policy.service || next.layout != now.layout
-            })
+        let is_over = |group: &GroupName, part: &GroupPart| {
+            let now = &part.config.borrow().policy.service;
+            wanted.get(group).is_none_or(|next| next.policy.service != *now)
         };
         let gone: Vec<GroupName> = self
             .groups
             .iter()
-            .filter(|(group, part)| has_other_place(group, part))
+            .filter(|(group, part)| is_over(group, part))
             .map(|(group, _)| group.clone())
             .collect();
         for group in gone {
@@ -254,12 +280,11 @@ impl Running {
             if !wanted.contains_key(&group) {
                 changes.note(format!("group {group} is not watched any more"));
             }
-            // Nobody is led to a loop that has ended.
-            self.show_groups();
+            // Those who look on see what it showed last, until the others are shown.
             part.end().await;
         }
         let dns_changed = before.dns != self.config.dns;
-        for (group, next) in wanted {
+        for (group, mut next) in wanted {
             match self.groups.get_mut(&group) {
                 None => {
                     changes.note(format!("group {group} is watched"));
@@ -267,6 +292,7 @@ impl Running {
                 }
                 Some(part) => {
                     let changed = part.config.send_if_modified(|now| {
+                        next.policy.run.clone_from(&now.policy.run);
                         let changed = *now != next;
                         *now = next;
                         changed
@@ -288,7 +314,9 @@ impl Running {
         }
     }
 
-    fn start_group(&mut self, group: GroupConfig) {
+    fn start_group(&mut self, mut group: GroupConfig) {
+        // Its writes are numbered from the start, and none of them may be taken for one of an earlier loop.
+        group.policy.run = unique();
         let name = group.policy.group.clone();
         let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
         let (show, shown) = watch::channel(None);
@@ -304,7 +332,7 @@ impl Running {
             own_inputs: inputs.clone(),
             shown: show,
             looked_at: self.looked_at.subscribe(),
-            meter: GroupMeter::new(self.meter.clone(), name.clone()),
+            meter: self.group_meter(&name),
             published: publish,
             findings: found,
         };
@@ -312,6 +340,13 @@ impl Running {
         let part = GroupPart { task, checker: None, config, inputs, shown, published, findings };
         self.groups.insert(name.clone(), part);
         self.check_name(&name);
+    }
+
+    /// What a loop counts with, which is about to turn.
+    fn group_meter(&self, group: &GroupName) -> GroupMeter {
+        let meter = GroupMeter::new(self.meter.clone(), group.clone());
+        meter.beat(self.clock.now().mono);
+        meter
     }
 
     /// Asks DNS for a group's name, where that is wanted.
@@ -333,17 +368,17 @@ impl Running {
         part.checker = Some(self.supervisor.spawn("the check of the name", task));
     }
 
-    async fn listen(&self, http: Option<&HttpConfig>) -> Result<Option<Server>, Failure> {
-        let Some(http) = http else { return Ok(None) };
+    fn exhibits(&self) -> Exhibits {
         let (groups, files) = (self.shown.subscribe(), self.files.subscribe());
-        Server::bind(http, groups, files, self.meter.clone()).await.map(Some)
+        Exhibits { groups, files, meter: self.meter.clone() }
     }
 
-    fn serve(&mut self, server: Option<Server>) {
-        self.http = server.map(|server| {
-            info!("answering {}", server.url());
-            self.supervisor.spawn("the HTTP server", |stop| server.run(stop))
-        });
+    /// Answers by HTTP, where that is wanted.
+    fn answer(&mut self, bound: Option<Server>) {
+        let Some(http) = self.config.http.clone() else { return };
+        let exhibits = self.exhibits();
+        let task = |stop| keep_answering(http, exhibits, bound, stop);
+        self.http = Some(self.supervisor.spawn("the HTTP server", task));
     }
 
     fn render(&mut self, renderer: Option<Renderer>) {
@@ -410,10 +445,6 @@ impl GroupPart {
 fn mode(config: &Config) -> &'static str {
     let observes = config.redis.is_empty() && config.sentinels.is_empty();
     if observes { "observer" } else { "node" }
-}
-
-fn address(http: Option<&HttpConfig>) -> Option<std::net::SocketAddr> {
-    http.map(|http| http.listen)
 }
 
 fn layouts(config: &Config) -> Vec<Layout> {

@@ -2,14 +2,13 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{info, warn};
 
 use crate::agent::{self, Agent};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::reload::{self, Settings};
 use crate::systemd;
-use crate::telemetry::{self, Log};
+use crate::telemetry;
 
 /// Runs the agent until SIGTERM or SIGINT; SIGHUP has it read its config again.
 ///
@@ -26,17 +25,10 @@ pub async fn run(config: Config, settings: Settings) -> Result<(), Failure> {
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             systemd::reloading();
-            info!("SIGHUP: reading the config again, and looking at everything now");
-            match next(&settings, &log).await {
-                // Whoever goes by it says when it is in force.
-                Ok(next) => drop(configs.send_replace(next)),
-                Err(failure) => {
-                    warn!(
-                        "the config is refused, the running one stays: {}",
-                        failure.in_one_line()
-                    );
-                    systemd::ready();
-                }
+            let now = configs.borrow().clone();
+            match reload::again(|| Ok(settings.read()?), &now, &log).await {
+                Some(next) => drop(configs.send_replace(next)),
+                None => systemd::ready(),
             }
             look.send_modify(|count| *count += 1);
         }
@@ -49,11 +41,4 @@ pub async fn run(config: Config, settings: Settings) -> Result<(), Failure> {
         }
     };
     agent::run(config, looks, stop).await
-}
-
-async fn next(settings: &Settings, log: &Log) -> Result<Config, Failure> {
-    let next = settings.read()?;
-    reload::check(&next).await?;
-    log.set(&next.log)?;
-    Ok(next)
 }

@@ -82,8 +82,8 @@ pub struct ConsulTable {
 pub struct HttpTable {
     /// Where to answer. Default: nowhere.
     pub listen: Option<Spanned<std::net::SocketAddr>>,
-    /// File with the token that the page (as a password), `/status.json` and `/metrics` ask for. Required when
-    /// listening on more than loopback.
+    /// File with the token that the page (as a password), `/status.json` and `/metrics` ask for. This or
+    /// `client_ca` is required when listening on more than loopback.
     pub token_file: Option<PathBuf>,
     /// Our certificate (PEM).
     pub tls_cert: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! Settings, resolved: the command line over the environment over the config file over the defaults.
 
 pub mod file;
-mod resolver;
+pub(crate) mod resolver;
 mod source;
 pub mod template;
 

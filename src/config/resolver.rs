@@ -580,7 +580,7 @@ fn host_name() -> String {
 }
 
 /// Sixteen hexadecimal digits unlike any others: the standard library's random hash keys.
-fn unique() -> String {
+pub fn unique() -> String {
     let number = std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{number:016x}")
 }

@@ -47,14 +47,16 @@ impl Source {
         }
     }
 
-    /// The line's key sounds like a secret's, or it has no key at all.
+    /// Something on the line sounds like a secret's key, or there is no key at all.
     fn may_hold_a_secret(&self, offset: usize) -> bool {
         let before = self.text.get(..offset).unwrap_or_default();
         let start = before.rfind('\n').map_or(0, |end| end + 1);
         let line = self.text.get(start..).unwrap_or_default().lines().next().unwrap_or_default();
-        let Some((key, _)) = line.split_once('=') else { return !line.starts_with('[') };
-        let key = key.to_lowercase();
-        ["pass", "token", "secret", "auth", "key", "cred"].iter().any(|word| key.contains(word))
+        if !line.contains('=') {
+            return !line.starts_with('[');
+        }
+        let line = line.to_lowercase();
+        ["pass", "token", "secret", "auth", "key", "cred"].iter().any(|word| line.contains(word))
     }
 
     /// Something that contradicts what stands there.

@@ -131,11 +131,6 @@ impl ConsulError {
             }
         })
     }
-
-    /// Consul said that there is no such thing.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Status { status: 404, .. })
-    }
 }
 
 /// A client that could not be made from its settings.
@@ -295,10 +290,26 @@ impl Consul {
     /// # Errors
     /// [`ClientError`] when a certificate cannot be read or used: everything stays as it was.
     pub fn turn_to(&self, endpoint: &ConsulEndpoint) -> Result<(), ClientError> {
-        let before = self.now.send_replace(Arc::new(Connection::new(endpoint)?));
-        if before.endpoint != *endpoint {
+        let mut next = Connection::new(endpoint)?;
+        let before = self.connection();
+        let elsewhere = before.endpoint != *endpoint;
+        if !elsewhere {
+            // Whoever waits by the one before is to hear when this one is replaced.
+            next.replaced = before.replaced.clone();
+        }
+        self.now.send_replace(Arc::new(next));
+        if elsewhere {
             before.replaced.cancel();
         }
+        Ok(())
+    }
+
+    /// Reads the token, where there is to be one.
+    ///
+    /// # Errors
+    /// [`ConsulError::Secret`] when it cannot be read now.
+    pub fn check_token(&self) -> Result<(), ConsulError> {
+        self.connection().endpoint.token.read()?;
         Ok(())
     }
 

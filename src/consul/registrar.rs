@@ -155,7 +155,9 @@ async fn register_all(
         done.remove(&id);
     }
     for registration in wanted {
-        if is_registered(consul, registration).await? {
+        // What is asked back says nothing of how it is checked.
+        let checked_so = done.get(&registration.id).is_none_or(|known| known == registration);
+        if checked_so && is_registered(consul, registration).await? {
             done.insert(registration.id.clone(), registration.clone());
             continue;
         }

@@ -13,11 +13,12 @@ pub mod place;
 pub mod settings;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -113,20 +114,23 @@ impl Exec {
         Ok(exec)
     }
 
-    /// Reads all settings again.
-    async fn reload(&mut self, log: &Log) -> Result<(), Failure> {
-        let next = contained(self.settings.read()?, &self.settings.env, self.expect)?;
-        let (next, _) = next.continuing(&self.config);
-        let before = std::mem::replace(&mut self.config, next);
-        let checked = match self.agent_config() {
-            Ok(config) => reload::check(&config).await,
-            Err(failure) => Err(failure),
-        };
-        let checked = checked.and_then(|()| Ok(log.set(&self.config.log)?));
-        if checked.is_err() {
-            self.config = before;
-        }
-        checked
+    /// Reads all settings again for each `()`, in a task of its own: Consul may be slow to say what it grants.
+    fn keep_reading(&self, log: Arc<Log>) -> (mpsc::Sender<()>, mpsc::Receiver<Config>) {
+        let (hangups, mut heard) = mpsc::channel(1);
+        let (tell, reloaded) = mpsc::channel(1);
+        let (settings, expect) = (self.settings.clone(), self.expect);
+        let mut now = self.config.clone();
+        tokio::spawn(async move {
+            while heard.recv().await.is_some() {
+                let read = || contained(settings.read()?, &settings.env, expect);
+                let Some(next) = reload::again(read, &now, &log).await else { continue };
+                now = next.clone();
+                if tell.send(next).await.is_err() {
+                    return;
+                }
+            }
+        });
+        (hangups, reloaded)
     }
 
     /// The agent's settings, with the server at the address that it has now.
@@ -272,7 +276,7 @@ pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
         }
     };
     info!("{} at {} runs as process {}", exec.command.role, exec.address, child.id());
-    Running { exec, child, beside, received, log }.until_ended().await
+    Running { exec, child, beside, received, log: Arc::new(log) }.until_ended().await
 }
 
 fn say_start(exec: &Exec) {
@@ -298,7 +302,7 @@ struct Running {
     child: Child,
     beside: Beside,
     received: Received,
-    log: Log,
+    log: Arc<Log>,
 }
 
 impl Running {
@@ -308,16 +312,20 @@ impl Running {
         let mut announced = true;
         let mut note = tokio::time::interval(NOTE_EVERY);
         let mut noted = None;
+        let (hangups, mut reloaded) = self.exec.keep_reading(self.log.clone());
         loop {
             // Cancel safe: our children's ends and our signals are kept until they are received.
             tokio::select! {
                 ended = self.child.ended() => return Ok(self.leave(ended).await),
+                Some(next) = reloaded.recv() => self.go_by(next)?,
                 signal = self.received.next() => {
                     if is_stop(signal) {
                         return Ok(self.stop(signal).await);
                     }
                     if signal == Signal::SIGHUP {
-                        self.reload().await;
+                        // One that is under way reads what there is now, or is followed by another.
+                        let _ = hangups.try_send(());
+                        self.beside.look.send_modify(|count| *count += 1);
                     }
                     self.child.signal(signal);
                 }
@@ -337,20 +345,12 @@ impl Running {
         }
     }
 
-    /// Reads all settings again. The server is not started anew, and has its own way to be told.
-    async fn reload(&mut self) {
-        info!("SIGHUP: reading the config again, and looking at everything now");
-        let next = match self.exec.reload(&self.log).await {
-            Ok(()) => self.exec.agent_config(),
-            Err(failure) => Err(failure),
-        };
-        match next {
-            Ok(next) => drop(self.beside.config.send_replace(next)),
-            Err(failure) => {
-                warn!("the config is refused, the running one stays: {}", failure.in_one_line());
-            }
-        }
-        self.beside.look.send_modify(|count| *count += 1);
+    /// Goes by settings that were read again. The server is not started anew, and has its own way to be told.
+    fn go_by(&mut self, next: Config) -> Result<(), Failure> {
+        self.exec.config = next;
+        let config = self.exec.agent_config()?;
+        self.beside.config.send_replace(config);
+        Ok(())
     }
 
     /// Notes on the volume what its data belongs to, when that has changed.

@@ -10,6 +10,7 @@ mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -20,19 +21,25 @@ use axum::{Router, serve};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{debug, error, info, warn};
 
 use crate::config::HttpConfig;
 use crate::core::status::GroupStatus;
 use crate::exit::{Code, Failure};
 use crate::meter::Meter;
 use crate::render::task::FileState;
+use crate::retry::Retry;
 use crate::secret::SecretSource;
 use guard::authorised;
 pub use health::Groups;
 use health::{Ask, Wanted};
 pub use page::STREAMS_MAX;
 use tls::{Certificates, Peer, TlsListener};
+
+/// How long requests that are under way may take once the server is to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause before an address that cannot be had is tried again: the first and the longest one.
+const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// One group as it was last drawn up; `None` until its loop has begun.
 pub type Shown = watch::Receiver<Option<Drawn>>;
@@ -53,10 +60,8 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<Certificates>,
-    groups: watch::Receiver<Groups>,
-    files: watch::Receiver<Vec<FileState>>,
     asks: Asks,
-    meter: Meter,
+    exhibits: Exhibits,
 }
 
 /// What opens that which is not open to everybody.
@@ -85,26 +90,22 @@ impl Site {
 }
 
 impl Server {
-    /// Listens. What is shown are the groups, how the rendered files are, and what `meter` has counted.
+    /// Listens.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Code::Config`] when the address cannot be had.
-    pub async fn bind(
-        settings: &HttpConfig,
-        groups: watch::Receiver<Groups>,
-        files: watch::Receiver<Vec<FileState>>,
-        meter: Meter,
-    ) -> Result<Self, Failure> {
+    /// A [`Failure`]: with [`Code::Failed`] when the address cannot be had now, with [`Code::Config`] when a certificate
+    /// cannot be read or used.
+    pub async fn bind(settings: &HttpConfig, exhibits: Exhibits) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
             let message = format!("cannot listen on {}: {error}", settings.listen);
-            Failure::new(Code::Config, message).hint("choose another --listen, or end who has it")
+            Failure::new(Code::Failed, message).hint("choose another --listen, or end who has it")
         };
         let listener = TcpListener::bind(settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let tls = certificates(settings)?;
         let certificate = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let asks = Asks { token: settings.token.clone(), certificate };
-        Ok(Self { listener, address, tls, groups, files, asks, meter })
+        Ok(Self { listener, address, tls, asks, exhibits })
     }
 
     /// Where it answers.
@@ -115,7 +116,8 @@ impl Server {
 
     /// Answers until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listener, tls, groups, files, asks, meter, .. } = self;
+        let Self { listener, tls, asks, exhibits, .. } = self;
+        let Exhibits { groups, files, meter } = exhibits;
         let places = Arc::new(Semaphore::new(STREAMS_MAX));
         let site = Arc::new(Site { groups, files, asks, meter, places, stop: stop.clone() });
         let open = Router::new()
@@ -128,19 +130,73 @@ impl Server {
             .route("/metrics", get(show_metrics))
             .layer(from_fn_with_state(site.clone(), authorised));
         let router = open.merge(closed).merge(page::router(&site)).with_state(site);
-        let stopped = stop.cancelled_owned();
-        let ended = match tls {
-            None => serve(listener, router).with_graceful_shutdown(stopped).await,
-            Some(certificates) => {
-                let router = router.into_make_service_with_connect_info::<Peer>();
-                let listener = TlsListener::new(listener, certificates);
-                serve(listener, router).with_graceful_shutdown(stopped).await
+        let stopped = stop.clone().cancelled_owned();
+        let serving = async {
+            match tls {
+                None => serve(listener, router).with_graceful_shutdown(stopped).await,
+                Some(certificates) => {
+                    let router = router.into_make_service_with_connect_info::<Peer>();
+                    let listener = TlsListener::new(listener, certificates);
+                    serve(listener, router).with_graceful_shutdown(stopped).await
+                }
             }
         };
-        if let Err(failed) = ended {
-            error!("the HTTP server failed: {failed}");
+        let drained = async {
+            stop.cancelled().await;
+            tokio::time::sleep(DRAIN_TIMEOUT).await;
+        };
+        tokio::select! {
+            ended = serving => {
+                if let Err(failed) = ended {
+                    error!("the HTTP server failed: {failed}");
+                }
+            }
+            () = drained => debug!("who had not finished asking by HTTP was not waited for"),
         }
     }
+}
+
+/// What a server shows.
+#[derive(Clone)]
+pub struct Exhibits {
+    /// The groups.
+    pub groups: watch::Receiver<Groups>,
+    /// How the rendered files are.
+    pub files: watch::Receiver<Vec<FileState>>,
+    /// What is counted.
+    pub meter: Meter,
+}
+
+/// Answers by HTTP until `stop`. An address that cannot be had now is tried again; `bound` is a server that has it.
+pub async fn keep_answering(
+    settings: HttpConfig,
+    exhibits: Exhibits,
+    bound: Option<Server>,
+    stop: CancellationToken,
+) {
+    let mut retry = Retry::between(LISTEN_PAUSE.0, LISTEN_PAUSE.1);
+    let mut next = bound.map(Ok);
+    let mut said = false;
+    let server = loop {
+        let tried = match next.take() {
+            Some(tried) => tried,
+            None => Server::bind(&settings, exhibits.clone()).await,
+        };
+        match tried {
+            Ok(server) => break server,
+            Err(failure) if !said => {
+                warn!("no answers by HTTP, trying again: {}", failure.in_one_line());
+                said = true;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(retry.next_delay()) => {}
+        }
+    };
+    info!("answering {}", server.url());
+    server.run(stop).await;
 }
 
 /// What TLS is spoken with.

@@ -3,6 +3,7 @@
 //! The files of `page/` are part of the program, and load nothing else. They draw what [`draw`] gives.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,18 +138,13 @@ impl Onlooker {
                 return event;
             }
             let pause = self.told_at.map_or(self.until, |at| at + EVENT_PAUSE);
-            let shown = self.groups.iter_mut().map(|(_, shown)| Box::pin(shown.changed()));
-            let changed = select_all(shown);
             // Cancel safe: channels, timers and a token.
             let others = tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
                 () = tokio::time::sleep_until(self.until) => return None,
                 Ok(()) = self.all.changed() => true,
-                (changed, ..) = changed => {
-                    changed.ok()?;
-                    false
-                }
+                () = news(&mut self.groups) => false,
             };
             if others {
                 self.groups = shown_groups(&mut self.all);
@@ -159,6 +155,18 @@ impl Onlooker {
             }
         }
     }
+}
+
+/// Waits until one of the groups has changed.
+async fn news(groups: &mut [(GroupName, Shown)]) {
+    let all: Vec<_> = groups.iter_mut().map(|(_, shown)| Box::pin(shown.changed())).collect();
+    if !all.is_empty()
+        && let (Ok(()), ..) = select_all(all).await
+    {
+        return;
+    }
+    // There are none, or a loop has ended: other groups are about to be shown.
+    pending().await
 }
 
 fn shown_groups(all: &mut watch::Receiver<Groups>) -> Vec<(GroupName, Shown)> {

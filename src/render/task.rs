@@ -86,8 +86,11 @@ impl Renderer {
         let mut templates = Vec::new();
         for config in &config.templates {
             let TemplateConfig { destination, mode, owner, .. } = config;
-            let at = Destination::new(destination, *mode, owner)
-                .map_err(|what| wrong(format!("{}: {what}", destination.display())))?;
+            let at = Destination::new(destination, *mode, owner).map_err(|what| {
+                let message = format!("{}: {what}", destination.display());
+                Failure::new(Code::Config, message)
+                    .hint("owner = \"user:group\", of users and groups that this machine knows")
+            })?;
             let template = Template { config: config.clone(), destination: at };
             template.source().and_then(|s| engine::parse(&template.name(), &s)).map_err(wrong)?;
             templates.push(template);

@@ -196,12 +196,21 @@ impl Pool {
             }
         }
         for address in wanted {
+            // Under another name it has another certificate.
+            let found = state.found.get(&address);
+            let named = state.watchers.get(&address).map(|(name, _)| name);
+            if let (Some(found), Some(named)) = (found, named)
+                && found != named
+            {
+                state.watchers.remove(&address);
+            }
+            let name = found.cloned().flatten();
             state.watchers.entry(address.clone()).or_insert_with(|| {
                 debug!("watching Sentinel {address}");
-                let name = state.found.get(&address).cloned().flatten();
                 let (settings, commands) = (settings.clone(), self.commands.subscribe());
-                let watcher = watch_sentinel(address, name, settings, commands, report.clone());
-                AbortOnDropHandle::new(tokio::spawn(watcher))
+                let watcher =
+                    watch_sentinel(address, name.clone(), settings, commands, report.clone());
+                (name, AbortOnDropHandle::new(tokio::spawn(watcher)))
             });
         }
     }
@@ -227,6 +236,7 @@ struct PoolState {
     found: Found,
     named: BTreeMap<Address, Instant>,
     ids: BTreeMap<Address, crate::core::observed::SentinelId>,
-    watchers: BTreeMap<Address, AbortOnDropHandle<()>>,
+    /// Each with the name that it was listed under.
+    watchers: BTreeMap<Address, (Option<String>, AbortOnDropHandle<()>)>,
     said_failures: Vec<String>,
 }

@@ -273,8 +273,8 @@ impl Watcher {
     }
 
     async fn inventory(&mut self) {
-        let Ok((link, _)) = self.link().await else { return };
-        if let Ok(groups) = query::groups(link).await {
+        let ask = async |link: &mut Link, _: &SentinelId| query::groups(link).await;
+        if let Ok(groups) = self.on_link(ask).await {
             for group in &groups {
                 self.renew_login(group).await;
             }

@@ -338,3 +338,9 @@ fn a_config_is_checked_down_to_its_secrets_and_templates() {
         insta::assert_snapshot!(format!("checked-{name}"), wrong);
     }
 }
+
+#[test]
+fn a_secret_is_not_shown_wherever_it_stands_in_its_line() {
+    let said = config_error("[sentinels]\nlogin = { username = \"a\", password = \"hunter2\" }\n");
+    assert!(said.contains("unknown field `password`") && !said.contains("hunter2"), "{said}");
+}

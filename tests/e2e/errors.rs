@@ -103,7 +103,7 @@ async fn who_does_not_answer_is_told_with_what_to_look_at() {
         (
             &["agent", "--listen", &listen],
             &[],
-            64,
+            1,
             "Address already in use",
             "hint: choose another --listen, or end who has it\n",
         ),

@@ -161,6 +161,13 @@ async fn a_primary_that_is_cut_off_holds_its_writes_and_heals_by_itself() {
     let mut all = vec![agent(&world, "node", &["--config", &config], &[])];
     assert_eq!(until_writer(&world, "redis", 20, None).await, redis);
     until_in_sync(&world, "redis", 2).await;
+    // One that has not heard yet that its Redis is the writer would hold nobody's writes.
+    until("it knows that it leads", Duration::from_secs(10), || async {
+        let log = all[0].log();
+        if log.contains("generation 1") { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
     let server = world.server(&redis).unwrap();
     // As seen from its host, everything else stops answering.
     let others = |signal| {

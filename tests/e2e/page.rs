@@ -10,7 +10,7 @@ use consul_redis::config::HttpConfig;
 use consul_redis::core::address::{Address, GroupName};
 use consul_redis::core::record::{Change, PublishedRole, Timeline};
 use consul_redis::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus};
-use consul_redis::http::{Drawn, STREAMS_MAX, Server};
+use consul_redis::http::{Drawn, Exhibits, STREAMS_MAX, Server};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
@@ -361,7 +361,8 @@ impl ByHand {
         let groups = watch::Sender::new(BTreeMap::from([(group.clone(), (shown, Vec::new()))]));
         let files = watch::Sender::default();
         let (groups, files) = (groups.subscribe(), files.subscribe());
-        let server = Server::bind(&settings, groups, files, meter).await.unwrap();
+        let exhibits = Exhibits { groups, files, meter };
+        let server = Server::bind(&settings, exhibits).await.unwrap();
         let url = format!("{}/", server.url());
         let stop = CancellationToken::new();
         let running = tokio::spawn(server.run(stop.clone()));

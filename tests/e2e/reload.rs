@@ -1,5 +1,7 @@
 //! SIGHUP: an agent goes on by another config, and what it has subscribed to stays subscribed.
 
+use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::Server;
 use consul_redis::lab::wait::until;
-use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::lab::world::{World, WorldSpec, free_port};
 use consul_redis::redis_link::text as words;
 use nix::sys::signal::Signal;
 
@@ -110,10 +112,14 @@ async fn a_reload_changes_everything_but_the_subscriptions() {
     let cache = until_writer(&world, "cache.main", 20, None).await;
     until_said(&running, "the new config is in force", 1).await;
     let log = running.log();
-    for said in ["group cache.main is watched", "group redis", "[http]", "redis", "templates"] {
-        let line = log.lines().find(|line| line.contains("the new config is in force")).unwrap();
-        assert!(line.contains(said), "{said}: {line}");
-    }
+    let line = log.lines().find_map(|line| line.split("the new config is in force: ").nth(1));
+    assert_eq!(
+        line,
+        Some(
+            "[http], group cache.main is watched, group redis, what this host registers, \
+             [log] level, [[template]]"
+        )
+    );
     until_said(&running, "DEBUG", 1).await;
     until_shown(&world, "cache.main", true).await;
     until_registered(&world, 0).await;
@@ -184,6 +190,65 @@ async fn a_config_that_is_refused_changes_nothing_and_a_group_can_be_left_alone(
     // What takes a restart is said to.
     reload(&running, &path, "[consul]\nprefix = \"other\"\n[[group]]\nname = \"redis\"\n");
     until_said(&running, "waits until the agent is started again: [consul] prefix", 1).await;
+}
+
+/// How long a process has run so far, in hundredths of a second.
+fn ticks(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[tokio::test]
+async fn a_listener_moves_under_those_who_look_on() {
+    let world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, token) = (dir.path().join("agent.toml"), dir.path().join("token"));
+    std::fs::write(&token, "secret").unwrap();
+    let port = free_port(&[Ipv4Addr::LOCALHOST]).unwrap();
+    let config = |http: &str, service: &str, every: &str| {
+        format!(
+            "{http}\n[[group]]\nname = \"redis\"\nservice = \"{service}\"\n\
+             [[redis]]\naddress = \"{}\"\ncheck_interval = \"{every}\"\n",
+            world.groups[0].redis[1].address
+        )
+    };
+    let open = format!("[http]\nlisten = \"127.0.0.1:{port}\"");
+    let closed = format!("{open}\ntoken_file = \"{}\"", token.display());
+    std::fs::write(&path, config(&open, "redis", "5s")).unwrap();
+    let mut running = agent(&world, "agent-0", &["--config", path.to_str().unwrap()], &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_registered(&world, 1).await;
+    let url = http_address(&running).await;
+
+    // A page looks on, and somebody never finishes asking.
+    let mut page = reqwest::get(format!("{url}/events")).await.unwrap();
+    assert!(page.chunk().await.unwrap().is_some());
+    let mut slow = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nHost: x").unwrap();
+
+    // This host's Redis is checked more often; the only group begins anew.
+    reload(&running, &path, &config(&open, "redis", "1s"));
+    until_said(&running, "registered again", 1).await;
+    reload(&running, &path, &config(&open, "other", "1s"));
+    until_said(&running, "in force: group redis is watched", 1).await;
+    assert_eq!(get(&format!("{url}/healthz"), None).await.unwrap().0, 200);
+    // The same port, and a token; then every address of this host.
+    reload(&running, &path, &config(&closed, "redis", "1s"));
+    until_said(&running, &format!("answering http://127.0.0.1:{port}"), 2).await;
+    assert_eq!(get(&format!("{url}/status.json"), None).await.unwrap().0, 401);
+    reload(&running, &path, &config(&closed.replace("127.0.0.1", "0.0.0.0"), "redis", "1s"));
+    until_said(&running, &format!("answering http://0.0.0.0:{port}"), 1).await;
+    assert_eq!(get(&format!("{url}/healthz"), None).await.unwrap().0, 200);
+    // Nobody can look on any more, and the agent has nothing to do for them.
+    reload(&running, &path, &config("", "redis", "1s"));
+    until_said(&running, "in force: [http]", 3).await;
+    get(&format!("{url}/healthz"), None).await.expect_err("nobody listens there any more");
+    let before = ticks(&running);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(ticks(&running) - before < 100, "it turns without an end");
+    running.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(running.end(Duration::from_secs(2)).await.unwrap(), 0);
 }
 
 /// Denies by default.
@@ -257,8 +322,15 @@ async fn sentinels_are_told_a_password_that_was_replaced() {
         redis.ask(&user).await.unwrap();
         assert_eq!(logged_in_as(redis, "watcher").await, 0);
     }
-    // The Sentinels are looked at every 10 s: what the file holds then is what they know.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // The Sentinels' tags come from the look in which the agent took note of what they know.
+    until("the Sentinels' tags", Duration::from_secs(20), || async {
+        let names = world.consul.names()?;
+        let tagged = names.srv("redis.redis-sentinel.service.consul").await;
+        let tagged = tagged.map_err(LabError::new)?.len();
+        if tagged == 3 { Ok(()) } else { Err(LabError(tagged.to_string())) }
+    })
+    .await
+    .unwrap();
     std::fs::write(&file, "new").unwrap();
     until("the Sentinels have logged in anew", Duration::from_secs(30), || async {
         let mut all = Vec::new();

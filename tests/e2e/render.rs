@@ -359,7 +359,11 @@ async fn templates_that_cannot_be_used_are_refused_at_once() {
     let said = refused(&world, &dir, &entry("bad.j2", ""));
     assert!(said.starts_with("error: bad.j2:2: syntax error"), "{said}");
     let said = refused(&world, &dir, &entry("good.j2", "owner = \"no-such-user\""));
-    assert_eq!(said, "error: out: there is no user `no-such-user`\n");
+    assert_eq!(
+        said,
+        "error: out: there is no user `no-such-user`\n\
+         hint: owner = \"user:group\", of users and groups that this machine knows\n"
+    );
     // A template that asks for what is not there is told on which line.
     std::fs::write(dir.join("good.j2"), "one\n{{ groups.radis.writer }}\n").unwrap();
     let _agent = agent(&world, "agent", &[], &[]);

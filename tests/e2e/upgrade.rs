@@ -107,6 +107,8 @@ async fn an_agent_takes_over_from_every_older_form_without_moving_the_name() {
     let (stop, reader) = read_all_the_time(&world);
     let mut last = None;
     for (name, form) in forms(&world, &published) {
+        // Nobody else is there who could take it over.
+        drop(last.take());
         put(&world, &form).await;
         let agent = agent(&world, &name, &[], &[]);
         until_shown(&world, GENERATION).await;

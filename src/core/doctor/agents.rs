@@ -55,8 +55,10 @@ fn healthy(facts: &Facts<'_>) -> Vec<Finding> {
 fn keys(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(store) = &facts.view.observed.store else { return Vec::new() };
     let found = |key: String, error: Option<&String>| {
-        let text = format!("the key {key} cannot be read, and counts for nothing");
-        let mend = format!("consul kv get {key}; then write it again, or consul kv delete {key}");
+        let text = format!("the key {key} cannot be read, and what it did last stays");
+        let mend = format!(
+            "consul kv get {key}; then write it again. consul kv delete {key} takes it all back"
+        );
         Some(Code::KeyUnreadable.found(text, vec![seen(format!("key {key}"), error?)], mend))
     };
     let config = found(facts.layout.config(), store.config.as_ref().err());
