@@ -293,10 +293,12 @@ fn a_template_that_cannot_be_used_names_its_line() {
         )
     };
     let hint = "\nhint: consul-redis render --print shows what a template makes; docs/consumers.md has what it sees\n";
-    for (template, more, said) in [
-        ("a\n{% if %}\n", "", "app.env.j2:2: syntax error: "),
-        ("{{ nothing", "", "app.env.j2:1: syntax error: "),
-        ("a", "owner = 'no-such-user:'\n", "app.env: there is no user `no-such-user`"),
+    let owner = "\nhint: owner = \"user:group\", of users and groups that this machine knows\n";
+    let nobody = "app.env: there is no user `no-such-user`";
+    for (template, more, said, hint) in [
+        ("a\n{% if %}\n", "", "app.env.j2:2: syntax error: ", hint),
+        ("{{ nothing", "", "app.env.j2:1: syntax error: ", hint),
+        ("a", "owner = 'no-such-user:'\n", nobody, owner),
     ] {
         write(&source, template);
         write(&config, &entry(more));
