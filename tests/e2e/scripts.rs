@@ -18,7 +18,9 @@ async fn a_script_waits_for_what_it_needs_and_reads_what_happened() {
     // Nobody publishes anything yet.
     let nobody = run(&world, &["wait", "redis", "--timeout", "300ms"], &[]);
     assert_eq!(nobody.status.code(), Some(2), "{}", text(&nobody));
-    assert_eq!(text(&nobody), "redis: not within 300 ms: nothing was ever published\n");
+    let hint = "hint: consul-redis status --group redis says what is wrong\n";
+    let said = "redis: not within 300 ms: nothing was ever published\n";
+    assert_eq!(text(&nobody), format!("{said}{hint}"));
     let none = run(&world, &["history", "redis"], &[]);
     assert_eq!(none.status.code(), Some(1), "{}", text(&none));
 
@@ -31,7 +33,8 @@ async fn a_script_waits_for_what_it_needs_and_reads_what_happened() {
     let other = world.groups[0].redis[1].address.to_string();
     assert_eq!((replica.status.code(), text(&replica)), (Some(0), format!("{other}\n")));
     let too_many = run(&world, &["wait", "redis", "--replicas", "2", "--timeout", "300ms"], &[]);
-    assert_eq!(text(&too_many), "redis: not within 300 ms: 1 of 2 replicas are in sync\n");
+    let said = "redis: not within 300 ms: 1 of 2 replicas are in sync\n";
+    assert_eq!(text(&too_many), format!("{said}{hint}"));
     let all = json(&world, "wait", &["wait", "redis", "--replicas", "1", "--json"]);
     assert_eq!((&all["writer"], &all["replicas"]), (&first.into(), &json!([other])));
     let first = all["writer"].as_str().unwrap().to_owned();
