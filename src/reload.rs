@@ -51,12 +51,21 @@ pub async fn again(
     }
 }
 
+/// An agent by `config`, once everything has been tried that needs nobody else: settings, secrets, certificates, templates.
+///
+/// # Errors
+/// A [`Failure`] that says what is wrong, and where.
+pub fn check_alone(config: &Config) -> Result<Agent, Failure> {
+    telemetry::filter(&config.log)?;
+    let agent = Agent::new(config.clone())?;
+    agent.check_secrets()?;
+    Ok(agent)
+}
+
 /// Whether an agent could go by `next` instead of `now`: everything that can be known without doing anything, and then
 /// whether Consul grants what it takes. A Consul that does not answer is a reason against it only where it is another one.
 async fn check(next: &Config, now: &Config) -> Result<(), Failure> {
-    telemetry::filter(&next.log)?;
-    let agent = Agent::new(next.clone())?;
-    agent.check_secrets()?;
+    let agent = check_alone(next)?;
     match agent.check_rights().await {
         Ok(()) => Ok(()),
         Err(error) if error.is_transient() && next.consul == now.consul => {

@@ -1,19 +1,17 @@
 //! `consul-redis check-config`: whether an agent could go by the config, before it is told to.
 
 use super::terminal::{Style, columns};
-use crate::agent::Agent;
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::telemetry;
+use crate::reload::check_alone;
 
 /// Checks all settings, secrets, certificates and templates, connects to nobody, and shows what they come to.
 ///
 /// # Errors
 /// A [`Failure`] that says what is wrong, and where.
 pub fn run(config: Config, common: &Common) -> Result<(), Failure> {
-    telemetry::filter(&config.log)?;
-    Agent::new(config.clone())?.check_secrets()?;
+    check_alone(&config)?;
     let of = match &common.config {
         Some(file) => file.display().to_string(),
         None => "the command line and the environment".to_owned(),

@@ -92,7 +92,6 @@ impl Config {
         self.log_format = running.log_format;
         for group in &mut self.groups {
             group.policy.agent.clone_from(&running.agent);
-            group.policy.run.clone_from(&running.run);
             group.layout = Layout::new(&running.prefix, &group.policy.group);
         }
         (self, waiting.into_iter().filter(|(_, waits)| *waits).map(|(key, _)| key).collect())
