@@ -121,11 +121,12 @@ impl fmt::Debug for Address {
 impl Ord for Address {
     fn cmp(&self, other: &Self) -> Ordering {
         // Addresses come before names, so the order is total whatever a group mixes.
-        let rank = |a: &Self| (a.ip.is_none(), a.ip);
-        rank(self)
-            .cmp(&rank(other))
-            .then_with(|| self.host.cmp(&other.host))
-            .then_with(|| self.port.cmp(&other.port))
+        let by_host = match (self.ip, other.ip) {
+            (Some(IpAddr::V4(a)), Some(IpAddr::V4(b))) => a.to_bits().cmp(&b.to_bits()),
+            (Some(a), Some(b)) => a.cmp(&b),
+            (a, b) => a.is_none().cmp(&b.is_none()).then_with(|| self.host.cmp(&other.host)),
+        };
+        by_host.then_with(|| self.port.cmp(&other.port))
     }
 }
 

@@ -168,7 +168,7 @@ fn write(
         return Ok(Wanted::Nothing);
     }
     let base = Base::new(view, rows);
-    fit(layout, &base, store, &mut next);
+    let changes = fit(layout, &base, store, &mut next);
     if purpose == Purpose::Roster && Some(&next) == record {
         return Err("not even one more row fits into a transaction".to_owned());
     }
@@ -184,7 +184,7 @@ fn write(
         }
         _ => better_known(view, store, &next),
     };
-    let ops = ops(layout, &base, store, &next, history.as_deref());
+    let ops = transaction(layout, store, &next, changes, history.as_deref());
     let (base_index, record) = (store.state_index, Some(next));
     let write = Write { purpose, base_index, record, history, forget, replace, ops };
     Ok(Wanted::Write(Box::new(write)))
@@ -341,10 +341,11 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
 }
 
 /// Keeps a write within one transaction: what concerns the writer goes first, and of the other
-/// instances' changes as many as fit. The rest follow in the next write.
-fn fit(layout: &Layout, base: &Base, store: &StoreAnswer, next: &mut Record) {
-    if fits(layout, base, store, next) {
-        return;
+/// instances' changes as many as fit. The rest follow in the next write. What changes then.
+fn fit(layout: &Layout, base: &Base, store: &StoreAnswer, next: &mut Record) -> Vec<Op> {
+    let all = changes(layout, base, store, next);
+    if fits(&all) {
+        return all;
     }
     let before = store.record();
     let wanted = std::mem::take(&mut next.instances);
@@ -366,24 +367,30 @@ fn fit(layout: &Layout, base: &Base, store: &StoreAnswer, next: &mut Record) {
     for address in gone {
         let mut trial = next.clone();
         trial.instances.retain(|i| i.address != address);
-        if fits(layout, base, store, &trial) {
+        if fits(&changes(layout, base, store, &trial)) {
             *next = trial;
         }
     }
     for instance in wanted {
         let mut trial = next.clone();
         put(&mut trial.instances, instance);
-        if fits(layout, base, store, &trial) {
+        if fits(&changes(layout, base, store, &trial)) {
             *next = trial;
         }
     }
+    changes(layout, base, store, next)
 }
 
-fn fits(layout: &Layout, base: &Base, store: &StoreAnswer, next: &Record) -> bool {
+fn fits(changes: &[Op]) -> bool {
+    FIXED_OPS + changes.len() <= TXN_OPS_MAX
+}
+
+/// What changes behind the fence: rows and plain keys.
+fn changes(layout: &Layout, base: &Base, store: &StoreAnswer, next: &Record) -> Vec<Op> {
     let to = project(next);
-    let rows = base.ops_to(&layout.node(), &to.rows).len();
-    let plain = plain_changes(layout, &store.plain, &to.plain).len();
-    FIXED_OPS + rows + plain <= TXN_OPS_MAX
+    let mut ops = base.ops_to(&layout.node(), &to.rows);
+    ops.extend(plain_changes(layout, &store.plain, &to.plain));
+    ops
 }
 
 fn put(instances: &mut Vec<InstanceRecord>, instance: InstanceRecord) {
@@ -428,25 +435,24 @@ fn better_known(view: &View<'_>, store: &StoreAnswer, next: &Record) -> Option<V
         |at: &Timestamp| at.as_millisecond() - change.at.as_millisecond() <= IN_DNS_WITHIN_MS;
     let in_dns = in_dns.or(seen.map(|(_, at)| at).filter(in_time));
     let timeline = Timeline { confirmed, in_dns, ..change.timeline.clone() };
-    let mut history = store.history.clone();
-    let first = history.first_mut().filter(|first| first.timeline != timeline)?;
-    first.timeline = timeline;
-    Some(history)
+    if timeline == change.timeline {
+        return None;
+    }
+    let first = Change { timeline, ..change.clone() };
+    Some(std::iter::once(first).chain(store.history.iter().skip(1).cloned()).collect())
 }
 
 /// The whole transaction: the fence, what changes behind it, and the history.
-fn ops(
+fn transaction(
     layout: &Layout,
-    base: &Base,
     store: &StoreAnswer,
     next: &Record,
+    changes: Vec<Op>,
     history: Option<&[Change]>,
 ) -> Vec<Op> {
-    let projection = project(next);
     let mut ops =
         vec![Op::KeyCas { key: layout.state(), index: store.state_index, value: encode(next) }];
-    ops.extend(base.ops_to(&layout.node(), &projection.rows));
-    ops.extend(plain_changes(layout, &store.plain, &projection.plain));
+    ops.extend(changes);
     if let Some(history) = history {
         let value = serde_json::to_string(history).unwrap_or_else(|_| "[]".to_owned());
         ops.push(Op::KeySet { key: layout.history(), value });

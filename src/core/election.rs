@@ -16,6 +16,8 @@ use super::time::Mono;
 pub struct Tally {
     /// How many Sentinels are known, reachable or not.
     pub known: usize,
+    /// The same by what those say that answered, whatever is recorded.
+    pub counted: usize,
     /// How many of them answered and monitor the group.
     pub heard: usize,
     /// Who names which primary.
@@ -97,15 +99,11 @@ impl Tally {
     /// Adds up the answers that were asked for at `bounds.since` or later.
     pub fn count(observed: &Observed, bounds: TallyBounds) -> Self {
         let heard = distinct_answers(observed, bounds.since);
-        let known = heard
-            .values()
-            .map(|(_, _, group)| group.other_sentinels + 1)
-            .max()
-            .unwrap_or(0)
-            .max(bounds.known_min)
-            .max(heard.len());
+        let each_counts = heard.values().map(|(_, _, group)| group.other_sentinels + 1);
+        let counted = each_counts.max().unwrap_or(0).max(heard.len());
         let mut tally = Self {
-            known,
+            known: counted.max(bounds.known_min),
+            counted,
             heard: heard.len(),
             votes: BTreeMap::new(),
             elected: None,

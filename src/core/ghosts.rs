@@ -77,6 +77,11 @@ pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
 
 /// Those who have been silent for so long that they are to be forgotten.
 pub fn ghosts(view: &View<'_>) -> BTreeSet<Ghost> {
+    let silence =
+        |c: &Condition| matches!(c, Condition::SentinelSilent(_) | Condition::ReplicaSilent(_));
+    if !view.memory.since.keys().any(silence) {
+        return BTreeSet::new();
+    }
     let gone = |ghost: &Ghost| match ghost {
         Ghost::Sentinel(id, _) => {
             let silent = Condition::SentinelSilent(id.clone());
@@ -120,28 +125,31 @@ pub fn forget(view: &View<'_>) -> Result<Option<Forget>, String> {
 fn silent(view: &View<'_>) -> BTreeSet<Ghost> {
     let heard: BTreeSet<&SentinelId> = view.sentinels().map(|(_, answer)| &answer.id).collect();
     let listed = connected(view);
-    let mut found: BTreeMap<Ghost, bool> = BTreeMap::new();
+    let mut sentinels: BTreeMap<(&SentinelId, &Address), bool> = BTreeMap::new();
+    let mut replicas: BTreeMap<&Address, bool> = BTreeMap::new();
     for group in view.groups() {
         for peer in group.peers.iter().filter(|peer| !heard.contains(&peer.id)) {
-            let ghost = Ghost::Sentinel(peer.id.clone(), peer.address.clone());
-            *found.entry(ghost).or_insert(true) &= peer.s_down;
+            *sentinels.entry((&peer.id, &peer.address)).or_insert(true) &= peer.s_down;
         }
         for replica in &group.replicas {
             let speaks =
                 listed.contains(&replica.address) || view.instance(&replica.address).is_some();
             let down = replica.s_down && !speaks && !replica.promoted;
-            *found.entry(Ghost::Replica(replica.address.clone())).or_insert(true) &= down;
+            *replicas.entry(&replica.address).or_insert(true) &= down;
         }
     }
-    found.into_iter().filter(|(_, down)| *down).map(|(ghost, _)| ghost).collect()
+    let sentinels = sentinels.into_iter().filter(|(_, down)| *down);
+    let sentinels = sentinels.map(|((id, at), _)| Ghost::Sentinel(id.clone(), at.clone()));
+    let replicas = replicas.into_iter().filter(|(_, down)| *down);
+    sentinels.chain(replicas.map(|(address, _)| Ghost::Replica(address.clone()))).collect()
 }
 
 /// The replicas that the writer has online.
-fn connected(view: &View<'_>) -> BTreeSet<Address> {
+fn connected<'a>(view: &View<'a>) -> BTreeSet<&'a Address> {
     let writer = view.writer().and_then(|writer| view.instance(writer));
     match writer.map(|writer| &writer.role) {
         Some(Role::Primary { replicas }) => {
-            replicas.iter().filter(|r| r.online).map(|r| r.address.clone()).collect()
+            replicas.iter().filter(|r| r.online).map(|r| &r.address).collect()
         }
         _ => BTreeSet::new(),
     }
@@ -209,7 +217,7 @@ fn everybody_knows_the_living(
         let follows = |address: &Address| {
             group.replicas.iter().any(|replica| &replica.address == address && !replica.s_down)
         };
-        if let Some(missing) = replicas.iter().find(|a| *a != writer && !follows(a)) {
+        if let Some(missing) = replicas.iter().find(|a| **a != writer && !follows(a)) {
             return Err(format!("Sentinel {sentinel} does not know replica {missing} yet"));
         }
     }

@@ -28,7 +28,7 @@ use super::replicas::Roster;
 use super::sentinels::{Tell, conditions as disagreements};
 use super::status::{GroupStatus, assess};
 use super::time::{Mono, Now};
-use super::view::View;
+use super::view::{Named, View};
 use super::writer::writer_test;
 
 /// How often everything is read again when nothing happens, in ms.
@@ -274,9 +274,9 @@ impl GroupLoop {
     pub fn on(&mut self, input: Input, now: Now) -> Vec<Output> {
         let mut out = Vec::new();
         self.fold(input, now, &mut out);
-        self.remember(now, &mut out);
+        let found = self.remember(now, &mut out);
         self.look(now, &mut out);
-        self.act(now, &mut out);
+        self.act(found, now, &mut out);
         self.follow(&mut out);
         out
     }
@@ -522,8 +522,8 @@ impl GroupLoop {
         out.push(say(Weight::Info, text));
     }
 
-    /// Folds what is known into what is remembered.
-    fn remember(&mut self, now: Now, out: &mut Vec<Output>) {
+    /// Folds what is known into what is remembered; what was found in the readings meanwhile.
+    fn remember(&mut self, now: Now, out: &mut Vec<Output>) -> (Tally, Named) {
         let before = self.memory.generation.map(|(generation, _)| generation);
         self.memory.see_generation(&self.observed, now);
         let after = self.memory.generation.map(|(generation, _)| generation);
@@ -550,8 +550,8 @@ impl GroupLoop {
         holding.extend(reinstate::condition(&view));
         holding.extend(emptied::condition(&view));
         holding.extend(is_cut_off(&view).then_some(Condition::CutOff));
-        self.known = roster.followed();
-        let tally = view.tally;
+        self.known.clone_from(roster.followed());
+        let View { tally, named, .. } = view;
         self.memory.keep(holding, now);
         self.remember_timeline(&tally, now);
         self.note_urgency(now);
@@ -570,6 +570,7 @@ impl GroupLoop {
         if let Some(id) = overdue {
             self.fold_outcome(id, Outcome::Unknown("no answer at all".to_owned()), now, out);
         }
+        (tally, named)
     }
 
     /// Notes when each step of a failover was first seen, for the log and the history.
@@ -666,16 +667,16 @@ impl GroupLoop {
     }
 
     /// Decides, and turns the decision into outputs.
-    fn act(&mut self, now: Now, out: &mut Vec<Output>) {
-        let view = View::new(&self.policy, &self.memory, &self.observed, now);
+    fn act(&mut self, found: (Tally, Named), now: Now, out: &mut Vec<Output>) {
+        let view = View::with(&self.policy, &self.memory, &self.observed, now, found);
         let decision = decide(&view, &self.layout);
         self.note_obstacle(&decision, now, out);
-        for action in decision.actions.clone() {
+        for action in &decision.actions {
             match action {
                 Action::Write(write) => {
                     let free = self.in_flight.is_none() && !self.doubtful;
                     if free && now.mono >= self.paused_until {
-                        let (id, write) = (self.memory.written, *write);
+                        let (id, write) = (self.memory.written, Write::clone(write));
                         out.push(Output::Write(id, Box::new(write.clone())));
                         let flight = InFlight { id, write, sent: now.mono, unanswered: None };
                         // Every attempt has a nonce of its own, so a lost answer is told apart.
@@ -686,29 +687,29 @@ impl GroupLoop {
                 Action::Hold(hold) => {
                     let last = self.memory.held.get(&hold.instance);
                     if last.is_none_or(|at| now.mono - *at > HOLD_MS) {
-                        let Hold { instance, why, .. } = &hold;
+                        let Hold { instance, why, .. } = hold;
                         let text =
                             format!("{}: holding writes on {instance}: {why}", self.policy.group);
                         out.push(say(Weight::Info, text));
                     }
                     self.memory.held.insert(hold.instance.clone(), now.mono);
-                    out.push(Output::Hold(hold));
+                    out.push(Output::Hold(hold.clone()));
                 }
                 Action::Fence(fence) => {
                     self.memory.fenced.insert(fence.instance.clone(), now.mono);
-                    out.push(Output::Fence(fence));
+                    out.push(Output::Fence(fence.clone()));
                 }
                 Action::Shelter(shelter) => {
                     self.memory.fenced.insert(shelter.instance.clone(), now.mono);
-                    out.push(Output::Shelter(shelter));
+                    out.push(Output::Shelter(shelter.clone()));
                 }
                 Action::Promote(promote) => {
                     self.memory.fenced.insert(promote.instance.clone(), now.mono);
-                    out.push(Output::Promote(promote));
+                    out.push(Output::Promote(promote.clone()));
                 }
                 Action::Tell(tell) => {
                     self.memory.told.insert(tell.sentinel.clone(), now.mono);
-                    out.push(Output::Tell(tell));
+                    out.push(Output::Tell(tell.clone()));
                 }
             }
         }

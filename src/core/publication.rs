@@ -9,7 +9,7 @@ use std::ops::Deref;
 
 use super::address::Address;
 use super::bootstrap::{Bootstrap, NoFirst, bootstrap};
-use super::election::{Elected, Failover, Tally, TallyBounds};
+use super::election::{Elected, Failover};
 use super::emptied::{WhyEmptied, emptied};
 use super::memory::Condition;
 use super::observed::{InstanceAnswer, StoredState};
@@ -491,8 +491,7 @@ impl<'a> Judge<'_, 'a> {
     /// Every Sentinel of a majority of the recorded electorate counts fewer than are recorded.
     fn fewer_known(&self) -> Option<Condition> {
         let recorded = self.record?.evidence.known;
-        let bounds = TallyBounds { since: self.since, known_min: 0 };
-        let counted = Tally::count(self.observed, bounds).known;
+        let counted = self.tally.counted;
         let enough = self.tally.heard >= self.tally.majority();
         (enough && counted < recorded).then_some(Condition::FewerKnown(counted))
     }

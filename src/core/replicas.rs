@@ -25,31 +25,34 @@ impl<'v, 'a> Roster<'v, 'a> {
     }
 
     /// Every instance a recent answer or the record names.
-    pub fn known(&self) -> BTreeSet<Address> {
-        let recorded = self.view.record.iter().flat_map(|record| &record.instances);
-        let named = self.view.groups().flat_map(named_by);
-        let all: BTreeSet<&Address> = recorded.map(|i| &i.address).chain(named).collect();
-        let some = all.into_iter().take(INSTANCES_MAX);
-        some.chain(self.view.writer()).cloned().collect()
+    pub fn known(&self) -> &'v BTreeSet<Address> {
+        self.view.named.known.get_or_init(|| {
+            let recorded = self.view.record.iter().flat_map(|record| &record.instances);
+            let named = self.view.groups().flat_map(named_by);
+            let all: BTreeSet<&Address> = recorded.map(|i| &i.address).chain(named).collect();
+            let some = all.into_iter().take(INSTANCES_MAX);
+            some.chain(self.view.writer()).cloned().collect()
+        })
     }
 
     /// Everything to stay connected to: besides the known ones those that are registered for the group, or on
     /// this host, and that no Sentinel has found yet.
-    pub fn followed(&self) -> BTreeSet<Address> {
-        let mut all = self.known();
-        let more = self.view.observed.registered.iter().chain(&self.view.policy.local);
-        all.extend(more.take(INSTANCES_MAX).cloned());
-        all
+    pub fn followed(&self) -> &'v BTreeSet<Address> {
+        self.view.named.followed.get_or_init(|| {
+            let more = self.view.observed.registered.iter().chain(&self.view.policy.local);
+            self.known().iter().chain(more.take(INSTANCES_MAX)).cloned().collect()
+        })
     }
 
     /// The known ones, and registered ones that the writer lists: Sentinels find those within 10 s.
-    fn with_newcomers(&self, writer: Option<&Address>) -> BTreeSet<Address> {
-        let mut all = self.known();
+    fn with_newcomers(&self, writer: Option<&Address>) -> Vec<&'v Address> {
+        let known = self.known();
+        let mut all: Vec<&Address> = known.iter().collect();
         let answer = writer.and_then(|writer| self.view.instance(writer));
         if let Some(Role::Primary { replicas }) = answer.map(|answer| &answer.role) {
             let registered = &self.view.observed.registered;
             let listed = replicas.iter().map(|replica| &replica.address);
-            all.extend(listed.filter(|address| registered.contains(*address)).cloned());
+            all.extend(listed.filter(|a| registered.contains(*a) && !known.contains(*a)));
         }
         all
     }
@@ -59,14 +62,14 @@ impl<'v, 'a> Roster<'v, 'a> {
         let writer = self.view.writer();
         let mut holding = BTreeSet::new();
         for address in self.with_newcomers(writer) {
-            if !self.named(&address) {
+            if !self.named(address) {
                 holding.insert(Condition::Unnamed(address.clone()));
             }
-            if self.down(&address) {
+            if self.down(address) {
                 holding.insert(Condition::Down(address.clone()));
             }
-            if self.in_sync(&address, writer) == Some(false) {
-                holding.insert(Condition::OutOfSync(address));
+            if self.in_sync(address, writer) == Some(false) {
+                holding.insert(Condition::OutOfSync(address.clone()));
             }
         }
         holding
@@ -75,11 +78,16 @@ impl<'v, 'a> Roster<'v, 'a> {
     /// The rows there should be, given the writer that is about to be published.
     pub fn rows(&self, writer: Option<&Address>) -> Vec<InstanceRecord> {
         let mut known = self.with_newcomers(writer);
-        known.extend(writer.cloned());
+        known.extend(writer);
+        known.sort();
+        known.dedup();
         known
             .into_iter()
-            .filter(|address| Some(address) == writer || !self.forgotten(address))
-            .map(|address| InstanceRecord { role: self.role(&address, writer), address })
+            .filter(|address| Some(*address) == writer || !self.forgotten(address))
+            .map(|address| InstanceRecord {
+                role: self.role(address, writer),
+                address: address.clone(),
+            })
             .collect()
     }
 

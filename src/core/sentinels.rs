@@ -161,12 +161,10 @@ pub fn addresses(view: &View<'_>) -> Option<Vec<Address>> {
     if view.tally.heard < view.tally.majority() {
         return None;
     }
-    let named: BTreeSet<Address> = view
-        .groups()
-        .flat_map(|group| group.peers.iter().map(|peer| peer.address.clone()))
-        .collect();
+    let named: BTreeSet<&Address> =
+        view.groups().flat_map(|group| &group.peers).map(|peer| &peer.address).collect();
     if !named.is_empty() {
-        return Some(named.into_iter().collect());
+        return Some(named.into_iter().cloned().collect());
     }
     // A lone Sentinel has nobody to name it; it is known by the address it answers at.
     let alone = view.sentinels().filter(|(_, answer)| answer.group.is_some());

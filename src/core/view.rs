@@ -1,5 +1,8 @@
 //! One agent's view of one group at one instant: what all rules look at.
 
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+
 use super::address::Address;
 use super::election::{Tally, TallyBounds};
 use super::memory::Memory;
@@ -28,17 +31,37 @@ pub struct View<'a> {
     pub recent: Mono,
     /// Now.
     pub now: Now,
+    /// What [`Roster`](super::replicas::Roster) has found: many rules ask for it.
+    pub(super) named: Named,
+}
+
+/// The instances that the readings name, each set found when it is first asked for.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    /// [`Roster::known`](super::replicas::Roster::known).
+    pub known: OnceCell<BTreeSet<Address>>,
+    /// [`Roster::followed`](super::replicas::Roster::followed).
+    pub followed: OnceCell<BTreeSet<Address>>,
 }
 
 impl<'a> View<'a> {
     /// The view at `now`.
     pub fn new(policy: &'a Policy, memory: &'a Memory, observed: &'a Observed, now: Now) -> Self {
-        let recent = Mono(now.mono.0.saturating_sub(ANSWER_AGE_MAX_MS));
-        let since = memory.generation_seen().max(recent);
+        let tally = count(policy, observed, bounds(memory, now).0);
+        Self::with(policy, memory, observed, now, (tally, Named::default()))
+    }
+
+    /// The same with what was found in these very readings by a view that had less to remember.
+    pub(super) fn with(
+        policy: &'a Policy,
+        memory: &'a Memory,
+        observed: &'a Observed,
+        now: Now,
+        (tally, named): (Tally, Named),
+    ) -> Self {
+        let (since, recent) = bounds(memory, now);
         let record = observed.record();
-        let known_min = record.map_or(policy.sentinels_configured, |r| r.evidence.known);
-        let tally = Tally::count(observed, TallyBounds { since, known_min });
-        Self { policy, memory, observed, record, tally, since, recent, now }
+        Self { policy, memory, observed, record, tally, since, recent, now, named }
     }
 
     /// A view without a past, for one look: whatever must have lasted has not.
@@ -48,11 +71,9 @@ impl<'a> View<'a> {
         observed: &'a Observed,
         now: Now,
     ) -> Self {
-        let mut view = Self::new(policy, memory, observed, now);
-        (view.since, view.recent) = (Mono(0), Mono(0));
-        let known_min = view.record.map_or(policy.sentinels_configured, |r| r.evidence.known);
-        view.tally = Tally::count(observed, TallyBounds { since: Mono(0), known_min });
-        view
+        let (since, recent) = (Mono(0), Mono(0));
+        let found = (count(policy, observed, since), Named::default());
+        Self { since, recent, ..Self::with(policy, memory, observed, now, found) }
     }
 
     /// The published writer.
@@ -93,4 +114,16 @@ impl<'a> View<'a> {
     pub fn groups(&self) -> impl Iterator<Item = &'a SentinelGroup> {
         self.sentinels().filter_map(|(_, answer)| answer.group.as_ref())
     }
+}
+
+/// From when on answers may change the writer, and from when on they say anything.
+fn bounds(memory: &Memory, now: Now) -> (Mono, Mono) {
+    let recent = Mono(now.mono.0.saturating_sub(ANSWER_AGE_MAX_MS));
+    (memory.generation_seen().max(recent), recent)
+}
+
+fn count(policy: &Policy, observed: &Observed, since: Mono) -> Tally {
+    let record = observed.record();
+    let known_min = record.map_or(policy.sentinels_configured, |r| r.evidence.known);
+    Tally::count(observed, TallyBounds { since, known_min })
 }

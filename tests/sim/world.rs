@@ -492,8 +492,7 @@ impl World {
     /// While some agent sees everything, the name does not stay with a writer that the Sentinels agree
     /// is dead, nor with a promotion that they deny.
     fn check_timely(&mut self) {
-        let answer = self.consul.group(&self.layout, Mono(self.now));
-        let record = answer.record().filter(|record| record.writer.is_some());
+        let record = self.last_record.as_ref();
         let wrong = record.is_some_and(|record| {
             let Some(writer) = record.writer_address() else { return false };
             let denied = record.evidence.level == Level::Promotion
