@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::consul::client::{Consul, ConsulError};
+use crate::consul::store::ReadMode;
 use crate::core::group::Outcome;
 use crate::exit::Failure;
 use crate::handover::hand_over;
@@ -97,13 +98,15 @@ impl Agent {
     }
 
     /// Asks Consul for every right the agent needs, changing nothing: a transaction that its first
-    /// operation always rolls back is checked against the ACL all the same.
+    /// operation always rolls back is checked against the ACL all the same. Before that it is read, since who
+    /// answers a transaction with a refusal may be no Consul, or none that can do what is configured.
     ///
     /// # Errors
     /// The right that is missing, or that Consul does not answer.
     pub async fn check_rights(&self) -> Result<(), ConsulError> {
         self.consul.check_token()?;
         for group in &self.config.groups {
+            self.consul.group(&group.layout, ReadMode::Consistent, &self.clock).await?;
             let ops = rights_probe(group);
             match self.consul.txn(&ops, "").await {
                 Outcome::Committed { .. } | Outcome::Lost => {}
@@ -123,15 +126,13 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits for Consul; a refusal is final, silence is not.
+    /// Waits for Consul; any answer but a right one is final, silence is not.
     async fn reach_consul(&self) -> Result<(), Failure> {
         let mut retry = Retry::consul();
         loop {
             match self.check_rights().await {
                 Ok(()) => return Ok(()),
-                Err(error @ (ConsulError::Denied { .. } | ConsulError::Secret(_))) => {
-                    return Err(error.into());
-                }
+                Err(error) if !error.is_transient() => return Err(error.into()),
                 Err(error) => {
                     let delay = retry.next_delay();
                     warn!("{error}; trying again in {} ms", delay.as_millis());

@@ -87,6 +87,7 @@ impl From<ConsulError> for Failure {
         let code = match &error {
             ConsulError::Denied { .. } => Code::Denied,
             ConsulError::Secret(_) => Code::Config,
+            _ if error.is_about_enterprise() => Code::Config,
             _ if error.is_transient() => Code::Unavailable,
             _ => Code::Failed,
         };

@@ -85,6 +85,11 @@ impl ConsulError {
         }
     }
 
+    /// Consul was asked for a namespace or a partition, and is not Enterprise.
+    pub fn is_about_enterprise(&self) -> bool {
+        matches!(self, Self::Status { status: 400, what, .. } if what.contains("Enterprise feature"))
+    }
+
     /// What to do about it, where there is more to say.
     pub fn hint(&self) -> Option<&'static str> {
         let has = |text: &str, needle: &str| text.contains(needle);
@@ -117,6 +122,10 @@ impl ConsulError {
             }
             Self::Status { what, .. } if has(what, "No cluster leader") => {
                 "Consul has no leader: a majority of its servers must run and reach one another"
+            }
+            Self::Status { .. } if self.is_about_enterprise() => {
+                "only Consul Enterprise has namespaces and partitions: unset CONSUL_NAMESPACE and CONSUL_PARTITION, \
+                 and take `namespace` and `partition` out of [consul]"
             }
             Self::Status { status: 429, .. } => {
                 "Consul limits requests: raise its limits, or ask less often"

@@ -182,7 +182,7 @@ async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error() {
     assert_eq!(unknown.status.code(), Some(77));
     assert_eq!(
         text(&unknown),
-        "error: Consul denies PUT /v1/txn: 403: ACL not found\n\
+        "error: Consul denies GET /v1/kv/redis-ha/redis/: ACL not found\n\
          hint: Consul does not know this token: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE is mistyped, of another \
          cluster, or was deleted\n"
     );

@@ -114,6 +114,14 @@ async fn who_does_not_answer_is_told_with_what_to_look_at() {
             "does not answer: ",
             "hint: that port speaks no TLS: write http://",
         ),
+        // Asked for at once, and not after the agent has started.
+        (
+            &["agent"],
+            &[("CONSUL_NAMESPACE", "team")],
+            64,
+            "Namespaces are a Consul Enterprise feature",
+            "hint: only Consul Enterprise has namespaces and partitions: unset CONSUL_NAMESPACE",
+        ),
         // What one look finds is no error of the command, but a problem of the group.
         (
             &["status", "--redis-password-file", "/no/such/password"],
