@@ -15,6 +15,7 @@ use crate::core::emptied::Shelter;
 use crate::core::fence::{Fence, StrayKind};
 use crate::core::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
 use crate::core::projection::nowhere;
+use crate::core::time::Mono;
 use crate::redis_link::{Link, LinkError, LinkSettings, text};
 use crate::retry::Retry;
 use crate::sentinel::query::info_fields;
@@ -383,6 +384,18 @@ impl Follower {
     }
 
     async fn probe(&mut self) -> Reading<InstanceAnswer> {
+        let was_open = self.link.is_some();
+        let (mut asked, mut result) = self.probe_once().await;
+        // It closed the connection while it was being asked, as it may when it is promoted: no reason to wait.
+        if was_open && matches!(result, Err(LinkError::Redis(_))) {
+            (asked, result) = self.probe_once().await;
+        }
+        let answered = self.clock.now().mono;
+        Reading { asked, answered, result: result.map_err(|e| e.to_string()) }
+    }
+
+    /// When it was asked, and what it said.
+    async fn probe_once(&mut self) -> (Mono, Result<InstanceAnswer, LinkError>) {
         let clock = self.clock;
         let mut asked = clock.now().mono;
         let ask = async |link: &mut Link| {
@@ -390,7 +403,7 @@ impl Follower {
             probe(link).await
         };
         let result = self.on_link(ask).await;
-        Reading { asked, answered: clock.now().mono, result: result.map_err(|e| e.to_string()) }
+        (asked, result)
     }
 
     async fn fence(&mut self, wanted: &Fence) {

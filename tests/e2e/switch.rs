@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use consul_redis::clock::Clock;
+use consul_redis::instance::{InstanceCommand, follow};
 use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::LinkSettings;
 use nix::sys::signal::Signal;
+use tokio::sync::{mpsc, watch};
 
 use crate::hammer::Hammer;
 use crate::support::{
@@ -150,4 +154,28 @@ async fn an_instance_that_the_sentinels_forget_loses_its_row() {
     let record = until_record(&world, "redis", 60, "its row is gone", |r| !has_row(r)).await;
     assert_eq!(record.instances.len(), 2, "{record:?}");
     assert_eq!(record.writer_address(), Some(&world.groups[0].redis[0].address));
+}
+
+/// At a promotion Redis closes its connections, and may do so while it is being asked whether it has been promoted.
+#[tokio::test]
+async fn an_instance_that_closes_the_connection_while_it_is_asked_is_asked_again() {
+    let world = world(WorldSpec { redis: 1, sentinels: 1, ..WorldSpec::default() }).await;
+    let server = &world.groups[0].redis[0];
+    let (commands, queue) = mpsc::channel(1);
+    let (answers, mut readings) = mpsc::channel(1);
+    let login = watch::Sender::new(LinkSettings::default());
+    tokio::spawn(follow(server.address.clone(), login.subscribe(), Clock::start(), queue, answers));
+    let (_, first) = readings.recv().await.unwrap();
+    assert!(first.result.is_ok(), "{first:?}");
+    let mut other = server.link().await.unwrap();
+    // Frozen, it finds both when it wakes up, in their order.
+    server.signal(Signal::SIGSTOP).unwrap();
+    let kill = tokio::spawn(async move { other.call(&["CLIENT", "KILL", "TYPE", "normal"]).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    commands.send(InstanceCommand::Probe).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.signal(Signal::SIGCONT).unwrap();
+    let (_, second) = readings.recv().await.unwrap();
+    assert!(second.result.is_ok(), "{second:?}");
+    assert!(matches!(kill.await.unwrap().unwrap(), redis::Value::Int(1..)));
 }
