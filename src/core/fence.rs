@@ -42,7 +42,7 @@ pub enum StrayKind {
     Returned,
     /// It holds no data at all.
     Blank,
-    /// One of the group's instances that was restarted without its data and has taken a few writes since, from
+    /// One of the group's instances that was restarted without its data, and may have taken a few writes since, from
     /// clients that had not let go of it.
     Emptied,
     /// No primary but a replica: of nobody, or of something that does not answer while no Sentinel knows it.
@@ -188,9 +188,8 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     }
     let (follow, writer) = certain_writer(view, address).map_err(WhyLeft::NoCertainWriter)?;
     let kind = match answer.role {
-        Role::Primary { .. } if answer.keys > 0 && restarted_empty(view, address, answer) => {
-            StrayKind::Emptied
-        }
+        // Without a key too: a client may write to it before the command arrives, and it is the same one still.
+        Role::Primary { .. } if restarted_empty(view, address, answer) => StrayKind::Emptied,
         _ if answer.keys > 0
             && !share_history(answer, writer)
             && !is_of_lineage(view.record, answer) =>

@@ -88,6 +88,11 @@ fn one_that_was_restarted_without_its_data_and_has_taken_writes_since_is_fenced(
     let scene = |origin, answer: &InstanceAnswer| stray(60_000, origin).instance(C, answer.clone());
     assert_eq!(fences(&scene(Origin::Started, &emptied))[0].kind, StrayKind::Emptied);
     left_alone(&scene(Origin::Unseen, &emptied), "unrelated history");
+    // The first write comes between the question and the command.
+    let unwritten = InstanceAnswer { keys: 0, ..emptied.clone() };
+    let fence = fences(&scene(Origin::Started, &unwritten)).remove(0);
+    assert_eq!(fence.kind, StrayKind::Emptied);
+    assert!(fence.still_holds(&emptied));
     let mut loaded = emptied.clone();
     loaded.started_empty = false;
     left_alone(&scene(Origin::Started, &loaded), "unrelated history");
