@@ -12,8 +12,8 @@ VALKEY := REDIS_SERVER_BIN=$(ROOT)/usr/bin/valkey-server cargo nextest run --tes
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (1 minute after the build)'
-	@echo 'make test    everything: check, rules, simulation, real servers (a part also on Valkey), containers (about 35 minutes on 2 cores, the first time)'
-	@echo 'make test-compose  docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (5 minutes)'
+	@echo 'make test    everything: check, rules, simulation, real servers (a part also on Valkey), containers (about 40 minutes on 2 cores, the first time)'
+	@echo 'make test-compose  docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (8 minutes)'
 	@echo 'make test-valkey   all scenarios on real servers, with Valkey 8 instead of Redis'
 	@echo 'make pictures  docs/img: the status page after a failover (1 minute after the build)'
 	@echo 'make docs    docs/config.md and the schema of the config file, from the definitions'

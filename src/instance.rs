@@ -67,7 +67,12 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let keyspace = text(keyspace).map_err(LinkError::Unexpected)?;
     let keys = count_keys(&info_fields(&keyspace));
     let persistence = text(persistence).map_err(LinkError::Unexpected)?;
-    let started_empty = started_empty(&info_fields(&persistence));
+    let persistence = info_fields(&persistence);
+    let started_empty = started_empty(&persistence);
+    // A replica that serves nothing stale refuses PING with that, and hides that it is loading.
+    let loads = |name: &str| persistence.get(name).is_some_and(|value| *value == "1");
+    let loading = loads("loading") || loads("async_loading");
+    let not_ready = if loading { Some("LOADING".to_owned()) } else { not_ready };
     let answer = parse(not_ready, &info_fields(&replication), &info_fields(&server));
     answer
         .map(|answer| InstanceAnswer { keys, started_empty, ..answer })
@@ -228,7 +233,7 @@ pub async fn shelter(link: &mut Link, wanted: &Shelter) -> Result<bool, LinkErro
 pub async fn promote(link: &mut Link, wanted: &Promote) -> Result<bool, LinkError> {
     let now = probe(link).await?;
     let replica = matches!(now.role, Role::Replica { .. });
-    if now.run_id != wanted.run_id || !replica || now.not_ready.is_some() {
+    if now.run_id != wanted.run_id || !replica || !now.shows_its_data() {
         return Ok(false);
     }
     let mut commands = redis::pipe();

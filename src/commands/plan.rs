@@ -134,6 +134,9 @@ impl From<Action> for Todo {
                 let why = match what {
                     TellWhat::Monitor => "it does not know the group",
                     TellWhat::Repoint => "it has disagreed for long",
+                    TellWhat::Remove(_) => {
+                        "it knows nobody who is left, and is to forget them first"
+                    }
                     TellWhat::Settings => "its settings differ",
                 };
                 Self::Tell { sentinel, why, primary, settings }

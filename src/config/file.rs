@@ -216,11 +216,12 @@ pub struct GroupTable {
     /// them from copying its emptiness.
     #[serde(default)]
     pub replace_emptied: Option<bool>,
-    /// Node mode: find a first primary for a group that nobody knows; and make one that came back before it was
-    /// replaced the primary again.
+    /// Node mode: find a first primary for a group that nobody knows; another one where all that the Sentinels know are
+    /// gone, and the instances are back at other addresses; and make one that came back before it was replaced the primary
+    /// again.
     #[serde(default)]
     pub bootstrap: Option<bool>,
-    /// How many instances the first primary is chosen among. Default: all that are there after `bootstrap_wait`.
+    /// How many instances the first primary is chosen among, or that of a group that has moved. Default: all that are there after `bootstrap_wait`.
     #[serde(default)]
     pub expect: Option<u8>,
     /// How long instances are waited for, where `expect` does not say how many.

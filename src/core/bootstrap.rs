@@ -132,7 +132,7 @@ pub fn bootstrap<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NoFirst> {
     })
 }
 
-type Candidate<'a> = (&'a Address, &'a InstanceAnswer);
+pub(super) type Candidate<'a> = (&'a Address, &'a InstanceAnswer);
 
 fn candidates<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     let followed = Roster::new(view).followed();
@@ -144,11 +144,11 @@ fn candidates<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
 }
 
 /// The one that an agent has written down to lead, while it answers.
-fn claimed<'a>(view: &View<'a>, candidates: &[Candidate<'a>]) -> Option<Candidate<'a>> {
+pub(super) fn claimed<'a>(view: &View<'a>, candidates: &[Candidate<'a>]) -> Option<Candidate<'a>> {
     let claim = view.record.and_then(|record: &Record| record.claim.as_ref())?;
     candidates
         .iter()
-        .find(|(address, answer)| *address == claim && answer.not_ready.is_none())
+        .find(|candidate| candidate.0 == claim && loading(candidate).is_none())
         .copied()
 }
 
@@ -162,28 +162,36 @@ fn enough(view: &View<'_>, candidates: &[Candidate<'_>]) -> Result<(), NoFirst> 
     if answered == 0 || !(all || waited) {
         return Err(NoFirst::Waiting { answered, expect: policy.expect });
     }
-    match candidates.iter().find_map(|(a, answer)| Some((*a, answer.not_ready.as_ref()?))) {
+    match candidates.iter().find_map(loading) {
         Some((address, error)) => Err(NoFirst::NotReady(address.clone(), error.clone())),
         None => Ok(()),
     }
 }
 
-/// The one whose data includes everybody else's.
-fn leader<'a>(candidates: &[Candidate<'a>]) -> Result<Candidate<'a>, NoFirst> {
+/// It has not read all of its data yet, in its own words.
+pub(super) fn loading<'a>((address, answer): &Candidate<'a>) -> Option<(&'a Address, &'a String)> {
+    Some((*address, answer.not_ready.as_ref().filter(|_| !answer.shows_its_data())?))
+}
+
+/// The one whose data includes everybody else's; of several the one that is a primary already.
+pub(super) fn leader<'a>(candidates: &[Candidate<'a>]) -> Result<Candidate<'a>, NoFirst> {
     // An instance without data never leads one with data.
     let with_data: Vec<Candidate<'a>> =
         candidates.iter().filter(|(_, answer)| answer.keys > 0).copied().collect();
     let none = NoFirst::Waiting { answered: 0, expect: None };
+    let first = |(address, answer): &&Candidate<'a>| {
+        (matches!(answer.role, Role::Replica { .. }), *address)
+    };
     if with_data.is_empty() {
         let may = |(_, answer): &&Candidate<'a>| answer.priority != Some(0);
-        let lowest = candidates.iter().filter(may).min_by_key(|(address, _)| *address);
+        let lowest = candidates.iter().filter(may).min_by_key(first);
         return lowest.copied().ok_or(none);
     }
     let includes_all = |a: &Candidate<'a>| with_data.iter().all(|b| includes(a.1, b.1));
     let may = |(_, answer): &&Candidate<'a>| answer.priority != Some(0);
-    let first = with_data.iter().filter(may).filter(|a| includes_all(a)).min_by_key(|(a, _)| *a);
-    if let Some(first) = first {
-        return Ok(*first);
+    let best = with_data.iter().filter(may).filter(|a| includes_all(a)).min_by_key(first);
+    if let Some(best) = best {
+        return Ok(*best);
     }
     let apart = |a: &Candidate<'a>, b: &Candidate<'a>| !includes(a.1, b.1) && !includes(b.1, a.1);
     let pairs = with_data.iter().flat_map(|a| with_data.iter().map(move |b| (a, b)));

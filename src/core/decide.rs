@@ -8,11 +8,12 @@ use jiff::Timestamp;
 
 use super::action::{Action, Promote, Purpose, Write};
 use super::address::Address;
-use super::bootstrap::{Bootstrap, bootstrap};
+use super::bootstrap::{Bootstrap, NoFirst, bootstrap};
 use super::emptied::{Replace, noted, replace, shelters};
 use super::fence::fences;
 use super::ghosts::{Forget, forget};
 use super::hold::holds;
+use super::moved::successor;
 use super::observed::{RowsAnswer, StoreAnswer, StoredState};
 use super::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
 use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes};
@@ -96,9 +97,13 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     Decision { actions, verdict, summary, reasons, sound }
 }
 
-/// The replica that was written down to become the first primary.
+/// The replica that was written down to become the first primary, or that of a group that has moved.
 fn promote(view: &View<'_>) -> Option<Promote> {
-    let Ok(Bootstrap::Promote(instance, answer)) = bootstrap(view) else { return None };
+    let step = match bootstrap(view) {
+        Err(NoFirst::NotBlank) => successor(view).ok()?,
+        step => step.ok()?,
+    };
+    let Bootstrap::Promote(instance, answer) = step else { return None };
     let due = view.memory.told_long_ago(instance, view.now);
     due.then(|| Promote { instance: instance.clone(), run_id: answer.run_id.clone() })
 }
@@ -311,11 +316,17 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
             };
             let mut next = record.cloned().unwrap_or_else(|| blank(policy, &evidence, now));
             next.claim = Some(claim.clone());
-            next.why = format!("{claim} is to become the first primary");
+            next.why = claimed(view, claim);
             Some((Purpose::Claim, next))
         }
         (Verdict::Withdraw(_) | Verdict::Confirm { .. } | Verdict::Keep(_), _) => None,
     }
+}
+
+fn claimed(view: &View<'_>, claim: &Address) -> String {
+    let first = view.record.is_none_or(|record| record.last_writer.is_none());
+    let what = if first { "first primary" } else { "primary" };
+    format!("{claim} is to become the {what}")
 }
 
 fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
@@ -503,7 +514,7 @@ fn summary(view: &View<'_>, verdict: &Verdict) -> String {
             }
         }
         Verdict::Withdraw(why) => write!(text, "no writer: {why}"),
-        Verdict::Claim(claim) => write!(text, "{claim} is to become the first primary"),
+        Verdict::Claim(claim) => write!(text, "{}", claimed(view, claim)),
         Verdict::Confirm { writer, evidence } => write!(
             text,
             "writer {} confirmed by {} of {} Sentinels at epoch {}",

@@ -17,7 +17,7 @@ use super::projection::is_nowhere;
 use super::record::Level;
 use super::replicas::{Roster, named_by};
 use super::view::View;
-use super::writer::{WriterTest, is_of_lineage, share_history};
+use super::writer::{WriterTest, share_history};
 
 /// One stray primary that is to follow the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl Fence {
         blank_still
             && now.run_id == self.run_id
             && now.replid == self.replid
-            && now.not_ready.is_none()
+            && now.shows_its_data()
             && match now.role {
                 Role::Primary { .. } => self.kind != StrayKind::Lost,
                 Role::Replica { link_up, .. } => self.kind == StrayKind::Lost && !link_up,
@@ -190,10 +190,7 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     let kind = match answer.role {
         // Without a key too: a client may write to it before the command arrives, and it is the same one still.
         Role::Primary { .. } if restarted_empty(view, address, answer) => StrayKind::Emptied,
-        _ if answer.keys > 0
-            && !share_history(answer, writer)
-            && !is_of_lineage(view.record, answer) =>
-        {
+        _ if answer.keys > 0 && !share_history(answer, writer) && !view.is_ours(answer) => {
             return Err(WhyLeft::Unrelated { keys: answer.keys });
         }
         Role::Replica { .. } => StrayKind::Lost,
@@ -209,7 +206,7 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     if answer.keys > 0 && writer.keys == 0 && kind != StrayKind::Emptied {
         return Err(WhyLeft::WriterIsEmpty { writer: follow, keys: answer.keys });
     }
-    if answer.not_ready.is_some() {
+    if !answer.shows_its_data() {
         return Err(WhyLeft::NoCertainWriter("it is not ready yet"));
     }
     let wait_ms = if kind == StrayKind::Lost {

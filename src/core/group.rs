@@ -15,6 +15,7 @@ use super::fence::{Fence, strays};
 use super::ghosts::{self, Forget};
 use super::hold::{Hold, is_cut_off};
 use super::memory::{Condition, Memory};
+use super::moved;
 use super::observed::{
     DownOpinion, InstanceAnswer, Observed, Reading, RowsAnswer, SentinelAnswer, StoreAnswer,
     StoredState,
@@ -547,6 +548,7 @@ impl GroupLoop {
         holding.extend(disagreements(&view));
         holding.extend(ghosts::conditions(&view));
         holding.extend(is_blank(&view).then_some(Condition::NoPrimaryAnywhere));
+        holding.extend(moved::condition(&view));
         holding.extend(reinstate::condition(&view));
         holding.extend(emptied::condition(&view));
         holding.extend(is_cut_off(&view).then_some(Condition::CutOff));
@@ -559,7 +561,7 @@ impl GroupLoop {
         self.observed.instances.retain(|a, reading| known.contains(a) || reading.asked > recent);
         self.memory.held.retain(|address, _| known.contains(address));
         let sentinels = &self.observed.sentinels;
-        self.memory.told.retain(|address, _| sentinels.contains_key(address));
+        self.memory.told.retain(|(address, _), _| sentinels.contains_key(address));
         let overdue = self
             .in_flight
             .as_ref()
@@ -708,7 +710,7 @@ impl GroupLoop {
                     out.push(Output::Promote(promote.clone()));
                 }
                 Action::Tell(tell) => {
-                    self.memory.told.insert(tell.sentinel.clone(), now.mono);
+                    self.memory.told.insert((tell.sentinel.clone(), tell.what), now.mono);
                     out.push(Output::Tell(tell.clone()));
                 }
             }
@@ -732,7 +734,15 @@ impl GroupLoop {
             | Verdict::Claim(_)
             | Verdict::Confirm { .. } => None,
         };
-        let blocked = decision.reasons.first().cloned().or(blocked);
+        // Why there is no first primary, or no other one, goes before whatever else waits for one.
+        let first = matches!(
+            &decision.verdict,
+            Verdict::Keep(KeepReason::NoFirst(_) | KeepReason::NotMoved(_))
+        );
+        let blocked = match blocked {
+            Some(blocked) if first => Some(blocked),
+            blocked => decision.reasons.first().cloned().or(blocked),
+        };
         let Some(text) = blocked else {
             if self.obstacle.take().is_some_and(|obstacle| obstacle.said) {
                 out.push(say(Weight::Info, decision.summary.clone()));

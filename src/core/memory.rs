@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::address::Address;
+use super::moved::Back;
 use super::observed::{Observed, Role, SentinelId};
 use super::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
 use super::record::{EmptiedPrimary, Level, Reset, Timeline};
+use super::sentinels::TellWhat;
 use super::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -19,6 +21,8 @@ pub enum Condition {
     LowerEpoch(Address, u64),
     /// The published writer has lost its majority to another address, or to a split.
     Displaced(Address),
+    /// The published writer answers nobody: neither us nor any Sentinel that answers.
+    OutOfReach(Address),
     /// All Sentinels heard agree on an electorate smaller than the recorded one.
     FewerKnown(usize),
     /// The replica is not in sync with the writer.
@@ -33,6 +37,8 @@ pub enum Condition {
     CutOff,
     /// Nobody knows of a primary.
     NoPrimaryAnywhere,
+    /// Of all that the Sentinels know nobody is left, and these have shown up.
+    Moved(Vec<Back>),
     /// The old primary is back, as a replica of nobody.
     Returned(Address),
     /// The primary that a majority announces has come back without its data.
@@ -136,8 +142,8 @@ pub struct Memory {
     pub fenced: BTreeMap<Address, Mono>,
     /// What each instance has been in its present run, as far as it was seen.
     pub lives: BTreeMap<Address, Life>,
-    /// When each Sentinel was last told about the group.
-    pub told: BTreeMap<Address, Mono>,
+    /// When each Sentinel was last told what about the group.
+    pub told: BTreeMap<(Address, TellWhat), Mono>,
     /// The last `SENTINEL RESET` in the record.
     pub reset: Asked<Reset>,
     /// The generation that DNS was last seen to answer, and when.

@@ -16,6 +16,7 @@ pub mod group;
 pub mod health;
 pub mod hold;
 pub mod memory;
+pub mod moved;
 pub mod name_check;
 pub mod observed;
 pub mod policy;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::address::{Address, GroupName};
 use super::policy::WantedSettings;
-use super::projection::{AGENTS, Layout};
+use super::projection::{AGENTS, HISTORIES, Layout};
 use super::record::{Change, Record, decode};
 use super::time::Mono;
 
@@ -216,6 +216,24 @@ pub struct InstanceAnswer {
     pub priority: Option<u64>,
 }
 
+impl InstanceAnswer {
+    /// Nothing speaks against taking what it shows of its data for all that it has. A replica that serves nothing stale
+    /// (`replica-serve-stale-data no`) refuses PING while it follows nobody, and is well.
+    pub fn shows_its_data(&self) -> bool {
+        self.not_ready.as_deref().is_none_or(|error| error.contains("MASTERDOWN"))
+    }
+}
+
+/// What a history goes on from. An append-only file does not hold how its data's history is called, so an instance that
+/// has nothing else begins another one when it is started; `exec` has noted on the volume which it was.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Continued {
+    /// The history that the data belongs to.
+    pub of: ReplId,
+    /// The instance wrote that history itself.
+    pub led: bool,
+}
+
 /// Identity of a replication history (`master_replid`): the lineage of a data set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
@@ -266,6 +284,8 @@ pub struct StoreAnswer {
     pub plain: BTreeMap<String, String>,
     /// The agents that watch this group now.
     pub agents: BTreeSet<String>,
+    /// The histories that instances have begun anew since they were started, and what each goes on from.
+    pub continued: BTreeMap<ReplId, Continued>,
     /// The instances that are in maintenance, with the replica-priority that each had before, from the key `maintenance`;
     /// or why it cannot be read.
     pub maintenance: Result<BTreeMap<Address, u64>, String>,
@@ -311,6 +331,7 @@ impl StoreAnswer {
             history: Vec::new(),
             plain: BTreeMap::new(),
             agents: BTreeSet::new(),
+            continued: BTreeMap::new(),
             maintenance: Ok(BTreeMap::new()),
             maintenance_index: 0,
             config: Ok(WantedSettings::default()),
@@ -347,6 +368,10 @@ impl StoreAnswer {
                     // The key of an agent whose session is gone is about to go too.
                     if let Some(agent) = name.strip_prefix(AGENTS).filter(|_| locked) {
                         answer.agents.insert(agent.to_owned());
+                    }
+                    let continued = serde_json::from_slice(&value).ok();
+                    if let Some((history, of)) = name.strip_prefix(HISTORIES).zip(continued) {
+                        answer.continued.insert(ReplId(history.to_owned()), of);
                     }
                 }
             }

@@ -101,6 +101,9 @@ pub const ANSWER_AGE_MAX_MS: u64 = 3_000;
 /// How long the published writer may lack its majority, while another address has one or the
 /// Sentinels are split, before the name is withdrawn. One tick: long enough for a read in flight.
 pub const DISPLACED_AFTER_MS: u64 = 1_000;
+/// How long the published writer may answer neither us nor any Sentinel, while no Sentinel hears from enough others to
+/// call it objectively down, before the name is withdrawn. Those that can agree do so within a second.
+pub const OUT_OF_REACH_AFTER_MS: u64 = 5_000;
 /// How long a majority must hold on to a lower epoch than recorded before it is believed. Sentinels
 /// correct one another within 2 s (`docs/facts/sentinel.md` 2.1).
 pub const REBASELINE_AFTER_MS: u64 = 10_000;

@@ -11,6 +11,7 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 
 use super::address::{Address, GroupName, ServiceName};
+use super::observed::ReplId;
 use super::record::{PublishedRole, Record};
 
 /// Operations in one transaction: what Consul before 1.14 accepts (`docs/facts/consul.md` 1).
@@ -80,6 +81,11 @@ impl Layout {
         format!("{}{AGENTS}{id}", self.root())
     }
 
+    /// What a history goes on from that an instance had to begin anew.
+    pub fn continued(&self, history: &ReplId) -> String {
+        format!("{}{HISTORIES}{}", self.root(), history.0)
+    }
+
     /// The synthetic node.
     pub fn node(&self) -> String {
         format!("{}-{}", self.prefix.replace('/', "-"), self.group)
@@ -88,6 +94,9 @@ impl Layout {
 
 /// The directory of the agents' keys, below [`Layout::root`].
 pub const AGENTS: &str = "agents/";
+
+/// The directory of the histories that were begun anew, below [`Layout::root`].
+pub const HISTORIES: &str = "histories/";
 
 /// A node as the catalog holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -12,8 +12,11 @@ use super::bootstrap::{Bootstrap, NoFirst, bootstrap};
 use super::election::{Elected, Failover};
 use super::emptied::{WhyEmptied, emptied};
 use super::memory::Condition;
-use super::observed::{InstanceAnswer, StoredState};
-use super::policy::{DISPLACED_AFTER_MS, FEWER_KNOWN_AFTER_MS, REBASELINE_AFTER_MS};
+use super::moved::{self, NotMoved, successor};
+use super::observed::{DownOpinion, InstanceAnswer, SentinelGroup, StoredState};
+use super::policy::{
+    DISPLACED_AFTER_MS, FEWER_KNOWN_AFTER_MS, OUT_OF_REACH_AFTER_MS, REBASELINE_AFTER_MS,
+};
 use super::record::{Evidence, Level, Writer};
 use super::view::View;
 use super::writer::{Lineage, NotWriter, WriterTest};
@@ -83,6 +86,8 @@ pub enum PublishReason {
     },
     /// Nobody knew of a primary, and this one's data includes everybody else's.
     First,
+    /// The Sentinels knew nobody who is left, and this one's data includes everybody else's.
+    Moved,
 }
 
 /// Why the writer is withdrawn.
@@ -94,6 +99,16 @@ pub enum WithdrawReason {
         writer: Address,
         /// How many Sentinels get no answer from it.
         votes: usize,
+        /// How many are known.
+        known: usize,
+    },
+    /// Rule 4: it answers neither us nor any Sentinel that answers, and those cannot agree: they do not find one another,
+    /// or have lost what they knew.
+    OutOfReach {
+        /// The writer.
+        writer: Address,
+        /// How many Sentinels answer.
+        heard: usize,
         /// How many are known.
         known: usize,
     },
@@ -144,10 +159,12 @@ pub enum KeepReason {
     AwaitingConfirmation(Address),
     /// There is a writer, and nothing that could be proved says otherwise.
     Holding(Address, NotYet),
-    /// Nobody knows of a primary, and the one written down is being made one.
+    /// Nobody knows of a primary who is left, and the one written down is being made one.
     Promoting(Address),
     /// Nobody knows of a primary, and there is none yet.
     NoFirst(NoFirst),
+    /// The Sentinels know nobody who is left, and nobody else leads yet.
+    NotMoved(NotMoved),
     /// There is no writer, and nobody that could be proved to be one.
     NoWriter(NotYet),
 }
@@ -198,6 +215,7 @@ pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
     holding.extend(judge.lower_epoch());
     holding.extend(judge.displaced().map(|(writer, _)| Condition::Displaced(writer)));
     holding.extend(judge.fewer_known());
+    holding.extend(judge.out_of_reach().map(|(writer, _)| Condition::OutOfReach(writer)));
     holding
 }
 
@@ -240,27 +258,36 @@ impl<'a> Judge<'_, 'a> {
         }
     }
 
-    /// Nobody is published and nobody can be: perhaps there never was anybody.
+    /// Nobody is published and nobody can be: perhaps there never was anybody, or nobody is left where they were.
     fn first(&self, not_yet: NotYet) -> Verdict {
         match bootstrap(self.0) {
-            Ok(Bootstrap::Publish(address, answer)) => Verdict::Publish {
+            Ok(step) => self.step(step, PublishReason::First),
+            Err(NoFirst::NotBlank) => match successor(self.0) {
+                Ok(step) => self.step(step, PublishReason::Moved),
+                Err(NotMoved::NoCase) => Verdict::Keep(KeepReason::NoWriter(not_yet)),
+                Err(why) => Verdict::Keep(KeepReason::NotMoved(why)),
+            },
+            Err(why) => Verdict::Keep(KeepReason::NoFirst(why)),
+        }
+    }
+
+    /// The next step to a primary that no Sentinel has named.
+    fn step(&self, step: Bootstrap<'_>, why: PublishReason) -> Verdict {
+        match step {
+            Bootstrap::Publish(address, answer) => Verdict::Publish {
                 to: writer_of(address, answer),
                 evidence: Evidence {
                     level: Level::Promotion,
                     config_epoch: None,
-                    confirmed_epoch: 0,
+                    confirmed_epoch: self.record.map_or(0, |r| r.evidence.confirmed_epoch),
                     votes: 0,
                     known: self.tally.known,
                     sentinel: None,
                 },
-                why: PublishReason::First,
+                why,
             },
-            Ok(Bootstrap::Claim(address)) => Verdict::Claim(address.clone()),
-            Ok(Bootstrap::Promote(address, _)) => {
-                Verdict::Keep(KeepReason::Promoting(address.clone()))
-            }
-            Err(NoFirst::NotBlank) => Verdict::Keep(KeepReason::NoWriter(not_yet)),
-            Err(why) => Verdict::Keep(KeepReason::NoFirst(why)),
+            Bootstrap::Claim(address) => Verdict::Claim(address.clone()),
+            Bootstrap::Promote(address, _) => Verdict::Keep(KeepReason::Promoting(address.clone())),
         }
     }
 
@@ -274,7 +301,8 @@ impl<'a> Judge<'_, 'a> {
         let address = &elected.address;
         // One agent may hear those that call it down and another one may not: the name must not go back and
         // forth between them.
-        if self.tally.any_objective(address) {
+        let called_down = self.tally.down.get(address).map_or(0, |down| down.subjective);
+        if self.tally.any_objective(address) || called_down >= self.tally.majority() {
             return Err(NotYet::Down(address.clone()));
         }
         if self.tally.being_replaced(address) {
@@ -383,6 +411,17 @@ impl<'a> Judge<'_, 'a> {
         if let Some(emptied) = emptied(self.0).filter(|emptied| emptied.primary == writer) {
             return Some(WithdrawReason::Emptied(emptied.why()));
         }
+        if let Some((writer, heard)) = self.out_of_reach() {
+            let condition = Condition::OutOfReach(writer.clone());
+            if self.lasted(&condition, OUT_OF_REACH_AFTER_MS) {
+                let known = self.tally.known;
+                return Some(WithdrawReason::OutOfReach { writer, heard, known });
+            }
+        }
+        if self.leads_by_itself() && self.groups().all(|group| moved::knows_nobody(self.0, group)) {
+            // That they name a dead one is no denial: they are about to be told.
+            return None;
+        }
         if self.confirmation_overdue(writer) {
             let within_ms = self.policy.confirm_within_ms;
             return Some(WithdrawReason::Unconfirmed { writer: writer.clone(), within_ms });
@@ -450,6 +489,13 @@ impl<'a> Judge<'_, 'a> {
         age_ms <= self.policy.confirm_within_ms || leader_at_work
     }
 
+    /// No Sentinel has named what is published, and none could have.
+    fn leads_by_itself(&self) -> bool {
+        self.record.is_some_and(|record| {
+            record.evidence.level == Level::Promotion && record.evidence.sentinel.is_none()
+        })
+    }
+
     fn confirmation_overdue(&self, writer: &Address) -> bool {
         let unconfirmed =
             self.record.is_some_and(|record| record.evidence.level == Level::Promotion);
@@ -457,6 +503,23 @@ impl<'a> Judge<'_, 'a> {
         // Silence is not a denial: with no majority heard at all, what is published stays.
         let majority_heard = self.tally.heard >= self.tally.majority();
         unconfirmed && !elected && majority_heard && !self.awaiting_confirmation()
+    }
+
+    /// The published writer, when it does not answer us, and a majority of the Sentinels answers and has nobody: each
+    /// calls the writer down, or none knows the group. And how many they are. Where they know nothing, it may be our
+    /// login that does not fit: then nobody answers us; or only we do not reach it: then its replicas have their link.
+    fn out_of_reach(&self) -> Option<(Address, usize)> {
+        let writer = self.writer().filter(|writer| self.instance(writer).is_none())?;
+        let heard = moved::heard(self.0);
+        let lost = |group: &SentinelGroup| {
+            &group.primary == writer && group.down > DownOpinion::Up && group.failover.is_none()
+        };
+        let all = !moved::any_tilt(self.0) && self.groups().all(lost);
+        let confirmed = self.groups().count() >= self.tally.majority();
+        let answers = || self.observed.instances.values().filter_map(|r| r.since(self.recent));
+        let alone = answers().next().is_some() && !answers().any(moved::follows_somebody);
+        let forgotten = self.groups().next().is_none() && heard >= self.tally.majority() && alone;
+        (all && (confirmed || forgotten)).then(|| (writer.clone(), heard))
     }
 
     /// The published writer, when its majority has gone to another address or into a split.
@@ -531,6 +594,9 @@ impl fmt::Display for PublishReason {
             }
             Self::Promotion { leader, .. } => write!(f, "promoted by Sentinel {leader}"),
             Self::First => f.write_str("the first primary: nobody knew of one"),
+            Self::Moved => {
+                f.write_str("it has the data, and the Sentinels knew nobody who is left")
+            }
         }
     }
 }
@@ -541,6 +607,11 @@ impl fmt::Display for WithdrawReason {
             Self::Down { writer, votes, known } => {
                 write!(f, "{writer} is down, say {votes} of {known} Sentinels")
             }
+            Self::OutOfReach { writer, heard, known } => write!(
+                f,
+                "{writer} answers neither us nor any of the {heard} of {known} Sentinels that answer, and they do not \
+                 replace it"
+            ),
             Self::IsReplica { writer, of } => {
                 write!(f, "{writer} says it is a replica of {of} now")
             }
@@ -570,8 +641,9 @@ impl fmt::Display for KeepReason {
                 write!(f, "writer {writer}, promoted, not yet confirmed by a majority")
             }
             Self::Holding(writer, not_yet) => write!(f, "writer {writer} stays: {not_yet}"),
-            Self::Promoting(address) => write!(f, "{address} is being made the first primary"),
+            Self::Promoting(address) => write!(f, "{address} is being made the primary"),
             Self::NoFirst(why) => write!(f, "{why}"),
+            Self::NotMoved(why) => write!(f, "no writer: {why}"),
             Self::NoWriter(not_yet) => write!(f, "no writer: {not_yet}"),
         }
     }

@@ -78,7 +78,7 @@ pub fn reinstate(view: &View<'_>) -> Result<Promote, NotReinstated> {
     if !tally.failovers.is_empty() || tally.any_objective(old) || tally.being_replaced(old) {
         return Err(NotReinstated::BeingReplaced);
     }
-    if answer.not_ready.is_some() {
+    if !answer.shows_its_data() {
         return Err(NotReinstated::NotReady(old.clone()));
     }
     let roster = Roster::new(view);

@@ -30,13 +30,30 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
     }
 }
 
-/// Only the first primary that was agreed on, and the last one while a majority names it and nobody else leads.
+/// Only the one that was agreed on, while no Sentinel names anybody who is up; and the last one while a majority names it
+/// and nobody else leads.
 fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
-    let known = view.writer().is_some() || view.groups().next().is_some();
-    if !known {
-        let claim = view.record.and_then(|record| record.claim.as_ref());
-        return (claim != Some(instance))
-            .then(|| format!("{instance} is not the first primary that was agreed on"));
+    let up = |group: &SentinelGroup| {
+        let answers = |replica: &Address| view.instance(replica).is_some();
+        group.down == DownOpinion::Up
+            || says_primary(view, &group.monitored)
+            || group.replicas.iter().any(|replica| !replica.s_down || answers(&replica.address))
+    };
+    let keys = |address: &Address| view.instance(address).map_or(0, |answer| answer.keys);
+    let agreed = view.record.and_then(|record| record.claim.as_ref()) == Some(instance);
+    if agreed && view.writer().is_none() && !view.groups().any(up) {
+        // The first primary has nobody's place to take.
+        let past = view.record.is_some_and(|record| record.last_writer.is_some());
+        let others = || view.observed.instances.keys().filter(|other| *other != instance);
+        let all = || others().filter(|_| past);
+        let more = all().find(|other| keys(other) > 0).filter(|_| keys(instance) == 0);
+        let rival = all().find(|other| says_primary(view, other) && keys(other) > 0);
+        return more
+            .map(|more| format!("{instance} has no data, and {more} has some"))
+            .or_else(|| rival.map(|rival| format!("{rival} says that it is the primary")));
+    }
+    if view.writer().is_none() && view.groups().next().is_none() {
+        return Some(format!("{instance} is not the primary that was agreed on"));
     }
     let last = view.record.and_then(|record| record.last_writer.as_ref());
     if last.is_none_or(|last| &last.address != instance) {

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use super::address::Address;
 use super::memory::Condition;
-use super::observed::SentinelSettings;
+use super::moved::{heard, knows_nobody};
+use super::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelSettings};
 use super::policy::{
     DISAGREES_AFTER_MS, SET_AGAIN_MS, TELL_AGAIN_MS, WantedQuorum, WantedSettings,
 };
@@ -36,13 +37,27 @@ pub struct Tell {
     pub settings: SentinelSettings,
 }
 
+impl Tell {
+    /// Before a Sentinel lets go of a primary: what was decided still holds for what it says now.
+    pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
+        let TellWhat::Remove(epoch) = self.what else { return false };
+        let lost = |group: &SentinelGroup| {
+            let dead = group.primary != self.primary && group.down > DownOpinion::Up;
+            dead && group.failover.is_none() && group.config_epoch == epoch
+        };
+        now.group.as_ref().is_some_and(lost)
+    }
+}
+
 /// See [`Tell`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TellWhat {
     /// It does not know the group: `MONITOR`, and the settings.
     Monitor,
     /// It has disagreed with the majority for long: `REMOVE`, `MONITOR`, and the settings.
     Repoint,
+    /// It knows nobody but dead ones ([`super::moved`]), at this epoch: `REMOVE`.
+    Remove(u64),
     /// Its settings differ from those that are wanted.
     Settings,
 }
@@ -57,7 +72,7 @@ pub fn tells(view: &View<'_>) -> Vec<Tell> {
     else {
         return Vec::new();
     };
-    // The first primary of all has no majority to name it before they are told.
+    // The first primary of all has no majority to name it before they are told; nor has one in a group that has moved.
     let first = record.evidence.level == Level::Promotion && record.evidence.sentinel.is_none();
     if !(first || record.evidence.level == Level::Quorum) || !view.tally.failovers.is_empty() {
         return Vec::new();
@@ -66,11 +81,20 @@ pub fn tells(view: &View<'_>) -> Vec<Tell> {
         return Vec::new();
     }
     let contradicted = view.tally.votes.keys().any(|named| named != primary);
+    // A few that still know somebody cannot elect him, once most have let go.
+    let blank = heard(view).saturating_sub(view.tally.heard);
+    let lets_go = |group: &SentinelGroup| {
+        knows_nobody(view, group)
+            || (blank >= view.tally.majority() && group.down > DownOpinion::Up)
+    };
     let wanted = wanted(view);
     let settings = settings(view, &wanted);
     view.sentinels()
         .filter_map(|(sentinel, answer)| {
             let (what, again_ms) = match &answer.group {
+                Some(group) if group.primary != *primary && first && lets_go(group) => {
+                    (TellWhat::Remove(group.config_epoch), SET_AGAIN_MS)
+                }
                 Some(group) if group.primary != *primary => {
                     repoint(view, sentinel).then_some((TellWhat::Repoint, TELL_AGAIN_MS))?
                 }
@@ -85,7 +109,7 @@ pub fn tells(view: &View<'_>) -> Vec<Tell> {
                 (Some(group), TellWhat::Settings) => apply(&wanted, group.settings, view),
                 _ => settings,
             };
-            let last = view.memory.told.get(sentinel);
+            let last = view.memory.told.get(&(sentinel.clone(), what));
             let due = last.is_none_or(|at| view.now.mono - *at >= again_ms);
             let (sentinel, primary) = (sentinel.clone(), primary.clone());
             due.then_some(Tell { sentinel, what, primary, settings })
@@ -135,7 +159,10 @@ fn apply(wanted: &WantedSettings, has: SentinelSettings, view: &View<'_>) -> Sen
 }
 
 fn majority(view: &View<'_>) -> u64 {
-    u64::try_from(view.tally.majority()).unwrap_or(DEFAULT_SETTINGS.quorum)
+    // Before the first is told, all that answer are about to be.
+    let first = view.groups().next().is_none();
+    let all = if first { view.tally.known.max(heard(view)) } else { view.tally.known };
+    u64::try_from(all / 2 + 1).unwrap_or(DEFAULT_SETTINGS.quorum)
 }
 
 /// For one that is new: what is wanted, else what most Sentinels have, else [`DEFAULT_SETTINGS`].

@@ -9,6 +9,7 @@ use super::decide::renamed;
 use super::emptied::replace;
 use super::fence::{WhyLeft, fences};
 use super::health::{is_ready, serves};
+use super::moved::{NotMoved, successor};
 use super::observed::{DownOpinion, Reading, Role, SentinelAnswer, StoredState};
 use super::policy::Policy;
 use super::projection::{Layout, plain_changes, project, row_changes};
@@ -254,9 +255,14 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<Problem> {
         Some(record) => match &record.writer {
             None => {
                 // What stands in the way now says more than why it was withdrawn.
-                let why = replace(view).err().unwrap_or_else(|| record.why.clone());
+                let moved = successor(view).err().filter(|why| *why != NotMoved::NoCase);
+                let now = moved.as_ref().map(ToString::to_string).or_else(|| replace(view).err());
+                let why = now.unwrap_or_else(|| record.why.clone());
                 let text = format!("there is no writer: {why}");
                 problems.push(ProblemCode::NoWriter.says(text));
+                if let Some(why @ NotMoved::Diverged(..)) = moved {
+                    problems.push(ProblemCode::DataDiverged.says(why.to_string()));
+                }
             }
             Some(writer) => problems.extend(writer_problem(view, record, &writer.address)),
         },

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use super::address::Address;
 use super::election::{Tally, TallyBounds};
 use super::memory::Memory;
-use super::observed::{InstanceAnswer, Observed, SentinelAnswer, SentinelGroup};
+use super::observed::{Continued, InstanceAnswer, Observed, SentinelAnswer, SentinelGroup};
 use super::policy::{ANSWER_AGE_MAX_MS, Policy};
 use super::record::{PublishedRole, Record};
 use super::time::{Mono, Now};
-use super::writer::{WriterTest, writer_test};
+use super::writer::{WriterTest, histories, is_of_lineage, writer_test};
 
 /// See the module's head.
 pub struct View<'a> {
@@ -102,6 +102,21 @@ impl<'a> View<'a> {
     /// What an instance said recently.
     pub fn instance(&self, address: &Address) -> Option<&'a InstanceAnswer> {
         self.observed.instances.get(address)?.since(self.recent)
+    }
+
+    /// What the history of an instance goes on from, where it had to begin one anew and says so itself by none of its
+    /// own.
+    pub fn continued(&self, answer: &InstanceAnswer) -> Option<&'a Continued> {
+        let store = self.observed.store.as_ref()?;
+        let known = is_of_lineage(self.record, answer);
+        histories(answer).find_map(|id| store.continued.get(id)).filter(|_| !known)
+    }
+
+    /// It holds, or goes on from, data that a writer of this group has written.
+    pub fn is_ours(&self, answer: &InstanceAnswer) -> bool {
+        let of_lineage =
+            |of: &Continued| self.record.is_some_and(|record| record.lineage.contains(&of.of));
+        is_of_lineage(self.record, answer) || self.continued(answer).is_some_and(of_lineage)
     }
 
     /// What each Sentinel said recently, by the address it is reached at.

@@ -10,8 +10,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::core::address::GroupName;
-use crate::core::observed::{InstanceAnswer, ReplId, Role};
+use crate::core::observed::{Continued, InstanceAnswer, ReplId, Role};
 use crate::core::record::Record;
+use crate::core::writer::histories;
 
 /// The file's name, in the server's data directory.
 pub const FILE: &str = "consul-redis.member";
@@ -23,6 +24,12 @@ pub struct Membership {
     pub group: GroupName,
     /// The history.
     pub replid: ReplId,
+    /// The server wrote that history itself.
+    #[serde(default)]
+    pub led: bool,
+    /// The history that is explained in Consul, until the server has found its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explained: Option<ReplId>,
 }
 
 impl Membership {
@@ -33,12 +40,27 @@ impl Membership {
 
     /// What is to be noted of an instance: the history it leads, or follows with its link up.
     pub fn of(group: &GroupName, answer: &InstanceAnswer) -> Option<Self> {
-        let is_at_it = match answer.role {
-            Role::Primary { .. } => true,
-            Role::Replica { link_up, .. } => link_up,
+        let (led, is_at_it) = match answer.role {
+            Role::Primary { .. } => (true, true),
+            Role::Replica { link_up, .. } => (false, link_up),
         };
         let (group, replid) = (group.clone(), answer.replid.clone());
-        (is_at_it && answer.not_ready.is_none()).then_some(Self { group, replid })
+        (is_at_it && answer.not_ready.is_none()).then_some(Self {
+            group,
+            replid,
+            led,
+            explained: None,
+        })
+    }
+
+    /// What the history of a server that was started on this volume goes on from, where it had to begin one anew, and
+    /// has not found its place yet.
+    pub fn continued(&self, group: &GroupName, answer: &InstanceAnswer) -> Option<Continued> {
+        let waits = matches!(answer.role, Role::Replica { link_up: false, .. });
+        let anew = histories(answer).all(|id| id != &self.replid);
+        let ours = &self.group == group && answer.keys > 0 && answer.shows_its_data();
+        let (of, led) = (self.replid.clone(), self.led);
+        (ours && waits && anew).then_some(Continued { of, led })
     }
 
     /// Notes it, whole or not at all.
@@ -67,7 +89,8 @@ mod tests {
     fn what_is_noted_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Membership::read(dir.path()), None);
-        let noted = Membership { group: "redis".parse().unwrap(), replid: ReplId("a".to_owned()) };
+        let (group, replid) = ("redis".parse().unwrap(), ReplId("a".to_owned()));
+        let noted = Membership { group, replid, led: true, explained: None };
         noted.write(dir.path()).unwrap();
         noted.write(dir.path()).unwrap();
         assert_eq!(Membership::read(dir.path()), Some(noted));

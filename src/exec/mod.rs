@@ -26,9 +26,12 @@ use tracing::{debug, info, warn};
 
 use crate::agent::{self, Agent};
 use crate::cli::ExecArgs;
-use crate::config::Config;
+use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::core::address::Address;
+use crate::core::group::Outcome;
+use crate::core::observed::{InstanceAnswer, ReplId};
+use crate::core::projection::Op;
 use crate::exit::{Code, Failure};
 use crate::instance::probe;
 use crate::redis_link::{Link, LinkError};
@@ -44,6 +47,8 @@ use settings::{Environment, FORGOTTEN_AFTER, Role, ServerCommand};
 const ADDRESS_EVERY: Duration = Duration::from_secs(2);
 /// How often what the data belongs to is looked at, to be noted on the volume.
 const NOTE_EVERY: Duration = Duration::from_secs(2);
+/// How long Consul may take to note it, and the last look before the server is told to stop: nobody waits for that.
+const NOTE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause before a failed agent is started again: the first and the longest one.
 const AGENT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long the agent may take to leave, before the server is told to stop all the same.
@@ -188,11 +193,11 @@ impl Exec {
         self.data.join(dir)
     }
 
-    /// What the server's data belongs to now; `None` for a Sentinel, or while nobody can say.
-    async fn membership(&self) -> Option<Membership> {
+    /// What the Redis says of itself now, and its group; `None` for a Sentinel, or while it does not answer.
+    async fn look(&self) -> Option<(&GroupConfig, InstanceAnswer)> {
         let group = self.config.groups.first().filter(|_| self.command.role == Role::Redis)?;
         let mut link = Link::open(&self.address, &group.login).await.ok()?;
-        Membership::of(&group.policy.group, &probe(&mut link).await.ok()?)
+        Some((group, probe(&mut link).await.ok()?))
     }
 
     /// Tells the server at which address others reach it now.
@@ -267,6 +272,7 @@ pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
             return Ok(Ended::Signal(signal as i32).exit_code());
         }
     };
+    let membership = Note::begin(&exec);
     let child = Child::start(&exec.command_line(follow.as_ref()), &exec.data);
     let child = match child {
         Ok(child) => child,
@@ -276,7 +282,7 @@ pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
         }
     };
     info!("{} at {} runs as process {}", exec.command.role, exec.address, child.id());
-    Running { exec, child, beside, received, log: Arc::new(log) }.until_ended().await
+    Running { exec, child, beside, received, log: Arc::new(log), membership }.until_ended().await
 }
 
 fn say_start(exec: &Exec) {
@@ -303,6 +309,95 @@ struct Running {
     beside: Beside,
     received: Received,
     log: Arc<Log>,
+    membership: Note,
+}
+
+/// What is noted of the data: on the volume, and in Consul, while the agents cannot tell by itself that it is the group's.
+struct Note {
+    /// What was on the volume before the server was started.
+    before: Option<Membership>,
+    /// What is there now.
+    now: Option<Membership>,
+    /// The history that was begun anew, as the last look found it.
+    anew: Option<ReplId>,
+    /// The history that is explained in Consul.
+    explained: Option<ReplId>,
+}
+
+impl Note {
+    fn begin(exec: &Exec) -> Self {
+        let before = Membership::read(&exec.data_dir());
+        let explained = before.as_ref().and_then(|before| before.explained.clone());
+        Self { before, now: None, anew: None, explained }
+    }
+
+    /// Notes what has changed.
+    async fn renew(&mut self, exec: &Exec) {
+        let Some((group, answer)) = exec.look().await else { return };
+        if let Some(now) = Membership::of(&group.policy.group, &answer) {
+            let settled = match &self.explained {
+                Some(history) => put(exec, group, vec![forget(group, history)]).await,
+                None => true,
+            };
+            if settled {
+                self.explained = None;
+            }
+            let now = Membership { explained: self.explained.clone(), ..now };
+            if self.now.as_ref() != Some(&now) && write(exec, &now) {
+                self.now = Some(now);
+            }
+            return;
+        }
+        let began = answer.replid.clone();
+        let Some(before) = self.before.as_mut().filter(|_| self.explained.as_ref() != Some(&began))
+        else {
+            return;
+        };
+        let Some(of) = before.continued(&group.policy.group, &answer) else { return };
+        // One that is about to find its place has found it by the next look.
+        if self.anew.replace(began.clone()).as_ref() != Some(&began) {
+            return;
+        }
+        // First on the volume: what is in Consul is taken away by the next run, if not by this one.
+        before.explained = Some(began.clone());
+        if !write(exec, before) {
+            return;
+        }
+        let key = group.layout.continued(&began);
+        let value = serde_json::to_string(&of).unwrap_or_default();
+        let last = self.explained.as_ref().map(|last| forget(group, last));
+        let ops = last.into_iter().chain([Op::KeySet { key, value }]).collect();
+        if put(exec, group, ops).await {
+            info!(
+                "told the agents that its data is the group's: it goes on from history {}",
+                of.of.0
+            );
+            self.explained = Some(began);
+        }
+    }
+}
+
+fn write(exec: &Exec, note: &Membership) -> bool {
+    let written = note.write(&exec.data_dir());
+    if let Err(error) = &written {
+        debug!("cannot note what the data belongs to: {error}");
+    }
+    written.is_ok()
+}
+
+fn forget(group: &GroupConfig, history: &ReplId) -> Op {
+    Op::KeyDeleteTree { prefix: group.layout.continued(history) }
+}
+
+async fn put(exec: &Exec, group: &GroupConfig, ops: Vec<Op>) -> bool {
+    let Ok(consul) = Consul::new(&exec.config.consul) else { return false };
+    let fence = group.layout.state();
+    let outcome = tokio::time::timeout(NOTE_TIMEOUT, consul.txn(&ops, &fence)).await;
+    let done = matches!(outcome, Ok(Outcome::Committed { .. }));
+    if !done {
+        debug!("cannot tell the agents what the data belongs to: {outcome:?}");
+    }
+    done
 }
 
 impl Running {
@@ -311,7 +406,6 @@ impl Running {
         let mut seen = self.exec.address.clone();
         let mut announced = true;
         let mut note = tokio::time::interval(NOTE_EVERY);
-        let mut noted = None;
         let (hangups, mut reloaded) = self.exec.keep_reading(self.log.clone());
         loop {
             // Cancel safe: our children's ends and our signals are kept until they are received.
@@ -329,7 +423,7 @@ impl Running {
                     }
                     self.child.signal(signal);
                 }
-                _ = note.tick() => self.note(&mut noted).await,
+                _ = note.tick() => self.membership.renew(&self.exec).await,
                 _ = look.tick(), if !self.exec.is_fixed => {
                     let last = std::mem::replace(&mut seen, self.address_now().await);
                     // Twice the same: an interface that is being set up may show another one for a moment.
@@ -351,18 +445,6 @@ impl Running {
         let config = self.exec.agent_config()?;
         self.beside.config.send_replace(config);
         Ok(())
-    }
-
-    /// Notes on the volume what its data belongs to, when that has changed.
-    async fn note(&self, noted: &mut Option<Membership>) {
-        let Some(now) = self.exec.membership().await else { return };
-        if noted.as_ref() == Some(&now) {
-            return;
-        }
-        match now.write(&self.exec.data_dir()) {
-            Ok(()) => *noted = Some(now),
-            Err(error) => debug!("cannot note what the data belongs to: {error}"),
-        }
     }
 
     /// The address that it has now, or the last one while it has none.
@@ -401,6 +483,8 @@ impl Running {
             }
         };
         if ended.is_none() {
+            // Leaving may have made it another one's replica, or a primary.
+            let _ = tokio::time::timeout(NOTE_TIMEOUT, self.membership.renew(&self.exec)).await;
             self.child.signal(signal);
         }
         let ended = loop {

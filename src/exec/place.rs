@@ -184,7 +184,7 @@ mod tests {
     fn data_that_was_noted_as_the_group_s_own_needs_no_look() {
         let at = |replid: &str, group: &str| {
             let (group, replid) = (group.parse().unwrap(), ReplId(replid.to_owned()));
-            let membership = Some(Membership { group, replid });
+            let membership = Some(Membership { group, replid, led: false, explained: None });
             Volume { holds_data: true, membership }
         };
         let mut record = record(Some(OTHER), OTHER, &[(OTHER, "primary")]);

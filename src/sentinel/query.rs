@@ -133,6 +133,23 @@ pub async fn set(
     all_done(link, &commands).await
 }
 
+/// Has the Sentinel let go of a group whose primary is gone, after it was asked once more. Whether it was told.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
+pub async fn remove(
+    link: &mut Link,
+    id: &SentinelId,
+    group: &GroupName,
+    tell: &Tell,
+) -> Result<bool, LinkError> {
+    if !tell.still_holds(&ask(link, id, group).await?) {
+        return Ok(false);
+    }
+    link.call(&["SENTINEL", "REMOVE", group.as_str()]).await?;
+    Ok(true)
+}
+
 async fn all_done(link: &mut Link, commands: &redis::Pipeline) -> Result<(), LinkError> {
     for answer in link.ask(commands).await? {
         text(&answer).map_err(LinkError::Unexpected)?;

@@ -89,6 +89,9 @@ fn say_told(group: &GroupName, tell: &Tell) {
         TellWhat::Repoint => info!(
             "{group}: told Sentinel {sentinel}, which had disagreed, that the primary is {primary}"
         ),
+        TellWhat::Remove(_) => {
+            info!("{group}: told Sentinel {sentinel} to let go of those it knows, who are gone")
+        }
         TellWhat::Settings => info!(
             "{group}: told Sentinel {sentinel} its settings: quorum {}, down-after {} ms, \
              failover-timeout {} ms, parallel-syncs {}",
@@ -313,6 +316,9 @@ impl Watcher {
         if tell.sentinel != self.sentinel {
             return;
         }
+        if matches!(tell.what, TellWhat::Remove(_)) {
+            return self.remove(group, tell).await;
+        }
         let auth = match self.instance_auth(group) {
             Ok(auth) => auth,
             Err(error) => {
@@ -333,6 +339,22 @@ impl Watcher {
             Err(error) => {
                 self.link = None;
                 warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);
+            }
+        }
+    }
+
+    async fn remove(&mut self, group: &GroupName, tell: &Tell) {
+        let ask =
+            async |link: &mut Link, id: &SentinelId| query::remove(link, id, group, tell).await;
+        match self.on_link(ask).await {
+            Ok(true) => say_told(group, tell),
+            Ok(false) => debug!("{group}: Sentinel {} knows somebody by now", self.sentinel),
+            // Several agents tell it at once.
+            Err(error) if error.to_string().contains("No such master") => {
+                debug!("{group}: another agent has told Sentinel {}", self.sentinel);
+            }
+            Err(error) => {
+                warn!("{group}: Sentinel {} cannot let go of the group: {error}", self.sentinel);
             }
         }
     }

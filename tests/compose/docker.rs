@@ -269,6 +269,30 @@ fn run(mut command: Command) -> String {
 }
 
 /// What was made is taken away: containers, volumes, the network. The image stays, for the next time.
+/// Containers that do nothing but have an address.
+pub struct Placeholders(Vec<String>);
+
+impl Project {
+    /// Takes the lowest addresses that are free.
+    pub fn take_addresses(&self, count: usize) -> Placeholders {
+        let (network, image) = (self.network(), format!("{STANDIN}/redis:7-bookworm"));
+        let mut taken = Placeholders(Vec::new());
+        for _ in 0..count {
+            let run = ["run", "--detach", "--network", &network, "--entrypoint", "sleep", &image];
+            let id = self.docker(&[&run[..], &["3600"]].concat());
+            taken.0.push(id.trim().to_owned());
+        }
+        taken
+    }
+}
+
+impl Drop for Placeholders {
+    fn drop(&mut self) {
+        let remove = ["rm", "--force", "--volumes"];
+        let _ = Command::new("docker").args(remove).args(&self.0).output();
+    }
+}
+
 impl Drop for Project {
     fn drop(&mut self) {
         let down = ["down", "--volumes", "--remove-orphans", "--timeout", "2"];

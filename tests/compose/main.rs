@@ -281,6 +281,26 @@ async fn sentinels_are_found_by_a_name_that_stands_for_all_of_them() {
     }
     all.until_in_place(3).await;
     all.say(&format!("all in place {} ms after the start", back.elapsed().as_millis()));
+
+    // Once more, and nobody gets an address that any of them had.
+    let ips = |all: &Scenario| -> Vec<String> {
+        let redis = all.project.running("redis").into_iter().chain(all.project.running("sentinel"));
+        redis.map(|container| container.ip).collect()
+    };
+    let before = ips(&all);
+    all.project.compose(&["stop", "--timeout", "40"]);
+    let taken = all.project.take_addresses(all.project.all().len() + 1);
+    let back = Instant::now();
+    for container in all.project.all().iter().rev() {
+        all.project.docker(&["start", container]);
+    }
+    drop(taken);
+    let after = ips(&all);
+    assert!(before.iter().all(|ip| !after.contains(ip)), "{before:?} {after:?}");
+    all.until_in_place(3).await;
+    let took = back.elapsed().as_millis();
+    all.say(&format!("all in place at other addresses {took} ms after the start"));
+    all.until_sentinels(5).await;
     all.end(3).await;
 }
 
@@ -341,5 +361,20 @@ async fn the_pods_of_the_manifests_live_through_losses_and_a_rolling_restart() {
     all.until_writer(Some(&primary)).await;
     pods.start_pod(&pods.redis, number);
     all.until_in_place(2).await;
+
+    // All at once, with their volumes, as when every node is restarted. Consul goes on.
+    let since = Instant::now();
+    for set in [&pods.redis, &pods.sentinels] {
+        (0..set.replicas).for_each(|number| pods.lose(set, number));
+    }
+    for set in [&pods.sentinels, &pods.redis] {
+        (0..set.replicas).for_each(|number| {
+            pods.start_pod(set, number);
+        });
+    }
+    all.until_in_place(2).await;
+    all.until_sentinels(3).await;
+    let took = since.elapsed().as_millis();
+    all.say(&format!("all pods lost, and in place again elsewhere after {took} ms"));
     all.end(2).await;
 }

@@ -1,204 +1,17 @@
 //! `consul-redis exec` as containers run it: each Redis and each Sentinel is the child of a process of ours, and nobody
 //! is told anything about anybody else but where Consul is.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
 use consul_redis::lab::LabError;
-use consul_redis::lab::process::{Life, Process};
-use consul_redis::lab::tools::{self, Tool};
 use consul_redis::lab::wait::until;
-use consul_redis::lab::world::{World, WorldSpec, free_port};
-use consul_redis::redis_link::{Link, LinkSettings, fields, text as reply};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use redis::Value;
+use consul_redis::lab::world::free_port;
+use consul_redis::redis_link::{Link, LinkSettings, fields};
+use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use crate::support::{program, record, run, text, until_in_sync, until_named, until_writer, world};
-
-/// One container, more or less.
-struct Container {
-    name: String,
-    address: Address,
-    data: PathBuf,
-    args: Vec<String>,
-    env: Vec<(String, String)>,
-    process: Option<Process>,
-}
-
-/// What is said to a container.
-#[derive(Default)]
-struct Said<'a> {
-    options: &'a [&'a str],
-    /// Stands before the program.
-    wrapper: &'a [&'a str],
-    env: &'a [(&'a str, &'a str)],
-    /// The server's own config, as an image brings it.
-    config: Option<&'a Path>,
-}
-
-impl Container {
-    async fn start(world: &mut World, name: &str, said: Said<'_>) -> Self {
-        let container = Self::new(world, name, said);
-        container.run(world).await
-    }
-
-    fn new(world: &mut World, name: &str, said: Said<'_>) -> Self {
-        let ip = world.address();
-        let address = Address::new(&ip.to_string(), free_port(&[ip]).unwrap()).unwrap();
-        let data = world.dir().join(name);
-        std::fs::create_dir_all(&data).unwrap();
-        let tool = tools::redis_server().unwrap();
-        let mut args = vec!["exec".to_owned()];
-        args.extend(said.options.iter().map(|word| (*word).to_owned()));
-        let own = ["--announce", &address.to_string(), "--data-dir", data.to_str().unwrap(), "--"];
-        args.extend(own.map(str::to_owned));
-        args.extend(said.wrapper.iter().map(|word| (*word).to_owned()));
-        // Ends with us, however we end.
-        args.extend(["setpriv", "--pdeathsig", "KILL"].map(str::to_owned));
-        args.push(tool.path.display().to_string());
-        args.extend(said.config.map(|path| path.display().to_string()));
-        if name.starts_with("sentinel") {
-            args.push("--sentinel".to_owned());
-        }
-        let port = address.port().to_string();
-        args.extend(["--bind", address.host(), "--port", &port].map(str::to_owned));
-        let mut env = vec![
-            ("CONSUL_HTTP_ADDR".to_owned(), world.consul.http.to_string()),
-            ("CONSUL_REDIS_ID".to_owned(), name.to_owned()),
-        ];
-        env.extend(said.env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let library = tool.library_path.map(|path| path.display().to_string());
-        env.extend(library.map(|path| ("LD_LIBRARY_PATH".to_owned(), path)));
-        Self { name: name.to_owned(), address, data, args, env, process: None }
-    }
-
-    async fn run(mut self, world: &World) -> Self {
-        self.restart(world);
-        self.until_answers().await;
-        self
-    }
-
-    fn restart(&mut self, world: &World) {
-        self.process = None;
-        let tool = Tool { namespace: None, path: program().to_owned(), library_path: None };
-        let process =
-            Process::start(&self.name, &tool, &self.args, &self.env, world.dir(), Life::WithUs);
-        self.process = Some(process.unwrap());
-    }
-
-    async fn until_answers(&self) {
-        let what = format!("{} answers", self.name);
-        let answers = until(&what, Duration::from_secs(30), || self.ask(&["PING"])).await;
-        answers.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
-    }
-
-    async fn ask(&self, command: &[&str]) -> Result<Value, LabError> {
-        let login = LinkSettings::default();
-        let mut link = Link::open(&self.address, &login).await.map_err(LabError::new)?;
-        link.call(command).await.map_err(LabError::new)
-    }
-
-    /// `INFO replication`'s field.
-    async fn info(&self, field: &str) -> Result<String, LabError> {
-        let info = reply(&self.ask(&["INFO", "replication"]).await?).map_err(LabError)?;
-        let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        line.map(|value| value.trim().to_owned()).ok_or_else(|| LabError(format!("no {field}")))
-    }
-
-    async fn get(&self, key: &str) -> String {
-        let what = format!("{} has {key}", self.name);
-        let found = until(&what, Duration::from_secs(30), || async {
-            reply(&self.ask(&["GET", key]).await?).map_err(LabError)
-        });
-        found.await.unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
-    }
-
-    fn process(&mut self) -> &mut Process {
-        self.process.as_mut().expect("it was started")
-    }
-
-    fn log(&self) -> String {
-        self.process.as_ref().map(Process::log).unwrap_or_default()
-    }
-
-    /// The server itself.
-    fn child(&self) -> Pid {
-        let log = self.log();
-        let id = log.lines().rev().find_map(|line| line.split("runs as process ").nth(1));
-        Pid::from_raw(id.and_then(|id| id.trim().parse().ok()).expect("the server's process id"))
-    }
-
-    /// Kills the server, and waits for the container's end; its exit code.
-    async fn kill_server(&mut self) -> i32 {
-        kill(self.child(), Signal::SIGKILL).unwrap();
-        self.process().end(Duration::from_secs(10)).await.unwrap()
-    }
-}
-
-const NOBODY: Said<'static> = Said { options: &[], wrapper: &[], env: &[], config: None };
-
-fn spec() -> WorldSpec {
-    WorldSpec { redis: 0, sentinels: 0, from_scratch: true, ..WorldSpec::default() }
-}
-
-struct Group {
-    redis: Vec<Container>,
-    sentinels: Vec<Container>,
-}
-
-/// So many containers, started all at once; the name of the service is all that they have in common.
-async fn group(world: &mut World, redis: usize, env: &[(&str, &str)]) -> Group {
-    let expect = redis.to_string();
-    let mut all = Vec::new();
-    for index in 0..redis {
-        let options = &["--expect", &expect][..];
-        let said = Said { options, env, ..NOBODY };
-        all.push(Container::new(world, &format!("redis-{index}"), said));
-    }
-    let mut sentinels = Vec::new();
-    for index in 0..3 {
-        let said = Said { env, ..NOBODY };
-        sentinels.push(Container::new(world, &format!("sentinel-{index}"), said));
-    }
-    for container in all.iter_mut().chain(&mut sentinels) {
-        container.restart(world);
-    }
-    for container in all.iter().chain(&sentinels) {
-        container.until_answers().await;
-    }
-    Group { redis: all, sentinels }
-}
-
-impl Group {
-    fn at(&mut self, address: &str) -> &mut Container {
-        self.redis.iter_mut().find(|c| c.address.to_string() == address).expect("an address")
-    }
-
-    fn index(&self, address: &str) -> usize {
-        let at = |c: &Container| c.address.to_string() == address;
-        self.redis.iter().position(at).expect("an address")
-    }
-
-    /// Every Sentinel lists every replica: from now on a failover has somebody to choose.
-    async fn until_known(&self) {
-        for sentinel in &self.sentinels {
-            let what = format!("{} knows all replicas", sentinel.name);
-            until(&what, Duration::from_secs(40), || async {
-                let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
-                let fields = fields(&answer).map_err(LabError)?;
-                let counts = [fields.get("num-slaves"), fields.get("num-other-sentinels")];
-                let counts = counts.map(|count| count.and_then(|c| c.parse::<usize>().ok()));
-                let wanted = [Some(self.redis.len() - 1), Some(2)];
-                if counts == wanted { Ok(()) } else { Err(LabError(format!("{counts:?}"))) }
-            })
-            .await
-            .unwrap();
-        }
-    }
-}
+use crate::containers::{Container, NOBODY, Said, group, group_with, spec};
+use crate::support::{record, run, text, until_in_sync, until_named, until_writer, world};
 
 #[tokio::test]
 async fn blank_containers_become_a_group_and_a_killed_primary_comes_back_as_a_replica() {
@@ -245,6 +58,20 @@ async fn blank_containers_become_a_group_and_a_killed_primary_comes_back_as_a_re
     assert_eq!(until_writer(&world, "redis", 5, None).await, new);
     let master = group.redis[old].info("master_host").await.unwrap();
     assert_eq!(master, group.at(&new).address.host());
+}
+
+/// Replicas of nobody refuse PING then, and are well.
+#[tokio::test]
+async fn instances_that_serve_nothing_stale_become_a_group_too() {
+    let mut world = world(spec()).await;
+    let config = world.dir().join("image.conf");
+    std::fs::write(&config, "replica-serve-stale-data no\n").unwrap();
+    let group = group_with(&mut world, 2, &[], Some(&config)).await;
+    let writer = until_writer(&world, "redis", 30, None).await;
+    until_in_sync(&world, "redis", 1).await;
+    let replica = group.redis.iter().find(|c| c.address.to_string() != writer).unwrap();
+    let setting = replica.ask(&["CONFIG", "GET", "replica-serve-stale-data"]).await.unwrap();
+    assert_eq!(fields(&setting).unwrap()["replica-serve-stale-data"], "no");
 }
 
 /// It was the primary, its volume is gone, and it is back before anybody has noticed.

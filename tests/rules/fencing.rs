@@ -3,7 +3,9 @@
 use consul_redis::core::action::Action;
 use consul_redis::core::fence::{Fence, StrayKind};
 use consul_redis::core::memory::{Condition, Life, Origin};
-use consul_redis::core::observed::{FailoverPhase, InstanceAnswer, ReplId, Role, SentinelReplica};
+use consul_redis::core::observed::{
+    Continued, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelReplica,
+};
 use consul_redis::core::policy::{
     EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
 };
@@ -11,7 +13,7 @@ use consul_redis::core::record::Level;
 use consul_redis::core::safety;
 use consul_redis::core::time::Mono;
 
-use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b};
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica};
 
 fn fences(scene: &Scene) -> Vec<Fence> {
     let decision = scene.decision();
@@ -136,6 +138,30 @@ fn a_blank_instance_that_one_sentinel_was_pointed_at_by_mistake_is_left_alone() 
     assert_eq!(fences(&scene)[0].kind, StrayKind::Blank);
 }
 
+/// It was begun anew when the instance was started, and its note says what it goes on from.
+#[test]
+fn a_history_that_goes_on_from_the_group_s_is_the_group_s() {
+    let role = Role::Replica { of: at("192.0.2.1:6379"), link_up: false };
+    let began = InstanceAnswer { role, replid: ReplId("c".to_owned()), ..replica(1, A) };
+    let mut scene = Scene::healthy(3).instance(C, began);
+    scene.observed.registered.insert(at(C));
+    let scene = scene.lasting(0);
+    let stray = Condition::Stray(at(C));
+    let fenced = |scene: &Scene| {
+        let mut scene = scene.clone();
+        scene.memory.since.insert(stray.clone(), Mono(0));
+        scene.decision().actions.iter().any(|action| matches!(action, Action::Fence(_)))
+    };
+    assert!(!fenced(&scene));
+    for (of, ours) in [("1", true), ("9", false)] {
+        let mut scene = scene.clone();
+        let store = scene.observed.store.as_mut().expect("a record");
+        let of = Continued { of: ReplId(of.to_owned()), led: false };
+        store.continued.insert(ReplId("c".to_owned()), of);
+        assert_eq!(fenced(&scene), ours);
+    }
+}
+
 #[test]
 fn data_of_an_unrelated_history_is_never_wiped() {
     let scene = stray(60_000, Origin::Started).instance(C, primary(9, Some(8), &[]));
@@ -250,7 +276,7 @@ fn what_has_changed_by_the_last_moment_is_looked_at_anew() {
     let mut loading = now.clone();
     loading.not_ready = Some("LOADING".to_owned());
     let promoted_again = primary(4, Some(3), &[]);
-    for changed in [restarted, loading, promoted_again, crate::scene::replica(1, A)] {
+    for changed in [restarted, loading, promoted_again, replica(1, A)] {
         assert!(!fence.still_holds(&changed), "{changed:?}");
     }
     let mut blank = primary(9, None, &[]);
@@ -264,7 +290,7 @@ fn what_has_changed_by_the_last_moment_is_looked_at_anew() {
 #[test]
 fn a_registered_replica_of_something_dead_is_pointed_at_the_writer() {
     let d = "10.0.0.4:6379";
-    let mut lost = crate::scene::replica(1, "10.0.0.9:6379");
+    let mut lost = replica(1, "10.0.0.9:6379");
     lost.role = Role::Replica { of: at("10.0.0.9:6379"), link_up: false };
     let mut scene = Scene::healthy(3).instance(d, lost.clone());
     scene.memory.since.insert(Condition::Stray(at(d)), Mono(NOW - STRAY_UNSEEN_MS));

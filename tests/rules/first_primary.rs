@@ -159,3 +159,42 @@ fn a_priority_of_0_never_leads() {
     let scene = unknown(&[(A, never), (B, replica(1, "10.0.0.9:6379"))]);
     assert_eq!(scene.write().record.unwrap().claim, Some(at(B)));
 }
+
+/// It has replicas already, which hold as much.
+#[test]
+fn one_that_is_a_primary_goes_before_its_replicas() {
+    let scene = unknown(&[(A, replica(1, B)), (B, primary(1, None, &[A, C])), (C, replica(1, B))]);
+    assert_eq!(scene.published_now(), (B.to_owned(), Level::Promotion));
+}
+
+/// With `replica-serve-stale-data no` a replica of nobody refuses PING.
+#[test]
+fn one_that_serves_nothing_stale_can_be_the_first_primary() {
+    let mut refuses = replica(1, "10.0.0.9:6379");
+    refuses.not_ready = Some("MASTERDOWN Link with MASTER is down".to_owned());
+    let mut scene = unknown(&[(A, refuses)]);
+    assert_eq!(scene.write().purpose, Purpose::Claim);
+    scene.show(&scene.write().record.unwrap());
+    assert_eq!(promoted(&scene), [A]);
+}
+
+/// Else one Sentinel alone could call it down until the others are counted.
+#[test]
+fn the_first_quorum_counts_all_sentinels_that_answer() {
+    let mut scene = unknown(&[(A, blank(1))]);
+    scene.policy.sentinels_configured = 0;
+    let record = scene.write().record.unwrap();
+    scene.show(&record);
+    scene.memory.generation = Some((1, Mono(NOW - 500)));
+    scene.memory.generation_max = 1;
+    let quorums: Vec<u64> = scene
+        .decision()
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Tell(tell) => Some(tell.settings.quorum),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(quorums, [2, 2, 2]);
+}

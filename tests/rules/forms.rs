@@ -2,7 +2,7 @@
 //!
 //! A form that a release has written gets a file of its own in tests/fixtures/forms; none is ever changed.
 
-use consul_redis::core::observed::{Key, StoreAnswer, StoredState};
+use consul_redis::core::observed::{Key, ReplId, StoreAnswer, StoredState};
 use consul_redis::core::projection::Layout;
 use consul_redis::core::record::{RECORD_VERSION, decode, encode};
 use consul_redis::core::status::{ProblemCode, assess};
@@ -52,10 +52,17 @@ fn holds(new: &Value, old: &Value) -> bool {
 #[test]
 fn every_form_is_read_and_written_again_whole() {
     let forms = forms();
-    assert!(forms.len() >= 7, "{}", forms.len());
+    assert!(forms.len() >= 8, "{}", forms.len());
     for (name, form) in &forms {
         let store = stored(&layout(), form);
         let record = store.record().unwrap_or_else(|| panic!("{name}: {:?}", store.state));
+        let began = form.as_object().expect("keys").iter().filter_map(|(name, of)| {
+            Some((ReplId(name.strip_prefix("histories/")?.to_owned()), of))
+        });
+        for (history, of) in began {
+            let read = serde_json::to_value(&store.continued[&history]).expect("JSON");
+            assert!(holds(&read, of), "{name}: {read}");
+        }
         let again: Value = serde_json::from_str(&encode(record)).expect("JSON");
         // Lines of descent that an older form did not keep may come in, and so may times as they are written now.
         let (mut again, mut state) = (again, form["state"].clone());

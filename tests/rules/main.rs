@@ -8,6 +8,7 @@ mod fencing;
 mod first_primary;
 mod forms;
 mod ghosts;
+mod moved;
 mod properties;
 mod reinstating;
 mod roster;

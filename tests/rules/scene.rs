@@ -317,6 +317,7 @@ fn empty_store() -> StoreAnswer {
         history: Vec::new(),
         plain: BTreeMap::new(),
         agents: BTreeSet::new(),
+        continued: BTreeMap::new(),
         config: Ok(consul_redis::core::policy::WantedSettings::default()),
         config_index: 0,
         maintenance: Ok(BTreeMap::new()),

@@ -4,6 +4,7 @@ use consul_redis::core::action::Action;
 use consul_redis::core::observed::{DownOpinion, FailoverPhase, SentinelSettings};
 use consul_redis::core::policy::{DISAGREES_AFTER_MS, WantedQuorum, WantedSettings};
 use consul_redis::core::sentinels::{Tell, TellWhat};
+use consul_redis::core::time::Mono;
 
 use crate::scene::{A, B, Scene, at, promoted_b, sentinel_at};
 
@@ -70,9 +71,10 @@ fn nobody_is_told_what_is_not_certain() {
 #[test]
 fn it_is_told_again_after_a_while_and_can_be_left_alone() {
     let mut scene = ignorant(Scene::healthy(3));
-    scene.memory.told.insert(sentinel_at(2), consul_redis::core::time::Mono(scene.now - 4_999));
+    let before = (sentinel_at(2), TellWhat::Monitor);
+    scene.memory.told.insert(before.clone(), Mono(scene.now - 4_999));
     assert!(told(&scene).is_empty());
-    scene.memory.told.insert(sentinel_at(2), consul_redis::core::time::Mono(scene.now - 5_000));
+    scene.memory.told.insert(before.clone(), Mono(scene.now - 5_000));
     assert_eq!(told(&scene).len(), 1);
     scene.policy.tell_sentinels = false;
     assert!(told(&scene).is_empty());

@@ -622,6 +622,29 @@ impl Cluster {
         sentinel.events += 1;
     }
 
+    /// `SENTINEL REMOVE`
+    pub fn remove(&mut self, index: usize) {
+        let sentinel = &mut self.sentinels[index];
+        sentinel.knows = false;
+        sentinel.failover = None;
+        sentinel.objective = false;
+        sentinel.peers.clear();
+        sentinel.events += 1;
+    }
+
+    /// An instance is made anew at another address, with its data, as a replica of nobody.
+    pub fn move_instance(&mut self, index: usize, to: Address) {
+        let instance = &mut self.instances[index];
+        instance.address = to;
+        (instance.up, instance.frozen) = (true, false);
+        (instance.follows, instance.link_up) = (Some(nowhere()), false);
+        (instance.stray_since, instance.copying) = (None, None);
+        instance.started_empty = instance.offset == 0;
+        instance.run += 1;
+        instance.kicks += 1;
+        instance.started = self.now;
+    }
+
     /// An instance starts again: with its data set, as what its config says it was.
     pub fn start_instance(&mut self, index: usize, empty: bool) {
         let replid = self.new_replid();

@@ -16,6 +16,8 @@ pub enum Operation {
     FreezeInstance(usize),
     ThawInstance(usize),
     KillPrimary,
+    /// Every instance is stopped, and made anew at another address with the data that it had.
+    MoveAll,
     /// Its process is replaced by one without its data, before anybody calls it down.
     EmptyPrimary,
     KillSentinel(usize),

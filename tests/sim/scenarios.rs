@@ -341,3 +341,41 @@ fn an_empty_primary_that_stays_alone_leads_after_the_wait() {
     run_until(&mut world, 20_000, |world| published(world).unwrap().writer.is_some());
     assert_eq!(published(&world).unwrap().writer.unwrap().address, old);
 }
+
+/// Sentinels that know only dead ones elect nobody, for ever: the agents find the one with the most data, and tell them.
+#[test]
+fn a_group_that_has_moved_is_led_by_the_one_with_the_most_data() {
+    for seed in 0..SEEDS {
+        let mut world = settled(seed, 3);
+        for index in 0..(seed % 3) as usize {
+            world.schedule(world.now + 10, Operation::KillInstance(index));
+        }
+        world.run(world.now + 3_000);
+        let before = published(&world).unwrap();
+        let at = |index: &usize| {
+            before.writer_address() == Some(&world.cluster.instances[*index].address)
+        };
+        let primary = (0..3).find(at).expect("a writer");
+        world.schedule(world.now + 10, Operation::MoveAll);
+        if seed % 4 == 1 {
+            world.schedule(world.now + 5_000, Operation::KillAgent(0));
+        }
+        world.run(world.now + 45_000);
+        let after = published(&world).unwrap();
+        let expected = crate::cluster::address(11, primary);
+        let log = world.log.join("\n");
+        assert_eq!(after.writer_address(), Some(&expected), "seed {seed}\n{log}");
+        assert!(
+            after.generation > before.generation && world.removals >= 3,
+            "{}",
+            world.log.join("\n")
+        );
+        assert_eq!(after.evidence.level, Level::Quorum, "{}", world.log.join("\n"));
+        // What comes after it is as before.
+        world.schedule(world.now, Operation::KillPrimary);
+        world.run(world.now + 20_000);
+        let last = published(&world).unwrap();
+        assert!(last.writer.is_some() && last.generation > after.generation, "seed {seed}");
+        finish(&mut world);
+    }
+}

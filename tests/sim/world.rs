@@ -19,11 +19,12 @@ use consul_redis::core::sentinels::{Tell, TellWhat};
 use consul_redis::core::switchover::prepare;
 use consul_redis::core::time::{Mono, Now};
 use consul_redis::core::view::View;
+use consul_redis::core::writer::is_of_lineage;
 use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::cluster::{Cluster, PRIORITY, SENTINEL_TICK_MS, Sentinel};
+use crate::cluster::{Cluster, Instance, PRIORITY, SENTINEL_TICK_MS, Sentinel};
 use crate::memory_consul::MemoryConsul;
 use crate::operation::Operation;
 
@@ -37,6 +38,8 @@ const FORGET_GAP_MS: u64 = 22_000;
 const REPLACE_GAP_MS: u64 = 1_000;
 /// A renewed hold may come this much late, for the same reason.
 const HOLD_GAP_MS: u64 = 1_000;
+/// What is younger nobody can have been told yet. Whoever follows one that has just lost its data is sheltered afterwards.
+const UNSEEN_MS: u64 = 150;
 /// Deadline of a question to a Sentinel or an instance, in ms.
 const ASK_TIMEOUT_MS: u64 = 500;
 /// Deadline of a call to Consul, in ms.
@@ -128,6 +131,10 @@ pub struct World {
     pub fences: usize,
     /// Sentinels told.
     pub tells: usize,
+    /// Sentinels that were told to let go of those who are gone.
+    pub removals: usize,
+    /// Writers published in a group that has moved.
+    pub successors: usize,
     /// Sentinels made to forget.
     pub forgets: usize,
     /// Instances kept from copying a primary without data.
@@ -139,6 +146,8 @@ pub struct World {
     pub layout: Layout,
     /// In a world that began without a primary: the one that must become the first.
     most_data: Option<Address>,
+    /// How often everything has moved.
+    moved: u8,
     agents: Vec<Agent>,
     /// Hosts that are cut from everything, and since when their agents have known it.
     isolated: BTreeMap<usize, u64>,
@@ -231,6 +240,8 @@ impl World {
             holds: 0,
             fences: 0,
             tells: 0,
+            removals: 0,
+            successors: 0,
             forgets: 0,
             shelters: 0,
             replacements: 0,
@@ -240,6 +251,7 @@ impl World {
             layout,
             agents: machines,
             most_data: None,
+            moved: 0,
             isolated: BTreeMap::new(),
             primary_since: BTreeMap::new(),
             events: BinaryHeap::new(),
@@ -426,25 +438,7 @@ impl World {
                 self.replace(agent, sentinel, &replace, until);
             }
             Event::Fence(agent, instance, fence) => self.fence(agent, instance, &fence),
-            Event::Tell(agent, sentinel, tell) => {
-                let reached = !self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
-                let Sentinel { up, knows, .. } = self.cluster.sentinels[sentinel];
-                let heeds = match tell.what {
-                    TellWhat::Monitor => up && !knows,
-                    TellWhat::Repoint => up,
-                    TellWhat::Settings => {
-                        if reached && up && knows {
-                            self.cluster.sentinels[sentinel].quorum = tell.settings.quorum;
-                        }
-                        false
-                    }
-                };
-                if reached && heeds {
-                    self.cluster.sentinels[sentinel].quorum = tell.settings.quorum;
-                    self.tells += 1;
-                    self.cluster.remonitor(sentinel, &tell.primary);
-                }
-            }
+            Event::Tell(agent, sentinel, tell) => self.tell(agent, sentinel, &tell),
             Event::Forget(agent, sentinel, forget, until) => {
                 self.forget(agent, sentinel, &forget, until);
             }
@@ -455,6 +449,34 @@ impl World {
             }
             Event::Read(agent, kind) => self.read(agent, kind),
         }
+    }
+
+    fn tell(&mut self, agent: usize, sentinel: usize, tell: &Tell) {
+        if self.agents[agent].cut.contains(&Peer::Sentinel(sentinel)) {
+            return;
+        }
+        let Sentinel { up, knows, .. } = self.cluster.sentinels[sentinel];
+        match tell.what {
+            TellWhat::Monitor if up && !knows => {}
+            TellWhat::Repoint if up => {}
+            TellWhat::Settings if up && knows => {
+                self.cluster.sentinels[sentinel].quorum = tell.settings.quorum;
+                return;
+            }
+            TellWhat::Remove(_) => {
+                let now = self.cluster.ask(sentinel, self.now);
+                if now.is_some_and(|now| tell.still_holds(&now)) {
+                    self.removals += 1;
+                    self.cluster.remove(sentinel);
+                }
+                return;
+            }
+            _ => return,
+        }
+        self.cluster.sentinels[sentinel].quorum = tell.settings.quorum;
+        self.tells += 1;
+        self.cluster.remonitor(sentinel, &tell.primary);
+        self.note_truth();
     }
 
     /// Events and closed connections reach the agents as hints.
@@ -709,8 +731,9 @@ impl World {
         if self.cluster.chosen().contains(instance) {
             self.break_with(format!("{instance} was fenced while a Sentinel promotes it"));
         }
+        let empty = |leads: &Instance| leads.offset == 0 && self.now - leads.started > UNSEEN_MS;
         let leads = self.cluster.instance(&fence.follow);
-        if has_data && leads.is_some_and(|leads| leads.offset == 0) {
+        if has_data && leads.is_some_and(empty) {
             self.break_with(format!("{instance} has data and was made to follow an empty one"));
         }
     }
@@ -871,11 +894,34 @@ impl World {
             let what = format!("{writer} is the first primary, {:?} has more", self.most_data);
             return self.break_with(what);
         }
-        if !named && !first {
+        // Where everything has moved, no Sentinel knows anybody who is left.
+        let by_itself =
+            record.evidence.level == Level::Promotion && record.evidence.sentinel.is_none();
+        let moved = self.moved > 0 && by_itself;
+        if let Some(holder) = self.holder_passed_over(agent, record, writer).filter(|_| moved) {
+            let what = format!("agent-{agent} publishes {writer} without data, {holder} has some");
+            return self.break_with(what);
+        }
+        self.successors += usize::from(moved);
+        if !named && !first && !moved {
             let what =
                 format!("agent-{agent} publishes {writer}, which the Sentinels did not name");
             self.break_with(what);
         }
+    }
+
+    /// A blank one is about to lead: somebody whom the agent reaches, and who has been there for a while, holds the group's data.
+    fn holder_passed_over(&self, agent: usize, next: &Record, writer: &Address) -> Option<Address> {
+        self.cluster.instance(writer).filter(|leads| leads.offset == 0)?;
+        let ours = |i: &Instance| {
+            self.cluster.probe(&i.address).is_some_and(|a| is_of_lineage(Some(next), &a))
+        };
+        let holds = |(index, i): &(usize, &Instance)| {
+            let reached = !self.agents[agent].cut.contains(&Peer::Instance(*index));
+            reached && i.answers() && i.offset > 0 && self.now - i.started > 3_000 && ours(i)
+        };
+        let mut all = self.cluster.instances.iter().enumerate();
+        all.find(holds).map(|(_, holder)| holder.address.clone())
     }
 
     /// In truth, not in anybody's view: a majority named it, or an elected leader had chosen it.
@@ -990,6 +1036,7 @@ impl World {
             | Operation::ThawInstance(_)
             | Operation::KillPrimary
             | Operation::EmptyPrimary
+            | Operation::MoveAll
             | Operation::ReplicaOfNoOne(_) => self.operate_on_instances(operation),
             Operation::CutSentinels(a, b) => {
                 self.cluster.cut_sentinels.insert((a.min(b), a.max(b)));
@@ -1095,6 +1142,7 @@ impl World {
                     self.cluster.instances[index].up = false;
                 }
             }
+            Operation::MoveAll => self.move_all(),
             Operation::EmptyPrimary => {
                 let primary = self.cluster.majority();
                 if let Some(index) = primary.and_then(|primary| self.index_of(&primary)) {
@@ -1107,6 +1155,27 @@ impl World {
                 self.cluster.promote(&address);
             }
             other => panic!("{other:?} is not about instances"),
+        }
+    }
+
+    /// Containers that are made anew have other addresses, and agents that know them.
+    fn move_all(&mut self) {
+        self.moved += 1;
+        let count = self.cluster.instances.len();
+        let to: Vec<Address> =
+            (0..count).map(|index| crate::cluster::address(10 + self.moved, index)).collect();
+        for (index, to) in to.iter().enumerate() {
+            self.cluster.move_instance(index, to.clone());
+        }
+        for agent in 0..self.agents.len() {
+            if let Some(to) = to.get(agent) {
+                self.policies[agent].local = BTreeSet::from([to.clone()]);
+            }
+            self.operate(Operation::KillAgent(agent));
+            self.start_agent(agent);
+            let delay = 2_000 + 10 * self.delay();
+            let registered = Box::new(Input::Registered(to.iter().cloned().collect()));
+            self.push(self.now + delay, Event::Deliver(agent, registered));
         }
     }
 
