@@ -190,7 +190,7 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     let kind = match answer.role {
         // Without a key too: a client may write to it before the command arrives, and it is the same one still.
         Role::Primary { .. } if restarted_empty(view, address, answer) => StrayKind::Emptied,
-        _ if answer.keys > 0 && !share_history(answer, writer) && !view.is_ours(answer) => {
+        _ if answer.keys > 0 && !share_history(answer, writer) && view.age(answer).is_none() => {
             return Err(WhyLeft::Unrelated { keys: answer.keys });
         }
         Role::Replica { .. } => StrayKind::Lost,

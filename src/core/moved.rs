@@ -7,16 +7,14 @@
 //! names it any more, to monitor this one: one that is told earlier would be told back by the others, whose epoch is
 //! higher.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use super::address::Address;
 use super::bootstrap::{Bootstrap, Candidate, NoFirst, claimed, leader, loading};
 use super::memory::Condition;
-use super::observed::{DownOpinion, InstanceAnswer, ReplId, Role, SentinelGroup, SentinelId};
+use super::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use super::policy::REINSTATED_AFTER_MS;
 use super::view::View;
-use super::writer::histories;
 
 /// Why nobody takes the place of those who are gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +99,7 @@ pub fn successor<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NotMoved> {
     if !view.policy.bootstrap || !view.policy.tell_sentinels {
         return Err(NotMoved::SwitchedOff);
     }
-    let (answered, known) = (heard(view), view.tally.known);
+    let (answered, known) = (view.heard(), view.tally.known);
     if answered < view.tally.majority() {
         return Err(NotMoved::Sentinels { answered, of: known });
     }
@@ -120,7 +118,7 @@ pub fn successor<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NotMoved> {
     // Where those who are back hold less than the last writer's history, the others are waited for, however long; when
     // even their rows are gone, nobody is left to wait for.
     let hopeless = places == 0;
-    let waited = condition(view).is_some_and(|c| view.memory.lasted(&c, wait_ms, view.now));
+    let waited = view.memory.lasted(&same(view, &back), wait_ms, view.now);
     if !waited || (data == Data::Older && !all && !hopeless) {
         let of = view.policy.expect.unwrap_or(places).max(back.len());
         return Err(NotMoved::Waiting { answered: back.len(), of });
@@ -151,13 +149,17 @@ pub fn successor<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NotMoved> {
 /// is known to hold.
 pub fn condition(view: &View<'_>) -> Option<Condition> {
     let back = back(view);
+    (!back.is_empty()).then(|| same(view, &back))
+}
+
+fn same(view: &View<'_>, back: &[Candidate<'_>]) -> Condition {
     let known = |(address, answer): &Candidate<'_>| Back {
         address: (*address).clone(),
         run_id: answer.run_id.clone(),
         is_ready: answer.shows_its_data(),
-        age: age(view, answer),
+        age: view.age(answer),
     };
-    (!back.is_empty()).then(|| Condition::Moved(back.iter().map(known).collect()))
+    Condition::Moved(back.iter().map(known).collect())
 }
 
 /// One that is back, and what is known of it.
@@ -190,7 +192,7 @@ pub fn knows_nobody(view: &View<'_>, group: &SentinelGroup) -> bool {
 fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     let withdrawn = view.record.is_some_and(|r| r.writer.is_none() && r.last_writer.is_some());
     let alone = |group: &SentinelGroup| knows_nobody(view, group);
-    if !withdrawn || any_tilt(view) || heard(view) == 0 || !view.groups().all(alone) {
+    if !withdrawn || view.any_tilt() || view.heard() == 0 || !view.groups().all(alone) {
         return Vec::new();
     }
     let ours = |address: &Address| {
@@ -233,11 +235,11 @@ fn able<'a>(view: &View<'a>, back: &[Candidate<'a>]) -> Result<Able<'a>, NotMove
     let Some((address, answer)) = back.iter().find(with_data) else {
         return Ok(Able { candidates: back.to_vec(), data: Data::Older });
     };
-    let ages = back.iter().filter(with_data).filter_map(|(_, answer)| age(view, answer));
+    let ages = back.iter().filter(with_data).filter_map(|(_, answer)| view.age(answer));
     let youngest =
         ages.min().ok_or_else(|| NotMoved::Unrelated((*address).clone(), answer.keys))?;
     let of_it = if youngest == 0 { Data::Last } else { Data::Older };
-    let last = |(_, answer): &&Candidate<'a>| age(view, answer) == Some(youngest);
+    let last = |(_, answer): &&Candidate<'a>| view.age(answer) == Some(youngest);
     let last: Vec<Candidate<'a>> = back.iter().filter(with_data).filter(last).copied().collect();
     let began_anew = |(_, answer): &&Candidate<'a>| view.continued(answer).is_some();
     if !last.iter().any(|candidate| began_anew(&candidate)) {
@@ -254,22 +256,4 @@ fn able<'a>(view: &View<'a>, back: &[Candidate<'a>]) -> Result<Able<'a>, NotMove
     let candidates = if known.is_empty() { lowest.into_iter().copied().collect() } else { known };
     let data = if youngest == 0 { Data::Unsure } else { Data::Older };
     Ok(Able { candidates, data })
-}
-
-/// How many writers of the group came after the one whose data it holds; `None` when it was none of theirs.
-fn age(view: &View<'_>, answer: &InstanceAnswer) -> Option<usize> {
-    let lineage = view.record.map(|record| record.lineage.as_slice()).unwrap_or_default();
-    let place = |id: &ReplId| lineage.iter().position(|known| known == id);
-    let own = histories(answer).filter_map(place).min();
-    own.or_else(|| place(&view.continued(answer)?.of))
-}
-
-/// Some Sentinel does not trust its clock, and what it calls down may be up.
-pub(super) fn any_tilt(view: &View<'_>) -> bool {
-    view.sentinels().any(|(_, answer)| answer.tilt)
-}
-
-/// How many Sentinels answer, whether they know the group or not.
-pub(super) fn heard(view: &View<'_>) -> usize {
-    view.sentinels().map(|(_, answer)| &answer.id).collect::<BTreeSet<&SentinelId>>().len()
 }

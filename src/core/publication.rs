@@ -510,11 +510,11 @@ impl<'a> Judge<'_, 'a> {
     /// login that does not fit: then nobody answers us; or only we do not reach it: then its replicas have their link.
     fn out_of_reach(&self) -> Option<(Address, usize)> {
         let writer = self.writer().filter(|writer| self.instance(writer).is_none())?;
-        let heard = moved::heard(self.0);
+        let heard = self.heard();
         let lost = |group: &SentinelGroup| {
             &group.primary == writer && group.down > DownOpinion::Up && group.failover.is_none()
         };
-        let all = !moved::any_tilt(self.0) && self.groups().all(lost);
+        let all = !self.any_tilt() && self.groups().all(lost);
         let confirmed = self.groups().count() >= self.tally.majority();
         let answers = || self.observed.instances.values().filter_map(|r| r.since(self.recent));
         let alone = answers().next().is_some() && !answers().any(moved::follows_somebody);

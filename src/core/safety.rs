@@ -39,15 +39,14 @@ fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
             || says_primary(view, &group.monitored)
             || group.replicas.iter().any(|replica| !replica.s_down || answers(&replica.address))
     };
-    let keys = |address: &Address| view.instance(address).map_or(0, |answer| answer.keys);
     let agreed = view.record.and_then(|record| record.claim.as_ref()) == Some(instance);
     if agreed && view.writer().is_none() && !view.groups().any(up) {
         // The first primary has nobody's place to take.
         let past = view.record.is_some_and(|record| record.last_writer.is_some());
         let others = || view.observed.instances.keys().filter(|other| *other != instance);
         let all = || others().filter(|_| past);
-        let more = all().find(|other| keys(other) > 0).filter(|_| keys(instance) == 0);
-        let rival = all().find(|other| says_primary(view, other) && keys(other) > 0);
+        let more = all().find(|other| keys(view, other) > 0).filter(|_| keys(view, instance) == 0);
+        let rival = all().find(|other| says_primary(view, other) && keys(view, other) > 0);
         return more
             .map(|more| format!("{instance} has no data, and {more} has some"))
             .or_else(|| rival.map(|rival| format!("{rival} says that it is the primary")));
@@ -142,8 +141,7 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
     if !says_primary(view, follow) {
         return Some(format!("{follow} has not said that it is the primary"));
     }
-    let keys = |address: &Address| view.instance(address).map_or(0, |answer| answer.keys);
-    if fence.kind != StrayKind::Emptied && keys(instance) > 0 && keys(follow) == 0 {
+    if fence.kind != StrayKind::Emptied && keys(view, instance) > 0 && keys(view, follow) == 0 {
         return Some(format!("{instance} has data and {follow} has none"));
     }
     let tally = &view.tally;
@@ -194,6 +192,11 @@ fn veto_forget(view: &View<'_>, forget: &Forget) -> Option<String> {
     }
     let calm = |group: &SentinelGroup| group.failover.is_none() && group.down == DownOpinion::Up;
     (!view.groups().all(calm)).then(|| "something is going on among the Sentinels".to_owned())
+}
+
+/// How many keys the instance holds, by its last recent answer.
+fn keys(view: &View<'_>, address: &Address) -> u64 {
+    view.instance(address).map_or(0, |answer| answer.keys)
 }
 
 /// The instance's last answer is recent and says primary.

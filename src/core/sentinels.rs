@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::address::Address;
 use super::memory::Condition;
-use super::moved::{heard, knows_nobody};
+use super::moved::knows_nobody;
 use super::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelSettings};
 use super::policy::{
     DISAGREES_AFTER_MS, SET_AGAIN_MS, TELL_AGAIN_MS, WantedQuorum, WantedSettings,
@@ -82,7 +82,7 @@ pub fn tells(view: &View<'_>) -> Vec<Tell> {
     }
     let contradicted = view.tally.votes.keys().any(|named| named != primary);
     // A few that still know somebody cannot elect him, once most have let go.
-    let blank = heard(view).saturating_sub(view.tally.heard);
+    let blank = view.heard().saturating_sub(view.tally.heard);
     let lets_go = |group: &SentinelGroup| {
         knows_nobody(view, group)
             || (blank >= view.tally.majority() && group.down > DownOpinion::Up)
@@ -161,7 +161,7 @@ fn apply(wanted: &WantedSettings, has: SentinelSettings, view: &View<'_>) -> Sen
 fn majority(view: &View<'_>) -> u64 {
     // Before the first is told, all that answer are about to be.
     let first = view.groups().next().is_none();
-    let all = if first { view.tally.known.max(heard(view)) } else { view.tally.known };
+    let all = if first { view.tally.known.max(view.heard()) } else { view.tally.known };
     u64::try_from(all / 2 + 1).unwrap_or(DEFAULT_SETTINGS.quorum)
 }
 

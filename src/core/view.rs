@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use super::address::Address;
 use super::election::{Tally, TallyBounds};
 use super::memory::Memory;
-use super::observed::{Continued, InstanceAnswer, Observed, SentinelAnswer, SentinelGroup};
+use super::observed::{
+    Continued, InstanceAnswer, Observed, ReplId, SentinelAnswer, SentinelGroup, SentinelId,
+};
 use super::policy::{ANSWER_AGE_MAX_MS, Policy};
 use super::record::{PublishedRole, Record};
 use super::time::{Mono, Now};
@@ -112,11 +114,23 @@ impl<'a> View<'a> {
         histories(answer).find_map(|id| store.continued.get(id)).filter(|_| !known)
     }
 
-    /// It holds, or goes on from, data that a writer of this group has written.
-    pub fn is_ours(&self, answer: &InstanceAnswer) -> bool {
-        let of_lineage =
-            |of: &Continued| self.record.is_some_and(|record| record.lineage.contains(&of.of));
-        is_of_lineage(self.record, answer) || self.continued(answer).is_some_and(of_lineage)
+    /// How many writers of the group came after the one whose data an instance holds; `None` when it is not known to hold
+    /// any of theirs.
+    pub fn age(&self, answer: &InstanceAnswer) -> Option<usize> {
+        let lineage = self.record.map(|record| record.lineage.as_slice()).unwrap_or_default();
+        let place = |id: &ReplId| lineage.iter().position(|known| known == id);
+        let own = histories(answer).filter_map(place).min();
+        own.or_else(|| place(&self.continued(answer)?.of))
+    }
+
+    /// How many Sentinels answer, whether they know the group or not.
+    pub fn heard(&self) -> usize {
+        self.sentinels().map(|(_, answer)| &answer.id).collect::<BTreeSet<&SentinelId>>().len()
+    }
+
+    /// Some Sentinel does not trust its clock, and what it calls down may be up.
+    pub fn any_tilt(&self) -> bool {
+        self.sentinels().any(|(_, answer)| answer.tilt)
     }
 
     /// What each Sentinel said recently, by the address it is reached at.
