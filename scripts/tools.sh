@@ -20,7 +20,7 @@ root=$tools/root
 # Of Debian, from the mirror that apt is already configured with.
 CONSUL_RELEASE=bullseye
 VALKEY_RELEASE=bookworm-backports
-# What is built when it is not on PATH.
+# What comes from PyPI, or is built, when it is not on PATH.
 NEXTEST_VERSION=0.9
 DENY_VERSION=0.20
 CYCLONEDX_VERSION=0.5
@@ -112,6 +112,17 @@ get_crate() {
     has "$1" && return
     say "building $1 $2 into .tools (some minutes, once)"
     cargo install --quiet --locked --root "$tools" --version "^$2" "$1"
+}
+
+# get_cargo_tool NAME VERSION: the program as PyPI has it for this machine; built where it has none.
+get_cargo_tool() {
+    has "$1" && return
+    find_python
+    if get_pypi "pypi-$1" "astral-dev-toolchain-$1~=$2.0" && [ -x "$tools/pypi-$1/bin/$1" ]; then
+        ln -sf "../pypi-$1/bin/$1" "$tools/bin/$1"
+    else
+        get_crate "$1" "$2"
+    fi
 }
 
 # It makes the networks of the tests in tests/netns. Ours keeps it outside usr.
@@ -283,18 +294,18 @@ tests)
     get_chromium
     get_systemd_analyze
     get_debian_root
-    get_crate cargo-nextest "$NEXTEST_VERSION"
-    get_crate cargo-deny "$DENY_VERSION"
+    get_cargo_tool cargo-nextest "$NEXTEST_VERSION"
+    get_cargo_tool cargo-deny "$DENY_VERSION"
     get_kubernetes_validate
     ;;
 valkey)
     get_consul
     get_valkey
     ;;
-deny) get_crate cargo-deny "$DENY_VERSION" ;;
+deny) get_cargo_tool cargo-deny "$DENY_VERSION" ;;
 dist)
     get_servers
-    get_crate cargo-nextest "$NEXTEST_VERSION"
+    get_cargo_tool cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-cyclonedx "$CYCLONEDX_VERSION"
     ;;
 *) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, page, tests, valkey, deny, dist" ;;

@@ -28,6 +28,11 @@ const WORLDS_MAX: u8 = 8;
 const LOG_LINES_SHOWN: usize = 60;
 /// Addresses for each world.
 const ADDRESSES_PER_WORLD: u8 = 30;
+/// How often Sentinels ask for INFO and say hello by themselves, in ms (`docs/facts/sentinel.md` 2.3).
+const INFO_PERIOD_MS: u64 = 10_000;
+const PUBLISH_PERIOD_MS: u64 = 2_000;
+/// The same while a world is waited for that has nothing to do but find itself.
+const HURRIED_PERIOD_MS: u64 = 300;
 
 /// A port that is free for TCP and UDP on all of these addresses.
 ///
@@ -357,11 +362,19 @@ impl World {
             .find(|server| server.address.to_string() == address)
     }
 
-    /// Waits until every Sentinel knows all others and all replicas of every group.
+    /// Waits until every Sentinel knows all others and all replicas of every group. Meanwhile they look more often than
+    /// they do by themselves, and are back at their own pace when this returns.
     ///
     /// # Errors
     /// When that takes too long.
     pub async fn settle(&self) -> Result<(), LabError> {
+        self.set_periods(HURRIED_PERIOD_MS, HURRIED_PERIOD_MS).await;
+        let settled = self.until_all_known().await;
+        self.set_periods(INFO_PERIOD_MS, PUBLISH_PERIOD_MS).await;
+        settled
+    }
+
+    async fn until_all_known(&self) -> Result<(), LabError> {
         for sentinel in &self.sentinels {
             for group in &self.groups {
                 let what = format!("{} knows all of {}", sentinel.name(), group.name);
@@ -371,12 +384,36 @@ impl World {
         Ok(())
     }
 
-    /// Waits until no Sentinel has anything on its mind: no failover, nobody down, every replica
-    /// reporting itself as one. Before that, a Sentinel may yet undo what another one does.
+    /// Waits until no Sentinel has anything on its mind: no failover, nothing down, every replica
+    /// reporting itself as one. Before that, a Sentinel may yet undo what another one does. Meanwhile they ask for INFO
+    /// more often than they do by themselves.
     ///
     /// # Errors
     /// When that takes too long.
     pub async fn calm(&self) -> Result<(), LabError> {
+        self.hurry().await;
+        let calm = self.until_all_calm().await;
+        self.set_periods(INFO_PERIOD_MS, PUBLISH_PERIOD_MS).await;
+        calm
+    }
+
+    /// Sentinels ask for INFO more often than they do by themselves, until [`Self::calm`] returns: a primary that says it is a
+    /// replica is called down two of these periods after `down-after-milliseconds`. Their hellos keep their pace: how soon
+    /// they turn an old primary into a replica depends on that.
+    pub async fn hurry(&self) {
+        self.set_periods(HURRIED_PERIOD_MS, PUBLISH_PERIOD_MS).await;
+    }
+
+    /// A Sentinel that is down, or older than 7.0 and without `SENTINEL DEBUG`, keeps its own pace.
+    async fn set_periods(&self, info_ms: u64, publish_ms: u64) {
+        let (info, publish) = (info_ms.to_string(), publish_ms.to_string());
+        let command = ["SENTINEL", "DEBUG", "info-period", &info, "publish-period", &publish];
+        for sentinel in &self.sentinels {
+            let _ = sentinel.ask(&command).await;
+        }
+    }
+
+    async fn until_all_calm(&self) -> Result<(), LabError> {
         for sentinel in &self.sentinels {
             for group in &self.groups {
                 let what = format!("{} is calm about {}", sentinel.name(), group.name);
