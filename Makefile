@@ -17,7 +17,7 @@ help:
 	@echo 'make test-compose   docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (8 minutes)'
 	@echo 'make test-versions  all scenarios on each version of Redis and Valkey, and the table of versions in README.md'
 	@echo 'make pictures  docs/img: the status page after a failover (1 minute after the build)'
-	@echo 'make docs    docs/config.md and the schema of the config file, from the definitions'
+	@echo 'make docs    docs/config.md, the schema of the config file and the figures of docs/guarantees.md, from the definitions'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
 	@echo 'make fmt     format the code'
 	@echo 'make race    the benchmark beside the peers (about 10 minutes): docs/race.md'

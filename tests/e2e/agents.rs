@@ -6,7 +6,9 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
+use crate::promises::PRESENCE;
 use crate::support::{
     agent, agents, logs, run, text, until_in_sync, until_record, until_writer, world,
 };
@@ -64,7 +66,9 @@ async fn agents_that_die_change_nothing_that_is_published() {
         agent.kill();
     }
     // Consul itself takes the keys away: at most twice the session's ten seconds later.
-    until_present(&world, 30, &[]).await;
+    let died = Instant::now();
+    until_present(&world, PRESENCE.patience_s(), &[]).await;
+    PRESENCE.kept(died.elapsed());
     let after = until_record(&world, "redis", 5, "still there", |_| true).await;
     assert_eq!(after, before);
     let status = run(&world, &["status"], &[]);

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
 
+use crate::hammer::Hammer;
 use crate::support::{
-    agent, agents, logs, program, record, run, text, until_in_sync, until_named, until_record,
-    until_writer, world,
+    agent, agents, logs, must_follow_a_failover, program, record, run, text, until_in_sync,
+    until_named, until_record, until_writer, world,
 };
 
 #[tokio::test]
@@ -38,13 +40,27 @@ async fn a_failover_while_consul_is_away_is_published_when_it_is_back() {
 #[tokio::test]
 async fn a_restart_of_consul_changes_nothing() {
     let mut world = world(WorldSpec::default()).await;
-    let _agents = agents(&world, 2, &[]);
-    until_writer(&world, "redis", 20, None).await;
+    let agents = agents(&world, 2, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
     let before = until_in_sync(&world, "redis", 2).await;
+    let hammer = Hammer::start(&world);
     world.consul.restart().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_all_say(&agents, " answers again").await;
     let after = record(&world, "redis").await.unwrap();
     assert_eq!((after.generation, after.writer), (before.generation, before.writer));
+    hammer.until_enough().await;
+    hammer.stop().await.never_another_than(&writer);
+    must_follow_a_failover(&mut world).await;
+}
+
+/// Waits until every agent has said this.
+async fn until_all_say(agents: &[Process], said: &str) {
+    until("all say so", Duration::from_secs(20), || async {
+        let all = agents.iter().all(|agent| agent.log().contains(said));
+        if all { Ok(()) } else { Err(logs(agents)) }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -201,7 +217,7 @@ async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error() {
 #[tokio::test]
 async fn without_sessions_the_agent_works_and_says_that_it_does_not_show() {
     let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
-    let world = world(spec).await;
+    let mut world = world(spec).await;
     let rules =
         policy("agent-policy.hcl").replace("session_prefix \"\" { policy = \"write\" }", "");
     let token = world.consul.token("no-sessions", &rules).await.unwrap();
@@ -213,6 +229,8 @@ async fn without_sessions_the_agent_works_and_says_that_it_does_not_show() {
     })
     .await
     .unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    must_follow_a_failover(&mut world).await;
 }
 
 #[tokio::test]

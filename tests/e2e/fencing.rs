@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::{
-    agents, logs, run, text, until_in_sync, until_left_alone, until_record, until_writer, world,
+    agents, logs, must_follow_a_failover, run, text, until_in_sync, until_left_alone, until_record,
+    until_writer, world,
 };
 
 /// Sentinel leaves a stray primary alone for 8 s at least (`docs/facts/sentinel.md` 4.1).
@@ -146,7 +147,7 @@ async fn a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed() {
 
 #[tokio::test]
 async fn left_to_sentinel_when_the_operator_wants_it_so() {
-    let world = world(WorldSpec::default()).await;
+    let mut world = world(WorldSpec::default()).await;
     let config = world.dir().join("config.toml");
     std::fs::write(&config, "[[group]]\nname = \"redis\"\nfence = false\n").unwrap();
     let agents = agents(&world, 1, &["--config", config.to_str().unwrap()]);
@@ -161,6 +162,10 @@ async fn left_to_sentinel_when_the_operator_wants_it_so() {
     let said = format!("{old} is a second primary, and fence = false leaves it to Sentinel");
     assert!(text(&status).contains(&said), "{}", text(&status));
     until_follows(server, &new).await;
+    // The agent lives, and left it alone all the same.
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
 }
 
 /// An instance whose address a group's Sentinels know, with data of its own: nobody's data is deleted by us.

@@ -1,18 +1,26 @@
 //! Readers that never stop asking, and what they must never see.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consul_redis::core::address::Address;
 use consul_redis::core::observed::Role;
 use consul_redis::dns::Names;
 use consul_redis::instance::probe;
+use consul_redis::lab::LabError;
+use consul_redis::lab::wait::until;
 use consul_redis::lab::world::World;
 use consul_redis::redis_link::{Link, LinkSettings};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// The ways of asking.
+const WAYS: [&str; 5] = ["A", "SRV", "health", "catalog", "key"];
+/// Answers in each way that are enough to see a name that flaps.
+const ENOUGH: usize = 40;
 
 /// One answer to one reader.
 #[derive(Debug, Clone)]
@@ -33,6 +41,7 @@ struct Look {
 /// Readers of one group's name, and watchers of its instances' roles.
 pub struct Hammer {
     stop: CancellationToken,
+    counts: Arc<Mutex<BTreeMap<&'static str, usize>>>,
     answers: JoinHandle<Vec<Answer>>,
     roles: Vec<(String, JoinHandle<Vec<Look>>)>,
     readers: Vec<JoinHandle<()>>,
@@ -57,8 +66,9 @@ impl Hammer {
             .map(|server| (server.address.host().to_owned(), server.address.to_string()))
             .collect();
         let mut readers = Vec::new();
-        for kind in ["A", "SRV", "health", "catalog", "key"] {
-            let (stop, send) = (stop.clone(), send.clone());
+        let counts = Arc::<Mutex<BTreeMap<&str, usize>>>::default();
+        for kind in WAYS {
+            let (stop, send, counts) = (stop.clone(), send.clone(), counts.clone());
             let names = world.consul.names().expect("a DNS client");
             let client = world.consul.client().expect("a client");
             let by_ip = ips.clone();
@@ -81,6 +91,7 @@ impl Hammer {
                     };
                     if let Some(writers) = answer {
                         let received = Instant::now();
+                        *counts.lock().unwrap().entry(kind).or_default() += 1;
                         let _ = send.send(Answer { kind, sent, received, writers });
                     }
                     tokio::time::sleep(Duration::from_millis(3)).await;
@@ -104,7 +115,21 @@ impl Hammer {
                 (name, tokio::spawn(watch_role(address, login, stop.clone())))
             })
             .collect();
-        Self { stop, answers, roles, readers, ips }
+        Self { stop, counts, answers, roles, readers, ips }
+    }
+
+    /// Waits until every way of asking has got enough answers more to show a name that flaps.
+    pub async fn until_enough(&self) {
+        let counted = |way| self.counts.lock().unwrap().get(way).copied().unwrap_or_default();
+        let from = WAYS.map(counted);
+        until("enough answers", Duration::from_secs(30), || async {
+            let more: Vec<usize> =
+                WAYS.into_iter().zip(from).map(|(way, from)| counted(way) - from).collect();
+            let enough = more.iter().all(|more| *more > ENOUGH);
+            if enough { Ok(()) } else { Err(LabError(format!("{more:?}"))) }
+        })
+        .await
+        .unwrap();
     }
 
     /// Stops all readers.
@@ -139,7 +164,12 @@ async fn key(client: &consul_redis::consul::client::Consul) -> Option<Vec<String
     let query = [("raw", "")];
     let answer = client.call(reqwest::Method::GET, path, &query, None, timeout).await.ok()?;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
-    (answer.status == 200).then(|| if text.is_empty() { Vec::new() } else { vec![text] })
+    let found = || if text.is_empty() { Vec::new() } else { vec![text] };
+    match answer.status.as_u16() {
+        200 => Some(found()),
+        404 => Some(Vec::new()),
+        _ => None,
+    }
 }
 
 async fn http(client: &consul_redis::consul::client::Consul, kind: &str) -> Option<Vec<String>> {
@@ -188,7 +218,7 @@ impl Seen {
         }
         assert_eq!(counts.len(), 5, "{counts:?}");
         // Some thousands on an idle machine; on a busy one still enough to see a name that flaps.
-        assert!(counts.values().all(|count| *count > 40), "too few answers: {counts:?}");
+        assert!(counts.values().all(|count| *count > ENOUGH), "too few answers: {counts:?}");
     }
 
     /// No answer named an instance that was a replica all the while the question was under way.
@@ -203,6 +233,23 @@ impl Seen {
                 before.is_some_and(|look| look.replica) && after.is_some_and(|look| look.replica);
             assert!(!replica, "{writer} was a replica and was named as the writer: {answer:?}");
         }
+    }
+
+    /// Every answer named this writer: the name has not moved, and was never gone.
+    #[track_caller]
+    pub fn always(&self, writer: &str) {
+        self.never_two_writers();
+        let other = self.answers.iter().find(|answer| answer.writers != [writer]);
+        assert!(other.is_none(), "not {writer}: {other:?}");
+    }
+
+    /// No answer named another writer than this one. A Consul server that has just been started may not know of any yet.
+    #[track_caller]
+    pub fn never_another_than(&self, writer: &str) {
+        self.never_two_writers();
+        let other =
+            self.answers.iter().find(|answer| answer.writers.iter().any(|found| found != writer));
+        assert!(other.is_none(), "not {writer}: {other:?}");
     }
 
     /// Once a way of asking has named `new`, it names none of the others again.

@@ -34,6 +34,8 @@ mod page;
 mod plain_hosts;
 mod progress;
 mod prometheus;
+#[path = "../shared/promises.rs"]
+mod promises;
 mod proxies;
 mod reload;
 mod render;
@@ -44,3 +46,5 @@ mod switch;
 mod switchover;
 mod systemd;
 mod upgrade;
+#[path = "../shared/writers.rs"]
+mod writers;

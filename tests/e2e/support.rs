@@ -11,6 +11,12 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::Value;
 
+use crate::writers::Writers;
+
+/// How long a failover may take that a scenario ends with, in s: `down-after-milliseconds` 1500, the election, and a
+/// busy machine.
+const FOLLOWED_WITHIN_S: u64 = 30;
+
 /// The program under test.
 pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_consul-redis"))
@@ -202,6 +208,29 @@ pub fn until_named<'a>(
         });
         named.await.unwrap_or_else(|error| panic!("{error} (at {caller})"));
     }
+}
+
+/// Ends a scenario in which nothing was to change, or in which Sentinels alone could have done everything: the writer of
+/// the first group is killed, and the agents publish the next one. Agents that had died on the way would not. A failover
+/// that is still under way is waited for by `World::calm`, before. The new writer.
+#[track_caller]
+pub fn must_follow_a_failover(world: &mut World) -> impl Future<Output = String> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let group = world.groups[0].name.clone();
+        let old = until_writer(world, &group, 20, None).await;
+        let server = world.server_mut(&old);
+        server.unwrap_or_else(|| panic!("{old} is a stranger (at {caller})")).kill();
+        let new = until_writer(world, &group, FOLLOWED_WITHIN_S, Some(&old)).await;
+        let named = world.consul.key(&format!("redis-ha/{group}/primary")).await.unwrap();
+        assert_eq!(named.as_deref(), Some(new.as_str()), "(at {caller})");
+        new
+    }
+}
+
+/// Clients that write through `redis-primary`, as Consul's DNS has it.
+pub fn writers(world: &World) -> Writers {
+    Writers::by_name(world.consul.dns)
 }
 
 /// The logs of all agents, for a failing test.
