@@ -253,8 +253,13 @@ async fn settings_reach_all_sentinels_and_stay() {
     until_all_have(&world, "quorum", "2").await;
     // One that drifts is set right; what nobody wants is left alone.
     let one = &world.sentinels[1];
-    one.ask(&["SENTINEL", "SET", "redis", "down-after-milliseconds", "9000"]).await.unwrap();
-    one.ask(&["SENTINEL", "SET", "redis", "parallel-syncs", "2"]).await.unwrap();
+    // In one write: an agent sends all four settings, those that nobody named as it last read them (`TellWhat::Settings`),
+    // and would undo one that was set between its look and its word.
+    let mut both = redis::pipe();
+    for (option, value) in [("down-after-milliseconds", "9000"), ("parallel-syncs", "2")] {
+        both.cmd("SENTINEL").arg("SET").arg("redis").arg(option).arg(value);
+    }
+    one.link().await.unwrap().ask(&both).await.unwrap();
     let drifted = Instant::now();
     until_all_have(&world, "down-after-milliseconds", "2300").await;
     SETTINGS_TOLD.kept(drifted.elapsed());
