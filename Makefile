@@ -35,7 +35,7 @@ test: check
 	scripts/tools.sh valkey
 	cargo nextest run -E 'not binary(compose)'
 	cargo test --doc
-	$(VALKEY) -E 'test(switch::) | test(fencing::) | test(first_primary::) | test(switchover::)'
+	$(VALKEY) -E '(test(switch::) | test(fencing::) | test(first_primary::) | test(switchover::)) & not test(three_servers::)'
 	$(MAKE) test-compose
 
 test-compose:
