@@ -13,7 +13,7 @@ use super::tools::Tool;
 use super::wait::until;
 use super::world::TlsFiles;
 use super::world::free_ports;
-use crate::consul::client::Consul;
+use crate::consul::client::{Consul, ConsulError};
 use crate::consul::endpoint::ConsulEndpoint;
 use crate::dns::Names;
 use crate::secret::SecretSource;
@@ -183,7 +183,7 @@ impl ConsulServer {
         Ok(())
     }
 
-    /// Waits until it has a leader that takes writes.
+    /// Waits until it has a leader that takes writes, and knows of ACLs where there are any.
     ///
     /// # Errors
     /// When it has none in time: with the end of its log.
@@ -191,10 +191,15 @@ impl ConsulServer {
         let client = self.client()?;
         let up = until("Consul has a leader", START_TIMEOUT, || async {
             let body = json!([{"KV": {"Verb": "set", "Key": "lab/started", "Value": "eWVz"}}]);
-            client.put("/v1/txn", &[], Some(&body)).await
+            client.put("/v1/txn", &[], Some(&body)).await?;
+            if self.token.is_some() {
+                // Followers are a moment in "legacy mode", and refuse policies.
+                client.get::<Value>("/v1/acl/policies", &[]).await?;
+            }
+            Ok::<(), ConsulError>(())
         });
         match up.await {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(error) => Err(LabError(format!("{error}\n{}", self.log()))),
         }
     }
