@@ -29,6 +29,7 @@ async fn the_name_follows_although_the_leader_of_consul_dies_in_mid_switch() {
     let agents = agents(&world, 3, &["--publish", "quorum"]);
     let first = until_writer(&world, "redis", 20, None).await;
     let before = until_in_sync(&world, "redis", 2).await;
+    until_named(&world, "redis-primary", std::slice::from_ref(&first)).await;
     let leader = leader(&mut world).await;
     let dead = world.more_consul[leader].http;
     let hammer = Hammer::start(&world);
@@ -39,6 +40,7 @@ async fn the_name_follows_although_the_leader_of_consul_dies_in_mid_switch() {
     let killed = tokio::time::Instant::now();
     let second = until_writer(&world, "redis", 40, Some(&first)).await;
     eprintln!("published {} ms after the leader's death", killed.elapsed().as_millis());
+    hammer.until_told(&second, 2).await;
     let after = until_in_sync(&world, "redis", 1).await;
     assert_eq!(after.generation, before.generation + 2, "withdrawn and published, once each");
     let lost = format!("Consul at http://{dead} does not answer");

@@ -92,7 +92,8 @@ pub struct Seen {
 }
 
 impl Hammer {
-    /// Starts asking every Consul server for `redis-primary` in every way there is.
+    /// Starts asking every Consul server for `redis-primary` in every way there is. Every server has answered the first
+    /// generation before.
     pub fn start(world: &World) -> Self {
         let stop = CancellationToken::new();
         let answers = Answers::default();
@@ -138,6 +139,22 @@ impl Hammer {
                 if enough == wanted { Ok(()) } else { Err(LabError(format!("{counts:?}"))) }
             });
             answered.await.unwrap_or_else(|error| panic!("{error} (at {caller})"));
+        }
+    }
+
+    /// Waits until every reader of so many servers has been told this writer.
+    #[track_caller]
+    pub fn until_told(&self, writer: &str, servers: usize) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let told = until("all readers are told", Duration::from_secs(20), || async {
+                let answers = self.answers.lock().unwrap();
+                let are = answers.iter().filter(|answer| answer.writers == [writer]);
+                let readers: BTreeSet<_> = are.map(|answer| answer.reader).collect();
+                let all = readers.len() == KINDS.len() * servers;
+                if all { Ok(()) } else { Err(LabError(format!("{readers:?}"))) }
+            });
+            told.await.unwrap_or_else(|error| panic!("{error} (at {caller})"));
         }
     }
 
