@@ -1,4 +1,4 @@
-//! A whole world: one Consul, Redis servers, Sentinels, agents.
+//! A whole world: Consul, Redis servers, Sentinels, agents.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use tempfile::TempDir;
 
 use super::LabError;
-use super::consul::{ConsulServer, ConsulSpec};
+use super::consul::{ClusterSpec, ConsulServer, ConsulSpec, consul_ports};
 use super::process::{Life, Process};
 use super::redis::{Server, ServerSpec};
 use super::tools;
@@ -90,6 +90,8 @@ pub struct WorldSpec {
     pub username: Option<String>,
     /// Everything speaks TLS with these certificates, and nothing else.
     pub tls: Option<TlsFiles>,
+    /// Consul servers, each with a disk and an address of its own.
+    pub consul_servers: u8,
     /// Consul denies by default, and this token may do everything.
     pub master_token: Option<String>,
     /// Nobody knows of a primary: every Redis is by itself and blank, and the Sentinels know no group.
@@ -114,6 +116,7 @@ impl Default for WorldSpec {
             sentinel_password: None,
             username: None,
             tls: None,
+            consul_servers: 1,
             master_token: None,
             from_scratch: false,
             script_checks: false,
@@ -148,8 +151,10 @@ pub struct Group {
 /// A running world.
 #[derive(Debug)]
 pub struct World {
-    /// Consul.
+    /// Consul. Of several servers, the last one: the test asks it.
     pub consul: ConsulServer,
+    /// The servers before it, the leader first. `agent-0` asks the first of all, `agent-1` the second, and so on.
+    pub more_consul: Vec<ConsulServer>,
     /// The groups.
     pub groups: Vec<Group>,
     /// The Sentinels.
@@ -174,26 +179,17 @@ impl World {
         let world = WORLDS.fetch_add(1, Ordering::Relaxed) % WORLDS_MAX;
         let base = 1 + world * ADDRESSES_PER_WORLD;
         let dir = tempfile::Builder::new().prefix("consul-redis-lab-").tempdir()?;
-        let consul = ConsulServer::start(ConsulSpec {
-            tool: tools::consul()?,
-            ip: loopback(base),
-            dir: dir.path(),
-            master_token: spec.master_token.as_deref(),
-            tls: spec.tls.as_ref(),
-            script_checks: spec.script_checks,
-            cluster: None,
-            life: spec.life,
-        })
-        .await?;
+        let (consul, more_consul) = start_consul(&spec, base, dir.path()).await?;
         let addresses: Vec<Ipv4Addr> =
             (0..ADDRESSES_PER_WORLD).map(|n| loopback(base + n)).collect();
         let mut world = Self {
             redis_port: free_port(&addresses)?,
             consul,
+            more_consul,
             groups: Vec::new(),
             sentinels: Vec::new(),
             base,
-            next_address: base + 1,
+            next_address: base + spec.consul_servers.max(1),
             dir,
             spec,
         };
@@ -300,6 +296,18 @@ impl World {
         Server::start(ServerSpec { name, tool, ip, port, config, args, login, dir, life }).await
     }
 
+    /// All Consul servers in their order.
+    pub fn consul_servers(&self) -> impl Iterator<Item = &ConsulServer> {
+        self.more_consul.iter().chain([&self.consul])
+    }
+
+    /// The Consul server that an agent of this name asks: by the number at its end.
+    pub fn consul_of(&self, agent: &str) -> &ConsulServer {
+        let number = agent.rsplit('-').next().and_then(|text| text.parse().ok());
+        let number: usize = number.unwrap_or_default();
+        self.consul_servers().nth(number % (self.more_consul.len() + 1)).unwrap_or(&self.consul)
+    }
+
     /// Starts an agent of this world.
     ///
     /// # Errors
@@ -316,6 +324,7 @@ impl World {
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         let mut envs = self.agent_env();
         envs.push(("CONSUL_REDIS_ID".to_owned(), name.to_owned()));
+        envs.push(("CONSUL_HTTP_ADDR".to_owned(), self.consul_of(name).http.to_string()));
         envs.extend(env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
         Process::start(name, &tool, &all, &envs, self.dir.path(), self.spec.life)
     }
@@ -474,6 +483,39 @@ impl World {
         self.next_address = self.base + (self.next_address - self.base + 1) % ADDRESSES_PER_WORLD;
         address
     }
+}
+
+/// Starts a world's Consul: the server that the test asks, and those before it.
+async fn start_consul(
+    spec: &WorldSpec,
+    base: u8,
+    dir: &Path,
+) -> Result<(ConsulServer, Vec<ConsulServer>), LabError> {
+    let ips: Vec<Ipv4Addr> = (0..spec.consul_servers.max(1)).map(|n| loopback(base + n)).collect();
+    let ports = consul_ports(&ips)?;
+    let mut servers = Vec::new();
+    for (index, ip) in ips.iter().enumerate() {
+        let node = format!("consul-{index}");
+        let cluster = ClusterSpec { node: &node, servers: &ips, ports };
+        servers.push(ConsulServer::spawn(ConsulSpec {
+            tool: tools::consul()?,
+            ip: *ip,
+            dir,
+            master_token: spec.master_token.as_deref(),
+            tls: spec.tls.as_ref(),
+            script_checks: spec.script_checks,
+            cluster: (ips.len() > 1).then_some(cluster),
+            life: spec.life,
+        })?);
+    }
+    for server in &servers {
+        server.until_led().await?;
+    }
+    let none = || LabError::new("no Consul server");
+    let leader = servers.first().ok_or_else(none)?.leader().await?;
+    // Who asks the leader does not depend on who won the election.
+    servers.sort_by_key(|server| server.http.ip() != leader);
+    Ok((servers.pop().ok_or_else(none)?, servers))
 }
 
 async fn is_calm(sentinel: &Server, group: &str) -> Result<(), LabError> {

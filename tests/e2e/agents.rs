@@ -10,8 +10,11 @@ use tokio::time::Instant;
 
 use crate::promises::PRESENCE;
 use crate::support::{
-    agent, agents, logs, run, text, until_in_sync, until_record, until_writer, world,
+    agent, agents, logs, on_one_and_three_servers, run, text, until_in_sync, until_record,
+    until_writer, world,
 };
+
+on_one_and_three_servers!(an_agent_that_is_killed_in_mid_switch_is_not_missed);
 
 async fn present(world: &World) -> Result<Vec<String>, LabError> {
     let client = world.consul.client()?;
@@ -36,9 +39,8 @@ async fn until_present(world: &World, seconds: u64, wanted: &[&str]) {
     .unwrap();
 }
 
-#[tokio::test]
-async fn an_agent_that_is_killed_in_mid_switch_is_not_missed() {
-    let mut world = world(WorldSpec::default()).await;
+async fn an_agent_that_is_killed_in_mid_switch_is_not_missed(consul_servers: u8) {
+    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let mut agents = agents(&world, 2, &["--publish", "quorum"]);
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;

@@ -9,9 +9,15 @@ use consul_redis::lab::world::WorldSpec;
 
 use crate::hammer::Hammer;
 use crate::support::{
-    agent, agents, logs, must_follow_a_failover, program, record, run, text, until_in_sync,
-    until_named, until_record, until_writer, world,
+    agent, agents, logs, must_follow_a_failover, on_one_and_three_servers, program, record, run,
+    text, until_in_sync, until_named, until_record, until_writer, world,
 };
+
+on_one_and_three_servers!(
+    our_policies_are_enough_where_consul_denies_by_default,
+    a_token_that_is_wrong_or_too_weak_is_a_clear_error,
+    without_sessions_the_agent_works_and_says_that_it_does_not_show,
+);
 
 #[tokio::test]
 async fn a_failover_while_consul_is_away_is_published_when_it_is_back() {
@@ -112,9 +118,9 @@ fn policy(name: &str) -> String {
 
 const MASTER: &str = "11111111-2222-3333-4444-555555555555";
 
-#[tokio::test]
-async fn our_policies_are_enough_where_consul_denies_by_default() {
-    let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
+async fn our_policies_are_enough_where_consul_denies_by_default(consul_servers: u8) {
+    let spec =
+        WorldSpec { master_token: Some(MASTER.to_owned()), consul_servers, ..WorldSpec::default() };
     let mut world = world(spec).await;
     let writes = world.consul.token("agent", &policy("agent-policy.hcl")).await.unwrap();
     let reads = world.consul.token("reader", &policy("reader-policy.hcl")).await.unwrap();
@@ -185,12 +191,12 @@ async fn until_passing(world: &consul_redis::lab::world::World, service: &str, c
     .unwrap();
 }
 
-#[tokio::test]
-async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error() {
+async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error(consul_servers: u8) {
     let spec = WorldSpec {
         redis: 1,
         sentinels: 1,
         master_token: Some(MASTER.to_owned()),
+        consul_servers,
         ..WorldSpec::default()
     };
     let world = world(spec).await;
@@ -214,9 +220,9 @@ async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error() {
     );
 }
 
-#[tokio::test]
-async fn without_sessions_the_agent_works_and_says_that_it_does_not_show() {
-    let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
+async fn without_sessions_the_agent_works_and_says_that_it_does_not_show(consul_servers: u8) {
+    let spec =
+        WorldSpec { master_token: Some(MASTER.to_owned()), consul_servers, ..WorldSpec::default() };
     let mut world = world(spec).await;
     let rules =
         policy("agent-policy.hcl").replace("session_prefix \"\" { policy = \"write\" }", "");

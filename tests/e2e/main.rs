@@ -13,6 +13,7 @@ mod certificates;
 mod client;
 mod clients;
 mod consul;
+mod consul_servers;
 mod containers;
 mod demo;
 mod doctor;
