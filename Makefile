@@ -5,16 +5,14 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export RUST_BACKTRACE = 0
 # Where scripts/tools.sh unpacks packages.
 ROOT := $(CURDIR)/.tools/root
-# Valkey in the place of Redis, and its Sentinel too.
-VALKEY := REDIS_SERVER_BIN=$(ROOT)/usr/bin/valkey-server cargo nextest run --test e2e
 
-.PHONY: help demo test test-compose test-valkey pictures docs check fmt race audit build deb dist
+.PHONY: help demo test test-compose test-versions pictures docs check fmt race audit build deb dist
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (1 minute after the build)'
-	@echo 'make test    everything: check, rules, simulation, real servers (a part also on Valkey), containers (about 40 minutes on 2 cores, the first time)'
+	@echo 'make test    everything: check, rules, simulation, real servers (a part also on other Redis and Valkey), containers (about 40 minutes on 2 cores, the first time)'
 	@echo 'make test-compose  docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (8 minutes)'
-	@echo 'make test-valkey   all scenarios on real servers, with Valkey 8 instead of Redis'
+	@echo 'make test-versions  all scenarios on each Redis and Valkey of Debian, and README says so; MODULES="switch moved" for some, CONSUL_BINS for several Consuls'
 	@echo 'make pictures  docs/img: the status page after a failover (1 minute after the build)'
 	@echo 'make docs    docs/config.md and the schema of the config file, from the definitions'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
@@ -32,20 +30,18 @@ demo:
 
 test: check
 	scripts/tools.sh tests
-	scripts/tools.sh valkey
 	cargo nextest run -E 'not binary(compose)'
 	cargo test --doc
-	$(VALKEY) -E 'test(switch::) | test(fencing::) | test(first_primary::) | test(switchover::)'
+	scripts/versions.sh main
 	$(MAKE) test-compose
 
 test-compose:
 	scripts/tools.sh servers
 	cargo nextest run --test compose --no-capture
 
-test-valkey:
+test-versions:
 	scripts/tools.sh tests
-	scripts/tools.sh valkey
-	$(VALKEY)
+	scripts/versions.sh all $(MODULES)
 
 pictures:
 	scripts/tools.sh page

@@ -7,7 +7,7 @@
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
 #   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
 #   scripts/tools.sh page       Consul and Redis, and Chromium with its driver
-#   scripts/tools.sh tests      proxies, clients and page, and Go, ip, Prometheus, systemd-analyze, a clean Debian, cargo-nextest, cargo-deny
+#   scripts/tools.sh tests      versions, proxies, clients and page, and Go, ip, Prometheus, systemd-analyze, a clean Debian, cargo-nextest, cargo-deny
 #                               and kubernetes-validate
 #   scripts/tools.sh versions   Consul, and Redis and Valkey of Debian's suites, each in .tools/versions/NAME with its own libraries;
 #                               what is there is kept: remove .tools/versions for what the suites hold today
@@ -155,7 +155,7 @@ unpack_version() {
         esac
     done
     # ld-linux-x86-64.so.2, ld-linux-aarch64.so.1, ld64.so.2: beside libc, in a directory of this machine's name.
-    loader=$(cd "$2/root" && find . -path '*-linux-gnu*/ld*.so.[0-9]' | head -n 1)
+    loader=$(cd "$2/root" && find lib* usr/lib -path '*-linux-gnu*/ld*.so.[0-9]' 2>/dev/null | head -n 1)
     [ -n "$loader" ] || fail "Debian's libc for $1 has no loader" "set REDIS_SERVER_BIN to a $1-server"
     machine=$(basename "$(dirname "$loader")")
     for program in server cli; do
@@ -346,6 +346,7 @@ page)
     ;;
 tests)
     get_servers
+    get_versions
     get_proxies
     get_clients
     get_go
