@@ -272,7 +272,9 @@ impl Mover<'_> {
                 kind: StrayKind::Returned,
                 replid: now.replid,
             };
-            instance::fence(&mut old, &fence).await?;
+            if instance::fence(&mut old, &fence).await? {
+                instance::after_fence(&mut old, &fence).await?;
+            }
         }
         old.call(&["CLIENT", "UNPAUSE"]).await?;
         Ok(())

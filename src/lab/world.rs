@@ -1,6 +1,8 @@
 //! A whole world: Consul, Redis servers, Sentinels, agents.
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -27,7 +29,7 @@ const WORLDS_MAX: u8 = 8;
 /// Lines of each log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 60;
 /// Addresses for each world.
-const ADDRESSES_PER_WORLD: u8 = 30;
+pub const ADDRESSES_PER_WORLD: u8 = 30;
 /// How often Sentinels ask for INFO and say hello by themselves, in ms (`docs/facts/sentinel.md` 2.3).
 const INFO_PERIOD_MS: u64 = 10_000;
 const PUBLISH_PERIOD_MS: u64 = 2_000;
@@ -98,6 +100,14 @@ pub struct WorldSpec {
     pub from_scratch: bool,
     /// Consul runs checks that are scripts.
     pub script_checks: bool,
+    /// The Redis or Valkey of `.tools/versions` that [`tools::version`] finds by this, instead of the usual one.
+    pub version: Option<&'static str>,
+    /// What Redis and Sentinels announce themselves as.
+    pub announced: Announced,
+    /// More lines for every Redis' config file.
+    pub redis_lines: &'static str,
+    /// More lines for every Sentinel's config file and group, with `{group}` for its name.
+    pub sentinel_lines: &'static str,
     /// Sentinels run `client-reconfig-script` with this.
     pub reconfig_script: Option<PathBuf>,
     /// How long the servers live.
@@ -120,10 +130,25 @@ impl Default for WorldSpec {
             master_token: None,
             from_scratch: false,
             script_checks: false,
+            version: None,
+            announced: Announced::Ipv4,
+            redis_lines: "",
+            sentinel_lines: "",
             reconfig_script: None,
             life: Life::WithUs,
         }
     }
+}
+
+/// What servers announce themselves as. Consul stays at an IPv4 address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announced {
+    /// Their loopback address.
+    Ipv4,
+    /// An address in `fd00::/64`, which is there already: in a network of the world's own.
+    Ipv6,
+    /// A name that ends in `.lab`, which is added to this hosts file. It is the one that the world's processes see.
+    Name(PathBuf),
 }
 
 /// Certificates of a world: PEM files.
@@ -222,13 +247,14 @@ impl World {
         name: &str,
         primary: Option<&Address>,
     ) -> Result<Server, LabError> {
-        let ip = self.address();
+        let (ip, host) = self.place(name)?;
         let mut config = format!(
             "bind {{ip}}\n{}dir {}\nsave \"\"\nappendonly no\n\
-             replica-announce-ip {{ip}}\nreplica-announce-port {{port}}\n\
-             repl-diskless-sync-delay 0\n",
+             replica-announce-ip {{host}}\nreplica-announce-port {{port}}\n\
+             repl-diskless-sync-delay 0\n{}",
             self.port_lines(),
-            self.dir.path().join(name).display()
+            self.dir.path().join(name).display(),
+            self.spec.redis_lines,
         );
         if let Some(primary) = primary {
             config.push_str(&format!("replicaof {} {}\n", primary.host(), primary.port()));
@@ -242,9 +268,10 @@ impl World {
         }
         let login = self.login(self.spec.redis_password.as_deref());
         let (dir, life) = (self.dir.path(), self.spec.life);
-        let (tool, config, args) = (tools::redis_server()?, config.as_str(), &[][..]);
+        let (tool, config, args, host) = (self.tool()?, config.as_str(), &[][..], host.as_str());
         let port = self.redis_port;
-        Server::start(ServerSpec { name, tool, ip, port, config, args, login, dir, life }).await
+        Server::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
+            .await
     }
 
     /// Starts one more Sentinel, which knows the groups or nothing at all.
@@ -252,9 +279,15 @@ impl World {
     /// # Errors
     /// When it does not come up.
     pub async fn start_sentinel(&mut self, name: &str, knows: bool) -> Result<Server, LabError> {
-        let ip = self.address();
+        let (ip, host) = self.place(name)?;
+        let hostnames = match self.spec.announced {
+            Announced::Name(_) => {
+                "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
+            }
+            Announced::Ipv4 | Announced::Ipv6 => "",
+        };
         let mut config = format!(
-            "bind {{ip}}\n{}dir {}\nsentinel announce-ip {{ip}}\n\
+            "bind {{ip}}\n{}dir {}\n{hostnames}sentinel announce-ip {{host}}\n\
              sentinel announce-port {{port}}\n",
             self.port_lines(),
             self.dir.path().join(name).display()
@@ -284,6 +317,7 @@ impl World {
                     config.push_str(&format!("sentinel auth-user {name} {user}\n"));
                 }
             }
+            config.push_str(&self.spec.sentinel_lines.replace("{group}", name));
             if let Some(script) = &self.spec.reconfig_script {
                 let script = script.display();
                 config.push_str(&format!("sentinel client-reconfig-script {name} {script}\n"));
@@ -291,9 +325,15 @@ impl World {
         }
         let login = self.login(self.spec.sentinel_password.as_deref());
         let (dir, life) = (self.dir.path(), self.spec.life);
-        let (tool, config, args) = (tools::redis_server()?, config.as_str(), &["--sentinel"][..]);
-        let port = free_port(&[ip])?;
-        Server::start(ServerSpec { name, tool, ip, port, config, args, login, dir, life }).await
+        let (tool, config, args) = (self.tool()?, config.as_str(), &["--sentinel"][..]);
+        let at = match ip {
+            IpAddr::V4(ip) => ip,
+            // There is nobody else in that network.
+            IpAddr::V6(_) => loopback(self.base),
+        };
+        let (port, host) = (free_port(&[at])?, host.as_str());
+        Server::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
+            .await
     }
 
     /// All Consul servers in their order.
@@ -474,6 +514,29 @@ impl World {
                 server_name: Some(tls.name.clone()),
             }),
             ..LinkSettings::default()
+        }
+    }
+
+    fn tool(&self) -> Result<tools::Tool, LabError> {
+        self.spec.version.map_or_else(tools::redis_server, tools::version)
+    }
+
+    /// Where a server listens, and what it announces itself as.
+    fn place(&mut self, name: &str) -> Result<(IpAddr, String), LabError> {
+        let ip = self.address();
+        match &self.spec.announced {
+            Announced::Ipv4 => Ok((ip.into(), ip.to_string())),
+            Announced::Ipv6 => {
+                let [.., last] = ip.octets();
+                let ip = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into());
+                Ok((ip.into(), ip.to_string()))
+            }
+            Announced::Name(hosts) => {
+                let host = format!("{name}.lab");
+                let mut hosts = File::options().append(true).open(hosts)?;
+                writeln!(hosts, "{ip} {host}")?;
+                Ok((ip.into(), host))
+            }
         }
     }
 

@@ -304,7 +304,12 @@ async fn a_second_primary_that_holds_the_data_leads_in_the_place_of_an_empty_one
 /// The primary is restarted without its data before anybody calls it down, and its replicas come back to it at once.
 #[tokio::test]
 async fn a_primary_restarted_without_its_data_leads_nobody_who_has_it() {
-    let mut world = world(WorldSpec::default()).await;
+    restarted_without_its_data(WorldSpec::default()).await;
+}
+
+/// See above; the world as it is afterwards.
+pub async fn restarted_without_its_data(spec: WorldSpec) -> World {
+    let mut world = world(spec).await;
     let agents = node_agents(&world, "");
     let primary = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
@@ -322,6 +327,7 @@ async fn a_primary_restarted_without_its_data_leads_nobody_who_has_it() {
     for server in &world.groups[0].redis {
         until_keys(server, COMMON).await;
     }
+    world
 }
 
 /// What `docs/guarantees.md` advises: an empty primary that starts as a replica empties nobody, and Sentinels put

@@ -29,9 +29,10 @@ on_one_and_three_servers!(
 );
 
 /// Sentinel leaves a stray primary alone for 8 s at least (`docs/facts/sentinel.md` 4.1).
-const SENTINEL_WAITS: Duration = Duration::from_secs(8);
+pub const SENTINEL_WAITS: Duration = Duration::from_secs(8);
 
-async fn until_follows(server: &Server, of: &str) {
+/// Waits until it follows that one.
+pub async fn until_follows(server: &Server, of: &str) {
     let what = format!("{} follows {of}", server.name());
     until(&what, Duration::from_secs(20), || async {
         match server.follows().await? {
@@ -44,7 +45,7 @@ async fn until_follows(server: &Server, of: &str) {
 }
 
 /// Every Sentinel has switched, and has called the old primary down since: the leader is the last to switch.
-async fn until_all_settled(world: &World, old: &str, new: &str) {
+pub async fn until_all_settled(world: &World, old: &str, new: &str) {
     for sentinel in &world.sentinels {
         let what = format!("{} monitors {new} and calls {old} down", sentinel.name());
         until(&what, Duration::from_secs(20), || async {

@@ -24,12 +24,17 @@ mod first_primary;
 mod ghosts;
 mod groups;
 mod hammer;
+mod hostnames;
 mod http;
 mod https;
+mod ipv6;
 mod logins;
 mod maintenance;
 mod moved;
 mod names;
+#[path = "../netns/namespace.rs"]
+#[expect(dead_code, reason = "the switch and its hosts are of tests/netns")]
+mod namespace;
 mod node_mode;
 mod page;
 mod plain_hosts;
@@ -39,6 +44,7 @@ mod prometheus;
 mod promises;
 mod proxies;
 mod reload;
+mod renamed;
 mod render;
 mod scripts;
 mod sentinels;
@@ -47,5 +53,6 @@ mod switch;
 mod switchover;
 mod systemd;
 mod upgrade;
+mod versions;
 #[path = "../shared/writers.rs"]
 mod writers;

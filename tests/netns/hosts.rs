@@ -304,7 +304,8 @@ async fn start_redis(namespace: &Namespace, ip: Ipv4Addr, home: &Path) -> Result
     Server::start(ServerSpec {
         name: "redis",
         tool: tools::redis_server()?.within(&namespace.path()),
-        ip,
+        ip: ip.into(),
+        host: &ip.to_string(),
         port: 6379,
         config: &config,
         args: &[],
@@ -325,7 +326,8 @@ async fn start_sentinel(
     Server::start(ServerSpec {
         name: "sentinel",
         tool: tools::redis_server()?.within(&namespace.path()),
-        ip,
+        ip: ip.into(),
+        host: &ip.to_string(),
         port: 26379,
         config: &config,
         args: &["--sentinel"],
