@@ -73,10 +73,11 @@ scenarios() {
     printf 'test(/^%s::/) | ' "$@" | sed 's/ | $//'
 }
 
+# The number of Consul servers has nothing to do with the version of Redis.
 main() {
     well=0
     # shellcheck disable=SC2086
-    for each in $(others); do run "$each" -E "$(scenarios $MAIN)" || well=1; done
+    for each in $(others); do run "$each" -E "($(scenarios $MAIN)) & not test(three_servers::)" || well=1; done
     return $well
 }
 

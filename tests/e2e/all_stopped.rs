@@ -98,10 +98,21 @@ async fn as_installed(world: &World) {
     }
 }
 
+/// What it has is on the disk. While an fsync is under way, Redis keeps for up to 2 s what would go to the append-only file.
 async fn save(world: &World, address: &str, kept: Kept) {
+    let server = world.server(address).unwrap();
     if kept == Kept::Rdb {
-        world.server(address).unwrap().ask(&["SAVE"]).await.unwrap();
+        server.ask(&["SAVE"]).await.unwrap();
+        return;
     }
+    until("the append-only file has everything", Duration::from_secs(20), || async {
+        let info = text(&server.ask(&["INFO", "persistence"]).await?).map_err(LabError)?;
+        let written =
+            info.contains("aof_buffer_length:0") && info.contains("aof_pending_bio_fsync:0");
+        if written { Ok(()) } else { Err(LabError(info)) }
+    })
+    .await
+    .unwrap();
 }
 
 /// The first rewrite, without which an append-only file does not begin with what was there before.

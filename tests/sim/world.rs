@@ -11,12 +11,12 @@ use consul_redis::core::fence::Fence;
 use consul_redis::core::ghosts::Forget;
 use consul_redis::core::group::{GroupLoop, Input, Outcome, Output};
 use consul_redis::core::memory::Memory;
-use consul_redis::core::observed::{Reading, Role, StoreAnswer, StoredState};
+use consul_redis::core::observed::{InstanceAnswer, Reading, Role, StoreAnswer, StoredState};
 use consul_redis::core::policy::{Policy, WantedQuorum};
 use consul_redis::core::projection::{Layout, Op, project};
 use consul_redis::core::record::{Level, PublishedRole, Record, decode, encode};
 use consul_redis::core::sentinels::{Tell, TellWhat};
-use consul_redis::core::switchover::prepare;
+use consul_redis::core::switchover::{Switchover, has_all, prepare, retire};
 use consul_redis::core::time::{Mono, Now};
 use consul_redis::core::view::View;
 use consul_redis::core::writer::is_of_lineage;
@@ -24,12 +24,20 @@ use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::cluster::{Cluster, Instance, PRIORITY, SENTINEL_TICK_MS, Sentinel};
+use crate::cluster::{Cluster, Instance, PRIORITY, Sentinel};
 use crate::memory_consul::MemoryConsul;
-use crate::operation::Operation;
+use crate::operation::{Change, Operation};
 
 /// How long a planned move holds the old primary's writes, in ms.
 const MOVE_HOLD_MS: u64 = 5_000;
+/// How long replicas may take to have every write then, in ms.
+const CATCH_UP_MAX_MS: u64 = 1_000;
+/// How long a Sentinel may take to promote one of them, in ms.
+const PROMOTION_MAX_MS: u64 = 4_000;
+/// How long all may take to follow, in ms.
+const FOLLOW_MAX_MS: u64 = 30_000;
+/// Pause between two looks at a planned move, in ms.
+const MOVE_STEP_MS: u64 = 20;
 /// How long a primary that is cut off may take writes: 3 s, and the model's slowest messages.
 const ISOLATED_MAX_MS: u64 = 5_000;
 /// 30 s by the book, less the time that a command is on its way.
@@ -76,10 +84,32 @@ enum Event {
     Shelter(usize, usize, Shelter),
     Replace(usize, usize, Replace, Mono),
     Promote(usize, usize, Promote),
+    Move(usize, Move),
     Tell(usize, usize, Tell),
     Forget(usize, usize, Forget, Mono),
     Apply(usize, u64, Box<Write>, Fate, u64),
     Read(usize, ReadKind),
+}
+
+/// A planned move that is under way: the steps of `consul-redis switchover`.
+#[derive(Clone)]
+struct Move {
+    planned: Switchover,
+    from: usize,
+    sentinel: usize,
+    /// The run and the history of the old primary, and how far that had come when its writes were held.
+    run: u64,
+    replid: u64,
+    target: u64,
+    begun: u64,
+    step: Step,
+}
+
+#[derive(Clone, PartialEq)]
+enum Step {
+    CatchUp,
+    Promote,
+    Follow(Address),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -111,6 +141,68 @@ struct Agent {
     away: bool,
     seen_kicks: BTreeMap<Address, u64>,
     seen_events: Vec<u64>,
+    /// Commands to instances, and to Sentinels, are dropped until then.
+    full_until: u64,
+    lags_until: u64,
+    /// The Sentinels that it does not ask: since when, and until when.
+    dismissed: BTreeMap<usize, (u64, u64)>,
+}
+
+/// How often what is drawn has happened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Sentinels that an agent found no more.
+    pub dismissals: usize,
+    /// Answers of those that came afterwards.
+    pub late_answers: usize,
+    /// Commands to instances that were dropped.
+    pub full_queues: usize,
+    /// Commands to Sentinels that were dropped.
+    pub lags: usize,
+    /// Commands that were carried out half a second after they were given, or later.
+    pub late_commands: usize,
+    /// Instances with somebody else's data that were seen as primaries beside the group's.
+    pub foreign: usize,
+    pub reloads: usize,
+    pub looks: usize,
+    /// Planned moves that ended well, without a write lost.
+    pub moves_done: usize,
+    /// Histories that were run without agents, too, since the Sentinels did not agree.
+    pub controls: usize,
+    /// Those of them that came to rest then.
+    pub unlike: usize,
+    /// Failovers that were ended by telling their leader whom to monitor.
+    pub failovers_ended: usize,
+}
+
+impl Counts {
+    fn all(&mut self) -> [&mut usize; 12] {
+        [
+            &mut self.dismissals,
+            &mut self.late_answers,
+            &mut self.full_queues,
+            &mut self.lags,
+            &mut self.late_commands,
+            &mut self.foreign,
+            &mut self.reloads,
+            &mut self.looks,
+            &mut self.moves_done,
+            &mut self.controls,
+            &mut self.unlike,
+            &mut self.failovers_ended,
+        ]
+    }
+
+    pub fn add(&mut self, mut other: Self) {
+        for (sum, count) in self.all().into_iter().zip(other.all()) {
+            *sum += *count;
+        }
+    }
+
+    /// Whatever is drawn has happened at least once.
+    pub fn nothing_is_missing(mut self) -> bool {
+        self.all()[..9].iter().all(|count| **count > 0)
+    }
 }
 
 /// The world and what must hold in it.
@@ -143,6 +235,13 @@ pub struct World {
     pub moves: usize,
     /// Failovers asked for because of one without data.
     pub replacements: usize,
+    pub counts: Counts,
+    /// What is left is for the operator to decide.
+    pub left_to_the_operator: bool,
+    /// Agents are never started.
+    no_agents: bool,
+    /// Any command may be on its way for long; else only those to forget.
+    tardy: bool,
     pub layout: Layout,
     /// In a world that began without a primary: the one that must become the first.
     most_data: Option<Address>,
@@ -227,6 +326,9 @@ impl World {
             away: false,
             seen_kicks: BTreeMap::new(),
             seen_events: vec![0; sentinels],
+            full_until: 0,
+            lags_until: 0,
+            dismissed: BTreeMap::new(),
         };
         let machines: Vec<Agent> = policies.iter().map(new_agent).collect();
         let mut world = Self {
@@ -245,6 +347,10 @@ impl World {
             forgets: 0,
             shelters: 0,
             replacements: 0,
+            counts: Counts::default(),
+            left_to_the_operator: false,
+            no_agents: false,
+            tardy: false,
             moves: 0,
             last_forget: None,
             last_replacement: None,
@@ -328,6 +434,25 @@ impl World {
             world.agents[agent].machine = GroupLoop::new(world.policy(agent), world.layout.clone());
         }
         world
+    }
+
+    /// The same without agents: what the Sentinels do by themselves.
+    pub fn without_agents(mut self) -> Self {
+        self.no_agents = true;
+        for agent in &mut self.agents {
+            agent.up = false;
+        }
+        self
+    }
+
+    /// The same with commands of which any may come late.
+    pub fn tardy(mut self) -> Self {
+        self.tardy = true;
+        self
+    }
+
+    pub fn has_agents(&self) -> bool {
+        !self.no_agents
     }
 
     /// What an agent does: an older one has not the duties that came with what it does not know.
@@ -415,6 +540,7 @@ impl World {
             }
             Event::Deliver(agent, input) => {
                 if self.agents[agent].up {
+                    self.note_late_answer(agent, &input);
                     if let Input::Watched(answer) | Input::Consistent(answer) = input.as_ref() {
                         let seen = answer.record().map_or(0, |record| record.generation);
                         let remembered = &mut self.agents[agent].generation_max;
@@ -427,12 +553,9 @@ impl World {
             Event::AskInstance(agent, instance, asked) => self.ask_instance(agent, instance, asked),
             Event::Hold(agent, instance, for_ms) => self.hold(agent, instance, for_ms),
             Event::Promote(agent, instance, promote) => {
-                let reached = !self.agents[agent].cut.contains(&Peer::Instance(instance));
-                let now = self.cluster.probe(&promote.instance);
-                if reached && now.is_some_and(|now| now.run_id == promote.run_id) {
-                    self.cluster.promote(&promote.instance);
-                }
+                self.promote(agent, instance, &promote);
             }
+            Event::Move(agent, planned) => self.go_on(agent, planned),
             Event::Shelter(agent, instance, shelter) => self.shelter(agent, instance, &shelter),
             Event::Replace(agent, sentinel, replace, until) => {
                 self.replace(agent, sentinel, &replace, until);
@@ -451,6 +574,38 @@ impl World {
         }
     }
 
+    fn note_late_answer(&mut self, agent: usize, input: &Input) {
+        let Input::Sentinel(address, reading) = input else { return };
+        let is_it = |s: &Sentinel| &s.address == address;
+        let index = self.cluster.sentinels.iter().position(is_it);
+        let dismissed = index.and_then(|index| self.agents[agent].dismissed.get(&index));
+        let late = dismissed.is_some_and(|(at, _)| reading.asked.0 <= *at);
+        self.counts.late_answers += usize::from(late);
+    }
+
+    /// Nobody with somebody else's data is ever made the primary.
+    fn promote(&mut self, agent: usize, index: usize, promote: &Promote) {
+        let reached = !self.agents[agent].cut.contains(&Peer::Instance(index));
+        let now = self.cluster.probe(&promote.instance).filter(|_| reached);
+        if now.is_some_and(|now| now.run_id == promote.run_id && now.shows_its_data()) {
+            if self.is_foreign(index) {
+                self.break_with(format!("{} was promoted, with foreign data", promote.instance));
+            }
+            self.cluster.promote(&promote.instance);
+        }
+    }
+
+    /// Its data is somebody else's, and was never published as the group's.
+    fn is_foreign(&self, index: usize) -> bool {
+        let instance = &self.cluster.instances[index];
+        let lineage = self.last_record.iter().flat_map(|record| &record.lineage);
+        let own = self.cluster.probe(&instance.address);
+        let known = own.is_some_and(|own| {
+            lineage.into_iter().any(|id| *id == own.replid || Some(id) == own.replid2.as_ref())
+        });
+        instance.foreign && instance.offset > 0 && !known
+    }
+
     fn tell(&mut self, agent: usize, sentinel: usize, tell: &Tell) {
         if self.agents[agent].cut.contains(&Peer::Sentinel(sentinel)) {
             return;
@@ -458,7 +613,10 @@ impl World {
         let Sentinel { up, knows, .. } = self.cluster.sentinels[sentinel];
         match tell.what {
             TellWhat::Monitor if up && !knows => {}
-            TellWhat::Repoint if up => {}
+            TellWhat::Repoint if up => {
+                let leads = self.cluster.sentinels[sentinel].failover.is_some();
+                self.counts.failovers_ended += usize::from(leads);
+            }
             TellWhat::Settings if up && knows => {
                 self.cluster.sentinels[sentinel].quorum = tell.settings.quorum;
                 return;
@@ -485,8 +643,13 @@ impl World {
         self.note_truth();
         self.check_timely();
         self.check_isolated();
-        let jitter = self.rng.random_range(0..20);
-        self.push(self.now + SENTINEL_TICK_MS - 10 + jitter, Event::ClusterTick);
+        self.dismiss_the_unnamed();
+        self.check_dismissed();
+        let foreign = |i: &Instance| i.foreign && i.is_primary() && i.answers();
+        let seen = self.cluster.instances.iter().filter(|i| foreign(i)).count();
+        self.counts.foreign += seen;
+        let pause = self.cluster.pause();
+        self.push(self.now + pause, Event::ClusterTick);
         for agent in 0..self.agents.len() {
             for sentinel in 0..self.cluster.sentinels.len() {
                 let events = self.cluster.sentinels[sentinel].events;
@@ -507,6 +670,46 @@ impl World {
                 if seen.is_some_and(|seen| seen != kicks) && self.rng.random_range(0..10) > 0 {
                     self.send_probe(agent, index);
                 }
+            }
+        }
+    }
+
+    /// One that is gone for good, and that no other Sentinel names, is not asked any more.
+    fn dismiss_the_unnamed(&mut self) {
+        for sentinel in 0..self.cluster.sentinels.len() {
+            let named = |s: &Sentinel| s.up && s.peers.contains(&sentinel);
+            if !self.cluster.sentinels[sentinel].gone || self.cluster.sentinels.iter().any(named) {
+                continue;
+            }
+            for agent in 0..self.agents.len() {
+                if !self.agents[agent].dismissed.contains_key(&sentinel) {
+                    self.dismiss(agent, sentinel, u64::MAX);
+                }
+            }
+        }
+    }
+
+    fn dismiss(&mut self, agent: usize, sentinel: usize, until: u64) {
+        if !self.agents[agent].up {
+            return;
+        }
+        self.counts.dismissals += 1;
+        self.agents[agent].dismissed.insert(sentinel, (self.now, until));
+        let address = self.cluster.sentinels[sentinel].address.clone();
+        self.input(agent, Input::SentinelGone(address));
+    }
+
+    /// What a Sentinel said that is not asked any more does not count, and is not waited for.
+    fn check_dismissed(&mut self) {
+        for agent in 0..self.agents.len() {
+            let Agent { machine, up: true, dismissed, .. } = &self.agents[agent] else { continue };
+            let still = dismissed.iter().find(|(sentinel, (_, until))| {
+                let address = &self.cluster.sentinels[**sentinel].address;
+                *until > self.now && machine.observed().sentinels.contains_key(address)
+            });
+            if let Some((sentinel, (at, _))) = still {
+                let what = format!("agent-{agent} goes by {sentinel}, dismissed at {at}");
+                self.break_with(what);
             }
         }
     }
@@ -538,6 +741,10 @@ impl World {
     fn input(&mut self, agent: usize, input: Input) {
         let now = self.clock();
         let outputs = self.agents[agent].machine.on(input, now);
+        self.take(agent, outputs);
+    }
+
+    fn take(&mut self, agent: usize, outputs: Vec<Output>) {
         for output in outputs {
             self.carry_out(agent, output);
         }
@@ -593,60 +800,77 @@ impl World {
     /// Commands to instances and Sentinels.
     fn command(&mut self, agent: usize, output: Output) {
         match output {
-            Output::Hold(hold) => {
-                let index = self.index_of(&hold.instance);
-                let delay = self.delay();
-                if let Some(index) = index {
-                    self.push(self.now + delay, Event::Hold(agent, index, hold.for_ms));
-                }
+            Output::Tell(_) | Output::Forget(..) | Output::Replace(..) => {
+                self.command_sentinel(agent, output);
             }
-            Output::Fence(fence) => {
-                let index = self.index_of(&fence.instance);
-                let delay = self.delay();
-                if let Some(index) = index {
-                    self.push(self.now + delay, Event::Fence(agent, index, fence));
-                }
-            }
-            Output::Shelter(shelter) => {
-                let index = self.index_of(&shelter.instance);
-                let delay = self.delay();
-                if let Some(index) = index {
-                    self.push(self.now + delay, Event::Shelter(agent, index, shelter));
-                }
-            }
-            Output::Replace(replace, until) => {
-                let is_it = |s: &Sentinel| s.address == replace.sentinel;
-                let delay = self.delay();
-                if let Some(sentinel) = self.cluster.sentinels.iter().position(is_it) {
-                    self.push(self.now + delay, Event::Replace(agent, sentinel, replace, until));
-                }
-            }
-            Output::Promote(promote) => {
-                let index = self.index_of(&promote.instance);
-                let delay = self.delay();
-                if let Some(index) = index {
-                    self.push(self.now + delay, Event::Promote(agent, index, promote));
-                }
-            }
-            Output::Tell(tell) => {
-                let sentinel =
-                    self.cluster.sentinels.iter().position(|s| s.address == tell.sentinel);
-                let delay = self.delay();
-                if let Some(sentinel) = sentinel {
-                    self.push(self.now + delay, Event::Tell(agent, sentinel, tell));
-                }
-            }
-            Output::Forget(forget, until) => {
-                let is_it = |s: &Sentinel| s.address == forget.sentinel;
-                // Now and then it is on its way for long.
-                let late = self.rng.random_range(0..10) == 0;
-                let delay = if late { self.rng.random_range(500..9_000) } else { self.delay() };
-                if let Some(sentinel) = self.cluster.sentinels.iter().position(is_it) {
-                    self.push(self.now + delay, Event::Forget(agent, sentinel, forget, until));
-                }
-            }
-            other => panic!("{other:?} is no command"),
+            output => self.command_instance(agent, output),
         }
+    }
+
+    fn command_instance(&mut self, agent: usize, output: Output) {
+        if self.agents[agent].full_until > self.now {
+            self.counts.full_queues += 1;
+            return;
+        }
+        let (instance, delay) = match &output {
+            // One that is renewed each second.
+            Output::Hold(hold) => (&hold.instance, self.delay()),
+            Output::Fence(fence) => (&fence.instance, self.command_delay()),
+            Output::Shelter(shelter) => (&shelter.instance, self.command_delay()),
+            Output::Promote(promote) => (&promote.instance, self.command_delay()),
+            other => panic!("{other:?} is no command"),
+        };
+        let Some(index) = self.index_of(instance) else { return };
+        let event = match output {
+            Output::Hold(hold) => Event::Hold(agent, index, hold.for_ms),
+            Output::Fence(fence) => Event::Fence(agent, index, fence),
+            Output::Shelter(shelter) => Event::Shelter(agent, index, shelter),
+            Output::Promote(promote) => Event::Promote(agent, index, promote),
+            other => panic!("{other:?} is no command"),
+        };
+        self.push(self.now + delay, event);
+    }
+
+    fn command_sentinel(&mut self, agent: usize, output: Output) {
+        let address = match &output {
+            Output::Tell(tell) => &tell.sentinel,
+            Output::Forget(forget, _) => &forget.sentinel,
+            Output::Replace(replace, _) => &replace.sentinel,
+            other => panic!("{other:?} is no command"),
+        };
+        let is_it = |s: &Sentinel| &s.address == address;
+        let Some(sentinel) = self.cluster.sentinels.iter().position(is_it) else { return };
+        if self.agents[agent].lags_until > self.now || self.is_dismissed(agent, sentinel) {
+            self.counts.lags += 1;
+            return;
+        }
+        let forget = matches!(output, Output::Forget(..));
+        let delay = if forget { self.late_delay() } else { self.command_delay() };
+        let event = match output {
+            Output::Tell(tell) => Event::Tell(agent, sentinel, tell),
+            Output::Forget(forget, until) => Event::Forget(agent, sentinel, forget, until),
+            Output::Replace(replace, until) => Event::Replace(agent, sentinel, replace, until),
+            other => panic!("{other:?} is no command"),
+        };
+        self.push(self.now + delay, event);
+    }
+
+    /// Now and then a command is on its way for long.
+    fn command_delay(&mut self) -> u64 {
+        if self.tardy { self.late_delay() } else { self.delay() }
+    }
+
+    fn late_delay(&mut self) -> u64 {
+        if self.rng.random_range(0..10) > 0 {
+            return self.delay();
+        }
+        self.counts.late_commands += 1;
+        self.rng.random_range(500..9_000)
+    }
+
+    fn is_dismissed(&self, agent: usize, sentinel: usize) -> bool {
+        let dismissed = self.agents[agent].dismissed.get(&sentinel);
+        dismissed.is_some_and(|(_, until)| *until > self.now)
     }
 
     fn index_of(&self, address: &Address) -> Option<usize> {
@@ -654,6 +878,9 @@ impl World {
     }
 
     fn send_ask(&mut self, agent: usize, sentinel: usize) {
+        if self.is_dismissed(agent, sentinel) {
+            return;
+        }
         let (asked, delay) = (self.now, self.delay());
         self.push(self.now + delay, Event::AskSentinel(agent, sentinel, asked));
     }
@@ -719,12 +946,16 @@ impl World {
             return;
         }
         let has_data = self.cluster.instances[index].offset > 0;
+        let foreign = self.is_foreign(index);
         if !self.cluster.fence(index, fence) {
             return;
         }
         self.fences += 1;
         let instance = &fence.instance;
         self.log.push(format!("{} agent-{agent} fences {instance}", self.now));
+        if foreign {
+            self.break_with(format!("{instance} was fenced, and its data is somebody else's"));
+        }
         if self.cluster.majority().as_ref() == Some(instance) {
             self.break_with(format!("{instance} was fenced, and a majority names it"));
         }
@@ -902,6 +1133,10 @@ impl World {
             let what = format!("agent-{agent} publishes {writer} without data, {holder} has some");
             return self.break_with(what);
         }
+        let foreign = |index: &usize| self.is_foreign(*index);
+        if moved && self.index_of(writer).filter(foreign).is_some() {
+            return self.break_with(format!("agent-{agent} publishes {writer}, of foreign data"));
+        }
         self.successors += usize::from(moved);
         if !named && !first && !moved {
             let what =
@@ -1037,6 +1272,7 @@ impl World {
             | Operation::KillPrimary
             | Operation::EmptyPrimary
             | Operation::MoveAll
+            | Operation::ForeignData(_)
             | Operation::ReplicaOfNoOne(_) => self.operate_on_instances(operation),
             Operation::CutSentinels(a, b) => {
                 self.cluster.cut_sentinels.insert((a.min(b), a.max(b)));
@@ -1064,6 +1300,18 @@ impl World {
                 self.operate(Operation::KillAgent(agent));
                 self.start_agent(agent);
             }
+            Operation::Dismiss { agent, sentinel } => {
+                let until = self.now + self.rng.random_range(1_000..8_000);
+                self.dismiss(agent, sentinel, until);
+            }
+            Operation::FullQueue(agent) => {
+                self.agents[agent].full_until = self.now + self.rng.random_range(5_000..20_000);
+            }
+            Operation::Lag(agent) => {
+                self.agents[agent].lags_until = self.now + self.rng.random_range(5_000..20_000);
+            }
+            Operation::Reload { agent, change } => self.reload(agent, change),
+            Operation::Look(agent) => self.look(agent),
             Operation::ConsulAway => self.consul_away = true,
             Operation::ConsulBack => self.consul_away = false,
             Operation::WipeConsul => {
@@ -1101,6 +1349,61 @@ impl World {
         self.consul.txn(&[set], &self.layout.state());
     }
 
+    /// An agent reads its config again. Whatever is due has been decided before, so what is decided now is the reload's.
+    fn reload(&mut self, agent: usize, change: Change) {
+        let policy = &mut self.policies[agent];
+        match change {
+            Change::Nothing => {}
+            Change::Level => {
+                let quorum = policy.publish == Level::Quorum;
+                policy.publish = if quorum { Level::Promotion } else { Level::Quorum };
+            }
+            Change::Quorum => {
+                let auto = policy.settings.quorum == Some(WantedQuorum::Auto);
+                let all = WantedQuorum::Fixed(self.cluster.sentinels.len() as u64);
+                policy.settings.quorum = Some(if auto { all } else { WantedQuorum::Auto });
+            }
+            Change::Fence => policy.fence = !policy.fence,
+            Change::ForgetAfter => policy.forget_after_ms = 63_000 - policy.forget_after_ms,
+        }
+        if !self.agents[agent].up {
+            return;
+        }
+        self.counts.reloads += 1;
+        self.input(agent, Input::Tick);
+        let mut policy = self.policy(agent);
+        policy.run = format!("run-{}", self.agents[agent].life);
+        let now = self.clock();
+        let Agent { machine, .. } = &mut self.agents[agent];
+        let outputs = machine.on(Input::Policy(Box::new(policy)), now);
+        let answers = machine.observed().sentinels.values().filter_map(|r| r.result.as_ref().ok());
+        let mut groups = answers.filter_map(|answer| answer.group.as_ref());
+        // At the other level a failover that is under way moves the name by right.
+        let excused = change == Change::Level && groups.any(|group| group.failover.is_some());
+        let moves = outputs.iter().any(|output| {
+            let Output::Write(_, write) = output else { return false };
+            matches!(write.purpose, Purpose::Publish | Purpose::Withdraw)
+        });
+        if moves && !excused {
+            self.break_with(format!("agent-{agent} moves the name for a reload: {change:?}"));
+        }
+        self.take(agent, outputs);
+    }
+
+    /// Everybody is asked at once.
+    fn look(&mut self, agent: usize) {
+        if !self.agents[agent].up {
+            return;
+        }
+        self.counts.looks += 1;
+        let now = self.clock();
+        let outputs = self.agents[agent].machine.on(Input::Look, now);
+        if !outputs.contains(&Output::AskSentinels) {
+            self.break_with(format!("agent-{agent} was told to look, and asks nobody"));
+        }
+        self.take(agent, outputs);
+    }
+
     /// As `consul-redis switchover` does: by what it sees, and only when nothing speaks against it.
     fn switch_over(&mut self, agent: usize) {
         let mut observed = self.agents[agent].machine.observed().clone();
@@ -1113,18 +1416,103 @@ impl World {
         let Some(planned) = prepare(&view, None).1.filter(|_| self.agents[agent].up) else {
             return;
         };
-        let sentinel = |s: &Sentinel| s.address == planned.sentinel;
+        let is_it = |s: &Sentinel| s.address == planned.sentinel;
         let index = self.index_of(&planned.from);
-        let sentinel = self.cluster.sentinels.iter().position(sentinel);
-        let Some((index, sentinel)) = index.zip(sentinel) else { return };
-        let reached = [Peer::Instance(index), Peer::Sentinel(sentinel)];
-        let asked = &self.cluster.sentinels[sentinel];
-        let free = asked.up && asked.knows && asked.failover.is_none();
-        if free && reached.iter().all(|peer| !self.agents[agent].cut.contains(peer)) {
-            self.moves += 1;
-            self.hold(agent, index, MOVE_HOLD_MS);
-            self.cluster.start_failover(sentinel, self.now, true);
+        let sentinel = self.cluster.sentinels.iter().position(is_it);
+        let Some((from, sentinel)) = index.zip(sentinel) else { return };
+        let old = &self.cluster.instances[from];
+        if !old.answers() || !old.is_primary() || !self.reaches(agent, from, sentinel) {
+            return;
         }
+        let (run, replid, target) = (old.run, old.replid, old.offset);
+        self.moves += 1;
+        self.hold(agent, from, MOVE_HOLD_MS);
+        let (begun, step) = (self.now, Step::CatchUp);
+        let planned = Move { planned, from, sentinel, run, replid, target, begun, step };
+        self.push(self.now + MOVE_STEP_MS, Event::Move(agent, planned));
+    }
+
+    fn reaches(&self, agent: usize, instance: usize, sentinel: usize) -> bool {
+        let cut = &self.agents[agent].cut;
+        !cut.contains(&Peer::Instance(instance)) && !cut.contains(&Peer::Sentinel(sentinel))
+    }
+
+    /// The next step of a planned move, until it has ended.
+    fn go_on(&mut self, agent: usize, mut planned: Move) {
+        let Move { from, sentinel, begun, .. } = planned;
+        let reached = self.agents[agent].up && self.reaches(agent, from, sentinel);
+        let patience = match planned.step {
+            Step::CatchUp => CATCH_UP_MAX_MS,
+            Step::Promote => CATCH_UP_MAX_MS + PROMOTION_MAX_MS,
+            Step::Follow(_) => FOLLOW_MAX_MS,
+        };
+        let late = self.now - begun > patience;
+        if !reached || late {
+            // Writes go on where they were, unless somebody leads already.
+            if reached && !matches!(planned.step, Step::Follow(_)) {
+                self.cluster.instances[from].held_until = self.now;
+            }
+            return;
+        }
+        let answers: Vec<(Address, InstanceAnswer)> = planned
+            .planned
+            .candidates
+            .iter()
+            .filter_map(|a| Some((a.clone(), self.cluster.probe(a)?)))
+            .collect();
+        let all = answers.len() == planned.planned.candidates.len();
+        match &planned.step {
+            Step::CatchUp if all && answers.iter().all(|(_, a)| has_all(planned.target, a)) => {
+                let asked = &self.cluster.sentinels[sentinel];
+                if !asked.up || !asked.knows || asked.failover.is_some() {
+                    self.cluster.instances[from].held_until = self.now;
+                    return;
+                }
+                self.cluster.start_failover(sentinel, self.now, true);
+                planned.step = Step::Promote;
+            }
+            Step::Promote => {
+                let leads = |a: &InstanceAnswer| matches!(a.role, Role::Primary { .. });
+                if let Some((new, _)) = answers.iter().find(|(_, answer)| leads(answer)) {
+                    planned.step = Step::Follow(new.clone());
+                }
+            }
+            Step::Follow(new) if self.is_followed(new) => {
+                let new = new.clone();
+                return self.end_move(&planned, &new);
+            }
+            Step::CatchUp | Step::Follow(_) => {}
+        }
+        self.push(self.now + MOVE_STEP_MS, Event::Move(agent, planned));
+    }
+
+    fn is_followed(&self, new: &Address) -> bool {
+        let answer = self.consul.group(&self.layout, Mono(self.now));
+        let published = answer.record().and_then(Record::writer_address);
+        published == Some(new) && self.cluster.majority().as_ref() == Some(new)
+    }
+
+    /// The old primary follows, and every write that it acknowledged is the new one's.
+    fn end_move(&mut self, planned: &Move, new: &Address) {
+        let Move { from, run, replid, begun, .. } = *planned;
+        let address = self.cluster.instances[from].address.clone();
+        let now = self.cluster.probe(&address);
+        if let Some(fence) = now.and_then(|now| retire(&address, &now, new)) {
+            self.cluster.fence(from, &fence);
+        }
+        let (old, leads) = (&self.cluster.instances[from], self.cluster.instance(new));
+        // One that was restarted was not held any more; nor was one that had to wait for longer than it is.
+        let held = old.run == run && self.now - begun < MOVE_HOLD_MS;
+        let went_on = leads.filter(|leads| leads.replid2 == Some(replid) && held);
+        if let Some(leads) = went_on {
+            let (wrote, forked_at) = (old.wrote, leads.forked_at);
+            if wrote.0 == replid && wrote.1 >= forked_at {
+                let what = format!("{new} goes on from {forked_at}, {address} wrote {wrote:?}");
+                return self.break_with(what);
+            }
+            self.counts.moves_done += 1;
+        }
+        self.cluster.instances[from].held_until = self.now;
     }
 
     fn operate_on_instances(&mut self, operation: Operation) {
@@ -1143,6 +1531,7 @@ impl World {
                 }
             }
             Operation::MoveAll => self.move_all(),
+            Operation::ForeignData(i) => self.cluster.start_foreign(i),
             Operation::EmptyPrimary => {
                 let primary = self.cluster.majority();
                 if let Some(index) = primary.and_then(|primary| self.index_of(&primary)) {
@@ -1195,7 +1584,7 @@ impl World {
                 }
             }
             Operation::StartSentinel { sentinel, blank } => {
-                sentinels[sentinel].up = true;
+                sentinels[sentinel].up = !sentinels[sentinel].gone;
                 if blank {
                     sentinels[sentinel].knows = false;
                     sentinels[sentinel].peers.clear();
@@ -1227,7 +1616,7 @@ impl World {
 
     fn start_agent(&mut self, agent: usize) {
         let life = self.agents[agent].life + 1;
-        if self.agents[agent].up {
+        if self.agents[agent].up || self.no_agents {
             return;
         }
         let mut policy = self.policy(agent);
@@ -1249,6 +1638,9 @@ impl World {
             away: false,
             seen_kicks: BTreeMap::new(),
             seen_events: vec![0; sentinels],
+            full_until: 0,
+            lags_until: 0,
+            dismissed: BTreeMap::new(),
         };
         self.push(self.now + 1, Event::Wake(agent));
     }
@@ -1288,12 +1680,13 @@ impl World {
                 continue;
             }
             let primary_since = *self.primary_since.entry(host).or_insert(self.now);
-            let Some(since) = self.isolated.get(&host).map(|since| primary_since.max(*since))
-            else {
+            let able = self.agents[host].full_until;
+            let since = self.isolated.get(&host);
+            let Some(since) = since.map(|since| primary_since.max(*since).max(able)) else {
                 continue;
             };
             let held = instance.held_until + HOLD_GAP_MS > self.now;
-            if self.now - since > ISOLATED_MAX_MS && !held {
+            if self.now.saturating_sub(since) > ISOLATED_MAX_MS && !held {
                 let address = instance.address.clone();
                 self.break_with(format!("{address} takes writes, cut off since {since}"));
             }
@@ -1320,6 +1713,8 @@ impl World {
         }
         for agent in 0..self.agents.len() {
             self.agents[agent].cut.clear();
+            self.agents[agent].dismissed.retain(|_, (_, until)| *until == u64::MAX);
+            (self.agents[agent].full_until, self.agents[agent].lags_until) = (0, 0);
             self.start_agent(agent);
         }
     }
@@ -1334,11 +1729,11 @@ impl World {
         let level = answer.record().map(|record| record.evidence.level);
         // Equal epochs for two addresses never converge in Sentinel itself; then nobody is named.
         let Some(majority) = self.cluster.majority() else { return };
-        let sound = self.cluster.instance(&majority).is_some_and(|i| i.is_primary() && i.answers());
-        if !sound {
+        if !self.cluster.is_settled() {
             return;
         }
         if published.is_none() && self.cluster.is_left_to_the_operator(&majority) {
+            self.left_to_the_operator = true;
             return;
         }
         self.converged = true;
