@@ -99,7 +99,7 @@ fn the_figures_are_those_of_the_promises() {
 /// A scenario, as the file that it stands in.
 fn scenarios() -> Vec<(String, String)> {
     let mut all = Vec::new();
-    let test = Regex::new(r"async fn (\w+)\(\)").expect("an expression");
+    let test = Regex::new(r"async fn (\w+)\(").expect("an expression");
     for dir in ["tests/e2e", "tests/netns"] {
         for entry in std::fs::read_dir(crate::root().join(dir)).expect(dir) {
             let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a file");

@@ -292,7 +292,12 @@ async fn a_sentinel_that_points_somewhere_else_for_long_is_told_anew() {
     .await
     .unwrap();
     DISAGREEMENT.kept(disagrees.elapsed());
-    assert!(logs(&agents).contains("which had disagreed"), "{}", logs(&agents));
+    until("an agent says so", Duration::from_secs(10), || async {
+        let log = logs(&agents);
+        if log.contains("which had disagreed") { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
     assert_eq!(stranger.follows().await.unwrap(), None, "it is none of ours");
     world.settle().await.unwrap();
     assert_eq!(until_writer(&world, "redis", 5, None).await, writer);

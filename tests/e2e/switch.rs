@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
 use crate::hammer::Hammer;
+use crate::promises::LATE_SERVER;
 use crate::support::{
     agents, logs, on_one_and_three_servers, record, until_in_sync, until_named, until_record,
     until_writer, world,
@@ -28,6 +29,15 @@ async fn named_everywhere(world: &World, writer: &str) {
         assert_eq!(key.as_deref(), Some(writer));
         let tagged = server.names().unwrap().srv("primary.redis.service.consul").await.unwrap();
         assert_eq!(tagged.len(), 1, "{tagged:?}");
+    }
+}
+
+/// A single server is never behind itself.
+#[track_caller]
+fn in_time(late: Duration, consul_servers: u8) {
+    match consul_servers {
+        1 => assert_eq!(late, Duration::ZERO),
+        _ => LATE_SERVER.kept(late),
     }
 }
 
@@ -52,9 +62,10 @@ async fn life_of_a_group(level: &str, consul_servers: u8) {
     let generation = record(&world, "redis").await.unwrap().generation;
     until_in_sync(&world, "redis", 2).await;
     assert_eq!(record(&world, "redis").await.unwrap().generation, generation, "{}", logs(&agents));
+    hammer.until_enough().await;
     let seen = hammer.stop().await;
     seen.never_two_writers();
-    seen.in_order();
+    in_time(seen.in_order(), consul_servers);
     seen.never_a_replica();
     seen.never_back_from(&second);
 
@@ -68,9 +79,10 @@ async fn life_of_a_group(level: &str, consul_servers: u8) {
     named_everywhere(&world, &third).await;
     world.server(&second).unwrap().signal(Signal::SIGCONT).unwrap();
     until_in_sync(&world, "redis", 2).await;
+    hammer.until_enough().await;
     let seen = hammer.stop().await;
     seen.never_two_writers();
-    seen.in_order();
+    in_time(seen.in_order(), consul_servers);
     seen.never_a_replica();
     seen.never_back_from(&third);
 
@@ -83,9 +95,10 @@ async fn life_of_a_group(level: &str, consul_servers: u8) {
     let fourth = until_writer(&world, "redis", 30, Some(&third)).await;
     named_everywhere(&world, &fourth).await;
     until_in_sync(&world, "redis", 2).await;
+    hammer.until_enough().await;
     let seen = hammer.stop().await;
     seen.never_two_writers();
-    seen.in_order();
+    in_time(seen.in_order(), consul_servers);
     seen.never_a_replica();
     seen.never_back_from(&fourth);
 

@@ -194,8 +194,22 @@ pub const BOTH_WRITE: Promise = Promise {
     held_by: &["a_bare_sentinel_failover_loses_acknowledged_writes"],
 };
 
+/// Followers hear with the leader's next heartbeat, 100 ms away at most, that a write is committed
+/// (`docs/facts/consul.md` 3).
+pub const LATE_SERVER: Promise = Promise {
+    page: GUARANTEES,
+    says: "250 ms",
+    what: "from when one of three Consul servers gives a newer answer until the last older one of another",
+    at_least_ms: 0,
+    within_ms: 250,
+    held_by: &[
+        "the_name_follows_the_writer_at_level_promotion",
+        "the_name_follows_the_writer_at_level_quorum",
+    ],
+};
+
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 12] = [
+pub const ALL: [(&str, &Promise); 13] = [
     ("MOVED", &MOVED),
     ("MOVED_ALONE", &MOVED_ALONE),
     ("DIED_FIRST", &DIED_FIRST),
@@ -208,4 +222,5 @@ pub const ALL: [(&str, &Promise); 12] = [
     ("PASSWORD_TOLD", &PASSWORD_TOLD),
     ("PRESENCE", &PRESENCE),
     ("BOTH_WRITE", &BOTH_WRITE),
+    ("LATE_SERVER", &LATE_SERVER),
 ];
