@@ -189,6 +189,11 @@ impl World {
         if !old.answers() || !old.is_primary() || !self.reaches(agent, from, sentinel) {
             return;
         }
+        // One at a time: a second one that gives up ends the pause of the first.
+        if self.now < self.moving_until {
+            return;
+        }
+        self.moving_until = self.now + MOVE_HOLD_MS;
         let (run, replid, target) = (old.run, old.replid, old.offset);
         self.moves += 1;
         self.hold(agent, from, MOVE_HOLD_MS);

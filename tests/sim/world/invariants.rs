@@ -137,6 +137,8 @@ impl World {
 
     pub(super) fn note_truth(&mut self) {
         if let Some(majority) = self.cluster.majority() {
+            // Whatever it holds is the group's then: that is the Sentinels' doing.
+            self.cluster.adopt(&majority);
             self.named_at.insert(majority, self.now);
         }
         for chosen in self.cluster.chosen() {

@@ -246,6 +246,8 @@ pub struct World {
     no_agents: bool,
     /// Any command may be on its way for long; else only those to forget.
     tardy: bool,
+    /// Until when the last planned move may be under way.
+    moving_until: u64,
     pub layout: Layout,
     /// In a world that began without a primary: the one that must become the first.
     most_data: Option<Address>,
@@ -355,6 +357,7 @@ impl World {
             left_to_the_operator: false,
             no_agents: false,
             tardy: false,
+            moving_until: 0,
             moves: 0,
             last_forget: None,
             last_replacement: None,
