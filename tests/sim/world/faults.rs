@@ -301,7 +301,11 @@ impl World {
                 }
             }
             Operation::MoveAll => self.move_all(),
-            Operation::ForeignData(i) => self.cluster.start_foreign(i),
+            Operation::ForeignData(i) => {
+                // Another process, that nobody has told to hold anything yet.
+                self.primary_since.remove(&i);
+                self.cluster.start_foreign(i);
+            }
             Operation::EmptyPrimary => {
                 let primary = self.cluster.majority();
                 if let Some(index) = primary.and_then(|primary| self.index_of(&primary)) {
