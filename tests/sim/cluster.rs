@@ -764,6 +764,15 @@ impl Cluster {
             .collect()
     }
 
+    /// The data of a primary that a majority names is nobody else's, nor is what others have copied of it.
+    pub fn adopt(&mut self, primary: &Address) {
+        let leads = self.instance(primary).filter(|leads| leads.foreign && leads.is_primary());
+        let Some(history) = leads.map(|leads| leads.replid) else { return };
+        for instance in self.instances.iter_mut().filter(|i| i.replid == history) {
+            instance.foreign = false;
+        }
+    }
+
     /// A majority names one that is a primary and answers.
     pub fn is_settled(&self) -> bool {
         let named = self.majority().and_then(|named| self.instance(&named).cloned());
