@@ -39,7 +39,7 @@ test: check
 
 quick:
 	scripts/tools.sh servers
-	SIM_HISTORIES=200 cargo nextest run -E '$(QUICK)'
+	CONSUL_REDIS_HISTORIES=200 cargo nextest run -E '$(QUICK)'
 
 test-compose:
 	scripts/tools.sh servers
