@@ -1,5 +1,10 @@
 //! One suite, run against the Consul of the simulation and against a real one: what the simulation shows
 //! holds only as far as its Consul behaves like Consul.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../core/tests/sim/memory_consul.rs"]
+#[expect(dead_code, clippy::expect_used, reason = "the simulation's own, which uses all of it")]
+mod memory_consul;
 
 use std::collections::BTreeMap;
 
@@ -16,7 +21,7 @@ use consul_redis::lab::consul::{ConsulServer, ConsulSpec};
 use consul_redis::lab::process::Life;
 use consul_redis::lab::tools;
 
-use crate::memory_consul::MemoryConsul;
+use self::memory_consul::MemoryConsul;
 
 /// Either of them.
 enum Subject {

@@ -1,7 +1,7 @@
 //! The pure core: what is known in, what is to be done out.
 //!
-//! Nothing in here does I/O, reads a clock or draws a random number, and nothing in here may use
-//! tokio, reqwest or redis; `tests/purity.rs` holds that.
+//! Nothing in here does I/O, reads a clock or draws a random number: it depends on nothing that could, and
+//! `tests/purity.rs` holds the rest.
 
 pub mod action;
 pub mod address;
@@ -15,6 +15,7 @@ pub mod ghosts;
 pub mod group;
 pub mod health;
 pub mod hold;
+pub mod ids;
 pub mod memory;
 pub mod moved;
 pub mod name_check;
@@ -29,6 +30,7 @@ pub mod safety;
 pub mod sentinel_rows;
 pub mod sentinels;
 pub mod status;
+pub mod store;
 pub mod switchover;
 pub mod time;
 pub mod timeline;

@@ -7,11 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::address::Address;
-use super::moved::Back;
-use super::observed::{Observed, Role, SentinelId};
+use super::ids::SentinelId;
+use super::observed::{Observed, Role};
 use super::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
 use super::record::{EmptiedPrimary, Level, Reset, Timeline};
-use super::sentinels::TellWhat;
 use super::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -49,6 +48,32 @@ pub enum Condition {
     SentinelSilent(SentinelId),
     /// Nobody hears the replica.
     ReplicaSilent(Address),
+}
+
+/// One instance that is back, and what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Back {
+    /// Where it is.
+    pub address: Address,
+    /// Its run.
+    pub run_id: String,
+    /// It has read its data.
+    pub is_ready: bool,
+    /// How many writers came after the one whose data it holds; `None` when it is not known to hold any of theirs.
+    pub age: Option<usize>,
+}
+
+/// What a Sentinel is told about a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TellWhat {
+    /// It does not know the group: `MONITOR`, and the settings.
+    Monitor,
+    /// It has disagreed with the majority for long: `REMOVE`, `MONITOR`, and the settings.
+    Repoint,
+    /// It knows nobody but dead ones ([`super::moved`]), at this epoch: `REMOVE`.
+    Remove(u64),
+    /// Its settings differ from those that are wanted.
+    Settings,
 }
 
 /// One run of an instance, as far as it was seen.

@@ -11,7 +11,7 @@ use std::fmt;
 
 use super::address::Address;
 use super::bootstrap::{Bootstrap, Candidate, NoFirst, claimed, leader, loading};
-use super::memory::Condition;
+use super::memory::{Back, Condition};
 use super::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use super::policy::REINSTATED_AFTER_MS;
 use super::view::View;
@@ -160,19 +160,6 @@ fn same(view: &View<'_>, back: &[Candidate<'_>]) -> Condition {
         age: view.age(answer),
     };
     Condition::Moved(back.iter().map(known).collect())
-}
-
-/// One that is back, and what is known of it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Back {
-    /// Where it is.
-    pub address: Address,
-    /// Its run.
-    pub run_id: String,
-    /// It has read its data.
-    pub is_ready: bool,
-    /// How many writers came after the one whose data it holds; `None` when it is not known to hold any of theirs.
-    pub age: Option<usize>,
 }
 
 /// Nobody answers whom this Sentinel knows: neither the primary that it monitors nor any replica. One that has lost

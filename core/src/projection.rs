@@ -10,9 +10,9 @@ use std::num::NonZeroU16;
 
 use serde::Serialize;
 
-use super::address::{Address, GroupName, ServiceName};
-use super::observed::ReplId;
+use super::address::{Address, ServiceName};
 use super::record::{PublishedRole, Record};
+pub use super::store::Layout;
 
 /// Operations in one transaction: what Consul before 1.14 accepts (`docs/facts/consul.md` 1).
 pub const TXN_OPS_MAX: usize = 64;
@@ -35,68 +35,6 @@ pub fn nowhere() -> Address {
 pub fn is_nowhere(address: &Address) -> bool {
     address.ip() == Some(IpAddr::V4(TEST_NET)) && address.port() == NOWHERE_PORT.get()
 }
-
-/// Where one group's things are in Consul.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
-    /// KV prefix shared by all groups, without a slash at the end. Default `redis-ha`.
-    pub prefix: String,
-    /// The group.
-    pub group: GroupName,
-}
-
-impl Layout {
-    /// Where `group` lives under `prefix`.
-    pub fn new(prefix: &str, group: &GroupName) -> Self {
-        Self { prefix: prefix.to_owned(), group: group.clone() }
-    }
-
-    /// The prefix of all the group's keys, with a slash at the end.
-    pub fn root(&self) -> String {
-        format!("{}/{}/", self.prefix, self.group)
-    }
-
-    /// The fence.
-    pub fn state(&self) -> String {
-        format!("{}state", self.root())
-    }
-
-    /// The last changes.
-    pub fn history(&self) -> String {
-        format!("{}history", self.root())
-    }
-
-    /// The Sentinel settings that all agents keep.
-    pub fn config(&self) -> String {
-        format!("{}config", self.root())
-    }
-
-    /// The instances that the operator has taken out of service.
-    pub fn maintenance(&self) -> String {
-        format!("{}maintenance", self.root())
-    }
-
-    /// The key that says that an agent watches the group.
-    pub fn agent(&self, id: &str) -> String {
-        format!("{}{AGENTS}{id}", self.root())
-    }
-
-    /// What a history goes on from that an instance had to begin anew.
-    pub fn continued(&self, history: &ReplId) -> String {
-        format!("{}{HISTORIES}{}", self.root(), history.0)
-    }
-
-    /// The synthetic node.
-    pub fn node(&self) -> String {
-        format!("{}-{}", self.prefix.replace('/', "-"), self.group)
-    }
-}
-
-/// The directory of the agents' keys, below [`Layout::root`].
-pub const AGENTS: &str = "agents/";
-
-/// The directory of the histories that were begun anew, below [`Layout::root`].
-pub const HISTORIES: &str = "histories/";
 
 /// A node as the catalog holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::address::{Address, GroupName, ServiceName};
-use super::observed::ReplId;
+use super::ids::ReplId;
 
 /// Version of the record format. A record with a higher one is left alone.
 ///

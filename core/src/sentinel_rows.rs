@@ -119,7 +119,7 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::observed::{DownOpinion, SentinelId, SentinelPeer, SentinelSettings};
+    use crate::observed::{DownOpinion, SentinelId, SentinelPeer, SentinelSettings};
 
     fn at(text: &str) -> Address {
         text.parse().unwrap()

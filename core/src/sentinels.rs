@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::address::Address;
 use super::memory::Condition;
+pub use super::memory::TellWhat;
 use super::moved::knows_nobody;
 use super::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelSettings};
 use super::policy::{
@@ -47,19 +48,6 @@ impl Tell {
         };
         now.group.as_ref().is_some_and(lost)
     }
-}
-
-/// See [`Tell`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TellWhat {
-    /// It does not know the group: `MONITOR`, and the settings.
-    Monitor,
-    /// It has disagreed with the majority for long: `REMOVE`, `MONITOR`, and the settings.
-    Repoint,
-    /// It knows nobody but dead ones ([`super::moved`]), at this epoch: `REMOVE`.
-    Remove(u64),
-    /// Its settings differ from those that are wanted.
-    Settings,
 }
 
 /// The Sentinels to be told now.

@@ -1,6 +1,6 @@
 //! A whole world: one Consul, Redis servers, Sentinels, agents.
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::LabError;
 use super::consul::{ConsulServer, ConsulSpec};
+pub use super::net::{TlsFiles, free_port, free_ports};
 use super::process::{Life, Process};
 use super::redis::{Server, ServerSpec};
 use super::tools;
@@ -28,41 +29,6 @@ const WORLDS_MAX: u8 = 8;
 const LOG_LINES_SHOWN: usize = 60;
 /// Addresses for each world.
 const ADDRESSES_PER_WORLD: u8 = 30;
-
-/// A port that is free for TCP and UDP on all of these addresses.
-///
-/// # Errors
-/// When none can be had.
-pub fn free_port(ips: &[Ipv4Addr]) -> Result<u16, LabError> {
-    let ports = free_ports(ips, 1)?;
-    ports.first().copied().ok_or_else(|| LabError::new("no port"))
-}
-
-/// So many different ports that are free for TCP and UDP on all of these addresses.
-///
-/// # Errors
-/// When they cannot be had.
-pub fn free_ports(ips: &[Ipv4Addr], count: usize) -> Result<Vec<u16>, LabError> {
-    let first = ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST);
-    // Held until all are found, so that none is found twice.
-    let mut found: Vec<(u16, Vec<TcpListener>)> = Vec::new();
-    for _ in 0..64 + count {
-        if found.len() == count {
-            break;
-        }
-        let port = TcpListener::bind((first, 0))?.local_addr()?.port();
-        let hold = |ip: &Ipv4Addr| {
-            UdpSocket::bind((*ip, port)).and_then(|_| TcpListener::bind((*ip, port)))
-        };
-        if let Ok(held) = ips.iter().map(hold).collect() {
-            found.push((port, held));
-        }
-    }
-    if found.len() < count {
-        return Err(LabError(format!("no free ports on {ips:?}")));
-    }
-    Ok(found.into_iter().map(|(port, _)| port).collect())
-}
 
 /// What a world is made of.
 #[derive(Debug, Clone)]
@@ -116,19 +82,6 @@ impl Default for WorldSpec {
             life: Life::WithUs,
         }
     }
-}
-
-/// Certificates of a world: PEM files.
-#[derive(Debug, Clone)]
-pub struct TlsFiles {
-    /// The authority that signed everything.
-    pub ca: PathBuf,
-    /// A certificate for servers and clients alike.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// The name it is made out to.
-    pub name: String,
 }
 
 /// One group's servers.

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{Check, Code, Evidence, Facts, Finding, seen};
-use crate::core::status::{Problem, ProblemCode};
+use crate::status::{Problem, ProblemCode};
 
 /// So many changes of the writer in [`FLAPPING_WITHIN`] are too many. One failover is two: withdrawn, and published.
 const FLAPPING_CHANGES: usize = 8;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 
-use crate::core::address::Address;
-use crate::core::name_check::Answer;
-use crate::core::observed::{InstanceAnswer, Role, SentinelAnswer, SentinelGroup};
-use crate::core::projection::Layout;
-use crate::core::record::Record;
-use crate::core::status::Problem;
-use crate::core::view::View;
-use crate::core::{address::ServiceName, sentinel_rows};
+use crate::address::Address;
+use crate::name_check::Answer;
+use crate::observed::{InstanceAnswer, Role, SentinelAnswer, SentinelGroup};
+use crate::projection::Layout;
+use crate::record::Record;
+use crate::status::Problem;
+use crate::view::View;
+use crate::{address::ServiceName, sentinel_rows};
 
 /// Names and values, as a server gives them.
 pub type Fields = BTreeMap<String, String>;
@@ -224,7 +224,7 @@ impl NameKind {
 
     /// Whether the answer is what the record says. Answers by UDP hold some of the replicas.
     pub fn is_right(self, record: &Record, answer: &Answer) -> bool {
-        use crate::core::name_check::{Verdict, compare};
+        use crate::name_check::{Verdict, compare};
         match self {
             Self::Primary | Self::Tag => compare(record.writer_address(), answer) == Verdict::Right,
             Self::Replica => {

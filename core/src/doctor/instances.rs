@@ -3,8 +3,8 @@
 use super::{
     Check, Code, Evidence, Facts, Finding, InstanceFacts, differing, redis_cli, seen, version,
 };
-use crate::core::address::Address;
-use crate::core::observed::{InstanceAnswer, Role};
+use crate::address::Address;
+use crate::observed::{InstanceAnswer, Role};
 
 /// A replica that the writer has not heard for longer is late, in seconds: Redis sends one a second.
 const LAG_MAX_S: u64 = 10;
@@ -130,7 +130,7 @@ fn lags(facts: &Facts<'_>) -> Vec<Finding> {
     let Some((writer, answer)) = facts.writer() else { return Vec::new() };
     let Role::Primary { replicas } = &answer.role else { return Vec::new() };
     let late = replicas.iter().filter(|replica| replica.lag_s > LAG_MAX_S);
-    let say = |replica: &crate::core::observed::ConnectedReplica| {
+    let say = |replica: &crate::observed::ConnectedReplica| {
         let text =
             format!("replica {} is late: what it lacks is lost when it is chosen", replica.address);
         let read =

@@ -1,9 +1,9 @@
 //! The Sentinels: whether they could fail over, and agree.
 
 use super::{Check, Code, Evidence, Facts, Finding, differing, redis_cli, seen, version};
-use crate::core::address::Address;
-use crate::core::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
-use crate::core::policy::WantedQuorum;
+use crate::address::Address;
+use crate::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
+use crate::policy::WantedQuorum;
 
 /// Below this a Sentinel that has just followed a switch may call the new primary down, in ms
 /// (`docs/facts/sentinel.md` 6).
@@ -335,7 +335,7 @@ fn not_kept(facts: &Facts<'_>) -> Vec<Finding> {
 fn ghost_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     let counts = facts.view.tally.replicas.iter();
     let gone = counts.filter(|(_, count)| count.up == 0 && count.down > 0);
-    let say = |(at, count): (&Address, &crate::core::election::ReplicaCount)| {
+    let say = |(at, count): (&Address, &crate::election::ReplicaCount)| {
         let text = format!("replica {at} is down, and Sentinels never forget it by themselves");
         let evidence = vec![seen("the Sentinels", format!("{} get no answer from it", count.down))];
         let mend = "start it again; agents make the Sentinels forget it after forget_after";

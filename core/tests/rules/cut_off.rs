@@ -1,10 +1,10 @@
 //! Node mode: when the writes of this host's primary are held because the host may be cut off, and until when.
 
-use consul_redis::core::action::Action;
-use consul_redis::core::hold::{HoldReason, is_cut_off};
-use consul_redis::core::memory::{Condition, Life, Origin};
-use consul_redis::core::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS};
-use consul_redis::core::time::Mono;
+use consul_redis_core::action::Action;
+use consul_redis_core::hold::{HoldReason, is_cut_off};
+use consul_redis_core::memory::{Condition, Life, Origin};
+use consul_redis_core::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS};
+use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
 

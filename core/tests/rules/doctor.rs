@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use consul_redis::core::address::Address;
-use consul_redis::core::doctor::{
+use consul_redis_core::address::Address;
+use consul_redis_core::doctor::{
     Code, ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, NameAnswer, NameKind,
     Right, RightKind, SentinelFacts, diagnose, rights,
 };
-use consul_redis::core::name_check::Answer;
-use consul_redis::core::observed::{ConnectedReplica, Role, SentinelGroup, StoreAnswer};
-use consul_redis::core::record::{Change, InstanceRecord, PublishedRole, Timeline};
-use consul_redis::core::status::{Problem, ProblemCode};
+use consul_redis_core::name_check::Answer;
+use consul_redis_core::observed::{ConnectedReplica, Role, SentinelGroup, StoreAnswer};
+use consul_redis_core::record::{Change, InstanceRecord, PublishedRole, Timeline};
+use consul_redis_core::status::{Problem, ProblemCode};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::scene::{A, B, C, Scene, at, layout, primary, replica, sentinel_at};

@@ -1,16 +1,16 @@
 //! A primary that has come back without its data.
 
-use consul_redis::core::action::{Action, Purpose};
-use consul_redis::core::emptied::{Shelter, condition, emptied, replace};
-use consul_redis::core::fence::fences;
-use consul_redis::core::memory::{Asked, Condition, Life, Origin};
-use consul_redis::core::observed::{InstanceAnswer, ReplId, Role};
-use consul_redis::core::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
-use consul_redis::core::projection::nowhere;
-use consul_redis::core::record::EmptiedPrimary;
-use consul_redis::core::safety::veto;
-use consul_redis::core::status::{Problem, assess};
-use consul_redis::core::time::Mono;
+use consul_redis_core::action::{Action, Purpose};
+use consul_redis_core::emptied::{Shelter, condition, emptied, replace};
+use consul_redis_core::fence::fences;
+use consul_redis_core::memory::{Asked, Condition, Life, Origin};
+use consul_redis_core::observed::{InstanceAnswer, ReplId, Role};
+use consul_redis_core::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
+use consul_redis_core::projection::nowhere;
+use consul_redis_core::record::EmptiedPrimary;
+use consul_redis_core::safety::veto;
+use consul_redis_core::status::{Problem, assess};
+use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica};
 

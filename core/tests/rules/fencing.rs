@@ -1,17 +1,17 @@
 //! Stray primaries: when one is made a replica, and when never.
 
-use consul_redis::core::action::Action;
-use consul_redis::core::fence::{Fence, StrayKind};
-use consul_redis::core::memory::{Condition, Life, Origin};
-use consul_redis::core::observed::{
+use consul_redis_core::action::Action;
+use consul_redis_core::fence::{Fence, StrayKind};
+use consul_redis_core::memory::{Condition, Life, Origin};
+use consul_redis_core::observed::{
     Continued, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelReplica,
 };
-use consul_redis::core::policy::{
+use consul_redis_core::policy::{
     EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
 };
-use consul_redis::core::record::Level;
-use consul_redis::core::safety;
-use consul_redis::core::time::Mono;
+use consul_redis_core::record::Level;
+use consul_redis_core::safety;
+use consul_redis_core::time::Mono;
 
 use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica};
 

@@ -1,10 +1,10 @@
 //! The first primary: a group that nobody knows gets one, and nobody's data is lost for it.
 
-use consul_redis::core::action::{Action, Purpose};
-use consul_redis::core::memory::Condition;
-use consul_redis::core::observed::InstanceAnswer;
-use consul_redis::core::record::Level;
-use consul_redis::core::time::Mono;
+use consul_redis_core::action::{Action, Purpose};
+use consul_redis_core::memory::Condition;
+use consul_redis_core::observed::InstanceAnswer;
+use consul_redis_core::record::Level;
+use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, replica, sentinel_at};
 

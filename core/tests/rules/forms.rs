@@ -2,18 +2,18 @@
 //!
 //! A form that a release has written gets a file of its own in tests/fixtures/forms; none is ever changed.
 
-use consul_redis::core::observed::{Key, ReplId, StoreAnswer, StoredState};
-use consul_redis::core::projection::Layout;
-use consul_redis::core::record::{RECORD_VERSION, decode, encode};
-use consul_redis::core::status::{ProblemCode, assess};
-use consul_redis::core::time::Mono;
+use consul_redis_core::observed::{Key, ReplId, StoreAnswer, StoredState};
+use consul_redis_core::projection::Layout;
+use consul_redis_core::record::{RECORD_VERSION, decode, encode};
+use consul_redis_core::status::{ProblemCode, assess};
+use consul_redis_core::time::Mono;
 use serde_json::Value;
 
 use crate::scene::{Scene, layout};
 
 /// Every form, by its name.
 fn forms() -> Vec<(String, Value)> {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/forms");
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/forms");
     let mut files: Vec<_> =
         std::fs::read_dir(dir).expect(dir).map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
@@ -122,7 +122,7 @@ fn a_record_of_a_newer_version_is_left_alone_and_says_what_to_do() {
 /// Whoever writes last has the newest form; an older agent that cannot read it leaves it alone.
 #[test]
 fn what_is_written_has_this_version() {
-    let older = |record: &mut consul_redis::core::record::Record| {
+    let older = |record: &mut consul_redis_core::record::Record| {
         record.v = 0;
         record.instances.pop();
     };

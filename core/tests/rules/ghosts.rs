@@ -1,12 +1,12 @@
 //! Sentinels and replicas that are gone for good are forgotten: one Sentinel at a time, and only at rest.
 
-use consul_redis::core::action::{Action, Purpose};
-use consul_redis::core::ghosts::{Forget, Ghost};
-use consul_redis::core::memory::Asked;
-use consul_redis::core::observed::{DownOpinion, FailoverPhase, SentinelId};
-use consul_redis::core::policy::RESET_GAP_MS;
-use consul_redis::core::record::{Level, Reset};
-use consul_redis::core::time::Mono;
+use consul_redis_core::action::{Action, Purpose};
+use consul_redis_core::ghosts::{Forget, Ghost};
+use consul_redis_core::memory::Asked;
+use consul_redis_core::observed::{DownOpinion, FailoverPhase, SentinelId};
+use consul_redis_core::policy::RESET_GAP_MS;
+use consul_redis_core::record::{Level, Reset};
+use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, replica, sentinel_at};
 

@@ -1,17 +1,17 @@
 //! A group that has moved: nobody is left where its Sentinels look, and its instances are back at other addresses.
 
-use consul_redis::core::action::{Action, Purpose};
-use consul_redis::core::memory::Condition;
-use consul_redis::core::moved::{NotMoved, condition, successor};
-use consul_redis::core::observed::{
+use consul_redis_core::action::{Action, Purpose};
+use consul_redis_core::memory::Condition;
+use consul_redis_core::moved::{NotMoved, condition, successor};
+use consul_redis_core::observed::{
     Continued, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role,
 };
-use consul_redis::core::policy::{OUT_OF_REACH_AFTER_MS, REINSTATED_AFTER_MS};
-use consul_redis::core::projection::nowhere;
-use consul_redis::core::record::Level;
-use consul_redis::core::sentinels::{Tell, TellWhat};
-use consul_redis::core::status::{ProblemCode, assess};
-use consul_redis::core::time::Mono;
+use consul_redis_core::policy::{OUT_OF_REACH_AFTER_MS, REINSTATED_AFTER_MS};
+use consul_redis_core::projection::nowhere;
+use consul_redis_core::record::Level;
+use consul_redis_core::sentinels::{Tell, TellWhat};
+use consul_redis_core::status::{ProblemCode, assess};
+use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica, sentinel_at};
 
@@ -176,7 +176,7 @@ fn where_not_all_are_back_the_others_are_waited_for() {
 #[test]
 fn nobody_leads_while_a_sentinel_knows_somebody_who_is_up() {
     let case = |scene: &Scene, why: &str| assert_eq!(why_not(scene), NotMoved::NoCase, "{why}");
-    let still = |index, change: fn(&mut consul_redis::core::observed::SentinelGroup)| {
+    let still = |index, change: fn(&mut consul_redis_core::observed::SentinelGroup)| {
         all_moved().sentinel(index, change)
     };
     case(&still(2, |group| group.down = DownOpinion::Up), "one Sentinel reaches the primary");
@@ -184,7 +184,7 @@ fn nobody_leads_while_a_sentinel_knows_somebody_who_is_up() {
     case(&all_moved().instance(B, waiting(500)), "we reach a replica");
     case(&all_moved().instance(A, primary(1, None, &[])), "we reach the primary");
     case(&all_moved().answer(1, |answer| answer.tilt = true), "it does not trust its clock");
-    let published = |record: &mut consul_redis::core::record::Record| {
+    let published = |record: &mut consul_redis_core::record::Record| {
         record.writer.clone_from(&record.last_writer);
     };
     case(&all_moved().published(published), "there is a writer");

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use consul_redis::core::action::{Action, Purpose};
-use consul_redis::core::observed::{
+use consul_redis_core::action::{Action, Purpose};
+use consul_redis_core::observed::{
     DownOpinion, FailoverPhase, InstanceAnswer, Role, SentinelReplica,
 };
-use consul_redis::core::projection::{Op, Rows, TXN_OPS_MAX, project, row_changes};
-use consul_redis::core::publication::Verdict;
-use consul_redis::core::record::{InstanceRecord, Level, PublishedRole, Record};
+use consul_redis_core::projection::{Op, Rows, TXN_OPS_MAX, project, row_changes};
+use consul_redis_core::publication::Verdict;
+use consul_redis_core::record::{InstanceRecord, Level, PublishedRole, Record};
 use proptest::prelude::*;
 
 use crate::scene::{A, B, C, Scene, at, layout, primary, replica};
@@ -144,7 +144,7 @@ prop_compose! {
     }
 }
 
-fn says_primary(scene: &Scene, name: &consul_redis::core::address::Address) -> bool {
+fn says_primary(scene: &Scene, name: &consul_redis_core::address::Address) -> bool {
     let answer =
         scene.observed.instances.get(name).and_then(|reading| reading.result.as_ref().ok());
     answer.is_some_and(|answer| {
@@ -290,9 +290,9 @@ fn record_of(instances: &[(u8, u8)], writer: Option<u8>) -> Record {
         [PublishedRole::Replica, PublishedRole::OutOfSync, PublishedRole::Down][usize::from(number)]
     };
     let unique: BTreeSet<u8> = instances.iter().map(|(index, _)| *index).collect();
-    record.writer = writer.map(|index| consul_redis::core::record::Writer {
+    record.writer = writer.map(|index| consul_redis_core::record::Writer {
         address: name(index),
-        replid: consul_redis::core::observed::ReplId("1".to_owned()),
+        replid: consul_redis_core::observed::ReplId("1".to_owned()),
     });
     record.instances = unique
         .into_iter()

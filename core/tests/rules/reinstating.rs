@@ -1,13 +1,13 @@
 //! The old primary that is back before anybody has taken its place, as a replica of nobody.
 
-use consul_redis::core::action::{Action, Promote};
-use consul_redis::core::memory::Condition;
-use consul_redis::core::observed::{DownOpinion, FailoverPhase, InstanceAnswer, Role};
-use consul_redis::core::policy::REINSTATED_AFTER_MS;
-use consul_redis::core::projection::nowhere;
-use consul_redis::core::reinstate::{NotReinstated, condition, reinstate};
-use consul_redis::core::safety::veto;
-use consul_redis::core::time::Mono;
+use consul_redis_core::action::{Action, Promote};
+use consul_redis_core::memory::Condition;
+use consul_redis_core::observed::{DownOpinion, FailoverPhase, InstanceAnswer, Role};
+use consul_redis_core::policy::REINSTATED_AFTER_MS;
+use consul_redis_core::projection::nowhere;
+use consul_redis_core::reinstate::{NotReinstated, condition, reinstate};
+use consul_redis_core::safety::veto;
+use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
 

@@ -1,7 +1,7 @@
 //! Rule 1: votes(addr, epoch) are counted against known Sentinels (the most that any of them knows), not
 //! those that can be reached.
 
-use consul_redis::core::record::Level;
+use consul_redis_core::record::Level;
 
 use crate::scene::{A, B, Scene, promoted_b};
 
@@ -71,7 +71,7 @@ fn one_sentinel_that_lies_moves_nothing() {
 fn an_answer_asked_for_before_the_published_generation_was_seen_is_no_vote() {
     let mut scene = Scene::healthy(3).naming(&[0, 1, 2], B, 2).instance(B, promoted_b());
     // Somebody published A a moment ago, on newer answers than ours.
-    scene.memory.generation = Some((7, consul_redis::core::time::Mono(crate::scene::ASKED + 1)));
+    scene.memory.generation = Some((7, consul_redis_core::time::Mono(crate::scene::ASKED + 1)));
     assert_eq!(
         scene.keeps(),
         format!("writer {A} stays: no Sentinel that knows the group answers")

@@ -1,10 +1,10 @@
 //! Rule 3: as soon as an elected leader has chosen a replica and that replica says it is the primary,
 //! publish it; until the majority confirms it, the old answer at the old epoch does not overrule it.
 
-use consul_redis::core::action::{Action, Purpose};
-use consul_redis::core::observed::{DownOpinion, FailoverPhase};
-use consul_redis::core::publication::Verdict;
-use consul_redis::core::record::{Change, Level, Timeline};
+use consul_redis_core::action::{Action, Purpose};
+use consul_redis_core::observed::{DownOpinion, FailoverPhase};
+use consul_redis_core::publication::Verdict;
+use consul_redis_core::record::{Change, Level, Timeline};
 
 use jiff::Timestamp;
 
@@ -289,9 +289,9 @@ fn writes_are_held_at_level_quorum_too() {
 #[test]
 fn a_hold_is_renewed_and_not_repeated() {
     let mut scene = promotion().instance(A, primary(1, None, &[C]));
-    scene.memory.held.insert(at(A), consul_redis::core::time::Mono(scene.now - 999));
+    scene.memory.held.insert(at(A), consul_redis_core::time::Mono(scene.now - 999));
     assert!(holds(&scene).is_empty());
-    scene.memory.held.insert(at(A), consul_redis::core::time::Mono(scene.now - 1_000));
+    scene.memory.held.insert(at(A), consul_redis_core::time::Mono(scene.now - 1_000));
     assert_eq!(holds(&scene), [A]);
 }
 
@@ -330,7 +330,7 @@ fn nobody_is_held_for_a_failover_that_is_over_or_takes_for_ever() {
         .published(|record| record.evidence.confirmed_epoch = 2);
     assert!(holds(&outdated).is_empty(), "the majority has passed it by");
     let mut endless = promotion().instance(A, primary(1, None, &[C]));
-    let since = |ms| Some((at(B), consul_redis::core::time::Mono(NOW - ms)));
+    let since = |ms| Some((at(B), consul_redis_core::time::Mono(NOW - ms)));
     endless.memory.promoted = since(endless.policy.confirm_within_ms);
     assert_eq!(holds(&endless), [A]);
     endless.memory.promoted = since(endless.policy.confirm_within_ms + 1);

@@ -1,7 +1,7 @@
 //! Rule 4: a writer that the majority calls down, or that says itself that it is a replica, is withdrawn.
 
-use consul_redis::core::observed::{DownOpinion, FailoverPhase};
-use consul_redis::core::projection::Op;
+use consul_redis_core::observed::{DownOpinion, FailoverPhase};
+use consul_redis_core::projection::Op;
 
 use crate::scene::{A, B, C, NOW, Scene, primary, replica};
 
@@ -61,7 +61,7 @@ fn opinions_about_another_address_do_not_count() {
         })
     });
     let scene = scene.instance(B, primary(2, Some(1), &[C])).instance(C, replica(2, B)).dead(A);
-    assert!(matches!(scene.verdict(), consul_redis::core::publication::Verdict::Confirm { .. }));
+    assert!(matches!(scene.verdict(), consul_redis_core::publication::Verdict::Confirm { .. }));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_writer_that_says_it_is_a_replica_is_withdrawn() {
 #[test]
 fn what_a_writer_said_before_it_was_published_does_not_withdraw_it() {
     let mut scene = Scene::healthy(3).instance(A, replica(2, B));
-    scene.memory.generation = Some((7, consul_redis::core::time::Mono(NOW - 10)));
+    scene.memory.generation = Some((7, consul_redis_core::time::Mono(NOW - 10)));
     assert!(scene.keeps().contains("stays"), "{}", scene.keeps());
 }
 

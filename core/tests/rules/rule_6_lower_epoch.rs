@@ -1,7 +1,7 @@
 //! Rule 6: an epoch lower than recorded moves nothing, unless a majority and the writer test agree for
 //! long; then it is the new baseline.
 
-use consul_redis::core::publication::Verdict;
+use consul_redis_core::publication::Verdict;
 
 use crate::scene::{A, B, Scene, primary, promoted_b};
 

@@ -2,23 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consul_redis::core::action::{Action, Write};
-use consul_redis::core::address::Address;
-use consul_redis::core::decide::{Decision, decide};
-use consul_redis::core::memory::{Condition, Memory};
-use consul_redis::core::observed::{
+use consul_redis_core::action::{Action, Write};
+use consul_redis_core::address::Address;
+use consul_redis_core::decide::{Decision, decide};
+use consul_redis_core::memory::{Condition, Memory};
+use consul_redis_core::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, Observed, Reading, ReplId, Role,
     RowsAnswer, SentinelAnswer, SentinelGroup, SentinelId, SentinelPeer, SentinelReplica,
     SentinelSettings, StoreAnswer, StoredState,
 };
-use consul_redis::core::policy::Policy;
-use consul_redis::core::projection::{Layout, project};
-use consul_redis::core::publication::Verdict;
-use consul_redis::core::record::{
+use consul_redis_core::policy::Policy;
+use consul_redis_core::projection::{Layout, project};
+use consul_redis_core::publication::Verdict;
+use consul_redis_core::record::{
     Evidence, InstanceRecord, Level, PublishedRole, RECORD_VERSION, Record, Writer,
 };
-use consul_redis::core::time::{Mono, Now};
-use consul_redis::core::view::View;
+use consul_redis_core::time::{Mono, Now};
+use consul_redis_core::view::View;
 use jiff::Timestamp;
 
 /// Now, in every scene.
@@ -234,10 +234,10 @@ impl Scene {
     /// The conditions that hold.
     pub fn conditions(&self) -> BTreeSet<Condition> {
         let view = self.view();
-        let mut holding = consul_redis::core::publication::conditions(&view);
-        holding.extend(consul_redis::core::replicas::Roster::new(&view).conditions());
-        holding.extend(consul_redis::core::sentinels::conditions(&view));
-        holding.extend(consul_redis::core::ghosts::conditions(&view));
+        let mut holding = consul_redis_core::publication::conditions(&view);
+        holding.extend(consul_redis_core::replicas::Roster::new(&view).conditions());
+        holding.extend(consul_redis_core::sentinels::conditions(&view));
+        holding.extend(consul_redis_core::ghosts::conditions(&view));
         holding
     }
 
@@ -318,7 +318,7 @@ fn empty_store() -> StoreAnswer {
         plain: BTreeMap::new(),
         agents: BTreeSet::new(),
         continued: BTreeMap::new(),
-        config: Ok(consul_redis::core::policy::WantedSettings::default()),
+        config: Ok(consul_redis_core::policy::WantedSettings::default()),
         config_index: 0,
         maintenance: Ok(BTreeMap::new()),
         maintenance_index: 0,

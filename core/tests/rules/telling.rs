@@ -1,10 +1,10 @@
 //! A Sentinel that does not know the group is told where the primary lives.
 
-use consul_redis::core::action::Action;
-use consul_redis::core::observed::{DownOpinion, FailoverPhase, SentinelSettings};
-use consul_redis::core::policy::{DISAGREES_AFTER_MS, WantedQuorum, WantedSettings};
-use consul_redis::core::sentinels::{Tell, TellWhat};
-use consul_redis::core::time::Mono;
+use consul_redis_core::action::Action;
+use consul_redis_core::observed::{DownOpinion, FailoverPhase, SentinelSettings};
+use consul_redis_core::policy::{DISAGREES_AFTER_MS, WantedQuorum, WantedSettings};
+use consul_redis_core::sentinels::{Tell, TellWhat};
+use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, Scene, at, promoted_b, sentinel_at};
 

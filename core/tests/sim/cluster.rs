@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consul_redis::core::address::Address;
-use consul_redis::core::emptied::Shelter;
-use consul_redis::core::fence::Fence;
-use consul_redis::core::observed::{
+use consul_redis_core::address::Address;
+use consul_redis_core::emptied::Shelter;
+use consul_redis_core::fence::Fence;
+use consul_redis_core::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelAnswer,
     SentinelGroup, SentinelId, SentinelPeer, SentinelReplica, SentinelSettings,
 };
-use consul_redis::core::projection::nowhere;
+use consul_redis_core::projection::nowhere;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -11,7 +11,6 @@
 )]
 
 mod cluster;
-mod contract;
 mod memory_consul;
 mod operation;
 mod scenarios;

@@ -1,14 +1,14 @@
 //! Consul in memory: what `/v1/txn`, KV reads and the catalog do, as far as the agent can tell.
 //!
-//! `contract.rs` runs one suite against this and against a real Consul, so that what the simulation
+//! `tests/contract.rs` of the program runs one suite against this and against a real Consul, so that what the simulation
 //! shows holds outside it.
 
 use std::collections::BTreeMap;
 
-use consul_redis::core::group::Outcome;
-use consul_redis::core::observed::{Key, RowsAnswer, StoreAnswer};
-use consul_redis::core::projection::{CheckRow, CheckStatus, Layout, Op, Rows, is_ours};
-use consul_redis::core::time::Mono;
+use consul_redis_core::group::Outcome;
+use consul_redis_core::observed::{Key, RowsAnswer, StoreAnswer};
+use consul_redis_core::projection::{CheckRow, CheckStatus, Layout, Op, Rows, is_ours};
+use consul_redis_core::time::Mono;
 
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {

@@ -1,8 +1,8 @@
 //! Histories that are written, not drawn: the ones that have cost people their data.
 
-use consul_redis::core::action::Purpose;
-use consul_redis::core::record::{Level, Record};
-use consul_redis::core::time::Mono;
+use consul_redis_core::action::Purpose;
+use consul_redis_core::record::{Level, Record};
+use consul_redis_core::time::Mono;
 
 use crate::operation::Operation;
 use crate::world::World;
