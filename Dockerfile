@@ -11,6 +11,7 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 COPY consul consul
+COPY core core
 COPY src src
 RUN cargo build --release --locked
 

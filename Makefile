@@ -91,9 +91,10 @@ NAME = consul-redis-$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | hea
 
 dist:
 	scripts/tools.sh dist
-	cargo rustc --release --locked $(if $(HAS_MUSL),--target $(MUSL)) --bin consul-redis -- -C target-feature=+crt-static
+	cargo rustc --release --locked -p consul-redis $(if $(HAS_MUSL),--target $(MUSL)) --bin consul-redis -- -C target-feature=+crt-static
 	rm -rf target/package/$(NAME)* && mkdir -p target/package
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) cargo cyclonedx --quiet --format json --override-filename $(NAME).cdx
+	rm -f core/$(NAME).cdx.json
 	sed 's|file://$(CURDIR)|file:///consul-redis|g' $(NAME).cdx.json >target/package/$(NAME).cdx.json && rm $(NAME).cdx.json
 	scripts/package.sh tar $(STATIC) target/package
 	cargo nextest run --test dist

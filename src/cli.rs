@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::config::Setting;
 use crate::config::file::{LogFormat, Span};
 use crate::core::address::{Address, GroupName, ServiceName};
+use crate::core::policy::WantedQuorum;
 use crate::core::record::Level;
 
 /// The least time between two looks of `status --watch`, in ms.
@@ -472,7 +473,7 @@ pub struct GroupFlag {
     pub service: Option<ServiceName>,
 }
 
-impl std::str::FromStr for GroupFlag {
+impl FromStr for GroupFlag {
     type Err = crate::core::address::NameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -494,6 +495,47 @@ fn parse_level(text: &str) -> Result<Level, String> {
         "promotion" => Ok(Level::Promotion),
         "quorum" => Ok(Level::Quorum),
         _ => Err("write promotion or quorum".to_owned()),
+    }
+}
+
+/// One `KEY=VALUE` of the command line; an empty value takes the key away.
+#[derive(Debug, Clone)]
+pub enum Setting {
+    /// `quorum`
+    Quorum(Option<WantedQuorum>),
+    /// `down_after`, in ms.
+    DownAfter(Option<u64>),
+    /// `failover_timeout`, in ms.
+    FailoverTimeout(Option<u64>),
+    /// `parallel_syncs`
+    ParallelSyncs(Option<u64>),
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) =
+            text.split_once('=').ok_or("write KEY=VALUE, or KEY= to take it away")?;
+        let value = Some(value).filter(|value| !value.is_empty());
+        let span = || value.map(|v| v.parse().map(Span::as_ms)).transpose();
+        let number = |value: &str| match value.parse::<u64>() {
+            Ok(number) if (1..=1_000).contains(&number) => Ok(number),
+            _ => Err(format!("`{value}` is no number from 1 to 1000")),
+        };
+        Ok(match key {
+            "quorum" => Self::Quorum(match value {
+                Some("auto") => Some(WantedQuorum::Auto),
+                value => value.map(number).transpose()?.map(WantedQuorum::Fixed),
+            }),
+            "down_after" => Self::DownAfter(span()?),
+            "failover_timeout" => Self::FailoverTimeout(span()?),
+            "parallel_syncs" => Self::ParallelSyncs(value.map(number).transpose()?),
+            _ => {
+                let keys = "quorum, down_after, failover_timeout, parallel_syncs";
+                return Err(format!("`{key}` is none of {keys}"));
+            }
+        })
     }
 }
 

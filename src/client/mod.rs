@@ -56,6 +56,7 @@ use crate::config::{DEFAULT_GROUP, DEFAULT_PREFIX, resolve};
 use crate::consul::client::Consul;
 use crate::consul::endpoint::ConsulEndpoint;
 use crate::consul::watch::GroupWatch;
+#[doc(inline)]
 pub use crate::core::address::Address;
 use crate::core::address::GroupName;
 use crate::core::projection::Layout;

@@ -1,15 +1,12 @@
 //! `consul-redis config GROUP [KEY=VALUE ...]`: the Sentinel settings that all agents keep on all Sentinels.
 
-use std::str::FromStr;
-
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::terminal;
-use crate::cli::ConfigArgs;
+use crate::cli::{ConfigArgs, Setting};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::file::Span;
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
 use crate::core::address::GroupName;
@@ -18,47 +15,6 @@ use crate::core::group::Outcome;
 use crate::core::policy::{WantedQuorum, WantedSettings};
 use crate::core::projection::{Layout, Op};
 use crate::exit::{Code, Failure};
-
-/// One `KEY=VALUE` of the command line; an empty value takes the key away.
-#[derive(Debug, Clone)]
-pub enum Setting {
-    /// `quorum`
-    Quorum(Option<WantedQuorum>),
-    /// `down_after`, in ms.
-    DownAfter(Option<u64>),
-    /// `failover_timeout`, in ms.
-    FailoverTimeout(Option<u64>),
-    /// `parallel_syncs`
-    ParallelSyncs(Option<u64>),
-}
-
-impl FromStr for Setting {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (key, value) =
-            text.split_once('=').ok_or("write KEY=VALUE, or KEY= to take it away")?;
-        let value = Some(value).filter(|value| !value.is_empty());
-        let span = || value.map(|v| v.parse().map(Span::as_ms)).transpose();
-        let number = |value: &str| match value.parse::<u64>() {
-            Ok(number) if (1..=1_000).contains(&number) => Ok(number),
-            _ => Err(format!("`{value}` is no number from 1 to 1000")),
-        };
-        Ok(match key {
-            "quorum" => Self::Quorum(match value {
-                Some("auto") => Some(WantedQuorum::Auto),
-                value => value.map(number).transpose()?.map(WantedQuorum::Fixed),
-            }),
-            "down_after" => Self::DownAfter(span()?),
-            "failover_timeout" => Self::FailoverTimeout(span()?),
-            "parallel_syncs" => Self::ParallelSyncs(value.map(number).transpose()?),
-            _ => {
-                let keys = "quorum, down_after, failover_timeout, parallel_syncs";
-                return Err(format!("`{key}` is none of {keys}"));
-            }
-        })
-    }
-}
 
 /// The settings for programs: what nobody has set is null.
 #[derive(Debug, Serialize)]

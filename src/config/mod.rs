@@ -1,5 +1,6 @@
 //! Settings, resolved: the command line over the environment over the config file over the defaults.
 
+mod discovery;
 pub mod file;
 pub(crate) mod resolver;
 mod source;
@@ -17,7 +18,7 @@ use crate::core::policy::Policy;
 use crate::core::projection::Layout;
 use crate::redis_link::LinkSettings;
 use crate::secret::SecretSource;
-use crate::sentinel::pool::SentinelSources;
+pub use discovery::SentinelSources;
 use file::LogFormat;
 use resolver::Resolver;
 use source::Source;

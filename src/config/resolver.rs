@@ -16,7 +16,7 @@ use super::source::Source;
 use super::{
     CONSUL_DNS_PORT, Config, ConfigError, DEFAULT_CHECK_INTERVAL, DEFAULT_DNS_DOMAIN,
     DEFAULT_GROUP, DEFAULT_PREFIX, DnsConfig, Env, GroupConfig, HttpConfig, HttpTls, LocalRedis,
-    LocalSentinel, SentinelAuth, auth_of,
+    LocalSentinel, SentinelAuth, SentinelSources, auth_of,
 };
 use crate::cli::{Common, GroupFlag};
 use crate::consul::endpoint::{BadConsulAddress, ConsulEndpoint};
@@ -26,7 +26,6 @@ use crate::core::projection::Layout;
 use crate::core::sentinel_rows;
 use crate::redis_link::{LinkSettings, TlsSettings};
 use crate::secret::SecretSource;
-use crate::sentinel::pool::SentinelSources;
 
 /// How often names of Sentinels are looked up again, when nothing is said.
 const DEFAULT_REFRESH: Duration = Duration::from_secs(10);

@@ -8,11 +8,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::LabError;
+use super::net::{TlsFiles, free_ports};
 use super::process::{Life, Process};
 use super::tools::Tool;
 use super::wait::until;
-use super::world::TlsFiles;
-use super::world::free_ports;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::endpoint::ConsulEndpoint;
 use crate::dns::Names;

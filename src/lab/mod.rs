@@ -6,6 +6,7 @@
 
 pub mod clients;
 pub mod consul;
+pub mod net;
 pub mod process;
 pub mod redis;
 pub mod tools;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::LabError;
 use super::consul::{ClusterSpec, ConsulServer, ConsulSpec, consul_ports};
+pub use super::net::{TlsFiles, free_port, free_ports};
 use super::process::{Life, Process};
 use super::redis::{Server, ServerSpec};
 use super::tools;
@@ -35,41 +36,6 @@ const INFO_PERIOD_MS: u64 = 10_000;
 const PUBLISH_PERIOD_MS: u64 = 2_000;
 /// The same while a world is waited for that has nothing to do but find itself.
 const HURRIED_PERIOD_MS: u64 = 300;
-
-/// A port that is free for TCP and UDP on all of these addresses.
-///
-/// # Errors
-/// When none can be had.
-pub fn free_port(ips: &[Ipv4Addr]) -> Result<u16, LabError> {
-    let ports = free_ports(ips, 1)?;
-    ports.first().copied().ok_or_else(|| LabError::new("no port"))
-}
-
-/// So many different ports that are free for TCP and UDP on all of these addresses.
-///
-/// # Errors
-/// When they cannot be had.
-pub fn free_ports(ips: &[Ipv4Addr], count: usize) -> Result<Vec<u16>, LabError> {
-    let first = ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST);
-    // Held until all are found, so that none is found twice.
-    let mut found: Vec<(u16, Vec<TcpListener>)> = Vec::new();
-    for _ in 0..64 + count {
-        if found.len() == count {
-            break;
-        }
-        let port = TcpListener::bind((first, 0))?.local_addr()?.port();
-        let hold = |ip: &Ipv4Addr| {
-            UdpSocket::bind((*ip, port)).and_then(|_| TcpListener::bind((*ip, port)))
-        };
-        if let Ok(held) = ips.iter().map(hold).collect() {
-            found.push((port, held));
-        }
-    }
-    if found.len() < count {
-        return Err(LabError(format!("no free ports on {ips:?}")));
-    }
-    Ok(found.into_iter().map(|(port, _)| port).collect())
-}
 
 /// What a world is made of.
 #[derive(Debug, Clone)]
@@ -149,19 +115,6 @@ pub enum Announced {
     Ipv6,
     /// A name that ends in `.lab`, which is added to this hosts file. It is the one that the world's processes see.
     Name(PathBuf),
-}
-
-/// Certificates of a world: PEM files.
-#[derive(Debug, Clone)]
-pub struct TlsFiles {
-    /// The authority that signed everything.
-    pub ca: PathBuf,
-    /// A certificate for servers and clients alike.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// The name it is made out to.
-    pub name: String,
 }
 
 /// One group's servers.

@@ -1,0 +1,124 @@
+//! The agents, what they have made of the group, and what could not be read.
+
+use jiff::SignedDuration;
+
+use super::{Check, Code, Evidence, Facts, Finding, seen};
+use crate::status::{Problem, ProblemCode};
+
+/// So many changes of the writer in [`FLAPPING_WITHIN`] are too many. One failover is two: withdrawn, and published.
+const FLAPPING_CHANGES: usize = 8;
+/// See [`FLAPPING_CHANGES`].
+const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
+/// How far an agent's clock may be ahead of ours.
+const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(5);
+/// What `status` finds wrong and another check says, with evidence.
+const SAID_ELSEWHERE: [ProblemCode; 6] = [
+    ProblemCode::NoMajority,
+    ProblemCode::SentinelsDisagree,
+    ProblemCode::NoAgents,
+    ProblemCode::SecondPrimary,
+    ProblemCode::DnsWrong,
+    ProblemCode::DnsSilent,
+];
+
+pub(super) const CHECKS: &[Check] = &[watching, healthy, keys, flapping, clock, unread];
+
+fn watching(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(store) = &facts.view.observed.store else { return Vec::new() };
+    let from = format!("keys {}agents/", facts.layout.root());
+    let mend = "start consul-redis agent on another host (or: its token has no right to sessions)";
+    match store.agents.iter().collect::<Vec<_>>()[..] {
+        [] => {
+            let text = "no agent watches the group: nothing will follow a failover";
+            let mend = format!("consul-redis agent --group {}", facts.group());
+            vec![Code::NoAgents.found(text, vec![seen(from, "none")], mend)]
+        }
+        [only] => {
+            let text =
+                "one agent alone watches the group: when it stops, nothing follows a failover";
+            vec![Code::OneAgent.found(text, vec![seen(from, only)], mend)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn healthy(facts: &Facts<'_>) -> Vec<Finding> {
+    let others = facts.problems.iter().filter(|problem| !SAID_ELSEWHERE.contains(&problem.code));
+    let say = |problem: &Problem| {
+        let evidence = vec![seen("consul-redis status", problem.code.as_str())];
+        let mend = format!("docs/metrics.md says what to do about {}", problem.code.as_str());
+        Code::NotHealthy.found(&problem.text, evidence, mend)
+    };
+    others.map(say).collect()
+}
+
+fn keys(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(store) = &facts.view.observed.store else { return Vec::new() };
+    let found = |key: String, error: Option<&String>| {
+        let text = format!("the key {key} cannot be read, and what it did last stays");
+        let mend = format!(
+            "consul kv get {key}; then write it again. consul kv delete {key} takes it all back"
+        );
+        Some(Code::KeyUnreadable.found(text, vec![seen(format!("key {key}"), error?)], mend))
+    };
+    let config = found(facts.layout.config(), store.config.as_ref().err());
+    let maintenance = found(facts.layout.maintenance(), store.maintenance.as_ref().err());
+    config.into_iter().chain(maintenance).collect()
+}
+
+fn flapping(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(store) = &facts.view.observed.store else { return Vec::new() };
+    let now = facts.view.now.wall;
+    let recent =
+        store.history.iter().filter(|change| now.duration_since(change.at) < FLAPPING_WITHIN);
+    let count = recent.count();
+    if count < FLAPPING_CHANGES {
+        return Vec::new();
+    }
+    let read = format!("{count} changes of the writer within the last hour");
+    let evidence = vec![seen(format!("key {}", facts.layout.history()), read)];
+    let mend = format!(
+        "consul-redis status says why each; consul-redis config {} down_after=5s, if the network is slow",
+        facts.group()
+    );
+    vec![Code::Flapping.found("the primary moves too often", evidence, mend)]
+}
+
+fn clock(facts: &Facts<'_>) -> Vec<Finding> {
+    let (Some(record), now) = (facts.view.record, facts.view.now.wall) else { return Vec::new() };
+    let ahead = record.since.duration_since(now);
+    if ahead <= AHEAD_MAX {
+        return Vec::new();
+    }
+    let read = format!("generation {} began {} s from now", record.generation, ahead.as_secs());
+    let evidence = vec![seen(format!("key {}, by {}", facts.layout.state(), record.by), read)];
+    let text = format!("the clock of the agent {} is ahead of this machine's", record.by);
+    vec![Code::AgentClock.found(text, evidence, "chronyc makestep, on the host that is wrong")]
+}
+
+/// What no check could look at. One finding for all: each is somebody's right or login.
+fn unread(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut evidence: Vec<Evidence> = Vec::new();
+    let mut note = |from: String, error: Option<&String>| {
+        evidence.extend(error.map(|error| seen(from, error)));
+    };
+    for (at, more) in &facts.sentinels {
+        note(format!("{at}, SENTINEL CONFIG GET"), more.config.as_ref().err());
+        note(format!("{at}, SENTINEL CKQUORUM"), more.quorum.as_ref().err());
+        note(format!("{at}, INFO"), more.version.as_ref().err());
+    }
+    for (at, more) in &facts.instances {
+        note(format!("{at}, CONFIG GET"), more.config.as_ref().err());
+        note(format!("{at}, INFO"), more.info.as_ref().err());
+        note(format!("{at}, TIME"), more.clock_ahead_ms.as_ref().err());
+    }
+    note("Consul, /v1/agent/self".to_owned(), facts.consul.as_ref().err());
+    note("Consul, /v1/health/service".to_owned(), facts.rows.as_ref().err());
+    note("Consul, /v1/internal/acl/authorize".to_owned(), facts.rights.as_ref().err());
+    if evidence.is_empty() {
+        return Vec::new();
+    }
+    let mend = "give this command's logins +config|get, +time and +info on Redis, +sentinel on Sentinels, and \
+                its token agent_prefix \"\" { policy = \"read\" }";
+    vec![Code::Unread.found("some things could not be read, and were not checked", evidence, mend)]
+}

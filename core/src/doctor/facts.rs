@@ -1,0 +1,299 @@
+//! What the checks look at.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+
+use crate::address::Address;
+use crate::name_check::Answer;
+use crate::observed::{InstanceAnswer, Role, SentinelAnswer, SentinelGroup};
+use crate::projection::Layout;
+use crate::record::Record;
+use crate::status::Problem;
+use crate::view::View;
+use crate::{address::ServiceName, sentinel_rows};
+
+/// Names and values, as a server gives them.
+pub type Fields = BTreeMap<String, String>;
+
+/// Everything that was read. Whatever could not be is an error in words.
+pub struct Facts<'a> {
+    /// The look at the group.
+    pub view: &'a View<'a>,
+    /// Where it is in Consul.
+    pub layout: &'a Layout,
+    /// What `status` says is wrong.
+    pub problems: &'a [Problem],
+    /// More about each Sentinel that answers.
+    pub sentinels: BTreeMap<Address, SentinelFacts>,
+    /// More about each instance that answers.
+    pub instances: BTreeMap<Address, InstanceFacts>,
+    /// The Consul agent that was asked.
+    pub consul: Result<ConsulAgent, String>,
+    /// Every row of the group's services, whoever registered it.
+    pub rows: Result<Vec<ConsulRow>, String>,
+    /// Which rights the token has; `None` where there are no ACLs.
+    pub rights: Result<Option<Vec<(Right, bool)>>, String>,
+    /// What DNS answers.
+    pub names: Vec<NameAnswer>,
+}
+
+/// More about one Sentinel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentinelFacts {
+    /// `SENTINEL CONFIG GET`: `resolve-hostnames` and `announce-hostnames`. Redis before 6.2 has none.
+    pub config: Result<Fields, String>,
+    /// What `SENTINEL CKQUORUM` answers; a refusal is an answer.
+    pub quorum: Result<Result<String, String>, String>,
+    /// Its version, as INFO gives it.
+    pub version: Result<String, String>,
+    /// It is a Valkey.
+    pub valkey: bool,
+}
+
+/// More about one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceFacts {
+    /// `CONFIG GET` of [`InstanceFacts::SETTINGS`].
+    pub config: Result<Fields, String>,
+    /// INFO.
+    pub info: Result<Fields, String>,
+    /// How far its clock is ahead of ours, in ms, once the time that the question took is taken off; below 0 when it is behind.
+    pub clock_ahead_ms: Result<i64, String>,
+}
+
+impl InstanceFacts {
+    /// The settings that are read.
+    pub const SETTINGS: [&str; 11] = [
+        "min-replicas-to-write",
+        "save",
+        "appendonly",
+        "replica-announce-ip",
+        "replica-announce-port",
+        "replica-read-only",
+        "repl-diskless-sync",
+        "repl-diskless-sync-delay",
+        "client-output-buffer-limit",
+        "maxmemory",
+        "maxmemory-policy",
+    ];
+
+    /// One setting.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.config.as_ref().ok()?.get(name).map(String::as_str)
+    }
+
+    /// One setting, as a number.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.setting(name)?.parse().ok()
+    }
+
+    /// One field of INFO.
+    pub fn info(&self, name: &str) -> Option<&str> {
+        self.info.as_ref().ok()?.get(name).map(String::as_str)
+    }
+}
+
+/// What a Consul agent says of itself (`/v1/agent/self`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsulAgent {
+    /// The name of its node.
+    pub node: String,
+    /// Its version.
+    pub version: String,
+    /// ACLs are enforced.
+    pub acls: bool,
+    /// DNS answers from a server that has lost its leader, for as long as `max_stale`.
+    pub allow_stale: bool,
+    /// See there.
+    pub max_stale: Option<SignedDuration>,
+    /// DNS leaves out what warns.
+    pub only_passing: bool,
+    /// DNS answers from the agent's cache.
+    pub use_cache: bool,
+    /// DNS says when it leaves rows out.
+    pub truncate: bool,
+    /// How many rows an answer by UDP has at most.
+    pub udp_answers: u64,
+    /// How long an answer may be kept, by service: its name, `prefix*`, or `*`.
+    pub service_ttl: BTreeMap<String, SignedDuration>,
+}
+
+impl ConsulAgent {
+    /// How long an answer for a service may be kept: an exact name goes before the longest prefix.
+    pub fn ttl(&self, service: &str) -> SignedDuration {
+        let exact = self.service_ttl.get(service);
+        let prefixes = self.service_ttl.iter().filter_map(|(name, ttl)| {
+            let prefix = name.strip_suffix('*').filter(|prefix| service.starts_with(prefix))?;
+            Some((prefix.len(), ttl))
+        });
+        let longest = prefixes.max_by_key(|(len, _)| *len).map(|(_, ttl)| ttl);
+        exact.or(longest).copied().unwrap_or_default()
+    }
+}
+
+/// One row of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsulRow {
+    /// The service.
+    pub service: String,
+    /// The node that it is on.
+    pub node: String,
+    /// Its id.
+    pub id: String,
+    /// `host:port`.
+    pub address: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// The worst of its checks: `passing`, `warning` or `critical`.
+    pub status: String,
+}
+
+/// A right that an agent needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Right {
+    /// `key`, `node`, `service` or `session`.
+    pub kind: RightKind,
+    /// What on.
+    pub on: String,
+    /// `read` or `write`.
+    pub access: &'static str,
+}
+
+/// What a right is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RightKind {
+    /// A key.
+    Key,
+    /// A node.
+    Node,
+    /// A service.
+    Service,
+    /// Sessions.
+    Session,
+}
+
+impl RightKind {
+    /// As Consul calls it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Node => "node",
+            Self::Service => "service",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// What `consul/agent-policy.hcl` gives, one by one.
+pub fn rights(layout: &Layout, service: &ServiceName) -> Vec<Right> {
+    let write = |kind, on: String| Right { kind, on, access: "write" };
+    let keys = [layout.state(), layout.history(), format!("{}primary", layout.root())];
+    let nodes = [layout.node(), sentinel_rows::node(&layout.prefix)];
+    let services = service.all().into_iter().chain([sentinel_rows::SERVICE.to_owned()]);
+    let mut rights: Vec<Right> = keys.map(|key| write(RightKind::Key, key)).into();
+    rights.extend(nodes.map(|node| write(RightKind::Node, node)));
+    rights.extend(services.map(|name| write(RightKind::Service, name)));
+    rights.push(write(RightKind::Session, layout.node()));
+    rights
+}
+
+/// Which name was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameKind {
+    /// The writer's own.
+    Primary,
+    /// The service's, with the tag.
+    Tag,
+    /// The replicas'.
+    Replica,
+}
+
+impl NameKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Primary, Self::Tag, Self::Replica];
+
+    /// What stands before `.service`.
+    pub fn label(self, service: &ServiceName) -> String {
+        match self {
+            Self::Primary => service.primary(),
+            Self::Tag => format!("primary.{service}"),
+            Self::Replica => service.replica(),
+        }
+    }
+
+    /// Whether the answer is what the record says. Answers by UDP hold some of the replicas.
+    pub fn is_right(self, record: &Record, answer: &Answer) -> bool {
+        use crate::name_check::{Verdict, compare};
+        match self {
+            Self::Primary | Self::Tag => compare(record.writer_address(), answer) == Verdict::Right,
+            Self::Replica => {
+                let known: Vec<_> = record.replicas().collect();
+                let is_known = |ip| known.iter().any(|address| address.ip() == Some(ip));
+                let named = known.iter().any(|address| address.ip().is_none());
+                answer.is_none() == known.is_empty()
+                    && (named || answer.ips.iter().all(|ip| is_known(*ip)))
+            }
+        }
+    }
+}
+
+/// What one DNS server answered for one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameAnswer {
+    /// The server.
+    pub server: Address,
+    /// Somebody named it; else it is the Consul that is written to, whose DNS may be elsewhere or nowhere.
+    pub named: bool,
+    /// Which name.
+    pub kind: NameKind,
+    /// The name.
+    pub name: String,
+    /// The answer, or why there is none.
+    pub answer: Result<Answer, String>,
+}
+
+impl<'a> Facts<'a> {
+    /// What each Sentinel says of the group. One that is reached at two addresses is two here.
+    pub(super) fn groups(
+        &self,
+    ) -> impl Iterator<Item = (&'a Address, &'a SentinelAnswer, &'a SentinelGroup)> {
+        let sentinels = self.view.sentinels();
+        sentinels.filter_map(|(at, answer)| Some((at, answer, answer.group.as_ref()?)))
+    }
+
+    /// The group's name.
+    pub(super) fn group(&self) -> &'a str {
+        self.view.policy.group.as_str()
+    }
+
+    /// The published writer, and what it says, when it says that it is a primary.
+    pub(super) fn writer(&self) -> Option<(&'a Address, &'a InstanceAnswer)> {
+        let writer = self.view.writer()?;
+        let answer = self.view.instance(writer)?;
+        matches!(answer.role, Role::Primary { .. }).then_some((writer, answer))
+    }
+
+    /// How many replicas are connected to the writer and in sync, once it has said so.
+    pub(super) fn replicas_online(&self) -> Option<(&'a Address, u64)> {
+        let (writer, answer) = self.writer()?;
+        let Role::Primary { replicas } = &answer.role else { return None };
+        let online = replicas.iter().filter(|replica| replica.online).count();
+        Some((writer, u64::try_from(online).unwrap_or(u64::MAX)))
+    }
+
+    /// Every instance that answers and is a replica.
+    pub(super) fn replicas(&self) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> {
+        let view = self.view;
+        let answers = view.observed.instances.keys();
+        answers
+            .filter_map(move |at| Some((at, view.instance(at)?)))
+            .filter(|(_, answer)| matches!(answer.role, Role::Replica { .. }))
+    }
+
+    /// One setting of every instance, where it could be read.
+    pub(super) fn settings(&self, name: &str) -> Vec<(&Address, &str)> {
+        let instances = self.instances.iter();
+        instances.filter_map(|(at, facts)| Some((at, facts.setting(name)?))).collect()
+    }
+}

@@ -1,0 +1,375 @@
+//! The instances: whether one could take over, and what would be lost.
+
+use super::{
+    Check, Code, Evidence, Facts, Finding, InstanceFacts, differing, redis_cli, seen, version,
+};
+use crate::address::Address;
+use crate::observed::{InstanceAnswer, Role};
+
+/// A replica that the writer has not heard for longer is late, in seconds: Redis sends one a second.
+const LAG_MAX_S: u64 = 10;
+/// Longer waits before a full synchronisation are more than Redis's own default, in seconds.
+const DISKLESS_DELAY_MAX_S: u64 = 5;
+/// Clocks that differ by more make logs and expiry times differ, in ms.
+const CLOCK_SKEW_MAX_MS: u64 = 1_000;
+
+pub(super) const CHECKS: &[Check] = &[
+    silent,
+    not_ready,
+    second_primary,
+    links,
+    lags,
+    no_replicas,
+    priorities,
+    min_replicas,
+    persistence_off,
+    persistence_fails,
+    announced,
+    writable,
+    buffers,
+    limits_differ,
+    diskless_delay,
+    config_file,
+    clocks,
+    versions,
+    in_maintenance,
+];
+
+/// A finding for each instance of which `check` says something.
+fn each(
+    facts: &Facts<'_>,
+    code: Code,
+    check: impl Fn(&Address, &InstanceFacts) -> Option<(String, String, String)>,
+) -> Vec<Finding> {
+    let found = facts.instances.iter().filter_map(|(at, more)| {
+        let (text, read, mend) = check(at, more)?;
+        Some(code.found(text, vec![seen(at, read)], mend))
+    });
+    found.collect()
+}
+
+/// Sentinels get no answer from it either, which is another finding.
+fn called_down(facts: &Facts<'_>, at: &Address) -> bool {
+    let tally = &facts.view.tally;
+    let replica = tally.replicas.get(at).is_some_and(|count| count.up == 0 && count.down > 0);
+    replica || tally.down.get(at).is_some_and(|count| count.subjective >= tally.majority())
+}
+
+fn silent(facts: &Facts<'_>) -> Vec<Finding> {
+    let silent = facts.view.observed.instances.iter().filter_map(|(at, reading)| {
+        let error = reading.result.as_ref().err()?;
+        let elsewhere = called_down(facts, at) || facts.view.writer() == Some(at);
+        (!elsewhere).then_some((at, error))
+    });
+    let say = |(at, error): (&Address, &String)| {
+        let text = format!("{at} does not answer from here, and the Sentinels do not call it down");
+        let mend = "look at the network from here, at --redis-password-file and at TLS";
+        Code::InstanceSilent.found(text, vec![seen(at, error)], mend)
+    };
+    silent.map(say).collect()
+}
+
+/// Every answer.
+fn answers<'a>(facts: &Facts<'a>) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> {
+    let view = facts.view;
+    view.observed.instances.keys().filter_map(move |at| Some((at, view.instance(at)?)))
+}
+
+fn not_ready(facts: &Facts<'_>) -> Vec<Finding> {
+    let waiting = answers(facts).filter(|(at, _)| facts.view.writer() != Some(at));
+    let say = |(at, answer): (&Address, &InstanceAnswer)| {
+        let why = answer.not_ready.as_ref()?;
+        let text = format!("{at} is not ready for commands");
+        let mend = redis_cli(at, "INFO persistence");
+        Some(Code::InstanceNotReady.found(text, vec![seen(at, why)], mend))
+    };
+    waiting.filter_map(say).collect()
+}
+
+fn second_primary(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(writer) = facts.view.writer() else { return Vec::new() };
+    let others = answers(facts)
+        .filter(|(at, answer)| *at != writer && matches!(answer.role, Role::Primary { .. }));
+    let say = |(at, answer): (&Address, &InstanceAnswer)| {
+        let text = format!("{at} says that it is a primary as well as {writer}");
+        let read = format!("role:master, {} keys, history {}", answer.keys, answer.replid.0);
+        let command = format!("REPLICAOF {} {}", writer.host(), writer.port());
+        let mend = format!(
+            "an agent makes it a replica, unless it holds other data; to give that up: {}",
+            redis_cli(at, command)
+        );
+        Code::SecondPrimary.found(text, vec![seen(at, read)], mend)
+    };
+    others.map(say).collect()
+}
+
+fn links(facts: &Facts<'_>) -> Vec<Finding> {
+    let writer = facts.view.writer();
+    let say = |(at, answer): (&Address, &InstanceAnswer)| {
+        let Role::Replica { of, link_up } = &answer.role else { return None };
+        let other = writer.filter(|writer| *writer != of);
+        if let Some(writer) = other.filter(|writer| *writer != at) {
+            let text = format!("{at} follows {of}, not the writer {writer}");
+            let read = format!("master_host:{} master_port:{}", of.host(), of.port());
+            let mend = redis_cli(at, format!("REPLICAOF {} {}", writer.host(), writer.port()));
+            return Some(Code::FollowsAnother.found(text, vec![seen(at, read)], mend));
+        }
+        if *link_up {
+            return None;
+        }
+        let text =
+            format!("the link from {at} to its primary {of} is down: it takes no writes over");
+        let mend =
+            "look at its log, at masterauth, and at client-output-buffer-limit of the primary";
+        Some(Code::LinkDown.found(text, vec![seen(at, "master_link_status:down")], mend))
+    };
+    facts.replicas().filter_map(say).collect()
+}
+
+fn lags(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some((writer, answer)) = facts.writer() else { return Vec::new() };
+    let Role::Primary { replicas } = &answer.role else { return Vec::new() };
+    let late = replicas.iter().filter(|replica| replica.lag_s > LAG_MAX_S);
+    let say = |replica: &crate::observed::ConnectedReplica| {
+        let text =
+            format!("replica {} is late: what it lacks is lost when it is chosen", replica.address);
+        let read =
+            format!("{}: offset {}, lag {} s", replica.address, replica.offset, replica.lag_s);
+        let mend = "look at its host: network, disk, and commands that take long (SLOWLOG GET)";
+        Code::ReplicaLags.found(text, vec![seen(writer, read)], mend)
+    };
+    late.map(say).collect()
+}
+
+fn no_replicas(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some((writer, 0)) = facts.replicas_online() else { return Vec::new() };
+    let text = "the writer has no replica in sync: when it is gone, there is nobody to choose";
+    let mend = format!("redis-cli -h REPLICA REPLICAOF {} {}", writer.host(), writer.port());
+    vec![Code::NoReplicas.found(text, vec![seen(writer, "0 replicas online")], mend)]
+}
+
+/// A replica that is kept out of elections: on purpose in maintenance, else by nobody's wish.
+fn priorities(facts: &Facts<'_>) -> Vec<Finding> {
+    let replicas: Vec<_> = facts.replicas().collect();
+    let (zero, others): (Vec<_>, Vec<_>) =
+        replicas.iter().partition(|(_, answer)| answer.priority == Some(0));
+    let evidence = |at: &Address| seen(at, "slave_priority:0");
+    let mend = |at: &Address| redis_cli(at, "CONFIG SET replica-priority 100");
+    if others.is_empty() && !zero.is_empty() {
+        let text = "no replica may be chosen: no failover is possible";
+        let commands: Vec<String> = zero.iter().map(|(at, _)| mend(at)).collect();
+        let evidence = zero.iter().map(|(at, _)| evidence(at)).collect();
+        return vec![Code::NobodyEligible.found(text, evidence, commands.join("; "))];
+    }
+    let forgotten = zero.iter().filter(|(at, _)| !facts.view.in_maintenance(at));
+    let say = |(at, _): &(&Address, &InstanceAnswer)| {
+        let text = format!("replica {at} will never be chosen, and is not in maintenance");
+        Code::PriorityZero.found(text, vec![evidence(at)], mend(at))
+    };
+    forgotten.map(say).collect()
+}
+
+fn min_replicas(facts: &Facts<'_>) -> Vec<Finding> {
+    let wanted = facts.settings("min-replicas-to-write");
+    let mend = |count: u64| {
+        format!("redis-cli CONFIG SET min-replicas-to-write {count}, on every instance")
+    };
+    if let Some(evidence) = differing("min-replicas-to-write", wanted.clone()) {
+        let text = "instances want different numbers of replicas: a failover changes when writes are refused";
+        return vec![Code::MinReplicasDiffer.found(text, evidence, mend(1))];
+    }
+    let Some((writer, online)) = facts.replicas_online() else { return Vec::new() };
+    let wanted = facts.instances.get(writer).and_then(|more| more.number("min-replicas-to-write"));
+    let Some(wanted) = wanted else { return Vec::new() };
+    let read = format!("min-replicas-to-write {wanted}, {online} replicas online");
+    let found = |code: Code, text: &str, count: u64| {
+        vec![code.found(text, vec![seen(writer, &read)], mend(count))]
+    };
+    match wanted {
+        0 => found(
+            Code::MinReplicasOff,
+            "a primary that is cut off goes on taking writes that will be lost",
+            1,
+        ),
+        // Without any there is a graver finding.
+        _ if online == 0 => Vec::new(),
+        _ if wanted > online => found(
+            Code::MinReplicasUnmet,
+            "the writer refuses writes: too few replicas follow it",
+            1,
+        ),
+        _ if wanted == online && online > 1 => {
+            found(Code::MinReplicasNoSpare, "writes stop when one replica is lost", online - 1)
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn persistence_off(facts: &Facts<'_>) -> Vec<Finding> {
+    each(facts, Code::PersistenceOff, |at, more| {
+        let off = more.setting("save")?.is_empty() && more.setting("appendonly")? == "no";
+        off.then(|| {
+            (
+                format!("{at} saves nothing: when all stop at once, all data is gone"),
+                "save \"\", appendonly no".to_owned(),
+                redis_cli(at, "CONFIG SET appendonly yes"),
+            )
+        })
+    })
+}
+
+fn persistence_fails(facts: &Facts<'_>) -> Vec<Finding> {
+    const STATUS: [&str; 3] =
+        ["rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status"];
+    each(facts, Code::PersistenceFails, |at, more| {
+        let failed = STATUS.into_iter().find(|name| more.info(name) == Some("err"))?;
+        let text = format!("{at} cannot save its data, and may refuse writes for it");
+        Some((text, format!("{failed}:err"), "look at its disk and its log".to_owned()))
+    })
+}
+
+fn announced(facts: &Facts<'_>) -> Vec<Finding> {
+    each(facts, Code::AnnounceDiffers, |at, more| {
+        let host = more.setting("replica-announce-ip").filter(|host| !host.is_empty())?;
+        let port = more.number("replica-announce-port").filter(|port| *port != 0);
+        let differs = host != at.host() || port.is_some_and(|port| port != u64::from(at.port()));
+        differs.then(|| {
+            let port = port.map_or_else(String::new, |port| format!(" {port}"));
+            (
+                format!("{at} announces another address: after a failover it is known by two"),
+                format!("replica-announce-ip and -port {host}{port}"),
+                redis_cli(at, format!("CONFIG SET replica-announce-ip {}", at.host())),
+            )
+        })
+    })
+}
+
+fn writable(facts: &Facts<'_>) -> Vec<Finding> {
+    each(facts, Code::ReplicaWritable, |at, more| {
+        (more.setting("replica-read-only")? == "no").then(|| {
+            (
+                format!("{at} takes writes while it is a replica, which are lost"),
+                "replica-read-only no".to_owned(),
+                redis_cli(at, "CONFIG SET replica-read-only yes"),
+            )
+        })
+    })
+}
+
+/// The hard limit of `client-output-buffer-limit` for replicas, in bytes; 0 is none.
+fn replica_buffer(limits: &str) -> Option<u64> {
+    let words: Vec<&str> = limits.split_whitespace().collect();
+    let at = words.iter().position(|word| *word == "slave" || *word == "replica")?;
+    words.get(at + 1)?.parse().ok()
+}
+
+fn buffers(facts: &Facts<'_>) -> Vec<Finding> {
+    each(facts, Code::ReplicaBufferSmall, |at, more| {
+        let hard = replica_buffer(more.setting("client-output-buffer-limit")?)?;
+        let used: u64 = more.info("used_memory")?.parse().ok()?;
+        // What is written during a full synchronisation waits there: a tenth of the data is not much.
+        (hard > 0 && hard < used / 10).then(|| {
+            (
+                format!(
+                    "{at} disconnects a replica that synchronises while a tenth of the data changes"
+                ),
+                format!("client-output-buffer-limit for replicas {hard}, used_memory {used} bytes"),
+                redis_cli(
+                    at,
+                    format!(
+                        "CONFIG SET client-output-buffer-limit \"replica {0} {0} 60\"",
+                        used / 4
+                    ),
+                ),
+            )
+        })
+    })
+}
+
+fn limits_differ(facts: &Facts<'_>) -> Vec<Finding> {
+    let found = |code: Code, name: &str, text: &str| {
+        let evidence: Option<Vec<Evidence>> = differing(name, facts.settings(name));
+        let mend = format!("redis-cli CONFIG SET {name} VALUE, the same on every instance");
+        Some(code.found(text, evidence?, mend))
+    };
+    let memory =
+        "instances have different limits of memory: one that takes over may refuse writes or evict";
+    let policy = "instances evict differently: a failover changes what becomes of keys";
+    [
+        found(Code::MaxmemoryDiffers, "maxmemory", memory),
+        found(Code::MaxmemoryPolicyDiffers, "maxmemory-policy", policy),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn diskless_delay(facts: &Facts<'_>) -> Vec<Finding> {
+    each(facts, Code::DisklessDelay, |at, more| {
+        let on = more.setting("repl-diskless-sync")? == "yes";
+        let delay = more
+            .number("repl-diskless-sync-delay")
+            .filter(|delay| *delay > DISKLESS_DELAY_MAX_S)?;
+        on.then(|| {
+            (
+                format!("{at} waits {delay} s before each full synchronisation, and has fewer replicas meanwhile"),
+                format!("repl-diskless-sync-delay {delay}"),
+                redis_cli(at, format!("CONFIG SET repl-diskless-sync-delay {DISKLESS_DELAY_MAX_S}")),
+            )
+        })
+    })
+}
+
+fn config_file(facts: &Facts<'_>) -> Vec<Finding> {
+    each(facts, Code::ConfigFileMissing, |at, more| {
+        more.info("config_file")?.is_empty().then(|| {
+            (
+                format!("{at} was started without a config file: after a restart it forgets whom it followed"),
+                "config_file: (empty)".to_owned(),
+                "start it with a config file that it may write, or with consul-redis exec".to_owned(),
+            )
+        })
+    })
+}
+
+fn clocks(facts: &Facts<'_>) -> Vec<Finding> {
+    each(facts, Code::ClockSkew, |at, more| {
+        let ahead = *more.clock_ahead_ms.as_ref().ok()?;
+        (ahead.unsigned_abs() > CLOCK_SKEW_MAX_MS).then(|| {
+            let way = if ahead > 0 { "ahead of" } else { "behind" };
+            (
+                format!("the clock of {at} is {way} this machine's: keys expire at other times after a failover"),
+                format!("TIME: {} ms {way} ours", ahead.unsigned_abs()),
+                "chronyc makestep, on the host that is wrong".to_owned(),
+            )
+        })
+    })
+}
+
+fn versions(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some((writer, newest)) = facts.writer() else { return Vec::new() };
+    // An RDB of a newer minor version may be unreadable for an older one.
+    let minor = |text: &str| version(text).map(|(major, minor, _)| (major, minor));
+    let Some(newer) = minor(&newest.version) else { return Vec::new() };
+    let older = facts.replicas().filter(|(_, a)| minor(&a.version).is_some_and(|own| own < newer));
+    let say = |(at, answer): (&Address, &InstanceAnswer)| {
+        let text = format!("{at} is older than the writer, and may not understand what it is sent");
+        let evidence = vec![
+            seen(at, format!("version {}", answer.version)),
+            seen(writer, format!("version {}", newest.version)),
+        ];
+        Code::VersionsDiffer.found(text, evidence, "upgrade replicas before the primary")
+    };
+    older.map(say).collect()
+}
+
+fn in_maintenance(facts: &Facts<'_>) -> Vec<Finding> {
+    let store = facts.view.observed.store.as_ref();
+    let listed = store.and_then(|store| store.maintenance.as_ref().ok()).into_iter().flatten();
+    let say = |(at, _): (&Address, &u64)| {
+        let evidence = vec![seen(format!("key {}", facts.layout.maintenance()), at)];
+        let mend = format!("consul-redis maintenance off {at}");
+        Code::InMaintenance.found(format!("{at} is kept out of service"), evidence, mend)
+    };
+    listed.map(say).collect()
+}

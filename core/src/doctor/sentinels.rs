@@ -1,0 +1,417 @@
+//! The Sentinels: whether they could fail over, and agree.
+
+use super::{Check, Code, Evidence, Facts, Finding, differing, redis_cli, seen, version};
+use crate::address::Address;
+use crate::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
+use crate::policy::WantedQuorum;
+
+/// Below this little is left beside the second that a Sentinel lets pass after a switch, in ms
+/// (`docs/facts/sentinel.md` 13).
+const DOWN_AFTER_MIN_MS: u64 = 1_500;
+/// At this and below, Sentinel at times calls the new primary down before it has asked it anything, in ms
+/// (`docs/facts/sentinel.md` 13).
+const DOWN_AFTER_REPLACES_MS: u64 = 1_100;
+/// Above this writes fail for longer than any pause of a machine, in ms.
+const DOWN_AFTER_MAX_MS: u64 = 10_000;
+/// Below this a phase of a failover may be given up that only takes its time, in ms: INFO alone is a second.
+const FAILOVER_TIMEOUT_MIN_MS: u64 = 5_000;
+/// Above this the next attempt, which comes after twice the time, is late, in ms.
+const FAILOVER_TIMEOUT_MAX_MS: u64 = 60_000;
+/// Fewer Sentinels have no majority when one is gone.
+const SENTINELS_MIN: usize = 3;
+
+pub(super) const CHECKS: &[Check] = &[
+    no_majority,
+    quorum,
+    quorum_by_itself,
+    disagree,
+    tilt,
+    names_not_resolved,
+    silent,
+    lacks_group,
+    count_differs,
+    how_many,
+    settings_differ,
+    times,
+    not_kept,
+    ghost_replicas,
+    names_mixed,
+    loopback,
+    versions,
+];
+
+fn config(facts: &Facts<'_>, what: &str) -> String {
+    format!("consul-redis config {} {what}", facts.group())
+}
+
+fn known(facts: &Facts<'_>) -> Evidence {
+    let tally = &facts.view.tally;
+    seen("the Sentinels", format!("{} known, {} answer", tally.known, tally.heard))
+}
+
+fn lacks_majority(facts: &Facts<'_>) -> bool {
+    let tally = &facts.view.tally;
+    tally.known > 0 && tally.heard < tally.majority()
+}
+
+fn no_majority(facts: &Facts<'_>) -> Vec<Finding> {
+    if !lacks_majority(facts) {
+        return Vec::new();
+    }
+    let text = "fewer than half of the known Sentinels answer: no failover is possible";
+    let mend = "start the Sentinels again, or look at the network from here";
+    vec![Code::NoMajority.found(text, vec![known(facts)], mend)]
+}
+
+fn quorum(facts: &Facts<'_>) -> Vec<Finding> {
+    let Ok(count) = u64::try_from(facts.view.tally.known) else { return Vec::new() };
+    let having = |wrong: &dyn Fn(u64) -> bool| -> Vec<Evidence> {
+        let wrong = facts.groups().filter(|(_, _, group)| wrong(group.settings.quorum));
+        let say = |(at, _, group): (&Address, _, &SentinelGroup)| {
+            seen(at, format!("quorum {} of {count} Sentinels", group.settings.quorum))
+        };
+        wrong.map(say).collect()
+    };
+    let found = |code: Code, text: &str, evidence: Vec<Evidence>| {
+        let mend = config(facts, "quorum=auto");
+        (!evidence.is_empty()).then(|| code.found(text, evidence, mend))
+    };
+    [
+        found(
+            Code::QuorumTooHigh,
+            "more Sentinels must agree than there are: no failover is possible",
+            having(&|quorum| quorum > count),
+        ),
+        found(
+            Code::QuorumNoSpare,
+            "all Sentinels must agree: one that is down stops failovers",
+            having(&|quorum| quorum == count && count > 2),
+        ),
+        found(
+            Code::QuorumOne,
+            "one Sentinel alone calls the primary down: its own network is enough for that",
+            having(&|quorum| quorum == 1 && count > 1),
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// What Sentinels say themselves, where nothing else explains it.
+fn quorum_by_itself(facts: &Facts<'_>) -> Vec<Finding> {
+    if lacks_majority(facts) || quorum(facts).iter().any(|f| f.code == Code::QuorumTooHigh) {
+        return Vec::new();
+    }
+    let refused: Vec<Evidence> = facts
+        .sentinels
+        .iter()
+        .filter_map(|(at, more)| match &more.quorum {
+            Ok(Err(refusal)) => Some(seen(at, refusal)),
+            _ => None,
+        })
+        .collect();
+    if refused.is_empty() {
+        return Vec::new();
+    }
+    let text = "a Sentinel hears too few others for a failover";
+    let mend = "look at the network between the Sentinels, and at their announce-ip and passwords";
+    vec![Code::NoQuorum.found(text, refused, mend)]
+}
+
+fn disagree(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut views: Vec<_> =
+        facts.groups().map(|(at, _, group)| (at, group.primary.to_string())).collect();
+    // Who is published counts as one more opinion, where there are others.
+    if let Some(writer) = facts.view.writer().filter(|_| !views.is_empty()) {
+        views.push((writer, writer.to_string()));
+    }
+    let Some(evidence) = differing("the primary is", views) else { return Vec::new() };
+    let text = "the Sentinels do not all name the published writer";
+    let mend = "an agent with tell_sentinels corrects a minority after 30 s; else SENTINEL REMOVE and \
+                SENTINEL MONITOR on it";
+    vec![Code::SentinelsDisagree.found(text, evidence, mend)]
+}
+
+fn tilt(facts: &Facts<'_>) -> Vec<Finding> {
+    let tilted = facts.view.sentinels().filter(|(_, answer)| answer.tilt);
+    let say = |(at, _): (&Address, &SentinelAnswer)| {
+        let text = format!(
+            "{at} is in TILT: its clock jumped or it stood still, and it calls nobody down"
+        );
+        let mend = "it ends after 30 s; when it comes back, look at the host's clock, disk and DNS";
+        Code::Tilt.found(text, vec![seen(at, "sentinel_tilt:1")], mend)
+    };
+    tilted.map(say).collect()
+}
+
+/// All addresses of the group, with who said so.
+fn announced<'a>(facts: &Facts<'a>) -> Vec<(&'a Address, &'a Address)> {
+    let of = |(at, _, group): (&'a Address, _, &'a SentinelGroup)| {
+        let replicas = group.replicas.iter().map(|replica| &replica.address);
+        let all: Vec<_> = std::iter::once(&group.primary).chain(replicas).collect();
+        all.into_iter().map(move |address| (at, address))
+    };
+    facts.groups().flat_map(of).collect()
+}
+
+fn names_not_resolved(facts: &Facts<'_>) -> Vec<Finding> {
+    let off = |at: &Address, name: &str| {
+        let config = facts.sentinels.get(at).and_then(|more| more.config.as_ref().ok());
+        config.and_then(|config| config.get(name)).is_some_and(|value| value == "no")
+    };
+    let named = announced(facts).into_iter().find(|(_, address)| address.ip().is_none());
+    let Some((_, name)) = named else { return Vec::new() };
+    let blind = facts.groups().filter(|(at, _, _)| off(at, "resolve-hostnames"));
+    let say = |(at, _, _): (&Address, _, _)| {
+        let text = format!("{name} is announced by name, and {at} looks up no names");
+        let evidence = vec![seen(at, "resolve-hostnames no")];
+        let mend = redis_cli(at, "SENTINEL CONFIG SET resolve-hostnames yes");
+        Code::NamesNotResolved.found(text, evidence, mend)
+    };
+    blind.map(say).collect()
+}
+
+/// Sentinels that do not answer us: down, when nobody hears them, or out of our reach.
+fn silent(facts: &Facts<'_>) -> Vec<Finding> {
+    let silent = facts.view.observed.sentinels.iter().filter_map(|(at, reading)| {
+        let error = reading.result.as_ref().err()?;
+        Some((at, error))
+    });
+    let say = |(at, error): (&Address, &String)| {
+        let opinions: Vec<_> = facts
+            .groups()
+            .filter_map(|(from, _, group)| {
+                Some((from, group.peers.iter().find(|peer| &peer.address == at)?.s_down))
+            })
+            .collect();
+        let mut evidence = vec![seen(at, error)];
+        let word = |down: bool| if down { "gets no answer from it" } else { "hears it" };
+        evidence.extend(opinions.iter().map(|(from, down)| seen(from, word(*down))));
+        if opinions.iter().any(|(_, down)| !down) {
+            let text = format!("{at} does not answer from here, and other Sentinels hear it");
+            let mend = "look at the network from here, at --sentinel-password-file and at TLS";
+            return Code::SentinelUnreachable.found(text, evidence, mend);
+        }
+        let text = format!("Sentinel {at} is down, and still counts in every majority");
+        let mend = "start it again; agents make the others forget it after forget_sentinels_after";
+        Code::SentinelDown.found(text, evidence, mend)
+    };
+    silent.map(say).collect()
+}
+
+fn lacks_group(facts: &Facts<'_>) -> Vec<Finding> {
+    let lacking = facts.view.sentinels().filter(|(_, answer)| answer.group.is_none());
+    let say = |(at, _): (&Address, &SentinelAnswer)| {
+        let text = format!("{at} does not know the group {}", facts.group());
+        let evidence = vec![seen(at, "SENTINEL GET-MASTER-ADDR-BY-NAME: nothing")];
+        let monitor =
+            facts.view.writer().zip(facts.groups().next()).map(|(writer, (_, _, group))| {
+                let (host, port, quorum) = (writer.host(), writer.port(), group.settings.quorum);
+                format!("SENTINEL MONITOR {} {host} {port} {quorum}", facts.group())
+            });
+        let mend =
+            monitor.map_or_else(|| "publish the group first".to_owned(), |m| redis_cli(at, m));
+        Code::SentinelLacksGroup.found(text, evidence, mend)
+    };
+    lacking.map(say).collect()
+}
+
+fn count_differs(facts: &Facts<'_>) -> Vec<Finding> {
+    let counts = facts.groups().map(|(at, _, group)| (at, group.other_sentinels)).collect();
+    let Some(evidence) = differing("num-other-sentinels", counts) else { return Vec::new() };
+    let text = "the Sentinels know different numbers of Sentinels: their majorities differ";
+    let mend =
+        format!("redis-cli SENTINEL RESET {}, one Sentinel at a time, 30 s apart", facts.group());
+    vec![Code::SentinelCountDiffers.found(text, evidence, mend)]
+}
+
+fn how_many(facts: &Facts<'_>) -> Vec<Finding> {
+    let count = facts.view.tally.known;
+    let mend =
+        "start one more Sentinel on another host, with `sentinel monitor` as the others have it";
+    let (code, text) = match count {
+        0 => return Vec::new(),
+        _ if count < SENTINELS_MIN => {
+            let text = format!("{count} Sentinels: no failover is possible when one is gone");
+            (Code::SentinelsFew, text)
+        }
+        _ if count.is_multiple_of(2) => {
+            let text = format!("{count} Sentinels: they survive no more losses than {}", count - 1);
+            (Code::SentinelsEven, text)
+        }
+        _ => return Vec::new(),
+    };
+    vec![code.found(text, vec![known(facts)], mend)]
+}
+
+/// One setting of a Sentinel: its code, its name, how `config` calls it, and its value.
+type Setting = (Code, &'static str, &'static str, fn(&SentinelSettings) -> u64);
+
+const SETTINGS: [Setting; 4] = [
+    (Code::QuorumDiffers, "quorum", "quorum=auto", |s| s.quorum),
+    (Code::DownAfterDiffers, "down-after-milliseconds", "down_after=5s", |s| s.down_after_ms),
+    (Code::FailoverTimeoutDiffers, "failover-timeout", "failover_timeout=20s", |s| {
+        s.failover_timeout_ms
+    }),
+    (Code::ParallelSyncsDiffers, "parallel-syncs", "parallel_syncs=1", |s| s.parallel_syncs),
+];
+
+fn settings_differ(facts: &Facts<'_>) -> Vec<Finding> {
+    if !not_kept(facts).is_empty() {
+        return Vec::new();
+    }
+    let found = |(code, name, command, get): Setting| {
+        let values = facts.groups().map(|(at, _, group)| (at, get(&group.settings))).collect();
+        let evidence = differing(name, values)?;
+        let text = format!("the Sentinels have different values of {name}");
+        Some(code.found(text, evidence, config(facts, command)))
+    };
+    SETTINGS.into_iter().filter_map(found).collect()
+}
+
+/// What is wrong with a `down-after-milliseconds` that is too short, in ms; `None` when it is not.
+pub fn short_down_after(ms: Option<u64>) -> Option<&'static str> {
+    match ms? {
+        0..=DOWN_AFTER_REPLACES_MS => Some(
+            "so short that Sentinel at times replaces a healthy new primary by itself: after a switch it sends the first \
+             PING a second later, and by then calls it down",
+        ),
+        ms if ms < DOWN_AFTER_MIN_MS => Some(
+            "so short that a new primary that is slow for a moment is replaced at once: one failover becomes two",
+        ),
+        _ => None,
+    }
+}
+
+fn times(facts: &Facts<'_>) -> Vec<Finding> {
+    let down = |s: &SentinelSettings| s.down_after_ms;
+    let timeout = |s: &SentinelSettings| s.failover_timeout_ms;
+    let having = |name: &str, wrong: &dyn Fn(&SentinelSettings) -> Option<u64>| -> Vec<Evidence> {
+        let values = facts.groups().filter_map(|(at, _, g)| Some((at, wrong(&g.settings)?)));
+        values.map(|(at, value)| seen(at, format!("{name} {value}"))).collect()
+    };
+    let (down_after, failover) = ("down-after-milliseconds", "failover-timeout");
+    [
+        (
+            Code::DownAfterShort,
+            short_down_after(facts.groups().map(|(_, _, group)| down(&group.settings)).min())
+                .unwrap_or_default(),
+            having(down_after, &|s| Some(down(s)).filter(|ms| *ms < DOWN_AFTER_MIN_MS)),
+            "down_after=1500ms",
+        ),
+        (
+            Code::DownAfterLong,
+            "a primary that is gone is missed for that long before anything happens",
+            having(down_after, &|s| Some(down(s)).filter(|ms| *ms > DOWN_AFTER_MAX_MS)),
+            "down_after=5s",
+        ),
+        (
+            Code::FailoverTimeoutShort,
+            "so short that a failover may be given up that only takes its time",
+            having(failover, &|s| Some(timeout(s)).filter(|ms| *ms < FAILOVER_TIMEOUT_MIN_MS)),
+            "failover_timeout=20s",
+        ),
+        (
+            Code::FailoverTimeoutLong,
+            "after a failover that did not succeed, the next comes after twice that time",
+            having(failover, &|s| Some(timeout(s)).filter(|ms| *ms > FAILOVER_TIMEOUT_MAX_MS)),
+            "failover_timeout=20s",
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, _, evidence, _)| !evidence.is_empty())
+    .map(|(code, text, evidence, command)| code.found(text, evidence, config(facts, command)))
+    .collect()
+}
+
+/// What was given to the whole group, and some Sentinel has otherwise.
+fn not_kept(facts: &Facts<'_>) -> Vec<Finding> {
+    let store = facts.view.observed.store.as_ref();
+    let Some(Ok(wanted)) = store.map(|store| &store.config) else { return Vec::new() };
+    let auto = u64::try_from(facts.view.tally.majority()).unwrap_or(u64::MAX);
+    let quorum = wanted.quorum.map(|quorum| match quorum {
+        WantedQuorum::Auto => auto,
+        WantedQuorum::Fixed(count) => count,
+    });
+    let wanted = [quorum, wanted.down_after_ms, wanted.failover_timeout_ms, wanted.parallel_syncs];
+    let mut evidence = Vec::new();
+    for ((_, name, _, get), wanted) in SETTINGS.into_iter().zip(wanted) {
+        let Some(wanted) = wanted else { continue };
+        let others = facts.groups().map(|(at, _, group)| (at, get(&group.settings)));
+        let say = |(at, has)| seen(at, format!("{name} {has}, {wanted} is wanted"));
+        evidence.extend(others.filter(|(_, has)| *has != wanted).map(say));
+    }
+    if evidence.is_empty() {
+        return Vec::new();
+    }
+    let text = format!("Sentinels differ from the key {}", facts.layout.config());
+    let mend = "an agent with tell_sentinels tells them within 2 s: is one running, and may it?";
+    vec![Code::SettingsNotKept.found(text, evidence, mend)]
+}
+
+fn ghost_replicas(facts: &Facts<'_>) -> Vec<Finding> {
+    let counts = facts.view.tally.replicas.iter();
+    let gone = counts.filter(|(_, count)| count.up == 0 && count.down > 0);
+    let say = |(at, count): (&Address, &crate::election::ReplicaCount)| {
+        let text = format!("replica {at} is down, and Sentinels never forget it by themselves");
+        let evidence = vec![seen("the Sentinels", format!("{} get no answer from it", count.down))];
+        let mend = "start it again; agents make the Sentinels forget it after forget_after";
+        Code::GhostReplica.found(text, evidence, mend)
+    };
+    gone.map(say).collect()
+}
+
+fn names_mixed(facts: &Facts<'_>) -> Vec<Finding> {
+    let all = announced(facts);
+    let named = all.iter().find(|(_, address)| address.ip().is_none());
+    let numbered = all.iter().find(|(_, address)| address.ip().is_some());
+    let (Some(named), Some(numbered)) = (named, numbered) else { return Vec::new() };
+    let evidence = [named, numbered].map(|(from, address)| seen(from, address)).into();
+    let text = "some of the group are announced by name and some by address: Sentinels take one server for two";
+    let mend = "set replica-announce-ip, resolve-hostnames and announce-hostnames alike everywhere";
+    vec![Code::NamesMixed.found(text, evidence, mend)]
+}
+
+fn loopback(facts: &Facts<'_>) -> Vec<Finding> {
+    let peers = facts
+        .groups()
+        .flat_map(|(at, _, group)| group.peers.iter().map(move |peer| (at, &peer.address)));
+    let all: Vec<_> = announced(facts).into_iter().chain(peers).collect();
+    let local = |address: &Address| address.ip().is_some_and(|ip| ip.is_loopback());
+    let (own, others): (Vec<_>, Vec<_>) = all.iter().partition(|(_, address)| local(address));
+    if own.is_empty() || others.is_empty() {
+        return Vec::new();
+    }
+    let evidence = own.iter().map(|(from, address)| seen(from, address)).collect();
+    let text = "a loopback address is announced, which leads every host to itself";
+    let mend = "monitor the primary by its own address, and set replica-announce-ip and sentinel announce-ip";
+    vec![Code::LoopbackAnnounced.found(text, evidence, mend)]
+}
+
+/// What is known of some versions (`docs/facts/sentinel.md` 9).
+fn fault_of(valkey: bool, version: (u64, u64, u64)) -> Option<&'static str> {
+    match (valkey, version) {
+        (false, (0..=5, ..) | (6, 0..=1, _)) => {
+            Some("before 6.2 it is not what this program is tested with")
+        }
+        (false, (6, 2, 0..=1)) => {
+            Some("a replica that is left after all were down is never chosen (redis#6751)")
+        }
+        (true, (9, 0, 0)) => Some("with ACLs, no failover succeeds (valkey#2779)"),
+        (true, (9, 1, 0)) => Some("FAILOVER COORDINATED ends the process (valkey#4066)"),
+        _ => None,
+    }
+}
+
+fn versions(facts: &Facts<'_>) -> Vec<Finding> {
+    let bad = facts.sentinels.iter().filter_map(|(at, more)| {
+        let text = more.version.as_ref().ok()?;
+        Some((at, text, fault_of(more.valkey, version(text)?)?))
+    });
+    let say = |(at, text, fault): (&Address, &String, &str)| {
+        let said = format!("Sentinel {at} is of a version with a known fault: {fault}");
+        Code::SentinelVersion.found(said, vec![seen(at, format!("version {text}"))], "upgrade it")
+    };
+    bad.map(say).collect()
+}

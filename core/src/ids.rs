@@ -1,0 +1,12 @@
+//! What servers are told apart by, whatever address they have.
+
+use serde::{Deserialize, Serialize};
+
+/// A Sentinel's stable identity (`SENTINEL MYID`): two addresses of one Sentinel have one vote.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SentinelId(pub String);
+
+/// Identity of a replication history (`master_replid`): the lineage of a data set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReplId(pub String);

@@ -1,0 +1,38 @@
+//! The pure core: what is known in, what is to be done out.
+//!
+//! Nothing in here does I/O, reads a clock or draws a random number: it depends on nothing that could, and
+//! `tests/purity.rs` holds the rest.
+
+pub mod action;
+pub mod address;
+pub mod bootstrap;
+pub mod decide;
+pub mod doctor;
+pub mod election;
+pub mod emptied;
+pub mod fence;
+pub mod ghosts;
+pub mod group;
+pub mod health;
+pub mod hold;
+pub mod ids;
+pub mod memory;
+pub mod moved;
+pub mod name_check;
+pub mod observed;
+pub mod policy;
+pub mod projection;
+pub mod publication;
+pub mod record;
+pub mod reinstate;
+pub mod replicas;
+pub mod safety;
+pub mod sentinel_rows;
+pub mod sentinels;
+pub mod status;
+pub mod store;
+pub mod switchover;
+pub mod time;
+pub mod timeline;
+pub mod view;
+pub mod writer;

@@ -1,0 +1,296 @@
+//! What was read from the world: values with the time they were asked for, no opinions.
+//!
+//! A read that failed is *unknown*, never *down*: [`Reading::result`] keeps the error so that a
+//! person can see it, and every rule treats it as no answer at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::address::{Address, GroupName};
+pub use super::ids::{ReplId, SentinelId};
+use super::projection::Rows;
+use super::record::Record;
+pub use super::store::{Continued, Key, StoreAnswer, StoredState};
+use super::time::Mono;
+
+/// One question and its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading<T> {
+    /// When the question was sent. What the answer says was true no earlier than this.
+    pub asked: Mono,
+    /// When the answer, or the failure, arrived.
+    pub answered: Mono,
+    /// The answer, or why there is none.
+    pub result: Result<T, String>,
+}
+
+impl<T> Reading<T> {
+    /// The answer, if it was asked for at `since` or later.
+    pub fn since(&self, since: Mono) -> Option<&T> {
+        if self.asked < since { None } else { self.result.as_ref().ok() }
+    }
+}
+
+/// Everything one agent knows of one group.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// The last reading of each Sentinel, by the address we reach it at.
+    pub sentinels: BTreeMap<Address, Reading<SentinelAnswer>>,
+    /// The last answer of each Sentinel whose last reading is a failure: one that times out may still lead a failover.
+    pub sentinels_answered: BTreeMap<Address, Reading<SentinelAnswer>>,
+    /// The last reading of each instance, by the address Sentinel announces.
+    pub instances: BTreeMap<Address, Reading<InstanceAnswer>>,
+    /// The instances that node-mode agents have registered for the group (`<service>-server`).
+    pub registered: BTreeSet<Address>,
+    /// The group's keys in Consul, once they have been read.
+    pub store: Option<StoreAnswer>,
+    /// The rows on the group's synthetic node, once they have been read.
+    pub rows: Option<RowsAnswer>,
+}
+
+impl Observed {
+    /// The published record, when there is one that can be read.
+    pub fn record(&self) -> Option<&Record> {
+        self.store.as_ref()?.record()
+    }
+
+    /// Takes a Sentinel's answer, or its failure to answer, unless a later question has been answered already.
+    pub fn see_sentinel(&mut self, address: Address, reading: Reading<SentinelAnswer>) {
+        let known = self.sentinels.get(&address);
+        if known.is_some_and(|old| old.asked > reading.asked) {
+            return;
+        }
+        if reading.result.is_ok() {
+            self.sentinels_answered.remove(&address);
+        }
+        let silent = reading.result.is_err();
+        let before = self.sentinels.insert(address.clone(), reading);
+        if let Some(answered) = before.filter(|old| silent && old.result.is_ok()) {
+            self.sentinels_answered.insert(address, answered);
+        }
+    }
+
+    /// A Sentinel is no longer among those to ask.
+    pub fn dismiss_sentinel(&mut self, address: &Address) {
+        self.sentinels.remove(address);
+        self.sentinels_answered.remove(address);
+    }
+}
+
+/// What one Sentinel says about itself and one group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelAnswer {
+    /// Who it is.
+    pub id: SentinelId,
+    /// It is in TILT: its opinions on who is down do not count, its votes do (`docs/facts/sentinel.md` 5).
+    pub tilt: bool,
+    /// What it says of the group; `None` when it does not monitor it.
+    pub group: Option<SentinelGroup>,
+}
+
+/// `GET-MASTER-ADDR-BY-NAME`, `MASTER`, `REPLICAS` and `SENTINELS` of one group, read in one write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelGroup {
+    /// The primary it announces (`GET-MASTER-ADDR-BY-NAME`). The only address that goes with
+    /// `config_epoch` (`docs/facts/sentinel.md` 0.1).
+    pub primary: Address,
+    /// The address that `down` and `failover` are about (`SENTINEL MASTER`): still the old one
+    /// while the leader reconfigures replicas.
+    pub monitored: Address,
+    /// The epoch of the configuration it announces.
+    pub config_epoch: u64,
+    /// Its opinion on `monitored`.
+    pub down: DownOpinion,
+    /// Its flags for `monitored` are `master` and nothing else: nothing is going on.
+    pub only_master_flag: bool,
+    /// The failover it leads, if it leads one.
+    pub failover: Option<FailoverPhase>,
+    /// That failover was forced by `SENTINEL FAILOVER` and needed no election.
+    pub failover_forced: bool,
+    /// How many other Sentinels it knows for this group, reachable or not.
+    pub other_sentinels: usize,
+    /// Its settings for the group.
+    pub settings: SentinelSettings,
+    /// The replicas it lists.
+    pub replicas: Vec<SentinelReplica>,
+    /// The other Sentinels it lists.
+    pub peers: Vec<SentinelPeer>,
+}
+
+/// How far one Sentinel's opinion of a primary's death has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DownOpinion {
+    /// Neither flag is set.
+    Up,
+    /// `s_down`: it gets no answer itself.
+    Subjective,
+    /// `o_down`: a quorum of Sentinels gets no answer.
+    Objective,
+}
+
+/// The failover state machine of a leading Sentinel (`failover-state`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailoverPhase {
+    /// Waiting to be elected.
+    WaitStart,
+    /// Elected, choosing a replica.
+    SelectReplica,
+    /// A replica is chosen and is about to be told `SLAVEOF NO ONE`.
+    SendReplicaofNoOne,
+    /// Told; waiting to see it report the role.
+    WaitPromotion,
+    /// Promoted; pointing the others at it.
+    ReconfReplicas,
+    /// Done; about to switch its own table.
+    UpdateConfig,
+}
+
+impl FailoverPhase {
+    /// The phase, from the text of `failover-state`. `none` and unknown texts give `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "wait_start" => Self::WaitStart,
+            "select_slave" => Self::SelectReplica,
+            "send_slaveof_noone" => Self::SendReplicaofNoOne,
+            "wait_promotion" => Self::WaitPromotion,
+            "reconf_slaves" => Self::ReconfReplicas,
+            "update_config" => Self::UpdateConfig,
+            _ => return None,
+        })
+    }
+
+    /// The leader was elected: `sentinelFailoverWaitStart` lets nobody past without a majority,
+    /// or without being forced.
+    pub fn elected(self) -> bool {
+        self > Self::WaitStart
+    }
+}
+
+/// The per-group settings of one Sentinel. Sentinels do not share them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SentinelSettings {
+    /// How many Sentinels must agree that a primary is down.
+    pub quorum: u64,
+    /// Silence after which it calls an instance down, in ms.
+    pub down_after_ms: u64,
+    /// Bound on each phase of a failover, in ms.
+    pub failover_timeout_ms: u64,
+    /// Replicas pointed at a new primary at the same time.
+    pub parallel_syncs: u64,
+}
+
+/// One row of `SENTINEL REPLICAS`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelReplica {
+    /// Where the replica listens.
+    pub address: Address,
+    /// This Sentinel gets no answer from it.
+    pub s_down: bool,
+    /// The failover this Sentinel leads has chosen it.
+    pub promoted: bool,
+    /// Its `replica-priority`, as this Sentinel last read it: up to 10 s ago.
+    pub priority: Option<u64>,
+}
+
+/// One row of `SENTINEL SENTINELS`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelPeer {
+    /// Where the peer listens.
+    pub address: Address,
+    /// Who it is.
+    pub id: SentinelId,
+    /// This Sentinel gets no answer from it.
+    pub s_down: bool,
+    /// Whom the peer voted for, and in which epoch, as far as this Sentinel was told.
+    pub voted: Option<(SentinelId, u64)>,
+}
+
+/// What one Redis says about itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceAnswer {
+    /// Its role, with what only that role knows.
+    pub role: Role,
+    /// `None` when PING said PONG, else the error it gave (`LOADING ...`, `MASTERDOWN ...`).
+    pub not_ready: Option<String>,
+    /// A `FAILOVER` is running on it (`master_failover_state`, Redis 6.2 and later).
+    pub failover_running: bool,
+    /// Changes with each start of the process.
+    pub run_id: String,
+    /// Version text, e.g. `7.0.15`.
+    pub version: String,
+    /// The history it writes or follows.
+    pub replid: ReplId,
+    /// The history before the last promotion, when there was one.
+    pub replid2: Option<ReplId>,
+    /// Where `replid` began: the first offset that is not `replid2`'s (`second_repl_offset`).
+    pub forked_at: Option<u64>,
+    /// How far it has come in `replid`, in bytes.
+    pub offset: u64,
+    /// Keys in all its databases.
+    pub keys: u64,
+    /// It had no data when it was started, and keeps no append-only file: all its keys were written since.
+    pub started_empty: bool,
+    /// How long its process has run, in seconds.
+    pub uptime_s: u64,
+    /// Its priority in elections, 0 for never; only a replica says it.
+    pub priority: Option<u64>,
+}
+
+impl InstanceAnswer {
+    /// Nothing speaks against taking what it shows of its data for all that it has. A replica that serves nothing stale
+    /// (`replica-serve-stale-data no`) refuses PING while it follows nobody, and is well.
+    pub fn shows_its_data(&self) -> bool {
+        self.not_ready.as_deref().is_none_or(|error| error.contains("MASTERDOWN"))
+    }
+}
+
+/// `ROLE`, in today's words.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Role {
+    /// It accepts writes.
+    Primary {
+        /// The replicas connected to it.
+        replicas: Vec<ConnectedReplica>,
+    },
+    /// It follows another instance.
+    Replica {
+        /// The instance it follows.
+        of: Address,
+        /// The link to it is up.
+        link_up: bool,
+    },
+}
+
+/// One `slaveN:` line of a primary's INFO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectedReplica {
+    /// Where the replica listens, as it announced itself.
+    pub address: Address,
+    /// `state=online`: the initial sync is over.
+    pub online: bool,
+    /// The last offset it acknowledged, in bytes.
+    pub offset: u64,
+    /// Seconds since that acknowledgement.
+    pub lag_s: u64,
+}
+
+/// The catalog rows found on the group's synthetic node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowsAnswer {
+    /// When they were asked for.
+    pub asked: Mono,
+    /// The node, or `None` when it does not exist.
+    pub found: Option<Rows>,
+    /// The node exists and is not ours: some other program uses its name.
+    pub foreign: bool,
+}
+
+/// Which group on which Sentinel a question is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Question {
+    /// The Sentinel.
+    pub sentinel: Address,
+    /// The group.
+    pub group: GroupName,
+}

@@ -1,0 +1,569 @@
+//! Every finding of `doctor` on a world that has exactly that fault, and a healthy world, which has none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use consul_redis_core::address::Address;
+use consul_redis_core::doctor::{
+    Code, ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, NameAnswer, NameKind,
+    Right, RightKind, SentinelFacts, diagnose, rights, short_down_after,
+};
+use consul_redis_core::name_check::Answer;
+use consul_redis_core::observed::{ConnectedReplica, Role, SentinelGroup, StoreAnswer};
+use consul_redis_core::record::{Change, InstanceRecord, PublishedRole, Timeline};
+use consul_redis_core::status::{Problem, ProblemCode};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::scene::{A, B, C, Scene, at, layout, primary, replica, sentinel_at};
+
+/// What `doctor` reads.
+struct World {
+    scene: Scene,
+    problems: Vec<Problem>,
+    sentinels: BTreeMap<Address, SentinelFacts>,
+    instances: BTreeMap<Address, InstanceFacts>,
+    consul: Result<ConsulAgent, String>,
+    rows: Result<Vec<ConsulRow>, String>,
+    rights: Result<Option<Vec<(Right, bool)>>, String>,
+    names: Vec<NameAnswer>,
+}
+
+fn fields(pairs: &[(&str, &str)]) -> Fields {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn sentinel_facts() -> SentinelFacts {
+    SentinelFacts {
+        config: Ok(fields(&[("resolve-hostnames", "no"), ("announce-hostnames", "no")])),
+        quorum: Ok(Ok("OK 3 usable Sentinels.".to_owned())),
+        version: Ok("7.0.15".to_owned()),
+        valkey: false,
+    }
+}
+
+fn instance_facts() -> InstanceFacts {
+    InstanceFacts {
+        config: Ok(fields(&[
+            ("min-replicas-to-write", "1"),
+            ("save", "3600 1"),
+            ("appendonly", "no"),
+            ("replica-announce-ip", ""),
+            ("replica-announce-port", "0"),
+            ("replica-read-only", "yes"),
+            ("repl-diskless-sync", "yes"),
+            ("repl-diskless-sync-delay", "5"),
+            ("client-output-buffer-limit", "normal 0 0 0 slave 268435456 67108864 60 pubsub 1 1 1"),
+            ("maxmemory", "0"),
+            ("maxmemory-policy", "noeviction"),
+        ])),
+        info: Ok(fields(&[
+            ("rdb_last_bgsave_status", "ok"),
+            ("aof_last_write_status", "ok"),
+            ("config_file", "/etc/redis.conf"),
+            ("used_memory", "1000000"),
+        ])),
+        clock_ahead_ms: Ok(3),
+    }
+}
+
+fn row(service: &str, address: &str) -> ConsulRow {
+    ConsulRow {
+        service: service.to_owned(),
+        node: layout().node(),
+        id: service.to_owned(),
+        address: address.to_owned(),
+        tags: Vec::new(),
+        status: "passing".to_owned(),
+    }
+}
+
+fn answer(ips: &[&str]) -> Answer {
+    let target = |ip: &&str| (format!("{ip}.addr.dc1.consul."), 6379);
+    Answer {
+        ips: ips.iter().map(|ip| ip.parse().expect("an address")).collect(),
+        services: ips.iter().map(target).collect(),
+    }
+}
+
+impl World {
+    fn healthy() -> Self {
+        let mut scene = Scene::healthy(3);
+        for index in 0..3 {
+            scene = scene.sentinel(index, |group| group.settings.down_after_ms = 1_500);
+        }
+        let mut world = Self {
+            scene,
+            problems: Vec::new(),
+            sentinels: (0..3).map(|index| (sentinel_at(index), sentinel_facts())).collect(),
+            instances: [A, B, C].map(|address| (at(address), instance_facts())).into(),
+            consul: Ok(ConsulAgent {
+                node: "host-a".to_owned(),
+                version: "1.20.1".to_owned(),
+                acls: true,
+                allow_stale: true,
+                max_stale: Some(SignedDuration::from_secs(5)),
+                only_passing: false,
+                use_cache: false,
+                truncate: false,
+                udp_answers: 3,
+                service_ttl: BTreeMap::new(),
+            }),
+            rows: Ok(vec![
+                row("redis", A),
+                row("redis-primary", A),
+                row("redis-replica", B),
+                row("redis-replica", C),
+            ]),
+            rights: Ok(None),
+            names: Vec::new(),
+        };
+        let all = rights(&layout(), &world.scene.policy.service);
+        world.rights = Ok(Some(all.into_iter().map(|right| (right, true)).collect()));
+        for kind in NameKind::ALL {
+            let ips = if kind == NameKind::Replica { &["10.0.0.2"][..] } else { &["10.0.0.1"] };
+            world.names.push(NameAnswer {
+                server: at("127.0.0.1:8600"),
+                named: true,
+                kind,
+                name: format!("{}.service.consul", kind.label(&world.scene.policy.service)),
+                answer: Ok(answer(ips)),
+            });
+        }
+        world.store().agents = ["agent-0", "agent-1"].map(str::to_owned).into();
+        world
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let view = self.scene.view();
+        diagnose(&Facts {
+            view: &view,
+            layout: &layout(),
+            problems: &self.problems,
+            sentinels: self.sentinels.clone(),
+            instances: self.instances.clone(),
+            consul: self.consul.clone(),
+            rows: self.rows.clone(),
+            rights: self.rights.clone(),
+            names: self.names.clone(),
+        })
+    }
+
+    fn change(&mut self, change: impl FnOnce(Scene) -> Scene) {
+        self.scene = change(self.scene.clone());
+    }
+
+    fn store(&mut self) -> &mut StoreAnswer {
+        self.scene.observed.store.as_mut().expect("a store")
+    }
+
+    fn sentinel(&mut self, index: usize, change: impl FnOnce(&mut SentinelGroup)) {
+        self.change(|scene| scene.sentinel(index, change));
+    }
+
+    fn every_sentinel(&mut self, change: impl Fn(&mut SentinelGroup)) {
+        for index in 0..3 {
+            self.sentinel(index, &change);
+        }
+    }
+
+    /// So many Sentinels, alike.
+    fn count(&mut self, count: usize) {
+        let agents = self.store().agents.clone();
+        self.scene = Scene::healthy(count);
+        self.store().agents = agents;
+        for index in 0..count {
+            self.sentinel(index, |group| group.settings.down_after_ms = 1_500);
+        }
+    }
+
+    fn set(&mut self, address: &str, name: &str, value: &str) {
+        let facts = self.instances.get_mut(&at(address)).expect("an instance");
+        facts.config.as_mut().expect("settings").insert(name.to_owned(), value.to_owned());
+    }
+
+    fn set_all(&mut self, name: &str, value: &str) {
+        [A, B, C].into_iter().for_each(|address| self.set(address, name, value));
+    }
+
+    fn info(&mut self, address: &str, name: &str, value: &str) {
+        let facts = self.instances.get_mut(&at(address)).expect("an instance");
+        facts.info.as_mut().expect("INFO").insert(name.to_owned(), value.to_owned());
+    }
+
+    fn priority_zero(&mut self, address: &str) {
+        let mut answer = replica(1, A);
+        answer.priority = Some(0);
+        self.scene.set_instance(address, answer);
+    }
+
+    fn agent(&mut self) -> &mut ConsulAgent {
+        self.consul.as_mut().expect("an agent")
+    }
+
+    fn rows(&mut self) -> &mut Vec<ConsulRow> {
+        self.rows.as_mut().expect("rows")
+    }
+
+    fn answers(&mut self, kind: NameKind, answer: Result<Answer, String>) {
+        let name = self.names.iter_mut().find(|name| name.kind == kind).expect("a name");
+        name.answer = answer;
+    }
+
+    fn deny(&mut self, denied: impl Fn(&Right) -> bool) {
+        let rights = self.rights.as_mut().expect("rights").as_mut().expect("ACLs");
+        for (right, allowed) in rights {
+            *allowed = !denied(right);
+        }
+    }
+}
+
+/// One fault.
+type Fault = fn(&mut World);
+
+const SENTINEL_FAULTS: &[(Code, Fault)] = &[
+    (Code::NoMajority, |w| {
+        w.change(|scene| scene.answer(0, |a| a.group = None).answer(1, |a| a.group = None))
+    }),
+    (Code::QuorumTooHigh, |w| w.every_sentinel(|group| group.settings.quorum = 4)),
+    (Code::NoQuorum, |w| {
+        let refusal = "NOQUORUM 1 usable Sentinels.".to_owned();
+        w.sentinels.get_mut(&sentinel_at(1)).expect("it").quorum = Ok(Err(refusal));
+    }),
+    (Code::SentinelsDisagree, |w| w.change(|scene| scene.naming(&[2], B, 1))),
+    (Code::Tilt, |w| w.change(|scene| scene.answer(1, |answer| answer.tilt = true))),
+    (Code::NamesNotResolved, |w| {
+        w.every_sentinel(|group| group.replicas.clear());
+        named_everywhere(w);
+        for index in 0..2 {
+            let facts = w.sentinels.get_mut(&sentinel_at(index)).expect("it");
+            facts.config.as_mut().expect("it").insert("resolve-hostnames".into(), "yes".into());
+        }
+    }),
+    (Code::SentinelDown, |w| {
+        for index in 0..2 {
+            w.sentinel(index, |group| {
+                let peers = group.peers.iter_mut();
+                peers.filter(|p| p.address == sentinel_at(2)).for_each(|p| p.s_down = true);
+            });
+        }
+        w.change(|scene| scene.silent(2));
+    }),
+    (Code::SentinelUnreachable, |w| w.change(|scene| scene.silent(2))),
+    (Code::SentinelLacksGroup, |w| w.change(|scene| scene.answer(2, |a| a.group = None))),
+    (Code::SentinelCountDiffers, |w| w.sentinel(2, |group| group.other_sentinels = 1)),
+    (Code::SentinelsFew, |w| w.count(2)),
+    (Code::SentinelsEven, |w| w.count(4)),
+    (Code::QuorumNoSpare, |w| w.every_sentinel(|group| group.settings.quorum = 3)),
+    (Code::QuorumOne, |w| w.every_sentinel(|group| group.settings.quorum = 1)),
+    (Code::QuorumDiffers, |w| {
+        w.count(5);
+        w.sentinel(4, |group| group.settings.quorum = 3);
+    }),
+    (Code::DownAfterDiffers, |w| w.sentinel(0, |group| group.settings.down_after_ms = 2_000)),
+    (Code::DownAfterShort, |w| w.every_sentinel(|group| group.settings.down_after_ms = 1_000)),
+    (Code::FailoverTimeoutDiffers, |w| {
+        w.sentinel(0, |group| group.settings.failover_timeout_ms = 20_000);
+    }),
+    (Code::FailoverTimeoutShort, |w| {
+        w.every_sentinel(|group| group.settings.failover_timeout_ms = 2_000);
+    }),
+    (Code::ParallelSyncsDiffers, |w| w.sentinel(0, |group| group.settings.parallel_syncs = 5)),
+    (Code::SettingsNotKept, |w| {
+        w.store().config.as_mut().expect("settings").down_after_ms = Some(5_000);
+    }),
+    (Code::GhostReplica, |w| {
+        w.every_sentinel(|group| {
+            let mut ghost = group.replicas[0].clone();
+            (ghost.address, ghost.s_down) = (at("10.0.0.9:6379"), true);
+            group.replicas.push(ghost);
+        });
+        w.change(|scene| scene.dead("10.0.0.9:6379"));
+    }),
+    (Code::NamesMixed, |w| {
+        for facts in w.sentinels.values_mut() {
+            facts.config.as_mut().expect("it").insert("resolve-hostnames".into(), "yes".into());
+        }
+        w.sentinel(1, |group| group.replicas[0].address = at("redis-1.example.com:6379"));
+    }),
+    (Code::LoopbackAnnounced, |w| {
+        w.sentinel(1, |group| group.peers[0].address = at("127.0.0.1:26379"));
+    }),
+    (Code::SentinelVersion, |w| {
+        w.sentinels.get_mut(&sentinel_at(1)).expect("it").version = Ok("6.2.1".to_owned());
+    }),
+    (Code::DownAfterLong, |w| w.every_sentinel(|group| group.settings.down_after_ms = 30_000)),
+    (Code::FailoverTimeoutLong, |w| {
+        w.every_sentinel(|group| group.settings.failover_timeout_ms = 180_000);
+    }),
+];
+
+/// The writer is announced by name, and published as such.
+fn named_everywhere(world: &mut World) {
+    let named = "redis-0.example.com:6379";
+    let agents = world.store().agents.clone();
+    world.change(|scene| {
+        let scene = scene.naming(&[0, 1, 2], named, 1);
+        scene.instance(named, primary(1, None, &[B, C])).published(|record| {
+            record.writer.as_mut().expect("a writer").address = at(named);
+        })
+    });
+    world.store().agents = agents;
+    world.scene.observed.instances.remove(&at(A));
+    for replicas in [B, C] {
+        world.scene.set_instance(replicas, replica(1, named));
+    }
+    let facts = world.instances.remove(&at(A)).expect("it");
+    world.instances.insert(at(named), facts);
+    for name in world.names.iter_mut().filter(|name| name.kind != NameKind::Replica) {
+        let services = [("redis-0.example.com.".to_owned(), 6379)].into();
+        name.answer = Ok(Answer { ips: BTreeSet::new(), services });
+    }
+}
+
+const INSTANCE_FAULTS: &[(Code, Fault)] = &[
+    (Code::SecondPrimary, |w| w.scene.set_instance(C, primary(2, None, &[]))),
+    (Code::NoReplicas, |w| w.scene.set_instance(A, primary(1, None, &[]))),
+    (Code::NobodyEligible, |w| [B, C].into_iter().for_each(|a| w.priority_zero(a))),
+    (Code::MinReplicasUnmet, |w| w.set_all("min-replicas-to-write", "3")),
+    (Code::PersistenceFails, |w| w.info(B, "rdb_last_bgsave_status", "err")),
+    (Code::InstanceSilent, |w| w.change(|scene| scene.dead(C))),
+    (Code::InstanceNotReady, |w| {
+        let mut loading = replica(1, A);
+        loading.not_ready = Some("LOADING Redis is loading the dataset in memory".to_owned());
+        w.scene.set_instance(C, loading);
+    }),
+    (Code::LinkDown, |w| {
+        let mut cut = replica(1, A);
+        cut.role = Role::Replica { of: at(A), link_up: false };
+        w.scene.set_instance(C, cut);
+    }),
+    (Code::FollowsAnother, |w| w.scene.set_instance(C, replica(1, B))),
+    (Code::ReplicaLags, |w| {
+        let late = |address: &str, lag_s| ConnectedReplica {
+            address: at(address),
+            online: true,
+            offset: 900,
+            lag_s,
+        };
+        let mut answer = primary(1, None, &[]);
+        answer.role = Role::Primary { replicas: vec![late(B, 0), late(C, 40)] };
+        w.scene.set_instance(A, answer);
+    }),
+    (Code::MinReplicasNoSpare, |w| w.set_all("min-replicas-to-write", "2")),
+    (Code::MinReplicasDiffer, |w| w.set(B, "min-replicas-to-write", "0")),
+    (Code::PersistenceOff, |w| w.set(B, "save", "")),
+    (Code::AnnounceDiffers, |w| w.set(B, "replica-announce-ip", "192.168.0.2")),
+    (Code::ReplicaWritable, |w| w.set(B, "replica-read-only", "no")),
+    (Code::ReplicaBufferSmall, |w| w.info(A, "used_memory", "40000000000")),
+    (Code::MaxmemoryDiffers, |w| w.set(B, "maxmemory", "1000000")),
+    (Code::MaxmemoryPolicyDiffers, |w| w.set(B, "maxmemory-policy", "allkeys-lru")),
+    (Code::ConfigFileMissing, |w| w.info(B, "config_file", "")),
+    (Code::ClockSkew, |w| {
+        w.instances.get_mut(&at(B)).expect("it").clock_ahead_ms = Ok(-90_000);
+    }),
+    (Code::VersionsDiffer, |w| {
+        let mut old = replica(1, A);
+        old.version = "6.2.7".to_owned();
+        w.scene.set_instance(C, old);
+    }),
+    (Code::PriorityZero, |w| w.priority_zero(C)),
+    (Code::MinReplicasOff, |w| w.set_all("min-replicas-to-write", "0")),
+    (Code::DisklessDelay, |w| w.set(A, "repl-diskless-sync-delay", "60")),
+    (Code::InMaintenance, |w| {
+        w.priority_zero(C);
+        w.store().maintenance.as_mut().expect("a list").insert(at(C), 100);
+    }),
+];
+
+const CONSUL_FAULTS: &[(Code, Fault)] = &[
+    (Code::ConsulTags, |w| w.agent().version = "1.19.1+ent".to_owned()),
+    (Code::ForeignRow, |w| {
+        let theirs = row("redis-primary", "10.9.9.9:6379");
+        w.rows().push(ConsulRow { node: "host-b".to_owned(), id: "theirs".to_owned(), ..theirs });
+    }),
+    (Code::ForeignNode, |w| w.scene.observed.rows.as_mut().expect("rows").foreign = true),
+    (Code::AclRight, |w| w.deny(|right| right.on == "redis-primary")),
+    (Code::DnsToken, |w| {
+        NameKind::ALL.into_iter().for_each(|kind| w.answers(kind, Ok(Answer::default())));
+    }),
+    (Code::ConsulTxnAcl, |w| w.agent().version = "1.8.7".to_owned()),
+    (Code::MaxStale, |w| w.agent().max_stale = Some(SignedDuration::from_hours(87_600))),
+    (Code::ServiceTtl, |w| {
+        let ttl = SignedDuration::from_secs(30);
+        w.agent().service_ttl = [("*", SignedDuration::ZERO), ("redis*", ttl)]
+            .map(|(name, ttl)| (name.to_owned(), ttl))
+            .into();
+    }),
+    (Code::DnsCache, |w| w.agent().use_cache = true),
+    (Code::OnlyPassing, |w| w.rows()[2].status = "warning".to_owned()),
+    (Code::AclSession, |w| w.deny(|right| right.kind == RightKind::Session)),
+    (Code::DnsTruncate, |w| {
+        let agents = w.store().agents.clone();
+        w.change(|scene| {
+            scene.published(|record| {
+                for last in 10..14 {
+                    let address = at(&format!("10.0.0.{last}:6379"));
+                    let role = PublishedRole::Replica;
+                    record.instances.push(InstanceRecord { address, role });
+                }
+            })
+        });
+        w.store().agents = agents;
+    }),
+    (Code::DnsWrong, |w| w.answers(NameKind::Primary, Ok(answer(&["10.0.0.1", "10.9.9.9"])))),
+    (Code::DnsTagWrong, |w| w.answers(NameKind::Tag, Ok(answer(&["10.0.0.1", "10.0.0.2"])))),
+    (Code::DnsReplicasWrong, |w| w.answers(NameKind::Replica, Ok(answer(&["10.0.0.1"])))),
+    (Code::DnsSilent, |w| {
+        NameKind::ALL.into_iter().for_each(|kind| w.answers(kind, Err("refused".to_owned())));
+    }),
+];
+
+const AGENT_FAULTS: &[(Code, Fault)] = &[
+    (Code::NoAgents, |w| w.store().agents.clear()),
+    (Code::NotHealthy, |w| {
+        w.problems = vec![ProblemCode::NoWriter.says("there is no writer: it is down")];
+    }),
+    (Code::KeyUnreadable, |w| w.store().config = Err("expected value".to_owned())),
+    (Code::OneAgent, |w| {
+        w.store().agents.remove("agent-1");
+    }),
+    (Code::Flapping, |w| {
+        let at = w.scene.view().now.wall - SignedDuration::from_mins(10);
+        w.store().history = (0..8).map(|generation| change(generation, at)).collect();
+    }),
+    (Code::AgentClock, |w| {
+        let agents = w.store().agents.clone();
+        let ahead = w.scene.view().now.wall + SignedDuration::from_mins(10);
+        w.change(|scene| scene.published(|record| record.since = ahead));
+        w.store().agents = agents;
+    }),
+    (Code::Unread, |w| w.consul = Err("Consul denies GET /v1/agent/self".to_owned())),
+];
+
+fn change(generation: u64, at: Timestamp) -> Change {
+    let (from, to, level, epoch) = (None, None, None, None);
+    let (why, by, timeline) = ("down".to_owned(), "agent-0".to_owned(), Timeline::default());
+    Change { generation, at, from, to, level, epoch, why, by, timeline }
+}
+
+fn faults() -> impl Iterator<Item = (Code, Fault)> {
+    let all = [SENTINEL_FAULTS, INSTANCE_FAULTS, CONSUL_FAULTS, AGENT_FAULTS];
+    all.into_iter().flatten().copied()
+}
+
+fn codes(findings: &[Finding]) -> Vec<Code> {
+    findings.iter().map(|finding| finding.code).collect()
+}
+
+/// Sentinels that do not know the group are no majority, and a fault each.
+fn besides(code: Code) -> &'static [Code] {
+    match code {
+        Code::NoMajority => &[Code::SentinelLacksGroup, Code::SentinelLacksGroup],
+        _ => &[],
+    }
+}
+
+#[test]
+fn a_healthy_world_has_no_findings() {
+    assert_eq!(World::healthy().findings(), []);
+}
+
+#[test]
+fn each_fault_is_found_and_nothing_else_is() {
+    let (mut said, mut wrong) = (String::new(), String::new());
+    for (code, fault) in faults() {
+        let mut world = World::healthy();
+        fault(&mut world);
+        let findings = world.findings();
+        let wanted: Vec<Code> = [&[code], besides(code)].concat();
+        if codes(&findings) != wanted {
+            let _ = writeln!(wrong, "{code}: {findings:?}");
+            continue;
+        }
+        let Finding { severity, text, evidence, mend, .. } = &findings[0];
+        assert!(!evidence.is_empty() && !mend.is_empty(), "{findings:#?}");
+        let _ = writeln!(said, "{} {code}: {text}", severity.as_str());
+        for seen in evidence {
+            let _ = writeln!(said, "    {}: {}", seen.from, seen.read);
+        }
+        let _ = writeln!(said, "    do: {mend}");
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    insta::assert_snapshot!("findings", said);
+}
+
+#[test]
+fn every_code_has_a_world_with_its_fault() {
+    let tested: Vec<Code> = faults().map(|(code, _)| code).collect();
+    let distinct: BTreeSet<Code> = tested.iter().copied().collect();
+    assert_eq!(tested.len(), distinct.len(), "each once");
+    assert_eq!(distinct, Code::ALL.iter().copied().collect());
+    assert!(tested.len() >= 40, "{}", tested.len());
+}
+
+/// What could not be read is said, once, and is no fault of anything else.
+#[test]
+fn what_cannot_be_read_raises_no_alarm() {
+    let mut world = World::healthy();
+    let denied = || "NOPERM".to_owned();
+    for facts in world.sentinels.values_mut() {
+        facts.config = Err(denied());
+        facts.quorum = Err(denied());
+        facts.version = Err(denied());
+    }
+    for facts in world.instances.values_mut() {
+        facts.config = Err(denied());
+        facts.info = Err(denied());
+        facts.clock_ahead_ms = Err(denied());
+    }
+    world.consul = Err(denied());
+    world.rows = Err(denied());
+    world.rights = Err(denied());
+    world.names.clear();
+    let findings = world.findings();
+    assert_eq!(codes(&findings), [Code::Unread]);
+    assert_eq!(findings[0].evidence.len(), 3 * 3 + 3 * 3 + 3);
+    // A server that nobody named may not be there at all.
+    let mut world = World::healthy();
+    for name in &mut world.names {
+        (name.named, name.answer) = (false, Err("refused".to_owned()));
+    }
+    assert_eq!(world.findings(), []);
+    // And where there are no ACLs, there are no rights.
+    world.rights = Ok(None);
+    assert_eq!(world.findings(), []);
+}
+
+/// At 1100 ms and less Sentinel itself is at fault; up to 1500 a new primary that is slow for a moment is.
+#[test]
+fn a_short_down_after_is_told_with_its_reason() {
+    let with = |ms: u64| {
+        let mut world = World::healthy();
+        world.every_sentinel(|group| group.settings.down_after_ms = ms);
+        let findings = world.findings();
+        findings.iter().map(|finding| (finding.code, finding.text.clone())).collect::<Vec<_>>()
+    };
+    for (ms, why) in [
+        (100, "replaces a healthy new primary by itself"),
+        (1_100, "replaces a healthy new primary by itself"),
+        (1_101, "slow for a moment"),
+        (1_499, "slow for a moment"),
+    ] {
+        let found = with(ms);
+        let [(code, text)] = &found[..] else { panic!("{ms}: {found:?}") };
+        assert!(*code == Code::DownAfterShort && text.contains(why), "{ms}: {text}");
+        assert_eq!(short_down_after(Some(ms)), Some(text.as_str()), "check-config says the same");
+    }
+    assert_eq!(with(1_500), []);
+    assert_eq!(short_down_after(None), None);
+}
+
+#[test]
+fn the_worst_comes_first() {
+    let mut world = World::healthy();
+    world.set_all("min-replicas-to-write", "0");
+    world.set(B, "save", "");
+    world.scene.set_instance(C, primary(2, None, &[]));
+    let wanted = [Code::SecondPrimary, Code::PersistenceOff, Code::MinReplicasOff];
+    assert_eq!(codes(&world.findings()), wanted);
+}

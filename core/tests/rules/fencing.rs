@@ -1,0 +1,349 @@
+//! Stray primaries: when one is made a replica, and when never.
+
+use consul_redis_core::action::Action;
+use consul_redis_core::fence::{Fence, StrayKind};
+use consul_redis_core::memory::{Condition, Life, Origin};
+use consul_redis_core::observed::{
+    Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, SentinelReplica,
+};
+use consul_redis_core::policy::{
+    ANSWER_AGE_MAX_MS, EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
+};
+use consul_redis_core::record::Level;
+use consul_redis_core::safety;
+use consul_redis_core::time::Mono;
+
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica, sentinel_at};
+
+fn fences(scene: &Scene) -> Vec<Fence> {
+    let decision = scene.decision();
+    let fences = decision.actions.into_iter().filter_map(|action| match action {
+        Action::Fence(fence) => Some(fence),
+        _ => None,
+    });
+    fences.collect()
+}
+
+#[track_caller]
+fn left_alone(scene: &Scene, why: &str) {
+    assert_eq!(fences(scene), []);
+    let reasons = scene.decision().reasons.join("\n");
+    assert!(reasons.contains(why), "{reasons}");
+}
+
+/// C says that it is a primary, first seen so long ago, with this past.
+fn stray(ms_ago: u64, origin: Origin) -> Scene {
+    let mut scene = Scene::healthy(3).instance(C, primary(3, Some(1), &[]));
+    let life = Life { run_id: "run".to_owned(), origin };
+    scene.memory.lives.insert(at(C), life);
+    scene.memory.since.insert(Condition::Stray(at(C)), Mono(NOW - ms_ago));
+    scene
+}
+
+#[test]
+fn a_returned_old_primary_is_fenced_as_soon_as_a_majority_has_spoken_since() {
+    let fence = Fence {
+        instance: at(C),
+        run_id: "run".to_owned(),
+        follow: at(A),
+        kind: StrayKind::Returned,
+        replid: ReplId("3".to_owned()),
+    };
+    assert_eq!(fences(&stray(NOW - ASKED, Origin::Started)), [fence]);
+    left_alone(&stray(NOW - ASKED - 1, Origin::Started), "not every Sentinel has been asked since");
+    let slow = stray(NOW - ASKED, Origin::Started).sentinel_asked(2, ASKED - 1);
+    left_alone(&slow, "not every Sentinel has been asked since");
+    let dead = stray(NOW - ASKED, Origin::Started).silent(2);
+    assert_eq!(fences(&dead).len(), 1, "one that was asked and is dead leads nothing");
+}
+
+/// Only the leader knows whom it promotes, and it is slow to answer once.
+#[test]
+fn what_a_leader_promotes_is_left_alone_when_the_leader_times_out() {
+    let leads = stray(STRAY_UNSEEN_MS, Origin::Unseen)
+        .leading(2, C, FailoverPhase::WaitPromotion)
+        .sentinel(2, |group| group.down = DownOpinion::Subjective);
+    left_alone(&leads, "a failover is under way");
+    let fence = fences(&stray(STRAY_UNSEEN_MS, Origin::Unseen)).remove(0);
+    let timed_out = |mut scene: Scene| {
+        let result = Err("no answer in time".to_owned());
+        let reading = Reading { asked: Mono(ASKED + 1), answered: Mono(ASKED + 2), result };
+        scene.observed.see_sentinel(sentinel_at(2), reading);
+        scene
+    };
+    let silent = timed_out(leads.clone());
+    left_alone(&silent, "a failover is under way");
+    let veto = safety::veto(&silent.view(), &Action::Fence(fence.clone()));
+    assert_eq!(veto, Some(format!("a Sentinel is promoting {C}")));
+    let long_ago = timed_out(leads.sentinel_asked(2, NOW - ANSWER_AGE_MAX_MS - 1));
+    assert_eq!(fences(&long_ago), [fence], "one that is dead leads nothing");
+}
+
+#[test]
+fn nobody_is_made_a_replica_of_a_writer_that_a_sentinel_calls_objectively_down() {
+    let scene = stray(STRAY_UNSEEN_MS, Origin::Unseen).down(&[1], DownOpinion::Objective);
+    left_alone(&scene, "a Sentinel calls the writer down");
+    let fence = fences(&stray(STRAY_UNSEEN_MS, Origin::Unseen)).remove(0);
+    let veto = safety::veto(&scene.view(), &Action::Fence(fence));
+    assert_eq!(veto, Some(format!("a Sentinel calls {A} down")));
+}
+
+/// The writer came back without its data, or was emptied on purpose: nobody can tell.
+#[test]
+fn nobody_with_data_is_made_a_replica_of_a_writer_without() {
+    let empty = |scene: Scene| {
+        let answer = InstanceAnswer { keys: 0, ..primary(1, None, &[B]) };
+        scene.instance(A, answer)
+    };
+    let with_data = empty(stray(NOW - ASKED, Origin::Started));
+    left_alone(&with_data, &format!("{C} holds 10 keys and the writer {A} none"));
+    let mut scene = empty(stray(NOW - ASKED, Origin::Started));
+    scene.set_instance(C, InstanceAnswer { keys: 0, ..primary(3, Some(1), &[]) });
+    assert_eq!(fences(&scene).len(), 1, "neither has any");
+    // The veto says so by itself.
+    let fence = fences(&stray(NOW - ASKED, Origin::Started)).remove(0);
+    let veto = safety::veto(&with_data.view(), &Action::Fence(fence));
+    assert_eq!(veto, Some(format!("{C} has data and {A} has none")));
+}
+
+#[test]
+fn a_blank_instance_joins() {
+    let mut blank = primary(9, None, &[]);
+    blank.keys = 0;
+    let scene = stray(100, Origin::Started).instance(C, blank);
+    assert_eq!(fences(&scene)[0].kind, StrayKind::Blank);
+}
+
+#[test]
+fn one_that_was_restarted_without_its_data_and_has_taken_writes_since_is_fenced() {
+    let mut emptied = primary(9, None, &[]);
+    (emptied.started_empty, emptied.uptime_s) = (true, EMPTIED_UPTIME_MAX_S);
+    let scene = |origin, answer: &InstanceAnswer| stray(60_000, origin).instance(C, answer.clone());
+    assert_eq!(fences(&scene(Origin::Started, &emptied))[0].kind, StrayKind::Emptied);
+    left_alone(&scene(Origin::Unseen, &emptied), "unrelated history");
+    // The first write comes between the question and the command.
+    let unwritten = InstanceAnswer { keys: 0, ..emptied.clone() };
+    let fence = fences(&scene(Origin::Started, &unwritten)).remove(0);
+    assert_eq!(fence.kind, StrayKind::Emptied);
+    assert!(fence.still_holds(&emptied));
+    let mut loaded = emptied.clone();
+    loaded.started_empty = false;
+    left_alone(&scene(Origin::Started, &loaded), "unrelated history");
+    let mut long_ago = emptied.clone();
+    long_ago.uptime_s = EMPTIED_UPTIME_MAX_S + 1;
+    left_alone(&scene(Origin::Started, &long_ago), "unrelated history");
+    let unlisted = (0..3).fold(scene(Origin::Started, &emptied), |scene, index| {
+        scene.sentinel(index, |group| group.replicas.retain(|replica| replica.address != at(C)))
+    });
+    assert_eq!(fences(&unlisted), [], "no Sentinel says that it is the group's");
+}
+
+#[test]
+fn one_that_comes_back_with_a_history_of_long_ago_is_the_group_s_own() {
+    let scene = stray(60_000, Origin::Started).instance(C, primary(9, Some(8), &[]));
+    left_alone(&scene, "unrelated history");
+    let known = scene.published(|record| record.lineage.push(ReplId("8".to_owned())));
+    assert_eq!(fences(&known)[0].kind, StrayKind::Returned);
+}
+
+#[test]
+fn a_writer_s_history_is_noted_and_kept_when_another_one_follows() {
+    let scene = Scene::healthy(3)
+        .naming(&[0, 1, 2], B, 2)
+        .at_level(Level::Quorum)
+        .instance(B, promoted_b())
+        .dead(A);
+    let lineage = scene.write().record.unwrap().lineage;
+    assert_eq!(lineage, [ReplId("2".to_owned()), ReplId("1".to_owned())]);
+}
+
+#[test]
+fn a_blank_instance_that_one_sentinel_was_pointed_at_by_mistake_is_left_alone() {
+    let d = "10.0.0.4:6379";
+    let mut blank = primary(9, None, &[]);
+    blank.keys = 0;
+    let mut scene = Scene::healthy(3).naming(&[2], d, 0).instance(d, blank);
+    scene.memory.since.insert(Condition::Stray(at(d)), Mono(NOW - 60_000));
+    left_alone(&scene, "only a minority of the Sentinels takes for this group's");
+    scene.observed.registered.insert(at(d));
+    assert_eq!(fences(&scene)[0].kind, StrayKind::Blank);
+}
+
+/// It was begun anew when the instance was started, and its note says what it goes on from.
+#[test]
+fn a_history_that_goes_on_from_the_group_s_is_the_group_s() {
+    let role = Role::Replica { of: at("192.0.2.1:6379"), link_up: false };
+    let began = InstanceAnswer { role, replid: ReplId("c".to_owned()), ..replica(1, A) };
+    let mut scene = Scene::healthy(3).instance(C, began);
+    scene.observed.registered.insert(at(C));
+    let scene = scene.lasting(0);
+    let stray = Condition::Stray(at(C));
+    let fenced = |scene: &Scene| {
+        let mut scene = scene.clone();
+        scene.memory.since.insert(stray.clone(), Mono(0));
+        scene.decision().actions.iter().any(|action| matches!(action, Action::Fence(_)))
+    };
+    assert!(!fenced(&scene));
+    for (of, ours) in [("1", true), ("9", false)] {
+        let mut scene = scene.clone();
+        let store = scene.observed.store.as_mut().expect("a record");
+        let of = Continued { of: ReplId(of.to_owned()), led: false };
+        store.continued.insert(ReplId("c".to_owned()), of);
+        assert_eq!(fenced(&scene), ours);
+    }
+}
+
+#[test]
+fn data_of_an_unrelated_history_is_never_wiped() {
+    let scene = stray(60_000, Origin::Started).instance(C, primary(9, Some(8), &[]));
+    left_alone(&scene, "10 keys of an unrelated history");
+}
+
+#[test]
+fn one_that_was_a_replica_in_this_run_may_have_been_promoted() {
+    left_alone(&stray(STRAY_PROMOTED_MS - 1, Origin::WasReplica), "may be promoting");
+    assert_eq!(fences(&stray(STRAY_PROMOTED_MS, Origin::WasReplica)).len(), 1);
+}
+
+#[test]
+fn one_whose_past_nobody_saw_may_have_been_promoted() {
+    left_alone(&stray(STRAY_UNSEEN_MS - 1, Origin::Unseen), "may be promoting");
+    assert_eq!(fences(&stray(STRAY_UNSEEN_MS, Origin::Unseen)).len(), 1);
+    let mut other_run = stray(STRAY_UNSEEN_MS - 1, Origin::Started);
+    let life = Life { run_id: "another run".to_owned(), origin: Origin::Started };
+    other_run.memory.lives.insert(at(C), life);
+    left_alone(&other_run, "may be promoting");
+}
+
+#[test]
+fn nobody_is_fenced_while_a_failover_has_not_ended_in_the_writer() {
+    for phase in [FailoverPhase::SelectReplica, FailoverPhase::WaitPromotion] {
+        let scene = stray(60_000, Origin::WasWriter).leading(0, B, phase);
+        left_alone(&scene, "a failover is under way");
+    }
+}
+
+#[test]
+fn the_old_primary_is_fenced_while_its_successor_s_leader_still_points_replicas() {
+    let mut scene = Scene::healthy(3)
+        .naming(&[0, 1, 2], B, 2)
+        .leading(0, B, FailoverPhase::ReconfReplicas)
+        .sentinel(0, |group| group.monitored = at(A))
+        .instance(B, promoted_b())
+        .instance(A, primary(1, None, &[C]))
+        .promoted(B, 1_000)
+        .published(|record| {
+            record.evidence.level = Level::Quorum;
+            record.evidence.confirmed_epoch = 2;
+        });
+    scene.memory.since.insert(Condition::Stray(at(A)), Mono(ASKED));
+    let life = Life { run_id: "run".to_owned(), origin: Origin::WasWriter };
+    scene.memory.lives.insert(at(A), life);
+    assert_eq!(fences(&scene)[0].follow, at(B));
+}
+
+#[test]
+fn nobody_is_fenced_for_a_writer_that_is_not_certain() {
+    let ready = || stray(60_000, Origin::Started);
+    left_alone(&ready().silent(0).silent(1), "no majority has named the writer since");
+    left_alone(&ready().dead(A), "the writer does not answer");
+    left_alone(&ready().naming(&[0], C, 1), "the Sentinels do not agree");
+    let unconfirmed = ready().published(|record| record.evidence.level = Level::Promotion);
+    left_alone(&unconfirmed, "not confirmed by a majority yet");
+    let none = ready().published(|record| {
+        record.writer = None;
+        record.instances.clear();
+    });
+    assert_eq!(fences(&none), []);
+}
+
+#[test]
+fn a_fence_is_repeated_after_a_while_and_not_sooner() {
+    let mut scene = stray(60_000, Origin::Started);
+    scene.memory.fenced.insert(at(C), Mono(NOW - FENCE_AGAIN_MS + 1));
+    assert_eq!(fences(&scene), []);
+    scene.memory.fenced.insert(at(C), Mono(NOW - FENCE_AGAIN_MS));
+    assert_eq!(fences(&scene).len(), 1);
+}
+
+#[test]
+fn fencing_can_be_switched_off() {
+    let mut scene = stray(60_000, Origin::Started);
+    scene.policy.fence = false;
+    left_alone(&scene, "fence = false");
+}
+
+#[test]
+fn the_veto_knows_better_than_a_rule_that_errs() {
+    let fence = |instance: &str, follow: &str| {
+        Action::Fence(Fence {
+            instance: at(instance),
+            run_id: "run".to_owned(),
+            follow: at(follow),
+            kind: StrayKind::Returned,
+            replid: ReplId("3".to_owned()),
+        })
+    };
+    let scene = stray(60_000, Origin::Started);
+    let veto = |scene: &Scene, action: &Action| safety::veto(&scene.view(), action);
+    assert_eq!(veto(&scene, &fence(C, A)), None);
+    assert!(veto(&scene, &fence(A, C)).unwrap().contains("not the published writer"));
+    assert!(veto(&scene, &fence(A, A)).unwrap().contains("not the published writer"));
+    let named = scene.clone().naming(&[0, 1], C, 2);
+    assert!(veto(&named, &fence(C, A)).unwrap().contains("does not name"));
+    let promoting = scene.clone().leading(0, C, FailoverPhase::WaitPromotion);
+    assert!(veto(&promoting, &fence(C, A)).unwrap().contains("is promoting"));
+    let silent = scene.dead(A);
+    assert!(veto(&silent, &fence(C, A)).unwrap().contains("has not said"));
+}
+
+#[test]
+fn what_has_changed_by_the_last_moment_is_looked_at_anew() {
+    let fence = &fences(&stray(60_000, Origin::Started))[0];
+    let now = primary(3, Some(1), &[]);
+    assert!(fence.still_holds(&now));
+    let mut restarted = now.clone();
+    restarted.run_id = "run-2".to_owned();
+    let mut loading = now.clone();
+    loading.not_ready = Some("LOADING".to_owned());
+    let promoted_again = primary(4, Some(3), &[]);
+    for changed in [restarted, loading, promoted_again, replica(1, A)] {
+        assert!(!fence.still_holds(&changed), "{changed:?}");
+    }
+    let mut blank = primary(9, None, &[]);
+    blank.keys = 0;
+    let joining = &fences(&stray(60_000, Origin::Started).instance(C, blank.clone()))[0];
+    assert!(joining.still_holds(&blank));
+    blank.keys = 1;
+    assert!(!joining.still_holds(&blank), "it was given data meanwhile");
+}
+
+#[test]
+fn a_registered_replica_of_something_dead_is_pointed_at_the_writer() {
+    let d = "10.0.0.4:6379";
+    let mut lost = replica(1, "10.0.0.9:6379");
+    lost.role = Role::Replica { of: at("10.0.0.9:6379"), link_up: false };
+    let mut scene = Scene::healthy(3).instance(d, lost.clone());
+    scene.memory.since.insert(Condition::Stray(at(d)), Mono(NOW - STRAY_UNSEEN_MS));
+    assert_eq!(fences(&scene), [], "it is none of this group's");
+    scene.observed.registered.insert(at(d));
+    let fence = &fences(&scene)[0];
+    assert_eq!((fence.kind, &fence.follow), (StrayKind::Lost, &at(A)));
+    assert!(fence.still_holds(&lost));
+    let mut found = lost.clone();
+    found.role = Role::Replica { of: at("10.0.0.9:6379"), link_up: true };
+    assert!(!fence.still_holds(&found));
+    assert!(!fence.still_holds(&primary(1, None, &[])));
+    // One that Sentinels know is theirs to point.
+    let known = (0..3).fold(scene, |scene, index| {
+        scene.sentinel(index, |group| {
+            group.replicas.push(SentinelReplica {
+                address: at(d),
+                s_down: false,
+                promoted: false,
+                priority: None,
+            });
+        })
+    });
+    assert_eq!(fences(&known), []);
+}

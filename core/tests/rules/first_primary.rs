@@ -1,0 +1,200 @@
+//! The first primary: a group that nobody knows gets one, and nobody's data is lost for it.
+
+use consul_redis_core::action::{Action, Purpose};
+use consul_redis_core::memory::Condition;
+use consul_redis_core::observed::InstanceAnswer;
+use consul_redis_core::record::Level;
+use consul_redis_core::time::Mono;
+
+use crate::scene::{A, B, C, NOW, Scene, at, primary, replica, sentinel_at};
+
+/// Nothing is published, three Sentinels know nothing, and these instances are registered.
+fn unknown(instances: &[(&str, InstanceAnswer)]) -> Scene {
+    let mut scene = Scene::unpublished(3);
+    scene.observed.instances.clear();
+    for (address, answer) in instances {
+        scene.observed.registered.insert(at(address));
+        scene.set_instance(address, answer.clone());
+    }
+    for index in 0..3 {
+        scene = scene.answer(index, |answer| answer.group = None);
+    }
+    scene.policy.expect = Some(instances.len());
+    scene
+}
+
+fn blank(replid: u64) -> InstanceAnswer {
+    InstanceAnswer { keys: 0, offset: 0, ..primary(replid, None, &[]) }
+}
+
+/// It was restarted as a primary: its own history begins where it had come to in history 1.
+fn restarted(replid: u64, offset: u64) -> InstanceAnswer {
+    let answer = primary(replid, Some(1), &[]);
+    InstanceAnswer { offset, forked_at: Some(offset + 1), ..answer }
+}
+
+#[test]
+fn of_blank_instances_the_lowest_address_leads() {
+    let scene = unknown(&[(B, blank(2)), (A, blank(3)), (C, blank(4))]);
+    assert_eq!(scene.published_now(), (A.to_owned(), Level::Promotion));
+    let write = scene.write();
+    assert_eq!((write.base_index, write.record.unwrap().generation), (0, 1));
+}
+
+#[test]
+fn instances_are_waited_for() {
+    let mut scene = unknown(&[(A, blank(1)), (B, blank(2))]);
+    scene.policy.expect = Some(3);
+    assert!(scene.keeps().contains("2 of 3 expected instances answer"), "{}", scene.keeps());
+    scene.policy.expect = None;
+    assert!(scene.keeps().contains("2 instances answer, others may follow"), "{}", scene.keeps());
+    let wait = |ms| Mono(NOW - ms);
+    scene.memory.since.insert(Condition::NoPrimaryAnywhere, wait(29_999));
+    assert!(scene.keeps().contains("others may follow"), "{}", scene.keeps());
+    scene.memory.since.insert(Condition::NoPrimaryAnywhere, wait(30_000));
+    assert_eq!(scene.published_now().0, A);
+}
+
+#[test]
+fn the_instance_with_the_most_data_leads_and_an_empty_one_never() {
+    let scene = unknown(&[(A, blank(9)), (B, restarted(2, 900)), (C, restarted(3, 1_000))]);
+    assert_eq!(scene.published_now().0, C);
+    let promoted = primary(4, Some(1), &[]);
+    let scene = unknown(&[(B, restarted(2, 400)), (C, promoted)]);
+    assert_eq!(scene.published_now().0, C, "it went on from the history of the other");
+}
+
+#[test]
+fn data_that_has_gone_different_ways_is_left_to_the_operator() {
+    let mut own = restarted(2, 900);
+    own.offset = 950;
+    let scene = unknown(&[(B, own), (C, restarted(3, 1_000))]);
+    assert!(scene.keeps().contains("has gone different ways"), "{}", scene.keeps());
+    let strangers = unknown(&[(B, primary(2, None, &[])), (C, primary(3, None, &[]))]);
+    assert!(strangers.keeps().contains("has gone different ways"), "{}", strangers.keeps());
+    assert!(strangers.decision().actions.is_empty(), "{:?}", strangers.decision());
+}
+
+#[test]
+fn one_that_is_loading_may_have_the_most_data() {
+    let mut loading = blank(3);
+    loading.not_ready = Some("LOADING".to_owned());
+    let scene = unknown(&[(A, blank(1)), (B, loading)]);
+    assert!(scene.keeps().contains("may have more data"), "{}", scene.keeps());
+}
+
+#[test]
+fn a_replica_is_written_down_before_it_is_made_the_first_primary() {
+    let mut scene = unknown(&[(A, replica(1, "10.0.0.9:6379")), (B, blank(2))]);
+    let write = scene.write();
+    assert_eq!(write.purpose, Purpose::Claim);
+    let record = write.record.unwrap();
+    assert_eq!((record.generation, record.writer.is_none()), (0, true));
+    assert_eq!(record.claim, Some(at(A)));
+    assert!(promoted(&scene).is_empty(), "not before it is written down");
+    scene.show(&record);
+    assert_eq!(promoted(&scene), [A]);
+    // Another agent that sees more would choose another one; the one written down goes on.
+    let mut more = primary(1, None, &[]);
+    more.offset = 5_000;
+    let scene = scene.instance(C, more);
+    assert_eq!(promoted(&scene), [A]);
+    let scene = scene.instance(A, primary(7, Some(1), &[]));
+    assert_eq!(scene.published_now().0, A);
+    assert_eq!(scene.write().record.unwrap().claim, None);
+}
+
+fn promoted(scene: &Scene) -> Vec<String> {
+    let decision = scene.decision();
+    let promotes = decision.actions.iter().filter_map(|action| match action {
+        Action::Promote(promote) => Some(promote.instance.to_string()),
+        _ => None,
+    });
+    promotes.collect()
+}
+
+#[test]
+fn a_group_that_anybody_knows_is_not_bootstrapped() {
+    let known = unknown(&[(A, blank(1))]).answer(0, |answer| {
+        answer.group = Some(crate::scene::group_view(0, 3));
+    });
+    assert!(!known.keeps().contains("first primary"), "{}", known.keeps());
+    let mut published = unknown(&[(A, blank(1))]);
+    let record = Scene::healthy(3).observed.record().unwrap().clone();
+    published.show(&record);
+    assert!(!published.keeps().contains("first primary"), "{}", published.keeps());
+    let few = unknown(&[(A, blank(1))]).silent(0).silent(1);
+    assert!(few.keeps().contains("1 of 3 Sentinels answer"), "{}", few.keeps());
+    let mut off = unknown(&[(A, blank(1))]);
+    off.policy.bootstrap = false;
+    assert!(off.keeps().contains("bootstrap = false"), "{}", off.keeps());
+    let observer = unknown(&[]);
+    assert!(observer.keeps().contains("no Sentinel that knows the group"), "{}", observer.keeps());
+}
+
+#[test]
+fn the_sentinels_are_told_of_the_first_primary_before_they_can_confirm_it() {
+    let mut scene = unknown(&[(A, blank(1)), (B, blank(2))]);
+    let record = scene.write().record.unwrap();
+    scene.show(&record);
+    scene.memory.generation = Some((1, Mono(NOW - 500)));
+    scene.memory.generation_max = 1;
+    let told: Vec<String> = scene
+        .decision()
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Tell(tell) => Some(format!("{} {}", tell.sentinel, tell.primary)),
+            _ => None,
+        })
+        .collect();
+    let all: Vec<String> = (0..3).map(|index| format!("{} {A}", sentinel_at(index))).collect();
+    assert_eq!(told, all);
+}
+
+#[test]
+fn a_priority_of_0_never_leads() {
+    let mut never = replica(1, "10.0.0.9:6379");
+    never.priority = Some(0);
+    let scene = unknown(&[(A, never), (B, replica(1, "10.0.0.9:6379"))]);
+    assert_eq!(scene.write().record.unwrap().claim, Some(at(B)));
+}
+
+/// It has replicas already, which hold as much.
+#[test]
+fn one_that_is_a_primary_goes_before_its_replicas() {
+    let scene = unknown(&[(A, replica(1, B)), (B, primary(1, None, &[A, C])), (C, replica(1, B))]);
+    assert_eq!(scene.published_now(), (B.to_owned(), Level::Promotion));
+}
+
+/// With `replica-serve-stale-data no` a replica of nobody refuses PING.
+#[test]
+fn one_that_serves_nothing_stale_can_be_the_first_primary() {
+    let mut refuses = replica(1, "10.0.0.9:6379");
+    refuses.not_ready = Some("MASTERDOWN Link with MASTER is down".to_owned());
+    let mut scene = unknown(&[(A, refuses)]);
+    assert_eq!(scene.write().purpose, Purpose::Claim);
+    scene.show(&scene.write().record.unwrap());
+    assert_eq!(promoted(&scene), [A]);
+}
+
+/// Else one Sentinel alone could call it down until the others are counted.
+#[test]
+fn the_first_quorum_counts_all_sentinels_that_answer() {
+    let mut scene = unknown(&[(A, blank(1))]);
+    scene.policy.sentinels_configured = 0;
+    let record = scene.write().record.unwrap();
+    scene.show(&record);
+    scene.memory.generation = Some((1, Mono(NOW - 500)));
+    scene.memory.generation_max = 1;
+    let quorums: Vec<u64> = scene
+        .decision()
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Tell(tell) => Some(tell.settings.quorum),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(quorums, [2, 2, 2]);
+}

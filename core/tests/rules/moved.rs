@@ -1,0 +1,388 @@
+//! A group that has moved: nobody is left where its Sentinels look, and its instances are back at other addresses.
+
+use consul_redis_core::action::{Action, Purpose};
+use consul_redis_core::memory::Condition;
+use consul_redis_core::moved::{NotMoved, condition, successor};
+use consul_redis_core::observed::{
+    Continued, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role,
+};
+use consul_redis_core::policy::{OUT_OF_REACH_AFTER_MS, REINSTATED_AFTER_MS};
+use consul_redis_core::projection::nowhere;
+use consul_redis_core::record::Level;
+use consul_redis_core::sentinels::{Tell, TellWhat};
+use consul_redis_core::status::{ProblemCode, assess};
+use consul_redis_core::time::Mono;
+
+use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica, sentinel_at};
+
+/// Where A, B and C are now.
+const D: &str = "10.0.2.1:6379";
+const E: &str = "10.0.2.2:6379";
+const F: &str = "10.0.2.3:6379";
+
+/// A replica of nobody, with so much of history 1.
+fn waiting(offset: u64) -> InstanceAnswer {
+    let role = Role::Replica { of: nowhere(), link_up: false };
+    InstanceAnswer { role, offset, ..replica(1, A) }
+}
+
+/// Everybody whom the Sentinels know is dead to all of them.
+fn dead() -> Scene {
+    let scene = Scene::healthy(3).dead(A).dead(B).dead(C);
+    (0..3).fold(scene.down(&[0, 1, 2], DownOpinion::Objective), |scene, index| {
+        scene.sentinel(index, |group| group.replicas.iter_mut().for_each(|r| r.s_down = true))
+    })
+}
+
+/// They are, the writer is withdrawn, and these are registered elsewhere.
+fn moved(instances: &[(&str, InstanceAnswer)]) -> Scene {
+    let mut scene = dead().published(|record| record.writer = None);
+    for (address, answer) in instances {
+        scene.observed.registered.insert(at(address));
+        scene.set_instance(address, answer.clone());
+    }
+    scene
+}
+
+/// The same with all three, of which E has the most data.
+fn all_moved() -> Scene {
+    moved(&[(D, waiting(900)), (E, waiting(1_000)), (F, waiting(800))])
+}
+
+/// It has been so for so long.
+fn for_ms(mut scene: Scene, ms: u64) -> Scene {
+    let condition = condition(&scene.view()).expect("a case");
+    scene.memory.since.insert(condition, Mono(NOW - ms));
+    scene
+}
+
+fn claimed(scene: &Scene) -> String {
+    let write = scene.write();
+    assert_eq!(write.purpose, Purpose::Claim);
+    write.record.expect("a record").claim.expect("a claim").to_string()
+}
+
+#[track_caller]
+fn why_not(scene: &Scene) -> NotMoved {
+    successor(&scene.view()).expect_err("a reason")
+}
+
+/// Rows are kept up to date, and that is all.
+fn leaves_all_alone(scene: &Scene) -> bool {
+    let rows = |action: &Action| match action {
+        Action::Write(write) => write.purpose == Purpose::Roster,
+        _ => false,
+    };
+    scene.decision().actions.iter().all(rows)
+}
+
+fn told(scene: &Scene) -> Vec<Tell> {
+    let tell = |action| match action {
+        Action::Tell(tell) => Some(tell),
+        _ => None,
+    };
+    scene.decision().actions.into_iter().filter_map(tell).collect()
+}
+
+#[test]
+fn the_one_with_the_most_data_leads_once_all_are_back() {
+    let waiting_for = NotMoved::Waiting { answered: 3, of: 3 };
+    assert_eq!(why_not(&for_ms(all_moved(), REINSTATED_AFTER_MS - 1)), waiting_for);
+    let mut scene = for_ms(all_moved(), REINSTATED_AFTER_MS);
+    assert_eq!(claimed(&scene), E);
+    let said = scene.decision().summary;
+    assert_eq!(said, format!("redis: {E} is to become the primary"));
+    // Written down, it is made one; and published when it says that it is.
+    scene.show(&scene.write().record.unwrap());
+    let promoted = scene.decision().actions.into_iter().find_map(|action| match action {
+        Action::Promote(promote) => Some(promote.instance.to_string()),
+        _ => None,
+    });
+    assert_eq!(promoted.as_deref(), Some(E));
+    scene.set_instance(E, primary(2, Some(1), &[]));
+    assert_eq!(scene.published_now(), (E.to_owned(), Level::Promotion));
+    let record = scene.write().record.unwrap();
+    assert_eq!((record.generation, record.claim), (8, None));
+    // What the Sentinels say of the dead one does not overrule it meanwhile.
+    assert_eq!(record.evidence.confirmed_epoch, 1);
+}
+
+#[test]
+fn one_that_was_written_down_and_has_lost_its_data_since_does_not_lead() {
+    let mut scene = for_ms(all_moved(), REINSTATED_AFTER_MS);
+    scene.show(&scene.write().record.unwrap());
+    let scene = scene.instance(E, InstanceAnswer { keys: 0, ..waiting(0) });
+    assert_eq!(claimed(&scene), D, "another one is written down");
+}
+
+/// A blank one, or one of long ago, that is back alone: whoever follows it loses what the others hold.
+#[test]
+fn less_than_the_last_writer_s_data_never_leads_while_others_may_have_it() {
+    let blank = || InstanceAnswer { keys: 0, ..waiting(0) };
+    let alone = for_ms(moved(&[(D, blank()), (E, blank())]), 90_000);
+    assert_eq!(why_not(&alone), NotMoved::Waiting { answered: 2, of: 3 });
+    let gone = alone.published(|record| record.instances.clear());
+    assert_eq!(claimed(&for_ms(gone, 30_000)), D, "even their rows are gone");
+    let older = moved(&[(D, waiting(900)), (E, waiting(800))]);
+    let older = older.published(|record| record.lineage.insert(0, ReplId("2".to_owned())));
+    assert_eq!(why_not(&for_ms(older, 90_000)), NotMoved::Waiting { answered: 2, of: 3 });
+    let kept = InstanceAnswer { priority: Some(0), ..waiting(500) };
+    let kept = for_ms(moved(&[(D, blank()), (E, blank()), (F, kept)]), 90_000);
+    assert_eq!(why_not(&kept), NotMoved::NeverToLead, "it alone holds the data");
+}
+
+#[test]
+fn whoever_shows_up_or_changes_is_looked_at_for_a_while() {
+    let scene = for_ms(moved(&[(D, waiting(900)), (E, waiting(800))]), 30_000);
+    assert_eq!(claimed(&scene), D);
+    let mut more = scene.clone();
+    more.observed.registered.insert(at(F));
+    assert_eq!(why_not(&more.instance(F, waiting(1))), NotMoved::Waiting { answered: 3, of: 3 });
+    let again = InstanceAnswer { run_id: "another".to_owned(), ..waiting(800) };
+    let again = scene.instance(E, again);
+    assert_eq!(why_not(&again), NotMoved::Waiting { answered: 2, of: 3 });
+}
+
+#[test]
+fn nobody_is_promoted_beside_another_primary_with_data_or_while_somebody_follows_one_that_is_alive()
+{
+    let behind = InstanceAnswer { offset: 400, ..primary(1, None, &[]) };
+    let scene = for_ms(moved(&[(D, behind), (E, waiting(1_000)), (F, waiting(900))]), 60_000);
+    assert_eq!(why_not(&scene), NotMoved::Rival(at(E), at(D)));
+    let blank = InstanceAnswer { keys: 0, offset: 0, ..primary(7, None, &[]) };
+    let scene = moved(&[(D, blank), (E, waiting(1_000)), (F, waiting(900))]);
+    assert_eq!(claimed(&for_ms(scene, REINSTATED_AFTER_MS)), E, "it has nothing to lose");
+    let followed = all_moved().instance(D, replica(1, "10.0.9.9:6379"));
+    assert_eq!(why_not(&followed), NotMoved::NoCase);
+}
+
+#[test]
+fn where_not_all_are_back_the_others_are_waited_for() {
+    let two = moved(&[(D, waiting(900)), (E, waiting(800))]);
+    let waiting_for = NotMoved::Waiting { answered: 2, of: 3 };
+    assert_eq!(why_not(&for_ms(two.clone(), 29_999)), waiting_for);
+    assert_eq!(claimed(&for_ms(two.clone(), 30_000)), D);
+    let mut enough = for_ms(two, REINSTATED_AFTER_MS);
+    enough.policy.expect = Some(2);
+    assert_eq!(claimed(&enough), D, "so many are expected");
+    let few = for_ms(all_moved(), 30_000).silent(0);
+    assert_eq!(claimed(&few), E, "a majority of the Sentinels is enough in the end");
+    let few = for_ms(all_moved(), REINSTATED_AFTER_MS).silent(0);
+    assert_eq!(why_not(&few), NotMoved::Waiting { answered: 3, of: 3 });
+    let fewer = for_ms(all_moved(), 30_000).silent(0).silent(1);
+    assert_eq!(why_not(&fewer), NotMoved::Sentinels { answered: 1, of: 3 });
+}
+
+#[test]
+fn nobody_leads_while_a_sentinel_knows_somebody_who_is_up() {
+    let case = |scene: &Scene, why: &str| assert_eq!(why_not(scene), NotMoved::NoCase, "{why}");
+    let still = |index, change: fn(&mut consul_redis_core::observed::SentinelGroup)| {
+        all_moved().sentinel(index, change)
+    };
+    case(&still(2, |group| group.down = DownOpinion::Up), "one Sentinel reaches the primary");
+    case(&still(2, |group| group.replicas[0].s_down = false), "one Sentinel reaches a replica");
+    case(&all_moved().instance(B, waiting(500)), "we reach a replica");
+    case(&all_moved().instance(A, primary(1, None, &[])), "we reach the primary");
+    case(&all_moved().answer(1, |answer| answer.tilt = true), "it does not trust its clock");
+    let published = |record: &mut consul_redis_core::record::Record| {
+        record.writer.clone_from(&record.last_writer);
+    };
+    case(&all_moved().published(published), "there is a writer");
+    case(&moved(&[]), "nobody is registered elsewhere");
+    let observer = dead().published(|record| record.writer = None).instance(D, waiting(1_000));
+    case(&observer, "nobody says that it is the group's");
+    assert!(observer.keeps().contains("agree that it is down"), "{}", observer.keeps());
+    // One that has got the old primary's address, and says that it leads nobody, is as good as gone.
+    let taken = for_ms(all_moved().instance(A, waiting(10)), 30_000);
+    assert_eq!(claimed(&taken), E);
+}
+
+#[test]
+fn sentinels_that_have_lost_what_they_knew_know_nobody() {
+    let lost = (0..3).fold(all_moved(), |scene, index| scene.answer(index, |a| a.group = None));
+    assert_eq!(claimed(&for_ms(lost, REINSTATED_AFTER_MS)), E);
+}
+
+#[test]
+fn only_the_group_s_own_data_leads_and_the_youngest_of_it() {
+    let foreign = InstanceAnswer { replid: ReplId("9".to_owned()), ..waiting(5_000) };
+    let one = moved(&[(D, foreign.clone()), (E, waiting(100)), (F, waiting(90))]);
+    assert_eq!(claimed(&for_ms(one, REINSTATED_AFTER_MS)), E);
+    let blank = InstanceAnswer { keys: 0, ..waiting(0) };
+    let strange = for_ms(moved(&[(D, foreign), (E, blank.clone()), (F, blank.clone())]), 60_000);
+    assert_eq!(why_not(&strange), NotMoved::Unrelated(at(D), 10));
+    assert!(strange.keeps().contains("not known to be the group's"), "{}", strange.keeps());
+    assert!(leaves_all_alone(&strange));
+    let blanks = moved(&[(F, blank.clone()), (E, blank.clone()), (D, blank)]);
+    assert_eq!(claimed(&for_ms(blanks, REINSTATED_AFTER_MS)), D, "the lowest address");
+    // An old primary that nobody has seen since another one took its place: more of a history that has ended.
+    let newer = InstanceAnswer { replid: ReplId("2".to_owned()), ..waiting(600) };
+    let old = moved(&[(D, waiting(2_000)), (E, newer), (F, waiting(2_000))]);
+    let old = old.published(|record| record.lineage.insert(0, ReplId("2".to_owned())));
+    assert_eq!(claimed(&for_ms(old, REINSTATED_AFTER_MS)), E);
+}
+
+/// An append-only file does not hold how the history is called: each began another one, and says what it goes on from.
+#[test]
+fn where_nobody_can_say_how_far_it_has_come_the_one_that_wrote_the_history_leads() {
+    let anew = |replid: &str| InstanceAnswer { replid: ReplId(replid.to_owned()), ..waiting(1) };
+    let explained = |led: &[&str]| {
+        let mut scene = moved(&[(D, anew("d")), (E, anew("e")), (F, anew("f"))]);
+        let store = scene.observed.store.as_mut().expect("a record");
+        for replid in ["d", "e", "f"] {
+            let of = Continued { of: ReplId("1".to_owned()), led: led.contains(&replid) };
+            store.continued.insert(ReplId(replid.to_owned()), of);
+        }
+        scene
+    };
+    assert_eq!(claimed(&for_ms(explained(&["e"]), REINSTATED_AFTER_MS)), E);
+    // Without it any of them, when it has been waited for.
+    let waiting_for = NotMoved::Waiting { answered: 3, of: 3 };
+    assert_eq!(why_not(&for_ms(explained(&[]), 29_999)), waiting_for);
+    assert_eq!(claimed(&for_ms(explained(&[]), 30_000)), D);
+    let one = explained(&[]).instance(F, waiting(700));
+    assert_eq!(claimed(&for_ms(one, 30_000)), F, "one that says how far it has come");
+    // Whoever is of an earlier writer stays behind it.
+    let mut older = explained(&["e"]).published(|record| {
+        record.lineage.insert(0, ReplId("2".to_owned()));
+    });
+    let of = Continued { of: ReplId("2".to_owned()), led: false };
+    let explain = |scene: &mut Scene, of: Continued| {
+        let store = scene.observed.store.as_mut().expect("a record");
+        store.continued.insert(ReplId("f".to_owned()), of);
+    };
+    explain(&mut older, of);
+    assert_eq!(claimed(&for_ms(older, 30_000)), F);
+    let mut foreign = moved(&[(D, anew("d")), (E, anew("e")), (F, anew("f"))]);
+    explain(&mut foreign, Continued { of: ReplId("9".to_owned()), led: true });
+    assert_eq!(why_not(&for_ms(foreign, 60_000)), NotMoved::Unrelated(at(D), 10));
+}
+
+#[test]
+fn one_that_may_hold_more_is_waited_for_and_one_that_serves_nothing_stale_is_not() {
+    let unready = |error: &str| {
+        let answer = InstanceAnswer { not_ready: Some(error.to_owned()), ..waiting(1_000) };
+        for_ms(all_moved().instance(E, answer), 60_000)
+    };
+    let loading = why_not(&unready("LOADING"));
+    assert_eq!(loading, NotMoved::NotReady(at(E), "LOADING".to_owned()));
+    let refuses =
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
+    assert_eq!(claimed(&unready(refuses)), E);
+}
+
+#[test]
+fn data_that_has_gone_different_ways_and_priorities_are_the_operator_s() {
+    let apart = |address: u64| primary(address, Some(1), &[]);
+    let scene = for_ms(moved(&[(D, apart(2)), (E, apart(3)), (F, waiting(100))]), 60_000);
+    assert_eq!(why_not(&scene), NotMoved::Diverged(at(D), at(E)));
+    assert!(scene.keeps().contains("SENTINEL MONITOR"), "{}", scene.keeps());
+    let problems = assess(&scene.view(), &layout()).problems;
+    let codes: Vec<ProblemCode> = problems.iter().map(|problem| problem.code).collect();
+    assert!(codes.contains(&ProblemCode::NoWriter) && codes.contains(&ProblemCode::DataDiverged));
+    let text = &problems.iter().find(|problem| problem.code == ProblemCode::NoWriter).unwrap().text;
+    assert!(text.contains("nobody whom the Sentinels know is left; the data of"), "{text}");
+    let never = |offset| InstanceAnswer { priority: Some(0), ..waiting(offset) };
+    let scene = moved(&[(D, never(2_000)), (E, waiting(900)), (F, waiting(800))]);
+    assert_eq!(why_not(&for_ms(scene, 60_000)), NotMoved::NeverToLead, "it has more than they");
+    let scene = moved(&[(D, never(900)), (E, waiting(900)), (F, waiting(800))]);
+    assert_eq!(claimed(&for_ms(scene, REINSTATED_AFTER_MS)), E);
+    let scene = moved(&[(D, never(1)), (E, never(1)), (F, never(1))]);
+    assert_eq!(why_not(&for_ms(scene, 60_000)), NotMoved::NeverToLead);
+    let mut off = for_ms(all_moved(), 60_000);
+    off.policy.bootstrap = false;
+    assert_eq!(why_not(&off), NotMoved::SwitchedOff);
+    let mut untold = for_ms(all_moved(), 60_000);
+    untold.policy.tell_sentinels = false;
+    assert_eq!(why_not(&untold), NotMoved::SwitchedOff, "they would never follow");
+    assert!(leaves_all_alone(&off));
+}
+
+/// One that is told of the new primary while others still name the dead one would be told back by them.
+#[test]
+fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_is_told_of_the_new_one() {
+    let scene = all_moved().promoted(E, 100).published(|record| {
+        record.evidence.config_epoch = None;
+        record.evidence.sentinel = None;
+    });
+    let scene = scene.instance(E, primary(2, Some(1), &[]));
+    let whats = |scene: &Scene| -> Vec<(String, TellWhat)> {
+        told(scene).into_iter().map(|tell| (tell.sentinel.to_string(), tell.what)).collect()
+    };
+    let all = |what| (0..3).map(|index| (sentinel_at(index).to_string(), what)).collect::<Vec<_>>();
+    assert_eq!(whats(&scene), all(TellWhat::Remove(1)));
+    let forgot = |scene: Scene, index| scene.answer(index, |answer| answer.group = None);
+    let one_left = forgot(forgot(scene.clone(), 0), 1);
+    assert_eq!(whats(&one_left), [(sentinel_at(2).to_string(), TellWhat::Remove(1))]);
+    let none_left = forgot(one_left, 2);
+    assert_eq!(whats(&none_left), all(TellWhat::Monitor));
+    assert!(told(&none_left).iter().all(|tell| tell.primary == at(E) && tell.settings.quorum == 2));
+    // One that has found somebody who is up is left alone: it may elect that one.
+    let alive = scene.clone().sentinel(1, |group| group.replicas[0].s_down = false);
+    assert_eq!(whats(&alive).len(), 2);
+    // It cannot elect anybody any more once most have let go.
+    let last = forgot(forgot(alive, 0), 2);
+    assert_eq!(whats(&last), [(sentinel_at(1).to_string(), TellWhat::Remove(1))]);
+    // What they say of the dead one is no denial, however long it takes to tell them.
+    let mut late = scene.clone();
+    late.memory.generation = Some((8, Mono(NOW - 60_000)));
+    assert!(late.keeps().contains("10.0.2.2:6379"), "{}", late.keeps());
+    // And at the last moment it is asked once more.
+    let tell = told(&scene).remove(0);
+    let answer = |scene: &Scene| {
+        scene.observed.sentinels[&sentinel_at(0)].result.clone().expect("an answer")
+    };
+    assert!(tell.still_holds(&answer(&scene)));
+    for changed in [
+        scene.clone().sentinel(0, |group| group.primary = at(E)),
+        scene.clone().sentinel(0, |group| group.down = DownOpinion::Up),
+        scene.clone().sentinel(0, |group| group.config_epoch = 2),
+        scene.clone().sentinel(0, |group| group.failover = Some(FailoverPhase::SelectReplica)),
+        forgot(scene, 0),
+    ] {
+        assert!(!tell.still_holds(&answer(&changed)));
+    }
+}
+
+/// Sentinels that have moved as well do not find one another, and each calls the writer down by itself.
+#[test]
+fn a_writer_that_answers_nobody_is_withdrawn_though_the_sentinels_cannot_agree() {
+    let lasting = |scene: Scene, ms| {
+        let mut scene = scene;
+        scene.memory.since.insert(Condition::OutOfReach(at(A)), Mono(NOW - ms));
+        scene
+    };
+    let alone = (0..3).fold(dead(), |scene, index| {
+        scene.sentinel(index, |group| group.down = DownOpinion::Subjective)
+    });
+    assert!(alone.conditions().contains(&Condition::OutOfReach(at(A))));
+    let early = lasting(alone.clone(), OUT_OF_REACH_AFTER_MS - 1);
+    assert!(early.keeps().contains("named by 3 of 3"), "{}", early.keeps());
+    let late = lasting(alone.clone(), OUT_OF_REACH_AFTER_MS);
+    assert!(late.withdraws().contains("answers neither us nor any of the 3 of 3"));
+    // It is not published again by somebody who reaches it.
+    let reached = alone.clone().published(|record| record.writer = None);
+    let reached = reached.instance(A, primary(1, None, &[]));
+    assert!(reached.keeps().contains("agree that it is down"), "{}", reached.keeps());
+    for (why, scene) in [
+        ("it answers us", alone.clone().instance(A, primary(1, None, &[]))),
+        ("one Sentinel reaches it", alone.clone().sentinel(0, |g| g.down = DownOpinion::Up)),
+        ("no majority answers", alone.clone().silent(0).silent(1)),
+        ("a clock is not trusted", alone.answer(0, |answer| answer.tilt = true)),
+    ] {
+        assert!(!scene.conditions().contains(&Condition::OutOfReach(at(A))), "{why}");
+    }
+    // Where they know nothing at all, our own login may be wrong: then nobody answers us.
+    let forgot = |scene: Scene| (0..3).fold(scene, |s, index| s.answer(index, |a| a.group = None));
+    let blind = forgot(Scene::healthy(3)).dead(A).dead(B).dead(C);
+    assert!(!blind.conditions().contains(&Condition::OutOfReach(at(A))));
+    let sees = lasting(blind.clone().instance(D, waiting(1_000)), OUT_OF_REACH_AFTER_MS);
+    assert!(sees.withdraws().contains("answers neither us"));
+    // Or only we do not reach it, and its replicas do.
+    let follows = blind.instance(B, replica(1, A));
+    assert!(!follows.conditions().contains(&Condition::OutOfReach(at(A))));
+    // A minority that calls it down is none the better for others that know nothing.
+    let mixed = Scene::healthy(3).dead(A).silent(1).answer(2, |answer| answer.group = None);
+    let mixed = mixed.down(&[0], DownOpinion::Subjective);
+    assert!(!mixed.conditions().contains(&Condition::OutOfReach(at(A))));
+}

@@ -1,0 +1,150 @@
+//! The old primary that is back before anybody has taken its place, as a replica of nobody.
+
+use consul_redis_core::action::{Action, Promote};
+use consul_redis_core::memory::Condition;
+use consul_redis_core::observed::{DownOpinion, FailoverPhase, InstanceAnswer, Role};
+use consul_redis_core::policy::REINSTATED_AFTER_MS;
+use consul_redis_core::projection::nowhere;
+use consul_redis_core::reinstate::{NotReinstated, condition, reinstate};
+use consul_redis_core::safety::veto;
+use consul_redis_core::time::Mono;
+
+use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
+
+/// A replica of nobody, with so much of history 1.
+fn waiting(offset: u64) -> InstanceAnswer {
+    let role = Role::Replica { of: nowhere(), link_up: false };
+    InstanceAnswer { role, offset, ..replica(1, A) }
+}
+
+/// A has come back as a replica of nobody, with all that the others have.
+fn returned() -> Scene {
+    Scene::healthy(3).instance(A, waiting(1_000))
+}
+
+/// A has been back for so long.
+fn waited(mut scene: Scene, ms: u64) -> Scene {
+    assert_eq!(condition(&scene.view()), Some(Condition::Returned(at(A))));
+    scene.memory.since.insert(Condition::Returned(at(A)), Mono(NOW - ms));
+    scene
+}
+
+fn promoted(scene: &Scene) -> Vec<String> {
+    let all = scene.decision().actions;
+    let of = |action: &Action| match action {
+        Action::Promote(promote) => Some(promote.instance.to_string()),
+        _ => None,
+    };
+    all.iter().filter_map(of).collect()
+}
+
+fn why_not(scene: &Scene) -> NotReinstated {
+    assert_eq!(promoted(scene), Vec::<String>::new());
+    reinstate(&scene.view()).expect_err("a reason")
+}
+
+#[test]
+fn it_is_the_primary_again_when_it_holds_what_all_others_hold() {
+    assert_eq!(promoted(&returned()), [A]);
+    // The name goes first: whoever writes to it now would be refused.
+    assert!(returned().withdraws().contains("replica of 192.0.2.1:6379"));
+    let blank = |scene: Scene, address| {
+        let answer = InstanceAnswer { keys: 0, offset: 0, ..waiting(0) };
+        scene.instance(address, answer)
+    };
+    let alone = returned().instance(B, replica(1, A)).dead(C);
+    let alone = (0..3).fold(alone, |scene, index| {
+        scene.sentinel(index, |group| {
+            for replica in &mut group.replicas {
+                replica.s_down = replica.address == at(C);
+            }
+        })
+    });
+    // A majority calls the silent one down: it may have another address now, and show up at that.
+    assert_eq!(why_not(&alone), NotReinstated::Unheard(at(C)));
+    assert_eq!(
+        why_not(&waited(alone.clone(), REINSTATED_AFTER_MS - 1)),
+        NotReinstated::Unheard(at(C))
+    );
+    assert_eq!(promoted(&waited(alone.clone(), REINSTATED_AFTER_MS)), [A]);
+    let d = "10.0.0.4:6379";
+    let mut shown = waited(alone, REINSTATED_AFTER_MS).instance(d, waiting(2_000));
+    shown.observed.registered.insert(at(d));
+    assert_eq!(why_not(&shown), NotReinstated::Behind { old: at(A), than: at(d) });
+    assert_eq!(promoted(&blank(blank(blank(returned(), A), B), C)), [A], "nobody holds anything");
+    assert_eq!(promoted(&blank(returned(), B)), [A]);
+}
+
+#[test]
+fn an_empty_or_older_one_is_left_to_the_sentinels() {
+    let behind = NotReinstated::Behind { old: at(A), than: at(B) };
+    let empty = InstanceAnswer { keys: 0, ..waiting(0) };
+    assert_eq!(why_not(&returned().instance(A, empty)), behind);
+    assert_eq!(why_not(&returned().instance(A, waiting(999))), behind);
+    let said = returned().instance(A, waiting(999)).decision().reasons;
+    assert!(said.contains(&format!("{A} is back with less data than {B}: left to the Sentinels")));
+}
+
+#[test]
+fn one_that_may_hold_more_has_to_be_heard() {
+    assert_eq!(why_not(&returned().dead(C)), NotReinstated::Unheard(at(C)));
+    let loading = InstanceAnswer { not_ready: Some("LOADING".to_owned()), ..waiting(1_000) };
+    assert_eq!(why_not(&returned().instance(A, loading)), NotReinstated::NotReady(at(A)));
+}
+
+#[test]
+fn whoever_takes_its_place_goes_first() {
+    assert_eq!(why_not(&returned().instance(B, promoted_b())), NotReinstated::Rival(at(B)));
+    let phase = FailoverPhase::SelectReplica;
+    assert_eq!(why_not(&returned().leading(0, B, phase)), NotReinstated::BeingReplaced);
+    let down = returned().down(&[0], DownOpinion::Objective);
+    assert_eq!(why_not(&down), NotReinstated::BeingReplaced);
+    let named = returned().naming(&[0, 1], B, 2);
+    assert_eq!(why_not(&named), NotReinstated::NoCase);
+    assert_eq!(why_not(&returned().silent(0).silent(1)), NotReinstated::NoCase);
+}
+
+#[test]
+fn the_operator_may_want_to_do_it_himself() {
+    let mut scene = returned();
+    scene.policy.bootstrap = false;
+    assert_eq!(why_not(&scene), NotReinstated::SwitchedOff);
+    let mut scene = returned();
+    scene.policy.leave_alone();
+    assert_eq!(why_not(&scene), NotReinstated::SwitchedOff);
+}
+
+#[test]
+fn one_that_follows_somebody_is_nobodys_business() {
+    let role = Role::Replica { of: at(B), link_up: false };
+    let demoted = InstanceAnswer { role, ..replica(1, A) };
+    assert_eq!(why_not(&returned().instance(A, demoted)), NotReinstated::NoCase);
+    assert_eq!(why_not(&Scene::healthy(3)), NotReinstated::NoCase);
+}
+
+#[test]
+fn the_veto_knows_it_too() {
+    let promote = |address: &str| {
+        Action::Promote(Promote { instance: at(address), run_id: "run".to_owned() })
+    };
+    assert_eq!(veto(&returned().view(), &promote(A)), None);
+    let refused = |scene: &Scene, address: &str| veto(&scene.view(), &promote(address)).unwrap();
+    assert!(refused(&returned(), B).contains("was not the last writer"));
+    assert!(refused(&returned().naming(&[0, 1], B, 2), A).contains("does not name"));
+    let rival = returned().instance(B, primary(2, Some(1), &[]));
+    assert!(refused(&rival, A).contains("says that it is the primary"));
+}
+
+/// Sentinels let a replica be that they know and that follows nobody, for `failover-timeout`.
+#[test]
+fn a_known_replica_of_nobody_is_pointed_at_the_writer() {
+    let mut scene = Scene::healthy(3).instance(C, waiting(900));
+    scene.observed.registered.insert(at(C));
+    let stray = Condition::Stray(at(C));
+    scene.memory.since.insert(stray, Mono(0));
+    let fence = scene.decision().actions.into_iter().find_map(|action| match action {
+        Action::Fence(fence) => Some((fence.instance, fence.follow)),
+        _ => None,
+    });
+    assert_eq!(fence, Some((at(C), at(A))));
+}

@@ -1,0 +1,319 @@
+//! Which instances have a row, and what each is published as.
+
+use consul_redis_core::action::Purpose;
+use consul_redis_core::observed::{FailoverPhase, Role, SentinelReplica};
+use consul_redis_core::projection::Op;
+use consul_redis_core::record::{InstanceRecord, Level, PublishedRole, Record};
+use consul_redis_core::switchover::prepare;
+use consul_redis_core::time::Mono;
+
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica};
+
+const D: &str = "10.0.0.4:6379";
+
+/// A fourth instance that all Sentinels list.
+fn joined(scene: Scene) -> Scene {
+    (0..3).fold(scene, |scene, index| {
+        scene.sentinel(index, |group| {
+            group.replicas.push(SentinelReplica {
+                address: at(D),
+                s_down: false,
+                promoted: false,
+                priority: None,
+            });
+        })
+    })
+}
+
+#[test]
+fn a_healthy_group_needs_no_write() {
+    let decision = Scene::healthy(3).decision();
+    assert!(decision.actions.is_empty(), "{decision:?}");
+    assert!(decision.sound);
+}
+
+#[test]
+fn a_new_replica_is_published_once_the_writer_says_it_is_in_sync() {
+    let scene = joined(Scene::healthy(3)).instance(D, replica(1, A));
+    assert_eq!(scene.rows()[3], format!("{D} out of sync"));
+    let scene = scene.instance(A, primary(1, None, &[B, C, D]));
+    assert_eq!(scene.rows()[3], format!("{D} replica"));
+    assert_eq!(scene.write().purpose, Purpose::Roster);
+}
+
+#[test]
+fn a_replica_that_lags_leaves_after_the_time_it_was_given() {
+    let mut late = primary(1, None, &[B, C]);
+    if let Role::Primary { replicas } = &mut late.role {
+        replicas[1].lag_s = 11;
+    }
+    let scene = Scene::healthy(3).instance(A, late);
+    assert!(scene.decision().actions.is_empty(), "it has ten seconds");
+    let scene = scene.lasting(10_000);
+    assert_eq!(
+        scene.rows(),
+        [format!("{A} primary"), format!("{B} replica"), format!("{C} out of sync")]
+    );
+}
+
+#[test]
+fn a_replica_with_a_broken_link_leaves_after_the_time_it_was_given() {
+    let mut alone = replica(1, A);
+    alone.role = Role::Replica { of: at(A), link_up: false };
+    let scene =
+        Scene::healthy(3).instance(C, alone).instance(A, primary(1, None, &[B])).lasting(10_000);
+    assert_eq!(scene.rows()[2], format!("{C} out of sync"));
+}
+
+#[test]
+fn replicas_stay_while_there_is_no_writer_to_ask() {
+    let scene = Scene::healthy(3).dead(A).lasting(60_000);
+    assert!(scene.decision().actions.is_empty(), "{:?}", scene.decision());
+}
+
+#[test]
+fn an_agent_that_cannot_reach_a_replica_has_no_say_about_it() {
+    let scene = Scene::healthy(3).dead(B).lasting(60_000);
+    assert!(scene.decision().actions.is_empty(), "the writer says that it is in sync");
+}
+
+#[test]
+fn a_dead_replica_is_down_when_a_majority_says_so() {
+    let dead = |scene: Scene, index| scene.sentinel(index, |group| group.replicas[1].s_down = true);
+    let scene = dead(Scene::healthy(3).dead(C), 0);
+    assert!(scene.decision().actions.is_empty(), "one opinion is not enough");
+    let scene = dead(scene, 1);
+    assert_eq!(scene.rows()[2], format!("{C} down"));
+}
+
+#[test]
+fn a_stray_primary_is_no_read_endpoint() {
+    let scene = Scene::healthy(3).instance(B, promoted_b());
+    assert_eq!(scene.rows()[1], format!("{B} out of sync"));
+}
+
+#[test]
+fn down_ends_with_a_sign_of_life() {
+    let down = |record: &mut Record| {
+        record.instances[2].role = PublishedRole::Down;
+    };
+    let scene = Scene::healthy(3).published(down).dead(C).instance(A, primary(1, None, &[B]));
+    assert!(scene.decision().actions.is_empty(), "nobody has heard of it");
+    let scene = scene.instance(C, replica(1, A));
+    assert_eq!(scene.rows()[2], format!("{C} out of sync"));
+}
+
+#[test]
+fn an_instance_that_no_sentinel_names_loses_its_row() {
+    let forget = |scene: Scene, index| {
+        scene.sentinel(index, |group| group.replicas.retain(|r| r.address != at(C)))
+    };
+    let scene = (0..3).fold(Scene::healthy(3).dead(C), forget);
+    assert!(
+        scene.clone().lasting(14_999).decision().actions.is_empty(),
+        "a reset Sentinel forgets too"
+    );
+    let scene = scene.lasting(15_000);
+    assert_eq!(scene.rows(), [format!("{A} primary"), format!("{B} replica")]);
+}
+
+#[test]
+fn an_instance_that_is_down_for_long_loses_its_row() {
+    let scene = (0..3).fold(Scene::healthy(3).dead(C), |scene, index| {
+        scene.sentinel(index, |group| group.replicas[1].s_down = true)
+    });
+    let mut scene = scene.published(|record| record.instances[2].role = PublishedRole::Down);
+    assert!(scene.clone().lasting(3_599_999).decision().actions.is_empty());
+    scene.now += 3_600_000;
+    for reading in scene.observed.sentinels.values_mut() {
+        reading.asked.0 += 3_600_000;
+    }
+    for reading in scene.observed.instances.values_mut() {
+        reading.asked.0 += 3_600_000;
+    }
+    let scene = scene.lasting(3_600_000);
+    assert_eq!(scene.rows(), [format!("{A} primary"), format!("{B} replica")]);
+}
+
+#[test]
+fn rows_wait_until_a_failover_is_over() {
+    use consul_redis_core::observed::FailoverPhase;
+    let scene = Scene::healthy(3)
+        .promoted(B, 100)
+        .leading(0, B, FailoverPhase::ReconfReplicas)
+        .instance(B, promoted_b());
+    assert!(
+        !scene
+            .decision()
+            .actions
+            .iter()
+            .any(|action| matches!(action, consul_redis_core::action::Action::Write(_)))
+    );
+}
+
+#[test]
+fn rows_that_somebody_changed_are_put_back() {
+    let mut scene = Scene::healthy(3);
+    let rows = scene.observed.rows.as_mut().unwrap().found.as_mut().unwrap();
+    rows.services.remove("redis-primary");
+    rows.services.get_mut(&format!("redis:{B}")).unwrap().tags = vec!["primary".to_owned()];
+    let write = scene.write();
+    assert_eq!((write.purpose, write.record.is_none()), (Purpose::Repair, true));
+    assert_eq!(write.ops.len(), 3, "the guard and two rows: {:?}", write.ops);
+}
+
+#[test]
+fn rows_that_do_not_stay_are_put_back_once_a_second() {
+    let mut scene = Scene::healthy(3);
+    let rows = scene.observed.rows.as_mut().unwrap().found.as_mut().unwrap();
+    rows.services.remove("redis-primary");
+    scene.memory.repaired = Some(Mono(NOW - 999));
+    assert!(scene.decision().actions.is_empty(), "{:?}", scene.decision());
+    assert!(!scene.decision().sound, "they are not as they should be");
+    scene.memory.repaired = Some(Mono(NOW - 1_000));
+    assert_eq!(scene.write().purpose, Purpose::Repair);
+}
+
+#[test]
+fn keys_that_somebody_changed_are_put_back() {
+    let mut scene = Scene::healthy(3);
+    let store = scene.observed.store.as_mut().unwrap();
+    store.plain.insert("primary".to_owned(), B.to_owned());
+    assert_eq!(scene.write().ops.len(), 2);
+}
+
+#[test]
+fn a_node_of_somebody_else_is_left_alone() {
+    let mut scene = Scene::unpublished(3);
+    scene.observed.rows.as_mut().unwrap().foreign = true;
+    let decision = scene.decision();
+    assert!(decision.actions.is_empty());
+    assert!(decision.reasons[0].contains("node redis-ha-redis exists and is not ours"));
+}
+
+#[test]
+fn a_record_of_a_newer_version_is_left_alone() {
+    let mut scene = Scene::healthy(3).naming(&[0, 1, 2], B, 2).instance(B, promoted_b());
+    let text = r#"{"v": 2, "whatever": true}"#;
+    let error = consul_redis_core::record::decode(text.as_bytes()).unwrap_err();
+    scene.observed.store.as_mut().unwrap().state =
+        consul_redis_core::observed::StoredState::Unreadable(error);
+    let decision = scene.decision();
+    assert!(decision.actions.is_empty());
+    assert!(decision.reasons[0].contains("written by a newer consul-redis"), "{decision:?}");
+}
+
+#[test]
+fn a_lost_record_is_made_anew_above_the_last_generation() {
+    let mut scene = Scene::healthy(3);
+    let store = scene.observed.store.as_mut().unwrap();
+    store.state = consul_redis_core::observed::StoredState::Absent;
+    store.state_index = 0;
+    let record = scene.write().record.unwrap();
+    assert_eq!(record.generation, 8);
+    assert_eq!(record.writer_address(), Some(&at(A)));
+}
+
+#[test]
+fn rows_are_only_changed_on_what_was_asked_since_the_last_change() {
+    // Else two agents whose readings are of different age would undo each other's rows.
+    let mut scene = Scene::healthy(3).instance(A, primary(1, None, &[B])).lasting(10_000);
+    scene.memory.store_changed = Mono(ASKED);
+    assert_eq!(scene.write().purpose, Purpose::Roster);
+    scene.memory.store_changed = Mono(ASKED + 1);
+    assert!(scene.decision().actions.is_empty(), "{:?}", scene.decision());
+}
+
+#[test]
+fn a_replica_that_was_down_comes_up_when_a_majority_says_so() {
+    let down = |record: &mut Record| {
+        record.instances[2].role = PublishedRole::Down;
+    };
+    let called_down =
+        |scene: Scene, index| scene.sentinel(index, |group| group.replicas[1].s_down = true);
+    let disputed = called_down(Scene::healthy(3).silent(2), 0).published(down);
+    assert!(disputed.decision().actions.is_empty(), "{:?}", disputed.decision());
+    let up = called_down(Scene::healthy(3), 0).published(down);
+    assert_eq!(up.rows()[2], format!("{C} replica"));
+}
+
+#[test]
+fn rows_go_on_while_a_leader_still_points_replicas_at_the_published_writer() {
+    let scene = Scene::healthy(3)
+        .naming(&[0, 1, 2], B, 2)
+        .leading(0, B, FailoverPhase::ReconfReplicas)
+        .sentinel(0, |group| group.monitored = at(A))
+        .instance(B, primary(2, Some(1), &[C]))
+        .instance(A, replica(2, B))
+        .promoted(B, 60_000)
+        .published(|record| {
+            record.evidence.level = Level::Quorum;
+            record.evidence.confirmed_epoch = 2;
+        });
+    assert_eq!(scene.rows()[2], format!("{C} replica"));
+}
+
+#[test]
+fn rows_that_somebody_deleted_do_not_block_other_rows() {
+    let mut scene = Scene::healthy(3).instance(A, primary(1, None, &[B])).lasting(10_000);
+    let rows = scene.observed.rows.as_mut().and_then(|rows| rows.found.as_mut()).unwrap();
+    rows.services.clear();
+    rows.checks.clear();
+    let ops = scene.write().ops;
+    let set = |op: &&Op| matches!(op, Op::ServiceSet { .. });
+    assert_eq!(ops.iter().filter(set).count(), 5, "every row of the group is put back: {ops:?}");
+    assert!(!ops.iter().any(|op| matches!(op, Op::ServiceDelete { .. })), "{ops:?}");
+}
+
+#[test]
+fn what_a_lost_record_has_left_goes_first_however_much_it_is() {
+    let mut scene = Scene::unpublished(3);
+    let many = Scene::healthy(3).published(|record| {
+        for index in 10..60 {
+            let address = at(&format!("10.0.0.{index}:6379"));
+            record.instances.push(InstanceRecord { address, role: PublishedRole::Replica });
+        }
+    });
+    scene.observed.rows = many.observed.rows;
+    let write = scene.write();
+    assert_eq!(write.purpose, Purpose::Publish);
+    assert!(matches!(&write.ops[1], Op::NodeDelete { .. }), "{:?}", write.ops);
+}
+
+#[test]
+fn a_group_keeps_its_service_until_it_is_retired() {
+    let mut scene = Scene::healthy(3);
+    scene.policy.service = "cache".parse().unwrap();
+    let decision = scene.decision();
+    assert!(decision.actions.is_empty(), "{decision:?}");
+    assert!(decision.reasons[0].contains("consul-redis retire redis --force"), "{decision:?}");
+}
+
+#[test]
+fn a_writer_is_published_above_what_was_seen_before_consul_lost_its_data() {
+    let mut scene = Scene::healthy(3);
+    scene.memory.generation_max = 11;
+    let record = scene.write().record.unwrap();
+    assert_eq!((record.generation, record.writer_address()), (12, Some(&at(A))));
+}
+
+#[test]
+fn an_instance_in_maintenance_is_no_read_endpoint_and_no_target() {
+    let mut scene = Scene::healthy(3);
+    let store = scene.observed.store.as_mut().expect("a store");
+    store.maintenance = Ok([(at(B), 100), (at(A), 100)].into());
+    let rows = [format!("{A} primary"), format!("{B} in maintenance"), format!("{C} replica")];
+    assert_eq!(scene.rows(), rows, "the writer stays the writer");
+    let (_, switchover) = prepare(&scene.view(), Some(&at(B)));
+    assert_eq!(switchover, None);
+    let mut unreadable = Scene::healthy(3);
+    unreadable.observed.store.as_mut().expect("a store").maintenance = Err("damaged".to_owned());
+    let decision = unreadable.decision();
+    assert!(decision.actions.is_empty(), "{decision:?}");
+    assert_eq!(decision.reasons, ["redis-ha/redis/maintenance is ignored: damaged"]);
+    // Whoever was taken out stays out.
+    let out = |record: &mut Record| record.instances[1].role = PublishedRole::Maintenance;
+    let mut kept = Scene::healthy(3).published(out);
+    kept.observed.store.as_mut().expect("a store").maintenance = Err("damaged".to_owned());
+    assert_eq!(kept.decision().actions, []);
+}

@@ -1,0 +1,136 @@
+//! A Sentinel that does not know the group is told where the primary lives.
+
+use consul_redis_core::action::Action;
+use consul_redis_core::observed::{DownOpinion, FailoverPhase, SentinelSettings};
+use consul_redis_core::policy::{DISAGREES_AFTER_MS, WantedQuorum, WantedSettings};
+use consul_redis_core::sentinels::{Tell, TellWhat};
+use consul_redis_core::time::Mono;
+
+use crate::scene::{A, B, Scene, at, promoted_b, sentinel_at};
+
+fn ignorant(scene: Scene) -> Scene {
+    scene.answer(2, |answer| answer.group = None)
+}
+
+fn told(scene: &Scene) -> Vec<Tell> {
+    let decision = scene.decision();
+    let tells = decision.actions.into_iter().filter_map(|action| match action {
+        Action::Tell(tell) => Some(tell),
+        _ => None,
+    });
+    tells.collect()
+}
+
+#[test]
+fn it_gets_the_address_and_the_settings_of_the_others() {
+    let settings = SentinelSettings {
+        quorum: 2,
+        down_after_ms: 2_500,
+        failover_timeout_ms: 33_000,
+        parallel_syncs: 4,
+    };
+    let scene = (0..2).fold(ignorant(Scene::healthy(3)), |scene, index| {
+        scene.sentinel(index, |group| group.settings = settings)
+    });
+    let what = TellWhat::Monitor;
+    let wanted = Tell { sentinel: sentinel_at(2), what, primary: at(A), settings };
+    assert_eq!(told(&scene), [wanted]);
+}
+
+#[test]
+fn what_the_operator_fixed_goes_first() {
+    let mut scene = ignorant(Scene::healthy(3));
+    scene.policy.settings.quorum = Some(WantedQuorum::Fixed(3));
+    scene.policy.settings.down_after_ms = Some(700);
+    let tell = &told(&scene)[0];
+    assert_eq!((tell.settings.quorum, tell.settings.down_after_ms), (3, 700));
+    assert_eq!(tell.settings.failover_timeout_ms, 10_000);
+}
+
+#[test]
+fn nobody_is_told_what_is_not_certain() {
+    let cases = [
+        ("no writer", ignorant(Scene::healthy(3)).published(|record| record.writer = None)),
+        ("not confirmed", ignorant(Scene::healthy(3)).promoted(B, 100).instance(B, promoted_b())),
+        ("contradicted", ignorant(Scene::healthy(3)).naming(&[1], B, 1)),
+        ("not heard from", ignorant(Scene::healthy(3)).dead(A)),
+        (
+            "being replaced",
+            ignorant(Scene::healthy(3)).down(&[0], DownOpinion::Up).leading(
+                0,
+                B,
+                FailoverPhase::SelectReplica,
+            ),
+        ),
+    ];
+    for (why, scene) in cases {
+        assert!(told(&scene).is_empty(), "{why}");
+    }
+}
+
+#[test]
+fn it_is_told_again_after_a_while_and_can_be_left_alone() {
+    let mut scene = ignorant(Scene::healthy(3));
+    let before = (sentinel_at(2), TellWhat::Monitor);
+    scene.memory.told.insert(before.clone(), Mono(scene.now - 4_999));
+    assert!(told(&scene).is_empty());
+    scene.memory.told.insert(before.clone(), Mono(scene.now - 5_000));
+    assert_eq!(told(&scene).len(), 1);
+    scene.policy.tell_sentinels = false;
+    assert!(told(&scene).is_empty());
+}
+
+#[test]
+fn one_that_does_not_answer_is_not_told() {
+    assert!(told(&Scene::healthy(3).silent(2)).is_empty());
+}
+
+#[test]
+fn one_whose_settings_differ_is_told_those_that_are_wanted_and_no_others() {
+    let mut scene = Scene::healthy(3);
+    scene.policy.settings.down_after_ms = Some(700);
+    scene.policy.settings.parallel_syncs = Some(1);
+    let shared = WantedSettings {
+        quorum: Some(WantedQuorum::Auto),
+        down_after_ms: Some(2_000),
+        ..WantedSettings::default()
+    };
+    scene.observed.store.as_mut().unwrap().config = Ok(shared);
+    let told = told(&scene);
+    assert_eq!(told.len(), 3);
+    assert!(told.iter().all(|tell| tell.what == TellWhat::Settings), "{told:?}");
+    let settings = told[0].settings;
+    assert_eq!((settings.quorum, settings.down_after_ms), (2, 2_000), "Consul goes before a file");
+    assert_eq!(settings.failover_timeout_ms, 10_000, "what nobody wants stays");
+}
+
+#[test]
+fn an_automatic_quorum_follows_the_number_of_sentinels() {
+    let mut scene = Scene::healthy(5);
+    scene.policy.settings.quorum = Some(WantedQuorum::Auto);
+    let told = told(&scene);
+    assert_eq!(told.len(), 5);
+    assert_eq!(told[0].settings.quorum, 3);
+}
+
+#[test]
+fn settings_that_cannot_be_read_are_ignored_and_said() {
+    let mut scene = Scene::healthy(3);
+    // Nor does this agent's file count: a newer agent may read what this one cannot, and keep it.
+    scene.policy.settings.down_after_ms = Some(9_000);
+    scene.observed.store.as_mut().unwrap().config = Err("expected value".to_owned());
+    let decision = scene.decision();
+    assert!(decision.actions.is_empty(), "{decision:?}");
+    assert!(decision.reasons[0].contains("redis-ha/redis/config is ignored"), "{decision:?}");
+}
+
+#[test]
+fn one_that_disagrees_with_the_majority_for_long_is_told_anew() {
+    let stuck = || Scene::healthy(3).naming(&[2], B, 1);
+    assert!(told(&stuck().lasting(DISAGREES_AFTER_MS - 1)).is_empty());
+    let told_now = told(&stuck().lasting(DISAGREES_AFTER_MS));
+    assert_eq!(told_now.len(), 1, "{told_now:?}");
+    assert_eq!((told_now[0].what, &told_now[0].sentinel), (TellWhat::Repoint, &sentinel_at(2)));
+    let no_majority = stuck().silent(1).lasting(DISAGREES_AFTER_MS);
+    assert!(told(&no_majority).is_empty());
+}
