@@ -130,7 +130,7 @@ fn damage(scene: &mut Scene, what: u8) {
         }
         1 => drop(rows.checks.pop_last()),
         2 => drop(store.plain.insert("primary".to_owned(), C.to_owned())),
-        3 => drop(store.plain.clear()),
+        3 => store.plain.clear(),
         _ => {}
     }
 }
@@ -493,7 +493,7 @@ fn record_of(instances: &[(u8, u8)], writer: Option<u8>) -> Record {
     let unique: BTreeSet<u8> = instances.iter().map(|(index, _)| *index).collect();
     record.writer = writer.map(|index| consul_redis::core::record::Writer {
         address: name(index),
-        replid: consul_redis::core::observed::ReplId("1".to_owned()),
+        replid: ReplId("1".to_owned()),
     });
     record.instances = unique
         .into_iter()
