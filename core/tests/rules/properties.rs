@@ -130,7 +130,7 @@ fn damage(scene: &mut Scene, what: u8) {
         }
         1 => drop(rows.checks.pop_last()),
         2 => drop(store.plain.insert("primary".to_owned(), C.to_owned())),
-        3 => drop(store.plain.clear()),
+        3 => store.plain.clear(),
         _ => {}
     }
 }

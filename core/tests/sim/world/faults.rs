@@ -400,22 +400,9 @@ impl World {
         let cut = self.agents[agent].cut.clone();
         // Messages of the old life still arrive: they belong to no question of the new one, but they
         // are true, so they must do no harm.
-        self.agents[agent] = Agent {
-            machine,
-            up: true,
-            life,
-            cut,
-            next_wake: u64::MAX,
-            said_primary: self.agents[agent].said_primary.clone(),
-            generation_max: 0,
-            watched: None,
-            away: false,
-            seen_kicks: BTreeMap::new(),
-            seen_events: vec![0; sentinels],
-            full_until: 0,
-            lags_until: 0,
-            dismissed: BTreeMap::new(),
-        };
+        let said_primary = self.agents[agent].said_primary.clone();
+        let fresh = Agent::new(machine, sentinels);
+        self.agents[agent] = Agent { life, cut, said_primary, ..fresh };
         self.push(self.now + 1, Event::Wake(agent));
     }
 

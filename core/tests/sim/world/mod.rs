@@ -152,6 +152,28 @@ struct Agent {
     dismissed: BTreeMap<usize, (u64, u64)>,
 }
 
+impl Agent {
+    /// One that has just been started for the first time.
+    fn new(machine: GroupLoop, sentinels: usize) -> Self {
+        Self {
+            machine,
+            up: true,
+            life: 0,
+            cut: BTreeSet::new(),
+            next_wake: u64::MAX,
+            said_primary: BTreeMap::new(),
+            generation_max: 0,
+            watched: None,
+            away: false,
+            seen_kicks: BTreeMap::new(),
+            seen_events: vec![0; sentinels],
+            full_until: 0,
+            lags_until: 0,
+            dismissed: BTreeMap::new(),
+        }
+    }
+}
+
 /// How often what is drawn has happened.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
@@ -320,22 +342,8 @@ impl World {
         let group: GroupName = "redis".parse().expect("a group");
         let layout = Layout::new("redis-ha", &group);
         let policies = policies(&mut rng, &group, agents, instances, sentinels);
-        let new_agent = |policy: &Policy| Agent {
-            machine: GroupLoop::new(policy.clone(), layout.clone()),
-            up: true,
-            life: 0,
-            cut: BTreeSet::new(),
-            next_wake: u64::MAX,
-            said_primary: BTreeMap::new(),
-            generation_max: 0,
-            watched: None,
-            away: false,
-            seen_kicks: BTreeMap::new(),
-            seen_events: vec![0; sentinels],
-            full_until: 0,
-            lags_until: 0,
-            dismissed: BTreeMap::new(),
-        };
+        let new_agent =
+            |policy: &Policy| Agent::new(GroupLoop::new(policy.clone(), layout.clone()), sentinels);
         let machines: Vec<Agent> = policies.iter().map(new_agent).collect();
         let mut world = Self {
             cluster: Cluster::new(seed, instances, sentinels),
