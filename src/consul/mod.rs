@@ -1,7 +1,9 @@
 //! Consul over HTTP. Hand-written: no crate has `/v1/txn` or a sound blocking query.
 
 pub mod client;
+mod connection;
 pub mod endpoint;
+pub mod error;
 pub mod presence;
 pub mod registrar;
 pub mod sentinel_rows;
