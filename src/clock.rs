@@ -26,6 +26,12 @@ impl Clock {
         Now { mono: Mono(elapsed_ms + 1), wall: wall() }
     }
 
+    /// A moment of the runtime's clock on this one.
+    pub fn mono(&self, at: tokio::time::Instant) -> Mono {
+        let since_start = at.into_std().saturating_duration_since(self.start);
+        Mono(u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+
     /// A moment of this clock as the runtime's own.
     pub fn instant(&self, at: Mono) -> tokio::time::Instant {
         let since_start = std::time::Duration::from_millis(at.0.saturating_sub(1));

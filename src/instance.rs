@@ -16,9 +16,8 @@ use crate::core::fence::{Fence, StrayKind};
 use crate::core::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
 use crate::core::projection::nowhere;
 use crate::core::time::Mono;
-use crate::redis_link::{Link, LinkError, LinkSettings, text};
+use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, text};
 use crate::retry::Retry;
-use crate::sentinel::query::info_fields;
 
 /// Replicas read from one primary's INFO.
 const REPLICAS_MAX: usize = 256;

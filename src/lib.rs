@@ -32,6 +32,7 @@ pub mod render;
 pub mod retry;
 pub mod secret;
 pub mod sentinel;
+pub mod snapshot;
 pub mod supervisor;
 pub mod switchover;
 pub mod systemd;

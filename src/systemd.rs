@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use crate::http::{Drawn, Groups};
+use crate::http::Groups;
 use crate::meter::Meter;
+use crate::snapshot::Snapshot;
 
 /// How often it is looked whether there is something to tell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -96,8 +97,8 @@ pub async fn keep_telling(groups: watch::Receiver<Groups>, meter: Meter, stop: C
 }
 
 /// `redis: writer 10.0.0.5:6379, generation 8`
-fn line(drawn: &Drawn) -> String {
-    let status = &drawn.status;
+fn line(snapshot: &Snapshot) -> String {
+    let status = &snapshot.status;
     let writer = status.writer.as_ref().map_or("no writer".to_owned(), |w| format!("writer {w}"));
     let problems = match status.problems.len() {
         0 => String::new(),

@@ -17,17 +17,17 @@ use crate::consul::presence::{Presence, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};
 use crate::consul::sentinel_rows;
 use crate::core::address::GroupName;
-use crate::core::group::{Input, Published};
+use crate::core::group::Published;
 use crate::core::projection::Layout;
 use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 use crate::dns::Names;
 use crate::exit::Failure;
-use crate::group_task::{GroupTask, INPUTS_MAX};
+use crate::group_task::{EVENTS_MAX, GroupTask, RIGHT_MAX};
 use crate::http::{Exhibits, Groups, Server, Shown, check_certificates, keep_answering};
 use crate::meter::{GroupMeter, Meter};
 use crate::name_check::{Checker, Findings};
 use crate::render::task::{FileState, Renderer};
-use crate::sentinel::pool::{Pool, Watched};
+use crate::sentinel::pool::{Pool, PoolReport, Watched};
 use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand, WatchSettings};
 use crate::supervisor::{Part, Supervisor, TaskEnded};
 use crate::systemd;
@@ -66,7 +66,8 @@ struct GroupPart {
     task: Part,
     checker: Option<Part>,
     config: watch::Sender<GroupConfig>,
-    inputs: mpsc::Sender<Input>,
+    reports: mpsc::Sender<PoolReport>,
+    in_dns: mpsc::Sender<u64>,
     shown: Shown,
     published: watch::Receiver<Option<Published>>,
     findings: watch::Sender<Findings>,
@@ -169,14 +170,12 @@ impl Running {
             groups: self.layouts.subscribe(),
             value: self.presence(),
         };
-        let looks = pass_on_looks(self.look.clone(), self.watched.subscribe());
         let certificates = consul().keep_certificates_fresh();
         let shown = self.shown.subscribe();
         let meter = self.meter.clone();
         let all = &mut self.supervisor;
         all.spawn("the Sentinels' pool", |stop| until(stop, pool.run()));
         all.spawn("the Sentinels' rows", |stop| until(stop, rows));
-        all.spawn("the look-now signal", |stop| until(stop, looks));
         all.spawn("the agent's presence", |stop| be_present(presence, stop));
         all.spawn("the certificates for Consul", |stop| until(stop, certificates));
         if systemd::listens() {
@@ -318,7 +317,8 @@ impl Running {
         // Its writes are numbered from the start, and none of them may be taken for one of an earlier loop.
         group.policy.run = unique();
         let name = group.policy.group.clone();
-        let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
+        let (reports, heard) = mpsc::channel(EVENTS_MAX);
+        let (in_dns, right) = mpsc::channel(RIGHT_MAX);
         let (show, shown) = watch::channel(None);
         let (publish, published) = watch::channel(None);
         let (findings, found) = watch::channel(Findings::new());
@@ -328,8 +328,9 @@ impl Running {
             consul: self.consul.clone(),
             clock: self.clock,
             sentinels: self.sentinels.clone(),
-            inputs: receiver,
-            own_inputs: inputs.clone(),
+            reports: heard,
+            in_dns: right,
+            look: self.look.clone(),
             shown: show,
             looked_at: self.looked_at.subscribe(),
             meter: self.group_meter(&name),
@@ -337,7 +338,8 @@ impl Running {
             findings: found,
         };
         let task = self.supervisor.spawn("a group's loop", |stop| task.run(stop));
-        let part = GroupPart { task, checker: None, config, inputs, shown, published, findings };
+        let checker = None;
+        let part = GroupPart { task, checker, config, reports, in_dns, shown, published, findings };
         self.groups.insert(name.clone(), part);
         self.check_name(&name);
     }
@@ -362,7 +364,7 @@ impl Running {
             published: part.published.clone(),
             look: self.look.clone(),
             findings: part.findings.clone(),
-            inputs: part.inputs.clone(),
+            right: part.in_dns.clone(),
         };
         let task = |stop| checker.run(stop);
         part.checker = Some(self.supervisor.spawn("the check of the name", task));
@@ -464,7 +466,7 @@ fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock
             auths: told.map(|group| (name(group), group.sentinel_auth.clone())).collect(),
             clock,
         },
-        groups: parts.iter().map(|(name, part)| (name.clone(), part.inputs.clone())).collect(),
+        groups: parts.iter().map(|(name, part)| (name.clone(), part.reports.clone())).collect(),
     }
 }
 
@@ -505,15 +507,4 @@ async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
         () = stop.cancelled() => {}
         () = task => {}
     }
-}
-
-/// Wakes all groups whenever `look` changes.
-async fn pass_on_looks(mut look: watch::Receiver<u64>, watched: watch::Receiver<Watched>) {
-    while look.changed().await.is_ok() {
-        let groups = watched.borrow().groups.clone();
-        for inputs in groups.values() {
-            let _ = inputs.send(Input::Look).await;
-        }
-    }
-    std::future::pending().await
 }

@@ -10,17 +10,16 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub use super::connection::Answer;
-use super::connection::{Connection, stamps};
+use super::connection::{Connection, INDEX_HEADER, stamps};
 use super::endpoint::ConsulEndpoint;
 pub use super::error::{ClientError, ConsulError};
+use super::recovery::Recovery;
 use super::txn::Tenancy;
 use crate::meter::Counters;
 
 /// Deadline of one ordinary call. Consul itself gives up on finding a leader after 7 s
 /// (`docs/facts/consul.md` 1), and its answer says more than our own timeout.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a blocking query waits for a change.
-pub const WATCH_WAIT: Duration = Duration::from_secs(60);
 /// How often the files of the certificates are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 
@@ -38,6 +37,7 @@ pub struct Indexed<T> {
 pub struct Consul {
     now: Arc<watch::Sender<Arc<Connection>>>,
     errors: Counters,
+    recovery: Arc<Recovery>,
 }
 
 impl Consul {
@@ -47,7 +47,7 @@ impl Consul {
     /// [`ClientError`] when a certificate cannot be read or used.
     pub fn new(endpoint: &ConsulEndpoint) -> Result<Self, ClientError> {
         let now = Arc::new(watch::Sender::new(Arc::new(Connection::new(endpoint)?)));
-        Ok(Self { now, errors: Counters::default() })
+        Ok(Self { now, errors: Counters::default(), recovery: Arc::new(Recovery::new()) })
     }
 
     /// From now on this client and its clones ask `endpoint`, by certificates that are read anew. Blocking queries that
@@ -157,32 +157,33 @@ impl Consul {
         answer.decode(&format!("GET {path}"))
     }
 
-    /// A blocking query: the answer once it has changed since the index `after`, or after `wait`; at once for 0.
+    /// One blocking query, for [`BlockingQuery`](super::blocking::BlockingQuery) alone. It ends early when the settings
+    /// name another Consul.
     ///
     /// # Errors
-    /// [`ConsulError::Unreachable`] without an answer in time, and [`ConsulError::Secret`].
-    pub async fn watch(
+    /// [`ConsulError::Unreachable`] without an answer in `timeout`, [`ConsulError::Secret`], and
+    /// [`ConsulError::Unreadable`] where the answer has no index.
+    pub(super) async fn blocking(
         &self,
         path: &str,
         query: &[(&str, &str)],
-        after: u64,
-        wait: Duration,
+        timeout: Duration,
     ) -> Result<Answer, ConsulError> {
-        let (index, period) = (after.to_string(), format!("{}ms", wait.as_millis()));
-        let blocking = [("index", index.as_str()), ("wait", period.as_str())];
-        // Consul adds up to a sixteenth, and may look for a leader for 7 s.
-        let timeout = wait * 17 / 16 + CALL_TIMEOUT;
         let connection = self.connection();
-        let query = [query, &blocking].concat();
         // Cancel safe: what is asked changes nothing.
         let result = tokio::select! {
-            answer = connection.send(Method::GET, path, &query, None, timeout) => answer,
+            answer = connection.send(Method::GET, path, query, None, timeout) => answer,
             () = connection.replaced.cancelled() => Err(ConsulError::Unreachable {
                 address: connection.endpoint.display(),
                 reason: "the settings name another Consul now".to_owned(),
             }),
         };
-        self.counted(result)
+        self.counted(result.and_then(|answer| answer.with_index(&format!("GET {path}"))))
+    }
+
+    /// When this Consul may be asked again, where it does not answer.
+    pub(super) fn recovery(&self) -> &Recovery {
+        &self.recovery
     }
 
     /// `PUT`, with the body of the answer. A status other than 200 is an error.
@@ -201,6 +202,16 @@ impl Consul {
 }
 
 impl Answer {
+    /// This answer, unless it should have an index and has none: Consul's is never 0 (`docs/facts/consul.md` 4).
+    fn with_index(self, call: &str) -> Result<Self, ConsulError> {
+        let is_read = matches!(self.status, StatusCode::OK | StatusCode::NOT_FOUND);
+        if is_read && self.index == 0 {
+            let (call, what) = (call.to_owned(), format!("it has no {INDEX_HEADER}"));
+            return Err(ConsulError::Unreadable { call, what });
+        }
+        Ok(self)
+    }
+
     /// This answer if its status is 200.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::Value;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::endpoint::{ConsulAddress, ConsulEndpoint};
@@ -16,12 +17,16 @@ use crate::pem::{self, Stamp};
 
 /// Deadline for the connection itself.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How far Consul was when it answered: what a blocking query goes on from.
+pub(super) const INDEX_HEADER: &str = "X-Consul-Index";
 /// Longest answer read, in bytes: far above 512 KiB, the most Consul stores under one key.
 pub const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
 
 /// A raw answer.
 #[derive(Debug)]
 pub struct Answer {
+    /// When it was asked for.
+    pub asked: Instant,
     /// The HTTP status.
     pub status: StatusCode,
     /// `X-Consul-Index`, 0 when there is none.
@@ -90,6 +95,7 @@ impl Connection {
         body: Option<&Value>,
         timeout: Duration,
     ) -> Result<Answer, ConsulError> {
+        let asked = Instant::now();
         let mut request =
             self.http.request(method, format!("{}{path}", self.base)).query(query).timeout(timeout);
         request = self.authorised(request)?;
@@ -102,7 +108,7 @@ impl Connection {
         };
         let mut response = request.send().await.map_err(unreachable)?;
         let status = response.status();
-        let header = response.headers().get("x-consul-index").and_then(|v| v.to_str().ok());
+        let header = response.headers().get(INDEX_HEADER).and_then(|v| v.to_str().ok());
         let index = header.and_then(|v| v.parse().ok()).unwrap_or(0);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
@@ -112,7 +118,7 @@ impl Connection {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { status, index, body })
+        Ok(Answer { asked, status, index, body })
     }
 
     fn authorised(&self, mut request: RequestBuilder) -> Result<RequestBuilder, ConsulError> {

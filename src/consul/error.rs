@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::connection::INDEX_HEADER;
 use crate::secret::SecretError;
 
 /// A call that did not succeed.
@@ -104,6 +105,10 @@ impl ConsulError {
                 "Consul limits requests: raise its limits, or ask less often"
             }
             Self::Status { status: 500.., .. } => "Consul's own log says more",
+            Self::Unreadable { what, .. } if has(what, INDEX_HEADER) => {
+                "what stands between here and Consul takes X-Consul-Index out of its answers: have it let that header \
+                 pass, or set CONSUL_HTTP_ADDR to Consul itself"
+            }
             Self::Status { .. } | Self::Unreadable { .. } => {
                 "is it Consul's HTTP API that answers there? look at CONSUL_HTTP_ADDR"
             }

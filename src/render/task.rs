@@ -24,7 +24,6 @@ use crate::config::template::{FILE_PLACEHOLDER, TemplateConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::consul::watch::watch_group;
-use crate::core::group::Input;
 use crate::core::observed::{StoreAnswer, StoredState};
 use crate::core::projection::Layout;
 use crate::exit::{Code, Failure};
@@ -195,12 +194,12 @@ fn take(picture: &mut Picture, layout: &Layout, answer: StoreAnswer) -> bool {
 
 /// Learns whatever Consul shows of one group.
 async fn learn(consul: Consul, layout: Layout, clock: Clock, picture: Arc<watch::Sender<Picture>>) {
-    let (inputs, mut answers) = mpsc::channel(ANSWERS_MAX);
-    let watching = watch_group(consul.clone(), layout.clone(), clock, inputs);
+    let (send, mut answers) = mpsc::channel(ANSWERS_MAX);
+    let watching = watch_group(consul.clone(), layout.clone(), clock, send);
     let learning = async {
-        while let Some(input) = answers.recv().await {
+        while let Some(answer) = answers.recv().await {
             // Silence changes nothing: what was read stays.
-            let Input::Watched(answer) = input else { continue };
+            let Ok(answer) = answer else { continue };
             let known = picture.borrow().generation(&layout.group);
             let answer = match consul.confirmed(&layout, &clock, answer, known).await {
                 Ok(answer) => answer,

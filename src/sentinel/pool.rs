@@ -13,7 +13,7 @@ use super::watch::{SentinelCommand, SentinelReport, WatchSettings, watch_sentine
 use crate::consul::client::Consul;
 use crate::consul::sentinel_rows::SentinelNews;
 use crate::core::address::{Address, GroupName};
-use crate::core::group::Input;
+use crate::core::observed::{Reading, SentinelAnswer};
 use crate::dns::Names;
 
 /// Sentinels watched at the most. More than that is a mistake in a name or a service.
@@ -70,8 +70,17 @@ pub async fn find(
     (found.into_iter().take(SENTINELS_MAX).collect(), failures)
 }
 
-/// Who hears about one group's Sentinels.
-pub type GroupInputs = BTreeMap<GroupName, mpsc::Sender<Input>>;
+/// What a group's loop hears of its Sentinels.
+#[derive(Debug)]
+pub enum PoolReport {
+    /// One answered, or failed to.
+    Answered(Address, Reading<SentinelAnswer>),
+    /// One is asked no more.
+    Gone(Address),
+}
+
+/// Who hears about each group's Sentinels.
+pub type Hearers = BTreeMap<GroupName, mpsc::Sender<PoolReport>>;
 
 /// What is watched, and for whom. It may change while the pool runs.
 #[derive(Clone)]
@@ -83,7 +92,7 @@ pub struct Watched {
     /// For each watcher.
     pub settings: WatchSettings,
     /// Where answers go.
-    pub groups: GroupInputs,
+    pub groups: Hearers,
 }
 
 /// Keeps one watcher for each Sentinel there is.
@@ -165,8 +174,8 @@ impl Pool {
                     let news = SentinelNews::Peers(sentinel.clone(), group.clone(), view);
                     let _ = self.news.try_send(news);
                 }
-                if let Some(inputs) = watched.groups.get(&group) {
-                    let _ = inputs.send(Input::Sentinel(sentinel, *reading)).await;
+                if let Some(hearer) = watched.groups.get(&group) {
+                    let _ = hearer.send(PoolReport::Answered(sentinel, *reading)).await;
                 }
             }
             SentinelReport::Inventory { sentinel, groups } => {
@@ -191,8 +200,8 @@ impl Pool {
             state.watchers.remove(&address);
             state.ids.remove(&address);
             info!("Sentinel {address} is not named any more");
-            for inputs in watched.groups.values() {
-                let _ = inputs.send(Input::SentinelGone(address.clone())).await;
+            for hearer in watched.groups.values() {
+                let _ = hearer.send(PoolReport::Gone(address.clone())).await;
             }
         }
         for address in wanted {

@@ -12,7 +12,7 @@ use crate::core::observed::{
     SentinelReplica, SentinelSettings,
 };
 use crate::core::sentinels::{Tell, TellWhat};
-use crate::redis_link::{Link, LinkError, fields, list, server_error, text};
+use crate::redis_link::{Link, LinkError, fields, info_fields, list, server_error, text};
 
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
 pub const ROWS_MAX: usize = 256;
@@ -276,9 +276,4 @@ fn number(row: &BTreeMap<String, String>, name: &str) -> Result<u64, String> {
 fn address(host: &str, port: &str) -> Result<Address, String> {
     let port = port.parse().map_err(|_| format!("`{port}` is no port"))?;
     Address::new(host, port).map_err(|error| error.to_string())
-}
-
-/// The `name:value` lines of an INFO answer.
-pub fn info_fields(info: &str) -> BTreeMap<&str, &str> {
-    info.lines().filter_map(|line| line.split_once(':')).collect()
 }
