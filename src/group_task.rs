@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
+use std::sync::Arc;
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
@@ -22,12 +23,13 @@ use crate::core::address::Address;
 use crate::core::group::{GroupLoop, Input, Outcome, Output, Published, Weight};
 use crate::core::observed::{InstanceAnswer, Reading, RowsAnswer, StoreAnswer};
 use crate::core::time::{Mono, Now};
-use crate::instance::{self, InstanceCommand, follow};
+use crate::instance::{InstanceCommand, Todo, follow};
+use crate::mailbox::Mailbox;
 use crate::meter::GroupMeter;
 use crate::name_check::Findings;
 use crate::redis_link::LinkSettings;
-use crate::sentinel::pool::PoolReport;
-use crate::sentinel::watch::SentinelCommand;
+use crate::sentinel::pool::{PoolReport, SentinelHandles};
+use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand};
 use crate::snapshot::Snapshot;
 
 /// How often what is known is drawn up for those who look from outside, in ms.
@@ -47,8 +49,8 @@ pub struct GroupTask {
     pub consul: Consul,
     /// The clock of all readings.
     pub clock: Clock,
-    /// To all Sentinels.
-    pub sentinels: broadcast::Sender<SentinelCommand>,
+    /// The way to each Sentinel.
+    pub sentinels: watch::Receiver<SentinelHandles>,
     /// What the Sentinels say.
     pub reports: mpsc::Receiver<PoolReport>,
     /// Generations that a DNS server has answered.
@@ -75,7 +77,7 @@ enum Event {
     Registered(BTreeSet<Address>),
     Done(Done),
     InDns(u64),
-    Config(GroupConfig),
+    Config(Box<GroupConfig>),
     Look,
     Tick,
 }
@@ -114,7 +116,7 @@ impl Events {
             Some(found) = self.registered.recv() => Event::Registered(found),
             Some(generation) = self.in_dns.recv() => Event::InDns(generation),
             Ok(()) = self.config.changed() => {
-                Event::Config(self.config.borrow_and_update().clone())
+                Event::Config(Box::new(self.config.borrow_and_update().clone()))
             }
             Ok(()) = self.look.changed() => Event::Look,
             else => pending().await,
@@ -123,7 +125,7 @@ impl Events {
 }
 
 struct Instance {
-    commands: mpsc::Sender<InstanceCommand>,
+    todo: Arc<Mailbox<Todo>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -140,7 +142,7 @@ struct Executor {
     login: watch::Sender<LinkSettings>,
     consul: Consul,
     clock: Clock,
-    sentinels: broadcast::Sender<SentinelCommand>,
+    sentinels: watch::Receiver<SentinelHandles>,
     done: mpsc::Sender<Done>,
     readings: mpsc::Sender<InstanceReading>,
     instances: BTreeMap<Address, Instance>,
@@ -277,7 +279,7 @@ impl Executor {
             }
             Event::Sentinel(PoolReport::Answered(sentinel, reading)) => {
                 self.meter.sentinel_answered(&sentinel, &reading);
-                Input::Sentinel(sentinel, reading)
+                Input::Sentinel(sentinel, *reading)
             }
             Event::Sentinel(PoolReport::Gone(sentinel)) => {
                 self.meter.sentinel_gone(&sentinel);
@@ -297,7 +299,7 @@ impl Executor {
             Event::InDns(generation) => Input::SeenInDns(generation),
             Event::Config(group) => {
                 self.login.send_replace(group.login.clone());
-                self.group = group;
+                self.group = *group;
                 Input::Policy(Box::new(self.group.policy.clone()))
             }
             Event::Look => Input::Look,
@@ -336,8 +338,9 @@ impl Executor {
         let group = &self.group.policy.group;
         match output {
             Output::AskSentinels => {
-                // No receivers: no Sentinel has been found yet.
-                let _ = self.sentinels.send(SentinelCommand::Ask(group.clone()));
+                for sentinel in self.sentinels.borrow().values() {
+                    sentinel.ask(group);
+                }
             }
             Output::Probe(addresses) => {
                 for address in addresses {
@@ -364,19 +367,20 @@ impl Executor {
                 self.command(&instance, InstanceCommand::Fence(fence));
             }
             Output::Tell(tell) => {
-                let _ = self.sentinels.send(SentinelCommand::Tell(group.clone(), tell));
+                let sentinel = tell.sentinel.clone();
+                self.tell(&sentinel, SentinelCommand::Tell(group.clone(), tell));
             }
             Output::Forget(forget, until) => {
-                let command = SentinelCommand::Forget(group.clone(), forget, until);
-                let _ = self.sentinels.send(command);
+                let sentinel = forget.sentinel.clone();
+                self.tell(&sentinel, SentinelCommand::Forget(group.clone(), forget, until));
             }
             Output::Published(published) => {
                 self.meter.published(&published);
                 self.published.send_replace(Some(*published));
             }
             Output::Replace(replace, until) => {
-                let command = SentinelCommand::Replace(group.clone(), replace, until);
-                let _ = self.sentinels.send(command);
+                let sentinel = replace.sentinel.clone();
+                self.tell(&sentinel, SentinelCommand::Replace(group.clone(), replace, until));
             }
             Output::Say(saying) => match saying.weight {
                 Weight::Debug => debug!("{}", saying.text),
@@ -388,8 +392,16 @@ impl Executor {
 
     fn command(&self, address: &Address, command: InstanceCommand) {
         if let Some(instance) = self.instances.get(address) {
-            // A full queue already holds a probe.
-            let _ = instance.commands.try_send(command);
+            instance.todo.post(|todo| todo.add(command));
+        }
+    }
+
+    /// Has one Sentinel do something. One that is watched no more has nothing to do.
+    fn tell(&self, sentinel: &Address, command: SentinelCommand) {
+        let Some(handle) = self.sentinels.borrow().get(sentinel).cloned() else { return };
+        let group = command.group().clone();
+        if handle.command(command).is_err() {
+            warn!("{group}: {COMMANDS_MAX} commands wait for Sentinel {sentinel}: one is left out");
         }
     }
 
@@ -400,9 +412,9 @@ impl Executor {
             let (clock, login, readings) =
                 (self.clock, self.login.subscribe(), self.readings.clone());
             self.instances.entry(address.clone()).or_insert_with(|| {
-                let (commands, receiver) = mpsc::channel(instance::COMMANDS_MAX);
-                let task = tokio::spawn(follow(address, login, clock, receiver, readings));
-                Instance { commands, _task: AbortOnDropHandle::new(task) }
+                let todo = Arc::<Mailbox<Todo>>::default();
+                let task = tokio::spawn(follow(address, login, clock, todo.clone(), readings));
+                Instance { todo, _task: AbortOnDropHandle::new(task) }
             });
         }
     }

@@ -22,6 +22,7 @@ pub mod handover;
 pub mod http;
 pub mod instance;
 pub mod lab;
+pub mod mailbox;
 pub mod meter;
 pub mod name_check;
 pub mod observe;

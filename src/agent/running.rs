@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,8 +27,8 @@ use crate::http::{Exhibits, Groups, Server, Shown, check_certificates, keep_answ
 use crate::meter::{GroupMeter, Meter};
 use crate::name_check::{Checker, Findings};
 use crate::render::task::{FileState, Renderer};
-use crate::sentinel::pool::{Pool, PoolReport, Watched};
-use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand, WatchSettings};
+use crate::sentinel::pool::{Pool, PoolReport, SentinelHandles, Watched};
+use crate::sentinel::watch::WatchSettings;
 use crate::supervisor::{Part, Supervisor, TaskEnded};
 use crate::systemd;
 
@@ -48,7 +48,7 @@ pub struct Running {
     meter: Meter,
     look: watch::Receiver<u64>,
     groups: BTreeMap<GroupName, GroupPart>,
-    sentinels: broadcast::Sender<SentinelCommand>,
+    sentinels: watch::Sender<SentinelHandles>,
     watched: watch::Sender<Watched>,
     layouts: watch::Sender<Vec<Layout>>,
     registrations: watch::Sender<Vec<Registration>>,
@@ -112,13 +112,12 @@ impl Running {
     /// A [`Failure`] when the HTTP server cannot listen, or its certificates cannot be read.
     pub async fn start(agent: Agent, look: watch::Receiver<u64>) -> Result<Self, Failure> {
         let Agent { config, consul, clock, renderer } = agent;
-        let (sentinels, _) = broadcast::channel(COMMANDS_MAX);
         let watched = watched(&config, &BTreeMap::new(), clock);
         let mut running = Self {
             meter: Meter::new(clock, consul.errors()),
             look,
             groups: BTreeMap::new(),
-            sentinels,
+            sentinels: watch::Sender::default(),
             watched: watch::Sender::new(watched),
             layouts: watch::Sender::new(layouts(&config)),
             registrations: watch::Sender::new(registrations(&config)),
@@ -161,7 +160,7 @@ impl Running {
         let pool = Pool {
             watched: self.watched.subscribe(),
             consul: consul(),
-            commands: self.sentinels.clone(),
+            handles: self.sentinels.clone(),
             news,
         };
         let presence = Presence {
@@ -327,7 +326,7 @@ impl Running {
             group: configs,
             consul: self.consul.clone(),
             clock: self.clock,
-            sentinels: self.sentinels.clone(),
+            sentinels: self.sentinels.subscribe(),
             reports: heard,
             in_dns: right,
             look: self.look.clone(),

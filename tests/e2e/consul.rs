@@ -17,6 +17,12 @@ async fn a_failover_while_consul_is_away_is_published_when_it_is_back() {
     let agents = agents(&world, 3, &[]);
     let first = until_writer(&world, "redis", 20, None).await;
     let before = until_in_sync(&world, "redis", 2).await;
+    until("all watch it", Duration::from_secs(20), || async {
+        let watch = agents.iter().all(|agent| agent.log().contains(", generation 1,"));
+        if watch { Ok(()) } else { Err(LabError(logs(&agents))) }
+    })
+    .await
+    .unwrap();
     world.consul.kill();
     world.server_mut(&first).unwrap().kill();
     tokio::time::sleep(Duration::from_secs(5)).await;
