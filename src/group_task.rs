@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::config::GroupConfig;
+use crate::config::resolver::unique;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::consul::watch::{watch_group, watch_registered};
@@ -22,6 +23,7 @@ use crate::core::action::Write;
 use crate::core::address::Address;
 use crate::core::group::{GroupLoop, Input, Outcome, Output, Published, Weight};
 use crate::core::observed::{InstanceAnswer, Reading, RowsAnswer, StoreAnswer};
+use crate::core::policy::Policy;
 use crate::core::time::{Mono, Now};
 use crate::instance::{InstanceCommand, Todo, follow};
 use crate::mailbox::Mailbox;
@@ -139,6 +141,8 @@ struct Owed {
 /// Carries out what the loop asks for, and tells it what came of it.
 struct Executor {
     group: GroupConfig,
+    /// The loop's own: its writes are numbered from the start, and none may be taken for one of an earlier loop.
+    run: String,
     login: watch::Sender<LinkSettings>,
     consul: Consul,
     clock: Clock,
@@ -190,8 +194,7 @@ impl GroupTask {
     /// Runs until `stop`. Nothing that is published changes when it ends.
     pub async fn run(self, stop: CancellationToken) {
         let (mut executor, mut events, mut display) = self.begin();
-        let GroupConfig { policy, layout, .. } = executor.group.clone();
-        let mut machine = GroupLoop::new(policy, layout);
+        let mut machine = GroupLoop::new(executor.policy(), executor.group.layout.clone());
         loop {
             // Cancel safe: events, timers and a token.
             let event = tokio::select! {
@@ -246,6 +249,7 @@ impl GroupTask {
         let executor = Executor {
             login: watch::Sender::new(group.login.clone()),
             group,
+            run: unique(),
             consul: self.consul,
             clock: self.clock,
             sentinels: self.sentinels,
@@ -270,6 +274,11 @@ impl GroupTask {
 }
 
 impl Executor {
+    /// What is wanted of the group by this loop.
+    fn policy(&self) -> Policy {
+        Policy { run: self.run.clone(), ..self.group.policy.clone() }
+    }
+
     /// What happened, as the loop takes it.
     fn input(&mut self, event: Event, now: Now) -> Input {
         match event {
@@ -300,7 +309,7 @@ impl Executor {
             Event::Config(group) => {
                 self.login.send_replace(group.login.clone());
                 self.group = *group;
-                Input::Policy(Box::new(self.group.policy.clone()))
+                Input::Policy(Box::new(self.policy()))
             }
             Event::Look => Input::Look,
             Event::Tick => Input::Tick,

@@ -10,7 +10,6 @@ use tracing::{info, warn};
 
 use super::Agent;
 use crate::clock::Clock;
-use crate::config::resolver::unique;
 use crate::config::{Config, DnsConfig, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::presence::{Presence, be_present};
@@ -195,8 +194,7 @@ impl Running {
     /// # Errors
     /// A [`Failure`]: everything is as it was.
     pub async fn turn_to(&mut self, next: Config) -> Result<Changes, Failure> {
-        let (next, waiting) = next.continuing(&self.config);
-        let mut changes = Changes { done: Vec::new(), waiting };
+        let mut changes = Changes { done: Vec::new(), waiting: next.waiting.clone() };
         let renderer = Renderer::new(&next, self.consul.clone(), self.clock)?;
         // Tries the certificates, which is all that the real one can fail for.
         Consul::new(&next.consul)?;
@@ -282,7 +280,7 @@ impl Running {
             part.end().await;
         }
         let dns_changed = before.dns != self.config.dns;
-        for (group, mut next) in wanted {
+        for (group, next) in wanted {
             match self.groups.get_mut(&group) {
                 None => {
                     changes.note(format!("group {group} is watched"));
@@ -290,7 +288,6 @@ impl Running {
                 }
                 Some(part) => {
                     let changed = part.config.send_if_modified(|now| {
-                        next.policy.run.clone_from(&now.policy.run);
                         let changed = *now != next;
                         *now = next;
                         changed
@@ -312,9 +309,7 @@ impl Running {
         }
     }
 
-    fn start_group(&mut self, mut group: GroupConfig) {
-        // Its writes are numbered from the start, and none of them may be taken for one of an earlier loop.
-        group.policy.run = unique();
+    fn start_group(&mut self, group: GroupConfig) {
         let name = group.policy.group.clone();
         let (reports, heard) = mpsc::channel(EVENTS_MAX);
         let (in_dns, right) = mpsc::channel(RIGHT_MAX);

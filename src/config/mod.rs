@@ -23,9 +23,29 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// # Errors
 /// [`ConfigError`], before anything was started.
 pub fn resolve(common: &Common, env: Env<'_>) -> Result<Config, ConfigError> {
+    resolve_for(common, env, None)
+}
+
+/// Resolves all settings again, for an agent that runs by `running`: who it is, and where its groups are in Consul, stays.
+///
+/// # Errors
+/// [`ConfigError`]: what runs goes on as it is.
+pub fn resolve_again(
+    common: &Common,
+    env: Env<'_>,
+    running: &Config,
+) -> Result<Config, ConfigError> {
+    resolve_for(common, env, Some(running))
+}
+
+fn resolve_for(
+    common: &Common,
+    env: Env<'_>,
+    running: Option<&Config>,
+) -> Result<Config, ConfigError> {
     let source = match &common.config {
         Some(path) => Source::read(path)?,
         None => Source { path: PathBuf::from("(no config file)"), text: String::new() },
     };
-    Resolver { common, env, file: source.parse()?, source }.config()
+    Resolver { common, env, file: source.parse()?, source, running }.config()
 }

@@ -13,8 +13,9 @@ use secrecy::SecretString;
 
 use super::file::{File, LogFormat};
 use super::source::Source;
-use super::{Config, ConfigError, Env, GroupConfig};
+use super::{Config, ConfigError, Env, LocalSentinel};
 use crate::cli::Common;
+use crate::redis_link::LinkSettings;
 use crate::secret::SecretSource;
 use crate::sentinel::pool::SentinelSources;
 
@@ -31,6 +32,24 @@ pub struct Resolver<'a> {
     pub file: File,
     /// Its text.
     pub source: Source,
+    /// What runs already.
+    pub running: Option<&'a Config>,
+}
+
+/// What an agent keeps for as long as it runs, and what waits until it is started again.
+struct Lasting {
+    agent: String,
+    prefix: String,
+    log_format: LogFormat,
+    waiting: Vec<&'static str>,
+}
+
+/// What goes into every group.
+struct CommonToAll<'a> {
+    agent: &'a str,
+    prefix: &'a str,
+    login: &'a LinkSettings,
+    sentinels_configured: usize,
 }
 
 impl Resolver<'_> {
@@ -38,63 +57,78 @@ impl Resolver<'_> {
     pub fn config(self) -> Result<Config, ConfigError> {
         let consul = self.consul()?;
         let dns = self.dns(&consul);
-        let prefix = self.prefix()?;
+        let Lasting { agent, prefix, log_format, waiting } = self.lasting()?;
         let instance_login = self.instance_login()?;
-        let groups = self.groups(&prefix, &instance_login)?;
-        let (redis, sentinels) = (self.local_redis(&groups)?, self.local_sentinels());
-        let mut listed = if self.common.sentinels.is_empty() {
-            self.file.sentinels.addresses.clone().unwrap_or_default()
-        } else {
-            self.common.sentinels.clone()
-        };
-        listed.extend(sentinels.iter().map(|sentinel| sentinel.address.clone()));
-        listed.sort();
-        listed.dedup();
-        let sources = SentinelSources {
-            listed,
-            consul_service: text(&self.common.sentinel_service)
-                .or_else(|| self.file.sentinels.consul_service.clone()),
-            peers: self.file.sentinels.peers.unwrap_or(true),
-            refresh: self.file.sentinels.refresh.map_or(DEFAULT_REFRESH, |span| span.0),
-        };
-        let count = sources.listed.len();
-        let groups_named = !self.common.group.is_empty() || !self.file.group.is_empty();
-        let given = text(&self.common.id).or_else(|| self.file.agent.id.clone());
-        let agent_named = given.is_some();
-        let agent = agent_id(given);
-        let run = unique();
-        let finish = |mut group: GroupConfig| {
-            let name = &group.policy.group;
-            let local = redis.iter().filter(|instance| &instance.group == name);
-            group.policy.local = local.map(|instance| instance.address.clone()).collect();
-            group.policy.agent.clone_from(&agent);
-            group.policy.run.clone_from(&run);
-            group.policy.sentinels_configured = count;
-            group
-        };
+        let wanted = self.wanted_groups()?;
+        let places = self.places(&wanted)?;
+        let sentinels = self.local_sentinels();
+        let sources = self.sources(&sentinels);
+        let (login, sentinels_configured) = (&instance_login, sources.listed.len());
+        let common = CommonToAll { agent: &agent, prefix: &prefix, login, sentinels_configured };
+        let groups = self.groups(&wanted, &places, &common)?;
+        let redis = self.local_redis(&places, &groups);
         Ok(Config {
             consul,
-            prefix,
             log: text(&self.common.log)
                 .or_else(|| self.file.log.level.clone())
                 .unwrap_or_else(|| "info".to_owned()),
-            log_format: self.common.log_format.or(self.file.log.format).unwrap_or(LogFormat::Text),
+            log_format,
             http: self.http()?,
             dns,
             handover: self.common.handover.or(self.file.agent.handover),
             sources,
             resolver: self.common.logins.resolver.or(self.file.sentinels.resolver),
             sentinel_login: self.sentinel_login()?,
-            groups: groups.into_iter().map(finish).collect(),
-            groups_named,
+            groups,
+            groups_named: !self.common.group.is_empty() || !self.file.group.is_empty(),
             instance_login,
             redis,
             sentinels,
             templates: self.templates()?,
             agent,
-            agent_named,
-            run,
+            prefix,
+            waiting,
         })
+    }
+
+    /// What an agent keeps for as long as it runs.
+    fn lasting(&self) -> Result<Lasting, ConfigError> {
+        let given = text(&self.common.id).or_else(|| self.file.agent.id.clone());
+        let prefix = self.prefix()?;
+        let log_format = self.common.log_format.or(self.file.log.format).unwrap_or(LogFormat::Text);
+        let Some(Config { agent, prefix: kept, log_format: form, .. }) = self.running else {
+            let agent = agent_id(given);
+            return Ok(Lasting { agent, prefix, log_format, waiting: Vec::new() });
+        };
+        let waiting = [
+            ("[agent] id", given.is_some_and(|given| agent_id(Some(given)) != *agent)),
+            ("[consul] prefix", prefix != *kept),
+            ("[log] format", log_format != *form),
+        ];
+        Ok(Lasting {
+            agent: agent.clone(),
+            prefix: kept.clone(),
+            log_format: *form,
+            waiting: waiting.into_iter().filter(|(_, waits)| *waits).map(|(key, _)| key).collect(),
+        })
+    }
+
+    fn sources(&self, local: &[LocalSentinel]) -> SentinelSources {
+        let mut listed = if self.common.sentinels.is_empty() {
+            self.file.sentinels.addresses.clone().unwrap_or_default()
+        } else {
+            self.common.sentinels.clone()
+        };
+        listed.extend(local.iter().map(|sentinel| sentinel.address.clone()));
+        listed.sort();
+        listed.dedup();
+        SentinelSources {
+            listed,
+            consul_service: text(&self.common.sentinel_service)
+                .or_else(|| self.file.sentinels.consul_service.clone()),
+            peers: self.file.sentinels.peers.unwrap_or(true),
+            refresh: self.file.sentinels.refresh.map_or(DEFAULT_REFRESH, |span| span.0),
+        }
     }
 }
 

@@ -30,10 +30,8 @@ pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Config {
     /// The name this agent shows.
     pub agent: String,
-    /// It was given, and not made up.
-    pub agent_named: bool,
-    /// Unique to this run.
-    pub run: String,
+    /// Keys whose new values wait until the agent that runs is started again.
+    pub waiting: Vec<&'static str>,
     /// Where Consul is.
     pub consul: ConsulEndpoint,
     /// KV prefix.
@@ -69,25 +67,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// The same for an agent that runs already, and the keys whose new values have to wait until it is started again.
-    #[must_use]
-    pub fn continuing(mut self, running: &Self) -> (Self, Vec<&'static str>) {
-        let waiting = [
-            ("[agent] id", self.agent_named && self.agent != running.agent),
-            ("[consul] prefix", self.prefix != running.prefix),
-            ("[log] format", self.log_format != running.log_format),
-        ];
-        self.agent.clone_from(&running.agent);
-        self.run.clone_from(&running.run);
-        self.prefix.clone_from(&running.prefix);
-        self.log_format = running.log_format;
-        for group in &mut self.groups {
-            group.policy.agent.clone_from(&running.agent);
-            group.layout = Layout::new(&running.prefix, &group.policy.group);
-        }
-        (self, waiting.into_iter().filter(|(_, waits)| *waits).map(|(key, _)| key).collect())
-    }
-
     /// The same, with one more Redis of this host: the only group's.
     ///
     /// # Errors
@@ -130,7 +109,7 @@ impl Config {
 /// One group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupConfig {
-    /// What is wanted of it.
+    /// What is wanted of it, complete but for `run`, which each loop has of its own.
     pub policy: Policy,
     /// Where it is in Consul.
     pub layout: Layout,

@@ -120,7 +120,7 @@ impl Exec {
         let mut now = self.config.clone();
         tokio::spawn(async move {
             while heard.recv().await.is_some() {
-                let read = || contained(settings.read()?, &settings.env, expect);
+                let read = || contained(settings.read_again(&now)?, &settings.env, expect);
                 let Some(next) = reload::again(read, &now, &log).await else { continue };
                 now = next.clone();
                 if tell.send(next).await.is_err() {

@@ -1,10 +1,10 @@
 //! The groups, and which of their servers are this host's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Resolver;
+use super::{CommonToAll, Resolver};
 use crate::cli::GroupFlag;
-use crate::config::file::{GroupTable, Quorum, SentinelTable, SettingsTable, Span};
+use crate::config::file::{GroupTable, Quorum, RedisTable, SentinelTable, SettingsTable, Span};
 use crate::config::{
     ConfigError, DEFAULT_CHECK_INTERVAL, DEFAULT_GROUP, GroupConfig, LocalRedis, LocalSentinel,
     SentinelAuth, auth_of,
@@ -13,68 +13,62 @@ use crate::core::address::{GroupName, NameError, ServiceName};
 use crate::core::policy::{Policy, WantedQuorum, WantedSettings};
 use crate::core::projection::Layout;
 use crate::core::sentinel_rows;
-use crate::redis_link::LinkSettings;
 use crate::secret::SecretSource;
 
+/// A Redis of this host, and the group that it belongs to.
+pub(super) struct Place<'a> {
+    table: &'a RedisTable,
+    group: GroupName,
+}
+
 impl Resolver<'_> {
-    pub(super) fn groups(
-        &self,
-        prefix: &str,
-        login: &LinkSettings,
-    ) -> Result<Vec<GroupConfig>, ConfigError> {
-        let mut seen: BTreeMap<&GroupName, ()> = BTreeMap::new();
+    /// The groups, and the services that they are to be published as.
+    pub(super) fn wanted_groups(&self) -> Result<Vec<GroupFlag>, ConfigError> {
+        let mut seen: BTreeSet<&GroupName> = BTreeSet::new();
         for table in &self.file.group {
-            if seen.insert(table.name.get_ref(), ()).is_some() {
+            if !seen.insert(table.name.get_ref()) {
                 let what = format!("group `{}` is there twice", table.name.get_ref());
                 return Err(self.source.contradiction(&table.name, what));
             }
         }
-        let in_file =
-            |name: &GroupName| self.file.group.iter().find(|table| table.name.get_ref() == name);
-        let mut groups = Vec::new();
-        for flag in &self.common.group {
-            groups.push(self.group(prefix, login, flag, in_file(&flag.name))?);
+        if !self.common.group.is_empty() {
+            return Ok(self.common.group.clone());
         }
-        if self.common.group.is_empty() {
-            for table in &self.file.group {
-                let flag = GroupFlag { name: table.name.get_ref().clone(), service: None };
-                groups.push(self.group(prefix, login, &flag, Some(table))?);
-            }
+        let named = |name: GroupName| GroupFlag { name, service: None };
+        if !self.file.group.is_empty() {
+            let names = self.file.group.iter().map(|table| table.name.get_ref().clone());
+            return Ok(names.map(named).collect());
         }
-        if groups.is_empty() {
-            let name: GroupName =
-                DEFAULT_GROUP.parse().map_err(|e: NameError| ConfigError::Usage(e.to_string()))?;
-            groups.push(self.group(prefix, login, &GroupFlag { name, service: None }, None)?);
-        }
+        let name = DEFAULT_GROUP.parse();
+        Ok(vec![named(name.map_err(|e: NameError| ConfigError::Usage(e.to_string()))?)])
+    }
+
+    pub(super) fn groups(
+        &self,
+        wanted: &[GroupFlag],
+        places: &[Place<'_>],
+        common: &CommonToAll<'_>,
+    ) -> Result<Vec<GroupConfig>, ConfigError> {
+        let groups: Vec<GroupConfig> =
+            wanted.iter().map(|flag| self.group(flag, places, common)).collect::<Result<_, _>>()?;
         self.refuse_collisions(&groups)?;
         Ok(groups)
     }
 
     fn group(
         &self,
-        prefix: &str,
-        login: &LinkSettings,
         flag: &GroupFlag,
-        table: Option<&GroupTable>,
+        places: &[Place<'_>],
+        common: &CommonToAll<'_>,
     ) -> Result<GroupConfig, ConfigError> {
-        let service =
-            match flag.service.clone().or_else(|| {
-                table.and_then(|table| table.service.as_ref()).map(|s| s.get_ref().clone())
-            }) {
-                Some(service) => service,
-                None => flag.name.as_str().parse::<ServiceName>().map_err(|_| {
-                    let what = format!(
-                        "group `{0}` needs a service name, for DNS has none like it: \
-                     write service = \"...\" or --group {0}=SERVICE",
-                        flag.name
-                    );
-                    table.map_or_else(
-                        || ConfigError::Usage(what.clone()),
-                        |table| self.source.contradiction(&table.name, what.clone()),
-                    )
-                })?,
-            };
-        let mut policy = Policy::new(flag.name.clone(), service, "", "");
+        let table = self.file.group.iter().find(|table| table.name.get_ref() == &flag.name);
+        let service = self.service(flag, table)?;
+        let here = places.iter().filter(|place| place.group == flag.name);
+        let mut policy = Policy {
+            local: here.map(|place| place.table.address.get_ref().clone()).collect(),
+            sentinels_configured: common.sentinels_configured,
+            ..Policy::new(flag.name.clone(), service, common.agent, "")
+        };
         if let Some(table) = table {
             apply(&mut policy, table);
         }
@@ -82,8 +76,8 @@ impl Resolver<'_> {
             policy.publish = level;
         }
         let login = match table {
-            Some(table) => self.login(table.login.as_ref(), login.clone())?,
-            None => login.clone(),
+            Some(table) => self.login(table.login.as_ref(), common.login.clone())?,
+            None => common.login.clone(),
         };
         let settings = table.map(|table| &table.settings);
         let sentinel_auth = match settings.and_then(|s| s.auth_password_file.clone()) {
@@ -93,7 +87,31 @@ impl Resolver<'_> {
             },
             None => auth_of(&login),
         };
-        Ok(GroupConfig { layout: Layout::new(prefix, &flag.name), policy, login, sentinel_auth })
+        let layout = Layout::new(common.prefix, &flag.name);
+        Ok(GroupConfig { layout, policy, login, sentinel_auth })
+    }
+
+    /// The service that a group is published as: its own name, unless another one is given.
+    fn service(
+        &self,
+        flag: &GroupFlag,
+        table: Option<&GroupTable>,
+    ) -> Result<ServiceName, ConfigError> {
+        let in_file = || table?.service.as_ref().map(|service| service.get_ref().clone());
+        if let Some(service) = flag.service.clone().or_else(in_file) {
+            return Ok(service);
+        }
+        flag.name.as_str().parse().map_err(|_| {
+            let what = format!(
+                "group `{0}` needs a service name, for DNS has none like it: \
+                 write service = \"...\" or --group {0}=SERVICE",
+                flag.name
+            );
+            match table {
+                Some(table) => self.source.contradiction(&table.name, what),
+                None => ConfigError::Usage(what),
+            }
+        })
     }
 
     /// Two groups that publish one service, or take the Sentinels' names, would answer for each other.
@@ -128,42 +146,49 @@ impl Resolver<'_> {
         Ok(())
     }
 
+    /// Which group each Redis of this host belongs to.
+    pub(super) fn places(&self, wanted: &[GroupFlag]) -> Result<Vec<Place<'_>>, ConfigError> {
+        let place = |table| Ok(Place { table, group: self.group_of(table, wanted)? });
+        self.file.redis.iter().map(place).collect()
+    }
+
+    fn group_of(&self, table: &RedisTable, wanted: &[GroupFlag]) -> Result<GroupName, ConfigError> {
+        match (&table.group, wanted) {
+            (Some(name), _) if wanted.iter().any(|flag| &flag.name == name.get_ref()) => {
+                Ok(name.get_ref().clone())
+            }
+            (Some(name), _) => {
+                let what = format!(
+                    "group `{}` is not configured: add [[group]] name = \"{0}\"",
+                    name.get_ref()
+                );
+                Err(self.source.contradiction(name, what))
+            }
+            (None, [only]) => Ok(only.name.clone()),
+            (None, _) => {
+                let address = table.address.get_ref();
+                let what = format!("{address} must say its group, for there are several");
+                Err(self.source.contradiction(&table.address, what))
+            }
+        }
+    }
+
     pub(super) fn local_redis(
         &self,
+        places: &[Place<'_>],
         groups: &[GroupConfig],
-    ) -> Result<Vec<LocalRedis>, ConfigError> {
-        let mut all = Vec::new();
-        for table in &self.file.redis {
-            let group = match &table.group {
-                Some(name) => {
-                    groups.iter().find(|g| &g.policy.group == name.get_ref()).ok_or_else(|| {
-                        let what = format!(
-                            "group `{}` is not configured: add [[group]] name = \"{0}\"",
-                            name.get_ref()
-                        );
-                        self.source.contradiction(name, what)
-                    })?
-                }
-                None => match groups {
-                    [only] => only,
-                    _ => {
-                        let what = format!(
-                            "{} must say its group, for there are several",
-                            table.address.get_ref()
-                        );
-                        return Err(self.source.contradiction(&table.address, what));
-                    }
-                },
-            };
-            all.push(LocalRedis {
-                address: table.address.get_ref().clone(),
-                group: group.policy.group.clone(),
+    ) -> Vec<LocalRedis> {
+        let local = |place: &Place<'_>| {
+            let group = groups.iter().find(|group| group.policy.group == place.group)?;
+            Some(LocalRedis {
+                address: place.table.address.get_ref().clone(),
+                group: place.group.clone(),
                 service: group.policy.service.server(),
-                check_interval: table.check_interval.map_or(DEFAULT_CHECK_INTERVAL, |s| s.0),
+                check_interval: place.table.check_interval.map_or(DEFAULT_CHECK_INTERVAL, |s| s.0),
                 forgotten_after: None,
-            });
-        }
-        Ok(all)
+            })
+        };
+        places.iter().filter_map(local).collect()
     }
 
     pub(super) fn local_sentinels(&self) -> Vec<LocalSentinel> {
