@@ -34,6 +34,9 @@ use crate::sentinel::pool::{PoolReport, SentinelHandles};
 use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand};
 use crate::snapshot::Snapshot;
 
+/// How long after it was decided a Sentinel is still told, in ms. It is decided anew after
+/// [`SET_AGAIN_MS`](crate::core::policy::SET_AGAIN_MS) or more.
+const TELL_WITHIN_MS: u64 = 2_000;
 /// How often what is known is drawn up for those who look from outside, in ms.
 const SHOW_EVERY_MS: u64 = 100;
 /// Reports of Sentinels, readings of instances and ends of calls to Consul waiting for one group, each.
@@ -377,7 +380,8 @@ impl Executor {
             }
             Output::Tell(tell) => {
                 let sentinel = tell.sentinel.clone();
-                self.tell(&sentinel, SentinelCommand::Tell(group.clone(), tell));
+                let until = self.clock.now().mono.plus_ms(TELL_WITHIN_MS);
+                self.tell(&sentinel, SentinelCommand::Tell(group.clone(), tell, until));
             }
             Output::Forget(forget, until) => {
                 let sentinel = forget.sentinel.clone();

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
+use crate::clock::ticks_every;
 use crate::http::Groups;
 use crate::meter::Meter;
 use crate::snapshot::Snapshot;
@@ -69,7 +70,7 @@ pub async fn keep_telling(groups: watch::Receiver<Groups>, meter: Meter, stop: C
     let watchdog = sd_notify::watchdog_enabled();
     // Half of what it waits, as its manual says.
     let every = watchdog.map_or(LOOK_EVERY, |within| LOOK_EVERY.min(within / 2));
-    let mut ticks = tokio::time::interval(every);
+    let mut ticks = ticks_every(every);
     let mut told = String::new();
     let mut hangs = false;
     loop {

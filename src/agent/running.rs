@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::Agent;
 use crate::clock::Clock;
 use crate::config::{Config, DnsConfig, GroupConfig};
-use crate::consul::client::Consul;
+use crate::consul::client::{Consul, Prepared};
 use crate::consul::presence::{Presence, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};
 use crate::consul::sentinel_rows;
@@ -196,13 +196,13 @@ impl Running {
     pub async fn turn_to(&mut self, next: Config) -> Result<Changes, Failure> {
         let mut changes = Changes { done: Vec::new(), waiting: next.waiting.clone() };
         let renderer = Renderer::new(&next, self.consul.clone(), self.clock)?;
-        // Tries the certificates, which is all that the real one can fail for.
-        Consul::new(&next.consul)?;
+        // Certificates are read now: they may have changed by the time that the way is taken.
+        let way = Consul::prepare(&next.consul)?;
         if let Some(http) = &next.http {
             check_certificates(http)?;
         }
         let before = std::mem::replace(&mut self.config, next);
-        self.turn_consul(&before, &mut changes).await?;
+        self.turn_consul(way, &before, &mut changes).await;
         self.turn_http(&before, &mut changes).await;
         self.turn_groups(&before, &mut changes).await;
         let layouts_before = self.layouts.send_replace(layouts(&self.config));
@@ -230,18 +230,17 @@ impl Running {
     }
 
     /// This host's servers leave the Consul that they were registered on, if it is another one now.
-    async fn turn_consul(&mut self, before: &Config, changes: &mut Changes) -> Result<(), Failure> {
+    async fn turn_consul(&mut self, way: Prepared, before: &Config, changes: &mut Changes) {
         let elsewhere = before.consul != self.config.consul;
         if elsewhere && let Some(registrar) = self.registrar.take() {
             registrar.end().await;
         }
-        // Its certificates are read again in any case.
-        self.consul.turn_to(&self.config.consul)?;
+        // Its certificates were read again in any case.
+        self.consul.turn_to(way);
         if elsewhere {
             self.keep_registered();
             changes.note(format!("Consul is at {}", self.consul.address()));
         }
-        Ok(())
     }
 
     async fn turn_http(&mut self, before: &Config, changes: &mut Changes) {

@@ -5,6 +5,7 @@ mod groups;
 mod http;
 mod logins;
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::source::Source;
 use super::{Config, ConfigError, Env, LocalSentinel};
 use crate::cli::Common;
 use crate::redis_link::LinkSettings;
-use crate::secret::SecretSource;
+use crate::secret::{SecretSource, VARIABLES};
 use crate::sentinel::pool::SentinelSources;
 
 /// How often names of Sentinels are looked up again, when nothing is said.
@@ -84,6 +85,7 @@ impl Resolver<'_> {
             instance_login,
             redis,
             sentinels,
+            secret_variables: self.secret_variables(),
             templates: self.templates()?,
             agent,
             prefix,
@@ -97,11 +99,12 @@ impl Resolver<'_> {
         let prefix = self.prefix()?;
         let log_format = self.common.log_format.or(self.file.log.format).unwrap_or(LogFormat::Text);
         let Some(Config { agent, prefix: kept, log_format: form, .. }) = self.running else {
-            let agent = agent_id(given);
+            let agent = agent_id(given)?;
             return Ok(Lasting { agent, prefix, log_format, waiting: Vec::new() });
         };
+        let given = given.map(|given| agent_id(Some(given))).transpose()?;
         let waiting = [
-            ("[agent] id", given.is_some_and(|given| agent_id(Some(given)) != *agent)),
+            ("[agent] id", given.is_some_and(|given| given != *agent)),
             ("[consul] prefix", prefix != *kept),
             ("[log] format", log_format != *form),
         ];
@@ -111,6 +114,14 @@ impl Resolver<'_> {
             log_format: *form,
             waiting: waiting.into_iter().filter(|(_, waits)| *waits).map(|(key, _)| key).collect(),
         })
+    }
+
+    /// Our own, and those that the file names.
+    fn secret_variables(&self) -> BTreeSet<String> {
+        let groups = self.file.group.iter().filter_map(|group| group.login.as_ref());
+        let logins = self.file.instances.iter().chain(&self.file.sentinels.login).chain(groups);
+        let named = logins.filter_map(|login| login.get_ref().password_env.clone());
+        VARIABLES.map(str::to_owned).into_iter().chain(named).collect()
     }
 
     fn sources(&self, local: &[LocalSentinel]) -> SentinelSources {
@@ -156,11 +167,16 @@ fn together(names: &str) -> String {
     format!("{names} are only of use together")
 }
 
-fn agent_id(given: Option<String>) -> String {
+fn agent_id(given: Option<String>) -> Result<String, ConfigError> {
     let id = given.unwrap_or_else(|| format!("{}-{:.4}", host_name(), unique()));
     // It stands in a KV key.
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    id.chars().map(plain).collect()
+    let id: String = id.chars().map(plain).collect();
+    // A path would lead elsewhere.
+    if id.bytes().all(|b| b == b'.') {
+        return Err(ConfigError::Usage(format!("agent id `{id}` needs a letter or a digit")));
+    }
+    Ok(id)
 }
 
 fn host_name() -> String {
@@ -173,4 +189,59 @@ fn host_name() -> String {
 pub fn unique() -> String {
     let number = std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{number:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{resolve, resolve_again};
+
+    fn named(id: &str) -> Common {
+        Common { id: Some(id.to_owned()), ..Common::default() }
+    }
+
+    #[test]
+    fn an_agents_id_never_leads_out_of_its_key() {
+        for id in [".", "..", "..."] {
+            let error = resolve(&named(id), &|_| None).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{id}`")), "{error}");
+        }
+        let id = |id: &str| resolve(&named(id), &|_| None).unwrap().agent;
+        assert_eq!((id("a.b"), id("../x"), id("..a")), ("a.b".into(), "..-x".into(), "..a".into()));
+    }
+
+    #[test]
+    fn what_the_file_names_as_a_password_is_a_secret_variable() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.toml");
+        let text = r#"
+            [instances]
+            password_env = "A"
+            [sentinels.login]
+            password_env = "B"
+            [[group]]
+            name = "redis"
+            login = { password_env = "C" }
+        "#;
+        std::fs::write(&path, text).unwrap();
+        let common = Common { config: Some(path), ..Common::default() };
+        let env = |name: &str| (name.len() == 1).then(|| "x".to_owned());
+        let secret = resolve(&common, &env).unwrap().secret_variables;
+        for name in ["A", "B", "C", "CONSUL_HTTP_TOKEN", "CONSUL_REDIS_PASSWORD"] {
+            assert!(secret.contains(name), "{name}: {secret:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_agent_keeps_waits_for_a_restart_and_is_in_every_policy() {
+        let running = resolve(&named("one"), &|_| None).unwrap();
+        let next = Common { prefix: Some("other".to_owned()), ..named("two") };
+        let next = resolve_again(&next, &|_| None, &running).unwrap();
+        assert_eq!(next.waiting, ["[agent] id", "[consul] prefix"]);
+        assert_eq!((next.agent.as_str(), &next.prefix), ("one", &running.prefix));
+        assert_eq!(next.groups, running.groups);
+        assert_eq!(next.groups[0].policy.agent, "one");
+        let unnamed = resolve_again(&Common::default(), &|_| None, &running).unwrap();
+        assert_eq!((unnamed.agent.as_str(), unnamed.waiting.len()), ("one", 0));
+    }
 }

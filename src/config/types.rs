@@ -1,5 +1,6 @@
 //! What settings are, once they are resolved.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub redis: Vec<LocalRedis>,
     /// Node mode: this host's Sentinels.
     pub sentinels: Vec<LocalSentinel>,
+    /// Variables of the environment that hold secrets: what we start does not get them.
+    pub secret_variables: BTreeSet<String>,
     /// The files that are rendered from the groups' state.
     pub templates: Vec<TemplateConfig>,
 }

@@ -154,74 +154,12 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpStream};
-    use tokio_util::task::AbortOnDropHandle;
-
     use super::*;
-    use crate::consul::endpoint::ConsulEndpoint;
-
-    /// What stands where Consul should be, and answers each request in one way.
-    struct Proxy {
-        consul: Consul,
-        requests: Arc<AtomicUsize>,
-        _task: AbortOnDropHandle<()>,
-    }
-
-    /// Reads one request's head; `false` when there is none any more.
-    async fn head(stream: &mut TcpStream) -> bool {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            match stream.read(&mut byte).await {
-                Ok(0) => return false,
-                Ok(_) => head.extend(byte),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return false,
-                Err(error) => panic!("{error}"),
-            }
-        }
-        true
-    }
+    use crate::consul::proxy::Proxy;
 
     impl Proxy {
-        /// `answer` is given the number of the request; an empty answer closes the connection.
-        async fn start(answer: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let (requests, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(answer));
-            let counted = requests.clone();
-            let task = tokio::spawn(async move {
-                loop {
-                    let (mut stream, _) = listener.accept().await.unwrap();
-                    let (counted, answer) = (counted.clone(), answer.clone());
-                    tokio::spawn(async move {
-                        while head(&mut stream).await {
-                            let text = answer(counted.fetch_add(1, Ordering::Relaxed));
-                            if text.is_empty() || stream.write_all(text.as_bytes()).await.is_err() {
-                                return;
-                            }
-                        }
-                    });
-                }
-            });
-            let endpoint = ConsulEndpoint {
-                address: address.to_string().parse().unwrap(),
-                ..ConsulEndpoint::default()
-            };
-            let consul = Consul::new(&endpoint).unwrap();
-            Self { consul, requests, _task: AbortOnDropHandle::new(task) }
-        }
-
         fn query(&self) -> BlockingQuery {
             BlockingQuery::new(self.consul.clone(), "/v1/kv/a".to_owned(), Vec::new(), WATCH_WAIT)
-        }
-
-        fn requests(&self) -> usize {
-            self.requests.load(Ordering::Relaxed)
         }
     }
 
@@ -245,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_without_an_index_is_said_and_does_not_spin() {
         for index in ["", "X-Consul-Index: 0\r\n", "X-Consul-Index: many\r\n"] {
-            let proxy = Proxy::start(move |_| ok(index)).await;
+            let proxy = Proxy::start(move |_, _| ok(index)).await;
             let mut query = proxy.query();
             let error = next(&mut query).await.unwrap_err();
             assert!(matches!(error, ConsulError::Unreadable { .. }), "{error:?}");
@@ -260,14 +198,14 @@ mod tests {
     #[tokio::test]
     async fn what_is_denied_is_said_as_that_though_it_has_no_index() {
         let denied = "HTTP/1.1 403 Forbidden\r\nContent-Length: 17\r\n\r\nPermission denied";
-        let proxy = Proxy::start(|_| denied.to_owned()).await;
+        let proxy = Proxy::start(|_, _| denied.to_owned()).await;
         let error = next(&mut proxy.query()).await.unwrap_err();
         assert!(matches!(error, ConsulError::Denied { .. }), "{error:?}");
     }
 
     #[tokio::test]
     async fn answers_come_in_a_burst_and_then_at_a_pace() {
-        let proxy = Proxy::start(|n| ok(&format!("X-Consul-Index: {}\r\n", n + 1))).await;
+        let proxy = Proxy::start(|n, _| ok(&format!("X-Consul-Index: {}\r\n", n + 1))).await;
         let mut query = proxy.query();
         let began = Instant::now();
         for _ in 0..ANSWER_BURST {
@@ -285,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_is_cut_is_tried_again_at_a_pace() {
         let proxy =
-            Proxy::start(|n| if n == 3 { ok("X-Consul-Index: 7\r\n") } else { String::new() })
+            Proxy::start(|n, _| if n == 3 { ok("X-Consul-Index: 7\r\n") } else { String::new() })
                 .await;
         let mut query = proxy.query();
         let began = Instant::now();
@@ -303,7 +241,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_index_that_went_back_begins_anew() {
-        let proxy = Proxy::start(|n| {
+        let proxy = Proxy::start(|n, _| {
             ok(&format!("X-Consul-Index: {}\r\n", [9, 4, 5].get(n).unwrap_or(&6)))
         })
         .await;

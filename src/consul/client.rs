@@ -40,6 +40,10 @@ pub struct Consul {
     recovery: Arc<Recovery>,
 }
 
+/// A way to a Consul that nothing goes yet.
+#[derive(Debug)]
+pub struct Prepared(Connection);
+
 impl Consul {
     /// A client for `endpoint`. Connects to nothing yet.
     ///
@@ -50,15 +54,19 @@ impl Consul {
         Ok(Self { now, errors: Counters::default(), recovery: Arc::new(Recovery::new()) })
     }
 
-    /// From now on this client and its clones ask `endpoint`, by certificates that are read anew. Blocking queries that
-    /// wait for an answer of another Consul end without one.
+    /// A way to `endpoint`, by certificates that are read anew: all that can fail when this client is to turn to it.
     ///
     /// # Errors
-    /// [`ClientError`] when a certificate cannot be read or used: everything stays as it was.
-    pub fn turn_to(&self, endpoint: &ConsulEndpoint) -> Result<(), ClientError> {
-        let mut next = Connection::new(endpoint)?;
+    /// [`ClientError`] when a certificate cannot be read or used.
+    pub fn prepare(endpoint: &ConsulEndpoint) -> Result<Prepared, ClientError> {
+        Ok(Prepared(Connection::new(endpoint)?))
+    }
+
+    /// From now on this client and its clones go that way. Blocking queries that wait for an answer of another Consul end
+    /// without one.
+    pub fn turn_to(&self, Prepared(mut next): Prepared) {
         let before = self.connection();
-        let elsewhere = before.endpoint != *endpoint;
+        let elsewhere = before.endpoint != next.endpoint;
         if !elsewhere {
             // Whoever waits by the one before is to hear when this one is replaced.
             next.replaced = before.replaced.clone();
@@ -67,7 +75,6 @@ impl Consul {
         if elsewhere {
             before.replaced.cancel();
         }
-        Ok(())
     }
 
     /// Reads the token, where there is to be one.
@@ -89,8 +96,11 @@ impl Consul {
             if *files == found || failed.as_ref() == Some(&found) {
                 continue;
             }
-            match self.turn_to(endpoint) {
-                Ok(()) => info!("the certificates for Consul have changed, and were read again"),
+            match Self::prepare(endpoint) {
+                Ok(next) => {
+                    self.turn_to(next);
+                    info!("the certificates for Consul have changed, and were read again");
+                }
                 Err(error) => {
                     warn!("the certificates for Consul have changed, the old ones stay: {error}");
                     failed = Some(found);
@@ -254,5 +264,26 @@ fn error_kind(result: &Result<Answer, ConsulError>) -> Option<&'static str> {
         Err(ConsulError::Unreadable { .. }) => Some("unreadable"),
         Err(ConsulError::Secret(_) | ConsulError::Denied { .. }) => Some("denied"),
         Err(ConsulError::Unreachable { .. } | ConsulError::Status { .. }) => Some("unreachable"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_that_was_prepared_is_gone_though_its_certificate_is_gone_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca.pem");
+        let certificate = rcgen::generate_simple_self_signed(["consul".to_owned()]).unwrap();
+        std::fs::write(&ca, certificate.cert.pem()).unwrap();
+        let address = "https://127.0.0.1:8501".parse().unwrap();
+        let next = ConsulEndpoint { address, ca_cert: Some(ca.clone()), ..Default::default() };
+        let consul = Consul::new(&ConsulEndpoint::default()).unwrap();
+        let prepared = Consul::prepare(&next).unwrap();
+        std::fs::remove_file(&ca).unwrap();
+        assert!(Consul::prepare(&next).is_err());
+        consul.turn_to(prepared);
+        assert_eq!(consul.address(), "https://127.0.0.1:8501");
     }
 }

@@ -6,6 +6,8 @@ mod connection;
 pub mod endpoint;
 pub mod error;
 pub mod presence;
+#[cfg(test)]
+mod proxy;
 mod recovery;
 pub mod registrar;
 pub mod sentinel_rows;

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::client::{Consul, ConsulError};
 use super::registrar::Monitored;
 use super::services::HealthEntry;
-use crate::clock::Clock;
+use crate::clock::{Clock, ticks_every};
 use crate::core::address::{Address, GroupName};
 use crate::core::group::Outcome;
 use crate::core::observed::SentinelGroup;
@@ -46,7 +46,7 @@ pub async fn publish(
     monitored: watch::Sender<Monitored>,
 ) {
     let mut directory = Directory::default();
-    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut look = ticks_every(LOOK_EVERY);
     let mut said: Option<String> = None;
     loop {
         // Cancel safe: a channel and a timer.

@@ -77,8 +77,10 @@ impl Membership {
         let mut file = tempfile::NamedTempFile::new_in(data)?;
         serde_json::to_writer(&mut file, self)?;
         file.flush()?;
+        // On disk before it takes the old one's place: after a power cut an empty note would make the data a stranger's.
+        file.as_file().sync_all()?;
         file.persist(data.join(FILE))?;
-        Ok(())
+        std::fs::File::open(data)?.sync_all()
     }
 
     /// The data is the group's own: one of its writers has written that history.

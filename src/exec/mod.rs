@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::agent::Agent;
 use crate::cli::ExecArgs;
+use crate::clock::ticks_every;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::core::address::Address;
@@ -117,10 +118,16 @@ impl Exec {
         let (hangups, mut heard) = mpsc::channel(1);
         let (tell, reloaded) = mpsc::channel(1);
         let (settings, expect) = (self.settings.clone(), self.expect);
+        let (role, address) = (self.command.role, self.address.clone());
         let mut now = self.config.clone();
         tokio::spawn(async move {
             while heard.recv().await.is_some() {
-                let read = || contained(settings.read_again(&now)?, &settings.env, expect);
+                let read = || {
+                    let next = contained(settings.read_again(&now)?, &settings.env, expect)?;
+                    // Refused where no agent could go by it, before anything does.
+                    with_server(next.clone(), role, address.clone())?;
+                    Ok(next)
+                };
                 let Some(next) = reload::again(read, &now, &log).await else { continue };
                 now = next.clone();
                 if tell.send(next).await.is_err() {
@@ -133,11 +140,7 @@ impl Exec {
 
     /// The agent's settings, with the server at the address that it has now.
     fn agent_config(&self) -> Result<Config, Failure> {
-        let (config, address) = (self.config.clone(), self.address.clone());
-        Ok(match self.command.role {
-            Role::Redis => config.with_redis(address, FORGOTTEN_AFTER)?,
-            Role::Sentinel => config.with_sentinel(address, FORGOTTEN_AFTER),
-        })
+        with_server(self.config.clone(), self.command.role, self.address.clone())
     }
 
     fn command_line(&self, follow: Option<&Address>) -> Vec<String> {
@@ -188,6 +191,14 @@ impl Exec {
         }
         Ok(())
     }
+}
+
+/// The settings of an agent beside a server that is reached at `address`.
+fn with_server(config: Config, role: Role, address: Address) -> Result<Config, Failure> {
+    Ok(match role {
+        Role::Redis => config.with_redis(address, FORGOTTEN_AFTER)?,
+        Role::Sentinel => config.with_sentinel(address, FORGOTTEN_AFTER),
+    })
 }
 
 /// The settings of an agent beside a server.
@@ -243,7 +254,8 @@ pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
         }
     };
     let membership = Note::begin(&exec);
-    let child = Child::start(&exec.command_line(follow.as_ref()), &exec.data);
+    let command = exec.command_line(follow.as_ref());
+    let child = Child::start(&command, &exec.data, &exec.config.secret_variables);
     let child = match child {
         Ok(child) => child,
         Err(failure) => {
@@ -284,16 +296,16 @@ struct Running {
 
 impl Running {
     async fn until_ended(mut self) -> Result<u8, Failure> {
-        let mut look = tokio::time::interval(ADDRESS_EVERY);
+        let mut look = ticks_every(ADDRESS_EVERY);
         let mut seen = self.exec.address.clone();
         let mut announced = true;
-        let mut note = tokio::time::interval(NOTE_EVERY);
+        let mut note = ticks_every(NOTE_EVERY);
         let (hangups, mut reloaded) = self.exec.keep_reading(self.log.clone());
         loop {
             // Cancel safe: our children's ends and our signals are kept until they are received.
             tokio::select! {
                 ended = self.child.ended() => return Ok(self.leave(ended).await),
-                Some(next) = reloaded.recv() => self.go_by(next)?,
+                Some(next) = reloaded.recv() => self.go_by(next),
                 signal = self.received.next() => {
                     if is_stop(signal) {
                         return Ok(self.stop(signal).await);
@@ -310,7 +322,7 @@ impl Running {
                     let last = std::mem::replace(&mut seen, self.address_now().await);
                     // Twice the same: an interface that is being set up may show another one for a moment.
                     if seen == last && seen != self.exec.address {
-                        self.move_to(seen.clone())?;
+                        self.move_to(seen.clone());
                         announced = false;
                     }
                     if !announced {
@@ -322,11 +334,17 @@ impl Running {
     }
 
     /// Goes by settings that were read again. The server is not started anew, and has its own way to be told.
-    fn go_by(&mut self, next: Config) -> Result<(), Failure> {
+    fn go_by(&mut self, next: Config) {
         self.exec.config = next;
-        let config = self.exec.agent_config()?;
-        self.beside.config.send_replace(config);
-        Ok(())
+        self.tell_agent();
+    }
+
+    /// The data goes first: whatever is wrong with the agent's settings, the server goes on, and the agent as it was.
+    fn tell_agent(&self) {
+        match self.exec.agent_config() {
+            Ok(config) => drop(self.beside.config.send_replace(config)),
+            Err(failure) => warn!("the agent's settings stay: {}", failure.in_one_line()),
+        }
     }
 
     /// The address that it has now, or the last one while it has none.
@@ -336,12 +354,10 @@ impl Running {
         now.unwrap_or_else(|| self.exec.address.clone())
     }
 
-    fn move_to(&mut self, address: Address) -> Result<(), Failure> {
+    fn move_to(&mut self, address: Address) {
         warn!("the address has changed from {} to {address}", self.exec.address);
         self.exec.address = address;
-        let config = self.exec.agent_config()?;
-        self.beside.config.send_replace(config);
-        Ok(())
+        self.tell_agent();
     }
 
     /// The server has ended by itself.

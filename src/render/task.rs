@@ -3,6 +3,7 @@
 //!
 //! Every template has a task of its own, so one whose command hangs holds up no other.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub struct Renderer {
 struct Template {
     config: TemplateConfig,
     destination: Destination,
+    /// Variables that its commands do not get.
+    withheld: Arc<BTreeSet<String>>,
 }
 
 /// What came of a rendering.
@@ -83,6 +86,7 @@ impl Renderer {
                 .hint("consul-redis render --print shows what a template makes; docs/consumers.md has what it sees")
         };
         let mut templates = Vec::new();
+        let withheld = Arc::new(config.secret_variables.clone());
         for config in &config.templates {
             let TemplateConfig { destination, mode, owner, .. } = config;
             let at = Destination::new(destination, *mode, owner).map_err(|what| {
@@ -90,7 +94,8 @@ impl Renderer {
                 Failure::new(Code::Config, message)
                     .hint("owner = \"user:group\", of users and groups that this machine knows")
             })?;
-            let template = Template { config: config.clone(), destination: at };
+            let template =
+                Template { config: config.clone(), destination: at, withheld: withheld.clone() };
             template.source().and_then(|s| engine::parse(&template.name(), &s)).map_err(wrong)?;
             templates.push(template);
         }
@@ -319,7 +324,7 @@ impl Template {
         let argv: Vec<String> =
             argv.iter().map(|arg| arg.replace(FILE_PLACEHOLDER, file)).collect();
         let label = format!("{} {what}", self.shown());
-        command::run(&argv, self.config.command_timeout, &label)
+        command::run(&argv, self.config.command_timeout, &label, &self.withheld)
             .await
             .map_err(|error| format!("{label}: {error}"))
     }

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::events::groups_of;
 use super::query;
-use crate::clock::Clock;
+use crate::clock::{Clock, ticks_every};
 use crate::config::SentinelAuth;
 use crate::core::address::{Address, GroupName};
 use crate::core::emptied::Replace;
@@ -38,8 +38,8 @@ pub const COMMANDS_MAX: usize = 256;
 /// Something for one Sentinel to do.
 #[derive(Debug, Clone)]
 pub enum SentinelCommand {
-    /// Monitor this group.
-    Tell(GroupName, Tell),
+    /// Monitor this group, or with other settings, unless it is later than this.
+    Tell(GroupName, Tell, Mono),
     /// Forget those who are gone for good, unless it is later than this.
     Forget(GroupName, Forget, Mono),
     /// Put another primary in the place of one without data, unless it is later than this.
@@ -50,7 +50,14 @@ impl SentinelCommand {
     /// The group that it is about.
     pub fn group(&self) -> &GroupName {
         match self {
-            Self::Tell(group, _) | Self::Forget(group, ..) | Self::Replace(group, ..) => group,
+            Self::Tell(group, ..) | Self::Forget(group, ..) | Self::Replace(group, ..) => group,
+        }
+    }
+
+    /// After this it is not carried out any more: what it rests on may have changed.
+    fn until(&self) -> Mono {
+        match self {
+            Self::Tell(.., until) | Self::Forget(.., until) | Self::Replace(.., until) => *until,
         }
     }
 }
@@ -214,7 +221,7 @@ pub async fn watch_sentinel(
         logins: BTreeMap::new(),
         hasher: RandomState::new(),
     };
-    let mut inventory = tokio::time::interval(INVENTORY_EVERY);
+    let mut inventory = ticks_every(INVENTORY_EVERY);
     let mut questions = Questions { due: watcher.all_groups(), ..Questions::default() };
     loop {
         // What it is to do, then what was hinted at, then what is due; each may have come while the last one was answered.
@@ -311,14 +318,14 @@ impl Watcher {
     }
 
     async fn carry_out(&mut self, command: SentinelCommand) {
+        if self.settings.clock.now().mono > command.until() {
+            debug!("{}: too late for Sentinel {}: {command:?}", command.group(), self.sentinel);
+            return;
+        }
         match command {
-            SentinelCommand::Tell(group, tell) => self.tell(&group, &tell).await,
-            SentinelCommand::Forget(group, forget, until) => {
-                self.forget(&group, &forget, until).await;
-            }
-            SentinelCommand::Replace(group, replace, until) => {
-                self.replace(&group, &replace, until).await;
-            }
+            SentinelCommand::Tell(group, tell, _) => self.tell(&group, &tell).await,
+            SentinelCommand::Forget(group, forget, _) => self.forget(&group, &forget).await,
+            SentinelCommand::Replace(group, replace, _) => self.replace(&group, &replace).await,
         }
     }
 
@@ -416,11 +423,14 @@ impl Watcher {
             }
         };
         let result = match self.link().await {
-            Ok((link, _)) => query::tell(link, group, tell, &auth).await,
+            Ok((link, id)) => query::tell(link, id, group, tell, &auth).await,
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => say_told(group, tell),
+            Ok(true) => say_told(group, tell),
+            Ok(false) => {
+                debug!("{group}: Sentinel {} has changed what it knows", self.sentinel);
+            }
             // Several agents tell it at once when a group begins.
             Err(error) if error.to_string().contains("Duplicate master name") => {
                 debug!("{group}: another agent has told Sentinel {}", self.sentinel);
@@ -448,10 +458,7 @@ impl Watcher {
         }
     }
 
-    async fn forget(&mut self, group: &GroupName, forget: &Forget, until: Mono) {
-        if self.settings.clock.now().mono > until {
-            return;
-        }
+    async fn forget(&mut self, group: &GroupName, forget: &Forget) {
         let ask =
             async |link: &mut Link, id: &SentinelId| query::forget(link, id, group, forget).await;
         let result = self.on_link(ask).await;
@@ -465,10 +472,7 @@ impl Watcher {
         }
     }
 
-    async fn replace(&mut self, group: &GroupName, replace: &Replace, until: Mono) {
-        if self.settings.clock.now().mono > until {
-            return;
-        }
+    async fn replace(&mut self, group: &GroupName, replace: &Replace) {
         let ask =
             async |link: &mut Link, id: &SentinelId| query::replace(link, id, group, replace).await;
         let result = self.on_link(ask).await;
@@ -533,7 +537,7 @@ async fn forward(
     hint: &mpsc::Sender<GroupName>,
 ) {
     let (mut sink, mut stream) = events.split();
-    let mut ping = tokio::time::interval(SUBSCRIPTION_PING);
+    let mut ping = ticks_every(SUBSCRIPTION_PING);
     ping.tick().await;
     loop {
         // Cancel safe: a stream and a timer.
@@ -598,10 +602,8 @@ mod tests {
         let tell = |port: u16| {
             let address = |port| Address::new("10.0.0.1", port).unwrap();
             let (sentinel, primary) = (address(26_379), address(port));
-            SentinelCommand::Tell(
-                group.clone(),
-                Tell { sentinel, what: TellWhat::Monitor, primary, settings },
-            )
+            let tell = Tell { sentinel, what: TellWhat::Monitor, primary, settings };
+            SentinelCommand::Tell(group.clone(), tell, Mono(1))
         };
         for n in 0..COMMANDS_MAX {
             handle.command(tell(u16::try_from(n).unwrap() + 1)).unwrap();
@@ -613,11 +615,43 @@ mod tests {
         let mut count = 0;
         while let Ok(command) = orders.commands.try_recv() {
             assert!(
-                !matches!(command, SentinelCommand::Tell(_, tell) if tell.primary.port() == 9_999)
+                !matches!(command, SentinelCommand::Tell(_, tell, _) if tell.primary.port() == 9_999)
             );
             count += 1;
         }
         assert_eq!(count, COMMANDS_MAX);
         handle.command(tell(1)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_command_that_comes_too_late_is_not_carried_out() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sentinel = Address::new("127.0.0.1", port).unwrap();
+        let (reports, _heard) = mpsc::channel(8);
+        let clock = Clock::start();
+        let link = LinkSettings { timeout: Duration::from_millis(50), ..Default::default() };
+        let settings = WatchSettings { link, groups: Vec::new(), auths: BTreeMap::new(), clock };
+        let mut watcher = Watcher {
+            sentinel: sentinel.clone(),
+            settings,
+            reports,
+            link: None,
+            said_failure: None,
+            retry_at: None,
+            logins: BTreeMap::new(),
+            hasher: RandomState::new(),
+        };
+        let group: GroupName = "redis".parse().unwrap();
+        let forget = |until| {
+            let primary = "10.0.0.1:6379".parse().unwrap();
+            let forget = Forget { sentinel: sentinel.clone(), primary, ghosts: Vec::new() };
+            SentinelCommand::Forget(group.clone(), forget, until)
+        };
+        watcher.carry_out(forget(Mono(0))).await;
+        let came = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+        assert!(came.is_err(), "{came:?}");
+        watcher.carry_out(forget(clock.now().mono.plus_ms(60_000))).await;
+        tokio::time::timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap();
     }
 }
