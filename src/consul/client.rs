@@ -14,7 +14,7 @@ use super::connection::{Connection, INDEX_HEADER, stamps};
 use super::endpoint::ConsulEndpoint;
 pub use super::error::{ClientError, ConsulError};
 use super::recovery::Recovery;
-use super::txn::Tenancy;
+use super::txn::{Tenancy, words};
 use crate::meter::Counters;
 
 /// Deadline of one ordinary call. Consul itself gives up on finding a leader after 7 s
@@ -231,7 +231,7 @@ impl Answer {
             return Ok(self);
         }
         let call = call.to_owned();
-        let what: String = String::from_utf8_lossy(&self.body).trim().chars().take(300).collect();
+        let what = words(&self.body);
         let status = self.status.as_u16();
         Err(match status {
             401 | 403 => ConsulError::Denied { call, what },

@@ -9,6 +9,7 @@
 use std::fmt;
 
 use super::address::Address;
+use super::election::led_in_silence;
 use super::memory::Condition;
 use super::observed::{DownOpinion, InstanceAnswer, ReplId, Role, SentinelAnswer, SentinelGroup};
 use super::policy::{EMPTIED_UPTIME_MAX_S, REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
@@ -193,7 +194,10 @@ fn was_not_promoted(view: &View<'_>, address: &Address, run_id: &str) -> bool {
     let wait_ms = view.memory.origin(address, run_id).left_alone_ms();
     let Some(seen) = view.memory.since.get(&stray) else { return false };
     let heard = view.observed.sentinels.values().all(|reading| reading.asked >= *seen);
-    heard && view.memory.lasted(&stray, wait_ms, view.now)
+    let mut silent = led_in_silence(view.observed, view.recent).into_iter();
+    heard
+        && silent.all(|led| led.chosen.as_ref() != Some(address))
+        && view.memory.lasted(&stray, wait_ms, view.now)
 }
 
 /// It copies the primary's emptiness when it reaches it, or Sentinel would make it do so.

@@ -3,7 +3,7 @@
 //! The agent runs it over real connections; the simulation runs thousands of it over a scripted world.
 //! Whatever arrives only wakes it: it decides anew from everything it knows each time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::action::{Action, Promote, Purpose, Write};
 use super::address::{Address, ServiceName};
@@ -53,6 +53,8 @@ pub const FORGET_WITHIN_MS: u64 = 5_000;
 /// How long after it was decided a Sentinel is still asked for a failover, in ms: twice this is less than
 /// [`REPLACE_AGAIN_MS`](super::policy::REPLACE_AGAIN_MS), so that no two are under way.
 pub const REPLACE_WITHIN_MS: u64 = 2_000;
+/// How long it is remembered that a Sentinel was dismissed, in ms: no report waits in a queue for longer.
+pub const DISMISSED_FOR_MS: u64 = 60_000;
 /// How long the same obstacle must stand before it is worth a warning, in ms.
 pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
 
@@ -198,6 +200,8 @@ pub struct GroupLoop {
     in_flight: Option<InFlight>,
     known: BTreeSet<Address>,
     following: BTreeSet<Address>,
+    /// The Sentinels that are not asked any more, and since when.
+    dismissed: BTreeMap<Address, Mono>,
     paused_until: Mono,
     urgent_since: Option<Mono>,
     /// Consul has been away since it was last read. A wiped one counts its indexes from the start, so the index
@@ -237,6 +241,7 @@ impl GroupLoop {
             in_flight: None,
             known: BTreeSet::new(),
             following: BTreeSet::new(),
+            dismissed: BTreeMap::new(),
             paused_until: Mono(0),
             urgent_since: None,
             doubtful: false,
@@ -285,13 +290,16 @@ impl GroupLoop {
     fn fold(&mut self, input: Input, now: Now, out: &mut Vec<Output>) {
         match input {
             Input::Sentinel(address, reading) => {
-                let known = self.observed.sentinels.get(&address);
-                if known.is_none_or(|old| old.asked <= reading.asked) {
-                    self.observed.sentinels.insert(address, reading);
+                // A question that was on its way when it was dismissed says nothing: it would stay for ever.
+                if self.dismissed.get(&address).is_none_or(|at| *at < reading.asked) {
+                    self.dismissed.remove(&address);
+                    self.observed.see_sentinel(address, reading);
                 }
             }
             Input::SentinelGone(address) => {
-                self.observed.sentinels.remove(&address);
+                self.observed.dismiss_sentinel(&address);
+                self.dismissed.retain(|_, at| now.mono - *at < DISMISSED_FOR_MS);
+                self.dismissed.insert(address, now.mono);
             }
             Input::Instance(address, reading) => {
                 let known = self.observed.instances.get(&address);
