@@ -1,5 +1,6 @@
 //! Settings, resolved: the command line over the environment over the config file over the defaults.
 
+mod discovery;
 mod error;
 pub mod file;
 pub(crate) mod resolver;
@@ -9,6 +10,7 @@ mod types;
 
 use std::path::PathBuf;
 
+pub use self::discovery::SentinelSources;
 pub use self::error::ConfigError;
 pub use self::types::*;
 use crate::cli::Common;

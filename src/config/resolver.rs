@@ -14,11 +14,10 @@ use secrecy::SecretString;
 
 use super::file::{File, LogFormat};
 use super::source::Source;
-use super::{Config, ConfigError, Env, LocalSentinel};
+use super::{Config, ConfigError, Env, LocalSentinel, SentinelSources};
 use crate::cli::Common;
 use crate::redis_link::LinkSettings;
 use crate::secret::{SecretSource, VARIABLES};
-use crate::sentinel::pool::SentinelSources;
 
 /// How often names of Sentinels are looked up again, when nothing is said.
 const DEFAULT_REFRESH: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::discovery::SentinelSources;
 use super::error::ConfigError;
 use super::file::LogFormat;
 use super::template::TemplateConfig;
@@ -13,7 +14,6 @@ use crate::core::policy::Policy;
 use crate::core::projection::Layout;
 use crate::redis_link::LinkSettings;
 use crate::secret::SecretSource;
-use crate::sentinel::pool::SentinelSources;
 
 /// The group when none is named.
 pub const DEFAULT_GROUP: &str = "redis";

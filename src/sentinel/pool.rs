@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::watch::{SentinelHandle, SentinelReport, WatchSettings, watch_sentinel};
+use crate::config::SentinelSources;
 use crate::consul::client::Consul;
 use crate::consul::sentinel_rows::SentinelNews;
 use crate::core::address::{Address, GroupName};
@@ -24,19 +25,6 @@ const PEER_FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 const REFRESH_UNTIL_FOUND: Duration = Duration::from_secs(1);
 /// Reports waiting to be passed on.
 const REPORTS_MAX: usize = 1_024;
-
-/// Where Sentinels are to be found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SentinelSources {
-    /// Listed. A host that is a name stands for all its addresses.
-    pub listed: Vec<Address>,
-    /// Registered in Consul under this service.
-    pub consul_service: Option<String>,
-    /// Ask the ones that are found about the others.
-    pub peers: bool,
-    /// How often names and the service are looked up again.
-    pub refresh: Duration,
-}
 
 /// Sentinels, and the name under which each was listed: what its TLS certificate is made out to.
 pub type Found = BTreeMap<Address, Option<String>>;
