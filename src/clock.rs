@@ -1,8 +1,9 @@
 //! The one place where time is read.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::core::time::{Mono, Now};
 
@@ -26,15 +27,47 @@ impl Clock {
         Now { mono: Mono(elapsed_ms + 1), wall: wall() }
     }
 
+    /// A moment of the runtime's clock on this one.
+    pub fn mono(&self, at: tokio::time::Instant) -> Mono {
+        let since_start = at.into_std().saturating_duration_since(self.start);
+        Mono(u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+
     /// A moment of this clock as the runtime's own.
     pub fn instant(&self, at: Mono) -> tokio::time::Instant {
-        let since_start = std::time::Duration::from_millis(at.0.saturating_sub(1));
+        let since_start = Duration::from_millis(at.0.saturating_sub(1));
         tokio::time::Instant::from_std(self.start + since_start)
     }
+}
+
+/// Ticks, the first one at once. Those that were missed, while the machine or we stood still, are not made up for.
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
+pub fn ticks_every(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// The wall clock, for what only people read.
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn wall() -> Timestamp {
     Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ticks_that_were_missed_are_not_made_up_for() {
+        let mut ticks = ticks_every(Duration::from_millis(20));
+        ticks.tick().await;
+        std::thread::sleep(Duration::from_millis(300));
+        let window = tokio::time::Instant::now() + Duration::from_millis(10);
+        let mut count = 0;
+        while tokio::time::timeout_at(window, ticks.tick()).await.is_ok() {
+            count += 1;
+        }
+        assert!(count <= 2, "{count} at once");
+    }
 }

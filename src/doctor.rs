@@ -26,8 +26,7 @@ use crate::core::view::View;
 use crate::dns::Names;
 use crate::name_check;
 use crate::observe::look;
-use crate::redis_link::{Link, LinkError, LinkSettings, fields, list, text};
-use crate::sentinel::query::info_fields;
+use crate::redis_link::{Link, LinkError, LinkSettings, fields, info_fields, list, text};
 
 /// Settings of a Sentinel that are read. Not all of them: one is a password.
 const SENTINEL_SETTINGS: [&str; 2] = ["resolve-hostnames", "announce-hostnames"];

@@ -1,41 +1,50 @@
-//! One group's loop over real connections: readings in, [`GroupLoop`]'s outputs carried out.
+//! One group's loop over real connections: what happens is turned into [`Input`]s, and [`GroupLoop`]'s outputs are carried
+//! out. The only place where the rest of the agent meets the loop.
 //!
 //! The one task that owns a group's state. Everything slow (Consul, Redis, Sentinel) happens in tasks of
-//! its own and comes back as an input, so no server that hangs can hold up a switch.
+//! its own and comes back as an event, so no server that hangs can hold up a switch.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::future::pending;
+use std::sync::Arc;
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::config::GroupConfig;
+use crate::config::resolver::unique;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
-use crate::consul::watch::watch_group;
+use crate::consul::watch::{watch_group, watch_registered};
 use crate::core::action::Write;
 use crate::core::address::Address;
 use crate::core::group::{GroupLoop, Input, Outcome, Output, Published, Weight};
-use crate::core::observed::{InstanceAnswer, Reading};
+use crate::core::observed::{InstanceAnswer, Reading, RowsAnswer, StoreAnswer};
+use crate::core::policy::Policy;
 use crate::core::time::{Mono, Now};
-use crate::http::Drawn;
-use crate::instance::{self, InstanceCommand, follow};
+use crate::instance::{InstanceCommand, Todo, follow};
+use crate::mailbox::Mailbox;
 use crate::meter::GroupMeter;
 use crate::name_check::Findings;
 use crate::redis_link::LinkSettings;
-use crate::sentinel::watch::SentinelCommand;
+use crate::sentinel::pool::{PoolReport, SentinelHandles};
+use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand};
+use crate::snapshot::Snapshot;
 
-/// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
-const REGISTERED_PAUSE: Duration = Duration::from_millis(200);
-/// Pause after a failure to hear of them.
-const REGISTERED_AGAIN: Duration = Duration::from_secs(5);
+/// How long after it was decided a Sentinel is still told, in ms. It is decided anew after
+/// [`SET_AGAIN_MS`](crate::core::policy::SET_AGAIN_MS) or more.
+const TELL_WITHIN_MS: u64 = 2_000;
 /// How often what is known is drawn up for those who look from outside, in ms.
 const SHOW_EVERY_MS: u64 = 100;
-/// Inputs waiting for one group.
-pub const INPUTS_MAX: usize = 1_024;
+/// Reports of Sentinels, readings of instances and ends of calls to Consul waiting for one group, each.
+pub const EVENTS_MAX: usize = 1_024;
+/// Answers of a watch in Consul waiting for one group. A watch that is not listened to asks for no more.
+const ANSWERS_MAX: usize = 16;
+/// Servers' right answers for the name waiting for one group.
+pub const RIGHT_MAX: usize = 16;
 
 /// What a group's task needs.
 pub struct GroupTask {
@@ -45,14 +54,16 @@ pub struct GroupTask {
     pub consul: Consul,
     /// The clock of all readings.
     pub clock: Clock,
-    /// To all Sentinels.
-    pub sentinels: broadcast::Sender<SentinelCommand>,
-    /// What arrives.
-    pub inputs: mpsc::Receiver<Input>,
-    /// A way to send oneself inputs.
-    pub own_inputs: mpsc::Sender<Input>,
+    /// The way to each Sentinel.
+    pub sentinels: watch::Receiver<SentinelHandles>,
+    /// What the Sentinels say.
+    pub reports: mpsc::Receiver<PoolReport>,
+    /// Generations that a DNS server has answered.
+    pub in_dns: mpsc::Receiver<u64>,
+    /// Somebody wants everything looked at now.
+    pub look: watch::Receiver<u64>,
     /// For those who look from outside: what is known now.
-    pub shown: watch::Sender<Option<Drawn>>,
+    pub shown: watch::Sender<Option<Snapshot>>,
     /// Somebody looks at all.
     pub looked_at: watch::Receiver<bool>,
     /// What it counts with.
@@ -63,142 +74,275 @@ pub struct GroupTask {
     pub findings: watch::Receiver<Findings>,
 }
 
+/// Something that happened to a group.
+enum Event {
+    Instance(Address, Reading<InstanceAnswer>),
+    Sentinel(PoolReport),
+    Keys(Result<StoreAnswer, ConsulError>),
+    Registered(BTreeSet<Address>),
+    Done(Done),
+    InDns(u64),
+    Config(Box<GroupConfig>),
+    Look,
+    Tick,
+}
+
+/// How something ended that the loop asked for.
+enum Done {
+    ReadStore(StoreAnswer),
+    ReadRows(RowsAnswer),
+    Wrote(u64, Outcome),
+}
+
 type InstanceReading = (Address, Reading<InstanceAnswer>);
 
+/// All that a group's loop listens to.
+struct Events {
+    instances: mpsc::Receiver<InstanceReading>,
+    done: mpsc::Receiver<Done>,
+    sentinels: mpsc::Receiver<PoolReport>,
+    keys: mpsc::Receiver<Result<StoreAnswer, ConsulError>>,
+    registered: mpsc::Receiver<BTreeSet<Address>>,
+    in_dns: mpsc::Receiver<u64>,
+    config: watch::Receiver<GroupConfig>,
+    look: watch::Receiver<u64>,
+    _watches: [AbortOnDropHandle<()>; 2],
+}
+
+impl Events {
+    /// The next one. Cancel safe: channels.
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            biased;
+            Some((address, reading)) = self.instances.recv() => Event::Instance(address, reading),
+            Some(done) = self.done.recv() => Event::Done(done),
+            Some(report) = self.sentinels.recv() => Event::Sentinel(report),
+            Some(answer) = self.keys.recv() => Event::Keys(answer),
+            Some(found) = self.registered.recv() => Event::Registered(found),
+            Some(generation) = self.in_dns.recv() => Event::InDns(generation),
+            Ok(()) = self.config.changed() => {
+                Event::Config(Box::new(self.config.borrow_and_update().clone()))
+            }
+            Ok(()) = self.look.changed() => Event::Look,
+            else => pending().await,
+        }
+    }
+}
+
 struct Instance {
-    commands: mpsc::Sender<InstanceCommand>,
+    todo: Arc<Mailbox<Todo>>,
     _task: AbortOnDropHandle<()>,
 }
 
-struct Hands {
+/// What the loop wants to have read in Consul.
+#[derive(Debug, Default)]
+struct Owed {
+    keys: bool,
+    rows: bool,
+}
+
+/// Carries out what the loop asks for, and tells it what came of it.
+struct Executor {
     group: GroupConfig,
+    /// The loop's own: its writes are numbered from the start, and none may be taken for one of an earlier loop.
+    run: String,
     login: watch::Sender<LinkSettings>,
     consul: Consul,
     clock: Clock,
-    sentinels: broadcast::Sender<SentinelCommand>,
-    inputs: mpsc::Sender<Input>,
+    sentinels: watch::Receiver<SentinelHandles>,
+    done: mpsc::Sender<Done>,
     readings: mpsc::Sender<InstanceReading>,
     instances: BTreeMap<Address, Instance>,
     reading_store: Option<AbortOnDropHandle<()>>,
     reading_rows: Option<AbortOnDropHandle<()>>,
+    /// Consul does not answer the watch, which asks again and again: what is to be read once it does.
+    away: Option<Owed>,
     meter: GroupMeter,
     published: watch::Sender<Option<Published>>,
 }
 
+/// What those who look from outside are shown, and when.
+struct Display {
+    looked_at: watch::Receiver<bool>,
+    shown: watch::Sender<Option<Snapshot>>,
+    findings: watch::Receiver<Findings>,
+    last: Mono,
+    is_due: bool,
+}
+
+impl Display {
+    /// Waits until there is something new to show, and somebody who looks. Cancel safe.
+    async fn due(&self, clock: Clock) {
+        if self.is_due && *self.looked_at.borrow() {
+            tokio::time::sleep_until(clock.instant(self.last.plus_ms(SHOW_EVERY_MS))).await;
+        } else {
+            pending().await
+        }
+    }
+
+    fn show(&mut self, machine: &GroupLoop, now: Now) {
+        if !*self.looked_at.borrow() {
+            return;
+        }
+        self.is_due = now.mono - self.last < SHOW_EVERY_MS;
+        if !self.is_due {
+            self.last = now.mono;
+            let snapshot = Snapshot::of(machine, &self.findings.borrow(), now);
+            self.shown.send_replace(Some(snapshot));
+        }
+    }
+}
+
 impl GroupTask {
     /// Runs until `stop`. Nothing that is published changes when it ends.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
+        let (mut executor, mut events, mut display) = self.begin();
+        let mut machine = GroupLoop::new(executor.policy(), executor.group.layout.clone());
+        loop {
+            // Cancel safe: events, timers and a token.
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                event = events.next() => Some(event),
+                () = display.due(executor.clock) => None,
+                () = tokio::time::sleep_until(executor.clock.instant(machine.next_wake())) => {
+                    Some(Event::Tick)
+                }
+            };
+            let now = executor.clock.now();
+            if let Some(event) = event {
+                executor.meter.beat(now.mono);
+                let input = executor.input(event, now);
+                for output in machine.on(input, now) {
+                    executor.carry_out(output);
+                }
+                if let Some(decision) = machine.decision() {
+                    executor.meter.decided(&decision.verdict);
+                }
+            }
+            display.show(&machine, executor.clock.now());
+        }
+    }
+
+    /// Begins to listen.
+    fn begin(mut self) -> (Executor, Events, Display) {
         let group = self.group.borrow_and_update().clone();
-        let layout = group.layout.clone();
-        let watch =
-            watch_group(self.consul.clone(), layout.clone(), self.clock, self.own_inputs.clone());
-        let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
-        let registered = watch_registered(
-            self.consul.clone(),
-            group.policy.service.server(),
-            self.own_inputs.clone(),
-        );
-        let _registered = AbortOnDropHandle::new(tokio::spawn(registered));
-        let (readings, mut read) = mpsc::channel(INPUTS_MAX);
-        let mut machine = GroupLoop::new(group.policy.clone(), layout);
-        let mut hands = Hands {
+        self.look.mark_unchanged();
+        let (send, keys) = mpsc::channel(ANSWERS_MAX);
+        let keys_watch = watch_group(self.consul.clone(), group.layout.clone(), self.clock, send);
+        let (send, registered) = mpsc::channel(ANSWERS_MAX);
+        let service = group.policy.service.server();
+        let registered_watch = watch_registered(self.consul.clone(), service, send);
+        let (readings, instances) = mpsc::channel(EVENTS_MAX);
+        let (tell_done, done) = mpsc::channel(EVENTS_MAX);
+        let events = Events {
+            instances,
+            done,
+            sentinels: self.reports,
+            keys,
+            registered,
+            in_dns: self.in_dns,
+            config: self.group,
+            look: self.look,
+            _watches: [
+                AbortOnDropHandle::new(tokio::spawn(keys_watch)),
+                AbortOnDropHandle::new(tokio::spawn(registered_watch)),
+            ],
+        };
+        let executor = Executor {
             login: watch::Sender::new(group.login.clone()),
             group,
+            run: unique(),
             consul: self.consul,
             clock: self.clock,
             sentinels: self.sentinels,
-            inputs: self.own_inputs,
+            done: tell_done,
             readings,
             instances: BTreeMap::new(),
             reading_store: None,
             reading_rows: None,
+            away: None,
             meter: self.meter,
             published: self.published,
         };
-        let mut shown_at = Mono::default();
-        let mut is_shown = true;
-        loop {
-            let looked_at = *self.looked_at.borrow();
-            let show_at = hands.clock.instant(shown_at.plus_ms(SHOW_EVERY_MS));
-            // Cancel safe: channels, timers and a token.
-            let input = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                Some((address, reading)) = read.recv() => Some(Input::Instance(address, reading)),
-                Some(input) = self.inputs.recv() => Some(input),
-                Ok(()) = self.group.changed() => {
-                    Some(hands.turn_to(self.group.borrow_and_update().clone()))
-                }
-                () = tokio::time::sleep_until(show_at), if looked_at && !is_shown => None,
-                () = tokio::time::sleep_until(hands.clock.instant(machine.next_wake())) => {
-                    Some(Input::Tick)
-                }
-            };
-            if let Some(input) = input {
-                let now = hands.clock.now();
-                hands.meter.beat(now.mono);
-                hands.meter.heard(&input, now.mono);
-                for output in machine.on(input, now) {
-                    hands.carry_out(output);
-                }
-                if let Some(decision) = machine.decision() {
-                    hands.meter.decided(&decision.verdict);
-                }
+        let display = Display {
+            looked_at: self.looked_at,
+            shown: self.shown,
+            findings: self.findings,
+            last: Mono::default(),
+            is_due: false,
+        };
+        (executor, events, display)
+    }
+}
+
+impl Executor {
+    /// What is wanted of the group by this loop.
+    fn policy(&self) -> Policy {
+        Policy { run: self.run.clone(), ..self.group.policy.clone() }
+    }
+
+    /// What happened, as the loop takes it.
+    fn input(&mut self, event: Event, now: Now) -> Input {
+        match event {
+            Event::Instance(address, reading) => {
+                self.meter.instance_answered(&address, &reading);
+                Input::Instance(address, reading)
             }
-            if looked_at {
-                let now = hands.clock.now();
-                is_shown = now.mono - shown_at >= SHOW_EVERY_MS;
-                if is_shown {
-                    shown_at = now.mono;
-                    self.shown.send_replace(Some(draw(&machine, &self.findings.borrow(), now)));
-                }
+            Event::Sentinel(PoolReport::Answered(sentinel, reading)) => {
+                self.meter.sentinel_answered(&sentinel, &reading);
+                Input::Sentinel(sentinel, *reading)
             }
+            Event::Sentinel(PoolReport::Gone(sentinel)) => {
+                self.meter.sentinel_gone(&sentinel);
+                Input::SentinelGone(sentinel)
+            }
+            Event::Keys(answer) => self.keys(answer, now),
+            Event::Registered(found) => Input::Registered(found),
+            Event::Done(Done::ReadStore(answer)) => {
+                self.meter.consul_answered(now.mono);
+                Input::Consistent(answer)
+            }
+            Event::Done(Done::ReadRows(answer)) => {
+                self.meter.consul_answered(now.mono);
+                Input::Rows(answer)
+            }
+            Event::Done(Done::Wrote(id, outcome)) => Input::Written(id, outcome),
+            Event::InDns(generation) => Input::SeenInDns(generation),
+            Event::Config(group) => {
+                self.login.send_replace(group.login.clone());
+                self.group = *group;
+                Input::Policy(Box::new(self.policy()))
+            }
+            Event::Look => Input::Look,
+            Event::Tick => Input::Tick,
         }
     }
-}
 
-/// What is known, for those who look from outside.
-fn draw(machine: &GroupLoop, findings: &Findings, now: Now) -> Drawn {
-    let mut status = machine.status(now);
-    status.add(findings.values().cloned());
-    let decision = machine.decision();
-    Drawn {
-        status,
-        summary: decision.map(|decision| decision.summary.clone()),
-        reasons: decision.map(|decision| decision.reasons.clone()).unwrap_or_default(),
-    }
-}
-
-/// Hears which instances node-mode agents have registered, until nobody listens any more.
-async fn watch_registered(consul: Consul, service: String, inputs: mpsc::Sender<Input>) {
-    let mut index = 0;
-    loop {
-        match consul.watch_service_addresses(&service, index).await {
-            Ok(found) => {
-                // An index that went back starts again, and 0 would not block at all.
-                index = if found.index < index { 0 } else { found.index.max(1) };
-                let registered = found.value.into_iter().collect();
-                if inputs.send(Input::Registered(registered)).await.is_err() {
-                    return;
+    /// What the watch says of Consul. While that does not answer, the watch asks; nothing else needs to.
+    fn keys(&mut self, answer: Result<StoreAnswer, ConsulError>, now: Now) -> Input {
+        match answer {
+            Ok(answer) => {
+                let owed = self.away.take().unwrap_or_default();
+                if owed.keys {
+                    self.read_store();
                 }
-                tokio::time::sleep(REGISTERED_PAUSE).await;
+                if owed.rows {
+                    self.read_rows();
+                }
+                self.meter.consul_answered(now.mono);
+                Input::Watched(answer)
             }
-            // Unknown, not gone: those that were registered stay.
             Err(error) => {
-                debug!("{service}: {error}");
-                index = 0;
-                tokio::time::sleep(REGISTERED_AGAIN).await;
+                if error.is_transient() {
+                    self.away.get_or_insert_default();
+                } else {
+                    // It answers, if only this: what can be read otherwise is read.
+                    self.away = None;
+                }
+                Input::ConsulSilent
             }
         }
-    }
-}
-
-impl Hands {
-    /// Other settings of the same group, for what comes, and for the loop.
-    fn turn_to(&mut self, group: GroupConfig) -> Input {
-        self.login.send_replace(group.login.clone());
-        self.group = group;
-        Input::Policy(Box::new(self.group.policy.clone()))
     }
 
     /// Starts what an output asks for. Never waits.
@@ -206,8 +350,9 @@ impl Hands {
         let group = &self.group.policy.group;
         match output {
             Output::AskSentinels => {
-                // No receivers: no Sentinel has been found yet.
-                let _ = self.sentinels.send(SentinelCommand::Ask(group.clone()));
+                for sentinel in self.sentinels.borrow().values() {
+                    sentinel.ask(group);
+                }
             }
             Output::Probe(addresses) => {
                 for address in addresses {
@@ -234,19 +379,21 @@ impl Hands {
                 self.command(&instance, InstanceCommand::Fence(fence));
             }
             Output::Tell(tell) => {
-                let _ = self.sentinels.send(SentinelCommand::Tell(group.clone(), tell));
+                let sentinel = tell.sentinel.clone();
+                let until = self.clock.now().mono.plus_ms(TELL_WITHIN_MS);
+                self.tell(&sentinel, SentinelCommand::Tell(group.clone(), tell, until));
             }
             Output::Forget(forget, until) => {
-                let command = SentinelCommand::Forget(group.clone(), forget, until);
-                let _ = self.sentinels.send(command);
+                let sentinel = forget.sentinel.clone();
+                self.tell(&sentinel, SentinelCommand::Forget(group.clone(), forget, until));
             }
             Output::Published(published) => {
                 self.meter.published(&published);
                 self.published.send_replace(Some(*published));
             }
             Output::Replace(replace, until) => {
-                let command = SentinelCommand::Replace(group.clone(), replace, until);
-                let _ = self.sentinels.send(command);
+                let sentinel = replace.sentinel.clone();
+                self.tell(&sentinel, SentinelCommand::Replace(group.clone(), replace, until));
             }
             Output::Say(saying) => match saying.weight {
                 Weight::Debug => debug!("{}", saying.text),
@@ -258,8 +405,16 @@ impl Hands {
 
     fn command(&self, address: &Address, command: InstanceCommand) {
         if let Some(instance) = self.instances.get(address) {
-            // A full queue already holds a probe.
-            let _ = instance.commands.try_send(command);
+            instance.todo.post(|todo| todo.add(command));
+        }
+    }
+
+    /// Has one Sentinel do something. One that is watched no more has nothing to do.
+    fn tell(&self, sentinel: &Address, command: SentinelCommand) {
+        let Some(handle) = self.sentinels.borrow().get(sentinel).cloned() else { return };
+        let group = command.group().clone();
+        if handle.command(command).is_err() {
+            warn!("{group}: {COMMANDS_MAX} commands wait for Sentinel {sentinel}: one is left out");
         }
     }
 
@@ -270,23 +425,27 @@ impl Hands {
             let (clock, login, readings) =
                 (self.clock, self.login.subscribe(), self.readings.clone());
             self.instances.entry(address.clone()).or_insert_with(|| {
-                let (commands, receiver) = mpsc::channel(instance::COMMANDS_MAX);
-                let task = tokio::spawn(follow(address, login, clock, receiver, readings));
-                Instance { commands, _task: AbortOnDropHandle::new(task) }
+                let todo = Arc::<Mailbox<Todo>>::default();
+                let task = tokio::spawn(follow(address, login, clock, todo.clone(), readings));
+                Instance { todo, _task: AbortOnDropHandle::new(task) }
             });
         }
     }
 
     fn read_store(&mut self) {
+        if let Some(owed) = &mut self.away {
+            owed.keys = true;
+            return;
+        }
         if self.reading_store.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
         let (consul, layout, clock) = (self.consul.clone(), self.group.layout.clone(), self.clock);
-        let inputs = self.inputs.clone();
+        let done = self.done.clone();
         self.reading_store = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             match consul.group(&layout, ReadMode::Consistent, &clock).await {
                 Ok(answer) => {
-                    let _ = inputs.send(Input::Consistent(answer.value)).await;
+                    let _ = done.send(Done::ReadStore(answer.value)).await;
                 }
                 Err(error) => debug!("{}: {error}", layout.group),
             }
@@ -294,15 +453,19 @@ impl Hands {
     }
 
     fn read_rows(&mut self) {
+        if let Some(owed) = &mut self.away {
+            owed.rows = true;
+            return;
+        }
         if self.reading_rows.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
         let (consul, layout, clock) = (self.consul.clone(), self.group.layout.clone(), self.clock);
-        let inputs = self.inputs.clone();
+        let done = self.done.clone();
         self.reading_rows = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             match consul.rows(&layout.node(), &clock).await {
                 Ok(rows) => {
-                    let _ = inputs.send(Input::Rows(rows)).await;
+                    let _ = done.send(Done::ReadRows(rows)).await;
                 }
                 // Being away is said by the watch; being denied would keep us from ever writing.
                 Err(error @ ConsulError::Denied { .. }) => warn!("{}: {error}", layout.group),
@@ -313,12 +476,12 @@ impl Hands {
 
     fn write(&self, id: u64, write: Write) {
         let (consul, fence) = (self.consul.clone(), self.group.layout.state());
-        let inputs = self.inputs.clone();
+        let done = self.done.clone();
         let count = self.meter.writes(write.purpose);
         tokio::spawn(async move {
             let outcome: Outcome = consul.txn(&write.ops, &fence).await;
             count(&outcome);
-            let _ = inputs.send(Input::Written(id, outcome)).await;
+            let _ = done.send(Done::Wrote(id, outcome)).await;
         });
     }
 }

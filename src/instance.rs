@@ -1,6 +1,7 @@
 //! One Redis: asking it, holding its writes, and noticing at once when it closes the connection.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
@@ -16,17 +17,14 @@ use crate::core::fence::{Fence, StrayKind};
 use crate::core::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
 use crate::core::projection::nowhere;
 use crate::core::time::Mono;
-use crate::redis_link::{Link, LinkError, LinkSettings, text};
+use crate::mailbox::Mailbox;
+use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, text};
 use crate::retry::Retry;
-use crate::sentinel::query::info_fields;
 
 /// Replicas read from one primary's INFO.
 const REPLICAS_MAX: usize = 256;
 /// Least time between two attempts to connect, so that a refusing port is not hammered.
 const RECONNECT_GAP: Duration = Duration::from_millis(5);
-/// Commands waiting for one instance. All but the last of a kind are redundant.
-pub const COMMANDS_MAX: usize = 16;
-
 /// Something to do with an instance.
 #[derive(Debug, Clone)]
 pub enum InstanceCommand {
@@ -263,31 +261,33 @@ pub async fn promote(link: &mut Link, wanted: &Promote) -> Result<bool, LinkErro
 /// a replica that is promoted closes it in the very transaction that promotes it
 /// (`docs/facts/sentinel.md` 6).
 ///
-/// Another login counts from the next connection on. Ends when `commands` is closed or nobody takes the readings any more.
+/// Another login counts from the next connection on. Ends when nobody takes the readings any more.
 pub async fn follow(
     address: Address,
     settings: watch::Receiver<LinkSettings>,
     clock: Clock,
-    mut commands: mpsc::Receiver<InstanceCommand>,
+    commands: Arc<Mailbox<Todo>>,
     readings: mpsc::Sender<(Address, Reading<InstanceAnswer>)>,
 ) {
     let mut follower = Follower { address, settings, clock, link: None };
     let mut retry = Retry::returning();
     let mut next_attempt = Some(Instant::now());
     loop {
-        let command = tokio::select! {
-            // Cancel safe: a token, a channel and a timer; nothing is lost with the others.
+        let todo = tokio::select! {
+            // Cancel safe: a token, a mailbox and a timer; nothing is lost with the others.
             () = follower.closed() => {
                 follower.link = None;
                 debug!(instance = %follower.address, "connection closed");
-                Some(InstanceCommand::Probe)
+                commands.post(Todo::probe);
+                commands.take().await
             }
-            () = sleep_until(next_attempt) => Some(InstanceCommand::Probe),
-            command = commands.recv() => command,
+            () = sleep_until(next_attempt) => {
+                commands.post(Todo::probe);
+                commands.take().await
+            }
+            todo = commands.take() => todo,
         };
-        let Some(command) = command else { return };
         let started = Instant::now();
-        let todo = gather(command, &mut commands);
         if let Some(for_ms) = todo.hold {
             follower.hold(for_ms).await;
         }
@@ -318,9 +318,10 @@ pub async fn follow(
     }
 }
 
-/// What is to be done with one instance now.
-#[derive(Default)]
-struct Todo {
+/// What is to be done with one instance: a place for each kind of command, so none is ever left out because others wait.
+/// Another one of a kind takes the place of the one before, which says nothing that this one does not.
+#[derive(Debug, Default, PartialEq)]
+pub struct Todo {
     hold: Option<u64>,
     fence: Option<Fence>,
     shelter: Option<Shelter>,
@@ -328,31 +329,23 @@ struct Todo {
     probe: bool,
 }
 
-/// Everything that is waiting, as one of each kind: more of a kind would say nothing new.
-fn gather(first: InstanceCommand, more: &mut mpsc::Receiver<InstanceCommand>) -> Todo {
-    let mut todo = Todo::default();
-    let mut next = Some(first);
-    while let Some(command) = next {
+impl Todo {
+    /// Adds a command.
+    pub fn add(&mut self, command: InstanceCommand) {
+        // What became of it is worth knowing at once.
+        self.probe |= !matches!(command, InstanceCommand::Hold { .. });
         match command {
-            InstanceCommand::Probe => todo.probe = true,
-            InstanceCommand::Hold { for_ms } => todo.hold = Some(for_ms),
-            InstanceCommand::Promote(promote) => {
-                todo.promote = Some(promote);
-                todo.probe = true;
-            }
-            InstanceCommand::Shelter(shelter) => {
-                todo.shelter = Some(shelter);
-                todo.probe = true;
-            }
-            InstanceCommand::Fence(fence) => {
-                todo.fence = Some(fence);
-                // What became of it is worth knowing at once.
-                todo.probe = true;
-            }
+            InstanceCommand::Probe => {}
+            InstanceCommand::Hold { for_ms } => self.hold = Some(for_ms),
+            InstanceCommand::Promote(promote) => self.promote = Some(promote),
+            InstanceCommand::Shelter(shelter) => self.shelter = Some(shelter),
+            InstanceCommand::Fence(fence) => self.fence = Some(fence),
         }
-        next = more.try_recv().ok();
     }
-    todo
+
+    fn probe(&mut self) {
+        self.probe = true;
+    }
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -482,5 +475,78 @@ impl Follower {
             Ok(()) => debug!(instance = %self.address, for_ms, "writes held"),
             Err(error) => warn!(instance = %self.address, %error, "cannot hold writes"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+    use crate::core::observed::ReplId;
+
+    fn a_fence(instance: &Address) -> Fence {
+        Fence {
+            instance: instance.clone(),
+            follow: "10.0.0.1:6379".parse().unwrap(),
+            kind: StrayKind::Returned,
+            run_id: "a".to_owned(),
+            replid: ReplId("b".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_last_of_a_kind_counts_and_none_is_left_out() {
+        let instance: Address = "10.0.0.2:6379".parse().unwrap();
+        let fence = a_fence(&instance);
+        let mut todo = Todo::default();
+        todo.add(InstanceCommand::Hold { for_ms: 1 });
+        assert!(!todo.probe);
+        todo.add(InstanceCommand::Fence(fence.clone()));
+        for for_ms in 0..10_000 {
+            todo.add(InstanceCommand::Probe);
+            todo.add(InstanceCommand::Hold { for_ms });
+        }
+        let wanted = Todo { hold: Some(9_999), fence: Some(fence), probe: true, ..Todo::default() };
+        assert_eq!(todo, wanted);
+    }
+
+    /// As a stopped process does, it takes connections and answers nothing: what is asked of it meanwhile waits.
+    #[tokio::test]
+    async fn a_hold_reaches_one_that_hangs_however_much_waited_before_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let instance = Address::new("127.0.0.1", listener.local_addr().unwrap().port()).unwrap();
+        let heard = Arc::new(watch::Sender::new(String::new()));
+        let ears = heard.clone();
+        let _server = AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let ears = ears.clone();
+                tokio::spawn(async move {
+                    let mut chunk = [0; 4_096];
+                    while let Ok(read @ 1..) = stream.read(&mut chunk).await {
+                        let words = String::from_utf8_lossy(&chunk[..read]).into_owned();
+                        ears.send_modify(|all| all.push_str(&words));
+                    }
+                });
+            }
+        }));
+        let settings = LinkSettings { timeout: Duration::from_millis(50), ..Default::default() };
+        let (_keep, login) = watch::channel(settings);
+        let (readings, mut read) = mpsc::channel(1_024);
+        let todo = Arc::new(Mailbox::<Todo>::default());
+        let following = follow(instance, login, Clock::start(), todo.clone(), readings);
+        let _task = AbortOnDropHandle::new(tokio::spawn(following));
+        assert!(read.recv().await.unwrap().1.result.is_err());
+        for _ in 0..1_000 {
+            todo.post(|todo| todo.add(InstanceCommand::Probe));
+        }
+        todo.post(|todo| todo.add(InstanceCommand::Hold { for_ms: 2_000 }));
+        let mut heard = heard.subscribe();
+        let held = heard.wait_for(|words| words.contains("PAUSE") && words.contains("2000"));
+        let held = tokio::time::timeout(Duration::from_secs(10), held).await;
+        assert!(held.is_ok(), "not held");
     }
 }

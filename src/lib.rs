@@ -37,6 +37,8 @@ pub mod instance;
 #[doc(hidden)]
 pub mod lab;
 #[doc(hidden)]
+pub mod mailbox;
+#[doc(hidden)]
 pub mod meter;
 #[doc(hidden)]
 pub mod name_check;
@@ -56,6 +58,8 @@ pub mod retry;
 pub mod secret;
 #[doc(hidden)]
 pub mod sentinel;
+#[doc(hidden)]
+pub mod snapshot;
 #[doc(hidden)]
 pub mod supervisor;
 #[doc(hidden)]

@@ -11,9 +11,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::clock::Clock;
 use crate::core::action::Purpose;
 use crate::core::address::{Address, GroupName};
-use crate::core::group::{Input, Outcome, Published};
+use crate::core::group::{Outcome, Published};
 use crate::core::name_check::{self, Heard};
-use crate::core::observed::Reading;
+use crate::core::observed::{InstanceAnswer, Reading, SentinelAnswer};
 use crate::core::publication::Verdict;
 use crate::core::status::Problem;
 use crate::core::time::Mono;
@@ -193,31 +193,30 @@ impl GroupMeter {
         self.meter.loops_seen.get_or_create(&of(&self.group)).set(now.0);
     }
 
-    /// Something arrived.
-    pub fn heard(&self, input: &Input, now: Mono) {
-        let Meter { sentinel_errors, sentinels_seen, instance_errors, instances_seen, .. } =
-            &self.meter;
-        match input {
-            Input::Sentinel(sentinel, reading) => {
-                let labels = sentinel_of(&self.group, sentinel);
-                note(sentinel_errors, sentinels_seen, &labels, reading);
-            }
-            Input::SentinelGone(sentinel) => {
-                let labels = sentinel_of(&self.group, sentinel);
-                sentinel_errors.remove(&labels);
-                sentinels_seen.remove(&labels);
-            }
-            // One that is let go of may be answered for once more.
-            Input::Instance(instance, reading) if self.followed.contains(instance) => {
-                let labels = instance_of(&self.group, instance);
-                note(instance_errors, instances_seen, &labels, reading);
-            }
-            // When it arrived: a watch is asked for long before.
-            Input::Watched(_) | Input::Consistent(_) | Input::Rows(_) => {
-                self.meter.consul_seen.get_or_create(&of(&self.group)).set(now.0);
-            }
-            _ => {}
+    /// A Sentinel answered, or failed to.
+    pub fn sentinel_answered(&self, sentinel: &Address, reading: &Reading<SentinelAnswer>) {
+        let Meter { sentinel_errors, sentinels_seen, .. } = &self.meter;
+        note(sentinel_errors, sentinels_seen, &sentinel_of(&self.group, sentinel), reading);
+    }
+
+    /// A Sentinel is asked no more.
+    pub fn sentinel_gone(&self, sentinel: &Address) {
+        let labels = sentinel_of(&self.group, sentinel);
+        self.meter.sentinel_errors.remove(&labels);
+        self.meter.sentinels_seen.remove(&labels);
+    }
+
+    /// An instance answered, or failed to. One that is let go of may be answered for once more, and counts no more.
+    pub fn instance_answered(&self, instance: &Address, reading: &Reading<InstanceAnswer>) {
+        let Meter { instance_errors, instances_seen, .. } = &self.meter;
+        if self.followed.contains(instance) {
+            note(instance_errors, instances_seen, &instance_of(&self.group, instance), reading);
         }
+    }
+
+    /// Consul's answer about the group has arrived: a watch is asked for long before.
+    pub fn consul_answered(&self, now: Mono) {
+        self.meter.consul_seen.get_or_create(&of(&self.group)).set(now.0);
     }
 
     /// Exactly these instances are followed; the others are counted no more.
@@ -299,16 +298,13 @@ mod tests {
         let mut group = GroupMeter::new(meter.clone(), "redis".parse().unwrap());
         let instance: Address = "10.0.0.5:6379".parse().unwrap();
         let labels = instance_of(&group.group, &instance);
-        let failed = || {
-            let result = Err("closed".to_owned());
-            let reading = Reading { asked: Mono(1), answered: Mono(2), result };
-            Input::Instance(instance.clone(), reading)
-        };
+        let result = Err("closed".to_owned());
+        let failed = Reading { asked: Mono(1), answered: Mono(2), result };
         group.follows(&BTreeSet::from([instance.clone()]));
-        group.heard(&failed(), Mono(2));
+        group.instance_answered(&instance, &failed);
         assert!(meter.instance_errors.get(&labels).is_some());
         group.follows(&BTreeSet::new());
-        group.heard(&failed(), Mono(3));
+        group.instance_answered(&instance, &failed);
         assert!(meter.instance_errors.get(&labels).is_none());
     }
 }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -16,7 +16,7 @@ use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::address::{Address, GroupName};
 use crate::core::doctor::{NameAnswer, NameKind};
-use crate::core::group::{Input, Published};
+use crate::core::group::Published;
 use crate::core::name_check::{
     Answer, GRACE_MS, Heard, NameCheck, Verdict, compare, problem, stale,
 };
@@ -52,8 +52,8 @@ pub struct Checker {
     pub look: watch::Receiver<u64>,
     /// Where to say what is wrong.
     pub findings: watch::Sender<Findings>,
-    /// Where to say that the name was answered as published.
-    pub inputs: tokio::sync::mpsc::Sender<Input>,
+    /// Where to say that the name was answered as it was published, with which generation.
+    pub right: mpsc::Sender<u64>,
 }
 
 impl Checker {
@@ -121,8 +121,7 @@ impl Checker {
                     self.group
                 ),
             }
-            let seen = Input::SeenInDns(*generation);
-            let _ = self.inputs.send(seen).await;
+            let _ = self.right.send(*generation).await;
         }
         // A server that nobody named may not be there at all.
         let found = check.problem().filter(|problem| counts(&self.dns, problem)).cloned();

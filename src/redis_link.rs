@@ -416,6 +416,11 @@ pub fn server_error(error: &redis::ServerError) -> String {
     }
 }
 
+/// The `name:value` lines of an INFO answer.
+pub fn info_fields(info: &str) -> std::collections::BTreeMap<&str, &str> {
+    info.lines().filter_map(|line| line.split_once(':')).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;

@@ -4,7 +4,7 @@ use tracing::{info, warn};
 
 use crate::agent::Agent;
 use crate::cli::Common;
-use crate::config::{Config, ConfigError, resolve};
+use crate::config::{Config, ConfigError, resolve, resolve_again};
 use crate::exec::settings::Environment;
 use crate::exit::Failure;
 use crate::telemetry::{self, Log};
@@ -25,6 +25,14 @@ impl Settings {
     /// [`ConfigError`], with the place in the file.
     pub fn read(&self) -> Result<Config, ConfigError> {
         resolve(&self.common, &|name| self.env.get(name).map(str::to_owned))
+    }
+
+    /// The same for an agent that runs by `running`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the place in the file.
+    pub fn read_again(&self, running: &Config) -> Result<Config, ConfigError> {
+        resolve_again(&self.common, &|name| self.env.get(name).map(str::to_owned), running)
     }
 }
 

@@ -9,6 +9,14 @@ use thiserror::Error;
 /// Longest secret read from a file, in bytes. More than that is the wrong file.
 pub const SECRET_LEN_MAX: u64 = 16 * 1024;
 
+/// Variables that hold our own secrets. No program that we start has any need of them.
+pub const VARIABLES: [&str; 4] = [
+    "CONSUL_HTTP_TOKEN",
+    "CONSUL_HTTP_AUTH",
+    "CONSUL_REDIS_PASSWORD",
+    "CONSUL_REDIS_SENTINEL_PASSWORD",
+];
+
 /// Where a secret is.
 #[derive(Clone, Default)]
 pub enum SecretSource {

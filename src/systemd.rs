@@ -9,8 +9,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use crate::http::{Drawn, Groups};
+use crate::clock::ticks_every;
+use crate::http::Groups;
 use crate::meter::Meter;
+use crate::snapshot::Snapshot;
 
 /// How often it is looked whether there is something to tell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -68,7 +70,7 @@ pub async fn keep_telling(groups: watch::Receiver<Groups>, meter: Meter, stop: C
     let watchdog = sd_notify::watchdog_enabled();
     // Half of what it waits, as its manual says.
     let every = watchdog.map_or(LOOK_EVERY, |within| LOOK_EVERY.min(within / 2));
-    let mut ticks = tokio::time::interval(every);
+    let mut ticks = ticks_every(every);
     let mut told = String::new();
     let mut hangs = false;
     loop {
@@ -96,8 +98,8 @@ pub async fn keep_telling(groups: watch::Receiver<Groups>, meter: Meter, stop: C
 }
 
 /// `redis: writer 10.0.0.5:6379, generation 8`
-fn line(drawn: &Drawn) -> String {
-    let status = &drawn.status;
+fn line(snapshot: &Snapshot) -> String {
+    let status = &snapshot.status;
     let writer = status.writer.as_ref().map_or("no writer".to_owned(), |w| format!("writer {w}"));
     let problems = match status.problems.len() {
         0 => String::new(),

@@ -4,31 +4,30 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Agent;
 use crate::clock::Clock;
-use crate::config::resolver::unique;
 use crate::config::{Config, DnsConfig, GroupConfig};
-use crate::consul::client::Consul;
+use crate::consul::client::{Consul, Prepared};
 use crate::consul::presence::{Presence, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};
 use crate::consul::sentinel_rows;
 use crate::core::address::GroupName;
-use crate::core::group::{Input, Published};
+use crate::core::group::Published;
 use crate::core::projection::Layout;
 use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 use crate::dns::Names;
 use crate::exit::Failure;
-use crate::group_task::{GroupTask, INPUTS_MAX};
+use crate::group_task::{EVENTS_MAX, GroupTask, RIGHT_MAX};
 use crate::http::{Exhibits, Groups, Server, Shown, check_certificates, keep_answering};
 use crate::meter::{GroupMeter, Meter};
 use crate::name_check::{Checker, Findings};
 use crate::render::task::{FileState, Renderer};
-use crate::sentinel::pool::{Pool, Watched};
-use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand, WatchSettings};
+use crate::sentinel::pool::{Pool, PoolReport, SentinelHandles, Watched};
+use crate::sentinel::watch::WatchSettings;
 use crate::supervisor::{Part, Supervisor, TaskEnded};
 use crate::systemd;
 
@@ -48,7 +47,7 @@ pub struct Running {
     meter: Meter,
     look: watch::Receiver<u64>,
     groups: BTreeMap<GroupName, GroupPart>,
-    sentinels: broadcast::Sender<SentinelCommand>,
+    sentinels: watch::Sender<SentinelHandles>,
     watched: watch::Sender<Watched>,
     layouts: watch::Sender<Vec<Layout>>,
     registrations: watch::Sender<Vec<Registration>>,
@@ -66,7 +65,8 @@ struct GroupPart {
     task: Part,
     checker: Option<Part>,
     config: watch::Sender<GroupConfig>,
-    inputs: mpsc::Sender<Input>,
+    reports: mpsc::Sender<PoolReport>,
+    in_dns: mpsc::Sender<u64>,
     shown: Shown,
     published: watch::Receiver<Option<Published>>,
     findings: watch::Sender<Findings>,
@@ -111,13 +111,12 @@ impl Running {
     /// A [`Failure`] when the HTTP server cannot listen, or its certificates cannot be read.
     pub async fn start(agent: Agent, look: watch::Receiver<u64>) -> Result<Self, Failure> {
         let Agent { config, consul, clock, renderer } = agent;
-        let (sentinels, _) = broadcast::channel(COMMANDS_MAX);
         let watched = watched(&config, &BTreeMap::new(), clock);
         let mut running = Self {
             meter: Meter::new(clock, consul.errors()),
             look,
             groups: BTreeMap::new(),
-            sentinels,
+            sentinels: watch::Sender::default(),
             watched: watch::Sender::new(watched),
             layouts: watch::Sender::new(layouts(&config)),
             registrations: watch::Sender::new(registrations(&config)),
@@ -160,7 +159,7 @@ impl Running {
         let pool = Pool {
             watched: self.watched.subscribe(),
             consul: consul(),
-            commands: self.sentinels.clone(),
+            handles: self.sentinels.clone(),
             news,
         };
         let presence = Presence {
@@ -169,14 +168,12 @@ impl Running {
             groups: self.layouts.subscribe(),
             value: self.presence(),
         };
-        let looks = pass_on_looks(self.look.clone(), self.watched.subscribe());
         let certificates = consul().keep_certificates_fresh();
         let shown = self.shown.subscribe();
         let meter = self.meter.clone();
         let all = &mut self.supervisor;
         all.spawn("the Sentinels' pool", |stop| until(stop, pool.run()));
         all.spawn("the Sentinels' rows", |stop| until(stop, rows));
-        all.spawn("the look-now signal", |stop| until(stop, looks));
         all.spawn("the agent's presence", |stop| be_present(presence, stop));
         all.spawn("the certificates for Consul", |stop| until(stop, certificates));
         if systemd::listens() {
@@ -197,16 +194,15 @@ impl Running {
     /// # Errors
     /// A [`Failure`]: everything is as it was.
     pub async fn turn_to(&mut self, next: Config) -> Result<Changes, Failure> {
-        let (next, waiting) = next.continuing(&self.config);
-        let mut changes = Changes { done: Vec::new(), waiting };
+        let mut changes = Changes { done: Vec::new(), waiting: next.waiting.clone() };
         let renderer = Renderer::new(&next, self.consul.clone(), self.clock)?;
-        // Tries the certificates, which is all that the real one can fail for.
-        Consul::new(&next.consul)?;
+        // Certificates are read now: they may have changed by the time that the way is taken.
+        let way = Consul::prepare(&next.consul)?;
         if let Some(http) = &next.http {
             check_certificates(http)?;
         }
         let before = std::mem::replace(&mut self.config, next);
-        self.turn_consul(&before, &mut changes).await?;
+        self.turn_consul(way, &before, &mut changes).await;
         self.turn_http(&before, &mut changes).await;
         self.turn_groups(&before, &mut changes).await;
         let layouts_before = self.layouts.send_replace(layouts(&self.config));
@@ -234,18 +230,17 @@ impl Running {
     }
 
     /// This host's servers leave the Consul that they were registered on, if it is another one now.
-    async fn turn_consul(&mut self, before: &Config, changes: &mut Changes) -> Result<(), Failure> {
+    async fn turn_consul(&mut self, way: Prepared, before: &Config, changes: &mut Changes) {
         let elsewhere = before.consul != self.config.consul;
         if elsewhere && let Some(registrar) = self.registrar.take() {
             registrar.end().await;
         }
-        // Its certificates are read again in any case.
-        self.consul.turn_to(&self.config.consul)?;
+        // Its certificates were read again in any case.
+        self.consul.turn_to(way);
         if elsewhere {
             self.keep_registered();
             changes.note(format!("Consul is at {}", self.consul.address()));
         }
-        Ok(())
     }
 
     async fn turn_http(&mut self, before: &Config, changes: &mut Changes) {
@@ -284,7 +279,7 @@ impl Running {
             part.end().await;
         }
         let dns_changed = before.dns != self.config.dns;
-        for (group, mut next) in wanted {
+        for (group, next) in wanted {
             match self.groups.get_mut(&group) {
                 None => {
                     changes.note(format!("group {group} is watched"));
@@ -292,7 +287,6 @@ impl Running {
                 }
                 Some(part) => {
                     let changed = part.config.send_if_modified(|now| {
-                        next.policy.run.clone_from(&now.policy.run);
                         let changed = *now != next;
                         *now = next;
                         changed
@@ -314,11 +308,10 @@ impl Running {
         }
     }
 
-    fn start_group(&mut self, mut group: GroupConfig) {
-        // Its writes are numbered from the start, and none of them may be taken for one of an earlier loop.
-        group.policy.run = unique();
+    fn start_group(&mut self, group: GroupConfig) {
         let name = group.policy.group.clone();
-        let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
+        let (reports, heard) = mpsc::channel(EVENTS_MAX);
+        let (in_dns, right) = mpsc::channel(RIGHT_MAX);
         let (show, shown) = watch::channel(None);
         let (publish, published) = watch::channel(None);
         let (findings, found) = watch::channel(Findings::new());
@@ -327,9 +320,10 @@ impl Running {
             group: configs,
             consul: self.consul.clone(),
             clock: self.clock,
-            sentinels: self.sentinels.clone(),
-            inputs: receiver,
-            own_inputs: inputs.clone(),
+            sentinels: self.sentinels.subscribe(),
+            reports: heard,
+            in_dns: right,
+            look: self.look.clone(),
             shown: show,
             looked_at: self.looked_at.subscribe(),
             meter: self.group_meter(&name),
@@ -337,7 +331,8 @@ impl Running {
             findings: found,
         };
         let task = self.supervisor.spawn("a group's loop", |stop| task.run(stop));
-        let part = GroupPart { task, checker: None, config, inputs, shown, published, findings };
+        let checker = None;
+        let part = GroupPart { task, checker, config, reports, in_dns, shown, published, findings };
         self.groups.insert(name.clone(), part);
         self.check_name(&name);
     }
@@ -362,7 +357,7 @@ impl Running {
             published: part.published.clone(),
             look: self.look.clone(),
             findings: part.findings.clone(),
-            inputs: part.inputs.clone(),
+            right: part.in_dns.clone(),
         };
         let task = |stop| checker.run(stop);
         part.checker = Some(self.supervisor.spawn("the check of the name", task));
@@ -464,7 +459,7 @@ fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock
             auths: told.map(|group| (name(group), group.sentinel_auth.clone())).collect(),
             clock,
         },
-        groups: parts.iter().map(|(name, part)| (name.clone(), part.inputs.clone())).collect(),
+        groups: parts.iter().map(|(name, part)| (name.clone(), part.reports.clone())).collect(),
     }
 }
 
@@ -505,15 +500,4 @@ async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
         () = stop.cancelled() => {}
         () = task => {}
     }
-}
-
-/// Wakes all groups whenever `look` changes.
-async fn pass_on_looks(mut look: watch::Receiver<u64>, watched: watch::Receiver<Watched>) {
-    while look.changed().await.is_ok() {
-        let groups = watched.borrow().groups.clone();
-        for inputs in groups.values() {
-            let _ = inputs.send(Input::Look).await;
-        }
-    }
-    std::future::pending().await
 }

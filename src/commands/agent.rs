@@ -26,7 +26,7 @@ pub async fn run(config: Config, settings: Settings) -> Result<(), Failure> {
         while hangup.recv().await.is_some() {
             systemd::reloading();
             let now = configs.borrow().clone();
-            match reload::again(|| Ok(settings.read()?), &now, &log).await {
+            match reload::again(|| Ok(settings.read_again(&now)?), &now, &log).await {
                 Some(next) => drop(configs.send_replace(next)),
                 None => systemd::ready(),
             }

@@ -11,7 +11,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::terminal::{Progress, Style};
 use crate::cli::DemoArgs;
 use crate::clock::Clock;
+use crate::consul::blocking::WATCH_WAIT;
 use crate::consul::store::ReadMode;
+use crate::consul::watch::GroupWatch;
 use crate::core::address::Address;
 use crate::core::projection::Layout;
 use crate::core::record::{Level, Record};
@@ -337,18 +339,15 @@ impl Demo {
         let group = GROUP.parse().map_err(LabError::new)?;
         let (layout, clock, old) = (Layout::new("redis-ha", &group), Clock::start(), old.clone());
         Ok(async move {
-            let mut index = 0;
+            let mut watch = GroupWatch::new(client, layout, clock, WATCH_WAIT);
             loop {
-                let wait = Duration::from_secs(30);
-                let mode = ReadMode::Watch { index, wait };
-                let answer = client.group(&layout, mode, &clock).await.ok()?;
+                let answer = watch.next().await.ok()?;
                 let at = Instant::now();
-                let record = answer.value.record();
+                let record = answer.record();
                 let moved = record.filter(|r| r.writer_address().is_some_and(|w| w != &old));
                 if let Some(record) = moved {
                     return Some((at, record.clone()));
                 }
-                index = answer.index;
             }
         })
     }

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::MissedTickBehavior;
 
 use super::history::or_none;
 use super::terminal::{self, Style, age, columns};
 use crate::cli::StatusArgs;
-use crate::clock::Clock;
+use crate::clock::{Clock, ticks_every};
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
@@ -96,8 +95,7 @@ impl Looker {
     async fn watch(&self, json: bool, every: Duration) -> Result<Code, Failure> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut ticks = tokio::time::interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = ticks_every(every);
         let mut last = Code::Done;
         loop {
             let next = async {

@@ -1,320 +1,21 @@
 //! Settings, resolved: the command line over the environment over the config file over the defaults.
 
 mod discovery;
+mod error;
 pub mod file;
 pub(crate) mod resolver;
 mod source;
 pub mod template;
+mod types;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use thiserror::Error;
-
+pub use self::discovery::SentinelSources;
+pub use self::error::ConfigError;
+pub use self::types::*;
 use crate::cli::Common;
-use crate::consul::endpoint::ConsulEndpoint;
-use crate::core::address::{Address, GroupName};
-use crate::core::policy::Policy;
-use crate::core::projection::Layout;
-use crate::redis_link::LinkSettings;
-use crate::secret::SecretSource;
-pub use discovery::SentinelSources;
-use file::LogFormat;
 use resolver::Resolver;
 use source::Source;
-use template::TemplateConfig;
-
-/// The group when none is named.
-pub const DEFAULT_GROUP: &str = "redis";
-/// The KV prefix when none is given.
-pub const DEFAULT_PREFIX: &str = "redis-ha";
-/// Consul's domain, when nothing is said.
-pub const DEFAULT_DNS_DOMAIN: &str = "consul";
-/// Where a Consul agent answers DNS, unless it was told otherwise.
-pub const CONSUL_DNS_PORT: u16 = 8600;
-/// How often Consul checks what node mode registers, when nothing is said.
-pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Everything that was asked for, checked.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// The name this agent shows.
-    pub agent: String,
-    /// It was given, and not made up.
-    pub agent_named: bool,
-    /// Unique to this run.
-    pub run: String,
-    /// Where Consul is.
-    pub consul: ConsulEndpoint,
-    /// KV prefix.
-    pub prefix: String,
-    /// Log level or filter.
-    pub log: String,
-    /// Form of the log.
-    pub log_format: LogFormat,
-    /// What the agent answers by HTTP, when it does.
-    pub http: Option<HttpConfig>,
-    /// Whether DNS answers what was published, when it is to be asked.
-    pub dns: Option<DnsConfig>,
-    /// This host's primaries are moved away before the agent stops, where that was said.
-    pub handover: Option<bool>,
-    /// Where Sentinels are.
-    pub sources: SentinelSources,
-    /// DNS server for their names.
-    pub resolver: Option<std::net::SocketAddr>,
-    /// How to log in to them.
-    pub sentinel_login: LinkSettings,
-    /// The groups.
-    pub groups: Vec<GroupConfig>,
-    /// The groups were named, by flag or file, and are not just the default.
-    pub groups_named: bool,
-    /// How to log in to instances of a group that is not configured.
-    pub instance_login: LinkSettings,
-    /// Node mode: this host's instances.
-    pub redis: Vec<LocalRedis>,
-    /// Node mode: this host's Sentinels.
-    pub sentinels: Vec<LocalSentinel>,
-    /// The files that are rendered from the groups' state.
-    pub templates: Vec<TemplateConfig>,
-}
-
-impl Config {
-    /// The same for an agent that runs already, and the keys whose new values have to wait until it is started again.
-    #[must_use]
-    pub fn continuing(mut self, running: &Self) -> (Self, Vec<&'static str>) {
-        let waiting = [
-            ("[agent] id", self.agent_named && self.agent != running.agent),
-            ("[consul] prefix", self.prefix != running.prefix),
-            ("[log] format", self.log_format != running.log_format),
-        ];
-        self.agent.clone_from(&running.agent);
-        self.run.clone_from(&running.run);
-        self.prefix.clone_from(&running.prefix);
-        self.log_format = running.log_format;
-        for group in &mut self.groups {
-            group.policy.agent.clone_from(&running.agent);
-            group.layout = Layout::new(&running.prefix, &group.policy.group);
-        }
-        (self, waiting.into_iter().filter(|(_, waits)| *waits).map(|(key, _)| key).collect())
-    }
-
-    /// The same, with one more Redis of this host: the only group's.
-    ///
-    /// # Errors
-    /// When there are several groups.
-    pub fn with_redis(
-        mut self,
-        address: Address,
-        forgotten_after: Duration,
-    ) -> Result<Self, ConfigError> {
-        let [group] = &mut self.groups[..] else {
-            return Err(ConfigError::Usage(
-                "there are several groups: say which one this Redis belongs to, with --group"
-                    .to_owned(),
-            ));
-        };
-        group.policy.local.insert(address.clone());
-        self.redis.push(LocalRedis {
-            address,
-            group: group.policy.group.clone(),
-            service: group.policy.service.server(),
-            check_interval: DEFAULT_CHECK_INTERVAL,
-            forgotten_after: Some(forgotten_after),
-        });
-        Ok(self)
-    }
-
-    /// The same, with one more Sentinel of this host.
-    #[must_use]
-    pub fn with_sentinel(mut self, address: Address, forgotten_after: Duration) -> Self {
-        self.sources.listed.push(address.clone());
-        self.sentinels.push(LocalSentinel {
-            address,
-            check_interval: DEFAULT_CHECK_INTERVAL,
-            forgotten_after: Some(forgotten_after),
-        });
-        self
-    }
-}
-
-/// One group.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GroupConfig {
-    /// What is wanted of it.
-    pub policy: Policy,
-    /// Where it is in Consul.
-    pub layout: Layout,
-    /// How to log in to its instances.
-    pub login: LinkSettings,
-    /// How a Sentinel that is told about the group is to log in to them.
-    pub sentinel_auth: SentinelAuth,
-}
-
-/// Where the agent answers by HTTP.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HttpConfig {
-    /// The address.
-    pub listen: std::net::SocketAddr,
-    /// The token that whoever wants to see the groups must have.
-    pub token: SecretSource,
-    /// TLS, when it is spoken.
-    pub tls: Option<HttpTls>,
-}
-
-/// TLS towards those who ask by HTTP: PEM files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpTls {
-    /// Our certificate.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// The authority whose certificates open what the token opens.
-    pub client_ca: Option<PathBuf>,
-}
-
-/// Whom to ask whether DNS answers what was published.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DnsConfig {
-    /// Consul agents or servers, or what passes questions on to them.
-    pub servers: Vec<Address>,
-    /// They were named; else it is the Consul that is written to, whose DNS may be elsewhere or nowhere.
-    pub named: bool,
-    /// Consul's domain.
-    pub domain: String,
-    /// What stands between `service` and the domain: the namespace and partition.
-    pub tenancy: String,
-}
-
-impl DnsConfig {
-    /// The name that clients look up for a service.
-    pub fn name(&self, service: &str) -> String {
-        format!("{service}.service.{}{}", self.tenancy, self.domain)
-    }
-}
-
-/// A login that is passed on to Sentinels.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SentinelAuth {
-    /// ACL user.
-    pub username: Option<String>,
-    /// Its password.
-    pub password: SecretSource,
-}
-
-/// A Redis of this host.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LocalRedis {
-    /// Where others reach it.
-    pub address: Address,
-    /// Its group.
-    pub group: GroupName,
-    /// The service it is registered as.
-    pub service: String,
-    /// How often Consul checks it.
-    pub check_interval: Duration,
-    /// Consul forgets it after this long without an answer: for one whose address will not come back.
-    pub forgotten_after: Option<Duration>,
-}
-
-/// A Sentinel of this host.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LocalSentinel {
-    /// Where others reach it.
-    pub address: Address,
-    /// How often Consul checks it.
-    pub check_interval: Duration,
-    /// Consul forgets it after this long without an answer: for one whose address will not come back.
-    pub forgotten_after: Option<Duration>,
-}
-
-/// Settings that cannot be used.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The file is not what it should be: TOML's own words, with line, column and the line itself.
-    #[error("{}: {what}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-    /// The file contradicts itself.
-    #[error("{}:{line}: {what}", path.display())]
-    Contradiction {
-        /// The file.
-        path: PathBuf,
-        /// The line.
-        line: usize,
-        /// What is wrong.
-        what: String,
-    },
-    /// The command line or the environment is wrong.
-    #[error("{0}")]
-    Usage(String),
-}
-
-impl ConfigError {
-    /// What to do about it, where there is more to say.
-    pub fn hint(&self) -> Option<&'static str> {
-        let text = self.to_string();
-        let has = |needle: &str| text.contains(needle);
-        let hints = [
-            (
-                "unknown field `password",
-                "secrets do not go into the config: write password_file or token_file, or set the environment variable",
-            ),
-            (
-                "unknown field `token",
-                "secrets do not go into the config: write password_file or token_file, or set the environment variable",
-            ),
-            (
-                "unknown field",
-                "docs/config.md has every key, docs/consul-redis.toml an example of each",
-            ),
-            (
-                "no Sentinels",
-                "for example: consul-redis agent --sentinels 10.0.0.1:26379,10.0.0.2:26379,10.0.0.3:26379",
-            ),
-            ("invalid socket address", "write ip:port, or [v6]:port"),
-            (
-                "open to others",
-                "give [http] token_file or client_ca (--listen-token-file, --listen-client-ca), or listen on 127.0.0.1",
-            ),
-            ("publish as", "give one of them another service: --group NAME=SERVICE"),
-            (
-                "can be called",
-                "have Sentinel know it by another name: SENTINEL REMOVE, SENTINEL MONITOR",
-            ),
-            ("which is not set", "set the variable, or write password_file"),
-            ("exclude each other", "keep the one that holds the password"),
-            ("only of use together", "give both, or neither"),
-            ("but certificates are given", "write tls = true, or take the certificates away"),
-            ("is there twice", "one [[group]] for each name that Sentinel knows"),
-            ("is rendered twice", "give one of the two another destination"),
-            ("must say its group", "write group = \"NAME\" below it"),
-            (
-                "which one this Redis belongs to",
-                "for example: consul-redis exec --group redis -- redis-server",
-            ),
-            ("nothing to render", "docs/consumers.md shows one; name the file with --config"),
-        ];
-        if let Some((_, hint)) = hints.into_iter().find(|(needle, _)| has(needle)) {
-            return Some(hint);
-        }
-        if matches!(self, Self::Unreadable { .. }) {
-            return Some("--config or CONSUL_REDIS_CONFIG names a file that this user can read");
-        }
-        None
-    }
-}
 
 /// Looks up one environment variable; an empty one counts as not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -324,14 +25,29 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// # Errors
 /// [`ConfigError`], before anything was started.
 pub fn resolve(common: &Common, env: Env<'_>) -> Result<Config, ConfigError> {
+    resolve_for(common, env, None)
+}
+
+/// Resolves all settings again, for an agent that runs by `running`: who it is, and where its groups are in Consul, stays.
+///
+/// # Errors
+/// [`ConfigError`]: what runs goes on as it is.
+pub fn resolve_again(
+    common: &Common,
+    env: Env<'_>,
+    running: &Config,
+) -> Result<Config, ConfigError> {
+    resolve_for(common, env, Some(running))
+}
+
+fn resolve_for(
+    common: &Common,
+    env: Env<'_>,
+    running: Option<&Config>,
+) -> Result<Config, ConfigError> {
     let source = match &common.config {
         Some(path) => Source::read(path)?,
         None => Source { path: PathBuf::from("(no config file)"), text: String::new() },
     };
-    Resolver { common, env, file: source.parse()?, source }.config()
-}
-
-/// Sentinels log in as we do, where nothing else is said.
-pub fn auth_of(login: &LinkSettings) -> SentinelAuth {
-    SentinelAuth { username: login.username.clone(), password: login.password.clone() }
+    Resolver { common, env, file: source.parse()?, source, running }.config()
 }

@@ -1,10 +1,17 @@
 //! Consul over HTTP. Hand-written: no crate has `/v1/txn` or a sound blocking query.
 
+pub mod blocking;
 pub mod client;
+mod connection;
 pub mod endpoint;
+pub mod error;
 pub mod presence;
+#[cfg(test)]
+mod proxy;
+mod recovery;
 pub mod registrar;
 pub mod sentinel_rows;
+mod services;
 pub mod store;
 pub mod txn;
 pub mod watch;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ use crate::retry::Retry;
 const SESSION_TTL: &str = "10s";
 /// Between two renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(4);
+/// Groups that are shown at a time.
+const SHOWN_AT_ONCE: usize = 16;
 /// Deadline for taking the keys away on a clean stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(700);
 
@@ -95,14 +98,21 @@ impl Presence {
                 what: error.to_string(),
             })?;
         let groups = self.groups.borrow_and_update().clone();
-        for layout in &groups {
-            if let Err(error) = self.show(layout, &id).await {
-                // The session of this agent's former life may hold a key, until it ends.
-                leave(&self.consul, &id).await;
-                return Err(error);
-            }
+        if let Err(error) = self.show_all(&groups, &id).await {
+            // The session of this agent's former life may hold a key, until it ends.
+            leave(&self.consul, &id).await;
+            return Err(error);
         }
         Ok((id, groups))
+    }
+
+    /// Several at a time: a session that is not renewed yet must outlive the first of them.
+    async fn show_all(&self, groups: &[Layout], session: &str) -> Result<(), ConsulError> {
+        for some in groups.chunks(SHOWN_AT_ONCE) {
+            let shown = some.iter().map(|layout| self.show(layout, session));
+            try_join_all(shown).await?;
+        }
+        Ok(())
     }
 
     async fn show(&self, layout: &Layout, session: &str) -> Result<(), ConsulError> {
@@ -143,7 +153,7 @@ impl Presence {
             }
             next = Instant::now() + RENEW_EVERY;
             match self.consul.call(Method::PUT, &path, &[], None, CALL_TIMEOUT).await {
-                Ok(answer) if answer.status == StatusCode::NOT_FOUND => return Kept::Lost,
+                Ok(answer) if is_lost(answer.status) => return Kept::Lost,
                 // Consul away: the session may still be there when it is back.
                 Ok(_) | Err(_) => {}
             }
@@ -156,9 +166,8 @@ impl Presence {
         shown: &[Layout],
         session: &str,
     ) -> Result<(), ConsulError> {
-        for layout in wanted.iter().filter(|layout| !shown.contains(layout)) {
-            self.show(layout, session).await?;
-        }
+        let new = wanted.iter().filter(|layout| !shown.contains(layout));
+        self.show_all(&new.cloned().collect::<Vec<_>>(), session).await?;
         for layout in shown.iter().filter(|layout| !wanted.contains(layout)) {
             let path = format!("/v1/kv/{}", layout.agent(&self.agent));
             let answer = self.consul.call(Method::DELETE, &path, &[], None, CALL_TIMEOUT).await?;
@@ -168,7 +177,41 @@ impl Presence {
     }
 }
 
+/// The session has ended, or the token may not keep it any more: which the next one says.
+fn is_lost(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
 async fn leave(consul: &Consul, session: &str) {
     let path = format!("/v1/session/destroy/{session}");
     let _ = consul.call(Method::PUT, &path, &[], None, LEAVE_TIMEOUT).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consul::proxy::Proxy;
+
+    /// One after the other they would take longer than the session lives without being renewed.
+    #[tokio::test]
+    async fn many_groups_are_shown_while_the_session_lives() {
+        let slow = Proxy::late(Duration::from_millis(200), |_, head| {
+            let body = if head.contains("/session/create") { r#"{"ID":"s"}"# } else { "true" };
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        })
+        .await;
+        let layout = |n: usize| Layout::new("redis-ha", &format!("group-{n}").parse().unwrap());
+        let groups: Vec<Layout> = (0..64).map(layout).collect();
+        let mut presence = Presence {
+            consul: slow.consul.clone(),
+            agent: "a".to_owned(),
+            groups: watch::Sender::new(groups.clone()).subscribe(),
+            value: json!({}),
+        };
+        let began = Instant::now();
+        let (session, shown) = presence.open().await.unwrap();
+        assert_eq!((session.as_str(), shown), ("s", groups));
+        assert_eq!(slow.requests(), 65);
+        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    }
 }

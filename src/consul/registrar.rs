@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::client::{CALL_TIMEOUT, Consul, ConsulError};
+use crate::clock::ticks_every;
 use crate::core::address::{Address, GroupName};
 use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 
@@ -99,8 +100,8 @@ pub async fn keep_registered(
     stop: CancellationToken,
 ) {
     let mut done: BTreeMap<String, Registration> = BTreeMap::new();
-    let mut failed = false;
-    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut said: Option<String> = None;
+    let mut look = ticks_every(LOOK_EVERY);
     loop {
         // Cancel safe: a token, a timer, and a watch that keeps its value.
         tokio::select! {
@@ -117,15 +118,12 @@ pub async fn keep_registered(
                 .map(|registration| registration.tagged(&monitored))
                 .collect()
         };
-        let result = register_all(&consul, &all, &mut done).await;
-        match (result, failed) {
-            (Err(error), false) => {
-                warn!("cannot register on the local Consul agent, trying again: {error}");
-                failed = true;
-            }
-            (Ok(()), _) => failed = false,
-            (Err(_), true) => {}
+        let failures = register_all(&consul, &all, &mut done).await;
+        let failed = (!failures.is_empty()).then(|| failures.join("; "));
+        if let Some(what) = failed.as_ref().filter(|what| said.as_ref() != Some(what)) {
+            warn!("cannot register on the local Consul agent, trying again: {what}");
         }
+        said = failed;
     }
     let leaving = done.values().map(|registration| leave(&consul, registration));
     let all = futures_util::future::join_all(leaving);
@@ -143,33 +141,58 @@ async fn leave(consul: &Consul, registration: &Registration) -> Result<(), Consu
     deregister(consul, &registration.id).await
 }
 
+/// Brings every registration about that can be; what cannot, and why.
 async fn register_all(
     consul: &Consul,
     wanted: &[Registration],
     done: &mut BTreeMap<String, Registration>,
-) -> Result<(), ConsulError> {
+) -> Vec<String> {
+    let mut failures = Vec::new();
     let gone: Vec<String> =
         done.keys().filter(|id| wanted.iter().all(|w| &w.id != *id)).cloned().collect();
     for id in gone {
-        deregister(consul, &id).await?;
-        done.remove(&id);
+        match deregister(consul, &id).await {
+            Ok(()) => drop(done.remove(&id)),
+            Err(error) => {
+                failures.push(format!("{id} stays: {error}"));
+                if is_silent(&error) {
+                    return failures;
+                }
+            }
+        }
     }
     for registration in wanted {
-        // What is asked back says nothing of how it is checked.
-        let checked_so = done.get(&registration.id).is_none_or(|known| known == registration);
-        if checked_so && is_registered(consul, registration).await? {
-            done.insert(registration.id.clone(), registration.clone());
-            continue;
+        if let Err(error) = register(consul, registration, done).await {
+            failures.push(format!("{}: {error}", registration.id));
+            if is_silent(&error) {
+                return failures;
+            }
         }
-        // Without replace-existing-checks a running check keeps its status.
-        consul.put("/v1/agent/service/register", &[], Some(&registration.body())).await?;
-        let again = done.insert(registration.id.clone(), registration.clone()).is_some();
-        let how = if again { "registered again" } else { "registered" };
-        info!(
-            "{how} {} as {} on the local Consul agent",
-            registration.address, registration.service
-        );
     }
+    failures
+}
+
+/// It would keep us waiting for each of the others.
+fn is_silent(error: &ConsulError) -> bool {
+    matches!(error, ConsulError::Unreachable { .. })
+}
+
+async fn register(
+    consul: &Consul,
+    registration: &Registration,
+    done: &mut BTreeMap<String, Registration>,
+) -> Result<(), ConsulError> {
+    // What is asked back says nothing of how it is checked.
+    let checked_so = done.get(&registration.id).is_none_or(|known| known == registration);
+    if checked_so && is_registered(consul, registration).await? {
+        done.insert(registration.id.clone(), registration.clone());
+        return Ok(());
+    }
+    // Without replace-existing-checks a running check keeps its status.
+    consul.put("/v1/agent/service/register", &[], Some(&registration.body())).await?;
+    let again = done.insert(registration.id.clone(), registration.clone()).is_some();
+    let how = if again { "registered again" } else { "registered" };
+    info!("{how} {} as {} on the local Consul agent", registration.address, registration.service);
     Ok(())
 }
 

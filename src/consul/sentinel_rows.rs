@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
-use super::client::{Consul, ConsulError, Indexed, WATCH_WAIT};
+use super::client::{Consul, ConsulError};
 use super::registrar::Monitored;
-use crate::clock::Clock;
+use super::services::HealthEntry;
+use crate::clock::{Clock, ticks_every};
 use crate::core::address::{Address, GroupName};
 use crate::core::group::Outcome;
 use crate::core::observed::SentinelGroup;
@@ -28,69 +28,11 @@ pub enum SentinelNews {
     Peers(Address, GroupName, Box<SentinelGroup>),
 }
 
-#[derive(Debug, Deserialize)]
-struct HealthEntry {
-    #[serde(rename = "Node")]
-    node: HealthNode,
-    #[serde(rename = "Service")]
-    service: HealthService,
-}
-
-#[derive(Debug, Deserialize)]
-struct HealthNode {
-    #[serde(rename = "Node")]
-    node: String,
-    #[serde(rename = "Address")]
-    address: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct HealthService {
-    #[serde(rename = "Address")]
-    address: String,
-    #[serde(rename = "Port")]
-    port: u16,
-}
-
-impl HealthEntry {
-    fn address(&self) -> Option<Address> {
-        let own = &self.service.address;
-        let host = if own.is_empty() { &self.node.address } else { own };
-        Address::new(host, self.service.port).ok()
-    }
-}
-
 impl Consul {
-    /// Every address registered under a service, healthy or not.
-    ///
-    /// # Errors
-    /// Any [`ConsulError`].
-    pub async fn service_addresses(&self, service: &str) -> Result<Vec<Address>, ConsulError> {
-        let entries: Vec<HealthEntry> =
-            self.get(&format!("/v1/health/service/{service}"), &[]).await?.value;
-        Ok(entries.iter().filter_map(HealthEntry::address).collect())
-    }
-
-    /// The same once it has changed since the index `after`.
-    ///
-    /// # Errors
-    /// Any [`ConsulError`].
-    pub async fn watch_service_addresses(
-        &self,
-        service: &str,
-        after: u64,
-    ) -> Result<Indexed<Vec<Address>>, ConsulError> {
-        let path = format!("/v1/health/service/{service}");
-        let answer = self.watch(&path, &[], after, WATCH_WAIT).await?;
-        let Indexed { index, value } = answer.decode::<Vec<HealthEntry>>(&format!("GET {path}"))?;
-        Ok(Indexed { index, value: value.iter().filter_map(HealthEntry::address).collect() })
-    }
-
     /// The Sentinels that Consul agents have registered themselves, on other nodes than ours.
     async fn registered_elsewhere(&self, ours: &str) -> Result<BTreeSet<Address>, ConsulError> {
-        let entries: Vec<HealthEntry> =
-            self.get(&format!("/v1/health/service/{SERVICE}"), &[]).await?.value;
-        let elsewhere = entries.iter().filter(|entry| entry.node.node != ours);
+        let entries = self.instances(SERVICE).await?;
+        let elsewhere = entries.iter().filter(|entry| entry.node() != ours);
         Ok(elsewhere.filter_map(HealthEntry::address).collect())
     }
 }
@@ -104,7 +46,7 @@ pub async fn publish(
     monitored: watch::Sender<Monitored>,
 ) {
     let mut directory = Directory::default();
-    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut look = ticks_every(LOOK_EVERY);
     let mut said: Option<String> = None;
     loop {
         // Cancel safe: a channel and a timer.

@@ -1,14 +1,13 @@
 //! A group's keys and rows in Consul, read and written as the core sees them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
-use super::client::{CALL_TIMEOUT, Consul, ConsulError, Indexed};
+use super::client::{Answer, CALL_TIMEOUT, Consul, ConsulError, Indexed};
 use super::txn;
 use crate::clock::Clock;
 use crate::core::address::GroupName;
@@ -18,18 +17,11 @@ use crate::core::projection::{
     CheckRow, CheckStatus, Layout, NodeRow, Op, Rows, ServiceRow, is_ours,
 };
 
-/// How a group's keys are read.
+/// How a group's keys are read once. Every change of them is read by [`GroupWatch`](super::watch::GroupWatch).
 #[derive(Debug, Clone, Copy)]
 pub enum ReadMode {
     /// The leader confirms with its peers that it still is the leader.
     Consistent,
-    /// Wait until something changed after this index, or for this long.
-    Watch {
-        /// The index of the last answer; 0 answers at once.
-        index: u64,
-        /// How long to wait.
-        wait: Duration,
-    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,25 +47,10 @@ impl Consul {
         mode: ReadMode,
         clock: &Clock,
     ) -> Result<Indexed<StoreAnswer>, ConsulError> {
-        let asked = clock.now().mono;
-        let path = format!("/v1/kv/{}", layout.root());
-        let answer = match mode {
-            ReadMode::Consistent => {
-                let query = [("recurse", ""), ("consistent", "")];
-                self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?
-            }
-            ReadMode::Watch { index, wait } => {
-                self.watch(&path, &[("recurse", "")], index, wait).await?
-            }
-        };
-        if answer.status == StatusCode::NOT_FOUND {
-            return Ok(Indexed {
-                index: answer.index,
-                value: StoreAnswer::from_keys(layout, asked, []),
-            });
-        }
-        let Indexed { index, value } = answer.decode::<Vec<KvEntry>>(&format!("GET {path}"))?;
-        Ok(Indexed { index, value: StoreAnswer::from_keys(layout, asked, keys(value)) })
+        let ReadMode::Consistent = mode;
+        let (path, query) = (keys_path(layout), [("recurse", ""), ("consistent", "")]);
+        let answer = self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?;
+        Ok(Indexed { index: answer.index, value: in_answer(layout, clock, answer)? })
     }
 
     /// Sends one transaction; `fence` is the key whose new ModifyIndex is wanted. Never fails: what
@@ -126,6 +103,25 @@ impl Consul {
         let name = |key: &String| key.strip_prefix(&head)?.strip_suffix('/')?.parse().ok();
         Ok(keys.iter().filter_map(name).collect())
     }
+}
+
+/// Where all keys of a group are.
+pub(super) fn keys_path(layout: &Layout) -> String {
+    format!("/v1/kv/{}", layout.root())
+}
+
+/// The group's keys in Consul's answer.
+pub(super) fn in_answer(
+    layout: &Layout,
+    clock: &Clock,
+    answer: Answer,
+) -> Result<StoreAnswer, ConsulError> {
+    let asked = clock.mono(answer.asked);
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(StoreAnswer::from_keys(layout, asked, []));
+    }
+    let entries: Vec<KvEntry> = answer.decode(&format!("GET {}", keys_path(layout)))?.value;
+    Ok(StoreAnswer::from_keys(layout, asked, keys(entries)))
 }
 
 /// What Consul sent, with values in plain bytes.

@@ -1,34 +1,36 @@
-//! Blocking queries on one group's keys (`docs/facts/consul.md` 4).
+//! What is watched in Consul for as long as an agent runs: a group's keys, and the instances registered for it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::client::{Consul, ConsulError, WATCH_WAIT};
-use super::store::ReadMode;
+use super::blocking::{BlockingQuery, WATCH_WAIT};
+use super::client::{Consul, ConsulError};
+use super::services;
+use super::store::{ReadMode, in_answer, keys_path};
 use crate::clock::Clock;
-use crate::core::group::Input;
+use crate::core::address::Address;
 use crate::core::observed::StoreAnswer;
 use crate::core::projection::Layout;
-use crate::retry::Retry;
+
+/// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
+const REGISTERED_PAUSE: Duration = Duration::from_millis(200);
 
 /// One group's keys, asked for again and again.
 #[derive(Debug)]
 pub struct GroupWatch {
-    consul: Consul,
+    query: BlockingQuery,
     layout: Layout,
     clock: Clock,
-    wait: Duration,
-    index: u64,
-    retry: Retry,
-    failed: bool,
 }
 
 impl GroupWatch {
     /// Answers as soon as something changes, and after `wait` in any case.
     pub fn new(consul: Consul, layout: Layout, clock: Clock, wait: Duration) -> Self {
-        Self { consul, layout, clock, wait, index: 0, retry: Retry::consul(), failed: false }
+        let query = BlockingQuery::new(consul, keys_path(&layout), vec![("recurse", "")], wait);
+        Self { query, layout, clock }
     }
 
     /// The next answer; the first one at once. After an error it pauses before it asks again. Cancel safe.
@@ -36,25 +38,8 @@ impl GroupWatch {
     /// # Errors
     /// Any [`ConsulError`]. What was read before stays what is known.
     pub async fn next(&mut self) -> Result<StoreAnswer, ConsulError> {
-        if self.failed {
-            tokio::time::sleep(self.retry.next_delay()).await;
-        }
-        let mode = ReadMode::Watch { index: self.index, wait: self.wait };
-        match self.consul.group(&self.layout, mode, &self.clock).await {
-            Ok(answer) => {
-                self.retry.reset();
-                self.failed = false;
-                // An index that went back (a restored or wiped Consul) starts again, and 0 would
-                // not block at all.
-                self.index = if answer.index < self.index { 0 } else { answer.index.max(1) };
-                Ok(answer.value)
-            }
-            Err(error) => {
-                self.failed = true;
-                self.index = 0;
-                Err(error)
-            }
-        }
+        let Self { query, layout, clock } = self;
+        query.next(|answer| in_answer(layout, clock, answer)).await
     }
 }
 
@@ -86,40 +71,56 @@ fn is_older(answer: &StoreAnswer, known: Option<u64>) -> bool {
     }
 }
 
-/// Hands every change of the group's keys to `inputs`, until nobody takes them any more.
+/// Hands every answer about the group's keys to `answers`, and every failure to get one, until nobody takes them any
+/// more.
 ///
 /// Consul away changes nothing: the last answer stays what is known, and this says so once.
 pub async fn watch_group(
     consul: Consul,
     layout: Layout,
     clock: Clock,
-    inputs: mpsc::Sender<Input>,
+    answers: mpsc::Sender<Result<StoreAnswer, ConsulError>>,
 ) {
     let mut watch = GroupWatch::new(consul.clone(), layout.clone(), clock, WATCH_WAIT);
     let mut away = false;
-    while !inputs.is_closed() {
-        match watch.next().await {
-            Ok(answer) => {
-                if away {
-                    info!("{}: Consul at {} answers again", layout.group, consul.address());
-                    away = false;
-                }
-                if inputs.send(Input::Watched(answer)).await.is_err() {
+    while !answers.is_closed() {
+        let answer = watch.next().await;
+        match &answer {
+            Ok(_) if away => {
+                info!("{}: Consul at {} answers again", layout.group, consul.address());
+                away = false;
+            }
+            Err(error) if !away => {
+                let group = &layout.group;
+                warn!("{group}: {error}; trying again, and what is published stays as it is");
+                away = true;
+            }
+            Ok(_) | Err(_) => {}
+        }
+        if answers.send(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Hands the addresses registered under a service to `found` whenever they may have changed, until nobody takes them any
+/// more. Consul away is unknown, not gone: those that were registered stay.
+pub async fn watch_registered(
+    consul: Consul,
+    service: String,
+    found: mpsc::Sender<BTreeSet<Address>>,
+) {
+    let query = BlockingQuery::new(consul, services::path(&service), Vec::new(), WATCH_WAIT);
+    let mut query = query.paced(REGISTERED_PAUSE);
+    let call = query.call();
+    while !found.is_closed() {
+        match query.next(|answer| services::addresses(answer, &call)).await {
+            Ok(registered) => {
+                if found.send(registered).await.is_err() {
                     return;
                 }
             }
-            Err(error) => {
-                if !away {
-                    warn!(
-                        "{}: {error}; trying again, and what is published stays as it is",
-                        layout.group
-                    );
-                    away = true;
-                }
-                if inputs.send(Input::ConsulSilent).await.is_err() {
-                    return;
-                }
-            }
+            Err(error) => debug!("{service}: {error}"),
         }
     }
 }

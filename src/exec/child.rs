@@ -1,5 +1,6 @@
 //! The server as our child: started, signalled, reaped, and its end passed on.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
@@ -69,11 +70,15 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts it in `dir`.
+    /// Starts it in `dir`, without those variables of the environment that are `withheld`.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(command: &[String], dir: &Path) -> Result<Self, Failure> {
+    pub fn start(
+        command: &[String],
+        dir: &Path,
+        withheld: &BTreeSet<String>,
+    ) -> Result<Self, Failure> {
         let [program, args @ ..] = command else {
             return Err(Failure::new(Code::Config, "no command"));
         };
@@ -84,6 +89,9 @@ impl Child {
         let mut command = std::process::Command::new(program);
         // A group of its own: Ctrl-C in our terminal is for us, and we pass it on when it is time.
         command.args(args).current_dir(dir).process_group(0);
+        for name in withheld {
+            command.env_remove(name);
+        }
         let child = command.spawn().map_err(|error| {
             Failure::new(Code::Config, format!("cannot start {program}: {error}"))
                 .hint("is it installed, and on PATH?")

@@ -8,9 +8,15 @@ use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use tracing::{debug, info};
 
+use super::{Exec, NOTE_TIMEOUT};
+use crate::config::GroupConfig;
+use crate::consul::client::Consul;
 use crate::core::address::GroupName;
+use crate::core::group::Outcome;
 use crate::core::observed::{Continued, InstanceAnswer, ReplId, Role};
+use crate::core::projection::Op;
 use crate::core::record::Record;
 use crate::core::writer::histories;
 
@@ -71,14 +77,105 @@ impl Membership {
         let mut file = tempfile::NamedTempFile::new_in(data)?;
         serde_json::to_writer(&mut file, self)?;
         file.flush()?;
+        // On disk before it takes the old one's place: after a power cut an empty note would make the data a stranger's.
+        file.as_file().sync_all()?;
         file.persist(data.join(FILE))?;
-        Ok(())
+        std::fs::File::open(data)?.sync_all()
     }
 
     /// The data is the group's own: one of its writers has written that history.
     pub fn is_of(&self, record: &Record) -> bool {
         self.group == record.group && record.lineage.contains(&self.replid)
     }
+}
+
+/// What is noted of the data: on the volume, and in Consul, while the agents cannot tell by itself that it is the group's.
+pub(super) struct Note {
+    /// What was on the volume before the server was started.
+    before: Option<Membership>,
+    /// What is there now.
+    now: Option<Membership>,
+    /// The history that was begun anew, as the last look found it.
+    anew: Option<ReplId>,
+    /// The history that is explained in Consul.
+    explained: Option<ReplId>,
+}
+
+impl Note {
+    /// What is there before the server is started.
+    pub fn begin(exec: &Exec) -> Self {
+        let before = Membership::read(&exec.data_dir());
+        let explained = before.as_ref().and_then(|before| before.explained.clone());
+        Self { before, now: None, anew: None, explained }
+    }
+
+    /// Notes what has changed.
+    pub async fn renew(&mut self, exec: &Exec) {
+        let Some((group, answer)) = exec.look().await else { return };
+        if let Some(now) = Membership::of(&group.policy.group, &answer) {
+            let settled = match &self.explained {
+                Some(history) => put(exec, group, vec![forget(group, history)]).await,
+                None => true,
+            };
+            if settled {
+                self.explained = None;
+            }
+            let now = Membership { explained: self.explained.clone(), ..now };
+            if self.now.as_ref() != Some(&now) && write(exec, &now) {
+                self.now = Some(now);
+            }
+            return;
+        }
+        let began = answer.replid.clone();
+        let Some(before) = self.before.as_mut().filter(|_| self.explained.as_ref() != Some(&began))
+        else {
+            return;
+        };
+        let Some(of) = before.continued(&group.policy.group, &answer) else { return };
+        // One that is about to find its place has found it by the next look.
+        if self.anew.replace(began.clone()).as_ref() != Some(&began) {
+            return;
+        }
+        // First on the volume: what is in Consul is taken away by the next run, if not by this one.
+        before.explained = Some(began.clone());
+        if !write(exec, before) {
+            return;
+        }
+        let key = group.layout.continued(&began);
+        let value = serde_json::to_string(&of).unwrap_or_default();
+        let last = self.explained.as_ref().map(|last| forget(group, last));
+        let ops = last.into_iter().chain([Op::KeySet { key, value }]).collect();
+        if put(exec, group, ops).await {
+            info!(
+                "told the agents that its data is the group's: it goes on from history {}",
+                of.of.0
+            );
+            self.explained = Some(began);
+        }
+    }
+}
+
+fn write(exec: &Exec, note: &Membership) -> bool {
+    let written = note.write(&exec.data_dir());
+    if let Err(error) = &written {
+        debug!("cannot note what the data belongs to: {error}");
+    }
+    written.is_ok()
+}
+
+fn forget(group: &GroupConfig, history: &ReplId) -> Op {
+    Op::KeyDeleteTree { prefix: group.layout.continued(history) }
+}
+
+async fn put(exec: &Exec, group: &GroupConfig, ops: Vec<Op>) -> bool {
+    let Ok(consul) = Consul::new(&exec.config.consul) else { return false };
+    let fence = group.layout.state();
+    let outcome = tokio::time::timeout(NOTE_TIMEOUT, consul.txn(&ops, &fence)).await;
+    let done = matches!(outcome, Ok(Outcome::Committed { .. }));
+    if !done {
+        debug!("cannot tell the agents what the data belongs to: {outcome:?}");
+    }
+    done
 }
 
 #[cfg(test)]

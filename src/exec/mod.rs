@@ -6,6 +6,7 @@
 //! and then the server is told.
 
 pub mod announce;
+mod beside;
 pub mod child;
 pub mod config_file;
 pub mod membership;
@@ -18,29 +19,26 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
 
-use crate::agent::{self, Agent};
+use crate::agent::Agent;
 use crate::cli::ExecArgs;
+use crate::clock::ticks_every;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::core::address::Address;
-use crate::core::group::Outcome;
-use crate::core::observed::{InstanceAnswer, ReplId};
-use crate::core::projection::Op;
+use crate::core::observed::InstanceAnswer;
 use crate::exit::{Code, Failure};
 use crate::instance::probe;
 use crate::redis_link::{Link, LinkError};
 use crate::reload::{self, Settings};
-use crate::retry::Retry;
 use crate::telemetry::Log;
+pub use beside::AGENT_STOP_TIMEOUT;
+use beside::Beside;
 use child::{Child, Ended, Received, is_stop};
 use config_file::ServerConfig;
-use membership::Membership;
+use membership::Note;
 use settings::{Environment, FORGOTTEN_AFTER, Role, ServerCommand};
 
 /// How often the address of the interface that leads to Consul is looked at.
@@ -49,10 +47,6 @@ const ADDRESS_EVERY: Duration = Duration::from_secs(2);
 const NOTE_EVERY: Duration = Duration::from_secs(2);
 /// How long Consul may take to note it, and the last look before the server is told to stop: nobody waits for that.
 const NOTE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Pause before a failed agent is started again: the first and the longest one.
-const AGENT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// How long the agent may take to leave, before the server is told to stop all the same.
-pub const AGENT_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Everything that is known before anything is started.
 pub struct Exec {
@@ -124,10 +118,16 @@ impl Exec {
         let (hangups, mut heard) = mpsc::channel(1);
         let (tell, reloaded) = mpsc::channel(1);
         let (settings, expect) = (self.settings.clone(), self.expect);
+        let (role, address) = (self.command.role, self.address.clone());
         let mut now = self.config.clone();
         tokio::spawn(async move {
             while heard.recv().await.is_some() {
-                let read = || contained(settings.read()?, &settings.env, expect);
+                let read = || {
+                    let next = contained(settings.read_again(&now)?, &settings.env, expect)?;
+                    // Refused where no agent could go by it, before anything does.
+                    with_server(next.clone(), role, address.clone())?;
+                    Ok(next)
+                };
                 let Some(next) = reload::again(read, &now, &log).await else { continue };
                 now = next.clone();
                 if tell.send(next).await.is_err() {
@@ -140,39 +140,12 @@ impl Exec {
 
     /// The agent's settings, with the server at the address that it has now.
     fn agent_config(&self) -> Result<Config, Failure> {
-        let (config, address) = (self.config.clone(), self.address.clone());
-        Ok(match self.command.role {
-            Role::Redis => config.with_redis(address, FORGOTTEN_AFTER)?,
-            Role::Sentinel => config.with_sentinel(address, FORGOTTEN_AFTER),
-        })
+        with_server(self.config.clone(), self.command.role, self.address.clone())
     }
 
-    /// The server's whole command line. Options go before what the config file says, and the server itself writes
-    /// them there when it changes something.
     fn command_line(&self, follow: Option<&Address>) -> Vec<String> {
-        let mut line = self.command.program.clone();
-        line.push(self.server.path.display().to_string());
-        line.extend(self.command.options.iter().cloned());
-        let (host, port) = (self.address.host(), self.address.port().to_string());
-        let mut add = |words: &[&str]| line.extend(words.iter().map(|word| (*word).to_owned()));
-        // One that went into the background would be gone for us.
-        add(&["--daemonize", "no", "--supervised", "no"]);
-        match self.command.role {
-            Role::Redis => {
-                add(&["--replica-announce-ip", host, "--replica-announce-port", &port]);
-                if let Some(follow) = follow {
-                    add(&["--replicaof", follow.host(), &follow.port().to_string()]);
-                }
-            }
-            Role::Sentinel => {
-                if self.resolve_hostnames {
-                    add(&["--sentinel", "resolve-hostnames", "yes"]);
-                    add(&["--sentinel", "announce-hostnames", "yes"]);
-                }
-                add(&["--sentinel", "announce-ip", host, "--sentinel", "announce-port", &port]);
-            }
-        }
-        line
+        let Self { command, server, address, resolve_hostnames, .. } = self;
+        command.line(&server.path, address, *resolve_hostnames, follow)
     }
 
     /// Whom the server follows at first; `None` for a Sentinel.
@@ -218,6 +191,14 @@ impl Exec {
         }
         Ok(())
     }
+}
+
+/// The settings of an agent beside a server that is reached at `address`.
+fn with_server(config: Config, role: Role, address: Address) -> Result<Config, Failure> {
+    Ok(match role {
+        Role::Redis => config.with_redis(address, FORGOTTEN_AFTER)?,
+        Role::Sentinel => config.with_sentinel(address, FORGOTTEN_AFTER),
+    })
 }
 
 /// The settings of an agent beside a server.
@@ -273,7 +254,8 @@ pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
         }
     };
     let membership = Note::begin(&exec);
-    let child = Child::start(&exec.command_line(follow.as_ref()), &exec.data);
+    let command = exec.command_line(follow.as_ref());
+    let child = Child::start(&command, &exec.data, &exec.config.secret_variables);
     let child = match child {
         Ok(child) => child,
         Err(failure) => {
@@ -312,106 +294,18 @@ struct Running {
     membership: Note,
 }
 
-/// What is noted of the data: on the volume, and in Consul, while the agents cannot tell by itself that it is the group's.
-struct Note {
-    /// What was on the volume before the server was started.
-    before: Option<Membership>,
-    /// What is there now.
-    now: Option<Membership>,
-    /// The history that was begun anew, as the last look found it.
-    anew: Option<ReplId>,
-    /// The history that is explained in Consul.
-    explained: Option<ReplId>,
-}
-
-impl Note {
-    fn begin(exec: &Exec) -> Self {
-        let before = Membership::read(&exec.data_dir());
-        let explained = before.as_ref().and_then(|before| before.explained.clone());
-        Self { before, now: None, anew: None, explained }
-    }
-
-    /// Notes what has changed.
-    async fn renew(&mut self, exec: &Exec) {
-        let Some((group, answer)) = exec.look().await else { return };
-        if let Some(now) = Membership::of(&group.policy.group, &answer) {
-            let settled = match &self.explained {
-                Some(history) => put(exec, group, vec![forget(group, history)]).await,
-                None => true,
-            };
-            if settled {
-                self.explained = None;
-            }
-            let now = Membership { explained: self.explained.clone(), ..now };
-            if self.now.as_ref() != Some(&now) && write(exec, &now) {
-                self.now = Some(now);
-            }
-            return;
-        }
-        let began = answer.replid.clone();
-        let Some(before) = self.before.as_mut().filter(|_| self.explained.as_ref() != Some(&began))
-        else {
-            return;
-        };
-        let Some(of) = before.continued(&group.policy.group, &answer) else { return };
-        // One that is about to find its place has found it by the next look.
-        if self.anew.replace(began.clone()).as_ref() != Some(&began) {
-            return;
-        }
-        // First on the volume: what is in Consul is taken away by the next run, if not by this one.
-        before.explained = Some(began.clone());
-        if !write(exec, before) {
-            return;
-        }
-        let key = group.layout.continued(&began);
-        let value = serde_json::to_string(&of).unwrap_or_default();
-        let last = self.explained.as_ref().map(|last| forget(group, last));
-        let ops = last.into_iter().chain([Op::KeySet { key, value }]).collect();
-        if put(exec, group, ops).await {
-            info!(
-                "told the agents that its data is the group's: it goes on from history {}",
-                of.of.0
-            );
-            self.explained = Some(began);
-        }
-    }
-}
-
-fn write(exec: &Exec, note: &Membership) -> bool {
-    let written = note.write(&exec.data_dir());
-    if let Err(error) = &written {
-        debug!("cannot note what the data belongs to: {error}");
-    }
-    written.is_ok()
-}
-
-fn forget(group: &GroupConfig, history: &ReplId) -> Op {
-    Op::KeyDeleteTree { prefix: group.layout.continued(history) }
-}
-
-async fn put(exec: &Exec, group: &GroupConfig, ops: Vec<Op>) -> bool {
-    let Ok(consul) = Consul::new(&exec.config.consul) else { return false };
-    let fence = group.layout.state();
-    let outcome = tokio::time::timeout(NOTE_TIMEOUT, consul.txn(&ops, &fence)).await;
-    let done = matches!(outcome, Ok(Outcome::Committed { .. }));
-    if !done {
-        debug!("cannot tell the agents what the data belongs to: {outcome:?}");
-    }
-    done
-}
-
 impl Running {
     async fn until_ended(mut self) -> Result<u8, Failure> {
-        let mut look = tokio::time::interval(ADDRESS_EVERY);
+        let mut look = ticks_every(ADDRESS_EVERY);
         let mut seen = self.exec.address.clone();
         let mut announced = true;
-        let mut note = tokio::time::interval(NOTE_EVERY);
+        let mut note = ticks_every(NOTE_EVERY);
         let (hangups, mut reloaded) = self.exec.keep_reading(self.log.clone());
         loop {
             // Cancel safe: our children's ends and our signals are kept until they are received.
             tokio::select! {
                 ended = self.child.ended() => return Ok(self.leave(ended).await),
-                Some(next) = reloaded.recv() => self.go_by(next)?,
+                Some(next) = reloaded.recv() => self.go_by(next),
                 signal = self.received.next() => {
                     if is_stop(signal) {
                         return Ok(self.stop(signal).await);
@@ -428,7 +322,7 @@ impl Running {
                     let last = std::mem::replace(&mut seen, self.address_now().await);
                     // Twice the same: an interface that is being set up may show another one for a moment.
                     if seen == last && seen != self.exec.address {
-                        self.move_to(seen.clone())?;
+                        self.move_to(seen.clone());
                         announced = false;
                     }
                     if !announced {
@@ -440,11 +334,17 @@ impl Running {
     }
 
     /// Goes by settings that were read again. The server is not started anew, and has its own way to be told.
-    fn go_by(&mut self, next: Config) -> Result<(), Failure> {
+    fn go_by(&mut self, next: Config) {
         self.exec.config = next;
-        let config = self.exec.agent_config()?;
-        self.beside.config.send_replace(config);
-        Ok(())
+        self.tell_agent();
+    }
+
+    /// The data goes first: whatever is wrong with the agent's settings, the server goes on, and the agent as it was.
+    fn tell_agent(&self) {
+        match self.exec.agent_config() {
+            Ok(config) => drop(self.beside.config.send_replace(config)),
+            Err(failure) => warn!("the agent's settings stay: {}", failure.in_one_line()),
+        }
     }
 
     /// The address that it has now, or the last one while it has none.
@@ -454,12 +354,10 @@ impl Running {
         now.unwrap_or_else(|| self.exec.address.clone())
     }
 
-    fn move_to(&mut self, address: Address) -> Result<(), Failure> {
+    fn move_to(&mut self, address: Address) {
         warn!("the address has changed from {} to {address}", self.exec.address);
         self.exec.address = address;
-        let config = self.exec.agent_config()?;
-        self.beside.config.send_replace(config);
-        Ok(())
+        self.tell_agent();
     }
 
     /// The server has ended by itself.
@@ -498,55 +396,5 @@ impl Running {
         }
         info!("{role} {ended}");
         ended.exit_code()
-    }
-}
-
-/// The agent beside the server.
-struct Beside {
-    config: watch::Sender<Config>,
-    look: watch::Sender<u64>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Beside {
-    fn start(config: Config) -> Self {
-        let (config, configs) = watch::channel(config);
-        let (look, looks) = watch::channel(0);
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(keep_agent(configs, looks, stop.clone()));
-        Self { config, look, stop, task }
-    }
-
-    /// Lets it leave: it deregisters the server, and does whatever else it is configured to do on leaving.
-    async fn stop(self) {
-        self.stop.cancel();
-        if tokio::time::timeout(AGENT_STOP_TIMEOUT, self.task).await.is_err() {
-            warn!("the agent did not leave within {} s", AGENT_STOP_TIMEOUT.as_secs());
-        }
-    }
-}
-
-/// Runs an agent, and another one whenever it fails, until `stop`.
-async fn keep_agent(
-    configs: watch::Receiver<Config>,
-    looks: watch::Receiver<u64>,
-    stop: CancellationToken,
-) {
-    let mut retry = Retry::between(AGENT_PAUSE.0, AGENT_PAUSE.1);
-    while !stop.is_cancelled() {
-        let started = Instant::now();
-        let ended = agent::run(configs.clone(), looks.clone(), stop.cancelled()).await;
-        let Err(failure) = ended else { continue };
-        if started.elapsed() > AGENT_PAUSE.1 {
-            retry.reset();
-        }
-        let pause = retry.next_delay();
-        let seconds = pause.as_secs().max(1);
-        warn!("no agent for {seconds} s, the server goes on: {}", failure.message);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
     }
 }

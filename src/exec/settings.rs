@@ -186,6 +186,40 @@ impl ServerCommand {
             None => Ok(self.role.default_port()),
         }
     }
+
+    /// The server's whole command line. Options go before what the config file says, and the server itself writes
+    /// them there when it changes something.
+    pub fn line(
+        &self,
+        config: &Path,
+        address: &Address,
+        resolve_hostnames: bool,
+        follow: Option<&Address>,
+    ) -> Vec<String> {
+        let mut line = self.program.clone();
+        line.push(config.display().to_string());
+        line.extend(self.options.iter().cloned());
+        let (host, port) = (address.host(), address.port().to_string());
+        let mut add = |words: &[&str]| line.extend(words.iter().map(|word| (*word).to_owned()));
+        // One that went into the background would be gone for us.
+        add(&["--daemonize", "no", "--supervised", "no"]);
+        match self.role {
+            Role::Redis => {
+                add(&["--replica-announce-ip", host, "--replica-announce-port", &port]);
+                if let Some(follow) = follow {
+                    add(&["--replicaof", follow.host(), &follow.port().to_string()]);
+                }
+            }
+            Role::Sentinel => {
+                if resolve_hostnames {
+                    add(&["--sentinel", "resolve-hostnames", "yes"]);
+                    add(&["--sentinel", "announce-hostnames", "yes"]);
+                }
+                add(&["--sentinel", "announce-ip", host, "--sentinel", "announce-port", &port]);
+            }
+        }
+        line
+    }
 }
 
 fn role_of_program(word: &str) -> Option<Role> {

@@ -30,6 +30,7 @@ use crate::meter::Meter;
 use crate::render::task::FileState;
 use crate::retry::Retry;
 use crate::secret::SecretSource;
+use crate::snapshot::Snapshot;
 use guard::authorised;
 pub use health::Groups;
 use health::{Ask, Wanted};
@@ -42,18 +43,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// One group as it was last drawn up; `None` until its loop has begun.
-pub type Shown = watch::Receiver<Option<Drawn>>;
-
-/// What a group's loop shows of itself.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Drawn {
-    /// What a person wants to know.
-    pub status: GroupStatus,
-    /// What the loop concluded last, in one sentence.
-    pub summary: Option<String>,
-    /// What it did not do, and why not.
-    pub reasons: Vec<String>,
-}
+pub type Shown = watch::Receiver<Option<Snapshot>>;
 
 /// The server, listening.
 pub struct Server {

@@ -22,11 +22,12 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::guard::{addressed, authorised, kept_in};
-use super::{Drawn, Groups, Shown, Site};
+use super::{Groups, Shown, Site};
 use crate::clock::wall;
 use crate::core::address::GroupName;
 use crate::core::status::GroupStatus;
 use crate::core::timeline::{Switch, switches};
+use crate::snapshot::Snapshot;
 
 /// Pages that can be kept up to date at a time.
 pub const STREAMS_MAX: usize = 32;
@@ -95,9 +96,9 @@ struct View<'a> {
     groups: &'a [GroupView],
 }
 
-fn draw(group: &GroupName, drawn: Option<Drawn>) -> GroupView {
+fn draw(group: &GroupName, snapshot: Option<Snapshot>) -> GroupView {
     let group = group.clone();
-    let Some(Drawn { mut status, summary, reasons }) = drawn else {
+    let Some(Snapshot { mut status, summary, reasons }) = snapshot else {
         return GroupView {
             group,
             status: None,

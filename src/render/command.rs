@@ -1,6 +1,7 @@
 //! A command with a deadline: its output goes to the log line by line, and when its time is up it is killed with
 //! everything that it has started.
 
+use std::collections::BTreeSet;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -20,9 +21,6 @@ const LINE_LEN_MAX: usize = 1_000;
 const LINES_MAX: usize = 200;
 /// What is read at once, in bytes.
 const CHUNK_LEN: usize = 4_096;
-/// Our secrets, which a command has no need of.
-const SECRETS: [&str; 3] =
-    ["CONSUL_HTTP_TOKEN", "CONSUL_REDIS_PASSWORD", "CONSUL_REDIS_SENTINEL_PASSWORD"];
 
 /// A command that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -65,19 +63,25 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// Runs a program with its arguments, and waits for its end. `label` begins each line of its output in the log.
+/// Runs a program with its arguments, and waits for its end. `label` begins each line of its output in the log; the
+/// variables of our environment that are `withheld` are not in its own.
 ///
 /// Dropping the future kills the command with everything that it has started.
 ///
 /// # Errors
 /// [`CommandError`] unless it ends with exit code 0 within `deadline`.
-pub async fn run(argv: &[String], deadline: Duration, label: &str) -> Result<(), CommandError> {
+pub async fn run(
+    argv: &[String],
+    deadline: Duration,
+    label: &str,
+    withheld: &BTreeSet<String>,
+) -> Result<(), CommandError> {
     let [program, args @ ..] = argv else { return Ok(()) };
     let program = || program.clone();
     let mut command = Command::new(program());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
-    for name in SECRETS {
+    for name in withheld {
         command.env_remove(name);
     }
     let mut child =
@@ -164,7 +168,17 @@ mod tests {
 
     async fn sh(script: &str, deadline_ms: u64) -> Result<(), CommandError> {
         let argv = ["/bin/sh", "-c", script].map(str::to_owned);
-        run(&argv, Duration::from_millis(deadline_ms), "test").await
+        run(&argv, Duration::from_millis(deadline_ms), "test", &BTreeSet::new()).await
+    }
+
+    #[tokio::test]
+    async fn a_command_does_not_get_what_is_withheld() {
+        let argv = ["/bin/sh", "-c", "test -z \"$CARGO_MANIFEST_DIR\""].map(str::to_owned);
+        let run = async |withheld: &BTreeSet<String>| {
+            run(&argv, Duration::from_secs(5), "test", withheld).await.is_ok()
+        };
+        assert!(!run(&BTreeSet::new()).await);
+        assert!(run(&BTreeSet::from(["CARGO_MANIFEST_DIR".to_owned()])).await);
     }
 
     #[tokio::test]
@@ -172,7 +186,8 @@ mod tests {
         assert!(sh("exit 0", 5_000).await.is_ok());
         let error = sh("exit 3", 5_000).await.unwrap_err().to_string();
         assert_eq!(error, "/bin/sh failed (exit status: 3)");
-        let none = run(&["/no/such/program".to_owned()], Duration::from_secs(1), "test").await;
+        let argv = ["/no/such/program".to_owned()];
+        let none = run(&argv, Duration::from_secs(1), "test", &BTreeSet::new()).await;
         let error = none.unwrap_err().to_string();
         assert!(error.starts_with("cannot start /no/such/program: No such file"), "{error}");
     }

@@ -102,7 +102,7 @@ impl Destination {
 
     /// A command is due for the file as it is: it was put in place, and nobody has taken notice yet.
     pub fn is_pending(&self) -> bool {
-        self.pending().exists()
+        fs::symlink_metadata(self.pending()).is_ok_and(|found| found.is_file())
     }
 
     /// The command has succeeded.
@@ -161,9 +161,23 @@ impl Candidate {
         if due {
             // Not flushed, nor is the directory: whoever loses power starts the program anew, and a file is either
             // the old one or the new one.
-            File::create(at.pending())?;
+            mark(&at.pending())?;
         }
         file.persist(&at.path).map(drop).map_err(|error| error.error)
+    }
+}
+
+/// Makes an empty file, where there is none yet. Who may write to the directory must not lead us to another file by a link
+/// of its name.
+fn mark(path: &Path) -> io::Result<()> {
+    match File::options().write(true).create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match fs::symlink_metadata(path)? {
+                found if found.is_file() => Ok(()),
+                _ => Err(io::Error::other(format!("{} is no file of ours", path.display()))),
+            }
+        }
+        made => made.map(drop),
     }
 }
 
@@ -279,6 +293,23 @@ mod tests {
         at.settled().unwrap();
         at.settled().unwrap();
         assert!(!at.is_pending());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_mark_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (victim, mark) = (dir.path().join("victim"), dir.path().join(".a.conf.pending"));
+        fs::write(&victim, "kept").unwrap();
+        std::os::unix::fs::symlink(&victim, &mark).unwrap();
+        let at = destination(&dir.path().join("a.conf"));
+        assert!(!at.is_pending());
+        let error = at.prepare("one").unwrap().put_in_place(true).unwrap_err().to_string();
+        assert!(error.contains(".a.conf.pending"), "{error}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+        fs::remove_file(&mark).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &mark).unwrap();
+        assert!(at.prepare("one").unwrap().put_in_place(true).is_err());
+        assert!(!dir.path().join("nowhere").exists());
     }
 
     #[test]

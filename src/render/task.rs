@@ -3,6 +3,7 @@
 //!
 //! Every template has a task of its own, so one whose command hangs holds up no other.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,6 @@ use crate::config::template::{FILE_PLACEHOLDER, TemplateConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::consul::watch::watch_group;
-use crate::core::group::Input;
 use crate::core::observed::{StoreAnswer, StoredState};
 use crate::core::projection::Layout;
 use crate::exit::{Code, Failure};
@@ -60,6 +60,8 @@ pub struct Renderer {
 struct Template {
     config: TemplateConfig,
     destination: Destination,
+    /// Variables that its commands do not get.
+    withheld: Arc<BTreeSet<String>>,
 }
 
 /// What came of a rendering.
@@ -84,6 +86,7 @@ impl Renderer {
                 .hint("consul-redis render --print shows what a template makes; docs/consumers.md has what it sees")
         };
         let mut templates = Vec::new();
+        let withheld = Arc::new(config.secret_variables.clone());
         for config in &config.templates {
             let TemplateConfig { destination, mode, owner, .. } = config;
             let at = Destination::new(destination, *mode, owner).map_err(|what| {
@@ -91,7 +94,8 @@ impl Renderer {
                 Failure::new(Code::Config, message)
                     .hint("owner = \"user:group\", of users and groups that this machine knows")
             })?;
-            let template = Template { config: config.clone(), destination: at };
+            let template =
+                Template { config: config.clone(), destination: at, withheld: withheld.clone() };
             template.source().and_then(|s| engine::parse(&template.name(), &s)).map_err(wrong)?;
             templates.push(template);
         }
@@ -195,12 +199,12 @@ fn take(picture: &mut Picture, layout: &Layout, answer: StoreAnswer) -> bool {
 
 /// Learns whatever Consul shows of one group.
 async fn learn(consul: Consul, layout: Layout, clock: Clock, picture: Arc<watch::Sender<Picture>>) {
-    let (inputs, mut answers) = mpsc::channel(ANSWERS_MAX);
-    let watching = watch_group(consul.clone(), layout.clone(), clock, inputs);
+    let (send, mut answers) = mpsc::channel(ANSWERS_MAX);
+    let watching = watch_group(consul.clone(), layout.clone(), clock, send);
     let learning = async {
-        while let Some(input) = answers.recv().await {
+        while let Some(answer) = answers.recv().await {
             // Silence changes nothing: what was read stays.
-            let Input::Watched(answer) = input else { continue };
+            let Ok(answer) = answer else { continue };
             let known = picture.borrow().generation(&layout.group);
             let answer = match consul.confirmed(&layout, &clock, answer, known).await {
                 Ok(answer) => answer,
@@ -320,7 +324,7 @@ impl Template {
         let argv: Vec<String> =
             argv.iter().map(|arg| arg.replace(FILE_PLACEHOLDER, file)).collect();
         let label = format!("{} {what}", self.shown());
-        command::run(&argv, self.config.command_timeout, &label)
+        command::run(&argv, self.config.command_timeout, &label, &self.withheld)
             .await
             .map_err(|error| format!("{label}: {error}"))
     }

@@ -4,17 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use super::watch::{SentinelCommand, SentinelReport, WatchSettings, watch_sentinel};
+use super::watch::{SentinelHandle, SentinelReport, WatchSettings, watch_sentinel};
 use crate::config::SentinelSources;
 use crate::consul::client::Consul;
 use crate::consul::sentinel_rows::SentinelNews;
 use crate::core::address::{Address, GroupName};
-use crate::core::group::Input;
+use crate::core::observed::{Reading, SentinelAnswer};
 use crate::dns::Names;
 
 /// Sentinels watched at the most. More than that is a mistake in a name or a service.
@@ -58,8 +58,17 @@ pub async fn find(
     (found.into_iter().take(SENTINELS_MAX).collect(), failures)
 }
 
-/// Who hears about one group's Sentinels.
-pub type GroupInputs = BTreeMap<GroupName, mpsc::Sender<Input>>;
+/// What a group's loop hears of its Sentinels.
+#[derive(Debug)]
+pub enum PoolReport {
+    /// One answered, or failed to.
+    Answered(Address, Box<Reading<SentinelAnswer>>),
+    /// One is asked no more.
+    Gone(Address),
+}
+
+/// Who hears about each group's Sentinels.
+pub type Hearers = BTreeMap<GroupName, mpsc::Sender<PoolReport>>;
 
 /// What is watched, and for whom. It may change while the pool runs.
 #[derive(Clone)]
@@ -71,8 +80,11 @@ pub struct Watched {
     /// For each watcher.
     pub settings: WatchSettings,
     /// Where answers go.
-    pub groups: GroupInputs,
+    pub groups: Hearers,
 }
+
+/// The way to each Sentinel that is watched.
+pub type SentinelHandles = BTreeMap<Address, SentinelHandle>;
 
 /// Keeps one watcher for each Sentinel there is.
 pub struct Pool {
@@ -80,8 +92,8 @@ pub struct Pool {
     pub watched: watch::Receiver<Watched>,
     /// For the Consul service.
     pub consul: Consul,
-    /// The commands that all watchers hear.
-    pub commands: broadcast::Sender<SentinelCommand>,
+    /// Where the ways to the watchers are to be found.
+    pub handles: watch::Sender<SentinelHandles>,
     /// Who hears where Sentinels are.
     pub news: mpsc::Sender<SentinelNews>,
 }
@@ -131,6 +143,12 @@ impl Pool {
     }
 
     async fn pass_on(&self, report: SentinelReport, watched: &Watched, state: &mut PoolState) {
+        let (SentinelReport::Answer { sentinel, .. } | SentinelReport::Inventory { sentinel, .. }) =
+            &report;
+        if !state.watchers.contains_key(sentinel) {
+            // It was let go of meanwhile, and the groups were told so: a late word would bring it back for good.
+            return;
+        }
         match report {
             SentinelReport::Answer { sentinel, group, reading } => {
                 if let Ok(answer) = &reading.result {
@@ -153,8 +171,8 @@ impl Pool {
                     let news = SentinelNews::Peers(sentinel.clone(), group.clone(), view);
                     let _ = self.news.try_send(news);
                 }
-                if let Some(inputs) = watched.groups.get(&group) {
-                    let _ = inputs.send(Input::Sentinel(sentinel, *reading)).await;
+                if let Some(hearer) = watched.groups.get(&group) {
+                    let _ = hearer.send(PoolReport::Answered(sentinel, reading)).await;
                 }
             }
             SentinelReport::Inventory { sentinel, groups } => {
@@ -179,14 +197,14 @@ impl Pool {
             state.watchers.remove(&address);
             state.ids.remove(&address);
             info!("Sentinel {address} is not named any more");
-            for inputs in watched.groups.values() {
-                let _ = inputs.send(Input::SentinelGone(address.clone())).await;
+            for hearer in watched.groups.values() {
+                let _ = hearer.send(PoolReport::Gone(address.clone())).await;
             }
         }
         for address in wanted {
             // Under another name it has another certificate.
             let found = state.found.get(&address);
-            let named = state.watchers.get(&address).map(|(name, _)| name);
+            let named = state.watchers.get(&address).map(|watcher| &watcher.name);
             if let (Some(found), Some(named)) = (found, named)
                 && found != named
             {
@@ -195,12 +213,22 @@ impl Pool {
             let name = found.cloned().flatten();
             state.watchers.entry(address.clone()).or_insert_with(|| {
                 debug!("watching Sentinel {address}");
-                let (settings, commands) = (settings.clone(), self.commands.subscribe());
-                let watcher =
-                    watch_sentinel(address, name.clone(), settings, commands, report.clone());
-                (name, AbortOnDropHandle::new(tokio::spawn(watcher)))
+                let (handle, orders) = SentinelHandle::new();
+                let (settings, report) = (settings.clone(), report.clone());
+                let watching = watch_sentinel(address, name.clone(), settings, orders, report);
+                Watcher { name, handle, _task: AbortOnDropHandle::new(tokio::spawn(watching)) }
             });
         }
+        let watchers = &state.watchers;
+        self.handles.send_if_modified(|handles| {
+            let same = handles.len() == watchers.len()
+                && watchers.iter().all(|(a, w)| handles.get(a).is_some_and(|h| h.is(&w.handle)));
+            if !same {
+                let now = watchers.iter().map(|(a, w)| (a.clone(), w.handle.clone()));
+                *handles = now.collect();
+            }
+            !same
+        });
     }
 }
 
@@ -219,12 +247,75 @@ fn note(found: Found, failures: Vec<String>, state: &mut PoolState) {
     }
 }
 
+/// One Sentinel's watcher.
+struct Watcher {
+    /// The name that it was listed under.
+    name: Option<String>,
+    handle: SentinelHandle,
+    _task: AbortOnDropHandle<()>,
+}
+
 #[derive(Default)]
 struct PoolState {
     found: Found,
     named: BTreeMap<Address, Instant>,
     ids: BTreeMap<Address, crate::core::observed::SentinelId>,
-    /// Each with the name that it was listed under.
-    watchers: BTreeMap<Address, (Option<String>, AbortOnDropHandle<()>)>,
+    watchers: BTreeMap<Address, Watcher>,
     said_failures: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::consul::endpoint::ConsulEndpoint;
+    use crate::core::observed::SentinelId;
+    use crate::core::time::Mono;
+    use crate::redis_link::LinkSettings;
+
+    /// What it said is in a queue when it is let go of.
+    #[tokio::test]
+    async fn a_late_word_does_not_bring_back_a_sentinel_that_was_let_go_of() {
+        let (news, _heard) = mpsc::channel(8);
+        let group: GroupName = "redis".parse().unwrap();
+        let sentinel: Address = "10.0.0.1:26379".parse().unwrap();
+        let (hearer, mut hears) = mpsc::channel(8);
+        let watched = Watched {
+            sources: SentinelSources {
+                listed: Vec::new(),
+                consul_service: None,
+                peers: true,
+                refresh: Duration::from_secs(10),
+            },
+            names: Names::new(None),
+            settings: WatchSettings {
+                link: LinkSettings::default(),
+                groups: vec![group.clone()],
+                auths: BTreeMap::new(),
+                clock: Clock::start(),
+            },
+            groups: BTreeMap::from([(group.clone(), hearer)]),
+        };
+        let pool = Pool {
+            watched: watch::Sender::new(watched.clone()).subscribe(),
+            consul: Consul::new(&ConsulEndpoint::default()).unwrap(),
+            handles: watch::Sender::default(),
+            news,
+        };
+        let answer = || {
+            let result =
+                Ok(SentinelAnswer { id: SentinelId("a".to_owned()), tilt: false, group: None });
+            let reading = Box::new(Reading { asked: Mono(1), answered: Mono(2), result });
+            SentinelReport::Answer { sentinel: sentinel.clone(), group: group.clone(), reading }
+        };
+        let mut state = PoolState::default();
+        pool.pass_on(answer(), &watched, &mut state).await;
+        assert!(hears.try_recv().is_err());
+        assert_eq!(state.ids, BTreeMap::new());
+        let (handle, _orders) = SentinelHandle::new();
+        let _task = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
+        state.watchers.insert(sentinel.clone(), Watcher { name: None, handle, _task });
+        pool.pass_on(answer(), &watched, &mut state).await;
+        assert!(matches!(hears.try_recv(), Ok(PoolReport::Answered(from, _)) if from == sentinel));
+    }
 }

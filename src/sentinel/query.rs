@@ -12,7 +12,7 @@ use crate::core::observed::{
     SentinelReplica, SentinelSettings,
 };
 use crate::core::sentinels::{Tell, TellWhat};
-use crate::redis_link::{Link, LinkError, fields, list, server_error, text};
+use crate::redis_link::{Link, LinkError, fields, info_fields, list, server_error, text};
 
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
 pub const ROWS_MAX: usize = 256;
@@ -84,16 +84,20 @@ pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
     Ok(groups)
 }
 
-/// Tells the Sentinel what [`Tell`] says.
+/// Tells the Sentinel what [`Tell`] says, after it was asked once more what it knows. Whether it was told.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
 pub async fn tell(
     link: &mut Link,
+    id: &SentinelId,
     group: &GroupName,
     tell: &Tell,
     auth: &[(&str, String)],
-) -> Result<(), LinkError> {
+) -> Result<bool, LinkError> {
+    if !still_to_tell(tell, &ask(link, id, group).await?) {
+        return Ok(false);
+    }
     let name = group.as_str();
     let settings = tell.settings;
     let mut commands = redis::pipe();
@@ -114,7 +118,22 @@ pub async fn tell(
     for (option, value) in auth.iter().chain(&set) {
         commands.cmd("SENTINEL").arg("SET").arg(name).arg(*option).arg(value);
     }
-    all_done(link, &commands).await
+    all_done(link, &commands).await?;
+    Ok(true)
+}
+
+/// What was decided still holds for what the Sentinel says now. One that was told by another agent meanwhile, or corrected
+/// by another Sentinel, is left as it is; and one that leads a failover is never made to forget it, which `REMOVE` does.
+fn still_to_tell(tell: &Tell, now: &SentinelAnswer) -> bool {
+    match (tell.what, &now.group) {
+        (TellWhat::Monitor, group) => group.is_none(),
+        (TellWhat::Repoint, Some(group)) => {
+            group.failover.is_none() && group.primary != tell.primary
+        }
+        (TellWhat::Settings, Some(group)) => group.settings != tell.settings,
+        (TellWhat::Remove(_), _) => tell.still_holds(now),
+        (TellWhat::Repoint | TellWhat::Settings, None) => false,
+    }
 }
 
 /// Sets options of a group that the Sentinel monitors.
@@ -278,7 +297,58 @@ fn address(host: &str, port: &str) -> Result<Address, String> {
     Address::new(host, port).map_err(|error| error.to_string())
 }
 
-/// The `name:value` lines of an INFO answer.
-pub fn info_fields(info: &str) -> BTreeMap<&str, &str> {
-    info.lines().filter_map(|line| line.split_once(':')).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: SentinelSettings = SentinelSettings {
+        quorum: 2,
+        down_after_ms: 1_500,
+        failover_timeout_ms: 20_000,
+        parallel_syncs: 1,
+    };
+
+    fn answer(primary: &str, failover: Option<FailoverPhase>) -> SentinelAnswer {
+        let primary: Address = primary.parse().unwrap();
+        let group = SentinelGroup {
+            monitored: primary.clone(),
+            primary,
+            config_epoch: 1,
+            down: DownOpinion::Objective,
+            only_master_flag: false,
+            failover,
+            failover_forced: false,
+            other_sentinels: 2,
+            settings: SETTINGS,
+            replicas: Vec::new(),
+            peers: Vec::new(),
+        };
+        SentinelAnswer { id: SentinelId("a".to_owned()), tilt: false, group: Some(group) }
+    }
+
+    #[test]
+    fn what_a_sentinel_is_told_holds_for_what_it_says_by_then() {
+        let (old, new) = ("10.0.0.1:6379", "10.0.0.2:6379");
+        let tell = |what, settings| Tell {
+            sentinel: "10.0.0.9:26379".parse().unwrap(),
+            what,
+            primary: new.parse().unwrap(),
+            settings,
+        };
+        let nothing = SentinelAnswer { group: None, ..answer(old, None) };
+        let holds = |what, now: &SentinelAnswer| still_to_tell(&tell(what, SETTINGS), now);
+        assert!(holds(TellWhat::Monitor, &nothing));
+        assert!(!holds(TellWhat::Monitor, &answer(old, None)));
+        assert!(holds(TellWhat::Repoint, &answer(old, None)));
+        assert!(!holds(TellWhat::Repoint, &answer(new, None)), "it knows by now");
+        let leads = answer(old, Some(FailoverPhase::WaitPromotion));
+        assert!(!holds(TellWhat::Repoint, &leads), "it would forget its failover");
+        assert!(!holds(TellWhat::Repoint, &nothing), "what it lacks is told it by MONITOR");
+        assert!(holds(TellWhat::Remove(1), &answer(old, None)));
+        assert!(!holds(TellWhat::Remove(1), &leads));
+        assert!(!holds(TellWhat::Settings, &answer(new, None)), "it has them by now");
+        let other = SentinelSettings { quorum: 3, ..SETTINGS };
+        assert!(still_to_tell(&tell(TellWhat::Settings, other), &answer(new, None)));
+        assert!(!holds(TellWhat::Settings, &nothing));
+    }
 }

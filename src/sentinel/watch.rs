@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use redis::aio::PubSub;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::events::groups_of;
 use super::query;
-use crate::clock::Clock;
+use crate::clock::{Clock, ticks_every};
 use crate::config::SentinelAuth;
 use crate::core::address::{Address, GroupName};
 use crate::core::emptied::Replace;
@@ -20,6 +21,7 @@ use crate::core::ghosts::Forget;
 use crate::core::observed::{Reading, SentinelAnswer, SentinelId};
 use crate::core::sentinels::{Tell, TellWhat};
 use crate::core::time::Mono;
+use crate::mailbox::Mailbox;
 use crate::redis_link::{Link, LinkError, LinkSettings, subscribe};
 use crate::retry::Retry;
 
@@ -29,20 +31,105 @@ const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
 const INVENTORY_EVERY: Duration = Duration::from_secs(10);
 /// Hints waiting to be acted on. Those that do not fit are covered by the ones that do.
 const HINTS_MAX: usize = 256;
-/// Commands to all Sentinels waiting for the slowest. One that falls behind asks for everything.
+/// Commands of all groups waiting for one Sentinel. One more is left out: what is told is decided anew after
+/// [`TELL_AGAIN_MS`](crate::core::policy::TELL_AGAIN_MS), and what was written down first is written down again.
 pub const COMMANDS_MAX: usize = 256;
 
-/// Something for the Sentinels to do. Every watcher hears every command.
+/// Something for one Sentinel to do.
 #[derive(Debug, Clone)]
 pub enum SentinelCommand {
-    /// All: say what you know of this group.
-    Ask(GroupName),
-    /// One: monitor this group.
-    Tell(GroupName, Tell),
-    /// One: forget those who are gone for good, unless it is later than this.
+    /// Monitor this group, or with other settings, unless it is later than this.
+    Tell(GroupName, Tell, Mono),
+    /// Forget those who are gone for good, unless it is later than this.
     Forget(GroupName, Forget, Mono),
-    /// One: put another primary in the place of one without data, unless it is later than this.
+    /// Put another primary in the place of one without data, unless it is later than this.
     Replace(GroupName, Replace, Mono),
+}
+
+impl SentinelCommand {
+    /// The group that it is about.
+    pub fn group(&self) -> &GroupName {
+        match self {
+            Self::Tell(group, ..) | Self::Forget(group, ..) | Self::Replace(group, ..) => group,
+        }
+    }
+
+    /// After this it is not carried out any more: what it rests on may have changed.
+    fn until(&self) -> Mono {
+        match self {
+            Self::Tell(.., until) | Self::Forget(.., until) | Self::Replace(.., until) => *until,
+        }
+    }
+}
+
+/// The way to one Sentinel's watcher. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SentinelHandle {
+    /// The groups to ask about: each counts once, however often it is asked for.
+    questions: Arc<Mailbox<BTreeSet<GroupName>>>,
+    commands: mpsc::Sender<SentinelCommand>,
+}
+
+/// [`COMMANDS_MAX`] commands wait for a Sentinel already.
+#[derive(Debug)]
+pub struct QueueFull;
+
+/// What a watcher is to do: the other end of a [`SentinelHandle`].
+#[derive(Debug)]
+pub struct Orders {
+    questions: Arc<Mailbox<BTreeSet<GroupName>>>,
+    commands: mpsc::Receiver<SentinelCommand>,
+}
+
+impl SentinelHandle {
+    /// A way to a watcher that is about to be started.
+    pub fn new() -> (Self, Orders) {
+        let questions = Arc::new(Mailbox::default());
+        let (send, commands) = mpsc::channel(COMMANDS_MAX);
+        (Self { questions: questions.clone(), commands: send }, Orders { questions, commands })
+    }
+
+    /// It leads to the same watcher.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.questions, &other.questions)
+    }
+
+    /// Has the Sentinel asked about a group. Never left out.
+    pub fn ask(&self, group: &GroupName) {
+        self.questions.post(|groups| {
+            groups.insert(group.clone());
+        });
+    }
+
+    /// Has the Sentinel do something.
+    ///
+    /// # Errors
+    /// [`QueueFull`]: it is left out.
+    pub fn command(&self, command: SentinelCommand) -> Result<(), QueueFull> {
+        self.commands.try_send(command).map_err(|_| QueueFull)
+    }
+}
+
+/// The groups that a Sentinel is to be asked about: those that were hinted at go first.
+#[derive(Debug, Default)]
+struct Questions {
+    hinted: BTreeSet<GroupName>,
+    due: BTreeSet<GroupName>,
+}
+
+impl Questions {
+    fn next(&mut self) -> Option<GroupName> {
+        let next = self.hinted.pop_first().or_else(|| self.due.pop_first())?;
+        self.due.remove(&next);
+        Some(next)
+    }
+
+    /// All of them.
+    fn take(&mut self) -> BTreeSet<GroupName> {
+        let mut all = std::mem::take(&mut self.due);
+        all.append(&mut self.hinted);
+        all
+    }
 }
 
 /// What a watcher reports.
@@ -117,7 +204,7 @@ pub async fn watch_sentinel(
     sentinel: Address,
     name: Option<String>,
     mut live: watch::Receiver<WatchSettings>,
-    mut commands: broadcast::Receiver<SentinelCommand>,
+    mut orders: Orders,
     reports: mpsc::Sender<SentinelReport>,
 ) {
     let (hint, mut hints) = mpsc::channel(HINTS_MAX);
@@ -134,39 +221,39 @@ pub async fn watch_sentinel(
         logins: BTreeMap::new(),
         hasher: RandomState::new(),
     };
-    let mut inventory = tokio::time::interval(INVENTORY_EVERY);
-    let mut pending: BTreeSet<GroupName> = watcher.settings.groups.iter().cloned().collect();
+    let mut inventory = ticks_every(INVENTORY_EVERY);
+    let mut questions = Questions { due: watcher.all_groups(), ..Questions::default() };
     loop {
-        watcher.answer_all(&mut pending).await;
+        // What it is to do, then what was hinted at, then what is due; each may have come while the last one was answered.
+        loop {
+            while let Ok(group) = hints.try_recv() {
+                questions.hinted.insert(group);
+            }
+            if let Ok(command) = orders.commands.try_recv() {
+                watcher.carry_out(command).await;
+            } else if let Some(group) = questions.next() {
+                watcher.answer(group, &mut questions).await;
+            } else {
+                break;
+            }
+        }
         // Cancel safe: channels, a timer and a token.
         tokio::select! {
-            command = commands.recv() => match command {
-                Ok(SentinelCommand::Ask(group)) => { pending.insert(group); }
-                Ok(SentinelCommand::Tell(group, tell)) => watcher.tell(&group, &tell).await,
-                Ok(SentinelCommand::Forget(group, forget, until)) => {
-                    watcher.forget(&group, &forget, until).await;
-                }
-                Ok(SentinelCommand::Replace(group, replace, until)) => {
-                    watcher.replace(&group, &replace, until).await;
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => {
-                    pending.extend(watcher.settings.groups.iter().cloned());
-                }
-                Err(broadcast::error::RecvError::Closed) => return,
+            command = orders.commands.recv() => match command {
+                Some(command) => watcher.carry_out(command).await,
+                None => return,
             },
-            Some(group) = hints.recv() => { pending.insert(group); }
+            groups = orders.questions.take() => questions.due.extend(groups),
+            Some(group) = hints.recv() => { questions.hinted.insert(group); }
             Ok(()) = live.changed() => {
                 watcher.settings = live.borrow_and_update().clone().expecting(name.as_deref());
-                pending.extend(watcher.settings.groups.iter().cloned());
+                questions.due.extend(watcher.all_groups());
             }
             () = watcher.closed() => {
                 watcher.link = None;
-                pending.extend(watcher.settings.groups.iter().cloned());
+                questions.due.extend(watcher.all_groups());
             }
             _ = inventory.tick() => watcher.inventory().await,
-        }
-        while let Ok(group) = hints.try_recv() {
-            pending.insert(group);
         }
     }
 }
@@ -226,19 +313,31 @@ impl Watcher {
         result
     }
 
-    async fn answer_all(&mut self, pending: &mut BTreeSet<GroupName>) {
-        while let Some(group) = pending.pop_first() {
-            let reading = self.ask(&group).await;
-            self.note(&reading);
-            let failed = reading.result.is_err();
-            self.report(group, reading.clone()).await;
-            if failed {
-                // One silence is the answer to all questions waiting.
-                for group in std::mem::take(pending) {
-                    self.report(group, reading.clone()).await;
-                }
-            }
+    fn all_groups(&self) -> BTreeSet<GroupName> {
+        self.settings.groups.iter().cloned().collect()
+    }
+
+    async fn carry_out(&mut self, command: SentinelCommand) {
+        if self.settings.clock.now().mono > command.until() {
+            debug!("{}: too late for Sentinel {}: {command:?}", command.group(), self.sentinel);
+            return;
         }
+        match command {
+            SentinelCommand::Tell(group, tell, _) => self.tell(&group, &tell).await,
+            SentinelCommand::Forget(group, forget, _) => self.forget(&group, &forget).await,
+            SentinelCommand::Replace(group, replace, _) => self.replace(&group, &replace).await,
+        }
+    }
+
+    /// Asks about a group. One silence is the answer to all questions waiting.
+    async fn answer(&mut self, group: GroupName, questions: &mut Questions) {
+        let reading = self.ask(&group).await;
+        self.note(&reading);
+        let silent = if reading.result.is_err() { questions.take() } else { BTreeSet::new() };
+        for group in silent {
+            self.report(group, reading.clone()).await;
+        }
+        self.report(group, reading).await;
     }
 
     async fn report(&self, group: GroupName, reading: Reading<SentinelAnswer>) {
@@ -313,9 +412,6 @@ impl Watcher {
     }
 
     async fn tell(&mut self, group: &GroupName, tell: &Tell) {
-        if tell.sentinel != self.sentinel {
-            return;
-        }
         if matches!(tell.what, TellWhat::Remove(_)) {
             return self.remove(group, tell).await;
         }
@@ -327,11 +423,14 @@ impl Watcher {
             }
         };
         let result = match self.link().await {
-            Ok((link, _)) => query::tell(link, group, tell, &auth).await,
+            Ok((link, id)) => query::tell(link, id, group, tell, &auth).await,
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => say_told(group, tell),
+            Ok(true) => say_told(group, tell),
+            Ok(false) => {
+                debug!("{group}: Sentinel {} has changed what it knows", self.sentinel);
+            }
             // Several agents tell it at once when a group begins.
             Err(error) if error.to_string().contains("Duplicate master name") => {
                 debug!("{group}: another agent has told Sentinel {}", self.sentinel);
@@ -359,10 +458,7 @@ impl Watcher {
         }
     }
 
-    async fn forget(&mut self, group: &GroupName, forget: &Forget, until: Mono) {
-        if forget.sentinel != self.sentinel || self.settings.clock.now().mono > until {
-            return;
-        }
+    async fn forget(&mut self, group: &GroupName, forget: &Forget) {
         let ask =
             async |link: &mut Link, id: &SentinelId| query::forget(link, id, group, forget).await;
         let result = self.on_link(ask).await;
@@ -376,10 +472,7 @@ impl Watcher {
         }
     }
 
-    async fn replace(&mut self, group: &GroupName, replace: &Replace, until: Mono) {
-        if replace.sentinel != self.sentinel || self.settings.clock.now().mono > until {
-            return;
-        }
+    async fn replace(&mut self, group: &GroupName, replace: &Replace) {
         let ask =
             async |link: &mut Link, id: &SentinelId| query::replace(link, id, group, replace).await;
         let result = self.on_link(ask).await;
@@ -444,7 +537,7 @@ async fn forward(
     hint: &mpsc::Sender<GroupName>,
 ) {
     let (mut sink, mut stream) = events.split();
-    let mut ping = tokio::time::interval(SUBSCRIPTION_PING);
+    let mut ping = ticks_every(SUBSCRIPTION_PING);
     ping.tick().await;
     loop {
         // Cancel safe: a stream and a timer.
@@ -466,5 +559,99 @@ async fn forward(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::observed::SentinelSettings;
+
+    fn groups(names: &[&str]) -> BTreeSet<GroupName> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_group_that_was_hinted_at_goes_before_those_that_are_due() {
+        let mut questions =
+            Questions { due: groups(&["a", "b", "m", "z"]), hinted: groups(&["m"]) };
+        let mut asked = Vec::new();
+        while let Some(group) = questions.next() {
+            asked.push(group.to_string());
+            if asked.len() == 2 {
+                questions.hinted.extend(groups(&["z", "a"]));
+            }
+        }
+        // `m` is asked about once, and `a` again: the hint came after the question.
+        assert_eq!(asked, ["m", "a", "a", "z", "b"]);
+        let mut questions = Questions { due: groups(&["a"]), hinted: groups(&["a", "b"]) };
+        assert_eq!(questions.take(), groups(&["a", "b"]));
+        assert_eq!(questions.next(), None);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_leaves_a_command_out_and_says_so_and_no_question_is_lost() {
+        let (handle, mut orders) = SentinelHandle::new();
+        let group: GroupName = "redis".parse().unwrap();
+        let settings = SentinelSettings {
+            quorum: 2,
+            down_after_ms: 1_500,
+            failover_timeout_ms: 20_000,
+            parallel_syncs: 1,
+        };
+        let tell = |port: u16| {
+            let address = |port| Address::new("10.0.0.1", port).unwrap();
+            let (sentinel, primary) = (address(26_379), address(port));
+            let tell = Tell { sentinel, what: TellWhat::Monitor, primary, settings };
+            SentinelCommand::Tell(group.clone(), tell, Mono(1))
+        };
+        for n in 0..COMMANDS_MAX {
+            handle.command(tell(u16::try_from(n).unwrap() + 1)).unwrap();
+            handle.ask(&group);
+        }
+        assert!(handle.command(tell(9_999)).is_err());
+        handle.ask(&"cache".parse().unwrap());
+        assert_eq!(orders.questions.take().await, groups(&["cache", "redis"]));
+        let mut count = 0;
+        while let Ok(command) = orders.commands.try_recv() {
+            assert!(
+                !matches!(command, SentinelCommand::Tell(_, tell, _) if tell.primary.port() == 9_999)
+            );
+            count += 1;
+        }
+        assert_eq!(count, COMMANDS_MAX);
+        handle.command(tell(1)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_command_that_comes_too_late_is_not_carried_out() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sentinel = Address::new("127.0.0.1", port).unwrap();
+        let (reports, _heard) = mpsc::channel(8);
+        let clock = Clock::start();
+        let link = LinkSettings { timeout: Duration::from_millis(50), ..Default::default() };
+        let settings = WatchSettings { link, groups: Vec::new(), auths: BTreeMap::new(), clock };
+        let mut watcher = Watcher {
+            sentinel: sentinel.clone(),
+            settings,
+            reports,
+            link: None,
+            said_failure: None,
+            retry_at: None,
+            logins: BTreeMap::new(),
+            hasher: RandomState::new(),
+        };
+        let group: GroupName = "redis".parse().unwrap();
+        let forget = |until| {
+            let primary = "10.0.0.1:6379".parse().unwrap();
+            let forget = Forget { sentinel: sentinel.clone(), primary, ghosts: Vec::new() };
+            SentinelCommand::Forget(group.clone(), forget, until)
+        };
+        watcher.carry_out(forget(Mono(0))).await;
+        let came = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+        assert!(came.is_err(), "{came:?}");
+        watcher.carry_out(forget(clock.now().mono.plus_ms(60_000))).await;
+        tokio::time::timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap();
     }
 }

@@ -103,7 +103,6 @@ pub fn resolved(file: &str, flags: &[String], env: &[(&str, &str)]) -> Config {
     let variable =
         |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
     let mut config = resolve(&common, &variable).unwrap_or_else(|error| panic!("{file}{error}"));
-    config.run.clear();
     for group in &mut config.groups {
         group.policy.run.clear();
     }

@@ -25,6 +25,12 @@ async fn a_failover_while_consul_is_away_is_published_when_it_is_back() {
     let agents = agents(&world, 3, &[]);
     let first = until_writer(&world, "redis", 20, None).await;
     let before = until_in_sync(&world, "redis", 2).await;
+    until("all watch it", Duration::from_secs(20), || async {
+        let watch = agents.iter().all(|agent| agent.log().contains(", generation 1,"));
+        if watch { Ok(()) } else { Err(LabError(logs(&agents))) }
+    })
+    .await
+    .unwrap();
     world.consul.kill();
     world.server_mut(&first).unwrap().kill();
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -237,6 +243,67 @@ async fn without_sessions_the_agent_works_and_says_that_it_does_not_show(consul_
     .unwrap();
     until_in_sync(&world, "redis", 2).await;
     must_follow_a_failover(&mut world).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_is_said() {
+    let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
+    let world = world(spec).await;
+    let token = world.consul.token("agent", &policy("agent-policy.hcl")).await.unwrap();
+    let agent = agent(&world, "agent-0", &[], &[("CONSUL_HTTP_TOKEN", &token)]);
+    until_writer(&world, "redis", 20, None).await;
+    until("it shows", Duration::from_secs(10), || async {
+        let key = world.consul.key("redis-ha/redis/agents/agent-0").await?;
+        key.map(drop).ok_or_else(|| LabError(agent.log()))
+    })
+    .await
+    .unwrap();
+    let own = world.consul.client_with(Some(&token)).unwrap();
+    let me: serde_json::Value = own.get("/v1/acl/token/self", &[]).await.unwrap().value;
+    let path = format!("/v1/acl/token/{}", me["AccessorID"].as_str().unwrap());
+    let client = world.consul.client().unwrap();
+    let (method, timeout) = (reqwest::Method::DELETE, Duration::from_secs(5));
+    client.call(method, &path, &[], None, timeout).await.unwrap().ok("DELETE").unwrap();
+    until("it says so", Duration::from_secs(15), || async {
+        let log = agent.log();
+        let said = "this agent does not show in `status`: Consul denies PUT /v1/session/create";
+        if log.contains(said) { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+}
+
+/// A token that may not register the Redis of this host.
+#[tokio::test]
+async fn what_cannot_be_registered_keeps_nothing_else_from_it() {
+    let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
+    let world = world(spec).await;
+    let rules = policy("agent-policy.hcl").replace("service \"redis-server\"", "service \"other\"");
+    let token = world.consul.token("agent", &rules).await.unwrap();
+    let (redis, sentinel) = (&world.groups[0].redis[0].address, &world.sentinels[0].address);
+    let config = world.dir().join("node.toml");
+    let text =
+        format!("[[redis]]\naddress = \"{redis}\"\n[[sentinel]]\naddress = \"{sentinel}\"\n");
+    std::fs::write(&config, text).unwrap();
+    let args = ["--config", config.to_str().unwrap()];
+    let agent = agent(&world, "agent-0", &args, &[("CONSUL_HTTP_TOKEN", &token)]);
+    until("the Sentinel is registered", Duration::from_secs(20), || async {
+        let client = world.consul.client()?;
+        let found = client.get::<serde_json::Value>("/v1/agent/services", &[]).await;
+        let found = found.map_err(LabError::new)?.value;
+        match &found[format!("redis-sentinel:{sentinel}")] {
+            serde_json::Value::Null => Err(LabError(format!("{found}\n{}", agent.log()))),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
+    let said = format!("trying again: redis-server:{redis}: Consul denies");
+    until("and says what is not", Duration::from_secs(10), || async {
+        if agent.log().contains(&said) { Ok(()) } else { Err(LabError(agent.log())) }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

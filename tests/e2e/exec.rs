@@ -167,6 +167,7 @@ async fn signals_reach_the_server_its_exit_code_is_ours_and_orphans_are_reaped()
     for (text, said) in [
         ("[http]\nlisten = \"127.0.0.1:0\"\n", "in force: [http]"),
         ("[log]\nlevl = \"debug\"\n", "unknown field `levl`"),
+        ("[[group]]\nname = \"a\"\n[[group]]\nname = \"b\"\n", "there are several groups"),
     ] {
         std::fs::write(&config, text).unwrap();
         container.process().signal(Signal::SIGHUP).unwrap();
@@ -220,8 +221,14 @@ async fn without_consul_the_server_serves_all_the_same() {
     let mut world = world(spec()).await;
     let config = world.dir().join("image.conf");
     std::fs::write(&config, "maxmemory 77mb\nrequirepass hunter2\nmasterauth hunter2\n").unwrap();
-    let said =
-        Said { env: &[("CONSUL_REDIS_PASSWORD", "hunter2")], config: Some(&config), ..NOBODY };
+    let environ = world.dir().join("environ");
+    let script = format!("env > {}; exec \"$@\"", environ.display());
+    let said = Said {
+        wrapper: &["sh", "-c", &script, "sh"],
+        env: &[("CONSUL_REDIS_PASSWORD", "hunter2")],
+        config: Some(&config),
+        ..NOBODY
+    };
     let mut container = Container::new(&mut world, "redis", said);
     world.consul.kill();
     container.restart(&world);
@@ -234,6 +241,9 @@ async fn without_consul_the_server_serves_all_the_same() {
         link.call(command).await.map_err(LabError::new)
     };
     until("it serves", Duration::from_secs(15), || ask(&["PING"])).await.unwrap();
+    // Its scripts see nothing of what only we need.
+    let environ = std::fs::read_to_string(&environ).unwrap();
+    assert!(environ.contains("CONSUL_REDIS_ID=") && !environ.contains("hunter2"), "{environ}");
     let memory = ask(&["CONFIG", "GET", "maxmemory"]).await.unwrap();
     assert_eq!(fields(&memory).unwrap().get("maxmemory").map(String::as_str), Some("80740352"));
     // What it writes to its config stays there, and stays secret.

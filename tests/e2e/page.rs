@@ -10,13 +10,14 @@ use consul_redis::config::HttpConfig;
 use consul_redis::core::address::{Address, GroupName};
 use consul_redis::core::record::{Change, PublishedRole, Timeline};
 use consul_redis::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus};
-use consul_redis::http::{Drawn, Exhibits, STREAMS_MAX, Server};
+use consul_redis::http::{Exhibits, STREAMS_MAX, Server};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::meter::{Counters, Meter};
 use consul_redis::secret::SecretSource;
+use consul_redis::snapshot::Snapshot;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -347,7 +348,7 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
 /// A page without an agent behind it: it shows what it is given.
 struct ByHand {
     url: String,
-    show: watch::Sender<Option<Drawn>>,
+    show: watch::Sender<Option<Snapshot>>,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
@@ -380,7 +381,7 @@ async fn what_servers_say_is_shown_as_text_and_never_run() {
     browser.look(PHONE.0, PHONE.1, "light").await;
     browser.open(&url).await;
     browser.until("it waits", &shows("Nothing is known yet."), TEXT).await;
-    show.send_replace(Some(Drawn {
+    show.send_replace(Some(Snapshot {
         status: ill(&group, words),
         summary: Some(words.to_owned()),
         reasons: vec![words.to_owned()],
@@ -520,7 +521,7 @@ async fn addresses_of_ipv6_fit_and_lead_where_they_should() {
     status.sentinels[0].address = sentinel.clone();
     (status.sentinels[0].names, status.sentinels[0].error) = (Some(writer.clone()), None);
     (status.writer, status.healthy, status.problems) = (Some(writer.clone()), true, Vec::new());
-    show.send_replace(Some(Drawn { status, summary: None, reasons: Vec::new() }));
+    show.send_replace(Some(Snapshot { status, summary: None, reasons: Vec::new() }));
     let dir = tempfile::tempdir().unwrap();
     let browser = Browser::start(dir.path()).await;
     for (width, height) in [DESK, PHONE] {

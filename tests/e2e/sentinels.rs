@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use consul_redis::core::address::GroupName;
+use consul_redis::core::sentinels::{Tell, TellWhat};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::fields;
+use consul_redis::redis_link::{Link, LinkSettings, fields};
+use consul_redis::sentinel::query;
+use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::hammer::Hammer;
@@ -301,4 +305,46 @@ async fn a_sentinel_that_points_somewhere_else_for_long_is_told_anew() {
     assert_eq!(stranger.follows().await.unwrap(), None, "it is none of ours");
     world.settle().await.unwrap();
     assert_eq!(until_writer(&world, "redis", 5, None).await, writer);
+}
+
+/// Between the decision and the command it may begin a failover, which `REMOVE` would end, or be told by another agent.
+#[tokio::test]
+async fn a_sentinel_is_asked_once_more_before_it_is_told() {
+    let world = world(WorldSpec { redis: 2, sentinels: 1, ..WorldSpec::default() }).await;
+    let group: GroupName = "redis".parse().unwrap();
+    let [primary, replica] = &world.groups[0].redis[..] else { panic!("two") };
+    let sentinel = &world.sentinels[0];
+    let mut link = Link::open(&sentinel.address, &LinkSettings::default()).await.unwrap();
+    let id = query::identity(&mut link).await.unwrap();
+    let known = until("it knows the replica", Duration::from_secs(30), || async {
+        let mut link = Link::open(&sentinel.address, &LinkSettings::default()).await;
+        let link = link.as_mut().map_err(|error| LabError(error.to_string()))?;
+        let answer = query::ask(link, &id, &group).await.map_err(LabError::new)?;
+        let known = answer.group.filter(|group| group.replicas.len() == 1);
+        known.ok_or_else(|| LabError("not yet".to_owned()))
+    })
+    .await
+    .unwrap();
+    let tell = |what, primary: &consul_redis::core::address::Address| Tell {
+        sentinel: sentinel.address.clone(),
+        what,
+        primary: primary.clone(),
+        settings: known.settings,
+    };
+    // It names that one: a REMOVE would cost it the replica for ten seconds.
+    for what in [TellWhat::Repoint, TellWhat::Monitor, TellWhat::Settings] {
+        let tell = tell(what, &primary.address);
+        assert!(!query::tell(&mut link, &id, &group, &tell, &[]).await.unwrap(), "{what:?}");
+    }
+    let now = query::ask(&mut link, &id, &group).await.unwrap().group.unwrap();
+    assert_eq!(now.replicas.len(), 1, "{now:?}");
+    world.calm().await.unwrap();
+    // It leads a failover, which goes on for as long as the replica does not answer.
+    replica.signal(Signal::SIGSTOP).unwrap();
+    sentinel.ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    let repoint = tell(TellWhat::Repoint, &replica.address);
+    assert!(!query::tell(&mut link, &id, &group, &repoint, &[]).await.unwrap());
+    let now = query::ask(&mut link, &id, &group).await.unwrap().group.unwrap();
+    assert!(now.failover.is_some(), "{now:?}");
+    replica.signal(Signal::SIGCONT).unwrap();
 }

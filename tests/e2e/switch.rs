@@ -1,10 +1,12 @@
 //! The main job: whatever happens to the primary, the name follows the writer and nothing else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use consul_redis::clock::Clock;
-use consul_redis::instance::{InstanceCommand, follow};
+use consul_redis::instance::{InstanceCommand, Todo, follow};
 use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::mailbox::Mailbox;
 use consul_redis::redis_link::LinkSettings;
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
@@ -182,10 +184,11 @@ async fn an_instance_that_the_sentinels_forget_loses_its_row() {
 async fn an_instance_that_closes_the_connection_while_it_is_asked_is_asked_again() {
     let world = world(WorldSpec { redis: 1, sentinels: 1, ..WorldSpec::default() }).await;
     let server = &world.groups[0].redis[0];
-    let (commands, queue) = mpsc::channel(1);
+    let todo = Arc::<Mailbox<Todo>>::default();
     let (answers, mut readings) = mpsc::channel(1);
     let login = watch::Sender::new(LinkSettings::default());
-    tokio::spawn(follow(server.address.clone(), login.subscribe(), Clock::start(), queue, answers));
+    let (address, clock) = (server.address.clone(), Clock::start());
+    tokio::spawn(follow(address, login.subscribe(), clock, todo.clone(), answers));
     let (_, first) = readings.recv().await.unwrap();
     assert!(first.result.is_ok(), "{first:?}");
     let mut other = server.link().await.unwrap();
@@ -193,7 +196,7 @@ async fn an_instance_that_closes_the_connection_while_it_is_asked_is_asked_again
     server.signal(Signal::SIGSTOP).unwrap();
     let kill = tokio::spawn(async move { other.call(&["CLIENT", "KILL", "TYPE", "normal"]).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    commands.send(InstanceCommand::Probe).await.unwrap();
+    todo.post(|todo| todo.add(InstanceCommand::Probe));
     tokio::time::sleep(Duration::from_millis(50)).await;
     server.signal(Signal::SIGCONT).unwrap();
     let (_, second) = readings.recv().await.unwrap();

@@ -1,0 +1,94 @@
+//! What can be wrong with settings, and what to do about it.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Settings that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be: TOML's own words, with line, column and the line itself.
+    #[error("{}: {what}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file contradicts itself.
+    #[error("{}:{line}: {what}", path.display())]
+    Contradiction {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// The command line or the environment is wrong.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl ConfigError {
+    /// What to do about it, where there is more to say.
+    pub fn hint(&self) -> Option<&'static str> {
+        let text = self.to_string();
+        let has = |needle: &str| text.contains(needle);
+        let hints = [
+            (
+                "unknown field `password",
+                "secrets do not go into the config: write password_file or token_file, or set the environment variable",
+            ),
+            (
+                "unknown field `token",
+                "secrets do not go into the config: write password_file or token_file, or set the environment variable",
+            ),
+            (
+                "unknown field",
+                "docs/config.md has every key, docs/consul-redis.toml an example of each",
+            ),
+            (
+                "no Sentinels",
+                "for example: consul-redis agent --sentinels 10.0.0.1:26379,10.0.0.2:26379,10.0.0.3:26379",
+            ),
+            ("invalid socket address", "write ip:port, or [v6]:port"),
+            (
+                "open to others",
+                "give [http] token_file or client_ca (--listen-token-file, --listen-client-ca), or listen on 127.0.0.1",
+            ),
+            ("publish as", "give one of them another service: --group NAME=SERVICE"),
+            (
+                "can be called",
+                "have Sentinel know it by another name: SENTINEL REMOVE, SENTINEL MONITOR",
+            ),
+            ("which is not set", "set the variable, or write password_file"),
+            ("exclude each other", "keep the one that holds the password"),
+            ("only of use together", "give both, or neither"),
+            ("but certificates are given", "write tls = true, or take the certificates away"),
+            ("is there twice", "one [[group]] for each name that Sentinel knows"),
+            ("is rendered twice", "give one of the two another destination"),
+            ("must say its group", "write group = \"NAME\" below it"),
+            (
+                "which one this Redis belongs to",
+                "for example: consul-redis exec --group redis -- redis-server",
+            ),
+            ("nothing to render", "docs/consumers.md shows one; name the file with --config"),
+        ];
+        if let Some((_, hint)) = hints.into_iter().find(|(needle, _)| has(needle)) {
+            return Some(hint);
+        }
+        if matches!(self, Self::Unreadable { .. }) {
+            return Some("--config or CONSUL_REDIS_CONFIG names a file that this user can read");
+        }
+        None
+    }
+}

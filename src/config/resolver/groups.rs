@@ -1,0 +1,237 @@
+//! The groups, and which of their servers are this host's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CommonToAll, Resolver};
+use crate::cli::GroupFlag;
+use crate::config::file::{GroupTable, Quorum, RedisTable, SentinelTable, SettingsTable, Span};
+use crate::config::{
+    ConfigError, DEFAULT_CHECK_INTERVAL, DEFAULT_GROUP, GroupConfig, LocalRedis, LocalSentinel,
+    SentinelAuth, auth_of,
+};
+use crate::core::address::{GroupName, NameError, ServiceName};
+use crate::core::policy::{Policy, WantedQuorum, WantedSettings};
+use crate::core::projection::Layout;
+use crate::core::sentinel_rows;
+use crate::secret::SecretSource;
+
+/// A Redis of this host, and the group that it belongs to.
+pub(super) struct Place<'a> {
+    table: &'a RedisTable,
+    group: GroupName,
+}
+
+impl Resolver<'_> {
+    /// The groups, and the services that they are to be published as.
+    pub(super) fn wanted_groups(&self) -> Result<Vec<GroupFlag>, ConfigError> {
+        let mut seen: BTreeSet<&GroupName> = BTreeSet::new();
+        for table in &self.file.group {
+            if !seen.insert(table.name.get_ref()) {
+                let what = format!("group `{}` is there twice", table.name.get_ref());
+                return Err(self.source.contradiction(&table.name, what));
+            }
+        }
+        if !self.common.group.is_empty() {
+            return Ok(self.common.group.clone());
+        }
+        let named = |name: GroupName| GroupFlag { name, service: None };
+        if !self.file.group.is_empty() {
+            let names = self.file.group.iter().map(|table| table.name.get_ref().clone());
+            return Ok(names.map(named).collect());
+        }
+        let name = DEFAULT_GROUP.parse();
+        Ok(vec![named(name.map_err(|e: NameError| ConfigError::Usage(e.to_string()))?)])
+    }
+
+    pub(super) fn groups(
+        &self,
+        wanted: &[GroupFlag],
+        places: &[Place<'_>],
+        common: &CommonToAll<'_>,
+    ) -> Result<Vec<GroupConfig>, ConfigError> {
+        let groups: Vec<GroupConfig> =
+            wanted.iter().map(|flag| self.group(flag, places, common)).collect::<Result<_, _>>()?;
+        self.refuse_collisions(&groups)?;
+        Ok(groups)
+    }
+
+    fn group(
+        &self,
+        flag: &GroupFlag,
+        places: &[Place<'_>],
+        common: &CommonToAll<'_>,
+    ) -> Result<GroupConfig, ConfigError> {
+        let table = self.file.group.iter().find(|table| table.name.get_ref() == &flag.name);
+        let service = self.service(flag, table)?;
+        let here = places.iter().filter(|place| place.group == flag.name);
+        let mut policy = Policy {
+            local: here.map(|place| place.table.address.get_ref().clone()).collect(),
+            sentinels_configured: common.sentinels_configured,
+            ..Policy::new(flag.name.clone(), service, common.agent, "")
+        };
+        if let Some(table) = table {
+            apply(&mut policy, table);
+        }
+        if let Some(level) = self.common.publish {
+            policy.publish = level;
+        }
+        let login = match table {
+            Some(table) => self.login(table.login.as_ref(), common.login.clone())?,
+            None => common.login.clone(),
+        };
+        let settings = table.map(|table| &table.settings);
+        let sentinel_auth = match settings.and_then(|s| s.auth_password_file.clone()) {
+            Some(file) => SentinelAuth {
+                username: settings.and_then(|s| s.auth_user.clone()),
+                password: SecretSource::File(file),
+            },
+            None => auth_of(&login),
+        };
+        let layout = Layout::new(common.prefix, &flag.name);
+        Ok(GroupConfig { layout, policy, login, sentinel_auth })
+    }
+
+    /// The service that a group is published as: its own name, unless another one is given.
+    fn service(
+        &self,
+        flag: &GroupFlag,
+        table: Option<&GroupTable>,
+    ) -> Result<ServiceName, ConfigError> {
+        let in_file = || table?.service.as_ref().map(|service| service.get_ref().clone());
+        if let Some(service) = flag.service.clone().or_else(in_file) {
+            return Ok(service);
+        }
+        flag.name.as_str().parse().map_err(|_| {
+            let what = format!(
+                "group `{0}` needs a service name, for DNS has none like it: \
+                 write service = \"...\" or --group {0}=SERVICE",
+                flag.name
+            );
+            match table {
+                Some(table) => self.source.contradiction(&table.name, what),
+                None => ConfigError::Usage(what),
+            }
+        })
+    }
+
+    /// Two groups that publish one service, or take the Sentinels' names, would answer for each other.
+    fn refuse_collisions(&self, groups: &[GroupConfig]) -> Result<(), ConfigError> {
+        let mut owners: BTreeMap<String, String> = BTreeMap::new();
+        owners.insert(sentinel_rows::SERVICE.to_owned(), "the Sentinels".to_owned());
+        for group in groups {
+            let policy = &group.policy;
+            let place = |what: String| {
+                let table = self.file.group.iter().find(|t| t.name.get_ref() == &policy.group);
+                match table {
+                    Some(table) => self.source.contradiction(&table.name, what),
+                    None => ConfigError::Usage(what),
+                }
+            };
+            if policy.group.as_str() == "sentinels" {
+                return Err(place(
+                    "no group can be called `sentinels`: its node would be the \
+                                  Sentinels' own"
+                        .to_owned(),
+                ));
+            }
+            for service in policy.service.all() {
+                let owner = format!("group `{}`", policy.group);
+                if let Some(other) = owners.insert(service.clone(), owner.clone()) {
+                    return Err(place(format!(
+                        "{other} and {owner} would both publish as `{service}`"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which group each Redis of this host belongs to.
+    pub(super) fn places(&self, wanted: &[GroupFlag]) -> Result<Vec<Place<'_>>, ConfigError> {
+        let place = |table| Ok(Place { table, group: self.group_of(table, wanted)? });
+        self.file.redis.iter().map(place).collect()
+    }
+
+    fn group_of(&self, table: &RedisTable, wanted: &[GroupFlag]) -> Result<GroupName, ConfigError> {
+        match (&table.group, wanted) {
+            (Some(name), _) if wanted.iter().any(|flag| &flag.name == name.get_ref()) => {
+                Ok(name.get_ref().clone())
+            }
+            (Some(name), _) => {
+                let what = format!(
+                    "group `{}` is not configured: add [[group]] name = \"{0}\"",
+                    name.get_ref()
+                );
+                Err(self.source.contradiction(name, what))
+            }
+            (None, [only]) => Ok(only.name.clone()),
+            (None, _) => {
+                let address = table.address.get_ref();
+                let what = format!("{address} must say its group, for there are several");
+                Err(self.source.contradiction(&table.address, what))
+            }
+        }
+    }
+
+    pub(super) fn local_redis(
+        &self,
+        places: &[Place<'_>],
+        groups: &[GroupConfig],
+    ) -> Vec<LocalRedis> {
+        let local = |place: &Place<'_>| {
+            let group = groups.iter().find(|group| group.policy.group == place.group)?;
+            Some(LocalRedis {
+                address: place.table.address.get_ref().clone(),
+                group: place.group.clone(),
+                service: group.policy.service.server(),
+                check_interval: place.table.check_interval.map_or(DEFAULT_CHECK_INTERVAL, |s| s.0),
+                forgotten_after: None,
+            })
+        };
+        places.iter().filter_map(local).collect()
+    }
+
+    pub(super) fn local_sentinels(&self) -> Vec<LocalSentinel> {
+        let local = |table: &SentinelTable| LocalSentinel {
+            address: table.address.get_ref().clone(),
+            check_interval: table.check_interval.map_or(DEFAULT_CHECK_INTERVAL, |s| s.0),
+            forgotten_after: None,
+        };
+        self.file.sentinel.iter().map(local).collect()
+    }
+}
+
+fn apply(policy: &mut Policy, table: &GroupTable) {
+    let ms = |span: Option<Span>, default: u64| span.map_or(default, Span::as_ms);
+    policy.publish = table.publish.unwrap_or(policy.publish);
+    policy.confirm_within_ms = ms(table.confirm_within, policy.confirm_within_ms);
+    policy.replica_lag_max_ms = ms(table.replica_lag_max, policy.replica_lag_max_ms);
+    policy.forget_after_ms = ms(table.forget_after, policy.forget_after_ms);
+    policy.forget_sentinels_after_ms =
+        ms(table.forget_sentinels_after, policy.forget_sentinels_after_ms);
+    if table.manage == Some(false) {
+        policy.leave_alone();
+    }
+    policy.forget_ghosts = table.forget_ghosts.unwrap_or(policy.forget_ghosts);
+    policy.bootstrap = table.bootstrap.unwrap_or(policy.bootstrap);
+    policy.expect = table.expect.map(usize::from);
+    policy.bootstrap_wait_ms = ms(table.bootstrap_wait, policy.bootstrap_wait_ms);
+    policy.hold_when_cut_off = table.hold_when_cut_off.unwrap_or(policy.hold_when_cut_off);
+    policy.fence = table.fence.unwrap_or(policy.fence);
+    policy.replace_emptied = table.replace_emptied.unwrap_or(policy.replace_emptied);
+    policy.hold_writes = table.hold_writes.unwrap_or(policy.hold_writes);
+    policy.tell_sentinels = table.tell_sentinels.unwrap_or(policy.tell_sentinels);
+    policy.settings = wanted(&table.settings);
+}
+
+fn wanted(table: &SettingsTable) -> WantedSettings {
+    WantedSettings {
+        quorum: table.quorum.map(|quorum| match quorum {
+            Quorum::Auto => WantedQuorum::Auto,
+            Quorum::Fixed(quorum) => WantedQuorum::Fixed(quorum),
+        }),
+        down_after_ms: table.down_after.map(Span::as_ms),
+        failover_timeout_ms: table.failover_timeout.map(Span::as_ms),
+        parallel_syncs: table.parallel_syncs,
+    }
+}

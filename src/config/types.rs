@@ -1,0 +1,205 @@
+//! What settings are, once they are resolved.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::discovery::SentinelSources;
+use super::error::ConfigError;
+use super::file::LogFormat;
+use super::template::TemplateConfig;
+use crate::consul::endpoint::ConsulEndpoint;
+use crate::core::address::{Address, GroupName};
+use crate::core::policy::Policy;
+use crate::core::projection::Layout;
+use crate::redis_link::LinkSettings;
+use crate::secret::SecretSource;
+
+/// The group when none is named.
+pub const DEFAULT_GROUP: &str = "redis";
+/// The KV prefix when none is given.
+pub const DEFAULT_PREFIX: &str = "redis-ha";
+/// Consul's domain, when nothing is said.
+pub const DEFAULT_DNS_DOMAIN: &str = "consul";
+/// Where a Consul agent answers DNS, unless it was told otherwise.
+pub const CONSUL_DNS_PORT: u16 = 8600;
+/// How often Consul checks what node mode registers, when nothing is said.
+pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Everything that was asked for, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The name this agent shows.
+    pub agent: String,
+    /// Keys whose new values wait until the agent that runs is started again.
+    pub waiting: Vec<&'static str>,
+    /// Where Consul is.
+    pub consul: ConsulEndpoint,
+    /// KV prefix.
+    pub prefix: String,
+    /// Log level or filter.
+    pub log: String,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// What the agent answers by HTTP, when it does.
+    pub http: Option<HttpConfig>,
+    /// Whether DNS answers what was published, when it is to be asked.
+    pub dns: Option<DnsConfig>,
+    /// This host's primaries are moved away before the agent stops, where that was said.
+    pub handover: Option<bool>,
+    /// Where Sentinels are.
+    pub sources: SentinelSources,
+    /// DNS server for their names.
+    pub resolver: Option<std::net::SocketAddr>,
+    /// How to log in to them.
+    pub sentinel_login: LinkSettings,
+    /// The groups.
+    pub groups: Vec<GroupConfig>,
+    /// The groups were named, by flag or file, and are not just the default.
+    pub groups_named: bool,
+    /// How to log in to instances of a group that is not configured.
+    pub instance_login: LinkSettings,
+    /// Node mode: this host's instances.
+    pub redis: Vec<LocalRedis>,
+    /// Node mode: this host's Sentinels.
+    pub sentinels: Vec<LocalSentinel>,
+    /// Variables of the environment that hold secrets: what we start does not get them.
+    pub secret_variables: BTreeSet<String>,
+    /// The files that are rendered from the groups' state.
+    pub templates: Vec<TemplateConfig>,
+}
+
+impl Config {
+    /// The same, with one more Redis of this host: the only group's.
+    ///
+    /// # Errors
+    /// When there are several groups.
+    pub fn with_redis(
+        mut self,
+        address: Address,
+        forgotten_after: Duration,
+    ) -> Result<Self, ConfigError> {
+        let [group] = &mut self.groups[..] else {
+            return Err(ConfigError::Usage(
+                "there are several groups: say which one this Redis belongs to, with --group"
+                    .to_owned(),
+            ));
+        };
+        group.policy.local.insert(address.clone());
+        self.redis.push(LocalRedis {
+            address,
+            group: group.policy.group.clone(),
+            service: group.policy.service.server(),
+            check_interval: DEFAULT_CHECK_INTERVAL,
+            forgotten_after: Some(forgotten_after),
+        });
+        Ok(self)
+    }
+
+    /// The same, with one more Sentinel of this host.
+    #[must_use]
+    pub fn with_sentinel(mut self, address: Address, forgotten_after: Duration) -> Self {
+        self.sources.listed.push(address.clone());
+        self.sentinels.push(LocalSentinel {
+            address,
+            check_interval: DEFAULT_CHECK_INTERVAL,
+            forgotten_after: Some(forgotten_after),
+        });
+        self
+    }
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupConfig {
+    /// What is wanted of it, complete but for `run`, which each loop has of its own.
+    pub policy: Policy,
+    /// Where it is in Consul.
+    pub layout: Layout,
+    /// How to log in to its instances.
+    pub login: LinkSettings,
+    /// How a Sentinel that is told about the group is to log in to them.
+    pub sentinel_auth: SentinelAuth,
+}
+
+/// Where the agent answers by HTTP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpConfig {
+    /// The address.
+    pub listen: std::net::SocketAddr,
+    /// The token that whoever wants to see the groups must have.
+    pub token: SecretSource,
+    /// TLS, when it is spoken.
+    pub tls: Option<HttpTls>,
+}
+
+/// TLS towards those who ask by HTTP: PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpTls {
+    /// Our certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authority whose certificates open what the token opens.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Whom to ask whether DNS answers what was published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DnsConfig {
+    /// Consul agents or servers, or what passes questions on to them.
+    pub servers: Vec<Address>,
+    /// They were named; else it is the Consul that is written to, whose DNS may be elsewhere or nowhere.
+    pub named: bool,
+    /// Consul's domain.
+    pub domain: String,
+    /// What stands between `service` and the domain: the namespace and partition.
+    pub tenancy: String,
+}
+
+impl DnsConfig {
+    /// The name that clients look up for a service.
+    pub fn name(&self, service: &str) -> String {
+        format!("{service}.service.{}{}", self.tenancy, self.domain)
+    }
+}
+
+/// A login that is passed on to Sentinels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelAuth {
+    /// ACL user.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: SecretSource,
+}
+
+/// A Redis of this host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LocalRedis {
+    /// Where others reach it.
+    pub address: Address,
+    /// Its group.
+    pub group: GroupName,
+    /// The service it is registered as.
+    pub service: String,
+    /// How often Consul checks it.
+    pub check_interval: Duration,
+    /// Consul forgets it after this long without an answer: for one whose address will not come back.
+    pub forgotten_after: Option<Duration>,
+}
+
+/// A Sentinel of this host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LocalSentinel {
+    /// Where others reach it.
+    pub address: Address,
+    /// How often Consul checks it.
+    pub check_interval: Duration,
+    /// Consul forgets it after this long without an answer: for one whose address will not come back.
+    pub forgotten_after: Option<Duration>,
+}
+
+/// Sentinels log in as we do, where nothing else is said.
+pub fn auth_of(login: &LinkSettings) -> SentinelAuth {
+    SentinelAuth { username: login.username.clone(), password: login.password.clone() }
+}

@@ -1,0 +1,160 @@
+//! The way to one Consul: its address, its certificates, and what one request and its answer are.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::endpoint::{ConsulAddress, ConsulEndpoint};
+use super::error::{ClientError, ConsulError, root_cause};
+use crate::pem::{self, Stamp};
+
+/// Deadline for the connection itself.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How far Consul was when it answered: what a blocking query goes on from.
+pub(super) const INDEX_HEADER: &str = "X-Consul-Index";
+/// Longest answer read, in bytes: far above 512 KiB, the most Consul stores under one key.
+pub const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// A raw answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// When it was asked for.
+    pub asked: Instant,
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// `X-Consul-Index`, 0 when there is none.
+    pub index: u64,
+    /// The body, at most [`ANSWER_LEN_MAX`].
+    pub body: Vec<u8>,
+}
+
+/// How Consul is reached now.
+#[derive(Debug)]
+pub(super) struct Connection {
+    http: reqwest::Client,
+    base: String,
+    /// What it was made from.
+    pub endpoint: ConsulEndpoint,
+    /// The PEM files as they were read: their times and sizes.
+    pub files: Vec<Option<Stamp>>,
+    /// Blocking queries end with it: the next one goes to another Consul.
+    pub replaced: CancellationToken,
+}
+
+impl Connection {
+    pub fn new(endpoint: &ConsulEndpoint) -> Result<Self, ClientError> {
+        // Before they are read: a change in between is seen later.
+        let files = stamps(endpoint);
+        let mut builder = reqwest::Client::builder()
+            // The local agent is never behind a proxy, whatever HTTP_PROXY says.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(4)
+            .tcp_keepalive(Duration::from_secs(15))
+            .user_agent(concat!("consul-redis/", env!("CARGO_PKG_VERSION")));
+        let base = endpoint.base_url();
+        if let Some(path) = &endpoint.ca_cert {
+            let pem = read_pem(path)?;
+            builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?);
+        } else if !base.starts_with("https://") {
+            // Nobody has to be trusted, and a small image has no authorities to offer.
+            builder = builder.tls_certs_only(std::iter::empty());
+        }
+        if let Some((cert, key)) = &endpoint.client_cert {
+            let mut pem = read_pem(cert)?;
+            pem.extend(read_pem(key)?);
+            builder = builder.identity(reqwest::Identity::from_pem(&pem)?);
+        }
+        if !endpoint.tls_verify {
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        }
+        if let ConsulAddress::Unix(path) = &endpoint.address {
+            builder = builder.unix_socket(path.clone());
+        }
+        if let (Some(_), Some(host)) = (&endpoint.tls_server_name, endpoint.host()) {
+            builder = builder.dns_resolver(ConnectTo(host));
+        }
+        let http = builder.build()?;
+        let endpoint = endpoint.clone();
+        Ok(Self { http, base, endpoint, files, replaced: CancellationToken::new() })
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<Answer, ConsulError> {
+        let asked = Instant::now();
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.base)).query(query).timeout(timeout);
+        request = self.authorised(request)?;
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let unreachable = |error: reqwest::Error| ConsulError::Unreachable {
+            address: self.endpoint.display(),
+            reason: root_cause(&error),
+        };
+        let mut response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let header = response.headers().get(INDEX_HEADER).and_then(|v| v.to_str().ok());
+        let index = header.and_then(|v| v.parse().ok()).unwrap_or(0);
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + chunk.len() > ANSWER_LEN_MAX {
+                let what = format!("longer than {ANSWER_LEN_MAX} bytes");
+                return Err(ConsulError::Unreadable { call: path.to_owned(), what });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer { asked, status, index, body })
+    }
+
+    fn authorised(&self, mut request: RequestBuilder) -> Result<RequestBuilder, ConsulError> {
+        if let Some(token) = self.endpoint.token.read()? {
+            request = request.header("X-Consul-Token", token.expose_secret());
+        }
+        if let Some(namespace) = &self.endpoint.namespace {
+            request = request.query(&[("ns", namespace)]);
+        }
+        if let Some(partition) = &self.endpoint.partition {
+            request = request.query(&[("partition", partition)]);
+        }
+        Ok(request)
+    }
+}
+
+/// Connects to one host whatever the URL says: for a certificate made out to another name.
+struct ConnectTo(String);
+
+impl Resolve for ConnectTo {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// How the PEM files are now.
+pub(super) fn stamps(endpoint: &ConsulEndpoint) -> Vec<Option<Stamp>> {
+    let ConsulEndpoint { ca_cert, client_cert, .. } = endpoint;
+    let pair = client_cert.iter().flat_map(|(cert, key)| [cert, key]);
+    pem::stamps(ca_cert.iter().chain(pair))
+}
+
+fn read_pem(path: &Path) -> Result<Vec<u8>, ClientError> {
+    std::fs::read(path).map_err(|source| ClientError::Pem { path: path.to_owned(), source })
+}
