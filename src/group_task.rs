@@ -18,6 +18,7 @@ use crate::consul::store::ReadMode;
 use crate::consul::watch::watch_group;
 use crate::core::action::Write;
 use crate::core::address::Address;
+use crate::core::decide::Decision;
 use crate::core::group::{GroupLoop, Input, Outcome, Output, Published, Weight};
 use crate::core::observed::{InstanceAnswer, Reading};
 use crate::core::time::{Mono, Now};
@@ -165,7 +166,7 @@ fn draw(machine: &GroupLoop, findings: &Findings, now: Now) -> Drawn {
     Drawn {
         status,
         summary: decision.map(|decision| decision.summary.clone()),
-        reasons: decision.map(|decision| decision.reasons.clone()).unwrap_or_default(),
+        reasons: decision.map(Decision::said).unwrap_or_default(),
     }
 }
 

@@ -23,13 +23,13 @@ use super::observed::{
 use super::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
 use super::projection::{Layout, project};
 use super::publication::{KeepReason, Verdict, conditions};
-use super::record::{Change, Level, Record, Timeline};
+use super::record::{Change, Record, Timeline};
 use super::reinstate;
 use super::replicas::Roster;
 use super::sentinels::{Tell, conditions as disagreements};
 use super::status::{GroupStatus, assess};
 use super::time::{Mono, Now};
-use super::view::{Named, View};
+use super::view::{Found, View};
 use super::writer::writer_test;
 
 /// How often everything is read again when nothing happens, in ms.
@@ -210,6 +210,8 @@ pub struct GroupLoop {
     next_audit: Mono,
     obstacle: Option<Obstacle>,
     decision: Option<Decision>,
+    /// Where the decision differs from what was decided before.
+    pub differences: Vec<(String, String)>,
 }
 
 struct InFlight {
@@ -246,6 +248,7 @@ impl GroupLoop {
             next_audit: Mono(0),
             obstacle: None,
             decision: None,
+            differences: Vec::new(),
         }
     }
 
@@ -262,7 +265,10 @@ impl GroupLoop {
     /// What a person wants to know, from what is known now.
     pub fn status(&self, now: Now) -> GroupStatus {
         let view = View::new(&self.policy, &self.memory, &self.observed, now);
-        assess(&view, &self.layout)
+        match &self.decision {
+            Some(decision) => assess(&view, &self.layout, decision),
+            None => assess(&view, &self.layout, &decide(&view, &self.layout)),
+        }
     }
 
     /// When [`Input::Tick`] is due next.
@@ -491,7 +497,7 @@ impl GroupLoop {
                 "{}: writer {} confirmed by {} of {} Sentinels at epoch {}",
                 record.group,
                 record.writer_address().map(ToString::to_string).unwrap_or_default(),
-                record.evidence.votes,
+                record.evidence.basis.votes(),
                 record.evidence.known,
                 record.evidence.confirmed_epoch
             ),
@@ -524,7 +530,7 @@ impl GroupLoop {
     }
 
     /// Folds what is known into what is remembered; what was found in the readings meanwhile.
-    fn remember(&mut self, now: Now, out: &mut Vec<Output>) -> (Tally, Named) {
+    fn remember(&mut self, now: Now, out: &mut Vec<Output>) -> (Tally, Found) {
         let before = self.memory.generation.map(|(generation, _)| generation);
         self.memory.see_generation(&self.observed, now);
         let after = self.memory.generation.map(|(generation, _)| generation);
@@ -553,7 +559,7 @@ impl GroupLoop {
         holding.extend(emptied::condition(&view));
         holding.extend(is_cut_off(&view).then_some(Condition::CutOff));
         self.known.clone_from(roster.followed());
-        let View { tally, named, .. } = view;
+        let View { tally, found, .. } = view;
         self.memory.keep(holding, now);
         self.remember_timeline(&tally, now);
         self.note_urgency(now);
@@ -572,7 +578,7 @@ impl GroupLoop {
         if let Some(id) = overdue {
             self.fold_outcome(id, Outcome::Unknown("no answer at all".to_owned()), now, out);
         }
-        (tally, named)
+        (tally, found)
     }
 
     /// Notes when each step of a failover was first seen, for the log and the history.
@@ -582,7 +588,7 @@ impl GroupLoop {
             return;
         };
         let down = tally.agree_down(&last.address);
-        let settled = record.writer.is_some() && record.evidence.level == Level::Quorum;
+        let settled = record.writer.is_some() && !record.evidence.is_unconfirmed();
         if settled && !down && tally.failovers.is_empty() {
             self.memory.timeline = Timeline::default();
             self.memory.promoted = None;
@@ -648,8 +654,7 @@ impl GroupLoop {
     /// often, but only for the minute that such a thing takes, not for days of a broken group.
     fn note_urgency(&mut self, now: Now) {
         let record = self.observed.record();
-        let unsettled =
-            record.is_some_and(|r| r.writer.is_none() || r.evidence.level == Level::Promotion);
+        let unsettled = record.is_some_and(|r| r.writer.is_none() || r.evidence.is_unconfirmed());
         let trouble = self
             .observed
             .sentinels
@@ -669,12 +674,14 @@ impl GroupLoop {
     }
 
     /// Decides, and turns the decision into outputs.
-    fn act(&mut self, found: (Tally, Named), now: Now, out: &mut Vec<Output>) {
+    fn act(&mut self, found: (Tally, Found), now: Now, out: &mut Vec<Output>) {
         let view = View::with(&self.policy, &self.memory, &self.observed, now, found);
         let decision = decide(&view, &self.layout);
+        let differences = super::before::differences(&view, &self.layout, &decision);
+        self.differences.extend(differences);
         self.note_obstacle(&decision, now, out);
-        for action in &decision.actions {
-            match action {
+        for action in decision.actions() {
+            match &action {
                 Action::Write(write) => {
                     let free = self.in_flight.is_none() && !self.doubtful;
                     if free && now.mono >= self.paused_until {
@@ -741,7 +748,7 @@ impl GroupLoop {
         );
         let blocked = match blocked {
             Some(blocked) if first => Some(blocked),
-            blocked => decision.reasons.first().cloned().or(blocked),
+            blocked => decision.reasons.first().map(ToString::to_string).or(blocked),
         };
         let Some(text) = blocked else {
             if self.obstacle.take().is_some_and(|obstacle| obstacle.said) {

@@ -2,7 +2,6 @@
 
 use super::address::Address;
 use super::observed::{DownOpinion, Role};
-use super::record::Level;
 use super::view::View;
 use super::writer::WriterTest;
 
@@ -54,7 +53,7 @@ pub fn prepare(view: &View<'_>, to: Option<&Address>) -> (Vec<Check>, Option<Swi
 fn writer(view: &View<'_>) -> Result<String, String> {
     let record = view.record.ok_or("nothing is published")?;
     let writer = record.writer_address().ok_or("there is no writer")?;
-    if record.evidence.level != Level::Quorum {
+    if record.evidence.is_unconfirmed() {
         return Err(format!("{writer} is not confirmed by a majority yet"));
     }
     match view.test(writer) {

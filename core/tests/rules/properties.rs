@@ -202,8 +202,15 @@ proptest! {
     }
 
     #[test]
+    fn a_decision_is_as_before(scene in scene()) {
+        let decision = scene.decision();
+        let differences = consul_redis_core::before::differences(&scene.view(), &layout(), &decision);
+        prop_assert!(differences.is_empty(), "{differences:#?}");
+    }
+
+    #[test]
     fn every_write_is_one_transaction_with_one_writer_and_one_story(scene in scene()) {
-        for action in scene.decision().actions {
+        for action in scene.decision().actions() {
             let Action::Write(write) = action else { continue };
             prop_assert!(write.ops.len() <= TXN_OPS_MAX);
             let Some(record) = &write.record else { continue };
@@ -223,7 +230,7 @@ proptest! {
     #[test]
     fn a_generation_begins_exactly_when_the_writer_changes(scene in scene()) {
         let before = scene.observed.record().cloned();
-        for action in scene.decision().actions {
+        for action in scene.decision().actions() {
             let Action::Write(write) = action else { continue };
             let Some(record) = &write.record else { continue };
             let old = before.as_ref().map_or(0, |record| record.generation);
@@ -258,7 +265,7 @@ proptest! {
     fn silence_changes_nothing(scene in scene()) {
         let scene = (0..3).fold(scene, Scene::silent);
         let scene = NAMES.iter().fold(scene, |scene, name| scene.dead(name));
-        let quiet = scene.decision().actions.iter().all(
+        let quiet = scene.decision().actions().iter().all(
             |action| matches!(action, Action::Write(write) if write.purpose == Purpose::Repair),
         );
         prop_assert!(quiet, "{:?}", scene.decision());
@@ -268,12 +275,7 @@ proptest! {
     fn a_decision_once_carried_out_is_not_made_again(scene in scene()) {
         let mut scene = scene;
         for _ in 0..4 {
-            let decision = scene.decision();
-            let write = decision.actions.iter().find_map(|action| match action {
-                Action::Write(write) => Some(write),
-                _ => None,
-            });
-            let Some(write) = write else { return Ok(()) };
+            let Some(write) = scene.decision().write else { return Ok(()) };
             let Some(record) = &write.record else { return Ok(()) };
             scene.show(record);
             scene.memory.generation_max = record.generation;
@@ -352,8 +354,7 @@ fn a_group_of_a_hundred_is_published_in_several_transactions_the_writer_in_the_f
     }
     let mut writes = 0;
     loop {
-        let decision = scene.decision();
-        let Some(Action::Write(write)) = decision.actions.first() else { break };
+        let Some(write) = scene.decision().write else { break };
         assert!(write.ops.len() <= TXN_OPS_MAX, "{}", write.ops.len());
         let record = write.record.clone().expect("a record");
         assert_eq!(record.writer_address(), Some(&at(A)));

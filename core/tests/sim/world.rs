@@ -14,7 +14,7 @@ use consul_redis_core::memory::Memory;
 use consul_redis_core::observed::{Reading, Role, StoreAnswer, StoredState};
 use consul_redis_core::policy::{Policy, WantedQuorum};
 use consul_redis_core::projection::{Layout, Op, project};
-use consul_redis_core::record::{Level, PublishedRole, Record, decode, encode};
+use consul_redis_core::record::{Basis, Level, PublishedRole, Record, decode, encode};
 use consul_redis_core::sentinels::{Tell, TellWhat};
 use consul_redis_core::switchover::prepare;
 use consul_redis_core::time::{Mono, Now};
@@ -119,6 +119,8 @@ pub struct World {
     pub consul: MemoryConsul,
     pub now: u64,
     pub log: Vec<String>,
+    /// Where decisions differ from those before: how often, and one example.
+    pub differences: BTreeMap<String, (usize, String)>,
     /// The first broken invariant.
     pub broken: Option<String>,
     /// The Sentinels agreed on a sound primary in the end, so the agents had to as well.
@@ -234,6 +236,7 @@ impl World {
             consul: MemoryConsul::default(),
             now: 1,
             log: Vec::new(),
+            differences: BTreeMap::new(),
             broken: None,
             converged: false,
             commits: BTreeMap::new(),
@@ -517,7 +520,7 @@ impl World {
         let record = self.last_record.as_ref();
         let wrong = record.is_some_and(|record| {
             let Some(writer) = record.writer_address() else { return false };
-            let denied = record.evidence.level == Level::Promotion
+            let denied = record.evidence.level() == Level::Promotion
                 && self.cluster.majority().is_some_and(|majority| &majority != writer)
                 && self.cluster.chosen().is_empty();
             denied || self.cluster.agree_down(writer)
@@ -538,6 +541,10 @@ impl World {
     fn input(&mut self, agent: usize, input: Input) {
         let now = self.clock();
         let outputs = self.agents[agent].machine.on(input, now);
+        for (kind, what) in std::mem::take(&mut self.agents[agent].machine.differences) {
+            let known = self.differences.entry(kind).or_insert_with(|| (0, what));
+            known.0 += 1;
+        }
         for output in outputs {
             self.carry_out(agent, output);
         }
@@ -887,7 +894,7 @@ impl World {
             let what = format!("agent-{agent} publishes {writer}, which last said so at {said:?}");
             self.break_with(what);
         }
-        let named = self.named_recently(writer, record.evidence.level);
+        let named = self.named_recently(writer, record.evidence.level());
         // The first primary of a group that no Sentinel knows: the one with the most data.
         let first = self.most_data.is_some() && record.generation == 1;
         if first && self.most_data.as_ref() != Some(writer) {
@@ -895,8 +902,7 @@ impl World {
             return self.break_with(what);
         }
         // Where everything has moved, no Sentinel knows anybody who is left.
-        let by_itself =
-            record.evidence.level == Level::Promotion && record.evidence.sentinel.is_none();
+        let by_itself = record.evidence.basis == Basis::Agents;
         let moved = self.moved > 0 && by_itself;
         if let Some(holder) = self.holder_passed_over(agent, record, writer).filter(|_| moved) {
             let what = format!("agent-{agent} publishes {writer} without data, {holder} has some");
@@ -957,7 +963,7 @@ impl World {
             write.purpose.as_str(),
             record.generation,
             record.writer_address(),
-            record.evidence.level.as_str(),
+            record.evidence.level().as_str(),
             record.why
         ));
         if record.writer.is_some() {
@@ -989,10 +995,10 @@ impl World {
     fn check_no_step_back(&mut self, record: &Record) {
         let Some(last) = &self.last_record else { return };
         let young = self.now - self.generation_at < 4_000;
-        let promoted = last.evidence.level == Level::Promotion && last.writer.is_some();
+        let promoted = last.evidence.level() == Level::Promotion && last.writer.is_some();
         let moved = record.writer.is_some() && record.writer_address() != last.writer_address();
-        let old_epoch = record.evidence.level == Level::Quorum
-            && record.evidence.config_epoch <= Some(last.evidence.confirmed_epoch);
+        let old_epoch = record.evidence.level() == Level::Quorum
+            && record.evidence.basis.epoch() <= Some(last.evidence.confirmed_epoch);
         if young && promoted && moved && old_epoch {
             self.break_with("the old answer overruled a promotion".to_owned());
         }
@@ -1331,7 +1337,7 @@ impl World {
         }
         let answer = self.consul.group(&self.layout, Mono(self.now));
         let published = answer.record().and_then(Record::writer_address).cloned();
-        let level = answer.record().map(|record| record.evidence.level);
+        let level = answer.record().map(|record| record.evidence.level());
         // Equal epochs for two addresses never converge in Sentinel itself; then nobody is named.
         let Some(majority) = self.cluster.majority() else { return };
         let sound = self.cluster.instance(&majority).is_some_and(|i| i.is_primary() && i.answers());

@@ -1,0 +1,217 @@
+//! The first primary, when nobody knows of one: nothing was ever published, and no Sentinel monitors the group.
+//!
+//! The instances that are registered for the group are compared by what they hold (`docs/facts/sentinel.md` 8).
+//! The one whose data includes everybody else's leads; of blank ones the lowest address. Where the data of two has
+//! gone different ways, nothing is done, and the operator is asked. One agent's transaction decides: `state` is
+//! created, or changed, at the index that was read.
+
+use std::fmt;
+
+use crate::address::Address;
+use crate::memory::Condition;
+use crate::observed::{InstanceAnswer, ReplId, Role, StoredState};
+use crate::record::Record;
+use crate::replicas::Roster;
+use crate::view::View;
+
+/// What is to be done about a group without a first primary.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Bootstrap<'a> {
+    /// This one says that it is a primary, and is to be published.
+    Publish(&'a Address, &'a InstanceAnswer),
+    /// This one is to lead, and has to be made a primary: first it is written down.
+    Claim(&'a Address),
+    /// This one was written down and is to be made a primary now.
+    Promote(&'a Address, &'a InstanceAnswer),
+}
+
+/// Why there is no first primary yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoFirst {
+    /// Bootstrapping is not for this group: it has a past, or Sentinels know it, or no instance is registered.
+    NotBlank,
+    /// The operator does it himself.
+    SwitchedOff,
+    /// Too few Sentinels answer to say that none knows the group.
+    Sentinels {
+        /// How many answer.
+        answered: usize,
+        /// How many there are.
+        of: usize,
+    },
+    /// Instances are waited for.
+    Waiting {
+        /// How many answer.
+        answered: usize,
+        /// How many are expected, when that was said.
+        expect: Option<usize>,
+    },
+    /// One may have more data than the others, and is not ready.
+    NotReady(Address, String),
+    /// The data of two has gone different ways.
+    Diverged(Address, Address),
+}
+
+impl fmt::Display for NoFirst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBlank => f.write_str("the group has a past"),
+            Self::SwitchedOff => {
+                f.write_str("no first primary: bootstrap = false leaves it to the operator")
+            }
+            Self::Sentinels { answered, of } => {
+                write!(f, "no first primary: {answered} of {of} Sentinels answer")
+            }
+            Self::Waiting { answered, expect: Some(expect) } => {
+                write!(f, "no first primary: {answered} of {expect} expected instances answer")
+            }
+            Self::Waiting { answered, expect: None } => write!(
+                f,
+                "no first primary: {answered} instances answer, others may follow (set `expect`)"
+            ),
+            Self::NotReady(address, error) => {
+                write!(f, "no first primary: {address} answers `{error}`, and may have more data")
+            }
+            Self::Diverged(a, b) => write!(
+                f,
+                "no first primary: the data of {a} and {b} has gone different ways, and neither is \
+                 recorded as the last writer. Decide which is to lead, and run SENTINEL MONITOR with \
+                 its address, or empty the other"
+            ),
+        }
+    }
+}
+
+/// The group has no past that anybody knows of: here, in Consul, or among the Sentinels.
+pub fn is_blank(view: &View<'_>) -> bool {
+    let Some(store) = &view.observed.store else { return false };
+    let blank = match &store.state {
+        StoredState::Absent => true,
+        StoredState::Known(record) => record.writer.is_none() && record.last_writer.is_none(),
+        StoredState::Unreadable(_) => false,
+    };
+    blank && view.groups().next().is_none()
+}
+
+/// Looks for a first primary.
+///
+/// # Errors
+/// [`NoFirst`]: why there is none.
+pub fn bootstrap<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NoFirst> {
+    if !is_blank(view) {
+        return Err(NoFirst::NotBlank);
+    }
+    let candidates = candidates(view);
+    if candidates.is_empty() {
+        return Err(NoFirst::NotBlank);
+    }
+    if !view.policy.bootstrap {
+        return Err(NoFirst::SwitchedOff);
+    }
+    let answered = view.sentinels().count();
+    let of = view.observed.sentinels.len().max(view.policy.sentinels_configured);
+    if answered < of / 2 + 1 {
+        return Err(NoFirst::Sentinels { answered, of });
+    }
+    if let Some((address, answer)) = claimed(view, &candidates) {
+        return Ok(match answer.role {
+            Role::Primary { .. } => Bootstrap::Publish(address, answer),
+            Role::Replica { .. } => Bootstrap::Promote(address, answer),
+        });
+    }
+    let leader = leader(&candidates);
+    if let Err(diverged @ NoFirst::Diverged(..)) = leader {
+        // Nobody who comes later is likely to change that.
+        return Err(diverged);
+    }
+    enough(view, &candidates)?;
+    let (address, answer) = leader?;
+    Ok(match answer.role {
+        Role::Primary { .. } => Bootstrap::Publish(address, answer),
+        Role::Replica { .. } => Bootstrap::Claim(address),
+    })
+}
+
+pub(super) type Candidate<'a> = (&'a Address, &'a InstanceAnswer);
+
+fn candidates<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
+    let followed = Roster::new(view).followed();
+    let instances = view.observed.instances.iter();
+    instances
+        .filter(|(address, _)| followed.contains(*address) && !view.in_maintenance(address))
+        .filter_map(|(address, reading)| Some((address, reading.since(view.recent)?)))
+        .collect()
+}
+
+/// The one that an agent has written down to lead, while it answers.
+pub(super) fn claimed<'a>(view: &View<'a>, candidates: &[Candidate<'a>]) -> Option<Candidate<'a>> {
+    let claim = view.record.and_then(|record: &Record| record.claim.as_ref())?;
+    candidates
+        .iter()
+        .find(|candidate| candidate.0 == claim && loading(candidate).is_none())
+        .copied()
+}
+
+/// As many as are expected, or those that there are after the wait.
+fn enough(view: &View<'_>, candidates: &[Candidate<'_>]) -> Result<(), NoFirst> {
+    let policy = view.policy;
+    let answered = candidates.len();
+    let all = policy.expect.is_some_and(|expect| answered >= expect);
+    let waited =
+        view.memory.lasted(&Condition::NoPrimaryAnywhere, policy.bootstrap_wait_ms, view.now);
+    if answered == 0 || !(all || waited) {
+        return Err(NoFirst::Waiting { answered, expect: policy.expect });
+    }
+    match candidates.iter().find_map(loading) {
+        Some((address, error)) => Err(NoFirst::NotReady(address.clone(), error.clone())),
+        None => Ok(()),
+    }
+}
+
+/// It has not read all of its data yet, in its own words.
+pub(super) fn loading<'a>((address, answer): &Candidate<'a>) -> Option<(&'a Address, &'a String)> {
+    Some((*address, answer.not_ready.as_ref().filter(|_| !answer.shows_its_data())?))
+}
+
+/// The one whose data includes everybody else's; of several the one that is a primary already.
+pub(super) fn leader<'a>(candidates: &[Candidate<'a>]) -> Result<Candidate<'a>, NoFirst> {
+    // An instance without data never leads one with data.
+    let with_data: Vec<Candidate<'a>> =
+        candidates.iter().filter(|(_, answer)| answer.keys > 0).copied().collect();
+    let none = NoFirst::Waiting { answered: 0, expect: None };
+    let first = |(address, answer): &&Candidate<'a>| {
+        (matches!(answer.role, Role::Replica { .. }), *address)
+    };
+    if with_data.is_empty() {
+        let may = |(_, answer): &&Candidate<'a>| answer.priority != Some(0);
+        let lowest = candidates.iter().filter(may).min_by_key(first);
+        return lowest.copied().ok_or(none);
+    }
+    let includes_all = |a: &Candidate<'a>| with_data.iter().all(|b| includes(a.1, b.1));
+    let may = |(_, answer): &&Candidate<'a>| answer.priority != Some(0);
+    let best = with_data.iter().filter(may).filter(|a| includes_all(a)).min_by_key(first);
+    if let Some(best) = best {
+        return Ok(*best);
+    }
+    let apart = |a: &Candidate<'a>, b: &Candidate<'a>| !includes(a.1, b.1) && !includes(b.1, a.1);
+    let pairs = with_data.iter().flat_map(|a| with_data.iter().map(move |b| (a, b)));
+    let pair = pairs.into_iter().find(|(a, b)| apart(a, b));
+    pair.map_or(Err(none), |(a, b)| Err(NoFirst::Diverged(a.0.clone(), b.0.clone())))
+}
+
+/// `a` holds everything that `b` holds: by the rule that Redis itself uses for a partial resynchronisation, one
+/// history includes another that it has gone on from, up to where it did.
+pub(super) fn includes(a: &InstanceAnswer, b: &InstanceAnswer) -> bool {
+    if a.replid == b.replid {
+        return a.offset >= b.offset;
+    }
+    let went_on_from =
+        |child: &InstanceAnswer, parent: &ReplId| child.replid2.as_ref() == Some(parent);
+    if went_on_from(a, &b.replid) {
+        return b.offset < a.forked_at.unwrap_or(0);
+    }
+    // Both were restarted as primaries: each began a history of its own, where it stood.
+    let nothing_of_its_own = b.offset < b.forked_at.unwrap_or(0);
+    let siblings = b.replid2.as_ref().is_some_and(|parent| went_on_from(a, parent));
+    siblings && nothing_of_its_own && a.offset >= b.offset
+}

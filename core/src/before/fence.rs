@@ -1,0 +1,282 @@
+//! Stray primaries: an instance that says it is a primary while a majority names another one.
+//!
+//! Sentinel leaves one alone for 10 s, and it takes writes meanwhile that are lost when it is turned into a
+//! replica (`docs/facts/sentinel.md` 4.1). It is turned into one at once instead: a returned old primary
+//! (its clients are disconnected too), or a blank instance that was just started. Never one that Sentinels
+//! may be promoting, and never one that holds somebody else's data.
+
+use std::fmt;
+
+use super::emptied;
+use crate::address::Address;
+use crate::election::{Tally, TallyBounds};
+use crate::memory::{Condition, Origin};
+use crate::observed::{InstanceAnswer, ReplId, Role};
+use crate::policy::{EMPTIED_UPTIME_MAX_S, STRAY_UNSEEN_MS};
+use crate::projection::is_nowhere;
+use crate::record::Level;
+use crate::replicas::{Roster, named_by};
+use crate::view::View;
+use crate::writer::{WriterTest, share_history};
+
+/// One stray primary that is to follow the writer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// The stray primary.
+    pub instance: Address,
+    /// The run of it that was seen: another run must be looked at anew.
+    pub run_id: String,
+    /// Whom it is to follow, in exactly the words Sentinel announces.
+    pub follow: Address,
+    /// What it is.
+    pub kind: StrayKind,
+    /// The history it writes. It begins another one when it is promoted, so a command that arrives late,
+    /// when the instance has been a replica and was promoted again, is recognised.
+    pub replid: ReplId,
+}
+
+/// What kind of stray primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StrayKind {
+    /// It holds the group's data.
+    Returned,
+    /// It holds no data at all.
+    Blank,
+    /// One of the group's instances that was restarted without its data, and may have taken a few writes since, from
+    /// clients that had not let go of it.
+    Emptied,
+    /// No primary but a replica: of nobody, or of something that does not answer while no Sentinel knows it.
+    Lost,
+}
+
+/// Why a stray primary is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// The stray primary.
+    pub instance: Address,
+    /// Why.
+    pub why: WhyLeft,
+}
+
+/// See [`LeftAlone`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyLeft {
+    /// Its data has nothing to do with the group's.
+    Unrelated {
+        /// How many keys it holds.
+        keys: u64,
+    },
+    /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
+    WriterIsEmpty {
+        /// The writer.
+        writer: Address,
+        /// How many keys the other one holds.
+        keys: u64,
+    },
+    /// It is blank, and nobody but a minority of the Sentinels says that it belongs to the group.
+    Stranger,
+    /// Sentinels may be promoting it.
+    MayBePromoted,
+    /// The writer is not certain at this moment.
+    NoCertainWriter(&'static str),
+    /// The operator wants it so.
+    SwitchedOff,
+}
+
+impl fmt::Display for LeftAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = &self.instance;
+        match &self.why {
+            WhyLeft::Unrelated { keys } => write!(
+                f,
+                "{address} is a primary with {keys} keys of an unrelated history: neither published, nor \
+                 made a replica, which would delete them. If they are of no use, run REPLICAOF there"
+            ),
+            WhyLeft::WriterIsEmpty { writer, keys } => write!(
+                f,
+                "{address} holds {keys} keys and the writer {writer} none: it is not made a replica, which would \
+                 delete them. If they are of no use, run REPLICAOF there; if they are, make a copy before \
+                 Sentinel does"
+            ),
+            WhyLeft::Stranger => write!(
+                f,
+                "{address} is a blank primary that only a minority of the Sentinels takes for this group's"
+            ),
+            WhyLeft::MayBePromoted => {
+                write!(f, "{address} is a second primary, and Sentinels may be promoting it")
+            }
+            WhyLeft::NoCertainWriter(why) => {
+                write!(f, "{address} is a second primary, and {why}")
+            }
+            WhyLeft::SwitchedOff => {
+                write!(f, "{address} is a second primary, and fence = false leaves it to Sentinel")
+            }
+        }
+    }
+}
+
+/// The stray primaries: those to be turned into replicas now, and those that are left alone.
+pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
+    let (mut fences, mut left) = (Vec::new(), Vec::new());
+    let Some(writer) = view.writer() else {
+        // Nobody that it could follow.
+        return (fences, left);
+    };
+    if emptied::emptied(view).is_some_and(|emptied| emptied.primary == writer) {
+        // It is about to be withdrawn, and nobody who has data is to copy its emptiness.
+        return (fences, left);
+    }
+    for (address, answer) in strays(view) {
+        match judge(view, address, answer) {
+            Ok(fence) if view.memory.told_long_ago(address, view.now) => fences.push(fence),
+            Ok(_) => {}
+            Err(why) => left.push(LeftAlone { instance: address.clone(), why }),
+        }
+    }
+    (fences, left)
+}
+
+impl Fence {
+    /// Whether what the instance says at the last moment is still what the fence was decided on: another
+    /// run, another history, or data where there was none, must be looked at anew.
+    pub fn still_holds(&self, now: &InstanceAnswer) -> bool {
+        let blank_still = self.kind != StrayKind::Blank || now.keys == 0;
+        blank_still
+            && now.run_id == self.run_id
+            && now.replid == self.replid
+            && now.shows_its_data()
+            && match now.role {
+                Role::Primary { .. } => self.kind != StrayKind::Lost,
+                Role::Replica { link_up, .. } => self.kind == StrayKind::Lost && !link_up,
+            }
+    }
+}
+
+/// Everything that says it is a primary, and is not the one that is published or named by a majority.
+pub fn strays<'v, 'a>(
+    view: &'v View<'a>,
+) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> + use<'v, 'a> {
+    let known = Roster::new(view).followed();
+    let elected = view.tally.elected.as_ref().map(|elected| elected.address.clone());
+    let (writer, recent) = (view.writer(), view.recent);
+    view.observed
+        .instances
+        .iter()
+        .filter(move |(address, _)| {
+            known.contains(*address)
+                && Some(*address) != writer
+                && Some(*address) != elected.as_ref()
+        })
+        .filter_map(move |(address, reading)| Some((address, reading.since(recent)?)))
+        .filter(|(address, answer)| {
+            matches!(answer.role, Role::Primary { .. }) || is_lost(view, address, answer)
+        })
+}
+
+/// A registered instance that follows something that does not answer, and that no Sentinel would point anywhere
+/// else soon: none knows it, or it follows nobody, which they let be for `failover-timeout`.
+fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
+    let Role::Replica { of, link_up: false } = &answer.role else { return false };
+    let ours = view.observed.registered.contains(address) || view.policy.local.contains(address);
+    let known = view.groups().any(|group| named_by(group).any(|named| named == address));
+    ours && (!known || is_nowhere(of)) && view.writer().is_some_and(|writer| writer != of)
+}
+
+fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<Fence, WhyLeft> {
+    if !view.policy.fence {
+        return Err(WhyLeft::SwitchedOff);
+    }
+    let (follow, writer) = certain_writer(view, address).map_err(WhyLeft::NoCertainWriter)?;
+    let kind = match answer.role {
+        // Without a key too: a client may write to it before the command arrives, and it is the same one still.
+        Role::Primary { .. } if restarted_empty(view, address, answer) => StrayKind::Emptied,
+        _ if answer.keys > 0 && !share_history(answer, writer) && view.age(answer).is_none() => {
+            return Err(WhyLeft::Unrelated { keys: answer.keys });
+        }
+        Role::Replica { .. } => StrayKind::Lost,
+        Role::Primary { .. } if answer.keys == 0 => {
+            if !is_ours(view, address) {
+                return Err(WhyLeft::Stranger);
+            }
+            StrayKind::Blank
+        }
+        Role::Primary { .. } => StrayKind::Returned,
+    };
+    // What an emptied one has taken since is not the group's data.
+    if answer.keys > 0 && writer.keys == 0 && kind != StrayKind::Emptied {
+        return Err(WhyLeft::WriterIsEmpty { writer: follow, keys: answer.keys });
+    }
+    if !answer.shows_its_data() {
+        return Err(WhyLeft::NoCertainWriter("it is not ready yet"));
+    }
+    let wait_ms = if kind == StrayKind::Lost {
+        STRAY_UNSEEN_MS
+    } else {
+        view.memory.origin(address, &answer.run_id).left_alone_ms()
+    };
+    if !view.memory.lasted(&Condition::Stray(address.clone()), wait_ms, view.now) {
+        return Err(WhyLeft::MayBePromoted);
+    }
+    let (instance, run_id) = (address.clone(), answer.run_id.clone());
+    Ok(Fence { instance, run_id, follow, kind, replid: answer.replid.clone() })
+}
+
+/// It is registered for the group, or a majority of the Sentinels lists it: one that a single Sentinel was pointed at
+/// by mistake is somebody else's.
+fn is_ours(view: &View<'_>, address: &Address) -> bool {
+    view.observed.registered.contains(address)
+        || view.policy.local.contains(address)
+        || is_listed(view, address)
+}
+
+fn is_listed(view: &View<'_>, address: &Address) -> bool {
+    let listed = view.tally.replicas.get(address).map_or(0, |count| count.up + count.down);
+    listed >= view.tally.majority()
+}
+
+/// A majority of the Sentinels lists it as this group's, it was started after it was last seen, and all that it holds
+/// was written in the moments since. (Anybody else's data would have been there when it was started, or for longer.)
+fn restarted_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
+    answer.started_empty
+        && answer.uptime_s <= EMPTIED_UPTIME_MAX_S
+        && is_listed(view, address)
+        && view.memory.origin(address, &answer.run_id) == Origin::Started
+}
+
+/// The writer, when it is as certain as it can be: published, confirmed, named by a majority that was asked
+/// after the stray primary had been seen, passing the writer test, and not being replaced.
+fn certain_writer<'a>(
+    view: &View<'a>,
+    stray: &Address,
+) -> Result<(Address, &'a InstanceAnswer), &'static str> {
+    let record = view.record.ok_or("nothing is published")?;
+    let writer = record.writer_address().ok_or("there is no writer")?;
+    if record.evidence.level() != Level::Quorum {
+        return Err("the writer is not confirmed by a majority yet");
+    }
+    let seen = view.memory.since.get(&Condition::Stray(stray.clone()));
+    // One look has no past, and asks after it has seen.
+    let since = view.since.max(seen.copied().unwrap_or(view.since));
+    // One that does not answer is asked and has failed: a leader must not be overlooked for being slow.
+    if view.observed.sentinels.values().any(|reading| reading.asked < since) {
+        return Err("not every Sentinel has been asked since");
+    }
+    let bounds = TallyBounds { since, known_min: record.evidence.known };
+    let tally = Tally::count(view.observed, bounds);
+    let elected = tally.elected.as_ref().filter(|elected| &elected.address == writer);
+    let elected = elected.ok_or("no majority has named the writer since")?;
+    let rival = tally.votes.get(stray).is_some_and(|votes| votes.epoch >= elected.epoch);
+    if rival || elected.epoch < record.evidence.confirmed_epoch {
+        return Err("the Sentinels do not agree");
+    }
+    // What a leader said a moment ago counts too, when it has said nothing since.
+    let lately = Tally::count(view.observed, TallyBounds { since: view.recent, ..bounds });
+    let mut failovers = lately.failovers.iter().chain(&tally.failovers);
+    if failovers.any(|failover| failover.chosen.as_ref() != Some(writer)) {
+        return Err("a failover is under way");
+    }
+    match view.test(writer) {
+        WriterTest::Passes(answer) => Ok((writer.clone(), answer)),
+        WriterTest::Fails(_) | WriterTest::Unknown(_) => Err("the writer does not answer"),
+    }
+}

@@ -1,0 +1,235 @@
+//! Ghosts: Sentinels and replicas that are gone for good.
+//!
+//! A Sentinel never forgets either by itself: a dead Sentinel counts in every majority for ever, a dead replica is asked
+//! for ever. The only way is `SENTINEL RESET`, which makes one forget everybody and find the living again, and which
+//! does harm in the wrong moment. So it is done by the book (`docs/facts/sentinel.md` 5): one Sentinel at a time, the
+//! next no sooner than 30 s later and only when the last one knows everybody again, and only while all of them agree that
+//! nothing is going on. Which one is next is written into `state` first, so that any number of agents do it once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::address::Address;
+use crate::memory::Condition;
+use crate::observed::{Role, SentinelAnswer, SentinelGroup, SentinelId};
+use crate::policy::RESET_GAP_MS;
+use crate::record::Level;
+use crate::view::View;
+use crate::writer::WriterTest;
+
+/// Somebody who is gone for good.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ghost {
+    /// A Sentinel.
+    Sentinel(SentinelId, Address),
+    /// A replica.
+    Replica(Address),
+}
+
+impl fmt::Display for Ghost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sentinel(_, address) => write!(f, "Sentinel {address}"),
+            Self::Replica(address) => write!(f, "replica {address}"),
+        }
+    }
+}
+
+/// One Sentinel that is to forget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forget {
+    /// The Sentinel.
+    pub sentinel: Address,
+    /// The primary that it must name when it is told.
+    pub primary: Address,
+    /// Whom it is to forget.
+    pub ghosts: Vec<Ghost>,
+}
+
+impl Forget {
+    /// What was decided still holds for what the Sentinel says now.
+    pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
+        let Some(group) = &now.group else { return false };
+        let quiet = !now.tilt && is_quiet(group, &self.primary);
+        quiet && self.ghosts.iter().any(|ghost| holds_for_dead(group, ghost))
+    }
+
+    /// Whom, in words.
+    pub fn names(&self) -> String {
+        let names: Vec<String> = self.ghosts.iter().map(ToString::to_string).collect();
+        names.join(", ")
+    }
+}
+
+/// Everybody whom nobody hears any more, for [`crate::memory::Memory::keep`].
+pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
+    if view.tally.heard < view.tally.majority() {
+        return BTreeSet::new();
+    }
+    let silent = silent(view).into_iter();
+    silent
+        .map(|ghost| match ghost {
+            Ghost::Sentinel(id, _) => Condition::SentinelSilent(id),
+            Ghost::Replica(address) => Condition::ReplicaSilent(address),
+        })
+        .collect()
+}
+
+/// Those who have been silent for so long that they are to be forgotten.
+pub fn ghosts(view: &View<'_>) -> BTreeSet<Ghost> {
+    let silence =
+        |c: &Condition| matches!(c, Condition::SentinelSilent(_) | Condition::ReplicaSilent(_));
+    if !view.memory.since.keys().any(silence) {
+        return BTreeSet::new();
+    }
+    let gone = |ghost: &Ghost| match ghost {
+        Ghost::Sentinel(id, _) => {
+            let silent = Condition::SentinelSilent(id.clone());
+            view.memory.lasted(&silent, view.policy.forget_sentinels_after_ms, view.now)
+        }
+        Ghost::Replica(address) => {
+            let silent = Condition::ReplicaSilent(address.clone());
+            view.memory.lasted(&silent, view.policy.forget_after_ms, view.now)
+        }
+    };
+    silent(view).into_iter().filter(gone).collect()
+}
+
+/// The Sentinel that is to forget next, when there is something to forget and nothing speaks against it.
+///
+/// # Errors
+/// What speaks against it now.
+pub fn forget(view: &View<'_>) -> Result<Option<Forget>, String> {
+    if !view.policy.forget_ghosts {
+        return Ok(None);
+    }
+    let ghosts = ghosts(view);
+    let Some(first) = ghosts.first() else { return Ok(None) };
+    let wait = |why: String| format!("{first} is gone for good, and not forgotten yet: {why}");
+    let writer = quiet_writer(view).map_err(wait)?;
+    everybody_knows_the_living(view, writer, &ghosts).map_err(wait)?;
+    let recent = [Some(view.memory.generation_seen()), view.memory.reset.at()];
+    if recent.into_iter().flatten().any(|at| view.now.mono - at < RESET_GAP_MS) {
+        return Ok(None);
+    }
+    let next = heard(view).into_values().find_map(|(sentinel, group)| {
+        let its: Vec<Ghost> =
+            ghosts.iter().filter(|ghost| holds_for_dead(group, ghost)).cloned().collect();
+        let (sentinel, primary) = (sentinel.clone(), writer.clone());
+        (!its.is_empty()).then_some(Forget { sentinel, primary, ghosts: its })
+    });
+    Ok(next)
+}
+
+/// Everybody whom all who know them call down, and who does not answer us either.
+fn silent(view: &View<'_>) -> BTreeSet<Ghost> {
+    let heard: BTreeSet<&SentinelId> = view.sentinels().map(|(_, answer)| &answer.id).collect();
+    let listed = connected(view);
+    let mut sentinels: BTreeMap<(&SentinelId, &Address), bool> = BTreeMap::new();
+    let mut replicas: BTreeMap<&Address, bool> = BTreeMap::new();
+    for group in view.groups() {
+        for peer in group.peers.iter().filter(|peer| !heard.contains(&peer.id)) {
+            *sentinels.entry((&peer.id, &peer.address)).or_insert(true) &= peer.s_down;
+        }
+        for replica in &group.replicas {
+            let speaks =
+                listed.contains(&replica.address) || view.instance(&replica.address).is_some();
+            let down = replica.s_down && !speaks && !replica.promoted;
+            *replicas.entry(&replica.address).or_insert(true) &= down;
+        }
+    }
+    let sentinels = sentinels.into_iter().filter(|(_, down)| *down);
+    let sentinels = sentinels.map(|((id, at), _)| Ghost::Sentinel(id.clone(), at.clone()));
+    let replicas = replicas.into_iter().filter(|(_, down)| *down);
+    sentinels.chain(replicas.map(|(address, _)| Ghost::Replica(address.clone()))).collect()
+}
+
+/// The replicas that the writer has online.
+fn connected<'a>(view: &View<'a>) -> BTreeSet<&'a Address> {
+    let writer = view.writer().and_then(|writer| view.instance(writer));
+    match writer.map(|writer| &writer.role) {
+        Some(Role::Primary { replicas }) => {
+            replicas.iter().filter(|r| r.online).map(|r| &r.address).collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+/// What each Sentinel says, once each, and where it is reached.
+fn heard<'a>(view: &View<'a>) -> BTreeMap<&'a SentinelId, (&'a Address, &'a SentinelGroup)> {
+    let answers = view.sentinels();
+    answers.filter_map(|(at, answer)| Some((&answer.id, (at, answer.group.as_ref()?)))).collect()
+}
+
+/// The writer, when everything is at rest around it.
+fn quiet_writer<'a>(view: &View<'a>) -> Result<&'a Address, String> {
+    let record = view.record.ok_or("nothing is published")?;
+    let writer = record.writer_address().ok_or("there is no writer")?;
+    if record.evidence.level() != Level::Quorum {
+        return Err(format!("{writer} is not confirmed by a majority"));
+    }
+    if !matches!(view.test(writer), WriterTest::Passes(_)) {
+        return Err(format!("{writer} does not say that it is the primary"));
+    }
+    for (sentinel, answer) in view.sentinels() {
+        let Some(group) = &answer.group else {
+            return Err(format!("Sentinel {sentinel} does not know the group"));
+        };
+        if answer.tilt || !is_quiet(group, writer) {
+            return Err(format!("Sentinel {sentinel} is not at rest"));
+        }
+    }
+    Ok(writer)
+}
+
+fn is_quiet(group: &SentinelGroup, writer: &Address) -> bool {
+    group.only_master_flag
+        && group.failover.is_none()
+        && &group.primary == writer
+        && &group.monitored == writer
+}
+
+/// Every Sentinel is heard, or is a ghost; and each knows all the others that are heard, and every replica: the last
+/// one that was reset has found everybody again.
+fn everybody_knows_the_living(
+    view: &View<'_>,
+    writer: &Address,
+    ghosts: &BTreeSet<Ghost>,
+) -> Result<(), String> {
+    let heard = heard(view);
+    if heard.len() < view.tally.majority() {
+        return Err("no majority answers".to_owned());
+    }
+    let replicas = connected(view);
+    for (id, (sentinel, group)) in &heard {
+        for peer in &group.peers {
+            let ghost = Ghost::Sentinel(peer.id.clone(), peer.address.clone());
+            if !heard.contains_key(&peer.id) && !ghosts.contains(&ghost) {
+                return Err(format!("Sentinel {} may be alive", peer.address));
+            }
+        }
+        let knows =
+            |other: &SentinelId| group.peers.iter().any(|peer| &peer.id == other && !peer.s_down);
+        if let Some(other) = heard.keys().find(|other| **other != *id && !knows(other)) {
+            let missing = heard.get(*other).map_or_else(String::new, |(at, _)| at.to_string());
+            return Err(format!("Sentinel {sentinel} does not know {missing} yet"));
+        }
+        let follows = |address: &Address| {
+            group.replicas.iter().any(|replica| &replica.address == address && !replica.s_down)
+        };
+        if let Some(missing) = replicas.iter().find(|a| **a != writer && !follows(a)) {
+            return Err(format!("Sentinel {sentinel} does not know replica {missing} yet"));
+        }
+    }
+    Ok(())
+}
+
+/// The Sentinel lists the ghost, and calls it down.
+fn holds_for_dead(group: &SentinelGroup, ghost: &Ghost) -> bool {
+    match ghost {
+        Ghost::Sentinel(id, _) => group.peers.iter().any(|peer| &peer.id == id && peer.s_down),
+        Ghost::Replica(address) => {
+            group.replicas.iter().any(|replica| &replica.address == address && replica.s_down)
+        }
+    }
+}

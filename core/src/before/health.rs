@@ -1,0 +1,32 @@
+//! What an instance can be sent now: for load balancers, which ask about one instance and one role.
+
+use super::hold::{is_blind, is_cut_off};
+use crate::address::Address;
+use crate::observed::{InstanceAnswer, Role};
+use crate::record::PublishedRole;
+use crate::view::View;
+
+/// It has answered recently, and is ready for commands.
+pub fn is_ready(view: &View<'_>, address: &Address) -> bool {
+    ready(view, address).is_some()
+}
+
+/// The role it can be used in: the one it is published as and says that it has. `None`: it cannot be used, or we
+/// cannot know, since we see neither Consul nor a majority of the Sentinels.
+pub fn serves(view: &View<'_>, address: &Address) -> Option<PublishedRole> {
+    if is_blind(view) || is_cut_off(view) {
+        return None;
+    }
+    let says = &ready(view, address)?.role;
+    match (view.record?.role_of(address)?, says) {
+        (PublishedRole::Primary, Role::Primary { .. }) => {
+            (view.writer() == Some(address)).then_some(PublishedRole::Primary)
+        }
+        (PublishedRole::Replica, Role::Replica { .. }) => Some(PublishedRole::Replica),
+        _ => None,
+    }
+}
+
+fn ready<'a>(view: &View<'a>, address: &Address) -> Option<&'a InstanceAnswer> {
+    view.instance(address).filter(|answer| answer.not_ready.is_none())
+}

@@ -1,0 +1,246 @@
+//! A group that has moved: of all addresses that its Sentinels know nobody answers, and its instances are back at others.
+//!
+//! A Sentinel finds replicas through the primary that it monitors, and nowhere else. When everything is started anew
+//! at other addresses, as containers are, it has nobody to choose (`-failover-abort-no-good-slave`), for ever. But the
+//! instances are registered, and hold the group's data: the one whose data includes everybody else's is written down
+//! (`claim`), made the primary, and published. Then every Sentinel is told to let go of the dead one, and, when none
+//! names it any more, to monitor this one: one that is told earlier would be told back by the others, whose epoch is
+//! higher.
+
+use std::fmt;
+
+use super::bootstrap::{Bootstrap, Candidate, NoFirst, claimed, leader, loading};
+use crate::address::Address;
+use crate::memory::{Back, Condition};
+use crate::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
+use crate::policy::REINSTATED_AFTER_MS;
+use crate::view::View;
+
+/// Why nobody takes the place of those who are gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotMoved {
+    /// The group has a writer or never had one, its Sentinels know somebody who answers, or nobody else is registered.
+    NoCase,
+    /// The operator does it himself (`bootstrap = false`, or `tell_sentinels = false`).
+    SwitchedOff,
+    /// Too few Sentinels answer to say that nobody is left.
+    Sentinels {
+        /// How many answer.
+        answered: usize,
+        /// How many are known.
+        of: usize,
+    },
+    /// Others may follow, with more data.
+    Waiting {
+        /// How many answer.
+        answered: usize,
+        /// How many instances the group had.
+        of: usize,
+    },
+    /// One may have more data than the others, and is not ready.
+    NotReady(Address, String),
+    /// Whoever holds the most data is never to lead (`replica-priority 0`).
+    NeverToLead,
+    /// Another one with data is a primary already.
+    Rival(Address, Address),
+    /// Nobody's data is the group's for certain, and one has some.
+    Unrelated(Address, u64),
+    /// The data of two has gone different ways.
+    Diverged(Address, Address),
+}
+
+impl fmt::Display for NotMoved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NoCase {
+            return f.write_str("the group has not moved");
+        }
+        f.write_str("nobody whom the Sentinels know is left; ")?;
+        match self {
+            Self::NoCase => Ok(()),
+            Self::SwitchedOff => f.write_str("bootstrap or tell_sentinels = false leaves it to the operator"),
+            Self::Sentinels { answered, of } => write!(f, "{answered} of {of} Sentinels answer"),
+            Self::Waiting { answered, of } => write!(
+                f,
+                "{answered} of {of} instances answer elsewhere, and others are waited for"
+            ),
+            Self::NotReady(address, error) => {
+                write!(f, "{address} answers `{error}`, and may have more data")
+            }
+            Self::NeverToLead => f.write_str(
+                "whoever holds the most data elsewhere has `replica-priority 0`. Set another one where you want the primary",
+            ),
+            Self::Rival(best, rival) => write!(
+                f,
+                "{best} holds the most data, and {rival} is a primary with data. If that is of no use, run REPLICAOF there"
+            ),
+            Self::Unrelated(address, keys) => write!(
+                f,
+                "{address} holds {keys} keys of a history that is not known to be the group's. If they are, run \
+                 REPLICAOF NO ONE there, and SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
+            ),
+            Self::Diverged(a, b) => write!(
+                f,
+                "the data of {a} and {b} has gone different ways. Decide which is to lead, run REPLICAOF NO ONE \
+                 there, and SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
+            ),
+        }
+    }
+}
+
+/// Looks for the one that is to lead a group that has moved.
+///
+/// # Errors
+/// [`NotMoved`]: why there is none.
+pub fn successor<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NotMoved> {
+    let back = back(view);
+    if back.is_empty() {
+        return Err(NotMoved::NoCase);
+    }
+    if !view.policy.bootstrap || !view.policy.tell_sentinels {
+        return Err(NotMoved::SwitchedOff);
+    }
+    let (answered, known) = (view.heard(), view.tally.known);
+    if answered < view.tally.majority() {
+        return Err(NotMoved::Sentinels { answered, of: known });
+    }
+    if let Some((address, error)) = back.iter().find_map(loading) {
+        return Err(NotMoved::NotReady(address.clone(), error.clone()));
+    }
+    let Able { candidates, data } = able(view, &back)?;
+    let places = view.record.map_or(0, |record| record.instances.len());
+    // The rows of those who had moved before stay for an hour: who says how many there are is believed.
+    let all = view.policy.expect.is_some_and(|expect| back.len() >= expect)
+        || (1..=back.len()).contains(&places);
+    let claim = view.record.and_then(|record| record.claim.as_ref());
+    let claim_answers = claim.is_none_or(|claim| view.instance(claim).is_some());
+    let sure = all && answered >= known && claim_answers && data != Data::Unsure;
+    let wait_ms = if sure { REINSTATED_AFTER_MS } else { view.policy.bootstrap_wait_ms };
+    // Where those who are back hold less than the last writer's history, the others are waited for, however long; when
+    // even their rows are gone, nobody is left to wait for.
+    let hopeless = places == 0;
+    let waited = view.memory.lasted(&same(view, &back), wait_ms, view.now);
+    if !waited || (data == Data::Older && !all && !hopeless) {
+        let of = view.policy.expect.unwrap_or(places).max(back.len());
+        return Err(NotMoved::Waiting { answered: back.len(), of });
+    }
+    let (address, answer) = match claimed(view, &candidates) {
+        Some(claimed) => claimed,
+        None => leader(&candidates).map_err(|why| match why {
+            NoFirst::Diverged(a, b) => NotMoved::Diverged(a, b),
+            _ => NotMoved::NeverToLead,
+        })?,
+    };
+    if matches!(answer.role, Role::Primary { .. }) {
+        return Ok(Bootstrap::Publish(address, answer));
+    }
+    let rival = |(other, own): &&Candidate<'a>| {
+        *other != address && own.keys > 0 && matches!(own.role, Role::Primary { .. })
+    };
+    if let Some((rival, _)) = back.iter().find(rival) {
+        return Err(NotMoved::Rival(address.clone(), (*rival).clone()));
+    }
+    Ok(match claim == Some(address) {
+        true => Bootstrap::Promote(address, answer),
+        false => Bootstrap::Claim(address),
+    })
+}
+
+/// The condition of this module, for [`crate::memory::Memory::keep`]: since when the very same are back, with what each
+/// is known to hold.
+pub fn condition(view: &View<'_>) -> Option<Condition> {
+    let back = back(view);
+    (!back.is_empty()).then(|| same(view, &back))
+}
+
+fn same(view: &View<'_>, back: &[Candidate<'_>]) -> Condition {
+    let known = |(address, answer): &Candidate<'_>| Back {
+        address: (*address).clone(),
+        run_id: answer.run_id.clone(),
+        is_ready: answer.shows_its_data(),
+        age: view.age(answer),
+    };
+    Condition::Moved(back.iter().map(known).collect())
+}
+
+/// Nobody answers whom this Sentinel knows: neither the primary that it monitors nor any replica. One that has lost
+/// its place, and says so, may have got the address of the old primary.
+pub fn knows_nobody(view: &View<'_>, group: &SentinelGroup) -> bool {
+    let leads_nobody = view
+        .instance(&group.monitored)
+        .is_none_or(|answer| matches!(answer.role, Role::Replica { link_up: false, .. }));
+    let gone = |address: &Address| view.instance(address).is_none();
+    group.down > DownOpinion::Up
+        && leads_nobody
+        && group.replicas.iter().all(|replica| replica.s_down && gone(&replica.address))
+}
+
+/// The registered instances that answer, those in maintenance too, when the Sentinels know none but dead ones, and nobody
+/// follows somebody who is alive; else none.
+fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
+    let withdrawn = view.record.is_some_and(|r| r.writer.is_none() && r.last_writer.is_some());
+    let alone = |group: &SentinelGroup| knows_nobody(view, group);
+    if !withdrawn || view.any_tilt() || view.heard() == 0 || !view.groups().all(alone) {
+        return Vec::new();
+    }
+    let ours = |address: &Address| {
+        view.observed.registered.contains(address) || view.policy.local.contains(address)
+    };
+    let all = view.observed.instances.iter().filter(|(address, _)| ours(address));
+    let back: Vec<Candidate<'a>> =
+        all.filter_map(|(address, reading)| Some((address, reading.since(view.recent)?))).collect();
+    let led = back.iter().any(|(_, answer)| follows_somebody(answer));
+    if led { Vec::new() } else { back }
+}
+
+/// Its link is up: whom it follows is alive.
+pub(super) fn follows_somebody(answer: &InstanceAnswer) -> bool {
+    matches!(answer.role, Role::Replica { link_up: true, .. })
+}
+
+/// Those with the best data, and what is known of it.
+struct Able<'a> {
+    candidates: Vec<Candidate<'a>>,
+    data: Data,
+}
+
+/// What those who are back hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Data {
+    /// The last writer's history.
+    Last,
+    /// The same, and how far each has come is not known.
+    Unsure,
+    /// The history of a writer before that, or nothing.
+    Older,
+}
+
+/// Those with the group's data as the last of its writers have left it that are back, or, where nobody holds any, all of
+/// them. One that has stayed behind in the history of an earlier writer may hold writes that were lost when another one
+/// took its place.
+fn able<'a>(view: &View<'a>, back: &[Candidate<'a>]) -> Result<Able<'a>, NotMoved> {
+    let with_data = |(_, answer): &&Candidate<'a>| answer.keys > 0;
+    let Some((address, answer)) = back.iter().find(with_data) else {
+        return Ok(Able { candidates: back.to_vec(), data: Data::Older });
+    };
+    let ages = back.iter().filter(with_data).filter_map(|(_, answer)| view.age(answer));
+    let youngest =
+        ages.min().ok_or_else(|| NotMoved::Unrelated((*address).clone(), answer.keys))?;
+    let of_it = if youngest == 0 { Data::Last } else { Data::Older };
+    let last = |(_, answer): &&Candidate<'a>| view.age(answer) == Some(youngest);
+    let last: Vec<Candidate<'a>> = back.iter().filter(with_data).filter(last).copied().collect();
+    let began_anew = |(_, answer): &&Candidate<'a>| view.continued(answer).is_some();
+    if !last.iter().any(|candidate| began_anew(&candidate)) {
+        return Ok(Able { candidates: last, data: of_it });
+    }
+    // How far each has come is not known: the one that wrote it has all of it.
+    let led = |(_, answer): &&Candidate<'a>| view.continued(answer).is_some_and(|of| of.led);
+    if let Some(led) = last.iter().find(led) {
+        return Ok(Able { candidates: vec![*led], data: of_it });
+    }
+    let known: Vec<Candidate<'a>> = last.iter().filter(|c| !began_anew(c)).copied().collect();
+    let may = |(_, answer): &&Candidate<'a>| answer.priority != Some(0);
+    let lowest = last.iter().filter(may).min_by_key(|(address, _)| *address);
+    let candidates = if known.is_empty() { lowest.into_iter().copied().collect() } else { known };
+    let data = if youngest == 0 { Data::Unsure } else { Data::Older };
+    Ok(Able { candidates, data })
+}

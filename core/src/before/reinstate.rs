@@ -1,0 +1,122 @@
+//! The old primary that comes back before anybody has taken its place.
+//!
+//! An instance under `consul-redis exec` always starts as a replica of nobody ([`is_nowhere`]), so that one that has lost its
+//! data cannot empty those that follow it. When it was the primary, and its Sentinels still announce it, they wait
+//! 20 s and more before they take "I am a replica" for an outage (`docs/facts/sentinel.md` 4.1), and where there is
+//! no other instance they wait for ever. It is made the primary again at once when that cannot lose anything:
+//! a majority names it, nobody is being put in its place, and it holds everything that the others hold.
+
+use std::fmt;
+
+use super::action::Promote;
+use super::bootstrap::includes;
+use crate::address::Address;
+use crate::memory::Condition;
+use crate::observed::{InstanceAnswer, Role};
+use crate::policy::REINSTATED_AFTER_MS;
+use crate::projection::is_nowhere;
+use crate::replicas::Roster;
+use crate::view::View;
+
+/// Why the old primary is not made one again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotReinstated {
+    /// The operator does it himself (`bootstrap = false`).
+    SwitchedOff,
+    /// There is none: the group has a writer, or the instance that a majority names waits for nobody.
+    NoCase,
+    /// A failover is under way, or the Sentinels call it down.
+    BeingReplaced,
+    /// Another instance says that it is the primary.
+    Rival(Address),
+    /// It is not ready, or has not said anything since the last change.
+    NotReady(Address),
+    /// An instance that may hold more does not answer.
+    Unheard(Address),
+    /// An instance holds what it does not.
+    Behind {
+        /// The old primary.
+        old: Address,
+        /// Who has more.
+        than: Address,
+    },
+}
+
+impl fmt::Display for NotReinstated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SwitchedOff => {
+                f.write_str("the old primary is back; bootstrap = false leaves it to the operator")
+            }
+            Self::NoCase => f.write_str("no primary has come back as a replica of nobody"),
+            Self::BeingReplaced => f.write_str("the Sentinels are replacing the old primary"),
+            Self::Rival(rival) => write!(f, "{rival} says that it is the primary"),
+            Self::NotReady(old) => write!(f, "{old} is back, and not ready yet"),
+            Self::Unheard(other) => {
+                write!(
+                    f,
+                    "the old primary is back, and {other}, which may hold more, does not answer"
+                )
+            }
+            Self::Behind { old, than } => {
+                write!(f, "{old} is back with less data than {than}: left to the Sentinels")
+            }
+        }
+    }
+}
+
+/// The old primary that is to be one again.
+///
+/// # Errors
+/// [`NotReinstated`]: why there is none.
+pub fn reinstate(view: &View<'_>) -> Result<Promote, NotReinstated> {
+    let (old, answer) = returned(view).ok_or(NotReinstated::NoCase)?;
+    if !view.policy.bootstrap {
+        return Err(NotReinstated::SwitchedOff);
+    }
+    let tally = &view.tally;
+    if !tally.failovers.is_empty() || tally.any_objective(old) || tally.being_replaced(old) {
+        return Err(NotReinstated::BeingReplaced);
+    }
+    if !answer.shows_its_data() {
+        return Err(NotReinstated::NotReady(old.clone()));
+    }
+    let roster = Roster::new(view);
+    let (others, mut missing) = (roster.followed(), None);
+    for other in others.iter().filter(|other| *other != old) {
+        match view.instance(other) {
+            Some(rival) if matches!(rival.role, Role::Primary { .. }) => {
+                return Err(NotReinstated::Rival(other.clone()));
+            }
+            // Without data there is nothing that the old primary could lack.
+            Some(other) if other.keys == 0 => {}
+            Some(than) if answer.keys == 0 || !includes(answer, than) => {
+                return Err(NotReinstated::Behind { old: old.clone(), than: other.clone() });
+            }
+            Some(_) => {}
+            None if roster.down(other) => missing = Some(other),
+            None => return Err(NotReinstated::Unheard(other.clone())),
+        }
+    }
+    let waited =
+        view.memory.lasted(&Condition::Returned(old.clone()), REINSTATED_AFTER_MS, view.now);
+    if let Some(missing) = missing.filter(|_| !waited) {
+        return Err(NotReinstated::Unheard(missing.clone()));
+    }
+    Ok(Promote { instance: old.clone(), run_id: answer.run_id.clone() })
+}
+
+/// The condition of this module, for [`crate::memory::Memory::keep`].
+pub fn condition(view: &View<'_>) -> Option<Condition> {
+    returned(view).map(|(old, _)| Condition::Returned(old.clone()))
+}
+
+/// The last writer, which a majority names, and which says that it follows nobody at all.
+fn returned<'a>(view: &View<'a>) -> Option<(&'a Address, &'a InstanceAnswer)> {
+    let old = &view.record?.last_writer.as_ref()?.address;
+    view.tally.elected.as_ref().filter(|elected| &elected.address == old)?;
+    // Asked since what is published now was: it may have been told something else in the meantime.
+    let answer = view.observed.instances.get(old)?.since(view.since)?;
+    let Role::Replica { of, link_up: false } = &answer.role else { return None };
+    is_nowhere(of).then_some((old, answer))
+}

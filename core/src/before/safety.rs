@@ -1,0 +1,205 @@
+//! The veto layer: what must never be done, checked again, apart from the rules that wanted it.
+
+use super::action::{Action, Purpose, Write};
+use super::emptied::{Replace, Shelter};
+use super::fence::{Fence, StrayKind};
+use super::ghosts::Forget;
+use super::hold::{Hold, HoldReason};
+use crate::address::Address;
+use crate::observed::{DownOpinion, Role, SentinelGroup};
+use crate::projection::{TXN_OPS_MAX, is_nowhere};
+use crate::record::PublishedRole;
+use crate::replicas::named_by;
+use crate::view::View;
+
+/// Why an action must not be done, or `None` when it may.
+pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
+    match action {
+        Action::Write(write) => veto_write(view, write),
+        Action::Hold(hold) => veto_hold(view, hold),
+        Action::Fence(fence) => veto_fence(view, fence),
+        Action::Shelter(shelter) => veto_shelter(view, shelter),
+        Action::Promote(promote) => veto_promote(view, &promote.instance),
+        Action::Tell(tell) => {
+            if view.writer() != Some(&tell.primary) {
+                return Some(format!("{} is not the published writer", tell.primary));
+            }
+            let leaving = view.tally.being_replaced(&tell.primary);
+            leaving.then(|| format!("{} is being replaced", tell.primary))
+        }
+    }
+}
+
+/// Only the one that was agreed on, while no Sentinel names anybody who is up; and the last one while a majority names it
+/// and nobody else leads.
+fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
+    let up = |group: &SentinelGroup| {
+        let answers = |replica: &Address| view.instance(replica).is_some();
+        group.down == DownOpinion::Up
+            || says_primary(view, &group.monitored)
+            || group.replicas.iter().any(|replica| !replica.s_down || answers(&replica.address))
+    };
+    let agreed = view.record.and_then(|record| record.claim.as_ref()) == Some(instance);
+    if agreed && view.writer().is_none() && !view.groups().any(up) {
+        // The first primary has nobody's place to take.
+        let past = view.record.is_some_and(|record| record.last_writer.is_some());
+        let others = || view.observed.instances.keys().filter(|other| *other != instance);
+        let all = || others().filter(|_| past);
+        let more = all().find(|other| keys(view, other) > 0).filter(|_| keys(view, instance) == 0);
+        let rival = all().find(|other| says_primary(view, other) && keys(view, other) > 0);
+        return more
+            .map(|more| format!("{instance} has no data, and {more} has some"))
+            .or_else(|| rival.map(|rival| format!("{rival} says that it is the primary")));
+    }
+    if view.writer().is_none() && view.groups().next().is_none() {
+        return Some(format!("{instance} is not the primary that was agreed on"));
+    }
+    let last = view.record.and_then(|record| record.last_writer.as_ref());
+    if last.is_none_or(|last| &last.address != instance) {
+        return Some(format!("{instance} was not the last writer"));
+    }
+    if view.tally.votes_for(instance) < view.tally.majority() {
+        return Some(format!("the majority does not name {instance}"));
+    }
+    let all = view.observed.instances.keys();
+    let rival = all.filter(|other| *other != instance).find(|other| says_primary(view, other));
+    rival.map(|rival| format!("{rival} says that it is the primary"))
+}
+
+/// Only one with data is kept from copying one that has none, or had none when it was started; and never one that a
+/// Sentinel may want as the primary.
+fn veto_shelter(view: &View<'_>, shelter: &Shelter) -> Option<String> {
+    let Shelter { instance, from, .. } = shelter;
+    if view.instance(instance).is_none_or(|answer| answer.keys == 0) {
+        return Some(format!("{instance} has no data to keep"));
+    }
+    if let Some(why) = not_emptied(view, from) {
+        return Some(why);
+    }
+    let wanted = view.groups().any(|group| &group.primary == instance)
+        || view.tally.failovers.iter().any(|f| f.chosen.as_ref() == Some(instance));
+    wanted.then(|| format!("a Sentinel names or promotes {instance}"))
+}
+
+fn not_emptied(view: &View<'_>, primary: &Address) -> Option<String> {
+    let empty = view.instance(primary).is_some_and(|answer| {
+        matches!(answer.role, Role::Primary { .. }) && (answer.keys == 0 || answer.started_empty)
+    });
+    if !empty {
+        return Some(format!("{primary} is no primary without data"));
+    }
+    let named = view.tally.votes_for(primary) >= view.tally.majority();
+    (!named).then(|| format!("the majority does not name {primary}"))
+}
+
+/// A failover is asked for only while nobody is published, none is under way, and somebody else has data.
+fn veto_replace(view: &View<'_>, replace: &Replace) -> Option<String> {
+    if let Some(why) = not_emptied(view, &replace.primary) {
+        return Some(why);
+    }
+    if let Some(writer) = view.writer() {
+        return Some(format!("{writer} is published"));
+    }
+    if view.groups().any(|group| group.failover.is_some()) {
+        return Some("a failover is under way".to_owned());
+    }
+    let others = view.observed.instances.keys().filter(|address| **address != replace.primary);
+    let held = others.filter_map(|address| view.instance(address)).any(|own| own.keys > 0);
+    (!held).then(|| format!("nobody but {} has data", replace.primary))
+}
+
+/// Only what another primary has superseded for certain is held, or what is on our own host while we are blind.
+fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
+    let Hold { instance, why, .. } = hold;
+    match why {
+        HoldReason::SupersededBy(successor) => {
+            let certain = successor != instance && says_primary(view, successor);
+            (!certain).then(|| format!("nothing supersedes {instance} for certain"))
+        }
+        HoldReason::CutOff => {
+            let named = view.tally.votes_for(instance) >= view.tally.majority();
+            let ours = view.policy.local.contains(instance);
+            (named || !ours).then(|| format!("{instance} is not on a host that is cut off"))
+        }
+    }
+}
+
+/// Nobody whom any Sentinel that matters wants to be the primary is ever made a replica.
+fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
+    let Fence { instance, follow, .. } = fence;
+    let placed = view.instance(instance).is_none_or(|answer| match &answer.role {
+        Role::Primary { .. } => false,
+        Role::Replica { of, link_up } => *link_up || !is_nowhere(of),
+    });
+    let named = view.groups().any(|group| named_by(group).any(|named| named == instance));
+    if placed && named {
+        return Some(format!("{instance} is a replica that Sentinels know"));
+    }
+    if instance == follow || view.writer() != Some(follow) {
+        return Some(format!("{follow} is not the published writer"));
+    }
+    if !says_primary(view, follow) {
+        return Some(format!("{follow} has not said that it is the primary"));
+    }
+    if fence.kind != StrayKind::Emptied && keys(view, instance) > 0 && keys(view, follow) == 0 {
+        return Some(format!("{instance} has data and {follow} has none"));
+    }
+    let tally = &view.tally;
+    if tally.votes_for(instance) >= tally.majority() || tally.votes_for(follow) < tally.majority() {
+        return Some(format!("the majority does not name {follow}"));
+    }
+    let chosen = tally.failovers.iter().any(|f| f.chosen.as_ref() == Some(instance));
+    chosen.then(|| format!("a Sentinel is promoting {instance}"))
+}
+
+fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {
+    if write.ops.len() > TXN_OPS_MAX {
+        return Some(format!("{} operations in one transaction", write.ops.len()));
+    }
+    let record = write.record.as_ref()?;
+    let primaries: Vec<&Address> = record
+        .instances
+        .iter()
+        .filter(|i| i.role == PublishedRole::Primary)
+        .map(|i| &i.address)
+        .collect();
+    if primaries != record.writer_address().into_iter().collect::<Vec<_>>() {
+        return Some("the rows and the writer would tell different stories".to_owned());
+    }
+    let begins = matches!(write.purpose, Purpose::Publish | Purpose::Withdraw);
+    if begins && record.generation <= view.memory.generation_max {
+        return Some(format!("generation {} has been used", record.generation));
+    }
+    if !begins && view.writer() != record.writer_address() {
+        return Some(format!("a {} cannot change the writer", write.purpose.as_str()));
+    }
+    if let Some(forget) = &write.forget {
+        return veto_forget(view, forget);
+    }
+    if let Some(replace) = &write.replace {
+        return veto_replace(view, replace);
+    }
+    let writer = record.writer_address().filter(|_| write.purpose == Purpose::Publish)?;
+    let proved = says_primary(view, writer);
+    (!proved).then(|| format!("{writer} has not said that it is the primary"))
+}
+
+/// A Sentinel is reset only while all that are heard, and they are a majority, name the writer and see nothing wrong.
+fn veto_forget(view: &View<'_>, forget: &Forget) -> Option<String> {
+    let tally = &view.tally;
+    if tally.heard < tally.majority() || tally.votes_for(&forget.primary) < tally.heard {
+        return Some(format!("not all Sentinels name {}", forget.primary));
+    }
+    let calm = |group: &SentinelGroup| group.failover.is_none() && group.down == DownOpinion::Up;
+    (!view.groups().all(calm)).then(|| "something is going on among the Sentinels".to_owned())
+}
+
+/// How many keys the instance holds, by its last recent answer.
+fn keys(view: &View<'_>, address: &Address) -> u64 {
+    view.instance(address).map_or(0, |answer| answer.keys)
+}
+
+/// The instance's last answer is recent and says primary.
+fn says_primary(view: &View<'_>, address: &Address) -> bool {
+    view.instance(address).is_some_and(|answer| matches!(answer.role, Role::Primary { .. }))
+}

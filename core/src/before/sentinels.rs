@@ -1,0 +1,187 @@
+//! Telling Sentinels: one that does not know the group is told where its primary lives, one that disagrees with the
+//! majority for long is told again, and one whose settings differ from those that are wanted is told those.
+//!
+//! Sentinels never share their settings; the agents do it for them.
+
+use std::collections::BTreeSet;
+
+use super::moved::knows_nobody;
+use crate::address::Address;
+use crate::memory::Condition;
+pub use crate::memory::TellWhat;
+use crate::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelSettings};
+use crate::policy::{
+    DISAGREES_AFTER_MS, SET_AGAIN_MS, TELL_AGAIN_MS, WantedQuorum, WantedSettings,
+};
+use crate::record::{Basis, Level};
+use crate::view::View;
+use crate::writer::WriterTest;
+
+/// Settings for a group that no other Sentinel knows: a LAN's values (`docs/facts/sentinel.md` 6).
+pub const DEFAULT_SETTINGS: SentinelSettings = SentinelSettings {
+    quorum: 2,
+    down_after_ms: 1_500,
+    failover_timeout_ms: 20_000,
+    parallel_syncs: 1,
+};
+
+/// One Sentinel that is to be told about the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tell {
+    /// The Sentinel.
+    pub sentinel: Address,
+    /// What it is to be told.
+    pub what: TellWhat,
+    /// The primary it is to monitor.
+    pub primary: Address,
+    /// With which settings.
+    pub settings: SentinelSettings,
+}
+
+impl Tell {
+    /// Before a Sentinel lets go of a primary: what was decided still holds for what it says now.
+    pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
+        let TellWhat::Remove(epoch) = self.what else { return false };
+        let lost = |group: &SentinelGroup| {
+            let dead = group.primary != self.primary && group.down > DownOpinion::Up;
+            dead && group.failover.is_none() && group.config_epoch == epoch
+        };
+        now.group.as_ref().is_some_and(lost)
+    }
+}
+
+/// The Sentinels to be told now.
+///
+/// Only what is published, confirmed, and says so itself is told: a Sentinel told wrong would take
+/// part in the next election with the wrong address.
+pub fn tells(view: &View<'_>) -> Vec<Tell> {
+    let Some((record, primary)) =
+        view.record.zip(view.writer()).filter(|_| view.policy.tell_sentinels)
+    else {
+        return Vec::new();
+    };
+    // The first primary of all has no majority to name it before they are told; nor has one in a group that has moved.
+    let first = record.evidence.basis == Basis::Agents;
+    if !(first || record.evidence.level() == Level::Quorum) || !view.tally.failovers.is_empty() {
+        return Vec::new();
+    }
+    if !matches!(view.test(primary), WriterTest::Passes(_)) {
+        return Vec::new();
+    }
+    let contradicted = view.tally.votes.keys().any(|named| named != primary);
+    // A few that still know somebody cannot elect him, once most have let go.
+    let blank = view.heard().saturating_sub(view.tally.heard);
+    let lets_go = |group: &SentinelGroup| {
+        knows_nobody(view, group)
+            || (blank >= view.tally.majority() && group.down > DownOpinion::Up)
+    };
+    let wanted = wanted(view);
+    let settings = settings(view, &wanted);
+    view.sentinels()
+        .filter_map(|(sentinel, answer)| {
+            let (what, again_ms) = match &answer.group {
+                Some(group) if group.primary != *primary && first && lets_go(group) => {
+                    (TellWhat::Remove(group.config_epoch), SET_AGAIN_MS)
+                }
+                Some(group) if group.primary != *primary => {
+                    repoint(view, sentinel).then_some((TellWhat::Repoint, TELL_AGAIN_MS))?
+                }
+                _ if contradicted => return None,
+                None => (TellWhat::Monitor, TELL_AGAIN_MS),
+                Some(group) => {
+                    let differs = group.settings != apply(&wanted, group.settings, view);
+                    differs.then_some((TellWhat::Settings, SET_AGAIN_MS))?
+                }
+            };
+            let settings = match (&answer.group, what) {
+                (Some(group), TellWhat::Settings) => apply(&wanted, group.settings, view),
+                _ => settings,
+            };
+            let last = view.memory.told.get(&(sentinel.clone(), what));
+            let due = last.is_none_or(|at| view.now.mono - *at >= again_ms);
+            let (sentinel, primary) = (sentinel.clone(), primary.clone());
+            due.then_some(Tell { sentinel, what, primary, settings })
+        })
+        .collect()
+}
+
+/// The Sentinels that name another primary than the majority does, for [`crate::memory::Memory::keep`].
+pub fn conditions<'v>(view: &'v View<'_>) -> impl Iterator<Item = Condition> + use<'v> {
+    let elected = view.tally.elected.as_ref().map(|elected| elected.address.clone());
+    view.sentinels().filter_map(move |(sentinel, answer)| {
+        let group = answer.group.as_ref()?;
+        let disagrees = elected.as_ref().is_some_and(|elected| elected != &group.primary);
+        disagrees.then(|| Condition::Disagrees(sentinel.clone()))
+    })
+}
+
+/// It has disagreed for long, and the majority names what is published.
+fn repoint(view: &View<'_>, sentinel: &Address) -> bool {
+    let elected = view.tally.elected.as_ref().map(|elected| &elected.address);
+    let disagrees = Condition::Disagrees(sentinel.clone());
+    elected == view.writer() && view.memory.lasted(&disagrees, DISAGREES_AFTER_MS, view.now)
+}
+
+/// What is wanted by all agents goes before what this one's file says. Of what cannot be read nothing is known: a newer
+/// agent keeps it, and ours would undo that.
+pub fn wanted(view: &View<'_>) -> WantedSettings {
+    match view.observed.store.as_ref().map(|store| &store.config) {
+        None => view.policy.settings.clone(),
+        Some(Ok(shared)) => shared.or(&view.policy.settings),
+        Some(Err(_)) => WantedSettings::default(),
+    }
+}
+
+/// The settings that one has, with what is wanted.
+fn apply(wanted: &WantedSettings, has: SentinelSettings, view: &View<'_>) -> SentinelSettings {
+    SentinelSettings {
+        quorum: match wanted.quorum {
+            Some(WantedQuorum::Fixed(quorum)) => quorum,
+            Some(WantedQuorum::Auto) => majority(view),
+            None => has.quorum,
+        },
+        down_after_ms: wanted.down_after_ms.unwrap_or(has.down_after_ms),
+        failover_timeout_ms: wanted.failover_timeout_ms.unwrap_or(has.failover_timeout_ms),
+        parallel_syncs: wanted.parallel_syncs.unwrap_or(has.parallel_syncs),
+    }
+}
+
+fn majority(view: &View<'_>) -> u64 {
+    // Before the first is told, all that answer are about to be.
+    let first = view.groups().next().is_none();
+    let all = if first { view.tally.known.max(view.heard()) } else { view.tally.known };
+    u64::try_from(all / 2 + 1).unwrap_or(DEFAULT_SETTINGS.quorum)
+}
+
+/// For one that is new: what is wanted, else what most Sentinels have, else [`DEFAULT_SETTINGS`].
+fn settings(view: &View<'_>, wanted: &WantedSettings) -> SentinelSettings {
+    let have: Vec<SentinelSettings> = view.groups().map(|group| group.settings).collect();
+    let most = |of: fn(&SentinelSettings) -> u64, default: u64| {
+        let values: BTreeSet<u64> = have.iter().map(of).collect();
+        let count = |value: u64| have.iter().filter(|s| of(s) == value).count();
+        values.into_iter().max_by_key(|value| count(*value)).unwrap_or(default)
+    };
+    let others = SentinelSettings {
+        quorum: majority(view),
+        down_after_ms: most(|s| s.down_after_ms, DEFAULT_SETTINGS.down_after_ms),
+        failover_timeout_ms: most(|s| s.failover_timeout_ms, DEFAULT_SETTINGS.failover_timeout_ms),
+        parallel_syncs: most(|s| s.parallel_syncs, DEFAULT_SETTINGS.parallel_syncs),
+    };
+    apply(wanted, others, view)
+}
+
+/// The addresses of the group's Sentinels, as they name one another; `None` while fewer than a
+/// majority answer, so that agents with different views do not rewrite each other's list.
+pub fn addresses(view: &View<'_>) -> Option<Vec<Address>> {
+    if view.tally.heard < view.tally.majority() {
+        return None;
+    }
+    let named: BTreeSet<&Address> =
+        view.groups().flat_map(|group| &group.peers).map(|peer| &peer.address).collect();
+    if !named.is_empty() {
+        return Some(named.into_iter().cloned().collect());
+    }
+    // A lone Sentinel has nobody to name it; it is known by the address it answers at.
+    let alone = view.sentinels().filter(|(_, answer)| answer.group.is_some());
+    Some(alone.map(|(address, _)| address.clone()).collect())
+}

@@ -1,0 +1,429 @@
+//! What a person wants to know of a group, from one look at it.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::bootstrap::{NoFirst, bootstrap};
+use super::decide::renamed;
+use super::emptied::replace;
+use super::fence::{WhyLeft, fences};
+use super::health::{is_ready, serves};
+use super::moved::{NotMoved, successor};
+use crate::address::{Address, GroupName};
+use crate::observed::{DownOpinion, Reading, Role, SentinelAnswer, StoredState};
+use crate::policy::Policy;
+use crate::projection::{Layout, plain_changes, project, row_changes};
+use crate::record::{Change, Level, PublishedRole, Record};
+use crate::view::View;
+use crate::writer::WriterTest;
+
+/// The state of one group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupName,
+    /// The name that DNS answers.
+    pub name: String,
+    /// All is well: there is a confirmed writer that says so itself, what Consul shows agrees, and
+    /// somebody watches.
+    pub healthy: bool,
+    /// Consul has been read.
+    pub consul_read: bool,
+    /// What is wrong, worst first.
+    pub problems: Vec<Problem>,
+    /// The published writer.
+    pub writer: Option<Address>,
+    /// Number of the publication.
+    pub generation: u64,
+    /// When it began.
+    pub since: Option<Timestamp>,
+    /// Why.
+    pub why: Option<String>,
+    /// How sure it is.
+    pub level: Option<Level>,
+    /// Sentinel's epoch.
+    pub epoch: Option<u64>,
+    /// How many Sentinels name the writer now.
+    pub votes: usize,
+    /// How many Sentinels are known.
+    pub known_sentinels: usize,
+    /// Every instance.
+    pub instances: Vec<InstanceStatus>,
+    /// Every Sentinel.
+    pub sentinels: Vec<SentinelStatus>,
+    /// The agents that watch the group.
+    pub agents: Vec<String>,
+    /// The last changes, newest first.
+    pub history: Vec<Change>,
+}
+
+impl GroupStatus {
+    /// Adds what was found wrong elsewhere.
+    pub fn add(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        self.problems.extend(problems);
+        self.healthy = self.problems.is_empty();
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Which kind of thing: what a metric and an alert can be told apart by.
+    pub code: ProblemCode,
+    /// In words, with what to do about it.
+    pub text: String,
+}
+
+/// The kinds of things that can be wrong with a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemCode {
+    /// The key `state` cannot be used.
+    StateUnreadable,
+    /// Nothing was ever published.
+    NothingPublished,
+    /// There is no first primary yet.
+    NoFirstPrimary,
+    /// There is no first primary, since data has gone different ways: the operator has to decide.
+    DataDiverged,
+    /// There is no writer.
+    NoWriter,
+    /// The writer fails the writer test, or does not answer.
+    WriterFails,
+    /// The Sentinels name another writer than the published one.
+    SentinelsDisagree,
+    /// The majority has yet to confirm the writer.
+    Unconfirmed,
+    /// No agent watches the group.
+    NoAgents,
+    /// Consul does not show what was published.
+    Drift,
+    /// The config wants another service name than the published one.
+    Renamed,
+    /// An instance besides the writer says that it is a primary.
+    SecondPrimary,
+    /// An instance in maintenance may be chosen, or is the writer.
+    Maintenance,
+    /// Too few Sentinels answer for a failover.
+    NoMajority,
+    /// Sentinels could not be looked for.
+    SentinelsNotFound,
+    /// Consul's DNS answers something else than what was published.
+    DnsWrong,
+    /// A DNS server that is to be asked does not answer.
+    DnsSilent,
+}
+
+impl ProblemCode {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::StateUnreadable,
+        Self::NothingPublished,
+        Self::NoFirstPrimary,
+        Self::DataDiverged,
+        Self::NoWriter,
+        Self::WriterFails,
+        Self::SentinelsDisagree,
+        Self::Unconfirmed,
+        Self::NoAgents,
+        Self::Drift,
+        Self::Renamed,
+        Self::SecondPrimary,
+        Self::Maintenance,
+        Self::NoMajority,
+        Self::SentinelsNotFound,
+        Self::DnsWrong,
+        Self::DnsSilent,
+    ];
+
+    /// As it stands in JSON and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StateUnreadable => "state-unreadable",
+            Self::NothingPublished => "nothing-published",
+            Self::NoFirstPrimary => "no-first-primary",
+            Self::DataDiverged => "data-diverged",
+            Self::NoWriter => "no-writer",
+            Self::WriterFails => "writer-fails",
+            Self::SentinelsDisagree => "sentinels-disagree",
+            Self::Unconfirmed => "unconfirmed",
+            Self::NoAgents => "no-agents",
+            Self::Drift => "drift",
+            Self::Renamed => "renamed",
+            Self::SecondPrimary => "second-primary",
+            Self::Maintenance => "maintenance",
+            Self::NoMajority => "no-majority",
+            Self::SentinelsNotFound => "sentinels-not-found",
+            Self::DnsWrong => "dns-wrong",
+            Self::DnsSilent => "dns-silent",
+        }
+    }
+
+    /// One of this kind.
+    pub fn says(self, text: impl Into<String>) -> Problem {
+        Problem { code: self, text: text.into() }
+    }
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InstanceStatus {
+    /// Where it listens.
+    pub address: Address,
+    /// What it is published as; `None` when it has no row.
+    pub published: Option<PublishedRole>,
+    /// The role it can be used in now: published, said by itself, and seen by this agent.
+    pub serves: Option<PublishedRole>,
+    /// It answers, and is ready for commands.
+    pub ready: bool,
+    /// What it says it is: `primary`, or `replica of <address>`; `None` when it does not answer.
+    pub says: Option<String>,
+    /// Its replication offset, in bytes.
+    pub offset: Option<u64>,
+    /// How many bytes it is behind the writer.
+    pub behind_bytes: Option<u64>,
+    /// Seconds since the writer last heard from it.
+    pub lag_s: Option<u64>,
+    /// Its version.
+    pub version: Option<String>,
+    /// Why it does not answer, or is not ready.
+    pub error: Option<String>,
+}
+
+/// One Sentinel.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SentinelStatus {
+    /// Where it listens.
+    pub address: Address,
+    /// The primary it names.
+    pub names: Option<Address>,
+    /// At which epoch.
+    pub epoch: Option<u64>,
+    /// Its opinion of that primary: `up`, `down` (its own), `agreed down`, or `just promoted`.
+    pub opinion: Option<&'static str>,
+    /// It is in TILT.
+    pub tilt: bool,
+    /// Why it does not answer, or that it does not know the group.
+    pub error: Option<String>,
+}
+
+/// Draws conclusions from one look.
+pub fn assess(view: &View<'_>, layout: &Layout) -> GroupStatus {
+    let View { policy, observed, record, tally, .. } = view;
+    let (store, record) = (observed.store.as_ref(), *record);
+    let writer = view.writer().cloned();
+    let problems = problems(view, layout);
+    GroupStatus {
+        group: policy.group.clone(),
+        name: format!("{}.service.consul", service(policy, record)),
+        healthy: problems.is_empty(),
+        problems,
+        consul_read: store.is_some(),
+        votes: writer.as_ref().map_or(0, |writer| tally.votes_for(writer)),
+        writer,
+        generation: record.map_or(0, |record| record.generation),
+        since: record.map(|record| record.since),
+        why: record.map(|record| record.why.clone()),
+        level: record.filter(|r| r.writer.is_some()).map(|record| record.evidence.level()),
+        epoch: record.and_then(|record| record.evidence.basis.epoch()),
+        known_sentinels: tally.known,
+        instances: instances(view),
+        sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
+        agents: store.map(|s| s.agents.iter().cloned().collect()).unwrap_or_default(),
+        history: store.map(|store| store.history.clone()).unwrap_or_default(),
+    }
+}
+
+/// A record knows its service; without one the configured name is the best guess.
+fn service(policy: &Policy, record: Option<&Record>) -> String {
+    record.map_or_else(|| policy.service.primary(), |record| record.service.primary())
+}
+
+fn problems(view: &View<'_>, layout: &Layout) -> Vec<Problem> {
+    let View { observed, record, tally, .. } = view;
+    let mut problems = Vec::new();
+    let store = observed.store.as_ref();
+    if let Some(StoredState::Unreadable(error)) = store.map(|store| &store.state) {
+        let text = format!("the key {} cannot be used: {error}", layout.state());
+        problems.push(ProblemCode::StateUnreadable.says(text));
+    }
+    match record {
+        None => {
+            problems.push(ProblemCode::NothingPublished.says("nothing has been published"));
+            problems.extend(no_first(view));
+        }
+        Some(record) => match &record.writer {
+            None => {
+                // What stands in the way now says more than why it was withdrawn.
+                let moved = successor(view).err().filter(|why| *why != NotMoved::NoCase);
+                let now = moved.as_ref().map(ToString::to_string).or_else(|| replace(view).err());
+                let why = now.unwrap_or_else(|| record.why.clone());
+                let text = format!("there is no writer: {why}");
+                problems.push(ProblemCode::NoWriter.says(text));
+                if let Some(why @ NotMoved::Diverged(..)) = moved {
+                    problems.push(ProblemCode::DataDiverged.says(why.to_string()));
+                }
+            }
+            Some(writer) => problems.extend(writer_problem(view, record, &writer.address)),
+        },
+    }
+    if store.is_some_and(|store| store.agents.is_empty()) {
+        let text = "no agent watches this group: nothing will follow a failover";
+        problems.push(ProblemCode::NoAgents.says(text));
+    }
+    problems.extend(drift(view, layout));
+    problems.extend(renamed(view).map(|text| ProblemCode::Renamed.says(text)));
+    problems.extend(fences(view).1.into_iter().map(|left| {
+        ProblemCode::SecondPrimary.says(match left.why {
+            WhyLeft::Unrelated { .. }
+            | WhyLeft::WriterIsEmpty { .. }
+            | WhyLeft::SwitchedOff
+            | WhyLeft::Stranger => left.to_string(),
+            WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_) => {
+                format!("{} says that it is a primary as well", left.instance)
+            }
+        })
+    }));
+    problems.extend(maintained(view));
+    if tally.known > 0 && tally.heard < tally.majority() {
+        problems.push(ProblemCode::NoMajority.says(format!(
+            "only {} of {} known Sentinels answer: no failover is possible",
+            tally.heard, tally.known
+        )));
+    }
+    problems
+}
+
+/// What Consul shows otherwise than it was published. Rows from before the record changed say nothing.
+fn drift(view: &View<'_>, layout: &Layout) -> Option<Problem> {
+    let (record, store) = (view.record?, view.observed.store.as_ref()?);
+    let rows = view.observed.rows.as_ref().filter(|r| r.asked >= view.memory.store_changed)?;
+    let shown = project(record);
+    let mut drift = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
+    drift.extend(plain_changes(layout, &store.plain, &shown.plain));
+    (!drift.is_empty()).then(|| {
+        ProblemCode::Drift.says(format!(
+            "{} rows or keys in Consul are not what was published (an agent puts them back)",
+            drift.len()
+        ))
+    })
+}
+
+/// What is wrong with those in maintenance: they may not be chosen, and are not.
+fn maintained(view: &View<'_>) -> Vec<Problem> {
+    let store = view.observed.store.as_ref();
+    let listed = store.and_then(|store| store.maintenance.as_ref().ok());
+    let wrong = |address: &Address| {
+        if view.writer() == Some(address) {
+            return Some(format!("{address} is in maintenance, and is the writer"));
+        }
+        let priority = view.instance(address).and_then(|answer| answer.priority)?;
+        (priority != 0).then(|| {
+            format!(
+                "{address} is in maintenance, and may be chosen: its replica-priority is \
+                 {priority} (consul-redis maintenance on {address} sets it to 0 again)"
+            )
+        })
+    };
+    let addresses = listed.into_iter().flatten().map(|(address, _)| address);
+    addresses.filter_map(wrong).map(|text| ProblemCode::Maintenance.says(text)).collect()
+}
+
+/// What stands between a group that nobody knows and its first primary.
+fn no_first(view: &View<'_>) -> Option<Problem> {
+    match bootstrap(view) {
+        Err(NoFirst::NotBlank) | Ok(_) => None,
+        Err(why @ NoFirst::Diverged(..)) => Some(ProblemCode::DataDiverged.says(why.to_string())),
+        Err(why) => Some(ProblemCode::NoFirstPrimary.says(why.to_string())),
+    }
+}
+
+fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<Problem> {
+    let tally = &view.tally;
+    let fails = |text: String| Some(ProblemCode::WriterFails.says(text));
+    match view.test(writer) {
+        WriterTest::Fails(why) => return fails(format!("the writer {writer} {why}")),
+        WriterTest::Unknown(why) => {
+            return fails(format!("the writer {writer} does not answer from here: {why}"));
+        }
+        WriterTest::Passes(_) => {}
+    }
+    let confirmed = tally.elected.as_ref().is_some_and(|elected| &elected.address == writer);
+    if !confirmed && tally.heard >= tally.majority() {
+        let named = tally.elected.as_ref().map(|elected| elected.address.to_string());
+        let named = named.unwrap_or_else(|| "no address by a majority".to_owned());
+        let text = format!("the Sentinels name {named}, not the published {writer}");
+        return Some(ProblemCode::SentinelsDisagree.says(text));
+    }
+    if record.evidence.level() == Level::Promotion {
+        let text = format!("{writer} was promoted and is not confirmed by a majority yet");
+        return Some(ProblemCode::Unconfirmed.says(text));
+    }
+    None
+}
+
+fn instances(view: &View<'_>) -> Vec<InstanceStatus> {
+    let (observed, record) = (view.observed, view.record);
+    let writer = record.and_then(Record::writer_address);
+    let writer_answer =
+        writer.and_then(|writer| observed.instances.get(writer)?.result.as_ref().ok());
+    observed
+        .instances
+        .iter()
+        .map(|(address, reading)| {
+            let answer = reading.result.as_ref().ok();
+            let listed = writer_answer.and_then(|writer| match &writer.role {
+                Role::Primary { replicas } => replicas.iter().find(|r| &r.address == address),
+                Role::Replica { .. } => None,
+            });
+            let behind = match (writer_answer, answer) {
+                (Some(writer), Some(own)) if writer.replid == own.replid => {
+                    Some(writer.offset.saturating_sub(own.offset))
+                }
+                _ => None,
+            };
+            InstanceStatus {
+                address: address.clone(),
+                published: record.and_then(|record| record.role_of(address)),
+                serves: serves(view, address),
+                ready: is_ready(view, address),
+                says: answer.map(|answer| match &answer.role {
+                    Role::Primary { .. } => "primary".to_owned(),
+                    Role::Replica { of, link_up: true } => format!("replica of {of}"),
+                    Role::Replica { of, link_up: false } => format!("replica of {of}, link down"),
+                }),
+                offset: answer.map(|answer| answer.offset),
+                behind_bytes: behind.filter(|_| Some(address) != writer),
+                lag_s: listed.map(|listed| listed.lag_s),
+                version: answer.map(|answer| answer.version.clone()),
+                error: match &reading.result {
+                    Ok(answer) => answer.not_ready.clone(),
+                    Err(error) => Some(error.clone()),
+                },
+            }
+        })
+        .collect()
+}
+
+fn sentinel(address: &Address, reading: &Reading<SentinelAnswer>) -> SentinelStatus {
+    let answer = reading.result.as_ref();
+    let group = answer.ok().and_then(|answer| answer.group.as_ref());
+    SentinelStatus {
+        address: address.clone(),
+        names: group.map(|group| group.primary.clone()),
+        epoch: group.map(|group| group.config_epoch),
+        opinion: group.map(|group| match group.down {
+            // Its flags are still about the primary before (docs/facts/sentinel.md 0.1).
+            _ if group.monitored != group.primary => "just promoted",
+            DownOpinion::Up => "up",
+            DownOpinion::Subjective => "down",
+            DownOpinion::Objective => "agreed down",
+        }),
+        tilt: answer.is_ok_and(|answer| answer.tilt),
+        error: match answer {
+            Err(error) => Some(error.clone()),
+            Ok(answer) if answer.group.is_none() => Some("does not know the group".to_owned()),
+            Ok(_) => None,
+        },
+    }
+}
