@@ -83,7 +83,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
         Ok(Wanted::Write(write)) => wanted = Some(write),
         Ok(Wanted::Sound) => sound = true,
         Ok(Wanted::Nothing) => {}
-        Err(reason) => reasons.push(reason),
+        Err(reason) => reasons.push(*reason),
     }
     let write = wanted.filter(|write| {
         let veto = safety::veto(view, &Action::Write(write.clone()));
@@ -95,8 +95,8 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     refused.extend(forbidden.into_iter().chain(told_refused));
     reasons.extend(again(&situation));
     reasons.extend(left_alone.into_iter().map(Reason::LeftAlone));
-    reasons.extend(replacing.err().map(Reason::NotReplaced));
-    reasons.extend(forgetting.err().map(Reason::NotForgotten));
+    reasons.extend(replacing.err().map(|why| Reason::NotReplaced(*why)));
+    reasons.extend(forgetting.err().map(|why| Reason::NotForgotten(*why)));
     reasons.extend(refused);
     reasons.extend(ignored(view, layout));
     let summary = summary(view, &verdict);

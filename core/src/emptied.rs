@@ -167,11 +167,11 @@ fn is_exposed(answer: &InstanceAnswer, primary: &Address) -> bool {
 ///
 /// # Errors
 /// What speaks against it.
-pub fn replace(view: &View<'_>) -> Result<Option<Replace>, NotReplaced> {
+pub fn replace(view: &View<'_>) -> Result<Option<Replace>, Box<NotReplaced>> {
     let Some(loss) = emptied(view).filter(|loss| !loss.holders.is_empty()) else {
         return Ok(None);
     };
-    let wait = |why: WhyNotReplaced| NotReplaced { loss: loss.why(), why };
+    let wait = |why: WhyNotReplaced| Box::new(NotReplaced { loss: loss.why(), why });
     let settled = view.memory.lasted(&loss.condition(), REINSTATED_AFTER_MS, view.now);
     if let Some(unheard) = loss.unheard.first().filter(|_| !settled) {
         return Err(wait(WhyNotReplaced::Unheard(unheard.clone())));

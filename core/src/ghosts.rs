@@ -81,13 +81,13 @@ pub fn ghosts(view: &View<'_>) -> BTreeSet<Ghost> {
 ///
 /// # Errors
 /// What speaks against it now.
-pub fn forget(view: &View<'_>) -> Result<Option<Forget>, NotForgotten> {
+pub fn forget(view: &View<'_>) -> Result<Option<Forget>, Box<NotForgotten>> {
     if !view.policy.forget_ghosts {
         return Ok(None);
     }
     let ghosts = ghosts(view);
     let Some(first) = ghosts.first() else { return Ok(None) };
-    let wait = |why: NotAtRest| NotForgotten { ghost: first.clone(), why };
+    let wait = |why: NotAtRest| Box::new(NotForgotten { ghost: first.clone(), why });
     let writer = quiet_writer(view).map_err(wait)?;
     everybody_knows_the_living(view, writer, &ghosts).map_err(wait)?;
     let recent = [Some(view.memory.generation_seen()), view.memory.reset.at()];

@@ -5,9 +5,8 @@
 
 pub mod action;
 pub mod address;
-#[doc(hidden)]
-pub mod before;
 pub mod bootstrap;
+pub mod conditions;
 pub mod decide;
 pub mod doctor;
 pub mod duty;

@@ -62,7 +62,8 @@ pub fn tells(view: &View<'_>) -> Vec<Tell> {
     };
     // The first primary of all has no majority to name it before they are told; nor has one in a group that has moved.
     let first = record.evidence.basis == Basis::Agents;
-    if !(first || !record.evidence.is_unconfirmed()) || !view.tally.failovers.is_empty() {
+    let promotion = matches!(record.evidence.basis, Basis::Promotion { .. });
+    if promotion || !view.tally.failovers.is_empty() {
         return Vec::new();
     }
     if !matches!(view.test(primary), WriterTest::Passes(_)) {

@@ -52,16 +52,17 @@ pub fn write(
     layout: &Layout,
     verdict: &Verdict,
     next_to: &Next<'_>,
-) -> Result<Wanted, Reason> {
+) -> Result<Wanted, Box<Reason>> {
     let Some(store) = &view.observed.store else { return Ok(Wanted::Nothing) };
     if let StoredState::Unreadable(error) = &store.state {
-        return Err(Reason::StateUnreadable { key: layout.state(), error: error.clone() });
+        let (key, error) = (layout.state(), error.clone());
+        return Err(Box::new(Reason::StateUnreadable { key, error }));
     }
     let Some(rows) = &view.observed.rows else {
-        return Err(Reason::CatalogUnread);
+        return Err(Box::new(Reason::CatalogUnread));
     };
     if rows.foreign {
-        return Err(Reason::ForeignNode(layout.node()));
+        return Err(Box::new(Reason::ForeignNode(layout.node())));
     }
     let record = view.record;
     let (mut purpose, mut next) = match (next_record(view, verdict), record) {
@@ -101,7 +102,7 @@ pub fn write(
     let base = Base::new(view, rows);
     let changes = fit(layout, &base, store, &mut next);
     if purpose == Purpose::Roster && Some(&next) == record {
-        return Err(Reason::NoRoom);
+        return Err(Box::new(Reason::NoRoom));
     }
     let policy = view.policy;
     next.nonce = format!("{}-{}-{}", policy.agent, policy.run, view.memory.written);

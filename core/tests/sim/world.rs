@@ -119,8 +119,6 @@ pub struct World {
     pub consul: MemoryConsul,
     pub now: u64,
     pub log: Vec<String>,
-    /// Where decisions differ from those before: how often, and one example.
-    pub differences: BTreeMap<String, (usize, String)>,
     /// The first broken invariant.
     pub broken: Option<String>,
     /// The Sentinels agreed on a sound primary in the end, so the agents had to as well.
@@ -236,7 +234,6 @@ impl World {
             consul: MemoryConsul::default(),
             now: 1,
             log: Vec::new(),
-            differences: BTreeMap::new(),
             broken: None,
             converged: false,
             commits: BTreeMap::new(),
@@ -541,10 +538,6 @@ impl World {
     fn input(&mut self, agent: usize, input: Input) {
         let now = self.clock();
         let outputs = self.agents[agent].machine.on(input, now);
-        for (kind, what) in std::mem::take(&mut self.agents[agent].machine.differences) {
-            let known = self.differences.entry(kind).or_insert_with(|| (0, what));
-            known.0 += 1;
-        }
         for output in outputs {
             self.carry_out(agent, output);
         }
