@@ -57,7 +57,7 @@ impl<'v, 'a> Roster<'v, 'a> {
         all
     }
 
-    /// The conditions of this module that hold now, for [`Memory::keep`].
+    /// The conditions of this module that hold now, for [`super::memory::Memory::keep`].
     pub fn conditions(&self) -> BTreeSet<Condition> {
         let writer = self.view.writer();
         let mut holding = BTreeSet::new();

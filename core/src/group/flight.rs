@@ -16,7 +16,7 @@ pub const WRITE_ANSWER_MAX_MS: u64 = 20_000;
 /// How long after it was decided a Sentinel is still made to forget, in ms.
 pub const FORGET_WITHIN_MS: u64 = 5_000;
 /// How long after it was decided a Sentinel is still asked for a failover, in ms: twice this is less than
-/// [`REPLACE_AGAIN_MS`](super::policy::REPLACE_AGAIN_MS), so that no two are under way.
+/// [`REPLACE_AGAIN_MS`](crate::policy::REPLACE_AGAIN_MS), so that no two are under way.
 pub const REPLACE_WITHIN_MS: u64 = 2_000;
 
 /// One write that was sent.

@@ -20,7 +20,7 @@ pub const CHASE_MS: u64 = 20;
 pub const AUDIT_MS: u64 = 10_000;
 
 impl GroupLoop {
-    /// When [`Input::Tick`] is due next.
+    /// When [`Input::Tick`](super::Input::Tick) is due next.
     pub fn next_wake(&self) -> Mono {
         let chase = self.chosen().map_or(self.next_look, |_| self.next_chase);
         self.next_look.min(chase).min(self.next_audit)
