@@ -5,18 +5,19 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export RUST_BACKTRACE = 0
 # Where scripts/tools.sh unpacks packages.
 ROOT := $(CURDIR)/.tools/root
-# Valkey in the place of Redis, and its Sentinel too.
-VALKEY := REDIS_SERVER_BIN=$(ROOT)/usr/bin/valkey-server cargo nextest run --test e2e
+QUICK := kind(lib) | binary(rules) | binary(sim) - test(contract) | binary(docs) | binary(book) | binary(cli) \
+	| test(=switch::the_name_follows_the_writer_at_level_promotion)
 
-.PHONY: help demo test test-compose test-valkey pictures docs check fmt race audit build deb dist
+.PHONY: help demo test quick test-compose test-versions pictures docs check fmt race audit build deb dist
 
 help:
-	@echo 'make demo    kill a primary and see redis-primary.service.consul move (1 minute after the build)'
-	@echo 'make test    everything: check, rules, simulation, real servers (a part also on Valkey), containers (about 40 minutes on 2 cores, the first time)'
-	@echo 'make test-compose  docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (8 minutes)'
-	@echo 'make test-valkey   all scenarios on real servers, with Valkey 8 instead of Redis'
+	@echo 'make demo    kill a primary and see redis-primary.service.consul move (half a minute after the build)'
+	@echo 'make test    everything: check, rules, simulation, real servers of several versions, containers (15 minutes on 2 cores after the build)'
+	@echo 'make quick   the inner loop: rules, a tenth of the simulation, units, documents, one real failover (90 seconds after the build)'
+	@echo 'make test-compose   docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (8 minutes)'
+	@echo 'make test-versions  all scenarios on each Redis and Valkey of Debian, and README says so; MODULES="switch moved" for some, CONSUL_BINS for several Consuls'
 	@echo 'make pictures  docs/img: the status page after a failover (1 minute after the build)'
-	@echo 'make docs    docs/config.md and the schema of the config file, from the definitions'
+	@echo 'make docs    docs/config.md, the schema of the config file and the figures of docs/guarantees.md, from the definitions'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
 	@echo 'make fmt     format the code'
 	@echo 'make race    the benchmark beside the peers (about 10 minutes): docs/race.md'
@@ -25,27 +26,28 @@ help:
 	@echo 'make deb     a Debian package in target/package: docs/packages.md'
 	@echo 'make dist    a static program with its documents, checksums and an SBOM in target/package: docs/release.md'
 
+# Built as the tests are: a release, whole-program optimised, takes minutes more and shows the same.
 demo:
 	scripts/tools.sh servers
-	cargo build --release
-	target/release/consul-redis demo
+	cargo build
+	target/debug/consul-redis demo
 
 test: check
 	scripts/tools.sh tests
-	scripts/tools.sh valkey
-	cargo nextest run -E 'not binary(compose)'
+	cargo nextest run
 	cargo test --doc
-	$(VALKEY) -E 'test(switch::) | test(fencing::) | test(first_primary::) | test(switchover::)'
-	$(MAKE) test-compose
+
+quick:
+	scripts/tools.sh servers
+	CONSUL_REDIS_HISTORIES=200 cargo nextest run -E '$(QUICK)'
 
 test-compose:
 	scripts/tools.sh servers
 	cargo nextest run --test compose --no-capture
 
-test-valkey:
+test-versions:
 	scripts/tools.sh tests
-	scripts/tools.sh valkey
-	$(VALKEY)
+	scripts/versions.sh all $(MODULES)
 
 pictures:
 	scripts/tools.sh page

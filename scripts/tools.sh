@@ -7,9 +7,10 @@
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
 #   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
 #   scripts/tools.sh page       Consul and Redis, and Chromium with its driver
-#   scripts/tools.sh tests      proxies, clients and page, and Go, ip, Prometheus, systemd-analyze, a clean Debian, cargo-nextest, cargo-deny
+#   scripts/tools.sh tests      versions, proxies, clients and page, and Go, ip, Prometheus, systemd-analyze, a clean Debian, cargo-nextest, cargo-deny
 #                               and kubernetes-validate
-#   scripts/tools.sh valkey     Consul, and Valkey from Debian's backports
+#   scripts/tools.sh versions   Consul, and Redis and Valkey of Debian's suites, each in .tools/versions/NAME with its own libraries;
+#                               what is there is kept: remove .tools/versions for what the suites hold today
 #   scripts/tools.sh deny       cargo-deny
 #   scripts/tools.sh dist       Consul and Redis, cargo-nextest, and cargo-cyclonedx for the SBOM
 set -eu
@@ -19,8 +20,16 @@ root=$tools/root
 
 # Of Debian, from the mirror that apt is already configured with.
 CONSUL_RELEASE=bullseye
-VALKEY_RELEASE=bookworm-backports
-# What is built when it is not on PATH.
+# Each: a server, the suite that has it, and the suite that has its libraries.
+VERSIONS="
+redis bullseye bullseye
+redis bookworm bookworm
+redis trixie trixie
+redis experimental sid
+valkey bookworm-backports bookworm
+valkey sid sid
+"
+# What comes from PyPI, or is built, when it is not on PATH.
 NEXTEST_VERSION=0.9
 DENY_VERSION=0.20
 CYCLONEDX_VERSION=0.5
@@ -70,6 +79,16 @@ apt_in() {
         -o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" "$@"
 }
 
+# find_mirror NAME VARIABLE: $mirror is what apt is configured with. Its lists are in $apt.
+find_mirror() {
+    # The system's own lists may be empty, as in a container image.
+    apt_in "$apt" update
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    mirror=$(apt_in "$apt" indextargets --format '$(REPO_URI)' "Codename: $codename" | head -n 1)
+    [ -n "$mirror" ] ||
+        fail "apt has no Debian mirror configured" "install $1 and set $2 to it"
+}
+
 # from_release RELEASE VARIABLE PACKAGE...: packages of another release, from the mirror that apt has.
 from_release() {
     release=$1
@@ -77,12 +96,7 @@ from_release() {
     shift 2
     new_apt_dir "$1"
     say "getting $* from Debian $release's packages into .tools"
-    # The system's own lists may be empty, as in a container image.
-    apt_in "$apt" update
-    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    mirror=$(apt_in "$apt" indextargets --format '$(REPO_URI)' "Codename: $codename" | head -n 1)
-    [ -n "$mirror" ] ||
-        fail "apt has no Debian mirror configured" "install $1 and set $variable to it"
+    find_mirror "$1" "$variable"
     echo "deb $mirror $release main" >"$apt/sources.list"
     run() {
         apt_in "$apt" -o Dir::Etc::SourceList="$apt/sources.list" \
@@ -101,17 +115,85 @@ get_consul() {
     has consul || from_release "$CONSUL_RELEASE" CONSUL_BIN consul
 }
 
-get_valkey() {
-    has valkey-server && return
-    # For the libraries that both need.
-    get_debian redis-server redis-server
-    from_release "$VALKEY_RELEASE" REDIS_SERVER_BIN valkey-tools valkey-server
+# get_version SERVER SUITE BASE: .tools/versions/SERVER-MAJOR.MINOR, as the suite has it, with the libraries that it was built for.
+get_version() {
+    # A line in `suites` for each suite that has this version.
+    grep -qsx "$1 $2" "$versions"/*/suites && return
+    apt=$tools/apt/version-$1-$2
+    rm -rf "$apt"
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+    [ -n "${mirror:-}" ] || find_mirror "$1" REDIS_SERVER_BIN
+    say "getting $1 from Debian $2's packages into .tools/versions"
+    printf "deb $mirror %s main\n" "$2" "$3" | sort -u >"$apt/sources.list"
+    # Nothing is installed there, so that everything that it needs is fetched, libc too.
+    : >"$apt/status"
+    run() {
+        apt_in "$apt" -o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+            -o Dir::State::Status="$apt/status" -o Acquire::Languages=none "$@"
+    }
+    run update
+    run --yes --no-install-recommends --download-only -t "$2" install "$1-server" "$1-tools" >/dev/null
+    # 5:8.0.2-3 is 8.0.
+    version=$(dpkg-deb --field "$apt/cache/archives/$1-server_"*.deb Version | sed -E 's/^[0-9]+://; s/^([0-9]+\.[0-9]+).*/\1/')
+    place=$versions/$1-$version
+    if [ ! -d "$place" ]; then
+        unpack_version "$1" "$place.new" "$apt/cache/archives"
+        mv "$place.new" "$place"
+    fi
+    echo "$1 $2" >>"$place/suites"
+    rm -rf "$apt"
+}
+
+# unpack_version SERVER DIR ARCHIVES: DIR/bin/redis-server starts it by its own libc's loader, whatever this system's libc is. As
+# `exec` does it, the process is the server's.
+unpack_version() {
+    rm -rf "$2"
+    mkdir -p "$2/bin"
+    for package in "$3"/*.deb; do
+        case ${package##*/} in
+        "$1"-*_* | lib*_* | lua-*_* | zlib1g_*) dpkg -x "$package" "$2/root" ;;
+        esac
+    done
+    # ld-linux-x86-64.so.2, ld-linux-aarch64.so.1, ld64.so.2: beside libc, in a directory of this machine's name.
+    loader=$(cd "$2/root" && find lib* usr/lib -path '*-linux-gnu*/ld*.so.[0-9]' 2>/dev/null | head -n 1)
+    [ -n "$loader" ] || fail "Debian's libc for $1 has no loader" "set REDIS_SERVER_BIN to a $1-server"
+    machine=$(basename "$(dirname "$loader")")
+    for program in server cli; do
+        cat >"$2/bin/redis-$program" <<END
+#!/bin/sh
+root=\${0%/*}/../root
+exec "\$root/$loader" --library-path "\$root/usr/lib/$machine:\$root/lib/$machine" "\$root/usr/bin/$1-$program" "\$@"
+END
+        chmod +x "$2/bin/redis-$program"
+    done
+    "$2/bin/redis-server" --version >/dev/null || fail "$1 in $2 does not start" "set REDIS_SERVER_BIN to a $1-server"
+}
+
+get_versions() {
+    versions=$tools/versions
+    apt=$tools/apt/versions
+    mkdir -p "$versions" "$apt/lists/partial" "$apt/cache/archives/partial"
+    echo "$VERSIONS" | while read -r server suite base; do
+        [ -z "$server" ] || get_version "$server" "$suite" "$base"
+    done
+    rm -rf "$apt"
 }
 
 get_crate() {
     has "$1" && return
     say "building $1 $2 into .tools (some minutes, once)"
     cargo install --quiet --locked --root "$tools" --version "^$2" "$1"
+}
+
+# get_cargo_tool NAME VERSION: the program as PyPI has it for this machine; built where it has none.
+get_cargo_tool() {
+    has "$1" && return
+    find_python
+    if get_pypi "pypi-$1" "astral-dev-toolchain-$1~=$2.0" && [ -x "$tools/pypi-$1/bin/$1" ]; then
+        ln -sf "../pypi-$1/bin/$1" "$tools/bin/$1"
+    else
+        get_crate "$1" "$2"
+    fi
 }
 
 # It makes the networks of the tests in tests/netns. Ours keeps it outside usr.
@@ -275,6 +357,7 @@ page)
     ;;
 tests)
     get_servers
+    get_versions
     get_proxies
     get_clients
     get_go
@@ -283,19 +366,19 @@ tests)
     get_chromium
     get_systemd_analyze
     get_debian_root
-    get_crate cargo-nextest "$NEXTEST_VERSION"
-    get_crate cargo-deny "$DENY_VERSION"
+    get_cargo_tool cargo-nextest "$NEXTEST_VERSION"
+    get_cargo_tool cargo-deny "$DENY_VERSION"
     get_kubernetes_validate
     ;;
-valkey)
+versions)
     get_consul
-    get_valkey
+    get_versions
     ;;
-deny) get_crate cargo-deny "$DENY_VERSION" ;;
+deny) get_cargo_tool cargo-deny "$DENY_VERSION" ;;
 dist)
     get_servers
-    get_crate cargo-nextest "$NEXTEST_VERSION"
+    get_cargo_tool cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-cyclonedx "$CYCLONEDX_VERSION"
     ;;
-*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, page, tests, valkey, deny, dist" ;;
+*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, page, tests, versions, deny, dist" ;;
 esac

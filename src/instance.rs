@@ -178,8 +178,9 @@ pub async fn hold(link: &mut Link, for_ms: u64) -> Result<(), LinkError> {
     Ok(())
 }
 
-/// Turns a stray primary into a replica, as Sentinel would, and disconnects its clients, which find the writer
-/// when they look it up again. Whether it did.
+/// Turns a stray primary into a replica, as Sentinel would. Whether it did. The rest is [`after_fence`]'s: in a
+/// transaction with that, it would not be done where one command of the rest is renamed or forbidden
+/// (`docs/facts/sentinel.md` 15).
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal.
@@ -188,27 +189,45 @@ pub async fn fence(link: &mut Link, fence: &Fence) -> Result<bool, LinkError> {
     if !fence.still_holds(&now) {
         return Ok(false);
     }
-    let mut commands = redis::pipe();
-    commands.cmd("MULTI");
-    let (host, port) = (fence.follow.host(), fence.follow.port());
-    commands.cmd("REPLICAOF").arg(host).arg(port);
-    // So that it comes back as a replica, as after Sentinel's own REPLICAOF. Fails without a config file.
-    commands.cmd("CONFIG").arg("REWRITE");
+    replica_of(link, fence.follow.host(), &fence.follow.port().to_string()).await?;
+    Ok(true)
+}
+
+/// What a fenced instance can do without: its clients are disconnected, which find the writer when they look it up
+/// again, and its config file says that it is a replica. What was refused of that: a command, and the server's words.
+///
+/// # Errors
+/// [`LinkError`] without an answer.
+pub async fn after_fence(link: &mut Link, fence: &Fence) -> Result<Vec<String>, LinkError> {
+    let mut commands: Vec<&[&str]> = Vec::new();
     if fence.kind != StrayKind::Lost {
         // A replica's clients read; those of a primary must find the writer.
-        commands.cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal");
-        commands.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+        commands.push(&["CLIENT", "KILL", "TYPE", "normal"]);
+        commands.push(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     }
-    commands.cmd("EXEC");
-    let answers = link.ask(&commands).await?;
-    let Some(Value::Array(results)) = answers.last() else {
-        let refused = answers.iter().find_map(|answer| text(answer).err());
-        return Err(LinkError::Unexpected(refused.unwrap_or_else(|| "no EXEC".to_owned())));
-    };
-    match results.first().map(text) {
-        Some(Ok(_)) => Ok(true),
-        Some(Err(error)) => Err(LinkError::Unexpected(error)),
-        None => Err(LinkError::Unexpected("an empty EXEC".to_owned())),
+    // So that it comes back as a replica, as after Sentinel's own SLAVEOF. Fails without a config file.
+    commands.push(&["CONFIG", "REWRITE"]);
+    let mut refused = Vec::new();
+    for command in commands {
+        match link.call(command).await {
+            Ok(_) => {}
+            Err(LinkError::Unexpected(error)) => {
+                refused.push(format!("{}: {error}", command.join(" ")));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(refused)
+}
+
+/// `REPLICAOF`, or `SLAVEOF` where that one is renamed or forbidden.
+async fn replica_of(link: &mut Link, host: &str, port: &str) -> Result<(), LinkError> {
+    match link.call(&["REPLICAOF", host, port]).await {
+        Err(LinkError::Unexpected(refused)) => {
+            let older = link.call(&["SLAVEOF", host, port]).await;
+            older.map(|_| ()).map_err(|_| LinkError::Unexpected(refused))
+        }
+        done => done.map(|_| ()),
     }
 }
 
@@ -222,7 +241,7 @@ pub async fn shelter(link: &mut Link, wanted: &Shelter) -> Result<bool, LinkErro
         return Ok(false);
     }
     let nobody = nowhere();
-    link.call(&["REPLICAOF", nobody.host(), &nobody.port().to_string()]).await?;
+    replica_of(link, nobody.host(), &nobody.port().to_string()).await?;
     Ok(true)
 }
 
@@ -236,11 +255,7 @@ pub async fn promote(link: &mut Link, wanted: &Promote) -> Result<bool, LinkErro
     if now.run_id != wanted.run_id || !replica || !now.shows_its_data() {
         return Ok(false);
     }
-    let mut commands = redis::pipe();
-    commands.cmd("REPLICAOF").arg("NO").arg("ONE");
-    for answer in &link.ask(&commands).await? {
-        text(answer).map_err(LinkError::Unexpected)?;
-    }
+    replica_of(link, "NO", "ONE").await?;
     Ok(true)
 }
 
@@ -422,8 +437,20 @@ impl Follower {
         let Fence { instance, follow, .. } = wanted;
         match result {
             Ok(true) => info!("{instance} was {what}; it is a replica of {follow} now"),
-            Ok(false) => debug!(%instance, "no stray primary any more"),
-            Err(error) => warn!(%instance, %error, "cannot make it a replica of {follow}"),
+            Ok(false) => return debug!(%instance, "no stray primary any more"),
+            Err(error) => {
+                return warn!(%instance, %error, "cannot make it a replica of {follow}");
+            }
+        }
+        let rest = self.on_link(async |link: &mut Link| after_fence(link, wanted).await).await;
+        match rest {
+            Ok(refused) => {
+                for refused in refused {
+                    info!(%instance, "a replica now, it refused {refused}");
+                }
+            }
+            // Another agent's fence disconnects this one, too.
+            Err(error) => debug!(%instance, %error, "a replica now, and not asked for the rest"),
         }
     }
 

@@ -13,10 +13,9 @@ use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
 use crate::core::address::Address;
-use crate::core::fence::{Fence, StrayKind};
 use crate::core::memory::Memory;
 use crate::core::observed::{InstanceAnswer, Role};
-use crate::core::switchover::Switchover;
+use crate::core::switchover::{Switchover, has_all, retire};
 use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::{Code, Failure};
@@ -151,7 +150,7 @@ impl Mover<'_> {
             let until = Instant::now() + CATCH_UP_MAX;
             loop {
                 let answer = probe(link).await.map_err(|error| failed(address, &error))?;
-                if answer.offset >= target {
+                if has_all(target, &answer) {
                     break;
                 }
                 if Instant::now() > until {
@@ -264,15 +263,10 @@ impl Mover<'_> {
     async fn follow_new(&self, from: &Address, new: &Address) -> Result<(), LinkError> {
         let mut old = Link::open(from, &self.group.login).await?;
         let now = probe(&mut old).await?;
-        if is_primary(&now) {
-            let fence = Fence {
-                instance: from.clone(),
-                run_id: now.run_id,
-                follow: new.clone(),
-                kind: StrayKind::Returned,
-                replid: now.replid,
-            };
-            instance::fence(&mut old, &fence).await?;
+        if let Some(fence) = retire(from, &now, new)
+            && instance::fence(&mut old, &fence).await?
+        {
+            instance::after_fence(&mut old, &fence).await?;
         }
         old.call(&["CLIENT", "UNPAUSE"]).await?;
         Ok(())

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::address::Address;
 use super::observed::{
-    DownOpinion, FailoverPhase, Observed, SentinelAnswer, SentinelGroup, SentinelId,
+    DownOpinion, FailoverPhase, Observed, Reading, SentinelAnswer, SentinelGroup, SentinelId,
 };
 use super::time::Mono;
 
@@ -98,7 +98,7 @@ pub struct TallyBounds {
 impl Tally {
     /// Adds up the answers that were asked for at `bounds.since` or later.
     pub fn count(observed: &Observed, bounds: TallyBounds) -> Self {
-        let heard = distinct_answers(observed, bounds.since);
+        let heard = distinct_answers(&observed.sentinels, bounds.since);
         let each_counts = heard.values().map(|(_, _, group)| group.other_sentinels + 1);
         let counted = each_counts.max().unwrap_or(0).max(heard.len());
         let mut tally = Self {
@@ -180,9 +180,12 @@ impl Tally {
 type Heard<'a> = (&'a Address, &'a SentinelAnswer, &'a SentinelGroup);
 
 /// One answer a Sentinel, however many addresses it is reached at: the latest one counts.
-fn distinct_answers(observed: &Observed, since: Mono) -> BTreeMap<&SentinelId, Heard<'_>> {
+fn distinct_answers(
+    readings: &BTreeMap<Address, Reading<SentinelAnswer>>,
+    since: Mono,
+) -> BTreeMap<&SentinelId, Heard<'_>> {
     let mut latest: BTreeMap<&SentinelId, (Mono, Heard<'_>)> = BTreeMap::new();
-    for (address, reading) in &observed.sentinels {
+    for (address, reading) in readings {
         let Some(answer) = reading.since(since) else { continue };
         let Some(group) = &answer.group else { continue };
         let newer = latest.get(&answer.id).is_none_or(|(asked, _)| *asked < reading.asked);
@@ -191,6 +194,16 @@ fn distinct_answers(observed: &Observed, since: Mono) -> BTreeMap<&SentinelId, H
         }
     }
     latest.into_iter().map(|(id, (_, heard))| (id, heard)).collect()
+}
+
+/// The failovers past their election that Sentinels led at `since` or later, by their last answer, and that have not
+/// answered since: one that times out may go on with it.
+pub fn led_in_silence(observed: &Observed, since: Mono) -> Vec<Failover> {
+    let heard = distinct_answers(&observed.sentinels_answered, since);
+    heard
+        .values()
+        .filter_map(|(address, answer, group)| failover_led_by(address, answer, group))
+        .collect()
 }
 
 /// The failover that this Sentinel leads, once it is past the election.

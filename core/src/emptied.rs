@@ -7,6 +7,7 @@
 //! that down. When those that may hold the data do not answer, they are waited for.
 
 use super::address::Address;
+use super::election::led_in_silence;
 pub use super::loss::DataLoss;
 use super::memory::Condition;
 use super::observed::{DownOpinion, InstanceAnswer, ReplId, Role, SentinelAnswer, SentinelGroup};
@@ -152,7 +153,10 @@ fn was_not_promoted(view: &View<'_>, address: &Address, run_id: &str) -> bool {
     let wait_ms = view.memory.origin(address, run_id).left_alone_ms();
     let Some(seen) = view.memory.since.get(&stray) else { return false };
     let heard = view.observed.sentinels.values().all(|reading| reading.asked >= *seen);
-    heard && view.memory.lasted(&stray, wait_ms, view.now)
+    let mut silent = led_in_silence(view.observed, view.recent).into_iter();
+    heard
+        && silent.all(|led| led.chosen.as_ref() != Some(address))
+        && view.memory.lasted(&stray, wait_ms, view.now)
 }
 
 /// It copies the primary's emptiness when it reaches it, or Sentinel would make it do so.

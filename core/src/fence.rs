@@ -6,7 +6,7 @@
 //! may be promoting, and never one that holds somebody else's data.
 
 use super::address::Address;
-use super::election::{Tally, TallyBounds};
+use super::election::{Tally, TallyBounds, led_in_silence};
 use super::emptied::emptied;
 use super::memory::{Condition, Origin};
 use super::observed::{InstanceAnswer, ReplId, Role};
@@ -202,10 +202,14 @@ fn certain_writer<'a>(
         return Err("the Sentinels do not agree");
     }
     // What a leader said a moment ago counts too, when it has said nothing since.
-    let lately = Tally::count(view.observed, TallyBounds { since: view.recent, ..bounds });
-    let mut failovers = lately.failovers.iter().chain(&tally.failovers);
+    let lately = led_in_silence(view.observed, view.recent);
+    let mut failovers = lately.iter().chain(&tally.failovers);
     if failovers.any(|failover| failover.chosen.as_ref() != Some(writer)) {
         return Err("a failover is under way");
+    }
+    // A leader may have replaced it already, and be slow to say so.
+    if tally.any_objective(writer) {
+        return Err("a Sentinel calls the writer down");
     }
     match view.test(writer) {
         WriterTest::Passes(answer) => Ok((writer.clone(), answer)),

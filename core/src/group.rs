@@ -7,7 +7,7 @@ mod flight;
 mod narrate;
 mod pace;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::flight::InFlight;
 pub use self::flight::{
@@ -37,6 +37,9 @@ use super::sentinels::Tell;
 use super::status::{GroupStatus, assess};
 use super::time::{Mono, Now};
 use super::view::{Found, View};
+
+/// How long it is remembered that a Sentinel was dismissed, in ms: no report waits in a queue for longer.
+pub const DISMISSED_FOR_MS: u64 = 60_000;
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -180,6 +183,8 @@ pub struct GroupLoop {
     in_flight: Option<InFlight>,
     known: BTreeSet<Address>,
     following: BTreeSet<Address>,
+    /// The Sentinels that are not asked any more, and since when.
+    dismissed: BTreeMap<Address, Mono>,
     paused_until: Mono,
     urgent_since: Option<Mono>,
     /// Consul has been away since it was last read. A wiped one counts its indexes from the start, so the index
@@ -205,6 +210,7 @@ impl GroupLoop {
             in_flight: None,
             known: BTreeSet::new(),
             following: BTreeSet::new(),
+            dismissed: BTreeMap::new(),
             paused_until: Mono(0),
             urgent_since: None,
             doubtful: false,
@@ -250,13 +256,16 @@ impl GroupLoop {
     fn fold(&mut self, input: Input, now: Now, out: &mut Vec<Output>) {
         match input {
             Input::Sentinel(address, reading) => {
-                let known = self.observed.sentinels.get(&address);
-                if known.is_none_or(|old| old.asked <= reading.asked) {
-                    self.observed.sentinels.insert(address, reading);
+                // A question that was on its way when it was dismissed says nothing: it would stay for ever.
+                if self.dismissed.get(&address).is_none_or(|at| *at < reading.asked) {
+                    self.dismissed.remove(&address);
+                    self.observed.see_sentinel(address, reading);
                 }
             }
             Input::SentinelGone(address) => {
-                self.observed.sentinels.remove(&address);
+                self.observed.dismiss_sentinel(&address);
+                self.dismissed.retain(|_, at| now.mono - *at < DISMISSED_FOR_MS);
+                self.dismissed.insert(address, now.mono);
             }
             Input::Instance(address, reading) => {
                 let known = self.observed.instances.get(&address);

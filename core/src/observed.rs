@@ -37,6 +37,8 @@ impl<T> Reading<T> {
 pub struct Observed {
     /// The last reading of each Sentinel, by the address we reach it at.
     pub sentinels: BTreeMap<Address, Reading<SentinelAnswer>>,
+    /// The last answer of each Sentinel whose last reading is a failure: one that times out may still lead a failover.
+    pub sentinels_answered: BTreeMap<Address, Reading<SentinelAnswer>>,
     /// The last reading of each instance, by the address Sentinel announces.
     pub instances: BTreeMap<Address, Reading<InstanceAnswer>>,
     /// The instances that node-mode agents have registered for the group (`<service>-server`).
@@ -51,6 +53,28 @@ impl Observed {
     /// The published record, when there is one that can be read.
     pub fn record(&self) -> Option<&Record> {
         self.store.as_ref()?.record()
+    }
+
+    /// Takes a Sentinel's answer, or its failure to answer, unless a later question has been answered already.
+    pub fn see_sentinel(&mut self, address: Address, reading: Reading<SentinelAnswer>) {
+        let known = self.sentinels.get(&address);
+        if known.is_some_and(|old| old.asked > reading.asked) {
+            return;
+        }
+        if reading.result.is_ok() {
+            self.sentinels_answered.remove(&address);
+        }
+        let silent = reading.result.is_err();
+        let before = self.sentinels.insert(address.clone(), reading);
+        if let Some(answered) = before.filter(|old| silent && old.result.is_ok()) {
+            self.sentinels_answered.insert(address, answered);
+        }
+    }
+
+    /// A Sentinel is no longer among those to ask.
+    pub fn dismiss_sentinel(&mut self, address: &Address) {
+        self.sentinels.remove(address);
+        self.sentinels_answered.remove(address);
     }
 }
 

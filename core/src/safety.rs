@@ -2,6 +2,7 @@
 
 use super::action::{Action, Purpose, Write};
 use super::address::Address;
+use super::election::led_in_silence;
 use super::emptied::{Replace, Shelter};
 use super::fence::{Fence, StrayKind};
 use super::ghosts::Forget;
@@ -76,8 +77,10 @@ fn veto_shelter(view: &View<'_>, shelter: &Shelter) -> Option<String> {
     if let Some(why) = not_emptied(view, from) {
         return Some(why);
     }
+    let silent = led_in_silence(view.observed, view.recent);
+    let mut failovers = view.tally.failovers.iter().chain(&silent);
     let wanted = view.groups().any(|group| &group.primary == instance)
-        || view.tally.failovers.iter().any(|f| f.chosen.as_ref() == Some(instance));
+        || failovers.any(|f| f.chosen.as_ref() == Some(instance));
     wanted.then(|| format!("a Sentinel names or promotes {instance}"))
 }
 
@@ -148,8 +151,13 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
     if tally.votes_for(instance) >= tally.majority() || tally.votes_for(follow) < tally.majority() {
         return Some(format!("the majority does not name {follow}"));
     }
-    let chosen = tally.failovers.iter().any(|f| f.chosen.as_ref() == Some(instance));
-    chosen.then(|| format!("a Sentinel is promoting {instance}"))
+    let silent = led_in_silence(view.observed, view.recent);
+    let mut failovers = tally.failovers.iter().chain(&silent);
+    let chosen = failovers.any(|f| f.chosen.as_ref() == Some(instance));
+    if chosen {
+        return Some(format!("a Sentinel is promoting {instance}"));
+    }
+    tally.any_objective(follow).then(|| format!("a Sentinel calls {follow} down"))
 }
 
 fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {

@@ -1,7 +1,8 @@
 //! A planned move of the primary: whether it can be done now, and everything that speaks against it.
 
 use super::address::Address;
-use super::observed::{DownOpinion, Role};
+use super::fence::{Fence, StrayKind};
+use super::observed::{DownOpinion, InstanceAnswer, Role};
 use super::view::View;
 use super::writer::WriterTest;
 
@@ -48,6 +49,22 @@ pub fn prepare(view: &View<'_>, to: Option<&Address>) -> (Vec<Check>, Option<Swi
         Switchover { from, to, candidates, sentinel }
     });
     (checks, switchover)
+}
+
+/// A replica has every write that the primary had taken when its writes were paused, at this offset.
+pub fn has_all(target: u64, replica: &InstanceAnswer) -> bool {
+    replica.offset >= target
+}
+
+/// How the old primary is made a replica of the new one; `None` when it is a replica already.
+pub fn retire(from: &Address, now: &InstanceAnswer, new: &Address) -> Option<Fence> {
+    matches!(now.role, Role::Primary { .. }).then(|| Fence {
+        instance: from.clone(),
+        run_id: now.run_id.clone(),
+        follow: new.clone(),
+        kind: StrayKind::Returned,
+        replid: now.replid.clone(),
+    })
 }
 
 fn writer(view: &View<'_>) -> Result<String, String> {

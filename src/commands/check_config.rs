@@ -3,6 +3,8 @@
 use super::terminal::{Style, columns};
 use crate::cli::Common;
 use crate::config::Config;
+use crate::core::doctor::short_down_after;
+use crate::core::policy::Policy;
 use crate::exit::Failure;
 use crate::reload::check_alone;
 
@@ -19,8 +21,21 @@ pub fn run(config: Config, common: &Common) -> Result<(), Failure> {
     let style = Style::of_stdout();
     let mut text = format!("{of}: {}\n", style.good("good"));
     columns(&mut text, "  ", rows(&config), style);
+    for warning in warnings(&config) {
+        text.push_str(&format!("  {}: {warning}\n", style.bold("warning")));
+    }
     print!("{text}");
     Ok(())
+}
+
+/// What an agent would go by, and what is unwise all the same.
+fn warnings(config: &Config) -> Vec<String> {
+    let warning = |policy: &Policy| {
+        let ms = policy.settings.down_after_ms;
+        let why = short_down_after(ms)?;
+        Some(format!("group {}: down_after {}ms is {why}", policy.group, ms.unwrap_or_default()))
+    };
+    config.groups.iter().filter_map(|group| warning(&group.policy)).collect()
 }
 
 fn rows(config: &Config) -> Vec<Vec<String>> {

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
 use crate::core::address::GroupName;
+use crate::core::doctor::short_down_after;
 use crate::core::group::Outcome;
 use crate::core::policy::{WantedQuorum, WantedSettings};
 use crate::core::projection::{Layout, Op};
@@ -77,6 +78,10 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
                 return Err(unwritten(&what));
             }
         }
+    }
+    let down_after_ms = wanted.down_after_ms;
+    if let Some(why) = short_down_after(down_after_ms) {
+        eprintln!("warning: down_after {}ms is {why}", down_after_ms.unwrap_or_default());
     }
     if args.json {
         println!("{}", terminal::json(&Settings::new(&args.configured, &wanted))?);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::endpoint::{ConsulAddress, ConsulEndpoint};
-use super::txn::Tenancy;
+use super::txn::{Tenancy, words};
 use crate::meter::Counters;
 use crate::pem::{self, Stamp};
 use crate::secret::SecretError;
@@ -453,7 +453,7 @@ impl Answer {
             return Ok(self);
         }
         let call = call.to_owned();
-        let what: String = String::from_utf8_lossy(&self.body).trim().chars().take(300).collect();
+        let what = words(&self.body);
         let status = self.status.as_u16();
         Err(match status {
             401 | 403 => ConsulError::Denied { call, what },

@@ -113,9 +113,20 @@ struct TxnError {
     what: String,
 }
 
+/// What Consul says before another server's words, once for each that passed them on (`docs/facts/consul.md` 3).
+const PASSED_ON: &str = "rpc error making call: ";
+/// Characters kept of what Consul says.
+const WORDS_LEN_MAX: usize = 300;
+
+/// What Consul says in the body of a refusal: the same, whichever server was asked.
+pub fn words(body: &[u8]) -> String {
+    let said = String::from_utf8_lossy(body);
+    said.trim().trim_start_matches(PASSED_ON).chars().take(WORDS_LEN_MAX).collect()
+}
+
 /// What an answer means. `state_key` is the key whose new ModifyIndex is wanted.
 pub fn outcome(status: u16, body: &[u8], state_key: &str) -> Outcome {
-    let text = || String::from_utf8_lossy(body).trim().chars().take(300).collect::<String>();
+    let text = || words(body);
     match status {
         200 => match serde_json::from_slice::<Answer>(body) {
             Ok(answer) => Outcome::Committed { index: new_index(&answer, state_key) },
@@ -174,6 +185,11 @@ mod tests {
             (409, moved, Outcome::Lost),
             (409, denied, Outcome::Refused("operation 2: Permission denied".to_owned())),
             (403, "ACL not found", Outcome::Refused("403: ACL not found".to_owned())),
+            (
+                403,
+                "rpc error making call: rpc error making call: ACL not found",
+                Outcome::Refused("403: ACL not found".to_owned()),
+            ),
             (500, "No cluster leader", Outcome::Unknown("500: No cluster leader".to_owned())),
             (429, "slow down", Outcome::Unknown("429: slow down".to_owned())),
         ] {

@@ -1,6 +1,6 @@
 //! A Consul of a lab.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::net::{TlsFiles, free_ports};
 use super::process::{Life, Process};
 use super::tools::Tool;
 use super::wait::until;
-use crate::consul::client::Consul;
+use crate::consul::client::{Consul, ConsulError};
 use crate::consul::endpoint::ConsulEndpoint;
 use crate::dns::Names;
 use crate::secret::SecretSource;
@@ -62,21 +62,22 @@ pub struct ConsulSpec<'a> {
     pub life: Life,
 }
 
-/// The cluster that a Consul server belongs to. All its servers have Consul's usual ports, and its directory is
-/// named after it.
+/// The cluster that a Consul server belongs to; its directory is named after the server.
 pub struct ClusterSpec<'a> {
     /// The server's name in it.
     pub node: &'a str,
     /// All its servers.
     pub servers: &'a [Ipv4Addr],
+    /// The ports of each of them, in the order of [`USUAL_PORTS`].
+    pub ports: [u16; 6],
 }
 
 /// HTTP, DNS, server RPC, LAN and WAN gossip, HTTPS: as Consul numbers them.
-const USUAL_PORTS: [u16; 6] = [8500, 8600, 8300, 8301, 8302, 8501];
+pub const USUAL_PORTS: [u16; 6] = [8500, 8600, 8300, 8301, 8302, 8501];
 
 impl ConsulSpec<'_> {
-    fn config(&self, dir: &Path, socket: &Path, ports: &[u16]) -> Value {
-        let port = |index: usize| ports.get(index).copied().unwrap_or_default();
+    fn config(&self, dir: &Path, socket: &Path, ports: [u16; 6]) -> Value {
+        let [http, dns, server, serf_lan, serf_wan, https] = ports;
         let ip = self.ip.to_string();
         let alone = [self.ip];
         let servers = self.cluster.as_ref().map_or(&alone[..], |cluster| cluster.servers);
@@ -84,19 +85,19 @@ impl ConsulSpec<'_> {
         let node = self.cluster.as_ref().map_or("lab", |cluster| cluster.node);
         let mut config = json!({
             "server": true, "bootstrap_expect": servers.len(), "node_name": node,
-            "retry_join": others.map(ToString::to_string).collect::<Vec<_>>(),
-            "retry_interval": "1s",
+            "retry_join": others.map(|other| format!("{other}:{serf_lan}")).collect::<Vec<_>>(),
+            "retry_interval": "200ms",
             "data_dir": dir.join("data"), "bind_addr": ip,
             "client_addr": ip, "advertise_addr": ip,
             "addresses": {"http": format!("{ip} unix://{}", socket.display())},
             "disable_update_check": true, "log_level": "warn", "leave_on_terminate": false,
             "performance": {"raft_multiplier": 1},
             "enable_script_checks": self.script_checks,
-            "ports": {"http": port(0), "dns": port(1), "server": port(2), "serf_lan": port(3),
-                      "serf_wan": port(4), "grpc": -1, "https": -1},
+            "ports": {"http": http, "dns": dns, "server": server, "serf_lan": serf_lan,
+                      "serf_wan": serf_wan, "grpc": -1, "https": -1},
         });
         if let Some(tls) = self.tls {
-            config["ports"]["https"] = json!(port(5));
+            config["ports"]["https"] = json!(https);
             config["ca_file"] = json!(tls.ca);
             config["cert_file"] = json!(tls.cert);
             config["key_file"] = json!(tls.key);
@@ -109,6 +110,14 @@ impl ConsulSpec<'_> {
         }
         config
     }
+}
+
+/// Ports for a Consul server on each of these addresses.
+///
+/// # Errors
+/// When they cannot be had.
+pub fn consul_ports(ips: &[Ipv4Addr]) -> Result<[u16; 6], LabError> {
+    free_ports(ips, 6)?.try_into().map_err(|_| LabError::new("six ports expected"))
 }
 
 impl ConsulServer {
@@ -131,14 +140,12 @@ impl ConsulServer {
         let dir = spec.dir.join(name);
         std::fs::create_dir_all(dir.join("data"))?;
         let ports = match &spec.cluster {
-            Some(_) => USUAL_PORTS.to_vec(),
-            None => free_ports(&[spec.ip], 6)?,
+            Some(cluster) => cluster.ports,
+            None => consul_ports(&[spec.ip])?,
         };
-        let [http, dns, _, _, _, https] = ports[..] else {
-            return Err(LabError("six ports expected".to_owned()));
-        };
+        let [http, dns, _, _, _, https] = ports;
         let socket = dir.join("http.sock");
-        std::fs::write(dir.join("config.json"), spec.config(&dir, &socket, &ports).to_string())?;
+        std::fs::write(dir.join("config.json"), spec.config(&dir, &socket, ports).to_string())?;
         std::fs::write(dir.join(RECOMMENDED_FILE), RECOMMENDED)?;
         let mut consul = Self {
             http: SocketAddr::from((spec.ip, http)),
@@ -175,7 +182,7 @@ impl ConsulServer {
         Ok(())
     }
 
-    /// Waits until it has a leader that takes writes.
+    /// Waits until it has a leader that takes writes, and knows of ACLs where there are any.
     ///
     /// # Errors
     /// When it has none in time: with the end of its log.
@@ -183,12 +190,28 @@ impl ConsulServer {
         let client = self.client()?;
         let up = until("Consul has a leader", START_TIMEOUT, || async {
             let body = json!([{"KV": {"Verb": "set", "Key": "lab/started", "Value": "eWVz"}}]);
-            client.put("/v1/txn", &[], Some(&body)).await
+            client.put("/v1/txn", &[], Some(&body)).await?;
+            if self.token.is_some() {
+                // Followers are a moment in "legacy mode", and refuse policies.
+                client.get::<Value>("/v1/acl/policies", &[]).await?;
+            }
+            Ok::<(), ConsulError>(())
         });
         match up.await {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(error) => Err(LabError(format!("{error}\n{}", self.log()))),
         }
+    }
+
+    /// The server that leads, as this one sees it.
+    ///
+    /// # Errors
+    /// Without an answer, and while it knows of none.
+    pub async fn leader(&self) -> Result<IpAddr, LabError> {
+        let answer = self.client()?.get::<String>("/v1/status/leader", &[]).await;
+        let leader = answer.map_err(LabError::new)?.value;
+        let leader: SocketAddr = leader.parse().map_err(|_| LabError::new("no Consul leader"))?;
+        Ok(leader.ip())
     }
 
     /// Kills it and throws its state away.

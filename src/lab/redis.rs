@@ -1,6 +1,6 @@
 //! Redis and Sentinel servers of a lab, and questions to them.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,7 +41,9 @@ pub struct ServerSpec<'a> {
     /// Its program.
     pub tool: Tool,
     /// The address it listens at.
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
+    /// What it announces itself as: that address, or a name that leads to it.
+    pub host: &'a str,
     /// The port it listens on.
     pub port: u16,
     /// Its config file.
@@ -57,7 +59,7 @@ pub struct ServerSpec<'a> {
 }
 
 impl Server {
-    /// Starts a server from a config that `{ip}` and `{port}` stand in.
+    /// Starts a server from a config that `{ip}`, `{host}` and `{port}` stand in.
     ///
     /// # Errors
     /// When it does not answer in time: with the end of its log.
@@ -67,12 +69,13 @@ impl Server {
         std::fs::create_dir_all(&dir)?;
         let file = dir.join("server.conf");
         let ip = spec.ip.to_string();
-        let config = spec.config.replace("{ip}", &ip).replace("{port}", &port.to_string());
+        let config = spec.config.replace("{ip}", &ip).replace("{host}", spec.host);
+        let config = config.replace("{port}", &port.to_string());
         std::fs::write(&file, config)?;
         let mut args = vec![file.display().to_string()];
         args.extend(spec.args.iter().map(|arg| (*arg).to_owned()));
         let mut server = Self {
-            address: Address::new(&ip, port).map_err(LabError::new)?,
+            address: Address::new(spec.host, port).map_err(LabError::new)?,
             login: spec.login,
             name: spec.name.to_owned(),
             tool: spec.tool,

@@ -44,6 +44,32 @@ pub fn redis_server() -> Result<Tool, LabError> {
     find("REDIS_SERVER_BIN", "redis-server")
 }
 
+/// Finds a Redis or Valkey of `.tools/versions` by the beginning of its name: `valkey-9` is the newest 9 that is there.
+///
+/// # Errors
+/// Says how to get it.
+pub fn version(name: &str) -> Result<Tool, LabError> {
+    let of_name = |found: &str| {
+        let rest = found.strip_prefix(name)?;
+        // `redis-8` is no `redis-80.1`.
+        (rest.is_empty() || rest.starts_with(['.', '-'])).then(|| numbers(found))
+    };
+    let found = roots().into_iter().find_map(|root| {
+        let dirs = std::fs::read_dir(root.join(VERSIONS)).ok()?.filter_map(Result::ok);
+        let named = dirs.filter_map(|dir| Some((of_name(dir.file_name().to_str()?)?, dir.path())));
+        let (_, newest) = named.max()?;
+        std::fs::canonicalize(newest.join("bin/redis-server")).ok()
+    });
+    found
+        .map(Tool::at)
+        .ok_or_else(|| LabError(format!("no {name} in {VERSIONS}: run scripts/tools.sh versions")))
+}
+
+/// The numbers in a name, in their order: `redis-8.0` is 8, 0.
+fn numbers(name: &str) -> Vec<u32> {
+    name.split(['.', '-']).filter_map(|part| part.parse().ok()).collect()
+}
+
 /// Finds `ip`, which makes networks: `$IP_BIN`, then PATH, then `.tools`.
 ///
 /// # Errors
@@ -141,13 +167,17 @@ fn find(variable: &str, name: &str) -> Result<Tool, LabError> {
     })
 }
 
-/// Below the working directory or the directory that this program was built in.
-fn in_tools(name: &str) -> Option<Tool> {
+/// The working directory, and those that this program was built in.
+fn roots() -> Vec<PathBuf> {
     let mut roots = vec![PathBuf::from(".")];
     if let Ok(exe) = std::env::current_exe() {
         roots.extend(exe.ancestors().map(Path::to_owned));
     }
-    roots.into_iter().map(|root| root.join(UNPACKED)).find_map(|usr| {
+    roots
+}
+
+fn in_tools(name: &str) -> Option<Tool> {
+    roots().into_iter().map(|root| root.join(UNPACKED)).find_map(|usr| {
         // Not the file that a link points at: redis-server is a link whose name decides what it does.
         let bin = std::fs::canonicalize(usr.join("bin")).ok()?;
         let path = bin.join(name);
@@ -161,5 +191,18 @@ fn libraries(usr: &Path) -> Option<PathBuf> {
     usr.ends_with(UNPACKED).then(|| std::fs::canonicalize(lib).ok())?
 }
 
+/// Where `scripts/tools.sh` unpacks Redis and Valkey of several Debian suites.
+const VERSIONS: &str = ".tools/versions";
 /// Where `scripts/tools.sh` unpacks packages.
 const UNPACKED: &str = ".tools/root/usr";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_is_found_by_its_numbers() {
+        assert!(numbers("valkey-9.1") < numbers("valkey-10.0"));
+        assert!(numbers("redis-8.0") < numbers("redis-8.6"));
+    }
+}

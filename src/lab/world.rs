@@ -1,6 +1,8 @@
-//! A whole world: one Consul, Redis servers, Sentinels, agents.
+//! A whole world: Consul, Redis servers, Sentinels, agents.
 
-use std::net::Ipv4Addr;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -9,7 +11,7 @@ use secrecy::SecretString;
 use tempfile::TempDir;
 
 use super::LabError;
-use super::consul::{ConsulServer, ConsulSpec};
+use super::consul::{ClusterSpec, ConsulServer, ConsulSpec, consul_ports};
 pub use super::net::{TlsFiles, free_port, free_ports};
 use super::process::{Life, Process};
 use super::redis::{Server, ServerSpec};
@@ -28,7 +30,12 @@ const WORLDS_MAX: u8 = 8;
 /// Lines of each log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 60;
 /// Addresses for each world.
-const ADDRESSES_PER_WORLD: u8 = 30;
+pub const ADDRESSES_PER_WORLD: u8 = 30;
+/// How often Sentinels ask for INFO and say hello by themselves, in ms (`docs/facts/sentinel.md` 2.3).
+const INFO_PERIOD_MS: u64 = 10_000;
+const PUBLISH_PERIOD_MS: u64 = 2_000;
+/// The same while a world is waited for that has nothing to do but find itself.
+const HURRIED_PERIOD_MS: u64 = 300;
 
 /// What a world is made of.
 #[derive(Debug, Clone)]
@@ -51,12 +58,22 @@ pub struct WorldSpec {
     pub username: Option<String>,
     /// Everything speaks TLS with these certificates, and nothing else.
     pub tls: Option<TlsFiles>,
+    /// Consul servers, each with a disk and an address of its own.
+    pub consul_servers: u8,
     /// Consul denies by default, and this token may do everything.
     pub master_token: Option<String>,
     /// Nobody knows of a primary: every Redis is by itself and blank, and the Sentinels know no group.
     pub from_scratch: bool,
     /// Consul runs checks that are scripts.
     pub script_checks: bool,
+    /// The Redis or Valkey of `.tools/versions` that [`tools::version`] finds by this, instead of the usual one.
+    pub version: Option<&'static str>,
+    /// What Redis and Sentinels announce themselves as.
+    pub announced: Announced,
+    /// More lines for every Redis' config file.
+    pub redis_lines: &'static str,
+    /// More lines for every Sentinel's config file and group, with `{group}` for its name.
+    pub sentinel_lines: &'static str,
     /// Sentinels run `client-reconfig-script` with this.
     pub reconfig_script: Option<PathBuf>,
     /// How long the servers live.
@@ -75,13 +92,29 @@ impl Default for WorldSpec {
             sentinel_password: None,
             username: None,
             tls: None,
+            consul_servers: 1,
             master_token: None,
             from_scratch: false,
             script_checks: false,
+            version: None,
+            announced: Announced::Ipv4,
+            redis_lines: "",
+            sentinel_lines: "",
             reconfig_script: None,
             life: Life::WithUs,
         }
     }
+}
+
+/// What servers announce themselves as. Consul stays at an IPv4 address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announced {
+    /// Their loopback address.
+    Ipv4,
+    /// An address in `fd00::/64`, which is there already: in a network of the world's own.
+    Ipv6,
+    /// A name that ends in `.lab`, which is added to this hosts file. It is the one that the world's processes see.
+    Name(PathBuf),
 }
 
 /// One group's servers.
@@ -96,8 +129,10 @@ pub struct Group {
 /// A running world.
 #[derive(Debug)]
 pub struct World {
-    /// Consul.
+    /// Consul. Of several servers, the last one: the test asks it.
     pub consul: ConsulServer,
+    /// The servers before it, the leader first. `agent-0` asks the first of all, `agent-1` the second, and so on.
+    pub more_consul: Vec<ConsulServer>,
     /// The groups.
     pub groups: Vec<Group>,
     /// The Sentinels.
@@ -122,26 +157,17 @@ impl World {
         let world = WORLDS.fetch_add(1, Ordering::Relaxed) % WORLDS_MAX;
         let base = 1 + world * ADDRESSES_PER_WORLD;
         let dir = tempfile::Builder::new().prefix("consul-redis-lab-").tempdir()?;
-        let consul = ConsulServer::start(ConsulSpec {
-            tool: tools::consul()?,
-            ip: loopback(base),
-            dir: dir.path(),
-            master_token: spec.master_token.as_deref(),
-            tls: spec.tls.as_ref(),
-            script_checks: spec.script_checks,
-            cluster: None,
-            life: spec.life,
-        })
-        .await?;
+        let (consul, more_consul) = start_consul(&spec, base, dir.path()).await?;
         let addresses: Vec<Ipv4Addr> =
             (0..ADDRESSES_PER_WORLD).map(|n| loopback(base + n)).collect();
         let mut world = Self {
             redis_port: free_port(&addresses)?,
             consul,
+            more_consul,
             groups: Vec::new(),
             sentinels: Vec::new(),
             base,
-            next_address: base + 1,
+            next_address: base + spec.consul_servers.max(1),
             dir,
             spec,
         };
@@ -174,13 +200,14 @@ impl World {
         name: &str,
         primary: Option<&Address>,
     ) -> Result<Server, LabError> {
-        let ip = self.address();
+        let (ip, host) = self.place(name)?;
         let mut config = format!(
             "bind {{ip}}\n{}dir {}\nsave \"\"\nappendonly no\n\
-             replica-announce-ip {{ip}}\nreplica-announce-port {{port}}\n\
-             repl-diskless-sync-delay 0\n",
+             replica-announce-ip {{host}}\nreplica-announce-port {{port}}\n\
+             repl-diskless-sync-delay 0\n{}",
             self.port_lines(),
-            self.dir.path().join(name).display()
+            self.dir.path().join(name).display(),
+            self.spec.redis_lines,
         );
         if let Some(primary) = primary {
             config.push_str(&format!("replicaof {} {}\n", primary.host(), primary.port()));
@@ -194,9 +221,10 @@ impl World {
         }
         let login = self.login(self.spec.redis_password.as_deref());
         let (dir, life) = (self.dir.path(), self.spec.life);
-        let (tool, config, args) = (tools::redis_server()?, config.as_str(), &[][..]);
+        let (tool, config, args, host) = (self.tool()?, config.as_str(), &[][..], host.as_str());
         let port = self.redis_port;
-        Server::start(ServerSpec { name, tool, ip, port, config, args, login, dir, life }).await
+        Server::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
+            .await
     }
 
     /// Starts one more Sentinel, which knows the groups or nothing at all.
@@ -204,9 +232,15 @@ impl World {
     /// # Errors
     /// When it does not come up.
     pub async fn start_sentinel(&mut self, name: &str, knows: bool) -> Result<Server, LabError> {
-        let ip = self.address();
+        let (ip, host) = self.place(name)?;
+        let hostnames = match self.spec.announced {
+            Announced::Name(_) => {
+                "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
+            }
+            Announced::Ipv4 | Announced::Ipv6 => "",
+        };
         let mut config = format!(
-            "bind {{ip}}\n{}dir {}\nsentinel announce-ip {{ip}}\n\
+            "bind {{ip}}\n{}dir {}\n{hostnames}sentinel announce-ip {{host}}\n\
              sentinel announce-port {{port}}\n",
             self.port_lines(),
             self.dir.path().join(name).display()
@@ -236,6 +270,7 @@ impl World {
                     config.push_str(&format!("sentinel auth-user {name} {user}\n"));
                 }
             }
+            config.push_str(&self.spec.sentinel_lines.replace("{group}", name));
             if let Some(script) = &self.spec.reconfig_script {
                 let script = script.display();
                 config.push_str(&format!("sentinel client-reconfig-script {name} {script}\n"));
@@ -243,9 +278,27 @@ impl World {
         }
         let login = self.login(self.spec.sentinel_password.as_deref());
         let (dir, life) = (self.dir.path(), self.spec.life);
-        let (tool, config, args) = (tools::redis_server()?, config.as_str(), &["--sentinel"][..]);
-        let port = free_port(&[ip])?;
-        Server::start(ServerSpec { name, tool, ip, port, config, args, login, dir, life }).await
+        let (tool, config, args) = (self.tool()?, config.as_str(), &["--sentinel"][..]);
+        let at = match ip {
+            IpAddr::V4(ip) => ip,
+            // There is nobody else in that network.
+            IpAddr::V6(_) => loopback(self.base),
+        };
+        let (port, host) = (free_port(&[at])?, host.as_str());
+        Server::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
+            .await
+    }
+
+    /// All Consul servers in their order.
+    pub fn consul_servers(&self) -> impl Iterator<Item = &ConsulServer> {
+        self.more_consul.iter().chain([&self.consul])
+    }
+
+    /// The Consul server that an agent of this name asks: by the number at its end.
+    pub fn consul_of(&self, agent: &str) -> &ConsulServer {
+        let number = agent.rsplit('-').next().and_then(|text| text.parse().ok());
+        let number: usize = number.unwrap_or_default();
+        self.consul_servers().nth(number % (self.more_consul.len() + 1)).unwrap_or(&self.consul)
     }
 
     /// Starts an agent of this world.
@@ -264,6 +317,7 @@ impl World {
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         let mut envs = self.agent_env();
         envs.push(("CONSUL_REDIS_ID".to_owned(), name.to_owned()));
+        envs.push(("CONSUL_HTTP_ADDR".to_owned(), self.consul_of(name).http.to_string()));
         envs.extend(env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
         Process::start(name, &tool, &all, &envs, self.dir.path(), self.spec.life)
     }
@@ -310,11 +364,19 @@ impl World {
             .find(|server| server.address.to_string() == address)
     }
 
-    /// Waits until every Sentinel knows all others and all replicas of every group.
+    /// Waits until every Sentinel knows all others and all replicas of every group. Meanwhile they look more often than
+    /// they do by themselves, and are back at their own pace when this returns.
     ///
     /// # Errors
     /// When that takes too long.
     pub async fn settle(&self) -> Result<(), LabError> {
+        self.set_periods(HURRIED_PERIOD_MS, HURRIED_PERIOD_MS).await;
+        let settled = self.until_all_known().await;
+        self.set_periods(INFO_PERIOD_MS, PUBLISH_PERIOD_MS).await;
+        settled
+    }
+
+    async fn until_all_known(&self) -> Result<(), LabError> {
         for sentinel in &self.sentinels {
             for group in &self.groups {
                 let what = format!("{} knows all of {}", sentinel.name(), group.name);
@@ -324,12 +386,36 @@ impl World {
         Ok(())
     }
 
-    /// Waits until no Sentinel has anything on its mind: no failover, nobody down, every replica
-    /// reporting itself as one. Before that, a Sentinel may yet undo what another one does.
+    /// Waits until no Sentinel has anything on its mind: no failover, nothing down, every replica
+    /// reporting itself as one. Before that, a Sentinel may yet undo what another one does. Meanwhile they ask for INFO
+    /// more often than they do by themselves.
     ///
     /// # Errors
     /// When that takes too long.
     pub async fn calm(&self) -> Result<(), LabError> {
+        self.hurry().await;
+        let calm = self.until_all_calm().await;
+        self.set_periods(INFO_PERIOD_MS, PUBLISH_PERIOD_MS).await;
+        calm
+    }
+
+    /// Sentinels ask for INFO more often than they do by themselves, until [`Self::calm`] returns: a primary that says it is a
+    /// replica is called down two of these periods after `down-after-milliseconds`. Their hellos keep their pace: how soon
+    /// they turn an old primary into a replica depends on that.
+    pub async fn hurry(&self) {
+        self.set_periods(HURRIED_PERIOD_MS, PUBLISH_PERIOD_MS).await;
+    }
+
+    /// A Sentinel that is down, or older than 7.0 and without `SENTINEL DEBUG`, keeps its own pace.
+    async fn set_periods(&self, info_ms: u64, publish_ms: u64) {
+        let (info, publish) = (info_ms.to_string(), publish_ms.to_string());
+        let command = ["SENTINEL", "DEBUG", "info-period", &info, "publish-period", &publish];
+        for sentinel in &self.sentinels {
+            let _ = sentinel.ask(&command).await;
+        }
+    }
+
+    async fn until_all_calm(&self) -> Result<(), LabError> {
         for sentinel in &self.sentinels {
             for group in &self.groups {
                 let what = format!("{} is calm about {}", sentinel.name(), group.name);
@@ -384,12 +470,68 @@ impl World {
         }
     }
 
+    fn tool(&self) -> Result<tools::Tool, LabError> {
+        self.spec.version.map_or_else(tools::redis_server, tools::version)
+    }
+
+    /// Where a server listens, and what it announces itself as.
+    fn place(&mut self, name: &str) -> Result<(IpAddr, String), LabError> {
+        let ip = self.address();
+        match &self.spec.announced {
+            Announced::Ipv4 => Ok((ip.into(), ip.to_string())),
+            Announced::Ipv6 => {
+                let [.., last] = ip.octets();
+                let ip = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into());
+                Ok((ip.into(), ip.to_string()))
+            }
+            Announced::Name(hosts) => {
+                let host = format!("{name}.lab");
+                let mut hosts = File::options().append(true).open(hosts)?;
+                writeln!(hosts, "{ip} {host}")?;
+                Ok((ip.into(), host))
+            }
+        }
+    }
+
     /// A loopback address that no other server has: of this process, this world, this server.
     pub fn address(&mut self) -> Ipv4Addr {
         let address = loopback(self.next_address);
         self.next_address = self.base + (self.next_address - self.base + 1) % ADDRESSES_PER_WORLD;
         address
     }
+}
+
+/// Starts a world's Consul: the server that the test asks, and those before it.
+async fn start_consul(
+    spec: &WorldSpec,
+    base: u8,
+    dir: &Path,
+) -> Result<(ConsulServer, Vec<ConsulServer>), LabError> {
+    let ips: Vec<Ipv4Addr> = (0..spec.consul_servers.max(1)).map(|n| loopback(base + n)).collect();
+    let ports = consul_ports(&ips)?;
+    let mut servers = Vec::new();
+    for (index, ip) in ips.iter().enumerate() {
+        let node = format!("consul-{index}");
+        let cluster = ClusterSpec { node: &node, servers: &ips, ports };
+        servers.push(ConsulServer::spawn(ConsulSpec {
+            tool: tools::consul()?,
+            ip: *ip,
+            dir,
+            master_token: spec.master_token.as_deref(),
+            tls: spec.tls.as_ref(),
+            script_checks: spec.script_checks,
+            cluster: (ips.len() > 1).then_some(cluster),
+            life: spec.life,
+        })?);
+    }
+    for server in &servers {
+        server.until_led().await?;
+    }
+    let none = || LabError::new("no Consul server");
+    let leader = servers.first().ok_or_else(none)?.leader().await?;
+    // Who asks the leader does not depend on who won the election.
+    servers.sort_by_key(|server| server.http.ip() != leader);
+    Ok((servers.pop().ok_or_else(none)?, servers))
 }
 
 async fn is_calm(sentinel: &Server, group: &str) -> Result<(), LabError> {

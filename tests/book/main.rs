@@ -1,12 +1,15 @@
 //! The handbook is true of the program: what can be written from the definitions is, and the rest is held to them.
 //!
-//! `make docs` writes docs/config.md and docs/schemas/config-file.schema.json anew.
+//! `make docs` writes docs/config.md, docs/schemas/config-file.schema.json and the figures of docs/guarantees.md anew.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod commands;
 mod definitions;
 mod examples;
+mod figures;
 mod overrides;
+#[path = "../shared/promises.rs"]
+mod promises;
 mod settings;
 
 use std::path::{Path, PathBuf};

@@ -68,7 +68,7 @@ const ORDER: [(&str, &str); 12] = [
 const LOGINS: [&str; 3] = ["instances", "group.login", "sentinels.login"];
 
 /// What the program does where nothing is said, in the words of the config file.
-fn defaults() -> BTreeMap<&'static str, String> {
+pub fn defaults() -> BTreeMap<&'static str, String> {
     let config = resolved(LEAST, &["--id=x".to_owned()], &[]);
     let Config { consul, prefix, log, log_format, http, dns, sources, .. } = &config;
     let [group] = &config.groups[..] else { panic!("one group") };

@@ -329,6 +329,18 @@ fn a_config_is_checked_down_to_its_secrets_and_templates() {
     let (code, good) = check();
     assert_eq!(code, 0, "{good}");
     insta::assert_snapshot!("checked", good);
+    // Good, and unwise: a setting that agents keep.
+    let sound = std::fs::read_to_string(at("agent.toml")).expect("the file");
+    for (down_after, warned) in [("1100ms", true), ("1499ms", true), ("1500ms", false)] {
+        write("agent.toml", &format!("{sound}[group.settings]\ndown_after = \"{down_after}\"\n"));
+        let (code, said) = check();
+        assert_eq!(
+            (code, said.contains("warning: group mymaster: down_after")),
+            (0, warned),
+            "{said}"
+        );
+    }
+    write("agent.toml", &sound);
     for (name, text) in [("writer.j2", "{{ groups. }}"), ("token", "")] {
         let before = std::fs::read_to_string(at(name)).expect("the file");
         write(name, text);

@@ -5,6 +5,8 @@
 mod docker;
 mod pods;
 mod reader;
+#[path = "../shared/writers.rs"]
+mod writers;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,9 +19,12 @@ use tokio::time::Instant;
 use docker::{Project, is_here};
 use pods::Pods;
 use reader::Reader;
+use writers::{Writers, none_lost};
 
 /// The longest time from `up` to the first answer with a writer.
 const FIRST_WRITER: Duration = Duration::from_secs(30);
+/// Writes before a handover, and after it.
+const SOME: usize = 200;
 /// The longest time that anything else may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -215,12 +220,16 @@ async fn the_compose_file_holds_through_scaling_killing_pausing_and_cutting_off(
 
     // One Sentinel less, and the primary is told to stop: it hands over first.
     let stopped = all.project.named("redis", &third);
+    let writers = Writers::by_name(all.project.dns());
+    writers.until_more(SOME).await;
     let since = Instant::now();
     all.project.docker(&["stop", "--time", "40", &stopped]);
     let took = since.elapsed().as_millis();
     let log = all.project.docker_log(&stopped);
     assert!(log.contains(&format!("handed over from {third}:6379 to ")), "{log}");
-    all.until_writer(Some(&third)).await;
+    let new = all.until_writer(Some(&third)).await;
+    writers.until_more(SOME).await;
+    none_lost(&writers.stop(), &format!("{third}:6379"), &format!("{new}:6379")).await;
     all.say(&format!("stopped within {took} ms, and handed over before"));
     all.project.docker(&["start", &stopped]);
     let third = all.until_in_place(2).await;

@@ -6,10 +6,15 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
+use crate::promises::PRESENCE;
 use crate::support::{
-    agent, agents, logs, run, text, until_in_sync, until_record, until_writer, world,
+    agent, agents, logs, on_one_and_three_servers, run, text, until_in_sync, until_record,
+    until_writer, world,
 };
+
+on_one_and_three_servers!(an_agent_that_is_killed_in_mid_switch_is_not_missed);
 
 async fn present(world: &World) -> Result<Vec<String>, LabError> {
     let client = world.consul.client()?;
@@ -34,9 +39,8 @@ async fn until_present(world: &World, seconds: u64, wanted: &[&str]) {
     .unwrap();
 }
 
-#[tokio::test]
-async fn an_agent_that_is_killed_in_mid_switch_is_not_missed() {
-    let mut world = world(WorldSpec::default()).await;
+async fn an_agent_that_is_killed_in_mid_switch_is_not_missed(consul_servers: u8) {
+    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let mut agents = agents(&world, 2, &["--publish", "quorum"]);
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
@@ -64,7 +68,9 @@ async fn agents_that_die_change_nothing_that_is_published() {
         agent.kill();
     }
     // Consul itself takes the keys away: at most twice the session's ten seconds later.
-    until_present(&world, 30, &[]).await;
+    let died = Instant::now();
+    until_present(&world, PRESENCE.patience_s(), &[]).await;
+    PRESENCE.kept(died.elapsed());
     let after = until_record(&world, "redis", 5, "still there", |_| true).await;
     assert_eq!(after, before);
     let status = run(&world, &["status"], &[]);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use consul_redis::core::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::Server;
@@ -10,8 +11,13 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::text;
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
-use crate::support::{logs, node_agents, until_in_sync, until_left_alone, until_writer, world};
+use crate::promises::{EMPTIED, EMPTIED_ALONE, EMPTIED_REPLICA, Promise};
+use crate::support::{
+    logs, must_follow_a_failover, node_agents, until_in_sync, until_left_alone, until_record,
+    until_writer, world,
+};
 
 /// Keys that everybody has.
 const COMMON: usize = 20;
@@ -92,10 +98,21 @@ async fn as_installed(world: &World) {
     }
 }
 
+/// What it has is on the disk. While an fsync is under way, Redis keeps for up to 2 s what would go to the append-only file.
 async fn save(world: &World, address: &str, kept: Kept) {
+    let server = world.server(address).unwrap();
     if kept == Kept::Rdb {
-        world.server(address).unwrap().ask(&["SAVE"]).await.unwrap();
+        server.ask(&["SAVE"]).await.unwrap();
+        return;
     }
+    until("the append-only file has everything", Duration::from_secs(20), || async {
+        let info = text(&server.ask(&["INFO", "persistence"]).await?).map_err(LabError)?;
+        let written =
+            info.contains("aof_buffer_length:0") && info.contains("aof_pending_bio_fsync:0");
+        if written { Ok(()) } else { Err(LabError(info)) }
+    })
+    .await
+    .unwrap();
 }
 
 /// The first rewrite, without which an append-only file does not begin with what was there before.
@@ -186,6 +203,9 @@ async fn all_return(kept: Kept, order: fn(&Stopped) -> [String; 3], sentinels_fi
     let agents = node_agents(&stopped.world, "");
     let primary = stopped.primary.clone();
     stopped.until_led_by(&primary, &agents).await;
+    // Sentinels could have done all of that alone.
+    stopped.world.calm().await.unwrap();
+    must_follow_a_failover(&mut stopped.world).await;
 }
 
 #[tokio::test]
@@ -237,9 +257,28 @@ async fn empty_and_first(kept: Kept, forgotten: bool) {
     stopped.start_redis(&primary).await;
     let said = format!("{primary} came back without its data");
     until_left_alone(&agents, &primary, 20, &said).await;
+    let back = Instant::now();
     stopped.start_redis(&full).await;
     stopped.start_redis(&behind).await;
+    until_replaced(&stopped.world, &primary, &EMPTIED_ALONE, back, &agents).await;
     stopped.until_led_by(&full, &agents).await;
+}
+
+/// Another one is published, in time.
+async fn until_replaced(
+    world: &World,
+    old: &str,
+    promise: &Promise,
+    since: Instant,
+    agents: &[Process],
+) -> String {
+    let moved = |r: &Record| r.writer_address().is_some_and(|writer| writer.to_string() != old);
+    // Waited for a little longer, to say how late it was.
+    let seconds = promise.patience_s() + 20;
+    let record = until_record(world, "redis", seconds, "another writer", moved).await;
+    promise.kept(since.elapsed());
+    let writer = record.writer_address().map(ToString::to_string);
+    writer.unwrap_or_else(|| panic!("{}", logs(agents)))
 }
 
 #[tokio::test]
@@ -256,10 +295,10 @@ async fn an_empty_primary_leads_nobody_whose_data_is_in_an_append_only_file() {
     stopped.set_sync_delay(&primary);
     stopped.start_sentinels().await;
     let agents = node_agents(&stopped.world, "");
-    for address in [primary.clone(), full.clone()] {
-        stopped.start_redis(&address).await;
-    }
-    let writer = until_writer(&stopped.world, "redis", 60, Some(&primary)).await;
+    stopped.start_redis(&primary).await;
+    let back = Instant::now();
+    stopped.start_redis(&full).await;
+    let writer = until_replaced(&stopped.world, &primary, &EMPTIED_ALONE, back, &agents).await;
     assert_eq!(writer, full, "{}", logs(&agents));
     until_in_sync(&stopped.world, "redis", 1).await;
     for address in [&primary, &full] {
@@ -276,7 +315,12 @@ async fn a_second_primary_that_holds_the_data_leads_in_the_place_of_an_empty_one
 /// The primary is restarted without its data before anybody calls it down, and its replicas come back to it at once.
 #[tokio::test]
 async fn a_primary_restarted_without_its_data_leads_nobody_who_has_it() {
-    let mut world = world(WorldSpec::default()).await;
+    restarted_without_its_data(WorldSpec::default()).await;
+}
+
+/// See above; the world as it is afterwards.
+pub async fn restarted_without_its_data(spec: WorldSpec) -> World {
+    let mut world = world(spec).await;
     let agents = node_agents(&world, "");
     let primary = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
@@ -287,13 +331,14 @@ async fn a_primary_restarted_without_its_data_leads_nobody_who_has_it() {
     as_installed(&world).await;
     let server = world.server_mut(&primary).unwrap();
     server.kill();
+    let back = Instant::now();
     server.restart().await.unwrap();
-    let writer = until_writer(&world, "redis", 30, Some(&primary)).await;
-    assert_ne!(writer, primary, "{}", logs(&agents));
+    until_replaced(&world, &primary, &EMPTIED, back, &agents).await;
     until_in_sync(&world, "redis", 2).await;
     for server in &world.groups[0].redis {
         until_keys(server, COMMON).await;
     }
+    world
 }
 
 /// What `docs/guarantees.md` advises: an empty primary that starts as a replica empties nobody, and Sentinels put
@@ -306,8 +351,10 @@ async fn an_empty_primary_that_starts_as_a_replica_leads_nobody() {
     stopped.follow(&primary, &full);
     stopped.start_sentinels().await;
     let agents = node_agents(&stopped.world, "");
-    for address in [primary, full.clone(), stopped.behind.clone()] {
+    let back = Instant::now();
+    for address in [primary.clone(), full.clone(), stopped.behind.clone()] {
         stopped.start_redis(&address).await;
     }
+    until_replaced(&stopped.world, &primary, &EMPTIED_REPLICA, back, &agents).await;
     stopped.until_led_by(&full, &agents).await;
 }

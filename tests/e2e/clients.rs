@@ -185,9 +185,11 @@ async fn survives(name: &str, interpreter: PathBuf, args: &[String]) {
     world.calm().await.unwrap();
     sample.until_some_more().await;
 
-    // A replica by mistake, of nobody (TEST-NET-1; at 192.0.2.1 the agents would know their own word for it, and heal it): it answers, closes nothing, and takes no writes. Sentinels
-    // take some 20 s to call that down, and make it follow the next one, and close its connections, 8 s after that.
+    // A replica by mistake, of TEST-NET-1 (not of 192.0.2.1, which agents know as their own word, and heal): it answers, closes
+    // nothing, and takes no writes. Sentinels call that down two of their INFO periods after down-after-milliseconds (some
+    // 20 s, which is not the subject here), and make it follow the next primary, and close its connections, 8 s after that.
     let seen = sample.lines().len();
+    world.hurry().await;
     let server = world.server(&second).unwrap();
     server.ask(&["REPLICAOF", "192.0.2.7", "6379"]).await.unwrap();
     let refused = |lines: &[Line]| lines.iter().any(Line::is_refused);

@@ -3,13 +3,21 @@
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
 
+use crate::hammer::Hammer;
 use crate::support::{
-    agent, agents, logs, program, record, run, text, until_in_sync, until_named, until_record,
-    until_writer, world,
+    agent, agents, logs, must_follow_a_failover, on_one_and_three_servers, program, record, run,
+    text, until_in_sync, until_named, until_record, until_writer, world,
 };
+
+on_one_and_three_servers!(
+    our_policies_are_enough_where_consul_denies_by_default,
+    a_token_that_is_wrong_or_too_weak_is_a_clear_error,
+    without_sessions_the_agent_works_and_says_that_it_does_not_show,
+);
 
 #[tokio::test]
 async fn a_failover_while_consul_is_away_is_published_when_it_is_back() {
@@ -38,13 +46,27 @@ async fn a_failover_while_consul_is_away_is_published_when_it_is_back() {
 #[tokio::test]
 async fn a_restart_of_consul_changes_nothing() {
     let mut world = world(WorldSpec::default()).await;
-    let _agents = agents(&world, 2, &[]);
-    until_writer(&world, "redis", 20, None).await;
+    let agents = agents(&world, 2, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
     let before = until_in_sync(&world, "redis", 2).await;
+    let hammer = Hammer::start(&world);
     world.consul.restart().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_all_say(&agents, " answers again").await;
     let after = record(&world, "redis").await.unwrap();
     assert_eq!((after.generation, after.writer), (before.generation, before.writer));
+    hammer.until_enough().await;
+    hammer.stop().await.never_another_than(&writer);
+    must_follow_a_failover(&mut world).await;
+}
+
+/// Waits until every agent has said this.
+async fn until_all_say(agents: &[Process], said: &str) {
+    until("all say so", Duration::from_secs(20), || async {
+        let all = agents.iter().all(|agent| agent.log().contains(said));
+        if all { Ok(()) } else { Err(logs(agents)) }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -96,9 +118,9 @@ fn policy(name: &str) -> String {
 
 const MASTER: &str = "11111111-2222-3333-4444-555555555555";
 
-#[tokio::test]
-async fn our_policies_are_enough_where_consul_denies_by_default() {
-    let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
+async fn our_policies_are_enough_where_consul_denies_by_default(consul_servers: u8) {
+    let spec =
+        WorldSpec { master_token: Some(MASTER.to_owned()), consul_servers, ..WorldSpec::default() };
     let mut world = world(spec).await;
     let writes = world.consul.token("agent", &policy("agent-policy.hcl")).await.unwrap();
     let reads = world.consul.token("reader", &policy("reader-policy.hcl")).await.unwrap();
@@ -169,12 +191,12 @@ async fn until_passing(world: &consul_redis::lab::world::World, service: &str, c
     .unwrap();
 }
 
-#[tokio::test]
-async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error() {
+async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error(consul_servers: u8) {
     let spec = WorldSpec {
         redis: 1,
         sentinels: 1,
         master_token: Some(MASTER.to_owned()),
+        consul_servers,
         ..WorldSpec::default()
     };
     let world = world(spec).await;
@@ -198,10 +220,10 @@ async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error() {
     );
 }
 
-#[tokio::test]
-async fn without_sessions_the_agent_works_and_says_that_it_does_not_show() {
-    let spec = WorldSpec { master_token: Some(MASTER.to_owned()), ..WorldSpec::default() };
-    let world = world(spec).await;
+async fn without_sessions_the_agent_works_and_says_that_it_does_not_show(consul_servers: u8) {
+    let spec =
+        WorldSpec { master_token: Some(MASTER.to_owned()), consul_servers, ..WorldSpec::default() };
+    let mut world = world(spec).await;
     let rules =
         policy("agent-policy.hcl").replace("session_prefix \"\" { policy = \"write\" }", "");
     let token = world.consul.token("no-sessions", &rules).await.unwrap();
@@ -213,6 +235,8 @@ async fn without_sessions_the_agent_works_and_says_that_it_does_not_show() {
     })
     .await
     .unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    must_follow_a_failover(&mut world).await;
 }
 
 #[tokio::test]

@@ -11,7 +11,11 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::containers::{Container, NOBODY, Said, group, group_with, spec};
-use crate::support::{record, run, text, until_in_sync, until_named, until_writer, world};
+use crate::support::{record, run, text, until_in_sync, until_named, until_writer, world, writers};
+use crate::writers::none_lost;
+
+/// Writes before a handover, and after it.
+const SOME: usize = 200;
 
 #[tokio::test]
 async fn blank_containers_become_a_group_and_a_killed_primary_comes_back_as_a_replica() {
@@ -267,12 +271,14 @@ async fn a_primary_that_is_told_to_stop_hands_over_first() {
     until_in_sync(&world, "redis", 2).await;
     group.until_known().await;
     let old = group.index(&writer);
-    group.redis[old].ask(&["SET", "kept", "1"]).await.unwrap();
+    let writers = writers(&world);
+    writers.until_more(SOME).await;
     group.redis[old].process().signal(Signal::SIGTERM).unwrap();
     let code = group.redis[old].process().end(Duration::from_secs(30)).await.unwrap();
     let log = group.redis[old].log();
     assert_eq!(code, 0, "{log}");
     let new = until_writer(&world, "redis", 5, Some(&writer)).await;
     assert!(log.contains(&format!("handed over from {writer} to {new}")), "{log}");
-    assert_eq!(group.at(&new).get("kept").await, "1");
+    writers.until_more(SOME).await;
+    none_lost(&writers.stop(), &writer, &new).await;
 }

@@ -17,13 +17,22 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::{
-    agents, logs, run, text, until_in_sync, until_left_alone, until_record, until_writer, world,
+    agents, logs, must_follow_a_failover, on_one_and_three_servers, run, text, until_in_sync,
+    until_left_alone, until_record, until_writer, world,
 };
 
-/// Sentinel leaves a stray primary alone for 8 s at least (`docs/facts/sentinel.md` 4.1).
-const SENTINEL_WAITS: Duration = Duration::from_secs(8);
+on_one_and_three_servers!(
+    a_returning_old_primary_is_fenced_and_its_clients_are_disconnected,
+    a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed,
+    foreign_data_is_refused_with_a_reason,
+    one_that_returns_without_its_data_is_fenced_although_clients_write_to_it_at_once,
+);
 
-async fn until_follows(server: &Server, of: &str) {
+/// Sentinel leaves a stray primary alone for 8 s at least (`docs/facts/sentinel.md` 4.1).
+pub const SENTINEL_WAITS: Duration = Duration::from_secs(8);
+
+/// Waits until it follows that one.
+pub async fn until_follows(server: &Server, of: &str) {
     let what = format!("{} follows {of}", server.name());
     until(&what, Duration::from_secs(20), || async {
         match server.follows().await? {
@@ -36,7 +45,7 @@ async fn until_follows(server: &Server, of: &str) {
 }
 
 /// Every Sentinel has switched, and has called the old primary down since: the leader is the last to switch.
-async fn until_all_settled(world: &World, old: &str, new: &str) {
+pub async fn until_all_settled(world: &World, old: &str, new: &str) {
     for sentinel in &world.sentinels {
         let what = format!("{} monitors {new} and calls {old} down", sentinel.name());
         until(&what, Duration::from_secs(20), || async {
@@ -84,9 +93,8 @@ fn disturbances(mut events: mpsc::Receiver<String>) -> Vec<String> {
     all
 }
 
-#[tokio::test]
-async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected() {
-    let mut world = world(WorldSpec::default()).await;
+async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected(consul_servers: u8) {
+    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
@@ -128,9 +136,8 @@ async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected() {
     tokio::time::timeout(Duration::from_secs(5), client.closed()).await.expect("disconnected");
 }
 
-#[tokio::test]
-async fn a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed() {
-    let world = world(WorldSpec::default()).await;
+async fn a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed(consul_servers: u8) {
+    let world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
@@ -146,7 +153,7 @@ async fn a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed() {
 
 #[tokio::test]
 async fn left_to_sentinel_when_the_operator_wants_it_so() {
-    let world = world(WorldSpec::default()).await;
+    let mut world = world(WorldSpec::default()).await;
     let config = world.dir().join("config.toml");
     std::fs::write(&config, "[[group]]\nname = \"redis\"\nfence = false\n").unwrap();
     let agents = agents(&world, 1, &["--config", config.to_str().unwrap()]);
@@ -161,12 +168,15 @@ async fn left_to_sentinel_when_the_operator_wants_it_so() {
     let said = format!("{old} is a second primary, and fence = false leaves it to Sentinel");
     assert!(text(&status).contains(&said), "{}", text(&status));
     until_follows(server, &new).await;
+    // The agent lives, and left it alone all the same.
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
 }
 
 /// An instance whose address a group's Sentinels know, with data of its own: nobody's data is deleted by us.
-#[tokio::test]
-async fn foreign_data_is_refused_with_a_reason() {
-    let mut world = world(WorldSpec::default()).await;
+async fn foreign_data_is_refused_with_a_reason(consul_servers: u8) {
+    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
@@ -190,9 +200,10 @@ async fn foreign_data_is_refused_with_a_reason() {
 }
 
 /// A client that never let go writes to it within a millisecond of its return, so it is not blank for long.
-#[tokio::test]
-async fn one_that_returns_without_its_data_is_fenced_although_clients_write_to_it_at_once() {
-    let mut world = world(WorldSpec::default()).await;
+async fn one_that_returns_without_its_data_is_fenced_although_clients_write_to_it_at_once(
+    consul_servers: u8,
+) {
+    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;

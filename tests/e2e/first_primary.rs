@@ -7,12 +7,20 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
 
 use crate::support::{
-    logs, node_agents, run, text, until_in_sync, until_named, until_writer, world,
+    logs, node_agents, on_one_and_three_servers, run, text, until_in_sync, until_named,
+    until_writer, world,
 };
 
-#[tokio::test]
-async fn blank_instances_and_sentinels_that_know_nothing_become_a_group() {
-    let world = world(WorldSpec { from_scratch: true, ..WorldSpec::default() }).await;
+on_one_and_three_servers!(
+    blank_instances_and_sentinels_that_know_nothing_become_a_group,
+    the_one_with_data_leads_wherever_it_is,
+    data_that_has_gone_different_ways_is_left_to_the_operator,
+    of_replicas_without_a_primary_the_one_with_the_most_data_is_promoted,
+);
+
+async fn blank_instances_and_sentinels_that_know_nothing_become_a_group(consul_servers: u8) {
+    let world =
+        world(WorldSpec { from_scratch: true, consul_servers, ..WorldSpec::default() }).await;
     let agents = node_agents(&world, "expect = 3");
     let writer = until_writer(&world, "redis", 30, None).await;
     assert_eq!(writer, world.groups[0].redis[0].address.to_string(), "the lowest address");
@@ -26,9 +34,9 @@ async fn blank_instances_and_sentinels_that_know_nothing_become_a_group() {
     assert_eq!(status.status.code(), Some(0), "{}", text(&status));
 }
 
-#[tokio::test]
-async fn the_one_with_data_leads_wherever_it_is() {
-    let world = world(WorldSpec { from_scratch: true, ..WorldSpec::default() }).await;
+async fn the_one_with_data_leads_wherever_it_is(consul_servers: u8) {
+    let world =
+        world(WorldSpec { from_scratch: true, consul_servers, ..WorldSpec::default() }).await;
     let last = &world.groups[0].redis[2];
     last.ask(&["SET", "kept", "1"]).await.unwrap();
     let agents = node_agents(&world, "expect = 3");
@@ -41,9 +49,9 @@ async fn the_one_with_data_leads_wherever_it_is() {
     }
 }
 
-#[tokio::test]
-async fn data_that_has_gone_different_ways_is_left_to_the_operator() {
-    let world = world(WorldSpec { from_scratch: true, ..WorldSpec::default() }).await;
+async fn data_that_has_gone_different_ways_is_left_to_the_operator(consul_servers: u8) {
+    let world =
+        world(WorldSpec { from_scratch: true, consul_servers, ..WorldSpec::default() }).await;
     for (index, server) in world.groups[0].redis.iter().take(2).enumerate() {
         server.ask(&["SET", "mine", &index.to_string()]).await.unwrap();
     }
@@ -65,9 +73,9 @@ async fn data_that_has_gone_different_ways_is_left_to_the_operator() {
 }
 
 /// Everything is started as a replica of something that is gone, as `consul-redis exec` and careful people do.
-#[tokio::test]
-async fn of_replicas_without_a_primary_the_one_with_the_most_data_is_promoted() {
-    let mut world = world(WorldSpec { from_scratch: true, ..WorldSpec::default() }).await;
+async fn of_replicas_without_a_primary_the_one_with_the_most_data_is_promoted(consul_servers: u8) {
+    let mut world =
+        world(WorldSpec { from_scratch: true, consul_servers, ..WorldSpec::default() }).await;
     let port = world.groups[0].redis[0].address.port().to_string();
     let [a, b, c] = &world.groups[0].redis[..] else { panic!("three") };
     // All had one history, and the last one has heard the most of it.

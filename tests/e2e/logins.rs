@@ -5,6 +5,7 @@ use std::time::Duration;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{TlsFiles, WorldSpec};
+use consul_redis::redis_link::{Link, LinkSettings};
 
 use crate::certificates::Authority;
 use crate::support::{agent, agents, logs, run, text, until_in_sync, until_writer, world};
@@ -104,6 +105,13 @@ async fn users_and_tls_towards_redis_sentinel_and_consul() {
     world.server_mut(&first).unwrap().kill();
     let second = until_writer(&world, "redis", 30, Some(&first)).await;
     assert!(agent.log().contains(&format!("writer {first} -> {second}")), "{}", agent.log());
+    // The old one comes back and follows; and nothing of that was spoken without TLS.
+    world.server_mut(&first).unwrap().restart().await.unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    for server in world.groups[0].redis.iter().chain(&world.sentinels) {
+        let plain = LinkSettings { tls: None, ..server.login.clone() };
+        assert!(Link::open(&server.address, &plain).await.is_err(), "{} speaks it", server.name());
+    }
     // The same Consul on its socket.
     let socket = format!("unix://{}", world.consul.socket.display());
     let env = [env[0], ("CONSUL_HTTP_ADDR", socket.as_str())];

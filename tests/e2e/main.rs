@@ -13,6 +13,7 @@ mod certificates;
 mod client;
 mod clients;
 mod consul;
+mod consul_servers;
 mod containers;
 mod demo;
 mod doctor;
@@ -23,19 +24,27 @@ mod first_primary;
 mod ghosts;
 mod groups;
 mod hammer;
+mod hostnames;
 mod http;
 mod https;
+mod ipv6;
 mod logins;
 mod maintenance;
 mod moved;
 mod names;
+#[path = "../netns/namespace.rs"]
+#[expect(dead_code, reason = "the switch and its hosts are of tests/netns")]
+mod namespace;
 mod node_mode;
 mod page;
 mod plain_hosts;
 mod progress;
 mod prometheus;
+#[path = "../shared/promises.rs"]
+mod promises;
 mod proxies;
 mod reload;
+mod renamed;
 mod render;
 mod scripts;
 mod sentinels;
@@ -44,3 +53,6 @@ mod switch;
 mod switchover;
 mod systemd;
 mod upgrade;
+mod versions;
+#[path = "../shared/writers.rs"]
+mod writers;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use consul_redis::core::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::World;
@@ -10,15 +11,13 @@ use consul_redis::redis_link::text;
 use tokio::time::Instant;
 
 use crate::containers::{Container, Group, group, spec};
-use crate::support::{record, until_in_sync, until_named, until_writer, world};
+use crate::promises::{DIED_FIRST, MOVED, MOVED_ALONE, Promise};
+use crate::support::{record, until_in_sync, until_named, until_record, until_writer, world};
 
 /// Keys that everybody has.
 const COMMON: usize = 20;
 /// Keys that the primary and one replica have on top.
 const MORE: usize = 20;
-/// The longest time until the group is whole again, in s.
-const PATIENCE_S: u64 = 60;
-
 async fn write(container: &Container, prefix: &str, count: usize) {
     for number in 0..count {
         container.ask(&["SET", &format!("{prefix}-{number}"), "1"]).await.unwrap();
@@ -111,13 +110,21 @@ impl Whole {
         all.map(|container| format!("--- {}\n{}\n", container.name, container.log())).collect()
     }
 
-    /// Everybody is in place, with all data, and a failover goes as it should.
-    async fn until_whole(&mut self, before: u64) {
-        let begun = Instant::now();
-        let writer = until_writer(&self.world, "redis", PATIENCE_S, Some(&self.old)).await;
-        eprintln!("{writer} leads {} ms after the start", begun.elapsed().as_millis());
+    /// All instances are back, so far that they answer: they are waited for no longer than is promised. Then each is in
+    /// place, with all data, and a failover goes as it should.
+    async fn until_whole(&mut self, before: u64, promise: &Promise) {
+        for container in &self.group.redis {
+            container.until_answers().await;
+        }
+        let back = Instant::now();
+        // Waited for a little longer, to say how late it was.
+        let seconds = promise.patience_s() + 20;
+        let old = &self.old;
+        let moved = |r: &Record| r.writer_address().is_some_and(|at| at.to_string() != *old);
+        until_record(&self.world, "redis", seconds, "another writer", moved).await;
+        promise.kept(back.elapsed());
+        let writer = until_writer(&self.world, "redis", 40, Some(&self.old)).await;
         until_in_sync(&self.world, "redis", 2).await;
-        eprintln!("all in sync {} ms after the start", begun.elapsed().as_millis());
         assert_ne!(self.group.index(&writer), self.behind, "{}", self.logs());
         until_named(&self.world, "redis-primary", std::slice::from_ref(&writer)).await;
         for container in &self.group.redis {
@@ -164,7 +171,7 @@ async fn a_group_that_comes_back_at_other_addresses_is_led_by_the_one_with_the_m
     all.everything_moves();
     all.start_sentinels();
     all.start_redis();
-    all.until_whole(before).await;
+    all.until_whole(before, &MOVED).await;
 }
 
 #[tokio::test]
@@ -176,7 +183,7 @@ async fn instances_that_come_back_at_other_addresses_are_found_under_the_sentine
         container.move_on(world);
     }
     all.start_redis();
-    all.until_whole(before).await;
+    all.until_whole(before, &MOVED_ALONE).await;
 }
 
 /// Their volumes are gone.
@@ -191,7 +198,7 @@ async fn a_group_whose_sentinels_have_lost_what_they_knew_comes_back_at_other_ad
     }
     all.start_redis();
     all.start_sentinels();
-    all.until_whole(before).await;
+    all.until_whole(before, &MOVED).await;
 }
 
 /// An append-only file does not hold which history it is of (`docs/facts/sentinel.md` 8); a note on the volume does.
@@ -202,7 +209,7 @@ async fn a_group_that_keeps_append_only_files_is_led_by_the_one_that_wrote_the_l
     all.everything_moves();
     all.start_sentinels();
     all.start_redis();
-    all.until_whole(before).await;
+    all.until_whole(before, &MOVED).await;
     assert!(all.logs().contains("told the agents that its data is the group's"), "{}", all.logs());
 }
 
@@ -225,8 +232,13 @@ async fn a_primary_that_dies_in_its_first_seconds_is_replaced() {
             "the point of this is that nobody is known"
         );
     }
+    let killed = Instant::now();
     group.redis[first].kill_server().await;
-    let second = until_writer(&world, "redis", PATIENCE_S, Some(&writer)).await;
+    let moved = |r: &Record| r.writer_address().is_some_and(|at| at.to_string() != writer);
+    let seconds = DIED_FIRST.patience_s() + 20;
+    until_record(&world, "redis", seconds, "another writer", moved).await;
+    DIED_FIRST.kept(killed.elapsed());
+    let second = until_writer(&world, "redis", 40, Some(&writer)).await;
     until_in_sync(&world, "redis", 1).await;
     until_keys(group.at(&second), COMMON).await;
 }

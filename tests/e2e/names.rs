@@ -15,9 +15,14 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
 use crate::support::{
-    agent, agents, counted, get, http_address, run, text, until_in_sync, until_metric,
-    until_writer, world,
+    agent, agents, counted, get, http_address, on_one_and_three_servers, run, text, until_in_sync,
+    until_metric, until_writer, world,
 };
+
+on_one_and_three_servers!(
+    a_switch_is_followed_into_dns_and_timed,
+    a_switch_at_level_quorum_is_timed_to_its_end_as_well,
+);
 
 const NAME: &str = "redis-primary.service.consul";
 
@@ -45,9 +50,8 @@ async fn history(world: &World) -> Result<Vec<Change>, LabError> {
     serde_json::from_str(&text).map_err(LabError::new)
 }
 
-#[tokio::test]
-async fn a_switch_is_followed_into_dns_and_timed() {
-    let mut world = world(WorldSpec::default()).await;
+async fn a_switch_is_followed_into_dns_and_timed(consul_servers: u8) {
+    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let dns = world.consul.dns;
     let (running, url) = asking(&world, dns).await;
     let first = until_writer(&world, "redis", 20, None).await;
@@ -80,9 +84,8 @@ async fn a_switch_is_followed_into_dns_and_timed() {
     assert!(promoted <= seen && seen <= timeline.confirmed.unwrap(), "{timeline:?}");
 }
 
-#[tokio::test]
-async fn a_switch_at_level_quorum_is_timed_to_its_end_as_well() {
-    let mut world = world(WorldSpec::default()).await;
+async fn a_switch_at_level_quorum_is_timed_to_its_end_as_well(consul_servers: u8) {
+    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let dns = world.consul.dns.to_string();
     let _running = agents(&world, 2, &["--publish", "quorum", "--dns", &dns]);
     let first = until_writer(&world, "redis", 20, None).await;

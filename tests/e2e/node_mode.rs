@@ -1,5 +1,6 @@
 //! Node mode: this host's servers on the local Consul agent.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
@@ -8,8 +9,14 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::time::Instant;
 
+use crate::promises::HELD;
 use crate::support::{agent, agents, logs, until_in_sync, until_writer, world};
+use crate::writers::{Find, Kind, Writers};
+
+/// Writes before the host is cut off.
+const SOME: usize = 200;
 
 /// The services on the Consul agent itself.
 async fn local(world: &World) -> Result<Value, LabError> {
@@ -142,15 +149,22 @@ async fn a_blank_instance_beside_an_agent_joins_and_one_with_other_data_does_not
     assert_eq!(foreign.follows().await.unwrap(), None);
 }
 
+/// A write without an answer is one that is held; one that is refused, or a closed connection, is not.
+async fn hold(server: &Server) -> Result<(), LabError> {
+    match server.ask(&["SET", "x", "1"]).await {
+        Err(error) if error.to_string().contains("no answer") => Ok(()),
+        other => Err(LabError(format!("{other:?}"))),
+    }
+}
+
 async fn until_held(server: &Server) {
-    until("its writes are held", Duration::from_secs(20), || async {
-        match server.ask(&["SET", "x", "1"]).await {
-            Err(_) => Ok(()),
-            Ok(_) => Err(LabError::new("a write was acknowledged")),
-        }
-    })
-    .await
-    .unwrap();
+    until("its writes are held", Duration::from_secs(20), || hold(server)).await.unwrap();
+}
+
+/// Clients that write to one Redis.
+fn writers_at(server: &Server) -> Writers {
+    let address: SocketAddr = server.address.to_string().parse().unwrap();
+    Writers::start(|| move || Box::new(move || Some(address)) as Find)
 }
 
 #[tokio::test]
@@ -176,13 +190,19 @@ async fn a_primary_that_is_cut_off_holds_its_writes_and_heals_by_itself() {
         }
         world.consul.signal(signal).unwrap();
     };
+    let writers = writers_at(server);
+    writers.until_more(SOME).await;
+    let cut = Instant::now();
     others(Signal::SIGSTOP);
     until_held(server).await;
     assert!(server.ask(&["GET", "x"]).await.is_ok(), "reads go on");
-    // Renewed for as long as it lasts: no gap through which a write could go.
+    // Renewed for as long as it lasts: no gap through which a write could go, also of those who wait for one.
     for _ in 0..20 {
-        assert!(server.ask(&["SET", "x", "2"]).await.is_err(), "{}", logs(&all));
+        hold(server).await.unwrap_or_else(|error| panic!("{error}\n{}", logs(&all)));
     }
+    let done = writers.stop();
+    let last = done.iter().rfind(|done| done.kind != Kind::Reader).unwrap();
+    HELD.kept(last.at - cut);
     let said = format!("redis: holding writes on {redis}: this host sees neither Consul nor");
     assert_eq!(logs(&all).matches(&said).count(), 1, "{}", logs(&all));
     others(Signal::SIGCONT);

@@ -13,9 +13,13 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec, free_port};
 use consul_redis::redis_link::text as words;
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
+use crate::hammer::Hammer;
+use crate::promises::PASSWORD_TOLD;
 use crate::support::{
-    agent, get, http_address, record, run, text, until_in_sync, until_writer, world,
+    agent, get, http_address, must_follow_a_failover, record, run, text, until_in_sync,
+    until_writer, world,
 };
 
 /// Waits until the agent has said this so many times.
@@ -77,7 +81,7 @@ async fn two_groups() -> World {
 
 #[tokio::test]
 async fn a_reload_changes_everything_but_the_subscriptions() {
-    let world = two_groups().await;
+    let mut world = two_groups().await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.toml");
     let local = format!(
@@ -88,7 +92,7 @@ async fn a_reload_changes_everything_but_the_subscriptions() {
         format!("[http]\nlisten = \"127.0.0.1:0\"\n[[group]]\nname = \"redis\"\n{local}");
     std::fs::write(&path, first_config).unwrap();
     let running = agent(&world, "agent-0", &["--config", path.to_str().unwrap()], &[]);
-    until_writer(&world, "redis", 20, None).await;
+    let writer = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 1).await;
     until_registered(&world, 1).await;
     let old_page = http_address(&running).await;
@@ -96,6 +100,8 @@ async fn a_reload_changes_everything_but_the_subscriptions() {
     let before = all_subscriptions(&world).await;
     assert!(before.iter().all(|ids| ids.len() == 1), "{before:?}");
     assert!(!running.log().contains("DEBUG"), "{}", running.log());
+    let hammer = Hammer::start(&world);
+    hammer.until_enough().await;
 
     // Another group, another level for the first one, a file, a listener elsewhere, more in the log, no Redis here.
     let (template, file) = (dir.path().join("writer.j2"), dir.path().join("writer"));
@@ -134,8 +140,22 @@ async fn a_reload_changes_everything_but_the_subscriptions() {
     let page = said.lines().rev().find_map(|line| line.split("answering ").nth(1)).unwrap();
     let (code, both) = get(&format!("{page}/status.json"), None).await.unwrap();
     assert!(code == 200 && both.contains("cache.main"), "{code} {both}");
-    get(&format!("{old_page}/healthz"), None).await.expect_err("nobody listens there any more");
+    get(&format!("{old_page}/healthz"), None).await.expect_err("nothing listens there any more");
     assert_eq!(all_subscriptions(&world).await, before);
+    hammer.until_enough().await;
+    hammer.stop().await.always(&writer);
+    // At level quorum now, and it still follows.
+    must_follow_a_failover(&mut world).await;
+    let last = last_change(&world).await;
+    assert_eq!(last.level, Some(Level::Quorum), "{last:?}");
+    assert_eq!(all_subscriptions(&world).await, before);
+}
+
+/// The newest entry of the group's history.
+async fn last_change(world: &World) -> Change {
+    let changes = world.consul.key("redis-ha/redis/history").await.unwrap().unwrap();
+    let changes: Vec<Change> = serde_json::from_str(&changes).unwrap();
+    changes.into_iter().next().unwrap()
 }
 
 /// Two groups, the first of them at the level that is given, and the agent told to go by that.
@@ -172,9 +192,7 @@ async fn a_config_that_is_refused_changes_nothing_and_a_group_can_be_left_alone(
     // The group goes by its new level, and the events still come.
     world.server_mut(&first).unwrap().kill();
     let moved = until_writer(&world, "redis", 20, Some(&first)).await;
-    let changes = world.consul.key("redis-ha/redis/history").await.unwrap().unwrap();
-    let changes: Vec<Change> = serde_json::from_str(&changes).unwrap();
-    let last = changes.first().unwrap();
+    let last = last_change(&world).await;
     assert_eq!(last.to.as_ref().map(ToString::to_string), Some(moved));
     assert_eq!(last.level, Some(Level::Quorum));
 
@@ -332,7 +350,8 @@ async fn sentinels_are_told_a_password_that_was_replaced() {
     .await
     .unwrap();
     std::fs::write(&file, "new").unwrap();
-    until("the Sentinels have logged in anew", Duration::from_secs(30), || async {
+    let changed = Instant::now();
+    until("the Sentinels have logged in anew", PASSWORD_TOLD.patience(), || async {
         let mut all = Vec::new();
         for redis in &world.groups[0].redis {
             all.push(logged_in_as(redis, "watcher").await);
@@ -342,6 +361,7 @@ async fn sentinels_are_told_a_password_that_was_replaced() {
     })
     .await
     .unwrap();
+    PASSWORD_TOLD.kept(changed.elapsed());
     assert_eq!(running.log().matches("the new login for the instances").count(), 3);
     assert!(!running.log().contains("auth-pass"), "{}", running.log());
 }

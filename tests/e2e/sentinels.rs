@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::fields;
+use tokio::time::Instant;
 
 use crate::hammer::Hammer;
+use crate::promises::{DISAGREEMENT, SETTINGS_TOLD};
 use crate::support::{
-    agent, agents, logs, record, run, text, until_in_sync, until_named, until_record, until_writer,
-    world,
+    agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_named,
+    until_record, until_writer, world,
 };
 
 async fn failed_over(world: &mut World) -> (String, String) {
@@ -52,11 +55,14 @@ async fn one_sentinel_rolled_back_to_an_old_address_moves_nothing() {
     seen.never_two_writers();
     seen.never_a_replica();
     seen.never_back_from(&second);
+    // The rolled-back one has heard the others by now, and all of it was seen by agents that live.
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
 }
 
 /// Whatever Sentinel makes of it, in the end the name is what its majority names and what says so itself,
 /// and no answer on the way held two writers.
-async fn ends_well(world: &World, hammer: Hammer, running: &[consul_redis::lab::process::Process]) {
+async fn ends_well(mut world: World, hammer: Hammer, running: &[Process]) {
     let end = until("Sentinels and Consul agree", Duration::from_secs(120), || async {
         let mut named = Vec::new();
         for sentinel in &world.sentinels {
@@ -66,7 +72,7 @@ async fn ends_well(world: &World, hammer: Hammer, running: &[consul_redis::lab::
                 parts.iter().map(consul_redis::redis_link::text).collect();
             named.push(parts.map_err(LabError)?.join(":"));
         }
-        let record = record(world, "redis").await?;
+        let record = record(&world, "redis").await?;
         let published = record.writer_address().map(ToString::to_string).unwrap_or_default();
         let agree = named.iter().all(|name| *name == published);
         let level = record.evidence.level();
@@ -81,8 +87,12 @@ async fn ends_well(world: &World, hammer: Hammer, running: &[consul_redis::lab::
     })
     .await;
     let writer = end.unwrap_or_else(|error| panic!("{error}\n{}", logs(running)));
-    until_named(world, "redis-primary", &[writer]).await;
+    until_named(&world, "redis-primary", &[writer]).await;
+    hammer.until_enough().await;
     hammer.stop().await.never_two_writers();
+    // Sentinels can come to an end without us; to follow them takes agents.
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
 }
 
 #[tokio::test]
@@ -109,7 +119,7 @@ async fn a_reset_on_the_leader_in_mid_failover_ends_with_one_writer() {
     world.sentinels[leader].ask(&["SENTINEL", "RESET", "redis"]).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.server_mut(&first).unwrap().restart().await.unwrap();
-    ends_well(&world, hammer, &running).await;
+    ends_well(world, hammer, &running).await;
 }
 
 #[tokio::test]
@@ -125,7 +135,7 @@ async fn two_failovers_at_once_end_with_one_writer() {
     one.unwrap();
     other.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    ends_well(&world, hammer, &running).await;
+    ends_well(world, hammer, &running).await;
 }
 
 #[tokio::test]
@@ -208,7 +218,7 @@ async fn sentinels_are_found_by_a_dns_name_by_a_service_and_by_each_other() {
 async fn until_all_have(world: &World, name: &str, wanted: &str) {
     for sentinel in &world.sentinels {
         let what = format!("{} has {name} {wanted}", sentinel.name());
-        until(&what, Duration::from_secs(10), || async {
+        until(&what, SETTINGS_TOLD.patience(), || async {
             let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
             let found = fields(&answer).map_err(LabError)?[name].clone();
             if found == wanted { Ok(()) } else { Err(LabError(found)) }
@@ -223,6 +233,10 @@ async fn settings_reach_all_sentinels_and_stay() {
     let world = world(WorldSpec::default()).await;
     let agents = agents(&world, 2, &[]);
     until_writer(&world, "redis", 20, None).await;
+    // A setting that nobody names. Agents send all four, this one as they last read it (`TellWhat::Settings`), so it is
+    // set before there is anything to send; the Sentinel's own event makes them look at once.
+    let one = &world.sentinels[1];
+    one.ask(&["SENTINEL", "SET", "redis", "parallel-syncs", "2"]).await.unwrap();
     let config = |args: &[&str]| {
         let output = run(&world, &[&["config", "redis"], args].concat(), &[]);
         (output.status.code(), text(&output))
@@ -235,13 +249,14 @@ async fn settings_reach_all_sentinels_and_stay() {
     }
     let (code, shown) = config(&["down_after=2300ms", "quorum=auto"]);
     assert_eq!(code, Some(0), "{shown}");
+    assert!(!shown.contains("warning"), "{shown}");
     until_all_have(&world, "down-after-milliseconds", "2300").await;
     until_all_have(&world, "quorum", "2").await;
     // One that drifts is set right; what nobody wants is left alone.
-    let one = &world.sentinels[1];
     one.ask(&["SENTINEL", "SET", "redis", "down-after-milliseconds", "9000"]).await.unwrap();
-    one.ask(&["SENTINEL", "SET", "redis", "parallel-syncs", "2"]).await.unwrap();
+    let drifted = Instant::now();
     until_all_have(&world, "down-after-milliseconds", "2300").await;
+    SETTINGS_TOLD.kept(drifted.elapsed());
     let answer = one.ask(&["SENTINEL", "MASTER", "redis"]).await.unwrap();
     assert_eq!(fields(&answer).unwrap()["parallel-syncs"], "2");
     let log = logs(&agents);
@@ -249,6 +264,9 @@ async fn settings_reach_all_sentinels_and_stay() {
     let (code, shown) = config(&["down_after="]);
     assert_eq!(code, Some(0), "{shown}");
     assert!(shown.contains("down_after       (as each Sentinel has it)"), "{shown}");
+    let (code, shown) = config(&["down_after=1100ms"]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("warning: down_after 1100ms is so short that Sentinel"), "{shown}");
 }
 
 #[tokio::test]
@@ -264,7 +282,8 @@ async fn a_sentinel_that_points_somewhere_else_for_long_is_told_anew() {
     both.cmd("SENTINEL").arg("REMOVE").arg("redis").cmd("SENTINEL").arg("MONITOR").arg("redis");
     both.arg(host).arg(port).arg(2);
     wrong.link().await.unwrap().ask(&both).await.unwrap();
-    until("it monitors the writer again", Duration::from_secs(60), || async {
+    let disagrees = Instant::now();
+    until("it monitors the writer again", DISAGREEMENT.patience(), || async {
         let answer = wrong.ask(&["SENTINEL", "MASTER", "redis"]).await?;
         let master = fields(&answer).map_err(LabError)?;
         let found = format!("{}:{}", master["ip"], master["port"]);
@@ -272,7 +291,13 @@ async fn a_sentinel_that_points_somewhere_else_for_long_is_told_anew() {
     })
     .await
     .unwrap();
-    assert!(logs(&agents).contains("which had disagreed"), "{}", logs(&agents));
+    DISAGREEMENT.kept(disagrees.elapsed());
+    until("an agent says so", Duration::from_secs(10), || async {
+        let log = logs(&agents);
+        if log.contains("which had disagreed") { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
     assert_eq!(stranger.follows().await.unwrap(), None, "it is none of ours");
     world.settle().await.unwrap();
     assert_eq!(until_writer(&world, "redis", 5, None).await, writer);

@@ -11,6 +11,25 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::Value;
 
+/// Makes two tests of each scenario: with one Consul server, and with three.
+macro_rules! on_one_and_three_servers {
+    ($($scenario:ident),+ $(,)?) => {
+        mod one_server {
+            $(#[tokio::test] async fn $scenario() { super::$scenario(1).await; })+
+        }
+        mod three_servers {
+            $(#[tokio::test] async fn $scenario() { super::$scenario(3).await; })+
+        }
+    };
+}
+pub(crate) use on_one_and_three_servers;
+
+use crate::writers::Writers;
+
+/// How long a failover may take that a scenario ends with, in s: `down-after-milliseconds` 1500, the election, and a
+/// busy machine.
+const FOLLOWED_WITHIN_S: u64 = 30;
+
 /// The program under test.
 pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_consul-redis"))
@@ -176,7 +195,7 @@ pub fn until_in_sync<'a>(
     })
 }
 
-/// Waits until a name answers exactly this, in DNS and in the health API alike.
+/// Waits until a name answers exactly this, in the DNS and the health API of every Consul server.
 #[track_caller]
 pub fn until_named<'a>(
     world: &'a World,
@@ -185,23 +204,48 @@ pub fn until_named<'a>(
 ) -> impl Future<Output = ()> + 'a {
     let caller = std::panic::Location::caller();
     async move {
-        let names = world.consul.names().expect("a DNS client");
         let mut ports: Vec<u16> =
             wanted.iter().filter_map(|a| a.rsplit(':').next()?.parse().ok()).collect();
         ports.sort_unstable();
         let named = until(service, Duration::from_secs(20), || async {
-            let healthy = world.consul.passing(service).await?;
-            let srv = names.srv(&format!("{service}.service.consul")).await;
-            let mut found: Vec<u16> =
-                srv.map_err(LabError::new)?.into_iter().map(|(_, port)| port).collect();
-            found.sort_unstable();
-            if healthy == wanted && found == ports {
-                return Ok(());
+            for server in world.consul_servers() {
+                let healthy = server.passing(service).await?;
+                let srv = server.names()?.srv(&format!("{service}.service.consul")).await;
+                let mut found: Vec<u16> =
+                    srv.map_err(LabError::new)?.into_iter().map(|(_, port)| port).collect();
+                found.sort_unstable();
+                if healthy != wanted || found != ports {
+                    let dns = server.dns;
+                    return Err(LabError(format!("{healthy:?}, SRV ports {found:?} at {dns}")));
+                }
             }
-            Err(LabError(format!("{healthy:?}, SRV ports {found:?}")))
+            Ok(())
         });
         named.await.unwrap_or_else(|error| panic!("{error} (at {caller})"));
     }
+}
+
+/// Ends a scenario in which nothing was to change, or in which Sentinels alone could have done everything: the writer of
+/// the first group is killed, and the agents publish the next one. Agents that had died on the way would not. A failover
+/// that is still under way is waited for by `World::calm`, before. The new writer.
+#[track_caller]
+pub fn must_follow_a_failover(world: &mut World) -> impl Future<Output = String> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let group = world.groups[0].name.clone();
+        let old = until_writer(world, &group, 20, None).await;
+        let server = world.server_mut(&old);
+        server.unwrap_or_else(|| panic!("{old} is a stranger (at {caller})")).kill();
+        let new = until_writer(world, &group, FOLLOWED_WITHIN_S, Some(&old)).await;
+        let named = world.consul.key(&format!("redis-ha/{group}/primary")).await.unwrap();
+        assert_eq!(named.as_deref(), Some(new.as_str()), "(at {caller})");
+        new
+    }
+}
+
+/// Clients that write through `redis-primary`, as Consul's DNS has it.
+pub fn writers(world: &World) -> Writers {
+    Writers::by_name(world.consul.dns)
 }
 
 /// The logs of all agents, for a failing test.

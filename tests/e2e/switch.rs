@@ -10,23 +10,41 @@ use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
 use crate::hammer::Hammer;
+use crate::promises::LATE_SERVER;
 use crate::support::{
-    agents, logs, record, until_in_sync, until_named, until_record, until_writer, world,
+    agents, logs, on_one_and_three_servers, record, until_in_sync, until_named, until_record,
+    until_writer, world,
 };
+
+on_one_and_three_servers!(
+    the_name_follows_the_writer_at_level_promotion,
+    the_name_follows_the_writer_at_level_quorum,
+    writes_on_the_old_primary_are_held_while_it_is_being_replaced,
+);
 
 async fn named_everywhere(world: &World, writer: &str) {
     until_named(world, "redis-primary", &[writer.to_owned()]).await;
-    let key = world.consul.key("redis-ha/redis/primary").await.unwrap();
-    assert_eq!(key.as_deref(), Some(writer));
-    let names = world.consul.names().unwrap();
-    let tagged = names.srv("primary.redis.service.consul").await.unwrap();
-    assert_eq!(tagged.len(), 1, "{tagged:?}");
+    for server in world.consul_servers() {
+        let key = server.key("redis-ha/redis/primary").await.unwrap();
+        assert_eq!(key.as_deref(), Some(writer));
+        let tagged = server.names().unwrap().srv("primary.redis.service.consul").await.unwrap();
+        assert_eq!(tagged.len(), 1, "{tagged:?}");
+    }
+}
+
+/// A single server is never behind itself.
+#[track_caller]
+fn in_time(late: Duration, consul_servers: u8) {
+    match consul_servers {
+        1 => assert_eq!(late, Duration::ZERO),
+        _ => LATE_SERVER.kept(late),
+    }
 }
 
 /// The primary is killed, comes back, is frozen, thaws, and is replaced by hand, under three agents and
 /// readers that never stop.
-async fn life_of_a_group(level: &str) {
-    let mut world = world(WorldSpec::default()).await;
+async fn life_of_a_group(level: &str, consul_servers: u8) {
+    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 3, &["--publish", level]);
     let first = until_writer(&world, "redis", 20, None).await;
     assert_eq!(first, world.groups[0].redis[0].address.to_string());
@@ -35,7 +53,7 @@ async fn life_of_a_group(level: &str) {
 
     // Killed.
     let hammer = Hammer::start(&world);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    hammer.until_answered().await;
     world.server_mut(&first).unwrap().kill();
     let second = until_writer(&world, "redis", 20, Some(&first)).await;
     named_everywhere(&world, &second).await;
@@ -44,8 +62,10 @@ async fn life_of_a_group(level: &str) {
     let generation = record(&world, "redis").await.unwrap().generation;
     until_in_sync(&world, "redis", 2).await;
     assert_eq!(record(&world, "redis").await.unwrap().generation, generation, "{}", logs(&agents));
+    hammer.until_enough().await;
     let seen = hammer.stop().await;
     seen.never_two_writers();
+    in_time(seen.in_order(), consul_servers);
     seen.never_a_replica();
     seen.never_back_from(&second);
 
@@ -53,14 +73,16 @@ async fn life_of_a_group(level: &str) {
 
     // Frozen: it does not close its connections, and wakes up as a primary.
     let hammer = Hammer::start(&world);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    hammer.until_answered().await;
     world.server(&second).unwrap().signal(Signal::SIGSTOP).unwrap();
     let third = until_writer(&world, "redis", 30, Some(&second)).await;
     named_everywhere(&world, &third).await;
     world.server(&second).unwrap().signal(Signal::SIGCONT).unwrap();
     until_in_sync(&world, "redis", 2).await;
+    hammer.until_enough().await;
     let seen = hammer.stop().await;
     seen.never_two_writers();
+    in_time(seen.in_order(), consul_servers);
     seen.never_a_replica();
     seen.never_back_from(&third);
 
@@ -68,13 +90,15 @@ async fn life_of_a_group(level: &str) {
 
     // Replaced by hand, while it is alive and well.
     let hammer = Hammer::start(&world);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    hammer.until_answered().await;
     world.sentinels[1].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
     let fourth = until_writer(&world, "redis", 30, Some(&third)).await;
     named_everywhere(&world, &fourth).await;
     until_in_sync(&world, "redis", 2).await;
+    hammer.until_enough().await;
     let seen = hammer.stop().await;
     seen.never_two_writers();
+    in_time(seen.in_order(), consul_servers);
     seen.never_a_replica();
     seen.never_back_from(&fourth);
 
@@ -91,19 +115,16 @@ async fn life_of_a_group(level: &str) {
     }
 }
 
-#[tokio::test]
-async fn the_name_follows_the_writer_at_level_promotion() {
-    life_of_a_group("promotion").await;
+async fn the_name_follows_the_writer_at_level_promotion(consul_servers: u8) {
+    life_of_a_group("promotion", consul_servers).await;
 }
 
-#[tokio::test]
-async fn the_name_follows_the_writer_at_level_quorum() {
-    life_of_a_group("quorum").await;
+async fn the_name_follows_the_writer_at_level_quorum(consul_servers: u8) {
+    life_of_a_group("quorum", consul_servers).await;
 }
 
-#[tokio::test]
-async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced() {
-    let world = world(WorldSpec::default()).await;
+async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consul_servers: u8) {
+    let world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let _agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;

@@ -189,5 +189,12 @@ async fn a_record_of_a_newer_version_is_left_alone() {
     assert!(text(&looked).contains(told), "{}", text(&looked));
     assert_eq!(world.consul.key("redis-ha/redis/state").await.unwrap(), newer);
     let named = world.consul.passing("redis-primary").await.unwrap();
-    assert_eq!(named, [writer], "the last one that the newer version published");
+    assert_eq!(
+        named,
+        std::slice::from_ref(&writer),
+        "the last one that the newer version published"
+    );
+    // It was able to: with the record as this version writes it, the failover is published.
+    put(&world, &json!({"state": serde_json::from_str::<Value>(&state).unwrap()})).await;
+    until_writer(&world, "redis", 20, Some(&writer)).await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use consul_redis::core::address::Address;
 use consul_redis::core::record::{Level, Record, decode};
 use consul_redis::lab::LabError;
-use consul_redis::lab::consul::{ClusterSpec, ConsulServer, ConsulSpec};
+use consul_redis::lab::consul::{ClusterSpec, ConsulServer, ConsulSpec, USUAL_PORTS};
 use consul_redis::lab::process::{Life, Process};
 use consul_redis::lab::redis::{Server, ServerSpec};
 use consul_redis::lab::tools::{self, Tool};
@@ -289,7 +289,7 @@ fn start_consul(
         master_token: None,
         tls: None,
         script_checks: false,
-        cluster: Some(ClusterSpec { node: name, servers: &HOSTS }),
+        cluster: Some(ClusterSpec { node: name, servers: &HOSTS, ports: USUAL_PORTS }),
         life: Life::WithUs,
     })
 }
@@ -304,7 +304,8 @@ async fn start_redis(namespace: &Namespace, ip: Ipv4Addr, home: &Path) -> Result
     Server::start(ServerSpec {
         name: "redis",
         tool: tools::redis_server()?.within(&namespace.path()),
-        ip,
+        ip: ip.into(),
+        host: &ip.to_string(),
         port: 6379,
         config: &config,
         args: &[],
@@ -325,7 +326,8 @@ async fn start_sentinel(
     Server::start(ServerSpec {
         name: "sentinel",
         tool: tools::redis_server()?.within(&namespace.path()),
-        ip,
+        ip: ip.into(),
+        host: &ip.to_string(),
         port: 26379,
         config: &config,
         args: &["--sentinel"],

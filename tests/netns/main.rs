@@ -11,5 +11,9 @@ mod cut_off;
 mod hosts;
 mod namespace;
 mod one_host;
+#[path = "../shared/promises.rs"]
+mod promises;
 mod readers;
+#[path = "../shared/writers.rs"]
+mod shared_writers;
 mod writers;

@@ -10,3 +10,5 @@ mod files;
 mod job;
 mod run;
 mod template;
+#[path = "../shared/writers.rs"]
+mod writers;

@@ -12,13 +12,17 @@ use consul_redis::lab::process::{Life, Process};
 use consul_redis::lab::tools::{self, Tool};
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec, free_port};
-use consul_redis::redis_link::{Link, LinkSettings, fields, text as reply};
+use consul_redis::redis_link::{Link, LinkSettings, fields};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::files::consumer_template;
 use crate::job::{Client, JobFile, root, text};
 use crate::template::render;
+use crate::writers::{Writers, none_lost};
+
+/// Writes before the handover, and after it.
+const SOME: usize = 200;
 
 /// Where Nomad's clients would have the servers' programs: in the image.
 struct Image {
@@ -151,7 +155,8 @@ async fn the_jobs_become_a_group_and_a_stopped_allocation_hands_over() {
         .unwrap();
     }
     assert!(consumed(&world).await.unwrap().contains(&format!("redis://{first}\n")));
-    ask(&first, &["SET", "kept", "yes"]).await.unwrap();
+    let writers = Writers::by_name(world.consul.dns);
+    writers.until_more(SOME).await;
     // The observer answers on the host's loopback address.
     let port = observer.address.rsplit(':').next().unwrap();
     let url = format!("http://127.0.0.1:{port}/primary?instance={first}");
@@ -168,8 +173,8 @@ async fn the_jobs_become_a_group_and_a_stopped_allocation_hands_over() {
     let logs = || stopped.process.log();
     let second = until_writer(&world, Some(&first), 1, &logs()).await;
     println!("{first} handed over to {second} and ended within {} ms", took.as_millis());
-    let kept = reply(&ask(&second, &["GET", "kept"]).await.unwrap()).unwrap();
-    assert_eq!(kept, "yes");
+    writers.until_more(SOME).await;
+    none_lost(&writers.stop(), &first, &second).await;
     assert!(logs().contains("handed over from"), "{}", logs());
     assert!(consumed(&world).await.unwrap().contains(&format!("redis://{second}\n")));
     assert_eq!(reqwest::get(&url).await.unwrap().status().as_u16(), 503, "it is stopped");

@@ -16,6 +16,8 @@ use serde::Serialize;
 
 use super::address::Address;
 
+pub use sentinels::short_down_after;
+
 pub use facts::{
     ConsulAgent, ConsulRow, Facts, Fields, InstanceFacts, NameAnswer, NameKind, Right, RightKind,
     SentinelFacts, rights,

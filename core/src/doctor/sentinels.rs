@@ -5,9 +5,12 @@ use crate::address::Address;
 use crate::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
 use crate::policy::WantedQuorum;
 
-/// Below this a Sentinel that has just followed a switch may call the new primary down, in ms
-/// (`docs/facts/sentinel.md` 6).
+/// Below this little is left beside the second that a Sentinel lets pass after a switch, in ms
+/// (`docs/facts/sentinel.md` 13).
 const DOWN_AFTER_MIN_MS: u64 = 1_500;
+/// At this and below, Sentinel at times calls the new primary down before it has asked it anything, in ms
+/// (`docs/facts/sentinel.md` 13).
+const DOWN_AFTER_REPLACES_MS: u64 = 1_100;
 /// Above this writes fail for longer than any pause of a machine, in ms.
 const DOWN_AFTER_MAX_MS: u64 = 10_000;
 /// Below this a phase of a failover may be given up that only takes its time, in ms: INFO alone is a second.
@@ -267,6 +270,20 @@ fn settings_differ(facts: &Facts<'_>) -> Vec<Finding> {
     SETTINGS.into_iter().filter_map(found).collect()
 }
 
+/// What is wrong with a `down-after-milliseconds` that is too short, in ms; `None` when it is not.
+pub fn short_down_after(ms: Option<u64>) -> Option<&'static str> {
+    match ms? {
+        0..=DOWN_AFTER_REPLACES_MS => Some(
+            "so short that Sentinel at times replaces a healthy new primary by itself: after a switch it sends the first \
+             PING a second later, and by then calls it down",
+        ),
+        ms if ms < DOWN_AFTER_MIN_MS => Some(
+            "so short that a new primary that is slow for a moment is replaced at once: one failover becomes two",
+        ),
+        _ => None,
+    }
+}
+
 fn times(facts: &Facts<'_>) -> Vec<Finding> {
     let down = |s: &SentinelSettings| s.down_after_ms;
     let timeout = |s: &SentinelSettings| s.failover_timeout_ms;
@@ -278,7 +295,8 @@ fn times(facts: &Facts<'_>) -> Vec<Finding> {
     [
         (
             Code::DownAfterShort,
-            "so short that one failover may be followed by a false one",
+            short_down_after(facts.groups().map(|(_, _, group)| down(&group.settings)).min())
+                .unwrap_or_default(),
             having(down_after, &|s| Some(down(s)).filter(|ms| *ms < DOWN_AFTER_MIN_MS)),
             "down_after=1500ms",
         ),

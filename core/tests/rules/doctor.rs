@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use consul_redis_core::address::Address;
 use consul_redis_core::doctor::{
     Code, ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, NameAnswer, NameKind,
-    Right, RightKind, SentinelFacts, diagnose, rights,
+    Right, RightKind, SentinelFacts, diagnose, rights, short_down_after,
 };
 use consul_redis_core::name_check::Answer;
 use consul_redis_core::observed::{ConnectedReplica, Role, SentinelGroup, StoreAnswer};
@@ -532,6 +532,30 @@ fn what_cannot_be_read_raises_no_alarm() {
     // And where there are no ACLs, there are no rights.
     world.rights = Ok(None);
     assert_eq!(world.findings(), []);
+}
+
+/// At 1100 ms and less Sentinel itself is at fault; up to 1500 a new primary that is slow for a moment is.
+#[test]
+fn a_short_down_after_is_told_with_its_reason() {
+    let with = |ms: u64| {
+        let mut world = World::healthy();
+        world.every_sentinel(|group| group.settings.down_after_ms = ms);
+        let findings = world.findings();
+        findings.iter().map(|finding| (finding.code, finding.text.clone())).collect::<Vec<_>>()
+    };
+    for (ms, why) in [
+        (100, "replaces a healthy new primary by itself"),
+        (1_100, "replaces a healthy new primary by itself"),
+        (1_101, "slow for a moment"),
+        (1_499, "slow for a moment"),
+    ] {
+        let found = with(ms);
+        let [(code, text)] = &found[..] else { panic!("{ms}: {found:?}") };
+        assert!(*code == Code::DownAfterShort && text.contains(why), "{ms}: {text}");
+        assert_eq!(short_down_after(Some(ms)), Some(text.as_str()), "check-config says the same");
+    }
+    assert_eq!(with(1_500), []);
+    assert_eq!(short_down_after(None), None);
 }
 
 #[test]

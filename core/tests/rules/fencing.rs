@@ -4,16 +4,16 @@ use consul_redis_core::action::Action;
 use consul_redis_core::fence::{Fence, StrayKind};
 use consul_redis_core::memory::{Condition, Life, Origin};
 use consul_redis_core::observed::{
-    Continued, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelReplica,
+    Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, SentinelReplica,
 };
 use consul_redis_core::policy::{
-    EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
+    ANSWER_AGE_MAX_MS, EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
 };
 use consul_redis_core::record::{Basis, Level};
 use consul_redis_core::safety;
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica};
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica, sentinel_at};
 
 fn fences(scene: &Scene) -> Vec<Fence> {
     let decision = scene.decision();
@@ -55,6 +55,37 @@ fn a_returned_old_primary_is_fenced_as_soon_as_a_majority_has_spoken_since() {
     left_alone(&slow, "not every Sentinel has been asked since");
     let dead = stray(NOW - ASKED, Origin::Started).silent(2);
     assert_eq!(fences(&dead).len(), 1, "one that was asked and is dead leads nothing");
+}
+
+/// Only the leader knows whom it promotes, and it is slow to answer once.
+#[test]
+fn what_a_leader_promotes_is_left_alone_when_the_leader_times_out() {
+    let leads = stray(STRAY_UNSEEN_MS, Origin::Unseen)
+        .leading(2, C, FailoverPhase::WaitPromotion)
+        .sentinel(2, |group| group.down = DownOpinion::Subjective);
+    left_alone(&leads, "a failover is under way");
+    let fence = fences(&stray(STRAY_UNSEEN_MS, Origin::Unseen)).remove(0);
+    let timed_out = |mut scene: Scene| {
+        let result = Err("no answer in time".to_owned());
+        let reading = Reading { asked: Mono(ASKED + 1), answered: Mono(ASKED + 2), result };
+        scene.observed.see_sentinel(sentinel_at(2), reading);
+        scene
+    };
+    let silent = timed_out(leads.clone());
+    left_alone(&silent, "a failover is under way");
+    let veto = safety::veto(&silent.view(), &Action::Fence(fence.clone()));
+    assert_eq!(veto, Some(format!("a Sentinel is promoting {C}")));
+    let long_ago = timed_out(leads.sentinel_asked(2, NOW - ANSWER_AGE_MAX_MS - 1));
+    assert_eq!(fences(&long_ago), [fence], "one that is dead leads nothing");
+}
+
+#[test]
+fn nobody_is_made_a_replica_of_a_writer_that_a_sentinel_calls_objectively_down() {
+    let scene = stray(STRAY_UNSEEN_MS, Origin::Unseen).down(&[1], DownOpinion::Objective);
+    left_alone(&scene, "a Sentinel calls the writer down");
+    let fence = fences(&stray(STRAY_UNSEEN_MS, Origin::Unseen)).remove(0);
+    let veto = safety::veto(&scene.view(), &Action::Fence(fence));
+    assert_eq!(veto, Some(format!("a Sentinel calls {A} down")));
 }
 
 /// The writer came back without its data, or was emptied on purpose: nobody can tell.

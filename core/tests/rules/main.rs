@@ -8,6 +8,7 @@ mod fencing;
 mod first_primary;
 mod forms;
 mod ghosts;
+mod inputs;
 mod moved;
 mod properties;
 mod reinstating;

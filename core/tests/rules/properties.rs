@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use consul_redis_core::action::{Action, Purpose};
+use consul_redis_core::action::{Action, Purpose, Write};
 use consul_redis_core::observed::{
-    DownOpinion, FailoverPhase, InstanceAnswer, Role, SentinelReplica,
+    DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelId, SentinelReplica,
+    StoredState,
 };
 use consul_redis_core::projection::{Op, Rows, TXN_OPS_MAX, project, row_changes};
-use consul_redis_core::publication::Verdict;
-use consul_redis_core::record::{InstanceRecord, Level, PublishedRole, Record};
+use consul_redis_core::publication::{Verdict, WithdrawReason};
+use consul_redis_core::record::{InstanceRecord, Level, PublishedRole, Record, decode};
 use proptest::prelude::*;
 
-use crate::scene::{A, B, C, Scene, at, layout, primary, replica};
+use crate::scene::{A, B, C, Scene, at, id, layout, primary, replica, sentinel_at};
 
 const NAMES: [&str; 3] = [A, B, C];
 
@@ -115,16 +116,36 @@ fn apply(scene: Scene, index: usize, said: &Said) -> Scene {
     })
 }
 
+/// Somebody else has changed a row or a key.
+fn damage(scene: &mut Scene, what: u8) {
+    let store = scene.observed.store.as_mut().expect("the keys were read");
+    let Some(rows) = scene.observed.rows.as_mut().and_then(|rows| rows.found.as_mut()) else {
+        return;
+    };
+    match what {
+        0 => {
+            // Its checks go with it.
+            let gone = rows.services.pop_first().map(|(id, _)| id).unwrap_or_default();
+            rows.checks.retain(|_, check| check.service_id != gone);
+        }
+        1 => drop(rows.checks.pop_last()),
+        2 => drop(store.plain.insert("primary".to_owned(), C.to_owned())),
+        3 => store.plain.clear(),
+        _ => {}
+    }
+}
+
 prop_compose! {
-    /// Any scene: whatever is published, whatever anybody says, however long it has lasted.
-    fn scene()(
+    /// Any scene: whatever is published, whatever anybody says; and how long it has lasted, in ms.
+    fn told()(
         published in 0..3_u8,
         level in any::<bool>(),
         sentinels in prop::collection::vec(said(), 3),
         instances in prop::collection::vec(instance(), 3),
         age_ms in prop_oneof![Just(100_u64), Just(3_000), Just(20_000)],
         lasting_ms in prop_oneof![Just(0_u64), Just(5_000), Just(40_000)],
-    ) -> Scene {
+        damaged in 0..8_u8,
+    ) -> (Scene, u64) {
         let mut scene = match published {
             0 => Scene::unpublished(3),
             1 => Scene::healthy(3),
@@ -140,8 +161,51 @@ prop_compose! {
                 None => scene.dead(name),
             };
         }
-        scene.lasting(lasting_ms)
+        damage(&mut scene, damaged);
+        (scene, lasting_ms)
     }
+}
+
+fn scene() -> impl Strategy<Value = Scene> {
+    told().prop_map(|(scene, lasting_ms)| scene.lasting(lasting_ms))
+}
+
+/// Each Sentinel has the place of the next one: its address and its identity.
+fn each_the_next(mut scene: Scene) -> Scene {
+    let next = |id: &SentinelId| {
+        let index: usize = id.0.trim_start_matches("sentinel-").parse().expect("an index");
+        SentinelId(format!("sentinel-{}", (index + 1) % 3))
+    };
+    let readings = std::mem::take(&mut scene.observed.sentinels);
+    for (index, (_, mut reading)) in readings.into_iter().enumerate() {
+        if let Ok(answer) = &mut reading.result {
+            answer.id = next(&answer.id);
+            for peer in answer.group.iter_mut().flat_map(|group| &mut group.peers) {
+                peer.id = next(&peer.id);
+                peer.address = sentinel_at((0..3).find(|i| peer.id == id(*i)).expect("one"));
+                peer.voted = peer.voted.take().map(|(leader, epoch)| (next(&leader), epoch));
+            }
+        }
+        scene.observed.sentinels.insert(sentinel_at((index + 1) % 3), reading);
+    }
+    scene
+}
+
+/// What is done, whoever of the Sentinels it is done with.
+fn outline(scene: &Scene) -> Vec<String> {
+    let outline = |action: &Action| match action {
+        Action::Write(write) => {
+            let record = write.record.as_ref();
+            let known = record.map(|r| (r.writer_address(), &r.instances, r.evidence.level()));
+            let counted = record.map(|r| (r.evidence.basis.votes(), r.evidence.known));
+            format!("{:?} {known:?} {counted:?}", write.purpose)
+        }
+        Action::Tell(tell) => format!("tell {:?} {} {:?}", tell.what, tell.primary, tell.settings),
+        other => format!("{other:?}"),
+    };
+    let mut all: Vec<String> = scene.decision().actions().iter().map(outline).collect();
+    all.sort();
+    all
 }
 
 fn says_primary(scene: &Scene, name: &consul_redis_core::address::Address) -> bool {
@@ -152,7 +216,29 @@ fn says_primary(scene: &Scene, name: &consul_redis_core::address::Address) -> bo
     })
 }
 
-/// Carries a write out, as Consul would.
+/// Carries a write out, as Consul would: rows and keys.
+fn carry_out(scene: &mut Scene, write: &Write) {
+    commit(&mut scene.observed.rows.as_mut().expect("the rows were read").found, &write.ops);
+    let store = scene.observed.store.as_mut().expect("the keys were read");
+    let root = layout().root();
+    for op in &write.ops {
+        let (Op::KeyCas { key, value, .. } | Op::KeySet { key, value }) = op else { continue };
+        match key.strip_prefix(&root).expect("a key of the group") {
+            "state" => {
+                let record = decode(value.as_bytes()).expect("a record");
+                store.state = StoredState::Known(Box::new(record));
+                store.state_index += 1;
+            }
+            "history" => store.history = serde_json::from_str(value).expect("a history"),
+            name => drop(store.plain.insert(name.to_owned(), value.clone())),
+        }
+    }
+    if let Some(record) = &write.record {
+        scene.memory.generation_max = record.generation;
+    }
+}
+
+/// Carries the rows of a write out.
 fn commit(rows: &mut Option<Rows>, ops: &[Op]) {
     for op in ops {
         match op {
@@ -197,8 +283,9 @@ proptest! {
     }
 
     #[test]
-    fn the_same_scene_gives_the_same_decision(scene in scene()) {
-        prop_assert_eq!(scene.decision(), scene.decision());
+    fn it_makes_no_difference_which_of_the_sentinels_says_what((scene, lasting_ms) in told()) {
+        let other = each_the_next(scene.clone()).lasting(lasting_ms);
+        prop_assert_eq!(outline(&scene.lasting(lasting_ms)), outline(&other));
     }
 
     #[test]
@@ -233,25 +320,64 @@ proptest! {
         }
     }
 
+    /// At either level, whatever it says of the primary, its epoch, and who is down. One that knows of Sentinels that nobody
+    /// else knows makes the majority larger: then the others are none, and a second primary that it names is a split.
     #[test]
     fn a_minority_cannot_move_a_writer_that_the_majority_names(
         liar in said(),
+        others in 0..=10_usize,
+        elected in prop::bool::weighted(0.2),
+        level in any::<bool>(),
         instances in prop::collection::vec(instance(), 2),
     ) {
-        // All that a single Sentinel can do is to know of Sentinels that nobody else knows; and an
-        // elected leader is a majority's choice, whoever reports it.
-        let liar = Said { others: liar.others.min(2), failover: None, ..liar };
-        let mut scene = apply(Scene::healthy(3), 0, &liar).at_level(Level::Quorum);
-        for (name, answer) in [B, C].iter().zip(instances) {
-            if let Some(answer) = answer {
-                scene = scene.instance(name, answer);
+        // That it leads a failover past its election is another lie: the next test.
+        let failover = liar.failover.map(|_| 0).filter(|_| !elected);
+        let liar = Said { others, failover, ..liar };
+        let scene = lied_to(&liar, level, instances);
+        let verdict = scene.verdict();
+        let moved = matches!(verdict, Verdict::Publish { .. } | Verdict::Withdraw(_));
+        prop_assert!(!moved || splits(&verdict, &liar, &scene), "{verdict:?}");
+        prop_assert!(!touches(&scene, A), "{:?}", scene.decision());
+    }
+
+    /// An elected leader is a majority's choice, and nobody but itself says that it was elected. It moves the name to
+    /// one that says itself that it is the primary and goes on from the last writer's history, at level `promotion`; or
+    /// to nobody, when it calls the primary objectively down.
+    #[test]
+    fn one_that_says_it_leads_a_failover_moves_the_name_no_further_than_an_instance_bears_it_out(
+        liar in said(),
+        phase in 1..6_u8,
+        others in 0..=10_usize,
+        level in any::<bool>(),
+        instances in prop::collection::vec(instance(), 2),
+    ) {
+        let liar = Said { others, failover: Some(phase), silent: false, blank: false, ..liar };
+        let scene = lied_to(&liar, level, instances);
+        match scene.verdict() {
+            Verdict::Publish { to, evidence, .. } => {
+                prop_assert_eq!(scene.policy.publish, Level::Promotion);
+                prop_assert_eq!(evidence.level(), Level::Promotion);
+                prop_assert!(says_primary(&scene, &to.address));
+                let own = scene.observed.instances[&to.address].result.as_ref().expect("an answer");
+                let last = ReplId("1".to_owned());
+                prop_assert!(own.replid == last || own.replid2 == Some(last), "{own:?}");
+                prop_assert_eq!(liar.chosen.map(|chosen| at(NAMES[chosen])), Some(to.address));
             }
+            verdict if splits(&verdict, &liar, &scene) => {}
+            Verdict::Withdraw(why) => {
+                prop_assert!(matches!(why, WithdrawReason::Down { .. }), "{why}");
+                prop_assert!(liar.down == 2 && !liar.forced && !liar.tilt, "{liar:?}");
+                prop_assert_eq!(NAMES[liar.monitored], A);
+            }
+            Verdict::Keep(_) | Verdict::Confirm { .. } | Verdict::Claim(_) => {}
         }
-        let moved = matches!(
-            scene.lasting(60_000).verdict(),
-            Verdict::Publish { .. } | Verdict::Withdraw(_)
-        );
-        prop_assert!(!moved);
+        // Its writes are held while the one that is said to be promoted says that it is the primary.
+        let chosen = liar.chosen.map(|chosen| at(NAMES[chosen]));
+        let led = chosen.is_some_and(|chosen| chosen != at(A) && says_primary(&scene, &chosen));
+        prop_assert!(led || !touches(&scene, A), "{:?}", scene.decision());
+        let decision = scene.decision();
+        let told = |action: &Action| !matches!(action, Action::Hold(_)) && is_told(action, A);
+        prop_assert!(!decision.actions().iter().any(told), "{decision:?}");
     }
 
     #[test]
@@ -267,15 +393,90 @@ proptest! {
     #[test]
     fn a_decision_once_carried_out_is_not_made_again(scene in scene()) {
         let mut scene = scene;
-        for _ in 0..4 {
+        for _ in 0..5 {
             let Some(write) = scene.decision().write else { return Ok(()) };
-            let Some(record) = &write.record else { return Ok(()) };
-            scene.show(record);
-            scene.memory.generation_max = record.generation;
+            carry_out(&mut scene, &write);
             scene = scene.remembering();
         }
         prop_assert!(false, "it goes on for ever: {:?}", scene.decision());
     }
+}
+
+/// A healthy group of which one Sentinel says something else, and has for long.
+fn lied_to(liar: &Said, level: bool, instances: Vec<Option<InstanceAnswer>>) -> Scene {
+    let level = if level { Level::Promotion } else { Level::Quorum };
+    let mut scene = apply(Scene::healthy(3), 0, liar).at_level(level);
+    for (name, answer) in [B, C].iter().zip(instances) {
+        if let Some(answer) = answer {
+            scene = scene.instance(name, answer);
+        }
+    }
+    scene.lasting(60_000)
+}
+
+/// The name is withdrawn since one knows many others and names another one, which says itself that it is the primary.
+fn splits(verdict: &Verdict, liar: &Said, scene: &Scene) -> bool {
+    let split = matches!(verdict, Verdict::Withdraw(WithdrawReason::Displaced { by: None, .. }));
+    split && liar.others > 2 && says_primary(scene, &at(NAMES[liar.primary]))
+}
+
+/// The instance is told something that keeps it from being the primary.
+fn touches(scene: &Scene, name: &str) -> bool {
+    scene.decision().actions().iter().any(|action| is_told(action, name))
+}
+
+fn is_told(action: &Action, name: &str) -> bool {
+    match action {
+        Action::Hold(hold) => hold.instance == at(name),
+        Action::Fence(fence) => fence.instance == at(name),
+        Action::Shelter(shelter) => shelter.instance == at(name),
+        Action::Write(_) | Action::Promote(_) | Action::Tell(_) => false,
+    }
+}
+
+/// B was made a primary by hand, and a Sentinel says that it did so itself.
+fn claimed(level: Level) -> Scene {
+    let scene = Scene::healthy(3).leading(0, B, FailoverPhase::WaitPromotion).at_level(level);
+    scene.instance(B, crate::scene::promoted_b()).lasting(60_000)
+}
+
+#[test]
+fn a_minority_that_says_it_was_elected_is_believed() {
+    assert_eq!(claimed(Level::Promotion).published_now(), (B.to_owned(), Level::Promotion));
+    // Where only a majority moves the name, it is gone until the claim is.
+    assert!(claimed(Level::Quorum).withdraws().contains("is down"));
+    let denied = claimed(Level::Quorum).sentinel(0, |group| group.down = DownOpinion::Subjective);
+    denied.keeps();
+}
+
+/// It makes the majority larger than there are Sentinels: nothing moves until the others are all it knows again. At level
+/// `promotion` an elected leader's choice is published all the same.
+#[test]
+fn a_minority_that_knows_many_others_keeps_a_majority_from_moving_the_name() {
+    let followed = |level| {
+        let scene = Scene::healthy(3).naming(&[1, 2], B, 2).dead(A).at_level(level);
+        scene.instance(B, crate::scene::promoted_b()).instance(C, replica(2, B))
+    };
+    let lying = |scene: Scene| scene.sentinel(0, |group| group.other_sentinels = 10);
+    for level in [Level::Quorum, Level::Promotion] {
+        assert_eq!(followed(level).published_now(), (B.to_owned(), Level::Quorum));
+        let why = lying(followed(level)).lasting(60_000).keeps();
+        assert!(why.contains("no majority"), "{why}");
+    }
+    let led = |level| {
+        let scene = Scene::healthy(3).down(&[1, 2], DownOpinion::Objective).dead(A);
+        let scene = scene.leading(1, B, FailoverPhase::WaitPromotion).at_level(level);
+        lying(scene.instance(B, crate::scene::promoted_b())).lasting(60_000)
+    };
+    assert_eq!(led(Level::Promotion).published_now(), (B.to_owned(), Level::Promotion));
+    assert!(led(Level::Quorum).withdraws().contains("is down"));
+    // With a second primary at hand it withdraws the name.
+    let second = |others| {
+        let scene = Scene::healthy(3).naming(&[0], B, 1).instance(B, crate::scene::promoted_b());
+        scene.sentinel(0, |group| group.other_sentinels = others).lasting(60_000)
+    };
+    second(2).keeps();
+    assert!(second(4).withdraws().contains("split"));
 }
 
 fn record_of(instances: &[(u8, u8)], writer: Option<u8>) -> Record {
@@ -287,7 +488,7 @@ fn record_of(instances: &[(u8, u8)], writer: Option<u8>) -> Record {
     let unique: BTreeSet<u8> = instances.iter().map(|(index, _)| *index).collect();
     record.writer = writer.map(|index| consul_redis_core::record::Writer {
         address: name(index),
-        replid: consul_redis_core::observed::ReplId("1".to_owned()),
+        replid: ReplId("1".to_owned()),
     });
     record.instances = unique
         .into_iter()

@@ -42,7 +42,7 @@ pub fn sentinel_at(index: usize) -> Address {
     at(&format!("10.0.1.{}:26379", index + 1))
 }
 
-fn id(index: usize) -> SentinelId {
+pub fn id(index: usize) -> SentinelId {
     SentinelId(format!("sentinel-{index}"))
 }
 

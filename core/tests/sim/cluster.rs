@@ -19,7 +19,7 @@ pub const DOWN_AFTER_MS: u64 = 1_000;
 /// `failover-timeout` of the model, in ms.
 pub const FAILOVER_TIMEOUT_MS: u64 = 6_000;
 /// Sentinel's timer, in ms.
-pub const SENTINEL_TICK_MS: u64 = 100;
+const SENTINEL_TICK_MS: u64 = 100;
 /// The INFO period that a leader waits for, in ms.
 const INFO_MS: u64 = 1_000;
 /// `replica-priority` unless changed.
@@ -54,6 +54,10 @@ pub struct Instance {
     pub copying: Option<(Address, u64)>,
     /// `replica-priority`, 0 for never.
     pub priority: u64,
+    /// Its data is somebody else's.
+    pub foreign: bool,
+    /// The last write that it acknowledged: the history, and the place in it. No other write has both.
+    pub wrote: (u64, u64),
 }
 
 impl Instance {
@@ -150,6 +154,8 @@ impl Cluster {
             started_empty: false,
             copying: None,
             priority: PRIORITY,
+            foreign: false,
+            wrote: (1, 100),
         };
         let sentinel = |index: usize| Sentinel {
             address: address(1, index),
@@ -245,6 +251,12 @@ impl Cluster {
         failovers.filter(|f| f.phase.elected()).filter_map(|f| f.chosen.clone()).collect()
     }
 
+    /// How long until the next tick. Drawn here, so that Sentinels do the same in a world without agents as in one whose
+    /// agents leave them alone.
+    pub fn pause(&mut self) -> u64 {
+        SENTINEL_TICK_MS - 10 + self.rng.random_range(0..20)
+    }
+
     /// One tick of everything, at time `now`.
     pub fn tick(&mut self, now: u64) {
         self.now = now;
@@ -265,8 +277,11 @@ impl Cluster {
         let (idle, now) = (self.idle, self.now);
         for instance in self.instances.iter_mut().filter(|instance| instance.answers()) {
             match &instance.follows {
-                None if idle => {}
-                None => instance.offset += 10,
+                None if idle || now < instance.held_until => {}
+                None => {
+                    instance.offset += 10;
+                    instance.wrote = (instance.replid, instance.offset);
+                }
                 Some(of) => {
                     let source = sources.get(of).filter(|source| source.answers());
                     // One that was restarted has lost how long it waits.
@@ -283,6 +298,7 @@ impl Cluster {
                     if let Some(source) = source {
                         (instance.replid, instance.offset) = (source.replid, source.offset);
                         instance.replid2 = None;
+                        instance.foreign = source.foreign;
                     }
                 }
             }
@@ -660,11 +676,25 @@ impl Cluster {
         (instance.started, instance.started_empty) = (self.now, empty);
         if empty {
             (instance.replid, instance.replid2, instance.offset) = (replid, None, 0);
+            instance.foreign = false;
         } else if instance.is_primary() {
             instance.replid2 = Some(instance.replid);
             instance.forked_at = instance.offset + 1;
             instance.replid = replid;
         }
+        instance.kicks += 1;
+    }
+
+    /// An instance is replaced by one with somebody else's data, a primary by its own config.
+    pub fn start_foreign(&mut self, index: usize) {
+        let replid = self.new_replid();
+        let instance = &mut self.instances[index];
+        (instance.up, instance.frozen, instance.held_until) = (true, false, 0);
+        (instance.follows, instance.link_up) = (None, false);
+        (instance.stray_since, instance.copying) = (None, None);
+        (instance.replid, instance.replid2, instance.offset) = (replid, None, 500);
+        (instance.started, instance.started_empty, instance.foreign) = (self.now, false, true);
+        instance.run += 1;
         instance.kicks += 1;
     }
 
@@ -732,6 +762,21 @@ impl Cluster {
                 lag_s: 0,
             })
             .collect()
+    }
+
+    /// The data of a primary that a majority names is nobody else's, nor is what others have copied of it.
+    pub fn adopt(&mut self, primary: &Address) {
+        let leads = self.instance(primary).filter(|leads| leads.foreign && leads.is_primary());
+        let Some(history) = leads.map(|leads| leads.replid) else { return };
+        for instance in self.instances.iter_mut().filter(|i| i.replid == history) {
+            instance.foreign = false;
+        }
+    }
+
+    /// A majority names one that is a primary and answers.
+    pub fn is_settled(&self) -> bool {
+        let named = self.majority().and_then(|named| self.instance(&named).cloned());
+        named.is_some_and(|named| named.is_primary() && named.answers())
     }
 
     /// The primary was restarted without its data, and Sentinels would choose one that has copied that (because no

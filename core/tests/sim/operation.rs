@@ -54,11 +54,37 @@ pub enum Operation {
     StartAgent(usize),
     /// It is stopped, and one of this version started in its place.
     Upgrade(usize),
+    /// An agent finds a Sentinel no more where it looks for them, and finds it again after a while.
+    Dismiss {
+        agent: usize,
+        sentinel: usize,
+    },
+    /// What an agent tells instances is dropped for a while: the queue is full.
+    FullQueue(usize),
+    /// What an agent tells Sentinels is dropped for a while: the watchers lag.
+    Lag(usize),
+    /// An instance is replaced by one with data of somebody else's.
+    ForeignData(usize),
+    Reload {
+        agent: usize,
+        change: Change,
+    },
+    Look(usize),
     ConsulAway,
     ConsulBack,
     WipeConsul,
     Tamper(usize),
     HealAll,
+}
+
+/// What is different in the config that an agent reads again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Change {
+    Nothing,
+    Level,
+    Quorum,
+    Fence,
+    ForgetAfter,
 }
 
 /// How many there are of each kind.
@@ -67,6 +93,8 @@ pub struct Sizes {
     pub agents: usize,
     pub instances: usize,
     pub sentinels: usize,
+    /// Everything moves: then somebody else's data, or a Sentinel that is not told of it, is for the operator.
+    pub moving: bool,
 }
 
 impl Operation {
@@ -83,7 +111,10 @@ impl Operation {
             1 => Peer::Sentinel(sentinel),
             _ => Peer::Instance(instance),
         };
-        match rng.random_range(0..39) {
+        let change =
+            [Change::Nothing, Change::Level, Change::Quorum, Change::Fence, Change::ForgetAfter]
+                [rng.random_range(0..5)];
+        match rng.random_range(0..48) {
             0..5 => Self::KillPrimary,
             5 => Self::KillInstance(instance),
             6..9 => Self::StartInstance { instance, empty: rng.random_range(0..6) == 0 },
@@ -112,6 +143,13 @@ impl Operation {
             34 => Self::HealAll,
             35 => Self::Maintenance { instance, on: flip },
             36..38 => Self::Switchover(agent),
+            38 => Self::Dismiss { agent, sentinel },
+            41..44 if sizes.moving => Self::Look(agent),
+            39..41 => Self::FullQueue(agent),
+            41..43 => Self::Lag(agent),
+            43 => Self::ForeignData(instance),
+            44..46 => Self::Reload { agent, change },
+            46 => Self::Look(agent),
             _ => Self::EmptyPrimary,
         }
     }

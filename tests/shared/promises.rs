@@ -1,0 +1,226 @@
+//! The figures that documents promise, in one place. A scenario asserts a promise by its name ([`Promise::kept`]), the
+//! document quotes it, `make docs` writes the table of figures in `docs/guarantees.md`, and `tests/book/figures.rs`
+//! holds all of them to one another.
+#![allow(dead_code, reason = "each test program asserts some of them")]
+
+use std::time::Duration;
+
+/// The noise of a busy machine: what is promised within a time is asserted within so many times that, for `make test`
+/// runs several scenarios at once on two cores. What must not be acknowledged after a moment has no such factor: a late
+/// write is a lost one on any machine.
+pub const BUSY_FACTOR: u32 = 2;
+
+/// `down-after-milliseconds` from which on a primary that is cut off holds its writes before another one is published.
+pub const HELD_DOWN_AFTER_MS: u64 = 5_000;
+
+const GUARANTEES: &str = "docs/guarantees.md";
+const README: &str = "README.md";
+
+/// One figure that is promised.
+#[derive(Debug)]
+pub struct Promise {
+    /// The page that promises it.
+    pub page: &'static str,
+    /// The figure, as the page has it.
+    pub says: &'static str,
+    /// From what to what.
+    pub what: &'static str,
+    /// Sooner would be a fault as well, in ms: what has to be waited for was not. 0: the sooner the better.
+    pub at_least_ms: u64,
+    /// What is promised, in ms.
+    pub within_ms: u64,
+    /// The scenarios that assert it; their files name the constant.
+    pub held_by: &'static [&'static str],
+}
+
+impl Promise {
+    /// Asserts that a step took as long as is promised, but for the noise of a busy machine.
+    #[track_caller]
+    pub fn kept(&self, took: Duration) {
+        println!("promised: {}, {}; it took {} ms", self.says, self.what, took.as_millis());
+        let (least, most) = (Duration::from_millis(self.at_least_ms), self.patience());
+        assert!(took >= least, "{}: {took:?}, and {least:?} at least", self.what);
+        assert!(took <= most, "{}: {took:?}, and promised is {}", self.what, self.says);
+    }
+
+    /// How long a test may take for it.
+    pub fn patience(&self) -> Duration {
+        self.exactly() * BUSY_FACTOR
+    }
+
+    /// The same in whole seconds.
+    pub fn patience_s(&self) -> u64 {
+        self.patience().as_secs()
+    }
+
+    /// What is promised, without the factor.
+    pub const fn exactly(&self) -> Duration {
+        Duration::from_millis(self.within_ms)
+    }
+}
+
+/// A group that has moved, Sentinels and agents too: 5 s until the old writer is out of reach, 6 s in which others may
+/// follow, and what it takes to find one another.
+pub const MOVED: Promise = Promise {
+    page: GUARANTEES,
+    says: "13 s",
+    what: "from when all of a group is back at other addresses until its new writer is published",
+    at_least_ms: 6_000,
+    within_ms: 13_000,
+    held_by: &[
+        "a_group_that_comes_back_at_other_addresses_is_led_by_the_one_with_the_most_data",
+        "a_group_whose_sentinels_have_lost_what_they_knew_comes_back_at_other_addresses",
+        "a_group_that_keeps_append_only_files_is_led_by_the_one_that_wrote_the_last",
+    ],
+};
+
+/// The same where the Sentinels stay.
+pub const MOVED_ALONE: Promise = Promise {
+    page: GUARANTEES,
+    says: "9 s",
+    what: "the same where the Sentinels have stayed",
+    at_least_ms: 6_000,
+    within_ms: 9_000,
+    held_by: &[
+        "instances_that_come_back_at_other_addresses_are_found_under_the_sentinels_that_stayed",
+    ],
+};
+
+/// A primary that dies before any Sentinel knows its replicas.
+pub const DIED_FIRST: Promise = Promise {
+    page: GUARANTEES,
+    says: "17 s",
+    what: "from when a primary dies in its first seconds until one of its replicas is published",
+    at_least_ms: 14_000,
+    within_ms: 17_000,
+    held_by: &["a_primary_that_dies_in_its_first_seconds_is_replaced"],
+};
+
+/// A primary that is restarted without its data beside its replicas.
+pub const EMPTIED: Promise = Promise {
+    page: GUARANTEES,
+    says: "2 s",
+    what: "from when a primary is restarted without its data, beside its replicas, until one of these is published",
+    at_least_ms: 0,
+    within_ms: 2_000,
+    held_by: &["a_primary_restarted_without_its_data_leads_nobody_who_has_it"],
+};
+
+/// The same where all were stopped: a Sentinel that has just met a replica may not choose it yet, and is asked again 5 s
+/// later; and those that have not returned are waited for, for 6 s.
+pub const EMPTIED_ALONE: Promise = Promise {
+    page: GUARANTEES,
+    says: "7 s",
+    what: "from when an instance with the data returns to a primary that is empty until it is published",
+    at_least_ms: 0,
+    within_ms: 7_000,
+    held_by: &[
+        "an_empty_primary_that_is_the_first_to_return_leads_nobody_who_has_data",
+        "a_second_primary_that_holds_the_data_leads_in_the_place_of_an_empty_one",
+        "an_empty_primary_leads_nobody_whose_data_is_in_an_append_only_file",
+    ],
+};
+
+/// The same, and it says that it is a replica.
+pub const EMPTIED_REPLICA: Promise = Promise {
+    page: GUARANTEES,
+    says: "25 s",
+    what: "from when a primary is back empty and as a replica until another one is published",
+    at_least_ms: 15_000,
+    within_ms: 25_000,
+    held_by: &["an_empty_primary_that_starts_as_a_replica_leads_nobody"],
+};
+
+/// A primary whose host is cut off.
+pub const HELD: Promise = Promise {
+    page: GUARANTEES,
+    says: "3 s",
+    what: "from when a primary's host sees neither Consul nor a majority of the Sentinels until its last write",
+    at_least_ms: 1_000,
+    within_ms: 3_000,
+    held_by: &[
+        "a_primary_that_is_cut_off_holds_its_writes_and_heals_by_itself",
+        "a_primary_cut_off_acknowledges_nothing_after_the_new_writer_is_published",
+    ],
+};
+
+/// A Sentinel's settings.
+pub const SETTINGS_TOLD: Promise = Promise {
+    page: README,
+    says: "two seconds",
+    what: "from when a Sentinel differs from the settings that agents keep until it has them",
+    at_least_ms: 0,
+    within_ms: 2_000,
+    held_by: &["settings_reach_all_sentinels_and_stay"],
+};
+
+/// A Sentinel that points elsewhere.
+pub const DISAGREEMENT: Promise = Promise {
+    page: README,
+    says: "30 s",
+    what: "from when a Sentinel disagrees with the majority until it is told where the primary is",
+    at_least_ms: 29_000,
+    within_ms: 35_000,
+    held_by: &["a_sentinel_that_points_somewhere_else_for_long_is_told_anew"],
+};
+
+/// A password for the instances.
+pub const PASSWORD_TOLD: Promise = Promise {
+    page: README,
+    says: "10 s",
+    what: "from when the instances' password is changed until all Sentinels have logged in with it",
+    at_least_ms: 0,
+    within_ms: 10_000,
+    held_by: &["sentinels_are_told_a_password_that_was_replaced"],
+};
+
+/// An agent's key.
+pub const PRESENCE: Promise = Promise {
+    page: README,
+    says: "20 s",
+    what: "from when an agent is gone until its key is",
+    at_least_ms: 0,
+    within_ms: 20_000,
+    held_by: &["agents_that_die_change_nothing_that_is_published"],
+};
+
+/// A failover by Sentinel's own command.
+pub const BOTH_WRITE: Promise = Promise {
+    page: README,
+    says: "11 s",
+    what: "from a bare SENTINEL FAILOVER until the last write that the old primary took",
+    at_least_ms: 8_000,
+    within_ms: 12_000,
+    held_by: &["a_bare_sentinel_failover_loses_acknowledged_writes"],
+};
+
+/// Followers hear with the leader's next heartbeat, 100 ms away at most, that a write is committed
+/// (`docs/facts/consul.md` 3).
+pub const LATE_SERVER: Promise = Promise {
+    page: GUARANTEES,
+    says: "250 ms",
+    what: "from when one of three Consul servers gives a newer answer until the last older one of another",
+    at_least_ms: 0,
+    within_ms: 250,
+    held_by: &[
+        "the_name_follows_the_writer_at_level_promotion",
+        "the_name_follows_the_writer_at_level_quorum",
+    ],
+};
+
+/// All of them, by name.
+pub const ALL: [(&str, &Promise); 13] = [
+    ("MOVED", &MOVED),
+    ("MOVED_ALONE", &MOVED_ALONE),
+    ("DIED_FIRST", &DIED_FIRST),
+    ("EMPTIED", &EMPTIED),
+    ("EMPTIED_ALONE", &EMPTIED_ALONE),
+    ("EMPTIED_REPLICA", &EMPTIED_REPLICA),
+    ("HELD", &HELD),
+    ("SETTINGS_TOLD", &SETTINGS_TOLD),
+    ("DISAGREEMENT", &DISAGREEMENT),
+    ("PASSWORD_TOLD", &PASSWORD_TOLD),
+    ("PRESENCE", &PRESENCE),
+    ("BOTH_WRITE", &BOTH_WRITE),
+    ("LATE_SERVER", &LATE_SERVER),
+];
