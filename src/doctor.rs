@@ -14,6 +14,7 @@ use crate::config::{Config, GroupConfig};
 use crate::consul::client::{CALL_TIMEOUT, Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::address::{Address, ServiceName};
+use crate::core::decide::decide;
 use crate::core::doctor::{
     ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, NameAnswer, Right,
     SentinelFacts, diagnose, rights,
@@ -48,7 +49,8 @@ pub async fn examine(
     let memory = Memory::default();
     let now = clock.now();
     let view = View::of_one_look(&group.policy, &memory, &seen.observed, now);
-    let mut problems = assess(&view, &group.layout).problems;
+    let decision = decide(&view, &group.layout);
+    let mut problems = assess(&view, &group.layout, &decision).problems;
     let failures = seen.failures.into_iter();
     problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
     let service = view.record.map_or(&group.policy.service, |record| &record.service);

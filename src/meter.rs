@@ -33,7 +33,7 @@ type Moments = Family<Labels, Gauge<u64, AtomicU64>>;
 const BUCKETS_S: [f64; 15] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// Makes histograms with [`BUCKETS_S`].
+/// Makes histograms with `BUCKETS_S`.
 #[derive(Debug, Clone, Copy)]
 pub struct Buckets;
 

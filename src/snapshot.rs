@@ -1,5 +1,6 @@
 //! What a group's loop shows of itself to those who look from outside: the page, metrics, systemd.
 
+use crate::core::decide::Decision;
 use crate::core::group::GroupLoop;
 use crate::core::status::GroupStatus;
 use crate::core::time::Now;
@@ -25,7 +26,7 @@ impl Snapshot {
         Self {
             status,
             summary: decision.map(|decision| decision.summary.clone()),
-            reasons: decision.map(|decision| decision.reasons.clone()).unwrap_or_default(),
+            reasons: decision.map(Decision::said).unwrap_or_default(),
         }
     }
 }

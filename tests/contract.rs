@@ -3,7 +3,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../core/tests/sim/memory_consul.rs"]
-#[expect(dead_code, clippy::expect_used, reason = "the simulation's own, which uses all of it")]
+#[expect(dead_code, reason = "the simulation's own, which uses all of it")]
 mod memory_consul;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! What an agent may do to the world. Nothing else writes to it.
 
-use super::address::Address;
+pub use super::bootstrap::Promote;
 use super::emptied::{Replace, Shelter};
 use super::fence::Fence;
 use super::ghosts::Forget;
@@ -26,13 +26,18 @@ pub enum Action {
     Tell(Tell),
 }
 
-/// One replica that is to become a primary.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Promote {
-    /// The replica.
-    pub instance: Address,
-    /// The run of it that was seen.
-    pub run_id: String,
+impl Action {
+    /// In which order they are carried out.
+    pub(super) fn order(&self) -> u8 {
+        match self {
+            Self::Write(_) => 0,
+            Self::Shelter(_) => 1,
+            Self::Hold(_) => 2,
+            Self::Fence(_) => 3,
+            Self::Promote(_) => 4,
+            Self::Tell(_) => 5,
+        }
+    }
 }
 
 /// One transaction, guarded by the ModifyIndex of `state`.

@@ -5,80 +5,44 @@
 //! gone different ways, nothing is done, and the operator is asked. One agent's transaction decides: `state` is
 //! created, or changed, at the index that was read.
 
-use std::fmt;
-
 use super::address::Address;
+use super::ids::ReplId;
 use super::memory::Condition;
-use super::observed::{InstanceAnswer, ReplId, Role, StoredState};
-use super::record::Record;
+use super::observed::{InstanceAnswer, Role, StoredState};
+use super::reasons::NoFirst;
+use super::record::{Record, Writer};
 use super::replicas::Roster;
 use super::view::View;
 
-/// What is to be done about a group without a first primary.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Bootstrap<'a> {
-    /// This one says that it is a primary, and is to be published.
-    Publish(&'a Address, &'a InstanceAnswer),
-    /// This one is to lead, and has to be made a primary: first it is written down.
-    Claim(&'a Address),
-    /// This one was written down and is to be made a primary now.
-    Promote(&'a Address, &'a InstanceAnswer),
-}
-
-/// Why there is no first primary yet.
+/// One replica that is to become a primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoFirst {
-    /// Bootstrapping is not for this group: it has a past, or Sentinels know it, or no instance is registered.
-    NotBlank,
-    /// The operator does it himself.
-    SwitchedOff,
-    /// Too few Sentinels answer to say that none knows the group.
-    Sentinels {
-        /// How many answer.
-        answered: usize,
-        /// How many there are.
-        of: usize,
-    },
-    /// Instances are waited for.
-    Waiting {
-        /// How many answer.
-        answered: usize,
-        /// How many are expected, when that was said.
-        expect: Option<usize>,
-    },
-    /// One may have more data than the others, and is not ready.
-    NotReady(Address, String),
-    /// The data of two has gone different ways.
-    Diverged(Address, Address),
+pub struct Promote {
+    /// The replica.
+    pub instance: Address,
+    /// The run of it that was seen.
+    pub run_id: String,
 }
 
-impl fmt::Display for NoFirst {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotBlank => f.write_str("the group has a past"),
-            Self::SwitchedOff => {
-                f.write_str("no first primary: bootstrap = false leaves it to the operator")
-            }
-            Self::Sentinels { answered, of } => {
-                write!(f, "no first primary: {answered} of {of} Sentinels answer")
-            }
-            Self::Waiting { answered, expect: Some(expect) } => {
-                write!(f, "no first primary: {answered} of {expect} expected instances answer")
-            }
-            Self::Waiting { answered, expect: None } => write!(
-                f,
-                "no first primary: {answered} instances answer, others may follow (set `expect`)"
-            ),
-            Self::NotReady(address, error) => {
-                write!(f, "no first primary: {address} answers `{error}`, and may have more data")
-            }
-            Self::Diverged(a, b) => write!(
-                f,
-                "no first primary: the data of {a} and {b} has gone different ways, and neither is \
-                 recorded as the last writer. Decide which is to lead, and run SENTINEL MONITOR with \
-                 its address, or empty the other"
-            ),
-        }
+/// The next step to a primary that no Sentinel has named.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// This one says that it is a primary, and is to be published.
+    Publish(Writer),
+    /// This one is to lead, and has to be made a primary: first it is written down.
+    Claim(Address),
+    /// This one was written down and is to be made a primary now.
+    Promote(Promote),
+}
+
+impl Step {
+    /// One that says what it is already.
+    pub(super) fn publish(address: &Address, answer: &InstanceAnswer) -> Self {
+        Self::Publish(Writer::of(address, answer))
+    }
+
+    /// One that is to be told what it is to be.
+    pub(super) fn promote(address: &Address, answer: &InstanceAnswer) -> Self {
+        Self::Promote(Promote { instance: address.clone(), run_id: answer.run_id.clone() })
     }
 }
 
@@ -93,18 +57,14 @@ pub fn is_blank(view: &View<'_>) -> bool {
     blank && view.groups().next().is_none()
 }
 
-/// Looks for a first primary.
-///
-/// # Errors
-/// [`NoFirst`]: why there is none.
-pub fn bootstrap<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NoFirst> {
-    if !is_blank(view) {
-        return Err(NoFirst::NotBlank);
-    }
-    let candidates = candidates(view);
-    if candidates.is_empty() {
-        return Err(NoFirst::NotBlank);
-    }
+/// The next step to a first primary, or why there is none; `None` where it is not called for: the group has a past, or
+/// Sentinels know it, or no instance is registered.
+pub fn bootstrap(view: &View<'_>) -> Option<Result<Step, NoFirst>> {
+    let candidates = Some(view).filter(|view| is_blank(view)).map(candidates)?;
+    (!candidates.is_empty()).then(|| first(view, &candidates))
+}
+
+fn first<'a>(view: &View<'a>, candidates: &[Candidate<'a>]) -> Result<Step, NoFirst> {
     if !view.policy.bootstrap {
         return Err(NoFirst::SwitchedOff);
     }
@@ -113,22 +73,22 @@ pub fn bootstrap<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NoFirst> {
     if answered < of / 2 + 1 {
         return Err(NoFirst::Sentinels { answered, of });
     }
-    if let Some((address, answer)) = claimed(view, &candidates) {
+    if let Some((address, answer)) = claimed(view, candidates) {
         return Ok(match answer.role {
-            Role::Primary { .. } => Bootstrap::Publish(address, answer),
-            Role::Replica { .. } => Bootstrap::Promote(address, answer),
+            Role::Primary { .. } => Step::publish(address, answer),
+            Role::Replica { .. } => Step::promote(address, answer),
         });
     }
-    let leader = leader(&candidates);
+    let leader = leader(candidates);
     if let Err(diverged @ NoFirst::Diverged(..)) = leader {
         // Nobody who comes later is likely to change that.
         return Err(diverged);
     }
-    enough(view, &candidates)?;
+    enough(view, candidates)?;
     let (address, answer) = leader?;
     Ok(match answer.role {
-        Role::Primary { .. } => Bootstrap::Publish(address, answer),
-        Role::Replica { .. } => Bootstrap::Claim(address),
+        Role::Primary { .. } => Step::publish(address, answer),
+        Role::Replica { .. } => Step::Claim(address.clone()),
     })
 }
 

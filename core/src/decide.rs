@@ -1,506 +1,156 @@
 //! One decision: from what is known to what is to be done, with no I/O and no clock.
 //!
-//! `consul-redis plan` prints exactly this; the agent carries it out.
+//! `consul-redis plan` prints exactly this; the agent carries it out; `status`, the page, `/primary` and the metrics read
+//! it. Nothing else asks a rule.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use jiff::Timestamp;
-
-use super::action::{Action, Promote, Purpose, Write};
+use super::action::{Action, Write};
 use super::address::Address;
-use super::bootstrap::{Bootstrap, NoFirst, bootstrap};
-use super::emptied::{Replace, noted, replace, shelters};
-use super::fence::fences;
-use super::ghosts::{Forget, forget};
-use super::hold::holds;
-use super::moved::successor;
-use super::observed::{RowsAnswer, StoreAnswer, StoredState};
-use super::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
-use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes};
-use super::publication::{KeepReason, Verdict, judge};
-use super::record::{
-    Change, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole, RECORD_VERSION,
-    Record, Reset, Timeline, encode,
-};
-use super::reinstate::{NotReinstated, reinstate};
-use super::replicas::Roster;
+use super::duty::{Duties, Duty, SentinelDuty, duties, told};
+use super::emptied::replace;
+use super::ghosts::forget;
+use super::hold::{is_blind, is_cut_off};
+use super::projection::Layout;
+use super::publication::{Verdict, verdict};
+use super::reasons::{NotReinstated, Reason};
 use super::safety;
-use super::sentinels::{addresses, tells};
-use super::time::Now;
+use super::situation::{Situation, situation};
 use super::view::View;
-use super::writer::WriterTest;
+use super::write::{Next, Wanted, claimed, write};
 
 /// What is to be done, and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// In order. Removals come before additions inside each write.
-    pub actions: Vec<Action>,
-    /// What was concluded about the writer.
+    /// What the group is in.
+    pub situation: Situation,
+    /// What follows from that for the published writer.
     pub verdict: Verdict,
+    /// The transaction that is to be sent. Removals come before additions.
+    pub write: Option<Box<Write>>,
+    /// What is done to each instance that is not left alone.
+    pub instances: BTreeMap<Address, Duty>,
+    /// What is done to each Sentinel that is not left alone.
+    pub sentinels: BTreeMap<Address, SentinelDuty>,
+    /// This host sees neither Consul nor a majority of the Sentinels, or has not seen since that its primary still leads.
+    pub is_isolated: bool,
     /// One sentence.
     pub summary: String,
     /// What was not done, and why not.
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Reason>,
     /// Rows and keys were compared with the record, and show it.
     pub sound: bool,
 }
 
-/// Operations of a write that are not rows or plain keys: `state` and `history`.
-const FIXED_OPS: usize = 2;
+impl Decision {
+    /// All that is to be done, in order.
+    pub fn actions(&self) -> Vec<Action> {
+        let write = self.write.iter().cloned().map(Action::Write);
+        let instances = self.instances.values().filter_map(Duty::action);
+        let sentinels = self.sentinels.values().filter_map(SentinelDuty::action);
+        let mut actions: Vec<Action> = write.chain(instances).chain(sentinels).collect();
+        actions.sort_by_key(Action::order);
+        actions
+    }
+
+    /// What was not done, and why not, in words.
+    pub fn said(&self) -> Vec<String> {
+        self.reasons.iter().map(ToString::to_string).collect()
+    }
+}
 
 /// Decides for one group. The same view gives the same decision.
 pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
-    let verdict = judge(view);
-    let mut reasons: Vec<String> = renamed(view).into_iter().collect();
-    let mut wanted = Vec::new();
-    let mut sound = false;
-    let forgetting = forget(view);
-    let next_to_forget = forgetting.as_ref().ok().and_then(Option::as_ref);
-    let replacing = replace(view);
-    let next_to_replace = replacing.as_ref().ok().and_then(Option::as_ref);
-    match write(view, layout, &verdict, next_to_forget, next_to_replace) {
-        Ok(Wanted::Write(write)) => wanted.push(Action::Write(write)),
+    let situation = situation(view);
+    let verdict = verdict(view, &situation);
+    let (mut reasons, mut refused) = (Vec::new(), Vec::new());
+    reasons.extend(renamed(view));
+    let mut told_refused = Vec::new();
+    let mut sentinels = told(view, &mut told_refused);
+    let (replacing, forgetting) = (replace(view), forget(view));
+    let next = Next {
+        // One that is told something now is made to forget the next time.
+        forget: forgetting
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .filter(|forget| !sentinels.contains_key(&forget.sentinel)),
+        replace: replacing.as_ref().ok().and_then(Option::as_ref),
+    };
+    let (mut wanted, mut sound) = (None, false);
+    match write(view, layout, &verdict, &next) {
+        Ok(Wanted::Write(write)) => wanted = Some(write),
         Ok(Wanted::Sound) => sound = true,
         Ok(Wanted::Nothing) => {}
-        Err(reason) => reasons.push(reason),
+        Err(reason) => reasons.push(*reason),
     }
-    wanted.extend(shelters(view).into_iter().map(Action::Shelter));
-    wanted.extend(holds(view).into_iter().map(Action::Hold));
-    let (fences, left_alone) = fences(view);
-    wanted.extend(fences.into_iter().map(Action::Fence));
-    wanted.extend(promote(view).map(Action::Promote));
-    match reinstate(view) {
-        Ok(promote) if view.memory.told_long_ago(&promote.instance, view.now) => {
-            wanted.push(Action::Promote(promote));
-        }
-        Ok(_) | Err(NotReinstated::NoCase) => {}
-        Err(why) => reasons.push(why.to_string()),
-    }
-    reasons.extend(left_alone.iter().map(ToString::to_string));
-    wanted.extend(tells(view).into_iter().map(Action::Tell));
-    reasons.extend(replacing.err());
-    reasons.extend(forgetting.err());
-    let mut actions = Vec::new();
-    for action in wanted {
-        match safety::veto(view, &action) {
-            None => actions.push(action),
-            Some(veto) => reasons.push(format!("refused: {veto}")),
-        }
-    }
-    if let Some(Err(error)) = view.observed.store.as_ref().map(|store| &store.config) {
-        reasons.push(format!("{} is ignored: {error}", layout.config()));
-    }
-    if let Some(Err(error)) = view.observed.store.as_ref().map(|store| &store.maintenance) {
-        reasons.push(format!("{} is ignored: {error}", layout.maintenance()));
-    }
+    let write = wanted.filter(|write| {
+        let veto = safety::veto(view, &Action::Write(write.clone()));
+        refused.extend(veto.map(Reason::Refused));
+        refused.is_empty()
+    });
+    sentinels.extend(write.as_deref().and_then(once_written));
+    let Duties { instances, left_alone, refused: forbidden } = duties(view, &situation);
+    refused.extend(forbidden.into_iter().chain(told_refused));
+    reasons.extend(again(&situation));
+    reasons.extend(left_alone.into_iter().map(Reason::LeftAlone));
+    reasons.extend(replacing.err().map(|why| Reason::NotReplaced(*why)));
+    reasons.extend(forgetting.err().map(|why| Reason::NotForgotten(*why)));
+    reasons.extend(refused);
+    reasons.extend(ignored(view, layout));
     let summary = summary(view, &verdict);
-    Decision { actions, verdict, summary, reasons, sound }
+    let is_isolated = is_blind(view) || is_cut_off(view);
+    Decision {
+        situation,
+        verdict,
+        write,
+        instances,
+        sentinels,
+        is_isolated,
+        summary,
+        reasons,
+        sound,
+    }
 }
 
-/// The replica that was written down to become the first primary, or that of a group that has moved.
-fn promote(view: &View<'_>) -> Option<Promote> {
-    let step = match bootstrap(view) {
-        Err(NoFirst::NotBlank) => successor(view).ok()?,
-        step => step.ok()?,
-    };
-    let Bootstrap::Promote(instance, answer) = step else { return None };
-    let due = view.memory.told_long_ago(instance, view.now);
-    due.then(|| Promote { instance: instance.clone(), run_id: answer.run_id.clone() })
+/// What is done to a Sentinel once the write is in Consul.
+fn once_written(write: &Write) -> Option<(Address, SentinelDuty)> {
+    let forget = write.forget.clone();
+    let replace = write.replace.clone();
+    let forget = forget.map(|forget| (forget.sentinel.clone(), SentinelDuty::Forget(forget)));
+    let replace = replace.map(|replace| (replace.sentinel.clone(), SentinelDuty::Replace(replace)));
+    forget.or(replace)
 }
 
-/// What is to be written.
-enum Wanted {
-    Write(Box<Write>),
-    /// Nothing: rows and keys were compared with the record, and show it.
-    Sound,
-    Nothing,
-}
-
-/// The write that the verdict, the roster or a repair asks for.
-fn write(
-    view: &View<'_>,
-    layout: &Layout,
-    verdict: &Verdict,
-    next_to_forget: Option<&Forget>,
-    next_to_replace: Option<&Replace>,
-) -> Result<Wanted, String> {
-    let Some(store) = &view.observed.store else { return Ok(Wanted::Nothing) };
-    if let StoredState::Unreadable(error) = &store.state {
-        return Err(format!("{} is left alone: {error}", layout.state()));
-    }
-    let Some(rows) = &view.observed.rows else {
-        return Err("the catalog has not been read yet".to_owned());
-    };
-    if rows.foreign {
-        return Err(format!(
-            "node {} exists and is not ours; rename it or use another prefix",
-            layout.node()
-        ));
-    }
-    let record = view.record;
-    let (mut purpose, mut next) = match (next_record(view, verdict), record) {
-        (Some(next), _) => next,
-        // Rows can wait until a failover is over; the switch must not lose a race against them.
-        (None, Some(record)) if settled(view, record) => match renumbered(view, record, verdict) {
-            Some(next) => (Purpose::Publish, next),
-            None => (Purpose::Roster, record.clone()),
-        },
-        (None, _) => return Ok(Wanted::Nothing),
-    };
-    next.instances = Roster::new(view).rows(next.writer_address());
-    if let Some(sentinels) = addresses(view) {
-        next.sentinels = sentinels;
-    }
-    if purpose == Purpose::Roster && next_to_replace.is_some() {
-        next.emptied = noted(view, next_to_replace);
-        purpose = Purpose::Replace;
-    }
-    if purpose == Purpose::Roster && Some(&next) == record {
-        if let Some(forget) = next_to_forget {
-            let number = next.reset.as_ref().map_or(0, |reset| reset.number) + 1;
-            next.reset = Some(Reset { number, sentinel: forget.sentinel.clone() });
-            purpose = Purpose::Forget;
-        } else {
-            let repair = repair(view, layout, store, &next);
-            let due = view.tally.failovers.is_empty() && better_known(view, store, &next).is_some();
-            if !due || matches!(repair, Some(Wanted::Write(_))) {
-                return Ok(repair.unwrap_or(Wanted::Nothing));
-            }
-            purpose = Purpose::Note;
+/// Why the old primary is not made one again.
+fn again(situation: &Situation) -> Option<Reason> {
+    match situation {
+        Situation::Returned { again: Err(why), .. } if *why != NotReinstated::NoCase => {
+            Some(Reason::NotReinstated(why.clone()))
         }
+        _ => None,
     }
-    if purpose == Purpose::Roster && !looked_since_last_change(view) {
-        return Ok(Wanted::Nothing);
-    }
-    let base = Base::new(view, rows);
-    let changes = fit(layout, &base, store, &mut next);
-    if purpose == Purpose::Roster && Some(&next) == record {
-        return Err("not even one more row fits into a transaction".to_owned());
-    }
-    let policy = view.policy;
-    next.nonce = format!("{}-{}-{}", policy.agent, policy.run, view.memory.written);
-    policy.agent.clone_into(&mut next.by);
-    next.v = RECORD_VERSION;
-    let forget = next_to_forget.filter(|_| purpose == Purpose::Forget).cloned();
-    let replace = next_to_replace.filter(|_| purpose == Purpose::Replace).cloned();
-    let history = match purpose {
-        Purpose::Publish | Purpose::Withdraw => {
-            Some(history(store, record, &next, &view.memory.timeline))
-        }
-        _ => better_known(view, store, &next),
-    };
-    let ops = transaction(layout, store, &next, changes, history.as_deref());
-    let (base_index, record) = (store.state_index, Some(next));
-    let write = Write { purpose, base_index, record, history, forget, replace, ops };
-    Ok(Wanted::Write(Box::new(write)))
+}
+
+/// The keys of operators that cannot be read.
+fn ignored(view: &View<'_>, layout: &Layout) -> Vec<Reason> {
+    let Some(store) = &view.observed.store else { return Vec::new() };
+    let config = store.config.as_ref().err().map(|error| (layout.config(), error));
+    let maintenance = store.maintenance.as_ref().err().map(|error| (layout.maintenance(), error));
+    let all = config.into_iter().chain(maintenance);
+    all.map(|(key, error)| Reason::Ignored { key, error: error.clone() }).collect()
 }
 
 /// A group keeps the service it was first published as: a name that moved would be gone for its users.
-pub fn renamed(view: &View<'_>) -> Option<String> {
+fn renamed(view: &View<'_>) -> Option<Reason> {
     let (wanted, group) = (&view.policy.service, &view.policy.group);
     let published = &view.record?.service;
-    (published != wanted).then(|| {
-        format!(
-            "published as service {published}, and the config says {wanted}: to rename it, run \
-             `consul-redis retire {group} --force`, after which the agents publish it as {wanted}"
-        )
+    (published != wanted).then(|| Reason::Renamed {
+        group: group.clone(),
+        published: published.clone(),
+        wanted: wanted.clone(),
     })
-}
-
-/// What is on the node before a write.
-enum Base {
-    /// What it was found with, or what the record shows; `None` when there is no node.
-    Rows(Option<Rows>),
-    /// What a lost record has left: all of it goes first.
-    Leftovers,
-}
-
-impl Base {
-    fn new(view: &View<'_>, rows: &RowsAnswer) -> Self {
-        match view.record {
-            // Somebody may have changed the rows: what was found since the record last changed is the truth.
-            Some(_) if rows.asked >= view.memory.store_changed => Self::Rows(rows.found.clone()),
-            Some(record) => Self::Rows(Some(project(record).rows)),
-            None if rows.found.is_some() => Self::Leftovers,
-            None => Self::Rows(None),
-        }
-    }
-
-    fn ops_to(&self, node: &str, rows: &Rows) -> Vec<Op> {
-        match self {
-            Self::Rows(base) => row_changes(node, base.as_ref(), rows),
-            Self::Leftovers => {
-                let mut ops = vec![Op::NodeDelete { node: node.to_owned() }];
-                ops.extend(row_changes(node, None, rows));
-                ops
-            }
-        }
-    }
-}
-
-/// No failover is under way, or only one that has its published writer and still points replicas at it.
-fn settled(view: &View<'_>, record: &Record) -> bool {
-    let writer = record.writer_address().filter(|_| record.evidence.level == Level::Quorum);
-    view.tally.failovers.iter().all(|f| writer.is_some() && f.chosen.as_ref() == writer)
-}
-
-/// What the rows are made of has been asked for since the record last changed: else two agents with readings of
-/// different ages would undo each other's rows.
-fn looked_since_last_change(view: &View<'_>) -> bool {
-    let since = view.memory.store_changed;
-    let sentinels = view.observed.sentinels.values().filter(|r| r.since(since).is_some()).count();
-    let writer = view.writer().and_then(|writer| view.observed.instances.get(writer));
-    sentinels >= view.tally.majority() && writer.is_none_or(|reading| reading.asked >= since)
-}
-
-/// The same writer above a generation that was published before Consul lost its data.
-fn renumbered(view: &View<'_>, record: &Record, verdict: &Verdict) -> Option<Record> {
-    let seen = view.memory.generation_max;
-    let writer = record.writer_address().filter(|_| record.generation < seen)?;
-    let sure = matches!(verdict, Verdict::Keep(KeepReason::Confirmed { .. }))
-        && matches!(view.test(writer), WriterTest::Passes(_));
-    sure.then(|| Record {
-        generation: seen + 1,
-        since: view.now.wall,
-        why: format!("generation {seen} had been published before Consul lost its data"),
-        ..record.clone()
-    })
-}
-
-/// The record that the verdict asks for, without its rows; `None` when the writer stays as it is.
-fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> {
-    let (policy, now) = (view.policy, view.now);
-    let generation = view.memory.generation_max.max(view.record.map_or(0, |r| r.generation)) + 1;
-    match (verdict, view.record) {
-        (Verdict::Publish { to, evidence, why }, _) => {
-            let mut next = view.record.cloned().unwrap_or_else(|| blank(policy, evidence, now));
-            next.generation = generation;
-            next.writer = Some(to.clone());
-            next.last_writer = Some(to.clone());
-            next.claim = None;
-            next.emptied = None;
-            next.note_lineage();
-            next.evidence = evidence.clone();
-            next.since = now.wall;
-            next.why = why.to_string();
-            Some((Purpose::Publish, next))
-        }
-        (Verdict::Withdraw(why), Some(record)) => {
-            let mut next = record.clone();
-            next.generation = generation;
-            next.writer = None;
-            next.evidence.level = Level::Quorum;
-            next.evidence.config_epoch = None;
-            next.evidence.sentinel = None;
-            next.emptied = noted(view, None);
-            next.since = now.wall;
-            next.why = why.to_string();
-            Some((Purpose::Withdraw, next))
-        }
-        (Verdict::Confirm { writer, evidence }, Some(record)) => {
-            let mut next = record.clone();
-            next.writer = Some(writer.clone());
-            next.last_writer = Some(writer.clone());
-            next.note_lineage();
-            next.evidence = evidence.clone();
-            Some((Purpose::Confirm, next))
-        }
-        (Verdict::Claim(claim), record) => {
-            let evidence = Evidence {
-                level: Level::Promotion,
-                config_epoch: None,
-                confirmed_epoch: 0,
-                votes: 0,
-                known: view.tally.known,
-                sentinel: None,
-            };
-            let mut next = record.cloned().unwrap_or_else(|| blank(policy, &evidence, now));
-            next.claim = Some(claim.clone());
-            next.why = claimed(view, claim);
-            Some((Purpose::Claim, next))
-        }
-        (Verdict::Withdraw(_) | Verdict::Confirm { .. } | Verdict::Keep(_), _) => None,
-    }
-}
-
-fn claimed(view: &View<'_>, claim: &Address) -> String {
-    let first = view.record.is_none_or(|record| record.last_writer.is_none());
-    let what = if first { "first primary" } else { "primary" };
-    format!("{claim} is to become the {what}")
-}
-
-fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
-    Record {
-        v: RECORD_VERSION,
-        group: policy.group.clone(),
-        service: policy.service.clone(),
-        generation: 0,
-        nonce: String::new(),
-        by: policy.agent.clone(),
-        writer: None,
-        last_writer: None,
-        evidence: evidence.clone(),
-        since: now.wall,
-        why: String::new(),
-        instances: Vec::new(),
-        sentinels: Vec::new(),
-        lineage: Vec::new(),
-        claim: None,
-        reset: None,
-        emptied: None,
-    }
-}
-
-/// Keeps a write within one transaction: what concerns the writer goes first, and of the other
-/// instances' changes as many as fit. The rest follow in the next write. What changes then.
-fn fit(layout: &Layout, base: &Base, store: &StoreAnswer, next: &mut Record) -> Vec<Op> {
-    let all = changes(layout, base, store, next);
-    if fits(&all) {
-        return all;
-    }
-    let before = store.record();
-    let wanted = std::mem::take(&mut next.instances);
-    let concerns_writer = |i: &InstanceRecord| {
-        let was = before.and_then(|record| record.role_of(&i.address));
-        i.role == PublishedRole::Primary || was == Some(PublishedRole::Primary)
-    };
-    let kept = before.iter().flat_map(|record| &record.instances);
-    next.instances = kept.filter(|i| i.role != PublishedRole::Primary).cloned().collect();
-    for instance in wanted.iter().filter(|i| concerns_writer(i)) {
-        put(&mut next.instances, instance.clone());
-    }
-    let gone: Vec<Address> = next
-        .instances
-        .iter()
-        .map(|i| i.address.clone())
-        .filter(|address| wanted.iter().all(|w| &w.address != address))
-        .collect();
-    for address in gone {
-        let mut trial = next.clone();
-        trial.instances.retain(|i| i.address != address);
-        if fits(&changes(layout, base, store, &trial)) {
-            *next = trial;
-        }
-    }
-    for instance in wanted {
-        let mut trial = next.clone();
-        put(&mut trial.instances, instance);
-        if fits(&changes(layout, base, store, &trial)) {
-            *next = trial;
-        }
-    }
-    changes(layout, base, store, next)
-}
-
-fn fits(changes: &[Op]) -> bool {
-    FIXED_OPS + changes.len() <= TXN_OPS_MAX
-}
-
-/// What changes behind the fence: rows and plain keys.
-fn changes(layout: &Layout, base: &Base, store: &StoreAnswer, next: &Record) -> Vec<Op> {
-    let to = project(next);
-    let mut ops = base.ops_to(&layout.node(), &to.rows);
-    ops.extend(plain_changes(layout, &store.plain, &to.plain));
-    ops
-}
-
-fn put(instances: &mut Vec<InstanceRecord>, instance: InstanceRecord) {
-    instances.retain(|i| i.address != instance.address);
-    instances.push(instance);
-    instances.sort();
-}
-
-fn history(
-    store: &StoreAnswer,
-    before: Option<&Record>,
-    next: &Record,
-    timeline: &Timeline,
-) -> Vec<Change> {
-    let level = next.writer.as_ref().map(|_| next.evidence.level);
-    // A majority names it already.
-    let confirmed = level.filter(|level| *level == Level::Quorum).map(|_| next.since);
-    let change = Change {
-        generation: next.generation,
-        at: next.since,
-        from: before.and_then(Record::writer_address).cloned(),
-        to: next.writer_address().cloned(),
-        level,
-        epoch: next.evidence.config_epoch,
-        why: next.why.clone(),
-        by: next.by.clone(),
-        timeline: Timeline { confirmed, ..timeline.clone() },
-    };
-    std::iter::once(change).chain(store.history.iter().cloned()).take(HISTORY_LEN_MAX).collect()
-}
-
-/// The history with the moments in which a majority had followed the last switch, and DNS was seen to; `None` when it has
-/// all that is known.
-fn better_known(view: &View<'_>, store: &StoreAnswer, next: &Record) -> Option<Vec<Change>> {
-    let change = store.history.first().filter(|change| change.generation == next.generation)?;
-    change.to.as_ref()?;
-    let Timeline { confirmed, in_dns, .. } = &change.timeline;
-    let follows = change.level == Some(Level::Promotion) && next.evidence.level == Level::Quorum;
-    let confirmed = confirmed.or(follows.then_some(view.now.wall));
-    let seen = view.memory.in_dns.filter(|(generation, _)| *generation == next.generation);
-    let in_time =
-        |at: &Timestamp| at.as_millisecond() - change.at.as_millisecond() <= IN_DNS_WITHIN_MS;
-    let in_dns = in_dns.or(seen.map(|(_, at)| at).filter(in_time));
-    let timeline = Timeline { confirmed, in_dns, ..change.timeline.clone() };
-    if timeline == change.timeline {
-        return None;
-    }
-    let first = Change { timeline, ..change.clone() };
-    Some(std::iter::once(first).chain(store.history.iter().skip(1).cloned()).collect())
-}
-
-/// The whole transaction: the fence, what changes behind it, and the history.
-fn transaction(
-    layout: &Layout,
-    store: &StoreAnswer,
-    next: &Record,
-    changes: Vec<Op>,
-    history: Option<&[Change]>,
-) -> Vec<Op> {
-    let mut ops =
-        vec![Op::KeyCas { key: layout.state(), index: store.state_index, value: encode(next) }];
-    ops.extend(changes);
-    if let Some(history) = history {
-        let value = serde_json::to_string(history).unwrap_or_else(|_| "[]".to_owned());
-        ops.push(Op::KeySet { key: layout.history(), value });
-    }
-    ops
-}
-
-/// Puts back rows and keys that somebody else changed, as the record shows them.
-fn repair(
-    view: &View<'_>,
-    layout: &Layout,
-    store: &StoreAnswer,
-    record: &Record,
-) -> Option<Wanted> {
-    let rows = view.observed.rows.as_ref();
-    // Rows read before the record changed would show differences that are none.
-    let rows = rows.filter(|rows| rows.asked >= view.memory.store_changed)?;
-    if view.memory.audited == Some((rows.asked, store.asked)) {
-        return None;
-    }
-    if view.memory.repaired.is_some_and(|at| view.now.mono - at < REPAIR_AGAIN_MS) {
-        return None;
-    }
-    let shown = project(record);
-    let mut ops = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
-    ops.extend(plain_changes(layout, &store.plain, &shown.plain));
-    if ops.is_empty() {
-        return Some(Wanted::Sound);
-    }
-    let guard = Op::KeyCheckIndex { key: layout.state(), index: store.state_index };
-    ops.insert(0, guard);
-    ops.truncate(TXN_OPS_MAX);
-    let base_index = store.state_index;
-    let (purpose, record, history) = (Purpose::Repair, None, None);
-    let (forget, replace) = (None, None);
-    let write = Write { purpose, base_index, record, history, forget, replace, ops };
-    Some(Wanted::Write(Box::new(write)))
 }
 
 fn summary(view: &View<'_>, verdict: &Verdict) -> String {
@@ -518,7 +168,10 @@ fn summary(view: &View<'_>, verdict: &Verdict) -> String {
         Verdict::Confirm { writer, evidence } => write!(
             text,
             "writer {} confirmed by {} of {} Sentinels at epoch {}",
-            writer.address, evidence.votes, evidence.known, evidence.confirmed_epoch
+            writer.address,
+            evidence.basis.votes(),
+            evidence.known,
+            evidence.confirmed_epoch
         ),
         Verdict::Keep(why) => write!(text, "{why}"),
     };

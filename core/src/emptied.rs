@@ -6,14 +6,14 @@
 //! not published; and one Sentinel is asked for a failover ([`replace`]), by the one agent whose transaction has written
 //! that down. When those that may hold the data do not answer, they are waited for.
 
-use std::fmt;
-
 use super::address::Address;
 use super::election::led_in_silence;
+pub use super::loss::DataLoss;
 use super::memory::Condition;
 use super::observed::{DownOpinion, InstanceAnswer, ReplId, Role, SentinelAnswer, SentinelGroup};
 use super::policy::{EMPTIED_UPTIME_MAX_S, REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
 use super::projection::is_nowhere;
+use super::reasons::{NotReplaced, WhyNotReplaced};
 use super::record::EmptiedPrimary;
 use super::replicas::Roster;
 use super::view::View;
@@ -21,19 +21,6 @@ use super::writer::{is_of_lineage, share_history};
 
 /// A priority that nobody has changed.
 const DEFAULT_PRIORITY: u64 = 100;
-
-/// What was found: the primary without data, and those who may have it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Emptied<'a> {
-    /// The primary that a majority announces.
-    pub primary: &'a Address,
-    /// Its run.
-    pub run_id: &'a str,
-    /// Who holds the group's data.
-    pub holders: Vec<(&'a Address, &'a InstanceAnswer)>,
-    /// Who may hold it, and does not answer.
-    pub unheard: Vec<Address>,
-}
 
 /// An instance that is to follow nobody for the time being, and keeps its data: it follows a primary that has none, or
 /// says that it is a primary itself, and Sentinel would make it follow that one.
@@ -58,48 +45,6 @@ pub struct Replace {
     pub primary: Address,
 }
 
-/// Why a primary without data is not published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WhyEmptied {
-    /// The primary.
-    pub primary: Address,
-    /// Who holds the data, and how many keys.
-    pub holder: Option<(Address, u64)>,
-    /// Who may hold it, when nobody does for certain.
-    pub unheard: Vec<Address>,
-}
-
-impl fmt::Display for WhyEmptied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let primary = &self.primary;
-        if let Some((holder, keys)) = &self.holder {
-            return write!(
-                f,
-                "{primary} came back without its data, and {holder} holds {keys} keys"
-            );
-        }
-        let unheard: Vec<String> = self.unheard.iter().map(ToString::to_string).collect();
-        let unheard = unheard.join(", ");
-        write!(f, "{primary} came back without its data, and {unheard} may hold it")
-    }
-}
-
-impl Emptied<'_> {
-    fn condition(&self) -> Condition {
-        Condition::Emptied(self.primary.clone())
-    }
-
-    /// In words.
-    pub fn why(&self) -> WhyEmptied {
-        let most = self.holders.iter().max_by_key(|(_, answer)| answer.keys);
-        WhyEmptied {
-            primary: self.primary.clone(),
-            holder: most.map(|(address, answer)| ((*address).clone(), answer.keys)),
-            unheard: self.unheard.clone(),
-        }
-    }
-}
-
 impl Shelter {
     /// Whether what the instance says at the last moment is still what was decided on.
     pub fn still_holds(&self, now: &InstanceAnswer) -> bool {
@@ -119,18 +64,23 @@ impl Replace {
 
 /// The primary that a majority announces, when it has come back without its data, and others hold it or may: those
 /// that do not answer are waited for as long as for a first primary.
-pub fn emptied<'a>(view: &View<'a>) -> Option<Emptied<'a>> {
-    let found = find(view)?;
+pub fn emptied<'v>(view: &'v View<'_>) -> Option<&'v DataLoss> {
+    let found = found(view)?;
     let waited = view.memory.lasted(&found.condition(), view.policy.bootstrap_wait_ms, view.now);
     (!found.holders.is_empty() || !waited).then_some(found)
 }
 
 /// The condition of this module, for [`super::memory::Memory::keep`].
 pub fn condition(view: &View<'_>) -> Option<Condition> {
-    find(view).map(|found| found.condition())
+    found(view).map(DataLoss::condition)
 }
 
-fn find<'a>(view: &View<'a>) -> Option<Emptied<'a>> {
+/// Looked for once in these readings.
+fn found<'v>(view: &'v View<'_>) -> Option<&'v DataLoss> {
+    view.found.data_loss.get_or_init(|| find(view)).as_ref()
+}
+
+fn find(view: &View<'_>) -> Option<DataLoss> {
     if !view.policy.replace_emptied {
         return None;
     }
@@ -149,7 +99,7 @@ fn find<'a>(view: &View<'a>) -> Option<Emptied<'a>> {
             Some((address, reading)) => match reading.since(view.recent) {
                 Some(own) if !is_loading(own) => {
                     if own.keys > 0 && !share_history(own, answer) && is_ours(view, address, own) {
-                        holders.push((address, own));
+                        holders.push((address.clone(), own.keys));
                     }
                 }
                 Some(_) | None => unheard.push(address.clone()),
@@ -160,26 +110,35 @@ fn find<'a>(view: &View<'a>) -> Option<Emptied<'a>> {
     // Only those that had a place here can hold what is missing.
     unheard.retain(|address| view.record.is_some_and(|r| r.role_of(address).is_some()));
     let some = !holders.is_empty() || (!unheard.is_empty() && !is_of_lineage(view.record, answer));
-    let run_id = answer.run_id.as_str();
-    some.then_some(Emptied { primary, run_id, holders, unheard })
+    let (primary, run_id) = (primary.clone(), answer.run_id.clone());
+    some.then_some(DataLoss { primary, run_id, holders, unheard })
+}
+
+/// The holders with what each says.
+fn holders<'a>(
+    view: &View<'a>,
+    loss: &DataLoss,
+) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> {
+    loss.holders.iter().filter_map(|(address, _)| {
+        let (address, reading) = view.observed.instances.get_key_value(address)?;
+        Some((address, reading.since(view.recent)?))
+    })
 }
 
 /// The replicas that are to stop following it now.
 pub fn shelters(view: &View<'_>) -> Vec<Shelter> {
-    let Some(emptied) = emptied(view) else { return Vec::new() };
+    let Some(loss) = emptied(view) else { return Vec::new() };
     let due = |address: &Address, answer: &InstanceAnswer| {
         let replica = matches!(answer.role, Role::Replica { .. });
-        is_exposed(answer, emptied.primary)
+        is_exposed(answer, &loss.primary)
             && (replica || was_not_promoted(view, address, &answer.run_id))
             && view.memory.told_long_ago(address, view.now)
     };
-    emptied
-        .holders
-        .iter()
+    holders(view, loss)
         .filter(|(address, answer)| due(address, answer))
         .map(|(address, answer)| Shelter {
-            instance: (*address).clone(),
-            from: emptied.primary.clone(),
+            instance: address.clone(),
+            from: loss.primary.clone(),
             run_id: answer.run_id.clone(),
             replid: answer.replid.clone(),
         })
@@ -211,37 +170,31 @@ fn is_exposed(answer: &InstanceAnswer, primary: &Address) -> bool {
 /// The failover that is to be asked for now; `None` when there is no case, or it was asked for a moment ago.
 ///
 /// # Errors
-/// What speaks against it, in words.
-pub fn replace(view: &View<'_>) -> Result<Option<Replace>, String> {
-    let Some(emptied) = emptied(view) else { return Ok(None) };
-    let wait = |why: String| format!("{}: {why}", emptied.why());
-    if emptied.holders.is_empty() {
+/// What speaks against it.
+pub fn replace(view: &View<'_>) -> Result<Option<Replace>, Box<NotReplaced>> {
+    let Some(loss) = emptied(view).filter(|loss| !loss.holders.is_empty()) else {
         return Ok(None);
-    }
-    let settled = view.memory.lasted(&emptied.condition(), REINSTATED_AFTER_MS, view.now);
-    if let Some(unheard) = emptied.unheard.first().filter(|_| !settled) {
-        return Err(wait(format!("{unheard}, which may hold more, does not answer yet")));
+    };
+    let wait = |why: WhyNotReplaced| Box::new(NotReplaced { loss: loss.why(), why });
+    let settled = view.memory.lasted(&loss.condition(), REINSTATED_AFTER_MS, view.now);
+    if let Some(unheard) = loss.unheard.first().filter(|_| !settled) {
+        return Err(wait(WhyNotReplaced::Unheard(unheard.clone())));
     }
     if view.tally.heard < view.tally.majority() {
-        return Err(wait("no majority of the Sentinels answers".to_owned()));
+        return Err(wait(WhyNotReplaced::NoMajority));
     }
     let busy =
         |group: &SentinelGroup| group.failover.is_some() || group.down == DownOpinion::Objective;
     if view.groups().any(busy) {
         return Ok(None);
     }
-    if let Some((address, _)) =
-        emptied.holders.iter().find(|(_, answer)| is_exposed(answer, emptied.primary))
-    {
-        return Err(wait(format!("{address} has yet to let go of it")));
+    let exposed = |(_, answer): &(&Address, &InstanceAnswer)| is_exposed(answer, &loss.primary);
+    if let Some((address, _)) = holders(view, loss).find(exposed) {
+        return Err(wait(WhyNotReplaced::StillFollows(address.clone())));
     }
-    let first = would_choose(view)
-        .ok_or_else(|| wait("the Sentinels see no replica that they could choose".to_owned()))?;
-    if !emptied.holders.iter().any(|(address, _)| *address == first) {
-        return Err(wait(format!(
-            "the Sentinels would choose {first}, which does not hold it. Set `replica-priority 0` there (CONFIG SET), \
-             and lower it where the data is"
-        )));
+    let first = would_choose(view).ok_or_else(|| wait(WhyNotReplaced::NoReplica))?;
+    if !loss.holders.iter().any(|(address, _)| address == first) {
+        return Err(wait(WhyNotReplaced::WouldChoose(first.clone())));
     }
     if view.memory.replacing.at().is_some_and(|at| view.now.mono - at < REPLACE_AGAIN_MS) {
         return Ok(None);
@@ -250,23 +203,22 @@ pub fn replace(view: &View<'_>) -> Result<Option<Replace>, String> {
         let group = answer.group.as_ref().filter(|_| !answer.tilt);
         group.is_some_and(|group| {
             let up = group.replicas.iter().any(|r| r.address == *first && !r.s_down);
-            up && &group.primary == emptied.primary
+            up && group.primary == loss.primary
         })
     });
-    let (sentinel, _) =
-        able.ok_or_else(|| wait(format!("no Sentinel sees {first} and trusts its clock")))?;
-    Ok(Some(Replace { sentinel: sentinel.clone(), primary: emptied.primary.clone() }))
+    let (sentinel, _) = able.ok_or_else(|| wait(WhyNotReplaced::NoSentinel(first.clone())))?;
+    Ok(Some(Replace { sentinel: sentinel.clone(), primary: loss.primary.clone() }))
 }
 
 /// What the record notes of it when it is withdrawn, or a failover is asked for.
 pub fn noted(view: &View<'_>, asked: Option<&Replace>) -> Option<EmptiedPrimary> {
-    let emptied = emptied(view)?;
+    let loss = emptied(view)?;
     let before = view.record.and_then(|record| record.emptied.as_ref());
-    let before = before.filter(|noted| noted.run_id == emptied.run_id);
+    let before = before.filter(|noted| noted.run_id == loss.run_id);
     let already = before.map_or(0, |noted| noted.asked);
     Some(EmptiedPrimary {
-        instance: emptied.primary.clone(),
-        run_id: emptied.run_id.to_owned(),
+        instance: loss.primary.clone(),
+        run_id: loss.run_id.clone(),
         asked: already + u64::from(asked.is_some()),
         sentinel: asked
             .map(|asked| asked.sentinel.clone())

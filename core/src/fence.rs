@@ -5,16 +5,14 @@
 //! (its clients are disconnected too), or a blank instance that was just started. Never one that Sentinels
 //! may be promoting, and never one that holds somebody else's data.
 
-use std::fmt;
-
 use super::address::Address;
 use super::election::{Tally, TallyBounds, led_in_silence};
-use super::emptied;
+use super::emptied::emptied;
 use super::memory::{Condition, Origin};
 use super::observed::{InstanceAnswer, ReplId, Role};
 use super::policy::{EMPTIED_UPTIME_MAX_S, STRAY_UNSEEN_MS};
 use super::projection::is_nowhere;
-use super::record::Level;
+pub use super::reasons::{LeftAlone, WhyLeft};
 use super::replicas::{Roster, named_by};
 use super::view::View;
 use super::writer::{WriterTest, share_history};
@@ -49,72 +47,6 @@ pub enum StrayKind {
     Lost,
 }
 
-/// Why a stray primary is left alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftAlone {
-    /// The stray primary.
-    pub instance: Address,
-    /// Why.
-    pub why: WhyLeft,
-}
-
-/// See [`LeftAlone`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WhyLeft {
-    /// Its data has nothing to do with the group's.
-    Unrelated {
-        /// How many keys it holds.
-        keys: u64,
-    },
-    /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
-    WriterIsEmpty {
-        /// The writer.
-        writer: Address,
-        /// How many keys the other one holds.
-        keys: u64,
-    },
-    /// It is blank, and nobody but a minority of the Sentinels says that it belongs to the group.
-    Stranger,
-    /// Sentinels may be promoting it.
-    MayBePromoted,
-    /// The writer is not certain at this moment.
-    NoCertainWriter(&'static str),
-    /// The operator wants it so.
-    SwitchedOff,
-}
-
-impl fmt::Display for LeftAlone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = &self.instance;
-        match &self.why {
-            WhyLeft::Unrelated { keys } => write!(
-                f,
-                "{address} is a primary with {keys} keys of an unrelated history: neither published, nor \
-                 made a replica, which would delete them. If they are of no use, run REPLICAOF there"
-            ),
-            WhyLeft::WriterIsEmpty { writer, keys } => write!(
-                f,
-                "{address} holds {keys} keys and the writer {writer} none: it is not made a replica, which would \
-                 delete them. If they are of no use, run REPLICAOF there; if they are, make a copy before \
-                 Sentinel does"
-            ),
-            WhyLeft::Stranger => write!(
-                f,
-                "{address} is a blank primary that only a minority of the Sentinels takes for this group's"
-            ),
-            WhyLeft::MayBePromoted => {
-                write!(f, "{address} is a second primary, and Sentinels may be promoting it")
-            }
-            WhyLeft::NoCertainWriter(why) => {
-                write!(f, "{address} is a second primary, and {why}")
-            }
-            WhyLeft::SwitchedOff => {
-                write!(f, "{address} is a second primary, and fence = false leaves it to Sentinel")
-            }
-        }
-    }
-}
-
 /// The stray primaries: those to be turned into replicas now, and those that are left alone.
 pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
     let (mut fences, mut left) = (Vec::new(), Vec::new());
@@ -122,7 +54,7 @@ pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
         // Nobody that it could follow.
         return (fences, left);
     };
-    if emptied::emptied(view).is_some_and(|emptied| emptied.primary == writer) {
+    if emptied(view).is_some_and(|loss| &loss.primary == writer) {
         // It is about to be withdrawn, and nobody who has data is to copy its emptiness.
         return (fences, left);
     }
@@ -251,7 +183,7 @@ fn certain_writer<'a>(
 ) -> Result<(Address, &'a InstanceAnswer), &'static str> {
     let record = view.record.ok_or("nothing is published")?;
     let writer = record.writer_address().ok_or("there is no writer")?;
-    if record.evidence.level != Level::Quorum {
+    if record.evidence.is_unconfirmed() {
         return Err("the writer is not confirmed by a majority yet");
     }
     let seen = view.memory.since.get(&Condition::Stray(stray.clone()));

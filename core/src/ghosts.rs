@@ -7,33 +7,15 @@
 //! nothing is going on. Which one is next is written into `state` first, so that any number of agents do it once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use super::address::Address;
 use super::memory::Condition;
+pub use super::memory::Ghost;
 use super::observed::{Role, SentinelAnswer, SentinelGroup, SentinelId};
 use super::policy::RESET_GAP_MS;
-use super::record::Level;
+use super::reasons::{NotAtRest, NotForgotten};
 use super::view::View;
 use super::writer::WriterTest;
-
-/// Somebody who is gone for good.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ghost {
-    /// A Sentinel.
-    Sentinel(SentinelId, Address),
-    /// A replica.
-    Replica(Address),
-}
-
-impl fmt::Display for Ghost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sentinel(_, address) => write!(f, "Sentinel {address}"),
-            Self::Replica(address) => write!(f, "replica {address}"),
-        }
-    }
-}
 
 /// One Sentinel that is to forget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,13 +81,13 @@ pub fn ghosts(view: &View<'_>) -> BTreeSet<Ghost> {
 ///
 /// # Errors
 /// What speaks against it now.
-pub fn forget(view: &View<'_>) -> Result<Option<Forget>, String> {
+pub fn forget(view: &View<'_>) -> Result<Option<Forget>, Box<NotForgotten>> {
     if !view.policy.forget_ghosts {
         return Ok(None);
     }
     let ghosts = ghosts(view);
     let Some(first) = ghosts.first() else { return Ok(None) };
-    let wait = |why: String| format!("{first} is gone for good, and not forgotten yet: {why}");
+    let wait = |why: NotAtRest| Box::new(NotForgotten { ghost: first.clone(), why });
     let writer = quiet_writer(view).map_err(wait)?;
     everybody_knows_the_living(view, writer, &ghosts).map_err(wait)?;
     let recent = [Some(view.memory.generation_seen()), view.memory.reset.at()];
@@ -162,21 +144,21 @@ fn heard<'a>(view: &View<'a>) -> BTreeMap<&'a SentinelId, (&'a Address, &'a Sent
 }
 
 /// The writer, when everything is at rest around it.
-fn quiet_writer<'a>(view: &View<'a>) -> Result<&'a Address, String> {
-    let record = view.record.ok_or("nothing is published")?;
-    let writer = record.writer_address().ok_or("there is no writer")?;
-    if record.evidence.level != Level::Quorum {
-        return Err(format!("{writer} is not confirmed by a majority"));
+fn quiet_writer<'a>(view: &View<'a>) -> Result<&'a Address, NotAtRest> {
+    let record = view.record.ok_or(NotAtRest::NothingPublished)?;
+    let writer = record.writer_address().ok_or(NotAtRest::NoWriter)?;
+    if record.evidence.is_unconfirmed() {
+        return Err(NotAtRest::Unconfirmed(writer.clone()));
     }
     if !matches!(view.test(writer), WriterTest::Passes(_)) {
-        return Err(format!("{writer} does not say that it is the primary"));
+        return Err(NotAtRest::NotPrimary(writer.clone()));
     }
     for (sentinel, answer) in view.sentinels() {
         let Some(group) = &answer.group else {
-            return Err(format!("Sentinel {sentinel} does not know the group"));
+            return Err(NotAtRest::Blank(sentinel.clone()));
         };
         if answer.tilt || !is_quiet(group, writer) {
-            return Err(format!("Sentinel {sentinel} is not at rest"));
+            return Err(NotAtRest::Busy(sentinel.clone()));
         }
     }
     Ok(writer)
@@ -195,30 +177,31 @@ fn everybody_knows_the_living(
     view: &View<'_>,
     writer: &Address,
     ghosts: &BTreeSet<Ghost>,
-) -> Result<(), String> {
+) -> Result<(), NotAtRest> {
     let heard = heard(view);
     if heard.len() < view.tally.majority() {
-        return Err("no majority answers".to_owned());
+        return Err(NotAtRest::NoMajority);
     }
     let replicas = connected(view);
     for (id, (sentinel, group)) in &heard {
         for peer in &group.peers {
             let ghost = Ghost::Sentinel(peer.id.clone(), peer.address.clone());
             if !heard.contains_key(&peer.id) && !ghosts.contains(&ghost) {
-                return Err(format!("Sentinel {} may be alive", peer.address));
+                return Err(NotAtRest::MayBeAlive(peer.address.clone()));
             }
         }
         let knows =
             |other: &SentinelId| group.peers.iter().any(|peer| &peer.id == other && !peer.s_down);
         if let Some(other) = heard.keys().find(|other| **other != *id && !knows(other)) {
-            let missing = heard.get(*other).map_or_else(String::new, |(at, _)| at.to_string());
-            return Err(format!("Sentinel {sentinel} does not know {missing} yet"));
+            let peer = heard.get(*other).map(|(at, _)| (*at).clone());
+            return Err(NotAtRest::PeerUnknown { sentinel: (*sentinel).clone(), peer });
         }
         let follows = |address: &Address| {
             group.replicas.iter().any(|replica| &replica.address == address && !replica.s_down)
         };
         if let Some(missing) = replicas.iter().find(|a| **a != writer && !follows(a)) {
-            return Err(format!("Sentinel {sentinel} does not know replica {missing} yet"));
+            let (sentinel, replica) = ((*sentinel).clone(), (*missing).clone());
+            return Err(NotAtRest::ReplicaUnknown { sentinel, replica });
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! What an instance can be sent now: for load balancers, which ask about one instance and one role.
 
 use super::address::Address;
-use super::hold::{is_blind, is_cut_off};
+use super::decide::Decision;
 use super::observed::{InstanceAnswer, Role};
 use super::record::PublishedRole;
 use super::view::View;
@@ -13,8 +13,8 @@ pub fn is_ready(view: &View<'_>, address: &Address) -> bool {
 
 /// The role it can be used in: the one it is published as and says that it has. `None`: it cannot be used, or we
 /// cannot know, since we see neither Consul nor a majority of the Sentinels.
-pub fn serves(view: &View<'_>, address: &Address) -> Option<PublishedRole> {
-    if is_blind(view) || is_cut_off(view) {
+pub fn serves(view: &View<'_>, decision: &Decision, address: &Address) -> Option<PublishedRole> {
+    if decision.is_isolated {
         return None;
     }
     let says = &ready(view, address)?.role;

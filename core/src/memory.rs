@@ -10,7 +10,7 @@ use super::address::Address;
 use super::ids::SentinelId;
 use super::observed::{Observed, Role};
 use super::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
-use super::record::{EmptiedPrimary, Level, Reset, Timeline};
+use super::record::{EmptiedPrimary, Reset, Timeline};
 use super::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -74,6 +74,15 @@ pub enum TellWhat {
     Remove(u64),
     /// Its settings differ from those that are wanted.
     Settings,
+}
+
+/// Somebody who is gone for good.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ghost {
+    /// A Sentinel.
+    Sentinel(SentinelId, Address),
+    /// A replica.
+    Replica(Address),
 }
 
 /// One run of an instance, as far as it was seen.
@@ -222,7 +231,7 @@ impl Memory {
     /// Notes what each instance has been.
     pub fn see_instances(&mut self, observed: &Observed) {
         // The leader of a promotion that no majority has confirmed may still be at work on it.
-        let confirmed = observed.record().filter(|record| record.evidence.level == Level::Quorum);
+        let confirmed = observed.record().filter(|record| !record.evidence.is_unconfirmed());
         let writer = confirmed.and_then(|record| record.writer_address());
         for (address, reading) in &observed.instances {
             let Ok(answer) = &reading.result else { continue };

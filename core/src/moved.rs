@@ -7,91 +7,20 @@
 //! names it any more, to monitor this one: one that is told earlier would be told back by the others, whose epoch is
 //! higher.
 
-use std::fmt;
-
 use super::address::Address;
-use super::bootstrap::{Bootstrap, Candidate, NoFirst, claimed, leader, loading};
+use super::bootstrap::{Candidate, Step, claimed, leader, loading};
 use super::memory::{Back, Condition};
 use super::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use super::policy::REINSTATED_AFTER_MS;
+use super::reasons::NoFirst;
+pub use super::reasons::NotMoved;
 use super::view::View;
-
-/// Why nobody takes the place of those who are gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotMoved {
-    /// The group has a writer or never had one, its Sentinels know somebody who answers, or nobody else is registered.
-    NoCase,
-    /// The operator does it himself (`bootstrap = false`, or `tell_sentinels = false`).
-    SwitchedOff,
-    /// Too few Sentinels answer to say that nobody is left.
-    Sentinels {
-        /// How many answer.
-        answered: usize,
-        /// How many are known.
-        of: usize,
-    },
-    /// Others may follow, with more data.
-    Waiting {
-        /// How many answer.
-        answered: usize,
-        /// How many instances the group had.
-        of: usize,
-    },
-    /// One may have more data than the others, and is not ready.
-    NotReady(Address, String),
-    /// Whoever holds the most data is never to lead (`replica-priority 0`).
-    NeverToLead,
-    /// Another one with data is a primary already.
-    Rival(Address, Address),
-    /// Nobody's data is the group's for certain, and one has some.
-    Unrelated(Address, u64),
-    /// The data of two has gone different ways.
-    Diverged(Address, Address),
-}
-
-impl fmt::Display for NotMoved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::NoCase {
-            return f.write_str("the group has not moved");
-        }
-        f.write_str("nobody whom the Sentinels know is left; ")?;
-        match self {
-            Self::NoCase => Ok(()),
-            Self::SwitchedOff => f.write_str("bootstrap or tell_sentinels = false leaves it to the operator"),
-            Self::Sentinels { answered, of } => write!(f, "{answered} of {of} Sentinels answer"),
-            Self::Waiting { answered, of } => write!(
-                f,
-                "{answered} of {of} instances answer elsewhere, and others are waited for"
-            ),
-            Self::NotReady(address, error) => {
-                write!(f, "{address} answers `{error}`, and may have more data")
-            }
-            Self::NeverToLead => f.write_str(
-                "whoever holds the most data elsewhere has `replica-priority 0`. Set another one where you want the primary",
-            ),
-            Self::Rival(best, rival) => write!(
-                f,
-                "{best} holds the most data, and {rival} is a primary with data. If that is of no use, run REPLICAOF there"
-            ),
-            Self::Unrelated(address, keys) => write!(
-                f,
-                "{address} holds {keys} keys of a history that is not known to be the group's. If they are, run \
-                 REPLICAOF NO ONE there, and SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
-            ),
-            Self::Diverged(a, b) => write!(
-                f,
-                "the data of {a} and {b} has gone different ways. Decide which is to lead, run REPLICAOF NO ONE \
-                 there, and SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
-            ),
-        }
-    }
-}
 
 /// Looks for the one that is to lead a group that has moved.
 ///
 /// # Errors
 /// [`NotMoved`]: why there is none.
-pub fn successor<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NotMoved> {
+pub fn successor(view: &View<'_>) -> Result<Step, NotMoved> {
     let back = back(view);
     if back.is_empty() {
         return Err(NotMoved::NoCase);
@@ -131,17 +60,17 @@ pub fn successor<'a>(view: &View<'a>) -> Result<Bootstrap<'a>, NotMoved> {
         })?,
     };
     if matches!(answer.role, Role::Primary { .. }) {
-        return Ok(Bootstrap::Publish(address, answer));
+        return Ok(Step::publish(address, answer));
     }
-    let rival = |(other, own): &&Candidate<'a>| {
+    let rival = |(other, own): &&Candidate<'_>| {
         *other != address && own.keys > 0 && matches!(own.role, Role::Primary { .. })
     };
     if let Some((rival, _)) = back.iter().find(rival) {
         return Err(NotMoved::Rival(address.clone(), (*rival).clone()));
     }
     Ok(match claim == Some(address) {
-        true => Bootstrap::Promote(address, answer),
-        false => Bootstrap::Claim(address),
+        true => Step::promote(address, answer),
+        false => Step::Claim(address.clone()),
     })
 }
 

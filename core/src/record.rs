@@ -128,20 +128,120 @@ impl Level {
 
 /// What a publication rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "EvidenceForm", into = "EvidenceForm")]
 pub struct Evidence {
-    /// How sure it is.
-    pub level: Level,
-    /// Sentinel's epoch for it; at level promotion the epoch the leader was elected in, when known.
-    pub config_epoch: Option<u64>,
+    /// Who says so.
+    pub basis: Basis,
     /// The highest epoch a majority has ever confirmed. Only a higher one, or the end of
     /// `confirm_within`, overrules an unconfirmed promotion.
     pub confirmed_epoch: u64,
-    /// How many Sentinels named it.
-    pub votes: usize,
-    /// How many Sentinels are known, reachable or not: what `votes` is counted against.
+    /// How many Sentinels are known, reachable or not: what votes are counted against.
     pub known: usize,
-    /// At level promotion, the leading Sentinel.
-    pub sentinel: Option<Address>,
+}
+
+/// Who says that the published writer is the writer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Basis {
+    /// A majority of the known Sentinels.
+    Majority {
+        /// The epoch at which it names the writer.
+        epoch: u64,
+        /// How many Sentinels do.
+        votes: usize,
+    },
+    /// An elected leader has chosen it, and it says that it is the primary; the majority has yet to follow.
+    Promotion {
+        /// The leading Sentinel.
+        leader: Address,
+        /// The epoch that the leader was elected in, when known.
+        epoch: Option<u64>,
+        /// How many Sentinels name it so far.
+        votes: usize,
+    },
+    /// No Sentinel has named it, and none could have: the agents' own choice, by what the instances hold.
+    Agents,
+    /// Nobody: there is no writer.
+    None {
+        /// How many Sentinels named the last one. Older agents read it.
+        votes: usize,
+    },
+}
+
+impl Basis {
+    /// How sure it is, in the word of `state`: no writer is as sure as a majority's.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Majority { .. } | Self::None { .. } => Level::Quorum,
+            Self::Promotion { .. } | Self::Agents => Level::Promotion,
+        }
+    }
+
+    /// Sentinel's epoch for it, when known.
+    pub fn epoch(&self) -> Option<u64> {
+        match self {
+            Self::Majority { epoch, .. } => Some(*epoch),
+            Self::Promotion { epoch, .. } => *epoch,
+            Self::Agents | Self::None { .. } => None,
+        }
+    }
+
+    /// How many Sentinels name it.
+    pub fn votes(&self) -> usize {
+        match self {
+            Self::Majority { votes, .. } | Self::Promotion { votes, .. } | Self::None { votes } => {
+                *votes
+            }
+            Self::Agents => 0,
+        }
+    }
+}
+
+impl Evidence {
+    /// See [`Basis::level`].
+    pub fn level(&self) -> Level {
+        self.basis.level()
+    }
+
+    /// The majority has yet to confirm it.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.level() == Level::Promotion
+    }
+}
+
+/// [`Evidence`] as `state` has always held it. Absent fields say what kind it is.
+#[derive(Serialize, Deserialize)]
+struct EvidenceForm {
+    level: Level,
+    config_epoch: Option<u64>,
+    confirmed_epoch: u64,
+    votes: usize,
+    known: usize,
+    sentinel: Option<Address>,
+}
+
+impl From<EvidenceForm> for Evidence {
+    fn from(form: EvidenceForm) -> Self {
+        let EvidenceForm { level, config_epoch, confirmed_epoch, votes, known, sentinel } = form;
+        let basis = match (level, sentinel, config_epoch) {
+            (Level::Quorum, _, Some(epoch)) => Basis::Majority { epoch, votes },
+            (Level::Quorum, _, None) => Basis::None { votes },
+            (Level::Promotion, Some(leader), epoch) => Basis::Promotion { leader, epoch, votes },
+            (Level::Promotion, None, _) => Basis::Agents,
+        };
+        Self { basis, confirmed_epoch, known }
+    }
+}
+
+impl From<Evidence> for EvidenceForm {
+    fn from(evidence: Evidence) -> Self {
+        let Evidence { basis, confirmed_epoch, known } = evidence;
+        let (level, config_epoch, votes) = (basis.level(), basis.epoch(), basis.votes());
+        let sentinel = match basis {
+            Basis::Promotion { leader, .. } => Some(leader),
+            Basis::Majority { .. } | Basis::Agents | Basis::None { .. } => None,
+        };
+        Self { level, config_epoch, confirmed_epoch, votes, known, sentinel }
+    }
 }
 
 /// One instance's row.

@@ -6,64 +6,15 @@
 //! no other instance they wait for ever. It is made the primary again at once when that cannot lose anything:
 //! a majority names it, nobody is being put in its place, and it holds everything that the others hold.
 
-use std::fmt;
-
-use super::action::Promote;
 use super::address::Address;
-use super::bootstrap::includes;
+use super::bootstrap::{Promote, includes};
 use super::memory::Condition;
 use super::observed::{InstanceAnswer, Role};
 use super::policy::REINSTATED_AFTER_MS;
 use super::projection::is_nowhere;
+pub use super::reasons::NotReinstated;
 use super::replicas::Roster;
 use super::view::View;
-
-/// Why the old primary is not made one again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotReinstated {
-    /// The operator does it himself (`bootstrap = false`).
-    SwitchedOff,
-    /// There is none: the group has a writer, or the instance that a majority names waits for nobody.
-    NoCase,
-    /// A failover is under way, or the Sentinels call it down.
-    BeingReplaced,
-    /// Another instance says that it is the primary.
-    Rival(Address),
-    /// It is not ready, or has not said anything since the last change.
-    NotReady(Address),
-    /// An instance that may hold more does not answer.
-    Unheard(Address),
-    /// An instance holds what it does not.
-    Behind {
-        /// The old primary.
-        old: Address,
-        /// Who has more.
-        than: Address,
-    },
-}
-
-impl fmt::Display for NotReinstated {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SwitchedOff => {
-                f.write_str("the old primary is back; bootstrap = false leaves it to the operator")
-            }
-            Self::NoCase => f.write_str("no primary has come back as a replica of nobody"),
-            Self::BeingReplaced => f.write_str("the Sentinels are replacing the old primary"),
-            Self::Rival(rival) => write!(f, "{rival} says that it is the primary"),
-            Self::NotReady(old) => write!(f, "{old} is back, and not ready yet"),
-            Self::Unheard(other) => {
-                write!(
-                    f,
-                    "the old primary is back, and {other}, which may hold more, does not answer"
-                )
-            }
-            Self::Behind { old, than } => {
-                write!(f, "{old} is back with less data than {than}: left to the Sentinels")
-            }
-        }
-    }
-}
 
 /// The old primary that is to be one again.
 ///

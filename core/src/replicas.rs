@@ -26,7 +26,7 @@ impl<'v, 'a> Roster<'v, 'a> {
 
     /// Every instance a recent answer or the record names.
     pub fn known(&self) -> &'v BTreeSet<Address> {
-        self.view.named.known.get_or_init(|| {
+        self.view.found.known.get_or_init(|| {
             let recorded = self.view.record.iter().flat_map(|record| &record.instances);
             let named = self.view.groups().flat_map(named_by);
             let all: BTreeSet<&Address> = recorded.map(|i| &i.address).chain(named).collect();
@@ -38,7 +38,7 @@ impl<'v, 'a> Roster<'v, 'a> {
     /// Everything to stay connected to: besides the known ones those that are registered for the group, or on
     /// this host, and that no Sentinel has found yet.
     pub fn followed(&self) -> &'v BTreeSet<Address> {
-        self.view.named.followed.get_or_init(|| {
+        self.view.found.followed.get_or_init(|| {
             let more = self.view.observed.registered.iter().chain(&self.view.policy.local);
             self.known().iter().chain(more.take(INSTANCES_MAX)).cloned().collect()
         })
@@ -57,7 +57,7 @@ impl<'v, 'a> Roster<'v, 'a> {
         all
     }
 
-    /// The conditions of this module that hold now, for [`Memory::keep`].
+    /// The conditions of this module that hold now, for [`super::memory::Memory::keep`].
     pub fn conditions(&self) -> BTreeSet<Condition> {
         let writer = self.view.writer();
         let mut holding = BTreeSet::new();

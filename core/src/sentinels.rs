@@ -13,7 +13,7 @@ use super::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelSettin
 use super::policy::{
     DISAGREES_AFTER_MS, SET_AGAIN_MS, TELL_AGAIN_MS, WantedQuorum, WantedSettings,
 };
-use super::record::Level;
+use super::record::Basis;
 use super::view::View;
 use super::writer::WriterTest;
 
@@ -61,8 +61,9 @@ pub fn tells(view: &View<'_>) -> Vec<Tell> {
         return Vec::new();
     };
     // The first primary of all has no majority to name it before they are told; nor has one in a group that has moved.
-    let first = record.evidence.level == Level::Promotion && record.evidence.sentinel.is_none();
-    if !(first || record.evidence.level == Level::Quorum) || !view.tally.failovers.is_empty() {
+    let first = record.evidence.basis == Basis::Agents;
+    let promotion = matches!(record.evidence.basis, Basis::Promotion { .. });
+    if promotion || !view.tally.failovers.is_empty() {
         return Vec::new();
     }
     if !matches!(view.test(primary), WriterTest::Passes(_)) {

@@ -4,16 +4,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::address::{Address, GroupName};
-use super::bootstrap::{NoFirst, bootstrap};
-use super::decide::renamed;
-use super::emptied::replace;
-use super::fence::{WhyLeft, fences};
+use super::decide::Decision;
 use super::health::{is_ready, serves};
-use super::moved::{NotMoved, successor};
 use super::observed::{DownOpinion, Reading, Role, SentinelAnswer, StoredState};
 use super::policy::Policy;
 use super::projection::{Layout, plain_changes, project, row_changes};
+use super::reasons::{LeftAlone, NoFirst, NotMoved, Reason, WhyLeft};
 use super::record::{Change, Level, PublishedRole, Record};
+use super::situation::Situation;
 use super::view::View;
 use super::writer::WriterTest;
 
@@ -207,12 +205,12 @@ pub struct SentinelStatus {
     pub error: Option<String>,
 }
 
-/// Draws conclusions from one look.
-pub fn assess(view: &View<'_>, layout: &Layout) -> GroupStatus {
+/// Draws conclusions from one look, and from what was decided on it.
+pub fn assess(view: &View<'_>, layout: &Layout, decision: &Decision) -> GroupStatus {
     let View { policy, observed, record, tally, .. } = view;
     let (store, record) = (observed.store.as_ref(), *record);
     let writer = view.writer().cloned();
-    let problems = problems(view, layout);
+    let problems = problems(view, layout, decision);
     GroupStatus {
         group: policy.group.clone(),
         name: format!("{}.service.consul", service(policy, record)),
@@ -224,10 +222,10 @@ pub fn assess(view: &View<'_>, layout: &Layout) -> GroupStatus {
         generation: record.map_or(0, |record| record.generation),
         since: record.map(|record| record.since),
         why: record.map(|record| record.why.clone()),
-        level: record.filter(|r| r.writer.is_some()).map(|record| record.evidence.level),
-        epoch: record.and_then(|record| record.evidence.config_epoch),
+        level: record.filter(|r| r.writer.is_some()).map(|record| record.evidence.level()),
+        epoch: record.and_then(|record| record.evidence.basis.epoch()),
         known_sentinels: tally.known,
-        instances: instances(view),
+        instances: instances(view, decision),
         sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
         agents: store.map(|s| s.agents.iter().cloned().collect()).unwrap_or_default(),
         history: store.map(|store| store.history.clone()).unwrap_or_default(),
@@ -239,7 +237,7 @@ fn service(policy: &Policy, record: Option<&Record>) -> String {
     record.map_or_else(|| policy.service.primary(), |record| record.service.primary())
 }
 
-fn problems(view: &View<'_>, layout: &Layout) -> Vec<Problem> {
+fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Problem> {
     let View { observed, record, tally, .. } = view;
     let mut problems = Vec::new();
     let store = observed.store.as_ref();
@@ -250,20 +248,10 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<Problem> {
     match record {
         None => {
             problems.push(ProblemCode::NothingPublished.says("nothing has been published"));
-            problems.extend(no_first(view));
+            problems.extend(no_first(decision));
         }
         Some(record) => match &record.writer {
-            None => {
-                // What stands in the way now says more than why it was withdrawn.
-                let moved = successor(view).err().filter(|why| *why != NotMoved::NoCase);
-                let now = moved.as_ref().map(ToString::to_string).or_else(|| replace(view).err());
-                let why = now.unwrap_or_else(|| record.why.clone());
-                let text = format!("there is no writer: {why}");
-                problems.push(ProblemCode::NoWriter.says(text));
-                if let Some(why @ NotMoved::Diverged(..)) = moved {
-                    problems.push(ProblemCode::DataDiverged.says(why.to_string()));
-                }
-            }
+            None => problems.extend(no_writer(record, decision)),
             Some(writer) => problems.extend(writer_problem(view, record, &writer.address)),
         },
     }
@@ -272,18 +260,7 @@ fn problems(view: &View<'_>, layout: &Layout) -> Vec<Problem> {
         problems.push(ProblemCode::NoAgents.says(text));
     }
     problems.extend(drift(view, layout));
-    problems.extend(renamed(view).map(|text| ProblemCode::Renamed.says(text)));
-    problems.extend(fences(view).1.into_iter().map(|left| {
-        ProblemCode::SecondPrimary.says(match left.why {
-            WhyLeft::Unrelated { .. }
-            | WhyLeft::WriterIsEmpty { .. }
-            | WhyLeft::SwitchedOff
-            | WhyLeft::Stranger => left.to_string(),
-            WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_) => {
-                format!("{} says that it is a primary as well", left.instance)
-            }
-        })
-    }));
+    problems.extend(decision.reasons.iter().filter_map(noteworthy));
     problems.extend(maintained(view));
     if tally.known > 0 && tally.heard < tally.majority() {
         problems.push(ProblemCode::NoMajority.says(format!(
@@ -330,11 +307,53 @@ fn maintained(view: &View<'_>) -> Vec<Problem> {
 }
 
 /// What stands between a group that nobody knows and its first primary.
-fn no_first(view: &View<'_>) -> Option<Problem> {
-    match bootstrap(view) {
-        Err(NoFirst::NotBlank) | Ok(_) => None,
-        Err(why @ NoFirst::Diverged(..)) => Some(ProblemCode::DataDiverged.says(why.to_string())),
-        Err(why) => Some(ProblemCode::NoFirstPrimary.says(why.to_string())),
+fn no_first(decision: &Decision) -> Option<Problem> {
+    let Situation::Blank(Err(why)) = &decision.situation else { return None };
+    let code = match why {
+        NoFirst::Diverged(..) => ProblemCode::DataDiverged,
+        _ => ProblemCode::NoFirstPrimary,
+    };
+    Some(code.says(why.to_string()))
+}
+
+/// The name is withdrawn. What stands in the way now says more than why it was.
+fn no_writer(record: &Record, decision: &Decision) -> Vec<Problem> {
+    let moved = match &decision.situation {
+        Situation::Relocated(Err(why)) => Some(why),
+        _ => None,
+    };
+    let waits = |reason: &Reason| match reason {
+        Reason::NotReplaced(why) => Some(why.to_string()),
+        _ => None,
+    };
+    let now = moved.map(ToString::to_string);
+    let now = now.or_else(|| decision.reasons.iter().find_map(waits));
+    let why = now.unwrap_or_else(|| record.why.clone());
+    let mut problems = vec![ProblemCode::NoWriter.says(format!("there is no writer: {why}"))];
+    if let Some(why @ NotMoved::Diverged(..)) = moved {
+        problems.push(ProblemCode::DataDiverged.says(why.to_string()));
+    }
+    problems
+}
+
+/// What is not done that a person has to know of, whatever is published.
+fn noteworthy(reason: &Reason) -> Option<Problem> {
+    match reason {
+        Reason::Renamed { .. } => Some(ProblemCode::Renamed.says(reason.to_string())),
+        Reason::LeftAlone(left) => Some(ProblemCode::SecondPrimary.says(second_primary(left))),
+        _ => None,
+    }
+}
+
+fn second_primary(left: &LeftAlone) -> String {
+    match left.why {
+        WhyLeft::Unrelated { .. }
+        | WhyLeft::WriterIsEmpty { .. }
+        | WhyLeft::SwitchedOff
+        | WhyLeft::Stranger => left.to_string(),
+        WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_) => {
+            format!("{} says that it is a primary as well", left.instance)
+        }
     }
 }
 
@@ -355,14 +374,14 @@ fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<
         let text = format!("the Sentinels name {named}, not the published {writer}");
         return Some(ProblemCode::SentinelsDisagree.says(text));
     }
-    if record.evidence.level == Level::Promotion {
+    if record.evidence.is_unconfirmed() {
         let text = format!("{writer} was promoted and is not confirmed by a majority yet");
         return Some(ProblemCode::Unconfirmed.says(text));
     }
     None
 }
 
-fn instances(view: &View<'_>) -> Vec<InstanceStatus> {
+fn instances(view: &View<'_>, decision: &Decision) -> Vec<InstanceStatus> {
     let (observed, record) = (view.observed, view.record);
     let writer = record.and_then(Record::writer_address);
     let writer_answer =
@@ -385,7 +404,7 @@ fn instances(view: &View<'_>) -> Vec<InstanceStatus> {
             InstanceStatus {
                 address: address.clone(),
                 published: record.and_then(|record| record.role_of(address)),
-                serves: serves(view, address),
+                serves: serves(view, decision, address),
                 ready: is_ready(view, address),
                 says: answer.map(|answer| match &answer.role {
                     Role::Primary { .. } => "primary".to_owned(),

@@ -3,7 +3,6 @@
 use super::address::Address;
 use super::fence::{Fence, StrayKind};
 use super::observed::{DownOpinion, InstanceAnswer, Role};
-use super::record::Level;
 use super::view::View;
 use super::writer::WriterTest;
 
@@ -71,7 +70,7 @@ pub fn retire(from: &Address, now: &InstanceAnswer, new: &Address) -> Option<Fen
 fn writer(view: &View<'_>) -> Result<String, String> {
     let record = view.record.ok_or("nothing is published")?;
     let writer = record.writer_address().ok_or("there is no writer")?;
-    if record.evidence.level != Level::Quorum {
+    if record.evidence.is_unconfirmed() {
         return Err(format!("{writer} is not confirmed by a majority yet"));
     }
     match view.test(writer) {

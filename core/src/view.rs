@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use super::address::Address;
 use super::election::{Tally, TallyBounds};
-use super::memory::Memory;
+use super::loss::DataLoss;
+use super::memory::{Condition, Memory};
 use super::observed::{
     Continued, InstanceAnswer, Observed, ReplId, SentinelAnswer, SentinelGroup, SentinelId,
 };
@@ -33,24 +34,26 @@ pub struct View<'a> {
     pub recent: Mono,
     /// Now.
     pub now: Now,
-    /// What [`Roster`](super::replicas::Roster) has found: many rules ask for it.
-    pub(super) named: Named,
+    /// What was found in the readings, once.
+    pub(super) found: Found,
 }
 
-/// The instances that the readings name, each set found when it is first asked for.
+/// What many rules ask of the same readings, found when it is first asked for.
 #[derive(Debug, Default)]
-pub(super) struct Named {
+pub(super) struct Found {
     /// [`Roster::known`](super::replicas::Roster::known).
     pub known: OnceCell<BTreeSet<Address>>,
     /// [`Roster::followed`](super::replicas::Roster::followed).
     pub followed: OnceCell<BTreeSet<Address>>,
+    /// The primary that has come back without its data ([`super::emptied`]).
+    pub data_loss: OnceCell<Option<DataLoss>>,
 }
 
 impl<'a> View<'a> {
     /// The view at `now`.
     pub fn new(policy: &'a Policy, memory: &'a Memory, observed: &'a Observed, now: Now) -> Self {
         let tally = count(policy, observed, bounds(memory, now).0);
-        Self::with(policy, memory, observed, now, (tally, Named::default()))
+        Self::with(policy, memory, observed, now, (tally, Found::default()))
     }
 
     /// The same with what was found in these very readings by a view that had less to remember.
@@ -59,11 +62,11 @@ impl<'a> View<'a> {
         memory: &'a Memory,
         observed: &'a Observed,
         now: Now,
-        (tally, named): (Tally, Named),
+        (tally, found): (Tally, Found),
     ) -> Self {
         let (since, recent) = bounds(memory, now);
         let record = observed.record();
-        Self { policy, memory, observed, record, tally, since, recent, now, named }
+        Self { policy, memory, observed, record, tally, since, recent, now, found }
     }
 
     /// A view without a past, for one look: whatever must have lasted has not.
@@ -74,7 +77,7 @@ impl<'a> View<'a> {
         now: Now,
     ) -> Self {
         let (since, recent) = (Mono(0), Mono(0));
-        let found = (count(policy, observed, since), Named::default());
+        let found = (count(policy, observed, since), Found::default());
         Self { since, recent, ..Self::with(policy, memory, observed, now, found) }
     }
 
@@ -131,6 +134,11 @@ impl<'a> View<'a> {
     /// Some Sentinel does not trust its clock, and what it calls down may be up.
     pub fn any_tilt(&self) -> bool {
         self.sentinels().any(|(_, answer)| answer.tilt)
+    }
+
+    /// The condition has been true for at least `ms`.
+    pub fn lasted(&self, condition: &Condition, ms: u64) -> bool {
+        self.memory.lasted(condition, ms, self.now)
     }
 
     /// What each Sentinel said recently, by the address it is reached at.

@@ -127,3 +127,10 @@ pub fn is_of_lineage(record: Option<&Record>, answer: &InstanceAnswer) -> bool {
 pub fn histories(answer: &InstanceAnswer) -> impl Iterator<Item = &ReplId> {
     std::iter::once(&answer.replid).chain(&answer.replid2)
 }
+
+impl Writer {
+    /// An instance as the writer, by what it says of its history.
+    pub fn of(address: &Address, answer: &InstanceAnswer) -> Self {
+        Self { address: address.clone(), replid: answer.replid.clone() }
+    }
+}

@@ -2,6 +2,7 @@
 //! depends on nothing else, and that it leaves alone what the standard library has for I/O, time and chance.
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What may be built in: values, their forms, and times that are handed in.
@@ -60,4 +61,50 @@ fn the_core_depends_on_nothing_that_does() {
         .filter(|n| !n.is_empty())
         .collect();
     assert_eq!(names, DEPENDENCIES);
+}
+
+/// Which modules of the core each one takes something from. What is below a directory belongs to the module of that name.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let src = root().join("src");
+    let name_of = |path: &Path| {
+        let below = path.strip_prefix(&src).expect("a source file").to_string_lossy().into_owned();
+        below.split('/').next().unwrap_or_default().trim_end_matches(".rs").to_owned()
+    };
+    let files = sources(&src);
+    let modules: BTreeSet<String> = files.iter().map(|path| name_of(path)).collect();
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for path in files.iter().filter(|path| !path.ends_with("lib.rs")) {
+        let text = std::fs::read_to_string(path).expect("a source file");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = code.lines().map(|line| line.split("//").next().unwrap_or_default());
+        let name = name_of(path);
+        let found = imports.entry(name.clone()).or_default();
+        for line in code {
+            let paths = line.split("super::").skip(1).chain(line.split("crate::").skip(1));
+            let words = paths
+                .filter_map(|path| path.split(|c: char| c != '_' && !c.is_alphanumeric()).next());
+            found.extend(
+                words.map(str::to_owned).filter(|word| modules.contains(word) && *word != name),
+            );
+        }
+    }
+    imports
+}
+
+#[test]
+fn imports_go_one_way() {
+    let mut left = imports();
+    assert!(left.values().map(BTreeSet::len).sum::<usize>() > 100, "{left:?}");
+    // Those that take nothing from any that is left go, until none does: the rest takes from itself.
+    loop {
+        let before = left.len();
+        let names: BTreeSet<String> = left.keys().cloned().collect();
+        left.retain(|_, from| !from.is_disjoint(&names));
+        if left.len() == before {
+            break;
+        }
+    }
+    let names: BTreeSet<String> = left.keys().cloned().collect();
+    left.values_mut().for_each(|from| from.retain(|name| names.contains(name)));
+    assert!(left.is_empty(), "circles: {left:#?}");
 }

@@ -16,7 +16,7 @@ use crate::consul::store::ReadMode;
 use crate::consul::watch::GroupWatch;
 use crate::core::address::Address;
 use crate::core::projection::Layout;
-use crate::core::record::{Level, Record};
+use crate::core::record::Record;
 use crate::exit::{Code, Failure};
 use crate::lab::LabError;
 use crate::lab::clients::{NameWriter, Written, first_primary};
@@ -142,7 +142,7 @@ impl Demo {
         let writer = begins.writer_address().map(ToString::to_string).unwrap_or_default();
         demo.step(started, Instant::now(), "published", &format!("{writer}: {}", begins.why));
         demo.until_record("a majority of the Sentinels", |record| {
-            record.writer.is_some() && record.evidence.level == Level::Quorum
+            record.writer.is_some() && !record.evidence.is_unconfirmed()
         })
         .await?;
         demo.step(started, Instant::now(), "confirmed", "the Sentinels were told, and name it");

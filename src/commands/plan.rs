@@ -9,7 +9,7 @@ use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::core::action::{Action, Promote};
 use crate::core::address::{Address, GroupName};
-use crate::core::decide::{Decision, decide};
+use crate::core::decide::decide;
 use crate::core::emptied::Shelter;
 use crate::core::fence::Fence;
 use crate::core::hold::Hold;
@@ -97,13 +97,13 @@ fn plan(group: &GroupConfig, look: Look, clock: &Clock) -> Planned {
         memory.generation_max = record.generation;
     }
     let view = View::of_one_look(&group.policy, &memory, &look.observed, clock.now());
-    let Decision { actions, summary, reasons, .. } = decide(&view, &group.layout);
+    let decision = decide(&view, &group.layout);
     Planned {
         group: group.policy.group.clone(),
-        summary,
         notes: look.failures,
-        not_done: reasons,
-        actions: actions.into_iter().map(Todo::from).collect(),
+        not_done: decision.said(),
+        actions: decision.actions().into_iter().map(Todo::from).collect(),
+        summary: decision.summary,
     }
 }
 

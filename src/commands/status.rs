@@ -14,6 +14,7 @@ use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
 use crate::core::address::{GroupName, ServiceName};
+use crate::core::decide::decide;
 use crate::core::memory::Memory;
 use crate::core::policy::Policy;
 use crate::core::projection::Layout;
@@ -73,7 +74,7 @@ impl Looker {
             let seen = look(config, &group, consul, names, clock).await?;
             let memory = Memory::default();
             let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
-            let mut status = assess(&view, &group.layout);
+            let mut status = assess(&view, &group.layout, &decide(&view, &group.layout));
             let failures = seen.failures.into_iter();
             status.problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
             if let (Some(dns), Some(record)) = (&config.dns, seen.observed.record()) {

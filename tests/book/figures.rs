@@ -27,7 +27,7 @@ const MEASURED: [(&str, &str, &str); 6] = [
         "cached full INFO of master+replicas with age ms: cheap bulk topology view, <=10 s",
     ),
     ("0 s", "docs/facts/consul.md", "TTL 0 (node_ttl, service_ttl)"),
-    ("5 s", "src/core/doctor/instances.rs", "const DISKLESS_DELAY_MAX_S: u64 = 5;"),
+    ("5 s", "core/src/doctor/instances.rs", "const DISKLESS_DELAY_MAX_S: u64 = 5;"),
 ];
 
 /// Settings of the program whose defaults the page has.

@@ -79,7 +79,7 @@ async fn ends_well(mut world: World, hammer: Hammer, running: &[Process]) {
         let record = record(&world, "redis").await?;
         let published = record.writer_address().map(ToString::to_string).unwrap_or_default();
         let agree = named.iter().all(|name| *name == published);
-        let level = record.evidence.level;
+        let level = record.evidence.level();
         if !agree || level != consul_redis::core::record::Level::Quorum {
             return Err(LabError(format!("{named:?}, published {published:?} at {level:?}")));
         }

@@ -176,7 +176,7 @@ pub fn until_writer<'a>(
     other: Option<&'a str>,
 ) -> impl Future<Output = String> + 'a {
     let wait = until_record(world, group, seconds, "a confirmed writer", move |record| {
-        let confirmed = record.evidence.level == consul_redis::core::record::Level::Quorum;
+        let confirmed = record.evidence.level() == consul_redis::core::record::Level::Quorum;
         let writer = record.writer_address().map(ToString::to_string);
         confirmed && writer.is_some() && writer.as_deref() != other
     });

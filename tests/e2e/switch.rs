@@ -135,7 +135,7 @@ async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consul_se
         r.writer_address().is_some_and(|writer| writer.to_string() != old)
     };
     let new = until_record(&world, "redis", 20, "another writer", moved).await;
-    assert_eq!(new.evidence.level, consul_redis::core::record::Level::Promotion);
+    assert_eq!(new.evidence.level(), consul_redis::core::record::Level::Promotion);
     // What it takes from here on is lost, and Sentinel alone would let it (docs/facts/sentinel.md 4.1).
     tokio::time::sleep(Duration::from_millis(50)).await;
     let server = world.server(&old).unwrap();

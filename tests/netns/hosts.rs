@@ -184,7 +184,7 @@ impl Hosts {
         let found = until("a confirmed writer", Duration::from_secs(40), || async {
             let record = self.all[on[0]].record().await?;
             let writer = record.writer_address().filter(|writer| Some(*writer) != other_than);
-            match (writer, record.evidence.level) {
+            match (writer, record.evidence.level()) {
                 (Some(writer), Level::Quorum) => Ok(writer.clone()),
                 _ => Err(LabError(format!("{:?}: {}", record.writer_address(), record.why))),
             }
@@ -224,7 +224,7 @@ impl Host {
     /// This writer and so many replicas, in the record and in DNS.
     async fn shows(&self, writer: &Address, replicas: usize) -> Result<(), LabError> {
         let record = self.record().await?;
-        let confirmed = record.evidence.level == Level::Quorum;
+        let confirmed = record.evidence.level() == Level::Quorum;
         if record.writer_address() != Some(writer)
             || record.replicas().count() != replicas
             || !confirmed

@@ -100,7 +100,7 @@ async fn until_writer(world: &World, other: Option<&str>, replicas: usize, logs:
         let all = record.replicas().count() >= replicas;
         match writer {
             Some(writer)
-                if record.evidence.level == Level::Quorum
+                if record.evidence.level() == Level::Quorum
                     && all
                     && Some(writer.as_str()) != other =>
             {

@@ -33,7 +33,7 @@ fn healing() -> Scene {
 
 fn held(scene: &Scene) -> Vec<String> {
     let decision = scene.decision();
-    let holds = decision.actions.into_iter().filter_map(|action| match action {
+    let holds = decision.actions().into_iter().filter_map(|action| match action {
         Action::Hold(hold) if hold.why == HoldReason::CutOff => Some(hold.instance.to_string()),
         _ => None,
     });

@@ -36,7 +36,7 @@ fn sheltered() -> InstanceAnswer {
 }
 
 /// A is back empty; B and C hold the data, and are about to copy it.
-fn reborn() -> Scene {
+pub fn reborn() -> Scene {
     Scene::healthy(3)
         .published(|record| record.lineage = vec![ReplId("1".to_owned())])
         .instance(A, blank())
@@ -54,7 +54,7 @@ fn withdrawn() -> Scene {
 }
 
 fn kept_from_copying(scene: &Scene) -> Vec<String> {
-    let all = scene.decision().actions;
+    let all = scene.decision().actions();
     let of = |action: &Action| match action {
         Action::Shelter(shelter) => Some(shelter.instance.to_string()),
         _ => None,
@@ -63,7 +63,7 @@ fn kept_from_copying(scene: &Scene) -> Vec<String> {
 }
 
 fn asked(scene: &Scene) -> Option<String> {
-    let write = scene.decision().actions.into_iter().find_map(|action| match action {
+    let write = scene.decision().actions().into_iter().find_map(|action| match action {
         Action::Write(write) if write.purpose == Purpose::Replace => Some(write),
         _ => None,
     })?;
@@ -117,9 +117,9 @@ fn a_sentinel_that_would_choose_one_without_data_is_not_asked() {
     let emptied = InstanceAnswer { keys: 0, offset: 5_000, ..replica(9, A) };
     let scene = withdrawn().instance(C, emptied.clone());
     assert_eq!(asked(&scene), None);
-    let why = replace(&scene.view()).unwrap_err();
+    let why = replace(&scene.view()).unwrap_err().to_string();
     assert!(why.contains("would choose 10.0.0.3:6379, which does not hold it"), "{why}");
-    let status = assess(&scene.view(), &layout());
+    let status = assess(&scene.view(), &layout(), &scene.decision());
     let said = |problem: &Problem| problem.text.contains("Set `replica-priority 0` there");
     assert!(status.problems.iter().any(said), "{:?}", status.problems);
     let never = InstanceAnswer { priority: Some(0), ..emptied };
@@ -129,7 +129,12 @@ fn a_sentinel_that_would_choose_one_without_data_is_not_asked() {
 #[test]
 fn one_that_may_hold_more_is_waited_for() {
     let mut scene = withdrawn().dead(C);
-    assert!(replace(&scene.view()).unwrap_err().contains("10.0.0.3:6379, which may hold more"));
+    assert!(
+        replace(&scene.view())
+            .unwrap_err()
+            .to_string()
+            .contains("10.0.0.3:6379, which may hold more")
+    );
     assert_eq!(condition(&scene.view()), Some(Condition::Emptied(at(A))));
     scene.memory.since.insert(Condition::Emptied(at(A)), Mono(NOW - REINSTATED_AFTER_MS));
     assert_eq!(asked(&scene), Some(A.to_owned()));
@@ -206,7 +211,7 @@ fn a_second_primary_with_the_data_is_kept_unless_it_may_have_been_promoted() {
 #[test]
 fn a_late_command_does_nothing() {
     let scene = reborn();
-    let all = scene.decision().actions;
+    let all = scene.decision().actions();
     let shelter = all.iter().find_map(|action| match action {
         Action::Shelter(shelter) if shelter.instance == at(B) => Some(shelter.clone()),
         _ => None,
@@ -222,7 +227,7 @@ fn a_late_command_does_nothing() {
 
 #[test]
 fn the_veto_knows_who_must_not_be_touched() {
-    let all = reborn().decision().actions;
+    let all = reborn().decision().actions();
     let shelter = all.iter().find(|action| matches!(action, Action::Shelter(_))).unwrap();
     assert_eq!(veto(&reborn().view(), shelter), None);
     let sound = Scene::healthy(3);

@@ -9,7 +9,7 @@ use consul_redis_core::observed::{
 use consul_redis_core::policy::{
     ANSWER_AGE_MAX_MS, EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
 };
-use consul_redis_core::record::Level;
+use consul_redis_core::record::{Basis, Level};
 use consul_redis_core::safety;
 use consul_redis_core::time::Mono;
 
@@ -17,7 +17,7 @@ use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica,
 
 fn fences(scene: &Scene) -> Vec<Fence> {
     let decision = scene.decision();
-    let fences = decision.actions.into_iter().filter_map(|action| match action {
+    let fences = decision.actions().into_iter().filter_map(|action| match action {
         Action::Fence(fence) => Some(fence),
         _ => None,
     });
@@ -27,7 +27,7 @@ fn fences(scene: &Scene) -> Vec<Fence> {
 #[track_caller]
 fn left_alone(scene: &Scene, why: &str) {
     assert_eq!(fences(scene), []);
-    let reasons = scene.decision().reasons.join("\n");
+    let reasons = scene.decision().said().join("\n");
     assert!(reasons.contains(why), "{reasons}");
 }
 
@@ -181,7 +181,7 @@ fn a_history_that_goes_on_from_the_group_s_is_the_group_s() {
     let fenced = |scene: &Scene| {
         let mut scene = scene.clone();
         scene.memory.since.insert(stray.clone(), Mono(0));
-        scene.decision().actions.iter().any(|action| matches!(action, Action::Fence(_)))
+        scene.decision().actions().iter().any(|action| matches!(action, Action::Fence(_)))
     };
     assert!(!fenced(&scene));
     for (of, ours) in [("1", true), ("9", false)] {
@@ -233,7 +233,7 @@ fn the_old_primary_is_fenced_while_its_successor_s_leader_still_points_replicas(
         .instance(A, primary(1, None, &[C]))
         .promoted(B, 1_000)
         .published(|record| {
-            record.evidence.level = Level::Quorum;
+            record.evidence.basis = Basis::Majority { epoch: 2, votes: 3 };
             record.evidence.confirmed_epoch = 2;
         });
     scene.memory.since.insert(Condition::Stray(at(A)), Mono(ASKED));
@@ -248,7 +248,7 @@ fn nobody_is_fenced_for_a_writer_that_is_not_certain() {
     left_alone(&ready().silent(0).silent(1), "no majority has named the writer since");
     left_alone(&ready().dead(A), "the writer does not answer");
     left_alone(&ready().naming(&[0], C, 1), "the Sentinels do not agree");
-    let unconfirmed = ready().published(|record| record.evidence.level = Level::Promotion);
+    let unconfirmed = ready().published(|record| record.evidence.basis = Basis::Agents);
     left_alone(&unconfirmed, "not confirmed by a majority yet");
     let none = ready().published(|record| {
         record.writer = None;

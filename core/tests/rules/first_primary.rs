@@ -9,7 +9,7 @@ use consul_redis_core::time::Mono;
 use crate::scene::{A, B, C, NOW, Scene, at, primary, replica, sentinel_at};
 
 /// Nothing is published, three Sentinels know nothing, and these instances are registered.
-fn unknown(instances: &[(&str, InstanceAnswer)]) -> Scene {
+pub fn unknown(instances: &[(&str, InstanceAnswer)]) -> Scene {
     let mut scene = Scene::unpublished(3);
     scene.observed.instances.clear();
     for (address, answer) in instances {
@@ -23,7 +23,7 @@ fn unknown(instances: &[(&str, InstanceAnswer)]) -> Scene {
     scene
 }
 
-fn blank(replid: u64) -> InstanceAnswer {
+pub fn blank(replid: u64) -> InstanceAnswer {
     InstanceAnswer { keys: 0, offset: 0, ..primary(replid, None, &[]) }
 }
 
@@ -72,7 +72,7 @@ fn data_that_has_gone_different_ways_is_left_to_the_operator() {
     assert!(scene.keeps().contains("has gone different ways"), "{}", scene.keeps());
     let strangers = unknown(&[(B, primary(2, None, &[])), (C, primary(3, None, &[]))]);
     assert!(strangers.keeps().contains("has gone different ways"), "{}", strangers.keeps());
-    assert!(strangers.decision().actions.is_empty(), "{:?}", strangers.decision());
+    assert!(strangers.decision().actions().is_empty(), "{:?}", strangers.decision());
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_replica_is_written_down_before_it_is_made_the_first_primary() {
 
 fn promoted(scene: &Scene) -> Vec<String> {
     let decision = scene.decision();
-    let promotes = decision.actions.iter().filter_map(|action| match action {
+    let promotes = decision.actions().into_iter().filter_map(|action| match action {
         Action::Promote(promote) => Some(promote.instance.to_string()),
         _ => None,
     });
@@ -141,7 +141,7 @@ fn the_sentinels_are_told_of_the_first_primary_before_they_can_confirm_it() {
     scene.memory.generation_max = 1;
     let told: Vec<String> = scene
         .decision()
-        .actions
+        .actions()
         .iter()
         .filter_map(|action| match action {
             Action::Tell(tell) => Some(format!("{} {}", tell.sentinel, tell.primary)),
@@ -189,7 +189,7 @@ fn the_first_quorum_counts_all_sentinels_that_answer() {
     scene.memory.generation_max = 1;
     let quorums: Vec<u64> = scene
         .decision()
-        .actions
+        .actions()
         .iter()
         .filter_map(|action| match action {
             Action::Tell(tell) => Some(tell.settings.quorum),

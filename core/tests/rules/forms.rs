@@ -110,11 +110,11 @@ fn a_record_of_a_newer_version_is_left_alone_and_says_what_to_do() {
     assert!(matches!(store.state, StoredState::Unreadable(_)), "{:?}", store.state);
     scene.observed.store = Some(store);
     let decision = scene.decision();
-    assert_eq!(decision.actions, []);
+    assert_eq!(decision.actions(), []);
     let why = "written by a newer consul-redis (format 2, this build knows 1): upgrade this one";
     let said = format!("redis-ha/redis/state is left alone: {why}");
-    assert!(decision.reasons.contains(&said), "{:?}", decision.reasons);
-    let status = assess(&scene.view(), &layout());
+    assert!(decision.said().contains(&said), "{:?}", decision.said());
+    let status = assess(&scene.view(), &layout(), &scene.decision());
     let problem = status.problems.iter().find(|p| p.code == ProblemCode::StateUnreadable).unwrap();
     assert!(problem.text.ends_with(why), "{}", problem.text);
 }

@@ -5,7 +5,7 @@ use consul_redis_core::ghosts::{Forget, Ghost};
 use consul_redis_core::memory::Asked;
 use consul_redis_core::observed::{DownOpinion, FailoverPhase, SentinelId};
 use consul_redis_core::policy::RESET_GAP_MS;
-use consul_redis_core::record::{Level, Reset};
+use consul_redis_core::record::{Basis, Reset};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, replica, sentinel_at};
@@ -45,7 +45,7 @@ fn one_replica_silent() -> Scene {
 }
 
 fn forgets(scene: &Scene) -> Option<Forget> {
-    let actions = scene.decision().actions;
+    let actions = scene.decision().actions();
     actions.into_iter().find_map(|action| match action {
         Action::Write(write) if write.purpose == Purpose::Forget => write.forget,
         _ => None,
@@ -141,7 +141,7 @@ fn nobody_is_reset_unless_all_is_at_rest() {
         one_silent().answer(1, |answer| answer.group = None),
         one_silent().naming(&[1], B, 1),
         one_silent().dead(A),
-        one_silent().published(|record| record.evidence.level = Level::Promotion),
+        one_silent().published(|record| record.evidence.basis = Basis::Agents),
     ];
     for (index, scene) in still.into_iter().enumerate() {
         assert_eq!(forgets(&scene.lasting(LONG)), None, "scene {index}");
@@ -158,7 +158,7 @@ fn it_can_be_left_to_the_operator() {
     assert_eq!(forgets(&scene), None);
     let mut scene = one_silent().lasting(LONG);
     scene.policy.leave_alone();
-    assert_eq!(scene.decision().actions, []);
+    assert_eq!(scene.decision().actions(), []);
 }
 
 #[test]

@@ -20,4 +20,5 @@ mod rule_4_withdrawal;
 mod rule_5_conflict;
 mod rule_6_lower_epoch;
 mod scene;
+mod situations;
 mod telling;

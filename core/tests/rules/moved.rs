@@ -8,7 +8,7 @@ use consul_redis_core::observed::{
 };
 use consul_redis_core::policy::{OUT_OF_REACH_AFTER_MS, REINSTATED_AFTER_MS};
 use consul_redis_core::projection::nowhere;
-use consul_redis_core::record::Level;
+use consul_redis_core::record::{Basis, Level};
 use consul_redis_core::sentinels::{Tell, TellWhat};
 use consul_redis_core::status::{ProblemCode, assess};
 use consul_redis_core::time::Mono;
@@ -27,7 +27,7 @@ fn waiting(offset: u64) -> InstanceAnswer {
 }
 
 /// Everybody whom the Sentinels know is dead to all of them.
-fn dead() -> Scene {
+pub fn dead() -> Scene {
     let scene = Scene::healthy(3).dead(A).dead(B).dead(C);
     (0..3).fold(scene.down(&[0, 1, 2], DownOpinion::Objective), |scene, index| {
         scene.sentinel(index, |group| group.replicas.iter_mut().for_each(|r| r.s_down = true))
@@ -45,7 +45,7 @@ fn moved(instances: &[(&str, InstanceAnswer)]) -> Scene {
 }
 
 /// The same with all three, of which E has the most data.
-fn all_moved() -> Scene {
+pub fn all_moved() -> Scene {
     moved(&[(D, waiting(900)), (E, waiting(1_000)), (F, waiting(800))])
 }
 
@@ -73,7 +73,7 @@ fn leaves_all_alone(scene: &Scene) -> bool {
         Action::Write(write) => write.purpose == Purpose::Roster,
         _ => false,
     };
-    scene.decision().actions.iter().all(rows)
+    scene.decision().actions().iter().all(rows)
 }
 
 fn told(scene: &Scene) -> Vec<Tell> {
@@ -81,7 +81,7 @@ fn told(scene: &Scene) -> Vec<Tell> {
         Action::Tell(tell) => Some(tell),
         _ => None,
     };
-    scene.decision().actions.into_iter().filter_map(tell).collect()
+    scene.decision().actions().into_iter().filter_map(tell).collect()
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn the_one_with_the_most_data_leads_once_all_are_back() {
     assert_eq!(said, format!("redis: {E} is to become the primary"));
     // Written down, it is made one; and published when it says that it is.
     scene.show(&scene.write().record.unwrap());
-    let promoted = scene.decision().actions.into_iter().find_map(|action| match action {
+    let promoted = scene.decision().actions().into_iter().find_map(|action| match action {
         Action::Promote(promote) => Some(promote.instance.to_string()),
         _ => None,
     });
@@ -277,7 +277,7 @@ fn data_that_has_gone_different_ways_and_priorities_are_the_operator_s() {
     let scene = for_ms(moved(&[(D, apart(2)), (E, apart(3)), (F, waiting(100))]), 60_000);
     assert_eq!(why_not(&scene), NotMoved::Diverged(at(D), at(E)));
     assert!(scene.keeps().contains("SENTINEL MONITOR"), "{}", scene.keeps());
-    let problems = assess(&scene.view(), &layout()).problems;
+    let problems = assess(&scene.view(), &layout(), &scene.decision()).problems;
     let codes: Vec<ProblemCode> = problems.iter().map(|problem| problem.code).collect();
     assert!(codes.contains(&ProblemCode::NoWriter) && codes.contains(&ProblemCode::DataDiverged));
     let text = &problems.iter().find(|problem| problem.code == ProblemCode::NoWriter).unwrap().text;
@@ -301,10 +301,8 @@ fn data_that_has_gone_different_ways_and_priorities_are_the_operator_s() {
 /// One that is told of the new primary while others still name the dead one would be told back by them.
 #[test]
 fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_is_told_of_the_new_one() {
-    let scene = all_moved().promoted(E, 100).published(|record| {
-        record.evidence.config_epoch = None;
-        record.evidence.sentinel = None;
-    });
+    let scene =
+        all_moved().promoted(E, 100).published(|record| record.evidence.basis = Basis::Agents);
     let scene = scene.instance(E, primary(2, Some(1), &[]));
     let whats = |scene: &Scene| -> Vec<(String, TellWhat)> {
         told(scene).into_iter().map(|tell| (tell.sentinel.to_string(), tell.what)).collect()

@@ -196,14 +196,14 @@ fn outline(scene: &Scene) -> Vec<String> {
     let outline = |action: &Action| match action {
         Action::Write(write) => {
             let record = write.record.as_ref();
-            let known = record.map(|r| (r.writer_address(), &r.instances, r.evidence.level));
-            let counted = record.map(|r| (r.evidence.votes, r.evidence.known));
+            let known = record.map(|r| (r.writer_address(), &r.instances, r.evidence.level()));
+            let counted = record.map(|r| (r.evidence.basis.votes(), r.evidence.known));
             format!("{:?} {known:?} {counted:?}", write.purpose)
         }
         Action::Tell(tell) => format!("tell {:?} {} {:?}", tell.what, tell.primary, tell.settings),
         other => format!("{other:?}"),
     };
-    let mut all: Vec<String> = scene.decision().actions.iter().map(outline).collect();
+    let mut all: Vec<String> = scene.decision().actions().iter().map(outline).collect();
     all.sort();
     all
 }
@@ -290,7 +290,7 @@ proptest! {
 
     #[test]
     fn every_write_is_one_transaction_with_one_writer_and_one_story(scene in scene()) {
-        for action in scene.decision().actions {
+        for action in scene.decision().actions() {
             let Action::Write(write) = action else { continue };
             prop_assert!(write.ops.len() <= TXN_OPS_MAX);
             let Some(record) = &write.record else { continue };
@@ -310,7 +310,7 @@ proptest! {
     #[test]
     fn a_generation_begins_exactly_when_the_writer_changes(scene in scene()) {
         let before = scene.observed.record().cloned();
-        for action in scene.decision().actions {
+        for action in scene.decision().actions() {
             let Action::Write(write) = action else { continue };
             let Some(record) = &write.record else { continue };
             let old = before.as_ref().map_or(0, |record| record.generation);
@@ -356,7 +356,7 @@ proptest! {
         match scene.verdict() {
             Verdict::Publish { to, evidence, .. } => {
                 prop_assert_eq!(scene.policy.publish, Level::Promotion);
-                prop_assert_eq!(evidence.level, Level::Promotion);
+                prop_assert_eq!(evidence.level(), Level::Promotion);
                 prop_assert!(says_primary(&scene, &to.address));
                 let own = scene.observed.instances[&to.address].result.as_ref().expect("an answer");
                 let last = ReplId("1".to_owned());
@@ -377,14 +377,14 @@ proptest! {
         prop_assert!(led || !touches(&scene, A), "{:?}", scene.decision());
         let decision = scene.decision();
         let told = |action: &Action| !matches!(action, Action::Hold(_)) && is_told(action, A);
-        prop_assert!(!decision.actions.iter().any(told), "{decision:?}");
+        prop_assert!(!decision.actions().iter().any(told), "{decision:?}");
     }
 
     #[test]
     fn silence_changes_nothing(scene in scene()) {
         let scene = (0..3).fold(scene, Scene::silent);
         let scene = NAMES.iter().fold(scene, |scene, name| scene.dead(name));
-        let quiet = scene.decision().actions.iter().all(
+        let quiet = scene.decision().actions().iter().all(
             |action| matches!(action, Action::Write(write) if write.purpose == Purpose::Repair),
         );
         prop_assert!(quiet, "{:?}", scene.decision());
@@ -394,13 +394,8 @@ proptest! {
     fn a_decision_once_carried_out_is_not_made_again(scene in scene()) {
         let mut scene = scene;
         for _ in 0..5 {
-            let decision = scene.decision();
-            let write = decision.actions.iter().find_map(|action| match action {
-                Action::Write(write) => Some(write),
-                _ => None,
-            });
-            let Some(write) = write else { return Ok(()) };
-            carry_out(&mut scene, write);
+            let Some(write) = scene.decision().write else { return Ok(()) };
+            carry_out(&mut scene, &write);
             scene = scene.remembering();
         }
         prop_assert!(false, "it goes on for ever: {:?}", scene.decision());
@@ -427,7 +422,7 @@ fn splits(verdict: &Verdict, liar: &Said, scene: &Scene) -> bool {
 
 /// The instance is told something that keeps it from being the primary.
 fn touches(scene: &Scene, name: &str) -> bool {
-    scene.decision().actions.iter().any(|action| is_told(action, name))
+    scene.decision().actions().iter().any(|action| is_told(action, name))
 }
 
 fn is_told(action: &Action, name: &str) -> bool {
@@ -552,9 +547,7 @@ fn a_group_of_a_hundred_is_published_in_several_transactions_the_writer_in_the_f
         scene = scene.instance(name, replica(1, A));
     }
     let mut writes = 0;
-    loop {
-        let decision = scene.decision();
-        let Some(Action::Write(write)) = decision.actions.first() else { break };
+    while let Some(write) = scene.decision().write {
         assert!(write.ops.len() <= TXN_OPS_MAX, "{}", write.ops.len());
         let record = write.record.clone().expect("a record");
         assert_eq!(record.writer_address(), Some(&at(A)));

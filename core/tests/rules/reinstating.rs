@@ -18,7 +18,7 @@ fn waiting(offset: u64) -> InstanceAnswer {
 }
 
 /// A has come back as a replica of nobody, with all that the others have.
-fn returned() -> Scene {
+pub fn returned() -> Scene {
     Scene::healthy(3).instance(A, waiting(1_000))
 }
 
@@ -30,7 +30,7 @@ fn waited(mut scene: Scene, ms: u64) -> Scene {
 }
 
 fn promoted(scene: &Scene) -> Vec<String> {
-    let all = scene.decision().actions;
+    let all = scene.decision().actions();
     let of = |action: &Action| match action {
         Action::Promote(promote) => Some(promote.instance.to_string()),
         _ => None,
@@ -81,7 +81,7 @@ fn an_empty_or_older_one_is_left_to_the_sentinels() {
     let empty = InstanceAnswer { keys: 0, ..waiting(0) };
     assert_eq!(why_not(&returned().instance(A, empty)), behind);
     assert_eq!(why_not(&returned().instance(A, waiting(999))), behind);
-    let said = returned().instance(A, waiting(999)).decision().reasons;
+    let said = returned().instance(A, waiting(999)).decision().said();
     assert!(said.contains(&format!("{A} is back with less data than {B}: left to the Sentinels")));
 }
 
@@ -142,7 +142,7 @@ fn a_known_replica_of_nobody_is_pointed_at_the_writer() {
     scene.observed.registered.insert(at(C));
     let stray = Condition::Stray(at(C));
     scene.memory.since.insert(stray, Mono(0));
-    let fence = scene.decision().actions.into_iter().find_map(|action| match action {
+    let fence = scene.decision().actions().into_iter().find_map(|action| match action {
         Action::Fence(fence) => Some((fence.instance, fence.follow)),
         _ => None,
     });

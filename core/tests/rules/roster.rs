@@ -3,7 +3,7 @@
 use consul_redis_core::action::Purpose;
 use consul_redis_core::observed::{FailoverPhase, Role, SentinelReplica};
 use consul_redis_core::projection::Op;
-use consul_redis_core::record::{InstanceRecord, Level, PublishedRole, Record};
+use consul_redis_core::record::{Basis, InstanceRecord, PublishedRole, Record};
 use consul_redis_core::switchover::prepare;
 use consul_redis_core::time::Mono;
 
@@ -28,7 +28,7 @@ fn joined(scene: Scene) -> Scene {
 #[test]
 fn a_healthy_group_needs_no_write() {
     let decision = Scene::healthy(3).decision();
-    assert!(decision.actions.is_empty(), "{decision:?}");
+    assert!(decision.actions().is_empty(), "{decision:?}");
     assert!(decision.sound);
 }
 
@@ -48,7 +48,7 @@ fn a_replica_that_lags_leaves_after_the_time_it_was_given() {
         replicas[1].lag_s = 11;
     }
     let scene = Scene::healthy(3).instance(A, late);
-    assert!(scene.decision().actions.is_empty(), "it has ten seconds");
+    assert!(scene.decision().actions().is_empty(), "it has ten seconds");
     let scene = scene.lasting(10_000);
     assert_eq!(
         scene.rows(),
@@ -68,20 +68,20 @@ fn a_replica_with_a_broken_link_leaves_after_the_time_it_was_given() {
 #[test]
 fn replicas_stay_while_there_is_no_writer_to_ask() {
     let scene = Scene::healthy(3).dead(A).lasting(60_000);
-    assert!(scene.decision().actions.is_empty(), "{:?}", scene.decision());
+    assert!(scene.decision().actions().is_empty(), "{:?}", scene.decision());
 }
 
 #[test]
 fn an_agent_that_cannot_reach_a_replica_has_no_say_about_it() {
     let scene = Scene::healthy(3).dead(B).lasting(60_000);
-    assert!(scene.decision().actions.is_empty(), "the writer says that it is in sync");
+    assert!(scene.decision().actions().is_empty(), "the writer says that it is in sync");
 }
 
 #[test]
 fn a_dead_replica_is_down_when_a_majority_says_so() {
     let dead = |scene: Scene, index| scene.sentinel(index, |group| group.replicas[1].s_down = true);
     let scene = dead(Scene::healthy(3).dead(C), 0);
-    assert!(scene.decision().actions.is_empty(), "one opinion is not enough");
+    assert!(scene.decision().actions().is_empty(), "one opinion is not enough");
     let scene = dead(scene, 1);
     assert_eq!(scene.rows()[2], format!("{C} down"));
 }
@@ -98,7 +98,7 @@ fn down_ends_with_a_sign_of_life() {
         record.instances[2].role = PublishedRole::Down;
     };
     let scene = Scene::healthy(3).published(down).dead(C).instance(A, primary(1, None, &[B]));
-    assert!(scene.decision().actions.is_empty(), "nobody has heard of it");
+    assert!(scene.decision().actions().is_empty(), "nobody has heard of it");
     let scene = scene.instance(C, replica(1, A));
     assert_eq!(scene.rows()[2], format!("{C} out of sync"));
 }
@@ -110,7 +110,7 @@ fn an_instance_that_no_sentinel_names_loses_its_row() {
     };
     let scene = (0..3).fold(Scene::healthy(3).dead(C), forget);
     assert!(
-        scene.clone().lasting(14_999).decision().actions.is_empty(),
+        scene.clone().lasting(14_999).decision().actions().is_empty(),
         "a reset Sentinel forgets too"
     );
     let scene = scene.lasting(15_000);
@@ -123,7 +123,7 @@ fn an_instance_that_is_down_for_long_loses_its_row() {
         scene.sentinel(index, |group| group.replicas[1].s_down = true)
     });
     let mut scene = scene.published(|record| record.instances[2].role = PublishedRole::Down);
-    assert!(scene.clone().lasting(3_599_999).decision().actions.is_empty());
+    assert!(scene.clone().lasting(3_599_999).decision().actions().is_empty());
     scene.now += 3_600_000;
     for reading in scene.observed.sentinels.values_mut() {
         reading.asked.0 += 3_600_000;
@@ -145,7 +145,7 @@ fn rows_wait_until_a_failover_is_over() {
     assert!(
         !scene
             .decision()
-            .actions
+            .actions()
             .iter()
             .any(|action| matches!(action, consul_redis_core::action::Action::Write(_)))
     );
@@ -168,7 +168,7 @@ fn rows_that_do_not_stay_are_put_back_once_a_second() {
     let rows = scene.observed.rows.as_mut().unwrap().found.as_mut().unwrap();
     rows.services.remove("redis-primary");
     scene.memory.repaired = Some(Mono(NOW - 999));
-    assert!(scene.decision().actions.is_empty(), "{:?}", scene.decision());
+    assert!(scene.decision().actions().is_empty(), "{:?}", scene.decision());
     assert!(!scene.decision().sound, "they are not as they should be");
     scene.memory.repaired = Some(Mono(NOW - 1_000));
     assert_eq!(scene.write().purpose, Purpose::Repair);
@@ -187,8 +187,8 @@ fn a_node_of_somebody_else_is_left_alone() {
     let mut scene = Scene::unpublished(3);
     scene.observed.rows.as_mut().unwrap().foreign = true;
     let decision = scene.decision();
-    assert!(decision.actions.is_empty());
-    assert!(decision.reasons[0].contains("node redis-ha-redis exists and is not ours"));
+    assert!(decision.actions().is_empty());
+    assert!(decision.said()[0].contains("node redis-ha-redis exists and is not ours"));
 }
 
 #[test]
@@ -199,8 +199,8 @@ fn a_record_of_a_newer_version_is_left_alone() {
     scene.observed.store.as_mut().unwrap().state =
         consul_redis_core::observed::StoredState::Unreadable(error);
     let decision = scene.decision();
-    assert!(decision.actions.is_empty());
-    assert!(decision.reasons[0].contains("written by a newer consul-redis"), "{decision:?}");
+    assert!(decision.actions().is_empty());
+    assert!(decision.said()[0].contains("written by a newer consul-redis"), "{decision:?}");
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn rows_are_only_changed_on_what_was_asked_since_the_last_change() {
     scene.memory.store_changed = Mono(ASKED);
     assert_eq!(scene.write().purpose, Purpose::Roster);
     scene.memory.store_changed = Mono(ASKED + 1);
-    assert!(scene.decision().actions.is_empty(), "{:?}", scene.decision());
+    assert!(scene.decision().actions().is_empty(), "{:?}", scene.decision());
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_replica_that_was_down_comes_up_when_a_majority_says_so() {
     let called_down =
         |scene: Scene, index| scene.sentinel(index, |group| group.replicas[1].s_down = true);
     let disputed = called_down(Scene::healthy(3).silent(2), 0).published(down);
-    assert!(disputed.decision().actions.is_empty(), "{:?}", disputed.decision());
+    assert!(disputed.decision().actions().is_empty(), "{:?}", disputed.decision());
     let up = called_down(Scene::healthy(3), 0).published(down);
     assert_eq!(up.rows()[2], format!("{C} replica"));
 }
@@ -247,7 +247,7 @@ fn rows_go_on_while_a_leader_still_points_replicas_at_the_published_writer() {
         .instance(A, replica(2, B))
         .promoted(B, 60_000)
         .published(|record| {
-            record.evidence.level = Level::Quorum;
+            record.evidence.basis = Basis::Majority { epoch: 2, votes: 3 };
             record.evidence.confirmed_epoch = 2;
         });
     assert_eq!(scene.rows()[2], format!("{C} replica"));
@@ -285,8 +285,8 @@ fn a_group_keeps_its_service_until_it_is_retired() {
     let mut scene = Scene::healthy(3);
     scene.policy.service = "cache".parse().unwrap();
     let decision = scene.decision();
-    assert!(decision.actions.is_empty(), "{decision:?}");
-    assert!(decision.reasons[0].contains("consul-redis retire redis --force"), "{decision:?}");
+    assert!(decision.actions().is_empty(), "{decision:?}");
+    assert!(decision.said()[0].contains("consul-redis retire redis --force"), "{decision:?}");
 }
 
 #[test]
@@ -309,11 +309,11 @@ fn an_instance_in_maintenance_is_no_read_endpoint_and_no_target() {
     let mut unreadable = Scene::healthy(3);
     unreadable.observed.store.as_mut().expect("a store").maintenance = Err("damaged".to_owned());
     let decision = unreadable.decision();
-    assert!(decision.actions.is_empty(), "{decision:?}");
-    assert_eq!(decision.reasons, ["redis-ha/redis/maintenance is ignored: damaged"]);
+    assert!(decision.actions().is_empty(), "{decision:?}");
+    assert_eq!(decision.said(), ["redis-ha/redis/maintenance is ignored: damaged"]);
     // Whoever was taken out stays out.
     let out = |record: &mut Record| record.instances[1].role = PublishedRole::Maintenance;
     let mut kept = Scene::healthy(3).published(out);
     kept.observed.store.as_mut().expect("a store").maintenance = Err("damaged".to_owned());
-    assert_eq!(kept.decision().actions, []);
+    assert_eq!(kept.decision().actions(), []);
 }

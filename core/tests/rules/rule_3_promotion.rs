@@ -26,7 +26,7 @@ fn a_chosen_replica_that_says_it_is_primary_is_published_at_once() {
     assert_eq!(scene.published_now(), (B.to_owned(), Level::Promotion));
     let record = scene.write().record.unwrap();
     assert_eq!(record.why, "promoted by Sentinel epoch 2");
-    assert_eq!(record.evidence.config_epoch, Some(2));
+    assert_eq!(record.evidence.basis.epoch(), Some(2));
     assert_eq!(record.evidence.confirmed_epoch, 1, "no majority has confirmed more");
 }
 
@@ -119,7 +119,10 @@ fn the_majority_confirms_a_promotion() {
     let Verdict::Confirm { evidence, .. } = scene.verdict() else {
         panic!("{:?}", scene.verdict());
     };
-    assert_eq!((evidence.level, evidence.confirmed_epoch, evidence.votes), (Level::Quorum, 2, 2));
+    assert_eq!(
+        (evidence.level(), evidence.confirmed_epoch, evidence.basis.votes()),
+        (Level::Quorum, 2, 2)
+    );
     assert_eq!(scene.write().record.unwrap().generation, 8, "the writer is the same");
 }
 
@@ -203,10 +206,10 @@ fn what_dns_answered_after_the_confirmation_is_written_down_when_all_is_quiet() 
         let record = write.record.unwrap();
         assert_eq!((record.generation, record.writer_address()), (7, Some(&at(A))));
         scene.observed.store.as_mut().unwrap().history = history;
-        assert!(scene.decision().actions.is_empty(), "once: {:?}", scene.decision());
+        assert!(scene.decision().actions().is_empty(), "once: {:?}", scene.decision());
     }
     let noted = |scene: &Scene| {
-        let mut actions = scene.decision().actions.into_iter();
+        let mut actions = scene.decision().actions().into_iter();
         actions.any(|action| matches!(action, Action::Write(w) if w.purpose == Purpose::Note))
     };
     assert!(noted(&published(Level::Quorum, 60_000)));
@@ -256,7 +259,7 @@ fn the_old_primary_comes_back_once_its_replacement_was_undone() {
 
 fn holds(scene: &Scene) -> Vec<String> {
     let decision = scene.decision();
-    let held = decision.actions.iter().filter_map(|action| match action {
+    let held = decision.actions().into_iter().filter_map(|action| match action {
         Action::Hold(hold) => Some(hold.instance.to_string()),
         _ => None,
     });

@@ -2,13 +2,14 @@
 //! long; then it is the new baseline.
 
 use consul_redis_core::publication::Verdict;
+use consul_redis_core::record::Basis;
 
 use crate::scene::{A, B, Scene, primary, promoted_b};
 
 fn recorded_at_9(scene: Scene) -> Scene {
     scene.published(|record| {
         record.evidence.confirmed_epoch = 9;
-        record.evidence.config_epoch = Some(9);
+        record.evidence.basis = Basis::Majority { epoch: 9, votes: 3 };
     })
 }
 

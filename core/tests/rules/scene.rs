@@ -15,7 +15,7 @@ use consul_redis_core::policy::Policy;
 use consul_redis_core::projection::{Layout, project};
 use consul_redis_core::publication::Verdict;
 use consul_redis_core::record::{
-    Evidence, InstanceRecord, Level, PublishedRole, RECORD_VERSION, Record, Writer,
+    Basis, Evidence, InstanceRecord, Level, PublishedRole, RECORD_VERSION, Record, Writer,
 };
 use consul_redis_core::time::{Mono, Now};
 use consul_redis_core::view::View;
@@ -111,8 +111,8 @@ impl Scene {
             record.generation = 8;
             record.writer = Some(Writer { address: at(writer), replid: ReplId("2".to_owned()) });
             record.last_writer.clone_from(&record.writer);
-            record.evidence.level = Level::Promotion;
-            record.evidence.config_epoch = Some(2);
+            let (leader, epoch) = (sentinel_at(0), Some(2));
+            record.evidence.basis = Basis::Promotion { leader, epoch, votes: 1 };
             for instance in &mut record.instances {
                 instance.role = if instance.address == at(writer) {
                     PublishedRole::Primary
@@ -263,7 +263,7 @@ impl Scene {
     #[track_caller]
     pub fn published_now(&self) -> (String, Level) {
         match self.verdict() {
-            Verdict::Publish { to, evidence, .. } => (to.address.to_string(), evidence.level),
+            Verdict::Publish { to, evidence, .. } => (to.address.to_string(), evidence.level()),
             other => panic!("nothing is to be published: {other:?}"),
         }
     }
@@ -290,7 +290,7 @@ impl Scene {
     #[track_caller]
     pub fn write(&self) -> Write {
         let decision = self.decision();
-        let write = decision.actions.iter().find_map(|action| match action {
+        let write = decision.actions().iter().find_map(|action| match action {
             Action::Write(write) => Some((**write).clone()),
             _ => None,
         });
@@ -424,12 +424,9 @@ fn record(sentinels: usize) -> Record {
         writer: Some(writer.clone()),
         last_writer: Some(writer),
         evidence: Evidence {
-            level: Level::Quorum,
-            config_epoch: Some(1),
+            basis: Basis::Majority { epoch: 1, votes: sentinels },
             confirmed_epoch: 1,
-            votes: sentinels,
             known: sentinels,
-            sentinel: None,
         },
         since: Timestamp::from_second(1_600_000_000).expect("a time"),
         why: "named by 3 of 3 Sentinels at epoch 1".to_owned(),

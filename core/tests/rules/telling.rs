@@ -14,7 +14,7 @@ fn ignorant(scene: Scene) -> Scene {
 
 fn told(scene: &Scene) -> Vec<Tell> {
     let decision = scene.decision();
-    let tells = decision.actions.into_iter().filter_map(|action| match action {
+    let tells = decision.actions().into_iter().filter_map(|action| match action {
         Action::Tell(tell) => Some(tell),
         _ => None,
     });
@@ -120,8 +120,8 @@ fn settings_that_cannot_be_read_are_ignored_and_said() {
     scene.policy.settings.down_after_ms = Some(9_000);
     scene.observed.store.as_mut().unwrap().config = Err("expected value".to_owned());
     let decision = scene.decision();
-    assert!(decision.actions.is_empty(), "{decision:?}");
-    assert!(decision.reasons[0].contains("redis-ha/redis/config is ignored"), "{decision:?}");
+    assert!(decision.actions().is_empty(), "{decision:?}");
+    assert!(decision.said()[0].contains("redis-ha/redis/config is ignored"), "{decision:?}");
 }
 
 #[test]

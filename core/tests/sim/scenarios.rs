@@ -43,7 +43,7 @@ fn patient(seed: u64) -> World {
 }
 
 fn is_promotion(world: &World) -> bool {
-    published(world).is_some_and(|record| record.evidence.level == Level::Promotion)
+    published(world).is_some_and(|record| record.evidence.level() == Level::Promotion)
 }
 
 /// With how many seeds each is run.
@@ -225,7 +225,7 @@ fn a_group_that_nobody_knows_gets_the_first_primary_with_the_most_data() {
         let mut world = World::from_scratch(seed, 3, 3, 3);
         run_until(&mut world, 30_000, |world| {
             published(world).is_some_and(|record| {
-                record.writer.is_some() && record.evidence.level == Level::Quorum
+                record.writer.is_some() && record.evidence.level() == Level::Quorum
             })
         });
         run_until(&mut world, 30_000, |world| {
@@ -376,7 +376,7 @@ fn a_group_that_has_moved_is_led_by_the_one_with_the_most_data() {
             "{}",
             world.log.join("\n")
         );
-        assert_eq!(after.evidence.level, Level::Quorum, "{}", world.log.join("\n"));
+        assert_eq!(after.evidence.level(), Level::Quorum, "{}", world.log.join("\n"));
         // What comes after it is as before.
         world.schedule(world.now, Operation::KillPrimary);
         world.run(world.now + 20_000);

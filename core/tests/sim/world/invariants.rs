@@ -1,6 +1,7 @@
 //! What must hold whatever happens, and what is remembered to tell whether it does.
 
 use super::*;
+use consul_redis_core::record::Basis;
 
 impl World {
     pub(super) fn note_late_answer(&mut self, agent: usize, input: &Input) {
@@ -44,7 +45,7 @@ impl World {
         let record = self.last_record.as_ref();
         let wrong = record.is_some_and(|record| {
             let Some(writer) = record.writer_address() else { return false };
-            let denied = record.evidence.level == Level::Promotion
+            let denied = record.evidence.level() == Level::Promotion
                 && self.cluster.majority().is_some_and(|majority| &majority != writer)
                 && self.cluster.chosen().is_empty();
             denied || self.cluster.agree_down(writer)
@@ -79,7 +80,7 @@ impl World {
             let what = format!("agent-{agent} publishes {writer}, which last said so at {said:?}");
             self.break_with(what);
         }
-        let named = self.named_recently(writer, record.evidence.level);
+        let named = self.named_recently(writer, record.evidence.level());
         // The first primary of a group that no Sentinel knows: the one with the most data.
         let first = self.most_data.is_some() && record.generation == 1;
         if first && self.most_data.as_ref() != Some(writer) {
@@ -87,8 +88,7 @@ impl World {
             return self.break_with(what);
         }
         // Where everything has moved, no Sentinel knows anybody who is left.
-        let by_itself =
-            record.evidence.level == Level::Promotion && record.evidence.sentinel.is_none();
+        let by_itself = record.evidence.basis == Basis::Agents;
         let moved = self.moved > 0 && by_itself;
         if let Some(holder) = self.holder_passed_over(agent, record, writer).filter(|_| moved) {
             let what = format!("agent-{agent} publishes {writer} without data, {holder} has some");
@@ -160,7 +160,7 @@ impl World {
             write.purpose.as_str(),
             record.generation,
             record.writer_address(),
-            record.evidence.level.as_str(),
+            record.evidence.level().as_str(),
             record.why
         ));
         if record.writer.is_some() {
@@ -192,10 +192,10 @@ impl World {
     pub(super) fn check_no_step_back(&mut self, record: &Record) {
         let Some(last) = &self.last_record else { return };
         let young = self.now - self.generation_at < 4_000;
-        let promoted = last.evidence.level == Level::Promotion && last.writer.is_some();
+        let promoted = last.evidence.level() == Level::Promotion && last.writer.is_some();
         let moved = record.writer.is_some() && record.writer_address() != last.writer_address();
-        let old_epoch = record.evidence.level == Level::Quorum
-            && record.evidence.config_epoch <= Some(last.evidence.confirmed_epoch);
+        let old_epoch = record.evidence.level() == Level::Quorum
+            && record.evidence.basis.epoch() <= Some(last.evidence.confirmed_epoch);
         if young && promoted && moved && old_epoch {
             self.break_with("the old answer overruled a promotion".to_owned());
         }
@@ -260,7 +260,7 @@ impl World {
         }
         let answer = self.consul.group(&self.layout, Mono(self.now));
         let published = answer.record().and_then(Record::writer_address).cloned();
-        let level = answer.record().map(|record| record.evidence.level);
+        let level = answer.record().map(|record| record.evidence.level());
         // Equal epochs for two addresses never converge in Sentinel itself; then nobody is named.
         let Some(majority) = self.cluster.majority() else { return };
         if !self.cluster.is_settled() {

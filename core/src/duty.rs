@@ -1,0 +1,143 @@
+//! What is done to one instance, and to one Sentinel: by its type at most one thing in one decision.
+//!
+//! Several rules may want something of the same instance. The order in which they come is that of [`Duty`]: what makes an
+//! instance a primary goes first, then what keeps its data, then what makes it a replica, then what only holds it.
+
+use std::collections::BTreeMap;
+
+use super::action::Action;
+use super::address::Address;
+use super::bootstrap::Promote;
+use super::emptied::{Replace, Shelter, shelters};
+use super::fence::{Fence, fences};
+use super::ghosts::Forget;
+use super::hold::{Hold, holds};
+use super::reasons::{LeftAlone, Reason};
+use super::safety;
+use super::sentinels::{Tell, tells};
+use super::situation::Situation;
+use super::view::View;
+
+/// What is done to one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Duty {
+    /// Make it a primary.
+    Promote(Promote),
+    /// Have it follow nobody, so that it keeps its data.
+    Detach(Shelter),
+    /// Make it a replica of the writer.
+    Fence(Fence),
+    /// Hold its writes for a moment.
+    Hold(Hold),
+    /// Leave it alone.
+    Leave,
+}
+
+/// What is done to one Sentinel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SentinelDuty {
+    /// Tell it about the group.
+    Tell(Tell),
+    /// Have it forget those that are gone for good, once that is written down.
+    Forget(Forget),
+    /// Ask it for a failover, once that is written down.
+    Replace(Replace),
+    /// Leave it alone.
+    Leave,
+}
+
+impl Duty {
+    /// As something to do, if it is.
+    pub fn action(&self) -> Option<Action> {
+        match self.clone() {
+            Self::Promote(promote) => Some(Action::Promote(promote)),
+            Self::Detach(shelter) => Some(Action::Shelter(shelter)),
+            Self::Fence(fence) => Some(Action::Fence(fence)),
+            Self::Hold(hold) => Some(Action::Hold(hold)),
+            Self::Leave => None,
+        }
+    }
+}
+
+impl SentinelDuty {
+    /// As something to do at once, if it is.
+    pub fn action(&self) -> Option<Action> {
+        match self.clone() {
+            Self::Tell(tell) => Some(Action::Tell(tell)),
+            Self::Forget(_) | Self::Replace(_) | Self::Leave => None,
+        }
+    }
+}
+
+/// What is to be done to the instances.
+#[derive(Debug, Default)]
+pub struct Duties {
+    /// Those that are not left alone.
+    pub instances: BTreeMap<Address, Duty>,
+    /// Second primaries that are left alone.
+    pub left_alone: Vec<LeftAlone>,
+    /// What the safety layer forbids.
+    pub refused: Vec<Reason>,
+}
+
+/// What every rule wants of the instances, by instance, in the order of [`Duty`].
+#[derive(Default)]
+struct Wanted(BTreeMap<Address, Vec<Duty>>);
+
+impl Wanted {
+    fn add(&mut self, instance: &Address, duty: Duty) {
+        self.0.entry(instance.clone()).or_default().push(duty);
+    }
+}
+
+/// What is to be done to each instance.
+pub fn duties(view: &View<'_>, situation: &Situation) -> Duties {
+    let mut wanted = Wanted::default();
+    let due = |promote: &&Promote| view.memory.told_long_ago(&promote.instance, view.now);
+    if let Some(promote) = situation.promotes().filter(due) {
+        wanted.add(&promote.instance, Duty::Promote(promote.clone()));
+    }
+    for shelter in shelters(view) {
+        wanted.add(&shelter.instance.clone(), Duty::Detach(shelter));
+    }
+    let (fences, left_alone) = fences(view);
+    for fence in fences {
+        wanted.add(&fence.instance.clone(), Duty::Fence(fence));
+    }
+    for hold in holds(view) {
+        wanted.add(&hold.instance.clone(), Duty::Hold(hold));
+    }
+    let mut duties = Duties { left_alone, ..Duties::default() };
+    for (instance, wanted) in wanted.0 {
+        let duty = duty(view, wanted, &mut duties.refused);
+        if duty != Duty::Leave {
+            duties.instances.insert(instance, duty);
+        }
+    }
+    duties
+}
+
+/// The first thing wanted of an instance that is not forbidden.
+fn duty(view: &View<'_>, wanted: Vec<Duty>, refused: &mut Vec<Reason>) -> Duty {
+    for duty in wanted {
+        match duty.action().and_then(|action| safety::veto(view, &action)) {
+            None => return duty,
+            Some(veto) => refused.push(Reason::Refused(veto)),
+        }
+    }
+    Duty::Leave
+}
+
+/// What each Sentinel is to be told now.
+pub fn told(view: &View<'_>, refused: &mut Vec<Reason>) -> BTreeMap<Address, SentinelDuty> {
+    let mut told = BTreeMap::new();
+    for tell in tells(view) {
+        match safety::veto(view, &Action::Tell(tell.clone())) {
+            None => {
+                told.insert(tell.sentinel.clone(), SentinelDuty::Tell(tell));
+            }
+            Some(veto) => refused.push(Reason::Refused(veto)),
+        }
+    }
+    told
+}

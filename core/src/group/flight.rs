@@ -1,0 +1,183 @@
+//! The one write that is under way: how it ended, and what follows.
+
+use super::super::action::{Purpose, Write};
+use super::super::observed::{StoreAnswer, StoredState};
+use super::super::projection::project;
+use super::super::record::{Change, Record, Timeline};
+use super::super::time::{Mono, Now};
+use super::narrate::say;
+use super::{GroupLoop, Outcome, Output, Published, Weight};
+
+/// Pause after a write that Consul refused (not one that lost a race), in ms.
+pub const REFUSED_PAUSE_MS: u64 = 2_000;
+/// Without an outcome for this long a write counts as unanswered, in ms. Longer than any deadline of
+/// the client, so it only ends a wait for an answer that was lost inside the agent.
+pub const WRITE_ANSWER_MAX_MS: u64 = 20_000;
+/// How long after it was decided a Sentinel is still made to forget, in ms.
+pub const FORGET_WITHIN_MS: u64 = 5_000;
+/// How long after it was decided a Sentinel is still asked for a failover, in ms: twice this is less than
+/// [`REPLACE_AGAIN_MS`](crate::policy::REPLACE_AGAIN_MS), so that no two are under way.
+pub const REPLACE_WITHIN_MS: u64 = 2_000;
+
+/// One write that was sent.
+pub(super) struct InFlight {
+    pub(super) id: u64,
+    pub(super) write: Write,
+    pub(super) sent: Mono,
+    /// Since when it is known that no answer will come.
+    pub(super) unanswered: Option<Mono>,
+}
+
+impl GroupLoop {
+    pub(super) fn fold_outcome(
+        &mut self,
+        id: u64,
+        outcome: Outcome,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) {
+        // The watch may have told the end of it before the answer came.
+        let Some(mut flight) = self.in_flight.take_if(|flight| flight.id == id) else { return };
+        match outcome {
+            Outcome::Committed { index } => self.committed(flight, index, now, out),
+            Outcome::Lost => {
+                let purpose = flight.write.purpose.as_str();
+                let text = format!("{}: another agent was first ({purpose})", self.policy.group);
+                out.push(say(Weight::Debug, text));
+                out.push(Output::ReadStore);
+            }
+            Outcome::Refused(error) => {
+                self.paused_until = now.mono.plus_ms(REFUSED_PAUSE_MS);
+                let purpose = flight.write.purpose.as_str();
+                let text = format!(
+                    "{}: Consul refused to {purpose}, trying again in {} s: {error}",
+                    self.policy.group,
+                    REFUSED_PAUSE_MS / 1_000
+                );
+                out.push(say(Weight::Warn, text));
+                out.push(Output::ReadStore);
+                // The rows may not be what they were taken for.
+                out.push(Output::ReadRows);
+            }
+            Outcome::Unknown(error) => {
+                let text = format!(
+                    "{}: Consul's answer was lost, reading what became of it: {error}",
+                    self.policy.group
+                );
+                out.push(say(Weight::Warn, text));
+                flight.unanswered = Some(now.mono);
+                self.in_flight = Some(flight);
+                out.push(Output::ReadStore);
+            }
+        }
+    }
+
+    /// The nonce says whether what is in Consul is what we wrote, with or without an answer.
+    pub(super) fn recognise(&mut self, answer: &StoreAnswer, now: Now, out: &mut Vec<Output>) {
+        let Some(found) = answer.record().map(|record| &record.nonce) else { return };
+        let flight = self.in_flight.take_if(|flight| {
+            flight.write.record.as_ref().is_some_and(|record| &record.nonce == found)
+        });
+        if let Some(flight) = flight {
+            self.committed(flight, answer.state_index, now, out);
+        }
+    }
+
+    pub(super) fn committed(
+        &mut self,
+        flight: InFlight,
+        index: u64,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) {
+        let InFlight { write, sent, .. } = flight;
+        let Write { purpose, record, history, forget, replace, .. } = write;
+        let known = self.observed.store.as_ref().map_or(0, |store| store.state_index);
+        if index < known && record.is_some() {
+            // It was applied, and somebody has written after it.
+            return;
+        }
+        self.memory.store_changed = now.mono;
+        // Written down, so it is ours to do; but not when the answer has been long in coming.
+        if let Some(forget) = forget.filter(|_| now.mono - sent < FORGET_WITHIN_MS) {
+            out.push(Output::Forget(forget, now.mono.plus_ms(FORGET_WITHIN_MS)));
+        }
+        if let Some(replace) = replace.filter(|_| now.mono - sent < REPLACE_WITHIN_MS) {
+            out.push(Output::Replace(replace, now.mono.plus_ms(REPLACE_WITHIN_MS)));
+        }
+        let Some(record) = record else {
+            self.memory.repaired = Some(now.mono);
+            let text = format!("{}: put back rows or keys that were changed", self.policy.group);
+            out.push(say(Weight::Info, text));
+            out.push(Output::ReadRows);
+            return;
+        };
+        self.say_committed(purpose, &record, now, out);
+        if matches!(purpose, Purpose::Publish | Purpose::Withdraw) {
+            let history = history.clone().unwrap_or_default();
+            out.push(self.published(&record, history, now, true));
+        }
+        if let Some(store) = &mut self.observed.store {
+            store.plain.extend(project(&record).plain);
+            store.history = history.unwrap_or_else(|| std::mem::take(&mut store.history));
+            store.state_index = index;
+            store.state = StoredState::Known(Box::new(record));
+        }
+        if purpose == Purpose::Publish {
+            self.memory.timeline = Timeline::default();
+            self.memory.promoted = None;
+        }
+    }
+
+    pub(super) fn published(
+        &self,
+        record: &Record,
+        history: Vec<Change>,
+        now: Now,
+        ours: bool,
+    ) -> Output {
+        let writer = record.writer_address();
+        let promoted = self.memory.promoted.as_ref().filter(|(a, _)| Some(a) == writer);
+        Output::Published(Box::new(Published {
+            generation: record.generation,
+            service: record.service.clone(),
+            writer: writer.cloned(),
+            promoted: promoted.map(|(_, at)| *at),
+            at: now.mono,
+            ours,
+            history,
+        }))
+    }
+
+    /// Sends a write, unless one is under way, or Consul may not be the one that was read.
+    pub(super) fn send(&mut self, write: &Write, now: Now, out: &mut Vec<Output>) {
+        let free = self.in_flight.is_none() && !self.doubtful;
+        if free && now.mono >= self.paused_until {
+            let (id, write) = (self.memory.written, write.clone());
+            out.push(Output::Write(id, Box::new(write.clone())));
+            let flight = InFlight { id, write, sent: now.mono, unanswered: None };
+            // Every attempt has a nonce of its own, so a lost answer is told apart.
+            self.memory.written += 1;
+            self.in_flight = Some(flight);
+        }
+    }
+
+    /// Takes a write that has been under way for too long for one whose answer was lost.
+    pub(super) fn give_up_waiting(&mut self, now: Now, out: &mut Vec<Output>) {
+        let overdue = self
+            .in_flight
+            .as_ref()
+            .filter(|flight| {
+                flight.unanswered.is_none() && now.mono - flight.sent > WRITE_ANSWER_MAX_MS
+            })
+            .map(|flight| flight.id);
+        if let Some(id) = overdue {
+            self.fold_outcome(id, Outcome::Unknown("no answer at all".to_owned()), now, out);
+        }
+    }
+
+    /// The leader has spoken: a write without an answer by then was not applied.
+    pub(super) fn leader_spoke(&mut self, asked: Mono) {
+        self.in_flight.take_if(|flight| flight.unanswered.is_some_and(|since| since <= asked));
+    }
+}

@@ -1,0 +1,87 @@
+//! When what is asked: every second, more often while something is going on.
+
+use std::collections::BTreeSet;
+
+use super::super::address::Address;
+use super::super::observed::{DownOpinion, FailoverPhase};
+use super::super::time::{Mono, Now};
+use super::{GroupLoop, Output};
+
+/// How often everything is read again when nothing happens, in ms.
+pub const TICK_MS: u64 = 1_000;
+/// The same while a failover is under way, a promotion waits for its majority, or there is no writer.
+pub const TICK_URGENT_MS: u64 = 100;
+/// How long the shorter period is kept up, in ms.
+pub const URGENT_FOR_MS: u64 = 60_000;
+/// How often a chosen replica is asked whether it is the primary yet. The closed connection tells
+/// sooner (`docs/facts/sentinel.md` 6); this is for when it does not.
+pub const CHASE_MS: u64 = 20;
+/// How often the rows and keys are compared with what they should be, in ms.
+pub const AUDIT_MS: u64 = 10_000;
+
+impl GroupLoop {
+    /// When [`Input::Tick`](super::Input::Tick) is due next.
+    pub fn next_wake(&self) -> Mono {
+        let chase = self.chosen().map_or(self.next_look, |_| self.next_chase);
+        self.next_look.min(chase).min(self.next_audit)
+    }
+
+    /// Asks for what is due.
+    pub(super) fn look(&mut self, now: Now, out: &mut Vec<Output>) {
+        if now.mono >= self.next_look {
+            let period = if self.urgent(now) { TICK_URGENT_MS } else { TICK_MS };
+            self.next_look = now.mono.plus_ms(period);
+            out.push(Output::AskSentinels);
+            out.push(Output::Probe(self.known.clone()));
+            let unanswered = self.in_flight.as_ref().is_some_and(|f| f.unanswered.is_some());
+            // Whether Consul answers is only known by asking.
+            if unanswered || self.blind || self.doubtful {
+                out.push(Output::ReadStore);
+            }
+        } else if let Some(chosen) = self.chosen().filter(|_| now.mono >= self.next_chase) {
+            self.next_chase = now.mono.plus_ms(CHASE_MS);
+            out.push(Output::Probe(BTreeSet::from([chosen])));
+        }
+        if now.mono >= self.next_audit {
+            // Nothing can be written before the rows were read once.
+            let period = if self.observed.rows.is_some() { AUDIT_MS } else { TICK_MS };
+            self.next_audit = now.mono.plus_ms(period);
+            out.push(Output::ReadRows);
+        }
+    }
+
+    /// The replica that a leader has chosen and that is not published yet.
+    pub(super) fn chosen(&self) -> Option<Address> {
+        let published = self.observed.record().and_then(|r| r.writer_address());
+        self.observed
+            .sentinels
+            .values()
+            .filter_map(|reading| reading.result.as_ref().ok()?.group.as_ref())
+            .filter(|group| group.failover.is_some_and(FailoverPhase::elected))
+            .find_map(|group| group.replicas.iter().find(|r| r.promoted).map(|r| r.address.clone()))
+            .filter(|chosen| Some(chosen) != published)
+    }
+
+    /// A failover is under way, a promotion waits for its majority, or there is no writer: look
+    /// often, but only for the minute that such a thing takes, not for days of a broken group.
+    pub(super) fn note_urgency(&mut self, now: Now) {
+        let record = self.observed.record();
+        let unsettled = record.is_some_and(|r| r.writer.is_none() || r.evidence.is_unconfirmed());
+        let trouble = self
+            .observed
+            .sentinels
+            .values()
+            .filter_map(|reading| reading.result.as_ref().ok()?.group.as_ref())
+            .any(|group| group.down > DownOpinion::Up || group.failover.is_some());
+        let trouble = trouble || self.blind;
+        self.urgent_since = match (unsettled || trouble, self.urgent_since) {
+            (true, None) => Some(now.mono),
+            (true, since) => since,
+            (false, _) => None,
+        };
+    }
+
+    pub(super) fn urgent(&self, now: Now) -> bool {
+        self.urgent_since.is_some_and(|since| now.mono - since < URGENT_FOR_MS)
+    }
+}

@@ -1,0 +1,34 @@
+//! What is known of a primary that has come back without its data ([`super::emptied`]).
+
+use super::address::Address;
+use super::memory::Condition;
+use super::reasons::WhyEmptied;
+
+/// What was found: the primary without data, and those that may have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataLoss {
+    /// The primary that a majority announces.
+    pub primary: Address,
+    /// Its run.
+    pub run_id: String,
+    /// The instances that hold the group's data, and how many keys each has.
+    pub holders: Vec<(Address, u64)>,
+    /// The instances that may hold it, and do not answer.
+    pub unheard: Vec<Address>,
+}
+
+impl DataLoss {
+    pub(super) fn condition(&self) -> Condition {
+        Condition::Emptied(self.primary.clone())
+    }
+
+    /// In words.
+    pub fn why(&self) -> WhyEmptied {
+        let most = self.holders.iter().max_by_key(|(_, keys)| *keys);
+        WhyEmptied {
+            primary: self.primary.clone(),
+            holder: most.cloned(),
+            unheard: self.unheard.clone(),
+        }
+    }
+}

@@ -1,0 +1,708 @@
+//! Why something is done, and why something is not: all that a decision says, as values.
+//!
+//! What it is in words is here and nowhere else: the log, `plan`, `status`, the page and the record take it from here.
+
+use std::fmt;
+
+use super::address::{Address, GroupName, ServiceName};
+use super::memory::Ghost;
+use super::writer::NotWriter;
+
+/// Why a writer is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublishReason {
+    /// Rule 2: a majority names it.
+    Majority {
+        /// How many Sentinels name it.
+        votes: usize,
+        /// How many are known.
+        known: usize,
+        /// At which epoch.
+        epoch: u64,
+        /// Its history does not go on from the last writer's.
+        unrelated: bool,
+    },
+    /// Rule 3: an elected leader chose it and it says it is the primary.
+    Promotion {
+        /// The leading Sentinel.
+        leader: Address,
+        /// The epoch of the election, when known.
+        epoch: Option<u64>,
+        /// Forced by an operator.
+        forced: bool,
+    },
+    /// Nobody knew of a primary, and this one's data includes everybody else's.
+    First,
+    /// The Sentinels knew nobody who is left, and this one's data includes everybody else's.
+    Moved,
+}
+
+/// Why the writer is withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WithdrawReason {
+    /// Rule 4: the Sentinels agree that it is down.
+    Down {
+        /// The writer.
+        writer: Address,
+        /// How many Sentinels get no answer from it.
+        votes: usize,
+        /// How many are known.
+        known: usize,
+    },
+    /// Rule 4: it answers neither us nor any Sentinel that answers, and those cannot agree: they do not find one another,
+    /// or have lost what they knew.
+    OutOfReach {
+        /// The writer.
+        writer: Address,
+        /// How many Sentinels answer.
+        heard: usize,
+        /// How many are known.
+        known: usize,
+    },
+    /// Rule 4: it says itself that it is a replica now.
+    IsReplica {
+        /// The writer.
+        writer: Address,
+        /// Whom it follows.
+        of: Address,
+    },
+    /// It came back without its data, and others hold it or may.
+    Emptied(WhyEmptied),
+    /// Rule 3: the majority did not follow in time.
+    Unconfirmed {
+        /// The writer.
+        writer: Address,
+        /// How long it had, in ms.
+        within_ms: u64,
+    },
+    /// Rule 5: the majority has left it, and the one it names cannot be published.
+    Displaced {
+        /// The writer.
+        writer: Address,
+        /// Whom the majority names, when there is a majority.
+        by: Option<Address>,
+    },
+}
+
+/// Why nothing changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeepReason {
+    /// Consul has not been read yet.
+    ConsulUnread,
+    /// `state` holds something this version must not overwrite.
+    StateUnreadable(String),
+    /// The published writer is the one the majority names.
+    Confirmed {
+        /// The writer.
+        writer: Address,
+        /// How many Sentinels name it.
+        votes: usize,
+        /// How many are known.
+        known: usize,
+        /// At which epoch.
+        epoch: u64,
+    },
+    /// An unconfirmed promotion, within its time.
+    AwaitingConfirmation(Address),
+    /// There is a writer, and nothing that could be proved says otherwise.
+    Holding(Address, NotYet),
+    /// Nobody knows of a primary who is left, and the one written down is being made one.
+    Promoting(Address),
+    /// Nobody knows of a primary, and there is none yet.
+    NoFirst(NoFirst),
+    /// The Sentinels know nobody who is left, and nobody else leads yet.
+    NotMoved(NotMoved),
+    /// There is no writer, and nobody that could be proved to be one.
+    NoWriter(NotYet),
+}
+
+/// Why nobody can be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotYet {
+    /// No Sentinel answered, or none knows the group.
+    NoSentinels,
+    /// No address has a majority of the known Sentinels.
+    NoMajority {
+        /// How many Sentinels answered.
+        heard: usize,
+        /// How many are known.
+        known: usize,
+    },
+    /// The Sentinels agree that it is down.
+    Down(Address),
+    /// A failover is replacing it.
+    BeingReplaced(Address),
+    /// It says that it is not the writer.
+    Refuses(Address, NotWriter),
+    /// It could not be asked.
+    Unproven(Address, String),
+    /// It came back without its data, and others hold it or may.
+    Emptied(WhyEmptied),
+    /// Another primary is named at the same epoch.
+    Contested(Address, Address),
+    /// The majority's epoch is not above the one of the promotion being awaited.
+    OldEpoch(Address, u64),
+    /// The majority's epoch is lower than recorded, and has been for too short a time.
+    LowerEpoch(Address, u64),
+}
+
+/// Why there is no first primary yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoFirst {
+    /// The operator does it himself.
+    SwitchedOff,
+    /// Too few Sentinels answer to say that none knows the group.
+    Sentinels {
+        /// How many answer.
+        answered: usize,
+        /// How many there are.
+        of: usize,
+    },
+    /// Instances are waited for.
+    Waiting {
+        /// How many answer.
+        answered: usize,
+        /// How many are expected, when that was said.
+        expect: Option<usize>,
+    },
+    /// One may have more data than the others, and is not ready.
+    NotReady(Address, String),
+    /// The data of two has gone different ways.
+    Diverged(Address, Address),
+}
+
+/// Why nobody takes the place of those who are gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotMoved {
+    /// The group has a writer or never had one, its Sentinels know somebody who answers, or nobody else is registered.
+    NoCase,
+    /// The operator does it himself (`bootstrap = false`, or `tell_sentinels = false`).
+    SwitchedOff,
+    /// Too few Sentinels answer to say that nobody is left.
+    Sentinels {
+        /// How many answer.
+        answered: usize,
+        /// How many are known.
+        of: usize,
+    },
+    /// Others may follow, with more data.
+    Waiting {
+        /// How many answer.
+        answered: usize,
+        /// How many instances the group had.
+        of: usize,
+    },
+    /// One may have more data than the others, and is not ready.
+    NotReady(Address, String),
+    /// Whoever holds the most data is never to lead (`replica-priority 0`).
+    NeverToLead,
+    /// Another one with data is a primary already.
+    Rival(Address, Address),
+    /// Nobody's data is the group's for certain, and one has some.
+    Unrelated(Address, u64),
+    /// The data of two has gone different ways.
+    Diverged(Address, Address),
+}
+
+/// Why the old primary is not made one again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotReinstated {
+    /// There is none: the group has a writer, or the instance that a majority names waits for nobody.
+    NoCase,
+    /// The operator does it himself (`bootstrap = false`).
+    SwitchedOff,
+    /// A failover is under way, or the Sentinels call it down.
+    BeingReplaced,
+    /// Another instance says that it is the primary.
+    Rival(Address),
+    /// It is not ready, or has not said anything since the last change.
+    NotReady(Address),
+    /// An instance that may hold more does not answer.
+    Unheard(Address),
+    /// An instance holds what it does not.
+    Behind {
+        /// The old primary.
+        old: Address,
+        /// Who has more.
+        than: Address,
+    },
+}
+
+/// Why a stray primary is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// The stray primary.
+    pub instance: Address,
+    /// Why.
+    pub why: WhyLeft,
+}
+
+/// See [`LeftAlone`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyLeft {
+    /// Its data has nothing to do with the group's.
+    Unrelated {
+        /// How many keys it holds.
+        keys: u64,
+    },
+    /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
+    WriterIsEmpty {
+        /// The writer.
+        writer: Address,
+        /// How many keys the other one holds.
+        keys: u64,
+    },
+    /// It is blank, and nobody but a minority of the Sentinels says that it belongs to the group.
+    Stranger,
+    /// Sentinels may be promoting it.
+    MayBePromoted,
+    /// The writer is not certain at this moment.
+    NoCertainWriter(&'static str),
+    /// The operator wants it so.
+    SwitchedOff,
+}
+
+/// Why a primary without data is not published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WhyEmptied {
+    /// The primary.
+    pub primary: Address,
+    /// Who holds the data, and how many keys.
+    pub holder: Option<(Address, u64)>,
+    /// Who may hold it, when nobody does for certain.
+    pub unheard: Vec<Address>,
+}
+
+/// Why no failover is asked for in the place of a primary without data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotReplaced {
+    /// The primary, and who holds its data.
+    pub loss: WhyEmptied,
+    /// What speaks against it.
+    pub why: WhyNotReplaced,
+}
+
+/// See [`NotReplaced`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyNotReplaced {
+    /// An instance that may hold more does not answer.
+    Unheard(Address),
+    /// Too few Sentinels answer.
+    NoMajority,
+    /// An instance with data would still copy the primary that has none.
+    StillFollows(Address),
+    /// The Sentinels see no replica that is up.
+    NoReplica,
+    /// The Sentinels would choose an instance that does not hold the data.
+    WouldChoose(Address),
+    /// No Sentinel that trusts its clock sees the instance that is to be chosen.
+    NoSentinel(Address),
+}
+
+/// Why a Sentinel or replica that is gone for good is not forgotten yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotForgotten {
+    /// The Sentinel or replica.
+    pub ghost: Ghost,
+    /// What speaks against it.
+    pub why: NotAtRest,
+}
+
+/// Why no Sentinel may be reset now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAtRest {
+    /// Nothing was ever published.
+    NothingPublished,
+    /// There is no writer.
+    NoWriter,
+    /// No majority has confirmed the writer.
+    Unconfirmed(Address),
+    /// The writer fails the writer test.
+    NotPrimary(Address),
+    /// A Sentinel does not know the group.
+    Blank(Address),
+    /// A Sentinel sees something going on.
+    Busy(Address),
+    /// Too few Sentinels answer.
+    NoMajority,
+    /// A Sentinel is named that neither answers nor is gone for good.
+    MayBeAlive(Address),
+    /// A Sentinel does not know another one that answers.
+    PeerUnknown {
+        /// The Sentinel.
+        sentinel: Address,
+        /// The other one.
+        peer: Option<Address>,
+    },
+    /// A Sentinel does not know a replica that the writer has.
+    ReplicaUnknown {
+        /// The Sentinel.
+        sentinel: Address,
+        /// The replica.
+        replica: Address,
+    },
+}
+
+/// What was not done, and why not.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reason {
+    /// The config wants another service name than the published one.
+    Renamed {
+        /// The group.
+        group: GroupName,
+        /// The service it is published as.
+        published: ServiceName,
+        /// The service that the config says.
+        wanted: ServiceName,
+    },
+    /// The record is not ours to change.
+    StateUnreadable {
+        /// The key it is in.
+        key: String,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// Nothing can be written before the rows were read.
+    CatalogUnread,
+    /// The node belongs to another program.
+    ForeignNode(String),
+    /// A single row is too large for a transaction.
+    NoRoom,
+    /// The old primary is back, and is not made one again.
+    NotReinstated(NotReinstated),
+    /// A second primary is left alone.
+    LeftAlone(LeftAlone),
+    /// A primary without data is not replaced.
+    NotReplaced(NotReplaced),
+    /// A Sentinel or replica that is gone for good is not forgotten.
+    NotForgotten(NotForgotten),
+    /// The safety layer forbids it.
+    Refused(String),
+    /// A key that operators write cannot be read.
+    Ignored {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        error: String,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Renamed { group, published, wanted } => write!(
+                f,
+                "published as service {published}, and the config says {wanted}: to rename it, run \
+                 `consul-redis retire {group} --force`, after which the agents publish it as {wanted}"
+            ),
+            Self::StateUnreadable { key, error } => write!(f, "{key} is left alone: {error}"),
+            Self::CatalogUnread => f.write_str("the catalog has not been read yet"),
+            Self::ForeignNode(node) => {
+                write!(f, "node {node} exists and is not ours; rename it or use another prefix")
+            }
+            Self::NoRoom => f.write_str("not even one more row fits into a transaction"),
+            Self::NotReinstated(why) => write!(f, "{why}"),
+            Self::LeftAlone(left) => write!(f, "{left}"),
+            Self::NotReplaced(why) => write!(f, "{why}"),
+            Self::NotForgotten(why) => write!(f, "{why}"),
+            Self::Refused(veto) => write!(f, "refused: {veto}"),
+            Self::Ignored { key, error } => write!(f, "{key} is ignored: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for NotReplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.loss)?;
+        match &self.why {
+            WhyNotReplaced::Unheard(unheard) => {
+                write!(f, "{unheard}, which may hold more, does not answer yet")
+            }
+            WhyNotReplaced::NoMajority => f.write_str("no majority of the Sentinels answers"),
+            WhyNotReplaced::StillFollows(address) => write!(f, "{address} has yet to let go of it"),
+            WhyNotReplaced::NoReplica => {
+                f.write_str("the Sentinels see no replica that they could choose")
+            }
+            WhyNotReplaced::WouldChoose(first) => write!(
+                f,
+                "the Sentinels would choose {first}, which does not hold it. Set `replica-priority 0` there (CONFIG \
+                 SET), and lower it where the data is"
+            ),
+            WhyNotReplaced::NoSentinel(first) => {
+                write!(f, "no Sentinel sees {first} and trusts its clock")
+            }
+        }
+    }
+}
+
+impl fmt::Display for NotForgotten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is gone for good, and not forgotten yet: {}", self.ghost, self.why)
+    }
+}
+
+impl fmt::Display for NotAtRest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingPublished => f.write_str("nothing is published"),
+            Self::NoWriter => f.write_str("there is no writer"),
+            Self::Unconfirmed(writer) => write!(f, "{writer} is not confirmed by a majority"),
+            Self::NotPrimary(writer) => {
+                write!(f, "{writer} does not say that it is the primary")
+            }
+            Self::Blank(sentinel) => write!(f, "Sentinel {sentinel} does not know the group"),
+            Self::Busy(sentinel) => write!(f, "Sentinel {sentinel} is not at rest"),
+            Self::NoMajority => f.write_str("no majority answers"),
+            Self::MayBeAlive(sentinel) => write!(f, "Sentinel {sentinel} may be alive"),
+            Self::PeerUnknown { sentinel, peer } => {
+                let peer = peer.as_ref().map(ToString::to_string).unwrap_or_default();
+                write!(f, "Sentinel {sentinel} does not know {peer} yet")
+            }
+            Self::ReplicaUnknown { sentinel, replica } => {
+                write!(f, "Sentinel {sentinel} does not know replica {replica} yet")
+            }
+        }
+    }
+}
+
+impl fmt::Display for PublishReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Majority { votes, known, epoch, unrelated } => {
+                write!(f, "named by {votes} of {known} Sentinels at epoch {epoch}")?;
+                if *unrelated {
+                    f.write_str(", with a history that does not continue the last writer's")?;
+                }
+                Ok(())
+            }
+            Self::Promotion { leader, forced: true, .. } => {
+                write!(f, "promoted by SENTINEL FAILOVER on {leader}")
+            }
+            Self::Promotion { epoch: Some(epoch), .. } => {
+                write!(f, "promoted by Sentinel epoch {epoch}")
+            }
+            Self::Promotion { leader, .. } => write!(f, "promoted by Sentinel {leader}"),
+            Self::First => f.write_str("the first primary: nobody knew of one"),
+            Self::Moved => {
+                f.write_str("it has the data, and the Sentinels knew nobody who is left")
+            }
+        }
+    }
+}
+
+impl fmt::Display for WithdrawReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down { writer, votes, known } => {
+                write!(f, "{writer} is down, say {votes} of {known} Sentinels")
+            }
+            Self::OutOfReach { writer, heard, known } => write!(
+                f,
+                "{writer} answers neither us nor any of the {heard} of {known} Sentinels that answer, and they do not \
+                 replace it"
+            ),
+            Self::IsReplica { writer, of } => {
+                write!(f, "{writer} says it is a replica of {of} now")
+            }
+            Self::Emptied(why) => write!(f, "{why}"),
+            Self::Unconfirmed { writer, within_ms } => {
+                write!(f, "no majority confirmed {writer} within {within_ms} ms")
+            }
+            Self::Displaced { writer, by: Some(by) } => {
+                write!(f, "the majority left {writer} for {by}, which cannot be published")
+            }
+            Self::Displaced { writer, by: None } => {
+                write!(f, "the Sentinels are split over {writer}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for KeepReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConsulUnread => f.write_str("Consul has not answered yet"),
+            Self::StateUnreadable(error) => write!(f, "the `state` key is left alone: {error}"),
+            Self::Confirmed { writer, votes, known, epoch } => {
+                write!(f, "writer {writer}, named by {votes} of {known} Sentinels at epoch {epoch}")
+            }
+            Self::AwaitingConfirmation(writer) => {
+                write!(f, "writer {writer}, promoted, not yet confirmed by a majority")
+            }
+            Self::Holding(writer, not_yet) => write!(f, "writer {writer} stays: {not_yet}"),
+            Self::Promoting(address) => write!(f, "{address} is being made the primary"),
+            Self::NoFirst(why) => write!(f, "{why}"),
+            Self::NotMoved(why) => write!(f, "no writer: {why}"),
+            Self::NoWriter(not_yet) => write!(f, "no writer: {not_yet}"),
+        }
+    }
+}
+
+impl fmt::Display for NotYet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSentinels => f.write_str("no Sentinel that knows the group answers"),
+            Self::NoMajority { heard, known } => {
+                write!(f, "no majority ({heard} of {known} Sentinels answer)")
+            }
+            Self::Down(a) => write!(f, "the Sentinels name {a} and agree that it is down"),
+            Self::BeingReplaced(a) => write!(f, "a failover is replacing {a}"),
+            Self::Refuses(a, why) => write!(f, "{a} {why}"),
+            Self::Unproven(a, why) => write!(f, "{a} could not be asked: {why}"),
+            Self::Emptied(why) => write!(f, "{why}"),
+            Self::Contested(a, rival) => {
+                write!(f, "{a} and {rival} are both named at one epoch and both take writes")
+            }
+            Self::OldEpoch(a, epoch) => write!(f, "{a} is only named at the old epoch {epoch}"),
+            Self::LowerEpoch(a, epoch) => {
+                write!(f, "{a} is named at epoch {epoch}, lower than recorded")
+            }
+        }
+    }
+}
+
+impl fmt::Display for NoFirst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SwitchedOff => {
+                f.write_str("no first primary: bootstrap = false leaves it to the operator")
+            }
+            Self::Sentinels { answered, of } => {
+                write!(f, "no first primary: {answered} of {of} Sentinels answer")
+            }
+            Self::Waiting { answered, expect: Some(expect) } => {
+                write!(f, "no first primary: {answered} of {expect} expected instances answer")
+            }
+            Self::Waiting { answered, expect: None } => write!(
+                f,
+                "no first primary: {answered} instances answer, others may follow (set `expect`)"
+            ),
+            Self::NotReady(address, error) => {
+                write!(f, "no first primary: {address} answers `{error}`, and may have more data")
+            }
+            Self::Diverged(a, b) => write!(
+                f,
+                "no first primary: the data of {a} and {b} has gone different ways, and neither is \
+                 recorded as the last writer. Decide which is to lead, and run SENTINEL MONITOR with \
+                 its address, or empty the other"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for NotMoved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NoCase {
+            return f.write_str("the group has not moved");
+        }
+        f.write_str("nobody whom the Sentinels know is left; ")?;
+        match self {
+            Self::NoCase => Ok(()),
+            Self::SwitchedOff => f.write_str("bootstrap or tell_sentinels = false leaves it to the operator"),
+            Self::Sentinels { answered, of } => write!(f, "{answered} of {of} Sentinels answer"),
+            Self::Waiting { answered, of } => write!(
+                f,
+                "{answered} of {of} instances answer elsewhere, and others are waited for"
+            ),
+            Self::NotReady(address, error) => {
+                write!(f, "{address} answers `{error}`, and may have more data")
+            }
+            Self::NeverToLead => f.write_str(
+                "whoever holds the most data elsewhere has `replica-priority 0`. Set another one where you want the primary",
+            ),
+            Self::Rival(best, rival) => write!(
+                f,
+                "{best} holds the most data, and {rival} is a primary with data. If that is of no use, run REPLICAOF there"
+            ),
+            Self::Unrelated(address, keys) => write!(
+                f,
+                "{address} holds {keys} keys of a history that is not known to be the group's. If they are, run \
+                 REPLICAOF NO ONE there, and SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
+            ),
+            Self::Diverged(a, b) => write!(
+                f,
+                "the data of {a} and {b} has gone different ways. Decide which is to lead, run REPLICAOF NO ONE \
+                 there, and SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for NotReinstated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SwitchedOff => {
+                f.write_str("the old primary is back; bootstrap = false leaves it to the operator")
+            }
+            Self::NoCase => f.write_str("no primary has come back as a replica of nobody"),
+            Self::BeingReplaced => f.write_str("the Sentinels are replacing the old primary"),
+            Self::Rival(rival) => write!(f, "{rival} says that it is the primary"),
+            Self::NotReady(old) => write!(f, "{old} is back, and not ready yet"),
+            Self::Unheard(other) => {
+                write!(
+                    f,
+                    "the old primary is back, and {other}, which may hold more, does not answer"
+                )
+            }
+            Self::Behind { old, than } => {
+                write!(f, "{old} is back with less data than {than}: left to the Sentinels")
+            }
+        }
+    }
+}
+
+impl fmt::Display for LeftAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = &self.instance;
+        match &self.why {
+            WhyLeft::Unrelated { keys } => write!(
+                f,
+                "{address} is a primary with {keys} keys of an unrelated history: neither published, nor \
+                 made a replica, which would delete them. If they are of no use, run REPLICAOF there"
+            ),
+            WhyLeft::WriterIsEmpty { writer, keys } => write!(
+                f,
+                "{address} holds {keys} keys and the writer {writer} none: it is not made a replica, which would \
+                 delete them. If they are of no use, run REPLICAOF there; if they are, make a copy before \
+                 Sentinel does"
+            ),
+            WhyLeft::Stranger => write!(
+                f,
+                "{address} is a blank primary that only a minority of the Sentinels takes for this group's"
+            ),
+            WhyLeft::MayBePromoted => {
+                write!(f, "{address} is a second primary, and Sentinels may be promoting it")
+            }
+            WhyLeft::NoCertainWriter(why) => {
+                write!(f, "{address} is a second primary, and {why}")
+            }
+            WhyLeft::SwitchedOff => {
+                write!(f, "{address} is a second primary, and fence = false leaves it to Sentinel")
+            }
+        }
+    }
+}
+
+impl fmt::Display for WhyEmptied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let primary = &self.primary;
+        if let Some((holder, keys)) = &self.holder {
+            return write!(
+                f,
+                "{primary} came back without its data, and {holder} holds {keys} keys"
+            );
+        }
+        let unheard: Vec<String> = self.unheard.iter().map(ToString::to_string).collect();
+        let unheard = unheard.join(", ");
+        write!(f, "{primary} came back without its data, and {unheard} may hold it")
+    }
+}
+
+impl fmt::Display for Ghost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sentinel(_, address) => write!(f, "Sentinel {address}"),
+            Self::Replica(address) => write!(f, "replica {address}"),
+        }
+    }
+}
