@@ -71,11 +71,15 @@ fn is_outdated(view: &View<'_>, failover: &Failover) -> bool {
     })
 }
 
-/// The one replica that a leader has chosen. Two leaders with two choices are no choice.
+/// The one replica that a leader has chosen. Two leaders with two choices are no choice. Of two with one choice the newest
+/// counts: an older failover may have ended long ago for all others (`docs/facts/sentinel.md` 13).
 fn only_choice<'v>(view: &'v View<'_>) -> Option<(&'v Failover, &'v Address)> {
     let mut choices = view.tally.failovers.iter().filter_map(|f| f.chosen.as_ref().map(|c| (f, c)));
     let first = choices.next()?;
-    choices.all(|(_, chosen)| chosen == first.1).then_some(first)
+    choices.try_fold(first, |newest, other| {
+        let newer = if other.0.epoch > newest.0.epoch { other } else { newest };
+        (other.1 == first.1).then_some(newer)
+    })
 }
 
 /// The published writer is an unconfirmed promotion that still has time, or whose leader is

@@ -93,6 +93,20 @@ fn disturbances(mut events: mpsc::Receiver<String>) -> Vec<String> {
     all
 }
 
+/// Every Redis has the key.
+async fn until_all_have(world: &World, key: &str) {
+    for server in &world.groups[0].redis {
+        until("it has the key", Duration::from_secs(20), || async {
+            match server.ask(&["EXISTS", key]).await? {
+                redis::Value::Int(1) => Ok(()),
+                other => Err(LabError(format!("{other:?}"))),
+            }
+        })
+        .await
+        .unwrap();
+    }
+}
+
 async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected(consul_servers: u8) {
     let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
@@ -100,6 +114,9 @@ async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected(cons
     until_in_sync(&world, "redis", 2).await;
     let server = world.server_mut(&old).unwrap();
     server.ask(&["SET", "kept", "1"]).await.unwrap();
+    // Else the writer would have less than it, and it would be left alone, as it should be.
+    until_all_have(&world, "kept").await;
+    let server = world.server_mut(&old).unwrap();
     // It comes back with its data, as it would with persistence.
     server.ask(&["SAVE"]).await.unwrap();
     server.kill();

@@ -72,6 +72,25 @@ fn two_leaders_with_two_choices_are_no_choice() {
 }
 
 #[test]
+fn of_two_leaders_with_one_choice_the_newer_one_counts() {
+    for (old, new) in [(1, 2), (2, 1)] {
+        let scene = Scene::healthy(3)
+            .down(&[0, 1, 2], DownOpinion::Objective)
+            .leading(new, B, FailoverPhase::WaitPromotion)
+            // It leads one that the majority has followed since.
+            .leading(old, B, FailoverPhase::ReconfReplicas)
+            .sentinel(old, |group| {
+                group.config_epoch = 1;
+                group.peers.iter_mut().for_each(|peer| peer.voted = None);
+            })
+            .dead(A)
+            .instance(B, promoted_b());
+        assert_eq!(scene.published_now(), (B.to_owned(), Level::Promotion), "{old} is over");
+        assert_eq!(scene.write().record.unwrap().why, "promoted by Sentinel epoch 2");
+    }
+}
+
+#[test]
 fn a_choice_from_an_election_that_is_over_is_not_published() {
     let scene = promotion().published(|record| record.evidence.confirmed_epoch = 2);
     assert!(scene.withdraws().contains("is down"));
