@@ -22,6 +22,11 @@ pub const FAILOVER_TIMEOUT_MS: u64 = 6_000;
 const SENTINEL_TICK_MS: u64 = 100;
 /// The INFO period that a leader waits for, in ms.
 const INFO_MS: u64 = 1_000;
+/// The INFO period of a monitored primary, in ms.
+const PRIMARY_INFO_MS: u64 = 10_000;
+/// For how long a primary must have reported the replica role until a Sentinel calls it down, in ms
+/// (`docs/facts/sentinel.md` 4.1).
+const ROLE_DOWN_AFTER_MS: u64 = DOWN_AFTER_MS + 2 * PRIMARY_INFO_MS;
 /// `replica-priority` unless changed.
 pub const PRIORITY: u64 = 100;
 /// `repl-diskless-sync-delay`: a copy of everything begins this long after a replica asks for it, in ms.
@@ -90,6 +95,9 @@ pub struct Sentinel {
     pub current_epoch: u64,
     pub voted: (u64, Option<usize>),
     pub last_ok: BTreeMap<Address, u64>,
+    /// When its primary is next sent INFO, and since when that has reported the replica role.
+    pub primary_info_due: u64,
+    pub says_replica_since: Option<u64>,
     pub replicas: BTreeSet<Address>,
     pub peers: BTreeSet<usize>,
     pub hold_off_until: u64,
@@ -99,6 +107,19 @@ pub struct Sentinel {
     pub tilt_until: u64,
     /// Counts the events it has published.
     pub events: u64,
+}
+
+impl Sentinel {
+    /// Its connections are new, and what it knew of its primary's role is forgotten.
+    fn begin_anew(&mut self) {
+        self.last_ok.clear();
+        (self.primary_info_due, self.says_replica_since) = (0, None);
+    }
+
+    /// Its primary answers, and has reported the replica role for long.
+    fn primary_is_none(&self, now: u64) -> bool {
+        self.says_replica_since.is_some_and(|since| now - since > ROLE_DOWN_AFTER_MS)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -168,6 +189,8 @@ impl Cluster {
             current_epoch: 0,
             voted: (0, None),
             last_ok: BTreeMap::new(),
+            primary_info_due: 0,
+            says_replica_since: None,
             replicas: replicas.clone(),
             peers: (0..sentinels).filter(|other| *other != index).collect(),
             hold_off_until: 0,
@@ -327,6 +350,7 @@ impl Cluster {
                 self.sentinels[index].last_ok.entry(address).or_insert(now);
             }
         }
+        self.read_role(index, now);
         let tilt = now < self.sentinels[index].tilt_until;
         let primary = self.sentinels[index].primary.clone();
         let agree = (0..self.sentinels.len())
@@ -344,10 +368,24 @@ impl Cluster {
         }
     }
 
+    /// The role in its primary's answer to INFO.
+    fn read_role(&mut self, index: usize, now: u64) {
+        let Sentinel { primary, primary_info_due, .. } = &self.sentinels[index];
+        if now < *primary_info_due || !self.reaches(index, primary) {
+            return;
+        }
+        let is_replica = self.instance(primary).is_some_and(|instance| !instance.is_primary());
+        let sentinel = &mut self.sentinels[index];
+        sentinel.primary_info_due = now + PRIMARY_INFO_MS;
+        let since = sentinel.says_replica_since.unwrap_or(now);
+        sentinel.says_replica_since = is_replica.then_some(since);
+    }
+
     fn subjective(&self, index: usize, address: &Address, now: u64) -> bool {
         let sentinel = &self.sentinels[index];
-        now >= sentinel.tilt_until
-            && sentinel.last_ok.get(address).is_some_and(|ok| now - ok > DOWN_AFTER_MS)
+        let silent = sentinel.last_ok.get(address).is_some_and(|ok| now - ok > DOWN_AFTER_MS);
+        let is_none = address == &sentinel.primary && sentinel.primary_is_none(now);
+        now >= sentinel.tilt_until && (silent || is_none)
     }
 
     /// Starts and leads failovers, one phase a tick.
@@ -477,16 +515,17 @@ impl Cluster {
         votes > voters / 2
     }
 
+    /// Who is listed as a replica and reports to be a primary may be chosen, too; its offset is not read then.
     fn best_replica(&self, index: usize) -> Option<Address> {
         let good = |address: &&Address| {
-            self.reaches(index, address)
-                && self.instance(address).is_some_and(|i| !i.is_primary() && i.priority > 0)
+            self.reaches(index, address) && self.instance(address).is_some_and(|i| i.priority > 0)
         };
+        let offset = |instance: &Instance| if instance.is_primary() { 0 } else { instance.offset };
         self.sentinels[index]
             .replicas
             .iter()
             .filter(good)
-            .max_by_key(|address| self.instance(address).map(|instance| instance.offset))
+            .max_by_key(|address| self.instance(address).map(offset))
             .cloned()
     }
 
@@ -496,6 +535,18 @@ impl Cluster {
             failover.phase = phase;
         }
         sentinel.events += 1;
+    }
+
+    /// It dies. The replica whose promotion it has seen is its primary when it is back: that is in its file.
+    pub fn kill(&mut self, index: usize) {
+        let sentinel = &mut self.sentinels[index];
+        sentinel.up = false;
+        let old = sentinel.primary.clone();
+        let new = announced(sentinel).clone();
+        sentinel.failover = None;
+        if new != old {
+            self.switch(index, &old, &new);
+        }
     }
 
     pub fn abort(&mut self, index: usize) {
@@ -535,7 +586,7 @@ impl Cluster {
         sentinel.primary = new.clone();
         sentinel.failover = None;
         sentinel.objective = false;
-        sentinel.last_ok.clear();
+        sentinel.begin_anew();
         sentinel.events += 1;
     }
 
@@ -614,7 +665,7 @@ impl Cluster {
         sentinel.replicas = replicas;
         sentinel.peers.clear();
         sentinel.objective = false;
-        sentinel.last_ok.clear();
+        sentinel.begin_anew();
         sentinel.hold_off_until = 0;
         sentinel.events += 1;
     }
@@ -634,7 +685,7 @@ impl Cluster {
         sentinel.config_epoch = 0;
         sentinel.replicas = replicas;
         sentinel.objective = false;
-        sentinel.last_ok.clear();
+        sentinel.begin_anew();
         sentinel.events += 1;
     }
 
@@ -767,8 +818,11 @@ impl Cluster {
     /// The data of a primary that a majority names is nobody else's, nor is what others have copied of it.
     pub fn adopt(&mut self, primary: &Address) {
         let leads = self.instance(primary).filter(|leads| leads.foreign && leads.is_primary());
-        let Some(history) = leads.map(|leads| leads.replid) else { return };
-        for instance in self.instances.iter_mut().filter(|i| i.replid == history) {
+        // One that has copied it before its promotion goes on from it.
+        let histories = leads.map(|leads| (leads.replid, leads.replid2));
+        let Some((own, before)) = histories else { return };
+        let adopted = |i: &&mut Instance| i.replid == own || Some(i.replid) == before;
+        for instance in self.instances.iter_mut().filter(adopted) {
             instance.foreign = false;
         }
     }
@@ -777,6 +831,28 @@ impl Cluster {
     pub fn is_settled(&self) -> bool {
         let named = self.majority().and_then(|named| self.instance(&named).cloned());
         named.is_some_and(|named| named.is_primary() && named.answers())
+    }
+
+    /// How everything is, for the story of a history.
+    pub fn state(&self) -> String {
+        let sentinels = self.sentinels.iter().map(|s| {
+            let Sentinel { id, up, gone, knows, primary, config_epoch, current_epoch, .. } = s;
+            let (down, failover, replicas, peers) =
+                (s.objective, s.failover.as_ref().map(|f| f.phase), &s.replicas, &s.peers);
+            format!(
+                "{id:?}: up {up}, gone {gone}, knows {knows}, names {primary} at {config_epoch} of {current_epoch}, \
+                 down {down}, quorum {}, failover {failover:?}, voted {:?}, peers {peers:?}, replicas {replicas:?}",
+                s.quorum, s.voted
+            )
+        });
+        let instances = self.instances.iter().map(|i| {
+            let Instance { address, up, follows, replid, offset, priority, foreign, .. } = i;
+            format!(
+                "{address}: up {up}, follows {follows:?}, history {replid} at {offset}, priority {priority}, \
+                 foreign {foreign}"
+            )
+        });
+        sentinels.chain(instances).collect::<Vec<_>>().join("\n")
     }
 
     /// The primary was restarted without its data, and Sentinels would choose one that has copied that (because no

@@ -26,9 +26,8 @@ const FAULTS_UNTIL_MS: u64 = 30_000;
 /// How long the world is still before the agents must agree, in ms: long enough for Sentinel's own
 /// second attempt at a failover.
 const STILL_MS: u64 = 45_000;
-
-/// Of so many histories one may come to rest without agents and not with them.
-const UNLIKE_ONE_IN: usize = 50;
+/// How often that is, until the Sentinels have agreed for long, with agents and without.
+const STILL_PERIODS_MAX: u64 = 3;
 
 fn histories() -> u64 {
     match std::env::var("CONSUL_REDIS_HISTORIES") {
@@ -37,22 +36,37 @@ fn histories() -> u64 {
     }
 }
 
-/// Runs a history, and where the Sentinels did not agree in the end without agents, too.
-fn judged(
-    seed: u64,
-    drawn: impl Fn(u64, fn(World) -> World) -> Result<World, String>,
-) -> Result<World, String> {
-    let mut world = drawn(seed, |world| world)?;
-    if world.converged || world.left_to_the_operator {
-        return Ok(world);
+/// The stories of the histories that came to rest without agents, and not with them.
+#[derive(Default)]
+struct Unlike(Vec<String>);
+
+impl Unlike {
+    /// Runs a history, and where the Sentinels did not agree in the end without agents, too.
+    fn judged(
+        &mut self,
+        seed: u64,
+        drawn: impl Fn(u64, fn(World) -> World) -> Result<World, String>,
+    ) -> World {
+        let run = |as_it_is| drawn(seed, as_it_is).unwrap_or_else(|story| panic!("{story}"));
+        let mut world = run(|world| world);
+        if world.converged || world.left_to_the_operator {
+            return world;
+        }
+        world.counts.controls += 1;
+        let alone = run(World::without_agents);
+        if alone.cluster.is_settled() && !world.cluster.is_settled() {
+            let (log, with, without) =
+                (world.log.join("\n"), world.cluster.state(), alone.cluster.state());
+            self.0.push(format!("seed {seed}:\n{log}\nWith agents:\n{with}\nWithout:\n{without}"));
+        }
+        world
     }
-    world.counts.controls += 1;
-    let alone = drawn(seed, World::without_agents)?;
-    if alone.cluster.is_settled() {
-        println!("seed {seed} comes to rest without agents, and not with them");
-        world.counts.unlike += 1;
+
+    /// Whatever comes to rest without agents must do so with them.
+    fn check(&self) {
+        let (count, stories) = (self.0.len(), self.0.join("\n\n"));
+        assert!(count == 0, "{count} come to rest without agents, and not with them\n{stories}");
     }
-    Ok(world)
 }
 
 /// Runs one drawn history; what broke, with the story.
@@ -85,13 +99,14 @@ fn play(
         };
     }
     world.schedule(FAULTS_UNTIL_MS, Operation::HealAll);
-    world.run(FAULTS_UNTIL_MS + still_ms);
-    if world.has_agents() {
-        world.check_converged();
+    // Some need another of Sentinel's attempts, or two.
+    for periods in 1..=STILL_PERIODS_MAX {
+        world.run(FAULTS_UNTIL_MS + periods * still_ms);
+        if world.is_at_rest() || world.broken.is_some() {
+            break;
+        }
     }
-    if world.has_agents() && !world.converged {
-        // Some need another of Sentinel's attempts.
-        world.run(FAULTS_UNTIL_MS + 2 * still_ms);
+    if world.has_agents() && world.is_at_rest() {
         world.check_converged();
     }
     match &world.broken {
@@ -135,12 +150,14 @@ fn groups_that_move_hold() {
     let seeds = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
     let (from, to) = seeds.map_or((0, count), |seed: u64| (seed, seed + 1));
     let (mut converged, mut successors) = (0, 0);
+    let mut unlike = Unlike::default();
     for seed in from..to {
-        let world = judged(seed, moving_history).unwrap_or_else(|story| panic!("{story}"));
+        let world = unlike.judged(seed, moving_history);
         converged += u64::from(world.converged);
         successors += world.successors as u64;
     }
     println!("{count} histories, {converged} of them with one writer in the end");
+    unlike.check();
     println!("{successors} times one took the place of those who were gone");
     if from == 0 {
         assert!(successors * 2 >= count, "only {successors}");
@@ -170,12 +187,14 @@ fn agents_of_an_older_version_do_no_harm() {
     let seeds = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
     let (from, to) = seeds.map_or((0, count), |seed: u64| (seed, seed + 1));
     let (mut converged, mut shelters) = (0, 0);
+    let mut unlike = Unlike::default();
     for seed in from..to {
-        let world = judged(seed, rolling_history).unwrap_or_else(|story| panic!("{story}"));
+        let world = unlike.judged(seed, rolling_history);
         converged += u64::from(world.converged);
         shelters += world.shelters as u64;
     }
     println!("{count} histories, {converged} of them with one writer in the end");
+    unlike.check();
     if from == 0 {
         assert!(shelters * 50 >= count, "only {shelters} were kept from copying");
         assert!(converged * 10 >= count * 9, "only {converged} of {count} histories came to rest");
@@ -183,33 +202,27 @@ fn agents_of_an_older_version_do_no_harm() {
 }
 
 fn hold(from: u64, count: u64) {
+    let mut unlike = Unlike::default();
     if let Ok(seed) = std::env::var("SIM_SEED") {
-        let world = judged(seed.parse().expect("SIM_SEED is a number"), history);
-        let world = world.unwrap_or_else(|story| panic!("{story}"));
-        println!("{}", world.log.join("\n"));
-        return;
+        let world = unlike.judged(seed.parse().expect("SIM_SEED is a number"), history);
+        println!("{}\n{}", world.log.join("\n"), world.cluster.state());
+        return unlike.check();
     }
     let (mut converged, mut moves, mut shelters) = (0, 0, 0);
     let mut counts = Counts::default();
     for seed in from..from + count {
-        match judged(seed, history) {
-            Ok(world) => {
-                counts.add(world.counts);
-                converged += u64::from(world.converged);
-                moves += world.moves as u64;
-                shelters += world.shelters as u64;
-            }
-            Err(story) => panic!("{story}"),
-        }
+        let world = unlike.judged(seed, history);
+        counts.add(world.counts);
+        converged += u64::from(world.converged);
+        moves += world.moves as u64;
+        shelters += world.shelters as u64;
     }
     println!("{count} histories, {converged} of them with one writer in the end");
     println!("{moves} planned moves, {shelters} kept from copying a primary without data");
     println!("{counts:?}");
     // Else nothing was tried.
     assert!(counts.nothing_is_missing(), "{counts:?}");
-    // A failover at another moment may leave the model's Sentinels at one epoch with two addresses, with agents or
-    // without: what comes to rest without agents and not with them is as rare as that.
-    assert!(counts.unlike * UNLIKE_ONE_IN <= count as usize, "{counts:?}");
+    unlike.check();
     assert!(moves * 20 >= count, "only {moves} planned moves");
     assert!(shelters * 50 >= count, "only {shelters} were kept from copying");
     // In the rest the Sentinels themselves never agree again: two addresses at one epoch.

@@ -352,9 +352,9 @@ impl World {
                 sentinels[s].gone = true;
             }
             Operation::KillLeader => {
-                if let Some(leader) = sentinels.iter_mut().find(|s| s.up && s.failover.is_some()) {
-                    leader.up = false;
-                    leader.failover = None;
+                let leads = |s: &Sentinel| s.up && s.failover.is_some();
+                if let Some(leader) = sentinels.iter().position(leads) {
+                    self.cluster.kill(leader);
                 }
             }
             Operation::StartSentinel { sentinel, blank } => {
@@ -376,7 +376,8 @@ impl World {
                 }
             }
             Operation::ForceFailover(s) => {
-                if sentinels[s].up && sentinels[s].failover.is_none() {
+                let Sentinel { up, knows, failover, .. } = &sentinels[s];
+                if *up && *knows && failover.is_none() {
                     self.cluster.start_failover(s, now, true);
                 }
             }

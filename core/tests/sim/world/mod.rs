@@ -68,6 +68,9 @@ const WRONG_FOR_MAX_MS: u64 = 12_000;
 const UNKNOWN: [&[&str]; 3] =
     [&["emptied"], &["emptied", "reset"], &["emptied", "reset", "claim", "lineage"]];
 
+/// So long after a failover its replicas have been made to follow, have copied everything, and are published.
+const REST_MS: u64 = 25_000;
+
 /// Who can be cut off from whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
@@ -195,14 +198,12 @@ pub struct Counts {
     pub moves_done: usize,
     /// Histories that were run without agents, too, since the Sentinels did not agree.
     pub controls: usize,
-    /// Those of them that came to rest then.
-    pub unlike: usize,
     /// Failovers that were ended by telling their leader whom to monitor.
     pub failovers_ended: usize,
 }
 
 impl Counts {
-    fn all(&mut self) -> [&mut usize; 12] {
+    fn all(&mut self) -> [&mut usize; 11] {
         [
             &mut self.dismissals,
             &mut self.late_answers,
@@ -214,7 +215,6 @@ impl Counts {
             &mut self.looks,
             &mut self.moves_done,
             &mut self.controls,
-            &mut self.unlike,
             &mut self.failovers_ended,
         ]
     }
@@ -303,6 +303,8 @@ pub struct World {
     last_forget: Option<(u64, usize)>,
     /// When a failover was last asked for because of a primary without data.
     last_replacement: Option<u64>,
+    /// On which primary, that answers as one, a majority of the Sentinels agrees, and since when.
+    settled: Option<(Address, u64)>,
     /// When a majority of the Sentinels last named each address.
     named_at: BTreeMap<Address, u64>,
     /// When an elected leader last had chosen each address.
@@ -391,6 +393,7 @@ impl World {
             last_record: None,
             generation_at: 0,
             commit_times: BTreeMap::new(),
+            settled: None,
             named_at: BTreeMap::new(),
             chosen_at: BTreeMap::new(),
         };
@@ -464,6 +467,20 @@ impl World {
     pub fn tardy(mut self) -> Self {
         self.tardy = true;
         self
+    }
+
+    /// The Sentinels have agreed on a sound primary for so long that its replicas are where they belong.
+    pub fn is_at_rest(&self) -> bool {
+        let since = self.settled.as_ref().map(|(_, since)| *since);
+        since.is_some_and(|since| self.now - since >= REST_MS)
+    }
+
+    fn note_rest(&mut self) {
+        let named = self.cluster.majority().filter(|_| self.cluster.is_settled());
+        self.settled = named.map(|named| match self.settled.take() {
+            Some((before, since)) if before == named => (before, since),
+            _ => (named, self.now),
+        });
     }
 
     pub fn has_agents(&self) -> bool {
@@ -572,6 +589,7 @@ impl World {
     fn cluster_tick(&mut self) {
         self.cluster.tick(self.now);
         self.note_truth();
+        self.note_rest();
         self.check_timely();
         self.check_isolated();
         self.dismiss_the_unnamed();
