@@ -94,7 +94,7 @@ fn disturbances(mut events: mpsc::Receiver<String>) -> Vec<String> {
 }
 
 /// Every Redis has the key.
-async fn until_all_have(world: &World, key: &str) {
+pub async fn until_all_have(world: &World, key: &str) {
     for server in &world.groups[0].redis {
         until("it has the key", Duration::from_secs(20), || async {
             match server.ask(&["EXISTS", key]).await? {

@@ -7,7 +7,7 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
 use tokio::time::Instant;
 
-use crate::fencing::{SENTINEL_WAITS, until_all_settled, until_follows};
+use crate::fencing::{SENTINEL_WAITS, until_all_have, until_all_settled, until_follows};
 use crate::support::{agents, logs, run, text, until_in_sync, until_named, until_writer, world};
 
 /// A failover, the return of the old primary, and a planned move; what the agents say of the second.
@@ -19,6 +19,8 @@ async fn without(redis_lines: &'static str, sentinel_lines: &'static str) -> Str
     until_in_sync(&world, "redis", 2).await;
     let server = world.server_mut(&old).unwrap();
     server.ask(&["SET", "kept", "1"]).await.unwrap();
+    until_all_have(&world, "kept").await;
+    let server = world.server_mut(&old).unwrap();
     server.ask(&["SAVE"]).await.unwrap();
     server.kill();
     let new = until_writer(&world, "redis", 20, Some(&old)).await;
