@@ -3,9 +3,7 @@
 # Sentinels, and on several Consuls: programs in CONSUL_BINS, or the usual one.
 #
 #   scripts/versions.sh list              the supported ones, the oldest of each family first
-#   scripts/versions.sh others            the oldest and the newest of each family, without the one that `make test` runs on anyway
 #   scripts/versions.sh run NAME ARG...   nextest with these arguments on one of them: run valkey-9.1 -E 'test(switch::)'
-#   scripts/versions.sh main              the scenarios of the main job on each of `others`
 #   scripts/versions.sh row NAME [MODULE...]  all scenarios, or those of some modules of tests/e2e, on one and each Consul, noted for the table
 #   scripts/versions.sh table             what was noted becomes README's table "Works with"
 #   scripts/versions.sh all [MODULE...]   row for each supported one, then the table
@@ -14,11 +12,10 @@ cd "$(dirname "$0")/.."
 tools=$PWD/.tools
 versions=$tools/versions
 rows=target/versions
-# What is older is not supported (.tools/versions has it all the same).
+# What is older is not supported (.tools/versions has it all the same); src/lab/tools.rs has the same.
 REDIS_MIN=7.0
 VALKEY_MIN=8.0
 FAMILIES="redis valkey"
-MAIN="switch fencing first_primary switchover"
 
 fail() {
     echo "versions: $1" >&2
@@ -45,20 +42,6 @@ version_of() {
     LD_LIBRARY_PATH=$tools/root/usr/lib/$(uname -m)-linux-gnu "$1" --version | sed -E 's/^([A-Za-z]+) server v=([0-9.]+).*/\1 \2/'
 }
 
-# What scenarios run on that are not told otherwise, as src/lab/tools.rs finds it.
-usual() {
-    for program in "${REDIS_SERVER_BIN:-}" "$(command -v redis-server || true)" "$tools/root/usr/bin/redis-server"; do
-        [ -z "$program" ] || [ ! -x "$program" ] || { version_of "$program" && return; }
-    done
-}
-
-others() {
-    same=$(usual | sed -E 's/^([A-Za-z]+) ([0-9]+\.[0-9]+).*/\1-\2/' | tr '[:upper:]' '[:lower:]')
-    for name in $FAMILIES; do
-        family "$name" | sed -n '1p;$p'
-    done | uniq | grep -vx "$same" || true
-}
-
 # run NAME ARG...
 run() {
     server=$versions/$1/bin/redis-server
@@ -70,15 +53,8 @@ run() {
 # scenarios [MODULE...]: nextest's filter for all, or for those of some modules.
 scenarios() {
     [ $# -gt 0 ] || set -- '.*'
-    printf 'test(/^%s::/) | ' "$@" | sed 's/ | $//'
-}
-
-# The number of Consul servers has nothing to do with the version of Redis.
-main() {
-    well=0
-    # shellcheck disable=SC2086
-    for each in $(others); do run "$each" -E "($(scenarios $MAIN)) & not test(three_servers::)" || well=1; done
-    return $well
+    # `make test` has its versions in on_versions::.
+    printf '(%s) - test(on_versions::)' "$(printf 'test(/^%s::/) | ' "$@" | sed 's/ | $//')"
 }
 
 # row NAME [MODULE...]: fails when a scenario did.
@@ -127,6 +103,6 @@ all() {
 }
 
 case "${1:-}" in
-list | others | run | main | row | table | all) "$@" ;;
-*) fail "unknown command '${1:-}'" "one of: list, others, run, main, row, table, all" ;;
+list | run | row | table | all) "$@" ;;
+*) fail "unknown command '${1:-}'" "one of: list, run, row, table, all" ;;
 esac

@@ -1,6 +1,7 @@
 //! Where the servers' programs are: named by the environment, on PATH, or in `.tools`.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::LabError;
 
@@ -36,12 +37,69 @@ pub fn consul() -> Result<Tool, LabError> {
     find("CONSUL_BIN", "consul")
 }
 
-/// Finds Redis: `$REDIS_SERVER_BIN`, then PATH, then `.tools`.
+/// What [`run_all_on`] has chosen.
+static CHOSEN: OnceLock<Tool> = OnceLock::new();
+
+/// Finds Redis: what [`run_all_on`] has chosen, then `$REDIS_SERVER_BIN`, then PATH, then `.tools`.
 ///
 /// # Errors
 /// Says how to get it.
 pub fn redis_server() -> Result<Tool, LabError> {
+    if let Some(tool) = CHOSEN.get() {
+        return Ok(tool.clone());
+    }
     find("REDIS_SERVER_BIN", "redis-server")
+}
+
+/// Redis or Valkey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// `redis-*`
+    Redis,
+    /// `valkey-*`
+    Valkey,
+}
+
+/// Which of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// The oldest one that is supported.
+    Oldest,
+    /// The newest one that Debian has.
+    Newest,
+}
+
+/// From here on this process starts the oldest or newest supported server of a family in `.tools/versions`, unless a world
+/// asks for another.
+///
+/// # Errors
+/// None is there, or another one was chosen before.
+pub fn run_all_on(family: Family, age: Age) -> Result<(), LabError> {
+    let (name, least) = match family {
+        Family::Redis => ("redis-", REDIS_MIN),
+        Family::Valkey => ("valkey-", VALKEY_MIN),
+    };
+    let mut found: Vec<String> = versions()
+        .filter(|found| found.starts_with(name) && numbers(found) >= numbers(least))
+        .collect();
+    found.sort_by_key(|found| numbers(found));
+    let chosen = match age {
+        Age::Oldest => found.first(),
+        Age::Newest => found.last(),
+    };
+    let chosen = chosen.ok_or_else(|| missing(name))?;
+    CHOSEN.set(version(chosen)?).map_err(|_| LabError("another version was chosen".to_owned()))
+}
+
+/// The names in `.tools/versions`.
+fn versions() -> impl Iterator<Item = String> {
+    let dirs = roots().into_iter().find_map(|root| std::fs::read_dir(root.join(VERSIONS)).ok());
+    let dirs = dirs.into_iter().flatten().filter_map(Result::ok);
+    dirs.filter_map(|dir| dir.file_name().into_string().ok())
+}
+
+fn missing(name: &str) -> LabError {
+    LabError(format!("no {name} in {VERSIONS}: run scripts/tools.sh versions"))
 }
 
 /// Finds a Redis or Valkey of `.tools/versions` by the beginning of its name: `valkey-9` is the newest 9 that is there.
@@ -60,9 +118,7 @@ pub fn version(name: &str) -> Result<Tool, LabError> {
         let (_, newest) = named.max()?;
         std::fs::canonicalize(newest.join("bin/redis-server")).ok()
     });
-    found
-        .map(Tool::at)
-        .ok_or_else(|| LabError(format!("no {name} in {VERSIONS}: run scripts/tools.sh versions")))
+    found.map(Tool::at).ok_or_else(|| missing(name))
 }
 
 /// The numbers in a name, in their order: `redis-8.0` is 8, 0.
@@ -190,6 +246,10 @@ fn libraries(usr: &Path) -> Option<PathBuf> {
     let lib = usr.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
     usr.ends_with(UNPACKED).then(|| std::fs::canonicalize(lib).ok())?
 }
+
+/// What is older is not supported; `scripts/versions.sh` has the same.
+const REDIS_MIN: &str = "redis-7.0";
+const VALKEY_MIN: &str = "valkey-8.0";
 
 /// Where `scripts/tools.sh` unpacks Redis and Valkey of several Debian suites.
 const VERSIONS: &str = ".tools/versions";

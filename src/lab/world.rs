@@ -25,6 +25,10 @@ use crate::secret::SecretSource;
 /// followed by a false one: a Sentinel that has just followed a switch may wait a second before it connects
 /// to the new primary, which it then calls down (`docs/facts/sentinel.md` 6).
 const DOWN_AFTER_MS: u64 = 1_500;
+/// Sentinel's `failover-timeout` unless said otherwise, in ms. Where an election ends without a leader or finds no good replica,
+/// the next one begins after twice as long and up to 1 s more (`docs/facts/sentinel.md`): what waits for a failover for 20 s
+/// outlasts one that failed.
+const FAILOVER_TIMEOUT_MS: u64 = 6_000;
 /// Worlds that one process can have.
 const WORLDS_MAX: u8 = 8;
 /// Lines of each log that are shown when a test fails.
@@ -87,7 +91,7 @@ impl Default for WorldSpec {
             sentinels: 3,
             groups: vec!["redis".to_owned()],
             down_after_ms: DOWN_AFTER_MS,
-            failover_timeout_ms: 10_000,
+            failover_timeout_ms: FAILOVER_TIMEOUT_MS,
             redis_password: None,
             sentinel_password: None,
             username: None,

@@ -107,7 +107,9 @@ pub async fn until_all_have(world: &World, key: &str) {
     }
 }
 
-async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected(consul_servers: u8) {
+pub async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected(
+    consul_servers: u8,
+) {
     let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
@@ -153,7 +155,9 @@ async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected(cons
     tokio::time::timeout(Duration::from_secs(5), client.closed()).await.expect("disconnected");
 }
 
-async fn a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed(consul_servers: u8) {
+pub async fn a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed(
+    consul_servers: u8,
+) {
     let world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
@@ -169,7 +173,7 @@ async fn a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed(con
 }
 
 #[tokio::test]
-async fn left_to_sentinel_when_the_operator_wants_it_so() {
+pub async fn left_to_sentinel_when_the_operator_wants_it_so() {
     let mut world = world(WorldSpec::default()).await;
     let config = world.dir().join("config.toml");
     std::fs::write(&config, "[[group]]\nname = \"redis\"\nfence = false\n").unwrap();
@@ -192,7 +196,7 @@ async fn left_to_sentinel_when_the_operator_wants_it_so() {
 }
 
 /// An instance whose address a group's Sentinels know, with data of its own: nobody's data is deleted by us.
-async fn foreign_data_is_refused_with_a_reason(consul_servers: u8) {
+pub async fn foreign_data_is_refused_with_a_reason(consul_servers: u8) {
     let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     until_writer(&world, "redis", 20, None).await;
@@ -217,7 +221,7 @@ async fn foreign_data_is_refused_with_a_reason(consul_servers: u8) {
 }
 
 /// A client that never let go writes to it within a millisecond of its return, so it is not blank for long.
-async fn one_that_returns_without_its_data_is_fenced_although_clients_write_to_it_at_once(
+pub async fn one_that_returns_without_its_data_is_fenced_although_clients_write_to_it_at_once(
     consul_servers: u8,
 ) {
     let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;

@@ -18,7 +18,7 @@ on_one_and_three_servers!(
     of_replicas_without_a_primary_the_one_with_the_most_data_is_promoted,
 );
 
-async fn blank_instances_and_sentinels_that_know_nothing_become_a_group(consul_servers: u8) {
+pub async fn blank_instances_and_sentinels_that_know_nothing_become_a_group(consul_servers: u8) {
     let world =
         world(WorldSpec { from_scratch: true, consul_servers, ..WorldSpec::default() }).await;
     let agents = node_agents(&world, "expect = 3");
@@ -34,7 +34,7 @@ async fn blank_instances_and_sentinels_that_know_nothing_become_a_group(consul_s
     assert_eq!(status.status.code(), Some(0), "{}", text(&status));
 }
 
-async fn the_one_with_data_leads_wherever_it_is(consul_servers: u8) {
+pub async fn the_one_with_data_leads_wherever_it_is(consul_servers: u8) {
     let world =
         world(WorldSpec { from_scratch: true, consul_servers, ..WorldSpec::default() }).await;
     let last = &world.groups[0].redis[2];
@@ -49,7 +49,7 @@ async fn the_one_with_data_leads_wherever_it_is(consul_servers: u8) {
     }
 }
 
-async fn data_that_has_gone_different_ways_is_left_to_the_operator(consul_servers: u8) {
+pub async fn data_that_has_gone_different_ways_is_left_to_the_operator(consul_servers: u8) {
     let world =
         world(WorldSpec { from_scratch: true, consul_servers, ..WorldSpec::default() }).await;
     for (index, server) in world.groups[0].redis.iter().take(2).enumerate() {
@@ -73,7 +73,9 @@ async fn data_that_has_gone_different_ways_is_left_to_the_operator(consul_server
 }
 
 /// Everything is started as a replica of something that is gone, as `consul-redis exec` and careful people do.
-async fn of_replicas_without_a_primary_the_one_with_the_most_data_is_promoted(consul_servers: u8) {
+pub async fn of_replicas_without_a_primary_the_one_with_the_most_data_is_promoted(
+    consul_servers: u8,
+) {
     let mut world =
         world(WorldSpec { from_scratch: true, consul_servers, ..WorldSpec::default() }).await;
     let port = world.groups[0].redis[0].address.port().to_string();

@@ -36,6 +36,7 @@ mod names;
 #[expect(dead_code, reason = "the switch and its hosts are of tests/netns")]
 mod namespace;
 mod node_mode;
+mod on_versions;
 mod page;
 mod plain_hosts;
 mod progress;

@@ -108,7 +108,8 @@ async fn a_reset_on_the_leader_in_mid_failover_ends_with_one_writer() {
     let hammer = Hammer::start(&world);
     world.server_mut(&first).unwrap().kill();
     // The leader is the one that has chosen a replica; its promotion is decided, not yet told.
-    let leader = until("a leader", Duration::from_secs(10), || async {
+    // An election that failed is tried again after twice the failover-timeout.
+    let leader = until("a leader", Duration::from_secs(20), || async {
         for (index, sentinel) in world.sentinels.iter().enumerate() {
             let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
             let state = fields(&answer).map_err(LabError)?.remove("failover-state");

@@ -117,15 +117,15 @@ async fn life_of_a_group(level: &str, consul_servers: u8) {
     }
 }
 
-async fn the_name_follows_the_writer_at_level_promotion(consul_servers: u8) {
+pub async fn the_name_follows_the_writer_at_level_promotion(consul_servers: u8) {
     life_of_a_group("promotion", consul_servers).await;
 }
 
-async fn the_name_follows_the_writer_at_level_quorum(consul_servers: u8) {
+pub async fn the_name_follows_the_writer_at_level_quorum(consul_servers: u8) {
     life_of_a_group("quorum", consul_servers).await;
 }
 
-async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consul_servers: u8) {
+pub async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consul_servers: u8) {
     let world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let _agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
@@ -148,7 +148,7 @@ async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consul_se
 }
 
 #[tokio::test]
-async fn a_replica_that_dies_leaves_the_read_endpoints_and_comes_back() {
+pub async fn a_replica_that_dies_leaves_the_read_endpoints_and_comes_back() {
     let mut world = world(WorldSpec::default()).await;
     let _agents = agents(&world, 2, &[]);
     let record = until_in_sync(&world, "redis", 2).await;
@@ -161,7 +161,7 @@ async fn a_replica_that_dies_leaves_the_read_endpoints_and_comes_back() {
 }
 
 #[tokio::test]
-async fn an_instance_that_the_sentinels_forget_loses_its_row() {
+pub async fn an_instance_that_the_sentinels_forget_loses_its_row() {
     let mut world = world(WorldSpec::default()).await;
     let _agents = agents(&world, 1, &[]);
     let record = until_in_sync(&world, "redis", 2).await;
@@ -181,7 +181,7 @@ async fn an_instance_that_the_sentinels_forget_loses_its_row() {
 
 /// At a promotion Redis closes its connections, and may do so while it is being asked whether it has been promoted.
 #[tokio::test]
-async fn an_instance_that_closes_the_connection_while_it_is_asked_is_asked_again() {
+pub async fn an_instance_that_closes_the_connection_while_it_is_asked_is_asked_again() {
     let world = world(WorldSpec { redis: 1, sentinels: 1, ..WorldSpec::default() }).await;
     let server = &world.groups[0].redis[0];
     let todo = Arc::<Mailbox<Todo>>::default();

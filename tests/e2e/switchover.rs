@@ -53,19 +53,19 @@ async fn run_async(world: &World, args: &[&str]) -> std::process::Output {
 }
 
 #[tokio::test]
-async fn no_acknowledged_write_is_lost_at_level_promotion() {
+pub async fn no_acknowledged_write_is_lost_at_level_promotion() {
     moves_without_losing_a_write("promotion").await;
 }
 
 #[tokio::test]
-async fn no_acknowledged_write_is_lost_at_level_quorum() {
+pub async fn no_acknowledged_write_is_lost_at_level_quorum() {
     moves_without_losing_a_write("quorum").await;
 }
 
 /// Proof that the two above can fail: the same clients, the same agents but for what they do to instances, and nothing
 /// but Sentinel's own command.
 #[tokio::test]
-async fn a_bare_sentinel_failover_loses_acknowledged_writes() {
+pub async fn a_bare_sentinel_failover_loses_acknowledged_writes() {
     let world = world(WorldSpec::default()).await;
     let config = world.dir().join("observer.toml");
     std::fs::write(&config, "[[group]]\nname = \"redis\"\nmanage = false\n").unwrap();
@@ -96,7 +96,7 @@ async fn a_bare_sentinel_failover_loses_acknowledged_writes() {
 }
 
 #[tokio::test]
-async fn it_goes_where_it_was_asked_to_and_refuses_with_reasons() {
+pub async fn it_goes_where_it_was_asked_to_and_refuses_with_reasons() {
     let world = world(WorldSpec::default()).await;
     let old = until_somebody_publishes(&world).await;
     // The agent that published is gone.
@@ -145,7 +145,7 @@ async fn until_somebody_publishes(world: &World) -> String {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_told_to_stop_hands_its_primary_over() {
+pub async fn an_agent_that_is_told_to_stop_hands_its_primary_over() {
     let world = world(WorldSpec::default()).await;
     let primary = &world.groups[0].redis[0].address;
     let config = world.dir().join("node.toml");
@@ -171,7 +171,7 @@ async fn an_agent_that_is_told_to_stop_hands_its_primary_over() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_handed_over_stays_and_the_agent_stops() {
+pub async fn what_cannot_be_handed_over_stays_and_the_agent_stops() {
     let mut world = world(WorldSpec::default()).await;
     let primary = world.groups[0].redis[0].address.clone();
     let config = world.dir().join("node.toml");
