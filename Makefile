@@ -15,7 +15,7 @@ help:
 	@echo 'make test    everything: check, rules, simulation, real servers of several versions, containers (15 minutes on 2 cores after the build)'
 	@echo 'make quick   the inner loop: rules, a tenth of the simulation, units, documents, one real failover (90 seconds after the build)'
 	@echo 'make test-compose   docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (8 minutes)'
-	@echo 'make test-versions  all scenarios on each Redis and Valkey of Debian, and README says so; MODULES="switch moved" for some, CONSUL_BINS for several Consuls'
+	@echo 'make test-versions  all scenarios on each Redis and Valkey of Debian, and README says so; MODULES="switch relocated" for some, CONSUL_BINS for several Consuls'
 	@echo 'make pictures  docs/img: the status page after a failover (1 minute after the build)'
 	@echo 'make docs    docs/config.md, the schema of the config file and the figures of docs/guarantees.md, from the definitions'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'

@@ -19,7 +19,7 @@ use crate::render::task::Renderer;
 use crate::retry::Retry;
 use crate::systemd;
 use rights::{denied_right, rights_probe};
-use running::Running;
+use running::AgentTasks;
 
 /// An agent ready to run.
 pub struct Agent {
@@ -59,7 +59,7 @@ impl Agent {
     /// Checks what can be checked without starting anything.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Code::Config`](crate::exit::Code::Config).
+    /// A [`Failure`] with [`Exit::Config`](crate::exit::Exit::Config).
     pub fn new(config: Config) -> Result<Self, Failure> {
         if config.sources.listed.is_empty() && config.sources.consul_service.is_none() {
             return Err(ConfigError::Usage(
@@ -77,7 +77,7 @@ impl Agent {
     /// Checks besides that every secret and certificate can be read now.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Code::Config`](crate::exit::Code::Config).
+    /// A [`Failure`] with [`Exit::Config`](crate::exit::Exit::Config).
     pub fn check_secrets(&self) -> Result<(), Failure> {
         let Config { consul, http, sentinel_login, instance_login, groups, .. } = &self.config;
         let logins = groups.iter().map(|group| &group.login);
@@ -148,7 +148,7 @@ impl Agent {
         look: watch::Receiver<u64>,
         signal: impl Future<Output = ()>,
     ) -> Result<(), Failure> {
-        let mut running = Running::start(self, look).await?;
+        let mut running = AgentTasks::start(self, look).await?;
         tokio::pin!(signal);
         loop {
             // Cancel safe: a signal, the tasks' own ends, and a watch that keeps its value.
@@ -157,7 +157,7 @@ impl Agent {
                 lost = running.supervisor.lost() => return Err(running.give_up(lost).await),
                 Ok(()) = configs.changed() => {
                     let next = configs.borrow_and_update().clone();
-                    match running.turn_to(next).await {
+                    match running.apply_config(next).await {
                         Ok(changes) => changes.say(),
                         Err(failure) => warn!("the running config stays: {}", failure.in_one_line()),
                     }

@@ -242,7 +242,7 @@ pub struct ConfigArgs {
     pub configured: GroupName,
     /// quorum (a number or auto), down_after, failover_timeout, parallel_syncs; KEY= takes one away
     #[arg(value_name = "KEY=VALUE")]
-    pub settings: Vec<Setting>,
+    pub settings: Vec<SettingArg>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -500,7 +500,7 @@ fn parse_level(text: &str) -> Result<Level, String> {
 
 /// One `KEY=VALUE` of the command line; an empty value takes the key away.
 #[derive(Debug, Clone)]
-pub enum Setting {
+pub enum SettingArg {
     /// `quorum`
     Quorum(Option<WantedQuorum>),
     /// `down_after`, in ms.
@@ -511,7 +511,7 @@ pub enum Setting {
     ParallelSyncs(Option<u64>),
 }
 
-impl FromStr for Setting {
+impl FromStr for SettingArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -15,7 +15,7 @@ use hickory_resolver::proto::rr::RData;
 use thiserror::Error;
 
 use crate::core::address::Address;
-use crate::core::name_check::Answer;
+use crate::core::name_check::DnsAnswer;
 
 /// Deadline of one question to one server.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -108,14 +108,14 @@ impl Names {
     ///
     /// # Errors
     /// [`DnsError::Lookup`] when the server does not answer, or answers for another domain than this one.
-    pub async fn service(&self, name: &str, domain: &str) -> Result<Answer, DnsError> {
+    pub async fn service(&self, name: &str, domain: &str) -> Result<DnsAnswer, DnsError> {
         let (resolver, absolute) = (self.resolver()?, absolute(name));
         let (v4, v6, services) = tokio::join!(
             resolver.ipv4_lookup(absolute.as_str()),
             resolver.ipv6_lookup(absolute.as_str()),
             resolver.srv_lookup(absolute.as_str()),
         );
-        let mut answer = Answer::default();
+        let mut answer = DnsAnswer::default();
         let led_on = services.as_ref().is_ok_and(|found| !found.answers().is_empty());
         for found in [services, v4, v6] {
             // An instance that is known by a name: Consul does not look that up where it has no recursor.

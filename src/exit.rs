@@ -8,7 +8,7 @@ use crate::supervisor::TaskEnded;
 
 /// The exit codes, as `--help` and the README list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
+pub enum Exit {
     /// Done.
     Done = 0,
     /// Failed while running.
@@ -29,7 +29,7 @@ pub enum Code {
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
-    pub code: Code,
+    pub code: Exit,
     /// What happened.
     pub message: String,
     /// What to do about it.
@@ -38,7 +38,7 @@ pub struct Failure {
 
 impl Failure {
     /// An end with a message.
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
+    pub fn new(code: Exit, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: None }
     }
 
@@ -70,13 +70,13 @@ impl fmt::Display for Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         let hint = error.hint().map(str::to_owned);
-        Self { code: Code::Config, message: error.to_string(), hint }
+        Self { code: Exit::Config, message: error.to_string(), hint }
     }
 }
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::new(Code::Config, error.to_string()).hint(
+        Self::new(Exit::Config, error.to_string()).hint(
             "CONSUL_CACERT, CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, or [consul] in the config, name PEM files",
         )
     }
@@ -85,11 +85,11 @@ impl From<ClientError> for Failure {
 impl From<ConsulError> for Failure {
     fn from(error: ConsulError) -> Self {
         let code = match &error {
-            ConsulError::Denied { .. } => Code::Denied,
-            ConsulError::Secret(_) => Code::Config,
-            _ if error.is_about_enterprise() => Code::Config,
-            _ if error.is_transient() => Code::Unavailable,
-            _ => Code::Failed,
+            ConsulError::Denied { .. } => Exit::Denied,
+            ConsulError::Secret(_) => Exit::Config,
+            _ if error.is_about_enterprise() => Exit::Config,
+            _ if error.is_transient() => Exit::Unavailable,
+            _ => Exit::Failed,
         };
         let hint = error.hint().map(str::to_owned);
         Self { code, message: error.to_string(), hint }
@@ -98,12 +98,12 @@ impl From<ConsulError> for Failure {
 
 impl From<TaskEnded> for Failure {
     fn from(error: TaskEnded) -> Self {
-        Self::new(Code::Internal, error.to_string())
+        Self::new(Exit::Internal, error.to_string())
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::new(Code::Failed, error.to_string())
+        Self::new(Exit::Failed, error.to_string())
     }
 }

@@ -21,7 +21,7 @@ use crate::consul::store::ReadMode;
 use crate::consul::watch::{watch_group, watch_registered};
 use crate::core::action::Write;
 use crate::core::address::Address;
-use crate::core::group::{GroupLoop, Input, Outcome, Output, Published, Weight};
+use crate::core::group::{GroupLoop, Input, LogLevel, Outcome, Output, Published};
 use crate::core::observed::{InstanceAnswer, Reading, RowsAnswer, StoreAnswer};
 use crate::core::policy::Policy;
 use crate::core::time::{Mono, Now};
@@ -366,9 +366,9 @@ impl Executor {
             Output::Hold(hold) => {
                 self.command(&hold.instance, InstanceCommand::Hold { for_ms: hold.for_ms });
             }
-            Output::Shelter(shelter) => {
-                let instance = shelter.instance.clone();
-                self.command(&instance, InstanceCommand::Shelter(shelter));
+            Output::Detach(detach) => {
+                let instance = detach.instance.clone();
+                self.command(&instance, InstanceCommand::Detach(detach));
             }
             Output::Promote(promote) => {
                 let instance = promote.instance.clone();
@@ -378,10 +378,10 @@ impl Executor {
                 let instance = fence.instance.clone();
                 self.command(&instance, InstanceCommand::Fence(fence));
             }
-            Output::Tell(tell) => {
+            Output::Reconfigure(tell) => {
                 let sentinel = tell.sentinel.clone();
                 let until = self.clock.now().mono.plus_ms(TELL_WITHIN_MS);
-                self.tell(&sentinel, SentinelCommand::Tell(group.clone(), tell, until));
+                self.tell(&sentinel, SentinelCommand::Reconfigure(group.clone(), tell, until));
             }
             Output::Forget(forget, until) => {
                 let sentinel = forget.sentinel.clone();
@@ -396,9 +396,9 @@ impl Executor {
                 self.tell(&sentinel, SentinelCommand::Replace(group.clone(), replace, until));
             }
             Output::Say(saying) => match saying.weight {
-                Weight::Debug => debug!("{}", saying.text),
-                Weight::Info => info!("{}", saying.text),
-                Weight::Warn => warn!("{}", saying.text),
+                LogLevel::Debug => debug!("{}", saying.text),
+                LogLevel::Info => info!("{}", saying.text),
+                LogLevel::Warn => warn!("{}", saying.text),
             },
         }
     }

@@ -14,7 +14,7 @@ use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::observe::look;
-use crate::switchover::{Mover, Step};
+use crate::switchover::{Mover, SwitchoverStep};
 
 /// How long all of it may take. Less than the 30 s after which Kubernetes and Nomad kill.
 pub const HAND_OVER_MAX: Duration = Duration::from_secs(20);
@@ -81,7 +81,7 @@ async fn try_hand_over(
         }
         return Ok(());
     };
-    let report = |step: Step| debug!("{name}: {} {}", step.what, step.detail);
+    let report = |step: SwitchoverStep| debug!("{name}: {} {}", step.what, step.detail);
     let mover = Mover { config, group, consul, clock, report: &report };
     let moved = mover.go(&switchover).await?;
     let gap = moved.gap.as_millis();

@@ -12,10 +12,10 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::core::action::Promote;
 use crate::core::address::Address;
-use crate::core::emptied::Shelter;
+use crate::core::data_loss::Detach;
 use crate::core::fence::{Fence, StrayKind};
 use crate::core::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
-use crate::core::projection::nowhere;
+use crate::core::projection::detached_address;
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
 use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, text};
@@ -38,7 +38,7 @@ pub enum InstanceCommand {
     /// Make it a replica.
     Fence(Fence),
     /// Have it follow nobody, and keep its data.
-    Shelter(Shelter),
+    Detach(Detach),
     /// Make it a primary.
     Promote(Promote),
 }
@@ -234,11 +234,11 @@ async fn replica_of(link: &mut Link, host: &str, port: &str) -> Result<(), LinkE
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal.
-pub async fn shelter(link: &mut Link, wanted: &Shelter) -> Result<bool, LinkError> {
+pub async fn detach(link: &mut Link, wanted: &Detach) -> Result<bool, LinkError> {
     if !wanted.still_holds(&probe(link).await?) {
         return Ok(false);
     }
-    let nobody = nowhere();
+    let nobody = detached_address();
     replica_of(link, nobody.host(), &nobody.port().to_string()).await?;
     Ok(true)
 }
@@ -294,8 +294,8 @@ pub async fn follow(
         if let Some(fence) = &todo.fence {
             follower.fence(fence).await;
         }
-        if let Some(shelter) = &todo.shelter {
-            follower.shelter(shelter).await;
+        if let Some(detach) = &todo.detach {
+            follower.detach(detach).await;
         }
         if let Some(promote) = &todo.promote {
             follower.promote(promote).await;
@@ -324,7 +324,7 @@ pub async fn follow(
 pub struct Todo {
     hold: Option<u64>,
     fence: Option<Fence>,
-    shelter: Option<Shelter>,
+    detach: Option<Detach>,
     promote: Option<Promote>,
     probe: bool,
 }
@@ -338,7 +338,7 @@ impl Todo {
             InstanceCommand::Probe => {}
             InstanceCommand::Hold { for_ms } => self.hold = Some(for_ms),
             InstanceCommand::Promote(promote) => self.promote = Some(promote),
-            InstanceCommand::Shelter(shelter) => self.shelter = Some(shelter),
+            InstanceCommand::Detach(detach) => self.detach = Some(detach),
             InstanceCommand::Fence(fence) => self.fence = Some(fence),
         }
     }
@@ -424,7 +424,7 @@ impl Follower {
         let what = match wanted.kind {
             StrayKind::Returned => "a second primary",
             StrayKind::Blank => "blank",
-            StrayKind::Emptied => "a second primary, restarted without its data",
+            StrayKind::RestartedEmpty => "a second primary, restarted without its data",
             StrayKind::Lost => "a replica of something that does not answer",
         };
         let Fence { instance, follow, .. } = wanted;
@@ -447,9 +447,9 @@ impl Follower {
         }
     }
 
-    async fn shelter(&mut self, wanted: &Shelter) {
-        let result = self.on_link(async |link: &mut Link| shelter(link, wanted).await).await;
-        let Shelter { instance, from, .. } = wanted;
+    async fn detach(&mut self, wanted: &Detach) {
+        let result = self.on_link(async |link: &mut Link| detach(link, wanted).await).await;
+        let Detach { instance, from, .. } = wanted;
         match result {
             Ok(true) => info!(
                 "{instance} keeps its data: it follows nobody now, and not {from}, which came back without"

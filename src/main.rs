@@ -7,8 +7,8 @@ use clap::{Command, CommandFactory, FromArgMatches};
 use consul_redis::cli::{Cli, Command as Chosen};
 use consul_redis::commands;
 use consul_redis::exec::settings::{Environment, with_known_names};
-use consul_redis::exit::{Code, Failure};
-use consul_redis::reload::Settings;
+use consul_redis::exit::{Exit, Failure};
+use consul_redis::reload::ConfigSource;
 
 fn main() -> ExitCode {
     match parse().and_then(run) {
@@ -27,7 +27,7 @@ fn parse() -> Result<Cli, Failure> {
     let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(|error| {
         // --help and --version come this way too.
-        let code = if error.use_stderr() { Code::Config } else { Code::Done };
+        let code = if error.use_stderr() { Exit::Config } else { Exit::Done };
         let _ = error.print();
         std::process::exit(code as i32);
     })
@@ -59,7 +59,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let env = Environment::of_this_process();
     let contained = matches!(cli.command, Chosen::Exec(_) | Chosen::Health(_));
     let common = if contained { with_known_names(&cli.common, &env)? } else { cli.common };
-    let settings = Settings { common, env };
+    let settings = ConfigSource { common, env };
     let config = settings.read()?;
     // One thread: an agent waits far more than it works, and a single one keeps it small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -68,34 +68,34 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             // Its exit code is that of its server.
             Chosen::Exec(args) => return commands::exec::run(config, args, settings).await,
             Chosen::Health(args) => commands::health::run(config, args, &settings.env).await?,
-            Chosen::Agent => commands::agent::run(config, settings).await.map(|()| Code::Done)?,
+            Chosen::Agent => commands::agent::run(config, settings).await.map(|()| Exit::Done)?,
             Chosen::CheckConfig => {
-                commands::check_config::run(config, &settings.common).map(|()| Code::Done)?
+                commands::check_config::run(config, &settings.common).map(|()| Exit::Done)?
             }
             Chosen::Status(args) => commands::status::run(config, args).await?,
             Chosen::History(args) => {
-                commands::history::run(config, args).await.map(|()| Code::Done)?
+                commands::history::run(config, args).await.map(|()| Exit::Done)?
             }
             Chosen::Wait(args) => commands::wait::run(config, args).await?,
             Chosen::Doctor(args) => commands::doctor::run(config, args).await?,
-            Chosen::Plan(args) => commands::plan::run(config, args).await.map(|()| Code::Done)?,
+            Chosen::Plan(args) => commands::plan::run(config, args).await.map(|()| Exit::Done)?,
             Chosen::Render(args) => {
-                commands::render::run(config, args, &settings).await.map(|()| Code::Done)?
+                commands::render::run(config, args, &settings).await.map(|()| Exit::Done)?
             }
             Chosen::Retire(args) => {
-                commands::retire::run(config, args).await.map(|()| Code::Done)?
+                commands::retire::run(config, args).await.map(|()| Exit::Done)?
             }
             Chosen::Config(args) => {
-                commands::config::run(config, args).await.map(|()| Code::Done)?
+                commands::config::run(config, args).await.map(|()| Exit::Done)?
             }
             Chosen::Switchover(args) => {
-                commands::switchover::run(config, args).await.map(|()| Code::Done)?
+                commands::switchover::run(config, args).await.map(|()| Exit::Done)?
             }
             Chosen::Maintenance(args) => {
-                commands::maintenance::run(config, args).await.map(|()| Code::Done)?
+                commands::maintenance::run(config, args).await.map(|()| Exit::Done)?
             }
-            Chosen::Demo(args) => commands::demo::run(args).await.map(|()| Code::Done)?,
-            Chosen::Completions(_) | Chosen::Man(_) => Code::Done,
+            Chosen::Demo(args) => commands::demo::run(args).await.map(|()| Exit::Done)?,
+            Chosen::Completions(_) | Chosen::Man(_) => Exit::Done,
         };
         Ok(code as u8)
     });

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::core::action::Purpose;
 use crate::core::address::{Address, GroupName};
 use crate::core::group::{Outcome, Published};
-use crate::core::name_check::{self, Heard};
+use crate::core::name_check::{self, CheckResult};
 use crate::core::observed::{InstanceAnswer, Reading, SentinelAnswer};
 use crate::core::publication::Verdict;
 use crate::core::status::Problem;
@@ -128,11 +128,11 @@ impl Meter {
         &self,
         group: &GroupName,
         server: &Address,
-        heard: &Heard,
+        heard: &CheckResult,
         problem: Option<&Problem>,
     ) {
         let labels = vec![("group", group.to_string()), ("server", server.to_string())];
-        for verdict in name_check::Verdict::ALL {
+        for verdict in name_check::DnsVerdict::ALL {
             let result = [&labels[..], &[("result", verdict.as_str().to_owned())]].concat();
             let counter = self.dns_answers.get_or_create_owned(&result);
             counter.inc_by(u64::from(verdict == heard.verdict));
@@ -141,7 +141,7 @@ impl Meter {
             self.promotion_to_dns.get_or_create(&labels).observe(seconds(ms));
         }
         // Nothing is known of the answers of one that gives none.
-        if heard.verdict == name_check::Verdict::Silent {
+        if heard.verdict == name_check::DnsVerdict::Silent {
             self.dns_wrong.remove(&labels);
             self.dns_stale.remove(&labels);
             return;

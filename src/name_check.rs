@@ -18,7 +18,7 @@ use crate::core::address::{Address, GroupName};
 use crate::core::doctor::{NameAnswer, NameKind};
 use crate::core::group::Published;
 use crate::core::name_check::{
-    Answer, GRACE_MS, Heard, NameCheck, Verdict, compare, problem, stale,
+    CheckResult, DnsAnswer, DnsVerdict, GRACE_MS, NameCheck, compare, problem, stale,
 };
 use crate::core::projection::Layout;
 use crate::core::record::Record;
@@ -105,9 +105,10 @@ impl Checker {
         }
     }
 
-    async fn tell(&self, server: &Address, check: &NameCheck, heard: &Heard) {
+    async fn tell(&self, server: &Address, check: &NameCheck, heard: &CheckResult) {
         self.meter.name_answered(&self.group, server, heard, check.problem());
-        let switched = check.published().filter(|_| heard.first && heard.verdict == Verdict::Right);
+        let switched =
+            check.published().filter(|_| heard.first && heard.verdict == DnsVerdict::Right);
         if let Some(published) = switched {
             let Published { generation, writer, .. } = published;
             let shown = writer.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
@@ -150,7 +151,7 @@ fn counts(dns: &DnsConfig, problem: &Problem) -> bool {
 }
 
 /// Asks `server` for `name`, a name of `domain`; in words why there is no answer.
-async fn ask(server: &Address, name: &str, domain: &str) -> Result<Answer, String> {
+async fn ask(server: &Address, name: &str, domain: &str) -> Result<DnsAnswer, String> {
     let asked = async {
         let at = socket(server).await?;
         Names::new(Some(at)).service(name, domain).await.map_err(|error| error.to_string())
@@ -212,7 +213,7 @@ pub async fn look(
         return Ok(Vec::new());
     }
     let name = dns.name(&record.service.primary());
-    let say = |(server, answer): (&Address, Result<Answer, String>)| {
+    let say = |(server, answer): (&Address, Result<DnsAnswer, String>)| {
         let age = answer.as_ref().ok().and_then(|a| stale(a, &store.history, clock.now().wall));
         problem(server, &name, &answer, record.writer_address(), age)
     };
@@ -225,9 +226,10 @@ async fn until_right<'a>(
     server: &'a Address,
     record: &Record,
     clock: &Clock,
-) -> Option<(&'a Address, Result<Answer, String>)> {
+) -> Option<(&'a Address, Result<DnsAnswer, String>)> {
     let name = dns.name(&record.service.primary());
-    let is_right = |answer: &Answer| compare(record.writer_address(), answer) == Verdict::Right;
+    let is_right =
+        |answer: &DnsAnswer| compare(record.writer_address(), answer) == DnsVerdict::Right;
     let answer = last_answer(dns, server, &name, clock, is_right).await;
     (!answer.as_ref().is_ok_and(is_right)).then_some((server, answer))
 }
@@ -237,7 +239,7 @@ pub async fn answers(dns: &DnsConfig, record: &Record, clock: &Clock) -> Vec<Nam
     let ask = |server: &Address, kind: NameKind| {
         let (server, name) = (server.clone(), dns.name(&kind.label(&record.service)));
         async move {
-            let is_right = |answer: &Answer| kind.is_right(record, answer);
+            let is_right = |answer: &DnsAnswer| kind.is_right(record, answer);
             let answer = last_answer(dns, &server, &name, clock, is_right).await;
             NameAnswer { server, named: dns.named, kind, name, answer }
         }
@@ -252,8 +254,8 @@ async fn last_answer(
     server: &Address,
     name: &str,
     clock: &Clock,
-    is_right: impl Fn(&Answer) -> bool,
-) -> Result<Answer, String> {
+    is_right: impl Fn(&DnsAnswer) -> bool,
+) -> Result<DnsAnswer, String> {
     let begun = clock.now().mono;
     loop {
         let patience = if dns.named { ANSWER_TIMEOUT } else { UNNAMED_TIMEOUT };

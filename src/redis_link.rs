@@ -109,7 +109,7 @@ const FIRST_WORDS_LEN_MAX: usize = 512;
 
 /// A connection that remembers the server's first words when they are an error. One that turns us away says why before
 /// it was asked anything, and closes; the protocol layer, which has no question for that answer, only sees a pipe break.
-struct Heard {
+struct GreetingStream {
     stream: Box<dyn Stream>,
     /// Its first words are still to come.
     fresh: bool,
@@ -119,7 +119,7 @@ struct Heard {
 /// A server's first words, when they are an error.
 type FirstWords = Arc<OnceLock<String>>;
 
-impl Heard {
+impl GreetingStream {
     fn listen(&mut self, bytes: &[u8]) {
         if bytes.is_empty() || !std::mem::take(&mut self.fresh) {
             return;
@@ -135,7 +135,7 @@ impl Heard {
     }
 }
 
-impl AsyncRead for Heard {
+impl AsyncRead for GreetingStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -148,7 +148,7 @@ impl AsyncRead for Heard {
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for GreetingStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -319,10 +319,10 @@ async fn connect(
     address: &Address,
     settings: &LinkSettings,
     end: Instant,
-) -> Result<(Heard, FirstWords), LinkError> {
+) -> Result<(GreetingStream, FirstWords), LinkError> {
     let heard = |stream: Box<dyn Stream>| {
         let words = FirstWords::default();
-        (Heard { stream, fresh: true, words: words.clone() }, words)
+        (GreetingStream { stream, fresh: true, words: words.clone() }, words)
     };
     let tcp =
         TcpStream::connect((address.host(), address.port())).await.map_err(LinkError::Connect)?;

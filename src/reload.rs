@@ -11,14 +11,14 @@ use crate::telemetry::{self, Log};
 
 /// Where all settings come from: the same command line and environment each time, and the file as it is now.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ConfigSource {
     /// The command line.
     pub common: Common,
     /// The environment.
     pub env: Environment,
 }
 
-impl Settings {
+impl ConfigSource {
     /// All settings as they are now.
     ///
     /// # Errors

@@ -28,13 +28,13 @@ struct Ended {
 }
 
 /// One task, for whoever may end it before the others.
-pub struct Part {
+pub struct TaskHandle {
     stop: CancellationToken,
     ended: CancellationToken,
     task: AbortHandle,
 }
 
-impl Part {
+impl TaskHandle {
     /// Tells it to end, and waits until it has; one that does not within a second is cut short.
     pub async fn end(self) {
         self.stop.cancel();
@@ -56,7 +56,7 @@ impl Supervisor {
         &mut self,
         name: &'static str,
         task: impl FnOnce(CancellationToken) -> F,
-    ) -> Part
+    ) -> TaskHandle
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -67,7 +67,7 @@ impl Supervisor {
             task.await;
             Ended { name, was_told: told.is_cancelled() }
         });
-        Part { stop, ended, task }
+        TaskHandle { stop, ended, task }
     }
 
     /// Waits until a task has ended that should have gone on. Cancel safe.

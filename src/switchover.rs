@@ -18,7 +18,7 @@ use crate::core::observed::{InstanceAnswer, Role};
 use crate::core::switchover::{Switchover, has_all, retire};
 use crate::core::view::View;
 use crate::dns::Names;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 use crate::instance::{self, probe};
 use crate::observe::look;
 use crate::redis_link::{Link, LinkError, list, text};
@@ -43,7 +43,7 @@ const FIRST_PRIORITY: u64 = 1;
 
 /// One step of a move.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct SwitchoverStep {
     /// When, since writes were paused; `None` before that.
     pub after: Option<Duration>,
     /// What, in one word.
@@ -74,7 +74,7 @@ pub struct Mover<'a> {
     /// The clock of all readings.
     pub clock: Clock,
     /// Hears of each step.
-    pub report: &'a (dyn Fn(Step) + Sync),
+    pub report: &'a (dyn Fn(SwitchoverStep) + Sync),
 }
 
 impl Mover<'_> {
@@ -156,7 +156,7 @@ impl Mover<'_> {
                 if Instant::now() > until {
                     let behind = target - answer.offset;
                     let message = format!("not moved: {address} is still {behind} bytes behind");
-                    return Err(Failure::new(Code::Failed, message));
+                    return Err(Failure::new(Exit::Failed, message));
                 }
                 tokio::time::sleep(STEP).await;
             }
@@ -176,7 +176,7 @@ impl Mover<'_> {
             tokio::time::sleep(STEP).await;
         }
         let message = format!("not moved: {} promoted nobody", switchover.sentinel);
-        Err(Failure::new(Code::Failed, message))
+        Err(Failure::new(Exit::Failed, message))
     }
 
     /// Makes Sentinel prefer one replica; the priority that it had.
@@ -206,7 +206,7 @@ impl Mover<'_> {
         }
         let _ = self.instance(to, &["CONFIG", "SET", PRIORITY, &before]).await;
         let message = format!("not moved: {sentinel} did not read the new priority of {to}");
-        Err(Failure::new(Code::Failed, message))
+        Err(Failure::new(Exit::Failed, message))
     }
 
     async fn until_published(&self, new: &Address) -> Result<u64, Failure> {
@@ -223,7 +223,7 @@ impl Mover<'_> {
             tokio::time::sleep(STEP).await;
         }
         Err(Failure::new(
-            Code::Failed,
+            Exit::Failed,
             format!("{new} is the primary, and no agent has published it"),
         )
         .hint("consul-redis status says who watches this group"))
@@ -244,7 +244,7 @@ impl Mover<'_> {
         }
         let message = format!("{new} is the primary, and no majority names it yet");
         let hint = format!("{} is left to Sentinel", switchover.from);
-        Err(Failure::new(Code::Failed, message).hint(hint))
+        Err(Failure::new(Exit::Failed, message).hint(hint))
     }
 
     /// Makes the old primary a replica before its pause ends. An agent may be doing the same, and its fence closes
@@ -289,11 +289,11 @@ impl Mover<'_> {
 
     fn step(&self, begun: Instant, what: &'static str, detail: &str) {
         let after = Some(begun.elapsed());
-        (self.report)(Step { after, what, detail: detail.to_owned() });
+        (self.report)(SwitchoverStep { after, what, detail: detail.to_owned() });
     }
 
     fn note(&self, what: &'static str, detail: String) {
-        (self.report)(Step { after: None, what, detail });
+        (self.report)(SwitchoverStep { after: None, what, detail });
     }
 }
 
@@ -306,7 +306,7 @@ fn is_primary(answer: &InstanceAnswer) -> bool {
 
 /// What one server did not do.
 pub fn failed(at: &Address, error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(Code::Failed, format!("{at}: {error}"))
+    Failure::new(Exit::Failed, format!("{at}: {error}"))
 }
 
 fn ms(duration: Duration) -> u64 {

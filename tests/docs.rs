@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use consul_redis::core::doctor::Code;
+use consul_redis::core::doctor::FindingCode;
 use consul_redis::core::status::ProblemCode;
 use consul_redis::http::metrics::names;
 
@@ -138,9 +138,9 @@ fn the_findings_are_those_of_their_document() {
             (cells[0].trim_matches('`').to_owned(), cells[1])
         })
         .collect();
-    let code = |code: &Code| (code.as_str().to_owned(), code.severity().as_str());
-    assert_eq!(documented, Code::ALL.iter().map(code).collect());
-    assert_eq!(cells.len(), Code::ALL.len(), "each once");
+    let code = |code: &FindingCode| (code.as_str().to_owned(), code.severity().as_str());
+    assert_eq!(documented, FindingCode::ALL.iter().map(code).collect());
+    assert_eq!(cells.len(), FindingCode::ALL.len(), "each once");
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn the_schema_of_doctor_has_every_finding() {
     let schema: serde_json::Value =
         serde_json::from_str(&read("docs/schemas/doctor.schema.json")).expect("JSON");
     let codes = schema.pointer("/items/properties/findings/items/properties/code/enum");
-    let ours: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+    let ours: Vec<&str> = FindingCode::ALL.iter().map(|code| code.as_str()).collect();
     assert_eq!(codes, Some(&serde_json::json!(ours)));
 }
 

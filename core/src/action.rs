@@ -1,13 +1,13 @@
 //! What an agent may do to the world. Nothing else writes to it.
 
 pub use super::bootstrap::Promote;
-use super::emptied::{Replace, Shelter};
+use super::data_loss::{Detach, Replace};
 use super::fence::Fence;
-use super::ghosts::Forget;
 use super::hold::Hold;
 use super::projection::Op;
 use super::record::{Change, Record};
-use super::sentinels::Tell;
+use super::sentinels::Reconfigure;
+use super::stale_peers::Forget;
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,11 +19,11 @@ pub enum Action {
     /// Turn a second primary into a replica of the writer.
     Fence(Fence),
     /// Have an instance keep its data instead of copying a primary that has none.
-    Shelter(Shelter),
+    Detach(Detach),
     /// Make a replica the first primary of a group that has none, or the old one a primary again.
     Promote(Promote),
     /// Tell a Sentinel about the group.
-    Tell(Tell),
+    Reconfigure(Reconfigure),
 }
 
 impl Action {
@@ -31,11 +31,11 @@ impl Action {
     pub(super) fn order(&self) -> u8 {
         match self {
             Self::Write(_) => 0,
-            Self::Shelter(_) => 1,
+            Self::Detach(_) => 1,
             Self::Hold(_) => 2,
             Self::Fence(_) => 3,
             Self::Promote(_) => 4,
-            Self::Tell(_) => 5,
+            Self::Reconfigure(_) => 5,
         }
     }
 }
@@ -71,7 +71,7 @@ pub enum Purpose {
     /// The same writer, better known.
     Confirm,
     /// The same writer, other rows.
-    Roster,
+    InstanceRows,
     /// The same writer; a Sentinel is about to be made to forget.
     Forget,
     /// Still no writer; a Sentinel is about to be asked to replace one without data.
@@ -90,7 +90,7 @@ impl Purpose {
             Self::Withdraw => "withdraw",
             Self::Claim => "claim",
             Self::Confirm => "confirm",
-            Self::Roster => "roster",
+            Self::InstanceRows => "roster",
             Self::Forget => "forget",
             Self::Replace => "replace",
             Self::Note => "note",

@@ -11,7 +11,7 @@ use super::memory::Condition;
 use super::observed::{InstanceAnswer, Role, StoredState};
 use super::reasons::NoFirst;
 use super::record::{Record, Writer};
-use super::replicas::Roster;
+use super::replicas::InstanceRows;
 use super::view::View;
 
 /// One replica that is to become a primary.
@@ -95,7 +95,7 @@ fn first<'a>(view: &View<'a>, candidates: &[Candidate<'a>]) -> Result<Step, NoFi
 pub(super) type Candidate<'a> = (&'a Address, &'a InstanceAnswer);
 
 fn candidates<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
-    let followed = Roster::new(view).followed();
+    let followed = InstanceRows::new(view).followed();
     let instances = view.observed.instances.iter();
     instances
         .filter(|(address, _)| followed.contains(*address) && !view.in_maintenance(address))

@@ -4,24 +4,24 @@
 use std::collections::BTreeSet;
 
 use super::bootstrap::is_blank;
-use super::fence::strays;
-use super::hold::is_cut_off;
+use super::fence::stray_primaries;
+use super::hold::is_isolated;
 use super::memory::Condition;
-use super::replicas::Roster;
+use super::replicas::InstanceRows;
 use super::view::View;
-use super::{emptied, ghosts, moved, publication, reinstate, sentinels};
+use super::{data_loss, promote_again, publication, relocated, sentinels, stale_peers};
 
 /// The conditions that hold now.
 pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
     let mut holding = publication::conditions(view);
-    holding.extend(Roster::new(view).conditions());
-    holding.extend(strays(view).map(|(address, _)| Condition::Stray(address.clone())));
+    holding.extend(InstanceRows::new(view).conditions());
+    holding.extend(stray_primaries(view).map(|(address, _)| Condition::Stray(address.clone())));
     holding.extend(sentinels::conditions(view));
-    holding.extend(ghosts::conditions(view));
+    holding.extend(stale_peers::conditions(view));
     holding.extend(is_blank(view).then_some(Condition::NoPrimaryAnywhere));
-    holding.extend(moved::condition(view));
-    holding.extend(reinstate::condition(view));
-    holding.extend(emptied::condition(view));
-    holding.extend(is_cut_off(view).then_some(Condition::CutOff));
+    holding.extend(relocated::condition(view));
+    holding.extend(promote_again::condition(view));
+    holding.extend(data_loss::condition(view));
+    holding.extend(is_isolated(view).then_some(Condition::Isolated));
     holding
 }

@@ -8,15 +8,15 @@ use std::fmt::Write as _;
 
 use super::action::{Action, Write};
 use super::address::Address;
-use super::duty::{Duties, Duty, SentinelDuty, duties, told};
-use super::emptied::replace;
-use super::ghosts::forget;
-use super::hold::{is_blind, is_cut_off};
+use super::data_loss::replace;
+use super::duty::{Duties, Duty, SentinelDuty, duties, sentinel_duties};
+use super::hold::{is_blind, is_isolated};
 use super::projection::Layout;
 use super::publication::{Verdict, verdict};
-use super::reasons::{NotReinstated, Reason};
+use super::reasons::{NotPromotedAgain, Reason};
 use super::safety;
 use super::situation::{Situation, situation};
+use super::stale_peers::forget;
 use super::view::View;
 use super::write::{Next, Wanted, claimed, write};
 
@@ -66,8 +66,8 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let verdict = verdict(view, &situation);
     let (mut reasons, mut refused) = (Vec::new(), Vec::new());
     reasons.extend(renamed(view));
-    let mut told_refused = Vec::new();
-    let mut sentinels = told(view, &mut told_refused);
+    let mut sentinels_refused = Vec::new();
+    let mut sentinels = sentinel_duties(view, &mut sentinels_refused);
     let (replacing, forgetting) = (replace(view), forget(view));
     let next = Next {
         // One that is told something now is made to forget the next time.
@@ -92,7 +92,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     });
     sentinels.extend(write.as_deref().and_then(once_written));
     let Duties { instances, left_alone, refused: forbidden } = duties(view, &situation);
-    refused.extend(forbidden.into_iter().chain(told_refused));
+    refused.extend(forbidden.into_iter().chain(sentinels_refused));
     reasons.extend(again(&situation));
     reasons.extend(left_alone.into_iter().map(Reason::LeftAlone));
     reasons.extend(replacing.err().map(|why| Reason::NotReplaced(*why)));
@@ -100,7 +100,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     reasons.extend(refused);
     reasons.extend(ignored(view, layout));
     let summary = summary(view, &verdict);
-    let is_isolated = is_blind(view) || is_cut_off(view);
+    let is_isolated = is_blind(view) || is_isolated(view);
     Decision {
         situation,
         verdict,
@@ -126,8 +126,8 @@ fn once_written(write: &Write) -> Option<(Address, SentinelDuty)> {
 /// Why the old primary is not made one again.
 fn again(situation: &Situation) -> Option<Reason> {
     match situation {
-        Situation::Returned { again: Err(why), .. } if *why != NotReinstated::NoCase => {
-            Some(Reason::NotReinstated(why.clone()))
+        Situation::Returned { again: Err(why), .. } if *why != NotPromotedAgain::NoCase => {
+            Some(Reason::NotPromotedAgain(why.clone()))
         }
         _ => None,
     }

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use super::action::Action;
 use super::address::Address;
 use super::bootstrap::Promote;
-use super::emptied::{Replace, Shelter, shelters};
+use super::data_loss::{Detach, Replace, detachments};
 use super::fence::{Fence, fences};
-use super::ghosts::Forget;
 use super::hold::{Hold, holds};
 use super::reasons::{LeftAlone, Reason};
 use super::safety;
-use super::sentinels::{Tell, tells};
+use super::sentinels::{Reconfigure, reconfigurations};
 use super::situation::Situation;
+use super::stale_peers::Forget;
 use super::view::View;
 
 /// What is done to one instance.
@@ -24,7 +24,7 @@ pub enum Duty {
     /// Make it a primary.
     Promote(Promote),
     /// Have it follow nobody, so that it keeps its data.
-    Detach(Shelter),
+    Detach(Detach),
     /// Make it a replica of the writer.
     Fence(Fence),
     /// Hold its writes for a moment.
@@ -37,7 +37,7 @@ pub enum Duty {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SentinelDuty {
     /// Tell it about the group.
-    Tell(Tell),
+    Reconfigure(Reconfigure),
     /// Have it forget those that are gone for good, once that is written down.
     Forget(Forget),
     /// Ask it for a failover, once that is written down.
@@ -51,7 +51,7 @@ impl Duty {
     pub fn action(&self) -> Option<Action> {
         match self.clone() {
             Self::Promote(promote) => Some(Action::Promote(promote)),
-            Self::Detach(shelter) => Some(Action::Shelter(shelter)),
+            Self::Detach(detach) => Some(Action::Detach(detach)),
             Self::Fence(fence) => Some(Action::Fence(fence)),
             Self::Hold(hold) => Some(Action::Hold(hold)),
             Self::Leave => None,
@@ -63,7 +63,7 @@ impl SentinelDuty {
     /// As something to do at once, if it is.
     pub fn action(&self) -> Option<Action> {
         match self.clone() {
-            Self::Tell(tell) => Some(Action::Tell(tell)),
+            Self::Reconfigure(reconfigure) => Some(Action::Reconfigure(reconfigure)),
             Self::Forget(_) | Self::Replace(_) | Self::Leave => None,
         }
     }
@@ -93,12 +93,12 @@ impl Wanted {
 /// What is to be done to each instance.
 pub fn duties(view: &View<'_>, situation: &Situation) -> Duties {
     let mut wanted = Wanted::default();
-    let due = |promote: &&Promote| view.memory.told_long_ago(&promote.instance, view.now);
+    let due = |promote: &&Promote| view.memory.commanded_long_ago(&promote.instance, view.now);
     if let Some(promote) = situation.promotes().filter(due) {
         wanted.add(&promote.instance, Duty::Promote(promote.clone()));
     }
-    for shelter in shelters(view) {
-        wanted.add(&shelter.instance.clone(), Duty::Detach(shelter));
+    for detach in detachments(view) {
+        wanted.add(&detach.instance.clone(), Duty::Detach(detach));
     }
     let (fences, left_alone) = fences(view);
     for fence in fences {
@@ -129,15 +129,19 @@ fn duty(view: &View<'_>, wanted: Vec<Duty>, refused: &mut Vec<Reason>) -> Duty {
 }
 
 /// What each Sentinel is to be told now.
-pub fn told(view: &View<'_>, refused: &mut Vec<Reason>) -> BTreeMap<Address, SentinelDuty> {
-    let mut told = BTreeMap::new();
-    for tell in tells(view) {
-        match safety::veto(view, &Action::Tell(tell.clone())) {
+pub fn sentinel_duties(
+    view: &View<'_>,
+    refused: &mut Vec<Reason>,
+) -> BTreeMap<Address, SentinelDuty> {
+    let mut sentinel_duties = BTreeMap::new();
+    for reconfigure in reconfigurations(view) {
+        match safety::veto(view, &Action::Reconfigure(reconfigure.clone())) {
             None => {
-                told.insert(tell.sentinel.clone(), SentinelDuty::Tell(tell));
+                sentinel_duties
+                    .insert(reconfigure.sentinel.clone(), SentinelDuty::Reconfigure(reconfigure));
             }
             Some(veto) => refused.push(Reason::Refused(veto)),
         }
     }
-    told
+    sentinel_duties
 }

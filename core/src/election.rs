@@ -19,7 +19,7 @@ pub struct Tally {
     /// The same by what those say that answered, whatever is recorded.
     pub counted: usize,
     /// How many of them answered and monitor the group.
-    pub heard: usize,
+    pub answering: usize,
     /// Who names which primary.
     pub votes: BTreeMap<Address, Votes>,
     /// The address a majority of the known Sentinels names.
@@ -104,7 +104,7 @@ impl Tally {
         let mut tally = Self {
             known: counted.max(bounds.known_min),
             counted,
-            heard: heard.len(),
+            answering: heard.len(),
             votes: BTreeMap::new(),
             elected: None,
             failovers: Vec::new(),
@@ -177,14 +177,14 @@ impl Tally {
     }
 }
 
-type Heard<'a> = (&'a Address, &'a SentinelAnswer, &'a SentinelGroup);
+type Vote<'a> = (&'a Address, &'a SentinelAnswer, &'a SentinelGroup);
 
 /// One answer a Sentinel, however many addresses it is reached at: the latest one counts.
 fn distinct_answers(
     readings: &BTreeMap<Address, Reading<SentinelAnswer>>,
     since: Mono,
-) -> BTreeMap<&SentinelId, Heard<'_>> {
-    let mut latest: BTreeMap<&SentinelId, (Mono, Heard<'_>)> = BTreeMap::new();
+) -> BTreeMap<&SentinelId, Vote<'_>> {
+    let mut latest: BTreeMap<&SentinelId, (Mono, Vote<'_>)> = BTreeMap::new();
     for (address, reading) in readings {
         let Some(answer) = reading.since(since) else { continue };
         let Some(group) = &answer.group else { continue };

@@ -6,14 +6,14 @@
 //! may be promoting, and never one that holds somebody else's data.
 
 use super::address::Address;
+use super::data_loss::data_loss;
 use super::election::{Tally, TallyBounds, led_in_silence};
-use super::emptied::emptied;
 use super::memory::{Condition, Origin};
 use super::observed::{InstanceAnswer, ReplId, Role};
-use super::policy::{EMPTIED_UPTIME_MAX_S, STRAY_UNSEEN_MS};
-use super::projection::is_nowhere;
+use super::policy::{RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_UNSEEN_MS};
+use super::projection::is_detached_address;
 pub use super::reasons::{LeftAlone, WhyLeft};
-use super::replicas::{Roster, named_by};
+use super::replicas::{InstanceRows, named_by};
 use super::view::View;
 use super::writer::{WriterTest, share_history};
 
@@ -42,7 +42,7 @@ pub enum StrayKind {
     Blank,
     /// One of the group's instances that was restarted without its data, and may have taken a few writes since, from
     /// clients that had not let go of it.
-    Emptied,
+    RestartedEmpty,
     /// No primary but a replica: of nobody, or of something that does not answer while no Sentinel knows it.
     Lost,
 }
@@ -54,13 +54,13 @@ pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
         // Nobody that it could follow.
         return (fences, left);
     };
-    if emptied(view).is_some_and(|loss| &loss.primary == writer) {
+    if data_loss(view).is_some_and(|loss| &loss.primary == writer) {
         // It is about to be withdrawn, and nobody who has data is to copy its emptiness.
         return (fences, left);
     }
-    for (address, answer) in strays(view) {
+    for (address, answer) in stray_primaries(view) {
         match judge(view, address, answer) {
-            Ok(fence) if view.memory.told_long_ago(address, view.now) => fences.push(fence),
+            Ok(fence) if view.memory.commanded_long_ago(address, view.now) => fences.push(fence),
             Ok(_) => {}
             Err(why) => left.push(LeftAlone { instance: address.clone(), why }),
         }
@@ -85,10 +85,10 @@ impl Fence {
 }
 
 /// Everything that says it is a primary, and is not the one that is published or named by a majority.
-pub fn strays<'v, 'a>(
+pub fn stray_primaries<'v, 'a>(
     view: &'v View<'a>,
 ) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> + use<'v, 'a> {
-    let known = Roster::new(view).followed();
+    let known = InstanceRows::new(view).followed();
     let elected = view.tally.elected.as_ref().map(|elected| elected.address.clone());
     let (writer, recent) = (view.writer(), view.recent);
     view.observed
@@ -111,7 +111,7 @@ fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool 
     let Role::Replica { of, link_up: false } = &answer.role else { return false };
     let ours = view.observed.registered.contains(address) || view.policy.local.contains(address);
     let known = view.groups().any(|group| named_by(group).any(|named| named == address));
-    ours && (!known || is_nowhere(of)) && view.writer().is_some_and(|writer| writer != of)
+    ours && (!known || is_detached_address(of)) && view.writer().is_some_and(|writer| writer != of)
 }
 
 fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<Fence, WhyLeft> {
@@ -121,7 +121,7 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     let (follow, writer) = certain_writer(view, address).map_err(WhyLeft::NoCertainWriter)?;
     let kind = match answer.role {
         // Without a key too: a client may write to it before the command arrives, and it is the same one still.
-        Role::Primary { .. } if restarted_empty(view, address, answer) => StrayKind::Emptied,
+        Role::Primary { .. } if restarted_empty(view, address, answer) => StrayKind::RestartedEmpty,
         _ if answer.keys > 0 && !share_history(answer, writer) && view.age(answer).is_none() => {
             return Err(WhyLeft::Unrelated { keys: answer.keys });
         }
@@ -135,7 +135,7 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
         Role::Primary { .. } => StrayKind::Returned,
     };
     // What an emptied one has taken since is not the group's data.
-    if answer.keys > 0 && writer.keys == 0 && kind != StrayKind::Emptied {
+    if answer.keys > 0 && writer.keys == 0 && kind != StrayKind::RestartedEmpty {
         return Err(WhyLeft::WriterIsEmpty { writer: follow, keys: answer.keys });
     }
     if !answer.shows_its_data() {
@@ -170,7 +170,7 @@ fn is_listed(view: &View<'_>, address: &Address) -> bool {
 /// was written in the moments since. (Anybody else's data would have been there when it was started, or for longer.)
 fn restarted_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     answer.started_empty
-        && answer.uptime_s <= EMPTIED_UPTIME_MAX_S
+        && answer.uptime_s <= RESTARTED_EMPTY_UPTIME_MAX_S
         && is_listed(view, address)
         && view.memory.origin(address, &answer.run_id) == Origin::Started
 }

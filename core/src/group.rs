@@ -19,11 +19,10 @@ pub use self::pace::{AUDIT_MS, CHASE_MS, TICK_MS, TICK_URGENT_MS, URGENT_FOR_MS}
 use super::action::{Action, Promote, Write};
 use super::address::{Address, ServiceName};
 use super::conditions::conditions;
+use super::data_loss::{Detach, Replace};
 use super::decide::{Decision, decide};
 use super::election::Tally;
-use super::emptied::{Replace, Shelter};
 use super::fence::Fence;
-use super::ghosts::Forget;
 use super::hold::Hold;
 use super::memory::{Condition, Memory};
 use super::observed::{
@@ -32,8 +31,9 @@ use super::observed::{
 use super::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
 use super::projection::Layout;
 use super::record::Change;
-use super::replicas::Roster;
-use super::sentinels::Tell;
+use super::replicas::InstanceRows;
+use super::sentinels::Reconfigure;
+use super::stale_peers::Forget;
 use super::status::{GroupStatus, assess};
 use super::time::{Mono, Now};
 use super::view::{Found, View};
@@ -120,11 +120,11 @@ pub enum Output {
     /// Turn a second primary into a replica of the writer.
     Fence(Fence),
     /// Have an instance keep its data instead of copying a primary that has none.
-    Shelter(Shelter),
+    Detach(Detach),
     /// Make a replica the first primary.
     Promote(Promote),
     /// Tell a Sentinel about the group.
-    Tell(Tell),
+    Reconfigure(Reconfigure),
     /// Have a Sentinel forget those who are gone for good, unless it is later than this.
     Forget(Forget, Mono),
     /// Another generation is in Consul.
@@ -132,7 +132,7 @@ pub enum Output {
     /// Ask a Sentinel for a failover, unless it is later than this.
     Replace(Replace, Mono),
     /// Tell people.
-    Say(Saying),
+    Say(LogLine),
 }
 
 /// A generation that is in Consul now.
@@ -156,16 +156,16 @@ pub struct Published {
 
 /// One line for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Saying {
+pub struct LogLine {
     /// How much it matters.
-    pub weight: Weight,
+    pub weight: LogLevel,
     /// The line.
     pub text: String,
 }
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weight {
+pub enum LogLevel {
     /// For finding errors.
     Debug,
     /// A decision that changed something.
@@ -333,9 +333,9 @@ impl GroupLoop {
         if let Some(record) = answer.record() {
             let text = change_line(record, from, None);
             if before.is_none() {
-                out.push(say(Weight::Info, format!("{text} (found in Consul)")));
+                out.push(say(LogLevel::Info, format!("{text} (found in Consul)")));
             } else if old.map(|old| old.generation) != Some(record.generation) {
-                out.push(say(Weight::Info, format!("{text} (published by {})", record.by)));
+                out.push(say(LogLevel::Info, format!("{text} (published by {})", record.by)));
             }
             if old.map(|old| old.generation) != Some(record.generation) {
                 let history = answer.history.clone();
@@ -363,8 +363,8 @@ impl GroupLoop {
             // The Sentinels are asked anew, now that it has been seen.
             self.next_look = now.mono;
         }
-        self.blind = !view.policy.local.is_empty() && view.tally.heard < view.tally.majority();
-        self.known.clone_from(Roster::new(&view).followed());
+        self.blind = !view.policy.local.is_empty() && view.tally.answering < view.tally.majority();
+        self.known.clone_from(InstanceRows::new(&view).followed());
         let View { tally, found, .. } = view;
         self.memory.keep(holding, now);
         self.remember_timeline(&tally, now);
@@ -373,7 +373,7 @@ impl GroupLoop {
         self.observed.instances.retain(|a, reading| known.contains(a) || reading.asked > recent);
         self.memory.held.retain(|address, _| known.contains(address));
         let sentinels = &self.observed.sentinels;
-        self.memory.told.retain(|(address, _), _| sentinels.contains_key(address));
+        self.memory.reconfigured.retain(|(address, _), _| sentinels.contains_key(address));
         self.give_up_waiting(now, out);
         (tally, found)
     }
@@ -392,7 +392,7 @@ impl GroupLoop {
                         let Hold { instance, why, .. } = hold;
                         let text =
                             format!("{}: holding writes on {instance}: {why}", self.policy.group);
-                        out.push(say(Weight::Info, text));
+                        out.push(say(LogLevel::Info, text));
                     }
                     self.memory.held.insert(hold.instance.clone(), now.mono);
                     out.push(Output::Hold(hold.clone()));
@@ -401,17 +401,19 @@ impl GroupLoop {
                     self.memory.fenced.insert(fence.instance.clone(), now.mono);
                     out.push(Output::Fence(fence.clone()));
                 }
-                Action::Shelter(shelter) => {
-                    self.memory.fenced.insert(shelter.instance.clone(), now.mono);
-                    out.push(Output::Shelter(shelter.clone()));
+                Action::Detach(detach) => {
+                    self.memory.fenced.insert(detach.instance.clone(), now.mono);
+                    out.push(Output::Detach(detach.clone()));
                 }
                 Action::Promote(promote) => {
                     self.memory.fenced.insert(promote.instance.clone(), now.mono);
                     out.push(Output::Promote(promote.clone()));
                 }
-                Action::Tell(tell) => {
-                    self.memory.told.insert((tell.sentinel.clone(), tell.what), now.mono);
-                    out.push(Output::Tell(tell.clone()));
+                Action::Reconfigure(reconfigure) => {
+                    self.memory
+                        .reconfigured
+                        .insert((reconfigure.sentinel.clone(), reconfigure.what), now.mono);
+                    out.push(Output::Reconfigure(reconfigure.clone()));
                 }
             }
         }

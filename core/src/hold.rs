@@ -36,14 +36,14 @@ pub enum HoldReason {
     SupersededBy(Address),
     /// It is on a host that sees neither Consul nor a majority of the Sentinels: they may have put another
     /// primary in its place, and it cannot know. Or the host saw neither, and does not know yet.
-    CutOff,
+    Isolated,
 }
 
 impl fmt::Display for HoldReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SupersededBy(successor) => write!(f, "{successor} has taken its place"),
-            Self::CutOff => {
+            Self::Isolated => {
                 f.write_str("this host sees neither Consul nor a majority of the Sentinels")
             }
         }
@@ -53,22 +53,22 @@ impl fmt::Display for HoldReason {
 /// The instances whose writes are to be held now.
 pub fn holds(view: &View<'_>) -> Vec<Hold> {
     let mut holds = superseded(view);
-    holds.extend(cut_off(view));
+    holds.extend(isolated(view));
     holds
 }
 
 /// This host cannot see that it is not cut off: no majority of the known Sentinels answers, and Consul has not
 /// answered since that was noticed. One that was cut off is so until it sees again that its primary still leads:
 /// when a network heals, Sentinels answer at once, and Consul only after its servers have elected a leader anew.
-pub fn is_cut_off(view: &View<'_>) -> bool {
-    let was = view.memory.since.contains_key(&Condition::CutOff);
+pub fn is_isolated(view: &View<'_>) -> bool {
+    let was = view.memory.since.contains_key(&Condition::Isolated);
     let mut local = view.policy.local.iter();
     (is_blind(view) && !view.policy.local.is_empty()) || (was && local.any(|a| in_doubt(view, a)))
 }
 
 /// We see neither a majority of the known Sentinels nor Consul.
 pub fn is_blind(view: &View<'_>) -> bool {
-    view.tally.heard < view.tally.majority() && !consul_answers(view)
+    view.tally.answering < view.tally.majority() && !consul_answers(view)
 }
 
 fn consul_answers(view: &View<'_>) -> bool {
@@ -93,8 +93,8 @@ fn in_doubt(view: &View<'_>, address: &Address) -> bool {
 
 /// The primaries of this host, once it has been cut off for long enough. A hold ends by itself, so nothing is left
 /// behind when the agent dies or the network heals.
-fn cut_off(view: &View<'_>) -> Vec<Hold> {
-    let lasted = view.memory.lasted(&Condition::CutOff, CUT_OFF_AFTER_MS, view.now);
+fn isolated(view: &View<'_>) -> Vec<Hold> {
+    let lasted = view.memory.lasted(&Condition::Isolated, CUT_OFF_AFTER_MS, view.now);
     if !view.policy.hold_when_cut_off || view.record.is_none() || !lasted {
         return Vec::new();
     }
@@ -103,7 +103,11 @@ fn cut_off(view: &View<'_>) -> Vec<Hold> {
         .filter(|address| {
             view.instance(address).is_some_and(|a| matches!(a.role, Role::Primary { .. }))
         })
-        .map(|address| Hold { instance: address.clone(), why: HoldReason::CutOff, for_ms: HOLD_MS })
+        .map(|address| Hold {
+            instance: address.clone(),
+            why: HoldReason::Isolated,
+            for_ms: HOLD_MS,
+        })
         .collect()
 }
 

@@ -1,8 +1,8 @@
-//! What is known of a primary that has come back without its data ([`super::emptied`]).
+//! What is known of a primary that has come back without its data ([`super::data_loss`]).
 
 use super::address::Address;
 use super::memory::Condition;
-use super::reasons::WhyEmptied;
+use super::reasons::WhyDataLoss;
 
 /// What was found: the primary without data, and those that may have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,13 +19,13 @@ pub struct DataLoss {
 
 impl DataLoss {
     pub(super) fn condition(&self) -> Condition {
-        Condition::Emptied(self.primary.clone())
+        Condition::DataLoss(self.primary.clone())
     }
 
     /// In words.
-    pub fn why(&self) -> WhyEmptied {
+    pub fn why(&self) -> WhyDataLoss {
         let most = self.holders.iter().max_by_key(|(_, keys)| *keys);
-        WhyEmptied {
+        WhyDataLoss {
             primary: self.primary.clone(),
             holder: most.cloned(),
             unheard: self.unheard.clone(),

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::address::Address;
+use super::data_loss::data_loss;
 use super::election::Elected;
-use super::emptied::emptied;
 use super::memory::Condition;
 use super::observed::InstanceAnswer;
 use super::policy::{FEWER_KNOWN_AFTER_MS, REBASELINE_AFTER_MS};
@@ -45,10 +45,10 @@ pub enum Standing {
 /// [`NotYet`]: why it cannot be published.
 pub fn candidate(view: &View<'_>) -> Result<Named, NotYet> {
     let tally = &view.tally;
-    if tally.heard == 0 {
+    if tally.answering == 0 {
         return Err(NotYet::NoSentinels);
     }
-    let (heard, known) = (tally.heard, tally.known);
+    let (heard, known) = (tally.answering, tally.known);
     let elected = tally.elected.as_ref().ok_or(NotYet::NoMajority { heard, known })?;
     let address = &elected.address;
     // One agent may hear those that call it down and another one may not: the name must not go back and
@@ -62,8 +62,8 @@ pub fn candidate(view: &View<'_>) -> Result<Named, NotYet> {
     }
     epoch_allows(view, elected)?;
     let answer = passes(view, address)?;
-    if let Some(loss) = emptied(view) {
-        return Err(NotYet::Emptied(loss.why()));
+    if let Some(loss) = data_loss(view) {
+        return Err(NotYet::DataLoss(loss.why()));
     }
     if let Some(rival) = tally.rivals(elected).find(|rival| passes(view, rival).is_ok()) {
         return Err(NotYet::Contested(address.clone(), rival.clone()));
@@ -154,6 +154,6 @@ fn lower_epoch(view: &View<'_>) -> Option<Condition> {
 fn fewer_known(view: &View<'_>) -> Option<Condition> {
     let recorded = view.record?.evidence.known;
     let counted = view.tally.counted;
-    let enough = view.tally.heard >= view.tally.majority();
+    let enough = view.tally.answering >= view.tally.majority();
     (enough && counted < recorded).then_some(Condition::FewerKnown(counted))
 }

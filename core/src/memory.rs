@@ -10,7 +10,7 @@ use super::address::Address;
 use super::ids::SentinelId;
 use super::observed::{Observed, Role};
 use super::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
-use super::record::{EmptiedPrimary, Reset, Timeline};
+use super::record::{DataLossRecord, Reset, Timeline};
 use super::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -33,15 +33,15 @@ pub enum Condition {
     /// The instance says it is a primary, and is not the writer.
     Stray(Address),
     /// This host sees neither Consul nor a majority of the Sentinels.
-    CutOff,
+    Isolated,
     /// Nobody knows of a primary.
     NoPrimaryAnywhere,
     /// Of all that the Sentinels know nobody is left, and these have shown up.
-    Moved(Vec<Back>),
+    Relocated(Vec<ReturnedInstance>),
     /// The old primary is back, as a replica of nobody.
     Returned(Address),
     /// The primary that a majority announces has come back without its data.
-    Emptied(Address),
+    DataLoss(Address),
     /// The Sentinel names another primary than the majority.
     Disagrees(Address),
     /// Nobody hears the Sentinel.
@@ -52,7 +52,7 @@ pub enum Condition {
 
 /// One instance that is back, and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Back {
+pub struct ReturnedInstance {
     /// Where it is.
     pub address: Address,
     /// Its run.
@@ -65,7 +65,7 @@ pub struct Back {
 
 /// What a Sentinel is told about a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TellWhat {
+pub enum ReconfigureKind {
     /// It does not know the group: `MONITOR`, and the settings.
     Monitor,
     /// It has disagreed with the majority for long: `REMOVE`, `MONITOR`, and the settings.
@@ -78,7 +78,7 @@ pub enum TellWhat {
 
 /// Somebody who is gone for good.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ghost {
+pub enum StalePeer {
     /// A Sentinel.
     Sentinel(SentinelId, Address),
     /// A replica.
@@ -177,13 +177,13 @@ pub struct Memory {
     /// What each instance has been in its present run, as far as it was seen.
     pub lives: BTreeMap<Address, Life>,
     /// When each Sentinel was last told what about the group.
-    pub told: BTreeMap<(Address, TellWhat), Mono>,
+    pub reconfigured: BTreeMap<(Address, ReconfigureKind), Mono>,
     /// The last `SENTINEL RESET` in the record.
     pub reset: Asked<Reset>,
     /// The generation that DNS was last seen to answer, and when.
     pub in_dns: Option<(u64, Timestamp)>,
     /// The last failover in the record that was asked for because of a primary without its data.
-    pub replacing: Asked<EmptiedPrimary>,
+    pub replacing: Asked<DataLossRecord>,
     /// How many records this agent has written: the changing part of its nonces.
     pub written: u64,
 }
@@ -200,8 +200,8 @@ impl Memory {
         let record = store.record();
         self.reset.see(record.and_then(|record| record.reset.as_ref()), now.mono);
         // Only what was asked for has to be waited for.
-        let emptied = record.and_then(|record| record.emptied.as_ref());
-        self.replacing.see(emptied.filter(|emptied| emptied.asked > 0), now.mono);
+        let data_loss = record.and_then(|record| record.data_loss.as_ref());
+        self.replacing.see(data_loss.filter(|data_loss| data_loss.asked > 0), now.mono);
     }
 
     /// DNS answers what was published with this generation: the first time counts.
@@ -259,7 +259,7 @@ impl Memory {
     }
 
     /// The instance may be told again whom to follow, or to be a primary: once a second at the most.
-    pub fn told_long_ago(&self, instance: &Address, now: Now) -> bool {
+    pub fn commanded_long_ago(&self, instance: &Address, now: Now) -> bool {
         let last = self.fenced.get(instance);
         last.is_none_or(|at| now.mono - *at >= FENCE_AGAIN_MS)
     }

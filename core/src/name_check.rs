@@ -34,14 +34,14 @@ const FIRST_GENERATION: u64 = 1;
 
 /// What a client of DNS is told of a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct DnsAnswer {
     /// Every address: A and AAAA.
     pub ips: BTreeSet<IpAddr>,
     /// Target and port of each SRV record.
     pub services: BTreeSet<(String, u16)>,
 }
 
-impl Answer {
+impl DnsAnswer {
     /// There is no such name.
     pub fn is_none(&self) -> bool {
         self.ips.is_empty() && self.services.is_empty()
@@ -72,7 +72,7 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for DnsAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_none() {
             return f.write_str("nothing");
@@ -89,7 +89,7 @@ impl fmt::Display for Answer {
 
 /// How an answer compares with what is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum DnsVerdict {
     /// It is that.
     Right,
     /// There is none, and a writer is published.
@@ -102,7 +102,7 @@ pub enum Verdict {
     Silent,
 }
 
-impl Verdict {
+impl DnsVerdict {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::Right, Self::Missing, Self::Other, Self::Unwanted, Self::Silent];
@@ -120,19 +120,19 @@ impl Verdict {
 }
 
 /// Compares an answer with the published writer.
-pub fn compare(writer: Option<&Address>, answer: &Answer) -> Verdict {
+pub fn compare(writer: Option<&Address>, answer: &DnsAnswer) -> DnsVerdict {
     match writer {
-        None if answer.is_none() => Verdict::Right,
-        None => Verdict::Unwanted,
-        Some(_) if answer.is_none() => Verdict::Missing,
-        Some(writer) if answer.leads_to(writer) => Verdict::Right,
-        Some(_) => Verdict::Other,
+        None if answer.is_none() => DnsVerdict::Right,
+        None => DnsVerdict::Unwanted,
+        Some(_) if answer.is_none() => DnsVerdict::Missing,
+        Some(writer) if answer.leads_to(writer) => DnsVerdict::Right,
+        Some(_) => DnsVerdict::Other,
     }
 }
 
 /// For how long an answer has been out of date: since what it says was no longer published, by this history (newest
 /// first). `None` when it never was.
-pub fn stale(answer: &Answer, history: &[Change], now: Timestamp) -> Option<SignedDuration> {
+pub fn stale(answer: &DnsAnswer, history: &[Change], now: Timestamp) -> Option<SignedDuration> {
     let was = |change: &Change| match &change.to {
         Some(writer) => answer.leads_to(writer),
         None => answer.is_none(),
@@ -146,9 +146,9 @@ pub fn stale(answer: &Answer, history: &[Change], now: Timestamp) -> Option<Sign
 
 /// What came of one question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct CheckResult {
     /// How the answer compares.
-    pub verdict: Verdict,
+    pub verdict: DnsVerdict,
     /// The first right answer since the generation began: how long after the promotion, in ms, where that was seen.
     pub first_after_promotion_ms: Option<u64>,
     /// The first right answer since the generation began.
@@ -206,18 +206,18 @@ impl NameCheck {
         &mut self,
         server: &Address,
         name: &str,
-        answer: &Result<Answer, String>,
+        answer: &Result<DnsAnswer, String>,
         now: Now,
-    ) -> Option<Heard> {
+    ) -> Option<CheckResult> {
         let published = self.published.as_ref()?;
         let verdict = match answer {
             Ok(answer) => compare(published.writer.as_ref(), answer),
-            Err(_) => Verdict::Silent,
+            Err(_) => DnsVerdict::Silent,
         };
         let after = published.promoted.map(|promoted| now.mono - promoted);
         let mut heard =
-            Heard { verdict, first: false, first_after_promotion_ms: None, stale_ms: 0 };
-        if verdict == Verdict::Right {
+            CheckResult { verdict, first: false, first_after_promotion_ms: None, stale_ms: 0 };
+        if verdict == DnsVerdict::Right {
             heard.first = !self.seen;
             heard.first_after_promotion_ms = after.filter(|_| !self.seen);
             self.seen = true;
@@ -240,10 +240,10 @@ impl NameCheck {
 }
 
 /// How long to wait after an answer that is not right, this long after the last switch or the first such answer.
-fn pause(verdict: Verdict, ms: u64, seen_ms: u64) -> u64 {
+fn pause(verdict: DnsVerdict, ms: u64, seen_ms: u64) -> u64 {
     match verdict {
-        Verdict::Silent if seen_ms < OFTEN_FOR_MS => SILENT_MS,
-        Verdict::Silent | Verdict::Right => EVERY_MS,
+        DnsVerdict::Silent if seen_ms < OFTEN_FOR_MS => SILENT_MS,
+        DnsVerdict::Silent | DnsVerdict::Right => EVERY_MS,
         _ if ms < SOON_FOR_MS => SOON_MS,
         _ if ms < OFTEN_FOR_MS => OFTEN_MS,
         _ => WRONG_MS,
@@ -254,7 +254,7 @@ fn pause(verdict: Verdict, ms: u64, seen_ms: u64) -> u64 {
 pub fn problem(
     server: &Address,
     name: &str,
-    answer: &Result<Answer, String>,
+    answer: &Result<DnsAnswer, String>,
     writer: Option<&Address>,
     stale: Option<SignedDuration>,
 ) -> Problem {
@@ -286,15 +286,15 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn answer(ips: &[&str], services: &[(&str, u16)]) -> Answer {
-        Answer {
+    fn answer(ips: &[&str], services: &[(&str, u16)]) -> DnsAnswer {
+        DnsAnswer {
             ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
             services: services.iter().map(|(t, port)| ((*t).to_owned(), *port)).collect(),
         }
     }
 
     /// What Consul answers for an instance with an IPv4 address.
-    fn leads_to(ip: &str) -> Answer {
+    fn leads_to(ip: &str) -> DnsAnswer {
         answer(&[ip], &[("0a000005.addr.dc1.consul.", 6379)])
     }
 
@@ -340,20 +340,20 @@ mod tests {
     #[test]
     fn answers_are_compared_with_the_writer() {
         let writer = address("10.0.0.5:6379");
-        let nothing = Answer::default();
+        let nothing = DnsAnswer::default();
         let target = ("x.addr.dc1.consul.", 6379);
         for (published, answer, verdict) in [
-            (Some(&writer), leads_to("10.0.0.5"), Verdict::Right),
-            (Some(&writer), leads_to("10.0.0.6"), Verdict::Other),
-            (Some(&writer), nothing.clone(), Verdict::Missing),
-            (None, nothing, Verdict::Right),
-            (None, leads_to("10.0.0.5"), Verdict::Unwanted),
+            (Some(&writer), leads_to("10.0.0.5"), DnsVerdict::Right),
+            (Some(&writer), leads_to("10.0.0.6"), DnsVerdict::Other),
+            (Some(&writer), nothing.clone(), DnsVerdict::Missing),
+            (None, nothing, DnsVerdict::Right),
+            (None, leads_to("10.0.0.5"), DnsVerdict::Unwanted),
             // Another port, one more address, one more port, and half an answer.
-            (Some(&writer), answer(&["10.0.0.5"], &[("x.", 6380)]), Verdict::Other),
-            (Some(&writer), answer(&["10.0.0.5", "10.0.0.6"], &[target]), Verdict::Other),
-            (Some(&writer), answer(&["10.0.0.5"], &[target, ("y.", 6380)]), Verdict::Other),
-            (Some(&writer), answer(&["10.0.0.5"], &[]), Verdict::Other),
-            (Some(&writer), answer(&["10.0.0.5", "fe80::1"], &[target]), Verdict::Other),
+            (Some(&writer), answer(&["10.0.0.5"], &[("x.", 6380)]), DnsVerdict::Other),
+            (Some(&writer), answer(&["10.0.0.5", "10.0.0.6"], &[target]), DnsVerdict::Other),
+            (Some(&writer), answer(&["10.0.0.5"], &[target, ("y.", 6380)]), DnsVerdict::Other),
+            (Some(&writer), answer(&["10.0.0.5"], &[]), DnsVerdict::Other),
+            (Some(&writer), answer(&["10.0.0.5", "fe80::1"], &[target]), DnsVerdict::Other),
         ] {
             assert_eq!(compare(published, &answer), verdict, "{published:?} {answer:?}");
         }
@@ -363,31 +363,31 @@ mod tests {
     fn ipv6_and_names_are_compared_too() {
         let six = address("[2001:db8::5]:6379");
         let target = ("x.addr.dc1.consul.", 6379);
-        assert_eq!(compare(Some(&six), &answer(&["2001:db8::5"], &[target])), Verdict::Right);
-        assert_eq!(compare(Some(&six), &answer(&["2001:db8::6"], &[target])), Verdict::Other);
+        assert_eq!(compare(Some(&six), &answer(&["2001:db8::5"], &[target])), DnsVerdict::Right);
+        assert_eq!(compare(Some(&six), &answer(&["2001:db8::6"], &[target])), DnsVerdict::Other);
         let named = address("redis-0.example.com:6379");
         let right = answer(&["10.9.9.9"], &[("Redis-0.example.com.", 6379)]);
-        assert_eq!(compare(Some(&named), &right), Verdict::Right);
+        assert_eq!(compare(Some(&named), &right), DnsVerdict::Right);
         let wrong = answer(&["10.9.9.9"], &[("redis-1.example.com.", 6379)]);
-        assert_eq!(compare(Some(&named), &wrong), Verdict::Other);
+        assert_eq!(compare(Some(&named), &wrong), DnsVerdict::Other);
     }
 
     #[test]
     fn an_answer_of_the_past_is_as_stale_as_the_history_says() {
         let now = Timestamp::from_second(212).unwrap();
-        let age = |answer: &Answer, history: &[Change]| {
+        let age = |answer: &DnsAnswer, history: &[Change]| {
             stale(answer, history, now).map(|age| age.as_secs())
         };
         assert_eq!(age(&leads_to("10.0.0.5"), &history()), Some(12), "gone at 200");
-        assert_eq!(age(&Answer::default(), &history()), Some(10), "there was nobody until 202");
+        assert_eq!(age(&DnsAnswer::default(), &history()), Some(10), "there was nobody until 202");
         assert_eq!(age(&leads_to("10.0.0.9"), &history()), None, "it never was published");
         let first = [change(1, 205, Some("10.0.0.5:6379"))];
-        assert_eq!(age(&Answer::default(), &first), Some(7), "nobody before the first one");
+        assert_eq!(age(&DnsAnswer::default(), &first), Some(7), "nobody before the first one");
         let cut = [change(9, 205, Some("10.0.0.5:6379"))];
-        assert_eq!(age(&Answer::default(), &cut), None, "the past is not known so far back");
+        assert_eq!(age(&DnsAnswer::default(), &cut), None, "the past is not known so far back");
     }
 
-    fn hear(check: &mut NameCheck, answer: &Answer, ms: u64) -> Heard {
+    fn hear(check: &mut NameCheck, answer: &DnsAnswer, ms: u64) -> CheckResult {
         check.hear(&address(SERVER), NAME, &Ok(answer.clone()), at(ms)).unwrap()
     }
 
@@ -397,11 +397,11 @@ mod tests {
         check.expect(&published(3, Some("10.0.0.6:6379"), 1_000));
         assert_eq!(check.next_ask(), Mono(1_000));
         let old = hear(&mut check, &leads_to("10.0.0.5"), 1_003);
-        assert_eq!((old.verdict, old.stale_ms), (Verdict::Other, 100_000));
+        assert_eq!((old.verdict, old.stale_ms), (DnsVerdict::Other, 100_000));
         assert_eq!(check.next_ask(), Mono(1_003 + SOON_MS));
         assert_eq!(check.problem(), None, "Consul has a moment");
         let new = hear(&mut check, &leads_to("10.0.0.6"), 1_030);
-        assert_eq!((new.verdict, new.first_after_promotion_ms), (Verdict::Right, Some(35)));
+        assert_eq!((new.verdict, new.first_after_promotion_ms), (DnsVerdict::Right, Some(35)));
         assert!(new.first);
         assert_eq!(check.next_ask(), Mono(1_030 + EVERY_MS));
         let later = hear(&mut check, &leads_to("10.0.0.6"), 61_030);
@@ -435,12 +435,12 @@ mod tests {
     fn another_generation_is_given_its_own_moment() {
         let mut check = NameCheck::default();
         check.expect(&published(3, Some("10.0.0.6:6379"), 1_000));
-        hear(&mut check, &Answer::default(), 1_000);
-        hear(&mut check, &Answer::default(), 1_000 + GRACE_MS);
+        hear(&mut check, &DnsAnswer::default(), 1_000);
+        hear(&mut check, &DnsAnswer::default(), 1_000 + GRACE_MS);
         assert!(check.problem().is_some());
         check.expect(&published(4, None, 9_000));
         assert_eq!(check.problem(), None);
-        assert_eq!(hear(&mut check, &Answer::default(), 9_001).verdict, Verdict::Right);
+        assert_eq!(hear(&mut check, &DnsAnswer::default(), 9_001).verdict, DnsVerdict::Right);
     }
 
     #[test]
@@ -449,9 +449,9 @@ mod tests {
         check.expect(&published(3, Some("10.0.0.6:6379"), 1_000));
         let silent = Err("refused".to_owned());
         let mut say = |ms| check.hear(&address(SERVER), NAME, &silent, at(ms)).unwrap().verdict;
-        assert_eq!(say(1_000), Verdict::Silent);
-        assert_eq!(say(1_000 + GRACE_MS), Verdict::Silent);
-        assert_eq!(say(1_000 + OFTEN_FOR_MS), Verdict::Silent);
+        assert_eq!(say(1_000), DnsVerdict::Silent);
+        assert_eq!(say(1_000 + GRACE_MS), DnsVerdict::Silent);
+        assert_eq!(say(1_000 + OFTEN_FOR_MS), DnsVerdict::Silent);
         assert_eq!(check.next_ask(), Mono(1_000 + OFTEN_FOR_MS + EVERY_MS));
         let problem = check.problem().unwrap();
         assert_eq!(problem.code, ProblemCode::DnsSilent);

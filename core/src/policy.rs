@@ -124,7 +124,7 @@ pub const CUT_OFF_AFTER_MS: u64 = 1_000;
 pub const HOLD_RENEW_MS: u64 = 1_000;
 /// How long an instance that was restarted without its data may have run before what it holds counts as data, in
 /// seconds: longer than Sentinel itself would let it be.
-pub const EMPTIED_UPTIME_MAX_S: u64 = 30;
+pub const RESTARTED_EMPTY_UPTIME_MAX_S: u64 = 30;
 /// How long others may take to show up before the old primary leads again, when not all that are recorded answer: the
 /// same containers may have other addresses now, and more data. Longer than two looks at who is registered are apart.
 pub const REINSTATED_AFTER_MS: u64 = 6_000;

@@ -27,12 +27,12 @@ const TEST_NET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const NOWHERE_PORT: NonZeroU16 = NonZeroU16::new(6379).unwrap();
 
 /// The address of nobody: see [`NO_ADDRESS`].
-pub fn nowhere() -> Address {
+pub fn detached_address() -> Address {
     Address::of_ip(IpAddr::V4(TEST_NET), NOWHERE_PORT)
 }
 
-/// Whether it is [`nowhere`].
-pub fn is_nowhere(address: &Address) -> bool {
+/// Whether it is [`detached_address`].
+pub fn is_detached_address(address: &Address) -> bool {
     address.ip() == Some(IpAddr::V4(TEST_NET)) && address.port() == NOWHERE_PORT.get()
 }
 

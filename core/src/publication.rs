@@ -68,8 +68,8 @@ pub fn verdict(view: &View<'_>, situation: &Situation) -> Verdict {
             Withdrawn::Done(why) => Verdict::Keep(KeepReason::NoWriter(why.clone())),
         },
         Situation::Gone(why) => Verdict::Withdraw(why.clone()),
-        Situation::Relocated(Ok(step)) => step_to(view, step, PublishReason::Moved),
-        Situation::Relocated(Err(why)) => Verdict::Keep(KeepReason::NotMoved(why.clone())),
+        Situation::Relocated(Ok(step)) => step_to(view, step, PublishReason::Relocated),
+        Situation::Relocated(Err(why)) => Verdict::Keep(KeepReason::NotRelocated(why.clone())),
         Situation::Held { writer: Some(writer), why } => {
             Verdict::Keep(KeepReason::Holding(writer.clone(), why.clone()))
         }

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::address::{Address, GroupName, ServiceName};
-use super::memory::Ghost;
+use super::memory::StalePeer;
 use super::writer::NotWriter;
 
 /// Why a writer is published.
@@ -34,7 +34,7 @@ pub enum PublishReason {
     /// Nobody knew of a primary, and this one's data includes everybody else's.
     First,
     /// The Sentinels knew nobody who is left, and this one's data includes everybody else's.
-    Moved,
+    Relocated,
 }
 
 /// Why the writer is withdrawn.
@@ -67,7 +67,7 @@ pub enum WithdrawReason {
         of: Address,
     },
     /// It came back without its data, and others hold it or may.
-    Emptied(WhyEmptied),
+    DataLoss(WhyDataLoss),
     /// Rule 3: the majority did not follow in time.
     Unconfirmed {
         /// The writer.
@@ -111,7 +111,7 @@ pub enum KeepReason {
     /// Nobody knows of a primary, and there is none yet.
     NoFirst(NoFirst),
     /// The Sentinels know nobody who is left, and nobody else leads yet.
-    NotMoved(NotMoved),
+    NotRelocated(NotRelocated),
     /// There is no writer, and nobody that could be proved to be one.
     NoWriter(NotYet),
 }
@@ -137,7 +137,7 @@ pub enum NotYet {
     /// It could not be asked.
     Unproven(Address, String),
     /// It came back without its data, and others hold it or may.
-    Emptied(WhyEmptied),
+    DataLoss(WhyDataLoss),
     /// Another primary is named at the same epoch.
     Contested(Address, Address),
     /// The majority's epoch is not above the one of the promotion being awaited.
@@ -173,7 +173,7 @@ pub enum NoFirst {
 
 /// Why nobody takes the place of those who are gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotMoved {
+pub enum NotRelocated {
     /// The group has a writer or never had one, its Sentinels know somebody who answers, or nobody else is registered.
     NoCase,
     /// The operator does it himself (`bootstrap = false`, or `tell_sentinels = false`).
@@ -206,7 +206,7 @@ pub enum NotMoved {
 
 /// Why the old primary is not made one again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotReinstated {
+pub enum NotPromotedAgain {
     /// There is none: the group has a writer, or the instance that a majority names waits for nobody.
     NoCase,
     /// The operator does it himself (`bootstrap = false`).
@@ -264,7 +264,7 @@ pub enum WhyLeft {
 
 /// Why a primary without data is not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WhyEmptied {
+pub struct WhyDataLoss {
     /// The primary.
     pub primary: Address,
     /// Who holds the data, and how many keys.
@@ -277,7 +277,7 @@ pub struct WhyEmptied {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotReplaced {
     /// The primary, and who holds its data.
-    pub loss: WhyEmptied,
+    pub loss: WhyDataLoss,
     /// What speaks against it.
     pub why: WhyNotReplaced,
 }
@@ -303,7 +303,7 @@ pub enum WhyNotReplaced {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotForgotten {
     /// The Sentinel or replica.
-    pub ghost: Ghost,
+    pub stale_peer: StalePeer,
     /// What speaks against it.
     pub why: NotAtRest,
 }
@@ -369,7 +369,7 @@ pub enum Reason {
     /// A single row is too large for a transaction.
     NoRoom,
     /// The old primary is back, and is not made one again.
-    NotReinstated(NotReinstated),
+    NotPromotedAgain(NotPromotedAgain),
     /// A second primary is left alone.
     LeftAlone(LeftAlone),
     /// A primary without data is not replaced.
@@ -401,7 +401,7 @@ impl fmt::Display for Reason {
                 write!(f, "node {node} exists and is not ours; rename it or use another prefix")
             }
             Self::NoRoom => f.write_str("not even one more row fits into a transaction"),
-            Self::NotReinstated(why) => write!(f, "{why}"),
+            Self::NotPromotedAgain(why) => write!(f, "{why}"),
             Self::LeftAlone(left) => write!(f, "{left}"),
             Self::NotReplaced(why) => write!(f, "{why}"),
             Self::NotForgotten(why) => write!(f, "{why}"),
@@ -437,7 +437,7 @@ impl fmt::Display for NotReplaced {
 
 impl fmt::Display for NotForgotten {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is gone for good, and not forgotten yet: {}", self.ghost, self.why)
+        write!(f, "{} is gone for good, and not forgotten yet: {}", self.stale_peer, self.why)
     }
 }
 
@@ -483,7 +483,7 @@ impl fmt::Display for PublishReason {
             }
             Self::Promotion { leader, .. } => write!(f, "promoted by Sentinel {leader}"),
             Self::First => f.write_str("the first primary: nobody knew of one"),
-            Self::Moved => {
+            Self::Relocated => {
                 f.write_str("it has the data, and the Sentinels knew nobody who is left")
             }
         }
@@ -504,7 +504,7 @@ impl fmt::Display for WithdrawReason {
             Self::IsReplica { writer, of } => {
                 write!(f, "{writer} says it is a replica of {of} now")
             }
-            Self::Emptied(why) => write!(f, "{why}"),
+            Self::DataLoss(why) => write!(f, "{why}"),
             Self::Unconfirmed { writer, within_ms } => {
                 write!(f, "no majority confirmed {writer} within {within_ms} ms")
             }
@@ -532,7 +532,7 @@ impl fmt::Display for KeepReason {
             Self::Holding(writer, not_yet) => write!(f, "writer {writer} stays: {not_yet}"),
             Self::Promoting(address) => write!(f, "{address} is being made the primary"),
             Self::NoFirst(why) => write!(f, "{why}"),
-            Self::NotMoved(why) => write!(f, "no writer: {why}"),
+            Self::NotRelocated(why) => write!(f, "no writer: {why}"),
             Self::NoWriter(not_yet) => write!(f, "no writer: {not_yet}"),
         }
     }
@@ -549,7 +549,7 @@ impl fmt::Display for NotYet {
             Self::BeingReplaced(a) => write!(f, "a failover is replacing {a}"),
             Self::Refuses(a, why) => write!(f, "{a} {why}"),
             Self::Unproven(a, why) => write!(f, "{a} could not be asked: {why}"),
-            Self::Emptied(why) => write!(f, "{why}"),
+            Self::DataLoss(why) => write!(f, "{why}"),
             Self::Contested(a, rival) => {
                 write!(f, "{a} and {rival} are both named at one epoch and both take writes")
             }
@@ -590,7 +590,7 @@ impl fmt::Display for NoFirst {
     }
 }
 
-impl fmt::Display for NotMoved {
+impl fmt::Display for NotRelocated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::NoCase {
             return f.write_str("the group has not moved");
@@ -628,7 +628,7 @@ impl fmt::Display for NotMoved {
     }
 }
 
-impl fmt::Display for NotReinstated {
+impl fmt::Display for NotPromotedAgain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SwitchedOff => {
@@ -683,7 +683,7 @@ impl fmt::Display for LeftAlone {
     }
 }
 
-impl fmt::Display for WhyEmptied {
+impl fmt::Display for WhyDataLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let primary = &self.primary;
         if let Some((holder, keys)) = &self.holder {
@@ -698,7 +698,7 @@ impl fmt::Display for WhyEmptied {
     }
 }
 
-impl fmt::Display for Ghost {
+impl fmt::Display for StalePeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sentinel(_, address) => write!(f, "Sentinel {address}"),

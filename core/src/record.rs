@@ -58,13 +58,13 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset: Option<Reset>,
     /// The primary that the Sentinels announce, and that has come back without the group's data.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub emptied: Option<EmptiedPrimary>,
+    #[serde(default, rename = "emptied", skip_serializing_if = "Option::is_none")]
+    pub data_loss: Option<DataLossRecord>,
 }
 
 /// A primary without its data, written down before a Sentinel is asked to replace it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EmptiedPrimary {
+pub struct DataLossRecord {
     /// The instance.
     pub instance: Address,
     /// Its run.

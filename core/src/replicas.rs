@@ -14,11 +14,11 @@ use super::record::{InstanceRecord, PublishedRole};
 use super::view::View;
 
 /// One look at the instances of a group.
-pub struct Roster<'v, 'a> {
+pub struct InstanceRows<'v, 'a> {
     view: &'v View<'a>,
 }
 
-impl<'v, 'a> Roster<'v, 'a> {
+impl<'v, 'a> InstanceRows<'v, 'a> {
     /// Looks.
     pub fn new(view: &'v View<'a>) -> Self {
         Self { view }
@@ -174,7 +174,7 @@ impl<'v, 'a> Roster<'v, 'a> {
 
     /// Some Sentinel names the instance, or too few answered to say that none does.
     fn named(&self, address: &Address) -> bool {
-        self.view.tally.heard < self.view.tally.majority()
+        self.view.tally.answering < self.view.tally.majority()
             || self.view.groups().any(|group| named_by(group).any(|named| named == address))
     }
 

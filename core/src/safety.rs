@@ -2,15 +2,15 @@
 
 use super::action::{Action, Purpose, Write};
 use super::address::Address;
+use super::data_loss::{Detach, Replace};
 use super::election::led_in_silence;
-use super::emptied::{Replace, Shelter};
 use super::fence::{Fence, StrayKind};
-use super::ghosts::Forget;
 use super::hold::{Hold, HoldReason};
 use super::observed::{DownOpinion, Role, SentinelGroup};
-use super::projection::{TXN_OPS_MAX, is_nowhere};
+use super::projection::{TXN_OPS_MAX, is_detached_address};
 use super::record::PublishedRole;
 use super::replicas::named_by;
+use super::stale_peers::Forget;
 use super::view::View;
 
 /// Why an action must not be done, or `None` when it may.
@@ -19,14 +19,14 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
         Action::Write(write) => veto_write(view, write),
         Action::Hold(hold) => veto_hold(view, hold),
         Action::Fence(fence) => veto_fence(view, fence),
-        Action::Shelter(shelter) => veto_shelter(view, shelter),
+        Action::Detach(detach) => veto_detach(view, detach),
         Action::Promote(promote) => veto_promote(view, &promote.instance),
-        Action::Tell(tell) => {
-            if view.writer() != Some(&tell.primary) {
-                return Some(format!("{} is not the published writer", tell.primary));
+        Action::Reconfigure(reconfigure) => {
+            if view.writer() != Some(&reconfigure.primary) {
+                return Some(format!("{} is not the published writer", reconfigure.primary));
             }
-            let leaving = view.tally.being_replaced(&tell.primary);
-            leaving.then(|| format!("{} is being replaced", tell.primary))
+            let leaving = view.tally.being_replaced(&reconfigure.primary);
+            leaving.then(|| format!("{} is being replaced", reconfigure.primary))
         }
     }
 }
@@ -69,12 +69,12 @@ fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
 
 /// Only one with data is kept from copying one that has none, or had none when it was started; and never one that a
 /// Sentinel may want as the primary.
-fn veto_shelter(view: &View<'_>, shelter: &Shelter) -> Option<String> {
-    let Shelter { instance, from, .. } = shelter;
+fn veto_detach(view: &View<'_>, detach: &Detach) -> Option<String> {
+    let Detach { instance, from, .. } = detach;
     if view.instance(instance).is_none_or(|answer| answer.keys == 0) {
         return Some(format!("{instance} has no data to keep"));
     }
-    if let Some(why) = not_emptied(view, from) {
+    if let Some(why) = not_lost_its_data(view, from) {
         return Some(why);
     }
     let silent = led_in_silence(view.observed, view.recent);
@@ -84,7 +84,7 @@ fn veto_shelter(view: &View<'_>, shelter: &Shelter) -> Option<String> {
     wanted.then(|| format!("a Sentinel names or promotes {instance}"))
 }
 
-fn not_emptied(view: &View<'_>, primary: &Address) -> Option<String> {
+fn not_lost_its_data(view: &View<'_>, primary: &Address) -> Option<String> {
     let empty = view.instance(primary).is_some_and(|answer| {
         matches!(answer.role, Role::Primary { .. }) && (answer.keys == 0 || answer.started_empty)
     });
@@ -97,7 +97,7 @@ fn not_emptied(view: &View<'_>, primary: &Address) -> Option<String> {
 
 /// A failover is asked for only while nobody is published, none is under way, and somebody else has data.
 fn veto_replace(view: &View<'_>, replace: &Replace) -> Option<String> {
-    if let Some(why) = not_emptied(view, &replace.primary) {
+    if let Some(why) = not_lost_its_data(view, &replace.primary) {
         return Some(why);
     }
     if let Some(writer) = view.writer() {
@@ -119,7 +119,7 @@ fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
             let certain = successor != instance && says_primary(view, successor);
             (!certain).then(|| format!("nothing supersedes {instance} for certain"))
         }
-        HoldReason::CutOff => {
+        HoldReason::Isolated => {
             let named = view.tally.votes_for(instance) >= view.tally.majority();
             let ours = view.policy.local.contains(instance);
             (named || !ours).then(|| format!("{instance} is not on a host that is cut off"))
@@ -132,7 +132,7 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
     let Fence { instance, follow, .. } = fence;
     let placed = view.instance(instance).is_none_or(|answer| match &answer.role {
         Role::Primary { .. } => false,
-        Role::Replica { of, link_up } => *link_up || !is_nowhere(of),
+        Role::Replica { of, link_up } => *link_up || !is_detached_address(of),
     });
     let named = view.groups().any(|group| named_by(group).any(|named| named == instance));
     if placed && named {
@@ -144,7 +144,10 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
     if !says_primary(view, follow) {
         return Some(format!("{follow} has not said that it is the primary"));
     }
-    if fence.kind != StrayKind::Emptied && keys(view, instance) > 0 && keys(view, follow) == 0 {
+    if fence.kind != StrayKind::RestartedEmpty
+        && keys(view, instance) > 0
+        && keys(view, follow) == 0
+    {
         return Some(format!("{instance} has data and {follow} has none"));
     }
     let tally = &view.tally;
@@ -195,7 +198,7 @@ fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {
 /// A Sentinel is reset only while all that are heard, and they are a majority, name the writer and see nothing wrong.
 fn veto_forget(view: &View<'_>, forget: &Forget) -> Option<String> {
     let tally = &view.tally;
-    if tally.heard < tally.majority() || tally.votes_for(&forget.primary) < tally.heard {
+    if tally.answering < tally.majority() || tally.votes_for(&forget.primary) < tally.answering {
         return Some(format!("not all Sentinels name {}", forget.primary));
     }
     let calm = |group: &SentinelGroup| group.failover.is_none() && group.down == DownOpinion::Up;

@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 
 use super::address::Address;
 use super::memory::Condition;
-pub use super::memory::TellWhat;
-use super::moved::knows_nobody;
+pub use super::memory::ReconfigureKind;
 use super::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelSettings};
 use super::policy::{
     DISAGREES_AFTER_MS, SET_AGAIN_MS, TELL_AGAIN_MS, WantedQuorum, WantedSettings,
 };
 use super::record::Basis;
+use super::relocated::knows_nobody;
 use super::view::View;
 use super::writer::WriterTest;
 
@@ -27,21 +27,21 @@ pub const DEFAULT_SETTINGS: SentinelSettings = SentinelSettings {
 
 /// One Sentinel that is to be told about the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tell {
+pub struct Reconfigure {
     /// The Sentinel.
     pub sentinel: Address,
     /// What it is to be told.
-    pub what: TellWhat,
+    pub what: ReconfigureKind,
     /// The primary it is to monitor.
     pub primary: Address,
     /// With which settings.
     pub settings: SentinelSettings,
 }
 
-impl Tell {
+impl Reconfigure {
     /// Before a Sentinel lets go of a primary: what was decided still holds for what it says now.
     pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
-        let TellWhat::Remove(epoch) = self.what else { return false };
+        let ReconfigureKind::Remove(epoch) = self.what else { return false };
         let lost = |group: &SentinelGroup| {
             let dead = group.primary != self.primary && group.down > DownOpinion::Up;
             dead && group.failover.is_none() && group.config_epoch == epoch
@@ -54,7 +54,7 @@ impl Tell {
 ///
 /// Only what is published, confirmed, and says so itself is told: a Sentinel told wrong would take
 /// part in the next election with the wrong address.
-pub fn tells(view: &View<'_>) -> Vec<Tell> {
+pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
     let Some((record, primary)) =
         view.record.zip(view.writer()).filter(|_| view.policy.tell_sentinels)
     else {
@@ -71,7 +71,7 @@ pub fn tells(view: &View<'_>) -> Vec<Tell> {
     }
     let contradicted = view.tally.votes.keys().any(|named| named != primary);
     // A few that still know somebody cannot elect him, once most have let go.
-    let blank = view.heard().saturating_sub(view.tally.heard);
+    let blank = view.sentinels_answering().saturating_sub(view.tally.answering);
     let lets_go = |group: &SentinelGroup| {
         knows_nobody(view, group)
             || (blank >= view.tally.majority() && group.down > DownOpinion::Up)
@@ -82,26 +82,26 @@ pub fn tells(view: &View<'_>) -> Vec<Tell> {
         .filter_map(|(sentinel, answer)| {
             let (what, again_ms) = match &answer.group {
                 Some(group) if group.primary != *primary && first && lets_go(group) => {
-                    (TellWhat::Remove(group.config_epoch), SET_AGAIN_MS)
+                    (ReconfigureKind::Remove(group.config_epoch), SET_AGAIN_MS)
                 }
                 Some(group) if group.primary != *primary => {
-                    repoint(view, sentinel).then_some((TellWhat::Repoint, TELL_AGAIN_MS))?
+                    repoint(view, sentinel).then_some((ReconfigureKind::Repoint, TELL_AGAIN_MS))?
                 }
                 _ if contradicted => return None,
-                None => (TellWhat::Monitor, TELL_AGAIN_MS),
+                None => (ReconfigureKind::Monitor, TELL_AGAIN_MS),
                 Some(group) => {
                     let differs = group.settings != apply(&wanted, group.settings, view);
-                    differs.then_some((TellWhat::Settings, SET_AGAIN_MS))?
+                    differs.then_some((ReconfigureKind::Settings, SET_AGAIN_MS))?
                 }
             };
             let settings = match (&answer.group, what) {
-                (Some(group), TellWhat::Settings) => apply(&wanted, group.settings, view),
+                (Some(group), ReconfigureKind::Settings) => apply(&wanted, group.settings, view),
                 _ => settings,
             };
-            let last = view.memory.told.get(&(sentinel.clone(), what));
+            let last = view.memory.reconfigured.get(&(sentinel.clone(), what));
             let due = last.is_none_or(|at| view.now.mono - *at >= again_ms);
             let (sentinel, primary) = (sentinel.clone(), primary.clone());
-            due.then_some(Tell { sentinel, what, primary, settings })
+            due.then_some(Reconfigure { sentinel, what, primary, settings })
         })
         .collect()
 }
@@ -150,7 +150,8 @@ fn apply(wanted: &WantedSettings, has: SentinelSettings, view: &View<'_>) -> Sen
 fn majority(view: &View<'_>) -> u64 {
     // Before the first is told, all that answer are about to be.
     let first = view.groups().next().is_none();
-    let all = if first { view.tally.known.max(view.heard()) } else { view.tally.known };
+    let all =
+        if first { view.tally.known.max(view.sentinels_answering()) } else { view.tally.known };
     u64::try_from(all / 2 + 1).unwrap_or(DEFAULT_SETTINGS.quorum)
 }
 
@@ -174,7 +175,7 @@ fn settings(view: &View<'_>, wanted: &WantedSettings) -> SentinelSettings {
 /// The addresses of the group's Sentinels, as they name one another; `None` while fewer than a
 /// majority answer, so that agents with different views do not rewrite each other's list.
 pub fn addresses(view: &View<'_>) -> Option<Vec<Address>> {
-    if view.tally.heard < view.tally.majority() {
+    if view.tally.answering < view.tally.majority() {
         return None;
     }
     let named: BTreeSet<&Address> =

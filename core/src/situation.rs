@@ -7,11 +7,11 @@
 use super::address::Address;
 use super::bootstrap::{Promote, Step, bootstrap};
 use super::majority::{self, Named};
-use super::moved::{NotMoved, successor};
 use super::observed::StoredState;
+use super::promote_again::promote_again;
 use super::promotion::{self, Promotion};
-use super::reasons::{NoFirst, NotReinstated, NotYet, WithdrawReason};
-use super::reinstate::reinstate;
+use super::reasons::{NoFirst, NotPromotedAgain, NotYet, WithdrawReason};
+use super::relocated::{NotRelocated, successor};
 use super::view::View;
 use super::withdrawal::withdrawal;
 
@@ -35,12 +35,12 @@ pub enum Situation {
         /// What that means for what is published.
         published: Withdrawn,
         /// It is to be made the primary again, or why not.
-        again: Result<Promote, NotReinstated>,
+        again: Result<Promote, NotPromotedAgain>,
     },
     /// The published writer cannot be the writer any more.
     Gone(WithdrawReason),
     /// Of all that the Sentinels know none is left, and instances of the group answer elsewhere: the next step.
-    Relocated(Result<Step, NotMoved>),
+    Relocated(Result<Step, NotRelocated>),
     /// Nothing can be proved that would change what is published.
     Held {
         /// The published writer, if there is one.
@@ -95,26 +95,26 @@ pub fn situation(view: &View<'_>) -> Situation {
 
 /// The published writer must go: what that is called.
 fn withdrawn(view: &View<'_>, why: WithdrawReason) -> Situation {
-    match (why, reinstate(view)) {
-        (why @ WithdrawReason::Emptied(_), _) => Situation::DataLost(Withdrawn::Due(why)),
-        (why, Err(NotReinstated::NoCase)) => Situation::Gone(why),
+    match (why, promote_again(view)) {
+        (why @ WithdrawReason::DataLoss(_), _) => Situation::DataLost(Withdrawn::Due(why)),
+        (why, Err(NotPromotedAgain::NoCase)) => Situation::Gone(why),
         (why, again) => Situation::Returned { published: Withdrawn::Due(why), again },
     }
 }
 
 /// No writer is published, and none can be by what the Sentinels say.
 fn without_writer(view: &View<'_>, why: NotYet) -> Situation {
-    let again = reinstate(view);
+    let again = promote_again(view);
     if again.is_ok() {
         return Situation::Returned { published: Withdrawn::Done(why), again };
     }
     // What the Sentinels are left to do they cannot, where they know none that answers.
     match (successor(view), again) {
-        (Err(NotMoved::NoCase), Err(NotReinstated::NoCase)) => match why {
-            NotYet::Emptied(_) => Situation::DataLost(Withdrawn::Done(why)),
+        (Err(NotRelocated::NoCase), Err(NotPromotedAgain::NoCase)) => match why {
+            NotYet::DataLoss(_) => Situation::DataLost(Withdrawn::Done(why)),
             why => Situation::Held { writer: None, why },
         },
-        (Err(NotMoved::NoCase), again) => {
+        (Err(NotRelocated::NoCase), again) => {
             Situation::Returned { published: Withdrawn::Done(why), again }
         }
         (step, _) => Situation::Relocated(step),

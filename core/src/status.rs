@@ -9,7 +9,7 @@ use super::health::{is_ready, serves};
 use super::observed::{DownOpinion, Reading, Role, SentinelAnswer, StoredState};
 use super::policy::Policy;
 use super::projection::{Layout, plain_changes, project, row_changes};
-use super::reasons::{LeftAlone, NoFirst, NotMoved, Reason, WhyLeft};
+use super::reasons::{LeftAlone, NoFirst, NotRelocated, Reason, WhyLeft};
 use super::record::{Change, Level, PublishedRole, Record};
 use super::situation::Situation;
 use super::view::View;
@@ -262,10 +262,10 @@ fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Proble
     problems.extend(drift(view, layout));
     problems.extend(decision.reasons.iter().filter_map(noteworthy));
     problems.extend(maintained(view));
-    if tally.known > 0 && tally.heard < tally.majority() {
+    if tally.known > 0 && tally.answering < tally.majority() {
         problems.push(ProblemCode::NoMajority.says(format!(
             "only {} of {} known Sentinels answer: no failover is possible",
-            tally.heard, tally.known
+            tally.answering, tally.known
         )));
     }
     problems
@@ -318,7 +318,7 @@ fn no_first(decision: &Decision) -> Option<Problem> {
 
 /// The name is withdrawn. What stands in the way now says more than why it was.
 fn no_writer(record: &Record, decision: &Decision) -> Vec<Problem> {
-    let moved = match &decision.situation {
+    let relocated = match &decision.situation {
         Situation::Relocated(Err(why)) => Some(why),
         _ => None,
     };
@@ -326,11 +326,11 @@ fn no_writer(record: &Record, decision: &Decision) -> Vec<Problem> {
         Reason::NotReplaced(why) => Some(why.to_string()),
         _ => None,
     };
-    let now = moved.map(ToString::to_string);
+    let now = relocated.map(ToString::to_string);
     let now = now.or_else(|| decision.reasons.iter().find_map(waits));
     let why = now.unwrap_or_else(|| record.why.clone());
     let mut problems = vec![ProblemCode::NoWriter.says(format!("there is no writer: {why}"))];
-    if let Some(why @ NotMoved::Diverged(..)) = moved {
+    if let Some(why @ NotRelocated::Diverged(..)) = relocated {
         problems.push(ProblemCode::DataDiverged.says(why.to_string()));
     }
     problems
@@ -368,7 +368,7 @@ fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<
         WriterTest::Passes(_) => {}
     }
     let confirmed = tally.elected.as_ref().is_some_and(|elected| &elected.address == writer);
-    if !confirmed && tally.heard >= tally.majority() {
+    if !confirmed && tally.answering >= tally.majority() {
         let named = tally.elected.as_ref().map(|elected| elected.address.to_string());
         let named = named.unwrap_or_else(|| "no address by a majority".to_owned());
         let text = format!("the Sentinels name {named}, not the published {writer}");

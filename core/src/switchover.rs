@@ -84,7 +84,7 @@ fn writer(view: &View<'_>) -> Result<String, String> {
 
 fn sentinels(view: &View<'_>) -> Result<String, String> {
     let tally = &view.tally;
-    let (heard, known) = (tally.heard, tally.known);
+    let (heard, known) = (tally.answering, tally.known);
     if heard < tally.majority() {
         return Err(format!("only {heard} of {known} answer: no majority could follow"));
     }

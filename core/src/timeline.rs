@@ -24,12 +24,12 @@ pub struct Switch {
     /// The agent that published it.
     pub by: String,
     /// What was seen on the way, in time's order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<SwitchStep>,
 }
 
 /// One moment of a switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct SwitchStep {
     /// What happened.
     pub step: StepKind,
     /// When, by the clock of the agent that saw it.
@@ -115,7 +115,7 @@ fn switch(change: &Change, withdrawn: Option<&Change>) -> Switch {
     }
 }
 
-fn steps(mut moments: Vec<(StepKind, Timestamp)>) -> Vec<Step> {
+fn steps(mut moments: Vec<(StepKind, Timestamp)>) -> Vec<SwitchStep> {
     // Two agents may have seen them, whose clocks differ.
     moments.sort_by_key(|(_, at)| *at);
     let ms = |at: &Timestamp| at.as_millisecond();
@@ -124,7 +124,7 @@ fn steps(mut moments: Vec<(StepKind, Timestamp)>) -> Vec<Step> {
     let step = |(step, at): (StepKind, Timestamp)| {
         let after_ms = ms(&at) - before;
         before = ms(&at);
-        Step { step, at, ms: ms(&at) - first, after_ms }
+        SwitchStep { step, at, ms: ms(&at) - first, after_ms }
     };
     moments.into_iter().map(step).collect()
 }

@@ -41,11 +41,11 @@ pub struct View<'a> {
 /// What many rules ask of the same readings, found when it is first asked for.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// [`Roster::known`](super::replicas::Roster::known).
+    /// [`InstanceRows::known`](super::replicas::InstanceRows::known).
     pub known: OnceCell<BTreeSet<Address>>,
-    /// [`Roster::followed`](super::replicas::Roster::followed).
+    /// [`InstanceRows::followed`](super::replicas::InstanceRows::followed).
     pub followed: OnceCell<BTreeSet<Address>>,
-    /// The primary that has come back without its data ([`super::emptied`]).
+    /// The primary that has come back without its data ([`super::data_loss`]).
     pub data_loss: OnceCell<Option<DataLoss>>,
 }
 
@@ -127,7 +127,7 @@ impl<'a> View<'a> {
     }
 
     /// How many Sentinels answer, whether they know the group or not.
-    pub fn heard(&self) -> usize {
+    pub fn sentinels_answering(&self) -> usize {
         self.sentinels().map(|(_, answer)| &answer.id).collect::<BTreeSet<&SentinelId>>().len()
     }
 

@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 
 use super::address::Address;
-use super::emptied::emptied;
+use super::data_loss::data_loss;
 use super::majority::{epoch_allows, passes};
 use super::memory::Condition;
-use super::moved;
 use super::observed::{DownOpinion, SentinelGroup};
 use super::policy::{DISPLACED_AFTER_MS, OUT_OF_REACH_AFTER_MS};
 use super::promotion::is_awaited;
 use super::reasons::WithdrawReason;
 use super::record::Basis;
+use super::relocated;
 use super::view::View;
 use super::writer::{NotWriter, WriterTest};
 
@@ -26,8 +26,8 @@ pub fn withdrawal(view: &View<'_>) -> Option<WithdrawReason> {
         let votes = view.tally.down.get(writer).map_or(0, |down| down.subjective);
         return Some(WithdrawReason::Down { writer: writer.clone(), votes, known });
     }
-    if let Some(loss) = emptied(view).filter(|loss| &loss.primary == writer) {
-        return Some(WithdrawReason::Emptied(loss.why()));
+    if let Some(loss) = data_loss(view).filter(|loss| &loss.primary == writer) {
+        return Some(WithdrawReason::DataLoss(loss.why()));
     }
     if let Some((writer, heard)) = out_of_reach(view) {
         let condition = Condition::OutOfReach(writer.clone());
@@ -36,7 +36,7 @@ pub fn withdrawal(view: &View<'_>) -> Option<WithdrawReason> {
         }
     }
     let chosen_by_agents = view.record.is_some_and(|record| record.evidence.basis == Basis::Agents);
-    if chosen_by_agents && view.groups().all(|group| moved::knows_nobody(view, group)) {
+    if chosen_by_agents && view.groups().all(|group| relocated::knows_nobody(view, group)) {
         // That they name a dead one is no denial: they are about to be told.
         return None;
     }
@@ -61,7 +61,7 @@ fn confirmation_overdue(view: &View<'_>, writer: &Address) -> bool {
     let unconfirmed = view.record.is_some_and(|record| record.evidence.is_unconfirmed());
     let elected = view.tally.elected.as_ref().is_some_and(|e| &e.address == writer);
     // Silence is not a denial: with no majority heard at all, what is published stays.
-    let majority_heard = view.tally.heard >= view.tally.majority();
+    let majority_heard = view.tally.answering >= view.tally.majority();
     unconfirmed && !elected && majority_heard && !is_awaited(view)
 }
 
@@ -70,14 +70,14 @@ fn confirmation_overdue(view: &View<'_>, writer: &Address) -> bool {
 /// login that does not fit: then nobody answers us; or only we do not reach it: then its replicas have their link.
 fn out_of_reach(view: &View<'_>) -> Option<(Address, usize)> {
     let writer = view.writer().filter(|writer| view.instance(writer).is_none())?;
-    let heard = view.heard();
+    let heard = view.sentinels_answering();
     let lost = |group: &SentinelGroup| {
         &group.primary == writer && group.down > DownOpinion::Up && group.failover.is_none()
     };
     let all = !view.any_tilt() && view.groups().all(lost);
     let confirmed = view.groups().count() >= view.tally.majority();
     let answers = || view.observed.instances.values().filter_map(|r| r.since(view.recent));
-    let alone = answers().next().is_some() && !answers().any(moved::follows_somebody);
+    let alone = answers().next().is_some() && !answers().any(relocated::follows_somebody);
     let forgotten = view.groups().next().is_none() && heard >= view.tally.majority() && alone;
     (all && (confirmed || forgotten)).then(|| (writer.clone(), heard))
 }
@@ -91,7 +91,7 @@ fn displaced(view: &View<'_>) -> Option<(Address, Option<Address>)> {
             .is_ok()
             .then(|| (writer.clone(), Some(elected.address.clone()))),
         None => {
-            let split = view.tally.heard >= view.tally.majority();
+            let split = view.tally.answering >= view.tally.majority();
             // Rule 6: what a Sentinel says at an older epoch is about to be corrected.
             let confirmed = view.record.map_or(0, |record| record.evidence.confirmed_epoch);
             let rival = view.tally.votes.iter().any(|(named, votes)| {

@@ -4,8 +4,7 @@ use jiff::Timestamp;
 
 use super::action::{Purpose, Write};
 use super::address::Address;
-use super::emptied::{Replace, noted};
-use super::ghosts::Forget;
+use super::data_loss::{Replace, noted};
 use super::observed::{RowsAnswer, StoreAnswer, StoredState};
 use super::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
 use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes};
@@ -15,8 +14,9 @@ use super::record::{
     Basis, Change, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole, RECORD_VERSION,
     Record, Reset, Timeline, encode,
 };
-use super::replicas::Roster;
+use super::replicas::InstanceRows;
 use super::sentinels::addresses;
+use super::stale_peers::Forget;
 use super::time::Now;
 use super::view::View;
 use super::writer::WriterTest;
@@ -70,19 +70,19 @@ pub fn write(
         // Rows can wait until a failover is over; the switch must not lose a race against them.
         (None, Some(record)) if settled(view, record) => match renumbered(view, record, verdict) {
             Some(next) => (Purpose::Publish, next),
-            None => (Purpose::Roster, record.clone()),
+            None => (Purpose::InstanceRows, record.clone()),
         },
         (None, _) => return Ok(Wanted::Nothing),
     };
-    next.instances = Roster::new(view).rows(next.writer_address());
+    next.instances = InstanceRows::new(view).rows(next.writer_address());
     if let Some(sentinels) = addresses(view) {
         next.sentinels = sentinels;
     }
-    if purpose == Purpose::Roster && next_to.replace.is_some() {
-        next.emptied = noted(view, next_to.replace);
+    if purpose == Purpose::InstanceRows && next_to.replace.is_some() {
+        next.data_loss = noted(view, next_to.replace);
         purpose = Purpose::Replace;
     }
-    if purpose == Purpose::Roster && Some(&next) == record {
+    if purpose == Purpose::InstanceRows && Some(&next) == record {
         if let Some(forget) = next_to.forget {
             let number = next.reset.as_ref().map_or(0, |reset| reset.number) + 1;
             next.reset = Some(Reset { number, sentinel: forget.sentinel.clone() });
@@ -96,12 +96,12 @@ pub fn write(
             purpose = Purpose::Note;
         }
     }
-    if purpose == Purpose::Roster && !looked_since_last_change(view) {
+    if purpose == Purpose::InstanceRows && !looked_since_last_change(view) {
         return Ok(Wanted::Nothing);
     }
     let base = Base::new(view, rows);
     let changes = fit(layout, &base, store, &mut next);
-    if purpose == Purpose::Roster && Some(&next) == record {
+    if purpose == Purpose::InstanceRows && Some(&next) == record {
         return Err(Box::new(Reason::NoRoom));
     }
     let policy = view.policy;
@@ -193,7 +193,7 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
             next.writer = Some(to.clone());
             next.last_writer = Some(to.clone());
             next.claim = None;
-            next.emptied = None;
+            next.data_loss = None;
             next.note_lineage();
             next.evidence = evidence.clone();
             next.since = now.wall;
@@ -205,7 +205,7 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
             next.generation = generation;
             next.writer = None;
             next.evidence.basis = Basis::None { votes: next.evidence.basis.votes() };
-            next.emptied = noted(view, None);
+            next.data_loss = noted(view, None);
             next.since = now.wall;
             next.why = why.to_string();
             Some((Purpose::Withdraw, next))
@@ -254,7 +254,7 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
         lineage: Vec::new(),
         claim: None,
         reset: None,
-        emptied: None,
+        data_loss: None,
     }
 }
 

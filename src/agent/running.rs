@@ -22,20 +22,20 @@ use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::group_task::{EVENTS_MAX, GroupTask, RIGHT_MAX};
-use crate::http::{Exhibits, Groups, Server, Shown, check_certificates, keep_answering};
+use crate::http::{Groups, HttpServer, HttpSources, Shown, check_certificates, keep_answering};
 use crate::meter::{GroupMeter, Meter};
 use crate::name_check::{Checker, Findings};
 use crate::render::task::{FileState, Renderer};
 use crate::sentinel::pool::{Pool, PoolReport, SentinelHandles, Watched};
 use crate::sentinel::watch::WatchSettings;
-use crate::supervisor::{Part, Supervisor, TaskEnded};
+use crate::supervisor::{Supervisor, TaskEnded, TaskHandle};
 use crate::systemd;
 
 /// News about Sentinels waiting to be published.
 const NEWS_MAX: usize = 256;
 
 /// All tasks of an agent, and how to reach them.
-pub struct Running {
+pub struct AgentTasks {
     /// What they were made from.
     pub config: Config,
     /// The Consul of all.
@@ -52,18 +52,18 @@ pub struct Running {
     layouts: watch::Sender<Vec<Layout>>,
     registrations: watch::Sender<Vec<Registration>>,
     monitored: watch::Sender<Monitored>,
-    registrar: Option<Part>,
+    registrar: Option<TaskHandle>,
     shown: watch::Sender<Groups>,
     looked_at: watch::Sender<bool>,
-    http: Option<Part>,
-    renderer: Option<Part>,
+    http: Option<TaskHandle>,
+    renderer: Option<TaskHandle>,
     files: watch::Sender<Vec<FileState>>,
 }
 
 /// One group's loop, and beside it the question whether DNS answers what the loop published.
 struct GroupPart {
-    task: Part,
-    checker: Option<Part>,
+    task: TaskHandle,
+    checker: Option<TaskHandle>,
     config: watch::Sender<GroupConfig>,
     reports: mpsc::Sender<PoolReport>,
     in_dns: mpsc::Sender<u64>,
@@ -104,7 +104,7 @@ impl Changes {
     }
 }
 
-impl Running {
+impl AgentTasks {
     /// Starts everything.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ impl Running {
             clock,
         };
         let server = match &running.config.http {
-            Some(http) => Some(Server::bind(http, running.exhibits()).await?),
+            Some(http) => Some(HttpServer::bind(http, running.exhibits()).await?),
             None => None,
         };
         running.looked_at.send_replace(server.is_some() || systemd::listens());
@@ -193,7 +193,7 @@ impl Running {
     ///
     /// # Errors
     /// A [`Failure`]: everything is as it was.
-    pub async fn turn_to(&mut self, next: Config) -> Result<Changes, Failure> {
+    pub async fn apply_config(&mut self, next: Config) -> Result<Changes, Failure> {
         let mut changes = Changes { done: Vec::new(), waiting: next.waiting.clone() };
         let renderer = Renderer::new(&next, self.consul.clone(), self.clock)?;
         // Certificates are read now: they may have changed by the time that the way is taken.
@@ -236,7 +236,7 @@ impl Running {
             registrar.end().await;
         }
         // Its certificates were read again in any case.
-        self.consul.turn_to(way);
+        self.consul.apply_config(way);
         if elsewhere {
             self.keep_registered();
             changes.note(format!("Consul is at {}", self.consul.address()));
@@ -363,13 +363,13 @@ impl Running {
         part.checker = Some(self.supervisor.spawn("the check of the name", task));
     }
 
-    fn exhibits(&self) -> Exhibits {
+    fn exhibits(&self) -> HttpSources {
         let (groups, files) = (self.shown.subscribe(), self.files.subscribe());
-        Exhibits { groups, files, meter: self.meter.clone() }
+        HttpSources { groups, files, meter: self.meter.clone() }
     }
 
     /// Answers by HTTP, where that is wanted.
-    fn answer(&mut self, bound: Option<Server>) {
+    fn answer(&mut self, bound: Option<HttpServer>) {
         let Some(http) = self.config.http.clone() else { return };
         let exhibits = self.exhibits();
         let task = |stop| keep_answering(http, exhibits, bound, stop);

@@ -48,7 +48,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::error::Error;
-use self::seen::Picture;
+use self::seen::LastAnswer;
 pub use self::seen::{Seen, Writer};
 use crate::cli::Common;
 use crate::clock::Clock;
@@ -74,7 +74,7 @@ const DNS_PERIOD: Duration = Duration::from_millis(500);
 /// Who writes in one group, kept up to date in the background. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Writers {
-    picture: watch::Receiver<Picture>,
+    picture: watch::Receiver<LastAnswer>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -123,12 +123,12 @@ impl Writers {
         Self::start(|tell| look_up(names, name, tell))
     }
 
-    fn start<F>(ask: impl FnOnce(watch::Sender<Picture>) -> F) -> Result<Self, Error>
+    fn start<F>(ask: impl FnOnce(watch::Sender<LastAnswer>) -> F) -> Result<Self, Error>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let runtime = Handle::try_current().map_err(|error| Error::Settings(error.to_string()))?;
-        let (tell, picture) = watch::channel(Picture::default());
+        let (tell, picture) = watch::channel(LastAnswer::default());
         let task = AbortOnDropHandle::new(runtime.spawn(ask(tell)));
         Ok(Self { picture, _task: Arc::new(task) })
     }
@@ -159,7 +159,8 @@ impl Writers {
     /// # Errors
     /// After `timeout`: [`Error::NoWriter`], or why there was no answer at all.
     pub async fn wait_for_writer(&self, timeout: Duration) -> Result<Writer, Error> {
-        let known = |picture: &Picture| picture.seen.as_ref().and_then(|seen| seen.writer.clone());
+        let known =
+            |picture: &LastAnswer| picture.seen.as_ref().and_then(|seen| seen.writer.clone());
         let mut picture = self.picture.clone();
         let found = picture.wait_for(|picture| known(picture).is_some());
         if let Ok(Ok(picture)) = tokio::time::timeout(timeout, found).await {
@@ -278,7 +279,7 @@ impl Builder {
 }
 
 /// Asks for a group's keys for ever.
-async fn follow(consul: Consul, layout: Layout, tell: watch::Sender<Picture>) {
+async fn follow(consul: Consul, layout: Layout, tell: watch::Sender<LastAnswer>) {
     let clock = Clock::start();
     let mut watch = GroupWatch::new(consul.clone(), layout.clone(), clock, WATCH_WAIT);
     loop {
@@ -295,7 +296,7 @@ async fn follow(consul: Consul, layout: Layout, tell: watch::Sender<Picture>) {
 }
 
 /// Looks a name up for ever.
-async fn look_up(names: Names, name: String, tell: watch::Sender<Picture>) {
+async fn look_up(names: Names, name: String, tell: watch::Sender<LastAnswer>) {
     loop {
         let answer = names.srv(&name).await.map_err(Error::from);
         let answer = answer.and_then(|records| seen::in_records(&name, &records));

@@ -58,7 +58,7 @@ impl Seen {
 
 /// One answer that says who the writer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct WriterAnswer {
     writer: Option<Writer>,
     generation: Option<u64>,
     why: String,
@@ -66,18 +66,18 @@ pub(super) struct Answer {
 
 /// All that was heard so far.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Picture {
+pub(super) struct LastAnswer {
     /// The last good answer.
     pub seen: Option<Seen>,
     /// Why there is none.
     pub trouble: Option<Error>,
 }
 
-impl Picture {
+impl LastAnswer {
     /// Takes in what came of asking, at this moment.
-    pub fn take(&mut self, answer: Result<Answer, Error>, heard: Instant) {
+    pub fn take(&mut self, answer: Result<WriterAnswer, Error>, heard: Instant) {
         match (answer, &mut self.seen) {
-            (Ok(Answer { writer, generation, why }), seen) => {
+            (Ok(WriterAnswer { writer, generation, why }), seen) => {
                 *seen = Some(Seen { writer, why, trouble: None, generation, heard });
                 self.trouble = None;
             }
@@ -93,9 +93,9 @@ impl Picture {
 }
 
 /// The answer in a group's keys.
-pub(super) fn in_keys(layout: &Layout, keys: &StoreAnswer) -> Result<Answer, Error> {
+pub(super) fn in_keys(layout: &Layout, keys: &StoreAnswer) -> Result<WriterAnswer, Error> {
     match &keys.state {
-        StoredState::Known(record) => Ok(Answer {
+        StoredState::Known(record) => Ok(WriterAnswer {
             writer: record.writer.as_ref().map(|writer| Writer {
                 address: writer.address.clone(),
                 generation: Some(record.generation),
@@ -112,7 +112,7 @@ pub(super) fn in_keys(layout: &Layout, keys: &StoreAnswer) -> Result<Answer, Err
 }
 
 /// The answer in a name's SRV records.
-pub(super) fn in_records(name: &str, records: &[(String, u16)]) -> Result<Answer, Error> {
+pub(super) fn in_records(name: &str, records: &[(String, u16)]) -> Result<WriterAnswer, Error> {
     let unreadable = |what: &str| Error::Unreadable(format!("DNS says of `{name}`: {what}"));
     let writer = match records {
         [] => None,
@@ -127,7 +127,7 @@ pub(super) fn in_records(name: &str, records: &[(String, u16)]) -> Result<Answer
         }
     };
     let why = if writer.is_none() { NO_ANSWER } else { "DNS says so" };
-    Ok(Answer { writer, generation: None, why: why.to_owned() })
+    Ok(WriterAnswer { writer, generation: None, why: why.to_owned() })
 }
 
 /// The host that an SRV record's target stands for: the address that Consul has put into it (`0a000001.addr.dc1.consul`,
@@ -150,13 +150,13 @@ fn host(target: &str) -> String {
 mod tests {
     use super::*;
 
-    fn answer(generation: u64, writer: Option<&str>) -> Answer {
+    fn answer(generation: u64, writer: Option<&str>) -> WriterAnswer {
         let writer = writer.map(|address| Writer {
             address: address.parse().unwrap(),
             generation: Some(generation),
             since: Some(SystemTime::UNIX_EPOCH),
         });
-        Answer { writer, generation: Some(generation), why: "a test".to_owned() }
+        WriterAnswer { writer, generation: Some(generation), why: "a test".to_owned() }
     }
 
     fn silent() -> Error {
@@ -167,7 +167,7 @@ mod tests {
     fn silence_takes_nothing_away_and_shows_its_age() {
         let now = Instant::now();
         let long_ago = now.checked_sub(Duration::from_secs(30)).unwrap();
-        let mut picture = Picture::default();
+        let mut picture = LastAnswer::default();
         picture.take(Err(silent()), long_ago);
         assert_eq!(picture.trouble, Some(silent()));
         assert!(picture.seen.is_none());

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use crate::agent::{self, Agent};
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::reload::{self, Settings};
+use crate::reload::{self, ConfigSource};
 use crate::systemd;
 use crate::telemetry;
 
@@ -14,7 +14,7 @@ use crate::telemetry;
 ///
 /// # Errors
 /// A [`Failure`] when it cannot start or loses a part of itself.
-pub async fn run(config: Config, settings: Settings) -> Result<(), Failure> {
+pub async fn run(config: Config, settings: ConfigSource) -> Result<(), Failure> {
     Agent::new(config.clone())?;
     let log = telemetry::start(&config.log, config.log_format)?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::terminal;
-use crate::cli::{ConfigArgs, Setting};
+use crate::cli::{ConfigArgs, SettingArg};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::consul::client::Consul;
@@ -14,11 +14,11 @@ use crate::core::doctor::short_down_after;
 use crate::core::group::Outcome;
 use crate::core::policy::{WantedQuorum, WantedSettings};
 use crate::core::projection::{Layout, Op};
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 
 /// The settings for programs: what nobody has set is null.
 #[derive(Debug, Serialize)]
-struct Settings<'a> {
+struct SettingsJson<'a> {
     group: &'a GroupName,
     /// A number, or `auto`.
     quorum: Option<Value>,
@@ -27,7 +27,7 @@ struct Settings<'a> {
     parallel_syncs: Option<u64>,
 }
 
-impl<'a> Settings<'a> {
+impl<'a> SettingsJson<'a> {
     fn new(group: &'a GroupName, wanted: &WantedSettings) -> Self {
         let quorum = wanted.quorum.map(|quorum| match quorum {
             WantedQuorum::Auto => json!("auto"),
@@ -58,7 +58,7 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
         Err(_) if !args.settings.is_empty() => WantedSettings::default(),
         Err(error) => {
             let message = format!("{} cannot be read: {error}", layout.config());
-            return Err(Failure::new(Code::Failed, message).hint("set a value to replace it"));
+            return Err(Failure::new(Exit::Failed, message).hint("set a value to replace it"));
         }
     };
     if !args.settings.is_empty() {
@@ -66,13 +66,13 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
             apply(&mut wanted, setting);
         }
         let value = serde_json::to_string(&wanted)
-            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let op = Op::KeyCas { key: layout.config(), index: store.config_index, value };
         match consul.txn(&[op], &layout.config()).await {
             Outcome::Committed { .. } => {}
             Outcome::Lost => {
                 let message = "somebody else changed the settings at the same time";
-                return Err(Failure::new(Code::Failed, message).hint("look again, and repeat"));
+                return Err(Failure::new(Exit::Failed, message).hint("look again, and repeat"));
             }
             Outcome::Refused(what) | Outcome::Unknown(what) => {
                 return Err(unwritten(&what));
@@ -84,7 +84,7 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
         eprintln!("warning: down_after {}ms is {why}", down_after_ms.unwrap_or_default());
     }
     if args.json {
-        println!("{}", terminal::json(&Settings::new(&args.configured, &wanted))?);
+        println!("{}", terminal::json(&SettingsJson::new(&args.configured, &wanted))?);
     } else {
         show(&wanted);
     }
@@ -93,17 +93,17 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
 
 /// Consul did not take what was to be written, or its answer was lost.
 pub fn unwritten(what: &str) -> Failure {
-    Failure::new(Code::Failed, format!("Consul: {what}")).hint(
+    Failure::new(Exit::Failed, format!("Consul: {what}")).hint(
         "the token needs what consul/agent-policy.hcl says; run it again: it does no harm twice",
     )
 }
 
-fn apply(wanted: &mut WantedSettings, setting: &Setting) {
+fn apply(wanted: &mut WantedSettings, setting: &SettingArg) {
     match setting {
-        Setting::Quorum(quorum) => wanted.quorum = *quorum,
-        Setting::DownAfter(ms) => wanted.down_after_ms = *ms,
-        Setting::FailoverTimeout(ms) => wanted.failover_timeout_ms = *ms,
-        Setting::ParallelSyncs(syncs) => wanted.parallel_syncs = *syncs,
+        SettingArg::Quorum(quorum) => wanted.quorum = *quorum,
+        SettingArg::DownAfter(ms) => wanted.down_after_ms = *ms,
+        SettingArg::FailoverTimeout(ms) => wanted.failover_timeout_ms = *ms,
+        SettingArg::ParallelSyncs(syncs) => wanted.parallel_syncs = *syncs,
     }
 }
 

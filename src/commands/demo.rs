@@ -17,11 +17,11 @@ use crate::consul::watch::GroupWatch;
 use crate::core::address::Address;
 use crate::core::projection::Layout;
 use crate::core::record::Record;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 use crate::lab::LabError;
 use crate::lab::clients::{NameWriter, Written, first_primary};
 use crate::lab::process::{Life, Process};
-use crate::lab::redis::Server;
+use crate::lab::redis::LabServer;
 use crate::lab::wait::until;
 use crate::lab::world::{World, WorldSpec};
 use crate::redis_link::subscribe;
@@ -38,7 +38,7 @@ const RETURN_WATCH: Duration = Duration::from_secs(13);
 
 impl From<LabError> for Failure {
     fn from(error: LabError) -> Self {
-        Self::new(Code::Failed, error.to_string())
+        Self::new(Exit::Failed, error.to_string())
     }
 }
 
@@ -52,7 +52,7 @@ pub async fn run(args: &DemoArgs) -> Result<(), Failure> {
         // What was started, and its files, go when `show` is dropped.
         _ = tokio::signal::ctrl_c() => {
             println!();
-            Err(Failure::new(Code::Failed, "interrupted: everything that was started has been ended"))
+            Err(Failure::new(Exit::Failed, "interrupted: everything that was started has been ended"))
         }
     }
 }
@@ -159,7 +159,7 @@ impl Demo {
 
     fn node_agents(&self) -> Result<Vec<Process>, LabError> {
         let servers = self.world.groups.iter().flat_map(|group| &group.redis);
-        let start = |server: &Server| {
+        let start = |server: &LabServer| {
             let name = format!("agent-{}", server.name());
             let path = self.world.dir().join(format!("{name}.toml"));
             let address = &server.address;
@@ -411,7 +411,7 @@ impl Demo {
         println!("  tail -f {}/agent-*.log", self.world.dir().display());
         let servers = group.iter().flat_map(|group| &group.redis).chain(&self.world.sentinels);
         let ids: Vec<String> = servers
-            .filter_map(Server::id)
+            .filter_map(LabServer::id)
             .chain(self.world.consul.id())
             .chain(self.agents.iter().map(Process::id))
             .map(|id| id.to_string())

@@ -14,7 +14,7 @@ use crate::core::address::GroupName;
 use crate::core::doctor::{Finding, Severity};
 use crate::dns::Names;
 use crate::doctor::examine;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 
 /// What is wrong with one group.
 #[derive(Debug, Serialize)]
@@ -23,11 +23,11 @@ struct Examined {
     findings: Vec<Finding>,
 }
 
-/// Shows what is wrong with each group. [`Code::Unhealthy`] when a finding is an error.
+/// Shows what is wrong with each group. [`Exit::Unhealthy`] when a finding is an error.
 ///
 /// # Errors
 /// A [`Failure`] when Consul cannot be read, or the group is not known.
-pub async fn run(config: Config, args: &DoctorArgs) -> Result<Code, Failure> {
+pub async fn run(config: Config, args: &DoctorArgs) -> Result<Exit, Failure> {
     let consul = Consul::new(&config.consul)?;
     let names = Names::new(config.resolver);
     let clock = Clock::start();
@@ -44,7 +44,7 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Code, Failure> {
     }
     if let (Some(wanted), true) = (&args.examined, all.is_empty()) {
         let message = format!("no group {wanted} is configured here or known to Consul");
-        return Err(Failure::new(Code::Config, message).hint("name it with --group"));
+        return Err(Failure::new(Exit::Config, message).hint("name it with --group"));
     }
     if args.json {
         println!("{}", terminal::json(&all)?);
@@ -55,7 +55,7 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Code, Failure> {
     }
     let mut findings = all.iter().flat_map(|one| &one.findings);
     let failed = findings.any(|finding| finding.severity == Severity::Error);
-    Ok(if failed { Code::Unhealthy } else { Code::Done })
+    Ok(if failed { Exit::Unhealthy } else { Exit::Done })
 }
 
 fn describe(examined: &Examined, style: Style) -> String {

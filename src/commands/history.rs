@@ -12,8 +12,8 @@ use crate::consul::store::ReadMode;
 use crate::core::address::Address;
 use crate::core::projection::Layout;
 use crate::core::record::{Change, Level};
-use crate::core::timeline::{Step, Switch, switches};
-use crate::exit::{Code, Failure};
+use crate::core::timeline::{Switch, SwitchStep, switches};
+use crate::exit::{Exit, Failure};
 
 /// Shows the last changes of a group, newest first.
 ///
@@ -25,7 +25,7 @@ pub async fn run(config: Config, args: &HistoryArgs) -> Result<(), Failure> {
     let keys = consul.group(&layout, ReadMode::Consistent, &Clock::start()).await?.value;
     if keys.history.is_empty() {
         let message = format!("nothing was ever published for the group `{}`", args.shown);
-        return Err(Failure::new(Code::Failed, message).hint(known_groups(&config, &consul).await));
+        return Err(Failure::new(Exit::Failed, message).hint(known_groups(&config, &consul).await));
     }
     if args.json {
         println!("{}", terminal::json(&keys.history)?);
@@ -45,7 +45,7 @@ fn step_by_step(history: &[Change], style: Style) -> String {
         let (from, to) = (or_none(from.as_ref()), or_none(to.as_ref()));
         let head = style.bold(&format!("{generation}  {at:.3}  {from} -> {to}"));
         text.push_str(&format!("{head}  {why}\n"));
-        for Step { step, ms, .. } in steps {
+        for SwitchStep { step, ms, .. } in steps {
             text.push_str(&format!("  {ms:>7} ms  {}\n", step.as_str()));
         }
     }

@@ -22,7 +22,7 @@ use crate::core::observed::Observed;
 use crate::core::projection::Op;
 use crate::core::record::PublishedRole;
 use crate::dns::Names;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 use crate::observe::look;
 use crate::redis_link::{Link, list, text};
 use crate::switchover::{PRIORITY, failed};
@@ -43,7 +43,7 @@ pub async fn run(config: Config, args: &MaintenanceArgs) -> Result<(), Failure> 
         [only] => only.policy.group.clone(),
         _ => {
             let message = "which group? several are configured";
-            return Err(Failure::new(Code::Config, message).hint("name one: --group NAME"));
+            return Err(Failure::new(Exit::Config, message).hint("name one: --group NAME"));
         }
     };
     let group = find_group(&config, &consul, &clock, &name).await?;
@@ -60,7 +60,7 @@ fn instance(config: &Config, args: &MaintenanceArgs) -> Result<Address, Failure>
     match (&args.instance, config.redis.as_slice()) {
         (Some(named), _) => Ok(named.clone()),
         (None, [only]) => Ok(only.address.clone()),
-        (None, _) => Err(Failure::new(Code::Config, "which instance? name it as HOST:PORT")
+        (None, _) => Err(Failure::new(Exit::Config, "which instance? name it as HOST:PORT")
             .hint("consul-redis status lists them")),
     }
 }
@@ -88,7 +88,7 @@ struct OneOut<'a> {
 }
 
 /// The instances in maintenance with the priority that each had before, and the ModifyIndex of the key.
-type Kept = (BTreeMap<Address, u64>, u64);
+type MaintenanceKey = (BTreeMap<Address, u64>, u64);
 
 impl Keeper<'_> {
     async fn look(&self) -> Result<Observed, Failure> {
@@ -96,15 +96,15 @@ impl Keeper<'_> {
         Ok(look(self.config, self.group, self.consul, &names, &self.clock).await?.observed)
     }
 
-    fn kept(&self, observed: &Observed) -> Result<Kept, Failure> {
-        let Some(store) = &observed.store else { return Ok(Kept::default()) };
+    fn kept(&self, observed: &Observed) -> Result<MaintenanceKey, Failure> {
+        let Some(store) = &observed.store else { return Ok(MaintenanceKey::default()) };
         match &store.maintenance {
             Ok(kept) => Ok((kept.clone(), store.maintenance_index)),
             Err(error) => {
                 let key = self.group.layout.maintenance();
                 let message = format!("{key} cannot be read: {error}");
                 let hint = format!("consul kv delete {key} takes all out of maintenance");
-                Err(Failure::new(Code::Failed, message).hint(hint))
+                Err(Failure::new(Exit::Failed, message).hint(hint))
             }
         }
     }
@@ -151,13 +151,13 @@ impl Keeper<'_> {
         if record.and_then(|record| record.writer_address()) == Some(instance) {
             let hint = format!("consul-redis switchover {} moves it away", self.group.policy.group);
             let message = format!("{instance} is the writer");
-            return Err(Failure::new(Code::Failed, message).hint(hint));
+            return Err(Failure::new(Exit::Failed, message).hint(hint));
         }
         if !observed.instances.contains_key(instance) {
             let known: Vec<String> = observed.instances.keys().map(ToString::to_string).collect();
             let message = format!("{instance} is no instance of {}", self.group.policy.group);
             let hint = format!("known are: {}", known.join(", "));
-            return Err(Failure::new(Code::Failed, message).hint(hint));
+            return Err(Failure::new(Exit::Failed, message).hint(hint));
         }
         let before = self.priority(instance).await?;
         // Taken out twice, it goes back to what it was before the first time.
@@ -189,12 +189,12 @@ impl Keeper<'_> {
     async fn write(&self, kept: &BTreeMap<Address, u64>, index: u64) -> Result<(), Failure> {
         let key = self.group.layout.maintenance();
         let value = serde_json::to_string(kept)
-            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         match self.consul.txn(&[Op::KeyCas { key: key.clone(), index, value }], &key).await {
             Outcome::Committed { .. } => Ok(()),
             Outcome::Lost => {
                 let message = format!("somebody else changed {key} at the same time");
-                Err(Failure::new(Code::Failed, message).hint("run it again"))
+                Err(Failure::new(Exit::Failed, message).hint("run it again"))
             }
             Outcome::Refused(what) | Outcome::Unknown(what) => Err(unwritten(&what)),
         }
@@ -210,7 +210,7 @@ impl Keeper<'_> {
         let answer = self.call(instance, &["CONFIG", "GET", PRIORITY]).await?;
         let row = list(&answer).map_err(|error| failed(instance, &error))?;
         let value = row.get(1).map(text).and_then(Result::ok);
-        let unread = || Failure::new(Code::Failed, format!("{instance} has no {PRIORITY}"));
+        let unread = || Failure::new(Exit::Failed, format!("{instance} has no {PRIORITY}"));
         value.and_then(|value| value.parse().ok()).ok_or_else(unread)
     }
 
@@ -235,7 +235,7 @@ impl Keeper<'_> {
             tokio::time::sleep(STEP).await;
         }
         let message = format!("{instance} is in maintenance, and not everybody has seen it");
-        Err(Failure::new(Code::Failed, message).hint("consul-redis status says who has not"))
+        Err(Failure::new(Exit::Failed, message).hint("consul-redis status says who has not"))
     }
 }
 

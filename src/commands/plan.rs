@@ -9,14 +9,14 @@ use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::core::action::{Action, Promote};
 use crate::core::address::{Address, GroupName};
+use crate::core::data_loss::Detach;
 use crate::core::decide::decide;
-use crate::core::emptied::Shelter;
 use crate::core::fence::Fence;
 use crate::core::hold::Hold;
 use crate::core::memory::Memory;
 use crate::core::observed::SentinelSettings;
 use crate::core::projection::Op;
-use crate::core::sentinels::{Tell, TellWhat};
+use crate::core::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::Failure;
@@ -49,13 +49,20 @@ enum Todo {
     /// Pause an instance's writes.
     Hold { instance: Address, for_ms: u64, why: String },
     /// Keep an instance from copying a primary that has no data.
-    Shelter { instance: Address, from: Address },
+    #[serde(rename = "shelter")]
+    Detach { instance: Address, from: Address },
     /// Make an instance a primary.
     Promote { instance: Address },
     /// Make an instance a replica.
     Fence { instance: Address, follow: Address },
     /// Tell a Sentinel about the group.
-    Tell { sentinel: Address, why: &'static str, primary: Address, settings: SentinelSettings },
+    #[serde(rename = "tell")]
+    Reconfigure {
+        sentinel: Address,
+        why: &'static str,
+        primary: Address,
+        settings: SentinelSettings,
+    },
 }
 
 /// A Sentinel that is asked for something.
@@ -127,19 +134,19 @@ impl From<Action> for Todo {
             Action::Hold(Hold { instance, why, for_ms }) => {
                 Self::Hold { instance, for_ms, why: why.to_string() }
             }
-            Action::Shelter(Shelter { instance, from, .. }) => Self::Shelter { instance, from },
+            Action::Detach(Detach { instance, from, .. }) => Self::Detach { instance, from },
             Action::Promote(Promote { instance, .. }) => Self::Promote { instance },
             Action::Fence(Fence { instance, follow, .. }) => Self::Fence { instance, follow },
-            Action::Tell(Tell { sentinel, what, primary, settings }) => {
+            Action::Reconfigure(Reconfigure { sentinel, what, primary, settings }) => {
                 let why = match what {
-                    TellWhat::Monitor => "it does not know the group",
-                    TellWhat::Repoint => "it has disagreed for long",
-                    TellWhat::Remove(_) => {
+                    ReconfigureKind::Monitor => "it does not know the group",
+                    ReconfigureKind::Repoint => "it has disagreed for long",
+                    ReconfigureKind::Remove(_) => {
                         "it knows nobody who is left, and is to forget them first"
                     }
-                    TellWhat::Settings => "its settings differ",
+                    ReconfigureKind::Settings => "its settings differ",
                 };
-                Self::Tell { sentinel, why, primary, settings }
+                Self::Reconfigure { sentinel, why, primary, settings }
             }
         }
     }
@@ -182,14 +189,14 @@ fn todo(todo: &Todo) -> String {
         Todo::Hold { instance, for_ms, why } => {
             format!("  hold writes on {instance} for {for_ms} ms: {why}\n")
         }
-        Todo::Shelter { instance, from } => format!(
+        Todo::Detach { instance, from } => format!(
             "  keep {instance} from copying {from}, which has no data: it follows nobody for the moment\n"
         ),
         Todo::Promote { instance } => format!("  make {instance} a primary\n"),
         Todo::Fence { instance, follow } => {
             format!("  turn {instance} into a replica of {follow}\n")
         }
-        Todo::Tell { sentinel, why, primary, settings } => format!(
+        Todo::Reconfigure { sentinel, why, primary, settings } => format!(
             "  tell Sentinel {sentinel} ({why}): the primary is {primary}, quorum {}\n",
             settings.quorum
         ),
@@ -227,12 +234,12 @@ fn operation(op: &Op) -> String {
 mod tests {
     use super::*;
     use crate::core::action::{Purpose, Write};
-    use crate::core::emptied::Replace;
+    use crate::core::data_loss::Replace;
     use crate::core::fence::StrayKind;
-    use crate::core::ghosts::{Forget, Ghost};
     use crate::core::hold::HoldReason;
     use crate::core::observed::ReplId;
     use crate::core::projection::{CheckRow, CheckStatus, MANAGED_BY, NodeRow, ServiceRow};
+    use crate::core::stale_peers::{Forget, StalePeer};
 
     fn address(text: &str) -> Address {
         text.parse().unwrap()
@@ -277,9 +284,9 @@ mod tests {
             ["10.0.0.5:6379", "10.0.0.6:6379", "10.0.0.7:26379"].map(address);
         let replid: ReplId = serde_json::from_value("0123456789abcdef".into()).unwrap();
         let (run_id, instance) = ("1".to_owned(), old.clone());
-        let ghosts = vec![Ghost::Replica(new.clone())];
+        let stale_peers = vec![StalePeer::Replica(new.clone())];
         let write = |forget, replace| {
-            let (purpose, ops) = (Purpose::Roster, operations());
+            let (purpose, ops) = (Purpose::InstanceRows, operations());
             let (base_index, record, history) = (7, None, None);
             Action::Write(Box::new(Write {
                 purpose,
@@ -292,9 +299,12 @@ mod tests {
             }))
         };
         vec![
-            write(Some(Forget { sentinel: sentinel.clone(), primary: old.clone(), ghosts }), None),
+            write(
+                Some(Forget { sentinel: sentinel.clone(), primary: old.clone(), stale_peers }),
+                None,
+            ),
             write(None, Some(Replace { sentinel: sentinel.clone(), primary: old.clone() })),
-            Action::Hold(Hold { instance: old.clone(), why: HoldReason::CutOff, for_ms: 2_000 }),
+            Action::Hold(Hold { instance: old.clone(), why: HoldReason::Isolated, for_ms: 2_000 }),
             Action::Fence(Fence {
                 instance: instance.clone(),
                 run_id: run_id.clone(),
@@ -302,11 +312,11 @@ mod tests {
                 kind: StrayKind::Returned,
                 replid: replid.clone(),
             }),
-            Action::Shelter(Shelter { instance, from: new, run_id: run_id.clone(), replid }),
+            Action::Detach(Detach { instance, from: new, run_id: run_id.clone(), replid }),
             Action::Promote(Promote { instance: old.clone(), run_id }),
-            Action::Tell(Tell {
+            Action::Reconfigure(Reconfigure {
                 sentinel,
-                what: TellWhat::Monitor,
+                what: ReconfigureKind::Monitor,
                 primary: old,
                 settings: crate::core::sentinels::DEFAULT_SETTINGS,
             }),

@@ -9,8 +9,8 @@ use crate::cli::RenderArgs;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::consul::client::Consul;
-use crate::exit::{Code, Failure};
-use crate::reload::Settings;
+use crate::exit::{Exit, Failure};
+use crate::reload::ConfigSource;
 use crate::render::task::Renderer;
 use crate::telemetry::{self, Log};
 
@@ -18,7 +18,11 @@ use crate::telemetry::{self, Log};
 ///
 /// # Errors
 /// A [`Failure`] when there is nothing to render, or with `--once` and `--print` when something could not be rendered.
-pub async fn run(config: Config, args: &RenderArgs, settings: &Settings) -> Result<(), Failure> {
+pub async fn run(
+    config: Config,
+    args: &RenderArgs,
+    settings: &ConfigSource,
+) -> Result<(), Failure> {
     let renderer = renderer(&config)?;
     if args.how.print {
         print!("{}", renderer.print().await?);
@@ -39,7 +43,7 @@ fn renderer(config: &Config) -> Result<Renderer, Failure> {
     })
 }
 
-async fn watch(renderer: Renderer, settings: &Settings, log: &Log) -> Result<(), Failure> {
+async fn watch(renderer: Renderer, settings: &ConfigSource, log: &Log) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -63,13 +67,13 @@ async fn watch(renderer: Renderer, settings: &Settings, log: &Log) -> Result<(),
                 }
             }
             () = &mut running => {
-                return Err(Failure::new(Code::Internal, "rendering ended unexpectedly"));
+                return Err(Failure::new(Exit::Internal, "rendering ended unexpectedly"));
             }
         }
     }
 }
 
-fn next(settings: &Settings, log: &Log) -> Result<Renderer, Failure> {
+fn next(settings: &ConfigSource, log: &Log) -> Result<Renderer, Failure> {
     let config = settings.read()?;
     let next = renderer(&config)?;
     log.set(&config.log)?;

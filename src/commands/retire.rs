@@ -8,7 +8,7 @@ use crate::consul::store::ReadMode;
 use crate::core::group::Outcome;
 use crate::core::projection::{Layout, Op};
 use crate::core::sentinel_rows::node;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 
 /// Takes a group out of Consul: its keys and its node with all rows go in one transaction, and with the
 /// last group the Sentinels' node.
@@ -23,7 +23,7 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
     let rows = consul.rows(&layout.node(), &clock).await?;
     if store.record().is_none() && store.plain.is_empty() && rows.found.is_none() {
         let message = format!("Consul knows no group `{}`", args.retired);
-        return Err(Failure::new(Code::Failed, message).hint(known_groups(&config, &consul).await));
+        return Err(Failure::new(Exit::Failed, message).hint(known_groups(&config, &consul).await));
     }
     if !store.agents.is_empty() && !args.force {
         let agents: Vec<&str> = store.agents.iter().map(String::as_str).collect();
@@ -33,12 +33,12 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
             args.retired,
             agents.join(", ")
         );
-        return Err(Failure::new(Code::Failed, message)
+        return Err(Failure::new(Exit::Failed, message)
             .hint("take the group out of their config first, or use --force"));
     }
     if rows.foreign {
         let message = format!("node {} is not ours; it is left alone", layout.node());
-        return Err(Failure::new(Code::Failed, message)
+        return Err(Failure::new(Exit::Failed, message)
             .hint("it was registered by somebody else: another --prefix makes other nodes"));
     }
     let mut ops = Vec::new();
@@ -82,14 +82,14 @@ pub async fn known_groups(config: &Config, consul: &Consul) -> String {
 async fn commit(consul: &Consul, ops: &[Op]) -> Result<(), Failure> {
     match consul.txn(ops, "").await {
         Outcome::Committed { .. } => Ok(()),
-        Outcome::Lost => Err(Failure::new(Code::Failed, "the group changed meanwhile")
+        Outcome::Lost => Err(Failure::new(Exit::Failed, "the group changed meanwhile")
             .hint("an agent still publishes it; try again once none does")),
         Outcome::Refused(what) => {
-            Err(Failure::new(Code::Denied, format!("Consul refuses: {what}"))
+            Err(Failure::new(Exit::Denied, format!("Consul refuses: {what}"))
                 .hint("the token needs what consul/agent-policy.hcl says"))
         }
         Outcome::Unknown(what) => {
-            Err(Failure::new(Code::Unavailable, format!("the answer was lost: {what}"))
+            Err(Failure::new(Exit::Unavailable, format!("the answer was lost: {what}"))
                 .hint("run the command again: it does no harm twice"))
         }
     }

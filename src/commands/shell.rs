@@ -5,7 +5,7 @@ use std::io::Write as _;
 use clap::CommandFactory as _;
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 
 /// The program, as it is called.
 const NAME: &str = "consul-redis";
@@ -29,7 +29,7 @@ pub fn man(args: &ManArgs) -> Result<(), Failure> {
     let written = std::fs::create_dir_all(&args.dir)
         .and_then(|()| clap_mangen::generate_to(Cli::command(), &args.dir));
     written.map_err(|error| {
-        Failure::new(Code::Failed, format!("cannot write to {}: {error}", args.dir.display()))
+        Failure::new(Exit::Failed, format!("cannot write to {}: {error}", args.dir.display()))
             .hint("name a directory that this user may write to: consul-redis man /usr/local/share/man/man1")
     })
 }

@@ -22,18 +22,18 @@ use crate::core::record::PublishedRole;
 use crate::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus, assess};
 use crate::core::view::View;
 use crate::dns::Names;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 use crate::name_check;
 use crate::observe::look;
 
 /// Changes shown of the history.
 const HISTORY_SHOWN: usize = 5;
 
-/// Shows every group, once or until interrupted. [`Code::Unhealthy`] when one of them was not healthy at the last look.
+/// Shows every group, once or until interrupted. [`Exit::Unhealthy`] when one of them was not healthy at the last look.
 ///
 /// # Errors
 /// A [`Failure`] when Consul cannot be read; with `--watch` it is shown instead.
-pub async fn run(config: Config, args: &StatusArgs) -> Result<Code, Failure> {
+pub async fn run(config: Config, args: &StatusArgs) -> Result<Exit, Failure> {
     let looker = Looker {
         consul: Consul::new(&config.consul)?,
         names: Names::new(config.resolver),
@@ -54,8 +54,8 @@ pub async fn run(config: Config, args: &StatusArgs) -> Result<Code, Failure> {
     }
 }
 
-fn health_of(all: &[GroupStatus]) -> Code {
-    if all.iter().all(|status| status.healthy) { Code::Done } else { Code::Unhealthy }
+fn health_of(all: &[GroupStatus]) -> Exit {
+    if all.iter().all(|status| status.healthy) { Exit::Done } else { Exit::Unhealthy }
 }
 
 /// What it takes to look at all groups again and again.
@@ -93,11 +93,11 @@ impl Looker {
     }
 
     /// On a terminal each look takes the place of the last one; else they follow one another.
-    async fn watch(&self, json: bool, every: Duration) -> Result<Code, Failure> {
+    async fn watch(&self, json: bool, every: Duration) -> Result<Exit, Failure> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut ticks = ticks_every(every);
-        let mut last = Code::Done;
+        let mut last = Exit::Done;
         loop {
             let next = async {
                 ticks.tick().await;
@@ -109,7 +109,7 @@ impl Looker {
                 _ = interrupt.recv() => return Ok(last),
                 seen = next => seen,
             };
-            last = seen.as_ref().map_or(Code::Unhealthy, |all| health_of(all));
+            last = seen.as_ref().map_or(Exit::Unhealthy, |all| health_of(all));
             let frame = match (&seen, json) {
                 (Ok(all), true) => terminal::json_line(all)?,
                 (Ok(all), false) => self.text(all, Style::of_stdout()),

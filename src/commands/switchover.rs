@@ -19,9 +19,9 @@ use crate::core::projection::Layout;
 use crate::core::switchover::{Check, Switchover, prepare};
 use crate::core::view::View;
 use crate::dns::Names;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 use crate::observe::look;
-use crate::switchover::{Moved, Mover, Step};
+use crate::switchover::{Moved, Mover, SwitchoverStep};
 
 /// How a move went, for programs.
 #[derive(Debug, Serialize)]
@@ -57,7 +57,7 @@ impl<'a> Report<'a> {
     fn new(
         group: &'a GroupName,
         checks: &'a [Check],
-        steps: &'a [Step],
+        steps: &'a [SwitchoverStep],
         ended: &'a Result<Moved, Failure>,
     ) -> Self {
         let moved = ended.as_ref().ok();
@@ -68,7 +68,7 @@ impl<'a> Report<'a> {
                 Ok(text) | Err(text) => text,
             },
         };
-        let stepped = |step: &'a Step| Stepped {
+        let stepped = |step: &'a SwitchoverStep| Stepped {
             what: step.what,
             after_ms: step.after.map(|after| after.as_millis()),
             detail: &step.detail,
@@ -109,7 +109,7 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
     let ended = match allowed(args, &checks, switchover) {
         Ok(switchover) => {
             let progress = Progress::new("pausing writes");
-            let report = |step: Step| {
+            let report = |step: SwitchoverStep| {
                 if !args.json {
                     progress.say(&step_line(&step, style));
                 }
@@ -122,7 +122,7 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
         Err(failure) => Err(failure),
     };
     if args.json {
-        let steps: Vec<Step> = steps.try_iter().collect();
+        let steps: Vec<SwitchoverStep> = steps.try_iter().collect();
         let report = Report::new(&args.moved, &checks, &steps, &ended);
         println!("{}", terminal::json(&report)?);
     }
@@ -148,13 +148,13 @@ fn allowed(
     let Some(switchover) = switchover else {
         let wrong = checks.iter().filter(|check| check.found.is_err()).count();
         let message = format!("not moved: {wrong} of {} checks failed", checks.len());
-        return Err(Failure::new(Code::Failed, message).hint(format!(
+        return Err(Failure::new(Exit::Failed, message).hint(format!(
             "the lines with NO say why; consul-redis doctor {} has what mends it",
             args.moved
         )));
     };
     if !args.yes && !confirmed(&switchover)? {
-        return Err(Failure::new(Code::Failed, "not moved: not confirmed")
+        return Err(Failure::new(Exit::Failed, "not moved: not confirmed")
             .hint("answer yes, or give --yes"));
     }
     Ok(switchover)
@@ -175,7 +175,7 @@ pub async fn find_group(
     let store = consul.group(&layout, ReadMode::Consistent, clock).await?.value;
     let Some(record) = store.record() else {
         let message = format!("Consul knows no group `{name}`");
-        return Err(Failure::new(Code::Failed, message).hint(known_groups(config, consul).await));
+        return Err(Failure::new(Exit::Failed, message).hint(known_groups(config, consul).await));
     };
     Ok(unconfigured(config, name.clone(), record.service.clone(), layout))
 }
@@ -200,14 +200,14 @@ fn confirmed(switchover: &Switchover) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn step_line(step: &Step, style: Style) -> String {
+fn step_line(step: &SwitchoverStep, style: Style) -> String {
     let time = step.after.map(|after| format!("{:>7} ms", after.as_millis()));
     let time = style.good(&time.unwrap_or_else(|| " ".repeat(10)));
     format!("  {time}  {:<10} {}", step.what, style.dim(&step.detail))
 }
 
 /// What is waited for once a step is done.
-fn after(step: &Step) -> &'static str {
+fn after(step: &SwitchoverStep) -> &'static str {
     match step.what {
         "paused" => "writes are paused: waiting for a replica to have them all",
         "caught up" => "waiting for a Sentinel to promote a replica",

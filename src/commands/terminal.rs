@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -153,7 +153,7 @@ pub fn age(age: SignedDuration) -> String {
 /// Never: what is shown has a JSON form.
 pub fn json(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::new(Code::Failed, error.to_string()))
+        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
 /// A value as one line of JSON.
@@ -162,7 +162,7 @@ pub fn json(value: &impl Serialize) -> Result<String, Failure> {
 /// A [`Failure`] that no value of ours has.
 pub fn json_line(value: &impl Serialize) -> Result<String, Failure> {
     let line = serde_json::to_string(value);
-    line.map_err(|error| Failure::new(Code::Failed, error.to_string()))
+    line.map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
 /// One of many looks: on a terminal in the place of the last one, below the time; else after it.

@@ -15,7 +15,7 @@ use crate::core::address::{Address, GroupName};
 use crate::core::observed::{StoreAnswer, StoredState};
 use crate::core::projection::Layout;
 use crate::core::record::Record;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 
 /// A group that is as wanted.
 #[derive(Debug, Serialize)]
@@ -27,11 +27,11 @@ struct Awaited<'a> {
     replicas: Vec<&'a Address>,
 }
 
-/// Waits until the group is as wanted, and prints the addresses. [`Code::Unhealthy`] when it was not in time.
+/// Waits until the group is as wanted, and prints the addresses. [`Exit::Unhealthy`] when it was not in time.
 ///
 /// # Errors
 /// A [`Failure`] when Consul denies it, or did not answer in time.
-pub async fn run(config: Config, args: &WaitArgs) -> Result<Code, Failure> {
+pub async fn run(config: Config, args: &WaitArgs) -> Result<Exit, Failure> {
     let consul = Consul::new(&config.consul)?;
     let layout = Layout::new(&config.prefix, &args.awaited);
     let mut watch = GroupWatch::new(consul, layout.clone(), Clock::start(), WATCH_WAIT);
@@ -44,7 +44,7 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Code, Failure> {
                 Ok(record) => {
                     drop(progress);
                     show(record, args)?;
-                    return Ok(Code::Done);
+                    return Ok(Exit::Done);
                 }
                 Err(why) => Ok(why),
             },
@@ -60,7 +60,7 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Code, Failure> {
     let why = last?;
     eprintln!("{}: not within {} ms: {why}", args.awaited, args.timeout.as_ms());
     eprintln!("hint: consul-redis status --group {} says what is wrong", args.awaited);
-    Ok(Code::Unhealthy)
+    Ok(Exit::Unhealthy)
 }
 
 /// The record, when it has what was waited for; else why it is not there.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::client::{Answer, CALL_TIMEOUT, Consul, ConsulError};
+use super::client::{CALL_TIMEOUT, Consul, ConsulError, Response};
 use crate::retry::Retry;
 
 /// How long a query waits for a change. With the sixteenth that Consul adds it is over before the 30 s after which many
@@ -80,7 +80,7 @@ impl BlockingQuery {
     /// Any [`ConsulError`]. [`ConsulError::Unreadable`] where an answer has no index to go on from.
     pub async fn next<T>(
         &mut self,
-        read: impl FnOnce(Answer) -> Result<T, ConsulError>,
+        read: impl FnOnce(Response) -> Result<T, ConsulError>,
     ) -> Result<T, ConsulError> {
         match self.again {
             None => tokio::time::sleep_until(self.pace.due()).await,
@@ -94,7 +94,7 @@ impl BlockingQuery {
         result
     }
 
-    async fn ask(&self) -> Result<Answer, ConsulError> {
+    async fn ask(&self) -> Result<Response, ConsulError> {
         let (index, wait) = (self.index.to_string(), format!("{}ms", self.wait.as_millis()));
         let blocking = [("index", index.as_str()), ("wait", wait.as_str())];
         // Consul adds up to a sixteenth, and may look for a leader for 7 s. At index 0 it does not wait.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-pub use super::connection::Answer;
+pub use super::connection::Response;
 use super::connection::{Connection, INDEX_HEADER, stamps};
 use super::endpoint::ConsulEndpoint;
 pub use super::error::{ClientError, ConsulError};
@@ -64,7 +64,7 @@ impl Consul {
 
     /// From now on this client and its clones go that way. Blocking queries that wait for an answer of another Consul end
     /// without one.
-    pub fn turn_to(&self, Prepared(mut next): Prepared) {
+    pub fn apply_config(&self, Prepared(mut next): Prepared) {
         let before = self.connection();
         let elsewhere = before.endpoint != next.endpoint;
         if !elsewhere {
@@ -98,7 +98,7 @@ impl Consul {
             }
             match Self::prepare(endpoint) {
                 Ok(next) => {
-                    self.turn_to(next);
+                    self.apply_config(next);
                     info!("the certificates for Consul have changed, and were read again");
                 }
                 Err(error) => {
@@ -141,13 +141,13 @@ impl Consul {
         query: &[(&str, &str)],
         body: Option<&Value>,
         timeout: Duration,
-    ) -> Result<Answer, ConsulError> {
+    ) -> Result<Response, ConsulError> {
         let connection = self.connection();
         let result = connection.send(method, path, query, body, timeout).await;
         self.counted(result)
     }
 
-    fn counted(&self, result: Result<Answer, ConsulError>) -> Result<Answer, ConsulError> {
+    fn counted(&self, result: Result<Response, ConsulError>) -> Result<Response, ConsulError> {
         if let Some(kind) = error_kind(&result) {
             self.errors.get_or_create(&vec![("kind", kind.to_owned())]).inc();
         }
@@ -178,7 +178,7 @@ impl Consul {
         path: &str,
         query: &[(&str, &str)],
         timeout: Duration,
-    ) -> Result<Answer, ConsulError> {
+    ) -> Result<Response, ConsulError> {
         let connection = self.connection();
         // Cancel safe: what is asked changes nothing.
         let result = tokio::select! {
@@ -211,7 +211,7 @@ impl Consul {
     }
 }
 
-impl Answer {
+impl Response {
     /// This answer, unless it should have an index and has none: Consul's is never 0 (`docs/facts/consul.md` 4).
     fn with_index(self, call: &str) -> Result<Self, ConsulError> {
         let is_read = matches!(self.status, StatusCode::OK | StatusCode::NOT_FOUND);
@@ -254,7 +254,7 @@ impl Answer {
 
 /// What kind of error a call has met, if any. That there is no such key, or that a transaction was not applied, is an
 /// answer.
-fn error_kind(result: &Result<Answer, ConsulError>) -> Option<&'static str> {
+fn error_kind(result: &Result<Response, ConsulError>) -> Option<&'static str> {
     match result {
         Ok(answer) => match answer.status.as_u16() {
             401 | 403 => Some("denied"),
@@ -283,7 +283,7 @@ mod tests {
         let prepared = Consul::prepare(&next).unwrap();
         std::fs::remove_file(&ca).unwrap();
         assert!(Consul::prepare(&next).is_err());
-        consul.turn_to(prepared);
+        consul.apply_config(prepared);
         assert_eq!(consul.address(), "https://127.0.0.1:8501");
     }
 }

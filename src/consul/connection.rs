@@ -24,7 +24,7 @@ pub const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
 
 /// A raw answer.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     /// When it was asked for.
     pub asked: Instant,
     /// The HTTP status.
@@ -94,7 +94,7 @@ impl Connection {
         query: &[(&str, &str)],
         body: Option<&Value>,
         timeout: Duration,
-    ) -> Result<Answer, ConsulError> {
+    ) -> Result<Response, ConsulError> {
         let asked = Instant::now();
         let mut request =
             self.http.request(method, format!("{}{path}", self.base)).query(query).timeout(timeout);
@@ -118,7 +118,7 @@ impl Connection {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { asked, status, index, body })
+        Ok(Response { asked, status, index, body })
     }
 
     fn authorised(&self, mut request: RequestBuilder) -> Result<RequestBuilder, ConsulError> {

@@ -44,7 +44,7 @@ pub struct Presence {
 }
 
 /// Why a session is kept no longer.
-enum Kept {
+enum SessionEnd {
     /// We are to stop.
     Stopped,
     /// It is gone, or what it holds cannot be brought up to date.
@@ -67,8 +67,8 @@ pub async fn be_present(mut presence: Presence, stop: CancellationToken) {
                 let kept = presence.keep(&session, shown, &stop).await;
                 leave(&presence.consul, &session).await;
                 match kept {
-                    Kept::Stopped => return,
-                    Kept::Lost => debug!("session {session} is gone, opening another"),
+                    SessionEnd::Stopped => return,
+                    SessionEnd::Lost => debug!("session {session} is gone, opening another"),
                 }
             }
             Err(error) => {
@@ -133,19 +133,19 @@ impl Presence {
         session: &str,
         mut shown: Vec<Layout>,
         stop: &CancellationToken,
-    ) -> Kept {
+    ) -> SessionEnd {
         let path = format!("/v1/session/renew/{session}");
         let mut next = Instant::now() + RENEW_EVERY;
         loop {
             // Cancel safe: a token, a timer, and a watch that keeps its value.
             tokio::select! {
-                () = stop.cancelled() => return Kept::Stopped,
+                () = stop.cancelled() => return SessionEnd::Stopped,
                 () = tokio::time::sleep_until(next) => {}
                 Ok(()) = self.groups.changed() => {
                     let wanted = self.groups.borrow_and_update().clone();
                     if let Err(error) = self.show_instead(&wanted, &shown, session).await {
                         debug!("the groups that this agent watches cannot be shown: {error}");
-                        return Kept::Lost;
+                        return SessionEnd::Lost;
                     }
                     shown = wanted;
                     continue;
@@ -153,7 +153,7 @@ impl Presence {
             }
             next = Instant::now() + RENEW_EVERY;
             match self.consul.call(Method::PUT, &path, &[], None, CALL_TIMEOUT).await {
-                Ok(answer) if is_lost(answer.status) => return Kept::Lost,
+                Ok(answer) if is_lost(answer.status) => return SessionEnd::Lost,
                 // Consul away: the session may still be there when it is back.
                 Ok(_) | Err(_) => {}
             }

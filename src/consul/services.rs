@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::client::{Answer, Consul, ConsulError};
+use super::client::{Consul, ConsulError, Response};
 use crate::core::address::Address;
 
 /// One instance of a service.
@@ -52,7 +52,7 @@ pub(super) fn path(service: &str) -> String {
 }
 
 /// Their addresses in Consul's answer.
-pub(super) fn addresses(answer: Answer, call: &str) -> Result<BTreeSet<Address>, ConsulError> {
+pub(super) fn addresses(answer: Response, call: &str) -> Result<BTreeSet<Address>, ConsulError> {
     let entries: Vec<HealthEntry> = answer.decode(call)?.value;
     Ok(entries.iter().filter_map(HealthEntry::address).collect())
 }

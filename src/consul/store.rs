@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
-use super::client::{Answer, CALL_TIMEOUT, Consul, ConsulError, Indexed};
+use super::client::{CALL_TIMEOUT, Consul, ConsulError, Indexed, Response};
 use super::txn;
 use crate::clock::Clock;
 use crate::core::address::GroupName;
@@ -114,7 +114,7 @@ pub(super) fn keys_path(layout: &Layout) -> String {
 pub(super) fn in_answer(
     layout: &Layout,
     clock: &Clock,
-    answer: Answer,
+    answer: Response,
 ) -> Result<StoreAnswer, ConsulError> {
     let asked = clock.mono(answer.asked);
     if answer.status == StatusCode::NOT_FOUND {

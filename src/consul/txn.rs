@@ -98,7 +98,7 @@ impl Tenancy {
 
 /// The answer to a transaction. Read leniently: servers differ in what else they put in.
 #[derive(Debug, Deserialize, Serialize)]
-struct Answer {
+struct TxnResponse {
     #[serde(rename = "Results")]
     results: Option<Vec<BTreeMap<String, Value>>>,
     #[serde(rename = "Errors")]
@@ -128,11 +128,11 @@ pub fn words(body: &[u8]) -> String {
 pub fn outcome(status: u16, body: &[u8], state_key: &str) -> Outcome {
     let text = || words(body);
     match status {
-        200 => match serde_json::from_slice::<Answer>(body) {
+        200 => match serde_json::from_slice::<TxnResponse>(body) {
             Ok(answer) => Outcome::Committed { index: new_index(&answer, state_key) },
             Err(error) => Outcome::Unknown(format!("unreadable answer: {error}")),
         },
-        409 => match serde_json::from_slice::<Answer>(body) {
+        409 => match serde_json::from_slice::<TxnResponse>(body) {
             Ok(answer) => rolled_back(answer.errors.unwrap_or_default()),
             Err(_) => Outcome::Refused(text()),
         },
@@ -143,7 +143,7 @@ pub fn outcome(status: u16, body: &[u8], state_key: &str) -> Outcome {
     }
 }
 
-fn new_index(answer: &Answer, state_key: &str) -> u64 {
+fn new_index(answer: &TxnResponse, state_key: &str) -> u64 {
     let rows = answer.results.iter().flatten().filter_map(|row| row.get("KV"));
     rows.filter(|kv| kv.get("Key").and_then(Value::as_str) == Some(state_key))
         .find_map(|kv| kv.get("ModifyIndex").and_then(Value::as_u64))

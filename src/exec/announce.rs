@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
-use super::settings::{Environment, Role};
+use super::settings::{Environment, ServerKind};
 use crate::config::ConfigError;
 use crate::consul::endpoint::ConsulEndpoint;
 use crate::core::address::Address;
@@ -29,7 +29,7 @@ const ELSEWHERE: [SocketAddr; 2] = [
 pub fn given(
     said: Option<&str>,
     env: &Environment,
-    role: Role,
+    role: ServerKind,
     port: u16,
 ) -> Result<Option<Address>, ConfigError> {
     let bad = |name: &str, error: String| ConfigError::Usage(format!("{name}: {error}"));
@@ -54,10 +54,10 @@ fn address(said: &str, port: u16) -> Result<Address, String> {
 
 /// What Nomad says of the port that is called `redis` or `sentinel`, or of the only port there is: the host's side
 /// of it where it is mapped, else the address in the network.
-fn by_nomad(env: &Environment, role: Role) -> Option<(String, String)> {
+fn by_nomad(env: &Environment, role: ServerKind) -> Option<(String, String)> {
     let own = match role {
-        Role::Redis => "redis",
-        Role::Sentinel => "sentinel",
+        ServerKind::Redis => "redis",
+        ServerKind::Sentinel => "sentinel",
     };
     for (whole, ip, port) in [
         ("NOMAD_HOST_ADDR_", "NOMAD_HOST_IP_", "NOMAD_HOST_PORT_"),
@@ -131,7 +131,11 @@ async fn source(target: SocketAddr) -> io::Result<IpAddr> {
 mod tests {
     use super::*;
 
-    fn given_by(said: Option<&str>, role: Role, all: &[(&str, &str)]) -> Result<String, String> {
+    fn given_by(
+        said: Option<&str>,
+        role: ServerKind,
+        all: &[(&str, &str)],
+    ) -> Result<String, String> {
         let env: Environment =
             all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         match given(said, &env, role, 6379) {
@@ -152,10 +156,12 @@ mod tests {
             ("redis-0.redis", "redis-0.redis:6379"),
             ("", "10.1.0.7:6379"),
         ] {
-            assert_eq!(given_by(Some(said), Role::Redis, &pod).unwrap(), wanted);
+            assert_eq!(given_by(Some(said), ServerKind::Redis, &pod).unwrap(), wanted);
         }
-        assert!(given_by(Some("a b"), Role::Redis, &[]).unwrap_err().starts_with("announce: "));
-        assert_eq!(given_by(None, Role::Redis, &[]).unwrap(), "");
+        assert!(
+            given_by(Some("a b"), ServerKind::Redis, &[]).unwrap_err().starts_with("announce: ")
+        );
+        assert_eq!(given_by(None, ServerKind::Redis, &[]).unwrap(), "");
     }
 
     #[test]
@@ -168,15 +174,15 @@ mod tests {
             ("NOMAD_PORT_sentinel", "20002"),
             ("POD_IP", "10.1.0.7"),
         ];
-        assert_eq!(given_by(None, Role::Redis, &nomad).unwrap(), "10.0.0.5:20001");
-        assert_eq!(given_by(None, Role::Sentinel, &nomad).unwrap(), "10.0.0.5:20002");
+        assert_eq!(given_by(None, ServerKind::Redis, &nomad).unwrap(), "10.0.0.5:20001");
+        assert_eq!(given_by(None, ServerKind::Sentinel, &nomad).unwrap(), "10.0.0.5:20002");
         let only = [("NOMAD_IP_db", "fd00::5"), ("NOMAD_PORT_db", "20001")];
-        assert_eq!(given_by(None, Role::Redis, &only).unwrap(), "[fd00::5]:20001");
+        assert_eq!(given_by(None, ServerKind::Redis, &only).unwrap(), "[fd00::5]:20001");
         let mapped =
             [("NOMAD_ADDR_db", "172.26.0.2:6379"), ("NOMAD_HOST_ADDR_redis", "10.0.0.5:31000")];
-        assert_eq!(given_by(None, Role::Redis, &mapped).unwrap(), "10.0.0.5:31000");
+        assert_eq!(given_by(None, ServerKind::Redis, &mapped).unwrap(), "10.0.0.5:31000");
         assert_eq!(
-            given_by(None, Role::Redis, &[("POD_IP", "fd00::7")]).unwrap(),
+            given_by(None, ServerKind::Redis, &[("POD_IP", "fd00::7")]).unwrap(),
             "[fd00::7]:6379"
         );
     }

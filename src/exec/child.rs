@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tracing::debug;
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 
 /// What is passed on to the server. SIGTERM and SIGINT stop it; of those it gets its own when the agent has stopped.
 const PASSED_ON: [Signal; 4] = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
@@ -80,7 +80,7 @@ impl Child {
         withheld: &BTreeSet<String>,
     ) -> Result<Self, Failure> {
         let [program, args @ ..] = command else {
-            return Err(Failure::new(Code::Config, "no command"));
+            return Err(Failure::new(Exit::Config, "no command"));
         };
         // As a container's first process we inherit orphans anyway; elsewhere this makes it so.
         prctl::set_child_subreaper(true).map_err(std::io::Error::from)?;
@@ -93,11 +93,11 @@ impl Child {
             command.env_remove(name);
         }
         let child = command.spawn().map_err(|error| {
-            Failure::new(Code::Config, format!("cannot start {program}: {error}"))
+            Failure::new(Exit::Config, format!("cannot start {program}: {error}"))
                 .hint("is it installed, and on PATH?")
         })?;
         let pid =
-            i32::try_from(child.id()).map_err(|e| Failure::new(Code::Failed, e.to_string()))?;
+            i32::try_from(child.id()).map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
         Ok(Self { pid: Pid::from_raw(pid), ended: None, died })
     }
 

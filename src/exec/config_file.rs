@@ -8,8 +8,8 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::exec::settings::Role;
-use crate::exit::{Code, Failure};
+use crate::exec::settings::ServerKind;
+use crate::exit::{Exit, Failure};
 
 /// Longest config file read, in bytes.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
@@ -46,7 +46,11 @@ impl ServerConfig {
 ///
 /// # Errors
 /// A [`Failure`] that names the file which cannot be read or written.
-pub fn prepare(source: Option<&Path>, data: &Path, role: Role) -> Result<ServerConfig, Failure> {
+pub fn prepare(
+    source: Option<&Path>,
+    data: &Path,
+    role: ServerKind,
+) -> Result<ServerConfig, Failure> {
     let name = source.and_then(Path::file_name).unwrap_or_else(|| role.config_name().as_ref());
     let path = data.join(name);
     if let Some(text) = read(&path)? {
@@ -59,7 +63,7 @@ pub fn prepare(source: Option<&Path>, data: &Path, role: Role) -> Result<ServerC
             None if lies_in(source, data) => made(role),
             None => {
                 let message = format!("there is no {}", source.display());
-                return Err(Failure::new(Code::Config, message)
+                return Err(Failure::new(Exit::Config, message)
                     .hint("name the config that is in the image or on the host, or none at all"));
             }
         },
@@ -69,7 +73,7 @@ pub fn prepare(source: Option<&Path>, data: &Path, role: Role) -> Result<ServerC
     Ok(ServerConfig { path, text, is_new: true })
 }
 
-fn made(role: Role) -> String {
+fn made(role: ServerKind) -> String {
     format!("# The config of this {role}, made by consul-redis exec. {role} keeps it.\n")
 }
 
@@ -81,7 +85,7 @@ fn lies_in(file: &Path, dir: &Path) -> bool {
 /// `None` when there is no such file.
 fn read(path: &Path) -> Result<Option<String>, Failure> {
     let failed = |error: std::io::Error| {
-        Failure::new(Code::Config, format!("cannot read {}: {error}", path.display()))
+        Failure::new(Exit::Config, format!("cannot read {}: {error}", path.display()))
             .hint("it must be a file that this user may read")
     };
     match std::fs::metadata(path) {
@@ -89,7 +93,7 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
         Err(error) => return Err(failed(error)),
         Ok(found) if found.len() > FILE_LEN_MAX => {
             let what = format!("{} is longer than {FILE_LEN_MAX} bytes", path.display());
-            return Err(Failure::new(Code::Config, what));
+            return Err(Failure::new(Exit::Config, what));
         }
         Ok(_) => {}
     }
@@ -100,7 +104,7 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let failed = |error: std::io::Error| {
-        Failure::new(Code::Config, format!("cannot write {}: {error}", path.display()))
+        Failure::new(Exit::Config, format!("cannot write {}: {error}", path.display()))
             .hint(format!("{} must be a volume that this user may write to", dir.display()))
     };
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
@@ -136,17 +140,17 @@ mod tests {
         let (image, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let source = image.path().join("my.conf");
         std::fs::write(&source, "port 7000\n").unwrap();
-        let first = prepare(Some(&source), data.path(), Role::Redis).unwrap();
+        let first = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
         assert_eq!((first.text.as_str(), first.is_new), ("port 7000\n", true));
         assert_eq!(first.path, data.path().join("my.conf"));
         assert_eq!(mode(&first.path), 0o644);
         std::fs::write(&first.path, "port 7000\nreplicaof 10.0.0.1 6379\n").unwrap();
         std::fs::write(&source, "port 8000\n").unwrap();
-        let again = prepare(Some(&source), data.path(), Role::Redis).unwrap();
+        let again = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
         assert!(!again.is_new && again.text.contains("replicaof"), "{again:?}");
         // The volume alone is enough.
         std::fs::remove_file(&source).unwrap();
-        assert!(!prepare(Some(&source), data.path(), Role::Redis).unwrap().is_new);
+        assert!(!prepare(Some(&source), data.path(), ServerKind::Redis).unwrap().is_new);
         assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 1, "nothing else is left");
     }
 
@@ -161,7 +165,7 @@ mod tests {
         ] {
             let source = image.path().join(name);
             std::fs::write(&source, line).unwrap();
-            let made = prepare(Some(&source), data.path(), Role::Redis).unwrap();
+            let made = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
             assert_eq!(made.is_secret(), secret, "{line}");
             assert_eq!(mode(&made.path), if secret { 0o600 } else { 0o644 }, "{line}");
         }
@@ -170,13 +174,13 @@ mod tests {
     #[test]
     fn without_one_there_is_one_all_the_same() {
         let data = tempfile::tempdir().unwrap();
-        let redis = prepare(None, data.path(), Role::Redis).unwrap();
+        let redis = prepare(None, data.path(), ServerKind::Redis).unwrap();
         assert_eq!(redis.path, data.path().join("redis.conf"));
         let named = data.path().join("own.conf");
-        assert_eq!(prepare(Some(&named), data.path(), Role::Sentinel).unwrap().path, named);
-        let missing = prepare(Some(Path::new("/no/such.conf")), data.path(), Role::Redis);
+        assert_eq!(prepare(Some(&named), data.path(), ServerKind::Sentinel).unwrap().path, named);
+        let missing = prepare(Some(Path::new("/no/such.conf")), data.path(), ServerKind::Redis);
         assert_eq!(missing.unwrap_err().message, "there is no /no/such.conf");
-        let readonly = prepare(None, Path::new("/proc"), Role::Redis).unwrap_err();
+        let readonly = prepare(None, Path::new("/proc"), ServerKind::Redis).unwrap_err();
         assert!(readonly.message.starts_with("cannot write /proc/redis.conf"), "{readonly}");
         assert!(readonly.hint.unwrap().contains("must be a volume that this user may write to"));
     }

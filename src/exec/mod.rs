@@ -29,17 +29,17 @@ use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::core::address::Address;
 use crate::core::observed::InstanceAnswer;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 use crate::instance::probe;
 use crate::redis_link::{Link, LinkError};
-use crate::reload::{self, Settings};
+use crate::reload::{self, ConfigSource};
 use crate::telemetry::Log;
 pub use beside::AGENT_STOP_TIMEOUT;
 use beside::Beside;
 use child::{Child, Ended, Received, is_stop};
 use config_file::ServerConfig;
 use membership::Note;
-use settings::{Environment, FORGOTTEN_AFTER, Role, ServerCommand};
+use settings::{Environment, FORGOTTEN_AFTER, ServerCommand, ServerKind};
 
 /// How often the address of the interface that leads to Consul is looked at.
 const ADDRESS_EVERY: Duration = Duration::from_secs(2);
@@ -51,7 +51,7 @@ const NOTE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Everything that is known before anything is started.
 pub struct Exec {
     /// Where the settings come from.
-    settings: Settings,
+    settings: ConfigSource,
     expect: Option<u16>,
     /// Without the server itself: its address may change.
     config: Config,
@@ -70,11 +70,11 @@ impl Exec {
     /// Resolves all settings, and copies the server's config to the data volume when there is none.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Code::Config`]: nothing has been started.
+    /// A [`Failure`] with [`Exit::Config`]: nothing has been started.
     pub async fn prepare(
         config: Config,
         args: &ExecArgs,
-        settings: Settings,
+        settings: ConfigSource,
     ) -> Result<Self, Failure> {
         let (env, expect) = (&settings.env, args.expect);
         let config = contained(config, env, expect)?;
@@ -150,11 +150,11 @@ impl Exec {
 
     /// Whom the server follows at first; `None` for a Sentinel.
     async fn place(&self) -> Result<Option<Address>, Failure> {
-        if self.command.role == Role::Sentinel {
+        if self.command.role == ServerKind::Sentinel {
             return Ok(None);
         }
         let [group] = &self.config.groups[..] else {
-            return Err(Failure::new(Code::Config, "a Redis belongs to one group"));
+            return Err(Failure::new(Exit::Config, "a Redis belongs to one group"));
         };
         let consul = Consul::new(&self.config.consul)?;
         Ok(Some(place::find(group, &consul, &self.address, &self.data_dir()).await))
@@ -168,7 +168,8 @@ impl Exec {
 
     /// What the Redis says of itself now, and its group; `None` for a Sentinel, or while it does not answer.
     async fn look(&self) -> Option<(&GroupConfig, InstanceAnswer)> {
-        let group = self.config.groups.first().filter(|_| self.command.role == Role::Redis)?;
+        let group =
+            self.config.groups.first().filter(|_| self.command.role == ServerKind::Redis)?;
         let mut link = Link::open(&self.address, &group.login).await.ok()?;
         Some((group, probe(&mut link).await.ok()?))
     }
@@ -179,12 +180,12 @@ impl Exec {
         let local = Address::new(host, self.port);
         let local = local.map_err(|error| LinkError::Unexpected(error.to_string()))?;
         match self.command.role {
-            Role::Redis => {
+            ServerKind::Redis => {
                 let login = config.groups.first().map(|group| &group.login);
                 let mut link = Link::open(&local, login.unwrap_or(&config.instance_login)).await?;
                 link.call(&["CONFIG", "SET", "replica-announce-ip", host]).await?;
             }
-            Role::Sentinel => {
+            ServerKind::Sentinel => {
                 let mut link = Link::open(&local, &config.sentinel_login).await?;
                 link.call(&["SENTINEL", "CONFIG", "SET", "announce-ip", host]).await?;
             }
@@ -194,10 +195,10 @@ impl Exec {
 }
 
 /// The settings of an agent beside a server that is reached at `address`.
-fn with_server(config: Config, role: Role, address: Address) -> Result<Config, Failure> {
+fn with_server(config: Config, role: ServerKind, address: Address) -> Result<Config, Failure> {
     Ok(match role {
-        Role::Redis => config.with_redis(address, FORGOTTEN_AFTER)?,
-        Role::Sentinel => config.with_sentinel(address, FORGOTTEN_AFTER),
+        ServerKind::Redis => config.with_redis(address, FORGOTTEN_AFTER)?,
+        ServerKind::Sentinel => config.with_sentinel(address, FORGOTTEN_AFTER),
     })
 }
 
@@ -210,7 +211,7 @@ fn contained(
     if !config.templates.is_empty() {
         // It waits for all children itself, and would take the commands' ends from whoever renders.
         let what = "exec renders no templates: take [[template]] out of its config";
-        return Err(Failure::new(Code::Config, what)
+        return Err(Failure::new(Exit::Config, what)
             .hint("run `consul-redis render --watch` where the files are needed"));
     }
     settings::apply(&mut config, env, expect)?;
@@ -228,7 +229,7 @@ async fn find_address(config: &Config, port: u16) -> Result<Address, Failure> {
     let address =
         found.and_then(|ip| Address::new(&ip.to_string(), port).map_err(|e| e.to_string()));
     address.map_err(|error| {
-        Failure::new(Code::Config, format!("cannot find out this server's address: {error}"))
+        Failure::new(Exit::Config, format!("cannot find out this server's address: {error}"))
             .hint("say it: --announce HOST[:PORT], or CONSUL_REDIS_ANNOUNCE")
     })
 }
@@ -264,7 +265,9 @@ pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
         }
     };
     info!("{} at {} runs as process {}", exec.command.role, exec.address, child.id());
-    Running { exec, child, beside, received, log: Arc::new(log), membership }.until_ended().await
+    ExecProcess { exec, child, beside, received, log: Arc::new(log), membership }
+        .until_ended()
+        .await
 }
 
 fn say_start(exec: &Exec) {
@@ -285,7 +288,7 @@ async fn until_stop(received: &mut Received) -> Signal {
 }
 
 /// The server runs, and the agent beside it.
-struct Running {
+struct ExecProcess {
     exec: Exec,
     child: Child,
     beside: Beside,
@@ -294,7 +297,7 @@ struct Running {
     membership: Note,
 }
 
-impl Running {
+impl ExecProcess {
     async fn until_ended(mut self) -> Result<u8, Failure> {
         let mut look = ticks_every(ADDRESS_EVERY);
         let mut seen = self.exec.address.clone();

@@ -2,7 +2,7 @@
 //!
 //! It is the first thing that can go wrong: one that was the primary and comes back without its data would empty all
 //! others that still follow it. So it follows the published writer, where that is another one and following it can
-//! delete nothing, and otherwise nobody ([`is_nowhere`](crate::core::projection::is_nowhere)), until the agents
+//! delete nothing, and otherwise nobody ([`is_detached_address`](crate::core::projection::is_detached_address)), until the agents
 //! give it its place.
 
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::config::GroupConfig;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::address::Address;
-use crate::core::projection::nowhere;
+use crate::core::projection::detached_address;
 use crate::core::record::Record;
 use crate::core::sentinels::DEFAULT_SETTINGS;
 use crate::exec::membership::Membership;
@@ -30,7 +30,7 @@ const FAILOVER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What is published, and what it means for this instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum StartRole {
     /// Another one is the writer, and this one may follow it at once.
     Behind(Address),
     /// Nobody knows better, or the agents have to look at its data first.
@@ -55,22 +55,22 @@ impl Volume {
 }
 
 /// Decides.
-pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> Place {
-    let Some(record) = record else { return Place::Nowhere("nothing is published") };
+pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> StartRole {
+    let Some(record) = record else { return StartRole::Nowhere("nothing is published") };
     let noted = volume.membership.as_ref().is_some_and(|membership| membership.is_of(record));
     let is_member = record.role_of(own).is_some() || noted;
     let last = record.last_writer.as_ref().map(|writer| &writer.address);
     match (record.writer_address(), last) {
         // A member's data is the group's own; that of a stranger is looked at by the agents first.
         (Some(writer), _) if writer != own => match !volume.holds_data || is_member {
-            true => Place::Behind(writer.clone()),
-            false => Place::Nowhere("its data has to be looked at first"),
+            true => StartRole::Behind(writer.clone()),
+            false => StartRole::Nowhere("its data has to be looked at first"),
         },
         (_, Some(last)) if last == own => match record.replicas().any(|other| other != own) {
-            true => Place::BeingReplaced,
-            false => Place::Nowhere("it was the last writer, and nobody else is in sync"),
+            true => StartRole::BeingReplaced,
+            false => StartRole::Nowhere("it was the last writer, and nobody else is in sync"),
         },
-        _ => Place::Nowhere("there is no writer"),
+        _ => StartRole::Nowhere("there is no writer"),
     }
 }
 
@@ -89,28 +89,28 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
                 warn!(
                     "starts as a replica of nobody, for Consul does not say who the writer is: {error}"
                 );
-                return nowhere();
+                return detached_address();
             }
             Ok(record) => place(record.as_ref(), own, &volume),
         };
         match wait {
-            Place::Behind(writer) => {
+            StartRole::Behind(writer) => {
                 info!("starts as a replica of the writer, {writer}");
                 return writer;
             }
-            Place::BeingReplaced if Instant::now() < patience => {
+            StartRole::BeingReplaced if Instant::now() < patience => {
                 if !said {
                     info!("was the writer: starts when the Sentinels have replaced it, or cannot");
                     said = true;
                 }
             }
-            Place::BeingReplaced => {
+            StartRole::BeingReplaced => {
                 warn!("starts as a replica of nobody: nobody has taken its place as the writer");
-                return nowhere();
+                return detached_address();
             }
-            Place::Nowhere(why) => {
+            StartRole::Nowhere(why) => {
                 info!("starts as a replica of nobody: {why}");
-                return nowhere();
+                return detached_address();
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -176,7 +176,7 @@ mod tests {
         decode(json.to_string().as_bytes()).unwrap()
     }
 
-    fn placed(record: Option<&Record>, holds_data: bool) -> Place {
+    fn placed(record: Option<&Record>, holds_data: bool) -> StartRole {
         place(record, &OWN.parse().unwrap(), &Volume { holds_data, membership: None })
     }
 
@@ -190,37 +190,37 @@ mod tests {
         let mut record = record(Some(OTHER), OTHER, &[(OTHER, "primary")]);
         record.lineage = vec![ReplId("new".to_owned()), ReplId("old".to_owned())];
         let placed = |volume: &Volume| place(Some(&record), &OWN.parse().unwrap(), volume);
-        let behind = Place::Behind(OTHER.parse().unwrap());
+        let behind = StartRole::Behind(OTHER.parse().unwrap());
         assert_eq!(placed(&at("old", "redis")), behind, "at another address than before");
-        assert!(matches!(placed(&at("foreign", "redis")), Place::Nowhere(_)));
-        assert!(matches!(placed(&at("old", "other")), Place::Nowhere(_)));
+        assert!(matches!(placed(&at("foreign", "redis")), StartRole::Nowhere(_)));
+        assert!(matches!(placed(&at("old", "other")), StartRole::Nowhere(_)));
     }
 
     #[test]
     fn another_writer_is_followed_where_that_can_delete_nothing() {
-        let behind = Place::Behind(OTHER.parse().unwrap());
+        let behind = StartRole::Behind(OTHER.parse().unwrap());
         let member = record(Some(OTHER), OTHER, &[(OTHER, "primary"), (OWN, "down")]);
         assert_eq!(placed(Some(&member), true), behind);
         let stranger = record(Some(OTHER), OTHER, &[(OTHER, "primary")]);
         assert_eq!(placed(Some(&stranger), false), behind);
-        assert!(matches!(placed(Some(&stranger), true), Place::Nowhere(_)));
+        assert!(matches!(placed(Some(&stranger), true), StartRole::Nowhere(_)));
     }
 
     #[test]
     fn the_last_writer_waits_for_its_successor_where_there_can_be_one() {
         for writer in [Some(OWN), None] {
             let alone = record(writer, OWN, &[(OWN, "primary"), (OTHER, "down")]);
-            assert!(matches!(placed(Some(&alone), true), Place::Nowhere(_)), "{writer:?}");
+            assert!(matches!(placed(Some(&alone), true), StartRole::Nowhere(_)), "{writer:?}");
             let others = record(writer, OWN, &[(OWN, "primary"), (OTHER, "replica")]);
-            assert_eq!(placed(Some(&others), true), Place::BeingReplaced, "{writer:?}");
+            assert_eq!(placed(Some(&others), true), StartRole::BeingReplaced, "{writer:?}");
         }
     }
 
     #[test]
     fn without_a_writer_nobody_is_followed() {
-        assert!(matches!(placed(None, false), Place::Nowhere(_)));
+        assert!(matches!(placed(None, false), StartRole::Nowhere(_)));
         let gone = record(None, OTHER, &[(OTHER, "down"), (OWN, "replica")]);
-        assert!(matches!(placed(Some(&gone), true), Place::Nowhere(_)));
+        assert!(matches!(placed(Some(&gone), true), StartRole::Nowhere(_)));
     }
 
     #[test]

@@ -55,14 +55,14 @@ impl FromIterator<(String, String)> for Environment {
 
 /// What a server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum ServerKind {
     /// It holds data.
     Redis,
     /// It watches those that do.
     Sentinel,
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for ServerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Redis => "Redis",
@@ -71,7 +71,7 @@ impl fmt::Display for Role {
     }
 }
 
-impl Role {
+impl ServerKind {
     /// `SENTINEL=1` (or `true`, `yes`) means a Sentinel.
     pub fn of_environment(env: &Environment) -> Self {
         let said = env.get("SENTINEL").unwrap_or_default().to_ascii_lowercase();
@@ -106,7 +106,7 @@ impl Role {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerCommand {
     /// What it is.
-    pub role: Role,
+    pub role: ServerKind,
     /// The program, and whatever stands before it (`setpriv`, `numactl`, ...).
     pub program: Vec<String>,
     /// Its config file, when one is named.
@@ -122,7 +122,7 @@ impl ServerCommand {
     /// # Errors
     /// When it is no Redis and no Sentinel, or its config comes from standard input.
     pub fn parse(words: &[String], env: &Environment) -> Result<Self, ConfigError> {
-        let default = Role::of_environment(env);
+        let default = ServerKind::of_environment(env);
         let bare = words.first().is_none_or(|w| w.starts_with('-') || w.ends_with(".conf"));
         let mut all = words.to_vec();
         if bare {
@@ -144,7 +144,7 @@ impl ServerCommand {
         }
         let sentinel = options.iter().any(|word| word == "--sentinel");
         let role = all.last().and_then(|word| role_of_program(word)).unwrap_or(default);
-        let role = if sentinel { Role::Sentinel } else { role };
+        let role = if sentinel { ServerKind::Sentinel } else { role };
         Ok(Self { role, program: all, config, options })
     }
 
@@ -204,13 +204,13 @@ impl ServerCommand {
         // One that went into the background would be gone for us.
         add(&["--daemonize", "no", "--supervised", "no"]);
         match self.role {
-            Role::Redis => {
+            ServerKind::Redis => {
                 add(&["--replica-announce-ip", host, "--replica-announce-port", &port]);
                 if let Some(follow) = follow {
                     add(&["--replicaof", follow.host(), &follow.port().to_string()]);
                 }
             }
-            Role::Sentinel => {
+            ServerKind::Sentinel => {
                 if resolve_hostnames {
                     add(&["--sentinel", "resolve-hostnames", "yes"]);
                     add(&["--sentinel", "announce-hostnames", "yes"]);
@@ -222,10 +222,10 @@ impl ServerCommand {
     }
 }
 
-fn role_of_program(word: &str) -> Option<Role> {
+fn role_of_program(word: &str) -> Option<ServerKind> {
     match Path::new(word).file_name()?.to_str()? {
-        "redis-server" | "valkey-server" | "keydb-server" => Some(Role::Redis),
-        "redis-sentinel" | "valkey-sentinel" | "keydb-sentinel" => Some(Role::Sentinel),
+        "redis-server" | "valkey-server" | "keydb-server" => Some(ServerKind::Redis),
+        "redis-sentinel" | "valkey-sentinel" | "keydb-sentinel" => Some(ServerKind::Sentinel),
         _ => None,
     }
 }
@@ -332,14 +332,17 @@ mod tests {
     #[test]
     fn a_command_is_taken_apart() {
         let command = parse("/usr/bin/redis-server /etc/redis.conf --port 7000", &[]).unwrap();
-        assert_eq!(command.role, Role::Redis);
+        assert_eq!(command.role, ServerKind::Redis);
         assert_eq!(command.program, ["/usr/bin/redis-server"]);
         assert_eq!(command.config, Some(PathBuf::from("/etc/redis.conf")));
         assert_eq!(command.options, ["--port", "7000"]);
         let wrapped = parse("setpriv --pdeathsig KILL valkey-sentinel s.conf", &[]).unwrap();
-        assert_eq!(wrapped.role, Role::Sentinel);
+        assert_eq!(wrapped.role, ServerKind::Sentinel);
         assert_eq!(wrapped.program, ["setpriv", "--pdeathsig", "KILL", "valkey-sentinel"]);
-        assert_eq!(parse("redis-server s.conf --sentinel", &[]).unwrap().role, Role::Sentinel);
+        assert_eq!(
+            parse("redis-server s.conf --sentinel", &[]).unwrap().role,
+            ServerKind::Sentinel
+        );
     }
 
     #[test]

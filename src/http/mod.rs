@@ -25,7 +25,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::HttpConfig;
 use crate::core::status::GroupStatus;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 use crate::meter::Meter;
 use crate::render::task::FileState;
 use crate::retry::Retry;
@@ -46,12 +46,12 @@ const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration
 pub type Shown = watch::Receiver<Option<Snapshot>>;
 
 /// The server, listening.
-pub struct Server {
+pub struct HttpServer {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<Certificates>,
     asks: Asks,
-    exhibits: Exhibits,
+    exhibits: HttpSources,
 }
 
 /// What opens that which is not open to everybody.
@@ -79,16 +79,16 @@ impl Site {
     }
 }
 
-impl Server {
+impl HttpServer {
     /// Listens.
     ///
     /// # Errors
-    /// A [`Failure`]: with [`Code::Failed`] when the address cannot be had now, with [`Code::Config`] when a certificate
+    /// A [`Failure`]: with [`Exit::Failed`] when the address cannot be had now, with [`Exit::Config`] when a certificate
     /// cannot be read or used.
-    pub async fn bind(settings: &HttpConfig, exhibits: Exhibits) -> Result<Self, Failure> {
+    pub async fn bind(settings: &HttpConfig, exhibits: HttpSources) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
             let message = format!("cannot listen on {}: {error}", settings.listen);
-            Failure::new(Code::Failed, message).hint("choose another --listen, or end who has it")
+            Failure::new(Exit::Failed, message).hint("choose another --listen, or end who has it")
         };
         let listener = TcpListener::bind(settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
@@ -107,7 +107,7 @@ impl Server {
     /// Answers until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let Self { listener, tls, asks, exhibits, .. } = self;
-        let Exhibits { groups, files, meter } = exhibits;
+        let HttpSources { groups, files, meter } = exhibits;
         let places = Arc::new(Semaphore::new(STREAMS_MAX));
         let site = Arc::new(Site { groups, files, asks, meter, places, stop: stop.clone() });
         let open = Router::new()
@@ -148,7 +148,7 @@ impl Server {
 
 /// What a server shows.
 #[derive(Clone)]
-pub struct Exhibits {
+pub struct HttpSources {
     /// The groups.
     pub groups: watch::Receiver<Groups>,
     /// How the rendered files are.
@@ -160,8 +160,8 @@ pub struct Exhibits {
 /// Answers by HTTP until `stop`. An address that cannot be had now is tried again; `bound` is a server that has it.
 pub async fn keep_answering(
     settings: HttpConfig,
-    exhibits: Exhibits,
-    bound: Option<Server>,
+    exhibits: HttpSources,
+    bound: Option<HttpServer>,
     stop: CancellationToken,
 ) {
     let mut retry = Retry::between(LISTEN_PAUSE.0, LISTEN_PAUSE.1);
@@ -170,7 +170,7 @@ pub async fn keep_answering(
     let server = loop {
         let tried = match next.take() {
             Some(tried) => tried,
-            None => Server::bind(&settings, exhibits.clone()).await,
+            None => HttpServer::bind(&settings, exhibits.clone()).await,
         };
         match tried {
             Ok(server) => break server,
@@ -192,11 +192,11 @@ pub async fn keep_answering(
 /// What TLS is spoken with.
 ///
 /// # Errors
-/// A [`Failure`] with [`Code::Config`] when a file cannot be read or used.
+/// A [`Failure`] with [`Exit::Config`] when a file cannot be read or used.
 fn certificates(settings: &HttpConfig) -> Result<Option<Certificates>, Failure> {
     let unusable = |why: String| {
         let message = format!("cannot speak TLS on {}: {why}", settings.listen);
-        Failure::new(Code::Config, message)
+        Failure::new(Exit::Config, message)
             .hint("--listen-cert, --listen-key and --listen-client-ca are PEM files")
     };
     settings.tls.as_ref().map(Certificates::read).transpose().map_err(unusable)
@@ -205,7 +205,7 @@ fn certificates(settings: &HttpConfig) -> Result<Option<Certificates>, Failure> 
 /// Whether a server could speak TLS by these settings.
 ///
 /// # Errors
-/// A [`Failure`] with [`Code::Config`] when a file cannot be read or used.
+/// A [`Failure`] with [`Exit::Config`] when a file cannot be read or used.
 pub fn check_certificates(settings: &HttpConfig) -> Result<(), Failure> {
     certificates(settings).map(drop)
 }

@@ -89,7 +89,7 @@ struct GroupView {
 
 /// One event.
 #[derive(Debug, Serialize)]
-struct View<'a> {
+struct PageEvent<'a> {
     /// When it was drawn up, by this machine's clock.
     at: Timestamp,
     version: &'static str,
@@ -176,7 +176,7 @@ fn shown_groups(all: &mut watch::Receiver<Groups>) -> Vec<(GroupName, Shown)> {
 }
 
 fn event(groups: &[GroupView]) -> Option<Event> {
-    let view = View { at: wall(), version: env!("CARGO_PKG_VERSION"), groups };
+    let view = PageEvent { at: wall(), version: env!("CARGO_PKG_VERSION"), groups };
     let text = serde_json::to_string(&view).ok()?;
     Some(Event::default().data(text))
 }

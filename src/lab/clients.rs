@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::LabError;
-use super::redis::Server;
+use super::redis::LabServer;
 use crate::core::address::Address;
 use crate::core::observed::Role;
 use crate::dns::Names;
@@ -106,7 +106,7 @@ pub async fn write_to(
 }
 
 /// Waits for the first of these servers to say that it is the primary, asking all of them all the time.
-pub async fn first_primary(servers: &[Server]) -> (Address, Instant) {
+pub async fn first_primary(servers: &[LabServer]) -> (Address, Instant) {
     let (send, mut receive) = tokio::sync::mpsc::channel(1);
     let _askers: Vec<AbortOnDropHandle<()>> = servers
         .iter()

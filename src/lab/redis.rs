@@ -21,7 +21,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A Redis or a Sentinel.
 #[derive(Debug)]
-pub struct Server {
+pub struct LabServer {
     /// Where it listens.
     pub address: Address,
     /// How to log in to it.
@@ -58,7 +58,7 @@ pub struct ServerSpec<'a> {
     pub life: Life,
 }
 
-impl Server {
+impl LabServer {
     /// Starts a server from a config that `{ip}`, `{host}` and `{port}` stand in.
     ///
     /// # Errors

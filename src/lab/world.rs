@@ -14,7 +14,7 @@ use super::LabError;
 use super::consul::{ClusterSpec, ConsulServer, ConsulSpec, consul_ports};
 pub use super::net::{TlsFiles, free_port, free_ports};
 use super::process::{Life, Process};
-use super::redis::{Server, ServerSpec};
+use super::redis::{LabServer, ServerSpec};
 use super::tools;
 use super::wait::until;
 use crate::core::address::Address;
@@ -127,7 +127,7 @@ pub struct Group {
     /// Its name.
     pub name: String,
     /// Its servers.
-    pub redis: Vec<Server>,
+    pub redis: Vec<LabServer>,
 }
 
 /// A running world.
@@ -140,7 +140,7 @@ pub struct World {
     /// The groups.
     pub groups: Vec<Group>,
     /// The Sentinels.
-    pub sentinels: Vec<Server>,
+    pub sentinels: Vec<LabServer>,
     /// What it was made of.
     pub spec: WorldSpec,
     base: u8,
@@ -176,7 +176,7 @@ impl World {
             spec,
         };
         for name in world.spec.groups.clone() {
-            let mut redis: Vec<Server> = Vec::new();
+            let mut redis: Vec<LabServer> = Vec::new();
             for index in 0..world.spec.redis {
                 let primary = redis.first().filter(|_| !world.spec.from_scratch);
                 let primary = primary.map(|first| first.address.clone());
@@ -203,7 +203,7 @@ impl World {
         &mut self,
         name: &str,
         primary: Option<&Address>,
-    ) -> Result<Server, LabError> {
+    ) -> Result<LabServer, LabError> {
         let (ip, host) = self.place(name)?;
         let mut config = format!(
             "bind {{ip}}\n{}dir {}\nsave \"\"\nappendonly no\n\
@@ -227,7 +227,7 @@ impl World {
         let (dir, life) = (self.dir.path(), self.spec.life);
         let (tool, config, args, host) = (self.tool()?, config.as_str(), &[][..], host.as_str());
         let port = self.redis_port;
-        Server::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
+        LabServer::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
             .await
     }
 
@@ -235,7 +235,7 @@ impl World {
     ///
     /// # Errors
     /// When it does not come up.
-    pub async fn start_sentinel(&mut self, name: &str, knows: bool) -> Result<Server, LabError> {
+    pub async fn start_sentinel(&mut self, name: &str, knows: bool) -> Result<LabServer, LabError> {
         let (ip, host) = self.place(name)?;
         let hostnames = match self.spec.announced {
             Announced::Name(_) => {
@@ -289,7 +289,7 @@ impl World {
             IpAddr::V6(_) => loopback(self.base),
         };
         let (port, host) = (free_port(&[at])?, host.as_str());
-        Server::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
+        LabServer::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
             .await
     }
 
@@ -353,7 +353,7 @@ impl World {
     }
 
     /// The server at an address.
-    pub fn server(&self, address: &str) -> Option<&Server> {
+    pub fn server(&self, address: &str) -> Option<&LabServer> {
         self.groups
             .iter()
             .flat_map(|group| &group.redis)
@@ -361,7 +361,7 @@ impl World {
     }
 
     /// The server at an address.
-    pub fn server_mut(&mut self, address: &str) -> Option<&mut Server> {
+    pub fn server_mut(&mut self, address: &str) -> Option<&mut LabServer> {
         self.groups
             .iter_mut()
             .flat_map(|group| &mut group.redis)
@@ -429,7 +429,7 @@ impl World {
         Ok(())
     }
 
-    async fn knows_all(&self, sentinel: &Server, group: &Group) -> Result<(), LabError> {
+    async fn knows_all(&self, sentinel: &LabServer, group: &Group) -> Result<(), LabError> {
         let answer = sentinel.ask(&["SENTINEL", "MASTER", &group.name]).await?;
         let fields = crate::redis_link::fields(&answer).map_err(LabError)?;
         let count = |name: &str| fields.get(name).and_then(|text| text.parse::<usize>().ok());
@@ -538,7 +538,7 @@ async fn start_consul(
     Ok((servers.pop().ok_or_else(none)?, servers))
 }
 
-async fn is_calm(sentinel: &Server, group: &str) -> Result<(), LabError> {
+async fn is_calm(sentinel: &LabServer, group: &str) -> Result<(), LabError> {
     let fields = |value: &redis::Value| crate::redis_link::fields(value).map_err(LabError);
     let master = fields(&sentinel.ask(&["SENTINEL", "MASTER", group]).await?)?;
     if master.get("flags").map(String::as_str) != Some("master") {

@@ -11,7 +11,7 @@ use crate::core::record::{PublishedRole, Record};
 
 /// What is known of every group that templates see.
 #[derive(Debug, Clone)]
-pub struct Picture(BTreeMap<GroupName, Known>);
+pub struct GroupRecords(BTreeMap<GroupName, Known>);
 
 #[derive(Debug, Clone)]
 enum Known {
@@ -50,9 +50,9 @@ pub struct GroupValue {
     /// What Consul calls it.
     pub service: String,
     /// Who takes writes; none while nobody does.
-    pub writer: Option<Place>,
+    pub writer: Option<Endpoint>,
     /// The replicas in sync, in the order of their addresses.
-    pub replicas: Vec<Place>,
+    pub replicas: Vec<Endpoint>,
     /// +1 whenever the writer changes.
     pub generation: u64,
     /// When the generation began (RFC 3339).
@@ -65,7 +65,7 @@ pub struct GroupValue {
 
 /// Where an instance listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct Endpoint {
     /// `host:port`, or `[v6]:port`.
     pub address: String,
     /// The host, without brackets.
@@ -87,7 +87,7 @@ pub struct InstanceValue {
     pub role: PublishedRole,
 }
 
-impl Picture {
+impl GroupRecords {
     /// Nothing is known of these groups yet.
     pub fn new(groups: impl IntoIterator<Item = GroupName>) -> Self {
         let nothing = || Known::Nothing("Consul has not been read yet".to_owned());
@@ -156,15 +156,15 @@ impl GroupValue {
         Self {
             name: record.group.to_string(),
             service: record.service.to_string(),
-            writer: record.writer_address().map(Place::of),
-            replicas: replicas.map(|instance| Place::of(&instance.address)).collect(),
+            writer: record.writer_address().map(Endpoint::of),
+            replicas: replicas.map(|instance| Endpoint::of(&instance.address)).collect(),
             generation: record.generation,
             since: record.since.to_string(),
             why: record.why.clone(),
             instances: instances
                 .iter()
                 .map(|instance| {
-                    let Place { address, host, port } = Place::of(&instance.address);
+                    let Endpoint { address, host, port } = Endpoint::of(&instance.address);
                     InstanceValue { address, host, port, role: instance.role }
                 })
                 .collect(),
@@ -172,7 +172,7 @@ impl GroupValue {
     }
 }
 
-impl Place {
+impl Endpoint {
     fn of(address: &Address) -> Self {
         Self { address: address.to_string(), host: address.host().to_owned(), port: address.port() }
     }
@@ -209,7 +209,7 @@ pub(super) mod tests {
 
     #[test]
     fn nothing_is_shown_before_every_group_was_read() {
-        let mut picture = Picture::new([name("a"), name("b")]);
+        let mut picture = GroupRecords::new([name("a"), name("b")]);
         let missing = picture.context(OnNoWriter::Render).unwrap_err();
         assert_eq!(missing.to_string(), "a: Consul has not been read yet");
         assert!(picture.learn(&name("a"), record("a", 1, Some("10.0.0.9:1"))));
@@ -228,7 +228,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_was_read_stays_when_it_cannot_be_read_again() {
-        let mut picture = Picture::new([name("a")]);
+        let mut picture = GroupRecords::new([name("a")]);
         picture.learn(&name("a"), record("a", 1, Some("10.0.0.9:1")));
         assert!(!picture.miss(&name("a"), "gone"));
         assert!(!picture.learn(&name("a"), record("a", 1, Some("10.0.0.9:1"))), "no news");
@@ -237,7 +237,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_group_without_a_writer_stays_as_it_was_and_others_go_on() {
-        let mut picture = Picture::new([name("a"), name("b")]);
+        let mut picture = GroupRecords::new([name("a"), name("b")]);
         picture.learn(&name("a"), record("a", 1, Some("10.0.0.9:1")));
         picture.learn(&name("b"), record("b", 1, Some("10.0.0.9:1")));
         assert!(picture.learn(&name("a"), record("a", 2, None)));
@@ -252,7 +252,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_group_that_never_had_a_writer_is_waited_for() {
-        let mut picture = Picture::new([name("a")]);
+        let mut picture = GroupRecords::new([name("a")]);
         picture.learn(&name("a"), record("a", 1, None));
         let missing = picture.context(OnNoWriter::Keep).unwrap_err();
         assert_eq!(missing.to_string(), "a: there is no writer: a test");
@@ -261,7 +261,7 @@ pub(super) mod tests {
 
     #[test]
     fn replicas_and_instances_are_in_numeric_order() {
-        let mut picture = Picture::new([name("a")]);
+        let mut picture = GroupRecords::new([name("a")]);
         picture.learn(&name("a"), record("a", 1, None));
         let context = picture.context(OnNoWriter::Render).unwrap();
         let hosts: Vec<&str> =

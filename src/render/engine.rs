@@ -85,13 +85,13 @@ fn in_words(name: &str, error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::context::Picture;
+    use super::super::context::GroupRecords;
     use super::super::context::tests::record;
     use super::*;
     use crate::config::file::OnNoWriter;
 
     fn context(writer: Option<&str>) -> Context {
-        let mut picture = Picture::new(["my-cache".parse().unwrap()]);
+        let mut picture = GroupRecords::new(["my-cache".parse().unwrap()]);
         picture.learn(&"my-cache".parse().unwrap(), record("my-cache", 7, writer));
         picture.context(OnNoWriter::Render).unwrap()
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::command;
-use super::context::{Context, Missing, Picture};
+use super::context::{Context, GroupRecords, Missing};
 use super::engine;
 use super::file::Destination;
 use super::pace::Pace;
@@ -27,7 +27,7 @@ use crate::consul::store::ReadMode;
 use crate::consul::watch::watch_group;
 use crate::core::observed::{StoreAnswer, StoredState};
 use crate::core::projection::Layout;
-use crate::exit::{Code, Failure};
+use crate::exit::{Exit, Failure};
 use crate::retry::Retry;
 
 /// Changes that come within this long of the first one are rendered together.
@@ -79,10 +79,10 @@ impl Renderer {
     /// Checks what can be checked without doing anything; `None` when there are no templates.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Code::Config`]: a template that cannot be read or parsed, or an owner that nobody knows.
+    /// A [`Failure`] with [`Exit::Config`]: a template that cannot be read or parsed, or an owner that nobody knows.
     pub fn new(config: &Config, consul: Consul, clock: Clock) -> Result<Option<Self>, Failure> {
         let wrong = |what: String| {
-            Failure::new(Code::Config, what)
+            Failure::new(Exit::Config, what)
                 .hint("consul-redis render --print shows what a template makes; docs/consumers.md has what it sees")
         };
         let mut templates = Vec::new();
@@ -91,7 +91,7 @@ impl Renderer {
             let TemplateConfig { destination, mode, owner, .. } = config;
             let at = Destination::new(destination, *mode, owner).map_err(|what| {
                 let message = format!("{}: {what}", destination.display());
-                Failure::new(Code::Config, message)
+                Failure::new(Exit::Config, message)
                     .hint("owner = \"user:group\", of users and groups that this machine knows")
             })?;
             let template =
@@ -153,7 +153,7 @@ impl Renderer {
                 Err(what) => failed.push(what),
             }
         }
-        if failed.is_empty() { Ok(()) } else { Err(Failure::new(Code::Failed, failed.join("\n"))) }
+        if failed.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Failed, failed.join("\n"))) }
     }
 
     /// Renders every template, and does nothing else: what would stand in each file.
@@ -164,7 +164,7 @@ impl Renderer {
         let picture = self.read().await?;
         let mut text = String::new();
         for template in &self.templates {
-            let failed = |what: String| Failure::new(Code::Failed, what);
+            let failed = |what: String| Failure::new(Exit::Failed, what);
             let context = picture
                 .context(template.config.on_no_writer)
                 .map_err(|missing| failed(format!("{}: {missing}", template.shown())))?;
@@ -173,11 +173,11 @@ impl Renderer {
         Ok(text)
     }
 
-    fn picture(&self) -> Picture {
-        Picture::new(self.layouts.iter().map(|layout| layout.group.clone()))
+    fn picture(&self) -> GroupRecords {
+        GroupRecords::new(self.layouts.iter().map(|layout| layout.group.clone()))
     }
 
-    async fn read(&self) -> Result<Picture, ConsulError> {
+    async fn read(&self) -> Result<GroupRecords, ConsulError> {
         let mut picture = self.picture();
         for layout in &self.layouts {
             let answer = self.consul.group(layout, ReadMode::Consistent, &self.clock).await?;
@@ -188,7 +188,7 @@ impl Renderer {
 }
 
 /// Takes in what Consul answered. Whether it is news.
-fn take(picture: &mut Picture, layout: &Layout, answer: StoreAnswer) -> bool {
+fn take(picture: &mut GroupRecords, layout: &Layout, answer: StoreAnswer) -> bool {
     match answer.state {
         StoredState::Known(record) => picture.learn(&layout.group, *record),
         StoredState::Absent => picture.miss(&layout.group, "nothing was ever published"),
@@ -198,7 +198,12 @@ fn take(picture: &mut Picture, layout: &Layout, answer: StoreAnswer) -> bool {
 }
 
 /// Learns whatever Consul shows of one group.
-async fn learn(consul: Consul, layout: Layout, clock: Clock, picture: Arc<watch::Sender<Picture>>) {
+async fn learn(
+    consul: Consul,
+    layout: Layout,
+    clock: Clock,
+    picture: Arc<watch::Sender<GroupRecords>>,
+) {
     let (send, mut answers) = mpsc::channel(ANSWERS_MAX);
     let watching = watch_group(consul.clone(), layout.clone(), clock, send);
     let learning = async {
@@ -222,7 +227,7 @@ async fn learn(consul: Consul, layout: Layout, clock: Clock, picture: Arc<watch:
 /// Renders one template whenever there is a reason to.
 async fn keep_rendered(
     template: Template,
-    mut picture: watch::Receiver<Picture>,
+    mut picture: watch::Receiver<GroupRecords>,
     mut look: watch::Receiver<u64>,
     say: impl Fn(Result<(), String>),
 ) {

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use redis::Value;
 
 use crate::core::address::{Address, GroupName};
-use crate::core::emptied::Replace;
-use crate::core::ghosts::Forget;
+use crate::core::data_loss::Replace;
 use crate::core::observed::{
     DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId, SentinelPeer,
     SentinelReplica, SentinelSettings,
 };
-use crate::core::sentinels::{Tell, TellWhat};
+use crate::core::sentinels::{Reconfigure, ReconfigureKind};
+use crate::core::stale_peers::Forget;
 use crate::redis_link::{Link, LinkError, fields, info_fields, list, server_error, text};
 
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
@@ -84,31 +84,31 @@ pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
     Ok(groups)
 }
 
-/// Tells the Sentinel what [`Tell`] says, after it was asked once more what it knows. Whether it was told.
+/// Tells the Sentinel what [`Reconfigure`] says, after it was asked once more what it knows. Whether it was told.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
-pub async fn tell(
+pub async fn reconfigure(
     link: &mut Link,
     id: &SentinelId,
     group: &GroupName,
-    tell: &Tell,
+    reconfigure: &Reconfigure,
     auth: &[(&str, String)],
 ) -> Result<bool, LinkError> {
-    if !still_to_tell(tell, &ask(link, id, group).await?) {
+    if !still_differs(reconfigure, &ask(link, id, group).await?) {
         return Ok(false);
     }
     let name = group.as_str();
-    let settings = tell.settings;
+    let settings = reconfigure.settings;
     let mut commands = redis::pipe();
-    if tell.what == TellWhat::Repoint {
+    if reconfigure.what == ReconfigureKind::Repoint {
         commands.cmd("SENTINEL").arg("REMOVE").arg(name);
     }
-    if tell.what != TellWhat::Settings {
-        let (host, port) = (tell.primary.host(), tell.primary.port());
+    if reconfigure.what != ReconfigureKind::Settings {
+        let (host, port) = (reconfigure.primary.host(), reconfigure.primary.port());
         commands.cmd("SENTINEL").arg("MONITOR").arg(name).arg(host).arg(port).arg(settings.quorum);
     }
-    let auth = if tell.what == TellWhat::Settings { &[] } else { auth };
+    let auth = if reconfigure.what == ReconfigureKind::Settings { &[] } else { auth };
     let set = [
         ("quorum", settings.quorum.to_string()),
         ("down-after-milliseconds", settings.down_after_ms.to_string()),
@@ -124,15 +124,15 @@ pub async fn tell(
 
 /// What was decided still holds for what the Sentinel says now. One that was told by another agent meanwhile, or corrected
 /// by another Sentinel, is left as it is; and one that leads a failover is never made to forget it, which `REMOVE` does.
-fn still_to_tell(tell: &Tell, now: &SentinelAnswer) -> bool {
-    match (tell.what, &now.group) {
-        (TellWhat::Monitor, group) => group.is_none(),
-        (TellWhat::Repoint, Some(group)) => {
-            group.failover.is_none() && group.primary != tell.primary
+fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
+    match (reconfigure.what, &now.group) {
+        (ReconfigureKind::Monitor, group) => group.is_none(),
+        (ReconfigureKind::Repoint, Some(group)) => {
+            group.failover.is_none() && group.primary != reconfigure.primary
         }
-        (TellWhat::Settings, Some(group)) => group.settings != tell.settings,
-        (TellWhat::Remove(_), _) => tell.still_holds(now),
-        (TellWhat::Repoint | TellWhat::Settings, None) => false,
+        (ReconfigureKind::Settings, Some(group)) => group.settings != reconfigure.settings,
+        (ReconfigureKind::Remove(_), _) => reconfigure.still_holds(now),
+        (ReconfigureKind::Repoint | ReconfigureKind::Settings, None) => false,
     }
 }
 
@@ -160,9 +160,9 @@ pub async fn remove(
     link: &mut Link,
     id: &SentinelId,
     group: &GroupName,
-    tell: &Tell,
+    reconfigure: &Reconfigure,
 ) -> Result<bool, LinkError> {
-    if !tell.still_holds(&ask(link, id, group).await?) {
+    if !reconfigure.still_holds(&ask(link, id, group).await?) {
         return Ok(false);
     }
     link.call(&["SENTINEL", "REMOVE", group.as_str()]).await?;
@@ -329,26 +329,26 @@ mod tests {
     #[test]
     fn what_a_sentinel_is_told_holds_for_what_it_says_by_then() {
         let (old, new) = ("10.0.0.1:6379", "10.0.0.2:6379");
-        let tell = |what, settings| Tell {
+        let reconfigure = |what, settings| Reconfigure {
             sentinel: "10.0.0.9:26379".parse().unwrap(),
             what,
             primary: new.parse().unwrap(),
             settings,
         };
         let nothing = SentinelAnswer { group: None, ..answer(old, None) };
-        let holds = |what, now: &SentinelAnswer| still_to_tell(&tell(what, SETTINGS), now);
-        assert!(holds(TellWhat::Monitor, &nothing));
-        assert!(!holds(TellWhat::Monitor, &answer(old, None)));
-        assert!(holds(TellWhat::Repoint, &answer(old, None)));
-        assert!(!holds(TellWhat::Repoint, &answer(new, None)), "it knows by now");
+        let holds = |what, now: &SentinelAnswer| still_differs(&reconfigure(what, SETTINGS), now);
+        assert!(holds(ReconfigureKind::Monitor, &nothing));
+        assert!(!holds(ReconfigureKind::Monitor, &answer(old, None)));
+        assert!(holds(ReconfigureKind::Repoint, &answer(old, None)));
+        assert!(!holds(ReconfigureKind::Repoint, &answer(new, None)), "it knows by now");
         let leads = answer(old, Some(FailoverPhase::WaitPromotion));
-        assert!(!holds(TellWhat::Repoint, &leads), "it would forget its failover");
-        assert!(!holds(TellWhat::Repoint, &nothing), "what it lacks is told it by MONITOR");
-        assert!(holds(TellWhat::Remove(1), &answer(old, None)));
-        assert!(!holds(TellWhat::Remove(1), &leads));
-        assert!(!holds(TellWhat::Settings, &answer(new, None)), "it has them by now");
+        assert!(!holds(ReconfigureKind::Repoint, &leads), "it would forget its failover");
+        assert!(!holds(ReconfigureKind::Repoint, &nothing), "what it lacks is told it by MONITOR");
+        assert!(holds(ReconfigureKind::Remove(1), &answer(old, None)));
+        assert!(!holds(ReconfigureKind::Remove(1), &leads));
+        assert!(!holds(ReconfigureKind::Settings, &answer(new, None)), "it has them by now");
         let other = SentinelSettings { quorum: 3, ..SETTINGS };
-        assert!(still_to_tell(&tell(TellWhat::Settings, other), &answer(new, None)));
-        assert!(!holds(TellWhat::Settings, &nothing));
+        assert!(still_differs(&reconfigure(ReconfigureKind::Settings, other), &answer(new, None)));
+        assert!(!holds(ReconfigureKind::Settings, &nothing));
     }
 }

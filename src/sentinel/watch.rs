@@ -16,10 +16,10 @@ use super::query;
 use crate::clock::{Clock, ticks_every};
 use crate::config::SentinelAuth;
 use crate::core::address::{Address, GroupName};
-use crate::core::emptied::Replace;
-use crate::core::ghosts::Forget;
+use crate::core::data_loss::Replace;
 use crate::core::observed::{Reading, SentinelAnswer, SentinelId};
-use crate::core::sentinels::{Tell, TellWhat};
+use crate::core::sentinels::{Reconfigure, ReconfigureKind};
+use crate::core::stale_peers::Forget;
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
 use crate::redis_link::{Link, LinkError, LinkSettings, subscribe};
@@ -39,7 +39,7 @@ pub const COMMANDS_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub enum SentinelCommand {
     /// Monitor this group, or with other settings, unless it is later than this.
-    Tell(GroupName, Tell, Mono),
+    Reconfigure(GroupName, Reconfigure, Mono),
     /// Forget those who are gone for good, unless it is later than this.
     Forget(GroupName, Forget, Mono),
     /// Put another primary in the place of one without data, unless it is later than this.
@@ -50,14 +50,18 @@ impl SentinelCommand {
     /// The group that it is about.
     pub fn group(&self) -> &GroupName {
         match self {
-            Self::Tell(group, ..) | Self::Forget(group, ..) | Self::Replace(group, ..) => group,
+            Self::Reconfigure(group, ..) | Self::Forget(group, ..) | Self::Replace(group, ..) => {
+                group
+            }
         }
     }
 
     /// After this it is not carried out any more: what it rests on may have changed.
     fn until(&self) -> Mono {
         match self {
-            Self::Tell(.., until) | Self::Forget(.., until) | Self::Replace(.., until) => *until,
+            Self::Reconfigure(.., until) | Self::Forget(.., until) | Self::Replace(.., until) => {
+                *until
+            }
         }
     }
 }
@@ -166,20 +170,20 @@ pub struct WatchSettings {
     pub clock: Clock,
 }
 
-fn say_told(group: &GroupName, tell: &Tell) {
-    let Tell { sentinel, primary, settings, .. } = tell;
-    match tell.what {
-        TellWhat::Monitor => info!(
+fn say_told(group: &GroupName, reconfigure: &Reconfigure) {
+    let Reconfigure { sentinel, primary, settings, .. } = reconfigure;
+    match reconfigure.what {
+        ReconfigureKind::Monitor => info!(
             "{group}: told Sentinel {sentinel} that the primary is {primary} (quorum {})",
             settings.quorum
         ),
-        TellWhat::Repoint => info!(
+        ReconfigureKind::Repoint => info!(
             "{group}: told Sentinel {sentinel}, which had disagreed, that the primary is {primary}"
         ),
-        TellWhat::Remove(_) => {
+        ReconfigureKind::Remove(_) => {
             info!("{group}: told Sentinel {sentinel} to let go of those it knows, who are gone")
         }
-        TellWhat::Settings => info!(
+        ReconfigureKind::Settings => info!(
             "{group}: told Sentinel {sentinel} its settings: quorum {}, down-after {} ms, \
              failover-timeout {} ms, parallel-syncs {}",
             settings.quorum,
@@ -323,7 +327,9 @@ impl Watcher {
             return;
         }
         match command {
-            SentinelCommand::Tell(group, tell, _) => self.tell(&group, &tell).await,
+            SentinelCommand::Reconfigure(group, reconfigure, _) => {
+                self.reconfigure(&group, &reconfigure).await
+            }
             SentinelCommand::Forget(group, forget, _) => self.forget(&group, &forget).await,
             SentinelCommand::Replace(group, replace, _) => self.replace(&group, &replace).await,
         }
@@ -411,9 +417,9 @@ impl Watcher {
         }
     }
 
-    async fn tell(&mut self, group: &GroupName, tell: &Tell) {
-        if matches!(tell.what, TellWhat::Remove(_)) {
-            return self.remove(group, tell).await;
+    async fn reconfigure(&mut self, group: &GroupName, reconfigure: &Reconfigure) {
+        if matches!(reconfigure.what, ReconfigureKind::Remove(_)) {
+            return self.remove(group, reconfigure).await;
         }
         let auth = match self.instance_auth(group) {
             Ok(auth) => auth,
@@ -423,11 +429,11 @@ impl Watcher {
             }
         };
         let result = match self.link().await {
-            Ok((link, id)) => query::tell(link, id, group, tell, &auth).await,
+            Ok((link, id)) => query::reconfigure(link, id, group, reconfigure, &auth).await,
             Err(error) => Err(error),
         };
         match result {
-            Ok(true) => say_told(group, tell),
+            Ok(true) => say_told(group, reconfigure),
             Ok(false) => {
                 debug!("{group}: Sentinel {} has changed what it knows", self.sentinel);
             }
@@ -442,11 +448,12 @@ impl Watcher {
         }
     }
 
-    async fn remove(&mut self, group: &GroupName, tell: &Tell) {
-        let ask =
-            async |link: &mut Link, id: &SentinelId| query::remove(link, id, group, tell).await;
+    async fn remove(&mut self, group: &GroupName, reconfigure: &Reconfigure) {
+        let ask = async |link: &mut Link, id: &SentinelId| {
+            query::remove(link, id, group, reconfigure).await
+        };
         match self.on_link(ask).await {
-            Ok(true) => say_told(group, tell),
+            Ok(true) => say_told(group, reconfigure),
             Ok(false) => debug!("{group}: Sentinel {} knows somebody by now", self.sentinel),
             // Several agents tell it at once.
             Err(error) if error.to_string().contains("No such master") => {
@@ -599,28 +606,29 @@ mod tests {
             failover_timeout_ms: 20_000,
             parallel_syncs: 1,
         };
-        let tell = |port: u16| {
+        let reconfigure = |port: u16| {
             let address = |port| Address::new("10.0.0.1", port).unwrap();
             let (sentinel, primary) = (address(26_379), address(port));
-            let tell = Tell { sentinel, what: TellWhat::Monitor, primary, settings };
-            SentinelCommand::Tell(group.clone(), tell, Mono(1))
+            let reconfigure =
+                Reconfigure { sentinel, what: ReconfigureKind::Monitor, primary, settings };
+            SentinelCommand::Reconfigure(group.clone(), reconfigure, Mono(1))
         };
         for n in 0..COMMANDS_MAX {
-            handle.command(tell(u16::try_from(n).unwrap() + 1)).unwrap();
+            handle.command(reconfigure(u16::try_from(n).unwrap() + 1)).unwrap();
             handle.ask(&group);
         }
-        assert!(handle.command(tell(9_999)).is_err());
+        assert!(handle.command(reconfigure(9_999)).is_err());
         handle.ask(&"cache".parse().unwrap());
         assert_eq!(orders.questions.take().await, groups(&["cache", "redis"]));
         let mut count = 0;
         while let Ok(command) = orders.commands.try_recv() {
             assert!(
-                !matches!(command, SentinelCommand::Tell(_, tell, _) if tell.primary.port() == 9_999)
+                !matches!(command, SentinelCommand::Reconfigure(_, reconfigure, _) if reconfigure.primary.port() == 9_999)
             );
             count += 1;
         }
         assert_eq!(count, COMMANDS_MAX);
-        handle.command(tell(1)).unwrap();
+        handle.command(reconfigure(1)).unwrap();
     }
 
     #[tokio::test]
@@ -645,7 +653,7 @@ mod tests {
         let group: GroupName = "redis".parse().unwrap();
         let forget = |until| {
             let primary = "10.0.0.1:6379".parse().unwrap();
-            let forget = Forget { sentinel: sentinel.clone(), primary, ghosts: Vec::new() };
+            let forget = Forget { sentinel: sentinel.clone(), primary, stale_peers: Vec::new() };
             SentinelCommand::Forget(group.clone(), forget, until)
         };
         watcher.carry_out(forget(Mono(0))).await;

@@ -13,7 +13,7 @@ use consul_redis::config::file::OnNoWriter;
 use consul_redis::core::projection::{Layout, project};
 use consul_redis::core::record::{Record, encode};
 use consul_redis::lab::tools::{self, Tool};
-use consul_redis::render::context::Picture;
+use consul_redis::render::context::GroupRecords;
 use consul_redis::render::engine;
 use serde::Deserialize;
 use serde_json::json;
@@ -118,7 +118,7 @@ fn store(record: &Record) -> Store {
 
 /// What our own template of that name makes of it.
 fn ours(name: &str, record: &Record) -> String {
-    let mut picture = Picture::new([record.group.clone()]);
+    let mut picture = GroupRecords::new([record.group.clone()]);
     picture.learn(&record.group, record.clone());
     let context = picture.context(OnNoWriter::Keep).unwrap();
     engine::render(name, &read(&format!("templates/{name}")), &context).unwrap()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use consul_redis::core::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
-use consul_redis::lab::redis::Server;
+use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::text;
@@ -41,13 +41,13 @@ struct Stopped {
     behind: String,
 }
 
-async fn write(server: &Server, prefix: &str, count: usize) {
+async fn write(server: &LabServer, prefix: &str, count: usize) {
     for number in 0..count {
         server.ask(&["SET", &format!("{prefix}-{number}"), "1"]).await.unwrap();
     }
 }
 
-async fn until_keys(server: &Server, wanted: usize) {
+async fn until_keys(server: &LabServer, wanted: usize) {
     let what = format!("{} has {wanted} keys", server.name());
     until(&what, Duration::from_secs(40), || async {
         let found = text(&server.ask(&["DBSIZE"]).await?).map_err(LabError)?;

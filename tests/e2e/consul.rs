@@ -25,12 +25,7 @@ async fn a_failover_while_consul_is_away_is_published_when_it_is_back() {
     let agents = agents(&world, 3, &[]);
     let first = until_writer(&world, "redis", 20, None).await;
     let before = until_in_sync(&world, "redis", 2).await;
-    until("all watch it", Duration::from_secs(20), || async {
-        let watch = agents.iter().all(|agent| agent.log().contains(", generation 1,"));
-        if watch { Ok(()) } else { Err(LabError(logs(&agents))) }
-    })
-    .await
-    .unwrap();
+    until_all_say(&agents, ", generation 1,").await;
     world.consul.kill();
     world.server_mut(&first).unwrap().kill();
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -55,6 +50,7 @@ async fn a_restart_of_consul_changes_nothing() {
     let agents = agents(&world, 2, &[]);
     let writer = until_writer(&world, "redis", 20, None).await;
     let before = until_in_sync(&world, "redis", 2).await;
+    until_all_say(&agents, ", generation 1,").await;
     let hammer = Hammer::start(&world);
     world.consul.restart().await.unwrap();
     until_all_say(&agents, " answers again").await;
@@ -81,12 +77,7 @@ async fn a_wiped_consul_is_filled_again_above_the_last_generation() {
     let agents = agents(&world, 2, &[]);
     let writer = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
-    until("both know the generation", Duration::from_secs(10), || async {
-        let know = agents.iter().all(|agent| agent.log().contains(", generation 1,"));
-        if know { Ok(()) } else { Err(LabError(logs(&agents))) }
-    })
-    .await
-    .unwrap();
+    until_all_say(&agents, ", generation 1,").await;
     world.consul.wipe().unwrap();
     world.consul.restart().await.unwrap();
     let again = until_record(&world, "redis", 40, "published again", |r| r.writer.is_some()).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use consul_redis::lab::LabError;
 use consul_redis::lab::consul::ConsulServer;
 use consul_redis::lab::process::Process;
-use consul_redis::lab::redis::Server;
+use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::{Value, json};
@@ -47,13 +47,13 @@ async fn until_found(world: &World, env: &[(&str, &str)], wanted: &[&str]) -> Ve
     .unwrap()
 }
 
-async fn set(servers: &[Server], name: &str, value: &str) {
+async fn set(servers: &[LabServer], name: &str, value: &str) {
     for server in servers {
         server.ask(&["CONFIG", "SET", name, value]).await.unwrap();
     }
 }
 
-async fn tell(sentinels: &[Server], option: &str, value: &str) {
+async fn tell(sentinels: &[LabServer], option: &str, value: &str) {
     for sentinel in sentinels {
         sentinel.ask(&["SENTINEL", "SET", "redis", option, value]).await.unwrap();
     }
@@ -101,7 +101,7 @@ async fn where_all_is_well_it_finds_nothing() {
 async fn what_is_wrong_with_redis_is_found() {
     let (world, _agents, writer) = well(WorldSpec::default()).await;
     let redis = &world.groups[0].redis;
-    let replicas: Vec<&Server> =
+    let replicas: Vec<&LabServer> =
         redis.iter().filter(|server| server.address.to_string() != writer).collect();
     replicas[0].ask(&["CONFIG", "SET", "replica-priority", "0"]).await.unwrap();
     until_found(&world, &[], &["priority-zero"]).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use consul_redis::core::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::clients::write_to;
-use consul_redis::lab::redis::Server;
+use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::{fields, list, subscribe};
@@ -32,7 +32,7 @@ on_one_and_three_servers!(
 pub const SENTINEL_WAITS: Duration = Duration::from_secs(8);
 
 /// Waits until it follows that one.
-pub async fn until_follows(server: &Server, of: &str) {
+pub async fn until_follows(server: &LabServer, of: &str) {
     let what = format!("{} follows {of}", server.name());
     until(&what, Duration::from_secs(20), || async {
         match server.follows().await? {

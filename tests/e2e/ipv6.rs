@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use consul_redis::core::address::Address;
-use consul_redis::core::name_check::Answer;
+use consul_redis::core::name_check::DnsAnswer;
 use consul_redis::dns::Names;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
@@ -21,7 +21,7 @@ const NAME: &str = "redis-primary.service.consul";
 /// A reader that asks for the name's addresses all the time.
 struct Reader {
     stop: CancellationToken,
-    task: JoinHandle<Vec<(Instant, Answer)>>,
+    task: JoinHandle<Vec<(Instant, DnsAnswer)>>,
 }
 
 impl Reader {

@@ -21,7 +21,6 @@ mod errors;
 mod exec;
 mod fencing;
 mod first_primary;
-mod ghosts;
 mod groups;
 mod hammer;
 mod hostnames;
@@ -30,7 +29,6 @@ mod https;
 mod ipv6;
 mod logins;
 mod maintenance;
-mod moved;
 mod names;
 #[path = "../netns/namespace.rs"]
 #[expect(dead_code, reason = "the switch and its hosts are of tests/netns")]
@@ -45,10 +43,12 @@ mod prometheus;
 mod promises;
 mod proxies;
 mod reload;
+mod relocated;
 mod renamed;
 mod render;
 mod scripts;
 mod sentinels;
+mod stale_peers;
 mod support;
 mod switch;
 mod switchover;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
-use consul_redis::lab::redis::Server;
+use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use nix::sys::signal::Signal;
@@ -150,19 +150,19 @@ async fn a_blank_instance_beside_an_agent_joins_and_one_with_other_data_does_not
 }
 
 /// A write without an answer is one that is held; one that is refused, or a closed connection, is not.
-async fn hold(server: &Server) -> Result<(), LabError> {
+async fn hold(server: &LabServer) -> Result<(), LabError> {
     match server.ask(&["SET", "x", "1"]).await {
         Err(error) if error.to_string().contains("no answer") => Ok(()),
         other => Err(LabError(format!("{other:?}"))),
     }
 }
 
-async fn until_held(server: &Server) {
+async fn until_held(server: &LabServer) {
     until("its writes are held", Duration::from_secs(20), || hold(server)).await.unwrap();
 }
 
 /// Clients that write to one Redis.
-fn writers_at(server: &Server) -> Writers {
+fn writers_at(server: &LabServer) -> Writers {
     let address: SocketAddr = server.address.to_string().parse().unwrap();
     Writers::start(|| move || Box::new(move || Some(address)) as Find)
 }

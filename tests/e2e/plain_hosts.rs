@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
-use consul_redis::lab::redis::Server;
+use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
 use consul_redis::redis_link::{fields, text};
@@ -15,7 +15,7 @@ const GROUP: &str = "myMaster";
 const ARGS: [&str; 2] = ["--group", "myMaster=redis"];
 
 /// `info replication` has each of these lines, or begins of lines.
-async fn until_info(server: &Server, lines: &[&str]) {
+async fn until_info(server: &LabServer, lines: &[&str]) {
     let what = format!("info replication of {}", server.name());
     until(&what, Duration::from_secs(20), || async {
         let info = text(&server.ask(&["INFO", "replication"]).await?).map_err(LabError)?;

@@ -123,7 +123,7 @@ async fn the_alert_fires_when_there_is_no_writer_and_clears_when_there_is_one() 
     assert_eq!(prometheus.query(&fired).await.unwrap().len(), 0);
 
     // The other two stop: there is nobody to choose.
-    let alive = |server: &&consul_redis::lab::redis::Server| server.address.to_string() != first;
+    let alive = |server: &&consul_redis::lab::redis::LabServer| server.address.to_string() != first;
     for server in world.groups[0].redis.iter().filter(alive) {
         server.signal(Signal::SIGSTOP).unwrap();
     }

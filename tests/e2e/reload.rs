@@ -8,7 +8,7 @@ use std::time::Duration;
 use consul_redis::core::record::{Change, Level};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
-use consul_redis::lab::redis::Server;
+use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec, free_port};
 use consul_redis::redis_link::text as words;
@@ -38,7 +38,7 @@ fn reload(agent: &Process, path: &Path, config: &str) {
 }
 
 /// The subscriptions that a Sentinel has, by the number that it gave to each connection.
-async fn subscriptions(sentinel: &Server) -> Vec<String> {
+async fn subscriptions(sentinel: &LabServer) -> Vec<String> {
     let answer = sentinel.ask(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.unwrap();
     let all = words(&answer).unwrap();
     let id = |line: &str| line.split(' ').find_map(|word| word.strip_prefix("id=").map(Into::into));
@@ -314,7 +314,7 @@ async fn a_token_that_is_replaced_is_read_again_and_a_bad_one_is_refused() {
 }
 
 /// How often each Sentinel's commands to a Redis go by this user.
-async fn logged_in_as(redis: &Server, user: &str) -> usize {
+async fn logged_in_as(redis: &LabServer, user: &str) -> usize {
     let answer = redis.ask(&["CLIENT", "LIST"]).await.unwrap();
     let all = words(&answer).unwrap();
     let by = format!(" user={user} ");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use consul_redis::core::address::GroupName;
-use consul_redis::core::sentinels::{Tell, TellWhat};
+use consul_redis::core::sentinels::{Reconfigure, ReconfigureKind};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
@@ -326,16 +326,16 @@ async fn a_sentinel_is_asked_once_more_before_it_is_told() {
     })
     .await
     .unwrap();
-    let tell = |what, primary: &consul_redis::core::address::Address| Tell {
+    let tell = |what, primary: &consul_redis::core::address::Address| Reconfigure {
         sentinel: sentinel.address.clone(),
         what,
         primary: primary.clone(),
         settings: known.settings,
     };
     // It names that one: a REMOVE would cost it the replica for ten seconds.
-    for what in [TellWhat::Repoint, TellWhat::Monitor, TellWhat::Settings] {
+    for what in [ReconfigureKind::Repoint, ReconfigureKind::Monitor, ReconfigureKind::Settings] {
         let tell = tell(what, &primary.address);
-        assert!(!query::tell(&mut link, &id, &group, &tell, &[]).await.unwrap(), "{what:?}");
+        assert!(!query::reconfigure(&mut link, &id, &group, &tell, &[]).await.unwrap(), "{what:?}");
     }
     let now = query::ask(&mut link, &id, &group).await.unwrap().group.unwrap();
     assert_eq!(now.replicas.len(), 1, "{now:?}");
@@ -343,8 +343,8 @@ async fn a_sentinel_is_asked_once_more_before_it_is_told() {
     // It leads a failover, which goes on for as long as the replica does not answer.
     replica.signal(Signal::SIGSTOP).unwrap();
     sentinel.ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
-    let repoint = tell(TellWhat::Repoint, &replica.address);
-    assert!(!query::tell(&mut link, &id, &group, &repoint, &[]).await.unwrap());
+    let repoint = tell(ReconfigureKind::Repoint, &replica.address);
+    assert!(!query::reconfigure(&mut link, &id, &group, &repoint, &[]).await.unwrap());
     let now = query::ask(&mut link, &id, &group).await.unwrap().group.unwrap();
     assert!(now.failover.is_some(), "{now:?}");
     replica.signal(Signal::SIGCONT).unwrap();

@@ -9,7 +9,7 @@ use consul_redis::core::record::{Level, Record, decode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::consul::{ClusterSpec, ConsulServer, ConsulSpec, USUAL_PORTS};
 use consul_redis::lab::process::{Life, Process};
-use consul_redis::lab::redis::{Server, ServerSpec};
+use consul_redis::lab::redis::{LabServer, ServerSpec};
 use consul_redis::lab::tools::{self, Tool};
 use consul_redis::lab::wait::until;
 use consul_redis::redis_link::{LinkSettings, fields};
@@ -44,9 +44,9 @@ pub struct Host {
     /// Its Consul server.
     pub consul: ConsulServer,
     /// Its Redis.
-    pub redis: Server,
+    pub redis: LabServer,
     /// Its Sentinel.
-    pub sentinel: Server,
+    pub sentinel: LabServer,
     agent: Option<Process>,
     config: PathBuf,
 }
@@ -294,14 +294,18 @@ fn start_consul(
     })
 }
 
-async fn start_redis(namespace: &Namespace, ip: Ipv4Addr, home: &Path) -> Result<Server, LabError> {
+async fn start_redis(
+    namespace: &Namespace,
+    ip: Ipv4Addr,
+    home: &Path,
+) -> Result<LabServer, LabError> {
     let dir = home.join("redis");
     let config = format!(
         "bind {{ip}}\nport {{port}}\nprotected-mode no\ndir {}\nappendonly yes\n\
          repl-diskless-sync-delay 0\n",
         dir.display()
     );
-    Server::start(ServerSpec {
+    LabServer::start(ServerSpec {
         name: "redis",
         tool: tools::redis_server()?.within(&namespace.path()),
         ip: ip.into(),
@@ -320,10 +324,10 @@ async fn start_sentinel(
     namespace: &Namespace,
     ip: Ipv4Addr,
     home: &Path,
-) -> Result<Server, LabError> {
+) -> Result<LabServer, LabError> {
     let dir = home.join("sentinel");
     let config = format!("bind {{ip}}\nport {{port}}\ndir {}\n", dir.display());
-    Server::start(ServerSpec {
+    LabServer::start(ServerSpec {
         name: "sentinel",
         tool: tools::redis_server()?.within(&namespace.path()),
         ip: ip.into(),

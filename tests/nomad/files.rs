@@ -10,7 +10,9 @@ use consul_redis::core::projection::Layout;
 use consul_redis::core::sentinel_rows;
 use consul_redis::exec::AGENT_STOP_TIMEOUT;
 use consul_redis::exec::announce::given;
-use consul_redis::exec::settings::{self, Environment, Role, ServerCommand, with_known_names};
+use consul_redis::exec::settings::{
+    self, Environment, ServerCommand, ServerKind, with_known_names,
+};
 use hcl::Body;
 
 use crate::job::{Client, JOBS, Job, JobFile, Task, label, root, string, text, used};
@@ -149,7 +151,7 @@ fn what_is_said_to_redis_is_understood() {
     let task = job.task();
     let (args, config, env) = exec(&task);
     let command = ServerCommand::parse(&args.server, &env).unwrap();
-    assert_eq!(command.role, Role::Redis);
+    assert_eq!(command.role, ServerKind::Redis);
     let port = command.port("").unwrap();
     // Announced is the port that Nomad gave, and that is what Redis listens on.
     let announced = given(args.announce.as_deref(), &env, command.role, port).unwrap();
@@ -171,7 +173,7 @@ fn what_is_said_to_a_sentinel_is_understood() {
     let task = job("sentinel").task();
     let (args, config, env) = exec(&task);
     let command = ServerCommand::parse(&args.server, &env).unwrap();
-    assert_eq!((command.role, command.port("").unwrap()), (Role::Sentinel, 20_001));
+    assert_eq!((command.role, command.port("").unwrap()), (ServerKind::Sentinel, 20_001));
     let announced = given(None, &env, command.role, 1).unwrap();
     assert_eq!(announced.unwrap().to_string(), "10.0.0.5:20001");
     assert_eq!(config.groups[0].policy.group.as_str(), "redis");

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Check, Code, Evidence, Facts, Finding, seen};
+use super::{Check, Facts, Finding, FindingCode, Observation, seen};
 use crate::status::{Problem, ProblemCode};
 
 /// So many changes of the writer in [`FLAPPING_WITHIN`] are too many. One failover is two: withdrawn, and published.
@@ -31,12 +31,12 @@ fn watching(facts: &Facts<'_>) -> Vec<Finding> {
         [] => {
             let text = "no agent watches the group: nothing will follow a failover";
             let mend = format!("consul-redis agent --group {}", facts.group());
-            vec![Code::NoAgents.found(text, vec![seen(from, "none")], mend)]
+            vec![FindingCode::NoAgents.found(text, vec![seen(from, "none")], mend)]
         }
         [only] => {
             let text =
                 "one agent alone watches the group: when it stops, nothing follows a failover";
-            vec![Code::OneAgent.found(text, vec![seen(from, only)], mend)]
+            vec![FindingCode::OneAgent.found(text, vec![seen(from, only)], mend)]
         }
         _ => Vec::new(),
     }
@@ -47,7 +47,7 @@ fn healthy(facts: &Facts<'_>) -> Vec<Finding> {
     let say = |problem: &Problem| {
         let evidence = vec![seen("consul-redis status", problem.code.as_str())];
         let mend = format!("docs/metrics.md says what to do about {}", problem.code.as_str());
-        Code::NotHealthy.found(&problem.text, evidence, mend)
+        FindingCode::NotHealthy.found(&problem.text, evidence, mend)
     };
     others.map(say).collect()
 }
@@ -59,7 +59,7 @@ fn keys(facts: &Facts<'_>) -> Vec<Finding> {
         let mend = format!(
             "consul kv get {key}; then write it again. consul kv delete {key} takes it all back"
         );
-        Some(Code::KeyUnreadable.found(text, vec![seen(format!("key {key}"), error?)], mend))
+        Some(FindingCode::KeyUnreadable.found(text, vec![seen(format!("key {key}"), error?)], mend))
     };
     let config = found(facts.layout.config(), store.config.as_ref().err());
     let maintenance = found(facts.layout.maintenance(), store.maintenance.as_ref().err());
@@ -81,7 +81,7 @@ fn flapping(facts: &Facts<'_>) -> Vec<Finding> {
         "consul-redis status says why each; consul-redis config {} down_after=5s, if the network is slow",
         facts.group()
     );
-    vec![Code::Flapping.found("the primary moves too often", evidence, mend)]
+    vec![FindingCode::Flapping.found("the primary moves too often", evidence, mend)]
 }
 
 fn clock(facts: &Facts<'_>) -> Vec<Finding> {
@@ -93,12 +93,16 @@ fn clock(facts: &Facts<'_>) -> Vec<Finding> {
     let read = format!("generation {} began {} s from now", record.generation, ahead.as_secs());
     let evidence = vec![seen(format!("key {}, by {}", facts.layout.state(), record.by), read)];
     let text = format!("the clock of the agent {} is ahead of this machine's", record.by);
-    vec![Code::AgentClock.found(text, evidence, "chronyc makestep, on the host that is wrong")]
+    vec![FindingCode::AgentClock.found(
+        text,
+        evidence,
+        "chronyc makestep, on the host that is wrong",
+    )]
 }
 
 /// What no check could look at. One finding for all: each is somebody's right or login.
 fn unread(facts: &Facts<'_>) -> Vec<Finding> {
-    let mut evidence: Vec<Evidence> = Vec::new();
+    let mut evidence: Vec<Observation> = Vec::new();
     let mut note = |from: String, error: Option<&String>| {
         evidence.extend(error.map(|error| seen(from, error)));
     };
@@ -120,5 +124,9 @@ fn unread(facts: &Facts<'_>) -> Vec<Finding> {
     }
     let mend = "give this command's logins +config|get, +time and +info on Redis, +sentinel on Sentinels, and \
                 its token agent_prefix \"\" { policy = \"read\" }";
-    vec![Code::Unread.found("some things could not be read, and were not checked", evidence, mend)]
+    vec![FindingCode::Unread.found(
+        "some things could not be read, and were not checked",
+        evidence,
+        mend,
+    )]
 }

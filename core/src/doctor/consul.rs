@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Check, Code, Facts, Finding, NameKind, Right, RightKind, seen, version};
+use super::{Check, Facts, Finding, FindingCode, NameKind, Right, RightKind, seen, version};
 
 /// For how long DNS may answer from what it last knew.
 const MAX_STALE: SignedDuration = SignedDuration::from_secs(60);
@@ -26,7 +26,7 @@ pub(super) const CHECKS: &[Check] = &[
 /// One finding about the Consul agent, when `check` says something: in a sentence, what was read, what mends it.
 fn agent(
     facts: &Facts<'_>,
-    code: Code,
+    code: FindingCode,
     check: impl FnOnce(&super::ConsulAgent) -> Option<(String, String, String)>,
 ) -> Vec<Finding> {
     let Ok(agent) = &facts.consul else { return Vec::new() };
@@ -38,7 +38,7 @@ fn agent(
 
 /// 1.19.0 and 1.19.1: `docs/facts/consul.md` 3.
 fn tags(facts: &Facts<'_>) -> Vec<Finding> {
-    agent(facts, Code::ConsulTags, |agent| {
+    agent(facts, FindingCode::ConsulTags, |agent| {
         matches!(version(&agent.version)?, (1, 19, 0..=1)).then(|| {
             (
                 "the DNS of this Consul ignores tags: primary.NAME answers every instance"
@@ -53,7 +53,7 @@ fn tags(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// GH-10798: `docs/facts/consul.md` 1.
 fn txn_acl(facts: &Facts<'_>) -> Vec<Finding> {
-    agent(facts, Code::ConsulTxnAcl, |agent| {
+    agent(facts, FindingCode::ConsulTxnAcl, |agent| {
         let old = match version(&agent.version)? {
             (1, minor, patch) => match minor {
                 0..=7 => true,
@@ -76,7 +76,7 @@ fn txn_acl(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn max_stale(facts: &Facts<'_>) -> Vec<Finding> {
-    agent(facts, Code::MaxStale, |agent| {
+    agent(facts, FindingCode::MaxStale, |agent| {
         let stale = agent.max_stale.filter(|stale| agent.allow_stale && *stale > MAX_STALE)?;
         Some((
             "a Consul server that is cut off goes on answering DNS from what it last knew"
@@ -89,7 +89,7 @@ fn max_stale(facts: &Facts<'_>) -> Vec<Finding> {
 
 fn service_ttl(facts: &Facts<'_>) -> Vec<Finding> {
     let service = facts.view.record.map_or(&facts.view.policy.service, |record| &record.service);
-    agent(facts, Code::ServiceTtl, |agent| {
+    agent(facts, FindingCode::ServiceTtl, |agent| {
         let ttl = agent.ttl(&service.primary()).max(agent.ttl(service.as_str()));
         (ttl > TTL_MAX).then(|| {
             (
@@ -105,7 +105,7 @@ fn service_ttl(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn cache(facts: &Facts<'_>) -> Vec<Finding> {
-    agent(facts, Code::DnsCache, |agent| {
+    agent(facts, FindingCode::DnsCache, |agent| {
         agent.use_cache.then(|| {
             (
                 "DNS answers from the agent's cache, without looking".to_owned(),
@@ -119,7 +119,7 @@ fn cache(facts: &Facts<'_>) -> Vec<Finding> {
 fn only_passing(facts: &Facts<'_>) -> Vec<Finding> {
     let rows = facts.rows.iter().flatten();
     let warns: Vec<_> = rows.filter(|row| row.status == "warning").collect();
-    agent(facts, Code::OnlyPassing, |agent| {
+    agent(facts, FindingCode::OnlyPassing, |agent| {
         let row = warns.first().filter(|_| !agent.only_passing)?;
         Some((
             "a row whose check warns is answered by DNS".to_owned(),
@@ -131,7 +131,7 @@ fn only_passing(facts: &Facts<'_>) -> Vec<Finding> {
 
 fn truncate(facts: &Facts<'_>) -> Vec<Finding> {
     let replicas = facts.view.record.map_or(0, |record| record.replicas().count());
-    agent(facts, Code::DnsTruncate, |agent| {
+    agent(facts, FindingCode::DnsTruncate, |agent| {
         let many = u64::try_from(replicas).ok().filter(|count| *count > agent.udp_answers);
         let many = many.filter(|_| agent.udp_answers > 0 && !agent.truncate)?;
         Some((
@@ -156,7 +156,7 @@ fn foreign_rows(facts: &Facts<'_>) -> Vec<Finding> {
         let read = format!("service {}, id {}, tags {:?}", row.service, row.id, row.tags);
         let evidence = vec![seen(format!("Consul's node {}", row.node), read)];
         let mend = format!("consul services deregister -id={}, on that node", row.id);
-        Code::ForeignRow.found(text, evidence, mend)
+        FindingCode::ForeignRow.found(text, evidence, mend)
     };
     foreign.map(say).collect()
 }
@@ -170,7 +170,11 @@ fn foreign_node(facts: &Facts<'_>) -> Vec<Finding> {
     let evidence =
         vec![seen("Consul's catalog", format!("node {node} lacks managed-by=consul-redis"))];
     let text = format!("the node {node} is somebody else's: nothing can be published");
-    vec![Code::ForeignNode.found(text, evidence, "choose another --prefix, or rename that node")]
+    vec![FindingCode::ForeignNode.found(
+        text,
+        evidence,
+        "choose another --prefix, or rename that node",
+    )]
 }
 
 fn acl_rights(facts: &Facts<'_>) -> Vec<Finding> {
@@ -183,7 +187,7 @@ fn acl_rights(facts: &Facts<'_>) -> Vec<Finding> {
         if *kind == RightKind::Session {
             let rule = format!("session_prefix \"\" {{ policy = \"{access}\" }}");
             let text = "the token has no right to sessions: the agent does not show in status";
-            return Code::AclSession.found(
+            return FindingCode::AclSession.found(
                 text,
                 evidence(&rule),
                 format!("add to its policy: {rule}"),
@@ -196,7 +200,7 @@ fn acl_rights(facts: &Facts<'_>) -> Vec<Finding> {
             _ => format!("{} \"{on}\" {{ policy = \"{access}\" }}", kind.as_str()),
         };
         let text = format!("the token has no right to {access} the {} {on}", kind.as_str());
-        Code::AclRight.found(text, evidence(&rule), format!("add to its policy: {rule}"))
+        FindingCode::AclRight.found(text, evidence(&rule), format!("add to its policy: {rule}"))
     };
     missing.map(say).collect()
 }
@@ -219,7 +223,7 @@ pub(super) fn dns_token(facts: &Facts<'_>) -> Vec<Finding> {
             seen("Consul's catalog", format!("{service} at {}, passing", row.address)),
         ];
         let mend = "give the DNS (or default) token of the Consul agents consul/reader-policy.hcl";
-        Code::DnsToken.found(text, evidence, mend)
+        FindingCode::DnsToken.found(text, evidence, mend)
     };
     nothing.map(say).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::SignedDuration;
 
 use crate::address::Address;
-use crate::name_check::Answer;
+use crate::name_check::DnsAnswer;
 use crate::observed::{InstanceAnswer, Role, SentinelAnswer, SentinelGroup};
 use crate::projection::Layout;
 use crate::record::Record;
@@ -223,10 +223,12 @@ impl NameKind {
     }
 
     /// Whether the answer is what the record says. Answers by UDP hold some of the replicas.
-    pub fn is_right(self, record: &Record, answer: &Answer) -> bool {
-        use crate::name_check::{Verdict, compare};
+    pub fn is_right(self, record: &Record, answer: &DnsAnswer) -> bool {
+        use crate::name_check::{DnsVerdict, compare};
         match self {
-            Self::Primary | Self::Tag => compare(record.writer_address(), answer) == Verdict::Right,
+            Self::Primary | Self::Tag => {
+                compare(record.writer_address(), answer) == DnsVerdict::Right
+            }
             Self::Replica => {
                 let known: Vec<_> = record.replicas().collect();
                 let is_known = |ip| known.iter().any(|address| address.ip() == Some(ip));
@@ -250,7 +252,7 @@ pub struct NameAnswer {
     /// The name.
     pub name: String,
     /// The answer, or why there is none.
-    pub answer: Result<Answer, String>,
+    pub answer: Result<DnsAnswer, String>,
 }
 
 impl<'a> Facts<'a> {

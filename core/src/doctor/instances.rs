@@ -1,7 +1,8 @@
 //! The instances: whether one could take over, and what would be lost.
 
 use super::{
-    Check, Code, Evidence, Facts, Finding, InstanceFacts, differing, redis_cli, seen, version,
+    Check, Facts, Finding, FindingCode, InstanceFacts, Observation, differing, redis_cli, seen,
+    version,
 };
 use crate::address::Address;
 use crate::observed::{InstanceAnswer, Role};
@@ -38,7 +39,7 @@ pub(super) const CHECKS: &[Check] = &[
 /// A finding for each instance of which `check` says something.
 fn each(
     facts: &Facts<'_>,
-    code: Code,
+    code: FindingCode,
     check: impl Fn(&Address, &InstanceFacts) -> Option<(String, String, String)>,
 ) -> Vec<Finding> {
     let found = facts.instances.iter().filter_map(|(at, more)| {
@@ -64,7 +65,7 @@ fn silent(facts: &Facts<'_>) -> Vec<Finding> {
     let say = |(at, error): (&Address, &String)| {
         let text = format!("{at} does not answer from here, and the Sentinels do not call it down");
         let mend = "look at the network from here, at --redis-password-file and at TLS";
-        Code::InstanceSilent.found(text, vec![seen(at, error)], mend)
+        FindingCode::InstanceSilent.found(text, vec![seen(at, error)], mend)
     };
     silent.map(say).collect()
 }
@@ -81,7 +82,7 @@ fn not_ready(facts: &Facts<'_>) -> Vec<Finding> {
         let why = answer.not_ready.as_ref()?;
         let text = format!("{at} is not ready for commands");
         let mend = redis_cli(at, "INFO persistence");
-        Some(Code::InstanceNotReady.found(text, vec![seen(at, why)], mend))
+        Some(FindingCode::InstanceNotReady.found(text, vec![seen(at, why)], mend))
     };
     waiting.filter_map(say).collect()
 }
@@ -98,7 +99,7 @@ fn second_primary(facts: &Facts<'_>) -> Vec<Finding> {
             "an agent makes it a replica, unless it holds other data; to give that up: {}",
             redis_cli(at, command)
         );
-        Code::SecondPrimary.found(text, vec![seen(at, read)], mend)
+        FindingCode::SecondPrimary.found(text, vec![seen(at, read)], mend)
     };
     others.map(say).collect()
 }
@@ -112,7 +113,7 @@ fn links(facts: &Facts<'_>) -> Vec<Finding> {
             let text = format!("{at} follows {of}, not the writer {writer}");
             let read = format!("master_host:{} master_port:{}", of.host(), of.port());
             let mend = redis_cli(at, format!("REPLICAOF {} {}", writer.host(), writer.port()));
-            return Some(Code::FollowsAnother.found(text, vec![seen(at, read)], mend));
+            return Some(FindingCode::FollowsAnother.found(text, vec![seen(at, read)], mend));
         }
         if *link_up {
             return None;
@@ -121,7 +122,7 @@ fn links(facts: &Facts<'_>) -> Vec<Finding> {
             format!("the link from {at} to its primary {of} is down: it takes no writes over");
         let mend =
             "look at its log, at masterauth, and at client-output-buffer-limit of the primary";
-        Some(Code::LinkDown.found(text, vec![seen(at, "master_link_status:down")], mend))
+        Some(FindingCode::LinkDown.found(text, vec![seen(at, "master_link_status:down")], mend))
     };
     facts.replicas().filter_map(say).collect()
 }
@@ -136,7 +137,7 @@ fn lags(facts: &Facts<'_>) -> Vec<Finding> {
         let read =
             format!("{}: offset {}, lag {} s", replica.address, replica.offset, replica.lag_s);
         let mend = "look at its host: network, disk, and commands that take long (SLOWLOG GET)";
-        Code::ReplicaLags.found(text, vec![seen(writer, read)], mend)
+        FindingCode::ReplicaLags.found(text, vec![seen(writer, read)], mend)
     };
     late.map(say).collect()
 }
@@ -145,7 +146,7 @@ fn no_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     let Some((writer, 0)) = facts.replicas_online() else { return Vec::new() };
     let text = "the writer has no replica in sync: when it is gone, there is nobody to choose";
     let mend = format!("redis-cli -h REPLICA REPLICAOF {} {}", writer.host(), writer.port());
-    vec![Code::NoReplicas.found(text, vec![seen(writer, "0 replicas online")], mend)]
+    vec![FindingCode::NoReplicas.found(text, vec![seen(writer, "0 replicas online")], mend)]
 }
 
 /// A replica that is kept out of elections: on purpose in maintenance, else by nobody's wish.
@@ -159,12 +160,12 @@ fn priorities(facts: &Facts<'_>) -> Vec<Finding> {
         let text = "no replica may be chosen: no failover is possible";
         let commands: Vec<String> = zero.iter().map(|(at, _)| mend(at)).collect();
         let evidence = zero.iter().map(|(at, _)| evidence(at)).collect();
-        return vec![Code::NobodyEligible.found(text, evidence, commands.join("; "))];
+        return vec![FindingCode::NobodyEligible.found(text, evidence, commands.join("; "))];
     }
     let forgotten = zero.iter().filter(|(at, _)| !facts.view.in_maintenance(at));
     let say = |(at, _): &(&Address, &InstanceAnswer)| {
         let text = format!("replica {at} will never be chosen, and is not in maintenance");
-        Code::PriorityZero.found(text, vec![evidence(at)], mend(at))
+        FindingCode::PriorityZero.found(text, vec![evidence(at)], mend(at))
     };
     forgotten.map(say).collect()
 }
@@ -176,37 +177,39 @@ fn min_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     };
     if let Some(evidence) = differing("min-replicas-to-write", wanted.clone()) {
         let text = "instances want different numbers of replicas: a failover changes when writes are refused";
-        return vec![Code::MinReplicasDiffer.found(text, evidence, mend(1))];
+        return vec![FindingCode::MinReplicasDiffer.found(text, evidence, mend(1))];
     }
     let Some((writer, online)) = facts.replicas_online() else { return Vec::new() };
     let wanted = facts.instances.get(writer).and_then(|more| more.number("min-replicas-to-write"));
     let Some(wanted) = wanted else { return Vec::new() };
     let read = format!("min-replicas-to-write {wanted}, {online} replicas online");
-    let found = |code: Code, text: &str, count: u64| {
+    let found = |code: FindingCode, text: &str, count: u64| {
         vec![code.found(text, vec![seen(writer, &read)], mend(count))]
     };
     match wanted {
         0 => found(
-            Code::MinReplicasOff,
+            FindingCode::MinReplicasOff,
             "a primary that is cut off goes on taking writes that will be lost",
             1,
         ),
         // Without any there is a graver finding.
         _ if online == 0 => Vec::new(),
         _ if wanted > online => found(
-            Code::MinReplicasUnmet,
+            FindingCode::MinReplicasUnmet,
             "the writer refuses writes: too few replicas follow it",
             1,
         ),
-        _ if wanted == online && online > 1 => {
-            found(Code::MinReplicasNoSpare, "writes stop when one replica is lost", online - 1)
-        }
+        _ if wanted == online && online > 1 => found(
+            FindingCode::MinReplicasNoSpare,
+            "writes stop when one replica is lost",
+            online - 1,
+        ),
         _ => Vec::new(),
     }
 }
 
 fn persistence_off(facts: &Facts<'_>) -> Vec<Finding> {
-    each(facts, Code::PersistenceOff, |at, more| {
+    each(facts, FindingCode::PersistenceOff, |at, more| {
         let off = more.setting("save")?.is_empty() && more.setting("appendonly")? == "no";
         off.then(|| {
             (
@@ -221,7 +224,7 @@ fn persistence_off(facts: &Facts<'_>) -> Vec<Finding> {
 fn persistence_fails(facts: &Facts<'_>) -> Vec<Finding> {
     const STATUS: [&str; 3] =
         ["rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status"];
-    each(facts, Code::PersistenceFails, |at, more| {
+    each(facts, FindingCode::PersistenceFails, |at, more| {
         let failed = STATUS.into_iter().find(|name| more.info(name) == Some("err"))?;
         let text = format!("{at} cannot save its data, and may refuse writes for it");
         Some((text, format!("{failed}:err"), "look at its disk and its log".to_owned()))
@@ -229,7 +232,7 @@ fn persistence_fails(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn announced(facts: &Facts<'_>) -> Vec<Finding> {
-    each(facts, Code::AnnounceDiffers, |at, more| {
+    each(facts, FindingCode::AnnounceDiffers, |at, more| {
         let host = more.setting("replica-announce-ip").filter(|host| !host.is_empty())?;
         let port = more.number("replica-announce-port").filter(|port| *port != 0);
         let differs = host != at.host() || port.is_some_and(|port| port != u64::from(at.port()));
@@ -245,7 +248,7 @@ fn announced(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn writable(facts: &Facts<'_>) -> Vec<Finding> {
-    each(facts, Code::ReplicaWritable, |at, more| {
+    each(facts, FindingCode::ReplicaWritable, |at, more| {
         (more.setting("replica-read-only")? == "no").then(|| {
             (
                 format!("{at} takes writes while it is a replica, which are lost"),
@@ -264,7 +267,7 @@ fn replica_buffer(limits: &str) -> Option<u64> {
 }
 
 fn buffers(facts: &Facts<'_>) -> Vec<Finding> {
-    each(facts, Code::ReplicaBufferSmall, |at, more| {
+    each(facts, FindingCode::ReplicaBufferSmall, |at, more| {
         let hard = replica_buffer(more.setting("client-output-buffer-limit")?)?;
         let used: u64 = more.info("used_memory")?.parse().ok()?;
         // What is written during a full synchronisation waits there: a tenth of the data is not much.
@@ -287,8 +290,8 @@ fn buffers(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn limits_differ(facts: &Facts<'_>) -> Vec<Finding> {
-    let found = |code: Code, name: &str, text: &str| {
-        let evidence: Option<Vec<Evidence>> = differing(name, facts.settings(name));
+    let found = |code: FindingCode, name: &str, text: &str| {
+        let evidence: Option<Vec<Observation>> = differing(name, facts.settings(name));
         let mend = format!("redis-cli CONFIG SET {name} VALUE, the same on every instance");
         Some(code.found(text, evidence?, mend))
     };
@@ -296,8 +299,8 @@ fn limits_differ(facts: &Facts<'_>) -> Vec<Finding> {
         "instances have different limits of memory: one that takes over may refuse writes or evict";
     let policy = "instances evict differently: a failover changes what becomes of keys";
     [
-        found(Code::MaxmemoryDiffers, "maxmemory", memory),
-        found(Code::MaxmemoryPolicyDiffers, "maxmemory-policy", policy),
+        found(FindingCode::MaxmemoryDiffers, "maxmemory", memory),
+        found(FindingCode::MaxmemoryPolicyDiffers, "maxmemory-policy", policy),
     ]
     .into_iter()
     .flatten()
@@ -305,7 +308,7 @@ fn limits_differ(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn diskless_delay(facts: &Facts<'_>) -> Vec<Finding> {
-    each(facts, Code::DisklessDelay, |at, more| {
+    each(facts, FindingCode::DisklessDelay, |at, more| {
         let on = more.setting("repl-diskless-sync")? == "yes";
         let delay = more
             .number("repl-diskless-sync-delay")
@@ -321,7 +324,7 @@ fn diskless_delay(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn config_file(facts: &Facts<'_>) -> Vec<Finding> {
-    each(facts, Code::ConfigFileMissing, |at, more| {
+    each(facts, FindingCode::ConfigFileMissing, |at, more| {
         more.info("config_file")?.is_empty().then(|| {
             (
                 format!("{at} was started without a config file: after a restart it forgets whom it followed"),
@@ -333,7 +336,7 @@ fn config_file(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn clocks(facts: &Facts<'_>) -> Vec<Finding> {
-    each(facts, Code::ClockSkew, |at, more| {
+    each(facts, FindingCode::ClockSkew, |at, more| {
         let ahead = *more.clock_ahead_ms.as_ref().ok()?;
         (ahead.unsigned_abs() > CLOCK_SKEW_MAX_MS).then(|| {
             let way = if ahead > 0 { "ahead of" } else { "behind" };
@@ -358,7 +361,7 @@ fn versions(facts: &Facts<'_>) -> Vec<Finding> {
             seen(at, format!("version {}", answer.version)),
             seen(writer, format!("version {}", newest.version)),
         ];
-        Code::VersionsDiffer.found(text, evidence, "upgrade replicas before the primary")
+        FindingCode::VersionsDiffer.found(text, evidence, "upgrade replicas before the primary")
     };
     older.map(say).collect()
 }
@@ -369,7 +372,7 @@ fn in_maintenance(facts: &Facts<'_>) -> Vec<Finding> {
     let say = |(at, _): (&Address, &u64)| {
         let evidence = vec![seen(format!("key {}", facts.layout.maintenance()), at)];
         let mend = format!("consul-redis maintenance off {at}");
-        Code::InMaintenance.found(format!("{at} is kept out of service"), evidence, mend)
+        FindingCode::InMaintenance.found(format!("{at} is kept out of service"), evidence, mend)
     };
     listed.map(say).collect()
 }

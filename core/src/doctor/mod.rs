@@ -1,7 +1,7 @@
 //! What is wrong with a group, and with what it runs on: facts in, findings out.
 //!
 //! One small function a check, by subject; each code stands in `docs/findings.md`, and `tests/rules/doctor.rs` has a
-//! world with that fault for each. A fact that could not be read is no fault: it gives [`Code::Unread`] and nothing else.
+//! world with that fault for each. A fact that could not be read is no fault: it gives [`FindingCode::Unread`] and nothing else.
 
 mod agents;
 mod consul;
@@ -50,11 +50,11 @@ macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident $text:literal $severity:ident;)*) => {
         /// The kinds of findings. Their names are stable: scripts go by them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-        pub enum Code {
+        pub enum FindingCode {
             $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
 
-        impl Code {
+        impl FindingCode {
             /// All of them, by subject.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
@@ -228,7 +228,7 @@ codes! {
     Unread "unread" Hint;
 }
 
-impl fmt::Display for Code {
+impl fmt::Display for FindingCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -238,20 +238,20 @@ impl fmt::Display for Code {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Which kind of thing.
-    pub code: Code,
+    pub code: FindingCode,
     /// How much it matters.
     pub severity: Severity,
     /// In a sentence.
     pub text: String,
     /// What it was read from.
-    pub evidence: Vec<Evidence>,
+    pub evidence: Vec<Observation>,
     /// What mends it: a command, where one does.
     pub mend: String,
 }
 
 /// What was read, and from whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Evidence {
+pub struct Observation {
     /// Who said it.
     pub from: String,
     /// What was said.
@@ -259,16 +259,16 @@ pub struct Evidence {
 }
 
 /// Evidence.
-fn seen(from: impl fmt::Display, read: impl fmt::Display) -> Evidence {
-    Evidence { from: from.to_string(), read: read.to_string() }
+fn seen(from: impl fmt::Display, read: impl fmt::Display) -> Observation {
+    Observation { from: from.to_string(), read: read.to_string() }
 }
 
-impl Code {
+impl FindingCode {
     /// A finding of this kind.
     fn found(
         self,
         text: impl Into<String>,
-        evidence: Vec<Evidence>,
+        evidence: Vec<Observation>,
         mend: impl Into<String>,
     ) -> Finding {
         let (text, mend) = (text.into(), mend.into());
@@ -297,7 +297,7 @@ fn redis_cli(at: &Address, command: impl fmt::Display) -> String {
 fn differing<T: PartialEq + fmt::Display>(
     what: &str,
     values: Vec<(&Address, T)>,
-) -> Option<Vec<Evidence>> {
+) -> Option<Vec<Observation>> {
     let (_, first) = values.first()?;
     let differ = values.iter().any(|(_, value)| value != first);
     differ.then(|| values.iter().map(|(from, v)| seen(from, format!("{what} {v}"))).collect())

@@ -1,6 +1,6 @@
 //! What DNS answers.
 
-use super::{Check, Code, Facts, Finding, NameAnswer, NameKind, consul::dns_token, seen};
+use super::{Check, Facts, Finding, FindingCode, NameAnswer, NameKind, consul::dns_token, seen};
 
 pub(super) const CHECKS: &[Check] = &[wrong, silent];
 
@@ -19,12 +19,12 @@ fn wrong(facts: &Facts<'_>) -> Vec<Finding> {
             record.writer_address().map_or_else(|| "no writer".to_owned(), ToString::to_string);
         let replicas: Vec<String> = record.replicas().map(ToString::to_string).collect();
         let (code, published) = match asked.kind {
-            NameKind::Primary => (Code::DnsWrong, writer),
-            NameKind::Tag => (Code::DnsTagWrong, writer),
+            NameKind::Primary => (FindingCode::DnsWrong, writer),
+            NameKind::Tag => (FindingCode::DnsTagWrong, writer),
             NameKind::Replica if replicas.is_empty() => {
-                (Code::DnsReplicasWrong, "no replica".to_owned())
+                (FindingCode::DnsReplicasWrong, "no replica".to_owned())
             }
-            NameKind::Replica => (Code::DnsReplicasWrong, replicas.join(", ")),
+            NameKind::Replica => (FindingCode::DnsReplicasWrong, replicas.join(", ")),
         };
         let text = format!("DNS answers {answer} for {}: {published} is published", asked.name);
         let evidence = vec![
@@ -46,7 +46,7 @@ fn silent(facts: &Facts<'_>) -> Vec<Finding> {
         let text = format!("DNS at {} does not answer for {}", asked.server, asked.name);
         let mend =
             format!("dig @{} -p {} {}", asked.server.host(), asked.server.port(), asked.name);
-        Some(Code::DnsSilent.found(text, vec![seen(&asked.server, error)], mend))
+        Some(FindingCode::DnsSilent.found(text, vec![seen(&asked.server, error)], mend))
     };
     asked.filter_map(say).collect()
 }

@@ -1,6 +1,6 @@
 //! The Sentinels: whether they could fail over, and agree.
 
-use super::{Check, Code, Evidence, Facts, Finding, differing, redis_cli, seen, version};
+use super::{Check, Facts, Finding, FindingCode, Observation, differing, redis_cli, seen, version};
 use crate::address::Address;
 use crate::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
 use crate::policy::WantedQuorum;
@@ -44,14 +44,14 @@ fn config(facts: &Facts<'_>, what: &str) -> String {
     format!("consul-redis config {} {what}", facts.group())
 }
 
-fn known(facts: &Facts<'_>) -> Evidence {
+fn known(facts: &Facts<'_>) -> Observation {
     let tally = &facts.view.tally;
-    seen("the Sentinels", format!("{} known, {} answer", tally.known, tally.heard))
+    seen("the Sentinels", format!("{} known, {} answer", tally.known, tally.answering))
 }
 
 fn lacks_majority(facts: &Facts<'_>) -> bool {
     let tally = &facts.view.tally;
-    tally.known > 0 && tally.heard < tally.majority()
+    tally.known > 0 && tally.answering < tally.majority()
 }
 
 fn no_majority(facts: &Facts<'_>) -> Vec<Finding> {
@@ -60,35 +60,35 @@ fn no_majority(facts: &Facts<'_>) -> Vec<Finding> {
     }
     let text = "fewer than half of the known Sentinels answer: no failover is possible";
     let mend = "start the Sentinels again, or look at the network from here";
-    vec![Code::NoMajority.found(text, vec![known(facts)], mend)]
+    vec![FindingCode::NoMajority.found(text, vec![known(facts)], mend)]
 }
 
 fn quorum(facts: &Facts<'_>) -> Vec<Finding> {
     let Ok(count) = u64::try_from(facts.view.tally.known) else { return Vec::new() };
-    let having = |wrong: &dyn Fn(u64) -> bool| -> Vec<Evidence> {
+    let having = |wrong: &dyn Fn(u64) -> bool| -> Vec<Observation> {
         let wrong = facts.groups().filter(|(_, _, group)| wrong(group.settings.quorum));
         let say = |(at, _, group): (&Address, _, &SentinelGroup)| {
             seen(at, format!("quorum {} of {count} Sentinels", group.settings.quorum))
         };
         wrong.map(say).collect()
     };
-    let found = |code: Code, text: &str, evidence: Vec<Evidence>| {
+    let found = |code: FindingCode, text: &str, evidence: Vec<Observation>| {
         let mend = config(facts, "quorum=auto");
         (!evidence.is_empty()).then(|| code.found(text, evidence, mend))
     };
     [
         found(
-            Code::QuorumTooHigh,
+            FindingCode::QuorumTooHigh,
             "more Sentinels must agree than there are: no failover is possible",
             having(&|quorum| quorum > count),
         ),
         found(
-            Code::QuorumNoSpare,
+            FindingCode::QuorumNoSpare,
             "all Sentinels must agree: one that is down stops failovers",
             having(&|quorum| quorum == count && count > 2),
         ),
         found(
-            Code::QuorumOne,
+            FindingCode::QuorumOne,
             "one Sentinel alone calls the primary down: its own network is enough for that",
             having(&|quorum| quorum == 1 && count > 1),
         ),
@@ -100,10 +100,10 @@ fn quorum(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// What Sentinels say themselves, where nothing else explains it.
 fn quorum_by_itself(facts: &Facts<'_>) -> Vec<Finding> {
-    if lacks_majority(facts) || quorum(facts).iter().any(|f| f.code == Code::QuorumTooHigh) {
+    if lacks_majority(facts) || quorum(facts).iter().any(|f| f.code == FindingCode::QuorumTooHigh) {
         return Vec::new();
     }
-    let refused: Vec<Evidence> = facts
+    let refused: Vec<Observation> = facts
         .sentinels
         .iter()
         .filter_map(|(at, more)| match &more.quorum {
@@ -116,7 +116,7 @@ fn quorum_by_itself(facts: &Facts<'_>) -> Vec<Finding> {
     }
     let text = "a Sentinel hears too few others for a failover";
     let mend = "look at the network between the Sentinels, and at their announce-ip and passwords";
-    vec![Code::NoQuorum.found(text, refused, mend)]
+    vec![FindingCode::NoQuorum.found(text, refused, mend)]
 }
 
 fn disagree(facts: &Facts<'_>) -> Vec<Finding> {
@@ -130,7 +130,7 @@ fn disagree(facts: &Facts<'_>) -> Vec<Finding> {
     let text = "the Sentinels do not all name the published writer";
     let mend = "an agent with tell_sentinels corrects a minority after 30 s; else SENTINEL REMOVE and \
                 SENTINEL MONITOR on it";
-    vec![Code::SentinelsDisagree.found(text, evidence, mend)]
+    vec![FindingCode::SentinelsDisagree.found(text, evidence, mend)]
 }
 
 fn tilt(facts: &Facts<'_>) -> Vec<Finding> {
@@ -140,7 +140,7 @@ fn tilt(facts: &Facts<'_>) -> Vec<Finding> {
             "{at} is in TILT: its clock jumped or it stood still, and it calls nobody down"
         );
         let mend = "it ends after 30 s; when it comes back, look at the host's clock, disk and DNS";
-        Code::Tilt.found(text, vec![seen(at, "sentinel_tilt:1")], mend)
+        FindingCode::Tilt.found(text, vec![seen(at, "sentinel_tilt:1")], mend)
     };
     tilted.map(say).collect()
 }
@@ -167,7 +167,7 @@ fn names_not_resolved(facts: &Facts<'_>) -> Vec<Finding> {
         let text = format!("{name} is announced by name, and {at} looks up no names");
         let evidence = vec![seen(at, "resolve-hostnames no")];
         let mend = redis_cli(at, "SENTINEL CONFIG SET resolve-hostnames yes");
-        Code::NamesNotResolved.found(text, evidence, mend)
+        FindingCode::NamesNotResolved.found(text, evidence, mend)
     };
     blind.map(say).collect()
 }
@@ -191,11 +191,11 @@ fn silent(facts: &Facts<'_>) -> Vec<Finding> {
         if opinions.iter().any(|(_, down)| !down) {
             let text = format!("{at} does not answer from here, and other Sentinels hear it");
             let mend = "look at the network from here, at --sentinel-password-file and at TLS";
-            return Code::SentinelUnreachable.found(text, evidence, mend);
+            return FindingCode::SentinelUnreachable.found(text, evidence, mend);
         }
         let text = format!("Sentinel {at} is down, and still counts in every majority");
         let mend = "start it again; agents make the others forget it after forget_sentinels_after";
-        Code::SentinelDown.found(text, evidence, mend)
+        FindingCode::SentinelDown.found(text, evidence, mend)
     };
     silent.map(say).collect()
 }
@@ -212,7 +212,7 @@ fn lacks_group(facts: &Facts<'_>) -> Vec<Finding> {
             });
         let mend =
             monitor.map_or_else(|| "publish the group first".to_owned(), |m| redis_cli(at, m));
-        Code::SentinelLacksGroup.found(text, evidence, mend)
+        FindingCode::SentinelLacksGroup.found(text, evidence, mend)
     };
     lacking.map(say).collect()
 }
@@ -223,7 +223,7 @@ fn count_differs(facts: &Facts<'_>) -> Vec<Finding> {
     let text = "the Sentinels know different numbers of Sentinels: their majorities differ";
     let mend =
         format!("redis-cli SENTINEL RESET {}, one Sentinel at a time, 30 s apart", facts.group());
-    vec![Code::SentinelCountDiffers.found(text, evidence, mend)]
+    vec![FindingCode::SentinelCountDiffers.found(text, evidence, mend)]
 }
 
 fn how_many(facts: &Facts<'_>) -> Vec<Finding> {
@@ -234,11 +234,11 @@ fn how_many(facts: &Facts<'_>) -> Vec<Finding> {
         0 => return Vec::new(),
         _ if count < SENTINELS_MIN => {
             let text = format!("{count} Sentinels: no failover is possible when one is gone");
-            (Code::SentinelsFew, text)
+            (FindingCode::SentinelsFew, text)
         }
         _ if count.is_multiple_of(2) => {
             let text = format!("{count} Sentinels: they survive no more losses than {}", count - 1);
-            (Code::SentinelsEven, text)
+            (FindingCode::SentinelsEven, text)
         }
         _ => return Vec::new(),
     };
@@ -246,22 +246,24 @@ fn how_many(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 /// One setting of a Sentinel: its code, its name, how `config` calls it, and its value.
-type Setting = (Code, &'static str, &'static str, fn(&SentinelSettings) -> u64);
+type SettingCheck = (FindingCode, &'static str, &'static str, fn(&SentinelSettings) -> u64);
 
-const SETTINGS: [Setting; 4] = [
-    (Code::QuorumDiffers, "quorum", "quorum=auto", |s| s.quorum),
-    (Code::DownAfterDiffers, "down-after-milliseconds", "down_after=5s", |s| s.down_after_ms),
-    (Code::FailoverTimeoutDiffers, "failover-timeout", "failover_timeout=20s", |s| {
+const SETTINGS: [SettingCheck; 4] = [
+    (FindingCode::QuorumDiffers, "quorum", "quorum=auto", |s| s.quorum),
+    (FindingCode::DownAfterDiffers, "down-after-milliseconds", "down_after=5s", |s| {
+        s.down_after_ms
+    }),
+    (FindingCode::FailoverTimeoutDiffers, "failover-timeout", "failover_timeout=20s", |s| {
         s.failover_timeout_ms
     }),
-    (Code::ParallelSyncsDiffers, "parallel-syncs", "parallel_syncs=1", |s| s.parallel_syncs),
+    (FindingCode::ParallelSyncsDiffers, "parallel-syncs", "parallel_syncs=1", |s| s.parallel_syncs),
 ];
 
 fn settings_differ(facts: &Facts<'_>) -> Vec<Finding> {
     if !not_kept(facts).is_empty() {
         return Vec::new();
     }
-    let found = |(code, name, command, get): Setting| {
+    let found = |(code, name, command, get): SettingCheck| {
         let values = facts.groups().map(|(at, _, group)| (at, get(&group.settings))).collect();
         let evidence = differing(name, values)?;
         let text = format!("the Sentinels have different values of {name}");
@@ -287,33 +289,34 @@ pub fn short_down_after(ms: Option<u64>) -> Option<&'static str> {
 fn times(facts: &Facts<'_>) -> Vec<Finding> {
     let down = |s: &SentinelSettings| s.down_after_ms;
     let timeout = |s: &SentinelSettings| s.failover_timeout_ms;
-    let having = |name: &str, wrong: &dyn Fn(&SentinelSettings) -> Option<u64>| -> Vec<Evidence> {
-        let values = facts.groups().filter_map(|(at, _, g)| Some((at, wrong(&g.settings)?)));
-        values.map(|(at, value)| seen(at, format!("{name} {value}"))).collect()
-    };
+    let having =
+        |name: &str, wrong: &dyn Fn(&SentinelSettings) -> Option<u64>| -> Vec<Observation> {
+            let values = facts.groups().filter_map(|(at, _, g)| Some((at, wrong(&g.settings)?)));
+            values.map(|(at, value)| seen(at, format!("{name} {value}"))).collect()
+        };
     let (down_after, failover) = ("down-after-milliseconds", "failover-timeout");
     [
         (
-            Code::DownAfterShort,
+            FindingCode::DownAfterShort,
             short_down_after(facts.groups().map(|(_, _, group)| down(&group.settings)).min())
                 .unwrap_or_default(),
             having(down_after, &|s| Some(down(s)).filter(|ms| *ms < DOWN_AFTER_MIN_MS)),
             "down_after=1500ms",
         ),
         (
-            Code::DownAfterLong,
+            FindingCode::DownAfterLong,
             "a primary that is gone is missed for that long before anything happens",
             having(down_after, &|s| Some(down(s)).filter(|ms| *ms > DOWN_AFTER_MAX_MS)),
             "down_after=5s",
         ),
         (
-            Code::FailoverTimeoutShort,
+            FindingCode::FailoverTimeoutShort,
             "so short that a failover may be given up that only takes its time",
             having(failover, &|s| Some(timeout(s)).filter(|ms| *ms < FAILOVER_TIMEOUT_MIN_MS)),
             "failover_timeout=20s",
         ),
         (
-            Code::FailoverTimeoutLong,
+            FindingCode::FailoverTimeoutLong,
             "after a failover that did not succeed, the next comes after twice that time",
             having(failover, &|s| Some(timeout(s)).filter(|ms| *ms > FAILOVER_TIMEOUT_MAX_MS)),
             "failover_timeout=20s",
@@ -347,7 +350,7 @@ fn not_kept(facts: &Facts<'_>) -> Vec<Finding> {
     }
     let text = format!("Sentinels differ from the key {}", facts.layout.config());
     let mend = "an agent with tell_sentinels tells them within 2 s: is one running, and may it?";
-    vec![Code::SettingsNotKept.found(text, evidence, mend)]
+    vec![FindingCode::SettingsNotKept.found(text, evidence, mend)]
 }
 
 fn ghost_replicas(facts: &Facts<'_>) -> Vec<Finding> {
@@ -357,7 +360,7 @@ fn ghost_replicas(facts: &Facts<'_>) -> Vec<Finding> {
         let text = format!("replica {at} is down, and Sentinels never forget it by themselves");
         let evidence = vec![seen("the Sentinels", format!("{} get no answer from it", count.down))];
         let mend = "start it again; agents make the Sentinels forget it after forget_after";
-        Code::GhostReplica.found(text, evidence, mend)
+        FindingCode::GhostReplica.found(text, evidence, mend)
     };
     gone.map(say).collect()
 }
@@ -370,7 +373,7 @@ fn names_mixed(facts: &Facts<'_>) -> Vec<Finding> {
     let evidence = [named, numbered].map(|(from, address)| seen(from, address)).into();
     let text = "some of the group are announced by name and some by address: Sentinels take one server for two";
     let mend = "set replica-announce-ip, resolve-hostnames and announce-hostnames alike everywhere";
-    vec![Code::NamesMixed.found(text, evidence, mend)]
+    vec![FindingCode::NamesMixed.found(text, evidence, mend)]
 }
 
 fn loopback(facts: &Facts<'_>) -> Vec<Finding> {
@@ -386,7 +389,7 @@ fn loopback(facts: &Facts<'_>) -> Vec<Finding> {
     let evidence = own.iter().map(|(from, address)| seen(from, address)).collect();
     let text = "a loopback address is announced, which leads every host to itself";
     let mend = "monitor the primary by its own address, and set replica-announce-ip and sentinel announce-ip";
-    vec![Code::LoopbackAnnounced.found(text, evidence, mend)]
+    vec![FindingCode::LoopbackAnnounced.found(text, evidence, mend)]
 }
 
 /// What is known of some versions (`docs/facts/sentinel.md` 9).
@@ -411,7 +414,11 @@ fn versions(facts: &Facts<'_>) -> Vec<Finding> {
     });
     let say = |(at, text, fault): (&Address, &String, &str)| {
         let said = format!("Sentinel {at} is of a version with a known fault: {fault}");
-        Code::SentinelVersion.found(said, vec![seen(at, format!("version {text}"))], "upgrade it")
+        FindingCode::SentinelVersion.found(
+            said,
+            vec![seen(at, format!("version {text}"))],
+            "upgrade it",
+        )
     };
     bad.map(say).collect()
 }

@@ -6,7 +6,7 @@ use super::super::projection::project;
 use super::super::record::{Change, Record, Timeline};
 use super::super::time::{Mono, Now};
 use super::narrate::say;
-use super::{GroupLoop, Outcome, Output, Published, Weight};
+use super::{GroupLoop, LogLevel, Outcome, Output, Published};
 
 /// Pause after a write that Consul refused (not one that lost a race), in ms.
 pub const REFUSED_PAUSE_MS: u64 = 2_000;
@@ -43,7 +43,7 @@ impl GroupLoop {
             Outcome::Lost => {
                 let purpose = flight.write.purpose.as_str();
                 let text = format!("{}: another agent was first ({purpose})", self.policy.group);
-                out.push(say(Weight::Debug, text));
+                out.push(say(LogLevel::Debug, text));
                 out.push(Output::ReadStore);
             }
             Outcome::Refused(error) => {
@@ -54,7 +54,7 @@ impl GroupLoop {
                     self.policy.group,
                     REFUSED_PAUSE_MS / 1_000
                 );
-                out.push(say(Weight::Warn, text));
+                out.push(say(LogLevel::Warn, text));
                 out.push(Output::ReadStore);
                 // The rows may not be what they were taken for.
                 out.push(Output::ReadRows);
@@ -64,7 +64,7 @@ impl GroupLoop {
                     "{}: Consul's answer was lost, reading what became of it: {error}",
                     self.policy.group
                 );
-                out.push(say(Weight::Warn, text));
+                out.push(say(LogLevel::Warn, text));
                 flight.unanswered = Some(now.mono);
                 self.in_flight = Some(flight);
                 out.push(Output::ReadStore);
@@ -108,7 +108,7 @@ impl GroupLoop {
         let Some(record) = record else {
             self.memory.repaired = Some(now.mono);
             let text = format!("{}: put back rows or keys that were changed", self.policy.group);
-            out.push(say(Weight::Info, text));
+            out.push(say(LogLevel::Info, text));
             out.push(Output::ReadRows);
             return;
         };

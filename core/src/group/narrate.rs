@@ -8,7 +8,7 @@ use super::super::publication::{KeepReason, Verdict};
 use super::super::record::{Record, Timeline};
 use super::super::time::{Mono, Now};
 use super::super::writer::writer_test;
-use super::{GroupLoop, Output, Saying, Weight};
+use super::{GroupLoop, LogLevel, LogLine, Output};
 
 /// How long the same obstacle must stand before it is worth a warning, in ms.
 pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
@@ -48,7 +48,7 @@ impl GroupLoop {
                 record.evidence.known,
                 record.evidence.confirmed_epoch
             ),
-            Purpose::Roster => {
+            Purpose::InstanceRows => {
                 let rows: Vec<String> = record
                     .instances
                     .iter()
@@ -61,9 +61,9 @@ impl GroupLoop {
                 format!("{}: Sentinel {} is to forget", record.group, sentinel.unwrap_or_default())
             }
             Purpose::Replace => {
-                let emptied = record.emptied.as_ref();
-                let primary = emptied.map(|emptied| emptied.instance.to_string());
-                let sentinel = emptied.and_then(|e| e.sentinel.as_ref()).map(ToString::to_string);
+                let data_loss = record.data_loss.as_ref();
+                let primary = data_loss.map(|data_loss| data_loss.instance.to_string());
+                let sentinel = data_loss.and_then(|e| e.sentinel.as_ref()).map(ToString::to_string);
                 format!(
                     "{}: Sentinel {} is asked to replace {}, which came back without its data",
                     record.group,
@@ -73,7 +73,7 @@ impl GroupLoop {
             }
             Purpose::Note | Purpose::Repair => return,
         };
-        out.push(say(Weight::Info, text));
+        out.push(say(LogLevel::Info, text));
     }
 
     /// Notes when each step of a failover was first seen, for the log and the history.
@@ -124,7 +124,7 @@ impl GroupLoop {
         // Why there is no first primary, or no other one, goes before whatever else waits for one.
         let first = matches!(
             &decision.verdict,
-            Verdict::Keep(KeepReason::NoFirst(_) | KeepReason::NotMoved(_))
+            Verdict::Keep(KeepReason::NoFirst(_) | KeepReason::NotRelocated(_))
         );
         let blocked = match blocked {
             Some(blocked) if first => Some(blocked),
@@ -132,7 +132,7 @@ impl GroupLoop {
         };
         let Some(text) = blocked else {
             if self.obstacle.take().is_some_and(|obstacle| obstacle.said) {
-                out.push(say(Weight::Info, decision.summary.clone()));
+                out.push(say(LogLevel::Info, decision.summary.clone()));
             }
             return;
         };
@@ -147,7 +147,7 @@ impl GroupLoop {
         }
         if !obstacle.said && now.mono - obstacle.since >= OBSTACLE_SAID_AFTER_MS {
             obstacle.said = true;
-            out.push(say(Weight::Warn, text));
+            out.push(say(LogLevel::Warn, text));
         }
     }
 }
@@ -171,6 +171,6 @@ pub(super) fn change_line(
 }
 
 /// One line for the log.
-pub(super) fn say(weight: Weight, text: String) -> Output {
-    Output::Say(Saying { weight, text })
+pub(super) fn say(weight: LogLevel, text: String) -> Output {
+    Output::Say(LogLine { weight, text })
 }

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use consul_redis_core::address::Address;
 use consul_redis_core::doctor::{
-    Code, ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, NameAnswer, NameKind,
-    Right, RightKind, SentinelFacts, diagnose, rights, short_down_after,
+    ConsulAgent, ConsulRow, Facts, Fields, Finding, FindingCode, InstanceFacts, NameAnswer,
+    NameKind, Right, RightKind, SentinelFacts, diagnose, rights, short_down_after,
 };
-use consul_redis_core::name_check::Answer;
+use consul_redis_core::name_check::DnsAnswer;
 use consul_redis_core::observed::{ConnectedReplica, Role, SentinelGroup, StoreAnswer};
 use consul_redis_core::record::{Change, InstanceRecord, PublishedRole, Timeline};
 use consul_redis_core::status::{Problem, ProblemCode};
@@ -77,9 +77,9 @@ fn row(service: &str, address: &str) -> ConsulRow {
     }
 }
 
-fn answer(ips: &[&str]) -> Answer {
+fn answer(ips: &[&str]) -> DnsAnswer {
     let target = |ip: &&str| (format!("{ip}.addr.dc1.consul."), 6379);
-    Answer {
+    DnsAnswer {
         ips: ips.iter().map(|ip| ip.parse().expect("an address")).collect(),
         services: ips.iter().map(target).collect(),
     }
@@ -204,7 +204,7 @@ impl World {
         self.rows.as_mut().expect("rows")
     }
 
-    fn answers(&mut self, kind: NameKind, answer: Result<Answer, String>) {
+    fn answers(&mut self, kind: NameKind, answer: Result<DnsAnswer, String>) {
         let name = self.names.iter_mut().find(|name| name.kind == kind).expect("a name");
         name.answer = answer;
     }
@@ -220,18 +220,18 @@ impl World {
 /// One fault.
 type Fault = fn(&mut World);
 
-const SENTINEL_FAULTS: &[(Code, Fault)] = &[
-    (Code::NoMajority, |w| {
+const SENTINEL_FAULTS: &[(FindingCode, Fault)] = &[
+    (FindingCode::NoMajority, |w| {
         w.change(|scene| scene.answer(0, |a| a.group = None).answer(1, |a| a.group = None))
     }),
-    (Code::QuorumTooHigh, |w| w.every_sentinel(|group| group.settings.quorum = 4)),
-    (Code::NoQuorum, |w| {
+    (FindingCode::QuorumTooHigh, |w| w.every_sentinel(|group| group.settings.quorum = 4)),
+    (FindingCode::NoQuorum, |w| {
         let refusal = "NOQUORUM 1 usable Sentinels.".to_owned();
         w.sentinels.get_mut(&sentinel_at(1)).expect("it").quorum = Ok(Err(refusal));
     }),
-    (Code::SentinelsDisagree, |w| w.change(|scene| scene.naming(&[2], B, 1))),
-    (Code::Tilt, |w| w.change(|scene| scene.answer(1, |answer| answer.tilt = true))),
-    (Code::NamesNotResolved, |w| {
+    (FindingCode::SentinelsDisagree, |w| w.change(|scene| scene.naming(&[2], B, 1))),
+    (FindingCode::Tilt, |w| w.change(|scene| scene.answer(1, |answer| answer.tilt = true))),
+    (FindingCode::NamesNotResolved, |w| {
         w.every_sentinel(|group| group.replicas.clear());
         named_everywhere(w);
         for index in 0..2 {
@@ -239,7 +239,7 @@ const SENTINEL_FAULTS: &[(Code, Fault)] = &[
             facts.config.as_mut().expect("it").insert("resolve-hostnames".into(), "yes".into());
         }
     }),
-    (Code::SentinelDown, |w| {
+    (FindingCode::SentinelDown, |w| {
         for index in 0..2 {
             w.sentinel(index, |group| {
                 let peers = group.peers.iter_mut();
@@ -248,51 +248,59 @@ const SENTINEL_FAULTS: &[(Code, Fault)] = &[
         }
         w.change(|scene| scene.silent(2));
     }),
-    (Code::SentinelUnreachable, |w| w.change(|scene| scene.silent(2))),
-    (Code::SentinelLacksGroup, |w| w.change(|scene| scene.answer(2, |a| a.group = None))),
-    (Code::SentinelCountDiffers, |w| w.sentinel(2, |group| group.other_sentinels = 1)),
-    (Code::SentinelsFew, |w| w.count(2)),
-    (Code::SentinelsEven, |w| w.count(4)),
-    (Code::QuorumNoSpare, |w| w.every_sentinel(|group| group.settings.quorum = 3)),
-    (Code::QuorumOne, |w| w.every_sentinel(|group| group.settings.quorum = 1)),
-    (Code::QuorumDiffers, |w| {
+    (FindingCode::SentinelUnreachable, |w| w.change(|scene| scene.silent(2))),
+    (FindingCode::SentinelLacksGroup, |w| w.change(|scene| scene.answer(2, |a| a.group = None))),
+    (FindingCode::SentinelCountDiffers, |w| w.sentinel(2, |group| group.other_sentinels = 1)),
+    (FindingCode::SentinelsFew, |w| w.count(2)),
+    (FindingCode::SentinelsEven, |w| w.count(4)),
+    (FindingCode::QuorumNoSpare, |w| w.every_sentinel(|group| group.settings.quorum = 3)),
+    (FindingCode::QuorumOne, |w| w.every_sentinel(|group| group.settings.quorum = 1)),
+    (FindingCode::QuorumDiffers, |w| {
         w.count(5);
         w.sentinel(4, |group| group.settings.quorum = 3);
     }),
-    (Code::DownAfterDiffers, |w| w.sentinel(0, |group| group.settings.down_after_ms = 2_000)),
-    (Code::DownAfterShort, |w| w.every_sentinel(|group| group.settings.down_after_ms = 1_000)),
-    (Code::FailoverTimeoutDiffers, |w| {
+    (FindingCode::DownAfterDiffers, |w| {
+        w.sentinel(0, |group| group.settings.down_after_ms = 2_000)
+    }),
+    (FindingCode::DownAfterShort, |w| {
+        w.every_sentinel(|group| group.settings.down_after_ms = 1_000)
+    }),
+    (FindingCode::FailoverTimeoutDiffers, |w| {
         w.sentinel(0, |group| group.settings.failover_timeout_ms = 20_000);
     }),
-    (Code::FailoverTimeoutShort, |w| {
+    (FindingCode::FailoverTimeoutShort, |w| {
         w.every_sentinel(|group| group.settings.failover_timeout_ms = 2_000);
     }),
-    (Code::ParallelSyncsDiffers, |w| w.sentinel(0, |group| group.settings.parallel_syncs = 5)),
-    (Code::SettingsNotKept, |w| {
+    (FindingCode::ParallelSyncsDiffers, |w| {
+        w.sentinel(0, |group| group.settings.parallel_syncs = 5)
+    }),
+    (FindingCode::SettingsNotKept, |w| {
         w.store().config.as_mut().expect("settings").down_after_ms = Some(5_000);
     }),
-    (Code::GhostReplica, |w| {
+    (FindingCode::GhostReplica, |w| {
         w.every_sentinel(|group| {
-            let mut ghost = group.replicas[0].clone();
-            (ghost.address, ghost.s_down) = (at("10.0.0.9:6379"), true);
-            group.replicas.push(ghost);
+            let mut stale_peer = group.replicas[0].clone();
+            (stale_peer.address, stale_peer.s_down) = (at("10.0.0.9:6379"), true);
+            group.replicas.push(stale_peer);
         });
         w.change(|scene| scene.dead("10.0.0.9:6379"));
     }),
-    (Code::NamesMixed, |w| {
+    (FindingCode::NamesMixed, |w| {
         for facts in w.sentinels.values_mut() {
             facts.config.as_mut().expect("it").insert("resolve-hostnames".into(), "yes".into());
         }
         w.sentinel(1, |group| group.replicas[0].address = at("redis-1.example.com:6379"));
     }),
-    (Code::LoopbackAnnounced, |w| {
+    (FindingCode::LoopbackAnnounced, |w| {
         w.sentinel(1, |group| group.peers[0].address = at("127.0.0.1:26379"));
     }),
-    (Code::SentinelVersion, |w| {
+    (FindingCode::SentinelVersion, |w| {
         w.sentinels.get_mut(&sentinel_at(1)).expect("it").version = Ok("6.2.1".to_owned());
     }),
-    (Code::DownAfterLong, |w| w.every_sentinel(|group| group.settings.down_after_ms = 30_000)),
-    (Code::FailoverTimeoutLong, |w| {
+    (FindingCode::DownAfterLong, |w| {
+        w.every_sentinel(|group| group.settings.down_after_ms = 30_000)
+    }),
+    (FindingCode::FailoverTimeoutLong, |w| {
         w.every_sentinel(|group| group.settings.failover_timeout_ms = 180_000);
     }),
 ];
@@ -316,29 +324,29 @@ fn named_everywhere(world: &mut World) {
     world.instances.insert(at(named), facts);
     for name in world.names.iter_mut().filter(|name| name.kind != NameKind::Replica) {
         let services = [("redis-0.example.com.".to_owned(), 6379)].into();
-        name.answer = Ok(Answer { ips: BTreeSet::new(), services });
+        name.answer = Ok(DnsAnswer { ips: BTreeSet::new(), services });
     }
 }
 
-const INSTANCE_FAULTS: &[(Code, Fault)] = &[
-    (Code::SecondPrimary, |w| w.scene.set_instance(C, primary(2, None, &[]))),
-    (Code::NoReplicas, |w| w.scene.set_instance(A, primary(1, None, &[]))),
-    (Code::NobodyEligible, |w| [B, C].into_iter().for_each(|a| w.priority_zero(a))),
-    (Code::MinReplicasUnmet, |w| w.set_all("min-replicas-to-write", "3")),
-    (Code::PersistenceFails, |w| w.info(B, "rdb_last_bgsave_status", "err")),
-    (Code::InstanceSilent, |w| w.change(|scene| scene.dead(C))),
-    (Code::InstanceNotReady, |w| {
+const INSTANCE_FAULTS: &[(FindingCode, Fault)] = &[
+    (FindingCode::SecondPrimary, |w| w.scene.set_instance(C, primary(2, None, &[]))),
+    (FindingCode::NoReplicas, |w| w.scene.set_instance(A, primary(1, None, &[]))),
+    (FindingCode::NobodyEligible, |w| [B, C].into_iter().for_each(|a| w.priority_zero(a))),
+    (FindingCode::MinReplicasUnmet, |w| w.set_all("min-replicas-to-write", "3")),
+    (FindingCode::PersistenceFails, |w| w.info(B, "rdb_last_bgsave_status", "err")),
+    (FindingCode::InstanceSilent, |w| w.change(|scene| scene.dead(C))),
+    (FindingCode::InstanceNotReady, |w| {
         let mut loading = replica(1, A);
         loading.not_ready = Some("LOADING Redis is loading the dataset in memory".to_owned());
         w.scene.set_instance(C, loading);
     }),
-    (Code::LinkDown, |w| {
+    (FindingCode::LinkDown, |w| {
         let mut cut = replica(1, A);
         cut.role = Role::Replica { of: at(A), link_up: false };
         w.scene.set_instance(C, cut);
     }),
-    (Code::FollowsAnother, |w| w.scene.set_instance(C, replica(1, B))),
-    (Code::ReplicaLags, |w| {
+    (FindingCode::FollowsAnother, |w| w.scene.set_instance(C, replica(1, B))),
+    (FindingCode::ReplicaLags, |w| {
         let late = |address: &str, lag_s| ConnectedReplica {
             address: at(address),
             online: true,
@@ -349,55 +357,55 @@ const INSTANCE_FAULTS: &[(Code, Fault)] = &[
         answer.role = Role::Primary { replicas: vec![late(B, 0), late(C, 40)] };
         w.scene.set_instance(A, answer);
     }),
-    (Code::MinReplicasNoSpare, |w| w.set_all("min-replicas-to-write", "2")),
-    (Code::MinReplicasDiffer, |w| w.set(B, "min-replicas-to-write", "0")),
-    (Code::PersistenceOff, |w| w.set(B, "save", "")),
-    (Code::AnnounceDiffers, |w| w.set(B, "replica-announce-ip", "192.168.0.2")),
-    (Code::ReplicaWritable, |w| w.set(B, "replica-read-only", "no")),
-    (Code::ReplicaBufferSmall, |w| w.info(A, "used_memory", "40000000000")),
-    (Code::MaxmemoryDiffers, |w| w.set(B, "maxmemory", "1000000")),
-    (Code::MaxmemoryPolicyDiffers, |w| w.set(B, "maxmemory-policy", "allkeys-lru")),
-    (Code::ConfigFileMissing, |w| w.info(B, "config_file", "")),
-    (Code::ClockSkew, |w| {
+    (FindingCode::MinReplicasNoSpare, |w| w.set_all("min-replicas-to-write", "2")),
+    (FindingCode::MinReplicasDiffer, |w| w.set(B, "min-replicas-to-write", "0")),
+    (FindingCode::PersistenceOff, |w| w.set(B, "save", "")),
+    (FindingCode::AnnounceDiffers, |w| w.set(B, "replica-announce-ip", "192.168.0.2")),
+    (FindingCode::ReplicaWritable, |w| w.set(B, "replica-read-only", "no")),
+    (FindingCode::ReplicaBufferSmall, |w| w.info(A, "used_memory", "40000000000")),
+    (FindingCode::MaxmemoryDiffers, |w| w.set(B, "maxmemory", "1000000")),
+    (FindingCode::MaxmemoryPolicyDiffers, |w| w.set(B, "maxmemory-policy", "allkeys-lru")),
+    (FindingCode::ConfigFileMissing, |w| w.info(B, "config_file", "")),
+    (FindingCode::ClockSkew, |w| {
         w.instances.get_mut(&at(B)).expect("it").clock_ahead_ms = Ok(-90_000);
     }),
-    (Code::VersionsDiffer, |w| {
+    (FindingCode::VersionsDiffer, |w| {
         let mut old = replica(1, A);
         old.version = "6.2.7".to_owned();
         w.scene.set_instance(C, old);
     }),
-    (Code::PriorityZero, |w| w.priority_zero(C)),
-    (Code::MinReplicasOff, |w| w.set_all("min-replicas-to-write", "0")),
-    (Code::DisklessDelay, |w| w.set(A, "repl-diskless-sync-delay", "60")),
-    (Code::InMaintenance, |w| {
+    (FindingCode::PriorityZero, |w| w.priority_zero(C)),
+    (FindingCode::MinReplicasOff, |w| w.set_all("min-replicas-to-write", "0")),
+    (FindingCode::DisklessDelay, |w| w.set(A, "repl-diskless-sync-delay", "60")),
+    (FindingCode::InMaintenance, |w| {
         w.priority_zero(C);
         w.store().maintenance.as_mut().expect("a list").insert(at(C), 100);
     }),
 ];
 
-const CONSUL_FAULTS: &[(Code, Fault)] = &[
-    (Code::ConsulTags, |w| w.agent().version = "1.19.1+ent".to_owned()),
-    (Code::ForeignRow, |w| {
+const CONSUL_FAULTS: &[(FindingCode, Fault)] = &[
+    (FindingCode::ConsulTags, |w| w.agent().version = "1.19.1+ent".to_owned()),
+    (FindingCode::ForeignRow, |w| {
         let theirs = row("redis-primary", "10.9.9.9:6379");
         w.rows().push(ConsulRow { node: "host-b".to_owned(), id: "theirs".to_owned(), ..theirs });
     }),
-    (Code::ForeignNode, |w| w.scene.observed.rows.as_mut().expect("rows").foreign = true),
-    (Code::AclRight, |w| w.deny(|right| right.on == "redis-primary")),
-    (Code::DnsToken, |w| {
-        NameKind::ALL.into_iter().for_each(|kind| w.answers(kind, Ok(Answer::default())));
+    (FindingCode::ForeignNode, |w| w.scene.observed.rows.as_mut().expect("rows").foreign = true),
+    (FindingCode::AclRight, |w| w.deny(|right| right.on == "redis-primary")),
+    (FindingCode::DnsToken, |w| {
+        NameKind::ALL.into_iter().for_each(|kind| w.answers(kind, Ok(DnsAnswer::default())));
     }),
-    (Code::ConsulTxnAcl, |w| w.agent().version = "1.8.7".to_owned()),
-    (Code::MaxStale, |w| w.agent().max_stale = Some(SignedDuration::from_hours(87_600))),
-    (Code::ServiceTtl, |w| {
+    (FindingCode::ConsulTxnAcl, |w| w.agent().version = "1.8.7".to_owned()),
+    (FindingCode::MaxStale, |w| w.agent().max_stale = Some(SignedDuration::from_hours(87_600))),
+    (FindingCode::ServiceTtl, |w| {
         let ttl = SignedDuration::from_secs(30);
         w.agent().service_ttl = [("*", SignedDuration::ZERO), ("redis*", ttl)]
             .map(|(name, ttl)| (name.to_owned(), ttl))
             .into();
     }),
-    (Code::DnsCache, |w| w.agent().use_cache = true),
-    (Code::OnlyPassing, |w| w.rows()[2].status = "warning".to_owned()),
-    (Code::AclSession, |w| w.deny(|right| right.kind == RightKind::Session)),
-    (Code::DnsTruncate, |w| {
+    (FindingCode::DnsCache, |w| w.agent().use_cache = true),
+    (FindingCode::OnlyPassing, |w| w.rows()[2].status = "warning".to_owned()),
+    (FindingCode::AclSession, |w| w.deny(|right| right.kind == RightKind::Session)),
+    (FindingCode::DnsTruncate, |w| {
         let agents = w.store().agents.clone();
         w.change(|scene| {
             scene.published(|record| {
@@ -410,34 +418,36 @@ const CONSUL_FAULTS: &[(Code, Fault)] = &[
         });
         w.store().agents = agents;
     }),
-    (Code::DnsWrong, |w| w.answers(NameKind::Primary, Ok(answer(&["10.0.0.1", "10.9.9.9"])))),
-    (Code::DnsTagWrong, |w| w.answers(NameKind::Tag, Ok(answer(&["10.0.0.1", "10.0.0.2"])))),
-    (Code::DnsReplicasWrong, |w| w.answers(NameKind::Replica, Ok(answer(&["10.0.0.1"])))),
-    (Code::DnsSilent, |w| {
+    (FindingCode::DnsWrong, |w| {
+        w.answers(NameKind::Primary, Ok(answer(&["10.0.0.1", "10.9.9.9"])))
+    }),
+    (FindingCode::DnsTagWrong, |w| w.answers(NameKind::Tag, Ok(answer(&["10.0.0.1", "10.0.0.2"])))),
+    (FindingCode::DnsReplicasWrong, |w| w.answers(NameKind::Replica, Ok(answer(&["10.0.0.1"])))),
+    (FindingCode::DnsSilent, |w| {
         NameKind::ALL.into_iter().for_each(|kind| w.answers(kind, Err("refused".to_owned())));
     }),
 ];
 
-const AGENT_FAULTS: &[(Code, Fault)] = &[
-    (Code::NoAgents, |w| w.store().agents.clear()),
-    (Code::NotHealthy, |w| {
+const AGENT_FAULTS: &[(FindingCode, Fault)] = &[
+    (FindingCode::NoAgents, |w| w.store().agents.clear()),
+    (FindingCode::NotHealthy, |w| {
         w.problems = vec![ProblemCode::NoWriter.says("there is no writer: it is down")];
     }),
-    (Code::KeyUnreadable, |w| w.store().config = Err("expected value".to_owned())),
-    (Code::OneAgent, |w| {
+    (FindingCode::KeyUnreadable, |w| w.store().config = Err("expected value".to_owned())),
+    (FindingCode::OneAgent, |w| {
         w.store().agents.remove("agent-1");
     }),
-    (Code::Flapping, |w| {
+    (FindingCode::Flapping, |w| {
         let at = w.scene.view().now.wall - SignedDuration::from_mins(10);
         w.store().history = (0..8).map(|generation| change(generation, at)).collect();
     }),
-    (Code::AgentClock, |w| {
+    (FindingCode::AgentClock, |w| {
         let agents = w.store().agents.clone();
         let ahead = w.scene.view().now.wall + SignedDuration::from_mins(10);
         w.change(|scene| scene.published(|record| record.since = ahead));
         w.store().agents = agents;
     }),
-    (Code::Unread, |w| w.consul = Err("Consul denies GET /v1/agent/self".to_owned())),
+    (FindingCode::Unread, |w| w.consul = Err("Consul denies GET /v1/agent/self".to_owned())),
 ];
 
 fn change(generation: u64, at: Timestamp) -> Change {
@@ -446,19 +456,21 @@ fn change(generation: u64, at: Timestamp) -> Change {
     Change { generation, at, from, to, level, epoch, why, by, timeline }
 }
 
-fn faults() -> impl Iterator<Item = (Code, Fault)> {
+fn faults() -> impl Iterator<Item = (FindingCode, Fault)> {
     let all = [SENTINEL_FAULTS, INSTANCE_FAULTS, CONSUL_FAULTS, AGENT_FAULTS];
     all.into_iter().flatten().copied()
 }
 
-fn codes(findings: &[Finding]) -> Vec<Code> {
+fn codes(findings: &[Finding]) -> Vec<FindingCode> {
     findings.iter().map(|finding| finding.code).collect()
 }
 
 /// Sentinels that do not know the group are no majority, and a fault each.
-fn besides(code: Code) -> &'static [Code] {
+fn besides(code: FindingCode) -> &'static [FindingCode] {
     match code {
-        Code::NoMajority => &[Code::SentinelLacksGroup, Code::SentinelLacksGroup],
+        FindingCode::NoMajority => {
+            &[FindingCode::SentinelLacksGroup, FindingCode::SentinelLacksGroup]
+        }
         _ => &[],
     }
 }
@@ -475,7 +487,7 @@ fn each_fault_is_found_and_nothing_else_is() {
         let mut world = World::healthy();
         fault(&mut world);
         let findings = world.findings();
-        let wanted: Vec<Code> = [&[code], besides(code)].concat();
+        let wanted: Vec<FindingCode> = [&[code], besides(code)].concat();
         if codes(&findings) != wanted {
             let _ = writeln!(wrong, "{code}: {findings:?}");
             continue;
@@ -494,10 +506,10 @@ fn each_fault_is_found_and_nothing_else_is() {
 
 #[test]
 fn every_code_has_a_world_with_its_fault() {
-    let tested: Vec<Code> = faults().map(|(code, _)| code).collect();
-    let distinct: BTreeSet<Code> = tested.iter().copied().collect();
+    let tested: Vec<FindingCode> = faults().map(|(code, _)| code).collect();
+    let distinct: BTreeSet<FindingCode> = tested.iter().copied().collect();
     assert_eq!(tested.len(), distinct.len(), "each once");
-    assert_eq!(distinct, Code::ALL.iter().copied().collect());
+    assert_eq!(distinct, FindingCode::ALL.iter().copied().collect());
     assert!(tested.len() >= 40, "{}", tested.len());
 }
 
@@ -521,7 +533,7 @@ fn what_cannot_be_read_raises_no_alarm() {
     world.rights = Err(denied());
     world.names.clear();
     let findings = world.findings();
-    assert_eq!(codes(&findings), [Code::Unread]);
+    assert_eq!(codes(&findings), [FindingCode::Unread]);
     assert_eq!(findings[0].evidence.len(), 3 * 3 + 3 * 3 + 3);
     // A server that nobody named may not be there at all.
     let mut world = World::healthy();
@@ -551,7 +563,7 @@ fn a_short_down_after_is_told_with_its_reason() {
     ] {
         let found = with(ms);
         let [(code, text)] = &found[..] else { panic!("{ms}: {found:?}") };
-        assert!(*code == Code::DownAfterShort && text.contains(why), "{ms}: {text}");
+        assert!(*code == FindingCode::DownAfterShort && text.contains(why), "{ms}: {text}");
         assert_eq!(short_down_after(Some(ms)), Some(text.as_str()), "check-config says the same");
     }
     assert_eq!(with(1_500), []);
@@ -564,6 +576,7 @@ fn the_worst_comes_first() {
     world.set_all("min-replicas-to-write", "0");
     world.set(B, "save", "");
     world.scene.set_instance(C, primary(2, None, &[]));
-    let wanted = [Code::SecondPrimary, Code::PersistenceOff, Code::MinReplicasOff];
+    let wanted =
+        [FindingCode::SecondPrimary, FindingCode::PersistenceOff, FindingCode::MinReplicasOff];
     assert_eq!(codes(&world.findings()), wanted);
 }

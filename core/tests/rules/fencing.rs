@@ -7,7 +7,8 @@ use consul_redis_core::observed::{
     Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, SentinelReplica,
 };
 use consul_redis_core::policy::{
-    ANSWER_AGE_MAX_MS, EMPTIED_UPTIME_MAX_S, FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
+    ANSWER_AGE_MAX_MS, FENCE_AGAIN_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_PROMOTED_MS,
+    STRAY_UNSEEN_MS,
 };
 use consul_redis_core::record::{Basis, Level};
 use consul_redis_core::safety;
@@ -116,23 +117,23 @@ fn a_blank_instance_joins() {
 
 #[test]
 fn one_that_was_restarted_without_its_data_and_has_taken_writes_since_is_fenced() {
-    let mut emptied = primary(9, None, &[]);
-    (emptied.started_empty, emptied.uptime_s) = (true, EMPTIED_UPTIME_MAX_S);
+    let mut data_loss = primary(9, None, &[]);
+    (data_loss.started_empty, data_loss.uptime_s) = (true, RESTARTED_EMPTY_UPTIME_MAX_S);
     let scene = |origin, answer: &InstanceAnswer| stray(60_000, origin).instance(C, answer.clone());
-    assert_eq!(fences(&scene(Origin::Started, &emptied))[0].kind, StrayKind::Emptied);
-    left_alone(&scene(Origin::Unseen, &emptied), "unrelated history");
+    assert_eq!(fences(&scene(Origin::Started, &data_loss))[0].kind, StrayKind::RestartedEmpty);
+    left_alone(&scene(Origin::Unseen, &data_loss), "unrelated history");
     // The first write comes between the question and the command.
-    let unwritten = InstanceAnswer { keys: 0, ..emptied.clone() };
+    let unwritten = InstanceAnswer { keys: 0, ..data_loss.clone() };
     let fence = fences(&scene(Origin::Started, &unwritten)).remove(0);
-    assert_eq!(fence.kind, StrayKind::Emptied);
-    assert!(fence.still_holds(&emptied));
-    let mut loaded = emptied.clone();
+    assert_eq!(fence.kind, StrayKind::RestartedEmpty);
+    assert!(fence.still_holds(&data_loss));
+    let mut loaded = data_loss.clone();
     loaded.started_empty = false;
     left_alone(&scene(Origin::Started, &loaded), "unrelated history");
-    let mut long_ago = emptied.clone();
-    long_ago.uptime_s = EMPTIED_UPTIME_MAX_S + 1;
+    let mut long_ago = data_loss.clone();
+    long_ago.uptime_s = RESTARTED_EMPTY_UPTIME_MAX_S + 1;
     left_alone(&scene(Origin::Started, &long_ago), "unrelated history");
-    let unlisted = (0..3).fold(scene(Origin::Started, &emptied), |scene, index| {
+    let unlisted = (0..3).fold(scene(Origin::Started, &data_loss), |scene, index| {
         scene.sentinel(index, |group| group.replicas.retain(|replica| replica.address != at(C)))
     });
     assert_eq!(fences(&unlisted), [], "no Sentinel says that it is the group's");

@@ -144,7 +144,9 @@ fn the_sentinels_are_told_of_the_first_primary_before_they_can_confirm_it() {
         .actions()
         .iter()
         .filter_map(|action| match action {
-            Action::Tell(tell) => Some(format!("{} {}", tell.sentinel, tell.primary)),
+            Action::Reconfigure(reconfigure) => {
+                Some(format!("{} {}", reconfigure.sentinel, reconfigure.primary))
+            }
             _ => None,
         })
         .collect();
@@ -192,7 +194,7 @@ fn the_first_quorum_counts_all_sentinels_that_answer() {
         .actions()
         .iter()
         .filter_map(|action| match action {
-            Action::Tell(tell) => Some(tell.settings.quorum),
+            Action::Reconfigure(reconfigure) => Some(reconfigure.settings.quorum),
             _ => None,
         })
         .collect();

@@ -1,18 +1,18 @@
 //! The rules of publication, one by one: each test is named after the rule it holds.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod cut_off;
+mod data_loss;
 mod doctor;
-mod emptied;
 mod fencing;
 mod first_primary;
 mod forms;
-mod ghosts;
 mod inputs;
-mod moved;
+mod instance_rows;
+mod isolated;
+mod promote_again;
 mod properties;
-mod reinstating;
-mod roster;
+mod reconfigure;
+mod relocated;
 mod rule_1_votes;
 mod rule_2_majority;
 mod rule_3_promotion;
@@ -21,4 +21,4 @@ mod rule_5_conflict;
 mod rule_6_lower_epoch;
 mod scene;
 mod situations;
-mod telling;
+mod stale_peers;

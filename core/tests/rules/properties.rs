@@ -200,7 +200,10 @@ fn outline(scene: &Scene) -> Vec<String> {
             let counted = record.map(|r| (r.evidence.basis.votes(), r.evidence.known));
             format!("{:?} {known:?} {counted:?}", write.purpose)
         }
-        Action::Tell(tell) => format!("tell {:?} {} {:?}", tell.what, tell.primary, tell.settings),
+        Action::Reconfigure(reconfigure) => format!(
+            "tell {:?} {} {:?}",
+            reconfigure.what, reconfigure.primary, reconfigure.settings
+        ),
         other => format!("{other:?}"),
     };
     let mut all: Vec<String> = scene.decision().actions().iter().map(outline).collect();
@@ -429,8 +432,8 @@ fn is_told(action: &Action, name: &str) -> bool {
     match action {
         Action::Hold(hold) => hold.instance == at(name),
         Action::Fence(fence) => fence.instance == at(name),
-        Action::Shelter(shelter) => shelter.instance == at(name),
-        Action::Write(_) | Action::Promote(_) | Action::Tell(_) => false,
+        Action::Detach(detach) => detach.instance == at(name),
+        Action::Write(_) | Action::Promote(_) | Action::Reconfigure(_) => false,
     }
 }
 

@@ -244,7 +244,7 @@ fn what_dns_answered_after_the_confirmation_is_written_down_when_all_is_quiet() 
 fn what_dns_answered_goes_with_whatever_is_written_next() {
     let scene = published(Level::Quorum, 300).instance(A, primary(1, None, &[B])).lasting(10_000);
     let write = scene.write();
-    assert_eq!(write.purpose, Purpose::Roster);
+    assert_eq!(write.purpose, Purpose::InstanceRows);
     assert_eq!(write.history.unwrap()[0].timeline.in_dns, Some(scene.view().now.wall));
 }
 

@@ -235,9 +235,9 @@ impl Scene {
     pub fn conditions(&self) -> BTreeSet<Condition> {
         let view = self.view();
         let mut holding = consul_redis_core::publication::conditions(&view);
-        holding.extend(consul_redis_core::replicas::Roster::new(&view).conditions());
+        holding.extend(consul_redis_core::replicas::InstanceRows::new(&view).conditions());
         holding.extend(consul_redis_core::sentinels::conditions(&view));
-        holding.extend(consul_redis_core::ghosts::conditions(&view));
+        holding.extend(consul_redis_core::stale_peers::conditions(&view));
         holding
     }
 
@@ -439,6 +439,6 @@ fn record(sentinels: usize) -> Record {
         lineage: vec![ReplId("1".to_owned())],
         claim: None,
         reset: None,
-        emptied: None,
+        data_loss: None,
     }
 }

@@ -9,10 +9,10 @@ use consul_redis_core::observed::{DownOpinion, FailoverPhase, StoredState};
 use consul_redis_core::publication::{KeepReason, Verdict};
 use consul_redis_core::situation::TABLE;
 
-use crate::emptied::reborn;
+use crate::data_loss::reborn;
 use crate::first_primary::{blank, unknown};
-use crate::moved::all_moved;
-use crate::reinstating::returned;
+use crate::promote_again::returned;
+use crate::relocated::all_moved;
 use crate::scene::{A, B, C, Scene, primary, promoted_b};
 
 fn unread() -> Scene {

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::address::Address;
-use consul_redis_core::emptied::Shelter;
+use consul_redis_core::data_loss::Detach;
 use consul_redis_core::fence::Fence;
 use consul_redis_core::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelAnswer,
     SentinelGroup, SentinelId, SentinelPeer, SentinelReplica, SentinelSettings,
 };
-use consul_redis_core::projection::nowhere;
+use consul_redis_core::projection::detached_address;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -704,7 +704,7 @@ impl Cluster {
         let instance = &mut self.instances[index];
         instance.address = to;
         (instance.up, instance.frozen) = (true, false);
-        (instance.follows, instance.link_up) = (Some(nowhere()), false);
+        (instance.follows, instance.link_up) = (Some(detached_address()), false);
         (instance.stray_since, instance.copying) = (None, None);
         instance.started_empty = instance.offset == 0;
         instance.run += 1;
@@ -764,13 +764,13 @@ impl Cluster {
     }
 
     /// `REPLICAOF` nobody, as an agent gives it to one that would copy a primary without data.
-    pub fn shelter(&mut self, index: usize, shelter: &Shelter) -> bool {
+    pub fn detach(&mut self, index: usize, detach: &Detach) -> bool {
         let now = self.probe(&self.instances[index].address);
-        if !now.is_some_and(|now| shelter.still_holds(&now)) {
+        if !now.is_some_and(|now| detach.still_holds(&now)) {
             return false;
         }
         let instance = &mut self.instances[index];
-        instance.follows = Some(nowhere());
+        instance.follows = Some(detached_address());
         instance.link_up = false;
         instance.stray_since = None;
         true

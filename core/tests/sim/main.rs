@@ -186,17 +186,17 @@ fn agents_of_an_older_version_do_no_harm() {
     let count = histories() / 8;
     let seeds = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
     let (from, to) = seeds.map_or((0, count), |seed: u64| (seed, seed + 1));
-    let (mut converged, mut shelters) = (0, 0);
+    let (mut converged, mut detachments) = (0, 0);
     let mut unlike = Unlike::default();
     for seed in from..to {
         let world = unlike.judged(seed, rolling_history);
         converged += u64::from(world.converged);
-        shelters += world.shelters as u64;
+        detachments += world.detachments as u64;
     }
     println!("{count} histories, {converged} of them with one writer in the end");
     unlike.check();
     if from == 0 {
-        assert!(shelters * 50 >= count, "only {shelters} were kept from copying");
+        assert!(detachments * 50 >= count, "only {detachments} were kept from copying");
         assert!(converged * 10 >= count * 9, "only {converged} of {count} histories came to rest");
     }
 }
@@ -208,23 +208,23 @@ fn hold(from: u64, count: u64) {
         println!("{}\n{}", world.log.join("\n"), world.cluster.state());
         return unlike.check();
     }
-    let (mut converged, mut moves, mut shelters) = (0, 0, 0);
+    let (mut converged, mut moves, mut detachments) = (0, 0, 0);
     let mut counts = Counts::default();
     for seed in from..from + count {
         let world = unlike.judged(seed, history);
         counts.add(world.counts);
         converged += u64::from(world.converged);
         moves += world.moves as u64;
-        shelters += world.shelters as u64;
+        detachments += world.detachments as u64;
     }
     println!("{count} histories, {converged} of them with one writer in the end");
-    println!("{moves} planned moves, {shelters} kept from copying a primary without data");
+    println!("{moves} planned moves, {detachments} kept from copying a primary without data");
     println!("{counts:?}");
     // Else nothing was tried.
     assert!(counts.nothing_is_missing(), "{counts:?}");
     unlike.check();
     assert!(moves * 20 >= count, "only {moves} planned moves");
-    assert!(shelters * 50 >= count, "only {shelters} were kept from copying");
+    assert!(detachments * 50 >= count, "only {detachments} were kept from copying");
     // In the rest the Sentinels themselves never agree again: two addresses at one epoch.
     assert!(converged * 10 >= count * 9, "only {converged} of {count} histories came to rest");
 }

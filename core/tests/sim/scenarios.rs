@@ -196,7 +196,7 @@ fn a_blank_sentinel_is_told() {
         let mut world = settled(seed, 3);
         world.schedule(world.now, Operation::StartSentinel { sentinel: 1, blank: true });
         world.run(world.now + 10_000);
-        assert!(world.tells > 0, "{}", world.log.join("\n"));
+        assert!(world.reconfigurations > 0, "{}", world.log.join("\n"));
         assert!(world.cluster.sentinels[1].knows);
         finish(&mut world);
     }
@@ -299,7 +299,7 @@ fn a_primary_that_comes_back_empty_leads_nobody_who_has_data() {
         let new = published(&world).unwrap().writer.unwrap().address;
         let leads = world.cluster.instance(&new).unwrap();
         assert!(leads.offset + 200 >= had, "{had}: {leads:?}\n{}", world.log.join("\n"));
-        assert!(world.shelters > 0 && world.replacements == 1, "{}", world.log.join("\n"));
+        assert!(world.detachments > 0 && world.replacements == 1, "{}", world.log.join("\n"));
         finish(&mut world);
     }
 }

@@ -16,7 +16,7 @@ use crate::core::sentinel_rows;
 use crate::secret::SecretSource;
 
 /// A Redis of this host, and the group that it belongs to.
-pub(super) struct Place<'a> {
+pub(super) struct ConfiguredInstance<'a> {
     table: &'a RedisTable,
     group: GroupName,
 }
@@ -46,7 +46,7 @@ impl Resolver<'_> {
     pub(super) fn groups(
         &self,
         wanted: &[GroupFlag],
-        places: &[Place<'_>],
+        places: &[ConfiguredInstance<'_>],
         common: &CommonToAll<'_>,
     ) -> Result<Vec<GroupConfig>, ConfigError> {
         let groups: Vec<GroupConfig> =
@@ -58,7 +58,7 @@ impl Resolver<'_> {
     fn group(
         &self,
         flag: &GroupFlag,
-        places: &[Place<'_>],
+        places: &[ConfiguredInstance<'_>],
         common: &CommonToAll<'_>,
     ) -> Result<GroupConfig, ConfigError> {
         let table = self.file.group.iter().find(|table| table.name.get_ref() == &flag.name);
@@ -147,8 +147,11 @@ impl Resolver<'_> {
     }
 
     /// Which group each Redis of this host belongs to.
-    pub(super) fn places(&self, wanted: &[GroupFlag]) -> Result<Vec<Place<'_>>, ConfigError> {
-        let place = |table| Ok(Place { table, group: self.group_of(table, wanted)? });
+    pub(super) fn places(
+        &self,
+        wanted: &[GroupFlag],
+    ) -> Result<Vec<ConfiguredInstance<'_>>, ConfigError> {
+        let place = |table| Ok(ConfiguredInstance { table, group: self.group_of(table, wanted)? });
         self.file.redis.iter().map(place).collect()
     }
 
@@ -175,10 +178,10 @@ impl Resolver<'_> {
 
     pub(super) fn local_redis(
         &self,
-        places: &[Place<'_>],
+        places: &[ConfiguredInstance<'_>],
         groups: &[GroupConfig],
     ) -> Vec<LocalRedis> {
-        let local = |place: &Place<'_>| {
+        let local = |place: &ConfiguredInstance<'_>| {
             let group = groups.iter().find(|group| group.policy.group == place.group)?;
             Some(LocalRedis {
                 address: place.table.address.get_ref().clone(),

@@ -10,16 +10,16 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use consul_redis_core::action::{Promote, Purpose, Write};
 use consul_redis_core::address::{Address, GroupName};
-use consul_redis_core::emptied::{Replace, Shelter};
+use consul_redis_core::data_loss::{Detach, Replace};
 use consul_redis_core::fence::Fence;
-use consul_redis_core::ghosts::Forget;
 use consul_redis_core::group::{GroupLoop, Input, Outcome, Output};
 use consul_redis_core::memory::Memory;
 use consul_redis_core::observed::{InstanceAnswer, Reading, Role, StoreAnswer, StoredState};
 use consul_redis_core::policy::{Policy, WantedQuorum};
 use consul_redis_core::projection::{Layout, Op, project};
 use consul_redis_core::record::{Level, PublishedRole, Record, decode, encode};
-use consul_redis_core::sentinels::{Tell, TellWhat};
+use consul_redis_core::sentinels::{Reconfigure, ReconfigureKind};
+use consul_redis_core::stale_peers::Forget;
 use consul_redis_core::switchover::{Switchover, has_all, prepare, retire};
 use consul_redis_core::time::{Mono, Now};
 use consul_redis_core::view::View;
@@ -88,11 +88,11 @@ enum Event {
     AskInstance(usize, usize, u64),
     Hold(usize, usize, u64),
     Fence(usize, usize, Fence),
-    Shelter(usize, usize, Shelter),
+    Detach(usize, usize, Detach),
     Replace(usize, usize, Replace, Mono),
     Promote(usize, usize, Promote),
     Move(usize, Move),
-    Tell(usize, usize, Tell),
+    Reconfigure(usize, usize, Reconfigure),
     Forget(usize, usize, Forget, Mono),
     Apply(usize, u64, Box<Write>, Fate, u64),
     Read(usize, ReadKind),
@@ -248,7 +248,7 @@ pub struct World {
     /// Stray primaries made replicas.
     pub fences: usize,
     /// Sentinels told.
-    pub tells: usize,
+    pub reconfigurations: usize,
     /// Sentinels that were told to let go of those who are gone.
     pub removals: usize,
     /// Writers published in a group that has moved.
@@ -256,7 +256,7 @@ pub struct World {
     /// Sentinels made to forget.
     pub forgets: usize,
     /// Instances kept from copying a primary without data.
-    pub shelters: usize,
+    pub detachments: usize,
     /// Primaries moved on purpose.
     pub moves: usize,
     /// Failovers asked for because of one without data.
@@ -357,11 +357,11 @@ impl World {
             commits: BTreeMap::new(),
             holds: 0,
             fences: 0,
-            tells: 0,
+            reconfigurations: 0,
             removals: 0,
             successors: 0,
             forgets: 0,
-            shelters: 0,
+            detachments: 0,
             replacements: 0,
             counts: Counts::default(),
             left_to_the_operator: false,
@@ -567,12 +567,14 @@ impl World {
                 self.promote(agent, instance, &promote);
             }
             Event::Move(agent, planned) => self.go_on(agent, planned),
-            Event::Shelter(agent, instance, shelter) => self.shelter(agent, instance, &shelter),
+            Event::Detach(agent, instance, detach) => self.detach(agent, instance, &detach),
             Event::Replace(agent, sentinel, replace, until) => {
                 self.replace(agent, sentinel, &replace, until);
             }
             Event::Fence(agent, instance, fence) => self.fence(agent, instance, &fence),
-            Event::Tell(agent, sentinel, tell) => self.tell(agent, sentinel, &tell),
+            Event::Reconfigure(agent, sentinel, reconfigure) => {
+                self.reconfigure(agent, sentinel, &reconfigure)
+            }
             Event::Forget(agent, sentinel, forget, until) => {
                 self.forget(agent, sentinel, &forget, until);
             }

@@ -41,24 +41,24 @@ impl World {
         }
     }
 
-    pub(super) fn tell(&mut self, agent: usize, sentinel: usize, tell: &Tell) {
+    pub(super) fn reconfigure(&mut self, agent: usize, sentinel: usize, reconfigure: &Reconfigure) {
         if self.agents[agent].cut.contains(&Peer::Sentinel(sentinel)) {
             return;
         }
         let Sentinel { up, knows, .. } = self.cluster.sentinels[sentinel];
-        match tell.what {
-            TellWhat::Monitor if up && !knows => {}
-            TellWhat::Repoint if up => {
+        match reconfigure.what {
+            ReconfigureKind::Monitor if up && !knows => {}
+            ReconfigureKind::Repoint if up => {
                 let leads = self.cluster.sentinels[sentinel].failover.is_some();
                 self.counts.failovers_ended += usize::from(leads);
             }
-            TellWhat::Settings if up && knows => {
-                self.cluster.sentinels[sentinel].quorum = tell.settings.quorum;
+            ReconfigureKind::Settings if up && knows => {
+                self.cluster.sentinels[sentinel].quorum = reconfigure.settings.quorum;
                 return;
             }
-            TellWhat::Remove(_) => {
+            ReconfigureKind::Remove(_) => {
                 let now = self.cluster.ask(sentinel, self.now);
-                if now.is_some_and(|now| tell.still_holds(&now)) {
+                if now.is_some_and(|now| reconfigure.still_holds(&now)) {
                     self.removals += 1;
                     self.cluster.remove(sentinel);
                 }
@@ -66,9 +66,9 @@ impl World {
             }
             _ => return,
         }
-        self.cluster.sentinels[sentinel].quorum = tell.settings.quorum;
-        self.tells += 1;
-        self.cluster.remonitor(sentinel, &tell.primary);
+        self.cluster.sentinels[sentinel].quorum = reconfigure.settings.quorum;
+        self.reconfigurations += 1;
+        self.cluster.remonitor(sentinel, &reconfigure.primary);
         self.note_truth();
     }
 
@@ -134,7 +134,7 @@ impl World {
     /// Commands to instances and Sentinels.
     pub(super) fn command(&mut self, agent: usize, output: Output) {
         match output {
-            Output::Tell(_) | Output::Forget(..) | Output::Replace(..) => {
+            Output::Reconfigure(_) | Output::Forget(..) | Output::Replace(..) => {
                 self.command_sentinel(agent, output);
             }
             output => self.command_instance(agent, output),
@@ -150,7 +150,7 @@ impl World {
             // One that is renewed each second.
             Output::Hold(hold) => (&hold.instance, self.delay()),
             Output::Fence(fence) => (&fence.instance, self.command_delay()),
-            Output::Shelter(shelter) => (&shelter.instance, self.command_delay()),
+            Output::Detach(detach) => (&detach.instance, self.command_delay()),
             Output::Promote(promote) => (&promote.instance, self.command_delay()),
             other => panic!("{other:?} is no command"),
         };
@@ -158,7 +158,7 @@ impl World {
         let event = match output {
             Output::Hold(hold) => Event::Hold(agent, index, hold.for_ms),
             Output::Fence(fence) => Event::Fence(agent, index, fence),
-            Output::Shelter(shelter) => Event::Shelter(agent, index, shelter),
+            Output::Detach(detach) => Event::Detach(agent, index, detach),
             Output::Promote(promote) => Event::Promote(agent, index, promote),
             other => panic!("{other:?} is no command"),
         };
@@ -167,7 +167,7 @@ impl World {
 
     pub(super) fn command_sentinel(&mut self, agent: usize, output: Output) {
         let address = match &output {
-            Output::Tell(tell) => &tell.sentinel,
+            Output::Reconfigure(reconfigure) => &reconfigure.sentinel,
             Output::Forget(forget, _) => &forget.sentinel,
             Output::Replace(replace, _) => &replace.sentinel,
             other => panic!("{other:?} is no command"),
@@ -181,7 +181,7 @@ impl World {
         let forget = matches!(output, Output::Forget(..));
         let delay = if forget { self.late_delay() } else { self.command_delay() };
         let event = match output {
-            Output::Tell(tell) => Event::Tell(agent, sentinel, tell),
+            Output::Reconfigure(reconfigure) => Event::Reconfigure(agent, sentinel, reconfigure),
             Output::Forget(forget, until) => Event::Forget(agent, sentinel, forget, until),
             Output::Replace(replace, until) => Event::Replace(agent, sentinel, replace, until),
             other => panic!("{other:?} is no command"),
@@ -304,16 +304,16 @@ impl World {
     }
 
     /// Nobody whom the Sentinels want to be the primary is ever kept from being it, and only data is kept.
-    pub(super) fn shelter(&mut self, agent: usize, index: usize, shelter: &Shelter) {
+    pub(super) fn detach(&mut self, agent: usize, index: usize, detach: &Detach) {
         if self.agents[agent].cut.contains(&Peer::Instance(index)) {
             return;
         }
         let led = self.cluster.instances[index].is_primary();
-        if !self.cluster.shelter(index, shelter) {
+        if !self.cluster.detach(index, detach) {
             return;
         }
-        self.shelters += 1;
-        let instance = &shelter.instance;
+        self.detachments += 1;
+        let instance = &detach.instance;
         self.log.push(format!("{} agent-{agent} shelters {instance}", self.now));
         if led && self.cluster.majority().as_ref() == Some(instance) {
             self.break_with(format!("{instance} was sheltered, and a majority names it"));

@@ -1,13 +1,13 @@
 //! A primary that has come back without its data.
 
 use consul_redis_core::action::{Action, Purpose};
-use consul_redis_core::emptied::{Shelter, condition, emptied, replace};
+use consul_redis_core::data_loss::{Detach, condition, data_loss, replace};
 use consul_redis_core::fence::fences;
 use consul_redis_core::memory::{Asked, Condition, Life, Origin};
 use consul_redis_core::observed::{InstanceAnswer, ReplId, Role};
 use consul_redis_core::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
-use consul_redis_core::projection::nowhere;
-use consul_redis_core::record::EmptiedPrimary;
+use consul_redis_core::projection::detached_address;
+use consul_redis_core::record::DataLossRecord;
 use consul_redis_core::safety::veto;
 use consul_redis_core::status::{Problem, assess};
 use consul_redis_core::time::Mono;
@@ -31,8 +31,8 @@ fn holder(of: &str) -> InstanceAnswer {
 }
 
 /// One that has let go of everybody.
-fn sheltered() -> InstanceAnswer {
-    InstanceAnswer { role: Role::Replica { of: nowhere(), link_up: false }, ..holder(A) }
+fn detached() -> InstanceAnswer {
+    InstanceAnswer { role: Role::Replica { of: detached_address(), link_up: false }, ..holder(A) }
 }
 
 /// A is back empty; B and C hold the data, and are about to copy it.
@@ -50,13 +50,13 @@ fn withdrawn() -> Scene {
         record.writer = None;
         record.instances.retain(|instance| instance.address != at(A));
     });
-    scene.instance(B, sheltered()).instance(C, sheltered())
+    scene.instance(B, detached()).instance(C, detached())
 }
 
 fn kept_from_copying(scene: &Scene) -> Vec<String> {
     let all = scene.decision().actions();
     let of = |action: &Action| match action {
-        Action::Shelter(shelter) => Some(shelter.instance.to_string()),
+        Action::Detach(detach) => Some(detach.instance.to_string()),
         _ => None,
     };
     all.iter().filter_map(of).collect()
@@ -67,7 +67,7 @@ fn asked(scene: &Scene) -> Option<String> {
         Action::Write(write) if write.purpose == Purpose::Replace => Some(write),
         _ => None,
     })?;
-    let noted = write.record.as_ref()?.emptied.clone()?;
+    let noted = write.record.as_ref()?.data_loss.clone()?;
     let replace = write.replace?;
     assert_eq!((&noted.instance, noted.sentinel), (&at(A), Some(replace.sentinel.clone())));
     Some(replace.primary.to_string())
@@ -78,7 +78,7 @@ fn a_primary_that_is_back_without_its_data_is_withdrawn_and_nobody_copies_that()
     let scene = reborn();
     assert!(scene.withdraws().contains("came back without its data, and 10.0.0.3:6379 holds 10"));
     assert_eq!(kept_from_copying(&scene), [B, C]);
-    let noted = scene.write().record.unwrap().emptied.unwrap();
+    let noted = scene.write().record.unwrap().data_loss.unwrap();
     assert_eq!((noted.instance, noted.asked), (at(A), 0));
     // What clients have written to it since is not the group's data.
     let written = InstanceAnswer { keys: 3, ..blank() };
@@ -95,8 +95,8 @@ fn one_sentinel_is_asked_to_replace_it_once_the_data_is_safe() {
 #[test]
 fn nobody_is_asked_again_for_a_while() {
     let noted =
-        |asked| EmptiedPrimary { instance: at(A), run_id: "run".to_owned(), asked, sentinel: None };
-    let mut scene = withdrawn().published(|record| record.emptied = Some(noted(1)));
+        |asked| DataLossRecord { instance: at(A), run_id: "run".to_owned(), asked, sentinel: None };
+    let mut scene = withdrawn().published(|record| record.data_loss = Some(noted(1)));
     let seen = |ago_ms| {
         let mut seen = Asked::default();
         seen.see(Some(&noted(1)), Mono(NOW - ago_ms));
@@ -106,23 +106,23 @@ fn nobody_is_asked_again_for_a_while() {
     assert_eq!(asked(&scene), None);
     // An older agent has dropped it from the record.
     scene.memory.replacing.see(None, Mono(NOW));
-    assert_eq!(asked(&scene.published(|record| record.emptied = None)), None);
-    let mut scene = withdrawn().published(|record| record.emptied = Some(noted(1)));
+    assert_eq!(asked(&scene.published(|record| record.data_loss = None)), None);
+    let mut scene = withdrawn().published(|record| record.data_loss = Some(noted(1)));
     scene.memory.replacing = seen(REPLACE_AGAIN_MS);
-    assert_eq!(scene.write().record.unwrap().emptied.unwrap().asked, 2);
+    assert_eq!(scene.write().record.unwrap().data_loss.unwrap().asked, 2);
 }
 
 #[test]
 fn a_sentinel_that_would_choose_one_without_data_is_not_asked() {
-    let emptied = InstanceAnswer { keys: 0, offset: 5_000, ..replica(9, A) };
-    let scene = withdrawn().instance(C, emptied.clone());
+    let data_loss = InstanceAnswer { keys: 0, offset: 5_000, ..replica(9, A) };
+    let scene = withdrawn().instance(C, data_loss.clone());
     assert_eq!(asked(&scene), None);
     let why = replace(&scene.view()).unwrap_err().to_string();
     assert!(why.contains("would choose 10.0.0.3:6379, which does not hold it"), "{why}");
     let status = assess(&scene.view(), &layout(), &scene.decision());
     let said = |problem: &Problem| problem.text.contains("Set `replica-priority 0` there");
     assert!(status.problems.iter().any(said), "{:?}", status.problems);
-    let never = InstanceAnswer { priority: Some(0), ..emptied };
+    let never = InstanceAnswer { priority: Some(0), ..data_loss };
     assert_eq!(asked(&withdrawn().instance(C, never)), Some(A.to_owned()));
 }
 
@@ -135,8 +135,8 @@ fn one_that_may_hold_more_is_waited_for() {
             .to_string()
             .contains("10.0.0.3:6379, which may hold more")
     );
-    assert_eq!(condition(&scene.view()), Some(Condition::Emptied(at(A))));
-    scene.memory.since.insert(Condition::Emptied(at(A)), Mono(NOW - REINSTATED_AFTER_MS));
+    assert_eq!(condition(&scene.view()), Some(Condition::DataLoss(at(A))));
+    scene.memory.since.insert(Condition::DataLoss(at(A)), Mono(NOW - REINSTATED_AFTER_MS));
     assert_eq!(asked(&scene), Some(A.to_owned()));
 }
 
@@ -146,8 +146,8 @@ fn while_nobody_says_what_he_holds_it_is_not_published_for_as_long_as_a_first_pr
     assert!(scene.withdraws().contains("10.0.0.2:6379, 10.0.0.3:6379 may hold it"));
     assert_eq!(asked(&scene), None);
     let wait = scene.policy.bootstrap_wait_ms;
-    scene.memory.since.insert(Condition::Emptied(at(A)), Mono(NOW - wait));
-    assert_eq!(emptied(&scene.view()), None);
+    scene.memory.since.insert(Condition::DataLoss(at(A)), Mono(NOW - wait));
+    assert_eq!(data_loss(&scene.view()), None);
     // One that is still loading has yet to say.
     let loading = InstanceAnswer { not_ready: Some("LOADING".to_owned()), keys: 0, ..holder(A) };
     let scene = reborn().instance(B, loading).instance(C, InstanceAnswer { keys: 0, ..holder(A) });
@@ -158,25 +158,25 @@ fn while_nobody_says_what_he_holds_it_is_not_published_for_as_long_as_a_first_pr
 fn where_nobody_has_data_or_it_is_the_same_data_nothing_is_done() {
     let none = InstanceAnswer { keys: 0, ..holder(A) };
     let scene = reborn().instance(B, none.clone()).instance(C, none);
-    assert_eq!((emptied(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
+    assert_eq!((data_loss(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
     // FLUSHALL, and the others are a moment behind.
     let flushed = InstanceAnswer { keys: 0, ..primary(1, None, &[B, C]) };
-    assert_eq!(emptied(&reborn().instance(A, flushed).view()), None);
+    assert_eq!(data_loss(&reborn().instance(A, flushed).view()), None);
     // Restarted with its data, from a snapshot or from an append-only file.
     for own in [primary(2, Some(1), &[]), primary(9, None, &[])] {
-        assert_eq!(emptied(&reborn().instance(A, own).view()), None);
+        assert_eq!(data_loss(&reborn().instance(A, own).view()), None);
     }
 }
 
 #[test]
 fn one_that_has_led_for_long_with_data_of_its_own_stays() {
     let grown = InstanceAnswer { keys: 50, uptime_s: 100, ..blank() };
-    assert_eq!(emptied(&reborn().instance(A, grown.clone()).view()), None);
+    assert_eq!(data_loss(&reborn().instance(A, grown.clone()).view()), None);
     // Unless it was found to be emptied in this very run, and is being replaced.
     let noted =
-        EmptiedPrimary { instance: at(A), run_id: "run".to_owned(), asked: 1, sentinel: None };
-    let scene = withdrawn().instance(A, grown).published(|record| record.emptied = Some(noted));
-    assert!(emptied(&scene.view()).is_some());
+        DataLossRecord { instance: at(A), run_id: "run".to_owned(), asked: 1, sentinel: None };
+    let scene = withdrawn().instance(A, grown).published(|record| record.data_loss = Some(noted));
+    assert!(data_loss(&scene.view()).is_some());
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn foreign_data_is_not_kept_from_anybody() {
     // It has no place in the group, and no history of it.
     let foreign = InstanceAnswer { replid: ReplId("77".to_owned()), ..primary(77, None, &[]) };
     let scene = reborn().instance(B, foreign).instance(C, InstanceAnswer { keys: 0, ..holder(A) });
-    assert_eq!((emptied(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
+    assert_eq!((data_loss(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
 }
 
 #[test]
@@ -212,35 +212,35 @@ fn a_second_primary_with_the_data_is_kept_unless_it_may_have_been_promoted() {
 fn a_late_command_does_nothing() {
     let scene = reborn();
     let all = scene.decision().actions();
-    let shelter = all.iter().find_map(|action| match action {
-        Action::Shelter(shelter) if shelter.instance == at(B) => Some(shelter.clone()),
+    let detach = all.iter().find_map(|action| match action {
+        Action::Detach(detach) if detach.instance == at(B) => Some(detach.clone()),
         _ => None,
     });
-    let shelter: Shelter = shelter.unwrap();
-    assert!(shelter.still_holds(&holder(A)));
+    let detach: Detach = detach.unwrap();
+    assert!(detach.still_holds(&holder(A)));
     // It follows somebody else, was promoted, was restarted, or has copied it already.
-    assert!(!shelter.still_holds(&holder(C)));
-    assert!(!shelter.still_holds(&primary(2, Some(1), &[])));
-    assert!(!shelter.still_holds(&InstanceAnswer { run_id: "other".to_owned(), ..holder(A) }));
-    assert!(!shelter.still_holds(&InstanceAnswer { keys: 0, ..replica(9, A) }));
+    assert!(!detach.still_holds(&holder(C)));
+    assert!(!detach.still_holds(&primary(2, Some(1), &[])));
+    assert!(!detach.still_holds(&InstanceAnswer { run_id: "other".to_owned(), ..holder(A) }));
+    assert!(!detach.still_holds(&InstanceAnswer { keys: 0, ..replica(9, A) }));
 }
 
 #[test]
 fn the_veto_knows_who_must_not_be_touched() {
     let all = reborn().decision().actions();
-    let shelter = all.iter().find(|action| matches!(action, Action::Shelter(_))).unwrap();
-    assert_eq!(veto(&reborn().view(), shelter), None);
+    let detach = all.iter().find(|action| matches!(action, Action::Detach(_))).unwrap();
+    assert_eq!(veto(&reborn().view(), detach), None);
     let sound = Scene::healthy(3);
-    assert!(veto(&sound.view(), shelter).unwrap().contains("is no primary without data"));
+    assert!(veto(&sound.view(), detach).unwrap().contains("is no primary without data"));
     let blank_one = reborn().instance(B, InstanceAnswer { keys: 0, ..holder(A) });
-    assert!(veto(&blank_one.view(), shelter).unwrap().contains("has no data to keep"));
+    assert!(veto(&blank_one.view(), detach).unwrap().contains("has no data to keep"));
     let named = reborn().naming(&[0], B, 2);
-    assert!(veto(&named.view(), shelter).unwrap().contains("names or promotes"));
+    assert!(veto(&named.view(), detach).unwrap().contains("names or promotes"));
 }
 
 #[test]
 fn nobody_is_made_to_follow_it_while_it_is_still_published() {
-    let mut scene = reborn().instance(B, sheltered());
+    let mut scene = reborn().instance(B, detached());
     scene.observed.registered.insert(at(B));
     scene.memory.since.insert(Condition::Stray(at(B)), Mono(NOW - 60_000));
     let fenced = |scene: &Scene| fences(&scene.view()).0.len();
@@ -257,12 +257,12 @@ fn one_that_has_copied_the_data_since_it_was_started_is_not_empty() {
     let promoted = InstanceAnswer { started_empty: true, uptime_s: 5, ..primary(2, Some(1), &[]) };
     let strange = InstanceAnswer { replid: ReplId("3".to_owned()), ..holder(A) };
     let scene = reborn().instance(A, promoted).instance(B, strange.clone()).instance(C, strange);
-    assert_eq!(emptied(&scene.view()), None);
+    assert_eq!(data_loss(&scene.view()), None);
 }
 
 #[test]
 fn it_can_be_switched_off() {
     let mut scene = reborn();
     scene.policy.replace_emptied = false;
-    assert_eq!((emptied(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
+    assert_eq!((data_loss(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
 }

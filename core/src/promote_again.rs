@@ -1,6 +1,6 @@
 //! The old primary that comes back before anybody has taken its place.
 //!
-//! An instance under `consul-redis exec` always starts as a replica of nobody ([`is_nowhere`]), so that one that has lost its
+//! An instance under `consul-redis exec` always starts as a replica of nobody ([`is_detached_address`]), so that one that has lost its
 //! data cannot empty those that follow it. When it was the primary, and its Sentinels still announce it, they wait
 //! 20 s and more before they take "I am a replica" for an outage (`docs/facts/sentinel.md` 4.1), and where there is
 //! no other instance they wait for ever. It is made the primary again at once when that cannot lose anything:
@@ -11,48 +11,48 @@ use super::bootstrap::{Promote, includes};
 use super::memory::Condition;
 use super::observed::{InstanceAnswer, Role};
 use super::policy::REINSTATED_AFTER_MS;
-use super::projection::is_nowhere;
-pub use super::reasons::NotReinstated;
-use super::replicas::Roster;
+use super::projection::is_detached_address;
+pub use super::reasons::NotPromotedAgain;
+use super::replicas::InstanceRows;
 use super::view::View;
 
 /// The old primary that is to be one again.
 ///
 /// # Errors
-/// [`NotReinstated`]: why there is none.
-pub fn reinstate(view: &View<'_>) -> Result<Promote, NotReinstated> {
-    let (old, answer) = returned(view).ok_or(NotReinstated::NoCase)?;
+/// [`NotPromotedAgain`]: why there is none.
+pub fn promote_again(view: &View<'_>) -> Result<Promote, NotPromotedAgain> {
+    let (old, answer) = returned(view).ok_or(NotPromotedAgain::NoCase)?;
     if !view.policy.bootstrap {
-        return Err(NotReinstated::SwitchedOff);
+        return Err(NotPromotedAgain::SwitchedOff);
     }
     let tally = &view.tally;
     if !tally.failovers.is_empty() || tally.any_objective(old) || tally.being_replaced(old) {
-        return Err(NotReinstated::BeingReplaced);
+        return Err(NotPromotedAgain::BeingReplaced);
     }
     if !answer.shows_its_data() {
-        return Err(NotReinstated::NotReady(old.clone()));
+        return Err(NotPromotedAgain::NotReady(old.clone()));
     }
-    let roster = Roster::new(view);
-    let (others, mut missing) = (roster.followed(), None);
+    let instance_rows = InstanceRows::new(view);
+    let (others, mut missing) = (instance_rows.followed(), None);
     for other in others.iter().filter(|other| *other != old) {
         match view.instance(other) {
             Some(rival) if matches!(rival.role, Role::Primary { .. }) => {
-                return Err(NotReinstated::Rival(other.clone()));
+                return Err(NotPromotedAgain::Rival(other.clone()));
             }
             // Without data there is nothing that the old primary could lack.
             Some(other) if other.keys == 0 => {}
             Some(than) if answer.keys == 0 || !includes(answer, than) => {
-                return Err(NotReinstated::Behind { old: old.clone(), than: other.clone() });
+                return Err(NotPromotedAgain::Behind { old: old.clone(), than: other.clone() });
             }
             Some(_) => {}
-            None if roster.down(other) => missing = Some(other),
-            None => return Err(NotReinstated::Unheard(other.clone())),
+            None if instance_rows.down(other) => missing = Some(other),
+            None => return Err(NotPromotedAgain::Unheard(other.clone())),
         }
     }
     let waited =
         view.memory.lasted(&Condition::Returned(old.clone()), REINSTATED_AFTER_MS, view.now);
     if let Some(missing) = missing.filter(|_| !waited) {
-        return Err(NotReinstated::Unheard(missing.clone()));
+        return Err(NotPromotedAgain::Unheard(missing.clone()));
     }
     Ok(Promote { instance: old.clone(), run_id: answer.run_id.clone() })
 }
@@ -69,5 +69,5 @@ fn returned<'a>(view: &View<'a>) -> Option<(&'a Address, &'a InstanceAnswer)> {
     // Asked since what is published now was: it may have been told something else in the meantime.
     let answer = view.observed.instances.get(old)?.since(view.since)?;
     let Role::Replica { of, link_up: false } = &answer.role else { return None };
-    is_nowhere(of).then_some((old, answer))
+    is_detached_address(of).then_some((old, answer))
 }

@@ -1,7 +1,7 @@
 //! Node mode: when the writes of this host's primary are held because the host may be cut off, and until when.
 
 use consul_redis_core::action::Action;
-use consul_redis_core::hold::{HoldReason, is_cut_off};
+use consul_redis_core::hold::{HoldReason, is_isolated};
 use consul_redis_core::memory::{Condition, Life, Origin};
 use consul_redis_core::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS};
 use consul_redis_core::time::Mono;
@@ -12,7 +12,7 @@ use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
 fn alone(ms: u64) -> Scene {
     let mut scene = Scene::healthy(3).silent(1).silent(2);
     scene.policy.local.insert(at(A));
-    scene.memory.since.insert(Condition::CutOff, Mono(NOW - ms));
+    scene.memory.since.insert(Condition::Isolated, Mono(NOW - ms));
     consul_silent(scene)
 }
 
@@ -27,14 +27,14 @@ fn healing() -> Scene {
     let scene = consul_silent(Scene::healthy(3)).naming(&[1, 2], B, 2);
     let mut scene = scene.instance(B, promoted_b());
     scene.policy.local.insert(at(A));
-    scene.memory.since.insert(Condition::CutOff, Mono(NOW - CUT_OFF_AFTER_MS));
+    scene.memory.since.insert(Condition::Isolated, Mono(NOW - CUT_OFF_AFTER_MS));
     scene
 }
 
 fn held(scene: &Scene) -> Vec<String> {
     let decision = scene.decision();
     let holds = decision.actions().into_iter().filter_map(|action| match action {
-        Action::Hold(hold) if hold.why == HoldReason::CutOff => Some(hold.instance.to_string()),
+        Action::Hold(hold) if hold.why == HoldReason::Isolated => Some(hold.instance.to_string()),
         _ => None,
     });
     holds.collect()
@@ -43,7 +43,7 @@ fn held(scene: &Scene) -> Vec<String> {
 #[test]
 fn a_host_that_sees_neither_consul_nor_a_majority_holds_its_primary_after_a_second() {
     let scene = alone(CUT_OFF_AFTER_MS);
-    assert!(is_cut_off(&scene.view()));
+    assert!(is_isolated(&scene.view()));
     assert_eq!(held(&scene), [A]);
     assert_eq!(held(&alone(CUT_OFF_AFTER_MS - 1)), Vec::<String>::new());
     assert_eq!(held(&alone(CUT_OFF_AFTER_MS).instance(A, replica(1, B))), Vec::<String>::new());
@@ -55,7 +55,7 @@ fn a_host_that_sees_neither_consul_nor_a_majority_holds_its_primary_after_a_seco
 #[test]
 fn one_that_was_cut_off_holds_on_until_it_sees_who_leads() {
     let scene = healing();
-    assert!(is_cut_off(&scene.view()), "the Sentinels name another one");
+    assert!(is_isolated(&scene.view()), "the Sentinels name another one");
     assert_eq!(held(&scene), [A]);
     // What was withdrawn was the last writer all the same.
     let withdrawn = consul_silent(healing().published(|record| record.writer = None));
@@ -64,32 +64,32 @@ fn one_that_was_cut_off_holds_on_until_it_sees_who_leads() {
     let mut moved = healing().promoted(B, 100);
     let life = Life { run_id: "run".to_owned(), origin: Origin::WasWriter };
     moved.memory.lives.insert(at(A), life);
-    assert!(is_cut_off(&moved.view()));
+    assert!(is_isolated(&moved.view()));
     // It follows already.
-    assert!(!is_cut_off(&healing().instance(A, replica(2, B)).view()));
+    assert!(!is_isolated(&healing().instance(A, replica(2, B)).view()));
 }
 
 #[test]
 fn one_that_still_leads_is_let_go_at_once() {
     let mut named = consul_silent(Scene::healthy(3));
     named.policy.local.insert(at(A));
-    named.memory.since.insert(Condition::CutOff, Mono(NOW - CUT_OFF_AFTER_MS));
-    assert!(!is_cut_off(&named.view()), "the Sentinels name it");
+    named.memory.since.insert(Condition::Isolated, Mono(NOW - CUT_OFF_AFTER_MS));
+    assert!(!is_isolated(&named.view()), "the Sentinels name it");
     let mut shown = Scene::healthy(3).silent(1).silent(2);
     shown.policy.local.insert(at(A));
-    shown.memory.since.insert(Condition::CutOff, Mono(NOW - CUT_OFF_AFTER_MS));
-    assert!(!is_cut_off(&shown.view()), "Consul shows it, and no majority says otherwise");
+    shown.memory.since.insert(Condition::Isolated, Mono(NOW - CUT_OFF_AFTER_MS));
+    assert!(!is_isolated(&shown.view()), "Consul shows it, and no majority says otherwise");
 }
 
 #[test]
 fn nobody_is_held_on_who_did_not_lead_or_whom_nobody_would_fence() {
     let mut foreign = healing().instance(C, primary(9, None, &[]));
     foreign.policy.local = [at(C)].into();
-    assert!(!is_cut_off(&foreign.view()), "it never led");
+    assert!(!is_isolated(&foreign.view()), "it never led");
     let mut left = healing();
     left.policy.fence = false;
-    assert!(!is_cut_off(&left.view()), "Sentinel would not touch it while it is held");
+    assert!(!is_isolated(&left.view()), "Sentinel would not touch it while it is held");
     let mut never = healing();
     never.memory.since.clear();
-    assert!(!is_cut_off(&never.view()), "it was not cut off");
+    assert!(!is_isolated(&never.view()), "it was not cut off");
 }

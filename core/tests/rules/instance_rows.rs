@@ -38,7 +38,7 @@ fn a_new_replica_is_published_once_the_writer_says_it_is_in_sync() {
     assert_eq!(scene.rows()[3], format!("{D} out of sync"));
     let scene = scene.instance(A, primary(1, None, &[B, C, D]));
     assert_eq!(scene.rows()[3], format!("{D} replica"));
-    assert_eq!(scene.write().purpose, Purpose::Roster);
+    assert_eq!(scene.write().purpose, Purpose::InstanceRows);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn rows_are_only_changed_on_what_was_asked_since_the_last_change() {
     // Else two agents whose readings are of different age would undo each other's rows.
     let mut scene = Scene::healthy(3).instance(A, primary(1, None, &[B])).lasting(10_000);
     scene.memory.store_changed = Mono(ASKED);
-    assert_eq!(scene.write().purpose, Purpose::Roster);
+    assert_eq!(scene.write().purpose, Purpose::InstanceRows);
     scene.memory.store_changed = Mono(ASKED + 1);
     assert!(scene.decision().actions().is_empty(), "{:?}", scene.decision());
 }

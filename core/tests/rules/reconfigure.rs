@@ -3,7 +3,7 @@
 use consul_redis_core::action::Action;
 use consul_redis_core::observed::{DownOpinion, FailoverPhase, SentinelSettings};
 use consul_redis_core::policy::{DISAGREES_AFTER_MS, WantedQuorum, WantedSettings};
-use consul_redis_core::sentinels::{Tell, TellWhat};
+use consul_redis_core::sentinels::{Reconfigure, ReconfigureKind};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, Scene, at, promoted_b, sentinel_at};
@@ -12,13 +12,13 @@ fn ignorant(scene: Scene) -> Scene {
     scene.answer(2, |answer| answer.group = None)
 }
 
-fn told(scene: &Scene) -> Vec<Tell> {
+fn told(scene: &Scene) -> Vec<Reconfigure> {
     let decision = scene.decision();
-    let tells = decision.actions().into_iter().filter_map(|action| match action {
-        Action::Tell(tell) => Some(tell),
+    let reconfigurations = decision.actions().into_iter().filter_map(|action| match action {
+        Action::Reconfigure(reconfigure) => Some(reconfigure),
         _ => None,
     });
-    tells.collect()
+    reconfigurations.collect()
 }
 
 #[test]
@@ -32,8 +32,8 @@ fn it_gets_the_address_and_the_settings_of_the_others() {
     let scene = (0..2).fold(ignorant(Scene::healthy(3)), |scene, index| {
         scene.sentinel(index, |group| group.settings = settings)
     });
-    let what = TellWhat::Monitor;
-    let wanted = Tell { sentinel: sentinel_at(2), what, primary: at(A), settings };
+    let what = ReconfigureKind::Monitor;
+    let wanted = Reconfigure { sentinel: sentinel_at(2), what, primary: at(A), settings };
     assert_eq!(told(&scene), [wanted]);
 }
 
@@ -42,9 +42,9 @@ fn what_the_operator_fixed_goes_first() {
     let mut scene = ignorant(Scene::healthy(3));
     scene.policy.settings.quorum = Some(WantedQuorum::Fixed(3));
     scene.policy.settings.down_after_ms = Some(700);
-    let tell = &told(&scene)[0];
-    assert_eq!((tell.settings.quorum, tell.settings.down_after_ms), (3, 700));
-    assert_eq!(tell.settings.failover_timeout_ms, 10_000);
+    let reconfigure = &told(&scene)[0];
+    assert_eq!((reconfigure.settings.quorum, reconfigure.settings.down_after_ms), (3, 700));
+    assert_eq!(reconfigure.settings.failover_timeout_ms, 10_000);
 }
 
 #[test]
@@ -71,10 +71,10 @@ fn nobody_is_told_what_is_not_certain() {
 #[test]
 fn it_is_told_again_after_a_while_and_can_be_left_alone() {
     let mut scene = ignorant(Scene::healthy(3));
-    let before = (sentinel_at(2), TellWhat::Monitor);
-    scene.memory.told.insert(before.clone(), Mono(scene.now - 4_999));
+    let before = (sentinel_at(2), ReconfigureKind::Monitor);
+    scene.memory.reconfigured.insert(before.clone(), Mono(scene.now - 4_999));
     assert!(told(&scene).is_empty());
-    scene.memory.told.insert(before.clone(), Mono(scene.now - 5_000));
+    scene.memory.reconfigured.insert(before.clone(), Mono(scene.now - 5_000));
     assert_eq!(told(&scene).len(), 1);
     scene.policy.tell_sentinels = false;
     assert!(told(&scene).is_empty());
@@ -98,7 +98,10 @@ fn one_whose_settings_differ_is_told_those_that_are_wanted_and_no_others() {
     scene.observed.store.as_mut().unwrap().config = Ok(shared);
     let told = told(&scene);
     assert_eq!(told.len(), 3);
-    assert!(told.iter().all(|tell| tell.what == TellWhat::Settings), "{told:?}");
+    assert!(
+        told.iter().all(|reconfigure| reconfigure.what == ReconfigureKind::Settings),
+        "{told:?}"
+    );
     let settings = told[0].settings;
     assert_eq!((settings.quorum, settings.down_after_ms), (2, 2_000), "Consul goes before a file");
     assert_eq!(settings.failover_timeout_ms, 10_000, "what nobody wants stays");
@@ -130,7 +133,10 @@ fn one_that_disagrees_with_the_majority_for_long_is_told_anew() {
     assert!(told(&stuck().lasting(DISAGREES_AFTER_MS - 1)).is_empty());
     let told_now = told(&stuck().lasting(DISAGREES_AFTER_MS));
     assert_eq!(told_now.len(), 1, "{told_now:?}");
-    assert_eq!((told_now[0].what, &told_now[0].sentinel), (TellWhat::Repoint, &sentinel_at(2)));
+    assert_eq!(
+        (told_now[0].what, &told_now[0].sentinel),
+        (ReconfigureKind::Repoint, &sentinel_at(2))
+    );
     let no_majority = stuck().silent(1).lasting(DISAGREES_AFTER_MS);
     assert!(told(&no_majority).is_empty());
 }

@@ -2,7 +2,7 @@
 //!
 //! To Sentinels it is a primary that answers, so they go on announcing it, and those that follow it copy its
 //! emptiness: at once, or after `repl-diskless-sync-delay` (5 s unless changed, since Redis 7). Three things keep the
-//! data. Whoever holds it is pointed at nobody ([`shelters`]), where it can be chosen all the same; the emptied one is
+//! data. Whoever holds it is pointed at nobody ([`detachments`]), where it can be chosen all the same; the emptied one is
 //! not published; and one Sentinel is asked for a failover ([`replace`]), by the one agent whose transaction has written
 //! that down. When those that may hold the data do not answer, they are waited for.
 
@@ -11,11 +11,11 @@ use super::election::led_in_silence;
 pub use super::loss::DataLoss;
 use super::memory::Condition;
 use super::observed::{DownOpinion, InstanceAnswer, ReplId, Role, SentinelAnswer, SentinelGroup};
-use super::policy::{EMPTIED_UPTIME_MAX_S, REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
-use super::projection::is_nowhere;
+use super::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS, RESTARTED_EMPTY_UPTIME_MAX_S};
+use super::projection::is_detached_address;
 use super::reasons::{NotReplaced, WhyNotReplaced};
-use super::record::EmptiedPrimary;
-use super::replicas::Roster;
+use super::record::DataLossRecord;
+use super::replicas::InstanceRows;
 use super::view::View;
 use super::writer::{is_of_lineage, share_history};
 
@@ -25,7 +25,7 @@ const DEFAULT_PRIORITY: u64 = 100;
 /// An instance that is to follow nobody for the time being, and keeps its data: it follows a primary that has none, or
 /// says that it is a primary itself, and Sentinel would make it follow that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shelter {
+pub struct Detach {
     /// The instance.
     pub instance: Address,
     /// The primary without data.
@@ -45,7 +45,7 @@ pub struct Replace {
     pub primary: Address,
 }
 
-impl Shelter {
+impl Detach {
     /// Whether what the instance says at the last moment is still what was decided on.
     pub fn still_holds(&self, now: &InstanceAnswer) -> bool {
         let exposed = is_exposed(now, &self.from);
@@ -64,7 +64,7 @@ impl Replace {
 
 /// The primary that a majority announces, when it has come back without its data, and others hold it or may: those
 /// that do not answer are waited for as long as for a first primary.
-pub fn emptied<'v>(view: &'v View<'_>) -> Option<&'v DataLoss> {
+pub fn data_loss<'v>(view: &'v View<'_>) -> Option<&'v DataLoss> {
     let found = found(view)?;
     let waited = view.memory.lasted(&found.condition(), view.policy.bootstrap_wait_ms, view.now);
     (!found.holders.is_empty() || !waited).then_some(found)
@@ -94,7 +94,7 @@ fn find(view: &View<'_>) -> Option<DataLoss> {
         return None;
     }
     let (mut holders, mut unheard) = (Vec::new(), Vec::new());
-    for other in Roster::new(view).followed().iter().filter(|other| *other != primary) {
+    for other in InstanceRows::new(view).followed().iter().filter(|other| *other != primary) {
         match view.observed.instances.get_key_value(other) {
             Some((address, reading)) => match reading.since(view.recent) {
                 Some(own) if !is_loading(own) => {
@@ -126,17 +126,17 @@ fn holders<'a>(
 }
 
 /// The replicas that are to stop following it now.
-pub fn shelters(view: &View<'_>) -> Vec<Shelter> {
-    let Some(loss) = emptied(view) else { return Vec::new() };
+pub fn detachments(view: &View<'_>) -> Vec<Detach> {
+    let Some(loss) = data_loss(view) else { return Vec::new() };
     let due = |address: &Address, answer: &InstanceAnswer| {
         let replica = matches!(answer.role, Role::Replica { .. });
         is_exposed(answer, &loss.primary)
             && (replica || was_not_promoted(view, address, &answer.run_id))
-            && view.memory.told_long_ago(address, view.now)
+            && view.memory.commanded_long_ago(address, view.now)
     };
     holders(view, loss)
         .filter(|(address, answer)| due(address, answer))
-        .map(|(address, answer)| Shelter {
+        .map(|(address, answer)| Detach {
             instance: address.clone(),
             from: loss.primary.clone(),
             run_id: answer.run_id.clone(),
@@ -172,7 +172,7 @@ fn is_exposed(answer: &InstanceAnswer, primary: &Address) -> bool {
 /// # Errors
 /// What speaks against it.
 pub fn replace(view: &View<'_>) -> Result<Option<Replace>, Box<NotReplaced>> {
-    let Some(loss) = emptied(view).filter(|loss| !loss.holders.is_empty()) else {
+    let Some(loss) = data_loss(view).filter(|loss| !loss.holders.is_empty()) else {
         return Ok(None);
     };
     let wait = |why: WhyNotReplaced| Box::new(NotReplaced { loss: loss.why(), why });
@@ -180,7 +180,7 @@ pub fn replace(view: &View<'_>) -> Result<Option<Replace>, Box<NotReplaced>> {
     if let Some(unheard) = loss.unheard.first().filter(|_| !settled) {
         return Err(wait(WhyNotReplaced::Unheard(unheard.clone())));
     }
-    if view.tally.heard < view.tally.majority() {
+    if view.tally.answering < view.tally.majority() {
         return Err(wait(WhyNotReplaced::NoMajority));
     }
     let busy =
@@ -211,12 +211,12 @@ pub fn replace(view: &View<'_>) -> Result<Option<Replace>, Box<NotReplaced>> {
 }
 
 /// What the record notes of it when it is withdrawn, or a failover is asked for.
-pub fn noted(view: &View<'_>, asked: Option<&Replace>) -> Option<EmptiedPrimary> {
-    let loss = emptied(view)?;
-    let before = view.record.and_then(|record| record.emptied.as_ref());
+pub fn noted(view: &View<'_>, asked: Option<&Replace>) -> Option<DataLossRecord> {
+    let loss = data_loss(view)?;
+    let before = view.record.and_then(|record| record.data_loss.as_ref());
     let before = before.filter(|noted| noted.run_id == loss.run_id);
     let already = before.map_or(0, |noted| noted.asked);
-    Some(EmptiedPrimary {
+    Some(DataLossRecord {
         instance: loss.primary.clone(),
         run_id: loss.run_id.clone(),
         asked: already + u64::from(asked.is_some()),
@@ -229,12 +229,12 @@ pub fn noted(view: &View<'_>, asked: Option<&Replace>) -> Option<EmptiedPrimary>
 /// It has no keys, or had none when it was started a moment ago. What clients have written since is not the group's
 /// data; one that was found to be like that stays so while it runs.
 fn is_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
-    let noted = view.record.and_then(|record| record.emptied.as_ref());
+    let noted = view.record.and_then(|record| record.data_loss.as_ref());
     let found = noted.is_some_and(|noted| noted.run_id == answer.run_id)
-        || view.memory.since.contains_key(&Condition::Emptied(address.clone()));
+        || view.memory.since.contains_key(&Condition::DataLoss(address.clone()));
     // One that has copied the group's data since it was started, or has led since, writes a history of the group.
     let began_anew = answer.started_empty && !is_of_lineage(view.record, answer);
-    answer.keys == 0 || (began_anew && (answer.uptime_s <= EMPTIED_UPTIME_MAX_S || found))
+    answer.keys == 0 || (began_anew && (answer.uptime_s <= RESTARTED_EMPTY_UPTIME_MAX_S || found))
 }
 
 /// The keys it shows are not all that it has.
@@ -248,7 +248,7 @@ fn is_ours(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool 
     let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
     let elected = view.tally.elected.as_ref().map(|elected| &elected.address);
     let follows = match &answer.role {
-        Role::Replica { of, .. } => Some(of) == elected || is_nowhere(of),
+        Role::Replica { of, .. } => Some(of) == elected || is_detached_address(of),
         Role::Primary { .. } => false,
     };
     is_of_lineage(view.record, answer) || (placed && follows)

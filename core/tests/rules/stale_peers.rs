@@ -1,11 +1,11 @@
 //! Sentinels and replicas that are gone for good are forgotten: one Sentinel at a time, and only at rest.
 
 use consul_redis_core::action::{Action, Purpose};
-use consul_redis_core::ghosts::{Forget, Ghost};
 use consul_redis_core::memory::Asked;
 use consul_redis_core::observed::{DownOpinion, FailoverPhase, SentinelId};
 use consul_redis_core::policy::RESET_GAP_MS;
 use consul_redis_core::record::{Basis, Reset};
+use consul_redis_core::stale_peers::{Forget, StalePeer};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, replica, sentinel_at};
@@ -52,21 +52,21 @@ fn forgets(scene: &Scene) -> Option<Forget> {
     })
 }
 
-fn ghost_sentinel() -> Ghost {
-    Ghost::Sentinel(SentinelId("sentinel-3".to_owned()), sentinel_at(3))
+fn ghost_sentinel() -> StalePeer {
+    StalePeer::Sentinel(SentinelId("sentinel-3".to_owned()), sentinel_at(3))
 }
 
 #[test]
 fn a_sentinel_that_is_gone_for_good_is_forgotten_by_one_that_lists_it() {
     let wanted =
-        Forget { sentinel: sentinel_at(0), primary: at(A), ghosts: vec![ghost_sentinel()] };
+        Forget { sentinel: sentinel_at(0), primary: at(A), stale_peers: vec![ghost_sentinel()] };
     assert_eq!(forgets(&one_silent().lasting(LONG)), Some(wanted));
 }
 
 #[test]
 fn a_replica_that_is_gone_for_good_is_forgotten_too() {
     let found = forgets(&one_replica_silent().lasting(LONG));
-    assert_eq!(found.map(|forget| forget.ghosts), Some(vec![Ghost::Replica(at(C))]));
+    assert_eq!(found.map(|forget| forget.stale_peers), Some(vec![StalePeer::Replica(at(C))]));
 }
 
 fn last(number: u64) -> Reset {

@@ -4,8 +4,8 @@ use consul_redis_core::action::{Action, Promote};
 use consul_redis_core::memory::Condition;
 use consul_redis_core::observed::{DownOpinion, FailoverPhase, InstanceAnswer, Role};
 use consul_redis_core::policy::REINSTATED_AFTER_MS;
-use consul_redis_core::projection::nowhere;
-use consul_redis_core::reinstate::{NotReinstated, condition, reinstate};
+use consul_redis_core::projection::detached_address;
+use consul_redis_core::promote_again::{NotPromotedAgain, condition, promote_again};
 use consul_redis_core::safety::veto;
 use consul_redis_core::time::Mono;
 
@@ -13,7 +13,7 @@ use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
 
 /// A replica of nobody, with so much of history 1.
 fn waiting(offset: u64) -> InstanceAnswer {
-    let role = Role::Replica { of: nowhere(), link_up: false };
+    let role = Role::Replica { of: detached_address(), link_up: false };
     InstanceAnswer { role, offset, ..replica(1, A) }
 }
 
@@ -38,9 +38,9 @@ fn promoted(scene: &Scene) -> Vec<String> {
     all.iter().filter_map(of).collect()
 }
 
-fn why_not(scene: &Scene) -> NotReinstated {
+fn why_not(scene: &Scene) -> NotPromotedAgain {
     assert_eq!(promoted(scene), Vec::<String>::new());
-    reinstate(&scene.view()).expect_err("a reason")
+    promote_again(&scene.view()).expect_err("a reason")
 }
 
 #[test]
@@ -61,23 +61,23 @@ fn it_is_the_primary_again_when_it_holds_what_all_others_hold() {
         })
     });
     // A majority calls the silent one down: it may have another address now, and show up at that.
-    assert_eq!(why_not(&alone), NotReinstated::Unheard(at(C)));
+    assert_eq!(why_not(&alone), NotPromotedAgain::Unheard(at(C)));
     assert_eq!(
         why_not(&waited(alone.clone(), REINSTATED_AFTER_MS - 1)),
-        NotReinstated::Unheard(at(C))
+        NotPromotedAgain::Unheard(at(C))
     );
     assert_eq!(promoted(&waited(alone.clone(), REINSTATED_AFTER_MS)), [A]);
     let d = "10.0.0.4:6379";
     let mut shown = waited(alone, REINSTATED_AFTER_MS).instance(d, waiting(2_000));
     shown.observed.registered.insert(at(d));
-    assert_eq!(why_not(&shown), NotReinstated::Behind { old: at(A), than: at(d) });
+    assert_eq!(why_not(&shown), NotPromotedAgain::Behind { old: at(A), than: at(d) });
     assert_eq!(promoted(&blank(blank(blank(returned(), A), B), C)), [A], "nobody holds anything");
     assert_eq!(promoted(&blank(returned(), B)), [A]);
 }
 
 #[test]
 fn an_empty_or_older_one_is_left_to_the_sentinels() {
-    let behind = NotReinstated::Behind { old: at(A), than: at(B) };
+    let behind = NotPromotedAgain::Behind { old: at(A), than: at(B) };
     let empty = InstanceAnswer { keys: 0, ..waiting(0) };
     assert_eq!(why_not(&returned().instance(A, empty)), behind);
     assert_eq!(why_not(&returned().instance(A, waiting(999))), behind);
@@ -87,39 +87,39 @@ fn an_empty_or_older_one_is_left_to_the_sentinels() {
 
 #[test]
 fn one_that_may_hold_more_has_to_be_heard() {
-    assert_eq!(why_not(&returned().dead(C)), NotReinstated::Unheard(at(C)));
+    assert_eq!(why_not(&returned().dead(C)), NotPromotedAgain::Unheard(at(C)));
     let loading = InstanceAnswer { not_ready: Some("LOADING".to_owned()), ..waiting(1_000) };
-    assert_eq!(why_not(&returned().instance(A, loading)), NotReinstated::NotReady(at(A)));
+    assert_eq!(why_not(&returned().instance(A, loading)), NotPromotedAgain::NotReady(at(A)));
 }
 
 #[test]
 fn whoever_takes_its_place_goes_first() {
-    assert_eq!(why_not(&returned().instance(B, promoted_b())), NotReinstated::Rival(at(B)));
+    assert_eq!(why_not(&returned().instance(B, promoted_b())), NotPromotedAgain::Rival(at(B)));
     let phase = FailoverPhase::SelectReplica;
-    assert_eq!(why_not(&returned().leading(0, B, phase)), NotReinstated::BeingReplaced);
+    assert_eq!(why_not(&returned().leading(0, B, phase)), NotPromotedAgain::BeingReplaced);
     let down = returned().down(&[0], DownOpinion::Objective);
-    assert_eq!(why_not(&down), NotReinstated::BeingReplaced);
+    assert_eq!(why_not(&down), NotPromotedAgain::BeingReplaced);
     let named = returned().naming(&[0, 1], B, 2);
-    assert_eq!(why_not(&named), NotReinstated::NoCase);
-    assert_eq!(why_not(&returned().silent(0).silent(1)), NotReinstated::NoCase);
+    assert_eq!(why_not(&named), NotPromotedAgain::NoCase);
+    assert_eq!(why_not(&returned().silent(0).silent(1)), NotPromotedAgain::NoCase);
 }
 
 #[test]
 fn the_operator_may_want_to_do_it_himself() {
     let mut scene = returned();
     scene.policy.bootstrap = false;
-    assert_eq!(why_not(&scene), NotReinstated::SwitchedOff);
+    assert_eq!(why_not(&scene), NotPromotedAgain::SwitchedOff);
     let mut scene = returned();
     scene.policy.leave_alone();
-    assert_eq!(why_not(&scene), NotReinstated::SwitchedOff);
+    assert_eq!(why_not(&scene), NotPromotedAgain::SwitchedOff);
 }
 
 #[test]
 fn one_that_follows_somebody_is_nobodys_business() {
     let role = Role::Replica { of: at(B), link_up: false };
     let demoted = InstanceAnswer { role, ..replica(1, A) };
-    assert_eq!(why_not(&returned().instance(A, demoted)), NotReinstated::NoCase);
-    assert_eq!(why_not(&Scene::healthy(3)), NotReinstated::NoCase);
+    assert_eq!(why_not(&returned().instance(A, demoted)), NotPromotedAgain::NoCase);
+    assert_eq!(why_not(&Scene::healthy(3)), NotPromotedAgain::NoCase);
 }
 
 #[test]

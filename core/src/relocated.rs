@@ -9,31 +9,31 @@
 
 use super::address::Address;
 use super::bootstrap::{Candidate, Step, claimed, leader, loading};
-use super::memory::{Back, Condition};
+use super::memory::{Condition, ReturnedInstance};
 use super::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use super::policy::REINSTATED_AFTER_MS;
 use super::reasons::NoFirst;
-pub use super::reasons::NotMoved;
+pub use super::reasons::NotRelocated;
 use super::view::View;
 
 /// Looks for the one that is to lead a group that has moved.
 ///
 /// # Errors
-/// [`NotMoved`]: why there is none.
-pub fn successor(view: &View<'_>) -> Result<Step, NotMoved> {
+/// [`NotRelocated`]: why there is none.
+pub fn successor(view: &View<'_>) -> Result<Step, NotRelocated> {
     let back = back(view);
     if back.is_empty() {
-        return Err(NotMoved::NoCase);
+        return Err(NotRelocated::NoCase);
     }
     if !view.policy.bootstrap || !view.policy.tell_sentinels {
-        return Err(NotMoved::SwitchedOff);
+        return Err(NotRelocated::SwitchedOff);
     }
-    let (answered, known) = (view.heard(), view.tally.known);
+    let (answered, known) = (view.sentinels_answering(), view.tally.known);
     if answered < view.tally.majority() {
-        return Err(NotMoved::Sentinels { answered, of: known });
+        return Err(NotRelocated::Sentinels { answered, of: known });
     }
     if let Some((address, error)) = back.iter().find_map(loading) {
-        return Err(NotMoved::NotReady(address.clone(), error.clone()));
+        return Err(NotRelocated::NotReady(address.clone(), error.clone()));
     }
     let Able { candidates, data } = able(view, &back)?;
     let places = view.record.map_or(0, |record| record.instances.len());
@@ -50,13 +50,13 @@ pub fn successor(view: &View<'_>) -> Result<Step, NotMoved> {
     let waited = view.memory.lasted(&same(view, &back), wait_ms, view.now);
     if !waited || (data == Data::Older && !all && !hopeless) {
         let of = view.policy.expect.unwrap_or(places).max(back.len());
-        return Err(NotMoved::Waiting { answered: back.len(), of });
+        return Err(NotRelocated::Waiting { answered: back.len(), of });
     }
     let (address, answer) = match claimed(view, &candidates) {
         Some(claimed) => claimed,
         None => leader(&candidates).map_err(|why| match why {
-            NoFirst::Diverged(a, b) => NotMoved::Diverged(a, b),
-            _ => NotMoved::NeverToLead,
+            NoFirst::Diverged(a, b) => NotRelocated::Diverged(a, b),
+            _ => NotRelocated::NeverToLead,
         })?,
     };
     if matches!(answer.role, Role::Primary { .. }) {
@@ -66,7 +66,7 @@ pub fn successor(view: &View<'_>) -> Result<Step, NotMoved> {
         *other != address && own.keys > 0 && matches!(own.role, Role::Primary { .. })
     };
     if let Some((rival, _)) = back.iter().find(rival) {
-        return Err(NotMoved::Rival(address.clone(), (*rival).clone()));
+        return Err(NotRelocated::Rival(address.clone(), (*rival).clone()));
     }
     Ok(match claim == Some(address) {
         true => Step::promote(address, answer),
@@ -82,13 +82,13 @@ pub fn condition(view: &View<'_>) -> Option<Condition> {
 }
 
 fn same(view: &View<'_>, back: &[Candidate<'_>]) -> Condition {
-    let known = |(address, answer): &Candidate<'_>| Back {
+    let known = |(address, answer): &Candidate<'_>| ReturnedInstance {
         address: (*address).clone(),
         run_id: answer.run_id.clone(),
         is_ready: answer.shows_its_data(),
         age: view.age(answer),
     };
-    Condition::Moved(back.iter().map(known).collect())
+    Condition::Relocated(back.iter().map(known).collect())
 }
 
 /// Nobody answers whom this Sentinel knows: neither the primary that it monitors nor any replica. One that has lost
@@ -108,7 +108,8 @@ pub fn knows_nobody(view: &View<'_>, group: &SentinelGroup) -> bool {
 fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     let withdrawn = view.record.is_some_and(|r| r.writer.is_none() && r.last_writer.is_some());
     let alone = |group: &SentinelGroup| knows_nobody(view, group);
-    if !withdrawn || view.any_tilt() || view.heard() == 0 || !view.groups().all(alone) {
+    if !withdrawn || view.any_tilt() || view.sentinels_answering() == 0 || !view.groups().all(alone)
+    {
         return Vec::new();
     }
     let ours = |address: &Address| {
@@ -146,14 +147,14 @@ enum Data {
 /// Those with the group's data as the last of its writers have left it that are back, or, where nobody holds any, all of
 /// them. One that has stayed behind in the history of an earlier writer may hold writes that were lost when another one
 /// took its place.
-fn able<'a>(view: &View<'a>, back: &[Candidate<'a>]) -> Result<Able<'a>, NotMoved> {
+fn able<'a>(view: &View<'a>, back: &[Candidate<'a>]) -> Result<Able<'a>, NotRelocated> {
     let with_data = |(_, answer): &&Candidate<'a>| answer.keys > 0;
     let Some((address, answer)) = back.iter().find(with_data) else {
         return Ok(Able { candidates: back.to_vec(), data: Data::Older });
     };
     let ages = back.iter().filter(with_data).filter_map(|(_, answer)| view.age(answer));
     let youngest =
-        ages.min().ok_or_else(|| NotMoved::Unrelated((*address).clone(), answer.keys))?;
+        ages.min().ok_or_else(|| NotRelocated::Unrelated((*address).clone(), answer.keys))?;
     let of_it = if youngest == 0 { Data::Last } else { Data::Older };
     let last = |(_, answer): &&Candidate<'a>| view.age(answer) == Some(youngest);
     let last: Vec<Candidate<'a>> = back.iter().filter(with_data).filter(last).copied().collect();

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::address::Address;
 use super::memory::Condition;
-pub use super::memory::Ghost;
+pub use super::memory::StalePeer;
 use super::observed::{Role, SentinelAnswer, SentinelGroup, SentinelId};
 use super::policy::RESET_GAP_MS;
 use super::reasons::{NotAtRest, NotForgotten};
@@ -25,7 +25,7 @@ pub struct Forget {
     /// The primary that it must name when it is told.
     pub primary: Address,
     /// Whom it is to forget.
-    pub ghosts: Vec<Ghost>,
+    pub stale_peers: Vec<StalePeer>,
 }
 
 impl Forget {
@@ -33,43 +33,43 @@ impl Forget {
     pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
         let Some(group) = &now.group else { return false };
         let quiet = !now.tilt && is_quiet(group, &self.primary);
-        quiet && self.ghosts.iter().any(|ghost| holds_for_dead(group, ghost))
+        quiet && self.stale_peers.iter().any(|stale_peer| holds_for_dead(group, stale_peer))
     }
 
     /// Whom, in words.
     pub fn names(&self) -> String {
-        let names: Vec<String> = self.ghosts.iter().map(ToString::to_string).collect();
+        let names: Vec<String> = self.stale_peers.iter().map(ToString::to_string).collect();
         names.join(", ")
     }
 }
 
 /// Everybody whom nobody hears any more, for [`super::memory::Memory::keep`].
 pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
-    if view.tally.heard < view.tally.majority() {
+    if view.tally.answering < view.tally.majority() {
         return BTreeSet::new();
     }
     let silent = silent(view).into_iter();
     silent
-        .map(|ghost| match ghost {
-            Ghost::Sentinel(id, _) => Condition::SentinelSilent(id),
-            Ghost::Replica(address) => Condition::ReplicaSilent(address),
+        .map(|stale_peer| match stale_peer {
+            StalePeer::Sentinel(id, _) => Condition::SentinelSilent(id),
+            StalePeer::Replica(address) => Condition::ReplicaSilent(address),
         })
         .collect()
 }
 
 /// Those who have been silent for so long that they are to be forgotten.
-pub fn ghosts(view: &View<'_>) -> BTreeSet<Ghost> {
+pub fn stale_peers(view: &View<'_>) -> BTreeSet<StalePeer> {
     let silence =
         |c: &Condition| matches!(c, Condition::SentinelSilent(_) | Condition::ReplicaSilent(_));
     if !view.memory.since.keys().any(silence) {
         return BTreeSet::new();
     }
-    let gone = |ghost: &Ghost| match ghost {
-        Ghost::Sentinel(id, _) => {
+    let gone = |stale_peer: &StalePeer| match stale_peer {
+        StalePeer::Sentinel(id, _) => {
             let silent = Condition::SentinelSilent(id.clone());
             view.memory.lasted(&silent, view.policy.forget_sentinels_after_ms, view.now)
         }
-        Ghost::Replica(address) => {
+        StalePeer::Replica(address) => {
             let silent = Condition::ReplicaSilent(address.clone());
             view.memory.lasted(&silent, view.policy.forget_after_ms, view.now)
         }
@@ -85,26 +85,29 @@ pub fn forget(view: &View<'_>) -> Result<Option<Forget>, Box<NotForgotten>> {
     if !view.policy.forget_ghosts {
         return Ok(None);
     }
-    let ghosts = ghosts(view);
-    let Some(first) = ghosts.first() else { return Ok(None) };
-    let wait = |why: NotAtRest| Box::new(NotForgotten { ghost: first.clone(), why });
+    let stale_peers = stale_peers(view);
+    let Some(first) = stale_peers.first() else { return Ok(None) };
+    let wait = |why: NotAtRest| Box::new(NotForgotten { stale_peer: first.clone(), why });
     let writer = quiet_writer(view).map_err(wait)?;
-    everybody_knows_the_living(view, writer, &ghosts).map_err(wait)?;
+    everybody_knows_the_living(view, writer, &stale_peers).map_err(wait)?;
     let recent = [Some(view.memory.generation_seen()), view.memory.reset.at()];
     if recent.into_iter().flatten().any(|at| view.now.mono - at < RESET_GAP_MS) {
         return Ok(None);
     }
     let next = heard(view).into_values().find_map(|(sentinel, group)| {
-        let its: Vec<Ghost> =
-            ghosts.iter().filter(|ghost| holds_for_dead(group, ghost)).cloned().collect();
+        let its: Vec<StalePeer> = stale_peers
+            .iter()
+            .filter(|stale_peer| holds_for_dead(group, stale_peer))
+            .cloned()
+            .collect();
         let (sentinel, primary) = (sentinel.clone(), writer.clone());
-        (!its.is_empty()).then_some(Forget { sentinel, primary, ghosts: its })
+        (!its.is_empty()).then_some(Forget { sentinel, primary, stale_peers: its })
     });
     Ok(next)
 }
 
 /// Everybody whom all who know them call down, and who does not answer us either.
-fn silent(view: &View<'_>) -> BTreeSet<Ghost> {
+fn silent(view: &View<'_>) -> BTreeSet<StalePeer> {
     let heard: BTreeSet<&SentinelId> = view.sentinels().map(|(_, answer)| &answer.id).collect();
     let listed = connected(view);
     let mut sentinels: BTreeMap<(&SentinelId, &Address), bool> = BTreeMap::new();
@@ -121,9 +124,9 @@ fn silent(view: &View<'_>) -> BTreeSet<Ghost> {
         }
     }
     let sentinels = sentinels.into_iter().filter(|(_, down)| *down);
-    let sentinels = sentinels.map(|((id, at), _)| Ghost::Sentinel(id.clone(), at.clone()));
+    let sentinels = sentinels.map(|((id, at), _)| StalePeer::Sentinel(id.clone(), at.clone()));
     let replicas = replicas.into_iter().filter(|(_, down)| *down);
-    sentinels.chain(replicas.map(|(address, _)| Ghost::Replica(address.clone()))).collect()
+    sentinels.chain(replicas.map(|(address, _)| StalePeer::Replica(address.clone()))).collect()
 }
 
 /// The replicas that the writer has online.
@@ -176,7 +179,7 @@ fn is_quiet(group: &SentinelGroup, writer: &Address) -> bool {
 fn everybody_knows_the_living(
     view: &View<'_>,
     writer: &Address,
-    ghosts: &BTreeSet<Ghost>,
+    stale_peers: &BTreeSet<StalePeer>,
 ) -> Result<(), NotAtRest> {
     let heard = heard(view);
     if heard.len() < view.tally.majority() {
@@ -185,8 +188,8 @@ fn everybody_knows_the_living(
     let replicas = connected(view);
     for (id, (sentinel, group)) in &heard {
         for peer in &group.peers {
-            let ghost = Ghost::Sentinel(peer.id.clone(), peer.address.clone());
-            if !heard.contains_key(&peer.id) && !ghosts.contains(&ghost) {
+            let stale_peer = StalePeer::Sentinel(peer.id.clone(), peer.address.clone());
+            if !heard.contains_key(&peer.id) && !stale_peers.contains(&stale_peer) {
                 return Err(NotAtRest::MayBeAlive(peer.address.clone()));
             }
         }
@@ -208,10 +211,10 @@ fn everybody_knows_the_living(
 }
 
 /// The Sentinel lists the ghost, and calls it down.
-fn holds_for_dead(group: &SentinelGroup, ghost: &Ghost) -> bool {
-    match ghost {
-        Ghost::Sentinel(id, _) => group.peers.iter().any(|peer| &peer.id == id && peer.s_down),
-        Ghost::Replica(address) => {
+fn holds_for_dead(group: &SentinelGroup, stale_peer: &StalePeer) -> bool {
+    match stale_peer {
+        StalePeer::Sentinel(id, _) => group.peers.iter().any(|peer| &peer.id == id && peer.s_down),
+        StalePeer::Replica(address) => {
             group.replicas.iter().any(|replica| &replica.address == address && replica.s_down)
         }
     }

@@ -2,14 +2,14 @@
 
 use consul_redis_core::action::{Action, Purpose};
 use consul_redis_core::memory::Condition;
-use consul_redis_core::moved::{NotMoved, condition, successor};
 use consul_redis_core::observed::{
     Continued, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role,
 };
 use consul_redis_core::policy::{OUT_OF_REACH_AFTER_MS, REINSTATED_AFTER_MS};
-use consul_redis_core::projection::nowhere;
+use consul_redis_core::projection::detached_address;
 use consul_redis_core::record::{Basis, Level};
-use consul_redis_core::sentinels::{Tell, TellWhat};
+use consul_redis_core::relocated::{NotRelocated, condition, successor};
+use consul_redis_core::sentinels::{Reconfigure, ReconfigureKind};
 use consul_redis_core::status::{ProblemCode, assess};
 use consul_redis_core::time::Mono;
 
@@ -22,7 +22,7 @@ const F: &str = "10.0.2.3:6379";
 
 /// A replica of nobody, with so much of history 1.
 fn waiting(offset: u64) -> InstanceAnswer {
-    let role = Role::Replica { of: nowhere(), link_up: false };
+    let role = Role::Replica { of: detached_address(), link_up: false };
     InstanceAnswer { role, offset, ..replica(1, A) }
 }
 
@@ -63,30 +63,30 @@ fn claimed(scene: &Scene) -> String {
 }
 
 #[track_caller]
-fn why_not(scene: &Scene) -> NotMoved {
+fn why_not(scene: &Scene) -> NotRelocated {
     successor(&scene.view()).expect_err("a reason")
 }
 
 /// Rows are kept up to date, and that is all.
 fn leaves_all_alone(scene: &Scene) -> bool {
     let rows = |action: &Action| match action {
-        Action::Write(write) => write.purpose == Purpose::Roster,
+        Action::Write(write) => write.purpose == Purpose::InstanceRows,
         _ => false,
     };
     scene.decision().actions().iter().all(rows)
 }
 
-fn told(scene: &Scene) -> Vec<Tell> {
-    let tell = |action| match action {
-        Action::Tell(tell) => Some(tell),
+fn told(scene: &Scene) -> Vec<Reconfigure> {
+    let reconfigure = |action| match action {
+        Action::Reconfigure(reconfigure) => Some(reconfigure),
         _ => None,
     };
-    scene.decision().actions().into_iter().filter_map(tell).collect()
+    scene.decision().actions().into_iter().filter_map(reconfigure).collect()
 }
 
 #[test]
 fn the_one_with_the_most_data_leads_once_all_are_back() {
-    let waiting_for = NotMoved::Waiting { answered: 3, of: 3 };
+    let waiting_for = NotRelocated::Waiting { answered: 3, of: 3 };
     assert_eq!(why_not(&for_ms(all_moved(), REINSTATED_AFTER_MS - 1)), waiting_for);
     let mut scene = for_ms(all_moved(), REINSTATED_AFTER_MS);
     assert_eq!(claimed(&scene), E);
@@ -120,15 +120,15 @@ fn one_that_was_written_down_and_has_lost_its_data_since_does_not_lead() {
 fn less_than_the_last_writer_s_data_never_leads_while_others_may_have_it() {
     let blank = || InstanceAnswer { keys: 0, ..waiting(0) };
     let alone = for_ms(moved(&[(D, blank()), (E, blank())]), 90_000);
-    assert_eq!(why_not(&alone), NotMoved::Waiting { answered: 2, of: 3 });
+    assert_eq!(why_not(&alone), NotRelocated::Waiting { answered: 2, of: 3 });
     let gone = alone.published(|record| record.instances.clear());
     assert_eq!(claimed(&for_ms(gone, 30_000)), D, "even their rows are gone");
     let older = moved(&[(D, waiting(900)), (E, waiting(800))]);
     let older = older.published(|record| record.lineage.insert(0, ReplId("2".to_owned())));
-    assert_eq!(why_not(&for_ms(older, 90_000)), NotMoved::Waiting { answered: 2, of: 3 });
+    assert_eq!(why_not(&for_ms(older, 90_000)), NotRelocated::Waiting { answered: 2, of: 3 });
     let kept = InstanceAnswer { priority: Some(0), ..waiting(500) };
     let kept = for_ms(moved(&[(D, blank()), (E, blank()), (F, kept)]), 90_000);
-    assert_eq!(why_not(&kept), NotMoved::NeverToLead, "it alone holds the data");
+    assert_eq!(why_not(&kept), NotRelocated::NeverToLead, "it alone holds the data");
 }
 
 #[test]
@@ -137,10 +137,13 @@ fn whoever_shows_up_or_changes_is_looked_at_for_a_while() {
     assert_eq!(claimed(&scene), D);
     let mut more = scene.clone();
     more.observed.registered.insert(at(F));
-    assert_eq!(why_not(&more.instance(F, waiting(1))), NotMoved::Waiting { answered: 3, of: 3 });
+    assert_eq!(
+        why_not(&more.instance(F, waiting(1))),
+        NotRelocated::Waiting { answered: 3, of: 3 }
+    );
     let again = InstanceAnswer { run_id: "another".to_owned(), ..waiting(800) };
     let again = scene.instance(E, again);
-    assert_eq!(why_not(&again), NotMoved::Waiting { answered: 2, of: 3 });
+    assert_eq!(why_not(&again), NotRelocated::Waiting { answered: 2, of: 3 });
 }
 
 #[test]
@@ -148,18 +151,18 @@ fn nobody_is_promoted_beside_another_primary_with_data_or_while_somebody_follows
 {
     let behind = InstanceAnswer { offset: 400, ..primary(1, None, &[]) };
     let scene = for_ms(moved(&[(D, behind), (E, waiting(1_000)), (F, waiting(900))]), 60_000);
-    assert_eq!(why_not(&scene), NotMoved::Rival(at(E), at(D)));
+    assert_eq!(why_not(&scene), NotRelocated::Rival(at(E), at(D)));
     let blank = InstanceAnswer { keys: 0, offset: 0, ..primary(7, None, &[]) };
     let scene = moved(&[(D, blank), (E, waiting(1_000)), (F, waiting(900))]);
     assert_eq!(claimed(&for_ms(scene, REINSTATED_AFTER_MS)), E, "it has nothing to lose");
     let followed = all_moved().instance(D, replica(1, "10.0.9.9:6379"));
-    assert_eq!(why_not(&followed), NotMoved::NoCase);
+    assert_eq!(why_not(&followed), NotRelocated::NoCase);
 }
 
 #[test]
 fn where_not_all_are_back_the_others_are_waited_for() {
     let two = moved(&[(D, waiting(900)), (E, waiting(800))]);
-    let waiting_for = NotMoved::Waiting { answered: 2, of: 3 };
+    let waiting_for = NotRelocated::Waiting { answered: 2, of: 3 };
     assert_eq!(why_not(&for_ms(two.clone(), 29_999)), waiting_for);
     assert_eq!(claimed(&for_ms(two.clone(), 30_000)), D);
     let mut enough = for_ms(two, REINSTATED_AFTER_MS);
@@ -168,14 +171,14 @@ fn where_not_all_are_back_the_others_are_waited_for() {
     let few = for_ms(all_moved(), 30_000).silent(0);
     assert_eq!(claimed(&few), E, "a majority of the Sentinels is enough in the end");
     let few = for_ms(all_moved(), REINSTATED_AFTER_MS).silent(0);
-    assert_eq!(why_not(&few), NotMoved::Waiting { answered: 3, of: 3 });
+    assert_eq!(why_not(&few), NotRelocated::Waiting { answered: 3, of: 3 });
     let fewer = for_ms(all_moved(), 30_000).silent(0).silent(1);
-    assert_eq!(why_not(&fewer), NotMoved::Sentinels { answered: 1, of: 3 });
+    assert_eq!(why_not(&fewer), NotRelocated::Sentinels { answered: 1, of: 3 });
 }
 
 #[test]
 fn nobody_leads_while_a_sentinel_knows_somebody_who_is_up() {
-    let case = |scene: &Scene, why: &str| assert_eq!(why_not(scene), NotMoved::NoCase, "{why}");
+    let case = |scene: &Scene, why: &str| assert_eq!(why_not(scene), NotRelocated::NoCase, "{why}");
     let still = |index, change: fn(&mut consul_redis_core::observed::SentinelGroup)| {
         all_moved().sentinel(index, change)
     };
@@ -210,7 +213,7 @@ fn only_the_group_s_own_data_leads_and_the_youngest_of_it() {
     assert_eq!(claimed(&for_ms(one, REINSTATED_AFTER_MS)), E);
     let blank = InstanceAnswer { keys: 0, ..waiting(0) };
     let strange = for_ms(moved(&[(D, foreign), (E, blank.clone()), (F, blank.clone())]), 60_000);
-    assert_eq!(why_not(&strange), NotMoved::Unrelated(at(D), 10));
+    assert_eq!(why_not(&strange), NotRelocated::Unrelated(at(D), 10));
     assert!(strange.keeps().contains("not known to be the group's"), "{}", strange.keeps());
     assert!(leaves_all_alone(&strange));
     let blanks = moved(&[(F, blank.clone()), (E, blank.clone()), (D, blank)]);
@@ -237,7 +240,7 @@ fn where_nobody_can_say_how_far_it_has_come_the_one_that_wrote_the_history_leads
     };
     assert_eq!(claimed(&for_ms(explained(&["e"]), REINSTATED_AFTER_MS)), E);
     // Without it any of them, when it has been waited for.
-    let waiting_for = NotMoved::Waiting { answered: 3, of: 3 };
+    let waiting_for = NotRelocated::Waiting { answered: 3, of: 3 };
     assert_eq!(why_not(&for_ms(explained(&[]), 29_999)), waiting_for);
     assert_eq!(claimed(&for_ms(explained(&[]), 30_000)), D);
     let one = explained(&[]).instance(F, waiting(700));
@@ -255,7 +258,7 @@ fn where_nobody_can_say_how_far_it_has_come_the_one_that_wrote_the_history_leads
     assert_eq!(claimed(&for_ms(older, 30_000)), F);
     let mut foreign = moved(&[(D, anew("d")), (E, anew("e")), (F, anew("f"))]);
     explain(&mut foreign, Continued { of: ReplId("9".to_owned()), led: true });
-    assert_eq!(why_not(&for_ms(foreign, 60_000)), NotMoved::Unrelated(at(D), 10));
+    assert_eq!(why_not(&for_ms(foreign, 60_000)), NotRelocated::Unrelated(at(D), 10));
 }
 
 #[test]
@@ -265,7 +268,7 @@ fn one_that_may_hold_more_is_waited_for_and_one_that_serves_nothing_stale_is_not
         for_ms(all_moved().instance(E, answer), 60_000)
     };
     let loading = why_not(&unready("LOADING"));
-    assert_eq!(loading, NotMoved::NotReady(at(E), "LOADING".to_owned()));
+    assert_eq!(loading, NotRelocated::NotReady(at(E), "LOADING".to_owned()));
     let refuses =
         "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
     assert_eq!(claimed(&unready(refuses)), E);
@@ -275,7 +278,7 @@ fn one_that_may_hold_more_is_waited_for_and_one_that_serves_nothing_stale_is_not
 fn data_that_has_gone_different_ways_and_priorities_are_the_operator_s() {
     let apart = |address: u64| primary(address, Some(1), &[]);
     let scene = for_ms(moved(&[(D, apart(2)), (E, apart(3)), (F, waiting(100))]), 60_000);
-    assert_eq!(why_not(&scene), NotMoved::Diverged(at(D), at(E)));
+    assert_eq!(why_not(&scene), NotRelocated::Diverged(at(D), at(E)));
     assert!(scene.keeps().contains("SENTINEL MONITOR"), "{}", scene.keeps());
     let problems = assess(&scene.view(), &layout(), &scene.decision()).problems;
     let codes: Vec<ProblemCode> = problems.iter().map(|problem| problem.code).collect();
@@ -284,17 +287,17 @@ fn data_that_has_gone_different_ways_and_priorities_are_the_operator_s() {
     assert!(text.contains("nobody whom the Sentinels know is left; the data of"), "{text}");
     let never = |offset| InstanceAnswer { priority: Some(0), ..waiting(offset) };
     let scene = moved(&[(D, never(2_000)), (E, waiting(900)), (F, waiting(800))]);
-    assert_eq!(why_not(&for_ms(scene, 60_000)), NotMoved::NeverToLead, "it has more than they");
+    assert_eq!(why_not(&for_ms(scene, 60_000)), NotRelocated::NeverToLead, "it has more than they");
     let scene = moved(&[(D, never(900)), (E, waiting(900)), (F, waiting(800))]);
     assert_eq!(claimed(&for_ms(scene, REINSTATED_AFTER_MS)), E);
     let scene = moved(&[(D, never(1)), (E, never(1)), (F, never(1))]);
-    assert_eq!(why_not(&for_ms(scene, 60_000)), NotMoved::NeverToLead);
+    assert_eq!(why_not(&for_ms(scene, 60_000)), NotRelocated::NeverToLead);
     let mut off = for_ms(all_moved(), 60_000);
     off.policy.bootstrap = false;
-    assert_eq!(why_not(&off), NotMoved::SwitchedOff);
+    assert_eq!(why_not(&off), NotRelocated::SwitchedOff);
     let mut untold = for_ms(all_moved(), 60_000);
     untold.policy.tell_sentinels = false;
-    assert_eq!(why_not(&untold), NotMoved::SwitchedOff, "they would never follow");
+    assert_eq!(why_not(&untold), NotRelocated::SwitchedOff, "they would never follow");
     assert!(leaves_all_alone(&off));
 }
 
@@ -304,33 +307,40 @@ fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_is_told_of_the_new_on
     let scene =
         all_moved().promoted(E, 100).published(|record| record.evidence.basis = Basis::Agents);
     let scene = scene.instance(E, primary(2, Some(1), &[]));
-    let whats = |scene: &Scene| -> Vec<(String, TellWhat)> {
-        told(scene).into_iter().map(|tell| (tell.sentinel.to_string(), tell.what)).collect()
+    let whats = |scene: &Scene| -> Vec<(String, ReconfigureKind)> {
+        told(scene)
+            .into_iter()
+            .map(|reconfigure| (reconfigure.sentinel.to_string(), reconfigure.what))
+            .collect()
     };
     let all = |what| (0..3).map(|index| (sentinel_at(index).to_string(), what)).collect::<Vec<_>>();
-    assert_eq!(whats(&scene), all(TellWhat::Remove(1)));
+    assert_eq!(whats(&scene), all(ReconfigureKind::Remove(1)));
     let forgot = |scene: Scene, index| scene.answer(index, |answer| answer.group = None);
     let one_left = forgot(forgot(scene.clone(), 0), 1);
-    assert_eq!(whats(&one_left), [(sentinel_at(2).to_string(), TellWhat::Remove(1))]);
+    assert_eq!(whats(&one_left), [(sentinel_at(2).to_string(), ReconfigureKind::Remove(1))]);
     let none_left = forgot(one_left, 2);
-    assert_eq!(whats(&none_left), all(TellWhat::Monitor));
-    assert!(told(&none_left).iter().all(|tell| tell.primary == at(E) && tell.settings.quorum == 2));
+    assert_eq!(whats(&none_left), all(ReconfigureKind::Monitor));
+    assert!(
+        told(&none_left)
+            .iter()
+            .all(|reconfigure| reconfigure.primary == at(E) && reconfigure.settings.quorum == 2)
+    );
     // One that has found somebody who is up is left alone: it may elect that one.
     let alive = scene.clone().sentinel(1, |group| group.replicas[0].s_down = false);
     assert_eq!(whats(&alive).len(), 2);
     // It cannot elect anybody any more once most have let go.
     let last = forgot(forgot(alive, 0), 2);
-    assert_eq!(whats(&last), [(sentinel_at(1).to_string(), TellWhat::Remove(1))]);
+    assert_eq!(whats(&last), [(sentinel_at(1).to_string(), ReconfigureKind::Remove(1))]);
     // What they say of the dead one is no denial, however long it takes to tell them.
     let mut late = scene.clone();
     late.memory.generation = Some((8, Mono(NOW - 60_000)));
     assert!(late.keeps().contains("10.0.2.2:6379"), "{}", late.keeps());
     // And at the last moment it is asked once more.
-    let tell = told(&scene).remove(0);
+    let reconfigure = told(&scene).remove(0);
     let answer = |scene: &Scene| {
         scene.observed.sentinels[&sentinel_at(0)].result.clone().expect("an answer")
     };
-    assert!(tell.still_holds(&answer(&scene)));
+    assert!(reconfigure.still_holds(&answer(&scene)));
     for changed in [
         scene.clone().sentinel(0, |group| group.primary = at(E)),
         scene.clone().sentinel(0, |group| group.down = DownOpinion::Up),
@@ -338,7 +348,7 @@ fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_is_told_of_the_new_on
         scene.clone().sentinel(0, |group| group.failover = Some(FailoverPhase::SelectReplica)),
         forgot(scene, 0),
     ] {
-        assert!(!tell.still_holds(&answer(&changed)));
+        assert!(!reconfigure.still_holds(&answer(&changed)));
     }
 }
 
