@@ -145,7 +145,7 @@ fn the_findings_are_those_of_their_document() {
 
 #[test]
 fn the_exit_codes_are_those_of_the_help() {
-    let readme = read("README.md");
+    let page = read("docs/reference.md");
     let help = run(&["--help"]).1;
     let codes: Vec<(&str, &str)> = help
         .lines()
@@ -156,17 +156,33 @@ fn the_exit_codes_are_those_of_the_help() {
         .collect();
     assert_eq!(codes.len(), 7, "{codes:?}");
     for (code, meaning) in codes {
-        let row = readme.lines().find(|line| line.starts_with(&format!("| {code} | ")));
+        let row = page.lines().find(|line| line.starts_with(&format!("| {code} | ")));
         let row = row.unwrap_or_else(|| panic!("exit code {code}"));
         assert_eq!(row.replace('`', ""), format!("| {code} | {meaning} |"));
     }
+}
+
+/// A page that a reader takes in at once, on any screen.
+#[test]
+fn the_readme_is_a_page() {
+    let readme = read("README.md");
+    assert!(readme.lines().count() <= 130, "{} lines", readme.lines().count());
+    let wide = readme.lines().filter(|line| line.chars().count() > 100).collect::<Vec<_>>();
+    assert_eq!(wide, Vec::<&str>::new());
 }
 
 #[test]
 fn every_file_that_a_document_links_to_exists() {
     for document in [
         "README.md",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
         "ARCHITECTURE.md",
+        "docs/reference.md",
+        "docs/day-two.md",
+        "docs/operations.md",
+        "docs/compare.md",
+        "docs/glossary.md",
         "docs/race.md",
         "docs/guarantees.md",
         "docs/deploy.md",

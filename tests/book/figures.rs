@@ -80,7 +80,10 @@ fn table() -> String {
         let tests: Vec<String> = promise.held_by.iter().map(|test| format!("`{test}`")).collect();
         let page = match promise.page {
             PAGE => String::new(),
-            other => format!(" ([{other}](../{other}))"),
+            other => {
+                let beside = other.trim_start_matches("docs/");
+                format!(" ([{beside}]({beside}))")
+            }
         };
         let Promise { says, what, .. } = promise;
         let _ = writeln!(text, "| {says}{page} | {what} | {asserted} | {} |", tests.join(", "));

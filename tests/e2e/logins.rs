@@ -146,11 +146,11 @@ async fn users_and_tls_towards_redis_sentinel_and_consul() {
     }
 }
 
-/// The users that the README gives an agent, in the words of `ACL SETUSER`: on Redis and on Sentinel.
+/// The users that the reference gives an agent, in the words of `ACL SETUSER`: on Redis and on Sentinel.
 fn documented_users() -> Vec<Vec<String>> {
-    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    let lines = readme.lines().filter(|line| line.starts_with("user consul-redis "));
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let lines = page.lines().filter(|line| line.starts_with("user consul-redis "));
     let words = |line: &str| -> Vec<String> {
         let rules = line.split('#').next().unwrap_or_default().split_whitespace().skip(1);
         rules
@@ -161,7 +161,7 @@ fn documented_users() -> Vec<Vec<String>> {
 }
 
 #[tokio::test]
-async fn the_users_of_the_readme_may_do_all_that_an_agent_does() {
+async fn the_users_of_the_reference_may_do_all_that_an_agent_does() {
     let mut world = world(WorldSpec::default()).await;
     let users = documented_users();
     let [redis, sentinel] = users.as_slice() else { panic!("{users:?}") };

@@ -14,7 +14,8 @@ pub const BUSY_FACTOR: u32 = 2;
 pub const HELD_DOWN_AFTER_MS: u64 = 5_000;
 
 const GUARANTEES: &str = "docs/guarantees.md";
-const README: &str = "README.md";
+const REFERENCE: &str = "docs/reference.md";
+const DAY_TWO: &str = "docs/day-two.md";
 
 /// One figure that is promised.
 #[derive(Debug)]
@@ -146,7 +147,7 @@ pub const HELD: Promise = Promise {
 
 /// A Sentinel's settings.
 pub const SETTINGS_TOLD: Promise = Promise {
-    page: README,
+    page: DAY_TWO,
     says: "two seconds",
     what: "from when a Sentinel differs from the settings that agents keep until it has them",
     at_least_ms: 0,
@@ -156,7 +157,7 @@ pub const SETTINGS_TOLD: Promise = Promise {
 
 /// A Sentinel that points elsewhere.
 pub const DISAGREEMENT: Promise = Promise {
-    page: README,
+    page: DAY_TWO,
     says: "30 s",
     what: "from when a Sentinel disagrees with the majority until it is told where the primary is",
     at_least_ms: 29_000,
@@ -166,7 +167,7 @@ pub const DISAGREEMENT: Promise = Promise {
 
 /// A password for the instances.
 pub const PASSWORD_TOLD: Promise = Promise {
-    page: README,
+    page: REFERENCE,
     says: "10 s",
     what: "from when the instances' password is changed until all Sentinels have logged in with it",
     at_least_ms: 0,
@@ -176,7 +177,7 @@ pub const PASSWORD_TOLD: Promise = Promise {
 
 /// An agent's key.
 pub const PRESENCE: Promise = Promise {
-    page: README,
+    page: REFERENCE,
     says: "20 s",
     what: "from when an agent is gone until its key is",
     at_least_ms: 0,
@@ -186,7 +187,7 @@ pub const PRESENCE: Promise = Promise {
 
 /// A failover by Sentinel's own command.
 pub const BOTH_WRITE: Promise = Promise {
-    page: README,
+    page: DAY_TWO,
     says: "11 s",
     what: "from a bare SENTINEL FAILOVER until the last write that the old primary took",
     at_least_ms: 8_000,
