@@ -62,6 +62,8 @@ pub enum Command {
     Render(RenderArgs),
     /// Take a group out of Consul, leaving nothing behind
     Retire(RetireArgs),
+    /// Make the Sentinels here those of a group that is published from others, after all its Sentinels were replaced
+    Adopt(AdoptArgs),
     /// Move a group's primary on purpose, without losing a write
     Switchover(SwitchoverArgs),
     /// Show or change the Sentinel settings that agents keep on all Sentinels of a group
@@ -234,6 +236,17 @@ pub struct RetireArgs {
     pub force: bool,
 }
 
+/// Options of `adopt`.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The group
+    #[arg(value_name = "GROUP")]
+    pub adopted: GroupName,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
 /// Options of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -350,6 +363,9 @@ pub struct Common {
     /// The name this agent shows in `status` [default: host name and a random part]
     #[arg(long, global = true, env = "CONSUL_REDIS_ID", value_name = "ID")]
     pub id: Option<String>,
+    /// The installation that the groups belong to: agents of another one, or of none, leave them alone
+    #[arg(long, global = true, env = "CONSUL_REDIS_INSTALLATION", value_name = "NAME")]
+    pub installation: Option<String>,
     /// Move this host's primaries away before stopping, up to 20 s [default: false; for exec: true]
     #[arg(
         long,

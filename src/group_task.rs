@@ -232,7 +232,8 @@ impl GroupTask {
         let keys_watch = watch_group(self.consul.clone(), group.layout.clone(), self.clock, send);
         let (send, registered) = mpsc::channel(ANSWERS_MAX);
         let service = group.policy.service.server();
-        let registered_watch = watch_registered(self.consul.clone(), service, send);
+        let installation = group.policy.installation.clone();
+        let registered_watch = watch_registered(self.consul.clone(), service, installation, send);
         let (readings, instances) = mpsc::channel(EVENTS_MAX);
         let (tell_done, done) = mpsc::channel(EVENTS_MAX);
         let events = Events {

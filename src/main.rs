@@ -85,6 +85,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Chosen::Retire(args) => {
                 commands::retire::run(config, args).await.map(|()| Exit::Done)?
             }
+            Chosen::Adopt(args) => commands::adopt::run(config, args).await.map(|()| Exit::Done)?,
             Chosen::Config(args) => {
                 commands::config::run(config, args).await.map(|()| Exit::Done)?
             }

@@ -8,6 +8,7 @@ use crate::config::{Config, GroupConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::address::{Address, GroupName};
+use crate::core::electorate::is_known;
 use crate::core::observed::{InstanceAnswer, Observed, Reading, SentinelAnswer};
 use crate::core::replicas::named_by;
 use crate::dns::Names;
@@ -45,6 +46,11 @@ pub async fn look(
     let mut observed = Observed { store: Some(store), rows: Some(rows), ..Observed::default() };
     let asker = Asker { config, group: &group.policy.group, found: &found, clock };
     asker.ask_all(sentinels, &mut observed).await;
+    if are_strangers(&observed, &found) {
+        // What is recorded is another group's: its Sentinels are none of those that were asked for.
+        observed.sentinels.clear();
+        asker.ask_all(found.keys().cloned().collect(), &mut observed).await;
+    }
     let mut instances: BTreeSet<Address> = observed
         .sentinels
         .values()
@@ -52,7 +58,9 @@ pub async fn look(
         .flat_map(|group| named_by(group).cloned().collect::<Vec<_>>())
         .collect();
     let server = group.policy.service.server();
-    observed.registered = consul.service_addresses(&server).await?.into_iter().collect();
+    let installation = group.policy.installation.as_deref();
+    let registered = consul.service_addresses(&server, installation).await?;
+    observed.registered = registered.into_iter().collect();
     instances.extend(observed.registered.iter().cloned());
     if let Some(record) = observed.record() {
         instances.extend(record.instances.iter().map(|i| i.address.clone()));
@@ -63,6 +71,17 @@ pub async fn look(
     });
     observed.instances = futures_util::future::join_all(probes).await.into_iter().collect();
     Ok(Look { observed, failures })
+}
+
+/// Some Sentinel that was asked for knows the group, and the record knows none of those.
+fn are_strangers(observed: &Observed, found: &Found) -> bool {
+    let Some(record) = observed.record() else { return false };
+    let answers = observed.sentinels.iter().filter(|(at, _)| found.contains_key(*at));
+    let mut heard = answers.filter_map(|(at, reading)| {
+        let answer = reading.result.as_ref().ok()?;
+        answer.group.as_ref().map(|_| is_known(record, at, answer))
+    });
+    heard.next().is_some_and(|first| !first && !heard.any(|known| known))
 }
 
 /// One question to every Sentinel.

@@ -64,6 +64,9 @@ impl Decision {
 pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let situation = situation(view);
     let verdict = verdict(view, &situation);
+    if let Situation::NotOurs(_) = &situation {
+        return not_ours(view, situation, verdict);
+    }
     let (mut reasons, mut refused) = (Vec::new(), Vec::new());
     reasons.extend(renamed(view));
     let mut sentinels_refused = Vec::new();
@@ -111,6 +114,21 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
         summary,
         reasons,
         sound,
+    }
+}
+
+/// What is published is about another group: whatever a rule would want, nothing is done.
+fn not_ours(view: &View<'_>, situation: Situation, verdict: Verdict) -> Decision {
+    Decision {
+        summary: summary(view, &verdict),
+        is_isolated: is_blind(view) || is_isolated(view),
+        situation,
+        verdict,
+        write: None,
+        instances: BTreeMap::new(),
+        sentinels: BTreeMap::new(),
+        reasons: Vec::new(),
+        sound: false,
     }
 }
 

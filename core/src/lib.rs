@@ -5,6 +5,7 @@
 
 pub mod action;
 pub mod address;
+pub mod adopt;
 pub mod bootstrap;
 pub mod conditions;
 pub mod data_loss;
@@ -12,6 +13,7 @@ pub mod decide;
 pub mod doctor;
 pub mod duty;
 pub mod election;
+pub mod electorate;
 pub mod fence;
 pub mod group;
 pub mod health;

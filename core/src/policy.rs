@@ -50,6 +50,10 @@ pub struct Policy {
     pub bootstrap_wait_ms: u64,
     /// Tell a Sentinel that lacks the group where its primary lives (`SENTINEL MONITOR`).
     pub tell_sentinels: bool,
+    /// The installation that this agent belongs to, where it was told.
+    pub installation: Option<String>,
+    /// Where this agent looks for Sentinels: addresses, and a service.
+    pub sources: BTreeSet<String>,
     /// Settings for such a Sentinel; what is `None` is copied from the other Sentinels.
     pub settings: WantedSettings,
 }
@@ -192,6 +196,8 @@ impl Policy {
             fence: true,
             replace_emptied: true,
             tell_sentinels: true,
+            installation: None,
+            sources: BTreeSet::new(),
             settings: WantedSettings::default(),
         }
     }

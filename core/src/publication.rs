@@ -59,6 +59,7 @@ pub fn verdict(view: &View<'_>, situation: &Situation) -> Verdict {
     match situation {
         Situation::Unread => Verdict::Keep(KeepReason::ConsulUnread),
         Situation::Foreign(error) => Verdict::Keep(KeepReason::StateUnreadable(error.clone())),
+        Situation::NotOurs(why) => Verdict::Keep(KeepReason::NotOurs(why.clone())),
         Situation::Blank(Ok(step)) => step_to(view, step, PublishReason::First),
         Situation::Blank(Err(why)) => Verdict::Keep(KeepReason::NoFirst(why.clone())),
         Situation::Named(named) => named_by_majority(&view.tally, named),

@@ -84,6 +84,66 @@ pub enum WithdrawReason {
     },
 }
 
+/// Why what is published under our name is not about the group that we see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotOurs {
+    /// It belongs to another installation.
+    Installation {
+        /// The group.
+        key: GroupName,
+        /// The installation that it belongs to.
+        recorded: String,
+        /// Ours, where we were told.
+        ours: Option<String>,
+    },
+    /// It rests on other Sentinels.
+    Sentinels {
+        /// The group.
+        key: GroupName,
+        /// The last writer that it had.
+        writer: Option<Address>,
+        /// Its Sentinels.
+        recorded: Vec<Address>,
+        /// The agent that wrote it last.
+        by: String,
+        /// The Sentinels that answer here.
+        heard: Vec<Address>,
+        /// The primary that they name.
+        named: Option<Address>,
+    },
+}
+
+/// Why a group is not adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAdopted {
+    /// Nothing was ever published: the first agent does it.
+    NothingPublished,
+    /// Some other program's node has the name of the group's.
+    ForeignNode(String),
+    /// It rests on the Sentinels that answer here.
+    IsOurs,
+    /// No primary has a majority of the Sentinels here.
+    NoPrimary(NotYet),
+    /// The primary that they name fails the writer test.
+    NotPrimary(Address),
+}
+
+impl fmt::Display for NotAdopted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingPublished => f.write_str("nothing is published: there is nothing to adopt"),
+            Self::ForeignNode(node) => write!(f, "node {node} is missing, or is not ours"),
+            Self::IsOurs => f.write_str(
+                "nothing to adopt: no Sentinel here names a primary, or what is published rests on these Sentinels already",
+            ),
+            Self::NoPrimary(why) => write!(f, "the Sentinels here name no primary: {why}"),
+            Self::NotPrimary(primary) => {
+                write!(f, "{primary}, which the Sentinels here name, does not say that it is the primary")
+            }
+        }
+    }
+}
+
 /// Why nothing changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeepReason {
@@ -91,6 +151,8 @@ pub enum KeepReason {
     ConsulUnread,
     /// `state` holds something this version must not overwrite.
     StateUnreadable(String),
+    /// `state` is about another group.
+    NotOurs(NotOurs),
     /// The published writer is the one the majority names.
     Confirmed {
         /// The writer.
@@ -523,6 +585,7 @@ impl fmt::Display for KeepReason {
         match self {
             Self::ConsulUnread => f.write_str("Consul has not answered yet"),
             Self::StateUnreadable(error) => write!(f, "the `state` key is left alone: {error}"),
+            Self::NotOurs(why) => write!(f, "{why}"),
             Self::Confirmed { writer, votes, known, epoch } => {
                 write!(f, "writer {writer}, named by {votes} of {known} Sentinels at epoch {epoch}")
             }
@@ -535,6 +598,50 @@ impl fmt::Display for KeepReason {
             Self::NotRelocated(why) => write!(f, "no writer: {why}"),
             Self::NoWriter(not_yet) => write!(f, "no writer: {not_yet}"),
         }
+    }
+}
+
+impl fmt::Display for NotOurs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |addresses: &[Address]| {
+            let names: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            names.join(", ")
+        };
+        let key = match self {
+            Self::Installation { key, recorded, ours } => {
+                write!(f, "group {key} belongs to installation `{recorded}`, and this agent to ")?;
+                match ours {
+                    Some(ours) => write!(f, "`{ours}`")?,
+                    None => f.write_str("none")?,
+                }
+                key
+            }
+            Self::Sentinels { key, writer, recorded, by, heard, named } => {
+                write!(f, "another group is published as {key}, by {by}")?;
+                if let Some(writer) = writer {
+                    write!(f, ": its last writer is {writer}")?;
+                }
+                if !recorded.is_empty() {
+                    write!(f, ", its Sentinels are {}", list(recorded))?;
+                }
+                write!(f, ". The Sentinels here are others: {}", list(heard))?;
+                if let Some(named) = named {
+                    write!(f, ", which name {named}")?;
+                }
+                key
+            }
+        };
+        write!(
+            f,
+            ". Nothing is published or changed from here. Give this group another name (in Sentinel, and as --group), or \
+             publish it elsewhere (--group {key}=SERVICE with another --prefix). "
+        )?;
+        if matches!(self, Self::Installation { .. }) {
+            f.write_str("If this agent belongs there, set `installation` in its config; if")?;
+        } else {
+            f.write_str("If")?;
+        }
+        write!(f, " the group was moved here, run `consul-redis adopt {key}`")
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::address::{Address, GroupName, ServiceName};
-use super::ids::ReplId;
+use super::ids::{ReplId, SentinelId};
 
 /// Version of the record format. A record with a higher one is left alone.
 ///
@@ -47,6 +47,12 @@ pub struct Record {
     pub instances: Vec<InstanceRecord>,
     /// Every Sentinel of the group, as they name one another.
     pub sentinels: Vec<Address>,
+    /// Their ids: the electorate that the record rests on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sentinel_ids: Vec<SentinelId>,
+    /// The installation that the group belongs to, where its agents were told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation: Option<String>,
     /// The last histories that writers of this group have written, newest first: an instance that comes back with an
     /// old one of them is the group's own.
     #[serde(default)]

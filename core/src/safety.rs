@@ -191,8 +191,38 @@ fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {
         return veto_replace(view, replace);
     }
     let writer = record.writer_address().filter(|_| write.purpose == Purpose::Publish)?;
+    if let Some(veto) = veto_strangers(view, writer) {
+        return Some(veto);
+    }
     let proved = says_primary(view, writer);
     (!proved).then(|| format!("{writer} has not said that it is the primary"))
+}
+
+/// Nobody is published on the word of Sentinels that have nothing to do with those of the record.
+fn veto_strangers(view: &View<'_>, writer: &Address) -> Option<String> {
+    let recorded = view.record.filter(|record| !record.sentinel_ids.is_empty())?;
+    let names = view
+        .sentinels()
+        .filter(|(_, answer)| answer.group.as_ref().is_some_and(|group| &group.primary == writer));
+    let mut named = false;
+    for (at, answer) in names {
+        let group = answer.group.iter();
+        let peers = group.clone().flat_map(|group| &group.peers);
+        let mut ids = peers.map(|peer| &peer.id).chain([&answer.id]);
+        let known = ids.any(|id| recorded.sentinel_ids.contains(id));
+        let mut places = group.flat_map(named_by);
+        let of_place = places.any(|place| {
+            recorded.role_of(place).is_some()
+                || recorded.last_writer.as_ref().is_some_and(|last| &last.address == place)
+        });
+        if known || of_place || recorded.sentinels.contains(at) {
+            return None;
+        }
+        named = true;
+    }
+    let answer = view.instance(writer)?;
+    let is_the_data = view.age(answer).is_some();
+    (named && !is_the_data).then(|| format!("no Sentinel of the record names {writer}"))
 }
 
 /// A Sentinel is reset only while all that are heard, and they are a majority, name the writer and see nothing wrong.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::address::Address;
 use super::memory::Condition;
 pub use super::memory::ReconfigureKind;
-use super::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelSettings};
+use super::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelId, SentinelSettings};
 use super::policy::{
     DISAGREES_AFTER_MS, SET_AGAIN_MS, TELL_AGAIN_MS, WantedQuorum, WantedSettings,
 };
@@ -170,6 +170,14 @@ fn settings(view: &View<'_>, wanted: &WantedSettings) -> SentinelSettings {
         parallel_syncs: most(|s| s.parallel_syncs, DEFAULT_SETTINGS.parallel_syncs),
     };
     apply(wanted, others, view)
+}
+
+/// The ids of the group's Sentinels: those that answer, and those that they list.
+pub fn ids(view: &View<'_>) -> Vec<SentinelId> {
+    let heard = view.sentinels().filter(|(_, answer)| answer.group.is_some());
+    let listed = view.groups().flat_map(|group| &group.peers).map(|peer| &peer.id);
+    let all: BTreeSet<&SentinelId> = heard.map(|(_, answer)| &answer.id).chain(listed).collect();
+    all.into_iter().cloned().collect()
 }
 
 /// The addresses of the group's Sentinels, as they name one another; `None` while fewer than a

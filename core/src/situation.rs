@@ -6,11 +6,12 @@
 
 use super::address::Address;
 use super::bootstrap::{Promote, Step, bootstrap};
+use super::electorate::not_ours;
 use super::majority::{self, Named};
 use super::observed::StoredState;
 use super::promote_again::promote_again;
 use super::promotion::{self, Promotion};
-use super::reasons::{NoFirst, NotPromotedAgain, NotYet, WithdrawReason};
+use super::reasons::{NoFirst, NotOurs, NotPromotedAgain, NotYet, WithdrawReason};
 use super::relocated::{NotRelocated, successor};
 use super::view::View;
 use super::withdrawal::withdrawal;
@@ -22,6 +23,8 @@ pub enum Situation {
     Unread,
     /// `state` holds something that this version must not overwrite.
     Foreign(String),
+    /// `state` is about another group of the same name.
+    NotOurs(NotOurs),
     /// Nothing was ever published, and no Sentinel knows the group: the next step to a first primary.
     Blank(Result<Step, NoFirst>),
     /// A majority names a primary that says so itself.
@@ -64,6 +67,9 @@ pub fn situation(view: &View<'_>) -> Situation {
     let Some(store) = &view.observed.store else { return Situation::Unread };
     if let StoredState::Unreadable(error) = &store.state {
         return Situation::Foreign(error.clone());
+    }
+    if let Some(why) = not_ours(view) {
+        return Situation::NotOurs(why);
     }
     if let Some(first) = bootstrap(view) {
         return Situation::Blank(first);
@@ -137,7 +143,7 @@ pub struct Row {
 }
 
 /// The table, in the order in which [`situation`] looks.
-pub const TABLE: [Row; 12] = [
+pub const TABLE: [Row; 13] = [
     Row {
         situation: "Unread",
         recognised: "Consul has not been read",
@@ -151,6 +157,13 @@ pub const TABLE: [Row; 12] = [
         published: "unchanged",
         done: "nothing",
         test: "a_record_of_a_newer_version_is_left_alone",
+    },
+    Row {
+        situation: "NotOurs",
+        recognised: "`state` rests on other Sentinels than those that name a primary here, or belongs to another installation",
+        published: "unchanged",
+        done: "nothing",
+        test: "an_agent_whose_sentinels_are_not_in_the_record_does_nothing",
     },
     Row {
         situation: "Blank",
@@ -230,6 +243,7 @@ impl Situation {
         match self {
             Self::Unread => "Unread",
             Self::Foreign(_) => "Foreign",
+            Self::NotOurs(_) => "NotOurs",
             Self::Blank(_) => "Blank",
             Self::Named(_) => "Named",
             Self::Promoting(_) => "Promoting",

@@ -78,6 +78,8 @@ pub struct Problem {
 pub enum ProblemCode {
     /// The key `state` cannot be used.
     StateUnreadable,
+    /// What is published under this name is another group's.
+    NotOurs,
     /// Nothing was ever published.
     NothingPublished,
     /// There is no first primary yet.
@@ -114,8 +116,9 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::StateUnreadable,
+        Self::NotOurs,
         Self::NothingPublished,
         Self::NoFirstPrimary,
         Self::DataDiverged,
@@ -138,6 +141,7 @@ impl ProblemCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::StateUnreadable => "state-unreadable",
+            Self::NotOurs => "not-ours",
             Self::NothingPublished => "nothing-published",
             Self::NoFirstPrimary => "no-first-primary",
             Self::DataDiverged => "data-diverged",
@@ -244,6 +248,11 @@ fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Proble
     if let Some(StoredState::Unreadable(error)) = store.map(|store| &store.state) {
         let text = format!("the key {} cannot be used: {error}", layout.state());
         problems.push(ProblemCode::StateUnreadable.says(text));
+    }
+    if let Situation::NotOurs(why) = &decision.situation {
+        // The rest is about the other group.
+        problems.push(ProblemCode::NotOurs.says(why.to_string()));
+        return problems;
     }
     match record {
         None => {

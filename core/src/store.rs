@@ -87,6 +87,8 @@ pub struct StoreAnswer {
     pub plain: BTreeMap<String, String>,
     /// The agents that watch this group now.
     pub agents: BTreeSet<String>,
+    /// Where each of them looks for Sentinels, where it says so.
+    pub agent_sources: BTreeMap<String, BTreeSet<String>>,
     /// The histories that instances have begun anew since they were started, and what each goes on from.
     pub continued: BTreeMap<ReplId, Continued>,
     /// The instances that are in maintenance, with the replica-priority that each had before, from the key `maintenance`;
@@ -134,6 +136,7 @@ impl StoreAnswer {
             history: Vec::new(),
             plain: BTreeMap::new(),
             agents: BTreeSet::new(),
+            agent_sources: BTreeMap::new(),
             continued: BTreeMap::new(),
             maintenance: Ok(BTreeMap::new()),
             maintenance_index: 0,
@@ -171,6 +174,11 @@ impl StoreAnswer {
                     // The key of an agent whose session is gone is about to go too.
                     if let Some(agent) = name.strip_prefix(AGENTS).filter(|_| locked) {
                         answer.agents.insert(agent.to_owned());
+                        if let Ok(AgentKey { sentinels: Some(sources) }) =
+                            serde_json::from_slice(&value)
+                        {
+                            answer.agent_sources.insert(agent.to_owned(), sources);
+                        }
                     }
                     let continued = serde_json::from_slice(&value).ok();
                     if let Some((history, of)) = name.strip_prefix(HISTORIES).zip(continued) {
@@ -189,6 +197,12 @@ impl StoreAnswer {
             StoredState::Absent | StoredState::Unreadable(_) => None,
         }
     }
+}
+
+/// What an agent's key says of it, as far as others need it.
+#[derive(Deserialize)]
+struct AgentKey {
+    sentinels: Option<BTreeSet<String>>,
 }
 
 /// What a history goes on from. An append-only file does not hold how its data's history is called, so an instance that

@@ -12,10 +12,10 @@ use super::publication::{KeepReason, Verdict};
 use super::reasons::Reason;
 use super::record::{
     Basis, Change, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole, RECORD_VERSION,
-    Record, Reset, Timeline, encode,
+    Record, Reset, Timeline, Writer, encode,
 };
 use super::replicas::InstanceRows;
-use super::sentinels::addresses;
+use super::sentinels::{addresses, ids};
 use super::stale_peers::Forget;
 use super::time::Now;
 use super::view::View;
@@ -77,6 +77,10 @@ pub fn write(
     next.instances = InstanceRows::new(view).rows(next.writer_address());
     if let Some(sentinels) = addresses(view) {
         next.sentinels = sentinels;
+        next.sentinel_ids = ids(view);
+    }
+    if next.installation.is_none() {
+        next.installation.clone_from(&view.policy.installation);
     }
     if purpose == Purpose::InstanceRows && next_to.replace.is_some() {
         next.data_loss = noted(view, next_to.replace);
@@ -194,6 +198,10 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
             next.last_writer = Some(to.clone());
             next.claim = None;
             next.data_loss = None;
+            if is_another(view, to) {
+                // Data of the histories before is no more the group's own: nobody is made to copy what replaced it.
+                next.lineage.clear();
+            }
             next.note_lineage();
             next.evidence = evidence.clone();
             next.since = now.wall;
@@ -230,6 +238,17 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
     }
 }
 
+/// The writer's data does not go on from any that was published before. (One that has its history anew and stayed where it
+/// was has read it from an append-only file, which keeps no name of it.)
+fn is_another(view: &View<'_>, to: &Writer) -> bool {
+    let Some(last) = view.record.and_then(|record| record.last_writer.as_ref()) else {
+        return false;
+    };
+    let answer = view.instance(&to.address);
+    let known = answer.is_some_and(|answer| view.age(answer).is_some());
+    !known && (last.address != to.address || answer.is_some_and(|answer| answer.started_empty))
+}
+
 pub(super) fn claimed(view: &View<'_>, claim: &Address) -> String {
     let first = view.record.is_none_or(|record| record.last_writer.is_none());
     let what = if first { "first primary" } else { "primary" };
@@ -251,6 +270,8 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
         why: String::new(),
         instances: Vec::new(),
         sentinels: Vec::new(),
+        sentinel_ids: Vec::new(),
+        installation: None,
         lineage: Vec::new(),
         claim: None,
         reset: None,
@@ -337,6 +358,11 @@ fn history(
         by: next.by.clone(),
         timeline: Timeline { confirmed, ..timeline.clone() },
     };
+    remembered(store, change)
+}
+
+/// The history with one more change.
+pub(super) fn remembered(store: &StoreAnswer, change: Change) -> Vec<Change> {
     std::iter::once(change).chain(store.history.iter().cloned()).take(HISTORY_LEN_MAX).collect()
 }
 
@@ -361,7 +387,7 @@ fn better_known(view: &View<'_>, store: &StoreAnswer, next: &Record) -> Option<V
 }
 
 /// The whole transaction: the fence, what changes behind it, and the history.
-fn transaction(
+pub(super) fn transaction(
     layout: &Layout,
     store: &StoreAnswer,
     next: &Record,

@@ -15,6 +15,7 @@ use crate::consul::client::{Consul, Prepared};
 use crate::consul::presence::{Presence, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};
 use crate::consul::sentinel_rows;
+use crate::consul::services::{AGENT, INSTALLATION};
 use crate::core::address::GroupName;
 use crate::core::group::Published;
 use crate::core::projection::Layout;
@@ -261,8 +262,10 @@ impl AgentTasks {
         let wanted: BTreeMap<GroupName, GroupConfig> =
             self.config.groups.iter().map(|g| (g.policy.group.clone(), g.clone())).collect();
         let is_over = |group: &GroupName, part: &GroupPart| {
-            let now = &part.config.borrow().policy.service;
-            wanted.get(group).is_none_or(|next| next.policy.service != *now)
+            let now = &part.config.borrow().policy;
+            wanted.get(group).is_none_or(|next| {
+                next.policy.service != now.service || next.policy.installation != now.installation
+            })
         };
         let gone: Vec<GroupName> = self
             .groups
@@ -419,6 +422,7 @@ impl AgentTasks {
             "version": env!("CARGO_PKG_VERSION"),
             "mode": mode(&self.config),
             "since": self.clock.now().wall.to_string(),
+            "sentinels": self.config.sources.names(),
         })
     }
 
@@ -467,10 +471,12 @@ fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock
 fn registrations(config: &Config) -> Vec<Registration> {
     let meta = |group: Option<&GroupName>| {
         let mut meta = BTreeMap::from([
-            ("agent".to_owned(), config.agent.clone()),
+            (AGENT.to_owned(), config.agent.clone()),
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ]);
         meta.extend(group.map(|group| ("group".to_owned(), group.to_string())));
+        let installation = config.sources.installation.clone();
+        meta.extend(installation.map(|name| (INSTALLATION.to_owned(), name)));
         meta
     };
     let redis = config.redis.iter().map(|local| Registration {

@@ -1,5 +1,6 @@
 //! One file a subcommand.
 
+pub mod adopt;
 pub mod agent;
 pub mod check_config;
 pub mod config;

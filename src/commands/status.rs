@@ -13,12 +13,12 @@ use crate::clock::{Clock, ticks_every};
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::address::{GroupName, ServiceName};
+use crate::core::address::GroupName;
 use crate::core::decide::decide;
 use crate::core::memory::Memory;
 use crate::core::policy::Policy;
 use crate::core::projection::Layout;
-use crate::core::record::PublishedRole;
+use crate::core::record::{PublishedRole, Record};
 use crate::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus, assess};
 use crate::core::view::View;
 use crate::dns::Names;
@@ -145,19 +145,21 @@ pub async fn groups(
         let layout = Layout::new(&config.prefix, &name);
         let store = consul.group(&layout, ReadMode::Consistent, clock).await?.value;
         let Some(record) = store.record() else { continue };
-        groups.push(unconfigured(config, name, record.service.clone(), layout));
+        groups.push(unconfigured(config, name, record, layout));
     }
     if groups.is_empty() { Ok(config.groups.clone()) } else { Ok(groups) }
 }
 
-/// A group that is not configured here, as Consul knows it.
+/// A group that is not configured here, as Consul knows it: who only looks belongs to no other installation.
 pub fn unconfigured(
     config: &Config,
     name: GroupName,
-    service: ServiceName,
+    record: &Record,
     layout: Layout,
 ) -> GroupConfig {
-    let policy = Policy::new(name, service, "", "");
+    let own = config.sources.installation.clone();
+    let installation = own.or_else(|| record.installation.clone());
+    let policy = Policy { installation, ..Policy::new(name, record.service.clone(), "", "") };
     let login = config.instance_login.clone();
     let sentinel_auth = crate::config::auth_of(&login);
     GroupConfig { policy, layout, login, sentinel_auth }

@@ -177,7 +177,7 @@ pub async fn find_group(
         let message = format!("Consul knows no group `{name}`");
         return Err(Failure::new(Exit::Failed, message).hint(known_groups(config, consul).await));
     };
-    Ok(unconfigured(config, name.clone(), record.service.clone(), layout))
+    Ok(unconfigured(config, name.clone(), record, layout))
 }
 
 fn show(checks: &[Check], style: Style) {

@@ -1,8 +1,10 @@
 //! Where Sentinels are to be found.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::core::address::Address;
+use crate::core::electorate::is_here;
 
 /// Where Sentinels are to be found.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +15,17 @@ pub struct SentinelSources {
     pub consul_service: Option<String>,
     /// Ask the ones that are found about the others.
     pub peers: bool,
+    /// Those that agents of another installation have registered are none of ours.
+    pub installation: Option<String>,
     /// How often names and the service are looked up again.
     pub refresh: Duration,
+}
+
+impl SentinelSources {
+    /// What tells them from the sources of others: a loopback address is everybody's own.
+    pub fn names(&self) -> BTreeSet<String> {
+        let listed = self.listed.iter().filter(|address| !is_here(address));
+        let service = self.consul_service.iter().map(|service| format!("service {service}"));
+        listed.map(ToString::to_string).chain(service).collect()
+    }
 }

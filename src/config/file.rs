@@ -47,6 +47,9 @@ pub struct AgentTable {
     pub id: Option<String>,
     /// Node mode: move this host's primaries away before it stops. Default: `false`; for `exec` `true`.
     pub handover: Option<bool>,
+    /// The installation that its groups belong to, such as `prod-eu`. Once it is recorded, agents of another installation, or of
+    /// none, leave the group alone.
+    pub installation: Option<String>,
 }
 
 /// `[consul]`: where Consul is, in the words of Consul's own tools.

@@ -49,7 +49,7 @@ struct CommonToAll<'a> {
     agent: &'a str,
     prefix: &'a str,
     login: &'a LinkSettings,
-    sentinels_configured: usize,
+    sources: &'a SentinelSources,
 }
 
 impl Resolver<'_> {
@@ -63,8 +63,12 @@ impl Resolver<'_> {
         let places = self.places(&wanted)?;
         let sentinels = self.local_sentinels();
         let sources = self.sources(&sentinels);
-        let (login, sentinels_configured) = (&instance_login, sources.listed.len());
-        let common = CommonToAll { agent: &agent, prefix: &prefix, login, sentinels_configured };
+        let common = CommonToAll {
+            agent: &agent,
+            prefix: &prefix,
+            login: &instance_login,
+            sources: &sources,
+        };
         let groups = self.groups(&wanted, &places, &common)?;
         let redis = self.local_redis(&places, &groups);
         Ok(Config {
@@ -137,6 +141,8 @@ impl Resolver<'_> {
             consul_service: text(&self.common.sentinel_service)
                 .or_else(|| self.file.sentinels.consul_service.clone()),
             peers: self.file.sentinels.peers.unwrap_or(true),
+            installation: text(&self.common.installation)
+                .or_else(|| self.file.agent.installation.clone()),
             refresh: self.file.sentinels.refresh.map_or(DEFAULT_REFRESH, |span| span.0),
         }
     }

@@ -100,6 +100,9 @@ impl Config {
     #[must_use]
     pub fn with_sentinel(mut self, address: Address, forgotten_after: Duration) -> Self {
         self.sources.listed.push(address.clone());
+        for group in &mut self.groups {
+            group.policy.sources = self.sources.names();
+        }
         self.sentinels.push(LocalSentinel {
             address,
             check_interval: DEFAULT_CHECK_INTERVAL,

@@ -11,7 +11,7 @@ mod proxy;
 mod recovery;
 pub mod registrar;
 pub mod sentinel_rows;
-mod services;
+pub(crate) mod services;
 pub mod store;
 pub mod txn;
 pub mod watch;

@@ -1,6 +1,6 @@
 //! What is registered under the name of a service.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -30,7 +30,14 @@ struct HealthService {
     address: String,
     #[serde(rename = "Port")]
     port: u16,
+    #[serde(rename = "Meta")]
+    meta: Option<BTreeMap<String, String>>,
 }
+
+/// What a registration says of the installation that it belongs to.
+pub const INSTALLATION: &str = "installation";
+/// The agent that registered it: what others have registered says nothing of installations.
+pub const AGENT: &str = "agent";
 
 impl HealthEntry {
     /// The node that it is registered on.
@@ -44,6 +51,13 @@ impl HealthEntry {
         let host = if own.is_empty() { &self.node.address } else { own };
         Address::new(host, self.service.port).ok()
     }
+
+    /// It was not registered by an agent of another installation.
+    fn is_of(&self, installation: Option<&str>) -> bool {
+        let Some(meta) = &self.service.meta else { return true };
+        let theirs = meta.get(INSTALLATION).map(String::as_str);
+        !meta.contains_key(AGENT) || theirs == installation
+    }
 }
 
 /// Where all instances of a service are.
@@ -51,10 +65,15 @@ pub(super) fn path(service: &str) -> String {
     format!("/v1/health/service/{service}")
 }
 
-/// Their addresses in Consul's answer.
-pub(super) fn addresses(answer: Response, call: &str) -> Result<BTreeSet<Address>, ConsulError> {
+/// Their addresses in Consul's answer, without those of other installations.
+pub(super) fn addresses(
+    answer: Response,
+    call: &str,
+    installation: Option<&str>,
+) -> Result<BTreeSet<Address>, ConsulError> {
     let entries: Vec<HealthEntry> = answer.decode(call)?.value;
-    Ok(entries.iter().filter_map(HealthEntry::address).collect())
+    let ours = entries.iter().filter(|entry| entry.is_of(installation));
+    Ok(ours.filter_map(HealthEntry::address).collect())
 }
 
 impl Consul {
@@ -63,11 +82,17 @@ impl Consul {
         Ok(self.get(&path(service), &[]).await?.value)
     }
 
-    /// Every address registered under a service, healthy or not.
+    /// Every address registered under a service, healthy or not, but by agents of other installations.
     ///
     /// # Errors
     /// Any [`ConsulError`].
-    pub async fn service_addresses(&self, service: &str) -> Result<Vec<Address>, ConsulError> {
-        Ok(self.instances(service).await?.iter().filter_map(HealthEntry::address).collect())
+    pub async fn service_addresses(
+        &self,
+        service: &str,
+        installation: Option<&str>,
+    ) -> Result<Vec<Address>, ConsulError> {
+        let all = self.instances(service).await?;
+        let ours = all.iter().filter(|entry| entry.is_of(installation));
+        Ok(ours.filter_map(HealthEntry::address).collect())
     }
 }

@@ -108,13 +108,15 @@ pub async fn watch_group(
 pub async fn watch_registered(
     consul: Consul,
     service: String,
+    installation: Option<String>,
     found: mpsc::Sender<BTreeSet<Address>>,
 ) {
     let query = BlockingQuery::new(consul, services::path(&service), Vec::new(), WATCH_WAIT);
     let mut query = query.paced(REGISTERED_PAUSE);
     let call = query.call();
     while !found.is_closed() {
-        match query.next(|answer| services::addresses(answer, &call)).await {
+        match query.next(|answer| services::addresses(answer, &call, installation.as_deref())).await
+        {
             Ok(registered) => {
                 if found.send(registered).await.is_err() {
                     return;

@@ -91,6 +91,9 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
                 );
                 return detached_address();
             }
+            Ok(Some(record)) if is_anothers(&record, group) => {
+                StartRole::Nowhere("the group belongs to another installation")
+            }
             Ok(record) => place(record.as_ref(), own, &volume),
         };
         match wait {
@@ -116,6 +119,11 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
         tokio::time::sleep(LOOK_EVERY).await;
         until = Instant::now() + CONSUL_TIMEOUT;
     }
+}
+
+/// An installation is recorded, and it is not ours.
+fn is_anothers(record: &Record, group: &GroupConfig) -> bool {
+    record.installation.is_some() && record.installation != group.policy.installation
 }
 
 /// Reads what is published, again until `until` while Consul does not answer.

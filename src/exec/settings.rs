@@ -301,6 +301,10 @@ pub fn apply(
     if sources.listed.is_empty() && sources.consul_service.is_none() {
         sources.consul_service = Some(SENTINEL_SERVICE.to_owned());
     }
+    let names = sources.names();
+    for group in &mut config.groups {
+        group.policy.sources.clone_from(&names);
+    }
     Ok(())
 }
 

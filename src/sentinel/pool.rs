@@ -46,7 +46,7 @@ pub async fn find(
         }
     }
     if let Some(service) = &sources.consul_service {
-        match consul.service_addresses(service).await {
+        match consul.service_addresses(service, sources.installation.as_deref()).await {
             Ok(addresses) => {
                 for address in addresses {
                     found.entry(address).or_insert(None);
@@ -285,6 +285,7 @@ mod tests {
                 listed: Vec::new(),
                 consul_service: None,
                 peers: true,
+                installation: None,
                 refresh: Duration::from_secs(10),
             },
             names: Names::new(None),

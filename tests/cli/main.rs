@@ -47,6 +47,7 @@ fn help_says_it_all() {
         "plan",
         "render",
         "retire",
+        "adopt",
         "switchover",
         "config",
         "demo",

@@ -17,6 +17,7 @@ mod consul_servers;
 mod containers;
 mod demo;
 mod doctor;
+mod electorate;
 mod errors;
 mod exec;
 mod fencing;

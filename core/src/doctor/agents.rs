@@ -23,6 +23,19 @@ const SAID_ELSEWHERE: [ProblemCode; 6] = [
 
 pub(super) const CHECKS: &[Check] = &[watching, healthy, keys, flapping, clock, unread];
 
+/// What is published is about another group: nothing else that is read can be compared.
+pub(super) fn not_ours(facts: &Facts<'_>) -> Option<Finding> {
+    let problem = facts.problems.iter().find(|problem| problem.code == ProblemCode::NotOurs)?;
+    let from = format!("key {}", facts.layout.state());
+    let record = facts.view.record;
+    let sentinels = record.into_iter().flat_map(|record| &record.sentinels);
+    let sentinels: Vec<String> = sentinels.map(ToString::to_string).collect();
+    let read = format!("Sentinels {}", sentinels.join(", "));
+    let mend = "give this group another name, or publish it under another service and prefix; where the group was moved here, \
+                run `consul-redis adopt` with its name";
+    Some(FindingCode::NotOurs.found(&problem.text, vec![seen(from, read)], mend))
+}
+
 fn watching(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(store) = &facts.view.observed.store else { return Vec::new() };
     let from = format!("keys {}agents/", facts.layout.root());

@@ -212,6 +212,8 @@ codes! {
     /// A DNS server that was named does not answer.
     DnsSilent "dns-silent" Warning;
 
+    /// What is published under this name is another group's.
+    NotOurs "not-ours" Error;
     /// No agent watches the group.
     NoAgents "no-agents" Error;
     /// The group is not well, as `status` says.
@@ -281,6 +283,10 @@ type Check = fn(&Facts<'_>) -> Vec<Finding>;
 
 /// All findings, the worst first.
 pub fn diagnose(facts: &Facts<'_>) -> Vec<Finding> {
+    if let Some(other) = agents::not_ours(facts) {
+        // What is recorded is another group's: no advice that compares ours with it would mend anything.
+        return vec![other];
+    }
     let all = [sentinels::CHECKS, instances::CHECKS, consul::CHECKS, names::CHECKS, agents::CHECKS];
     let mut findings: Vec<Finding> =
         all.into_iter().flatten().flat_map(|check| check(facts)).collect();

@@ -429,6 +429,9 @@ const CONSUL_FAULTS: &[(FindingCode, Fault)] = &[
 ];
 
 const AGENT_FAULTS: &[(FindingCode, Fault)] = &[
+    (FindingCode::NotOurs, |w| {
+        w.problems = vec![ProblemCode::NotOurs.says("another group is published as redis")];
+    }),
     (FindingCode::NoAgents, |w| w.store().agents.clear()),
     (FindingCode::NotHealthy, |w| {
         w.problems = vec![ProblemCode::NoWriter.says("there is no writer: it is down")];

@@ -3,6 +3,7 @@
 
 mod data_loss;
 mod doctor;
+mod electorate;
 mod fencing;
 mod first_primary;
 mod forms;

@@ -45,6 +45,7 @@ fn each_situation_is_recognised() {
     let scenes = [
         ("Unread", unread()),
         ("Foreign", foreign()),
+        ("NotOurs", crate::electorate::others()),
         ("Blank", unknown(&[(A, blank(1)), (B, blank(2))])),
         ("Named", named),
         ("Promoting", promoting()),

@@ -66,7 +66,9 @@ impl Resolver<'_> {
         let here = places.iter().filter(|place| place.group == flag.name);
         let mut policy = Policy {
             local: here.map(|place| place.table.address.get_ref().clone()).collect(),
-            sentinels_configured: common.sentinels_configured,
+            sentinels_configured: common.sources.listed.len(),
+            sources: common.sources.names(),
+            installation: common.sources.installation.clone(),
             ..Policy::new(flag.name.clone(), service, common.agent, "")
         };
         if let Some(table) = table {

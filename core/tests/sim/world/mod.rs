@@ -64,7 +64,8 @@ const PROOF_AGE_MAX_MS: u64 = 4_500;
 /// confirm a promotion, and a little.
 const WRONG_FOR_MAX_MS: u64 = 12_000;
 
-/// What an older version did not know of a record, by version: each forgot it whenever it wrote.
+/// What an older version did not know of a record, by version: each forgot it whenever it wrote. What is noted at every look
+/// (`sentinel_ids`, `installation`) cannot be shown so: these agents, which are of our code, would miss it and note it again.
 const UNKNOWN: [&[&str]; 3] =
     [&["emptied"], &["emptied", "reset"], &["emptied", "reset", "claim", "lineage"]];
 

@@ -1,0 +1,171 @@
+//! Whose Sentinels these are: two groups of one name on one Consul, and one group whose Sentinels are all made anew.
+
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::text as said;
+
+use crate::containers::{Container, NOBODY, group, spec};
+use crate::support::{
+    agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_record,
+    until_writer, world,
+};
+
+/// Keys of the first group.
+const KEYS: usize = 50;
+
+async fn keys(server: &LabServer) -> String {
+    said(&server.ask(&["DBSIZE"]).await.unwrap()).unwrap()
+}
+
+async fn write(world: &World, count: usize) {
+    for number in 0..count {
+        let key = format!("key-{number}");
+        world.groups[0].redis[0].ask(&["SET", &key, "1"]).await.unwrap();
+    }
+}
+
+/// Every instance of the group has all of its keys, and follows its own primary.
+async fn until_whole(world: &World, wanted: usize) {
+    for (index, server) in world.groups[0].redis.iter().enumerate() {
+        let first = &world.groups[0].redis[0].address;
+        until("it has all keys", Duration::from_secs(20), || async {
+            let (found, follows) = (keys(server).await, server.follows().await?);
+            if found == wanted.to_string() && follows.as_ref() == Some(first).filter(|_| index > 0)
+            {
+                return Ok(());
+            }
+            Err(LabError(format!("{}: {found} keys, follows {follows:?}", server.name())))
+        })
+        .await
+        .unwrap();
+    }
+}
+
+/// An agent of a world whose Consul is another one's.
+fn agent_at(world: &World, consul: &World, name: &str) -> Process {
+    let http = consul.consul.http.to_string();
+    agent(world, name, &[], &[("CONSUL_HTTP_ADDR", &http)])
+}
+
+fn run_at(world: &World, consul: &World, args: &[&str]) -> (Option<i32>, String) {
+    let output = run(world, args, &[("CONSUL_HTTP_ADDR", &consul.consul.http.to_string())]);
+    (output.status.code(), text(&output))
+}
+
+async fn until_said(agents: &[Process], what: &str) {
+    until(what, Duration::from_secs(30), || async {
+        let log = logs(agents);
+        if log.contains(what) { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+}
+
+/// Two environments, each with its own Redis and Sentinels, with the default name, on one Consul.
+#[tokio::test]
+async fn another_group_of_the_same_name_is_left_alone_until_an_operator_adopts_it() {
+    let spec = WorldSpec { redis: 2, ..WorldSpec::default() };
+    let (ours, other) = (world(spec.clone()).await, world(spec).await);
+    write(&ours, KEYS).await;
+    write(&other, 3).await;
+    let first = agents(&ours, 2, &[]);
+    let writer = until_writer(&ours, "redis", 20, None).await;
+    let before = until_in_sync(&ours, "redis", 1).await;
+    assert_eq!(before.sentinel_ids.len(), 3, "{before:?}");
+    let others: Vec<Process> =
+        ["other-0", "other-1"].iter().map(|name| agent_at(&other, &ours, name)).collect();
+    until_said(&others, "WARN").await;
+    until_said(&others, &format!("another group is published as redis, by {}", before.by)).await;
+    // What it does not say is how to delete somebody's data.
+    let (code, found) = run_at(&other, &ours, &["doctor", "redis"]);
+    assert!(code == Some(2) && found.contains("not-ours"), "{found}");
+    assert!(!found.contains("REPLICAOF"), "{found}");
+    let (code, found) = run_at(&other, &ours, &["status"]);
+    assert!(code == Some(2) && found.contains("consul-redis adopt redis"), "{found}");
+    until_whole(&ours, KEYS).await;
+    until_whole(&other, 3).await;
+    let now = record(&ours, "redis").await.unwrap();
+    assert_eq!(
+        (now.generation, now.writer_address()),
+        (before.generation, before.writer_address())
+    );
+
+    // An operator says so: the name moves, and all data stays.
+    let (code, found) = run_at(&ours, &ours, &["adopt", "redis", "--yes"]);
+    assert!(code == Some(1) && found.contains("nothing to adopt"), "{found}");
+    let (code, found) = run_at(&other, &ours, &["adopt", "redis"]);
+    assert!(code == Some(1) && found.contains("not confirmed"), "{found}");
+    let (code, found) = run_at(&other, &ours, &["adopt", "redis", "--yes"]);
+    assert!(code == Some(0) && found.contains("no data is deleted"), "{found}");
+    let adopted = until_writer(&ours, "redis", 20, Some(&writer)).await;
+    assert_eq!(adopted, other.groups[0].redis[0].address.to_string(), "{}", logs(&others));
+    until_said(&first, "another group is published as redis, by other-").await;
+    until_whole(&ours, KEYS).await;
+    until_whole(&other, 3).await;
+    assert_eq!(until_writer(&ours, "redis", 5, None).await, adopted);
+}
+
+/// New hosts, new ids: they were pointed at the primary by their config.
+#[tokio::test]
+async fn sentinels_that_are_all_made_anew_are_the_groups_own() {
+    let mut world = world(WorldSpec::default()).await;
+    let old = agents(&world, 1, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    for mut sentinel in std::mem::take(&mut world.sentinels) {
+        sentinel.kill();
+    }
+    for index in 3..6 {
+        let sentinel = world.start_sentinel(&format!("sentinel-{index}"), true).await.unwrap();
+        world.sentinels.push(sentinel);
+    }
+    world.settle().await.unwrap();
+    drop(old);
+    let before = record(&world, "redis").await.unwrap();
+    let new = agents(&world, 2, &[]);
+    until_record(&world, "redis", 20, "the new ones are recorded", |record| {
+        record.sentinel_ids.len() == 3 && record.sentinel_ids != before.sentinel_ids
+    })
+    .await;
+    assert_eq!(until_writer(&world, "redis", 5, None).await, writer, "{}", logs(&new));
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
+}
+
+/// A blank Redis and a blank Sentinel, started with nothing but Consul's address, where a group of the default name belongs
+/// to an installation.
+#[tokio::test]
+async fn an_installation_does_not_let_blank_servers_of_others_in() {
+    let mut world = world(spec()).await;
+    let production = group(&mut world, 2, &[("CONSUL_REDIS_INSTALLATION", "prod")]).await;
+    let writer = until_writer(&world, "redis", 30, None).await;
+    let before = until_in_sync(&world, "redis", 1).await;
+    assert_eq!(before.installation.as_deref(), Some("prod"));
+    production.until_known().await;
+    let redis = Container::start(&mut world, "redis-stranger", NOBODY).await;
+    let sentinel = Container::start(&mut world, "sentinel-stranger", NOBODY).await;
+    for container in [&redis, &sentinel] {
+        until("it says why it does nothing", Duration::from_secs(30), || async {
+            let log = container.log();
+            let why = "group redis belongs to installation `prod`, and this agent to none";
+            if log.contains(why) { Ok(()) } else { Err(LabError(log)) }
+        })
+        .await
+        .unwrap();
+    }
+    // Production's agents have looked at what is registered since.
+    let log = production.redis.iter().map(Container::log).collect::<String>();
+    assert_eq!(redis.info("master_host").await.unwrap(), "192.0.2.1", "{log}");
+    let groups = sentinel.ask(&["SENTINEL", "MASTERS"]).await.unwrap();
+    assert_eq!(groups, redis::Value::Array(Vec::new()), "{log}");
+    let now = record(&world, "redis").await.unwrap();
+    assert_eq!(now.writer_address().map(ToString::to_string), Some(writer));
+    assert_eq!((now.instances.len(), now.sentinel_ids.len()), (2, 3), "{now:?}");
+    let status = run(&world, &["status"], &[("CONSUL_REDIS_INSTALLATION", "prod")]);
+    assert_eq!(status.status.code(), Some(0), "{}", text(&status));
+}
