@@ -67,13 +67,14 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let persistence = text(persistence).map_err(LinkError::Unexpected)?;
     let persistence = info_fields(&persistence);
     let started_empty = started_empty(&persistence);
+    let append_only = persistence.get("aof_enabled").is_some_and(|value| *value == "1");
     // A replica that serves nothing stale refuses PING with that, and hides that it is loading.
     let loads = |name: &str| persistence.get(name).is_some_and(|value| *value == "1");
     let loading = loads("loading") || loads("async_loading");
     let not_ready = if loading { Some("LOADING".to_owned()) } else { not_ready };
     let answer = parse(not_ready, &info_fields(&replication), &info_fields(&server));
     answer
-        .map(|answer| InstanceAnswer { keys, started_empty, ..answer })
+        .map(|answer| InstanceAnswer { keys, started_empty, append_only, ..answer })
         .map_err(LinkError::Unexpected)
 }
 
@@ -121,6 +122,9 @@ fn parse(
         offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
         keys: 0,
         started_empty: false,
+        append_only: false,
+        // Before 6.2 there is neither the setting nor this field, and a primary does not say.
+        announced: replication.get("replica_announced").is_none_or(|value| *value != "0"),
         uptime_s: server.get("uptime_in_seconds").and_then(|up| up.parse().ok()).unwrap_or(0),
         priority: replication.get("slave_priority").and_then(|priority| priority.parse().ok()),
     })
@@ -420,6 +424,13 @@ impl Follower {
     }
 
     async fn fence(&mut self, wanted: &Fence) {
+        let Fence { instance, follow, run_id, .. } = wanted;
+        // Who answers there is asked right before: a process that listens at two addresses never follows itself.
+        match self.run_at(follow).await {
+            Ok(run) if run != *run_id => {}
+            Ok(_) => return warn!("{instance} and {follow} are one process: nothing is done"),
+            Err(error) => return debug!(%instance, %error, "the writer {follow} does not answer"),
+        }
         let result = self.on_link(async |link: &mut Link| fence(link, wanted).await).await;
         let what = match wanted.kind {
             StrayKind::Returned => "a second primary",
@@ -427,7 +438,6 @@ impl Follower {
             StrayKind::RestartedEmpty => "a second primary, restarted without its data",
             StrayKind::Lost => "a replica of something that does not answer",
         };
-        let Fence { instance, follow, .. } = wanted;
         match result {
             Ok(true) => info!("{instance} was {what}; it is a replica of {follow} now"),
             Ok(false) => return debug!(%instance, "no stray primary any more"),
@@ -445,6 +455,12 @@ impl Follower {
             // Another agent's fence disconnects this one, too.
             Err(error) => debug!(%instance, %error, "a replica now, and not asked for the rest"),
         }
+    }
+
+    /// Which run answers at another address.
+    async fn run_at(&self, address: &Address) -> Result<String, LinkError> {
+        let settings = self.settings.borrow().clone();
+        Ok(probe(&mut Link::open(address, &settings).await?).await?.run_id)
     }
 
     async fn detach(&mut self, wanted: &Detach) {
@@ -491,6 +507,7 @@ mod tests {
         Fence {
             instance: instance.clone(),
             follow: "10.0.0.1:6379".parse().unwrap(),
+            follow_run: None,
             kind: StrayKind::Returned,
             run_id: "a".to_owned(),
             replid: ReplId("b".to_owned()),

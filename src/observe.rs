@@ -9,7 +9,8 @@ use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::address::{Address, GroupName};
 use crate::core::electorate::is_known;
-use crate::core::observed::{InstanceAnswer, Observed, Reading, SentinelAnswer};
+use crate::core::observed::{InstanceAnswer, Observed, Reading, Role, SentinelAnswer};
+use crate::core::policy::INSTANCES_MAX;
 use crate::core::replicas::named_by;
 use crate::dns::Names;
 use crate::instance;
@@ -70,6 +71,20 @@ pub async fn look(
         (address, reading)
     });
     observed.instances = futures_util::future::join_all(probes).await.into_iter().collect();
+    // What follows a primary of the group and no Sentinel shows (`replica-announced no`), where it answers.
+    let connected = |answer: &InstanceAnswer| match &answer.role {
+        Role::Primary { replicas } => replicas.iter().map(|r| r.address.clone()).collect(),
+        Role::Replica { .. } => Vec::new(),
+    };
+    let answers = observed.instances.values().filter_map(|reading| reading.result.as_ref().ok());
+    let more: BTreeSet<Address> = answers.flat_map(connected).collect();
+    let more = more.into_iter().filter(|at| !observed.instances.contains_key(at));
+    let probes = more.take(INSTANCES_MAX).map(|address| async {
+        let reading = probe(&address, &group.login, clock).await;
+        (address, reading)
+    });
+    let more: Vec<_> = futures_util::future::join_all(probes.collect::<Vec<_>>()).await;
+    observed.instances.extend(more.into_iter().filter(|(_, reading)| reading.result.is_ok()));
     Ok(Look { observed, failures })
 }
 

@@ -79,6 +79,17 @@ impl Address {
         self.port
     }
 
+    /// It leads every host to itself.
+    pub fn is_loopback(&self) -> bool {
+        match self.ip {
+            Some(ip) => ip.is_loopback(),
+            None => {
+                let host = self.host.to_ascii_lowercase();
+                host == "localhost" || host.ends_with(".localhost")
+            }
+        }
+    }
+
     /// The host as an IP address, when it is one.
     pub fn ip(&self) -> Option<IpAddr> {
         self.ip

@@ -99,6 +99,7 @@ fn candidates<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     let instances = view.observed.instances.iter();
     instances
         .filter(|(address, _)| followed.contains(*address) && !view.in_maintenance(address))
+        .filter(|(address, _)| view.alias_of(address).is_none())
         .filter_map(|(address, reading)| Some((address, reading.since(view.recent)?)))
         .collect()
 }

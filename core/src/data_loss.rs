@@ -9,7 +9,7 @@
 use super::address::Address;
 use super::election::led_in_silence;
 pub use super::loss::DataLoss;
-use super::memory::Condition;
+use super::memory::{Condition, Origin};
 use super::observed::{DownOpinion, InstanceAnswer, ReplId, Role, SentinelAnswer, SentinelGroup};
 use super::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS, RESTARTED_EMPTY_UPTIME_MAX_S};
 use super::projection::is_detached_address;
@@ -30,6 +30,8 @@ pub struct Detach {
     pub instance: Address,
     /// The primary without data.
     pub from: Address,
+    /// What the instance followed when it was seen, in its own words: a name may lead to that primary.
+    pub follows: Option<Address>,
     /// The run of the instance that was seen.
     pub run_id: String,
     /// The history of the instance that was seen: a promotion begins another.
@@ -48,7 +50,10 @@ pub struct Replace {
 impl Detach {
     /// Whether what the instance says at the last moment is still what was decided on.
     pub fn still_holds(&self, now: &InstanceAnswer) -> bool {
-        let exposed = is_exposed(now, &self.from);
+        let exposed = match &now.role {
+            Role::Replica { of, .. } => of == &self.from || Some(of) == self.follows.as_ref(),
+            Role::Primary { .. } => true,
+        };
         exposed && now.run_id == self.run_id && now.replid == self.replid && now.keys > 0
     }
 }
@@ -98,7 +103,8 @@ fn find(view: &View<'_>) -> Option<DataLoss> {
         match view.observed.instances.get_key_value(other) {
             Some((address, reading)) => match reading.since(view.recent) {
                 Some(own) if !is_loading(own) => {
-                    if own.keys > 0 && !share_history(own, answer) && is_ours(view, address, own) {
+                    let lacks = own.keys > 0 && !share_history(own, answer);
+                    if lacks && is_ours(view, primary, address, own) {
                         holders.push((address.clone(), own.keys));
                     }
                 }
@@ -130,7 +136,7 @@ pub fn detachments(view: &View<'_>) -> Vec<Detach> {
     let Some(loss) = data_loss(view) else { return Vec::new() };
     let due = |address: &Address, answer: &InstanceAnswer| {
         let replica = matches!(answer.role, Role::Replica { .. });
-        is_exposed(answer, &loss.primary)
+        is_exposed(view, answer, &loss.primary)
             && (replica || was_not_promoted(view, address, &answer.run_id))
             && view.memory.commanded_long_ago(address, view.now)
     };
@@ -139,6 +145,7 @@ pub fn detachments(view: &View<'_>) -> Vec<Detach> {
         .map(|(address, answer)| Detach {
             instance: address.clone(),
             from: loss.primary.clone(),
+            follows: follows(answer).cloned(),
             run_id: answer.run_id.clone(),
             replid: answer.replid.clone(),
         })
@@ -159,11 +166,27 @@ fn was_not_promoted(view: &View<'_>, address: &Address, run_id: &str) -> bool {
         && view.memory.lasted(&stray, wait_ms, view.now)
 }
 
-/// It copies the primary's emptiness when it reaches it, or Sentinel would make it do so.
-fn is_exposed(answer: &InstanceAnswer, primary: &Address) -> bool {
+/// It copies the primary's emptiness when it reaches it, or may, or Sentinel would make it do so.
+fn is_exposed(view: &View<'_>, answer: &InstanceAnswer, primary: &Address) -> bool {
+    follows(answer).is_none_or(|of| may_be(view, of, primary))
+}
+
+fn follows(answer: &InstanceAnswer) -> Option<&Address> {
     match &answer.role {
-        Role::Replica { of, .. } => of == primary,
-        Role::Primary { .. } => true,
+        Role::Replica { of, .. } => Some(of),
+        Role::Primary { .. } => None,
+    }
+}
+
+/// Nothing proves that this address, in a replica's words, leads to another instance than the primary: a name leads
+/// anywhere, and a process may listen at several addresses.
+fn may_be(view: &View<'_>, of: &Address, primary: &Address) -> bool {
+    if of == primary || is_detached_address(of) {
+        return of == primary;
+    }
+    match (view.instance(of), view.instance(primary)) {
+        (Some(there), Some(own)) => there.run_id == own.run_id,
+        _ => !InstanceRows::new(view).known().contains(of),
     }
 }
 
@@ -188,7 +211,8 @@ pub fn replace(view: &View<'_>) -> Result<Option<Replace>, Box<NotReplaced>> {
     if view.groups().any(busy) {
         return Ok(None);
     }
-    let exposed = |(_, answer): &(&Address, &InstanceAnswer)| is_exposed(answer, &loss.primary);
+    let exposed =
+        |(_, answer): &(&Address, &InstanceAnswer)| is_exposed(view, answer, &loss.primary);
     if let Some((address, _)) = holders(view, loss).find(exposed) {
         return Err(wait(WhyNotReplaced::StillFollows(address.clone())));
     }
@@ -226,15 +250,23 @@ pub fn noted(view: &View<'_>, asked: Option<&Replace>) -> Option<DataLossRecord>
     })
 }
 
-/// It has no keys, or had none when it was started a moment ago. What clients have written since is not the group's
+/// It has begun anew and has no keys, or had none when it was started a moment ago. What clients have written since is not the group's
 /// data; one that was found to be like that stays so while it runs.
 fn is_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let noted = view.record.and_then(|record| record.data_loss.as_ref());
     let found = noted.is_some_and(|noted| noted.run_id == answer.run_id)
         || view.memory.since.contains_key(&Condition::DataLoss(address.clone()));
     // One that has copied the group's data since it was started, or has led since, writes a history of the group.
-    let began_anew = answer.started_empty && !is_of_lineage(view.record, answer);
-    answer.keys == 0 || (began_anew && (answer.uptime_s <= RESTARTED_EMPTY_UPTIME_MAX_S || found))
+    let ours = is_of_lineage(view.record, answer);
+    if answer.keys > 0 {
+        let began_anew = answer.started_empty && !ours;
+        return began_anew && (answer.uptime_s <= RESTARTED_EMPTY_UPTIME_MAX_S || found);
+    }
+    // What has not restarted has lost nothing: it writes a history of the group itself, or was promoted in this run. (One
+    // that loaded an old snapshot names the group's history too, as the one before its own.)
+    let writes = view.record.is_some_and(|record| record.lineage.contains(&answer.replid));
+    let promoted = ours && view.memory.origin(address, &answer.run_id) == Origin::WasReplica;
+    !(writes || promoted)
 }
 
 /// The keys it shows are not all that it has.
@@ -244,11 +276,12 @@ fn is_loading(answer: &InstanceAnswer) -> bool {
 
 /// It writes, or follows, a history that a writer of this group has written; or it has its place here, and is a
 /// replica by its own config. (An append-only file does not keep the history, `docs/facts/sentinel.md` 8.)
-fn is_ours(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
+fn is_ours(view: &View<'_>, primary: &Address, address: &Address, answer: &InstanceAnswer) -> bool {
     let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
-    let elected = view.tally.elected.as_ref().map(|elected| &elected.address);
     let follows = match &answer.role {
-        Role::Replica { of, .. } => Some(of) == elected || is_detached_address(of),
+        Role::Replica { of, .. } if of == primary || is_detached_address(of) => true,
+        // One that is connected has the history of what it follows, which is not this primary's.
+        Role::Replica { of, link_up } => !link_up && may_be(view, of, primary),
         Role::Primary { .. } => false,
     };
     is_of_lineage(view.record, answer) || (placed && follows)
@@ -259,7 +292,9 @@ fn is_ours(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool 
 fn would_choose<'a>(view: &View<'a>) -> Option<&'a Address> {
     let up = |address: &Address| {
         let counted = view.tally.replicas.get(address);
-        counted.is_some_and(|count| count.up > 0 && count.down == 0)
+        // One that is not announced is in no list, and may be chosen all the same.
+        let hidden = view.instance(address).is_some_and(|answer| !answer.announced);
+        hidden || counted.is_some_and(|count| count.up > 0 && count.down == 0)
     };
     view.observed
         .instances

@@ -102,6 +102,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     reasons.extend(forgetting.err().map(|why| Reason::NotForgotten(*why)));
     reasons.extend(refused);
     reasons.extend(ignored(view, layout));
+    reasons.extend(misnamed(view));
     let summary = summary(view, &verdict);
     let is_isolated = is_blind(view) || is_isolated(view);
     Decision {
@@ -158,6 +159,17 @@ fn ignored(view: &View<'_>, layout: &Layout) -> Vec<Reason> {
     let maintenance = store.maintenance.as_ref().err().map(|error| (layout.maintenance(), error));
     let all = config.into_iter().chain(maintenance);
     all.map(|(key, error)| Reason::Ignored { key, error: error.clone() }).collect()
+}
+
+/// Addresses that are of no use: another one of a process that the group knows, and loopback ones.
+fn misnamed(view: &View<'_>) -> Vec<Reason> {
+    let two = view.aliases().iter().map(|(address, of)| (address.clone(), of.clone()));
+    let two = two.map(|(address, of)| Reason::TwoAddresses { address, of });
+    let loopback = view.refused().iter().map(|address| Reason::Loopback {
+        address: address.clone(),
+        configured: view.policy.local.contains(address),
+    });
+    two.chain(loopback).collect()
 }
 
 /// A group keeps the service it was first published as: a name that moved would be gone for its users.

@@ -10,7 +10,7 @@ use super::address::Address;
 use super::bootstrap::Promote;
 use super::data_loss::{Detach, Replace, detachments};
 use super::fence::{Fence, fences};
-use super::hold::{Hold, holds};
+use super::hold::{Hold, holds, unproven};
 use super::reasons::{LeftAlone, Reason};
 use super::safety;
 use super::sentinels::{Reconfigure, reconfigurations};
@@ -104,7 +104,7 @@ pub fn duties(view: &View<'_>, situation: &Situation) -> Duties {
     for fence in fences {
         wanted.add(&fence.instance.clone(), Duty::Fence(fence));
     }
-    for hold in holds(view) {
+    for hold in holds(view).into_iter().chain(unproven(view, &left_alone)) {
         wanted.add(&hold.instance.clone(), Duty::Hold(hold));
     }
     let mut duties = Duties { left_alone, ..Duties::default() };

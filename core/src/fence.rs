@@ -15,7 +15,7 @@ use super::projection::is_detached_address;
 pub use super::reasons::{LeftAlone, WhyLeft};
 use super::replicas::{InstanceRows, named_by};
 use super::view::View;
-use super::writer::{WriterTest, share_history};
+use super::writer::{WriterTest, share_history, writer_test};
 
 /// One stray primary that is to follow the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,9 @@ pub struct Fence {
     pub run_id: String,
     /// Whom it is to follow, in exactly the words Sentinel announces.
     pub follow: Address,
+    /// The run of that one, where it was seen: an instance that answers at another address as well is never made a
+    /// replica of itself.
+    pub follow_run: Option<String>,
     /// What it is.
     pub kind: StrayKind,
     /// The history it writes. It begins another one when it is promoted, so a command that arrives late,
@@ -75,6 +78,7 @@ impl Fence {
         let blank_still = self.kind != StrayKind::Blank || now.keys == 0;
         blank_still
             && now.run_id == self.run_id
+            && Some(&now.run_id) != self.follow_run.as_ref()
             && now.replid == self.replid
             && now.shows_its_data()
             && match now.role {
@@ -98,6 +102,7 @@ pub fn stray_primaries<'v, 'a>(
             known.contains(*address)
                 && Some(*address) != writer
                 && Some(*address) != elected.as_ref()
+                && view.alias_of(address).is_none()
         })
         .filter_map(move |(address, reading)| Some((address, reading.since(recent)?)))
         .filter(|(address, answer)| {
@@ -109,9 +114,20 @@ pub fn stray_primaries<'v, 'a>(
 /// else soon: none knows it, or it follows nobody, which they let be for `failover-timeout`.
 fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let Role::Replica { of, link_up: false } = &answer.role else { return false };
+    if follows_known_replica(view, of, answer) {
+        return false;
+    }
     let ours = view.observed.registered.contains(address) || view.policy.local.contains(address);
     let known = view.groups().any(|group| named_by(group).any(|named| named == address));
     ours && (!known || is_detached_address(of)) && view.writer().is_some_and(|writer| writer != of)
+}
+
+/// It follows another instance of the group, as its operator wants, and that one is only away: it has the writer's own
+/// history, which it can have from nowhere else. (One that followed a primary that is gone has that one's.)
+fn follows_known_replica(view: &View<'_>, of: &Address, answer: &InstanceAnswer) -> bool {
+    let writer = view.writer().filter(|writer| *writer != of);
+    let same = writer.and_then(|writer| view.instance(writer)).map(|own| &own.replid);
+    same == Some(&answer.replid) && InstanceRows::new(view).known().contains(of)
 }
 
 fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<Fence, WhyLeft> {
@@ -122,8 +138,8 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     let kind = match answer.role {
         // Without a key too: a client may write to it before the command arrives, and it is the same one still.
         Role::Primary { .. } if restarted_empty(view, address, answer) => StrayKind::RestartedEmpty,
-        _ if answer.keys > 0 && !share_history(answer, writer) && view.age(answer).is_none() => {
-            return Err(WhyLeft::Unrelated { keys: answer.keys });
+        _ if answer.keys > 0 && !is_related(view, address, answer, writer) => {
+            return Err(unrelated(view, address, answer, &follow));
         }
         Role::Replica { .. } => StrayKind::Lost,
         Role::Primary { .. } if answer.keys == 0 => {
@@ -150,7 +166,53 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
         return Err(WhyLeft::MayBePromoted);
     }
     let (instance, run_id) = (address.clone(), answer.run_id.clone());
-    Ok(Fence { instance, run_id, follow, kind, replid: answer.replid.clone() })
+    let (follow_run, replid) = (Some(writer.run_id.clone()), answer.replid.clone());
+    Ok(Fence { instance, run_id, follow, follow_run, kind, replid })
+}
+
+/// It holds data of the group. An append-only file does not hold which history its data belongs to; then it is known by
+/// its place: a majority of the Sentinels lists it, which would make it a replica all the same, only later; or it is on
+/// our own host, where we have seen the run before at this address, with a history of the group.
+fn is_related(
+    view: &View<'_>,
+    address: &Address,
+    answer: &InstanceAnswer,
+    writer: &InstanceAnswer,
+) -> bool {
+    let by_place = || {
+        let seen = view.memory.histories.get(address);
+        let before =
+            seen.is_some_and(|id| is_known(view, id)) && view.policy.local.contains(address);
+        let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
+        (placed && is_listed(view, address)) || before
+    };
+    share_history(answer, writer)
+        || view.age(answer).is_some()
+        || (answer.append_only && by_place())
+}
+
+fn is_known(view: &View<'_>, history: &ReplId) -> bool {
+    view.record.is_some_and(|record| record.lineage.contains(history))
+}
+
+/// Why one with other data is left alone: it is somebody else's, or it was the group's and cannot prove what it holds.
+fn unrelated(
+    view: &View<'_>,
+    address: &Address,
+    answer: &InstanceAnswer,
+    writer: &Address,
+) -> WhyLeft {
+    let keys = answer.keys;
+    let store = view.observed.store.as_ref();
+    let mut changes = store.into_iter().flat_map(|store| &store.history);
+    let until = changes.find(|change| change.from.as_ref() == Some(address));
+    let until = until.map(|change| change.generation.saturating_sub(1));
+    let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
+    if answer.append_only && (placed || until.is_some()) {
+        let writer = writer.clone();
+        return WhyLeft::Unproven { keys, until, writer };
+    }
+    WhyLeft::Unrelated { keys }
 }
 
 /// It is registered for the group, or a majority of the Sentinels lists it: one that a single Sentinel was pointed at
@@ -211,7 +273,8 @@ fn certain_writer<'a>(
     if tally.any_objective(writer) {
         return Err("a Sentinel calls the writer down");
     }
-    match view.test(writer) {
+    // Asked since as well: a process that was started again has another run id, at all of its addresses.
+    match writer_test(view.observed, writer, since) {
         WriterTest::Passes(answer) => Ok((writer.clone(), answer)),
         WriterTest::Fails(_) | WriterTest::Unknown(_) => Err("the writer does not answer"),
     }

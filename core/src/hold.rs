@@ -15,6 +15,7 @@ use super::election::Failover;
 use super::memory::{Condition, Origin};
 use super::observed::Role;
 use super::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS, HOLD_MS, HOLD_RENEW_MS};
+use super::reasons::{LeftAlone, WhyLeft};
 use super::view::View;
 use super::writer::{WriterTest, share_history};
 
@@ -34,6 +35,9 @@ pub struct Hold {
 pub enum HoldReason {
     /// Another primary has taken its place.
     SupersededBy(Address),
+    /// Another one is the writer, and this one was the group's and cannot prove whose data it holds: it is left as it is,
+    /// and what it took would be lost.
+    Unproven(Address),
     /// It is on a host that sees neither Consul nor a majority of the Sentinels: they may have put another
     /// primary in its place, and it cannot know. Or the host saw neither, and does not know yet.
     Isolated,
@@ -43,6 +47,9 @@ impl fmt::Display for HoldReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SupersededBy(successor) => write!(f, "{successor} has taken its place"),
+            Self::Unproven(writer) => {
+                write!(f, "{writer} is the writer, and whose data this one holds is not known")
+            }
             Self::Isolated => {
                 f.write_str("this host sees neither Consul nor a majority of the Sentinels")
             }
@@ -55,6 +62,24 @@ pub fn holds(view: &View<'_>) -> Vec<Hold> {
     let mut holds = superseded(view);
     holds.extend(isolated(view));
     holds
+}
+
+/// Second primaries that are left alone because nobody can tell what they hold. One that a Sentinel lists is about to be
+/// made a replica by it, which a hold would keep it from.
+pub fn unproven(view: &View<'_>, left: &[LeftAlone]) -> Vec<Hold> {
+    let listed = |address: &Address| view.tally.replicas.contains_key(address);
+    let due = |left: &&LeftAlone| {
+        view.policy.hold_writes && !listed(&left.instance) && due(view, &left.instance)
+    };
+    let hold = |left: &LeftAlone| match &left.why {
+        WhyLeft::Unproven { writer, .. } => Some(Hold {
+            instance: left.instance.clone(),
+            why: HoldReason::Unproven(writer.clone()),
+            for_ms: HOLD_MS,
+        }),
+        _ => None,
+    };
+    left.iter().filter(due).filter_map(hold).collect()
 }
 
 /// This host cannot see that it is not cut off: no majority of the known Sentinels answers, and Consul has not
@@ -79,6 +104,7 @@ fn consul_answers(view: &View<'_>) -> bool {
 /// It led when the host was cut off, and nothing says yet that it still does. Where nobody would make a replica
 /// of it, it is not in doubt but the operator's: Sentinel does not touch one whose writes are held for long.
 fn in_doubt(view: &View<'_>, address: &Address) -> bool {
+    let address = view.alias_of(address).unwrap_or(address);
     let answer = view.instance(address);
     let replica = answer.is_some_and(|answer| matches!(answer.role, Role::Replica { .. }));
     let last = view.record.and_then(|record| record.last_writer.as_ref());
@@ -132,7 +158,7 @@ fn superseded(view: &View<'_>) -> Vec<Hold> {
         .filter(|(address, _)| **address != successor && due(view, address))
         .filter_map(|(address, reading)| Some((address, reading.since(view.since)?)))
         .filter(|(_, answer)| matches!(answer.role, Role::Primary { .. }))
-        .filter(|(_, answer)| share_history(answer, new))
+        .filter(|(_, answer)| share_history(answer, new) && answer.run_id != new.run_id)
         .map(|(address, _)| Hold {
             instance: address.clone(),
             why: HoldReason::SupersededBy(successor.clone()),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::address::Address;
-use super::ids::SentinelId;
+use super::ids::{ReplId, SentinelId};
 use super::observed::{Observed, Role};
 use super::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
 use super::record::{DataLossRecord, Reset, Timeline};
@@ -176,6 +176,8 @@ pub struct Memory {
     pub fenced: BTreeMap<Address, Mono>,
     /// What each instance has been in its present run, as far as it was seen.
     pub lives: BTreeMap<Address, Life>,
+    /// The last history of the group that was seen at each address.
+    pub histories: BTreeMap<Address, ReplId>,
     /// When each Sentinel was last told what about the group.
     pub reconfigured: BTreeMap<(Address, ReconfigureKind), Mono>,
     /// The last `SENTINEL RESET` in the record.
@@ -244,11 +246,16 @@ impl Memory {
                 (Role::Primary { .. }, None) if life.is_some() => Origin::Started,
                 (Role::Primary { .. }, None) => Origin::Unseen,
             };
+            let lineage = observed.record().map(|record| record.lineage.as_slice());
+            if lineage.is_some_and(|lineage| lineage.contains(&answer.replid)) {
+                self.histories.insert(address.clone(), answer.replid.clone());
+            }
             let run_id = answer.run_id.clone();
             self.lives.insert(address.clone(), Life { run_id, origin });
         }
         let known = &observed.instances;
         self.lives.retain(|address, _| known.contains_key(address));
+        self.histories.retain(|address, _| known.contains_key(address));
         self.fenced.retain(|address, _| known.contains_key(address));
     }
 

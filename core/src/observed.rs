@@ -231,6 +231,11 @@ pub struct InstanceAnswer {
     pub keys: u64,
     /// It had no data when it was started, and keeps no append-only file: all its keys were written since.
     pub started_empty: bool,
+    /// It keeps an append-only file, and what it was started with is from that: such a file does not hold which history its
+    /// data belongs to (`docs/facts/sentinel.md` 8).
+    pub append_only: bool,
+    /// Sentinels are to show it to others (`replica-announced`). They choose one that is not announced all the same.
+    pub announced: bool,
     /// How long its process has run, in seconds.
     pub uptime_s: u64,
     /// Its priority in elections, 0 for never; only a replica says it.

@@ -34,7 +34,7 @@ pub fn promote_again(view: &View<'_>) -> Result<Promote, NotPromotedAgain> {
     }
     let instance_rows = InstanceRows::new(view);
     let (others, mut missing) = (instance_rows.followed(), None);
-    for other in others.iter().filter(|other| *other != old) {
+    for other in others.iter().filter(|a| *a != old && view.alias_of(a).is_none()) {
         match view.instance(other) {
             Some(rival) if matches!(rival.role, Role::Primary { .. }) => {
                 return Err(NotPromotedAgain::Rival(other.clone()));

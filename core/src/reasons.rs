@@ -307,6 +307,16 @@ pub enum WhyLeft {
         /// How many keys it holds.
         keys: u64,
     },
+    /// It was an instance of the group, and begins with another history than any of the group's: what an append-only file
+    /// holds cannot be told. Its writes are held.
+    Unproven {
+        /// How many keys it holds.
+        keys: u64,
+        /// The generation with which it ceased to be the writer, when it was.
+        until: Option<u64>,
+        /// The writer.
+        writer: Address,
+    },
     /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
     WriterIsEmpty {
         /// The writer.
@@ -440,6 +450,20 @@ pub enum Reason {
     NotForgotten(NotForgotten),
     /// The safety layer forbids it.
     Refused(String),
+    /// An instance answers at an address besides the one that the group knows it by.
+    TwoAddresses {
+        /// The address.
+        address: Address,
+        /// The one that the group knows.
+        of: Address,
+    },
+    /// A loopback address is registered for a group that is known elsewhere, or configured on this host.
+    Loopback {
+        /// The address.
+        address: Address,
+        /// It stands in this agent's config.
+        configured: bool,
+    },
     /// A key that operators write cannot be read.
     Ignored {
         /// The key.
@@ -468,6 +492,19 @@ impl fmt::Display for Reason {
             Self::NotReplaced(why) => write!(f, "{why}"),
             Self::NotForgotten(why) => write!(f, "{why}"),
             Self::Refused(veto) => write!(f, "refused: {veto}"),
+            Self::TwoAddresses { address, of } => write!(
+                f,
+                "{address} and {of} are two addresses of one process: only {of} counts. Write {of} where {address} is \
+                 configured or registered"
+            ),
+            Self::Loopback { address, configured } => {
+                let is = if *configured { "configured here" } else { "registered" };
+                write!(
+                    f,
+                    "{address} is {is} and ignored: it leads every host to itself, and the group is known at other \
+                     addresses. Write the address that the Sentinels know in [[redis]]"
+                )
+            }
             Self::Ignored { key, error } => write!(f, "{key} is ignored: {error}"),
         }
     }
@@ -767,6 +804,19 @@ impl fmt::Display for LeftAlone {
                 "{address} is a primary with {keys} keys of an unrelated history: neither published, nor \
                  made a replica, which would delete them. If they are of no use, run REPLICAOF there"
             ),
+            WhyLeft::Unproven { until, writer, .. } => {
+                let was = match until {
+                    Some(generation) => format!("was the writer until generation {generation}"),
+                    None => "was an instance of this group".to_owned(),
+                };
+                write!(
+                    f,
+                    "{address} {was} and is a primary again; its append-only file cannot prove whose data it holds. Its \
+                     writes are held and its data is not touched. If the data is of no use, run REPLICAOF {} {} there",
+                    writer.host(),
+                    writer.port()
+                )
+            }
             WhyLeft::WriterIsEmpty { writer, keys } => write!(
                 f,
                 "{address} holds {keys} keys and the writer {writer} none: it is not made a replica, which would \

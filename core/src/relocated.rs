@@ -113,7 +113,9 @@ fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
         return Vec::new();
     }
     let ours = |address: &Address| {
-        view.observed.registered.contains(address) || view.policy.local.contains(address)
+        let known =
+            view.observed.registered.contains(address) || view.policy.local.contains(address);
+        known && !view.refused().contains(address) && view.alias_of(address).is_none()
     };
     let all = view.observed.instances.iter().filter(|(address, _)| ours(address));
     let back: Vec<Candidate<'a>> =

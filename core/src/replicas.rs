@@ -40,6 +40,8 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
     pub fn followed(&self) -> &'v BTreeSet<Address> {
         self.view.found.followed.get_or_init(|| {
             let more = self.view.observed.registered.iter().chain(&self.view.policy.local);
+            let refused = self.view.refused();
+            let more = more.filter(|address| !refused.contains(*address));
             self.known().iter().chain(more.take(INSTANCES_MAX)).cloned().collect()
         })
     }
@@ -52,7 +54,9 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
         if let Some(Role::Primary { replicas }) = answer.map(|answer| &answer.role) {
             let registered = &self.view.observed.registered;
             let listed = replicas.iter().map(|replica| &replica.address);
-            all.extend(listed.filter(|a| registered.contains(*a) && !known.contains(*a)));
+            let shown = |a: &Address| self.view.instance(a).is_none_or(|own| own.announced);
+            let new = |a: &&Address| registered.contains(*a) && !known.contains(*a) && shown(a);
+            all.extend(listed.filter(new));
         }
         all
     }
@@ -117,7 +121,9 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
         // Another primary is no read endpoint: its data is about to be discarded.
         let primary = own.is_some_and(|answer| matches!(answer.role, Role::Primary { .. }));
         let not_ready = own.is_some_and(|answer| answer.not_ready.is_some());
-        if primary || not_ready {
+        // Nor is one that its operator keeps from being shown (`replica-announced no`).
+        let hidden = own.is_some_and(|answer| !answer.announced);
+        if primary || not_ready || hidden {
             return PublishedRole::OutOfSync;
         }
         let late = Condition::OutOfSync(address.clone());

@@ -63,8 +63,9 @@ fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
         return Some(format!("the majority does not name {instance}"));
     }
     let all = view.observed.instances.keys();
-    let rival = all.filter(|other| *other != instance).find(|other| says_primary(view, other));
-    rival.map(|rival| format!("{rival} says that it is the primary"))
+    let others = all.filter(|other| *other != instance && !same_process(view, other, instance));
+    let mut rivals = others.filter(|other| says_primary(view, other));
+    rivals.next().map(|rival| format!("{rival} says that it is the primary"))
 }
 
 /// Only one with data is kept from copying one that has none, or had none when it was started; and never one that a
@@ -116,8 +117,18 @@ fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
     let Hold { instance, why, .. } = hold;
     match why {
         HoldReason::SupersededBy(successor) => {
-            let certain = successor != instance && says_primary(view, successor);
+            let another = successor != instance && !same_process(view, instance, successor);
+            let certain = another && says_primary(view, successor);
             (!certain).then(|| format!("nothing supersedes {instance} for certain"))
+        }
+        HoldReason::Unproven(writer) => {
+            let named = view.groups().any(|group| named_by(group).any(|named| named == instance));
+            let certain = writer != instance
+                && view.writer() == Some(writer)
+                && view.tally.votes_for(writer) >= view.tally.majority()
+                && !same_process(view, instance, writer)
+                && says_primary(view, writer);
+            (named || !certain).then(|| format!("{instance} is not held beside {writer}"))
         }
         HoldReason::Isolated => {
             let named = view.tally.votes_for(instance) >= view.tally.majority();
@@ -143,6 +154,9 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
     }
     if !says_primary(view, follow) {
         return Some(format!("{follow} has not said that it is the primary"));
+    }
+    if same_process(view, instance, follow) || Some(&fence.run_id) == fence.follow_run.as_ref() {
+        return Some(format!("{instance} and {follow} are one process"));
     }
     if fence.kind != StrayKind::RestartedEmpty
         && keys(view, instance) > 0
@@ -238,6 +252,12 @@ fn veto_forget(view: &View<'_>, forget: &Forget) -> Option<String> {
 /// How many keys the instance holds, by its last recent answer.
 fn keys(view: &View<'_>, address: &Address) -> u64 {
     view.instance(address).map_or(0, |answer| answer.keys)
+}
+
+/// The same process answers at both addresses, by their last recent answers.
+fn same_process(view: &View<'_>, one: &Address, other: &Address) -> bool {
+    let run = |address: &Address| view.instance(address).map(|answer| &answer.run_id);
+    run(one).is_some_and(|own| run(other) == Some(own))
 }
 
 /// The instance's last answer is recent and says primary.

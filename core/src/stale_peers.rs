@@ -185,7 +185,15 @@ fn everybody_knows_the_living(
     if heard.len() < view.tally.majority() {
         return Err(NotAtRest::NoMajority);
     }
-    let replicas = connected(view);
+    // No Sentinel ever shows one that is not announced (`replica-announced no`).
+    let shows = |group: &SentinelGroup, replica: &Address| {
+        group.replicas.iter().any(|listed| &listed.address == replica)
+    };
+    let announced = |replica: &&Address| match view.instance(replica) {
+        Some(own) => own.announced,
+        None => view.groups().any(|group| shows(group, replica)),
+    };
+    let replicas: BTreeSet<&Address> = connected(view).into_iter().filter(announced).collect();
     for (id, (sentinel, group)) in &heard {
         for peer in &group.peers {
             let stale_peer = StalePeer::Sentinel(peer.id.clone(), peer.address.clone());

@@ -102,6 +102,10 @@ pub enum ProblemCode {
     Renamed,
     /// An instance besides the writer says that it is a primary.
     SecondPrimary,
+    /// An instance answers at an address besides the one that the group knows it by.
+    TwoAddresses,
+    /// A loopback address is registered for a group that is known elsewhere.
+    LoopbackAddress,
     /// An instance in maintenance may be chosen, or is the writer.
     Maintenance,
     /// Too few Sentinels answer for a failover.
@@ -116,7 +120,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -130,6 +134,8 @@ impl ProblemCode {
         Self::Drift,
         Self::Renamed,
         Self::SecondPrimary,
+        Self::TwoAddresses,
+        Self::LoopbackAddress,
         Self::Maintenance,
         Self::NoMajority,
         Self::SentinelsNotFound,
@@ -153,6 +159,8 @@ impl ProblemCode {
             Self::Drift => "drift",
             Self::Renamed => "renamed",
             Self::SecondPrimary => "second-primary",
+            Self::TwoAddresses => "two-addresses",
+            Self::LoopbackAddress => "loopback-address",
             Self::Maintenance => "maintenance",
             Self::NoMajority => "no-majority",
             Self::SentinelsNotFound => "sentinels-not-found",
@@ -350,6 +358,8 @@ fn noteworthy(reason: &Reason) -> Option<Problem> {
     match reason {
         Reason::Renamed { .. } => Some(ProblemCode::Renamed.says(reason.to_string())),
         Reason::LeftAlone(left) => Some(ProblemCode::SecondPrimary.says(second_primary(left))),
+        Reason::TwoAddresses { .. } => Some(ProblemCode::TwoAddresses.says(reason.to_string())),
+        Reason::Loopback { .. } => Some(ProblemCode::LoopbackAddress.says(reason.to_string())),
         _ => None,
     }
 }
@@ -357,6 +367,7 @@ fn noteworthy(reason: &Reason) -> Option<Problem> {
 fn second_primary(left: &LeftAlone) -> String {
     match left.why {
         WhyLeft::Unrelated { .. }
+        | WhyLeft::Unproven { .. }
         | WhyLeft::WriterIsEmpty { .. }
         | WhyLeft::SwitchedOff
         | WhyLeft::Stranger => left.to_string(),

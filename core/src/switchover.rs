@@ -62,6 +62,7 @@ pub fn retire(from: &Address, now: &InstanceAnswer, new: &Address) -> Option<Fen
         instance: from.clone(),
         run_id: now.run_id.clone(),
         follow: new.clone(),
+        follow_run: None,
         kind: StrayKind::Returned,
         replid: now.replid.clone(),
     })
@@ -138,9 +139,21 @@ fn caught_up(view: &View<'_>, candidates: &[Address]) -> Result<String, String> 
 }
 
 fn target(view: &View<'_>, candidates: &[Address], to: Option<&Address>) -> Result<String, String> {
-    let Some(to) = to else { return Ok("Sentinel's choice among the replicas".to_owned()) };
+    let hidden = |at: &Address| view.instance(at).is_some_and(|own| !own.announced);
+    let Some(to) = to else {
+        let choice = "Sentinel's choice among the replicas".to_owned();
+        return Ok(match candidates.iter().find(|at| hidden(at)) {
+            Some(at) => format!("{choice}, among them {at}, which is not announced"),
+            None => choice,
+        });
+    };
     if view.writer() == Some(to) {
         return Err(format!("{to} is the writer already"));
+    }
+    if hidden(to) {
+        return Err(format!(
+            "{to} is not announced (replica-announced no): no Sentinel shows it, or can be seen to prefer it"
+        ));
     }
     if candidates.contains(to) {
         return Ok(format!("{to}"));

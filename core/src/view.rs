@@ -1,17 +1,18 @@
 //! One agent's view of one group at one instant: what all rules look at.
 
 use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::address::Address;
 use super::election::{Tally, TallyBounds};
 use super::loss::DataLoss;
 use super::memory::{Condition, Memory};
 use super::observed::{
-    Continued, InstanceAnswer, Observed, ReplId, SentinelAnswer, SentinelGroup, SentinelId,
+    Continued, InstanceAnswer, Observed, ReplId, Role, SentinelAnswer, SentinelGroup, SentinelId,
 };
 use super::policy::{ANSWER_AGE_MAX_MS, Policy};
 use super::record::{PublishedRole, Record};
+use super::replicas::named_by;
 use super::time::{Mono, Now};
 use super::writer::{WriterTest, histories, is_of_lineage, writer_test};
 
@@ -45,6 +46,10 @@ pub(super) struct Found {
     pub known: OnceCell<BTreeSet<Address>>,
     /// [`InstanceRows::followed`](super::replicas::InstanceRows::followed).
     pub followed: OnceCell<BTreeSet<Address>>,
+    /// [`View::alias_of`].
+    pub aliases: OnceCell<BTreeMap<Address, Address>>,
+    /// [`View::refused`].
+    pub refused: OnceCell<BTreeSet<Address>>,
     /// The primary that has come back without its data ([`super::data_loss`]).
     pub data_loss: OnceCell<Option<DataLoss>>,
 }
@@ -107,6 +112,79 @@ impl<'a> View<'a> {
     /// What an instance said recently.
     pub fn instance(&self, address: &Address) -> Option<&'a InstanceAnswer> {
         self.observed.instances.get(address)?.since(self.recent)
+    }
+
+    /// The instance that answers at this address as well, where the group knows it by another one. An instance is a process,
+    /// told by its run id; of its addresses one counts, and what is done to it is done there.
+    pub fn alias_of(&self, address: &Address) -> Option<&Address> {
+        self.aliases().get(address)
+    }
+
+    /// The primary has that replica connected, by its own list.
+    pub fn lists(&self, primary: &Address, replica: &Address) -> bool {
+        let role = self.instance(primary).map(|answer| &answer.role);
+        matches!(role, Some(Role::Primary { replicas }) if replicas.iter().any(|r| r.address == *replica))
+    }
+
+    /// All such addresses, with the one that counts.
+    pub fn aliases(&self) -> &BTreeMap<Address, Address> {
+        self.found.aliases.get_or_init(|| {
+            let mut runs: BTreeMap<&str, BTreeSet<&Address>> = BTreeMap::new();
+            for (address, reading) in &self.observed.instances {
+                if let Some(answer) = reading.since(self.recent).filter(|a| !a.run_id.is_empty()) {
+                    runs.entry(&answer.run_id).or_default().insert(address);
+                }
+            }
+            // The writer's process is known even while it does not answer at its own address.
+            let writer = self.writer();
+            if let Some((writer, life)) = writer.and_then(|w| self.memory.lives.get_key_value(w))
+                && let Some(addresses) = runs.get_mut(life.run_id.as_str())
+            {
+                addresses.insert(writer);
+            }
+            let several = runs.into_values().filter(|addresses| addresses.len() > 1);
+            let principal = |addresses: BTreeSet<&Address>| {
+                let first = addresses.iter().min_by_key(|a| (self.rank(a), **a)).copied().cloned();
+                first.map(|first| {
+                    let others = addresses.into_iter().filter(|a| **a != first).cloned();
+                    others.map(|other| (other, first.clone())).collect::<Vec<_>>()
+                })
+            };
+            several.filter_map(principal).flatten().collect()
+        })
+    }
+
+    /// How well the group knows an address: the lowest counts.
+    fn rank(&self, address: &Address) -> u8 {
+        let elected = self.tally.elected.as_ref().map(|elected| &elected.address);
+        let mut named = self.groups().flat_map(named_by);
+        if self.writer() == Some(address) {
+            0
+        } else if elected == Some(address) {
+            1
+        } else if named.any(|named| named == address) {
+            2
+        } else if self.record.is_some_and(|record| record.role_of(address).is_some()) {
+            3
+        } else {
+            4 + u8::from(address.is_loopback())
+        }
+    }
+
+    /// The loopback addresses that are registered for the group, or configured on this host, while the group is known
+    /// elsewhere: they lead every host to itself.
+    pub fn refused(&self) -> &BTreeSet<Address> {
+        self.found.refused.get_or_init(|| {
+            let all = || self.observed.registered.iter().chain(&self.policy.local);
+            let recorded = self.record.and_then(|record| record.last_writer.as_ref());
+            let named = self.groups().map(|group| &group.primary);
+            let mut known = named.chain(recorded.map(|writer| &writer.address)).peekable();
+            let elsewhere = match known.peek() {
+                Some(_) => known.all(|address| !address.is_loopback()),
+                None => all().any(|address| !address.is_loopback()),
+            };
+            all().filter(|address| elsewhere && address.is_loopback()).cloned().collect()
+        })
     }
 
     /// What the history of an instance goes on from, where it had to begin one anew and says so itself by none of its

@@ -309,10 +309,17 @@ mod tests {
                 instance: instance.clone(),
                 run_id: run_id.clone(),
                 follow: new.clone(),
+                follow_run: None,
                 kind: StrayKind::Returned,
                 replid: replid.clone(),
             }),
-            Action::Detach(Detach { instance, from: new, run_id: run_id.clone(), replid }),
+            Action::Detach(Detach {
+                instance,
+                from: new,
+                follows: None,
+                run_id: run_id.clone(),
+                replid,
+            }),
             Action::Promote(Promote { instance: old.clone(), run_id }),
             Action::Reconfigure(Reconfigure {
                 sentinel,

@@ -27,6 +27,7 @@ mod hammer;
 mod hostnames;
 mod http;
 mod https;
+mod identity;
 mod ipv6;
 mod logins;
 mod maintenance;

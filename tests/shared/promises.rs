@@ -209,8 +209,18 @@ pub const LATE_SERVER: Promise = Promise {
     ],
 };
 
+/// An old primary that keeps an append-only file, and clients that did not let go of it.
+pub const RETURNED_AOF: Promise = Promise {
+    page: GUARANTEES,
+    says: "0.25 s",
+    what: "from the first to the last write that an old primary with an append-only file takes when it is back",
+    at_least_ms: 0,
+    within_ms: 250,
+    held_by: &["an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back"],
+};
+
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 13] = [
+pub const ALL: [(&str, &Promise); 14] = [
     ("MOVED", &MOVED),
     ("MOVED_ALONE", &MOVED_ALONE),
     ("DIED_FIRST", &DIED_FIRST),
@@ -224,4 +234,5 @@ pub const ALL: [(&str, &Promise); 13] = [
     ("PRESENCE", &PRESENCE),
     ("BOTH_WRITE", &BOTH_WRITE),
     ("LATE_SERVER", &LATE_SERVER),
+    ("RETURNED_AOF", &RETURNED_AOF),
 ];

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::address::Address;
 use crate::observed::{InstanceAnswer, Role};
+use crate::replicas::InstanceRows;
 
 /// A replica that the writer has not heard for longer is late, in seconds: Redis sends one a second.
 const LAG_MAX_S: u64 = 10;
@@ -18,6 +19,8 @@ pub(super) const CHECKS: &[Check] = &[
     silent,
     not_ready,
     second_primary,
+    misnamed,
+    unannounced,
     links,
     lags,
     no_replicas,
@@ -90,7 +93,8 @@ fn not_ready(facts: &Facts<'_>) -> Vec<Finding> {
 fn second_primary(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(writer) = facts.view.writer() else { return Vec::new() };
     let others = answers(facts)
-        .filter(|(at, answer)| *at != writer && matches!(answer.role, Role::Primary { .. }));
+        .filter(|(at, answer)| *at != writer && matches!(answer.role, Role::Primary { .. }))
+        .filter(|(at, _)| facts.view.alias_of(at).is_none());
     let say = |(at, answer): (&Address, &InstanceAnswer)| {
         let text = format!("{at} says that it is a primary as well as {writer}");
         let read = format!("role:master, {} keys, history {}", answer.keys, answer.replid.0);
@@ -104,12 +108,56 @@ fn second_primary(facts: &Facts<'_>) -> Vec<Finding> {
     others.map(say).collect()
 }
 
+/// Addresses that are of no use: another one of a process that the group knows, and loopback ones.
+fn misnamed(facts: &Facts<'_>) -> Vec<Finding> {
+    let view = facts.view;
+    let two = view.aliases().iter().map(|(at, of)| {
+        let run = view.instance(at).map(|answer| answer.run_id.as_str()).unwrap_or_default();
+        let text = format!("{at} and {of} are two addresses of one process: only {of} counts");
+        let mend = format!("write {of} where {at} is configured ([[redis]]) or registered");
+        let evidence = [at, of].map(|from| seen(from, format!("run_id:{run}"))).into();
+        FindingCode::TwoAddresses.found(text, evidence, mend)
+    });
+    let loopback = view.refused().iter().map(|at| {
+        let text = format!(
+            "{at} is registered for the group and ignored: it leads every host to itself, and the group is known elsewhere"
+        );
+        let mend = "write the address that the Sentinels know in [[redis]] of the agent that registered it";
+        let read = format!("{} at {at}", view.policy.service.server());
+        FindingCode::LoopbackAddress.found(text, vec![seen("Consul", read)], mend)
+    });
+    two.chain(loopback).collect()
+}
+
+fn unannounced(facts: &Facts<'_>) -> Vec<Finding> {
+    let hidden = facts.replicas().filter(|(_, answer)| !answer.announced);
+    let say = |(at, answer): (&Address, &InstanceAnswer)| {
+        if answer.priority == Some(0) {
+            return None;
+        }
+        let text = format!(
+            "{at} is not announced, and may be chosen all the same: it is no read endpoint, and no Sentinel shows it"
+        );
+        let mend = redis_cli(at, "CONFIG SET replica-priority 0");
+        Some(FindingCode::ReplicaUnannounced.found(
+            text,
+            vec![seen(at, "replica_announced:0")],
+            mend,
+        ))
+    };
+    hidden.filter_map(say).collect()
+}
+
 fn links(facts: &Facts<'_>) -> Vec<Finding> {
     let writer = facts.view.writer();
     let say = |(at, answer): (&Address, &InstanceAnswer)| {
         let Role::Replica { of, link_up } = &answer.role else { return None };
-        let other = writer.filter(|writer| *writer != of);
-        if let Some(writer) = other.filter(|writer| *writer != at) {
+        let other =
+            writer.filter(|writer| *writer != of && facts.view.alias_of(of) != Some(writer));
+        // By a name that leads to the writer, or by another of its addresses: what is connected decides.
+        let known = InstanceRows::new(facts.view).known().contains(of);
+        let connected = !known && writer.is_some_and(|writer| facts.view.lists(writer, at));
+        if let Some(writer) = other.filter(|writer| *writer != at && !connected) {
             let text = format!("{at} follows {of}, not the writer {writer}");
             let read = format!("master_host:{} master_port:{}", of.host(), of.port());
             let mend = redis_cli(at, format!("REPLICAOF {} {}", writer.host(), writer.port()));

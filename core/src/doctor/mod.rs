@@ -153,6 +153,10 @@ codes! {
     MinReplicasDiffer "min-replicas-differ" Warning;
     /// Nothing is saved.
     PersistenceOff "persistence-off" Warning;
+    /// One process answers at two addresses of the group's.
+    TwoAddresses "two-addresses" Warning;
+    /// A loopback address is registered for a group that is known elsewhere.
+    LoopbackAddress "loopback-address" Warning;
     /// An instance announces another address than Sentinels know it by.
     AnnounceDiffers "announce-differs" Warning;
     /// Clients can write to a replica.
@@ -171,6 +175,8 @@ codes! {
     VersionsDiffer "versions-differ" Warning;
     /// A replica will never be chosen.
     PriorityZero "priority-zero" Hint;
+    /// A replica that is not announced may be chosen.
+    ReplicaUnannounced "replica-unannounced" Hint;
     /// A primary that is cut off goes on taking writes.
     MinReplicasOff "min-replicas-off" Hint;
     /// A full synchronisation waits for long.

@@ -12,7 +12,7 @@ use consul_redis_core::safety::veto;
 use consul_redis_core::status::{Problem, assess};
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica};
+use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica, run};
 
 /// A new history, no keys.
 fn blank() -> InstanceAnswer {
@@ -94,8 +94,7 @@ fn one_sentinel_is_asked_to_replace_it_once_the_data_is_safe() {
 
 #[test]
 fn nobody_is_asked_again_for_a_while() {
-    let noted =
-        |asked| DataLossRecord { instance: at(A), run_id: "run".to_owned(), asked, sentinel: None };
+    let noted = |asked| DataLossRecord { instance: at(A), run_id: run(A), asked, sentinel: None };
     let mut scene = withdrawn().published(|record| record.data_loss = Some(noted(1)));
     let seen = |ago_ms| {
         let mut seen = Asked::default();
@@ -173,8 +172,7 @@ fn one_that_has_led_for_long_with_data_of_its_own_stays() {
     let grown = InstanceAnswer { keys: 50, uptime_s: 100, ..blank() };
     assert_eq!(data_loss(&reborn().instance(A, grown.clone()).view()), None);
     // Unless it was found to be emptied in this very run, and is being replaced.
-    let noted =
-        DataLossRecord { instance: at(A), run_id: "run".to_owned(), asked: 1, sentinel: None };
+    let noted = DataLossRecord { instance: at(A), run_id: run(A), asked: 1, sentinel: None };
     let scene = withdrawn().instance(A, grown).published(|record| record.data_loss = Some(noted));
     assert!(data_loss(&scene.view()).is_some());
 }
@@ -200,7 +198,7 @@ fn a_second_primary_with_the_data_is_kept_unless_it_may_have_been_promoted() {
     let second = primary(2, Some(1), &[]);
     let lived = |origin| {
         let mut scene = reborn().instance(B, second.clone());
-        scene.memory.lives.insert(at(B), Life { run_id: "run".to_owned(), origin });
+        scene.memory.lives.insert(at(B), Life { run_id: run(B), origin });
         scene.memory.since.insert(Condition::Stray(at(B)), Mono(NOW - 1_000));
         kept_from_copying(&scene)
     };
@@ -217,6 +215,7 @@ fn a_late_command_does_nothing() {
         _ => None,
     });
     let detach: Detach = detach.unwrap();
+    let holder = |of| InstanceAnswer { run_id: run(B), ..holder(of) };
     assert!(detach.still_holds(&holder(A)));
     // It follows somebody else, was promoted, was restarted, or has copied it already.
     assert!(!detach.still_holds(&holder(C)));
@@ -265,4 +264,61 @@ fn it_can_be_switched_off() {
     let mut scene = reborn();
     scene.policy.replace_emptied = false;
     assert_eq!((data_loss(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
+}
+
+/// The address of A in their words is a name, and nobody says where that leads.
+#[test]
+fn holders_that_follow_a_name_are_kept_from_copying_it() {
+    let named = || InstanceAnswer { role: holder("redis-master:6379").role, ..holder(A) };
+    let scene = reborn().instance(B, named()).instance(C, named());
+    assert_eq!(kept_from_copying(&scene), [B, C]);
+    let waits = withdrawn().instance(C, named());
+    assert_eq!((asked(&waits), kept_from_copying(&waits)), (None, vec![C.to_owned()]));
+    // So are those whose data is in an append-only file alone, whose history nobody knows.
+    let aof = InstanceAnswer { replid: ReplId("88".to_owned()), offset: 1, ..named() };
+    assert_eq!(kept_from_copying(&reborn().instance(B, aof)), [B, C]);
+    // Another address of A itself.
+    let second = "10.9.0.1:6379";
+    let scene = reborn().instance(second, InstanceAnswer { run_id: run(A), ..blank() });
+    assert_eq!(kept_from_copying(&scene.instance(B, holder(second))), [B, C]);
+    // One that follows another one that is known follows that one, whether it answers or not.
+    let chained = reborn().instance(B, holder(C));
+    assert_eq!(kept_from_copying(&chained), [C]);
+    assert_eq!(kept_from_copying(&chained.dead(C)), Vec::<String>::new());
+}
+
+#[test]
+fn a_late_command_knows_whom_it_followed_by_a_name() {
+    let named = InstanceAnswer { role: holder("redis-master:6379").role, ..holder(A) };
+    let scene = reborn().instance(B, named.clone());
+    let all = scene.decision().actions();
+    let detach = all.iter().find_map(|action| match action {
+        Action::Detach(detach) if detach.instance == at(B) => Some(detach.clone()),
+        _ => None,
+    });
+    let (detach, named) = (detach.unwrap(), InstanceAnswer { run_id: run(B), ..named });
+    assert!(detach.still_holds(&named));
+    assert!(detach.still_holds(&InstanceAnswer { role: holder(A).role, ..named.clone() }));
+    assert!(!detach.still_holds(&InstanceAnswer { role: holder(C).role, ..named }));
+}
+
+/// All its keys were deleted, or none was ever written; a second primary has some of old.
+#[test]
+fn a_writer_without_keys_that_never_restarted_has_lost_nothing() {
+    let old = |scene: Scene| {
+        let second = InstanceAnswer { keys: 1, ..primary(7, None, &[]) };
+        scene.published(|record| record.lineage.push(ReplId("7".to_owned()))).instance(B, second)
+    };
+    let without = InstanceAnswer { keys: 0, ..primary(1, None, &[C]) };
+    let empty = || old(reborn().instance(A, without.clone()));
+    assert_eq!(data_loss(&empty().view()), None);
+    // It was promoted a moment ago.
+    let promoted = InstanceAnswer { keys: 0, ..primary(2, Some(1), &[C]) };
+    let mut scene = old(reborn().instance(A, promoted));
+    scene.memory.lives.insert(at(A), Life { run_id: run(A), origin: Origin::WasReplica });
+    assert_eq!(data_loss(&scene.view()), None);
+    // A snapshot of long ago names the history too, as the one before its own.
+    scene.memory.lives.insert(at(A), Life { run_id: run(A), origin: Origin::Started });
+    assert!(data_loss(&scene.view()).is_some());
+    assert!(data_loss(&old(reborn()).view()).is_some());
 }

@@ -9,12 +9,14 @@ use consul_redis_core::doctor::{
     NameKind, Right, RightKind, SentinelFacts, diagnose, rights, short_down_after,
 };
 use consul_redis_core::name_check::DnsAnswer;
-use consul_redis_core::observed::{ConnectedReplica, Role, SentinelGroup, StoreAnswer};
+use consul_redis_core::observed::{
+    ConnectedReplica, InstanceAnswer, Role, SentinelGroup, StoreAnswer,
+};
 use consul_redis_core::record::{Change, InstanceRecord, PublishedRole, Timeline};
 use consul_redis_core::status::{Problem, ProblemCode};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::scene::{A, B, C, Scene, at, layout, primary, replica, sentinel_at};
+use crate::scene::{A, B, C, Scene, at, layout, primary, replica, run, sentinel_at};
 
 /// What `doctor` reads.
 struct World {
@@ -344,6 +346,17 @@ const INSTANCE_FAULTS: &[(FindingCode, Fault)] = &[
         let mut cut = replica(1, A);
         cut.role = Role::Replica { of: at(A), link_up: false };
         w.scene.set_instance(C, cut);
+    }),
+    (FindingCode::TwoAddresses, |w| {
+        let second = InstanceAnswer { run_id: run(C), ..replica(1, A) };
+        w.scene.set_instance("10.9.0.3:6379", second);
+    }),
+    (FindingCode::LoopbackAddress, |w| {
+        w.scene.observed.registered.insert(at("127.0.0.1:6379"));
+    }),
+    (FindingCode::ReplicaUnannounced, |w| {
+        let hidden = InstanceAnswer { announced: false, ..replica(1, A) };
+        w.scene.set_instance(C, hidden);
     }),
     (FindingCode::FollowsAnother, |w| w.scene.set_instance(C, replica(1, B))),
     (FindingCode::ReplicaLags, |w| {

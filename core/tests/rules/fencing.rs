@@ -4,17 +4,20 @@ use consul_redis_core::action::Action;
 use consul_redis_core::fence::{Fence, StrayKind};
 use consul_redis_core::memory::{Condition, Life, Origin};
 use consul_redis_core::observed::{
-    Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, SentinelReplica,
+    Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, SentinelGroup,
+    SentinelReplica,
 };
 use consul_redis_core::policy::{
     ANSWER_AGE_MAX_MS, FENCE_AGAIN_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_PROMOTED_MS,
     STRAY_UNSEEN_MS,
 };
-use consul_redis_core::record::{Basis, Level};
+use consul_redis_core::record::{Basis, Change, Level, Timeline};
 use consul_redis_core::safety;
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica, sentinel_at};
+use crate::scene::{
+    A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica, run, sentinel_at,
+};
 
 fn fences(scene: &Scene) -> Vec<Fence> {
     let decision = scene.decision();
@@ -35,7 +38,7 @@ fn left_alone(scene: &Scene, why: &str) {
 /// C says that it is a primary, first seen so long ago, with this past.
 fn stray(ms_ago: u64, origin: Origin) -> Scene {
     let mut scene = Scene::healthy(3).instance(C, primary(3, Some(1), &[]));
-    let life = Life { run_id: "run".to_owned(), origin };
+    let life = Life { run_id: run(C), origin };
     scene.memory.lives.insert(at(C), life);
     scene.memory.since.insert(Condition::Stray(at(C)), Mono(NOW - ms_ago));
     scene
@@ -45,8 +48,9 @@ fn stray(ms_ago: u64, origin: Origin) -> Scene {
 fn a_returned_old_primary_is_fenced_as_soon_as_a_majority_has_spoken_since() {
     let fence = Fence {
         instance: at(C),
-        run_id: "run".to_owned(),
+        run_id: run(C),
         follow: at(A),
+        follow_run: Some(run(A)),
         kind: StrayKind::Returned,
         replid: ReplId("3".to_owned()),
     };
@@ -126,7 +130,7 @@ fn one_that_was_restarted_without_its_data_and_has_taken_writes_since_is_fenced(
     let unwritten = InstanceAnswer { keys: 0, ..data_loss.clone() };
     let fence = fences(&scene(Origin::Started, &unwritten)).remove(0);
     assert_eq!(fence.kind, StrayKind::RestartedEmpty);
-    assert!(fence.still_holds(&data_loss));
+    assert!(fence.still_holds(&InstanceAnswer { run_id: run(C), ..data_loss.clone() }));
     let mut loaded = data_loss.clone();
     loaded.started_empty = false;
     left_alone(&scene(Origin::Started, &loaded), "unrelated history");
@@ -238,7 +242,7 @@ fn the_old_primary_is_fenced_while_its_successor_s_leader_still_points_replicas(
             record.evidence.confirmed_epoch = 2;
         });
     scene.memory.since.insert(Condition::Stray(at(A)), Mono(ASKED));
-    let life = Life { run_id: "run".to_owned(), origin: Origin::WasWriter };
+    let life = Life { run_id: run(A), origin: Origin::WasWriter };
     scene.memory.lives.insert(at(A), life);
     assert_eq!(fences(&scene)[0].follow, at(B));
 }
@@ -279,8 +283,9 @@ fn the_veto_knows_better_than_a_rule_that_errs() {
     let fence = |instance: &str, follow: &str| {
         Action::Fence(Fence {
             instance: at(instance),
-            run_id: "run".to_owned(),
+            run_id: run(instance),
             follow: at(follow),
+            follow_run: None,
             kind: StrayKind::Returned,
             replid: ReplId("3".to_owned()),
         })
@@ -301,17 +306,18 @@ fn the_veto_knows_better_than_a_rule_that_errs() {
 #[test]
 fn what_has_changed_by_the_last_moment_is_looked_at_anew() {
     let fence = &fences(&stray(60_000, Origin::Started))[0];
-    let now = primary(3, Some(1), &[]);
+    let now = InstanceAnswer { run_id: run(C), ..primary(3, Some(1), &[]) };
     assert!(fence.still_holds(&now));
     let mut restarted = now.clone();
     restarted.run_id = "run-2".to_owned();
     let mut loading = now.clone();
     loading.not_ready = Some("LOADING".to_owned());
-    let promoted_again = primary(4, Some(3), &[]);
-    for changed in [restarted, loading, promoted_again, replica(1, A)] {
+    let promoted_again = InstanceAnswer { replid: ReplId("4".to_owned()), ..now.clone() };
+    let follows = InstanceAnswer { role: replica(1, A).role, ..now.clone() };
+    for changed in [restarted, loading, promoted_again, follows] {
         assert!(!fence.still_holds(&changed), "{changed:?}");
     }
-    let mut blank = primary(9, None, &[]);
+    let mut blank = InstanceAnswer { run_id: run(C), ..primary(9, None, &[]) };
     blank.keys = 0;
     let joining = &fences(&stray(60_000, Origin::Started).instance(C, blank.clone()))[0];
     assert!(joining.still_holds(&blank));
@@ -330,6 +336,7 @@ fn a_registered_replica_of_something_dead_is_pointed_at_the_writer() {
     scene.observed.registered.insert(at(d));
     let fence = &fences(&scene)[0];
     assert_eq!((fence.kind, &fence.follow), (StrayKind::Lost, &at(A)));
+    lost.run_id = run(d);
     assert!(fence.still_holds(&lost));
     let mut found = lost.clone();
     found.role = Role::Replica { of: at("10.0.0.9:6379"), link_up: true };
@@ -347,4 +354,97 @@ fn a_registered_replica_of_something_dead_is_pointed_at_the_writer() {
         })
     });
     assert_eq!(fences(&known), []);
+}
+
+/// An append-only file does not hold which history its data is of.
+fn from_a_file() -> InstanceAnswer {
+    InstanceAnswer { append_only: true, ..primary(9, None, &[]) }
+}
+
+fn unlisted(scene: Scene) -> Scene {
+    (0..3).fold(scene, |scene, index| {
+        scene.sentinel(index, |group| group.replicas.retain(|replica| replica.address != at(C)))
+    })
+}
+
+#[test]
+fn one_with_an_append_only_file_is_known_by_its_place() {
+    let listed = stray(NOW - ASKED, Origin::Started).instance(C, from_a_file());
+    assert_eq!(fences(&listed)[0].kind, StrayKind::Returned);
+    // No Sentinel lists it any more, and we have seen the run before, on our own host.
+    let seen = |local: bool, history: &str| {
+        let mut scene = unlisted(listed.clone());
+        scene.memory.histories.insert(at(C), ReplId(history.to_owned()));
+        if local {
+            scene.policy.local.insert(at(C));
+        }
+        scene
+    };
+    assert_eq!(fences(&seen(true, "1"))[0].kind, StrayKind::Returned);
+    for scene in [seen(false, "1"), seen(true, "77")] {
+        left_alone(&scene, "its append-only file cannot prove whose data it holds");
+    }
+}
+
+#[test]
+fn what_cannot_prove_its_data_takes_no_writes() {
+    let held = |scene: &Scene| {
+        let all = scene.decision().actions();
+        all.iter().any(|action| matches!(action, Action::Hold(hold) if hold.instance == at(C)))
+    };
+    let scene = unlisted(stray(60_000, Origin::Started).instance(C, from_a_file()));
+    left_alone(&scene, "was an instance of this group and is a primary again");
+    assert!(held(&scene));
+    // It was the writer of generation 6.
+    let mut was = scene.clone();
+    let change = Change {
+        generation: 7,
+        at: jiff::Timestamp::UNIX_EPOCH,
+        from: Some(at(C)),
+        to: Some(at(A)),
+        level: Some(Level::Quorum),
+        epoch: Some(1),
+        why: String::new(),
+        by: String::new(),
+        timeline: Timeline::default(),
+    };
+    was.observed.store.as_mut().expect("it").history.push(change);
+    left_alone(&was, "was the writer until generation 6 and is a primary again");
+    left_alone(&was, "run REPLICAOF 10.0.0.1 6379 there");
+    // A Sentinel that lists it makes it a replica, unless its writes are held.
+    let one = |group: &mut SentinelGroup| {
+        let (address, priority) = (at(C), None);
+        group.replicas.push(SentinelReplica { address, s_down: false, promoted: false, priority });
+    };
+    assert!(!held(&scene.clone().sentinel(0, one)));
+    // Somebody else's is left alone altogether.
+    let foreign = scene.published(|record| record.instances.retain(|i| i.address != at(C)));
+    assert!(!held(&foreign));
+    let mut off = was;
+    off.policy.hold_writes = false;
+    assert!(!held(&off));
+}
+
+/// It follows another replica, as its operator wants.
+#[test]
+fn what_follows_a_known_instance_is_not_lost_while_that_one_is_away() {
+    let d = "10.0.0.4:6379";
+    let role = Role::Replica { of: at(B), link_up: false };
+    let chained = InstanceAnswer { role, ..replica(1, A) };
+    let scene = |answer: InstanceAnswer| {
+        let mut scene = Scene::healthy(3).dead(B).instance(d, answer);
+        scene.observed.registered.insert(at(d));
+        scene.memory.since.insert(Condition::Stray(at(d)), Mono(NOW - 60_000));
+        scene
+    };
+    assert_eq!(fences(&scene(chained.clone())), []);
+    // It has the history of a primary that is gone: it followed that one.
+    let old = InstanceAnswer { replid: ReplId("0".to_owned()), keys: 0, ..chained.clone() };
+    assert_eq!(fences(&scene(old))[0].kind, StrayKind::Lost);
+    // Nobody knows that one any more.
+    let gone = scene(chained).published(|record| record.instances.retain(|i| i.address != at(B)));
+    let gone = (0..3).fold(gone, |scene, index| {
+        scene.sentinel(index, |group| group.replicas.retain(|replica| replica.address != at(B)))
+    });
+    assert_eq!(fences(&gone)[0].kind, StrayKind::Lost);
 }

@@ -1,7 +1,7 @@
 //! Which instances have a row, and what each is published as.
 
 use consul_redis_core::action::Purpose;
-use consul_redis_core::observed::{FailoverPhase, Role, SentinelReplica};
+use consul_redis_core::observed::{FailoverPhase, InstanceAnswer, Role, SentinelReplica};
 use consul_redis_core::projection::Op;
 use consul_redis_core::record::{Basis, InstanceRecord, PublishedRole, Record};
 use consul_redis_core::switchover::prepare;
@@ -316,4 +316,27 @@ fn an_instance_in_maintenance_is_no_read_endpoint_and_no_target() {
     let mut kept = Scene::healthy(3).published(out);
     kept.observed.store.as_mut().expect("a store").maintenance = Err("damaged".to_owned());
     assert_eq!(kept.decision().actions(), []);
+}
+
+/// `replica-announced no`: no Sentinel shows it, and each may choose it.
+#[test]
+fn one_that_is_not_announced_is_no_read_endpoint_and_may_be_chosen() {
+    let hidden = || InstanceAnswer { announced: false, ..replica(1, A) };
+    let d = "10.0.0.4:6379";
+    let mut new = Scene::healthy(3).instance(A, primary(1, None, &[B, C, d])).instance(d, hidden());
+    new.observed.registered.insert(at(d));
+    assert!(new.decision().write.is_none(), "it gets no row");
+    // One that had a row loses its part in it at once.
+    let shown = Scene::healthy(3).instance(C, hidden());
+    assert!(shown.rows().contains(&format!("{C} out of sync")), "{:?}", shown.rows());
+    // It is watched in a move, and said; and it cannot be asked for.
+    let (checks, _) = prepare(&new.view(), None);
+    let said = format!("among them {d}, which is not announced");
+    let target = checks.iter().find(|check| check.what == "target").expect("it");
+    assert!(target.found.as_ref().is_ok_and(|found| found.ends_with(&said)), "{target:?}");
+    let (checks, switchover) = prepare(&new.view(), Some(&at(d)));
+    assert_eq!(switchover, None);
+    let refused = |why: &String| why.contains("replica-announced no");
+    let found = checks.iter().any(|check| check.found.as_ref().is_err_and(refused));
+    assert!(found, "{checks:?}");
 }

@@ -6,7 +6,7 @@ use consul_redis_core::memory::{Condition, Life, Origin};
 use consul_redis_core::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS};
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
+use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica, run};
 
 /// A leads on this host, which sees nothing of the others but its own Sentinel, and has not for so long.
 fn alone(ms: u64) -> Scene {
@@ -62,7 +62,7 @@ fn one_that_was_cut_off_holds_on_until_it_sees_who_leads() {
     assert_eq!(held(&withdrawn), [A]);
     // Consul is back and shows the new writer: until it is fenced.
     let mut moved = healing().promoted(B, 100);
-    let life = Life { run_id: "run".to_owned(), origin: Origin::WasWriter };
+    let life = Life { run_id: run(A), origin: Origin::WasWriter };
     moved.memory.lives.insert(at(A), life);
     assert!(is_isolated(&moved.view()));
     // It follows already.

@@ -7,6 +7,7 @@ mod electorate;
 mod fencing;
 mod first_primary;
 mod forms;
+mod identity;
 mod inputs;
 mod instance_rows;
 mod isolated;

@@ -9,7 +9,7 @@ use consul_redis_core::promote_again::{NotPromotedAgain, condition, promote_agai
 use consul_redis_core::safety::veto;
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
+use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica, run};
 
 /// A replica of nobody, with so much of history 1.
 fn waiting(offset: u64) -> InstanceAnswer {
@@ -124,9 +124,8 @@ fn one_that_follows_somebody_is_nobodys_business() {
 
 #[test]
 fn the_veto_knows_it_too() {
-    let promote = |address: &str| {
-        Action::Promote(Promote { instance: at(address), run_id: "run".to_owned() })
-    };
+    let promote =
+        |address: &str| Action::Promote(Promote { instance: at(address), run_id: run(address) });
     assert_eq!(veto(&returned().view(), &promote(A)), None);
     let refused = |scene: &Scene, address: &str| veto(&scene.view(), &promote(address)).unwrap();
     assert!(refused(&returned(), B).contains("was not the last writer"));

@@ -38,6 +38,11 @@ pub fn at(address: &str) -> Address {
     address.parse().expect("an address")
 }
 
+/// The run of an instance, unless a scene says otherwise: each is a process of its own.
+pub fn run(address: &str) -> String {
+    format!("run of {address}")
+}
+
 pub fn sentinel_at(index: usize) -> Address {
     at(&format!("10.0.1.{}:26379", index + 1))
 }
@@ -186,7 +191,10 @@ impl Scene {
         })
     }
 
-    pub fn set_instance(&mut self, address: &str, answer: InstanceAnswer) {
+    pub fn set_instance(&mut self, address: &str, mut answer: InstanceAnswer) {
+        if answer.run_id == "run" {
+            answer.run_id = run(address);
+        }
         self.observed.instances.insert(at(address), answered(answer));
     }
 
@@ -383,6 +391,8 @@ fn answer(role: Role, replid: u64, replid2: Option<u64>) -> InstanceAnswer {
         offset: 1_000,
         keys: 10,
         started_empty: false,
+        append_only: false,
+        announced: true,
         uptime_s: 1_000,
         priority: None,
     }

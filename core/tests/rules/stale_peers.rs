@@ -2,7 +2,7 @@
 
 use consul_redis_core::action::{Action, Purpose};
 use consul_redis_core::memory::Asked;
-use consul_redis_core::observed::{DownOpinion, FailoverPhase, SentinelId};
+use consul_redis_core::observed::{DownOpinion, FailoverPhase, InstanceAnswer, SentinelId};
 use consul_redis_core::policy::RESET_GAP_MS;
 use consul_redis_core::record::{Basis, Reset};
 use consul_redis_core::stale_peers::{Forget, StalePeer};
@@ -180,4 +180,15 @@ fn a_command_that_comes_late_finds_what_has_changed() {
     for (index, scene) in changed.into_iter().enumerate() {
         assert!(!forget.still_holds(&says(&scene)), "change {index}");
     }
+}
+
+/// `replica-announced no`: no Sentinel ever shows it, and the writer has it.
+#[test]
+fn a_replica_that_is_not_announced_keeps_nobody_from_being_forgotten() {
+    let d = "10.0.0.4:6379";
+    let with = || one_silent().instance(A, primary(1, None, &[B, C, d]));
+    assert!(forgets(&with().lasting(LONG)).is_some(), "no agent asks it");
+    let hidden = InstanceAnswer { announced: false, ..replica(1, A) };
+    assert!(forgets(&with().instance(d, hidden).lasting(LONG)).is_some());
+    assert_eq!(forgets(&with().instance(d, replica(1, A)).lasting(LONG)), None);
 }

@@ -10,7 +10,7 @@ use consul_redis_core::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelAnswer,
     SentinelGroup, SentinelId, SentinelPeer, SentinelReplica, SentinelSettings,
 };
-use consul_redis_core::projection::detached_address;
+use consul_redis_core::projection::{detached_address, is_detached_address};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -41,6 +41,8 @@ pub struct Instance {
     pub up: bool,
     pub frozen: bool,
     pub follows: Option<Address>,
+    /// Its config has a name for whom it follows, and so it says; what it is told has an address.
+    pub by_name: bool,
     pub link_up: bool,
     pub replid: u64,
     pub replid2: Option<u64>,
@@ -162,6 +164,7 @@ impl Cluster {
             up: true,
             frozen: false,
             follows: (index > 0).then(|| primary.clone()),
+            by_name: seed % 4 == 3,
             link_up: index > 0,
             replid: 1,
             replid2: None,
@@ -573,6 +576,7 @@ impl Cluster {
             self.instance_mut(address).filter(|i| i.follows.as_ref() != Some(of))
         {
             instance.follows = Some(of.clone());
+            instance.by_name = false;
             instance.link_up = false;
             instance.stray_since = None;
             instance.kicks += 1;
@@ -757,6 +761,7 @@ impl Cluster {
         }
         let instance = &mut self.instances[index];
         instance.follows = Some(fence.follow.clone());
+        instance.by_name = false;
         instance.link_up = false;
         instance.stray_since = None;
         instance.kicks += 1;
@@ -781,6 +786,11 @@ impl Cluster {
         let instance = self.instance(address).filter(|instance| instance.answers())?;
         let name = |replid: u64| ReplId(format!("{replid:040x}"));
         let role = match &instance.follows {
+            Some(of) if instance.by_name && !is_detached_address(of) => {
+                let name = format!("name-of-{}", of.host().replace(':', "-"));
+                let of = Address::new(&name, of.port()).expect("a name");
+                Role::Replica { of, link_up: instance.link_up }
+            }
             Some(of) => Role::Replica { of: of.clone(), link_up: instance.link_up },
             None => Role::Primary { replicas: self.connected(address) },
         };
@@ -788,7 +798,7 @@ impl Cluster {
             role,
             not_ready: None,
             failover_running: false,
-            run_id: format!("run-{}", instance.run),
+            run_id: format!("run-{}-{address}", instance.run),
             version: "7.0.15".to_owned(),
             replid: name(instance.replid),
             replid2: instance.replid2.map(name),
@@ -796,6 +806,8 @@ impl Cluster {
             offset: instance.offset,
             keys: instance.offset / 10,
             started_empty: instance.started_empty,
+            append_only: false,
+            announced: true,
             uptime_s: self.now.saturating_sub(instance.started) / 1_000,
             priority: instance.follows.is_some().then_some(instance.priority),
         })
