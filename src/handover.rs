@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
+use crate::core::address::Address;
 use crate::core::memory::Memory;
 use crate::core::switchover::prepare;
 use crate::core::view::View;
@@ -21,18 +22,29 @@ pub const HAND_OVER_MAX: Duration = Duration::from_secs(20);
 
 /// What a Sentinel answers that has not asked its replicas since they came into sync: it does so every 10 s.
 const NO_GOOD_REPLICA: &str = "NOGOODSLAVE";
+/// Under `exec` the others may be about to be stopped as well: those that are chosen then would be promoted when they are
+/// started again. They are gone by the end of this.
+const STOPPED_TOGETHER: Duration = Duration::from_secs(1);
 /// Between two attempts then; writes are held for some milliseconds in each.
 const AGAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// Moves every primary of this host away, where another instance can take its place. What cannot be moved is said, and
 /// left to Sentinel.
 pub async fn hand_over(config: &Config, consul: &Consul, clock: Clock) {
+    if server_stops(config) {
+        tokio::time::sleep(STOPPED_TOGETHER).await;
+    }
     let groups = config.groups.iter().filter(|group| !group.policy.local.is_empty());
     let moves = groups.map(|group| hand_over_one(config, group, consul, clock));
     let all = futures_util::future::join_all(moves);
     if tokio::time::timeout(HAND_OVER_MAX, all).await.is_err() {
         warn!("not everything was handed over in {} s", HAND_OVER_MAX.as_secs());
     }
+}
+
+/// Under `exec` the server is told to stop as soon as the agent has left.
+fn server_stops(config: &Config) -> bool {
+    config.redis.iter().any(|redis| redis.forgotten_after.is_some())
 }
 
 async fn hand_over_one(config: &Config, group: &GroupConfig, consul: &Consul, clock: Clock) {
@@ -57,6 +69,12 @@ async fn hand_over_one(config: &Config, group: &GroupConfig, consul: &Consul, cl
     }
 }
 
+/// The instance is on this host: it may be configured by another of its addresses.
+fn is_here(view: &View<'_>, instance: &Address) -> bool {
+    let local = &view.policy.local;
+    local.contains(instance) || local.iter().any(|at| view.alias_of(at) == Some(instance))
+}
+
 async fn try_hand_over(
     config: &Config,
     group: &GroupConfig,
@@ -67,7 +85,7 @@ async fn try_hand_over(
     let seen = look(config, group, consul, &names, &clock).await?;
     let memory = Memory::default();
     let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
-    let Some(writer) = view.writer().filter(|writer| group.policy.local.contains(*writer)) else {
+    let Some(writer) = view.writer().filter(|writer| is_here(&view, writer)) else {
         debug!("{name}: the primary is not on this host");
         return Ok(());
     };
@@ -81,8 +99,9 @@ async fn try_hand_over(
         }
         return Ok(());
     };
+    let server_stops = server_stops(config);
     let report = |step: SwitchoverStep| debug!("{name}: {} {}", step.what, step.detail);
-    let mover = Mover { config, group, consul, clock, report: &report };
+    let mover = Mover { config, group, consul, clock, server_stops, report: &report };
     let moved = mover.go(&switchover).await?;
     let gap = moved.gap.as_millis();
     info!("{name}: handed over from {} to {}, {gap} ms without a write", moved.from, moved.to);

@@ -26,6 +26,8 @@ use crate::sentinel::query;
 
 /// How long writes are paused at the most: the pause ends by itself if we die.
 const PAUSE: Duration = Duration::from_secs(5);
+/// How long writes are paused on a server that is being stopped: longer than that takes.
+const HELD_UNTIL_STOPPED: Duration = Duration::from_secs(60);
 /// How long the replicas may take to catch up while writes are paused.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 /// How long Sentinel may take to promote one.
@@ -73,6 +75,9 @@ pub struct Mover<'a> {
     pub consul: &'a Consul,
     /// The clock of all readings.
     pub clock: Clock,
+    /// The old primary is about to be stopped: whatever becomes of the move, it takes no writes any more. A replica may have
+    /// been promoted unseen, or be chosen once it is gone.
+    pub server_stops: bool,
     /// Hears of each step.
     pub report: &'a (dyn Fn(SwitchoverStep) + Sync),
 }
@@ -109,6 +114,10 @@ impl Mover<'_> {
         self.step(begun, "paused", &format!("writes on {from}"));
         let new = match self.promote(switchover, &mut old, begun).await {
             Ok(new) => new,
+            Err(failure) if self.server_stops => {
+                let _ = instance::hold(&mut old, ms(HELD_UNTIL_STOPPED)).await;
+                return Err(failure.hint(format!("{from} takes no writes: it is being stopped")));
+            }
             Err(failure) => {
                 let _ = old.call(&["CLIENT", "UNPAUSE"]).await;
                 return Err(failure.hint(format!("writes go on at {from}")));

@@ -32,6 +32,7 @@ pub fn promote_again(view: &View<'_>) -> Result<Promote, NotPromotedAgain> {
     if !answer.shows_its_data() {
         return Err(NotPromotedAgain::NotReady(old.clone()));
     }
+    let wrote = wrote_last(view, answer);
     let instance_rows = InstanceRows::new(view);
     let (others, mut missing) = (instance_rows.followed(), None);
     for other in others.iter().filter(|a| *a != old && view.alias_of(a).is_none()) {
@@ -41,10 +42,13 @@ pub fn promote_again(view: &View<'_>) -> Result<Promote, NotPromotedAgain> {
             }
             // Without data there is nothing that the old primary could lack.
             Some(other) if other.keys == 0 => {}
+            Some(than) if wrote && holds_no_more(view, other, than) => {}
             Some(than) if answer.keys == 0 || !includes(answer, than) => {
                 return Err(NotPromotedAgain::Behind { old: old.clone(), than: other.clone() });
             }
             Some(_) => {}
+            // Nowhere can be more than it wrote itself.
+            None if wrote => {}
             None if instance_rows.down(other) => missing = Some(other),
             None => return Err(NotPromotedAgain::Unheard(other.clone())),
         }
@@ -55,6 +59,23 @@ pub fn promote_again(view: &View<'_>) -> Result<Promote, NotPromotedAgain> {
         return Err(NotPromotedAgain::Unheard(missing.clone()));
     }
     Ok(Promote { instance: old.clone(), run_id: answer.run_id.clone() })
+}
+
+/// Its data is what the last writer wrote, for it wrote that itself: its note says so (`exec`), where the append-only file
+/// that it was started with does not.
+fn wrote_last(view: &View<'_>, answer: &InstanceAnswer) -> bool {
+    let last = view.record.and_then(|record| record.last_writer.as_ref());
+    let own = view.continued(answer).filter(|own| own.led && answer.keys > 0);
+    own.is_some_and(|own| last.is_some_and(|last| last.replid == own.of))
+}
+
+/// It was started with an append-only file, too, and has nothing of its own: what it holds it had from that writer, or from
+/// one before.
+fn holds_no_more(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
+    let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
+    let explained = view.continued(answer).is_some_and(|of| !of.led);
+    let unknown = view.age(answer).is_none() && answer.append_only && placed;
+    explained || unknown || view.age(answer).is_some_and(|age| age > 0)
 }
 
 /// The condition of this module, for [`super::memory::Memory::keep`].

@@ -117,7 +117,9 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
                 let _ = noted.send(step);
             };
             let (config, group, consul, report) = (&config, &group, &consul, &report);
-            Mover { config, group, consul, clock, report }.go(&switchover).await
+            Mover { config, group, consul, clock, server_stops: false, report }
+                .go(&switchover)
+                .await
         }
         Err(failure) => Err(failure),
     };

@@ -83,6 +83,12 @@ impl Membership {
         std::fs::File::open(data)?.sync_all()
     }
 
+    /// The server wrote the last history of the group itself: its files hold what the last writer took.
+    pub fn wrote_last(&self, record: &Record) -> bool {
+        let last = record.last_writer.as_ref().map(|writer| &writer.replid);
+        self.group == record.group && self.led && last == Some(&self.replid)
+    }
+
     /// The data is the group's own: one of its writers has written that history.
     pub fn is_of(&self, record: &Record) -> bool {
         self.group == record.group && record.lineage.contains(&self.replid)
@@ -107,6 +113,14 @@ impl Note {
         let before = Membership::read(&exec.data_dir());
         let explained = before.as_ref().and_then(|before| before.explained.clone());
         Self { before, now: None, anew: None, explained }
+    }
+
+    /// What was there belongs to a group, and the server has not found its place since it was started: the agents may wait
+    /// to be told whose history its data goes on from.
+    pub fn is_awaited(&self) -> bool {
+        self.before.is_some()
+            && self.now.is_none()
+            && (self.anew.is_none() || self.explained != self.anew)
     }
 
     /// Notes what has changed.

@@ -20,6 +20,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::agent::Agent;
@@ -45,6 +46,10 @@ use settings::{Environment, FORGOTTEN_AFTER, ServerCommand, ServerKind};
 const ADDRESS_EVERY: Duration = Duration::from_secs(2);
 /// How often what the data belongs to is looked at, to be noted on the volume.
 const NOTE_EVERY: Duration = Duration::from_secs(2);
+/// The same while the server has just been started, and the agents may wait for it.
+const NOTE_AT_START_EVERY: Duration = Duration::from_millis(250);
+/// For how long after its start.
+const AWAITED_MAX: Duration = Duration::from_secs(60);
 /// How long Consul may take to note it, and the last look before the server is told to stop: nobody waits for that.
 const NOTE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -302,7 +307,8 @@ impl ExecProcess {
         let mut look = ticks_every(ADDRESS_EVERY);
         let mut seen = self.exec.address.clone();
         let mut announced = true;
-        let mut note = ticks_every(NOTE_EVERY);
+        let mut note = ticks_every(NOTE_AT_START_EVERY);
+        let (begun, mut noted) = (Instant::now(), Instant::now());
         let (hangups, mut reloaded) = self.exec.keep_reading(self.log.clone());
         loop {
             // Cancel safe: our children's ends and our signals are kept until they are received.
@@ -320,7 +326,13 @@ impl ExecProcess {
                     }
                     self.child.signal(signal);
                 }
-                _ = note.tick() => self.membership.renew(&self.exec).await,
+                _ = note.tick() => {
+                    let at_start = begun.elapsed() < AWAITED_MAX && self.membership.is_awaited();
+                    if at_start || noted.elapsed() >= NOTE_EVERY {
+                        noted = Instant::now();
+                        self.membership.renew(&self.exec).await;
+                    }
+                }
                 _ = look.tick(), if !self.exec.is_fixed => {
                     let last = std::mem::replace(&mut seen, self.address_now().await);
                     // Twice the same: an interface that is being set up may show another one for a moment.

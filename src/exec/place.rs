@@ -16,10 +16,13 @@ use crate::config::GroupConfig;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::address::Address;
-use crate::core::projection::detached_address;
+use crate::core::observed::Role;
+use crate::core::projection::{detached_address, is_detached_address};
 use crate::core::record::Record;
 use crate::core::sentinels::DEFAULT_SETTINGS;
 use crate::exec::membership::Membership;
+use crate::instance::probe;
+use crate::redis_link::Link;
 
 /// How long Consul may take to say who the writer is.
 const CONSUL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -36,7 +39,12 @@ pub enum StartRole {
     /// Nobody knows better, or the agents have to look at its data first.
     Nowhere(&'static str),
     /// It was the writer itself, and others are in sync: the Sentinels are about to replace it.
-    BeingReplaced,
+    BeingReplaced {
+        /// Those others.
+        by: Vec<Address>,
+        /// Its files hold what the last writer wrote: it wrote that itself.
+        wrote_last: bool,
+    },
 }
 
 /// What lies on the volume.
@@ -66,10 +74,15 @@ pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> StartRo
             true => StartRole::Behind(writer.clone()),
             false => StartRole::Nowhere("its data has to be looked at first"),
         },
-        (_, Some(last)) if last == own => match record.replicas().any(|other| other != own) {
-            true => StartRole::BeingReplaced,
-            false => StartRole::Nowhere("it was the last writer, and nobody else is in sync"),
-        },
+        (_, Some(last)) if last == own => {
+            let by: Vec<Address> =
+                record.replicas().filter(|other| *other != own).cloned().collect();
+            let wrote_last = volume.membership.as_ref().is_some_and(|m| m.wrote_last(record));
+            match by.is_empty() {
+                true => StartRole::Nowhere("it was the last writer, and nobody else is in sync"),
+                false => StartRole::BeingReplaced { by, wrote_last },
+            }
+        }
         _ => StartRole::Nowhere("there is no writer"),
     }
 }
@@ -101,13 +114,20 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
                 info!("starts as a replica of the writer, {writer}");
                 return writer;
             }
-            StartRole::BeingReplaced if Instant::now() < patience => {
+            // All were stopped: none of the others has run on, and none can have more.
+            StartRole::BeingReplaced { by, wrote_last: true } if !any_runs_on(group, &by).await => {
+                info!(
+                    "starts as a replica of nobody: it was the last writer, and the others were stopped, too"
+                );
+                return detached_address();
+            }
+            StartRole::BeingReplaced { .. } if Instant::now() < patience => {
                 if !said {
                     info!("was the writer: starts when the Sentinels have replaced it, or cannot");
                     said = true;
                 }
             }
-            StartRole::BeingReplaced => {
+            StartRole::BeingReplaced { .. } => {
                 warn!("starts as a replica of nobody: nobody has taken its place as the writer");
                 return detached_address();
             }
@@ -124,6 +144,19 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
 /// An installation is recorded, and it is not ours.
 fn is_anothers(record: &Record, group: &GroupConfig) -> bool {
     record.installation.is_some() && record.installation != group.policy.installation
+}
+
+/// Some of these instances answer and are in their places: they were not started anew, as replicas of nobody.
+async fn any_runs_on(group: &GroupConfig, others: &[Address]) -> bool {
+    let runs_on = |address| async move {
+        let Ok(mut link) = Link::open(address, &group.login).await else { return false };
+        let answer = probe(&mut link).await;
+        answer.is_ok_and(|answer| match answer.role {
+            Role::Replica { of, .. } => !is_detached_address(&of),
+            Role::Primary { .. } => true,
+        })
+    };
+    futures_util::future::join_all(others.iter().map(runs_on)).await.contains(&true)
 }
 
 /// Reads what is published, again until `until` while Consul does not answer.
@@ -220,7 +253,21 @@ mod tests {
             let alone = record(writer, OWN, &[(OWN, "primary"), (OTHER, "down")]);
             assert!(matches!(placed(Some(&alone), true), StartRole::Nowhere(_)), "{writer:?}");
             let others = record(writer, OWN, &[(OWN, "primary"), (OTHER, "replica")]);
-            assert_eq!(placed(Some(&others), true), StartRole::BeingReplaced, "{writer:?}");
+            let wait = |wrote_last| {
+                let by = vec![OTHER.parse().unwrap()];
+                StartRole::BeingReplaced { by, wrote_last }
+            };
+            assert_eq!(placed(Some(&others), true), wait(false), "{writer:?}");
+            // Its note says that it wrote the last history itself, or an earlier one.
+            for (replid, led, wrote_last) in
+                [("a", true, true), ("a", false, false), ("b", true, false)]
+            {
+                let (group, replid) = ("redis".parse().unwrap(), ReplId(replid.to_owned()));
+                let membership = Some(Membership { group, replid, led, explained: None });
+                let volume = Volume { holds_data: true, membership };
+                let found = place(Some(&others), &OWN.parse().unwrap(), &volume);
+                assert_eq!(found, wait(wrote_last), "{writer:?}");
+            }
         }
     }
 

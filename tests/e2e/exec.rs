@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use consul_redis::core::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::free_port;
@@ -11,7 +12,10 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::containers::{Container, NOBODY, Said, group, group_with, spec};
-use crate::support::{record, run, text, until_in_sync, until_named, until_writer, world, writers};
+use crate::promises::ALL_RESTARTED;
+use crate::support::{
+    record, run, text, until_in_sync, until_named, until_record, until_writer, world, writers,
+};
 use crate::writers::none_lost;
 
 /// Writes before a handover, and after it.
@@ -291,4 +295,48 @@ async fn a_primary_that_is_told_to_stop_hands_over_first() {
     assert!(log.contains(&format!("handed over from {writer} to {new}")), "{log}");
     writers.until_more(SOME).await;
     none_lost(&writers.stop(), &writer, &new).await;
+}
+
+/// `nomad job stop` and `run`, or `compose down` and `up`: all Redis are told to stop at once, while clients write, and are
+/// started again at their addresses. Their append-only files do not say which of them has come farthest; the last
+/// writer's note does.
+#[tokio::test]
+async fn where_all_were_stopped_the_last_writer_leads_again_and_nothing_is_lost() {
+    let mut world = world(spec()).await;
+    let config = world.dir().join("image.conf");
+    std::fs::write(&config, "appendonly yes\n").unwrap();
+    let mut group = group_with(&mut world, 3, &[], Some(&config)).await;
+    let writer = until_writer(&world, "redis", 30, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    group.until_known().await;
+    let writers = writers(&world);
+    writers.until_more(SOME).await;
+    for container in &mut group.redis {
+        container.process().signal(Signal::SIGTERM).unwrap();
+    }
+    for container in &mut group.redis {
+        container.process().end(Duration::from_secs(40)).await.unwrap();
+    }
+    // A handover may have made it another one, in the moment before.
+    let last = record(&world, "redis").await.unwrap().last_writer.unwrap().address;
+    let gone = |record: &Record| record.writer.is_none() && record.replicas().next().is_none();
+    until_record(&world, "redis", 30, "the name is withdrawn", gone).await;
+    for container in &mut group.redis {
+        container.restart(&world);
+    }
+    for container in &group.redis {
+        container.until_answers().await;
+    }
+    let back = Instant::now();
+    let seconds = ALL_RESTARTED.patience_s() + 40;
+    let led = |record: &Record| record.writer.is_some();
+    let found = until_record(&world, "redis", seconds, "a writer", led).await;
+    let took = back.elapsed();
+    let new = found.writer_address().unwrap().to_string();
+    let logs = || group.redis.iter().map(|c| format!("--- {}\n{}", c.name, c.log()));
+    assert_eq!(new, last.to_string(), "{}", logs().collect::<String>());
+    writers.until_more(SOME).await;
+    none_lost(&writers.stop(), &writer, &new).await;
+    ALL_RESTARTED.kept(took);
+    until_in_sync(&world, "redis", 2).await;
 }

@@ -219,8 +219,18 @@ pub const RETURNED_AOF: Promise = Promise {
     held_by: &["an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back"],
 };
 
+/// All Redis under `exec` are stopped and started again.
+pub const ALL_RESTARTED: Promise = Promise {
+    page: GUARANTEES,
+    says: "5 s",
+    what: "from when all instances, which were all stopped, answer again until the last writer is published",
+    at_least_ms: 0,
+    within_ms: 5_000,
+    held_by: &["where_all_were_stopped_the_last_writer_leads_again_and_nothing_is_lost"],
+};
+
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 14] = [
+pub const ALL: [(&str, &Promise); 15] = [
     ("MOVED", &MOVED),
     ("MOVED_ALONE", &MOVED_ALONE),
     ("DIED_FIRST", &DIED_FIRST),
@@ -235,4 +245,5 @@ pub const ALL: [(&str, &Promise); 14] = [
     ("BOTH_WRITE", &BOTH_WRITE),
     ("LATE_SERVER", &LATE_SERVER),
     ("RETURNED_AOF", &RETURNED_AOF),
+    ("ALL_RESTARTED", &ALL_RESTARTED),
 ];

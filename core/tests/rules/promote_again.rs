@@ -2,7 +2,9 @@
 
 use consul_redis_core::action::{Action, Promote};
 use consul_redis_core::memory::Condition;
-use consul_redis_core::observed::{DownOpinion, FailoverPhase, InstanceAnswer, Role};
+use consul_redis_core::observed::{
+    Continued, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role,
+};
 use consul_redis_core::policy::REINSTATED_AFTER_MS;
 use consul_redis_core::projection::detached_address;
 use consul_redis_core::promote_again::{NotPromotedAgain, condition, promote_again};
@@ -146,4 +148,33 @@ fn a_known_replica_of_nobody_is_pointed_at_the_writer() {
         _ => None,
     });
     assert_eq!(fence, Some((at(C), at(A))));
+}
+
+/// All were stopped and started again. Their files do not say which history they hold, their notes do.
+#[test]
+fn the_one_that_wrote_the_last_history_is_the_primary_again() {
+    let began = |id: &str| InstanceAnswer {
+        replid: ReplId(id.to_owned()),
+        append_only: true,
+        ..waiting(1)
+    };
+    let noted = |mut scene: Scene, history: &str, of: &str, led: bool| {
+        let of = Continued { of: ReplId(of.to_owned()), led };
+        let store = scene.observed.store.as_mut().expect("a record");
+        store.continued.insert(ReplId(history.to_owned()), of);
+        scene
+    };
+    let back = returned().instance(A, began("a")).instance(B, began("b")).instance(C, began("c"));
+    let behind = NotPromotedAgain::Behind { old: at(A), than: at(B) };
+    assert_eq!(why_not(&back), behind);
+    let told = noted(back.clone(), "a", "1", true);
+    assert_eq!(promoted(&told), [A], "the others are in their places, with files of their own");
+    assert_eq!(promoted(&noted(told.clone(), "b", "1", false)), [A]);
+    assert_eq!(promoted(&told.clone().dead(C)), [A], "nowhere can be more");
+    // It followed that history, or wrote one before.
+    assert_eq!(why_not(&noted(back.clone(), "a", "1", false)), behind);
+    assert_eq!(why_not(&noted(back, "a", "0", true)), behind);
+    // One that ran on may hold what the last moment's file does not.
+    assert_eq!(why_not(&told.clone().instance(B, replica(1, A))), behind);
+    assert_eq!(why_not(&told.instance(B, promoted_b())), NotPromotedAgain::Rival(at(B)));
 }
