@@ -1,7 +1,7 @@
 //! What `doctor` reads besides one look at the group: settings and clocks of the instances, what Sentinels say of their
 //! quorum, Consul's settings, rows and rights, and what DNS answers. [`crate::core::doctor`] draws the conclusions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use redis::Value;
@@ -16,7 +16,7 @@ use crate::consul::store::ReadMode;
 use crate::core::address::{Address, ServiceName};
 use crate::core::decide::decide;
 use crate::core::doctor::{
-    ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, NameAnswer, Right,
+    ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, LoginFacts, NameAnswer, Right,
     SentinelFacts, diagnose, rights,
 };
 use crate::core::memory::Memory;
@@ -28,6 +28,8 @@ use crate::dns::Names;
 use crate::name_check;
 use crate::observe::look;
 use crate::redis_link::{Link, LinkError, LinkSettings, fields, info_fields, list, text};
+use crate::sentinel::login::{Login, SENTINEL_NEEDS, Trial};
+use crate::sentinel::query::NOT_SAVED;
 
 /// Settings of a Sentinel that are read. Not all of them: one is a password.
 const SENTINEL_SETTINGS: [&str; 2] = ["resolve-hostnames", "announce-hostnames"];
@@ -55,13 +57,14 @@ pub async fn examine(
     problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
     let service = view.record.map_or(&group.policy.service, |record| &record.service);
     let wanted = rights(&group.layout, service);
-    let (sentinels, instances, agent, rows, rights, names) = tokio::join!(
+    let (sentinels, instances, agent, rows, rights, names, login) = tokio::join!(
         all_sentinels(config, group, &seen.observed),
         all_instances(group, &seen.observed, clock),
         agent(consul),
         rows(consul, service),
         allowed(consul, &wanted),
         answers(config, group, consul, view.record, clock),
+        sentinel_login(group, &seen.observed),
     );
     Ok(diagnose(&Facts {
         view: &view,
@@ -73,7 +76,39 @@ pub async fn examine(
         rows,
         rights,
         names,
+        login,
     }))
+}
+
+/// What the instances make of the login that agents give Sentinels.
+async fn sentinel_login(group: &GroupConfig, observed: &Observed) -> Option<LoginFacts> {
+    if !group.policy.tell_sentinels {
+        return None;
+    }
+    let login = Login::read(&group.sentinel_auth).ok()??;
+    let ask = |at: &Address| {
+        let (at, login) = (at.clone(), &login);
+        async move {
+            let trial = login.try_on(&at, &group.login).await;
+            (at, trial)
+        }
+    };
+    let asks = answering(&observed.instances).map(ask);
+    let mut facts = LoginFacts {
+        named: login.named().to_owned(),
+        chosen: group.sentinel_auth.chosen,
+        not_storable: login.not_storable(),
+        refused: BTreeMap::new(),
+        lacks: BTreeMap::new(),
+    };
+    for (at, trial) in futures_util::future::join_all(asks).await {
+        match trial {
+            Trial::Refused(words) => facts.refused.insert(at, words),
+            Trial::Lacks(what) => facts.lacks.insert(at, format!("refuses it {what}")),
+            Trial::Accepted | Trial::Silent(_) => None,
+        };
+    }
+    Some(facts)
 }
 
 /// Those that have answered once already.
@@ -95,8 +130,9 @@ async fn all_sentinels(
                 SentinelFacts {
                     config: Err(error.clone()),
                     quorum: Err(error.clone()),
-                    version: Err(error),
+                    version: Err(error.clone()),
                     valkey: false,
+                    saved: Err(error),
                 }
             });
             (at, facts)
@@ -118,11 +154,13 @@ async fn sentinel(
     let mut link = Link::open(at, login).await?;
     let mut commands = redis::pipe();
     commands.cmd("SENTINEL").arg("CKQUORUM").arg(group).cmd("INFO").arg("server");
+    // It writes what the Sentinel has already.
+    commands.cmd("SENTINEL").arg("FLUSHCONFIG");
     for name in SENTINEL_SETTINGS {
         commands.cmd("SENTINEL").arg("CONFIG").arg("GET").arg(name);
     }
     let answers = link.ask(&commands).await?;
-    let [quorum, info, settings @ ..] = answers.as_slice() else {
+    let [quorum, info, saved, settings @ ..] = answers.as_slice() else {
         return Err(LinkError::Unexpected("more answers expected".to_owned()));
     };
     let info = text(info);
@@ -132,7 +170,12 @@ async fn sentinel(
         version.map(|version| (*version).to_owned()).ok_or_else(|| "INFO has no version".to_owned())
     });
     let valkey = info.is_ok_and(|info| info.contains_key("valkey_version"));
-    Ok(SentinelFacts { config: merged(settings), quorum: refusal(quorum), version, valkey })
+    let saved = match text(saved) {
+        Err(error) if error.contains(NOT_SAVED) => Ok(Err(error)),
+        saved => saved.map(|_| Ok(())),
+    };
+    let quorum = refusal(quorum);
+    Ok(SentinelFacts { config: merged(settings), quorum, version, valkey, saved })
 }
 
 /// What CKQUORUM says, in either way. Any other error is none of its answers.
@@ -169,7 +212,8 @@ async fn all_instances(
                 InstanceFacts {
                     config: Err(error.clone()),
                     info: Err(error.clone()),
-                    clock_ahead_ms: Err(error),
+                    clock_ahead_ms: Err(error.clone()),
+                    sentinel_users: Err(error),
                 }
             });
             (at, facts)
@@ -207,7 +251,50 @@ async fn instance(
         Some(answer) => ahead(answer, before, clock.now().wall),
         None => Err("no answer".to_owned()),
     };
-    Ok(InstanceFacts { config: merged(settings), info: text(info).map(owned), clock_ahead_ms })
+    let sentinel_users = sentinel_users(&mut link).await?;
+    let info = text(info).map(owned);
+    Ok(InstanceFacts { config: merged(settings), info, clock_ahead_ms, sentinel_users })
+}
+
+/// The users that Sentinels are logged in as, and what each may not do that Sentinel needs, in a list.
+async fn sentinel_users(
+    link: &mut Link,
+) -> Result<Result<BTreeMap<String, String>, String>, LinkError> {
+    let mut commands = redis::pipe();
+    commands.cmd("CLIENT").arg("LIST").arg("TYPE").arg("normal");
+    let clients = link.ask(&commands).await?;
+    let clients = match clients.first().map(text) {
+        Some(Ok(clients)) => clients,
+        Some(Err(error)) => return Ok(Err(error)),
+        None => return Ok(Err("no answer".to_owned())),
+    };
+    let user =
+        |line: &str| line.split(' ').find_map(|w| w.strip_prefix("user=").map(str::to_owned));
+    let sentinels = clients.lines().filter(|line| line.contains(" name=sentinel-"));
+    let mut users = BTreeMap::new();
+    for user in sentinels.filter_map(user).collect::<BTreeSet<String>>() {
+        let mut commands = redis::pipe();
+        let needs: Vec<&[&str]> =
+            SENTINEL_NEEDS.into_iter().chain([&["MULTI"][..], &["EXEC"][..]]).collect();
+        for need in &needs {
+            commands.cmd("ACL").arg("DRYRUN").arg(&user);
+            for word in need.iter() {
+                commands.arg(*word);
+            }
+        }
+        let mut lacks = Vec::new();
+        for (need, answer) in needs.iter().zip(link.ask(&commands).await?) {
+            match text(&answer) {
+                Ok(said) if said == "OK" => {}
+                Ok(_) => lacks.push(crate::rights::named(need)),
+                // Renamed, or forbidden to us, or unknown before 7.0.
+                Err(error) if error.contains("not found") => {}
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        users.insert(user, lacks.join(", "));
+    }
+    Ok(Ok(users))
 }
 
 /// How far a clock is ahead of ours in ms: whatever the question itself may have taken is not held against it.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::GroupConfig;
@@ -24,6 +24,7 @@ use crate::core::address::Address;
 use crate::core::group::{GroupLoop, Input, LogLevel, Outcome, Output, Published};
 use crate::core::observed::{InstanceAnswer, Reading, RowsAnswer, StoreAnswer};
 use crate::core::policy::Policy;
+use crate::core::status::{Problem, ProblemCode};
 use crate::core::time::{Mono, Now};
 use crate::instance::{InstanceCommand, Todo, follow};
 use crate::mailbox::Mailbox;
@@ -157,6 +158,8 @@ struct Executor {
     reading_rows: Option<AbortOnDropHandle<()>>,
     /// Consul does not answer the watch, which asks again and again: what is to be read once it does.
     away: Option<Owed>,
+    /// What is wrong with the logins of Sentinels for the instances.
+    wrong_logins: BTreeMap<Address, String>,
     meter: GroupMeter,
     published: watch::Sender<Option<Published>>,
 }
@@ -180,14 +183,14 @@ impl Display {
         }
     }
 
-    fn show(&mut self, machine: &GroupLoop, now: Now) {
+    fn show(&mut self, machine: &GroupLoop, more: &[Problem], now: Now) {
         if !*self.looked_at.borrow() {
             return;
         }
         self.is_due = now.mono - self.last < SHOW_EVERY_MS;
         if !self.is_due {
             self.last = now.mono;
-            let snapshot = Snapshot::of(machine, &self.findings.borrow(), now);
+            let snapshot = Snapshot::of(machine, &self.findings.borrow(), more, now);
             self.shown.send_replace(Some(snapshot));
         }
     }
@@ -220,7 +223,7 @@ impl GroupTask {
                     executor.meter.decided(&decision.verdict);
                 }
             }
-            display.show(&machine, executor.clock.now());
+            display.show(&machine, &executor.problems(), executor.clock.now());
         }
     }
 
@@ -263,6 +266,7 @@ impl GroupTask {
             reading_store: None,
             reading_rows: None,
             away: None,
+            wrong_logins: BTreeMap::new(),
             meter: self.meter,
             published: self.published,
         };
@@ -294,8 +298,13 @@ impl Executor {
                 self.meter.sentinel_answered(&sentinel, &reading);
                 Input::Sentinel(sentinel, *reading)
             }
+            Event::Sentinel(PoolReport::Login(sentinel, wrong)) => {
+                self.note_login(sentinel, wrong);
+                Input::Tick
+            }
             Event::Sentinel(PoolReport::Gone(sentinel)) => {
                 self.meter.sentinel_gone(&sentinel);
+                self.wrong_logins.remove(&sentinel);
                 Input::SentinelGone(sentinel)
             }
             Event::Keys(answer) => self.keys(answer, now),
@@ -318,6 +327,24 @@ impl Executor {
             Event::Look => Input::Look,
             Event::Tick => Input::Tick,
         }
+    }
+
+    /// What is wrong with the login that a Sentinel has or is to get: said once for all Sentinels.
+    fn note_login(&mut self, sentinel: Address, wrong: Option<String>) {
+        let Some(wrong) = wrong else {
+            self.wrong_logins.remove(&sentinel);
+            return;
+        };
+        if !self.wrong_logins.values().any(|said| *said == wrong) {
+            error!("{}: {wrong}", self.group.policy.group);
+        }
+        self.wrong_logins.insert(sentinel, wrong);
+    }
+
+    /// What is wrong that the loop does not know of.
+    fn problems(&self) -> Vec<Problem> {
+        let logins: BTreeSet<&String> = self.wrong_logins.values().collect();
+        logins.into_iter().map(|wrong| ProblemCode::SentinelLogin.says(wrong)).collect()
     }
 
     /// What the watch says of Consul. While that does not answer, the watch asks; nothing else needs to.

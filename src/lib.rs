@@ -55,6 +55,8 @@ pub mod render;
 #[doc(hidden)]
 pub mod retry;
 #[doc(hidden)]
+pub mod rights;
+#[doc(hidden)]
 pub mod secret;
 #[doc(hidden)]
 pub mod sentinel;

@@ -62,6 +62,19 @@ impl LinkSettings {
         }
         self
     }
+
+    /// Which login this is, for people: the user, and where the password is.
+    pub fn login_named(&self) -> String {
+        let password = match &self.password {
+            SecretSource::None => "no password".to_owned(),
+            SecretSource::File(path) => format!("password in {}", path.display()),
+            SecretSource::Value(_) => "password from the environment".to_owned(),
+        };
+        match &self.username {
+            Some(user) => format!("user {user}, {password}"),
+            None => password,
+        }
+    }
 }
 
 /// TLS towards a Redis or Sentinel.
@@ -90,6 +103,14 @@ pub enum LinkError {
     /// The server said why, and closed the connection: in protected mode, or when it has too many clients.
     #[error("{0}")]
     TurnedAway(String),
+    /// The server does not take the login.
+    #[error("login refused: {words} ({login})")]
+    Refused {
+        /// The server's words.
+        words: String,
+        /// Which login: never the secret, but where it is.
+        login: String,
+    },
     /// A certificate cannot be read, or the handshake failed.
     #[error("TLS: {0}")]
     Tls(String),
@@ -189,6 +210,8 @@ fn explained(error: LinkError, words: &FirstWords) -> LinkError {
 pub struct Link {
     connection: MultiplexedConnection,
     timeout: Duration,
+    /// Which login it was opened with.
+    login: String,
     words: FirstWords,
     /// It has answered: its first words say nothing of what ends it.
     answered: bool,
@@ -204,8 +227,11 @@ impl Link {
     pub async fn open(address: &Address, settings: &LinkSettings) -> Result<Self, LinkError> {
         let end = Instant::now() + settings.timeout;
         within(end, settings.timeout, async {
+            // Read before anything is sent.
+            let auth = auth(settings)?;
             let (stream, words) = connect(address, settings, end).await?;
-            let info = login(settings)?;
+            // The protocol layer would log in as well, and keep the server's words to itself.
+            let info = RedisConnectionInfo::default().set_skip_set_lib_name();
             let config = AsyncConnectionConfig::new().set_response_timeout(None);
             let (connection, driver) =
                 MultiplexedConnection::new_with_config(&info, stream, config)
@@ -219,10 +245,29 @@ impl Link {
                 signal.cancel();
             });
             let driver = AbortOnDropHandle::new(driver);
-            let timeout = settings.timeout;
-            Ok(Self { connection, timeout, words, answered: false, closed, _driver: driver })
+            let (timeout, login) = (settings.timeout, settings.login_named());
+            let answered = false;
+            let mut link =
+                Self { connection, timeout, login, words, answered, closed, _driver: driver };
+            if let Some(auth) = auth {
+                link.log_in(&auth).await?;
+            }
+            Ok(link)
         })
         .await
+    }
+
+    async fn log_in(&mut self, auth: &redis::Pipeline) -> Result<(), LinkError> {
+        match self.ask(auth).await?.as_slice() {
+            [Value::ServerError(error)] => Err(self.refused(error)),
+            [_] => Ok(()),
+            _ => Err(LinkError::Unexpected("one answer expected".to_owned())),
+        }
+    }
+
+    fn refused(&self, error: &redis::ServerError) -> LinkError {
+        let words = server_error(error).trim_end_matches('.').to_owned();
+        LinkError::Refused { words, login: self.login.clone() }
     }
 
     /// Sends all commands in one write and returns one value each; a command that the server refused
@@ -245,7 +290,10 @@ impl Link {
                     answers.len()
                 )));
             }
-            Ok(answers)
+            match answers.iter().find_map(no_auth) {
+                Some(error) => Err(self.refused(error)),
+                None => Ok(answers),
+            }
         })
         .await
     }
@@ -302,6 +350,26 @@ async fn within<T>(
     work: impl Future<Output = Result<T, LinkError>>,
 ) -> Result<T, LinkError> {
     tokio::time::timeout_at(end, work).await.unwrap_or(Err(LinkError::Timeout(timeout)))
+}
+
+/// `NOAUTH`: the server wants a login, and got none.
+fn no_auth(answer: &Value) -> Option<&redis::ServerError> {
+    match answer {
+        Value::ServerError(error) if error.code() == "NOAUTH" => Some(error),
+        _ => None,
+    }
+}
+
+/// `AUTH`, where there is a password.
+fn auth(settings: &LinkSettings) -> Result<Option<redis::Pipeline>, LinkError> {
+    let Some(password) = settings.password.read()? else { return Ok(None) };
+    let mut auth = redis::pipe();
+    auth.cmd("AUTH");
+    if let Some(username) = &settings.username {
+        auth.arg(username);
+    }
+    auth.arg(password.expose_secret());
+    Ok(Some(auth))
 }
 
 fn login(settings: &LinkSettings) -> Result<RedisConnectionInfo, LinkError> {

@@ -3,6 +3,7 @@
 use crate::core::decide::Decision;
 use crate::core::group::GroupLoop;
 use crate::core::status::GroupStatus;
+use crate::core::status::Problem;
 use crate::core::time::Now;
 use crate::name_check::Findings;
 
@@ -18,10 +19,10 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What `machine` knows now; `findings` are what is wrong with DNS's answers.
-    pub fn of(machine: &GroupLoop, findings: &Findings, now: Now) -> Self {
+    /// What `machine` knows now; `findings` are what is wrong with DNS's answers, and `more` what else is.
+    pub fn of(machine: &GroupLoop, findings: &Findings, more: &[Problem], now: Now) -> Self {
         let mut status = machine.status(now);
-        status.add(findings.values().cloned());
+        status.add(findings.values().chain(more).cloned());
         let decision = machine.decision();
         Self {
             status,

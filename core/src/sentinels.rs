@@ -36,9 +36,28 @@ pub struct Reconfigure {
     pub primary: Address,
     /// With which settings.
     pub settings: SentinelSettings,
+    /// The settings that it had when this was decided; the same for one that did not know the group.
+    pub had: SentinelSettings,
 }
 
 impl Reconfigure {
+    /// What a Sentinel with these settings is sent: for a group that is new to it, all of them; else those that were to
+    /// change and have not yet. What an operator has changed meanwhile stays as it is.
+    pub fn to_set(&self, has: SentinelSettings) -> Vec<(&'static str, u64)> {
+        let all: [(&'static str, fn(&SentinelSettings) -> u64); 4] = [
+            ("quorum", |s| s.quorum),
+            ("down-after-milliseconds", |s| s.down_after_ms),
+            ("failover-timeout", |s| s.failover_timeout_ms),
+            ("parallel-syncs", |s| s.parallel_syncs),
+        ];
+        let wanted = |of: fn(&SentinelSettings) -> u64| {
+            let to = of(&self.settings);
+            self.what != ReconfigureKind::Settings || (of(&self.had) != to && of(&has) != to)
+        };
+        let chosen = all.into_iter().filter(|(_, of)| wanted(*of));
+        chosen.map(|(name, of)| (name, of(&self.settings))).collect()
+    }
+
     /// Before a Sentinel lets go of a primary: what was decided still holds for what it says now.
     pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
         let ReconfigureKind::Remove(epoch) = self.what else { return false };
@@ -101,7 +120,8 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
             let last = view.memory.reconfigured.get(&(sentinel.clone(), what));
             let due = last.is_none_or(|at| view.now.mono - *at >= again_ms);
             let (sentinel, primary) = (sentinel.clone(), primary.clone());
-            due.then_some(Reconfigure { sentinel, what, primary, settings })
+            let had = answer.group.as_ref().map_or(settings, |group| group.settings);
+            due.then_some(Reconfigure { sentinel, what, primary, settings, had })
         })
         .collect()
 }

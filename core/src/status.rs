@@ -116,11 +116,13 @@ pub enum ProblemCode {
     DnsWrong,
     /// A DNS server that is to be asked does not answer.
     DnsSilent,
+    /// The login that Sentinels are to have for the instances is refused, or cannot be used.
+    SentinelLogin,
 }
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -141,6 +143,7 @@ impl ProblemCode {
         Self::SentinelsNotFound,
         Self::DnsWrong,
         Self::DnsSilent,
+        Self::SentinelLogin,
     ];
 
     /// As it stands in JSON and in metrics.
@@ -166,6 +169,7 @@ impl ProblemCode {
             Self::SentinelsNotFound => "sentinels-not-found",
             Self::DnsWrong => "dns-wrong",
             Self::DnsSilent => "dns-silent",
+            Self::SentinelLogin => "sentinel-login",
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::address::{Address, GroupName};
-use super::ids::ReplId;
+use super::ids::{ReplId, SentinelId};
 use super::policy::WantedSettings;
 use super::record::{Change, Record, decode};
 use super::time::Mono;
@@ -58,6 +58,11 @@ impl Layout {
     /// What a history goes on from that an instance had to begin anew.
     pub fn continued(&self, history: &ReplId) -> String {
         format!("{}{HISTORIES}{}", self.root(), history.0)
+    }
+
+    /// The key that says that agents gave this Sentinel its login for the instances.
+    pub fn login_given(&self, sentinel: &SentinelId) -> String {
+        format!("{}logins/{}", self.root(), sentinel.0)
     }
 
     /// The synthetic node.

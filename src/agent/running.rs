@@ -27,6 +27,7 @@ use crate::http::{Groups, HttpServer, HttpSources, Shown, check_certificates, ke
 use crate::meter::{GroupMeter, Meter};
 use crate::name_check::{Checker, Findings};
 use crate::render::task::{FileState, Renderer};
+use crate::sentinel::login::{Giving, Login};
 use crate::sentinel::pool::{Pool, PoolReport, SentinelHandles, Watched};
 use crate::sentinel::watch::WatchSettings;
 use crate::supervisor::{Supervisor, TaskEnded, TaskHandle};
@@ -409,6 +410,13 @@ impl AgentTasks {
                 group.policy.publish.as_str()
             );
         }
+        for group in self.config.groups.iter().filter(|group| group.policy.tell_sentinels) {
+            let login = Login::read(&group.sentinel_auth).ok().flatten();
+            if let Some((login, why)) = login.and_then(|l| l.not_storable().map(|why| (l, why))) {
+                let (name, named) = (&group.policy.group, login.named());
+                warn!("{name}: no Sentinel is given {named}: {why}");
+            }
+        }
         let (agent, consul) = (&self.config.agent, self.consul.address());
         info!("agent {agent} in {} mode, Consul at {consul}", mode(&self.config));
         let listed = self.config.sources.listed.len();
@@ -460,11 +468,16 @@ fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock
         settings: WatchSettings {
             link: config.sentinel_login.clone(),
             groups: groups.iter().map(name).collect(),
-            auths: told.map(|group| (name(group), group.sentinel_auth.clone())).collect(),
+            logins: told.map(|group| (name(group), giving(group))).collect(),
             clock,
         },
         groups: parts.iter().map(|(name, part)| (name.clone(), part.reports.clone())).collect(),
     }
+}
+
+fn giving(group: &GroupConfig) -> Giving {
+    let GroupConfig { layout, login, sentinel_auth, .. } = group.clone();
+    Giving { auth: sentinel_auth, way: login, layout }
 }
 
 /// This host's servers as the local Consul agent is to know them.

@@ -5,8 +5,9 @@ use crate::cli::Common;
 use crate::config::Config;
 use crate::core::doctor::short_down_after;
 use crate::core::policy::Policy;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::reload::check_alone;
+use crate::sentinel::login::Login;
 
 /// Checks all settings, secrets, certificates and templates, connects to nobody, and shows what they come to.
 ///
@@ -14,6 +15,7 @@ use crate::reload::check_alone;
 /// A [`Failure`] that says what is wrong, and where.
 pub fn run(config: Config, common: &Common) -> Result<(), Failure> {
     check_alone(&config)?;
+    check_sentinel_logins(&config)?;
     let of = match &common.config {
         Some(file) => file.display().to_string(),
         None => "the command line and the environment".to_owned(),
@@ -25,6 +27,20 @@ pub fn run(config: Config, common: &Common) -> Result<(), Failure> {
         text.push_str(&format!("  {}: {warning}\n", style.bold("warning")));
     }
     print!("{text}");
+    Ok(())
+}
+
+/// No Sentinel could start again with a login that it cannot store.
+fn check_sentinel_logins(config: &Config) -> Result<(), Failure> {
+    for group in config.groups.iter().filter(|group| group.policy.tell_sentinels) {
+        let Ok(Some(login)) = Login::read(&group.sentinel_auth) else { continue };
+        if let Some(why) = login.not_storable() {
+            let (name, named) = (&group.policy.group, login.named());
+            let message = format!("group {name}: agents cannot give Sentinels {named}: {why}");
+            let hint = "give Sentinels one of their own (auth_user, auth_password_file), or set tell_sentinels = false";
+            return Err(Failure::new(Exit::Config, message).hint(hint));
+        }
+    }
     Ok(())
 }
 

@@ -137,7 +137,7 @@ impl From<Action> for Todo {
             Action::Detach(Detach { instance, from, .. }) => Self::Detach { instance, from },
             Action::Promote(Promote { instance, .. }) => Self::Promote { instance },
             Action::Fence(Fence { instance, follow, .. }) => Self::Fence { instance, follow },
-            Action::Reconfigure(Reconfigure { sentinel, what, primary, settings }) => {
+            Action::Reconfigure(Reconfigure { sentinel, what, primary, settings, .. }) => {
                 let why = match what {
                     ReconfigureKind::Monitor => "it does not know the group",
                     ReconfigureKind::Repoint => "it has disagreed for long",
@@ -326,6 +326,7 @@ mod tests {
                 what: ReconfigureKind::Monitor,
                 primary: old,
                 settings: crate::core::sentinels::DEFAULT_SETTINGS,
+                had: crate::core::sentinels::DEFAULT_SETTINGS,
             }),
         ]
     }

@@ -174,6 +174,8 @@ pub struct SentinelAuth {
     pub username: Option<String>,
     /// Its password.
     pub password: SecretSource,
+    /// The operator has chosen it for Sentinels; else it is the agent's own.
+    pub chosen: bool,
 }
 
 /// A Redis of this host.
@@ -204,5 +206,6 @@ pub struct LocalSentinel {
 
 /// Sentinels log in as we do, where nothing else is said.
 pub fn auth_of(login: &LinkSettings) -> SentinelAuth {
-    SentinelAuth { username: login.username.clone(), password: login.password.clone() }
+    let (username, password) = (login.username.clone(), login.password.clone());
+    SentinelAuth { username, password, chosen: false }
 }

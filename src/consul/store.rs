@@ -87,6 +87,19 @@ impl Consul {
         Ok(RowsAnswer { asked, found: Some(found), foreign })
     }
 
+    /// Whether a key exists.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn has_key(&self, key: &str) -> Result<bool, ConsulError> {
+        let (path, query) = (format!("/v1/kv/{key}"), [("consistent", "")]);
+        let answer = self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        answer.ok(&format!("GET {path}")).map(|_| true)
+    }
+
     /// The groups that have keys under `prefix`.
     ///
     /// # Errors

@@ -65,6 +65,8 @@ pub enum PoolReport {
     Answered(Address, Box<Reading<SentinelAnswer>>),
     /// One is asked no more.
     Gone(Address),
+    /// What is wrong with the login for the instances that one has or is to get.
+    Login(Address, Option<String>),
 }
 
 /// Who hears about each group's Sentinels.
@@ -143,8 +145,9 @@ impl Pool {
     }
 
     async fn pass_on(&self, report: SentinelReport, watched: &Watched, state: &mut PoolState) {
-        let (SentinelReport::Answer { sentinel, .. } | SentinelReport::Inventory { sentinel, .. }) =
-            &report;
+        let (SentinelReport::Answer { sentinel, .. }
+        | SentinelReport::Inventory { sentinel, .. }
+        | SentinelReport::Login { sentinel, .. }) = &report;
         if !state.watchers.contains_key(sentinel) {
             // It was let go of meanwhile, and the groups were told so: a late word would bring it back for good.
             return;
@@ -173,6 +176,11 @@ impl Pool {
                 }
                 if let Some(hearer) = watched.groups.get(&group) {
                     let _ = hearer.send(PoolReport::Answered(sentinel, reading)).await;
+                }
+            }
+            SentinelReport::Login { sentinel, group, wrong } => {
+                if let Some(hearer) = watched.groups.get(&group) {
+                    let _ = hearer.send(PoolReport::Login(sentinel, wrong)).await;
                 }
             }
             SentinelReport::Inventory { sentinel, groups } => {
@@ -215,7 +223,9 @@ impl Pool {
                 debug!("watching Sentinel {address}");
                 let (handle, orders) = SentinelHandle::new();
                 let (settings, report) = (settings.clone(), report.clone());
-                let watching = watch_sentinel(address, name.clone(), settings, orders, report);
+                let consul = self.consul.clone();
+                let watching =
+                    watch_sentinel(address, name.clone(), settings, orders, consul, report);
                 Watcher { name, handle, _task: AbortOnDropHandle::new(tokio::spawn(watching)) }
             });
         }
@@ -292,7 +302,7 @@ mod tests {
             settings: WatchSettings {
                 link: LinkSettings::default(),
                 groups: vec![group.clone()],
-                auths: BTreeMap::new(),
+                logins: BTreeMap::new(),
                 clock: Clock::start(),
             },
             groups: BTreeMap::from([(group.clone(), hearer)]),

@@ -17,6 +17,19 @@ use crate::redis_link::{Link, LinkError, fields, info_fields, list, server_error
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
 pub const ROWS_MAX: usize = 256;
 
+/// What a Sentinel answers, from 7.0 on, that has done what it was told and could not write it into its config file
+/// (`docs/facts/sentinel.md` 16).
+pub const NOT_SAVED: &str = "Failed to save config file";
+
+/// What a Sentinel was told, and has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The settings that were sent.
+    pub set: Vec<(&'static str, u64)>,
+    /// It has it in its config file, as far as it says.
+    pub saved: bool,
+}
+
 /// Who the Sentinel is: `SENTINEL MYID`, or before 6.2 the run id of its process.
 ///
 /// # Errors
@@ -84,7 +97,7 @@ pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
     Ok(groups)
 }
 
-/// Tells the Sentinel what [`Reconfigure`] says, after it was asked once more what it knows. Whether it was told.
+/// Tells the Sentinel what [`Reconfigure`] says, after it was asked once more what it knows. `None`: that has changed meanwhile.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -94,9 +107,10 @@ pub async fn reconfigure(
     group: &GroupName,
     reconfigure: &Reconfigure,
     auth: &[(&str, String)],
-) -> Result<bool, LinkError> {
-    if !still_differs(reconfigure, &ask(link, id, group).await?) {
-        return Ok(false);
+) -> Result<Option<Done>, LinkError> {
+    let now = ask(link, id, group).await?;
+    if !still_differs(reconfigure, &now) {
+        return Ok(None);
     }
     let name = group.as_str();
     let settings = reconfigure.settings;
@@ -109,17 +123,15 @@ pub async fn reconfigure(
         commands.cmd("SENTINEL").arg("MONITOR").arg(name).arg(host).arg(port).arg(settings.quorum);
     }
     let auth = if reconfigure.what == ReconfigureKind::Settings { &[] } else { auth };
-    let set = [
-        ("quorum", settings.quorum.to_string()),
-        ("down-after-milliseconds", settings.down_after_ms.to_string()),
-        ("failover-timeout", settings.failover_timeout_ms.to_string()),
-        ("parallel-syncs", settings.parallel_syncs.to_string()),
-    ];
-    for (option, value) in auth.iter().chain(&set) {
+    for (option, value) in auth {
         commands.cmd("SENTINEL").arg("SET").arg(name).arg(*option).arg(value);
     }
-    all_done(link, &commands).await?;
-    Ok(true)
+    let set = reconfigure.to_set(now.group.map_or(reconfigure.had, |group| group.settings));
+    for (option, value) in &set {
+        commands.cmd("SENTINEL").arg("SET").arg(name).arg(*option).arg(*value);
+    }
+    let saved = all_done(link, &commands).await?;
+    Ok(Some(Done { set, saved }))
 }
 
 /// What was decided still holds for what the Sentinel says now. One that was told by another agent meanwhile, or corrected
@@ -130,13 +142,13 @@ fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
         (ReconfigureKind::Repoint, Some(group)) => {
             group.failover.is_none() && group.primary != reconfigure.primary
         }
-        (ReconfigureKind::Settings, Some(group)) => group.settings != reconfigure.settings,
+        (ReconfigureKind::Settings, Some(group)) => !reconfigure.to_set(group.settings).is_empty(),
         (ReconfigureKind::Remove(_), _) => reconfigure.still_holds(now),
         (ReconfigureKind::Repoint | ReconfigureKind::Settings, None) => false,
     }
 }
 
-/// Sets options of a group that the Sentinel monitors.
+/// Sets options of a group that the Sentinel monitors. Whether it has them in its config file, too.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -144,7 +156,7 @@ pub async fn set(
     link: &mut Link,
     group: &GroupName,
     options: &[(&str, String)],
-) -> Result<(), LinkError> {
+) -> Result<bool, LinkError> {
     let mut commands = redis::pipe();
     for (option, value) in options {
         commands.cmd("SENTINEL").arg("SET").arg(group.as_str()).arg(*option).arg(value);
@@ -152,7 +164,7 @@ pub async fn set(
     all_done(link, &commands).await
 }
 
-/// Has the Sentinel let go of a group whose primary is gone, after it was asked once more. Whether it was told.
+/// Has the Sentinel let go of a group whose primary is gone, after it was asked once more. `None`: that has changed.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -161,19 +173,27 @@ pub async fn remove(
     id: &SentinelId,
     group: &GroupName,
     reconfigure: &Reconfigure,
-) -> Result<bool, LinkError> {
+) -> Result<Option<Done>, LinkError> {
     if !reconfigure.still_holds(&ask(link, id, group).await?) {
-        return Ok(false);
+        return Ok(None);
     }
-    link.call(&["SENTINEL", "REMOVE", group.as_str()]).await?;
-    Ok(true)
+    let mut commands = redis::pipe();
+    commands.cmd("SENTINEL").arg("REMOVE").arg(group.as_str());
+    let saved = all_done(link, &commands).await?;
+    Ok(Some(Done { set: Vec::new(), saved }))
 }
 
-async fn all_done(link: &mut Link, commands: &redis::Pipeline) -> Result<(), LinkError> {
+/// Whether all of it is in the Sentinel's config file, too. What is done and not saved is done.
+async fn all_done(link: &mut Link, commands: &redis::Pipeline) -> Result<bool, LinkError> {
+    let mut saved = true;
     for answer in link.ask(commands).await? {
-        text(&answer).map_err(LinkError::Unexpected)?;
+        match text(&answer) {
+            Ok(_) => {}
+            Err(error) if error.contains(NOT_SAVED) => saved = false,
+            Err(error) => return Err(LinkError::Unexpected(error)),
+        }
     }
-    Ok(())
+    Ok(saved)
 }
 
 /// Has the Sentinel forget whom [`Forget`] names, after it was asked once more. Whether it was told.
@@ -334,6 +354,7 @@ mod tests {
             what,
             primary: new.parse().unwrap(),
             settings,
+            had: SETTINGS,
         };
         let nothing = SentinelAnswer { group: None, ..answer(old, None) };
         let holds = |what, now: &SentinelAnswer| still_differs(&reconfigure(what, SETTINGS), now);

@@ -1,7 +1,6 @@
 //! One Sentinel, watched for all groups: one connection for questions, one subscription for hints.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +11,15 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::events::groups_of;
-use super::query;
+use super::login::{Giving, Login, Trial};
+use super::query::{self, Done};
 use crate::clock::{Clock, ticks_every};
-use crate::config::SentinelAuth;
+use crate::consul::client::Consul;
 use crate::core::address::{Address, GroupName};
 use crate::core::data_loss::Replace;
-use crate::core::observed::{Reading, SentinelAnswer, SentinelId};
+use crate::core::group::Outcome;
+use crate::core::observed::{DownOpinion, Reading, SentinelAnswer, SentinelId};
+use crate::core::projection::Op;
 use crate::core::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::stale_peers::Forget;
 use crate::core::time::Mono;
@@ -155,6 +157,15 @@ pub enum SentinelReport {
         /// The groups, in order.
         groups: Vec<GroupName>,
     },
+    /// What is wrong with the login for a group's instances that a Sentinel has or is to get, if anything is.
+    Login {
+        /// The Sentinel.
+        sentinel: Address,
+        /// The group.
+        group: GroupName,
+        /// In a sentence.
+        wrong: Option<String>,
+    },
 }
 
 /// What a watcher needs. It may change while one watches: connections that are open stay as they are.
@@ -165,12 +176,12 @@ pub struct WatchSettings {
     /// The groups to ask about.
     pub groups: Vec<GroupName>,
     /// For each group whose Sentinels are told anything, the login that they need for its instances.
-    pub auths: BTreeMap<GroupName, SentinelAuth>,
+    pub logins: BTreeMap<GroupName, Giving>,
     /// The clock of all readings.
     pub clock: Clock,
 }
 
-fn say_told(group: &GroupName, reconfigure: &Reconfigure) {
+fn say_told(group: &GroupName, reconfigure: &Reconfigure, done: &Done) {
     let Reconfigure { sentinel, primary, settings, .. } = reconfigure;
     match reconfigure.what {
         ReconfigureKind::Monitor => info!(
@@ -183,14 +194,11 @@ fn say_told(group: &GroupName, reconfigure: &Reconfigure) {
         ReconfigureKind::Remove(_) => {
             info!("{group}: told Sentinel {sentinel} to let go of those it knows, who are gone")
         }
-        ReconfigureKind::Settings => info!(
-            "{group}: told Sentinel {sentinel} its settings: quorum {}, down-after {} ms, \
-             failover-timeout {} ms, parallel-syncs {}",
-            settings.quorum,
-            settings.down_after_ms,
-            settings.failover_timeout_ms,
-            settings.parallel_syncs
-        ),
+        ReconfigureKind::Settings => {
+            let set: Vec<String> =
+                done.set.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            info!("{group}: told Sentinel {sentinel} its settings: {}", set.join(", "));
+        }
     }
 }
 
@@ -209,6 +217,7 @@ pub async fn watch_sentinel(
     name: Option<String>,
     mut live: watch::Receiver<WatchSettings>,
     mut orders: Orders,
+    consul: Consul,
     reports: mpsc::Sender<SentinelReport>,
 ) {
     let (hint, mut hints) = mpsc::channel(HINTS_MAX);
@@ -222,8 +231,9 @@ pub async fn watch_sentinel(
         link: None,
         said_failure: None,
         retry_at: None,
+        consul,
         logins: BTreeMap::new(),
-        hasher: RandomState::new(),
+        said_unsaved: false,
     };
     let mut inventory = ticks_every(INVENTORY_EVERY);
     let mut questions = Questions { due: watcher.all_groups(), ..Questions::default() };
@@ -252,6 +262,7 @@ pub async fn watch_sentinel(
             Ok(()) = live.changed() => {
                 watcher.settings = live.borrow_and_update().clone().expecting(name.as_deref());
                 questions.due.extend(watcher.all_groups());
+                inventory.reset_immediately();
             }
             () = watcher.closed() => {
                 watcher.link = None;
@@ -269,11 +280,39 @@ struct Watcher {
     link: Option<(Link, SentinelId)>,
     said_failure: Option<String>,
     retry_at: Option<Instant>,
-    /// For each group, which login its instances were known by when last looked, and no more of it than whether another
-    /// one is the same.
-    logins: BTreeMap<GroupName, u64>,
-    hasher: RandomState,
+    /// Where it is noted which Sentinels were given a login.
+    consul: Consul,
+    logins: BTreeMap<GroupName, Known>,
+    /// It was said that the Sentinel cannot write its config file.
+    said_unsaved: bool,
 }
+
+/// What is known of the login that the Sentinel has for one group's instances.
+#[derive(Default)]
+struct Known {
+    /// What the file said when the Sentinel was last told, or when it was first looked at.
+    login: Option<Login>,
+    /// We gave the Sentinel its login, and that is to be noted in Consul (`false`), or is (`true`).
+    given: Option<bool>,
+    /// It was given another one, and what becomes of its instances is watched.
+    on_trial: Option<OnTrial>,
+    /// It was taken back: not given again.
+    taken_back: Option<Login>,
+    /// What the file said when it was last looked at was not what the Sentinel has.
+    differed: bool,
+    /// What was reported to be wrong.
+    wrong: Option<String>,
+}
+
+/// A login that the Sentinel has just been given.
+struct OnTrial {
+    before: Login,
+    until: Instant,
+}
+
+/// How long it is watched what becomes of a Sentinel's instances under another login, beside its
+/// `down-after-milliseconds`: it connects anew and asks within a second.
+const TRIAL: Duration = Duration::from_secs(5);
 
 /// Least time between two attempts to connect to one Sentinel.
 const RECONNECT_GAP: Duration = Duration::from_millis(50);
@@ -339,6 +378,9 @@ impl Watcher {
     async fn answer(&mut self, group: GroupName, questions: &mut Questions) {
         let reading = self.ask(&group).await;
         self.note(&reading);
+        if let Ok(answer) = &reading.result {
+            self.judge_login(&group, answer).await;
+        }
         let silent = if reading.result.is_err() { questions.take() } else { BTreeSet::new() };
         for group in silent {
             self.report(group, reading.clone()).await;
@@ -384,32 +426,75 @@ impl Watcher {
         let ask = async |link: &mut Link, _: &SentinelId| query::groups(link).await;
         if let Ok(groups) = self.on_link(ask).await {
             for group in &groups {
-                self.renew_login(group).await;
+                self.look_at_login(group).await;
             }
             let sentinel = self.sentinel.clone();
             let _ = self.reports.send(SentinelReport::Inventory { sentinel, groups }).await;
         }
     }
 
-    /// Tells the Sentinel a login for the instances that has changed since we look: by the old one it would soon call
-    /// them down.
-    async fn renew_login(&mut self, group: &GroupName) {
-        // One that cannot be read now may be in a moment.
-        let Ok(login) = self.instance_auth(group) else { return };
-        if login.is_empty() {
+    /// Gives the Sentinel a login for the instances that has changed since we look, where the one that it has is an
+    /// agent's or the operator has chosen this one for it: by the old one it would soon call them down.
+    async fn look_at_login(&mut self, group: &GroupName) {
+        let Some(giving) = self.settings.logins.get(group).cloned() else { return };
+        let login = match Login::read(&giving.auth) {
+            Ok(Some(login)) => login,
+            Ok(None) => return,
+            // It may be readable in a moment; the Sentinel keeps what it has.
+            Err(error) => {
+                self.logins.entry(group.clone()).or_default().differed = true;
+                return self.report_login(group, Some(error.to_string())).await;
+            }
+        };
+        self.note_given(group, &giving).await;
+        let sentinel = self.sentinel.clone();
+        let known = self.logins.entry(group.clone()).or_default();
+        if known.login.is_none() {
+            debug!("{group}: Sentinel {sentinel} is taken to have the login as it is now");
+        }
+        let before = known.login.get_or_insert_with(|| login.clone()).clone();
+        if known.taken_back.as_ref() == Some(&login) {
             return;
         }
-        let now = self.hasher.hash_one(&login);
-        let known = *self.logins.entry(group.clone()).or_insert(now);
-        if known == now {
+        let differed = std::mem::replace(&mut known.differed, before != login);
+        if before == login {
+            if differed {
+                self.report_login(group, None).await;
+            }
             return;
         }
-        let set = async |link: &mut Link, _: &SentinelId| query::set(link, group, &login).await;
+        match self.is_ours_to_give(group, &giving).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let sentinel = &self.sentinel;
+                info!("{group}: Sentinel {sentinel} keeps its own login for the instances");
+                self.logins.entry(group.clone()).or_default().login = Some(login);
+                return;
+            }
+            Err(error) => {
+                return debug!("{group}: whether agents gave a login is not known: {error}");
+            }
+        }
+        if let Err(wrong) = self.try_on_all(group, &login, &giving).await {
+            return self.report_login(group, wrong).await;
+        }
+        self.give(group, login, before).await;
+    }
+
+    async fn give(&mut self, group: &GroupName, login: Login, before: Login) {
+        let options = login.options();
+        let set = async |link: &mut Link, _: &SentinelId| query::set(link, group, &options).await;
         let sentinel = self.sentinel.clone();
         match self.on_link(set).await {
-            Ok(()) => {
+            Ok(saved) => {
                 info!("{group}: told Sentinel {sentinel} the new login for the instances");
-                self.logins.insert(group.clone(), now);
+                self.note_saved(group, saved);
+                let until = Instant::now() + TRIAL;
+                let known = self.logins.entry(group.clone()).or_default();
+                known.login = Some(login);
+                known.on_trial = Some(OnTrial { before, until });
+                known.given.get_or_insert(false);
+                self.report_login(group, None).await;
             }
             Err(error) => {
                 warn!("{group}: cannot tell Sentinel {sentinel} the new login: {error}");
@@ -417,24 +502,172 @@ impl Watcher {
         }
     }
 
+    /// A login is given where the operator has chosen it for Sentinels, or where the one before was given by an agent.
+    async fn is_ours_to_give(
+        &mut self,
+        group: &GroupName,
+        giving: &Giving,
+    ) -> Result<bool, String> {
+        let known = self.logins.get(group);
+        if giving.auth.chosen || known.is_some_and(|known| known.given.is_some()) {
+            return Ok(true);
+        }
+        let (_, id) = self.link().await.map_err(|error| error.to_string())?;
+        let key = giving.layout.login_given(id);
+        let noted = self.consul.has_key(&key).await.map_err(|error| error.to_string())?;
+        if noted {
+            self.logins.entry(group.clone()).or_default().given = Some(true);
+        }
+        Ok(noted)
+    }
+
+    /// Notes in Consul that the Sentinel has its login from an agent: other agents renew it as well.
+    async fn note_given(&mut self, group: &GroupName, giving: &Giving) {
+        if self.logins.get(group).is_none_or(|known| known.given != Some(false)) {
+            return;
+        }
+        let Ok((_, id)) = self.link().await else { return };
+        let op = Op::KeySet { key: giving.layout.login_given(id), value: "given".to_owned() };
+        match self.consul.txn(&[op], "").await {
+            Outcome::Committed { .. } => {
+                self.logins.entry(group.clone()).or_default().given = Some(true);
+            }
+            outcome => debug!("{group}: not noted who has its login from us: {outcome:?}"),
+        }
+    }
+
+    /// Tries a login on the primary that the Sentinel names, and on the replicas that it reaches. What is wrong with it,
+    /// when something is; `Err(None)` when that cannot be known now.
+    async fn try_on_all(
+        &mut self,
+        group: &GroupName,
+        login: &Login,
+        giving: &Giving,
+    ) -> Result<(), Option<String>> {
+        let kept = "the Sentinels keep the one that they have";
+        if let Some(why) = login.not_storable() {
+            return Err(Some(format!("Sentinel cannot store {}: {why}; {kept}", login.named())));
+        }
+        let answer = self.ask(group).await.result.map_err(|_| None)?;
+        let Some(known) = answer.group else { return Err(None) };
+        let replicas = known.replicas.iter().filter(|replica| !replica.s_down);
+        let mut tried = false;
+        for at in std::iter::once(&known.primary).chain(replicas.map(|replica| &replica.address)) {
+            match login.try_on(at, &giving.way).await {
+                Trial::Accepted => tried = true,
+                Trial::Lacks(what) => {
+                    return Err(Some(format!(
+                        "{at} does not let {} use {what}, which Sentinel needs; {kept}",
+                        login.named()
+                    )));
+                }
+                Trial::Refused(words) => {
+                    return Err(Some(format!("{at} refuses {}: {words}; {kept}", login.named())));
+                }
+                Trial::Silent(error) => debug!("{group}: {at} cannot be asked: {error}"),
+            }
+            if !tried {
+                // The primary is the one that counts.
+                return Err(None);
+            }
+        }
+        Ok(())
+    }
+
+    /// What has become of the Sentinel's instances since it was given another login. One that calls a primary down which
+    /// lets us in by that login gets the one before, and no other until the file changes.
+    async fn judge_login(&mut self, group: &GroupName, now: &SentinelAnswer) {
+        let Some(known) = self.logins.get_mut(group) else { return };
+        let (Some(trial), Some(login)) = (&known.on_trial, known.login.clone()) else { return };
+        let Some(seen) = now.group.as_ref() else { return };
+        let wait = Duration::from_millis(seen.settings.down_after_ms);
+        let (before, over) = (trial.before.clone(), Instant::now() > trial.until + wait);
+        if seen.down == DownOpinion::Up {
+            if over {
+                known.on_trial = None;
+            }
+            return;
+        }
+        known.on_trial = None;
+        let Some(giving) = self.settings.logins.get(group).cloned() else { return };
+        let (new, old) = tokio::join!(
+            login.try_on(&seen.primary, &giving.way),
+            before.try_on(&seen.primary, &giving.way)
+        );
+        if new != Trial::Accepted || old != Trial::Accepted {
+            return debug!("{group}: it is not the login: {new:?}, the one before: {old:?}");
+        }
+        let options = before.options();
+        let set = async |link: &mut Link, _: &SentinelId| query::set(link, group, &options).await;
+        if let Err(error) = self.on_link(set).await {
+            let sentinel = &self.sentinel;
+            return warn!("{group}: cannot give Sentinel {sentinel} its login back: {error}");
+        }
+        let (at, named, sentinel) = (&seen.primary, login.named(), &self.sentinel);
+        let wrong = format!(
+            "Sentinel {sentinel} called {at} down once it had {named}, which {at} takes from here; it has the login \
+             before again"
+        );
+        let known = self.logins.entry(group.clone()).or_default();
+        known.login = Some(before);
+        known.taken_back = Some(login);
+        self.report_login(group, Some(wrong)).await;
+    }
+
+    /// Passes on what is wrong with the login, when that has changed.
+    async fn report_login(&mut self, group: &GroupName, wrong: Option<String>) {
+        let known = self.logins.entry(group.clone()).or_default();
+        if known.wrong == wrong {
+            return;
+        }
+        known.wrong.clone_from(&wrong);
+        let (sentinel, group) = (self.sentinel.clone(), group.clone());
+        let _ = self.reports.send(SentinelReport::Login { sentinel, group, wrong }).await;
+    }
+
+    /// One line when the Sentinel has done what it was told and cannot write it into its config file.
+    fn note_saved(&mut self, group: &GroupName, saved: bool) {
+        if !saved && !self.said_unsaved {
+            warn!(
+                "{group}: Sentinel {} does what it is told and cannot save its config file: after a restart it has \
+                 forgotten it (is the file mounted by itself? mount its directory)",
+                self.sentinel
+            );
+        }
+        self.said_unsaved = !saved;
+    }
+
     async fn reconfigure(&mut self, group: &GroupName, reconfigure: &Reconfigure) {
         if matches!(reconfigure.what, ReconfigureKind::Remove(_)) {
             return self.remove(group, reconfigure).await;
         }
-        let auth = match self.instance_auth(group) {
-            Ok(auth) => auth,
-            Err(error) => {
-                warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);
-                return;
-            }
+        let login = match reconfigure.what {
+            ReconfigureKind::Settings => None,
+            _ => match self.login_for(group, reconfigure).await {
+                Ok(login) => login,
+                Err(wrong) => return self.report_login(group, wrong).await,
+            },
         };
+        let auth = login.as_ref().map(Login::options).unwrap_or_default();
         let result = match self.link().await {
             Ok((link, id)) => query::reconfigure(link, id, group, reconfigure, &auth).await,
             Err(error) => Err(error),
         };
         match result {
-            Ok(true) => say_told(group, reconfigure),
-            Ok(false) => {
+            Ok(Some(done)) => {
+                say_told(group, reconfigure, &done);
+                self.note_saved(group, done.saved);
+                if let Some(login) = login {
+                    let known = self.logins.entry(group.clone()).or_default();
+                    known.login = Some(login);
+                    known.given.get_or_insert(false);
+                    if let Some(giving) = self.settings.logins.get(group).cloned() {
+                        self.note_given(group, &giving).await;
+                    }
+                    self.report_login(group, None).await;
+                }
+            }
+            Ok(None) => {
                 debug!("{group}: Sentinel {} has changed what it knows", self.sentinel);
             }
             // Several agents tell it at once when a group begins.
@@ -453,8 +686,11 @@ impl Watcher {
             query::remove(link, id, group, reconfigure).await
         };
         match self.on_link(ask).await {
-            Ok(true) => say_told(group, reconfigure),
-            Ok(false) => debug!("{group}: Sentinel {} knows somebody by now", self.sentinel),
+            Ok(Some(done)) => {
+                say_told(group, reconfigure, &done);
+                self.note_saved(group, done.saved);
+            }
+            Ok(None) => debug!("{group}: Sentinel {} has changed what it knows", self.sentinel),
             // Several agents tell it at once.
             Err(error) if error.to_string().contains("No such master") => {
                 debug!("{group}: another agent has told Sentinel {}", self.sentinel);
@@ -491,21 +727,48 @@ impl Watcher {
         }
     }
 
-    /// The login that the Sentinel needs for the group's instances.
-    fn instance_auth(
-        &self,
+    /// The login that goes with a group that is new to the Sentinel, once the writer has taken it. `Err`: it gets none, and
+    /// so is not told of the group; why, when that is known.
+    async fn login_for(
+        &mut self,
         group: &GroupName,
-    ) -> Result<Vec<(&'static str, String)>, crate::secret::SecretError> {
-        use secrecy::ExposeSecret;
-        let Some(login) = self.settings.auths.get(group) else { return Ok(Vec::new()) };
-        let mut auth = Vec::new();
-        if let Some(password) = login.password.read()? {
-            auth.push(("auth-pass", password.expose_secret().to_owned()));
-            if let Some(username) = &login.username {
-                auth.push(("auth-user", username.clone()));
+        reconfigure: &Reconfigure,
+    ) -> Result<Option<Login>, Option<String>> {
+        let Some(giving) = self.settings.logins.get(group).cloned() else { return Ok(None) };
+        let Some(login) = Login::read(&giving.auth).map_err(|e| Some(e.to_string()))? else {
+            return Ok(None);
+        };
+        let (at, sentinel) = (&reconfigure.primary, self.sentinel.clone());
+        let untold = format!("Sentinel {sentinel} is not told about the group");
+        if let Some(why) = login.not_storable() {
+            let named = login.named();
+            return Err(Some(format!("Sentinel cannot store {named}: {why}; {untold}")));
+        }
+        match login.try_on(at, &giving.way).await {
+            Trial::Accepted => {}
+            Trial::Lacks(what) => {
+                let lacks = format!("{at} does not let {} use {what}", login.named());
+                let ours = self.is_ours_to_give(group, &giving).await;
+                if reconfigure.what == ReconfigureKind::Repoint && ours != Ok(true) {
+                    return Err(Some(format!(
+                        "{lacks}, which Sentinel needs: Sentinel {sentinel} keeps its own login, and the primary that it \
+                         names (set auth_user and auth_password_file)"
+                    )));
+                }
+                warn!(
+                    "{group}: {lacks}, which Sentinel {sentinel} needs for a failover (set auth_user and \
+                     auth_password_file)"
+                );
+            }
+            Trial::Refused(words) => {
+                return Err(Some(format!("{at} refuses {}: {words}; {untold}", login.named())));
+            }
+            Trial::Silent(error) => {
+                debug!("{group}: {at} cannot be asked: {error}; {untold}");
+                return Err(None);
             }
         }
-        Ok(auth)
+        Ok(Some(login))
     }
 }
 
@@ -572,6 +835,7 @@ async fn forward(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consul::endpoint::ConsulEndpoint;
     use crate::core::observed::SentinelSettings;
 
     fn groups(names: &[&str]) -> BTreeSet<GroupName> {
@@ -609,8 +873,13 @@ mod tests {
         let reconfigure = |port: u16| {
             let address = |port| Address::new("10.0.0.1", port).unwrap();
             let (sentinel, primary) = (address(26_379), address(port));
-            let reconfigure =
-                Reconfigure { sentinel, what: ReconfigureKind::Monitor, primary, settings };
+            let reconfigure = Reconfigure {
+                sentinel,
+                what: ReconfigureKind::Monitor,
+                primary,
+                settings,
+                had: settings,
+            };
             SentinelCommand::Reconfigure(group.clone(), reconfigure, Mono(1))
         };
         for n in 0..COMMANDS_MAX {
@@ -639,7 +908,7 @@ mod tests {
         let (reports, _heard) = mpsc::channel(8);
         let clock = Clock::start();
         let link = LinkSettings { timeout: Duration::from_millis(50), ..Default::default() };
-        let settings = WatchSettings { link, groups: Vec::new(), auths: BTreeMap::new(), clock };
+        let settings = WatchSettings { link, groups: Vec::new(), logins: BTreeMap::new(), clock };
         let mut watcher = Watcher {
             sentinel: sentinel.clone(),
             settings,
@@ -647,8 +916,9 @@ mod tests {
             link: None,
             said_failure: None,
             retry_at: None,
+            consul: Consul::new(&ConsulEndpoint::default()).unwrap(),
             logins: BTreeMap::new(),
-            hasher: RandomState::new(),
+            said_unsaved: false,
         };
         let group: GroupName = "redis".parse().unwrap();
         let forget = |until| {

@@ -49,6 +49,7 @@ mod relocated;
 mod renamed;
 mod render;
 mod scripts;
+mod sentinel_logins;
 mod sentinels;
 mod stale_peers;
 mod support;

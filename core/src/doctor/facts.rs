@@ -36,6 +36,23 @@ pub struct Facts<'a> {
     pub rights: Result<Option<Vec<(Right, bool)>>, String>,
     /// What DNS answers.
     pub names: Vec<NameAnswer>,
+    /// The login that agents give Sentinels, where they give one.
+    pub login: Option<LoginFacts>,
+}
+
+/// The login for the instances that agents give Sentinels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginFacts {
+    /// Which one: the user, and where the password is.
+    pub named: String,
+    /// The operator has chosen it for Sentinels (`auth_password_file`); else it is the agents' own.
+    pub chosen: bool,
+    /// Why Sentinel cannot keep it in its config file.
+    pub not_storable: Option<&'static str>,
+    /// What instances say that do not take it.
+    pub refused: BTreeMap<Address, String>,
+    /// The commands that instances refuse it, and that Sentinel needs.
+    pub lacks: BTreeMap<Address, String>,
 }
 
 /// More about one Sentinel.
@@ -49,6 +66,8 @@ pub struct SentinelFacts {
     pub version: Result<String, String>,
     /// It is a Valkey.
     pub valkey: bool,
+    /// What it says when it is to save its config file (`SENTINEL FLUSHCONFIG`): before 7.0 never that it cannot.
+    pub saved: Result<Result<(), String>, String>,
 }
 
 /// More about one instance.
@@ -60,6 +79,9 @@ pub struct InstanceFacts {
     pub info: Result<Fields, String>,
     /// How far its clock is ahead of ours, in ms, once the time that the question took is taken off; below 0 when it is behind.
     pub clock_ahead_ms: Result<i64, String>,
+    /// The users that Sentinels are logged in as, and the commands that a failover needs and that each may not run. `Err`
+    /// where the login may not ask for that, or the server is older than 7.0.
+    pub sentinel_users: Result<BTreeMap<String, String>, String>,
 }
 
 impl InstanceFacts {

@@ -19,8 +19,8 @@ use super::address::Address;
 pub use sentinels::short_down_after;
 
 pub use facts::{
-    ConsulAgent, ConsulRow, Facts, Fields, InstanceFacts, NameAnswer, NameKind, Right, RightKind,
-    SentinelFacts, rights,
+    ConsulAgent, ConsulRow, Facts, Fields, InstanceFacts, LoginFacts, NameAnswer, NameKind, Right,
+    RightKind, SentinelFacts, rights,
 };
 
 /// How much a finding matters.
@@ -84,6 +84,10 @@ codes! {
     Tilt "tilt" Error;
     /// Names are announced that a Sentinel does not look up.
     NamesNotResolved "names-not-resolved" Error;
+    /// The login that Sentinels are to have for the instances is refused, or cannot be stored.
+    SentinelLogin "sentinel-login" Error;
+    /// The user that Sentinels are logged in as may not do what a failover needs.
+    SentinelUserWeak "sentinel-user-weak" Error;
     /// A Sentinel of the group is down, and still counts in every majority.
     SentinelDown "sentinel-down" Warning;
     /// The other Sentinels hear a Sentinel, and we do not.
@@ -120,6 +124,10 @@ codes! {
     NamesMixed "names-mixed" Warning;
     /// Some announce an address that leads to nobody but themselves.
     LoopbackAnnounced "loopback-announced" Error;
+    /// A Sentinel that is new would get a login that may not do what a failover needs.
+    SentinelLoginWeak "sentinel-login-weak" Warning;
+    /// A Sentinel cannot save its config file.
+    SentinelConfigUnsaved "sentinel-config-unsaved" Warning;
     /// A version of Sentinel with a known fault.
     SentinelVersion "sentinel-version" Warning;
     /// So long that writes fail for longer than they have to.

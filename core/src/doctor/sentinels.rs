@@ -38,6 +38,9 @@ pub(super) const CHECKS: &[Check] = &[
     names_mixed,
     loopback,
     versions,
+    login,
+    users,
+    unsaved,
 ];
 
 fn config(facts: &Facts<'_>, what: &str) -> String {
@@ -153,6 +156,69 @@ fn announced<'a>(facts: &Facts<'a>) -> Vec<(&'a Address, &'a Address)> {
         all.into_iter().map(move |address| (at, address))
     };
     facts.groups().flat_map(of).collect()
+}
+
+/// The login that agents give Sentinels.
+fn login(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(login) = &facts.login else { return Vec::new() };
+    let named = &login.named;
+    let evidence = |of: &std::collections::BTreeMap<Address, String>| -> Vec<Observation> {
+        of.iter().map(|(at, words)| seen(at, words)).collect()
+    };
+    let mut findings = Vec::new();
+    if let Some(why) = login.not_storable {
+        let text = format!("Sentinel cannot store {named}: agents give it to no Sentinel");
+        let mend =
+            "give Sentinels a password without spaces and quotes: auth_user and auth_password_file";
+        findings.push(FindingCode::SentinelLogin.found(text, vec![seen(named, why)], mend));
+    }
+    if login.chosen && !login.refused.is_empty() {
+        let text = format!("the login for Sentinels is refused: {named}");
+        let mend = "correct the file, or ACL SETUSER on every instance";
+        findings.push(FindingCode::SentinelLogin.found(text, evidence(&login.refused), mend));
+    }
+    if !login.lacks.is_empty() {
+        let code =
+            if login.chosen { FindingCode::SentinelLogin } else { FindingCode::SentinelLoginWeak };
+        let text = format!("a Sentinel with {named} could not fail over: it lacks rights");
+        let mend =
+            "set auth_user and auth_password_file to a user with the rights that Sentinel needs";
+        findings.push(code.found(text, evidence(&login.lacks), mend));
+    }
+    findings
+}
+
+/// The logins that Sentinels have.
+fn users(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut weak: std::collections::BTreeMap<&str, Vec<Observation>> = <_>::default();
+    for (at, more) in &facts.instances {
+        for (user, lacks) in more.sentinel_users.iter().flatten().filter(|(_, l)| !l.is_empty()) {
+            weak.entry(user).or_default().push(seen(at, format!("refuses it {lacks}")));
+        }
+    }
+    let found = weak.into_iter().map(|(user, evidence)| {
+        let text =
+            format!("Sentinels are logged in as {user}, which may not do what a failover needs");
+        let mend =
+            format!("ACL SETUSER {user} on every instance, with the rights that Sentinel needs");
+        FindingCode::SentinelUserWeak.found(text, evidence, mend)
+    });
+    found.collect()
+}
+
+fn unsaved(facts: &Facts<'_>) -> Vec<Finding> {
+    let cannot = facts.sentinels.iter().filter_map(|(at, more)| match &more.saved {
+        Ok(Err(words)) => Some(seen(at, words)),
+        _ => None,
+    });
+    let evidence: Vec<Observation> = cannot.collect();
+    if evidence.is_empty() {
+        return Vec::new();
+    }
+    let text =
+        "a Sentinel cannot save its config file: after a restart it has forgotten what it was told";
+    let mend = "mount the directory of its config file, not the file; let it write there; look at its disk";
+    vec![FindingCode::SentinelConfigUnsaved.found(text, evidence, mend)]
 }
 
 fn names_not_resolved(facts: &Facts<'_>) -> Vec<Finding> {

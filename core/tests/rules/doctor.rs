@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use consul_redis_core::address::Address;
 use consul_redis_core::doctor::{
-    ConsulAgent, ConsulRow, Facts, Fields, Finding, FindingCode, InstanceFacts, NameAnswer,
-    NameKind, Right, RightKind, SentinelFacts, diagnose, rights, short_down_after,
+    ConsulAgent, ConsulRow, Facts, Fields, Finding, FindingCode, InstanceFacts, LoginFacts,
+    NameAnswer, NameKind, Right, RightKind, SentinelFacts, diagnose, rights, short_down_after,
 };
 use consul_redis_core::name_check::DnsAnswer;
 use consul_redis_core::observed::{
@@ -28,6 +28,7 @@ struct World {
     rows: Result<Vec<ConsulRow>, String>,
     rights: Result<Option<Vec<(Right, bool)>>, String>,
     names: Vec<NameAnswer>,
+    login: Option<LoginFacts>,
 }
 
 fn fields(pairs: &[(&str, &str)]) -> Fields {
@@ -40,6 +41,17 @@ fn sentinel_facts() -> SentinelFacts {
         quorum: Ok(Ok("OK 3 usable Sentinels.".to_owned())),
         version: Ok("7.0.15".to_owned()),
         valkey: false,
+        saved: Ok(Ok(())),
+    }
+}
+
+fn login_facts() -> LoginFacts {
+    LoginFacts {
+        named: "user sentinel, password in /run/sentinel-auth".to_owned(),
+        chosen: true,
+        not_storable: None,
+        refused: BTreeMap::new(),
+        lacks: BTreeMap::new(),
     }
 }
 
@@ -65,6 +77,7 @@ fn instance_facts() -> InstanceFacts {
             ("used_memory", "1000000"),
         ])),
         clock_ahead_ms: Ok(3),
+        sentinel_users: Ok([("sentinel".to_owned(), String::new())].into()),
     }
 }
 
@@ -118,6 +131,7 @@ impl World {
             ]),
             rights: Ok(None),
             names: Vec::new(),
+            login: Some(login_facts()),
         };
         let all = rights(&layout(), &world.scene.policy.service);
         world.rights = Ok(Some(all.into_iter().map(|right| (right, true)).collect()));
@@ -147,11 +161,16 @@ impl World {
             rows: self.rows.clone(),
             rights: self.rights.clone(),
             names: self.names.clone(),
+            login: self.login.clone(),
         })
     }
 
     fn change(&mut self, change: impl FnOnce(Scene) -> Scene) {
         self.scene = change(self.scene.clone());
+    }
+
+    fn login(&mut self) -> &mut LoginFacts {
+        self.login.as_mut().expect("a login")
     }
 
     fn store(&mut self) -> &mut StoreAnswer {
@@ -240,6 +259,21 @@ const SENTINEL_FAULTS: &[(FindingCode, Fault)] = &[
             let facts = w.sentinels.get_mut(&sentinel_at(index)).expect("it");
             facts.config.as_mut().expect("it").insert("resolve-hostnames".into(), "yes".into());
         }
+    }),
+    (FindingCode::SentinelLogin, |w| {
+        w.login().refused.insert(at(A), "WRONGPASS invalid username-password pair".to_owned());
+    }),
+    (FindingCode::SentinelUserWeak, |w| {
+        let weak = [("consul-redis".to_owned(), "SLAVEOF, MULTI".to_owned())].into();
+        w.instances.get_mut(&at(B)).expect("it").sentinel_users = Ok(weak);
+    }),
+    (FindingCode::SentinelLoginWeak, |w| {
+        w.login().chosen = false;
+        w.login().lacks.insert(at(A), "refuses it MULTI".to_owned());
+    }),
+    (FindingCode::SentinelConfigUnsaved, |w| {
+        let words = "ERR Failed to save config file. Check server logs.".to_owned();
+        w.sentinels.get_mut(&sentinel_at(1)).expect("it").saved = Ok(Err(words));
     }),
     (FindingCode::SentinelDown, |w| {
         for index in 0..2 {

@@ -33,7 +33,8 @@ fn it_gets_the_address_and_the_settings_of_the_others() {
         scene.sentinel(index, |group| group.settings = settings)
     });
     let what = ReconfigureKind::Monitor;
-    let wanted = Reconfigure { sentinel: sentinel_at(2), what, primary: at(A), settings };
+    let (sentinel, primary) = (sentinel_at(2), at(A));
+    let wanted = Reconfigure { sentinel, what, primary, settings, had: settings };
     assert_eq!(told(&scene), [wanted]);
 }
 
@@ -105,6 +106,22 @@ fn one_whose_settings_differ_is_told_those_that_are_wanted_and_no_others() {
     let settings = told[0].settings;
     assert_eq!((settings.quorum, settings.down_after_ms), (2, 2_000), "Consul goes before a file");
     assert_eq!(settings.failover_timeout_ms, 10_000, "what nobody wants stays");
+}
+
+#[test]
+fn what_an_operator_changes_meanwhile_is_not_undone() {
+    let mut scene = Scene::healthy(3);
+    scene.policy.settings.down_after_ms = Some(2_000);
+    scene.policy.settings.quorum = Some(WantedQuorum::Fixed(2));
+    let reconfigure = &told(&scene)[0];
+    let has = reconfigure.had;
+    assert_eq!(reconfigure.to_set(has), [("down-after-milliseconds", 2_000)], "only what differs");
+    let changed = SentinelSettings { parallel_syncs: 7, failover_timeout_ms: 60_000, ..has };
+    assert_eq!(reconfigure.to_set(changed), [("down-after-milliseconds", 2_000)]);
+    let done = SentinelSettings { down_after_ms: 2_000, ..changed };
+    assert_eq!(reconfigure.to_set(done), [], "another agent was first");
+    let unknown = Reconfigure { what: ReconfigureKind::Monitor, ..reconfigure.clone() };
+    assert_eq!(unknown.to_set(has).len(), 4, "one that is new gets all");
 }
 
 #[test]

@@ -86,6 +86,7 @@ impl Resolver<'_> {
             Some(file) => SentinelAuth {
                 username: settings.and_then(|s| s.auth_user.clone()),
                 password: SecretSource::File(file),
+                chosen: true,
             },
             None => auth_of(&login),
         };

@@ -53,7 +53,12 @@ impl World {
                 self.counts.failovers_ended += usize::from(leads);
             }
             ReconfigureKind::Settings if up && knows => {
-                self.cluster.sentinels[sentinel].quorum = reconfigure.settings.quorum;
+                let now = self.cluster.ask(sentinel, self.now).and_then(|now| now.group);
+                let to_set =
+                    now.map(|group| reconfigure.to_set(group.settings)).unwrap_or_default();
+                if to_set.iter().any(|(name, _)| *name == "quorum") {
+                    self.cluster.sentinels[sentinel].quorum = reconfigure.settings.quorum;
+                }
                 return;
             }
             ReconfigureKind::Remove(_) => {

@@ -1,0 +1,242 @@
+//! The login that Sentinels have for the instances: whose it is, and what an agent makes of a wrong one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::{fields, text as words};
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    agent, get, http_address, must_follow_a_failover, run, text, until_writer, world,
+};
+
+async fn until_said(agent: &Process, what: &str, times: usize) {
+    until(what, Duration::from_secs(30), || async {
+        let log = agent.log();
+        if log.matches(what).count() >= times { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+}
+
+/// By SIGHUP, so that the test does not wait for the next look at the file.
+fn look_again(agent: &Process) {
+    agent.signal(Signal::SIGHUP).unwrap();
+}
+
+/// What a Sentinel thinks of the primary.
+async fn flags(sentinel: &LabServer) -> Result<String, LabError> {
+    let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+    fields(&answer).map_err(LabError)?.remove("flags").ok_or_else(|| LabError::new("no flags"))
+}
+
+async fn until_up(sentinel: &LabServer) {
+    until("it sees the primary", Duration::from_secs(30), || async {
+        let flags = flags(sentinel).await?;
+        if flags == "master" { Ok(()) } else { Err(LabError(flags)) }
+    })
+    .await
+    .unwrap();
+}
+
+/// The users that Sentinels are logged in as on a Redis.
+async fn users(redis: &LabServer) -> Vec<String> {
+    let all = words(&redis.ask(&["CLIENT", "LIST"]).await.unwrap()).unwrap();
+    let user =
+        |line: &str| line.split(' ').find_map(|word| word.strip_prefix("user=").map(Into::into));
+    all.lines().filter(|line| line.contains("name=sentinel-")).filter_map(user).collect()
+}
+
+fn file_config(path: &Path, lines: &str, file: &Path) {
+    let text = format!(
+        "[[group]]\nname = \"redis\"\n[instances]\n{lines}password_file = \"{}\"\n",
+        file.display()
+    );
+    std::fs::write(path, text).unwrap();
+}
+
+/// The Sentinels' tags come from a look in which the agent took note of what they know.
+async fn until_looked_at(world: &World, sentinels: usize) {
+    until("the Sentinels' tags", Duration::from_secs(20), || async {
+        let names = world.consul.names()?;
+        let tagged = names.srv("redis.redis-sentinel.service.consul").await;
+        let tagged = tagged.map_err(LabError::new)?.len();
+        if tagged == sentinels { Ok(()) } else { Err(LabError(tagged.to_string())) }
+    })
+    .await
+    .unwrap();
+}
+
+async fn all_up(world: &World) {
+    for sentinel in &world.sentinels {
+        assert_eq!(flags(sentinel).await.unwrap(), "master", "{}", sentinel.name());
+    }
+}
+
+#[tokio::test]
+async fn a_typo_in_one_agents_password_file_reaches_no_sentinel() {
+    let secret = "redis-secret";
+    let spec = WorldSpec { redis_password: Some(secret.to_owned()), ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
+    std::fs::write(&file, secret).unwrap();
+    file_config(&path, "", &file);
+    let args = ["--config", path.to_str().unwrap()];
+    let running = agent(&world, "agent-0", &args, &[("CONSUL_REDIS_PASSWORD", "")]);
+    until_writer(&world, "redis", 20, None).await;
+    until_looked_at(&world, 3).await;
+    std::fs::write(&file, "redis-secrte").unwrap();
+    look_again(&running);
+    until_said(&running, "keeps its own login for the instances", 3).await;
+    assert!(!running.log().contains("told Sentinel"), "{}", running.log());
+    all_up(&world).await;
+    std::fs::write(&file, secret).unwrap();
+    must_follow_a_failover(&mut world).await;
+}
+
+#[tokio::test]
+async fn a_login_that_the_writer_refuses_is_given_to_no_sentinel() {
+    let mut world = world(WorldSpec::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
+    std::fs::write(&file, "old").unwrap();
+    let config = format!(
+        "[[group]]\nname = \"redis\"\n\
+         settings = {{ auth_user = \"watcher\", auth_password_file = \"{}\" }}\n",
+        file.display()
+    );
+    std::fs::write(&path, config).unwrap();
+    let named = format!("user watcher, password in {}", file.display());
+    let args = ["--config", path.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let running = agent(&world, "agent-0", &args, &[]);
+    let url = http_address(&running).await;
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_looked_at(&world, 3).await;
+    std::fs::write(&file, "mistyped").unwrap();
+    look_again(&running);
+    until_said(&running, &format!("ERROR redis: {writer} refuses {named}: WRONGPASS"), 1).await;
+    // A problem with its code, and a finding.
+    until("it is a problem", Duration::from_secs(10), || async {
+        let (_, status) = get(&format!("{url}/status.json"), None).await?;
+        let has = status.contains("\"sentinel-login\"") && status.contains(&named);
+        if has { Ok(()) } else { Err(LabError(status)) }
+    })
+    .await
+    .unwrap();
+    let doctor = text(&run(&world, &["doctor", "redis", "--config", path.to_str().unwrap()], &[]));
+    let finding = doctor.lines().find(|line| line.contains("sentinel-login"));
+    assert!(finding.is_some_and(|line| line.contains(&named)), "{doctor}");
+    // A user that may not do what Sentinel needs is as bad.
+    for redis in &world.groups[0].redis {
+        let user = ["ACL", "SETUSER", "watcher", "on", ">weak", "+ping", "+info"];
+        redis.ask(&user).await.unwrap();
+    }
+    std::fs::write(&file, "weak").unwrap();
+    look_again(&running);
+    until_said(&running, &format!("does not let {named} use MULTI, which Sentinel needs"), 1).await;
+    assert!(!running.log().contains("told Sentinel"), "{}", running.log());
+    all_up(&world).await;
+    // Once it is right, it is given, and nothing is wrong any more.
+    for redis in &world.groups[0].redis {
+        let user = ["ACL", "SETUSER", "watcher", "~*", "&*", "+@all"];
+        redis.ask(&user).await.unwrap();
+    }
+    look_again(&running);
+    until_said(&running, "the new login for the instances", 3).await;
+    until("all is well", Duration::from_secs(10), || async {
+        let (_, status) = get(&format!("{url}/status.json"), None).await?;
+        if status.contains("sentinel-login") { Err(LabError(status)) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+    assert!(!running.log().contains("mistyped"), "{}", running.log());
+    must_follow_a_failover(&mut world).await;
+}
+
+#[tokio::test]
+async fn what_an_agent_gave_another_one_renews_and_a_user_that_is_taken_out_goes() {
+    let secret = "redis-secret";
+    let spec = WorldSpec { redis_password: Some(secret.to_owned()), ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    for redis in &world.groups[0].redis {
+        let user = ["ACL", "SETUSER", "ops", "on", ">ops-secret", "~*", "&*", "+@all"];
+        redis.ask(&user).await.unwrap();
+    }
+    let blank = world.start_sentinel("sentinel-blank", false).await.unwrap();
+    let list = format!("{},{}", world.sentinels[0].address, blank.address);
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
+    std::fs::write(&file, "ops-secret").unwrap();
+    file_config(&path, "username = \"ops\"\n", &file);
+    let args = ["--config", path.to_str().unwrap(), "--sentinels", &list];
+    let env = [("CONSUL_REDIS_PASSWORD", "")];
+    let mut first = agent(&world, "agent-0", &args, &env);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_up(&blank).await;
+    let redis = world.server(&writer).unwrap();
+    assert!(users(redis).await.contains(&"ops".to_owned()), "{}", first.log());
+    let id = words(&blank.ask(&["SENTINEL", "MYID"]).await.unwrap()).unwrap();
+    let key = format!("redis-ha/redis/logins/{id}");
+    until("it is noted", Duration::from_secs(20), || async {
+        world.consul.key(&key).await?.ok_or_else(|| LabError::new("no key"))
+    })
+    .await
+    .unwrap();
+    first.kill();
+    // Another agent knows from Consul which Sentinel has its login from an agent.
+    let debug = [("CONSUL_REDIS_PASSWORD", ""), ("CONSUL_REDIS_LOG", "debug")];
+    let second = agent(&world, "agent-1", &args, &debug);
+    until_said(&second, "is taken to have the login as it is now", 4).await;
+    std::fs::write(&file, secret).unwrap();
+    file_config(&path, "", &file);
+    look_again(&second);
+    until_said(&second, "the new login for the instances", 1).await;
+    until_said(&second, "keeps its own login for the instances", 3).await;
+    until("no Sentinel is logged in as ops", Duration::from_secs(20), || async {
+        let users = users(redis).await;
+        let gone = users.len() == 8 && users.iter().all(|user| user == "default");
+        if gone { Ok(()) } else { Err(LabError(format!("{users:?}\n{}", second.log()))) }
+    })
+    .await
+    .unwrap();
+    until_up(&blank).await;
+    assert_eq!(second.log().matches("the new login for the instances").count(), 1);
+    must_follow_a_failover(&mut world).await;
+}
+
+#[tokio::test]
+async fn a_sentinel_that_cannot_save_its_config_is_told_once() {
+    let world = world(WorldSpec::default()).await;
+    let running = agent(&world, "agent-0", &[], &[]);
+    until_writer(&world, "redis", 20, None).await;
+    let name = world.sentinels[0].name().to_owned();
+    std::fs::rename(world.dir().join(&name), world.dir().join("elsewhere")).unwrap();
+    let set = run(&world, &["config", "redis", "down_after=2300ms"], &[]);
+    assert_eq!(set.status.code(), Some(0), "{}", text(&set));
+    for sentinel in &world.sentinels {
+        until("it has the setting", Duration::from_secs(20), || async {
+            let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+            let found = fields(&answer).map_err(LabError)?["down-after-milliseconds"].clone();
+            if found == "2300" { Ok(()) } else { Err(LabError(found)) }
+        })
+        .await
+        .unwrap();
+    }
+    let at = &world.sentinels[0].address;
+    until_said(&running, &format!("Sentinel {at} does what it is told and cannot save"), 1).await;
+    until_said(&running, "its settings: down-after-milliseconds 2300", 3).await;
+    let doctor = text(&run(&world, &["doctor", "redis"], &[]));
+    assert!(doctor.contains("sentinel-config-unsaved"), "{doctor}");
+    assert!(doctor.contains(&format!("{at}: ERR Failed to save config file")), "{doctor}");
+    let log = running.log();
+    assert_eq!(log.matches("cannot save its config file").count(), 1, "{log}");
+    // A Sentinel that was asked before it had the setting may be told twice.
+    assert!(log.matches("told Sentinel").count() <= 6, "{log}");
+    assert!(!log.contains("cannot tell"), "{log}");
+}
