@@ -1,4 +1,4 @@
-//! What a group's loop shows of itself to those who look from outside: the page, metrics, systemd.
+//! What a group's loop shows of itself: on the page, in metrics, to systemd.
 
 use crate::core::decide::Decision;
 use crate::core::group::GroupLoop;

@@ -16,13 +16,13 @@ pub enum Action {
     Write(Box<Write>),
     /// Hold an instance's writes for a moment.
     Hold(Hold),
-    /// Turn a second primary into a replica of the writer.
+    /// Turn a stray primary into a replica of the writer.
     Fence(Fence),
     /// Have an instance keep its data instead of copying a primary that has none.
     Detach(Detach),
     /// Make a replica the first primary of a group that has none, or the old one a primary again.
     Promote(Promote),
-    /// Tell a Sentinel about the group.
+    /// Change what a Sentinel monitors, or its settings.
     Reconfigure(Reconfigure),
 }
 
@@ -66,7 +66,7 @@ pub enum Purpose {
     Publish,
     /// No writer.
     Withdraw,
-    /// No writer yet; who is to become the first one.
+    /// Writes down in `claim` which instance is to become the first writer.
     Claim,
     /// The same writer, better known.
     Confirm,
@@ -78,7 +78,7 @@ pub enum Purpose {
     Replace,
     /// The same writer; when DNS was first seen to answer it.
     Note,
-    /// Rows or keys that somebody else changed.
+    /// Rows or keys that another program changed.
     Repair,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! To Sentinels it is a primary that answers, so they go on announcing it, and those that follow it copy its
 //! emptiness: at once, or after `repl-diskless-sync-delay` (5 s unless changed, since Redis 7). Three things keep the
-//! data. Whoever holds it is pointed at nobody ([`detachments`]), where it can be chosen all the same; the emptied one is
+//! data. Each instance that holds it is detached ([`detachments`]), and can be chosen all the same; the primary is
 //! not published; and one Sentinel is asked for a failover ([`replace`]), by the one agent whose transaction has written
 //! that down. When those that may hold the data do not answer, they are waited for.
 
@@ -19,10 +19,10 @@ use super::replicas::InstanceRows;
 use super::view::View;
 use super::writer::{is_of_lineage, share_history};
 
-/// A priority that nobody has changed.
+/// Redis' default of `replica-priority`.
 const DEFAULT_PRIORITY: u64 = 100;
 
-/// An instance that is to follow nobody for the time being, and keeps its data: it follows a primary that has none, or
+/// An instance that is to be detached for the time being, and keeps its data: it follows a primary that has none, or
 /// says that it is a primary itself, and Sentinel would make it follow that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detach {
@@ -145,7 +145,7 @@ pub fn detachments(view: &View<'_>) -> Vec<Detach> {
         .collect()
 }
 
-/// A second primary with data may be one that a leader promotes, and that we do not hear. It is taken for a stray one
+/// A stray primary with data may be one that a leader promotes, and that we do not hear. It is taken for a stray one
 /// under the conditions under which a stray one is made a replica ([`super::fence`]): it has been one for long enough,
 /// and every Sentinel has been asked since.
 fn was_not_promoted(view: &View<'_>, address: &Address, run_id: &str) -> bool {
@@ -227,12 +227,12 @@ pub fn noted(view: &View<'_>, asked: Option<&Replace>) -> Option<DataLossRecord>
 }
 
 /// It has no keys, or had none when it was started a moment ago. What clients have written since is not the group's
-/// data; one that was found to be like that stays so while it runs.
+/// data; an instance that was found to be like that stays so while it runs.
 fn is_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let noted = view.record.and_then(|record| record.data_loss.as_ref());
     let found = noted.is_some_and(|noted| noted.run_id == answer.run_id)
         || view.memory.since.contains_key(&Condition::DataLoss(address.clone()));
-    // One that has copied the group's data since it was started, or has led since, writes a history of the group.
+    // An instance that has copied the group's data since it was started, or has led since, writes a history of the group.
     let began_anew = answer.started_empty && !is_of_lineage(view.record, answer);
     answer.keys == 0 || (began_anew && (answer.uptime_s <= RESTARTED_EMPTY_UPTIME_MAX_S || found))
 }
@@ -254,7 +254,7 @@ fn is_ours(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool 
     is_of_lineage(view.record, answer) || (placed && follows)
 }
 
-/// Whom a Sentinel would choose: of the replicas that answer, the lowest priority above 0, then the one that has come
+/// The replica that a Sentinel would choose: of the replicas that answer, the lowest priority above 0, then the one that has come
 /// farthest (`docs/facts/sentinel.md` 1).
 fn would_choose<'a>(view: &View<'a>) -> Option<&'a Address> {
     let up = |address: &Address| {

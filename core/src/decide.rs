@@ -70,7 +70,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let mut sentinels = sentinel_duties(view, &mut sentinels_refused);
     let (replacing, forgetting) = (replace(view), forget(view));
     let next = Next {
-        // One that is told something now is made to forget the next time.
+        // A Sentinel that is reconfigured now is made to forget the next time.
         forget: forgetting
             .as_ref()
             .ok()
@@ -142,7 +142,7 @@ fn ignored(view: &View<'_>, layout: &Layout) -> Vec<Reason> {
     all.map(|(key, error)| Reason::Ignored { key, error: error.clone() }).collect()
 }
 
-/// A group keeps the service it was first published as: a name that moved would be gone for its users.
+/// A group keeps the service it was first published as: another name would break its users.
 fn renamed(view: &View<'_>) -> Option<Reason> {
     let (wanted, group) = (&view.policy.service, &view.policy.group);
     let published = &view.record?.service;

@@ -20,7 +20,7 @@ pub struct Tally {
     pub counted: usize,
     /// How many of them answered and monitor the group.
     pub answering: usize,
-    /// Who names which primary.
+    /// How many Sentinels name which primary.
     pub votes: BTreeMap<Address, Votes>,
     /// The address a majority of the known Sentinels names.
     pub elected: Option<Elected>,
@@ -150,7 +150,7 @@ impl Tally {
     }
 
     /// The Sentinels agree that `address` is down: a majority gets no answer and at least one has
-    /// heard a quorum say so; or one that called it objectively down was elected to replace it.
+    /// heard a quorum say so; or a Sentinel that called it objectively down was elected to replace it.
     pub fn agree_down(&self, address: &Address) -> bool {
         let Some(down) = self.down.get(address) else { return false };
         let majority_down = down.subjective >= self.majority();
@@ -197,7 +197,7 @@ fn distinct_answers(
 }
 
 /// The failovers past their election that Sentinels led at `since` or later, by their last answer, and that have not
-/// answered since: one that times out may go on with it.
+/// answered since: a Sentinel that times out may go on with it.
 pub fn led_in_silence(observed: &Observed, since: Mono) -> Vec<Failover> {
     let heard = distinct_answers(&observed.sentinels_answered, since);
     heard

@@ -66,7 +66,7 @@ pub enum Input {
     Written(u64, Outcome),
     /// Time passed.
     Tick,
-    /// Look at everything now, somebody says.
+    /// Look at everything now: SIGHUP asks for it.
     Look,
     /// What is wanted of the group has changed.
     Policy(Box<Policy>),
@@ -80,7 +80,7 @@ pub enum Outcome {
         /// The new ModifyIndex of `state`.
         index: u64,
     },
-    /// Not applied: somebody else was first.
+    /// Not applied: another agent was first.
     Lost,
     /// Not applied: Consul will not have it.
     Refused(String),
@@ -117,21 +117,21 @@ pub enum Output {
     Write(u64, Box<Write>),
     /// Hold an instance's writes.
     Hold(Hold),
-    /// Turn a second primary into a replica of the writer.
+    /// Turn a stray primary into a replica of the writer.
     Fence(Fence),
     /// Have an instance keep its data instead of copying a primary that has none.
     Detach(Detach),
     /// Make a replica the first primary.
     Promote(Promote),
-    /// Tell a Sentinel about the group.
+    /// Change what a Sentinel monitors, or its settings.
     Reconfigure(Reconfigure),
-    /// Have a Sentinel forget those who are gone for good, unless it is later than this.
+    /// Have a Sentinel forget its stale peers, unless it is later than this.
     Forget(Forget, Mono),
     /// Another generation is in Consul.
     Published(Box<Published>),
     /// Ask a Sentinel for a failover, unless it is later than this.
     Replace(Replace, Mono),
-    /// Tell people.
+    /// Write to the log.
     Say(LogLine),
 }
 
@@ -324,7 +324,7 @@ impl GroupLoop {
         if !before.is_some_and(same) {
             self.memory.store_changed = now.mono;
             if answer.state == StoredState::Absent {
-                // Somebody deleted the record, so the rows may be other than they were.
+                // The record was deleted, so the rows may be other than they were.
                 self.next_audit = now.mono;
             }
         }

@@ -32,7 +32,7 @@ const SILENT_MS: u64 = 1_000;
 /// How much of the past is remembered before generation 1: nothing.
 const FIRST_GENERATION: u64 = 1;
 
-/// What a client of DNS is told of a name.
+/// What DNS answers a client that asks for a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DnsAnswer {
     /// Every address: A and AAAA.
@@ -42,7 +42,7 @@ pub struct DnsAnswer {
 }
 
 impl DnsAnswer {
-    /// There is no such name.
+    /// The answer has neither an address nor an SRV record.
     pub fn is_none(&self) -> bool {
         self.ips.is_empty() && self.services.is_empty()
     }
@@ -153,7 +153,7 @@ pub struct CheckResult {
     pub first_after_promotion_ms: Option<u64>,
     /// The first right answer since the generation began.
     pub first: bool,
-    /// For how long the server has not answered what is published, in ms: as the history tells, or as it was seen here.
+    /// For how long the server has not answered what is published, in ms: by the history, or as it was seen here.
     pub stale_ms: u64,
 }
 
@@ -181,7 +181,7 @@ impl NameCheck {
         self.next = published.at;
     }
 
-    /// Ask at once, somebody says.
+    /// Ask at once, as on SIGHUP.
     pub fn look(&mut self, now: Mono) {
         self.next = now;
     }
@@ -312,7 +312,7 @@ mod tests {
         }
     }
 
-    /// 10.0.0.5 until 200, nobody until 202, 10.0.0.6 since then.
+    /// 10.0.0.5 until 200, no writer until 202, 10.0.0.6 since then.
     fn history() -> Vec<Change> {
         vec![
             change(3, 202, Some("10.0.0.6:6379")),
@@ -379,10 +379,14 @@ mod tests {
             stale(answer, history, now).map(|age| age.as_secs())
         };
         assert_eq!(age(&leads_to("10.0.0.5"), &history()), Some(12), "gone at 200");
-        assert_eq!(age(&DnsAnswer::default(), &history()), Some(10), "there was nobody until 202");
+        assert_eq!(
+            age(&DnsAnswer::default(), &history()),
+            Some(10),
+            "there was no writer until 202"
+        );
         assert_eq!(age(&leads_to("10.0.0.9"), &history()), None, "it never was published");
         let first = [change(1, 205, Some("10.0.0.5:6379"))];
-        assert_eq!(age(&DnsAnswer::default(), &first), Some(7), "nobody before the first one");
+        assert_eq!(age(&DnsAnswer::default(), &first), Some(7), "no writer before the first one");
         let cut = [change(9, 205, Some("10.0.0.5:6379"))];
         assert_eq!(age(&DnsAnswer::default(), &cut), None, "the past is not known so far back");
     }
@@ -444,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_told_apart_and_asked_for_less_often() {
+    fn silence_is_a_problem_of_its_own_and_asked_for_less_often() {
         let mut check = NameCheck::default();
         check.expect(&published(3, Some("10.0.0.6:6379"), 1_000));
         let silent = Err("refused".to_owned());

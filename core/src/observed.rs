@@ -37,7 +37,7 @@ impl<T> Reading<T> {
 pub struct Observed {
     /// The last reading of each Sentinel, by the address we reach it at.
     pub sentinels: BTreeMap<Address, Reading<SentinelAnswer>>,
-    /// The last answer of each Sentinel whose last reading is a failure: one that times out may still lead a failover.
+    /// The last answer of each Sentinel whose last reading is a failure: a Sentinel that times out may still lead a failover.
     pub sentinels_answered: BTreeMap<Address, Reading<SentinelAnswer>>,
     /// The last reading of each instance, by the address Sentinel announces.
     pub instances: BTreeMap<Address, Reading<InstanceAnswer>>,
@@ -83,7 +83,7 @@ impl Observed {
 pub struct SentinelAnswer {
     /// Who it is.
     pub id: SentinelId,
-    /// It is in TILT: its opinions on who is down do not count, its votes do (`docs/facts/sentinel.md` 5).
+    /// It is in TILT: its opinions on what is down do not count, its votes do (`docs/facts/sentinel.md` 5).
     pub tilt: bool,
     /// What it says of the group; `None` when it does not monitor it.
     pub group: Option<SentinelGroup>,
@@ -136,9 +136,9 @@ pub enum FailoverPhase {
     WaitStart,
     /// Elected, choosing a replica.
     SelectReplica,
-    /// A replica is chosen and is about to be told `SLAVEOF NO ONE`.
+    /// A replica is chosen and is about to get `SLAVEOF NO ONE`.
     SendReplicaofNoOne,
-    /// Told; waiting to see it report the role.
+    /// It got the command; the leader waits until it reports the role.
     WaitPromotion,
     /// Promoted; pointing the others at it.
     ReconfReplicas,
@@ -160,7 +160,7 @@ impl FailoverPhase {
         })
     }
 
-    /// The leader was elected: `sentinelFailoverWaitStart` lets nobody past without a majority,
+    /// The leader was elected: `sentinelFailoverWaitStart` lets no Sentinel past without a majority,
     /// or without being forced.
     pub fn elected(self) -> bool {
         self > Self::WaitStart
@@ -202,7 +202,7 @@ pub struct SentinelPeer {
     pub id: SentinelId,
     /// This Sentinel gets no answer from it.
     pub s_down: bool,
-    /// Whom the peer voted for, and in which epoch, as far as this Sentinel was told.
+    /// Which Sentinel the peer voted for, and in which epoch, as far as this one knows.
     pub voted: Option<(SentinelId, u64)>,
 }
 
@@ -239,7 +239,7 @@ pub struct InstanceAnswer {
 
 impl InstanceAnswer {
     /// Nothing speaks against taking what it shows of its data for all that it has. A replica that serves nothing stale
-    /// (`replica-serve-stale-data no`) refuses PING while it follows nobody, and is well.
+    /// (`replica-serve-stale-data no`) refuses PING while it is detached, and is well.
     pub fn shows_its_data(&self) -> bool {
         self.not_ready.as_deref().is_none_or(|error| error.contains("MASTERDOWN"))
     }

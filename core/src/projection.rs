@@ -23,10 +23,10 @@ pub const MANAGED_BY: (&str, &str) = ("managed-by", "consul-redis");
 pub const NO_ADDRESS: &str = "192.0.2.1";
 /// [`NO_ADDRESS`], parsed.
 const TEST_NET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// With [`NO_ADDRESS`], whom an instance follows that has not been given its place yet: nobody.
+/// With [`NO_ADDRESS`], what a detached instance follows.
 pub const NOWHERE_PORT: NonZeroU16 = NonZeroU16::new(6379).unwrap();
 
-/// The address of nobody: see [`NO_ADDRESS`].
+/// The address that a detached instance follows: see [`NO_ADDRESS`].
 pub fn detached_address() -> Address {
     Address::of_ip(IpAddr::V4(TEST_NET), NOWHERE_PORT)
 }

@@ -28,7 +28,7 @@ pub enum Verdict {
     },
     /// Publish that there is no writer.
     Withdraw(WithdrawReason),
-    /// Write down who is to become the first primary.
+    /// Write down in `claim` which instance is to become the first primary.
     Claim(Address),
     /// The writer stays; what is known of it has become better.
     Confirm {

@@ -51,10 +51,10 @@ pub struct Record {
     /// old one of them is the group's own.
     #[serde(default)]
     pub lineage: Vec<ReplId>,
-    /// Who is to become the first primary of a group that has none yet.
+    /// The instance that is to become the first primary of a group that has none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Address>,
-    /// The Sentinel that was last made to forget ghosts.
+    /// The Sentinel that was last made to forget stale peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset: Option<Reset>,
     /// The primary that the Sentinels announce, and that has come back without the group's data.
@@ -139,7 +139,7 @@ pub struct Evidence {
     pub known: usize,
 }
 
-/// Who says that the published writer is the writer.
+/// The Sentinels or agents that say that the published writer is the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Basis {
     /// A majority of the known Sentinels.
@@ -160,7 +160,7 @@ pub enum Basis {
     },
     /// No Sentinel has named it, and none could have: the agents' own choice, by what the instances hold.
     Agents,
-    /// Nobody: there is no writer.
+    /// Nothing: there is no writer.
     None {
         /// How many Sentinels named the last one. Older agents read it.
         votes: usize,

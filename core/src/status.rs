@@ -23,7 +23,7 @@ pub struct GroupStatus {
     /// The name that DNS answers.
     pub name: String,
     /// All is well: there is a confirmed writer that says so itself, what Consul shows agrees, and
-    /// somebody watches.
+    /// an agent watches.
     pub healthy: bool,
     /// Consul has been read.
     pub consul_read: bool,
@@ -45,7 +45,7 @@ pub struct GroupStatus {
     pub votes: usize,
     /// How many Sentinels are known.
     pub known_sentinels: usize,
-    /// Every instance.
+    /// Every instance that was asked.
     pub instances: Vec<InstanceStatus>,
     /// Every Sentinel.
     pub sentinels: Vec<SentinelStatus>,
@@ -66,7 +66,7 @@ impl GroupStatus {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Which kind of thing: what a metric and an alert can be told apart by.
+    /// Which kind of problem: the label of the metric, and what an alert can match.
     pub code: ProblemCode,
     /// In words, with what to do about it.
     pub text: String,
@@ -113,7 +113,7 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    /// All of them.
+    /// All codes, in the order of the variants.
     pub const ALL: [Self; 17] = [
         Self::StateUnreadable,
         Self::NothingPublished,
@@ -306,7 +306,7 @@ fn maintained(view: &View<'_>) -> Vec<Problem> {
     addresses.filter_map(wrong).map(|text| ProblemCode::Maintenance.says(text)).collect()
 }
 
-/// What stands between a group that nobody knows and its first primary.
+/// What stands between a blank group and its first primary.
 fn no_first(decision: &Decision) -> Option<Problem> {
     let Situation::Blank(Err(why)) = &decision.situation else { return None };
     let code = match why {

@@ -108,7 +108,7 @@ fn no_failover(view: &View<'_>) -> Result<String, String> {
     }
 }
 
-/// The replicas that the writer lists as online and recent, that say so themselves, and that nobody calls down.
+/// The replicas that the writer lists as online and recent, that say so themselves, and that no Sentinel calls down.
 fn candidates(view: &View<'_>) -> Vec<Address> {
     let Some(writer) = view.writer().and_then(|writer| view.instance(writer)) else {
         return Vec::new();

@@ -91,7 +91,7 @@ impl<'a> View<'a> {
         match self.observed.store.as_ref().map(|store| &store.maintenance) {
             None => false,
             Some(Ok(listed)) => listed.contains_key(address),
-            // As it was published last: nobody comes back into the names because a list cannot be read.
+            // As it was published last: no instance comes back into the names because a list cannot be read.
             Some(Err(_)) => {
                 let record = self.record.and_then(|record| record.role_of(address));
                 record == Some(PublishedRole::Maintenance)

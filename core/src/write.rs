@@ -133,7 +133,7 @@ enum Base {
 impl Base {
     fn new(view: &View<'_>, rows: &RowsAnswer) -> Self {
         match view.record {
-            // Somebody may have changed the rows: what was found since the record last changed is the truth.
+            // Another program may have changed the rows: what was found since the record last changed is the truth.
             Some(_) if rows.asked >= view.memory.store_changed => Self::Rows(rows.found.clone()),
             Some(record) => Self::Rows(Some(project(record).rows)),
             None if rows.found.is_some() => Self::Leftovers,
@@ -378,7 +378,7 @@ fn transaction(
     ops
 }
 
-/// Puts back rows and keys that somebody else changed, as the record shows them.
+/// Puts back rows and keys that another program changed, as the record shows them.
 fn repair(
     view: &View<'_>,
     layout: &Layout,

@@ -1,4 +1,4 @@
-//! `consul-redis check-config`: whether an agent could go by the config, before it is told to.
+//! `consul-redis check-config`: whether an agent could go by the config, before one does.
 
 use super::terminal::{Style, columns};
 use crate::cli::Common;
@@ -8,7 +8,7 @@ use crate::core::policy::Policy;
 use crate::exit::Failure;
 use crate::reload::check_alone;
 
-/// Checks all settings, secrets, certificates and templates, connects to nobody, and shows what they come to.
+/// Checks all settings, secrets, certificates and templates, connects to no server, and shows what they come to.
 ///
 /// # Errors
 /// A [`Failure`] that says what is wrong, and where.

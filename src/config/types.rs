@@ -21,7 +21,7 @@ pub const DEFAULT_GROUP: &str = "redis";
 pub const DEFAULT_PREFIX: &str = "redis-ha";
 /// Consul's domain, when nothing is said.
 pub const DEFAULT_DNS_DOMAIN: &str = "consul";
-/// Where a Consul agent answers DNS, unless it was told otherwise.
+/// The port at which a Consul agent answers DNS by default.
 pub const CONSUL_DNS_PORT: u16 = 8600;
 /// How often Consul checks what node mode registers, when nothing is said.
 pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub struct Config {
     pub http: Option<HttpConfig>,
     /// Whether DNS answers what was published, when it is to be asked.
     pub dns: Option<DnsConfig>,
-    /// This host's primaries are moved away before the agent stops, where that was said.
+    /// Whether this host's primaries are handed over before the agent stops; `None` where neither was said.
     pub handover: Option<bool>,
     /// Where Sentinels are.
     pub sources: SentinelSources,
@@ -53,7 +53,7 @@ pub struct Config {
     pub resolver: Option<std::net::SocketAddr>,
     /// How to log in to them.
     pub sentinel_login: LinkSettings,
-    /// The groups.
+    /// The groups to publish.
     pub groups: Vec<GroupConfig>,
     /// The groups were named, by flag or file, and are not just the default.
     pub groups_named: bool,
@@ -118,7 +118,7 @@ pub struct GroupConfig {
     pub layout: Layout,
     /// How to log in to its instances.
     pub login: LinkSettings,
-    /// How a Sentinel that is told about the group is to log in to them.
+    /// The login that a reconfigured Sentinel gets for the instances.
     pub sentinel_auth: SentinelAuth,
 }
 
@@ -127,13 +127,13 @@ pub struct GroupConfig {
 pub struct HttpConfig {
     /// The address.
     pub listen: std::net::SocketAddr,
-    /// The token that whoever wants to see the groups must have.
+    /// The token that a client needs to see the groups.
     pub token: SecretSource,
     /// TLS, when it is spoken.
     pub tls: Option<HttpTls>,
 }
 
-/// TLS towards those who ask by HTTP: PEM files.
+/// TLS towards HTTP clients: PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpTls {
     /// Our certificate.
@@ -144,7 +144,7 @@ pub struct HttpTls {
     pub client_ca: Option<PathBuf>,
 }
 
-/// Whom to ask whether DNS answers what was published.
+/// The DNS servers to ask whether they answer what was published.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DnsConfig {
     /// Consul agents or servers, or what passes questions on to them.

@@ -65,7 +65,7 @@ impl Connection {
             let pem = read_pem(path)?;
             builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?);
         } else if !base.starts_with("https://") {
-            // Nobody has to be trusted, and a small image has no authorities to offer.
+            // No authority has to be trusted, and a small image has no authorities to offer.
             builder = builder.tls_certs_only(std::iter::empty());
         }
         if let Some((cert, key)) = &endpoint.client_cert {

@@ -50,7 +50,7 @@ pub enum ConsulError {
 }
 
 impl ConsulError {
-    /// Trying again later may help: nobody answered, or Consul has no leader just now.
+    /// Trying again later may help: no server answered, or Consul has no leader just now.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,

@@ -132,7 +132,7 @@ pub async fn keep_registered(
     }
 }
 
-/// Takes a registration away, unless somebody else has made it his: a container that was cut off may come back
+/// Takes a registration away, unless another agent has taken it over: a container that was isolated may come back
 /// when another one has its address.
 async fn leave(consul: &Consul, registration: &Registration) -> Result<(), ConsulError> {
     if !is_registered(consul, registration).await? {

@@ -14,7 +14,7 @@ use crate::retry::Retry;
 
 /// Pause before a failed agent is started again: the first and the longest one.
 const AGENT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// How long the agent may take to leave, before the server is told to stop all the same.
+/// How long the agent may take to leave, before the server is stopped all the same.
 pub const AGENT_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The agent beside the server.

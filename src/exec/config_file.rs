@@ -57,7 +57,7 @@ pub fn prepare(
         return Ok(ServerConfig { path, text, is_new: false });
     }
     let text = match source {
-        // One that is to be on the volume, and is not there yet, is made.
+        // A file that is to be on the volume, and is not there yet, is made.
         Some(source) => match read(source)? {
             Some(text) => text,
             None if lies_in(source, data) => made(role),

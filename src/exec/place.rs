@@ -1,8 +1,8 @@
-//! Whom a Redis follows when it is started: never nobody's command, for it never starts as a primary.
+//! What a Redis follows when it is started. It never starts as a primary.
 //!
-//! It is the first thing that can go wrong: one that was the primary and comes back without its data would empty all
+//! It is the first thing that can go wrong: a primary that comes back without its data would empty all
 //! others that still follow it. So it follows the published writer, where that is another one and following it can
-//! delete nothing, and otherwise nobody ([`is_detached_address`](crate::core::projection::is_detached_address)), until the agents
+//! delete nothing, and otherwise starts detached ([`is_detached_address`](crate::core::projection::is_detached_address)), until the agents
 //! give it its place.
 
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::core::record::Record;
 use crate::core::sentinels::DEFAULT_SETTINGS;
 use crate::exec::membership::Membership;
 
-/// How long Consul may take to say who the writer is.
+/// How long Consul may take to say which instance is the writer.
 const CONSUL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two looks at what is published.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -33,7 +33,7 @@ const FAILOVER_TIMEOUT: Duration = Duration::from_secs(15);
 pub enum StartRole {
     /// Another one is the writer, and this one may follow it at once.
     Behind(Address),
-    /// Nobody knows better, or the agents have to look at its data first.
+    /// Detached: Consul shows no writer to follow, or the agents have to look at its data first.
     Nowhere(&'static str),
     /// It was the writer itself, and others are in sync: the Sentinels are about to replace it.
     BeingReplaced,
@@ -68,14 +68,14 @@ pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> StartRo
         },
         (_, Some(last)) if last == own => match record.replicas().any(|other| other != own) {
             true => StartRole::BeingReplaced,
-            false => StartRole::Nowhere("it was the last writer, and nobody else is in sync"),
+            false => StartRole::Nowhere("it was the last writer, and no other instance is in sync"),
         },
         _ => StartRole::Nowhere("there is no writer"),
     }
 }
 
-/// Finds out whom the instance is to follow; waits while the Sentinels replace it, as they do with a primary that
-/// is down. Started before that, it would answer them, and they take 20 s and more to see that it leads nobody.
+/// Finds out which address the instance is to follow; waits while the Sentinels replace it, as they do with a primary that
+/// is down. Started before that, it would answer them, and they take 20 s and more to see that it is no primary.
 pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Path) -> Address {
     let clock = Clock::start();
     let volume = Volume::look(data);
@@ -87,7 +87,7 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
         let wait = match read(group, consul, &clock, until).await {
             Err(error) => {
                 warn!(
-                    "starts as a replica of nobody, for Consul does not say who the writer is: {error}"
+                    "starts detached, for Consul does not say which instance is the writer: {error}"
                 );
                 return detached_address();
             }
@@ -105,11 +105,11 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
                 }
             }
             StartRole::BeingReplaced => {
-                warn!("starts as a replica of nobody: nobody has taken its place as the writer");
+                warn!("starts detached: no instance has taken its place as the writer");
                 return detached_address();
             }
             StartRole::Nowhere(why) => {
-                info!("starts as a replica of nobody: {why}");
+                info!("starts detached: {why}");
                 return detached_address();
             }
         }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_writer_nobody_is_followed() {
+    fn without_a_writer_it_starts_detached() {
         assert!(matches!(placed(None, false), StartRole::Nowhere(_)));
         let gone = record(None, OTHER, &[(OTHER, "down"), (OWN, "replica")]);
         assert!(matches!(placed(Some(&gone), true), StartRole::Nowhere(_)));

@@ -49,7 +49,7 @@ pub struct GroupValue {
     pub name: String,
     /// What Consul calls it.
     pub service: String,
-    /// Who takes writes; none while nobody does.
+    /// The writer; none while there is no writer.
     pub writer: Option<Endpoint>,
     /// The replicas in sync, in the order of their addresses.
     pub replicas: Vec<Endpoint>,

@@ -67,10 +67,10 @@ pub enum PoolReport {
     Gone(Address),
 }
 
-/// Who hears about each group's Sentinels.
+/// Where the reports on each group's Sentinels go.
 pub type Hearers = BTreeMap<GroupName, mpsc::Sender<PoolReport>>;
 
-/// What is watched, and for whom. It may change while the pool runs.
+/// What is watched, and for which groups. It may change while the pool runs.
 #[derive(Clone)]
 pub struct Watched {
     /// Where to look.
@@ -94,7 +94,7 @@ pub struct Pool {
     pub consul: Consul,
     /// Where the ways to the watchers are to be found.
     pub handles: watch::Sender<SentinelHandles>,
-    /// Who hears where Sentinels are.
+    /// Where the addresses of Sentinels go.
     pub news: mpsc::Sender<SentinelNews>,
 }
 
@@ -146,7 +146,7 @@ impl Pool {
         let (SentinelReport::Answer { sentinel, .. } | SentinelReport::Inventory { sentinel, .. }) =
             &report;
         if !state.watchers.contains_key(sentinel) {
-            // It was let go of meanwhile, and the groups were told so: a late word would bring it back for good.
+            // It is not watched any more, and the groups know: a late report would bring it back for good.
             return;
         }
         match report {
@@ -236,7 +236,7 @@ fn note(found: Found, failures: Vec<String>, state: &mut PoolState) {
     if failures.is_empty() {
         state.found = found;
     } else {
-        // A look-up that failed is unknown: keep who was there, add who was found.
+        // A look-up that failed is unknown: keep the Sentinels that were there, add those that were found.
         state.found.extend(found);
     }
     if failures != state.said_failures {

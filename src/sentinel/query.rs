@@ -1,4 +1,4 @@
-//! Asking one Sentinel, and telling it.
+//! Asking one Sentinel, and reconfiguring it.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::redis_link::{Link, LinkError, fields, info_fields, list, server_error
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
 pub const ROWS_MAX: usize = 256;
 
-/// Who the Sentinel is: `SENTINEL MYID`, or before 6.2 the run id of its process.
+/// The Sentinel's id: `SENTINEL MYID`, or before 6.2 the run id of its process.
 ///
 /// # Errors
 /// [`LinkError`] without an answer to either.
@@ -84,7 +84,7 @@ pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
     Ok(groups)
 }
 
-/// Tells the Sentinel what [`Reconfigure`] says, after it was asked once more what it knows. Whether it was told.
+/// Reconfigures the Sentinel as [`Reconfigure`] says, after it was asked once more what it knows. Whether it did.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -122,8 +122,8 @@ pub async fn reconfigure(
     Ok(true)
 }
 
-/// What was decided still holds for what the Sentinel says now. One that was told by another agent meanwhile, or corrected
-/// by another Sentinel, is left as it is; and one that leads a failover is never made to forget it, which `REMOVE` does.
+/// What was decided still holds for what the Sentinel says now. A Sentinel that was reconfigured by another agent meanwhile, or corrected
+/// by another Sentinel, is left as it is; and a Sentinel that leads a failover is never made to forget it, which `REMOVE` does.
 fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
     match (reconfigure.what, &now.group) {
         (ReconfigureKind::Monitor, group) => group.is_none(),
@@ -152,7 +152,7 @@ pub async fn set(
     all_done(link, &commands).await
 }
 
-/// Has the Sentinel let go of a group whose primary is gone, after it was asked once more. Whether it was told.
+/// Has the Sentinel let go of a group whose primary is gone, after it was asked once more. Whether it did.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -176,7 +176,7 @@ async fn all_done(link: &mut Link, commands: &redis::Pipeline) -> Result<(), Lin
     Ok(())
 }
 
-/// Has the Sentinel forget whom [`Forget`] names, after it was asked once more. Whether it was told.
+/// Has the Sentinel forget the peers that [`Forget`] names, after it was asked once more. Whether it did.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -193,7 +193,7 @@ pub async fn forget(
     Ok(true)
 }
 
-/// Asks the Sentinel for a failover, after it was asked once more what it knows. Whether it was.
+/// Asks the Sentinel for a failover, after it was asked once more what it knows. Whether the failover was asked for.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words (`NOGOODSLAVE`, `INPROG`).
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sentinel_is_told_holds_for_what_it_says_by_then() {
+    fn a_sentinel_is_reconfigured_only_while_the_decision_holds() {
         let (old, new) = ("10.0.0.1:6379", "10.0.0.2:6379");
         let reconfigure = |what, settings| Reconfigure {
             sentinel: "10.0.0.9:26379".parse().unwrap(),
@@ -343,7 +343,7 @@ mod tests {
         assert!(!holds(ReconfigureKind::Repoint, &answer(new, None)), "it knows by now");
         let leads = answer(old, Some(FailoverPhase::WaitPromotion));
         assert!(!holds(ReconfigureKind::Repoint, &leads), "it would forget its failover");
-        assert!(!holds(ReconfigureKind::Repoint, &nothing), "what it lacks is told it by MONITOR");
+        assert!(!holds(ReconfigureKind::Repoint, &nothing), "what it lacks it gets by MONITOR");
         assert!(holds(ReconfigureKind::Remove(1), &answer(old, None)));
         assert!(!holds(ReconfigureKind::Remove(1), &leads));
         assert!(!holds(ReconfigureKind::Settings, &answer(new, None)), "it has them by now");

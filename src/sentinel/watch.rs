@@ -31,8 +31,8 @@ const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
 const INVENTORY_EVERY: Duration = Duration::from_secs(10);
 /// Hints waiting to be acted on. Those that do not fit are covered by the ones that do.
 const HINTS_MAX: usize = 256;
-/// Commands of all groups waiting for one Sentinel. One more is left out: what is told is decided anew after
-/// [`TELL_AGAIN_MS`](crate::core::policy::TELL_AGAIN_MS), and what was written down first is written down again.
+/// Commands of all groups waiting for one Sentinel. One more is left out: what is wanted is decided anew after
+/// [`RECONFIGURE_AGAIN_MS`](crate::core::policy::RECONFIGURE_AGAIN_MS), and what was written down first is written down again.
 pub const COMMANDS_MAX: usize = 256;
 
 /// Something for one Sentinel to do.
@@ -40,7 +40,7 @@ pub const COMMANDS_MAX: usize = 256;
 pub enum SentinelCommand {
     /// Monitor this group, or with other settings, unless it is later than this.
     Reconfigure(GroupName, Reconfigure, Mono),
-    /// Forget those who are gone for good, unless it is later than this.
+    /// Forget stale peers, unless it is later than this.
     Forget(GroupName, Forget, Mono),
     /// Put another primary in the place of one without data, unless it is later than this.
     Replace(GroupName, Replace, Mono),
@@ -164,27 +164,29 @@ pub struct WatchSettings {
     pub link: LinkSettings,
     /// The groups to ask about.
     pub groups: Vec<GroupName>,
-    /// For each group whose Sentinels are told anything, the login that they need for its instances.
+    /// For each group whose Sentinels are reconfigured, the login that they need for its instances.
     pub auths: BTreeMap<GroupName, SentinelAuth>,
     /// The clock of all readings.
     pub clock: Clock,
 }
 
-fn say_told(group: &GroupName, reconfigure: &Reconfigure) {
+fn say_reconfigured(group: &GroupName, reconfigure: &Reconfigure) {
     let Reconfigure { sentinel, primary, settings, .. } = reconfigure;
     match reconfigure.what {
         ReconfigureKind::Monitor => info!(
-            "{group}: told Sentinel {sentinel} that the primary is {primary} (quorum {})",
+            "{group}: reconfigured Sentinel {sentinel}: the primary is {primary} (quorum {})",
             settings.quorum
         ),
         ReconfigureKind::Repoint => info!(
-            "{group}: told Sentinel {sentinel}, which had disagreed, that the primary is {primary}"
+            "{group}: reconfigured Sentinel {sentinel}, which had disagreed: the primary is {primary}"
         ),
         ReconfigureKind::Remove(_) => {
-            info!("{group}: told Sentinel {sentinel} to let go of those it knows, who are gone")
+            info!(
+                "{group}: reconfigured Sentinel {sentinel}: it let go of addresses that do not answer"
+            )
         }
         ReconfigureKind::Settings => info!(
-            "{group}: told Sentinel {sentinel} its settings: quorum {}, down-after {} ms, \
+            "{group}: reconfigured Sentinel {sentinel}: quorum {}, down-after {} ms, \
              failover-timeout {} ms, parallel-syncs {}",
             settings.quorum,
             settings.down_after_ms,
@@ -203,7 +205,7 @@ impl WatchSettings {
     }
 }
 
-/// Watches one Sentinel until nobody listens any more; `name` is the one it was listed under.
+/// Watches one Sentinel until the receiver of its reports has ended; `name` is the one it was listed under.
 pub async fn watch_sentinel(
     sentinel: Address,
     name: Option<String>,
@@ -302,7 +304,7 @@ impl Watcher {
         Ok(self.link.insert(link))
     }
 
-    /// Does something on the connection. One that failed to answer would answer the next question with this one's.
+    /// Does something on the connection. A server that failed to answer would answer the next question with this one's.
     async fn on_link<T>(
         &mut self,
         act: impl AsyncFnOnce(&mut Link, &SentinelId) -> Result<T, LinkError>,
@@ -348,7 +350,7 @@ impl Watcher {
 
     async fn report(&self, group: GroupName, reading: Reading<SentinelAnswer>) {
         let sentinel = self.sentinel.clone();
-        // Nobody listens any more: the loop ends with the commands.
+        // Fails when the receiver has ended: the loop ends with the commands.
         let reading = Box::new(reading);
         let _ = self.reports.send(SentinelReport::Answer { sentinel, group, reading }).await;
     }
@@ -391,10 +393,10 @@ impl Watcher {
         }
     }
 
-    /// Tells the Sentinel a login for the instances that has changed since we look: by the old one it would soon call
+    /// Gives the Sentinel a login for the instances that has changed since we look: by the old one it would soon call
     /// them down.
     async fn renew_login(&mut self, group: &GroupName) {
-        // One that cannot be read now may be in a moment.
+        // A login that cannot be read now may be in a moment.
         let Ok(login) = self.instance_auth(group) else { return };
         if login.is_empty() {
             return;
@@ -408,11 +410,11 @@ impl Watcher {
         let sentinel = self.sentinel.clone();
         match self.on_link(set).await {
             Ok(()) => {
-                info!("{group}: told Sentinel {sentinel} the new login for the instances");
+                info!("{group}: reconfigured Sentinel {sentinel}: the new login for the instances");
                 self.logins.insert(group.clone(), now);
             }
             Err(error) => {
-                warn!("{group}: cannot tell Sentinel {sentinel} the new login: {error}");
+                warn!("{group}: cannot give Sentinel {sentinel} the new login: {error}");
             }
         }
     }
@@ -424,7 +426,7 @@ impl Watcher {
         let auth = match self.instance_auth(group) {
             Ok(auth) => auth,
             Err(error) => {
-                warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);
+                warn!("{group}: cannot reconfigure Sentinel {}: {error}", self.sentinel);
                 return;
             }
         };
@@ -433,17 +435,17 @@ impl Watcher {
             Err(error) => Err(error),
         };
         match result {
-            Ok(true) => say_told(group, reconfigure),
+            Ok(true) => say_reconfigured(group, reconfigure),
             Ok(false) => {
                 debug!("{group}: Sentinel {} has changed what it knows", self.sentinel);
             }
-            // Several agents tell it at once when a group begins.
+            // Several agents reconfigure it at once when a group begins.
             Err(error) if error.to_string().contains("Duplicate master name") => {
-                debug!("{group}: another agent has told Sentinel {}", self.sentinel);
+                debug!("{group}: another agent has reconfigured Sentinel {}", self.sentinel);
             }
             Err(error) => {
                 self.link = None;
-                warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);
+                warn!("{group}: cannot reconfigure Sentinel {}: {error}", self.sentinel);
             }
         }
     }
@@ -453,11 +455,13 @@ impl Watcher {
             query::remove(link, id, group, reconfigure).await
         };
         match self.on_link(ask).await {
-            Ok(true) => say_told(group, reconfigure),
-            Ok(false) => debug!("{group}: Sentinel {} knows somebody by now", self.sentinel),
-            // Several agents tell it at once.
+            Ok(true) => say_reconfigured(group, reconfigure),
+            Ok(false) => {
+                debug!("{group}: Sentinel {} knows an instance that answers by now", self.sentinel)
+            }
+            // Several agents reconfigure it at once.
             Err(error) if error.to_string().contains("No such master") => {
-                debug!("{group}: another agent has told Sentinel {}", self.sentinel);
+                debug!("{group}: another agent has reconfigured Sentinel {}", self.sentinel);
             }
             Err(error) => {
                 warn!("{group}: Sentinel {} cannot let go of the group: {error}", self.sentinel);

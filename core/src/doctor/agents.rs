@@ -100,7 +100,7 @@ fn clock(facts: &Facts<'_>) -> Vec<Finding> {
     )]
 }
 
-/// What no check could look at. One finding for all: each is somebody's right or login.
+/// What no check could look at. One finding for all: each is a right or a login that is missing.
 fn unread(facts: &Facts<'_>) -> Vec<Finding> {
     let mut evidence: Vec<Observation> = Vec::new();
     let mut note = |from: String, error: Option<&String>| {

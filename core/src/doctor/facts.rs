@@ -30,7 +30,7 @@ pub struct Facts<'a> {
     pub instances: BTreeMap<Address, InstanceFacts>,
     /// The Consul agent that was asked.
     pub consul: Result<ConsulAgent, String>,
-    /// Every row of the group's services, whoever registered it.
+    /// Every row of the group's services, those of other programs too.
     pub rows: Result<Vec<ConsulRow>, String>,
     /// Which rights the token has; `None` where there are no ACLs.
     pub rights: Result<Option<Vec<(Right, bool)>>, String>,
@@ -245,7 +245,7 @@ impl NameKind {
 pub struct NameAnswer {
     /// The server.
     pub server: Address,
-    /// Somebody named it; else it is the Consul that is written to, whose DNS may be elsewhere or nowhere.
+    /// The operator named it; else it is the Consul that is written to, whose DNS may be elsewhere or nowhere.
     pub named: bool,
     /// Which name.
     pub kind: NameKind,
@@ -256,7 +256,7 @@ pub struct NameAnswer {
 }
 
 impl<'a> Facts<'a> {
-    /// What each Sentinel says of the group. One that is reached at two addresses is two here.
+    /// What each Sentinel says of the group. A Sentinel that is reached at two addresses is two here.
     pub(super) fn groups(
         &self,
     ) -> impl Iterator<Item = (&'a Address, &'a SentinelAnswer, &'a SentinelGroup)> {

@@ -55,7 +55,7 @@ macro_rules! codes {
         }
 
         impl FindingCode {
-            /// All of them, by subject.
+            /// All codes, by subject.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
             /// As it stands in JSON and in the document.
@@ -118,7 +118,7 @@ codes! {
     GhostReplica "ghost-replica" Warning;
     /// Some of the group are announced by name and some by address.
     NamesMixed "names-mixed" Warning;
-    /// Some announce an address that leads to nobody but themselves.
+    /// Some announce an address that leads only to themselves.
     LoopbackAnnounced "loopback-announced" Error;
     /// A version of Sentinel with a known fault.
     SentinelVersion "sentinel-version" Warning;
@@ -171,7 +171,7 @@ codes! {
     VersionsDiffer "versions-differ" Warning;
     /// A replica will never be chosen.
     PriorityZero "priority-zero" Hint;
-    /// A primary that is cut off goes on taking writes.
+    /// The primary of an isolated host goes on taking writes.
     MinReplicasOff "min-replicas-off" Hint;
     /// A full synchronisation waits for long.
     DisklessDelay "diskless-delay" Hint;
@@ -180,9 +180,9 @@ codes! {
 
     /// A version of Consul whose DNS ignores tags.
     ConsulTags "consul-tags" Error;
-    /// Somebody else registers under the group's names.
+    /// Another program registers under the group's names.
     ForeignRow "foreign-row" Error;
-    /// Somebody else's node has the name of the group's.
+    /// A node that another program registered has the name of the group's.
     ForeignNode "foreign-node" Error;
     /// The token lacks a right.
     AclRight "acl-right" Error;
@@ -293,7 +293,7 @@ fn redis_cli(at: &Address, command: impl fmt::Display) -> String {
     format!("redis-cli -h {} -p {} {command}", at.host(), at.port())
 }
 
-/// Whether values differ, as evidence of who has which; nothing when they are all the same.
+/// Whether values differ, as evidence of which server has which; nothing when they are all the same.
 fn differing<T: PartialEq + fmt::Display>(
     what: &str,
     values: Vec<(&Address, T)>,

@@ -25,12 +25,12 @@ fn blank() -> InstanceAnswer {
     }
 }
 
-/// One with the group's data, that reaches nobody.
+/// An instance with the group's data, without a link to its primary.
 fn holder(of: &str) -> InstanceAnswer {
     InstanceAnswer { role: Role::Replica { of: at(of), link_up: false }, ..replica(1, of) }
 }
 
-/// One that has let go of everybody.
+/// An instance that is detached.
 fn detached() -> InstanceAnswer {
     InstanceAnswer { role: Role::Replica { of: detached_address(), link_up: false }, ..holder(A) }
 }
@@ -74,7 +74,7 @@ fn asked(scene: &Scene) -> Option<String> {
 }
 
 #[test]
-fn a_primary_that_is_back_without_its_data_is_withdrawn_and_nobody_copies_that() {
+fn a_primary_that_is_back_without_its_data_is_withdrawn_and_no_instance_copies_that() {
     let scene = reborn();
     assert!(scene.withdraws().contains("came back without its data, and 10.0.0.3:6379 holds 10"));
     assert_eq!(kept_from_copying(&scene), [B, C]);
@@ -93,7 +93,7 @@ fn one_sentinel_is_asked_to_replace_it_once_the_data_is_safe() {
 }
 
 #[test]
-fn nobody_is_asked_again_for_a_while() {
+fn no_sentinel_is_asked_again_for_a_while() {
     let noted =
         |asked| DataLossRecord { instance: at(A), run_id: "run".to_owned(), asked, sentinel: None };
     let mut scene = withdrawn().published(|record| record.data_loss = Some(noted(1)));
@@ -141,7 +141,7 @@ fn one_that_may_hold_more_is_waited_for() {
 }
 
 #[test]
-fn while_nobody_says_what_he_holds_it_is_not_published_for_as_long_as_a_first_primary_waits() {
+fn while_no_instance_says_what_it_holds_it_is_not_published_for_as_long_as_a_first_primary_waits() {
     let mut scene = reborn().dead(B).dead(C);
     assert!(scene.withdraws().contains("10.0.0.2:6379, 10.0.0.3:6379 may hold it"));
     assert_eq!(asked(&scene), None);
@@ -155,7 +155,7 @@ fn while_nobody_says_what_he_holds_it_is_not_published_for_as_long_as_a_first_pr
 }
 
 #[test]
-fn where_nobody_has_data_or_it_is_the_same_data_nothing_is_done() {
+fn where_no_instance_has_data_or_it_is_the_same_data_nothing_is_done() {
     let none = InstanceAnswer { keys: 0, ..holder(A) };
     let scene = reborn().instance(B, none.clone()).instance(C, none);
     assert_eq!((data_loss(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
@@ -172,7 +172,7 @@ fn where_nobody_has_data_or_it_is_the_same_data_nothing_is_done() {
 fn one_that_has_led_for_long_with_data_of_its_own_stays() {
     let grown = InstanceAnswer { keys: 50, uptime_s: 100, ..blank() };
     assert_eq!(data_loss(&reborn().instance(A, grown.clone()).view()), None);
-    // Unless it was found to be emptied in this very run, and is being replaced.
+    // Unless its data loss was found in this very run, and it is being replaced.
     let noted =
         DataLossRecord { instance: at(A), run_id: "run".to_owned(), asked: 1, sentinel: None };
     let scene = withdrawn().instance(A, grown).published(|record| record.data_loss = Some(noted));
@@ -180,7 +180,7 @@ fn one_that_has_led_for_long_with_data_of_its_own_stays() {
 }
 
 #[test]
-fn foreign_data_is_not_kept_from_anybody() {
+fn no_instance_with_foreign_data_is_detached() {
     // It has no place in the group, and no history of it.
     let foreign = InstanceAnswer { replid: ReplId("77".to_owned()), ..primary(77, None, &[]) };
     let scene = reborn().instance(B, foreign).instance(C, InstanceAnswer { keys: 0, ..holder(A) });
@@ -196,7 +196,7 @@ fn one_that_keeps_its_data_in_an_append_only_file_alone_is_kept_by_its_place() {
 }
 
 #[test]
-fn a_second_primary_with_the_data_is_kept_unless_it_may_have_been_promoted() {
+fn a_stray_primary_with_the_data_is_kept_unless_it_may_have_been_promoted() {
     let second = primary(2, Some(1), &[]);
     let lived = |origin| {
         let mut scene = reborn().instance(B, second.clone());
@@ -218,7 +218,7 @@ fn a_late_command_does_nothing() {
     });
     let detach: Detach = detach.unwrap();
     assert!(detach.still_holds(&holder(A)));
-    // It follows somebody else, was promoted, was restarted, or has copied it already.
+    // It follows another instance, was promoted, was restarted, or has copied it already.
     assert!(!detach.still_holds(&holder(C)));
     assert!(!detach.still_holds(&primary(2, Some(1), &[])));
     assert!(!detach.still_holds(&InstanceAnswer { run_id: "other".to_owned(), ..holder(A) }));
@@ -239,7 +239,7 @@ fn the_veto_knows_who_must_not_be_touched() {
 }
 
 #[test]
-fn nobody_is_made_to_follow_it_while_it_is_still_published() {
+fn no_instance_is_made_to_follow_it_while_it_is_still_published() {
     let mut scene = reborn().instance(B, detached());
     scene.observed.registered.insert(at(B));
     scene.memory.since.insert(Condition::Stray(at(B)), Mono(NOW - 60_000));
