@@ -21,7 +21,7 @@ use crate::systemd;
 use rights::{denied_right, rights_probe};
 use running::AgentTasks;
 
-/// An agent ready to run.
+/// An agent whose settings, secrets and certificates were checked.
 pub struct Agent {
     config: Config,
     consul: Consul,

@@ -31,9 +31,9 @@ pub enum DnsError {
     /// The name has no address, or the servers do not answer.
     #[error("cannot resolve `{name}`: {reason}")]
     Lookup {
-        /// The name.
+        /// The name that was looked up.
         name: String,
-        /// What happened.
+        /// The DNS server's answer or the error, in words.
         reason: String,
     },
 }

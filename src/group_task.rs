@@ -46,11 +46,11 @@ const ANSWERS_MAX: usize = 16;
 /// Servers' right answers for the name waiting for one group.
 pub const RIGHT_MAX: usize = 16;
 
-/// What a group's task needs.
+/// The channels and settings of one group's task.
 pub struct GroupTask {
     /// The group. What is wanted of it, and the login, may change; its place in Consul stays.
     pub group: watch::Receiver<GroupConfig>,
-    /// Consul.
+    /// The client for reading and writing the group.
     pub consul: Consul,
     /// The clock of all readings.
     pub clock: Clock,
@@ -66,7 +66,7 @@ pub struct GroupTask {
     pub shown: watch::Sender<Option<Snapshot>>,
     /// Whether the HTTP server or systemd shows what is known.
     pub looked_at: watch::Receiver<bool>,
-    /// What it counts with.
+    /// The group's metrics.
     pub meter: GroupMeter,
     /// For the name check: what is published.
     pub published: watch::Sender<Option<Published>>,
@@ -74,7 +74,7 @@ pub struct GroupTask {
     pub findings: watch::Receiver<Findings>,
 }
 
-/// Something that happened to a group.
+/// What wakes the group's task.
 enum Event {
     Instance(Address, Reading<InstanceAnswer>),
     Sentinel(PoolReport),

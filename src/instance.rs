@@ -25,14 +25,14 @@ use crate::retry::Retry;
 const REPLICAS_MAX: usize = 256;
 /// Least time between two attempts to connect, so that a refusing port is not hammered.
 const RECONNECT_GAP: Duration = Duration::from_millis(5);
-/// Something to do with an instance.
+/// What an instance's task is asked to do.
 #[derive(Debug, Clone)]
 pub enum InstanceCommand {
     /// Ask it about itself.
     Probe,
     /// Hold its writes for this long.
     Hold {
-        /// In ms.
+        /// For how long, in ms.
         for_ms: u64,
     },
     /// Make it a replica.
@@ -330,7 +330,7 @@ pub struct Todo {
 }
 
 impl Todo {
-    /// Adds a command.
+    /// Adds a command; the newest one of its kind counts.
     pub fn add(&mut self, command: InstanceCommand) {
         // What became of it is worth knowing at once.
         self.probe |= !matches!(command, InstanceCommand::Hold { .. });

@@ -40,17 +40,17 @@ pub type Findings = BTreeMap<Address, Problem>;
 pub struct Checker {
     /// The group.
     pub group: GroupName,
-    /// Whom to ask.
+    /// The DNS servers, and the domain.
     pub dns: DnsConfig,
     /// The clock of what was published.
     pub clock: Clock,
-    /// What it counts with.
+    /// The agent's metrics.
     pub meter: Meter,
     /// What is published.
     pub published: watch::Receiver<Option<Published>>,
     /// Grows when the servers are to be asked now, as on SIGHUP.
     pub look: watch::Receiver<u64>,
-    /// Where to say what is wrong.
+    /// The problems of each server, for `status`.
     pub findings: watch::Sender<Findings>,
     /// Where to say that the name was answered as it was published, with which generation.
     pub right: mpsc::Sender<u64>,

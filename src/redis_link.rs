@@ -33,7 +33,7 @@ use crate::secret::{SecretError, SecretSource};
 pub struct LinkSettings {
     /// ACL user; `None` is the default user.
     pub username: Option<String>,
-    /// Its password.
+    /// The source of the password.
     pub password: SecretSource,
     /// TLS, when it is spoken.
     pub tls: Option<TlsSettings>,

@@ -9,7 +9,7 @@ use crate::name_check::Findings;
 /// One group as its loop knows it at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// What a person wants to know.
+    /// What `status` shows.
     pub status: GroupStatus,
     /// What the loop concluded last, in one sentence.
     pub summary: Option<String>,

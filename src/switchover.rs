@@ -46,9 +46,9 @@ const FIRST_PRIORITY: u64 = 1;
 pub struct SwitchoverStep {
     /// When, since writes were paused; `None` before that.
     pub after: Option<Duration>,
-    /// What, in one word.
+    /// The step in one word, as JSON has it.
     pub what: &'static str,
-    /// More about it.
+    /// The server and what it said, in words.
     pub detail: String,
 }
 
@@ -73,7 +73,7 @@ pub struct Mover<'a> {
     pub consul: &'a Consul,
     /// The clock of all readings.
     pub clock: Clock,
-    /// Hears of each step.
+    /// Called at each step.
     pub report: &'a (dyn Fn(SwitchoverStep) + Sync),
 }
 

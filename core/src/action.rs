@@ -9,7 +9,7 @@ use super::record::{Change, Record};
 use super::sentinels::Reconfigure;
 use super::stale_peers::Forget;
 
-/// One thing to do.
+/// One command that an agent may give to Consul, to an instance or to a Sentinel.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// One transaction in Consul.
@@ -43,7 +43,7 @@ impl Action {
 /// One transaction, guarded by the ModifyIndex of `state`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Write {
-    /// What it is for.
+    /// What it is for; the label `purpose` of `consul_redis_writes_total`.
     pub purpose: Purpose,
     /// The ModifyIndex that `state` must still have; 0 when it must not exist.
     pub base_index: u64,
@@ -59,12 +59,12 @@ pub struct Write {
     pub ops: Vec<Op>,
 }
 
-/// What a write is for.
+/// What a write is for: the label `purpose` of `consul_redis_writes_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
-    /// Another writer.
+    /// Publishes another writer, which begins a generation.
     Publish,
-    /// No writer.
+    /// Publishes that there is no writer, which begins a generation.
     Withdraw,
     /// Writes down in `claim` which instance is to become the first writer.
     Claim,
@@ -83,7 +83,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// In one word.
+    /// As the label `purpose` has it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Publish => "publish",

@@ -14,12 +14,12 @@ use super::record::{Record, Writer};
 use super::replicas::InstanceRows;
 use super::view::View;
 
-/// One replica that is to become a primary.
+/// One instance that is to get `REPLICAOF NO ONE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promote {
-    /// The replica.
+    /// The instance that gets the command.
     pub instance: Address,
-    /// The run of it that was seen.
+    /// Its `run_id` when that was decided: another run is another case.
     pub run_id: String,
 }
 
@@ -35,7 +35,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// One that says what it is already.
+    /// The step for an instance that reports the role `master` already.
     pub(super) fn publish(address: &Address, answer: &InstanceAnswer) -> Self {
         Self::Publish(Writer::of(address, answer))
     }

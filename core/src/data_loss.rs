@@ -26,20 +26,20 @@ const DEFAULT_PRIORITY: u64 = 100;
 /// says that it is a primary itself, and Sentinel would make it follow that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detach {
-    /// The instance.
+    /// The instance that holds the data.
     pub instance: Address,
-    /// The primary without data.
+    /// The primary without data, which it would copy.
     pub from: Address,
-    /// The run of the instance that was seen.
+    /// Its `run_id` when that was decided: another run is another case.
     pub run_id: String,
     /// The history of the instance that was seen: a promotion begins another.
     pub replid: ReplId,
 }
 
-/// One failover that is to be asked for.
+/// One `SENTINEL FAILOVER`, since the primary came back without its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replace {
-    /// The Sentinel to ask.
+    /// The Sentinel that gets the command.
     pub sentinel: Address,
     /// The primary that has come back without its data.
     pub primary: Address,
@@ -75,7 +75,7 @@ pub fn condition(view: &View<'_>) -> Option<Condition> {
     found(view).map(DataLoss::condition)
 }
 
-/// Looked for once in these readings.
+/// [`find`]'s answer, which a view works out once.
 fn found<'v>(view: &'v View<'_>) -> Option<&'v DataLoss> {
     view.found.data_loss.get_or_init(|| find(view)).as_ref()
 }

@@ -29,7 +29,7 @@ pub enum Duty {
     Fence(Fence),
     /// Hold its writes for a moment.
     Hold(Hold),
-    /// Leave it alone.
+    /// No command: it is as it should be, or a reason says why not.
     Leave,
 }
 
@@ -42,12 +42,12 @@ pub enum SentinelDuty {
     Forget(Forget),
     /// Ask it for a failover, once that is written down.
     Replace(Replace),
-    /// Leave it alone.
+    /// No command: it is as it should be, or must not be disturbed.
     Leave,
 }
 
 impl Duty {
-    /// As something to do, if it is.
+    /// The action that carries it out; `None` for [`Duty::Leave`].
     pub fn action(&self) -> Option<Action> {
         match self.clone() {
             Self::Promote(promote) => Some(Action::Promote(promote)),

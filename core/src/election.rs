@@ -35,7 +35,7 @@ pub struct Tally {
 /// The Sentinels that name one address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Votes {
-    /// How many.
+    /// How many Sentinels, each counted once by its id.
     pub count: usize,
     /// The highest epoch at which one of them does.
     pub epoch: u64,
@@ -44,7 +44,7 @@ pub struct Votes {
 /// The address that a majority names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elected {
-    /// The primary.
+    /// The address that they name.
     pub address: Address,
     /// The highest epoch of its voters.
     pub epoch: u64,
@@ -70,18 +70,18 @@ pub struct Failover {
 /// How many Sentinels call an address down.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DownCount {
-    /// At least subjectively.
+    /// How many find it subjectively down, at least.
     pub subjective: usize,
-    /// Objectively.
+    /// How many find it objectively down.
     pub objective: usize,
 }
 
 /// What the Sentinels that list a replica think of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReplicaCount {
-    /// How many get an answer.
+    /// How many Sentinels get an answer from the replica.
     pub up: usize,
-    /// How many do not.
+    /// How many get none.
     pub down: usize,
 }
 

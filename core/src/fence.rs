@@ -20,13 +20,13 @@ use super::writer::{WriterTest, share_history};
 /// One stray primary that is to follow the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fence {
-    /// The stray primary.
+    /// The stray primary, which becomes a replica.
     pub instance: Address,
     /// The run of it that was seen: another run must be looked at anew.
     pub run_id: String,
     /// The writer that it is to follow, in exactly the words Sentinel announces.
     pub follow: Address,
-    /// What it is.
+    /// Why it is stray; the log says so.
     pub kind: StrayKind,
     /// The history it writes. It begins another one when it is promoted, so a command that arrives late,
     /// when the instance has been a replica and was promoted again, is recognised.

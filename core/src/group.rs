@@ -41,7 +41,7 @@ use super::view::{Found, View};
 /// How long it is remembered that a Sentinel was dismissed, in ms: no report waits in a queue for longer.
 pub const DISMISSED_FOR_MS: u64 = 60_000;
 
-/// Something that happened.
+/// What a shell hands in: a reading, the end of a command, or the time.
 #[derive(Debug, Clone)]
 pub enum Input {
     /// A Sentinel answered, or failed to.
@@ -64,7 +64,7 @@ pub enum Input {
     SeenInDns(u64),
     /// How the write with this number ended.
     Written(u64, Outcome),
-    /// Time passed.
+    /// A second passed: what is due is looked at.
     Tick,
     /// Look at everything now: SIGHUP asks for it.
     Look,
@@ -72,7 +72,7 @@ pub enum Input {
     Policy(Box<Policy>),
 }
 
-/// How a transaction ended.
+/// How a transaction in Consul ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Applied, all of it.
@@ -89,7 +89,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// In one word.
+    /// As the label `outcome` of the metrics has it.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Committed { .. } => "committed",
@@ -100,7 +100,7 @@ impl Outcome {
     }
 }
 
-/// Something to do.
+/// What the loop wants a shell to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Ask every Sentinel.
@@ -138,7 +138,7 @@ pub enum Output {
 /// A generation that is in Consul now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Published {
-    /// Its number.
+    /// The generation, which never decreases.
     pub generation: u64,
     /// The service it is published as.
     pub service: ServiceName,
@@ -154,16 +154,16 @@ pub struct Published {
     pub history: Vec<Change>,
 }
 
-/// One line for the log.
+/// One line of the log, without group and time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// How much it matters.
+    /// The level that the line is logged at.
     pub weight: LogLevel,
-    /// The line.
+    /// The words of the line.
     pub text: String,
 }
 
-/// How much a line matters.
+/// The level of a line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
     /// For finding errors.
@@ -174,7 +174,7 @@ pub enum LogLevel {
     Warn,
 }
 
-/// One group's loop.
+/// One group's loop as a state machine: [`Input`]s in, [`Output`]s out.
 pub struct GroupLoop {
     policy: Policy,
     layout: Layout,
@@ -223,12 +223,12 @@ impl GroupLoop {
         }
     }
 
-    /// What is known now.
+    /// The last reading of each server, and of Consul.
     pub fn observed(&self) -> &Observed {
         &self.observed
     }
 
-    /// The last decision.
+    /// The last decision; `None` before the first input.
     pub fn decision(&self) -> Option<&Decision> {
         self.decision.as_ref()
     }

@@ -21,9 +21,9 @@ use super::writer::{WriterTest, share_history};
 /// One instance whose writes are to be held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// The instance.
+    /// The instance that gets `CLIENT PAUSE ... WRITE`.
     pub instance: Address,
-    /// Why.
+    /// The reason, which the log and `plan` say.
     pub why: HoldReason,
     /// For how long, in ms.
     pub for_ms: u64,

@@ -53,9 +53,9 @@ pub enum Condition {
 /// One instance that is back, and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReturnedInstance {
-    /// Where it is.
+    /// The address that it answers at.
     pub address: Address,
-    /// Its run.
+    /// Its `run_id`: a restart of it is another case.
     pub run_id: String,
     /// It has read its data.
     pub is_ready: bool,
@@ -79,16 +79,16 @@ pub enum ReconfigureKind {
 /// A replica or a Sentinel that is gone for good.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StalePeer {
-    /// A Sentinel.
+    /// By its id, and the address that it had last.
     Sentinel(SentinelId, Address),
-    /// A replica.
+    /// By its address.
     Replica(Address),
 }
 
 /// One run of an instance, as far as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {
-    /// The run (`run_id`).
+    /// The `run_id` of the process.
     pub run_id: String,
     /// What it has been in that run.
     pub origin: Origin,
@@ -150,7 +150,7 @@ impl<T: Clone + PartialEq> Asked<T> {
     }
 }
 
-/// See the module's head.
+/// What a group's loop knows of the past: since when conditions last, and what was done when.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// The generation last seen in Consul, and when it was first seen: what was asked of Sentinels

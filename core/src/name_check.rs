@@ -90,7 +90,7 @@ impl fmt::Display for DnsAnswer {
 /// How an answer compares with what is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsVerdict {
-    /// It is that.
+    /// The answer is the published writer, or none where none is published.
     Right,
     /// There is none, and a writer is published.
     Missing,
@@ -103,7 +103,7 @@ pub enum DnsVerdict {
 }
 
 impl DnsVerdict {
-    /// All of them.
+    /// All verdicts, in the order of the metric.
     pub const ALL: [Self; 5] =
         [Self::Right, Self::Missing, Self::Other, Self::Unwanted, Self::Silent];
 
@@ -144,10 +144,10 @@ pub fn stale(answer: &DnsAnswer, history: &[Change], now: Timestamp) -> Option<S
     ended.map(|change| now.duration_since(change.at).max(SignedDuration::ZERO))
 }
 
-/// What came of one question.
+/// The result of one question to one DNS server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckResult {
-    /// How the answer compares.
+    /// Whether the answer is what is published.
     pub verdict: DnsVerdict,
     /// The first right answer since the generation began: how long after the promotion, in ms, where that was seen.
     pub first_after_promotion_ms: Option<u64>,
@@ -168,7 +168,7 @@ pub struct NameCheck {
 }
 
 impl NameCheck {
-    /// This is published now.
+    /// From now on this is the right answer.
     pub fn expect(&mut self, published: &Published) {
         let known = self.published.as_ref().map(|known| known.generation);
         if known == Some(published.generation) {

@@ -81,7 +81,7 @@ impl Observed {
 /// What one Sentinel says about itself and one group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SentinelAnswer {
-    /// Who it is.
+    /// Its `SENTINEL MYID`.
     pub id: SentinelId,
     /// It is in TILT: its opinions on what is down do not count, its votes do (`docs/facts/sentinel.md` 5).
     pub tilt: bool,
@@ -198,7 +198,7 @@ pub struct SentinelReplica {
 pub struct SentinelPeer {
     /// Where the peer listens.
     pub address: Address,
-    /// Who it is.
+    /// The peer's `SENTINEL MYID`.
     pub id: SentinelId,
     /// This Sentinel gets no answer from it.
     pub s_down: bool,
@@ -215,7 +215,7 @@ pub struct InstanceAnswer {
     pub not_ready: Option<String>,
     /// A `FAILOVER` is running on it (`master_failover_state`, Redis 6.2 and later).
     pub failover_running: bool,
-    /// Changes with each start of the process.
+    /// `run_id`: it changes with each start of the process.
     pub run_id: String,
     /// Version text, e.g. `7.0.15`.
     pub version: String,
@@ -278,7 +278,7 @@ pub struct ConnectedReplica {
 /// The catalog rows found on the group's synthetic node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowsAnswer {
-    /// When they were asked for.
+    /// When the rows were asked for.
     pub asked: Mono,
     /// The node, or `None` when it does not exist.
     pub found: Option<Rows>,
@@ -289,7 +289,7 @@ pub struct RowsAnswer {
 /// Which group on which Sentinel a question is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Question {
-    /// The Sentinel.
+    /// The Sentinel whose vote it is.
     pub sentinel: Address,
     /// The group.
     pub group: GroupName,

@@ -10,11 +10,11 @@ use super::record::Level;
 /// Settings of one group, with all defaults filled in. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// The group.
+    /// The group that this applies to.
     pub group: GroupName,
     /// The service it is published as.
     pub service: ServiceName,
-    /// How sure a publication must be.
+    /// How sure a publication must be (`publish`).
     pub publish: Level,
     /// This agent's id, as it stands in `by`.
     pub agent: String,
@@ -62,7 +62,7 @@ pub struct WantedSettings {
     /// Sentinels that must agree that a primary is down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quorum: Option<WantedQuorum>,
-    /// `down-after-milliseconds`.
+    /// `down-after-milliseconds`, in ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub down_after_ms: Option<u64>,
     /// `failover-timeout`, in ms.
@@ -79,7 +79,7 @@ pub struct WantedSettings {
 pub enum WantedQuorum {
     /// More than half of the known ones.
     Auto,
-    /// This many.
+    /// This number of Sentinels.
     Fixed(u64),
 }
 

@@ -13,11 +13,11 @@ use super::writer::NotWriter;
 pub enum PublishReason {
     /// Rule 2: a majority names it.
     Majority {
-        /// How many Sentinels name it.
+        /// How many Sentinels name the writer.
         votes: usize,
         /// How many are known.
         known: usize,
-        /// At which epoch.
+        /// The highest `config-epoch` of its voters.
         epoch: u64,
         /// Its history does not go on from the last writer's.
         unrelated: bool,
@@ -28,7 +28,7 @@ pub enum PublishReason {
         leader: Address,
         /// The epoch of the election, when known.
         epoch: Option<u64>,
-        /// Forced by an operator.
+        /// An operator gave `SENTINEL FAILOVER`: there was no election.
         forced: bool,
     },
     /// Consul and the Sentinels knew no primary, and this one's data includes that of all others.
@@ -42,7 +42,7 @@ pub enum PublishReason {
 pub enum WithdrawReason {
     /// Rule 4: the Sentinels agree that it is down.
     Down {
-        /// The writer.
+        /// The writer that is withdrawn.
         writer: Address,
         /// How many Sentinels get no answer from it.
         votes: usize,
@@ -63,7 +63,7 @@ pub enum WithdrawReason {
     IsReplica {
         /// The writer.
         writer: Address,
-        /// Whom it follows.
+        /// The instance that it follows now.
         of: Address,
     },
     /// It came back without its data, and others hold it or may.
@@ -149,7 +149,7 @@ pub enum NotYet {
 /// Why there is no first primary yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoFirst {
-    /// The operator does it himself.
+    /// The operator decides (`bootstrap = false`).
     SwitchedOff,
     /// Too few Sentinels answer to say that none knows the group.
     Sentinels {
@@ -221,9 +221,9 @@ pub enum NotPromotedAgain {
     Unheard(Address),
     /// An instance holds what it does not.
     Behind {
-        /// The old primary.
+        /// The old primary, which is back.
         old: Address,
-        /// Who has more.
+        /// The instance that holds more.
         than: Address,
     },
 }
@@ -233,11 +233,11 @@ pub enum NotPromotedAgain {
 pub struct LeftAlone {
     /// The stray primary.
     pub instance: Address,
-    /// Why.
+    /// What keeps the agents from fencing it.
     pub why: WhyLeft,
 }
 
-/// See [`LeftAlone`].
+/// Why one stray primary is not fenced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyLeft {
     /// Its data has nothing to do with the group's.
@@ -247,9 +247,9 @@ pub enum WhyLeft {
     },
     /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
     WriterIsEmpty {
-        /// The writer.
+        /// The writer, which is without keys.
         writer: Address,
-        /// How many keys the other one holds.
+        /// How many keys the stray primary holds.
         keys: u64,
     },
     /// It is blank, and only a minority of the Sentinels says that it belongs to the group.
@@ -258,7 +258,7 @@ pub enum WhyLeft {
     MayBePromoted,
     /// The writer is not certain at this moment.
     NoCertainWriter(&'static str),
-    /// The operator wants it so.
+    /// `fence = false` leaves it to Sentinel.
     SwitchedOff,
 }
 
@@ -267,7 +267,7 @@ pub enum WhyLeft {
 pub struct WhyDataLoss {
     /// The primary.
     pub primary: Address,
-    /// Who holds the data, and how many keys.
+    /// The instance with the most data, and how many keys it holds.
     pub holder: Option<(Address, u64)>,
     /// The instances that may hold it, when none does for certain.
     pub unheard: Vec<Address>,
@@ -282,7 +282,7 @@ pub struct NotReplaced {
     pub why: WhyNotReplaced,
 }
 
-/// See [`NotReplaced`].
+/// Why no Sentinel is asked for a failover yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyNotReplaced {
     /// An instance that may hold more does not answer.
@@ -329,7 +329,7 @@ pub enum NotAtRest {
     MayBeAlive(Address),
     /// A Sentinel does not know another one that answers.
     PeerUnknown {
-        /// The Sentinel.
+        /// The Sentinel that knows too little.
         sentinel: Address,
         /// The address of the peer that it does not know.
         peer: Option<Address>,
@@ -370,7 +370,7 @@ pub enum Reason {
     NoRoom,
     /// The old primary is back, and is not made one again.
     NotPromotedAgain(NotPromotedAgain),
-    /// A second primary is left alone.
+    /// A stray primary is left alone.
     LeftAlone(LeftAlone),
     /// A primary without data is not replaced.
     NotReplaced(NotReplaced),

@@ -122,7 +122,7 @@ fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     if led { Vec::new() } else { back }
 }
 
-/// Its link is up: whom it follows is alive.
+/// Its link is up, so the instance that it follows is alive.
 pub(super) fn follows_a_living_one(answer: &InstanceAnswer) -> bool {
     matches!(answer.role, Role::Replica { link_up: true, .. })
 }

@@ -28,13 +28,13 @@ pub const DEFAULT_SETTINGS: SentinelSettings = SentinelSettings {
 /// One Sentinel that is to be reconfigured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reconfigure {
-    /// The Sentinel.
+    /// The Sentinel that gets the commands.
     pub sentinel: Address,
-    /// In which way.
+    /// Which commands: `MONITOR`, `REMOVE` or `SET`.
     pub what: ReconfigureKind,
     /// The primary it is to monitor.
     pub primary: Address,
-    /// With which settings.
+    /// The settings that it is to have for the group.
     pub settings: SentinelSettings,
 }
 

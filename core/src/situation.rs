@@ -32,7 +32,7 @@ pub enum Situation {
     DataLost(Withdrawn),
     /// The last writer is back and detached, and a majority names it.
     Returned {
-        /// What that means for what is published.
+        /// Whether the writer is still to be withdrawn.
         published: Withdrawn,
         /// It is to be made the primary again, or why not.
         again: Result<Promote, NotPromotedAgain>,
@@ -53,7 +53,7 @@ pub enum Situation {
 /// A writer that is published, and must not be; or that is withdrawn already.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Withdrawn {
-    /// It is published still.
+    /// It is published still, and must be withdrawn.
     Due(WithdrawReason),
     /// There is no writer, and this is what is missing for one.
     Done(NotYet),
@@ -225,7 +225,7 @@ pub const TABLE: [Row; 12] = [
 ];
 
 impl Situation {
-    /// Its name.
+    /// The name of the variant, as ARCHITECTURE.md's table has it.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Unread => "Unread",

@@ -17,14 +17,14 @@ use super::reasons::{NotAtRest, NotForgotten};
 use super::view::View;
 use super::writer::WriterTest;
 
-/// One Sentinel that is to forget.
+/// One Sentinel that is to get `SENTINEL RESET`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forget {
-    /// The Sentinel.
+    /// The Sentinel that gets the command.
     pub sentinel: Address,
     /// The primary that it must still name when it is reset.
     pub primary: Address,
-    /// Whom it is to forget.
+    /// The stale peers that it lists and is to forget.
     pub stale_peers: Vec<StalePeer>,
 }
 
@@ -36,7 +36,7 @@ impl Forget {
         quiet && self.stale_peers.iter().any(|stale_peer| holds_for_dead(group, stale_peer))
     }
 
-    /// Whom, in words.
+    /// The stale peers in words, for the log and the record.
     pub fn names(&self) -> String {
         let names: Vec<String> = self.stale_peers.iter().map(ToString::to_string).collect();
         names.join(", ")

@@ -26,11 +26,11 @@ const FIXED_OPS: usize = 2;
 
 /// What is to be written.
 pub enum Wanted {
-    /// This.
+    /// This transaction.
     Write(Box<Write>),
     /// Nothing: rows and keys were compared with the record, and show it.
     Sound,
-    /// Nothing.
+    /// No transaction is needed.
     Nothing,
 }
 

@@ -36,13 +36,13 @@ const NEWS_MAX: usize = 256;
 
 /// All tasks of an agent, and how to reach them.
 pub struct AgentTasks {
-    /// What they were made from.
+    /// The config in force.
     pub config: Config,
-    /// The Consul of all.
+    /// The client that all tasks share.
     pub consul: Consul,
-    /// The clock of all.
+    /// The clock that all tasks share.
     pub clock: Clock,
-    /// Their ends.
+    /// Stops all tasks, and notices when one ends by itself.
     pub supervisor: Supervisor,
     meter: Meter,
     look: watch::Receiver<u64>,
@@ -72,10 +72,10 @@ struct GroupPart {
     findings: watch::Sender<Findings>,
 }
 
-/// What became of a new config.
+/// What a reload changed, and what waits for a restart.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Parts that go by it now.
+    /// The parts that are in force now.
     done: Vec<String>,
     /// Keys that wait until the agent is started again.
     waiting: Vec<&'static str>,

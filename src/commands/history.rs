@@ -72,7 +72,7 @@ fn row(change: &Change) -> Vec<String> {
     ]
 }
 
-/// An address, or that there is none.
+/// The address, or `none`.
 pub fn or_none(address: Option<&Address>) -> String {
     address.map_or_else(|| "none".to_owned(), ToString::to_string)
 }

@@ -131,7 +131,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// How a step went, for people.
+    /// Prints how a step went, unless JSON is wanted.
     fn say(&self, text: &str) {
         if !self.json {
             println!("{text}");

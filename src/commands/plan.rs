@@ -35,7 +35,7 @@ struct Planned {
     actions: Vec<Todo>,
 }
 
-/// One thing to do.
+/// One action, in the form of `plan --json`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "action", rename_all = "lowercase")]
 enum Todo {
@@ -55,7 +55,7 @@ enum Todo {
     Promote { instance: Address },
     /// Make an instance a replica.
     Fence { instance: Address, follow: Address },
-    /// Reconfigure a Sentinel.
+    /// Reconfigure a Sentinel (`tell` in JSON).
     #[serde(rename = "tell")]
     Reconfigure {
         sentinel: Address,

@@ -45,22 +45,22 @@ impl Style {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// Something that is well.
+    /// Green, where colours are on.
     pub fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// Something that is not.
+    /// Red, where colours are on.
     pub fn bad(self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    /// Something that matters.
+    /// Bold, where colours are on.
     pub fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    /// Something that matters less.
+    /// Dim, where colours are on.
     pub fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }

@@ -35,7 +35,7 @@ pub struct Config {
     pub waiting: Vec<&'static str>,
     /// Where Consul is.
     pub consul: ConsulEndpoint,
-    /// KV prefix.
+    /// The prefix of all keys and nodes in Consul.
     pub prefix: String,
     /// Log level or filter.
     pub log: String,
@@ -51,7 +51,7 @@ pub struct Config {
     pub sources: SentinelSources,
     /// DNS server for their names.
     pub resolver: Option<std::net::SocketAddr>,
-    /// How to log in to them.
+    /// The login for the Sentinels.
     pub sentinel_login: LinkSettings,
     /// The groups to publish.
     pub groups: Vec<GroupConfig>,
@@ -109,12 +109,12 @@ impl Config {
     }
 }
 
-/// One group.
+/// One group's settings, its place in Consul, and its logins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupConfig {
     /// What is wanted of it, complete but for `run`, which each loop has of its own.
     pub policy: Policy,
-    /// Where it is in Consul.
+    /// The group's keys and node in Consul.
     pub layout: Layout,
     /// How to log in to its instances.
     pub login: LinkSettings,
@@ -125,7 +125,7 @@ pub struct GroupConfig {
 /// Where the agent answers by HTTP.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpConfig {
-    /// The address.
+    /// The address and port to listen at.
     pub listen: std::net::SocketAddr,
     /// The token that a client needs to see the groups.
     pub token: SecretSource,
@@ -136,9 +136,9 @@ pub struct HttpConfig {
 /// TLS towards HTTP clients: PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpTls {
-    /// Our certificate.
+    /// The certificate that the server shows: a PEM file.
     pub cert: PathBuf,
-    /// Its key.
+    /// The key of the certificate: a PEM file.
     pub key: PathBuf,
     /// The authority whose certificates open what the token opens.
     pub client_ca: Option<PathBuf>,
@@ -167,9 +167,9 @@ impl DnsConfig {
 /// A login that is passed on to Sentinels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SentinelAuth {
-    /// ACL user.
+    /// The ACL user; none is the user `default`.
     pub username: Option<String>,
-    /// Its password.
+    /// The source of the password.
     pub password: SecretSource,
 }
 
@@ -178,7 +178,7 @@ pub struct SentinelAuth {
 pub struct LocalRedis {
     /// Where others reach it.
     pub address: Address,
-    /// Its group.
+    /// The group that it belongs to.
     pub group: GroupName,
     /// The service it is registered as.
     pub service: String,

@@ -28,7 +28,7 @@ const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 pub struct Indexed<T> {
     /// `X-Consul-Index`.
     pub index: u64,
-    /// The answer.
+    /// The decoded body.
     pub value: T,
 }
 

@@ -25,7 +25,7 @@ pub const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
 /// A raw answer.
 #[derive(Debug)]
 pub struct Response {
-    /// When it was asked for.
+    /// When the request was sent.
     pub asked: Instant,
     /// The HTTP status.
     pub status: StatusCode,
@@ -40,7 +40,7 @@ pub struct Response {
 pub(super) struct Connection {
     http: reqwest::Client,
     base: String,
-    /// What it was made from.
+    /// The settings that it was made from.
     pub endpoint: ConsulEndpoint,
     /// The PEM files as they were read: their times and sizes.
     pub files: Vec<Option<Stamp>>,

@@ -29,15 +29,15 @@ pub type Monitored = BTreeMap<Address, Vec<GroupName>>;
 /// One service on the local Consul agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// Its id.
+    /// The service id, unique on the Consul agent.
     pub id: String,
-    /// Its name.
+    /// The name of the service.
     pub service: String,
     /// Where it listens.
     pub address: Address,
     /// Its tags.
     pub tags: Vec<String>,
-    /// Its metadata.
+    /// Metadata of the service.
     pub meta: BTreeMap<String, String>,
     /// How often Consul tries to connect.
     pub check_interval: Duration,

@@ -101,7 +101,7 @@ impl Child {
         Ok(Self { pid: Pid::from_raw(pid), ended: None, died })
     }
 
-    /// Its process id.
+    /// The process id, also after its end.
     pub fn id(&self) -> i32 {
         self.pid.as_raw()
     }

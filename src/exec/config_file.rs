@@ -27,9 +27,9 @@ const SECRETS: [&str; 7] = [
 /// The file that the server is started with, and what it says.
 #[derive(Debug)]
 pub struct ServerConfig {
-    /// On the data volume.
+    /// The path on the data volume.
     pub path: PathBuf,
-    /// What it says.
+    /// The text of the file.
     pub text: String,
     /// It was made now.
     pub is_new: bool,

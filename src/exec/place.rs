@@ -54,7 +54,7 @@ impl Volume {
     }
 }
 
-/// Decides.
+/// Which instance a Redis follows when it starts, by the record and its volume.
 pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> StartRole {
     let Some(record) = record else { return StartRole::Nowhere("nothing is published") };
     let noted = volume.membership.as_ref().is_some_and(|membership| membership.is_of(record));

@@ -36,7 +36,7 @@ impl Environment {
             .collect()
     }
 
-    /// One variable.
+    /// The value of one variable; `None` where it is not set.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -53,7 +53,7 @@ impl FromIterator<(String, String)> for Environment {
     }
 }
 
-/// What a server is.
+/// Which of Redis' two servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerKind {
     /// It holds data.

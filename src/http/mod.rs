@@ -61,7 +61,7 @@ struct Asks {
     certificate: bool,
 }
 
-/// What every request can see.
+/// The state that all handlers share.
 struct Site {
     groups: watch::Receiver<Groups>,
     files: watch::Receiver<Vec<FileState>>,
@@ -149,11 +149,11 @@ impl HttpServer {
 /// What a server shows.
 #[derive(Clone)]
 pub struct HttpSources {
-    /// The groups.
+    /// What each group's loop shows.
     pub groups: watch::Receiver<Groups>,
     /// How the rendered files are.
     pub files: watch::Receiver<Vec<FileState>>,
-    /// What is counted.
+    /// The counters behind `/metrics`.
     pub meter: Meter,
 }
 
@@ -210,12 +210,12 @@ pub fn check_certificates(settings: &HttpConfig) -> Result<(), Failure> {
     certificates(settings).map(drop)
 }
 
-/// The process is alive.
+/// `/healthz`: the process is alive.
 async fn healthz() -> &'static str {
     "alive\n"
 }
 
-/// Every group's loop has read Consul.
+/// `/readyz`: every group's loop has read Consul.
 async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
     let waiting: Vec<String> = site
         .groups

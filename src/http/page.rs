@@ -63,7 +63,7 @@ pub fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
         .layer(from_fn(kept_in))
 }
 
-/// As `status --json`.
+/// `/status.json`: the same as `status --json`.
 async fn status_json(State(site): State<Arc<Site>>) -> Response {
     match serde_json::to_string_pretty(&site.statuses()) {
         Ok(text) => {
@@ -181,7 +181,7 @@ fn event(groups: &[GroupView]) -> Option<Event> {
     Some(Event::default().data(text))
 }
 
-/// Every change, as it happens.
+/// `/events`: every change, as it happens.
 async fn events(State(site): State<Arc<Site>>) -> Response {
     let Ok(place) = site.places.clone().try_acquire_owned() else {
         let why = format!("{STREAMS_MAX} pages look on already\n");

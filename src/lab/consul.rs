@@ -328,7 +328,7 @@ impl ConsulServer {
         self.process.as_ref().map(Process::log).unwrap_or_default()
     }
 
-    /// Its process id while it runs.
+    /// The process id; `None` once it has ended.
     pub fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
     }

@@ -170,7 +170,7 @@ impl LabServer {
         self.process.as_ref().map(Process::id)
     }
 
-    /// Its name.
+    /// The name in messages.
     pub fn name(&self) -> &str {
         &self.name
     }

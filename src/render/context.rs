@@ -70,7 +70,7 @@ pub struct Endpoint {
     pub address: String,
     /// The host, without brackets.
     pub host: String,
-    /// The port.
+    /// The TCP port.
     pub port: u16,
 }
 
@@ -81,7 +81,7 @@ pub struct InstanceValue {
     pub address: String,
     /// The host, without brackets.
     pub host: String,
-    /// The port.
+    /// The TCP port.
     pub port: u16,
     /// `primary`, `replica`, `out-of-sync`, `down` or `maintenance`.
     pub role: PublishedRole,

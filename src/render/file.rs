@@ -144,7 +144,7 @@ impl Destination {
 }
 
 impl Candidate {
-    /// Where it is.
+    /// The path of the file that is rendered.
     pub fn path(&self) -> &Path {
         self.file.path()
     }

@@ -73,13 +73,13 @@ pub type Hearers = BTreeMap<GroupName, mpsc::Sender<PoolReport>>;
 /// What is watched, and for which groups. It may change while the pool runs.
 #[derive(Clone)]
 pub struct Watched {
-    /// Where to look.
+    /// Names, addresses and the Consul service to find Sentinels by.
     pub sources: SentinelSources,
     /// How to look up names.
     pub names: Names,
     /// For each watcher.
     pub settings: WatchSettings,
-    /// Where answers go.
+    /// The receiver of each group's answers.
     pub groups: Hearers,
 }
 

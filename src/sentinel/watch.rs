@@ -35,7 +35,7 @@ const HINTS_MAX: usize = 256;
 /// [`RECONFIGURE_AGAIN_MS`](crate::core::policy::RECONFIGURE_AGAIN_MS), and what was written down first is written down again.
 pub const COMMANDS_MAX: usize = 256;
 
-/// Something for one Sentinel to do.
+/// What a watcher is asked to do with its Sentinel.
 #[derive(Debug, Clone)]
 pub enum SentinelCommand {
     /// Monitor this group, or with other settings, unless it is later than this.
@@ -141,11 +141,11 @@ impl Questions {
 pub enum SentinelReport {
     /// A Sentinel's answer about a group, or its failure to answer.
     Answer {
-        /// The Sentinel.
+        /// The address that it is watched at.
         sentinel: Address,
-        /// The group.
+        /// The group that was asked about.
         group: GroupName,
-        /// What it said.
+        /// The answer, or why there is none.
         reading: Box<Reading<SentinelAnswer>>,
     },
     /// The groups that a Sentinel monitors.

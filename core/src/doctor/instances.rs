@@ -70,7 +70,7 @@ fn silent(facts: &Facts<'_>) -> Vec<Finding> {
     silent.map(say).collect()
 }
 
-/// Every answer.
+/// The answers of all instances that answer.
 fn answers<'a>(facts: &Facts<'a>) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> {
     let view = facts.view;
     view.observed.instances.keys().filter_map(move |at| Some((at, view.instance(at)?)))

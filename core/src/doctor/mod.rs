@@ -234,31 +234,31 @@ impl fmt::Display for FindingCode {
     }
 }
 
-/// One thing that is not as it should be.
+/// One finding: a fault or a risk, with what shows it and what mends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which kind of thing.
+    /// The code, as docs/findings.md has it.
     pub code: FindingCode,
-    /// How much it matters.
+    /// Error, warning or hint; it follows from the code.
     pub severity: Severity,
-    /// In a sentence.
+    /// What is wrong, in one sentence.
     pub text: String,
-    /// What it was read from.
+    /// What each server said that shows it.
     pub evidence: Vec<Observation>,
     /// What mends it: a command, where one does.
     pub mend: String,
 }
 
-/// What was read, and from whom.
+/// What one server said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Observation {
-    /// Who said it.
+    /// The server, or the part of Consul.
     pub from: String,
-    /// What was said.
+    /// What was read there.
     pub read: String,
 }
 
-/// Evidence.
+/// An observation of `from`.
 fn seen(from: impl fmt::Display, read: impl fmt::Display) -> Observation {
     Observation { from: from.to_string(), read: read.to_string() }
 }
@@ -276,7 +276,7 @@ impl FindingCode {
     }
 }
 
-/// One check.
+/// Finds the faults of one subject; what could not be read gives none.
 type Check = fn(&Facts<'_>) -> Vec<Finding>;
 
 /// All findings, the worst first.
