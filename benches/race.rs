@@ -231,7 +231,7 @@ struct Lap {
 struct Returns {
     /// Nothing else happened.
     calm: Vec<f64>,
-    /// Sentinel failed over once more, and nobody is made a replica in the middle of that.
+    /// Sentinel failed over once more, and no instance is made a replica in the middle of that.
     disturbed: Vec<f64>,
 }
 
@@ -290,7 +290,7 @@ fn acknowledged(clients: &[Client]) -> u64 {
     clients.iter().map(|(_, written, _)| written.borrow().acknowledged).sum()
 }
 
-/// The old primary comes back as a primary; for how long it takes writes, in ms. Then waits until everybody agrees on
+/// The old primary comes back as a primary; for how long it takes writes, in ms. Then waits until all Sentinels and agents agree on
 /// everything.
 async fn recover(world: &mut World, old: &Address, new: &Address, returns: &mut Returns) -> f64 {
     let returned = come_back(world, old).await;

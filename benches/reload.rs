@@ -65,17 +65,17 @@ async fn race() {
 /// What looks at the new file before it is put in place.
 #[derive(Debug, Clone, Copy)]
 enum Check {
-    Nobody,
+    Unchecked,
     Grep,
     HaProxy,
 }
 
-const CHECKS: [Check; 3] = [Check::Nobody, Check::Grep, Check::HaProxy];
+const CHECKS: [Check; 3] = [Check::Unchecked, Check::Grep, Check::HaProxy];
 
 impl Check {
     fn label(self) -> &'static str {
         match self {
-            Self::Nobody => "`consul-redis render --watch`",
+            Self::Unchecked => "`consul-redis render --watch`",
             Self::Grep => "the same, with `grep` as its `check`",
             Self::HaProxy => "the same, with `haproxy -c` as its `check`",
         }
@@ -83,7 +83,7 @@ impl Check {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Nobody => "unchecked",
+            Self::Unchecked => "unchecked",
             Self::Grep => "checked-by-grep",
             Self::HaProxy => "checked-by-haproxy",
         }
@@ -93,7 +93,7 @@ impl Check {
     fn of_template(self) -> (String, String) {
         let small = || "{{ groups.redis.writer.address }}\n".to_owned();
         match self {
-            Self::Nobody => (small(), String::new()),
+            Self::Unchecked => (small(), String::new()),
             Self::Grep => (small(), "check = [\"grep\", \"-q\", \":\", \"{}\"]\n".to_owned()),
             Self::HaProxy => {
                 let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/haproxy.cfg.j2");

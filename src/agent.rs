@@ -21,7 +21,7 @@ use crate::systemd;
 use rights::{denied_right, rights_probe};
 use running::AgentTasks;
 
-/// An agent ready to run.
+/// An agent whose settings, secrets and certificates were checked.
 pub struct Agent {
     config: Config,
     consul: Consul,
@@ -166,12 +166,12 @@ impl Agent {
             }
         }
         systemd::stopping();
-        // The agent goes on publishing until this host's primaries have been moved away, where that is wanted.
+        // The agent goes on publishing until this host's primaries have been handed over, where that is wanted.
         if running.config.handover == Some(true) {
             // Cancel safe: what is half done ends by itself, as if the agent had died.
             tokio::select! {
                 () = hand_over(&running.config, &running.consul, running.clock) => {}
-                () = sigterm() => warn!("told to stop again: what was not handed over stays"),
+                () = sigterm() => warn!("stopped again: what was not handed over stays"),
                 lost = running.supervisor.lost() => return Err(running.give_up(lost).await),
             }
         }

@@ -42,7 +42,7 @@ pub struct Cli {
 pub enum Command {
     /// Watch Sentinels and keep Consul pointing at each group's writer
     Agent,
-    /// Check the config as an agent would, and show what it comes to; connect to nobody
+    /// Check the config as an agent would, and show what it comes to; connect to no server
     CheckConfig,
     /// Run a Redis or a Sentinel with an agent beside it: a container's main process
     Exec(ExecArgs),

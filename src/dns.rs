@@ -1,5 +1,5 @@
-//! DNS, asked anew each time: names of Sentinels to all their addresses, and what a client of Consul's
-//! DNS is told.
+//! DNS, asked anew each time: names of Sentinels to all their addresses, and what Consul's DNS
+//! answers a client.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -31,9 +31,9 @@ pub enum DnsError {
     /// The name has no address, or the servers do not answer.
     #[error("cannot resolve `{name}`: {reason}")]
     Lookup {
-        /// The name.
+        /// The name that was looked up.
         name: String,
-        /// What happened.
+        /// The DNS server's answer or the error, in words.
         reason: String,
     },
 }
@@ -104,7 +104,7 @@ impl Names {
 }
 
 impl Names {
-    /// What a client is told of `name`, which is one of `domain`: A, AAAA and SRV.
+    /// What the DNS server answers for `name`, which is one of `domain`: A, AAAA and SRV.
     ///
     /// # Errors
     /// [`DnsError::Lookup`] when the server does not answer, or answers for another domain than this one.
@@ -147,7 +147,7 @@ impl Names {
     }
 }
 
-/// The zone in whose name a server says that there is no record, when that is not `domain`: one that passes questions on
+/// The zone in whose name a server says that there is no record, when that is not `domain`: a server that passes questions on
 /// knows nothing of Consul's names.
 fn foreign(error: &NetError, domain: &str) -> Option<String> {
     let NetError::Dns(hickory_resolver::net::DnsError::NoRecordsFound(none)) = error else {

@@ -9,7 +9,7 @@ use crate::supervisor::TaskEnded;
 /// The exit codes, as `--help` and the README list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
+    /// Success.
     Done = 0,
     /// Failed while running.
     Failed = 1,
@@ -25,7 +25,7 @@ pub enum Exit {
     Denied = 77,
 }
 
-/// An end that is not as it should be.
+/// An error that ends a command: exit code, message and hint.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.

@@ -35,10 +35,10 @@ use crate::sentinel::pool::{PoolReport, SentinelHandles};
 use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand};
 use crate::snapshot::Snapshot;
 
-/// How long after it was decided a Sentinel is still told, in ms. It is decided anew after
+/// How long after it was decided a Sentinel is still reconfigured, in ms. It is decided anew after
 /// [`SET_AGAIN_MS`](crate::core::policy::SET_AGAIN_MS) or more.
-const TELL_WITHIN_MS: u64 = 2_000;
-/// How often what is known is drawn up for those who look from outside, in ms.
+const RECONFIGURE_WITHIN_MS: u64 = 2_000;
+/// How often what is known is drawn up for the page, metrics and systemd, in ms.
 const SHOW_EVERY_MS: u64 = 100;
 /// Reports of Sentinels, readings of instances and ends of calls to Consul waiting for one group, each.
 pub const EVENTS_MAX: usize = 1_024;
@@ -47,11 +47,11 @@ const ANSWERS_MAX: usize = 16;
 /// Servers' right answers for the name waiting for one group.
 pub const RIGHT_MAX: usize = 16;
 
-/// What a group's task needs.
+/// The channels and settings of one group's task.
 pub struct GroupTask {
     /// The group. What is wanted of it, and the login, may change; its place in Consul stays.
     pub group: watch::Receiver<GroupConfig>,
-    /// Consul.
+    /// The client for reading and writing the group.
     pub consul: Consul,
     /// The clock of all readings.
     pub clock: Clock,
@@ -61,21 +61,21 @@ pub struct GroupTask {
     pub reports: mpsc::Receiver<PoolReport>,
     /// Generations that a DNS server has answered.
     pub in_dns: mpsc::Receiver<u64>,
-    /// Somebody wants everything looked at now.
+    /// Grows when everything is to be looked at now, as on SIGHUP.
     pub look: watch::Receiver<u64>,
-    /// For those who look from outside: what is known now.
+    /// For the page, metrics and systemd: what is known now.
     pub shown: watch::Sender<Option<Snapshot>>,
-    /// Somebody looks at all.
+    /// Whether the HTTP server or systemd shows what is known.
     pub looked_at: watch::Receiver<bool>,
-    /// What it counts with.
+    /// The group's metrics.
     pub meter: GroupMeter,
-    /// For those who ask DNS for the name: what is published.
+    /// For the name check: what is published.
     pub published: watch::Sender<Option<Published>>,
     /// What is wrong with DNS's answers.
     pub findings: watch::Receiver<Findings>,
 }
 
-/// Something that happened to a group.
+/// What wakes the group's task.
 enum Event {
     Instance(Address, Reading<InstanceAnswer>),
     Sentinel(PoolReport),
@@ -142,7 +142,7 @@ struct Owed {
     rows: bool,
 }
 
-/// Carries out what the loop asks for, and tells it what came of it.
+/// Carries out what the loop asks for, and reports the result to it.
 struct Executor {
     group: GroupConfig,
     /// The loop's own: its writes are numbered from the start, and none may be taken for one of an earlier loop.
@@ -164,7 +164,7 @@ struct Executor {
     published: watch::Sender<Option<Published>>,
 }
 
-/// What those who look from outside are shown, and when.
+/// What the page, metrics and systemd show, and when.
 struct Display {
     looked_at: watch::Receiver<bool>,
     shown: watch::Sender<Option<Snapshot>>,
@@ -174,7 +174,7 @@ struct Display {
 }
 
 impl Display {
-    /// Waits until there is something new to show, and somebody who looks. Cancel safe.
+    /// Waits until there is something new to show, and the HTTP server or systemd shows it. Cancel safe.
     async fn due(&self, clock: Clock) {
         if self.is_due && *self.looked_at.borrow() {
             tokio::time::sleep_until(clock.instant(self.last.plus_ms(SHOW_EVERY_MS))).await;
@@ -408,7 +408,7 @@ impl Executor {
             }
             Output::Reconfigure(tell) => {
                 let sentinel = tell.sentinel.clone();
-                let until = self.clock.now().mono.plus_ms(TELL_WITHIN_MS);
+                let until = self.clock.now().mono.plus_ms(RECONFIGURE_WITHIN_MS);
                 self.tell(&sentinel, SentinelCommand::Reconfigure(group.clone(), tell, until));
             }
             Output::Forget(forget, until) => {
@@ -437,7 +437,7 @@ impl Executor {
         }
     }
 
-    /// Has one Sentinel do something. One that is watched no more has nothing to do.
+    /// Has one Sentinel do something. A Sentinel that is watched no more has nothing to do.
     fn tell(&self, sentinel: &Address, command: SentinelCommand) {
         let Some(handle) = self.sentinels.borrow().get(sentinel).cloned() else { return };
         let group = command.group().clone();

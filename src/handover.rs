@@ -1,4 +1,4 @@
-//! Handing over: before an agent that is told to stop takes its host's Redis out of Consul, it moves the primaries that
+//! Handing over: before an agent that is stopped takes its host's Redis out of Consul, it moves the primaries that
 //! are on this host away.
 
 use std::time::Duration;

@@ -25,19 +25,19 @@ use crate::retry::Retry;
 const REPLICAS_MAX: usize = 256;
 /// Least time between two attempts to connect, so that a refusing port is not hammered.
 const RECONNECT_GAP: Duration = Duration::from_millis(5);
-/// Something to do with an instance.
+/// What an instance's task is asked to do.
 #[derive(Debug, Clone)]
 pub enum InstanceCommand {
     /// Ask it about itself.
     Probe,
     /// Hold its writes for this long.
     Hold {
-        /// In ms.
+        /// For how long, in ms.
         for_ms: u64,
     },
     /// Make it a replica.
     Fence(Fence),
-    /// Have it follow nobody, and keep its data.
+    /// Detach it, so that it keeps its data.
     Detach(Detach),
     /// Make it a primary.
     Promote(Promote),
@@ -130,7 +130,7 @@ fn parse(
     })
 }
 
-/// Before 7.0 Redis does not say how many keys it has loaded; then nobody knows.
+/// Before 7.0 Redis does not say how many keys it has loaded; then it counts as unknown.
 fn started_empty(persistence: &BTreeMap<&str, &str>) -> bool {
     let is = |name: &str| persistence.get(name).copied() == Some("0");
     is("rdb_last_load_keys_loaded") && is("aof_enabled")
@@ -233,7 +233,7 @@ async fn replica_of(link: &mut Link, host: &str, port: &str) -> Result<(), LinkE
     }
 }
 
-/// Has an instance follow nobody, so that it keeps its data. Whether it did. Its config file is left as it is: this is
+/// Detaches an instance, so that it keeps its data. Whether it did. Its config file is left as it is: this is
 /// for the moment until Sentinel has put another primary in the place of one without data.
 ///
 /// # Errors
@@ -242,12 +242,12 @@ pub async fn detach(link: &mut Link, wanted: &Detach) -> Result<bool, LinkError>
     if !wanted.still_holds(&probe(link).await?) {
         return Ok(false);
     }
-    let nobody = detached_address();
-    replica_of(link, nobody.host(), &nobody.port().to_string()).await?;
+    let nowhere = detached_address();
+    replica_of(link, nowhere.host(), &nowhere.port().to_string()).await?;
     Ok(true)
 }
 
-/// Makes a replica of nobody a primary. Whether it did.
+/// Promotes a detached instance. Whether it did.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal.
@@ -265,7 +265,7 @@ pub async fn promote(link: &mut Link, wanted: &Promote) -> Result<bool, LinkErro
 /// a replica that is promoted closes it in the very transaction that promotes it
 /// (`docs/facts/sentinel.md` 6).
 ///
-/// Another login counts from the next connection on. Ends when nobody takes the readings any more.
+/// Another login counts from the next connection on. Ends when the receiver of the readings has ended.
 pub async fn follow(
     address: Address,
     settings: watch::Receiver<LinkSettings>,
@@ -334,7 +334,7 @@ pub struct Todo {
 }
 
 impl Todo {
-    /// Adds a command.
+    /// Adds a command; the newest one of its kind counts.
     pub fn add(&mut self, command: InstanceCommand) {
         // What became of it is worth knowing at once.
         self.probe |= !matches!(command, InstanceCommand::Hold { .. });
@@ -385,7 +385,7 @@ impl Follower {
         Ok(self.link.insert(link))
     }
 
-    /// Does something on the connection. One that failed to answer would answer the next question with this one's.
+    /// Does something on the connection. A server that failed to answer would answer the next question with this one's.
     async fn on_link<T>(
         &mut self,
         act: impl AsyncFnOnce(&mut Link) -> Result<T, LinkError>,
@@ -433,10 +433,10 @@ impl Follower {
         }
         let result = self.on_link(async |link: &mut Link| fence(link, wanted).await).await;
         let what = match wanted.kind {
-            StrayKind::Returned => "a second primary",
+            StrayKind::Returned => "a stray primary",
             StrayKind::Blank => "blank",
-            StrayKind::RestartedEmpty => "a second primary, restarted without its data",
-            StrayKind::Lost => "a replica of something that does not answer",
+            StrayKind::RestartedEmpty => "a stray primary, restarted without its data",
+            StrayKind::Lost => "a replica of an address that does not answer",
         };
         match result {
             Ok(true) => info!("{instance} was {what}; it is a replica of {follow} now"),
@@ -468,7 +468,7 @@ impl Follower {
         let Detach { instance, from, .. } = wanted;
         match result {
             Ok(true) => info!(
-                "{instance} keeps its data: it follows nobody now, and not {from}, which came back without"
+                "{instance} is detached and keeps its data: {from} came back without its data"
             ),
             Ok(false) => debug!(%instance, "not what it was any more"),
             Err(error) => warn!(%instance, %error, "cannot keep it from following {from}"),
@@ -479,7 +479,7 @@ impl Follower {
         let result = self.on_link(async |link: &mut Link| promote(link, wanted).await).await;
         let instance = &wanted.instance;
         match result {
-            Ok(true) => info!("{instance} was a replica of nobody; it is a primary now"),
+            Ok(true) => info!("{instance} was detached; it is a primary now"),
             Ok(false) => debug!(%instance, "not what it was any more"),
             Err(error) => warn!(%instance, %error, "cannot make it a primary"),
         }

@@ -1,4 +1,4 @@
-//! What an agent counts and times while it runs: shown by HTTP at `/metrics`, whoever asks and however often.
+//! What an agent counts and times while it runs: shown by HTTP at `/metrics`.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
@@ -18,7 +18,7 @@ use crate::core::publication::Verdict;
 use crate::core::status::Problem;
 use crate::core::time::Mono;
 
-/// Names and values that tell the lines of one metric apart.
+/// Names and values of the labels of one line of a metric.
 pub type Labels = Vec<(&'static str, String)>;
 /// Something that is counted.
 pub type Counters = Family<Labels, Counter>;
@@ -29,7 +29,7 @@ pub type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 /// When something was last seen, in ms of the agent's clock; 0 is before everything.
 type Moments = Family<Labels, Gauge<u64, AtomicU64>>;
 
-/// Upper bounds of what is timed, in seconds: from what a switch takes to what nobody waits for.
+/// Upper bounds of what is timed, in seconds: from what a switch takes to what is too long for any user.
 const BUCKETS_S: [f64; 15] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
@@ -140,7 +140,7 @@ impl Meter {
         if let Some(ms) = heard.first_after_promotion_ms {
             self.promotion_to_dns.get_or_create(&labels).observe(seconds(ms));
         }
-        // Nothing is known of the answers of one that gives none.
+        // Nothing is known of the answers of a server that gives none.
         if heard.verdict == name_check::DnsVerdict::Silent {
             self.dns_wrong.remove(&labels);
             self.dns_stale.remove(&labels);
@@ -166,7 +166,7 @@ pub fn sentinel_of(group: &GroupName, sentinel: &Address) -> Labels {
     vec![("group", group.to_string()), ("sentinel", sentinel.to_string())]
 }
 
-/// The labels of a group's instance. Not `instance`, which is Prometheus's own for whom it has scraped.
+/// The labels of a group's instance. Not `instance`, which is Prometheus's own for the target that it has scraped.
 pub fn instance_of(group: &GroupName, instance: &Address) -> Labels {
     vec![("group", group.to_string()), ("address", instance.to_string())]
 }
@@ -206,7 +206,7 @@ impl GroupMeter {
         self.meter.sentinels_seen.remove(&labels);
     }
 
-    /// An instance answered, or failed to. One that is let go of may be answered for once more, and counts no more.
+    /// An instance answered, or failed to. An instance that is not watched any more may be answered for once more, and does not count.
     pub fn instance_answered(&self, instance: &Address, reading: &Reading<InstanceAnswer>) {
         let Meter { instance_errors, instances_seen, .. } = &self.meter;
         if self.followed.contains(instance) {

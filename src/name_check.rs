@@ -28,7 +28,7 @@ use crate::meter::Meter;
 
 /// How long a server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same of one that nobody named, for a command: it is not to be waited for.
+/// The same of a server that the operator did not name, for a command: it is not to be waited for.
 const UNNAMED_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause between two questions of a command that looks once.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -40,17 +40,17 @@ pub type Findings = BTreeMap<Address, Problem>;
 pub struct Checker {
     /// The group.
     pub group: GroupName,
-    /// Whom to ask.
+    /// The DNS servers, and the domain.
     pub dns: DnsConfig,
     /// The clock of what was published.
     pub clock: Clock,
-    /// What it counts with.
+    /// The agent's metrics.
     pub meter: Meter,
     /// What is published.
     pub published: watch::Receiver<Option<Published>>,
-    /// Somebody wants it asked now.
+    /// Grows when the servers are to be asked now, as on SIGHUP.
     pub look: watch::Receiver<u64>,
-    /// Where to say what is wrong.
+    /// The problems of each server, for `status`.
     pub findings: watch::Sender<Findings>,
     /// Where to say that the name was answered as it was published, with which generation.
     pub right: mpsc::Sender<u64>,
@@ -64,14 +64,14 @@ impl Checker {
             () = stop.cancelled() => {}
             _ = futures_util::future::join_all(all) => stop.cancelled().await,
         }
-        // What nobody asks any more is neither wrong nor right.
+        // A name that is not asked any more is neither wrong nor right.
         self.findings.send_replace(Findings::new());
         for server in &self.dns.servers {
             self.meter.name_unasked(&self.group, server);
         }
     }
 
-    /// Asks one server, until nobody says what is published any more.
+    /// Asks one server, until the group's loop, which says what is published, has ended.
     async fn keep_asking(&self, server: &Address) {
         let mut published = self.published.clone();
         let mut look = self.look.clone();
@@ -124,7 +124,7 @@ impl Checker {
             }
             let _ = self.right.send(*generation).await;
         }
-        // A server that nobody named may not be there at all.
+        // A server that the operator did not name may not be there at all.
         let found = check.problem().filter(|problem| counts(&self.dns, problem)).cloned();
         self.findings.send_if_modified(|findings| {
             let before = findings.get(server).map(|problem| problem.code);
@@ -145,7 +145,7 @@ impl Checker {
     }
 }
 
-/// Silence is one only of a server that somebody named.
+/// Silence is a problem only of a server that the operator named.
 fn counts(dns: &DnsConfig, problem: &Problem) -> bool {
     dns.named || problem.code != ProblemCode::DnsSilent
 }
@@ -170,8 +170,8 @@ async fn socket(server: &Address) -> Result<SocketAddr, String> {
     found.next().ok_or_else(|| format!("{} has no address", server.host()))
 }
 
-/// Ends with the reason when nobody listens at `server`. A question alone would wait for its deadline: it is not sent
-/// from a socket that is told so.
+/// Ends with the reason when no program listens at `server`. A question alone would wait for its deadline: it is sent
+/// from a socket that is not connected, which gets no refusal.
 async fn closed(server: &Address) -> String {
     let refused = async {
         let at = socket(server).await.ok()?;
@@ -259,7 +259,7 @@ async fn last_answer(
     let begun = clock.now().mono;
     loop {
         let patience = if dns.named { ANSWER_TIMEOUT } else { UNNAMED_TIMEOUT };
-        // Cancel safe: a question that nobody waits for any more.
+        // Cancel safe: a question that is not waited for any more.
         let answer = tokio::select! {
             answer = ask(server, name, &dns.domain) => answer,
             why = closed(server) => Err(why),

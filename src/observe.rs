@@ -41,7 +41,7 @@ pub async fn look(
     let store = consul.group(&group.layout, ReadMode::Consistent, clock).await?.value;
     let rows = consul.rows(&group.layout.node(), clock).await?;
     let (found, failures) = find(&config.sources, names, consul).await;
-    // Whoever looks without a list of Sentinels uses the recorded one.
+    // A command without a list of Sentinels uses the recorded one.
     let recorded = store.record().into_iter().flat_map(|record| record.sentinels.clone());
     let sentinels = recorded.chain(found.keys().cloned()).collect();
     let mut observed = Observed { store: Some(store), rows: Some(rows), ..Observed::default() };

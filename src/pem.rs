@@ -40,7 +40,7 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
 /// What changes with a file: when it was written, and how long it is.
 pub type Stamp = (SystemTime, u64);
 
-/// How files are now; `None` for one that cannot be seen.
+/// How files are now; `None` for a file that cannot be seen.
 pub fn stamps<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Vec<Option<Stamp>> {
     let stamp = |path: &PathBuf| {
         let file = std::fs::metadata(path).ok()?;

@@ -1,7 +1,7 @@
 //! Connections to Redis and Sentinel: TCP or TLS, authenticated, with a deadline on everything, and a
 //! signal the moment one is closed.
 //!
-//! The redis crate's own client reconnects or hides outages; an agent that has to tell *unknown* from
+//! The redis crate's own client reconnects or hides outages; an agent that must distinguish *unknown* from
 //! *down* needs neither, so this module makes the stream and hands it to the crate's protocol layer.
 
 use std::io;
@@ -33,7 +33,7 @@ use crate::secret::{SecretError, SecretSource};
 pub struct LinkSettings {
     /// ACL user; `None` is the default user.
     pub username: Option<String>,
-    /// Its password.
+    /// The source of the password.
     pub password: SecretSource,
     /// TLS, when it is spoken.
     pub tls: Option<TlsSettings>,
@@ -128,7 +128,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// Longest part of a server's first words that is kept, in bytes.
 const FIRST_WORDS_LEN_MAX: usize = 512;
 
-/// A connection that remembers the server's first words when they are an error. One that turns us away says why before
+/// A connection that remembers the server's first words when they are an error. A server that turns us away says why before
 /// it was asked anything, and closes; the protocol layer, which has no question for that answer, only sees a pipe break.
 struct GreetingStream {
     stream: Box<dyn Stream>,
@@ -496,7 +496,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that says `words` to whoever comes, and closes.
+    /// A server that says `words` to every client, and closes.
     async fn asked(words: &'static [u8], settings: LinkSettings, pause: Duration) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

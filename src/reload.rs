@@ -50,7 +50,7 @@ pub async fn again(
         Ok::<_, Failure>(next)
     };
     match next.await {
-        // Whoever goes by it says when it is in force.
+        // The agent says when it is in force.
         Ok(next) => Some(next),
         Err(failure) => {
             warn!("the config is refused, the running one stays: {}", failure.in_one_line());
@@ -59,7 +59,7 @@ pub async fn again(
     }
 }
 
-/// An agent by `config`, once everything has been tried that needs nobody else: settings, secrets, certificates, templates.
+/// An agent by `config`, once everything has been tried that needs no server: settings, secrets, certificates, templates.
 ///
 /// # Errors
 /// A [`Failure`] that says what is wrong, and where.

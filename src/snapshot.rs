@@ -1,4 +1,4 @@
-//! What a group's loop shows of itself to those who look from outside: the page, metrics, systemd.
+//! What a group's loop shows of itself: on the page, in metrics, to systemd.
 
 use crate::core::decide::Decision;
 use crate::core::group::GroupLoop;
@@ -10,7 +10,7 @@ use crate::name_check::Findings;
 /// One group as its loop knows it at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// What a person wants to know.
+    /// What `status` shows.
     pub status: GroupStatus,
     /// What the loop concluded last, in one sentence.
     pub summary: Option<String>,

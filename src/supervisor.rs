@@ -1,4 +1,4 @@
-//! The agent's tasks: each is critical, and the end of one is the end of the process, unless it was told to end.
+//! The agent's tasks: each is critical, and the end of one is the end of the process, unless it was stopped.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub struct Supervisor {
     stop: CancellationToken,
 }
 
-/// How long one task has to end when only it is told to: a client of the HTTP server may not let go.
+/// How long one task has to end when only it is stopped: a client of the HTTP server may not let go.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A task ended by itself.
@@ -27,7 +27,7 @@ struct Ended {
     was_told: bool,
 }
 
-/// One task, for whoever may end it before the others.
+/// One task that may be ended before the others.
 pub struct TaskHandle {
     stop: CancellationToken,
     ended: CancellationToken,
@@ -35,7 +35,7 @@ pub struct TaskHandle {
 }
 
 impl TaskHandle {
-    /// Tells it to end, and waits until it has; one that does not within a second is cut short.
+    /// Stops it, and waits until it has ended; a task that does not within a second is aborted.
     pub async fn end(self) {
         self.stop.cancel();
         if tokio::time::timeout(END_TIMEOUT, self.ended.cancelled()).await.is_err() {
@@ -76,7 +76,7 @@ impl Supervisor {
             match self.tasks.join_next().await {
                 Some(Ok(ended)) if ended.was_told => {}
                 Some(Ok(ended)) => return TaskEnded(ended.name.to_owned()),
-                // Cut short by who told it to end.
+                // Aborted by `TaskHandle::end`.
                 Some(Err(error)) if error.is_cancelled() => {}
                 Some(Err(error)) => return TaskEnded(error.to_string()),
                 None => std::future::pending().await,
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_task_that_was_not_told_to_end_is_lost() {
+    async fn only_a_task_that_was_not_stopped_is_lost() {
         let mut supervisor = Supervisor::default();
         let part = supervisor.spawn("one that may go", CancellationToken::cancelled_owned);
         part.end().await;

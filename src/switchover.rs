@@ -2,7 +2,7 @@
 //!
 //! Writes are paused on the old primary until its replicas have them all; one Sentinel fails over; the agents
 //! publish the new primary; and the old one is made its replica before the pause ends, so no write is ever
-//! taken by one that is about to lose it (`docs/facts/sentinel.md` 4.4).
+//! taken by a primary that is about to lose it (`docs/facts/sentinel.md` 4.4).
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ const RETIRE_MAX: Duration = Duration::from_secs(5);
 const PRIORITY_MAX: Duration = Duration::from_secs(15);
 /// Pause between two questions.
 const STEP: Duration = Duration::from_millis(5);
-/// The priority of the one that is asked for: below every other in use.
+/// The priority of the replica that is asked for: below every other in use.
 const FIRST_PRIORITY: u64 = 1;
 
 /// One step of a move.
@@ -48,9 +48,9 @@ const FIRST_PRIORITY: u64 = 1;
 pub struct SwitchoverStep {
     /// When, since writes were paused; `None` before that.
     pub after: Option<Duration>,
-    /// What, in one word.
+    /// The step in one word, as JSON has it.
     pub what: &'static str,
-    /// More about it.
+    /// The server and what it said, in words.
     pub detail: String,
 }
 
@@ -67,7 +67,7 @@ pub struct Moved {
 
 /// Moves one group's primary.
 pub struct Mover<'a> {
-    /// How to find and log in to everybody.
+    /// How to find Sentinels and instances, and how to log in to them.
     pub config: &'a Config,
     /// The group.
     pub group: &'a GroupConfig,
@@ -174,7 +174,7 @@ impl Mover<'_> {
         let group = self.group.policy.group.as_str();
         self.sentinel(&switchover.sentinel, &["SENTINEL", "FAILOVER", group]).await?;
         let until = Instant::now() + PROMOTION_MAX;
-        // Whoever it is: the others are watched too, when one was asked for and another is chosen.
+        // All candidates are watched, when one was asked for and another is chosen.
         while Instant::now() < until {
             for address in &switchover.candidates {
                 if self.probe(address).await.is_ok_and(|answer| is_primary(&answer)) {
@@ -184,7 +184,7 @@ impl Mover<'_> {
             }
             tokio::time::sleep(STEP).await;
         }
-        let message = format!("not moved: {} promoted nobody", switchover.sentinel);
+        let message = format!("not moved: {} promoted no replica", switchover.sentinel);
         Err(Failure::new(Exit::Failed, message))
     }
 
@@ -235,7 +235,7 @@ impl Mover<'_> {
             Exit::Failed,
             format!("{new} is the primary, and no agent has published it"),
         )
-        .hint("consul-redis status says who watches this group"))
+        .hint("consul-redis status says which agents watch this group"))
     }
 
     async fn until_followed(&self, switchover: &Switchover, new: &Address) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! What systemd is told, where it has started us (`Type=notify`): that we are ready, what the groups are like, and that
+//! Notifies systemd, where it has started us (`Type=notify`): that we are ready, what the groups are like, and that
 //! their loops turn.
 
 use std::future::pending;
@@ -14,12 +14,12 @@ use crate::http::Groups;
 use crate::meter::Meter;
 use crate::snapshot::Snapshot;
 
-/// How often it is looked whether there is something to tell.
+/// How often it is looked whether the status line has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A loop that has not turned for this long hangs: it turns once a second at least.
 const LOOP_AGE_MAX_S: f64 = 10.0;
 
-/// Somebody listens.
+/// systemd has started us and listens (`NOTIFY_SOCKET`).
 pub fn listens() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
 }
@@ -29,8 +29,8 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The agent is up, and goes on once Consul answers: to be killed for that, after systemd's time for a start, would help
-/// nobody.
+/// The agent is up, and goes on once Consul answers: to be killed for that, after systemd's time for a start, would be
+/// of no use.
 pub fn waiting(consul: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(&format!("waiting for Consul at {consul}"))]);
 }
@@ -48,7 +48,7 @@ pub async fn keep_alive() {
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(since) => tell(&[NotifyState::Reloading, since]),
-        Err(error) => debug!("systemd cannot be told: {error}"),
+        Err(error) => debug!("cannot notify systemd: {error}"),
     }
 }
 
@@ -58,13 +58,13 @@ pub fn stopping() {
 }
 
 fn tell(what: &[NotifyState<'_>]) {
-    // Does nothing where nobody listens.
+    // Does nothing without `NOTIFY_SOCKET`.
     if let Err(error) = sd_notify::notify(what) {
-        debug!("systemd cannot be told: {error}");
+        debug!("cannot notify systemd: {error}");
     }
 }
 
-/// Tells what the groups are like whenever that changes, and that we are alive as often as systemd wants to hear it, for
+/// Sends the status line of the groups whenever that changes, and that we are alive as often as systemd wants to hear it, for
 /// as long as every group's loop turns.
 pub async fn keep_telling(groups: watch::Receiver<Groups>, meter: Meter, stop: CancellationToken) {
     let watchdog = sd_notify::watchdog_enabled();

@@ -89,7 +89,7 @@ fn the_alerts_and_the_dashboard_ask_for_metrics_that_exist() {
         let unknown: Vec<&String> = asked.difference(&names).collect();
         assert!(unknown.is_empty(), "{path}: {unknown:?}");
     }
-    // What is shown to nobody might as well not be measured.
+    // A metric that no panel shows might as well not be measured.
     let shown = metrics_in(&read(DASHBOARD));
     let hidden: Vec<&String> =
         names.difference(&shown).filter(|name| *name != "consul_redis_problem").collect();

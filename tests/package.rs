@@ -148,7 +148,7 @@ fn a_host_gets_it_keeps_its_config_and_is_rid_of_it() {
         assert_eq!(tried.status.code(), Some(64), "{}", said(&tried));
         assert!(said(&tried).starts_with("error: no Sentinels: "), "{}", said(&tried));
     }
-    assert!(!host.path(ENABLED).is_symlink(), "nobody has enabled it");
+    assert!(!host.path(ENABLED).is_symlink(), "the package has not enabled it");
 
     // As the administrator does.
     let own = "[sentinels]\naddresses = [\"10.0.0.1:26379\"]\n";

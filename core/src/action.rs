@@ -9,20 +9,20 @@ use super::record::{Change, Record};
 use super::sentinels::Reconfigure;
 use super::stale_peers::Forget;
 
-/// One thing to do.
+/// One command that an agent may give to Consul, to an instance or to a Sentinel.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// One transaction in Consul.
     Write(Box<Write>),
     /// Hold an instance's writes for a moment.
     Hold(Hold),
-    /// Turn a second primary into a replica of the writer.
+    /// Turn a stray primary into a replica of the writer.
     Fence(Fence),
     /// Have an instance keep its data instead of copying a primary that has none.
     Detach(Detach),
     /// Make a replica the first primary of a group that has none, or the old one a primary again.
     Promote(Promote),
-    /// Tell a Sentinel about the group.
+    /// Change what a Sentinel monitors, or its settings.
     Reconfigure(Reconfigure),
 }
 
@@ -43,7 +43,7 @@ impl Action {
 /// One transaction, guarded by the ModifyIndex of `state`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Write {
-    /// What it is for.
+    /// What it is for; the label `purpose` of `consul_redis_writes_total`.
     pub purpose: Purpose,
     /// The ModifyIndex that `state` must still have; 0 when it must not exist.
     pub base_index: u64,
@@ -59,14 +59,14 @@ pub struct Write {
     pub ops: Vec<Op>,
 }
 
-/// What a write is for.
+/// What a write is for: the label `purpose` of `consul_redis_writes_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
-    /// Another writer.
+    /// Publishes another writer, which begins a generation.
     Publish,
-    /// No writer.
+    /// Publishes that there is no writer, which begins a generation.
     Withdraw,
-    /// No writer yet; who is to become the first one.
+    /// Writes down in `claim` which instance is to become the first writer.
     Claim,
     /// The same writer, better known.
     Confirm,
@@ -78,12 +78,12 @@ pub enum Purpose {
     Replace,
     /// The same writer; when DNS was first seen to answer it.
     Note,
-    /// Rows or keys that somebody else changed.
+    /// Rows or keys that another program changed.
     Repair,
 }
 
 impl Purpose {
-    /// In one word.
+    /// As the label `purpose` has it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Publish => "publish",

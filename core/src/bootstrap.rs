@@ -1,7 +1,7 @@
-//! The first primary, when nobody knows of one: nothing was ever published, and no Sentinel monitors the group.
+//! The first primary of a group that is blank everywhere: nothing was ever published, and no Sentinel monitors the group.
 //!
 //! The instances that are registered for the group are compared by what they hold (`docs/facts/sentinel.md` 8).
-//! The one whose data includes everybody else's leads; of blank ones the lowest address. Where the data of two has
+//! The instance whose data includes that of all others leads; of blank ones the lowest address. Where the data of two has
 //! gone different ways, nothing is done, and the operator is asked. One agent's transaction decides: `state` is
 //! created, or changed, at the index that was read.
 
@@ -14,12 +14,12 @@ use super::record::{Record, Writer};
 use super::replicas::InstanceRows;
 use super::view::View;
 
-/// One replica that is to become a primary.
+/// One instance that is to get `REPLICAOF NO ONE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promote {
-    /// The replica.
+    /// The instance that gets the command.
     pub instance: Address,
-    /// The run of it that was seen.
+    /// Its `run_id` when that was decided: another run is another case.
     pub run_id: String,
 }
 
@@ -35,18 +35,18 @@ pub enum Step {
 }
 
 impl Step {
-    /// One that says what it is already.
+    /// The step for an instance that reports the role `master` already.
     pub(super) fn publish(address: &Address, answer: &InstanceAnswer) -> Self {
         Self::Publish(Writer::of(address, answer))
     }
 
-    /// One that is to be told what it is to be.
+    /// The command to promote `address`, while its run id is that of `answer`.
     pub(super) fn promote(address: &Address, answer: &InstanceAnswer) -> Self {
         Self::Promote(Promote { instance: address.clone(), run_id: answer.run_id.clone() })
     }
 }
 
-/// The group has no past that anybody knows of: here, in Consul, or among the Sentinels.
+/// The group has no past: neither here, nor in Consul, nor among the Sentinels.
 pub fn is_blank(view: &View<'_>) -> bool {
     let Some(store) = &view.observed.store else { return false };
     let blank = match &store.state {
@@ -81,7 +81,7 @@ fn first<'a>(view: &View<'a>, candidates: &[Candidate<'a>]) -> Result<Step, NoFi
     }
     let leader = leader(candidates);
     if let Err(diverged @ NoFirst::Diverged(..)) = leader {
-        // Nobody who comes later is likely to change that.
+        // An instance that comes later is unlikely to change that.
         return Err(diverged);
     }
     enough(view, candidates)?;
@@ -104,7 +104,7 @@ fn candidates<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
         .collect()
 }
 
-/// The one that an agent has written down to lead, while it answers.
+/// The instance in `claim`, while it answers.
 pub(super) fn claimed<'a>(view: &View<'a>, candidates: &[Candidate<'a>]) -> Option<Candidate<'a>> {
     let claim = view.record.and_then(|record: &Record| record.claim.as_ref())?;
     candidates
@@ -134,7 +134,7 @@ pub(super) fn loading<'a>((address, answer): &Candidate<'a>) -> Option<(&'a Addr
     Some((*address, answer.not_ready.as_ref().filter(|_| !answer.shows_its_data())?))
 }
 
-/// The one whose data includes everybody else's; of several the one that is a primary already.
+/// The instance whose data includes that of all others; of several the instance that is a primary already.
 pub(super) fn leader<'a>(candidates: &[Candidate<'a>]) -> Result<Candidate<'a>, NoFirst> {
     // An instance without data never leads one with data.
     let with_data: Vec<Candidate<'a>> =

@@ -11,7 +11,7 @@ use super::replicas::InstanceRows;
 use super::view::View;
 use super::{data_loss, promote_again, publication, relocated, sentinels, stale_peers};
 
-/// The conditions that hold now.
+/// The conditions that hold in this view, for [`super::memory::Memory::keep`].
 pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
     let mut holding = publication::conditions(view);
     holding.extend(InstanceRows::new(view).conditions());

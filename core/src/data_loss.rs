@@ -2,7 +2,7 @@
 //!
 //! To Sentinels it is a primary that answers, so they go on announcing it, and those that follow it copy its
 //! emptiness: at once, or after `repl-diskless-sync-delay` (5 s unless changed, since Redis 7). Three things keep the
-//! data. Whoever holds it is pointed at nobody ([`detachments`]), where it can be chosen all the same; the emptied one is
+//! data. Each instance that holds it is detached ([`detachments`]), and can be chosen all the same; the primary is
 //! not published; and one Sentinel is asked for a failover ([`replace`]), by the one agent whose transaction has written
 //! that down. When those that may hold the data do not answer, they are waited for.
 
@@ -19,16 +19,16 @@ use super::replicas::InstanceRows;
 use super::view::View;
 use super::writer::{is_of_lineage, share_history};
 
-/// A priority that nobody has changed.
+/// Redis' default of `replica-priority`.
 const DEFAULT_PRIORITY: u64 = 100;
 
-/// An instance that is to follow nobody for the time being, and keeps its data: it follows a primary that has none, or
+/// An instance that is to be detached for the time being, and keeps its data: it follows a primary that has none, or
 /// says that it is a primary itself, and Sentinel would make it follow that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detach {
-    /// The instance.
+    /// The instance that holds the data.
     pub instance: Address,
-    /// The primary without data.
+    /// The primary without data, which it would copy.
     pub from: Address,
     /// What the instance followed when it was seen, in its own words: a name may lead to that primary.
     pub follows: Option<Address>,
@@ -38,10 +38,10 @@ pub struct Detach {
     pub replid: ReplId,
 }
 
-/// One failover that is to be asked for.
+/// One `SENTINEL FAILOVER`, since the primary came back without its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replace {
-    /// The Sentinel to ask.
+    /// The Sentinel that gets the command.
     pub sentinel: Address,
     /// The primary that has come back without its data.
     pub primary: Address,
@@ -80,7 +80,7 @@ pub fn condition(view: &View<'_>) -> Option<Condition> {
     found(view).map(DataLoss::condition)
 }
 
-/// Looked for once in these readings.
+/// [`find`]'s answer, which a view works out once.
 fn found<'v>(view: &'v View<'_>) -> Option<&'v DataLoss> {
     view.found.data_loss.get_or_init(|| find(view)).as_ref()
 }
@@ -152,7 +152,7 @@ pub fn detachments(view: &View<'_>) -> Vec<Detach> {
         .collect()
 }
 
-/// A second primary with data may be one that a leader promotes, and that we do not hear. It is taken for a stray one
+/// A stray primary with data may be one that a leader promotes, and that we do not hear. It is taken for a stray one
 /// under the conditions under which a stray one is made a replica ([`super::fence`]): it has been one for long enough,
 /// and every Sentinel has been asked since.
 fn was_not_promoted(view: &View<'_>, address: &Address, run_id: &str) -> bool {
@@ -287,7 +287,7 @@ fn is_ours(view: &View<'_>, primary: &Address, address: &Address, answer: &Insta
     is_of_lineage(view.record, answer) || (placed && follows)
 }
 
-/// Whom a Sentinel would choose: of the replicas that answer, the lowest priority above 0, then the one that has come
+/// The replica that a Sentinel would choose: of the replicas that answer, the lowest priority above 0, then the one that has come
 /// farthest (`docs/facts/sentinel.md` 1).
 fn would_choose<'a>(view: &View<'a>) -> Option<&'a Address> {
     let up = |address: &Address| {

@@ -20,10 +20,10 @@ use super::stale_peers::forget;
 use super::view::View;
 use super::write::{Next, Wanted, claimed, write};
 
-/// What is to be done, and why.
+/// What follows from one view: what is published, what is done to each server, and what is said.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// What the group is in.
+    /// The situation of the group, the first one that matches.
     pub situation: Situation,
     /// What follows from that for the published writer.
     pub verdict: Verdict,
@@ -35,7 +35,7 @@ pub struct Decision {
     pub sentinels: BTreeMap<Address, SentinelDuty>,
     /// This host sees neither Consul nor a majority of the Sentinels, or has not seen since that its primary still leads.
     pub is_isolated: bool,
-    /// One sentence.
+    /// What is concluded, in one sentence, for the log and for `plan`.
     pub summary: String,
     /// What was not done, and why not.
     pub reasons: Vec<Reason>,
@@ -44,7 +44,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// All that is to be done, in order.
+    /// All actions, in the order in which they are carried out.
     pub fn actions(&self) -> Vec<Action> {
         let write = self.write.iter().cloned().map(Action::Write);
         let instances = self.instances.values().filter_map(Duty::action);
@@ -73,7 +73,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let mut sentinels = sentinel_duties(view, &mut sentinels_refused);
     let (replacing, forgetting) = (replace(view), forget(view));
     let next = Next {
-        // One that is told something now is made to forget the next time.
+        // A Sentinel that is reconfigured now is made to forget the next time.
         forget: forgetting
             .as_ref()
             .ok()

@@ -23,31 +23,31 @@ use super::view::View;
 pub enum Duty {
     /// Make it a primary.
     Promote(Promote),
-    /// Have it follow nobody, so that it keeps its data.
+    /// Detach it, so that it keeps its data.
     Detach(Detach),
     /// Make it a replica of the writer.
     Fence(Fence),
     /// Hold its writes for a moment.
     Hold(Hold),
-    /// Leave it alone.
+    /// No command: it is as it should be, or a reason says why not.
     Leave,
 }
 
 /// What is done to one Sentinel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SentinelDuty {
-    /// Tell it about the group.
+    /// Change what it monitors, or its settings.
     Reconfigure(Reconfigure),
     /// Have it forget those that are gone for good, once that is written down.
     Forget(Forget),
     /// Ask it for a failover, once that is written down.
     Replace(Replace),
-    /// Leave it alone.
+    /// No command: it is as it should be, or must not be disturbed.
     Leave,
 }
 
 impl Duty {
-    /// As something to do, if it is.
+    /// The action that carries it out; `None` for [`Duty::Leave`].
     pub fn action(&self) -> Option<Action> {
         match self.clone() {
             Self::Promote(promote) => Some(Action::Promote(promote)),
@@ -60,7 +60,7 @@ impl Duty {
 }
 
 impl SentinelDuty {
-    /// As something to do at once, if it is.
+    /// The action that carries it out at once; `None` for [`SentinelDuty::Leave`], and where a write in Consul comes first.
     pub fn action(&self) -> Option<Action> {
         match self.clone() {
             Self::Reconfigure(reconfigure) => Some(Action::Reconfigure(reconfigure)),
@@ -74,7 +74,7 @@ impl SentinelDuty {
 pub struct Duties {
     /// Those that are not left alone.
     pub instances: BTreeMap<Address, Duty>,
-    /// Second primaries that are left alone.
+    /// Stray primaries that are left alone.
     pub left_alone: Vec<LeftAlone>,
     /// What the safety layer forbids.
     pub refused: Vec<Reason>,
@@ -128,7 +128,7 @@ fn duty(view: &View<'_>, wanted: Vec<Duty>, refused: &mut Vec<Reason>) -> Duty {
     Duty::Leave
 }
 
-/// What each Sentinel is to be told now.
+/// What is to be done to each Sentinel now.
 pub fn sentinel_duties(
     view: &View<'_>,
     refused: &mut Vec<Reason>,

@@ -20,7 +20,7 @@ pub struct Tally {
     pub counted: usize,
     /// How many of them answered and monitor the group.
     pub answering: usize,
-    /// Who names which primary.
+    /// How many Sentinels name which primary.
     pub votes: BTreeMap<Address, Votes>,
     /// The address a majority of the known Sentinels names.
     pub elected: Option<Elected>,
@@ -35,7 +35,7 @@ pub struct Tally {
 /// The Sentinels that name one address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Votes {
-    /// How many.
+    /// How many Sentinels, each counted once by its id.
     pub count: usize,
     /// The highest epoch at which one of them does.
     pub epoch: u64,
@@ -44,7 +44,7 @@ pub struct Votes {
 /// The address that a majority names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elected {
-    /// The primary.
+    /// The address that they name.
     pub address: Address,
     /// The highest epoch of its voters.
     pub epoch: u64,
@@ -70,18 +70,18 @@ pub struct Failover {
 /// How many Sentinels call an address down.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DownCount {
-    /// At least subjectively.
+    /// How many find it subjectively down, at least.
     pub subjective: usize,
-    /// Objectively.
+    /// How many find it objectively down.
     pub objective: usize,
 }
 
 /// What the Sentinels that list a replica think of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReplicaCount {
-    /// How many get an answer.
+    /// How many Sentinels get an answer from the replica.
     pub up: usize,
-    /// How many do not.
+    /// How many get none.
     pub down: usize,
 }
 
@@ -150,7 +150,7 @@ impl Tally {
     }
 
     /// The Sentinels agree that `address` is down: a majority gets no answer and at least one has
-    /// heard a quorum say so; or one that called it objectively down was elected to replace it.
+    /// heard a quorum say so; or a Sentinel that called it objectively down was elected to replace it.
     pub fn agree_down(&self, address: &Address) -> bool {
         let Some(down) = self.down.get(address) else { return false };
         let majority_down = down.subjective >= self.majority();
@@ -197,7 +197,7 @@ fn distinct_answers(
 }
 
 /// The failovers past their election that Sentinels led at `since` or later, by their last answer, and that have not
-/// answered since: one that times out may go on with it.
+/// answered since: a Sentinel that times out may go on with it.
 pub fn led_in_silence(observed: &Observed, since: Mono) -> Vec<Failover> {
     let heard = distinct_answers(&observed.sentinels_answered, since);
     heard

@@ -2,8 +2,8 @@
 //!
 //! Sentinel leaves one alone for 10 s, and it takes writes meanwhile that are lost when it is turned into a
 //! replica (`docs/facts/sentinel.md` 4.1). It is turned into one at once instead: a returned old primary
-//! (its clients are disconnected too), or a blank instance that was just started. Never one that Sentinels
-//! may be promoting, and never one that holds somebody else's data.
+//! (its clients are disconnected too), or a blank instance that was just started. Never an instance that Sentinels
+//! may be promoting, and never one that holds unrelated data.
 
 use super::address::Address;
 use super::data_loss::data_loss;
@@ -20,11 +20,11 @@ use super::writer::{WriterTest, share_history, writer_test};
 /// One stray primary that is to follow the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fence {
-    /// The stray primary.
+    /// The stray primary, which becomes a replica.
     pub instance: Address,
     /// The run of it that was seen: another run must be looked at anew.
     pub run_id: String,
-    /// Whom it is to follow, in exactly the words Sentinel announces.
+    /// The writer that it is to follow, in exactly the words Sentinel announces.
     pub follow: Address,
     /// The run of that one, where it was seen: an instance that answers at another address as well is never made a
     /// replica of itself.
@@ -44,9 +44,9 @@ pub enum StrayKind {
     /// It holds no data at all.
     Blank,
     /// One of the group's instances that was restarted without its data, and may have taken a few writes since, from
-    /// clients that had not let go of it.
+    /// clients that were still connected to it.
     RestartedEmpty,
-    /// No primary but a replica: of nobody, or of something that does not answer while no Sentinel knows it.
+    /// No primary but a replica: detached, or of an address that does not answer while no Sentinel knows it.
     Lost,
 }
 
@@ -54,11 +54,11 @@ pub enum StrayKind {
 pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
     let (mut fences, mut left) = (Vec::new(), Vec::new());
     let Some(writer) = view.writer() else {
-        // Nobody that it could follow.
+        // There is no writer that it could follow.
         return (fences, left);
     };
     if data_loss(view).is_some_and(|loss| &loss.primary == writer) {
-        // It is about to be withdrawn, and nobody who has data is to copy its emptiness.
+        // It is about to be withdrawn, and no instance with data is to copy its emptiness.
         return (fences, left);
     }
     for (address, answer) in stray_primaries(view) {
@@ -88,7 +88,7 @@ impl Fence {
     }
 }
 
-/// Everything that says it is a primary, and is not the one that is published or named by a majority.
+/// Every instance that says it is a primary, and is neither published nor named by a majority.
 pub fn stray_primaries<'v, 'a>(
     view: &'v View<'a>,
 ) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> + use<'v, 'a> {
@@ -111,7 +111,7 @@ pub fn stray_primaries<'v, 'a>(
 }
 
 /// A registered instance that follows something that does not answer, and that no Sentinel would point anywhere
-/// else soon: none knows it, or it follows nobody, which they let be for `failover-timeout`.
+/// else soon: none knows it, or it is detached, which they let be for `failover-timeout`.
 fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let Role::Replica { of, link_up: false } = &answer.role else { return false };
     if follows_known_replica(view, of, answer) {
@@ -150,7 +150,7 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
         }
         Role::Primary { .. } => StrayKind::Returned,
     };
-    // What an emptied one has taken since is not the group's data.
+    // What an instance without its data has taken since is not the group's data.
     if answer.keys > 0 && writer.keys == 0 && kind != StrayKind::RestartedEmpty {
         return Err(WhyLeft::WriterIsEmpty { writer: follow, keys: answer.keys });
     }
@@ -195,7 +195,7 @@ fn is_known(view: &View<'_>, history: &ReplId) -> bool {
     view.record.is_some_and(|record| record.lineage.contains(history))
 }
 
-/// Why one with other data is left alone: it is somebody else's, or it was the group's and cannot prove what it holds.
+/// Why an instance with other data is left alone: it is another group's, or it was the group's and cannot prove what it holds.
 fn unrelated(
     view: &View<'_>,
     address: &Address,
@@ -215,8 +215,8 @@ fn unrelated(
     WhyLeft::Unrelated { keys }
 }
 
-/// It is registered for the group, or a majority of the Sentinels lists it: one that a single Sentinel was pointed at
-/// by mistake is somebody else's.
+/// It is registered for the group, or a majority of the Sentinels lists it: an instance that a single Sentinel was pointed at
+/// by mistake is another group's.
 fn is_ours(view: &View<'_>, address: &Address) -> bool {
     view.observed.registered.contains(address)
         || view.policy.local.contains(address)
@@ -229,7 +229,7 @@ fn is_listed(view: &View<'_>, address: &Address) -> bool {
 }
 
 /// A majority of the Sentinels lists it as this group's, it was started after it was last seen, and all that it holds
-/// was written in the moments since. (Anybody else's data would have been there when it was started, or for longer.)
+/// was written in the moments since. (Unrelated data would have been there when it was started, or for longer.)
 fn restarted_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     answer.started_empty
         && answer.uptime_s <= RESTARTED_EMPTY_UPTIME_MAX_S
@@ -251,7 +251,7 @@ fn certain_writer<'a>(
     let seen = view.memory.since.get(&Condition::Stray(stray.clone()));
     // One look has no past, and asks after it has seen.
     let since = view.since.max(seen.copied().unwrap_or(view.since));
-    // One that does not answer is asked and has failed: a leader must not be overlooked for being slow.
+    // A Sentinel that does not answer was asked, and has failed: a leader must not be overlooked for being slow.
     if view.observed.sentinels.values().any(|reading| reading.asked < since) {
         return Err("not every Sentinel has been asked since");
     }

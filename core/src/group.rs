@@ -41,7 +41,7 @@ use super::view::{Found, View};
 /// How long it is remembered that a Sentinel was dismissed, in ms: no report waits in a queue for longer.
 pub const DISMISSED_FOR_MS: u64 = 60_000;
 
-/// Something that happened.
+/// What a shell hands in: a reading, the end of a command, or the time.
 #[derive(Debug, Clone)]
 pub enum Input {
     /// A Sentinel answered, or failed to.
@@ -64,15 +64,15 @@ pub enum Input {
     SeenInDns(u64),
     /// How the write with this number ended.
     Written(u64, Outcome),
-    /// Time passed.
+    /// A second passed: what is due is looked at.
     Tick,
-    /// Look at everything now, somebody says.
+    /// Look at everything now: SIGHUP asks for it.
     Look,
     /// What is wanted of the group has changed.
     Policy(Box<Policy>),
 }
 
-/// How a transaction ended.
+/// How a transaction in Consul ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Applied, all of it.
@@ -80,7 +80,7 @@ pub enum Outcome {
         /// The new ModifyIndex of `state`.
         index: u64,
     },
-    /// Not applied: somebody else was first.
+    /// Not applied: another agent was first.
     Lost,
     /// Not applied: Consul will not have it.
     Refused(String),
@@ -89,7 +89,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// In one word.
+    /// As the label `outcome` of the metrics has it.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Committed { .. } => "committed",
@@ -100,7 +100,7 @@ impl Outcome {
     }
 }
 
-/// Something to do.
+/// What the loop wants a shell to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Ask every Sentinel.
@@ -117,28 +117,28 @@ pub enum Output {
     Write(u64, Box<Write>),
     /// Hold an instance's writes.
     Hold(Hold),
-    /// Turn a second primary into a replica of the writer.
+    /// Turn a stray primary into a replica of the writer.
     Fence(Fence),
     /// Have an instance keep its data instead of copying a primary that has none.
     Detach(Detach),
     /// Make a replica the first primary.
     Promote(Promote),
-    /// Tell a Sentinel about the group.
+    /// Change what a Sentinel monitors, or its settings.
     Reconfigure(Reconfigure),
-    /// Have a Sentinel forget those who are gone for good, unless it is later than this.
+    /// Have a Sentinel forget its stale peers, unless it is later than this.
     Forget(Forget, Mono),
     /// Another generation is in Consul.
     Published(Box<Published>),
     /// Ask a Sentinel for a failover, unless it is later than this.
     Replace(Replace, Mono),
-    /// Tell people.
+    /// Write to the log.
     Say(LogLine),
 }
 
 /// A generation that is in Consul now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Published {
-    /// Its number.
+    /// The generation, which never decreases.
     pub generation: u64,
     /// The service it is published as.
     pub service: ServiceName,
@@ -154,16 +154,16 @@ pub struct Published {
     pub history: Vec<Change>,
 }
 
-/// One line for the log.
+/// One line of the log, without group and time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// How much it matters.
+    /// The level that the line is logged at.
     pub weight: LogLevel,
-    /// The line.
+    /// The words of the line.
     pub text: String,
 }
 
-/// How much a line matters.
+/// The level of a line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
     /// For finding errors.
@@ -174,7 +174,7 @@ pub enum LogLevel {
     Warn,
 }
 
-/// One group's loop.
+/// One group's loop as a state machine: [`Input`]s in, [`Output`]s out.
 pub struct GroupLoop {
     policy: Policy,
     layout: Layout,
@@ -223,12 +223,12 @@ impl GroupLoop {
         }
     }
 
-    /// What is known now.
+    /// The last reading of each server, and of Consul.
     pub fn observed(&self) -> &Observed {
         &self.observed
     }
 
-    /// The last decision.
+    /// The last decision; `None` before the first input.
     pub fn decision(&self) -> Option<&Decision> {
         self.decision.as_ref()
     }
@@ -324,7 +324,7 @@ impl GroupLoop {
         if !before.is_some_and(same) {
             self.memory.store_changed = now.mono;
             if answer.state == StoredState::Absent {
-                // Somebody deleted the record, so the rows may be other than they were.
+                // The record was deleted, so the rows may be other than they were.
                 self.next_audit = now.mono;
             }
         }

@@ -4,7 +4,7 @@
 //! A hold is `CLIENT PAUSE <ms> WRITE`: reads go on, it ends by itself, and Sentinel's own `SLAVEOF` is not
 //! held up by it (`docs/facts/sentinel.md` 4.3). It must be short: Sentinel's own PUBLISH is a write, so a
 //! Sentinel whose PUBLISH is held gets no answer to the PINGs behind it and calls the instance down, and
-//! one that it calls down it never turns into a replica. So a hold lasts until the majority has followed,
+//! an instance that it calls down it never turns into a replica. So a hold lasts until the majority has followed,
 //! and is not the way to fence an old primary for good.
 
 use std::collections::BTreeSet;
@@ -22,9 +22,9 @@ use super::writer::{WriterTest, share_history};
 /// One instance whose writes are to be held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// The instance.
+    /// The instance that gets `CLIENT PAUSE ... WRITE`.
     pub instance: Address,
-    /// Why.
+    /// The reason, which the log and `plan` say.
     pub why: HoldReason,
     /// For how long, in ms.
     pub for_ms: u64,
@@ -64,7 +64,7 @@ pub fn holds(view: &View<'_>) -> Vec<Hold> {
     holds
 }
 
-/// Second primaries that are left alone because nobody can tell what they hold. One that a Sentinel lists is about to be
+/// Stray primaries that are left alone because no agent knows what they hold. A primary that a Sentinel lists is about to be
 /// made a replica by it, which a hold would keep it from.
 pub fn unproven(view: &View<'_>, left: &[LeftAlone]) -> Vec<Hold> {
     let listed = |address: &Address| view.tally.replicas.contains_key(address);
@@ -101,7 +101,7 @@ fn consul_answers(view: &View<'_>) -> bool {
     age_ms.is_some_and(|age_ms| age_ms <= CONSUL_SILENT_MS)
 }
 
-/// It led when the host was cut off, and nothing says yet that it still does. Where nobody would make a replica
+/// It led when the host became isolated, and nothing says yet that it still does. Where no agent makes a replica
 /// of it, it is not in doubt but the operator's: Sentinel does not touch one whose writes are held for long.
 fn in_doubt(view: &View<'_>, address: &Address) -> bool {
     let address = view.alias_of(address).unwrap_or(address);
@@ -117,7 +117,7 @@ fn in_doubt(view: &View<'_>, address: &Address) -> bool {
     view.policy.fence && led && !replica && !leads
 }
 
-/// The primaries of this host, once it has been cut off for long enough. A hold ends by itself, so nothing is left
+/// The primaries of this host, once it has been isolated for long enough. A hold ends by itself, so nothing is left
 /// behind when the agent dies or the network heals.
 fn isolated(view: &View<'_>) -> Vec<Hold> {
     let lasted = view.memory.lasted(&Condition::Isolated, CUT_OFF_AFTER_MS, view.now);
@@ -170,7 +170,7 @@ fn superseded(view: &View<'_>) -> Vec<Hold> {
 /// The choice of the only leader, until a majority names it.
 fn successor(view: &View<'_>) -> Option<Address> {
     // A failover that the majority has already passed by has no successor to offer, and one that takes for ever
-    // must not hold anybody for ever.
+    // must not hold an instance for ever.
     let confirmed = view.record.map_or(0, |record| record.evidence.confirmed_epoch);
     let current = |failover: &&Failover| failover.epoch.is_none_or(|epoch| epoch > confirmed);
     let chosen: BTreeSet<&Address> = view

@@ -1,4 +1,4 @@
-//! What servers are told apart by, whatever address they have.
+//! What identifies a server when its address changes: run ids and replication ids.
 
 use serde::{Deserialize, Serialize};
 

@@ -9,7 +9,7 @@ use super::reasons::WhyDataLoss;
 pub struct DataLoss {
     /// The primary that a majority announces.
     pub primary: Address,
-    /// Its run.
+    /// Its `run_id`: a restart of it is another case.
     pub run_id: String,
     /// The instances that hold the group's data, and how many keys each has.
     pub holders: Vec<(Address, u64)>,
@@ -22,7 +22,7 @@ impl DataLoss {
         Condition::DataLoss(self.primary.clone())
     }
 
-    /// In words.
+    /// The reason that `status` and the log give.
     pub fn why(&self) -> WhyDataLoss {
         let most = self.holders.iter().max_by_key(|(_, keys)| *keys);
         WhyDataLoss {

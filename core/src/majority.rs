@@ -21,7 +21,7 @@ pub struct Named {
     pub writer: Writer,
     /// What it rests on now.
     pub evidence: Evidence,
-    /// How it stands to what is published.
+    /// Whether that is news to what is published.
     pub standing: Standing,
 }
 

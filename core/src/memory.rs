@@ -20,7 +20,7 @@ pub enum Condition {
     LowerEpoch(Address, u64),
     /// The published writer has lost its majority to another address, or to a split.
     Displaced(Address),
-    /// The published writer answers nobody: neither us nor any Sentinel that answers.
+    /// The published writer answers neither us nor any Sentinel that answers.
     OutOfReach(Address),
     /// All Sentinels heard agree on an electorate smaller than the recorded one.
     FewerKnown(usize),
@@ -34,28 +34,28 @@ pub enum Condition {
     Stray(Address),
     /// This host sees neither Consul nor a majority of the Sentinels.
     Isolated,
-    /// Nobody knows of a primary.
+    /// Neither Consul nor any Sentinel knows a primary.
     NoPrimaryAnywhere,
-    /// Of all that the Sentinels know nobody is left, and these have shown up.
+    /// No address that the Sentinels know answers, and these instances have shown up.
     Relocated(Vec<ReturnedInstance>),
-    /// The old primary is back, as a replica of nobody.
+    /// The old primary is back, detached.
     Returned(Address),
     /// The primary that a majority announces has come back without its data.
     DataLoss(Address),
     /// The Sentinel names another primary than the majority.
     Disagrees(Address),
-    /// Nobody hears the Sentinel.
+    /// No other Sentinel hears the Sentinel.
     SentinelSilent(SentinelId),
-    /// Nobody hears the replica.
+    /// No Sentinel hears the replica.
     ReplicaSilent(Address),
 }
 
 /// One instance that is back, and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReturnedInstance {
-    /// Where it is.
+    /// The address that it answers at.
     pub address: Address,
-    /// Its run.
+    /// Its `run_id`: a restart of it is another case.
     pub run_id: String,
     /// It has read its data.
     pub is_ready: bool,
@@ -63,32 +63,32 @@ pub struct ReturnedInstance {
     pub age: Option<usize>,
 }
 
-/// What a Sentinel is told about a group.
+/// In which way a Sentinel is reconfigured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReconfigureKind {
     /// It does not know the group: `MONITOR`, and the settings.
     Monitor,
     /// It has disagreed with the majority for long: `REMOVE`, `MONITOR`, and the settings.
     Repoint,
-    /// It knows nobody but dead ones ([`super::moved`]), at this epoch: `REMOVE`.
+    /// It knows only addresses that do not answer ([`super::relocated`]), at this epoch: `REMOVE`.
     Remove(u64),
     /// Its settings differ from those that are wanted.
     Settings,
 }
 
-/// Somebody who is gone for good.
+/// A replica or a Sentinel that is gone for good.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StalePeer {
-    /// A Sentinel.
+    /// By its id, and the address that it had last.
     Sentinel(SentinelId, Address),
-    /// A replica.
+    /// By its address.
     Replica(Address),
 }
 
 /// One run of an instance, as far as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {
-    /// The run (`run_id`).
+    /// The `run_id` of the process.
     pub run_id: String,
     /// What it has been in that run.
     pub origin: Origin,
@@ -108,7 +108,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// How long a second primary of this origin is left alone, in ms: Sentinels may be promoting it.
+    /// How long a stray primary of this origin is left alone, in ms: Sentinels may be promoting it.
     pub fn left_alone_ms(self) -> u64 {
         match self {
             Self::WasReplica => STRAY_PROMOTED_MS,
@@ -150,7 +150,7 @@ impl<T: Clone + PartialEq> Asked<T> {
     }
 }
 
-/// See the module's head.
+/// What a group's loop knows of the past: since when conditions last, and what was done when.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// The generation last seen in Consul, and when it was first seen: what was asked of Sentinels
@@ -172,7 +172,7 @@ pub struct Memory {
     pub promoted: Option<(Address, Mono)>,
     /// When each instance's writes were last held.
     pub held: BTreeMap<Address, Mono>,
-    /// When each instance was last told whom to follow, or to be a primary.
+    /// When each instance was last commanded to follow another one, or to be a primary.
     pub fenced: BTreeMap<Address, Mono>,
     /// What each instance has been in its present run, as far as it was seen.
     pub lives: BTreeMap<Address, Life>,
@@ -265,7 +265,7 @@ impl Memory {
         life.map_or(Origin::Unseen, |life| life.origin)
     }
 
-    /// The instance may be told again whom to follow, or to be a primary: once a second at the most.
+    /// The instance may get another `REPLICAOF`, which it gets once a second at the most.
     pub fn commanded_long_ago(&self, instance: &Address, now: Now) -> bool {
         let last = self.fenced.get(instance);
         last.is_none_or(|at| now.mono - *at >= FENCE_AGAIN_MS)

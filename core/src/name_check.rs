@@ -32,7 +32,7 @@ const SILENT_MS: u64 = 1_000;
 /// How much of the past is remembered before generation 1: nothing.
 const FIRST_GENERATION: u64 = 1;
 
-/// What a client of DNS is told of a name.
+/// What DNS answers a client that asks for a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DnsAnswer {
     /// Every address: A and AAAA.
@@ -42,7 +42,7 @@ pub struct DnsAnswer {
 }
 
 impl DnsAnswer {
-    /// There is no such name.
+    /// The answer has neither an address nor an SRV record.
     pub fn is_none(&self) -> bool {
         self.ips.is_empty() && self.services.is_empty()
     }
@@ -90,7 +90,7 @@ impl fmt::Display for DnsAnswer {
 /// How an answer compares with what is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsVerdict {
-    /// It is that.
+    /// The answer is the published writer, or none where none is published.
     Right,
     /// There is none, and a writer is published.
     Missing,
@@ -103,7 +103,7 @@ pub enum DnsVerdict {
 }
 
 impl DnsVerdict {
-    /// All of them.
+    /// All verdicts, in the order of the metric.
     pub const ALL: [Self; 5] =
         [Self::Right, Self::Missing, Self::Other, Self::Unwanted, Self::Silent];
 
@@ -144,16 +144,16 @@ pub fn stale(answer: &DnsAnswer, history: &[Change], now: Timestamp) -> Option<S
     ended.map(|change| now.duration_since(change.at).max(SignedDuration::ZERO))
 }
 
-/// What came of one question.
+/// The result of one question to one DNS server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckResult {
-    /// How the answer compares.
+    /// Whether the answer is what is published.
     pub verdict: DnsVerdict,
     /// The first right answer since the generation began: how long after the promotion, in ms, where that was seen.
     pub first_after_promotion_ms: Option<u64>,
     /// The first right answer since the generation began.
     pub first: bool,
-    /// For how long the server has not answered what is published, in ms: as the history tells, or as it was seen here.
+    /// For how long the server has not answered what is published, in ms: by the history, or as it was seen here.
     pub stale_ms: u64,
 }
 
@@ -168,7 +168,7 @@ pub struct NameCheck {
 }
 
 impl NameCheck {
-    /// This is published now.
+    /// From now on this is the right answer.
     pub fn expect(&mut self, published: &Published) {
         let known = self.published.as_ref().map(|known| known.generation);
         if known == Some(published.generation) {
@@ -181,7 +181,7 @@ impl NameCheck {
         self.next = published.at;
     }
 
-    /// Ask at once, somebody says.
+    /// Ask at once, as on SIGHUP.
     pub fn look(&mut self, now: Mono) {
         self.next = now;
     }
@@ -312,7 +312,7 @@ mod tests {
         }
     }
 
-    /// 10.0.0.5 until 200, nobody until 202, 10.0.0.6 since then.
+    /// 10.0.0.5 until 200, no writer until 202, 10.0.0.6 since then.
     fn history() -> Vec<Change> {
         vec![
             change(3, 202, Some("10.0.0.6:6379")),
@@ -379,10 +379,14 @@ mod tests {
             stale(answer, history, now).map(|age| age.as_secs())
         };
         assert_eq!(age(&leads_to("10.0.0.5"), &history()), Some(12), "gone at 200");
-        assert_eq!(age(&DnsAnswer::default(), &history()), Some(10), "there was nobody until 202");
+        assert_eq!(
+            age(&DnsAnswer::default(), &history()),
+            Some(10),
+            "there was no writer until 202"
+        );
         assert_eq!(age(&leads_to("10.0.0.9"), &history()), None, "it never was published");
         let first = [change(1, 205, Some("10.0.0.5:6379"))];
-        assert_eq!(age(&DnsAnswer::default(), &first), Some(7), "nobody before the first one");
+        assert_eq!(age(&DnsAnswer::default(), &first), Some(7), "no writer before the first one");
         let cut = [change(9, 205, Some("10.0.0.5:6379"))];
         assert_eq!(age(&DnsAnswer::default(), &cut), None, "the past is not known so far back");
     }
@@ -444,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_told_apart_and_asked_for_less_often() {
+    fn silence_is_a_problem_of_its_own_and_asked_for_less_often() {
         let mut check = NameCheck::default();
         check.expect(&published(3, Some("10.0.0.6:6379"), 1_000));
         let silent = Err("refused".to_owned());

@@ -37,7 +37,7 @@ impl<T> Reading<T> {
 pub struct Observed {
     /// The last reading of each Sentinel, by the address we reach it at.
     pub sentinels: BTreeMap<Address, Reading<SentinelAnswer>>,
-    /// The last answer of each Sentinel whose last reading is a failure: one that times out may still lead a failover.
+    /// The last answer of each Sentinel whose last reading is a failure: a Sentinel that times out may still lead a failover.
     pub sentinels_answered: BTreeMap<Address, Reading<SentinelAnswer>>,
     /// The last reading of each instance, by the address Sentinel announces.
     pub instances: BTreeMap<Address, Reading<InstanceAnswer>>,
@@ -81,9 +81,9 @@ impl Observed {
 /// What one Sentinel says about itself and one group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SentinelAnswer {
-    /// Who it is.
+    /// Its `SENTINEL MYID`.
     pub id: SentinelId,
-    /// It is in TILT: its opinions on who is down do not count, its votes do (`docs/facts/sentinel.md` 5).
+    /// It is in TILT: its opinions on what is down do not count, its votes do (`docs/facts/sentinel.md` 5).
     pub tilt: bool,
     /// What it says of the group; `None` when it does not monitor it.
     pub group: Option<SentinelGroup>,
@@ -136,9 +136,9 @@ pub enum FailoverPhase {
     WaitStart,
     /// Elected, choosing a replica.
     SelectReplica,
-    /// A replica is chosen and is about to be told `SLAVEOF NO ONE`.
+    /// A replica is chosen and is about to get `SLAVEOF NO ONE`.
     SendReplicaofNoOne,
-    /// Told; waiting to see it report the role.
+    /// It got the command; the leader waits until it reports the role.
     WaitPromotion,
     /// Promoted; pointing the others at it.
     ReconfReplicas,
@@ -160,7 +160,7 @@ impl FailoverPhase {
         })
     }
 
-    /// The leader was elected: `sentinelFailoverWaitStart` lets nobody past without a majority,
+    /// The leader was elected: `sentinelFailoverWaitStart` lets no Sentinel past without a majority,
     /// or without being forced.
     pub fn elected(self) -> bool {
         self > Self::WaitStart
@@ -198,11 +198,11 @@ pub struct SentinelReplica {
 pub struct SentinelPeer {
     /// Where the peer listens.
     pub address: Address,
-    /// Who it is.
+    /// The peer's `SENTINEL MYID`.
     pub id: SentinelId,
     /// This Sentinel gets no answer from it.
     pub s_down: bool,
-    /// Whom the peer voted for, and in which epoch, as far as this Sentinel was told.
+    /// Which Sentinel the peer voted for, and in which epoch, as far as this one knows.
     pub voted: Option<(SentinelId, u64)>,
 }
 
@@ -215,7 +215,7 @@ pub struct InstanceAnswer {
     pub not_ready: Option<String>,
     /// A `FAILOVER` is running on it (`master_failover_state`, Redis 6.2 and later).
     pub failover_running: bool,
-    /// Changes with each start of the process.
+    /// `run_id`: it changes with each start of the process.
     pub run_id: String,
     /// Version text, e.g. `7.0.15`.
     pub version: String,
@@ -244,7 +244,7 @@ pub struct InstanceAnswer {
 
 impl InstanceAnswer {
     /// Nothing speaks against taking what it shows of its data for all that it has. A replica that serves nothing stale
-    /// (`replica-serve-stale-data no`) refuses PING while it follows nobody, and is well.
+    /// (`replica-serve-stale-data no`) refuses PING while it is detached, and is well.
     pub fn shows_its_data(&self) -> bool {
         self.not_ready.as_deref().is_none_or(|error| error.contains("MASTERDOWN"))
     }
@@ -283,7 +283,7 @@ pub struct ConnectedReplica {
 /// The catalog rows found on the group's synthetic node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowsAnswer {
-    /// When they were asked for.
+    /// When the rows were asked for.
     pub asked: Mono,
     /// The node, or `None` when it does not exist.
     pub found: Option<Rows>,
@@ -294,7 +294,7 @@ pub struct RowsAnswer {
 /// Which group on which Sentinel a question is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Question {
-    /// The Sentinel.
+    /// The Sentinel whose vote it is.
     pub sentinel: Address,
     /// The group.
     pub group: GroupName,

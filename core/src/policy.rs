@@ -10,11 +10,11 @@ use super::record::Level;
 /// Settings of one group, with all defaults filled in. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// The group.
+    /// The group that this applies to.
     pub group: GroupName,
     /// The service it is published as.
     pub service: ServiceName,
-    /// How sure a publication must be.
+    /// How sure a publication must be (`publish`).
     pub publish: Level,
     /// This agent's id, as it stands in `by`.
     pub agent: String,
@@ -26,7 +26,7 @@ pub struct Policy {
     pub replica_lag_max_ms: u64,
     /// An instance that has been down this long loses its row.
     pub forget_after_ms: u64,
-    /// A Sentinel that nobody has heard for this long is forgotten by the others.
+    /// A Sentinel that no other one has heard for this long is forgotten by the others.
     pub forget_sentinels_after_ms: u64,
     /// Have Sentinels forget Sentinels and replicas that are gone for good (`SENTINEL RESET`).
     pub forget_ghosts: bool,
@@ -34,13 +34,13 @@ pub struct Policy {
     pub local: BTreeSet<Address>,
     /// How many Sentinels the configuration lists: the electorate while none is recorded.
     pub sentinels_configured: usize,
-    /// Hold the writes of a second primary (`CLIENT PAUSE ... WRITE`).
+    /// Hold the writes of a stray primary (`CLIENT PAUSE ... WRITE`).
     pub hold_writes: bool,
-    /// Hold the writes of this host's primary while the host is cut off.
+    /// Hold the writes of this host's primary while the host is isolated.
     pub hold_when_cut_off: bool,
-    /// Turn a second primary into a replica of the writer.
+    /// Turn a stray primary into a replica of the writer.
     pub fence: bool,
-    /// Have a primary that has come back without its data replaced, and keep those who hold it from copying that.
+    /// Have a primary that has come back without its data replaced, and keep the instances that hold it from copying that.
     pub replace_emptied: bool,
     /// Find a first primary among the registered instances.
     pub bootstrap: bool,
@@ -48,7 +48,7 @@ pub struct Policy {
     pub expect: Option<usize>,
     /// How long instances are waited for otherwise.
     pub bootstrap_wait_ms: u64,
-    /// Tell a Sentinel that lacks the group where its primary lives (`SENTINEL MONITOR`).
+    /// Reconfigure Sentinels: `MONITOR` where one lacks the group, `SET` where its settings differ.
     pub tell_sentinels: bool,
     /// The installation that this agent belongs to, where it was told.
     pub installation: Option<String>,
@@ -59,14 +59,14 @@ pub struct Policy {
 }
 
 /// Sentinel settings that the operator fixed: in the config file, or for all agents in the key `config`. What is
-/// `None` is left as it is, and copied from the other Sentinels to one that is new.
+/// `None` is left as it is, and copied from the other Sentinels to a new one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WantedSettings {
     /// Sentinels that must agree that a primary is down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quorum: Option<WantedQuorum>,
-    /// `down-after-milliseconds`.
+    /// `down-after-milliseconds`, in ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub down_after_ms: Option<u64>,
     /// `failover-timeout`, in ms.
@@ -83,7 +83,7 @@ pub struct WantedSettings {
 pub enum WantedQuorum {
     /// More than half of the known ones.
     Auto,
-    /// This many.
+    /// This number of Sentinels.
     Fixed(u64),
 }
 
@@ -130,35 +130,35 @@ pub const HOLD_RENEW_MS: u64 = 1_000;
 /// seconds: longer than Sentinel itself would let it be.
 pub const RESTARTED_EMPTY_UPTIME_MAX_S: u64 = 30;
 /// How long others may take to show up before the old primary leads again, when not all that are recorded answer: the
-/// same containers may have other addresses now, and more data. Longer than two looks at who is registered are apart.
+/// same containers may have other addresses now, and more data. Longer than two looks at the registered instances are apart.
 pub const REINSTATED_AFTER_MS: u64 = 6_000;
-/// How long a failover that was asked for may take before another one is, in ms: a Sentinel that cannot choose anybody
+/// How long a failover that was asked for may take before another one is, in ms: a Sentinel that cannot choose a replica
 /// says so within a second.
 pub const REPLACE_AGAIN_MS: u64 = 5_000;
-/// How often one instance is told to follow the writer, in ms.
+/// How often one instance gets the command to follow the writer, in ms.
 pub const FENCE_AGAIN_MS: u64 = 1_000;
-/// How long a second primary that was a replica before is left to Sentinel, which may have promoted it: longer
+/// How long a stray primary that was a replica before is left to Sentinel, which may have promoted it: longer
 /// than Sentinel itself waits before it turns one into a replica (`docs/facts/sentinel.md` 4.1).
 pub const STRAY_PROMOTED_MS: u64 = 15_000;
-/// How long a second primary is left alone whose past this agent has not seen: longer than a majority needs to
+/// How long a stray primary is left alone whose past this agent has not seen: longer than a majority needs to
 /// follow a promotion.
 pub const STRAY_UNSEEN_MS: u64 = 3_000;
-/// The pause between two Sentinels that are made to forget, and after a switch, in ms: a reset one knows nobody for up
+/// The pause between two Sentinels that are made to forget, and after a switch, in ms: a reset one knows no peer for up
 /// to 10 s (`docs/facts/sentinel.md` 5).
 pub const RESET_GAP_MS: u64 = 30_000;
-/// How often one Sentinel is told a changed setting, in ms.
+/// How often one Sentinel gets a changed setting, in ms.
 pub const SET_AGAIN_MS: u64 = 1_000;
-/// How long a Sentinel may disagree with the majority before it is told anew: they correct one another within 2 s.
+/// How long a Sentinel may disagree with the majority before it is reconfigured: they correct one another within 2 s.
 pub const DISAGREES_AFTER_MS: u64 = 30_000;
-/// How often one Sentinel is told about one group, in ms.
-pub const TELL_AGAIN_MS: u64 = 5_000;
-/// How often rows or keys that somebody else changes are put back, in ms: a token that may write rows and not see them
+/// How often one Sentinel is reconfigured for one group, in ms.
+pub const RECONFIGURE_AGAIN_MS: u64 = 5_000;
+/// How often rows or keys that another program changes are put back, in ms: a token that may write rows and not see them
 /// would keep an agent at it all the time.
 pub const REPAIR_AGAIN_MS: u64 = 1_000;
 /// How long after a switch DNS may first have been seen to answer it, to be noted, in ms: an agent that was started later
 /// has not seen the first time.
 pub const IN_DNS_WITHIN_MS: i64 = 60_000;
-/// Instances of one group that get a row. More than that is somebody else's mistake.
+/// Instances of one group that get a row. More than that is a mistake of another program.
 pub const INSTANCES_MAX: usize = 128;
 
 impl Policy {

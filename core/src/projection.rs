@@ -21,12 +21,12 @@ pub const MANAGED_BY: (&str, &str) = ("managed-by", "consul-redis");
 /// The synthetic node's own address while there is no writer: TEST-NET-1 (RFC 5737), which leads
 /// nowhere, so a consumer that reads the node's address by mistake reaches no Redis at all.
 pub const NO_ADDRESS: &str = "192.0.2.1";
-/// [`NO_ADDRESS`], parsed.
+/// [`NO_ADDRESS`] as an address: TEST-NET-1 (RFC 5737), which never answers.
 const TEST_NET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// With [`NO_ADDRESS`], whom an instance follows that has not been given its place yet: nobody.
+/// With [`NO_ADDRESS`], what a detached instance follows.
 pub const NOWHERE_PORT: NonZeroU16 = NonZeroU16::new(6379).unwrap();
 
-/// The address of nobody: see [`NO_ADDRESS`].
+/// The address that a detached instance follows: see [`NO_ADDRESS`].
 pub fn detached_address() -> Address {
     Address::of_ip(IpAddr::V4(TEST_NET), NOWHERE_PORT)
 }
@@ -39,13 +39,13 @@ pub fn is_detached_address(address: &Address) -> bool {
 /// A node as the catalog holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeRow {
-    /// Its address.
+    /// The address that DNS answers for the node.
     pub address: String,
-    /// Its metadata.
+    /// Metadata; `managed-by` marks ours.
     pub meta: BTreeMap<String, String>,
 }
 
-/// The node carries our mark.
+/// The node has [`MANAGED_BY`] in its metadata.
 pub fn is_ours(node: &NodeRow) -> bool {
     let (key, value) = MANAGED_BY;
     node.meta.get(key).is_some_and(|found| found == value)
@@ -54,15 +54,15 @@ pub fn is_ours(node: &NodeRow) -> bool {
 /// A service as the catalog holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServiceRow {
-    /// The service's name.
+    /// The name that DNS answers, as `redis-primary`.
     pub service: String,
-    /// Where it listens.
+    /// The instance's host: an IP address, or a name.
     pub address: String,
     /// The port it listens on.
     pub port: u16,
-    /// Its tags, in order.
+    /// The tags, in a fixed order, so that equal rows are equal.
     pub tags: Vec<String>,
-    /// Its metadata.
+    /// Metadata, as the generation.
     pub meta: BTreeMap<String, String>,
 }
 
@@ -73,13 +73,13 @@ pub struct CheckRow {
     pub service_id: String,
     /// That service's name, without which an ACL would deny the write (`docs/facts/consul.md` 1).
     pub service: String,
-    /// Answered by DNS, or not.
+    /// Passing or critical: whether DNS answers the service.
     pub status: CheckStatus,
     /// What it says to a person.
     pub output: String,
 }
 
-/// Health of a row.
+/// The status of a check, of the two that agents write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
@@ -102,11 +102,11 @@ impl CheckStatus {
 /// One synthetic node with all that is on it. Services and checks are keyed by their ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rows {
-    /// The node.
+    /// The synthetic node itself.
     pub node: NodeRow,
-    /// Its services.
+    /// Its services by service id.
     pub services: BTreeMap<String, ServiceRow>,
-    /// Their checks.
+    /// Its checks by check id.
     pub checks: BTreeMap<String, CheckRow>,
 }
 
@@ -119,7 +119,7 @@ pub struct Projection {
     pub rows: Rows,
 }
 
-/// One operation of a transaction.
+/// One operation of a transaction in Consul (`/v1/txn`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Op {

@@ -1,10 +1,10 @@
-//! The old primary that comes back before anybody has taken its place.
+//! The old primary that comes back before another instance has taken its place.
 //!
-//! An instance under `consul-redis exec` always starts as a replica of nobody ([`is_detached_address`]), so that one that has lost its
+//! An instance under `consul-redis exec` always starts detached ([`is_detached_address`]), so that an instance that has lost its
 //! data cannot empty those that follow it. When it was the primary, and its Sentinels still announce it, they wait
 //! 20 s and more before they take "I am a replica" for an outage (`docs/facts/sentinel.md` 4.1), and where there is
 //! no other instance they wait for ever. It is made the primary again at once when that cannot lose anything:
-//! a majority names it, nobody is being put in its place, and it holds everything that the others hold.
+//! a majority names it, no other instance is being put in its place, and it holds everything that the others hold.
 
 use super::address::Address;
 use super::bootstrap::{Promote, includes};
@@ -83,11 +83,11 @@ pub fn condition(view: &View<'_>) -> Option<Condition> {
     returned(view).map(|(old, _)| Condition::Returned(old.clone()))
 }
 
-/// The last writer, which a majority names, and which says that it follows nobody at all.
+/// The last writer, which a majority names, and which says that it is detached.
 fn returned<'a>(view: &View<'a>) -> Option<(&'a Address, &'a InstanceAnswer)> {
     let old = &view.record?.last_writer.as_ref()?.address;
     view.tally.elected.as_ref().filter(|elected| &elected.address == old)?;
-    // Asked since what is published now was: it may have been told something else in the meantime.
+    // Asked since what is published now was: it may have got another command in the meantime.
     let answer = view.observed.instances.get(old)?.since(view.since)?;
     let Role::Replica { of, link_up: false } = &answer.role else { return None };
     is_detached_address(of).then_some((old, answer))

@@ -11,15 +11,15 @@ use super::writer::{Lineage, WriterTest};
 pub enum Promotion {
     /// It is to be published.
     Chosen {
-        /// The one that the leader has chosen.
+        /// The replica that the leader has chosen, as a writer.
         writer: Writer,
-        /// What it rests on.
+        /// The basis that goes into the record: the promotion.
         evidence: Evidence,
         /// The leading Sentinel.
         leader: Address,
         /// The epoch of the election, when known.
         epoch: Option<u64>,
-        /// Forced by an operator.
+        /// An operator gave `SENTINEL FAILOVER`: there was no election.
         forced: bool,
     },
     /// It is published, and still has time to be confirmed.

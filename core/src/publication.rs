@@ -19,16 +19,16 @@ use super::withdrawal;
 pub enum Verdict {
     /// Publish this writer.
     Publish {
-        /// The writer.
+        /// The writer to publish.
         to: Writer,
-        /// What it rests on.
+        /// The basis that goes into the record.
         evidence: Evidence,
-        /// Why.
+        /// The reason that goes into the record (`why`).
         why: PublishReason,
     },
     /// Publish that there is no writer.
     Withdraw(WithdrawReason),
-    /// Write down who is to become the first primary.
+    /// Write down in `claim` which instance is to become the first primary.
     Claim(Address),
     /// The writer stays; what is known of it has become better.
     Confirm {
@@ -42,7 +42,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// In one word.
+    /// The label `verdict` of `consul_redis_decisions_total`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Publish { .. } => "publish",

@@ -13,11 +13,11 @@ use super::writer::NotWriter;
 pub enum PublishReason {
     /// Rule 2: a majority names it.
     Majority {
-        /// How many Sentinels name it.
+        /// How many Sentinels name the writer.
         votes: usize,
         /// How many are known.
         known: usize,
-        /// At which epoch.
+        /// The highest `config-epoch` of its voters.
         epoch: u64,
         /// Its history does not go on from the last writer's.
         unrelated: bool,
@@ -28,12 +28,12 @@ pub enum PublishReason {
         leader: Address,
         /// The epoch of the election, when known.
         epoch: Option<u64>,
-        /// Forced by an operator.
+        /// An operator gave `SENTINEL FAILOVER`: there was no election.
         forced: bool,
     },
-    /// Nobody knew of a primary, and this one's data includes everybody else's.
+    /// Consul and the Sentinels knew no primary, and this one's data includes that of all others.
     First,
-    /// The Sentinels knew nobody who is left, and this one's data includes everybody else's.
+    /// The Sentinels knew only addresses that do not answer, and this one's data includes that of all others.
     Relocated,
 }
 
@@ -42,7 +42,7 @@ pub enum PublishReason {
 pub enum WithdrawReason {
     /// Rule 4: the Sentinels agree that it is down.
     Down {
-        /// The writer.
+        /// The writer that is withdrawn.
         writer: Address,
         /// How many Sentinels get no answer from it.
         votes: usize,
@@ -63,7 +63,7 @@ pub enum WithdrawReason {
     IsReplica {
         /// The writer.
         writer: Address,
-        /// Whom it follows.
+        /// The instance that it follows now.
         of: Address,
     },
     /// It came back without its data, and others hold it or may.
@@ -79,7 +79,7 @@ pub enum WithdrawReason {
     Displaced {
         /// The writer.
         writer: Address,
-        /// Whom the majority names, when there is a majority.
+        /// The address that the majority names, when there is a majority.
         by: Option<Address>,
     },
 }
@@ -168,17 +168,17 @@ pub enum KeepReason {
     AwaitingConfirmation(Address),
     /// There is a writer, and nothing that could be proved says otherwise.
     Holding(Address, NotYet),
-    /// Nobody knows of a primary who is left, and the one written down is being made one.
+    /// No Sentinel knows a primary that answers, and the instance in `claim` is being promoted.
     Promoting(Address),
-    /// Nobody knows of a primary, and there is none yet.
+    /// Consul and the Sentinels know no primary, and there is none yet.
     NoFirst(NoFirst),
-    /// The Sentinels know nobody who is left, and nobody else leads yet.
+    /// The Sentinels know only addresses that do not answer, and no other instance leads yet.
     NotRelocated(NotRelocated),
-    /// There is no writer, and nobody that could be proved to be one.
+    /// There is no writer, and no instance that could be proved to be one.
     NoWriter(NotYet),
 }
 
-/// Why nobody can be published.
+/// Why no instance can be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotYet {
     /// No Sentinel answered, or none knows the group.
@@ -211,7 +211,7 @@ pub enum NotYet {
 /// Why there is no first primary yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoFirst {
-    /// The operator does it himself.
+    /// The operator decides (`bootstrap = false`).
     SwitchedOff,
     /// Too few Sentinels answer to say that none knows the group.
     Sentinels {
@@ -233,14 +233,14 @@ pub enum NoFirst {
     Diverged(Address, Address),
 }
 
-/// Why nobody takes the place of those who are gone.
+/// Why no instance takes the place of those that are gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotRelocated {
-    /// The group has a writer or never had one, its Sentinels know somebody who answers, or nobody else is registered.
+    /// The group has a writer or never had one, its Sentinels know an instance that answers, or no other one is registered.
     NoCase,
     /// The operator does it himself (`bootstrap = false`, or `tell_sentinels = false`).
     SwitchedOff,
-    /// Too few Sentinels answer to say that nobody is left.
+    /// Too few Sentinels answer to say that no instance is left.
     Sentinels {
         /// How many answer.
         answered: usize,
@@ -256,11 +256,11 @@ pub enum NotRelocated {
     },
     /// One may have more data than the others, and is not ready.
     NotReady(Address, String),
-    /// Whoever holds the most data is never to lead (`replica-priority 0`).
+    /// The instance with the most data is never to lead (`replica-priority 0`).
     NeverToLead,
     /// Another one with data is a primary already.
     Rival(Address, Address),
-    /// Nobody's data is the group's for certain, and one has some.
+    /// No instance's data is the group's for certain, and one has some.
     Unrelated(Address, u64),
     /// The data of two has gone different ways.
     Diverged(Address, Address),
@@ -269,7 +269,7 @@ pub enum NotRelocated {
 /// Why the old primary is not made one again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotPromotedAgain {
-    /// There is none: the group has a writer, or the instance that a majority names waits for nobody.
+    /// There is none: the group has a writer, or the instance that a majority names is not detached.
     NoCase,
     /// The operator does it himself (`bootstrap = false`).
     SwitchedOff,
@@ -283,9 +283,9 @@ pub enum NotPromotedAgain {
     Unheard(Address),
     /// An instance holds what it does not.
     Behind {
-        /// The old primary.
+        /// The old primary, which is back.
         old: Address,
-        /// Who has more.
+        /// The instance that holds more.
         than: Address,
     },
 }
@@ -295,11 +295,11 @@ pub enum NotPromotedAgain {
 pub struct LeftAlone {
     /// The stray primary.
     pub instance: Address,
-    /// Why.
+    /// What keeps the agents from fencing it.
     pub why: WhyLeft,
 }
 
-/// See [`LeftAlone`].
+/// Why one stray primary is not fenced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyLeft {
     /// Its data has nothing to do with the group's.
@@ -319,18 +319,18 @@ pub enum WhyLeft {
     },
     /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
     WriterIsEmpty {
-        /// The writer.
+        /// The writer, which is without keys.
         writer: Address,
-        /// How many keys the other one holds.
+        /// How many keys the stray primary holds.
         keys: u64,
     },
-    /// It is blank, and nobody but a minority of the Sentinels says that it belongs to the group.
+    /// It is blank, and only a minority of the Sentinels says that it belongs to the group.
     Stranger,
     /// Sentinels may be promoting it.
     MayBePromoted,
     /// The writer is not certain at this moment.
     NoCertainWriter(&'static str),
-    /// The operator wants it so.
+    /// `fence = false` leaves it to Sentinel.
     SwitchedOff,
 }
 
@@ -339,22 +339,22 @@ pub enum WhyLeft {
 pub struct WhyDataLoss {
     /// The primary.
     pub primary: Address,
-    /// Who holds the data, and how many keys.
+    /// The instance with the most data, and how many keys it holds.
     pub holder: Option<(Address, u64)>,
-    /// Who may hold it, when nobody does for certain.
+    /// The instances that may hold it, when none does for certain.
     pub unheard: Vec<Address>,
 }
 
 /// Why no failover is asked for in the place of a primary without data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotReplaced {
-    /// The primary, and who holds its data.
+    /// The primary, and the instances that hold its data.
     pub loss: WhyDataLoss,
     /// What speaks against it.
     pub why: WhyNotReplaced,
 }
 
-/// See [`NotReplaced`].
+/// Why no Sentinel is asked for a failover yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyNotReplaced {
     /// An instance that may hold more does not answer.
@@ -401,9 +401,9 @@ pub enum NotAtRest {
     MayBeAlive(Address),
     /// A Sentinel does not know another one that answers.
     PeerUnknown {
-        /// The Sentinel.
+        /// The Sentinel that knows too little.
         sentinel: Address,
-        /// The other one.
+        /// The address of the peer that it does not know.
         peer: Option<Address>,
     },
     /// A Sentinel does not know a replica that the writer has.
@@ -442,7 +442,7 @@ pub enum Reason {
     NoRoom,
     /// The old primary is back, and is not made one again.
     NotPromotedAgain(NotPromotedAgain),
-    /// A second primary is left alone.
+    /// A stray primary is left alone.
     LeftAlone(LeftAlone),
     /// A primary without data is not replaced.
     NotReplaced(NotReplaced),
@@ -581,9 +581,9 @@ impl fmt::Display for PublishReason {
                 write!(f, "promoted by Sentinel epoch {epoch}")
             }
             Self::Promotion { leader, .. } => write!(f, "promoted by Sentinel {leader}"),
-            Self::First => f.write_str("the first primary: nobody knew of one"),
+            Self::First => f.write_str("the first primary: no Sentinel knew of one"),
             Self::Relocated => {
-                f.write_str("it has the data, and the Sentinels knew nobody who is left")
+                f.write_str("it has the data, and the Sentinels know no address that answers")
             }
         }
     }
@@ -737,9 +737,9 @@ impl fmt::Display for NoFirst {
 impl fmt::Display for NotRelocated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::NoCase {
-            return f.write_str("the group has not moved");
+            return f.write_str("the group was not relocated");
         }
-        f.write_str("nobody whom the Sentinels know is left; ")?;
+        f.write_str("no address that the Sentinels know answers; ")?;
         match self {
             Self::NoCase => Ok(()),
             Self::SwitchedOff => f.write_str("bootstrap or tell_sentinels = false leaves it to the operator"),
@@ -752,7 +752,7 @@ impl fmt::Display for NotRelocated {
                 write!(f, "{address} answers `{error}`, and may have more data")
             }
             Self::NeverToLead => f.write_str(
-                "whoever holds the most data elsewhere has `replica-priority 0`. Set another one where you want the primary",
+                "the instance with the most data elsewhere has `replica-priority 0`. Set another one where you want the primary",
             ),
             Self::Rival(best, rival) => write!(
                 f,
@@ -778,7 +778,7 @@ impl fmt::Display for NotPromotedAgain {
             Self::SwitchedOff => {
                 f.write_str("the old primary is back; bootstrap = false leaves it to the operator")
             }
-            Self::NoCase => f.write_str("no primary has come back as a replica of nobody"),
+            Self::NoCase => f.write_str("no primary has come back detached"),
             Self::BeingReplaced => f.write_str("the Sentinels are replacing the old primary"),
             Self::Rival(rival) => write!(f, "{rival} says that it is the primary"),
             Self::NotReady(old) => write!(f, "{old} is back, and not ready yet"),
@@ -828,13 +828,13 @@ impl fmt::Display for LeftAlone {
                 "{address} is a blank primary that only a minority of the Sentinels takes for this group's"
             ),
             WhyLeft::MayBePromoted => {
-                write!(f, "{address} is a second primary, and Sentinels may be promoting it")
+                write!(f, "{address} is a stray primary, and Sentinels may be promoting it")
             }
             WhyLeft::NoCertainWriter(why) => {
-                write!(f, "{address} is a second primary, and {why}")
+                write!(f, "{address} is a stray primary, and {why}")
             }
             WhyLeft::SwitchedOff => {
-                write!(f, "{address} is a second primary, and fence = false leaves it to Sentinel")
+                write!(f, "{address} is a stray primary, and fence = false leaves it to Sentinel")
             }
         }
     }

@@ -21,7 +21,7 @@ pub const LINEAGE_LEN_MAX: usize = 20;
 /// this value ([`super::projection::project`]), so they cannot tell different stories.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Format version, [`RECORD_VERSION`].
+    /// Version of the format, [`RECORD_VERSION`]; an agent leaves a newer one alone.
     pub v: u32,
     /// The group.
     pub group: GroupName,
@@ -31,9 +31,9 @@ pub struct Record {
     pub generation: u64,
     /// Unique to each write, so that a lost answer can be recognised.
     pub nonce: String,
-    /// The agent that wrote this.
+    /// The id of the agent that wrote this.
     pub by: String,
-    /// The published writer.
+    /// The published writer; `None` while there is none.
     pub writer: Option<Writer>,
     /// The writer, or the last one while there is none: whose history the next one must continue.
     pub last_writer: Option<Writer>,
@@ -57,10 +57,10 @@ pub struct Record {
     /// old one of them is the group's own.
     #[serde(default)]
     pub lineage: Vec<ReplId>,
-    /// Who is to become the first primary of a group that has none yet.
+    /// The instance that is to become the first primary of a group that has none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Address>,
-    /// The Sentinel that was last made to forget ghosts.
+    /// The Sentinel that was last made to forget stale peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset: Option<Reset>,
     /// The primary that the Sentinels announce, and that has come back without the group's data.
@@ -71,9 +71,9 @@ pub struct Record {
 /// A primary without its data, written down before a Sentinel is asked to replace it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataLossRecord {
-    /// The instance.
+    /// The primary without its data.
     pub instance: Address,
-    /// Its run.
+    /// Its `run_id`: a restart of it is another case.
     pub run_id: String,
     /// How many failovers were asked for.
     pub asked: u64,
@@ -85,9 +85,9 @@ pub struct DataLossRecord {
 /// One `SENTINEL RESET`, written down before it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reset {
-    /// Counts them.
+    /// Grows with each reset, so that each is done once.
     pub number: u64,
-    /// The Sentinel.
+    /// The Sentinel that gets `SENTINEL RESET`.
     pub sentinel: Address,
 }
 
@@ -136,7 +136,7 @@ impl Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "EvidenceForm", into = "EvidenceForm")]
 pub struct Evidence {
-    /// Who says so.
+    /// A majority, a promotion, or the agents' own choice.
     pub basis: Basis,
     /// The highest epoch a majority has ever confirmed. Only a higher one, or the end of
     /// `confirm_within`, overrules an unconfirmed promotion.
@@ -145,7 +145,7 @@ pub struct Evidence {
     pub known: usize,
 }
 
-/// Who says that the published writer is the writer.
+/// The Sentinels or agents that say that the published writer is the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Basis {
     /// A majority of the known Sentinels.
@@ -166,7 +166,7 @@ pub enum Basis {
     },
     /// No Sentinel has named it, and none could have: the agents' own choice, by what the instances hold.
     Agents,
-    /// Nobody: there is no writer.
+    /// Nothing: there is no writer.
     None {
         /// How many Sentinels named the last one. Older agents read it.
         votes: usize,
@@ -203,7 +203,7 @@ impl Basis {
 }
 
 impl Evidence {
-    /// See [`Basis::level`].
+    /// The level of the basis.
     pub fn level(&self) -> Level {
         self.basis.level()
     }
@@ -263,7 +263,7 @@ pub struct InstanceRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PublishedRole {
-    /// The writer.
+    /// The writer: the row of `<service>-primary`.
     Primary,
     /// In sync: a read endpoint.
     Replica,
@@ -285,7 +285,7 @@ impl PublishedRole {
         }
     }
 
-    /// In words.
+    /// The word used in tags, `status` and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Primary => "primary",
@@ -319,7 +319,7 @@ impl Record {
 pub struct Change {
     /// The generation that began.
     pub generation: u64,
-    /// When.
+    /// When it was published, by the agent's clock.
     pub at: Timestamp,
     /// The writer before it.
     pub from: Option<Address>,

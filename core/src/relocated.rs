@@ -1,10 +1,10 @@
-//! A group that has moved: of all addresses that its Sentinels know nobody answers, and its instances are back at others.
+//! A relocated group: none of the addresses that its Sentinels know answers, and its instances are back at others.
 //!
 //! A Sentinel finds replicas through the primary that it monitors, and nowhere else. When everything is started anew
-//! at other addresses, as containers are, it has nobody to choose (`-failover-abort-no-good-slave`), for ever. But the
-//! instances are registered, and hold the group's data: the one whose data includes everybody else's is written down
-//! (`claim`), made the primary, and published. Then every Sentinel is told to let go of the dead one, and, when none
-//! names it any more, to monitor this one: one that is told earlier would be told back by the others, whose epoch is
+//! at other addresses, as containers are, it has no replica to choose (`-failover-abort-no-good-slave`), for ever. But the
+//! instances are registered, and hold the group's data: the one whose data includes that of all others is written down
+//! (`claim`), made the primary, and published. Then every Sentinel gets `REMOVE` for the dead one, and, when none
+//! names it any more, `MONITOR` for this one: a Sentinel that got it earlier would be changed back by the others, whose epoch is
 //! higher.
 
 use super::address::Address;
@@ -16,7 +16,7 @@ use super::reasons::NoFirst;
 pub use super::reasons::NotRelocated;
 use super::view::View;
 
-/// Looks for the one that is to lead a group that has moved.
+/// Looks for the instance that is to lead a relocated group.
 ///
 /// # Errors
 /// [`NotRelocated`]: why there is none.
@@ -37,15 +37,15 @@ pub fn successor(view: &View<'_>) -> Result<Step, NotRelocated> {
     }
     let Able { candidates, data } = able(view, &back)?;
     let places = view.record.map_or(0, |record| record.instances.len());
-    // The rows of those who had moved before stay for an hour: who says how many there are is believed.
+    // The rows of instances that were relocated before stay for an hour: an `expect` of the operator's is believed.
     let all = view.policy.expect.is_some_and(|expect| back.len() >= expect)
         || (1..=back.len()).contains(&places);
     let claim = view.record.and_then(|record| record.claim.as_ref());
     let claim_answers = claim.is_none_or(|claim| view.instance(claim).is_some());
     let sure = all && answered >= known && claim_answers && data != Data::Unsure;
     let wait_ms = if sure { REINSTATED_AFTER_MS } else { view.policy.bootstrap_wait_ms };
-    // Where those who are back hold less than the last writer's history, the others are waited for, however long; when
-    // even their rows are gone, nobody is left to wait for.
+    // Where the instances that are back hold less than the last writer's history, the others are waited for, however long; when
+    // even their rows are gone, none is left to wait for.
     let hopeless = places == 0;
     let waited = view.memory.lasted(&same(view, &back), wait_ms, view.now);
     if !waited || (data == Data::Older && !all && !hopeless) {
@@ -91,9 +91,9 @@ fn same(view: &View<'_>, back: &[Candidate<'_>]) -> Condition {
     Condition::Relocated(back.iter().map(known).collect())
 }
 
-/// Nobody answers whom this Sentinel knows: neither the primary that it monitors nor any replica. One that has lost
+/// No instance that this Sentinel knows answers: neither the primary that it monitors nor any replica. An instance that has lost
 /// its place, and says so, may have got the address of the old primary.
-pub fn knows_nobody(view: &View<'_>, group: &SentinelGroup) -> bool {
+pub fn knows_only_silent(view: &View<'_>, group: &SentinelGroup) -> bool {
     let leads_nobody = view
         .instance(&group.monitored)
         .is_none_or(|answer| matches!(answer.role, Role::Replica { link_up: false, .. }));
@@ -103,11 +103,11 @@ pub fn knows_nobody(view: &View<'_>, group: &SentinelGroup) -> bool {
         && group.replicas.iter().all(|replica| replica.s_down && gone(&replica.address))
 }
 
-/// The registered instances that answer, those in maintenance too, when the Sentinels know none but dead ones, and nobody
-/// follows somebody who is alive; else none.
+/// The registered instances that answer, those in maintenance too, when the Sentinels know none but dead ones, and none
+/// follows an instance that is alive; else empty.
 fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     let withdrawn = view.record.is_some_and(|r| r.writer.is_none() && r.last_writer.is_some());
-    let alone = |group: &SentinelGroup| knows_nobody(view, group);
+    let alone = |group: &SentinelGroup| knows_only_silent(view, group);
     if !withdrawn || view.any_tilt() || view.sentinels_answering() == 0 || !view.groups().all(alone)
     {
         return Vec::new();
@@ -120,12 +120,12 @@ fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     let all = view.observed.instances.iter().filter(|(address, _)| ours(address));
     let back: Vec<Candidate<'a>> =
         all.filter_map(|(address, reading)| Some((address, reading.since(view.recent)?))).collect();
-    let led = back.iter().any(|(_, answer)| follows_somebody(answer));
+    let led = back.iter().any(|(_, answer)| follows_a_living_one(answer));
     if led { Vec::new() } else { back }
 }
 
-/// Its link is up: whom it follows is alive.
-pub(super) fn follows_somebody(answer: &InstanceAnswer) -> bool {
+/// Its link is up, so the instance that it follows is alive.
+pub(super) fn follows_a_living_one(answer: &InstanceAnswer) -> bool {
     matches!(answer.role, Role::Replica { link_up: true, .. })
 }
 
@@ -135,7 +135,7 @@ struct Able<'a> {
     data: Data,
 }
 
-/// What those who are back hold.
+/// What the instances that are back hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Data {
     /// The last writer's history.
@@ -146,8 +146,8 @@ enum Data {
     Older,
 }
 
-/// Those with the group's data as the last of its writers have left it that are back, or, where nobody holds any, all of
-/// them. One that has stayed behind in the history of an earlier writer may hold writes that were lost when another one
+/// Those with the group's data as the last of its writers have left it that are back, or, where none holds any, all of
+/// them. An instance that has stayed behind in the history of an earlier writer may hold writes that were lost when another one
 /// took its place.
 fn able<'a>(view: &View<'a>, back: &[Candidate<'a>]) -> Result<Able<'a>, NotRelocated> {
     let with_data = |(_, answer): &&Candidate<'a>| answer.keys > 0;
@@ -164,7 +164,7 @@ fn able<'a>(view: &View<'a>, back: &[Candidate<'a>]) -> Result<Able<'a>, NotRelo
     if !last.iter().any(|candidate| began_anew(&candidate)) {
         return Ok(Able { candidates: last, data: of_it });
     }
-    // How far each has come is not known: the one that wrote it has all of it.
+    // How far each has come is not known: the instance that wrote it has all of it.
     let led = |(_, answer): &&Candidate<'a>| view.continued(answer).is_some_and(|of| of.led);
     if let Some(led) = last.iter().find(led) {
         return Ok(Able { candidates: vec![*led], data: of_it });

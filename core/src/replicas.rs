@@ -19,7 +19,7 @@ pub struct InstanceRows<'v, 'a> {
 }
 
 impl<'v, 'a> InstanceRows<'v, 'a> {
-    /// Looks.
+    /// A look at `view`, which keeps what is worked out.
     pub fn new(view: &'v View<'a>) -> Self {
         Self { view }
     }

@@ -31,8 +31,8 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
     }
 }
 
-/// Only the one that was agreed on, while no Sentinel names anybody who is up; and the last one while a majority names it
-/// and nobody else leads.
+/// Only the instance in `claim`, while no Sentinel names an instance that is up; and the last writer while a majority names it
+/// and no other instance leads.
 fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
     let up = |group: &SentinelGroup| {
         let answers = |replica: &Address| view.instance(replica).is_some();
@@ -42,7 +42,7 @@ fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
     };
     let agreed = view.record.and_then(|record| record.claim.as_ref()) == Some(instance);
     if agreed && view.writer().is_none() && !view.groups().any(up) {
-        // The first primary has nobody's place to take.
+        // The first primary replaces no other one.
         let past = view.record.is_some_and(|record| record.last_writer.is_some());
         let others = || view.observed.instances.keys().filter(|other| *other != instance);
         let all = || others().filter(|_| past);
@@ -68,7 +68,7 @@ fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
     rivals.next().map(|rival| format!("{rival} says that it is the primary"))
 }
 
-/// Only one with data is kept from copying one that has none, or had none when it was started; and never one that a
+/// Only an instance with data is kept from copying one without, or one that had none when it was started; never one that a
 /// Sentinel may want as the primary.
 fn veto_detach(view: &View<'_>, detach: &Detach) -> Option<String> {
     let Detach { instance, from, .. } = detach;
@@ -96,7 +96,7 @@ fn not_lost_its_data(view: &View<'_>, primary: &Address) -> Option<String> {
     (!named).then(|| format!("the majority does not name {primary}"))
 }
 
-/// A failover is asked for only while nobody is published, none is under way, and somebody else has data.
+/// A failover is asked for only while no writer is published, none is under way, and another instance has data.
 fn veto_replace(view: &View<'_>, replace: &Replace) -> Option<String> {
     if let Some(why) = not_lost_its_data(view, &replace.primary) {
         return Some(why);
@@ -109,7 +109,7 @@ fn veto_replace(view: &View<'_>, replace: &Replace) -> Option<String> {
     }
     let others = view.observed.instances.keys().filter(|address| **address != replace.primary);
     let held = others.filter_map(|address| view.instance(address)).any(|own| own.keys > 0);
-    (!held).then(|| format!("nobody but {} has data", replace.primary))
+    (!held).then(|| format!("no instance but {} has data", replace.primary))
 }
 
 /// Only what another primary has superseded for certain is held, or what is on our own host while we are blind.
@@ -133,12 +133,12 @@ fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
         HoldReason::Isolated => {
             let named = view.tally.votes_for(instance) >= view.tally.majority();
             let ours = view.policy.local.contains(instance);
-            (named || !ours).then(|| format!("{instance} is not on a host that is cut off"))
+            (named || !ours).then(|| format!("{instance} is not on an isolated host"))
         }
     }
 }
 
-/// Nobody whom any Sentinel that matters wants to be the primary is ever made a replica.
+/// No instance that any Sentinel that matters wants to be the primary is ever made a replica.
 fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
     let Fence { instance, follow, .. } = fence;
     let placed = view.instance(instance).is_none_or(|answer| match &answer.role {
@@ -212,7 +212,7 @@ fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {
     (!proved).then(|| format!("{writer} has not said that it is the primary"))
 }
 
-/// Nobody is published on the word of Sentinels that have nothing to do with those of the record.
+/// No instance is published on the word of Sentinels that have nothing to do with those of the record.
 fn veto_strangers(view: &View<'_>, writer: &Address) -> Option<String> {
     let recorded = view.record.filter(|record| !record.sentinel_ids.is_empty())?;
     let names = view

@@ -64,7 +64,7 @@ impl Directory {
         for (id, row) in found.iter().flat_map(|rows| &rows.services) {
             let Ok(address) = Address::new(&row.address, row.port) else { continue };
             let decided = rows.services.contains_key(id) || elsewhere.contains(&address);
-            // Without anybody's word on it, a row is left to the agents that know better.
+            // Without a Sentinel's word on it, a row is left to the agents that know better.
             let nobody_knows = self.opinions.is_empty();
             if !decided && (nobody_knows || self.named(&address)) {
                 self.add(&mut rows, &address, row.tags.clone(), found);
@@ -77,7 +77,7 @@ impl Directory {
         let (key, value) = MANAGED_BY;
         let id = format!("{SERVICE}:{address}");
         let before = found.and_then(|rows| rows.checks.get(&id)).map(|check| check.status);
-        // Without anybody's word on it, it stays what it was.
+        // Without a Sentinel's word on it, it stays what it was.
         let down = if self.named(address) {
             self.called_down(address)
         } else {
@@ -206,7 +206,7 @@ mod tests {
         let mut unnamed = directory.clone();
         unnamed.note_peers(at("s2:1"), group(), &view(&[("s3:1", false)]), later);
         assert!(unnamed.rows(Some(&found), &BTreeSet::new(), later).services.is_empty());
-        // Nobody has said anything: another agent may know better.
+        // No Sentinel has said anything: another agent may know better.
         assert_eq!(directory.rows(Some(&found), &BTreeSet::new(), later), found);
     }
 }

@@ -1,5 +1,5 @@
-//! Telling Sentinels: one that does not know the group is told where its primary lives, one that disagrees with the
-//! majority for long is told again, and one whose settings differ from those that are wanted is told those.
+//! Reconfiguring Sentinels: one that does not know the group gets `MONITOR`, one that has disagreed with the
+//! majority for long gets it anew, and one whose settings differ from those that are wanted gets `SET`.
 //!
 //! Sentinels never share their settings; the agents do it for them.
 
@@ -10,10 +10,10 @@ use super::memory::Condition;
 pub use super::memory::ReconfigureKind;
 use super::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelId, SentinelSettings};
 use super::policy::{
-    DISAGREES_AFTER_MS, SET_AGAIN_MS, TELL_AGAIN_MS, WantedQuorum, WantedSettings,
+    DISAGREES_AFTER_MS, RECONFIGURE_AGAIN_MS, SET_AGAIN_MS, WantedQuorum, WantedSettings,
 };
 use super::record::Basis;
-use super::relocated::knows_nobody;
+use super::relocated::knows_only_silent;
 use super::view::View;
 use super::writer::WriterTest;
 
@@ -25,16 +25,16 @@ pub const DEFAULT_SETTINGS: SentinelSettings = SentinelSettings {
     parallel_syncs: 1,
 };
 
-/// One Sentinel that is to be told about the group.
+/// One Sentinel that is to be reconfigured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reconfigure {
-    /// The Sentinel.
+    /// The Sentinel that gets the commands.
     pub sentinel: Address,
-    /// What it is to be told.
+    /// Which commands: `MONITOR`, `REMOVE` or `SET`.
     pub what: ReconfigureKind,
     /// The primary it is to monitor.
     pub primary: Address,
-    /// With which settings.
+    /// The settings that it is to have for the group.
     pub settings: SentinelSettings,
     /// The settings that it had when this was decided; the same for one that did not know the group.
     pub had: SentinelSettings,
@@ -69,9 +69,9 @@ impl Reconfigure {
     }
 }
 
-/// The Sentinels to be told now.
+/// The Sentinels to be reconfigured now.
 ///
-/// Only what is published, confirmed, and says so itself is told: a Sentinel told wrong would take
+/// They get only a primary that is published, confirmed, and says so itself: a Sentinel with a wrong one would take
 /// part in the next election with the wrong address.
 pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
     let Some((record, primary)) =
@@ -79,7 +79,7 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
     else {
         return Vec::new();
     };
-    // The first primary of all has no majority to name it before they are told; nor has one in a group that has moved.
+    // The first primary of all has no majority to name it before they are reconfigured; nor has one in a relocated group.
     let first = record.evidence.basis == Basis::Agents;
     let promotion = matches!(record.evidence.basis, Basis::Promotion { .. });
     if promotion || !view.tally.failovers.is_empty() {
@@ -89,10 +89,10 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
         return Vec::new();
     }
     let contradicted = view.tally.votes.keys().any(|named| named != primary);
-    // A few that still know somebody cannot elect him, once most have let go.
+    // A few Sentinels that still know a primary cannot elect it, once most have let go.
     let blank = view.sentinels_answering().saturating_sub(view.tally.answering);
     let lets_go = |group: &SentinelGroup| {
-        knows_nobody(view, group)
+        knows_only_silent(view, group)
             || (blank >= view.tally.majority() && group.down > DownOpinion::Up)
     };
     let wanted = wanted(view);
@@ -103,11 +103,10 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
                 Some(group) if group.primary != *primary && first && lets_go(group) => {
                     (ReconfigureKind::Remove(group.config_epoch), SET_AGAIN_MS)
                 }
-                Some(group) if group.primary != *primary => {
-                    repoint(view, sentinel).then_some((ReconfigureKind::Repoint, TELL_AGAIN_MS))?
-                }
+                Some(group) if group.primary != *primary => repoint(view, sentinel)
+                    .then_some((ReconfigureKind::Repoint, RECONFIGURE_AGAIN_MS))?,
                 _ if contradicted => return None,
-                None => (ReconfigureKind::Monitor, TELL_AGAIN_MS),
+                None => (ReconfigureKind::Monitor, RECONFIGURE_AGAIN_MS),
                 Some(group) => {
                     let differs = group.settings != apply(&wanted, group.settings, view);
                     differs.then_some((ReconfigureKind::Settings, SET_AGAIN_MS))?
@@ -168,14 +167,14 @@ fn apply(wanted: &WantedSettings, has: SentinelSettings, view: &View<'_>) -> Sen
 }
 
 fn majority(view: &View<'_>) -> u64 {
-    // Before the first is told, all that answer are about to be.
+    // Before the first is reconfigured, all that answer are about to be.
     let first = view.groups().next().is_none();
     let all =
         if first { view.tally.known.max(view.sentinels_answering()) } else { view.tally.known };
     u64::try_from(all / 2 + 1).unwrap_or(DEFAULT_SETTINGS.quorum)
 }
 
-/// For one that is new: what is wanted, else what most Sentinels have, else [`DEFAULT_SETTINGS`].
+/// For a Sentinel that is new: what is wanted, else what most Sentinels have, else [`DEFAULT_SETTINGS`].
 fn settings(view: &View<'_>, wanted: &WantedSettings) -> SentinelSettings {
     let have: Vec<SentinelSettings> = view.groups().map(|group| group.settings).collect();
     let most = |of: fn(&SentinelSettings) -> u64, default: u64| {
@@ -211,7 +210,7 @@ pub fn addresses(view: &View<'_>) -> Option<Vec<Address>> {
     if !named.is_empty() {
         return Some(named.into_iter().cloned().collect());
     }
-    // A lone Sentinel has nobody to name it; it is known by the address it answers at.
+    // A lone Sentinel has no peer to name it; it is known by the address it answers at.
     let alone = view.sentinels().filter(|(_, answer)| answer.group.is_some());
     Some(alone.map(|(address, _)| address.clone()).collect())
 }

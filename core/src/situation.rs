@@ -1,8 +1,8 @@
 //! What a group is in: one situation at a time, and the first that fits.
 //!
 //! This is the only place that says which rule goes before which. Each rule is a module that answers for one situation;
-//! what is published ([`super::publication`]) and what is done to whom ([`super::duty`]) follow from the answer.
-//! That a host is cut off is another matter: it is of the host, and not of the group ([`super::hold`]).
+//! what is published ([`super::publication`]) and what is done to each server ([`super::duty`]) follow from the answer.
+//! That a host is isolated is another matter: it is of the host, and not of the group ([`super::hold`]).
 
 use super::address::Address;
 use super::bootstrap::{Promote, Step, bootstrap};
@@ -33,9 +33,9 @@ pub enum Situation {
     Promoting(Promotion),
     /// The primary that a majority names has come back without its data, and others hold it or may.
     DataLost(Withdrawn),
-    /// The last writer is back as a replica of nobody, and a majority names it.
+    /// The last writer is back and detached, and a majority names it.
     Returned {
-        /// What that means for what is published.
+        /// Whether the writer is still to be withdrawn.
         published: Withdrawn,
         /// It is to be made the primary again, or why not.
         again: Result<Promote, NotPromotedAgain>,
@@ -56,7 +56,7 @@ pub enum Situation {
 /// A writer that is published, and must not be; or that is withdrawn already.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Withdrawn {
-    /// It is published still.
+    /// It is published still, and must be withdrawn.
     Due(WithdrawReason),
     /// There is no writer, and this is what is missing for one.
     Done(NotYet),
@@ -169,14 +169,14 @@ pub const TABLE: [Row; 13] = [
         situation: "Blank",
         recognised: "nothing was ever published, no Sentinel knows the group, and an instance is registered",
         published: "the instance with the most data, once it says that it is the primary",
-        done: "it is written down in `claim`, then promoted; the Sentinels are told",
+        done: "it is written down in `claim`, then promoted; the Sentinels are reconfigured",
         test: "a_replica_is_written_down_before_it_is_made_the_first_primary",
     },
     Row {
         situation: "Named",
         recognised: "a majority names a primary that is not published, and the primary says so",
         published: "that primary (rule 2)",
-        done: "its Sentinels are told what differs",
+        done: "its Sentinels are reconfigured where they differ",
         test: "the_first_writer_is_the_one_a_majority_names",
     },
     Row {
@@ -191,11 +191,11 @@ pub const TABLE: [Row; 13] = [
         recognised: "the primary that a majority names came back without its data, and others hold it or may",
         published: "no writer",
         done: "instances with data are detached; one Sentinel is asked for a failover",
-        test: "a_primary_that_is_back_without_its_data_is_withdrawn_and_nobody_copies_that",
+        test: "a_primary_that_is_back_without_its_data_is_withdrawn_and_no_instance_copies_that",
     },
     Row {
         situation: "Returned",
-        recognised: "the last writer, which a majority names, says that it is a replica of nobody",
+        recognised: "the last writer, which a majority names, says that it is detached",
         published: "no writer",
         done: "it is promoted again when no instance holds more",
         test: "it_is_the_primary_again_when_it_holds_what_all_others_hold",
@@ -211,7 +211,7 @@ pub const TABLE: [Row; 13] = [
         situation: "Named",
         recognised: "a majority names the published writer",
         published: "the same, with what is better known (rule 2)",
-        done: "second primaries are fenced; Sentinels are told what differs, and forget what is gone for good",
+        done: "stray primaries are fenced; Sentinels are reconfigured where they differ, and forget stale peers",
         test: "what_a_majority_names_is_confirmed_as_it_is_published",
     },
     Row {
@@ -225,7 +225,7 @@ pub const TABLE: [Row; 13] = [
         situation: "Relocated",
         recognised: "there is no writer, all that the Sentinels know is dead, and registered instances answer elsewhere",
         published: "the instance with the group's data, once it says that it is the primary",
-        done: "it is written down in `claim`, then promoted; the Sentinels let go of the dead one, then are told",
+        done: "it is written down in `claim`, then promoted; the Sentinels are reconfigured: they let go of the dead one, then monitor it",
         test: "the_one_with_the_most_data_leads_once_all_are_back",
     },
     Row {
@@ -238,7 +238,7 @@ pub const TABLE: [Row; 13] = [
 ];
 
 impl Situation {
-    /// Its name.
+    /// The name of the variant, as ARCHITECTURE.md's table has it.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Unread => "Unread",

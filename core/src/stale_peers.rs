@@ -1,9 +1,9 @@
-//! Ghosts: Sentinels and replicas that are gone for good.
+//! Stale peers: Sentinels and replicas that are gone for good.
 //!
 //! A Sentinel never forgets either by itself: a dead Sentinel counts in every majority for ever, a dead replica is asked
-//! for ever. The only way is `SENTINEL RESET`, which makes one forget everybody and find the living again, and which
+//! for ever. The only way is `SENTINEL RESET`, which makes it forget all peers and find the living again, and which
 //! does harm in the wrong moment. So it is done by the book (`docs/facts/sentinel.md` 5): one Sentinel at a time, the
-//! next no sooner than 30 s later and only when the last one knows everybody again, and only while all of them agree that
+//! next no sooner than 30 s later and only when the last one knows all peers again, and only while all of them agree that
 //! nothing is going on. Which one is next is written into `state` first, so that any number of agents do it once.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,14 +17,14 @@ use super::reasons::{NotAtRest, NotForgotten};
 use super::view::View;
 use super::writer::WriterTest;
 
-/// One Sentinel that is to forget.
+/// One Sentinel that is to get `SENTINEL RESET`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forget {
-    /// The Sentinel.
+    /// The Sentinel that gets the command.
     pub sentinel: Address,
-    /// The primary that it must name when it is told.
+    /// The primary that it must still name when it is reset.
     pub primary: Address,
-    /// Whom it is to forget.
+    /// The stale peers that it lists and is to forget.
     pub stale_peers: Vec<StalePeer>,
 }
 
@@ -36,14 +36,14 @@ impl Forget {
         quiet && self.stale_peers.iter().any(|stale_peer| holds_for_dead(group, stale_peer))
     }
 
-    /// Whom, in words.
+    /// The stale peers in words, for the log and the record.
     pub fn names(&self) -> String {
         let names: Vec<String> = self.stale_peers.iter().map(ToString::to_string).collect();
         names.join(", ")
     }
 }
 
-/// Everybody whom nobody hears any more, for [`super::memory::Memory::keep`].
+/// The peers that no Sentinel hears any more, for [`super::memory::Memory::keep`].
 pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
     if view.tally.answering < view.tally.majority() {
         return BTreeSet::new();
@@ -57,7 +57,7 @@ pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
         .collect()
 }
 
-/// Those who have been silent for so long that they are to be forgotten.
+/// The peers that have been silent for so long that they are to be forgotten.
 pub fn stale_peers(view: &View<'_>) -> BTreeSet<StalePeer> {
     let silence =
         |c: &Condition| matches!(c, Condition::SentinelSilent(_) | Condition::ReplicaSilent(_));
@@ -89,7 +89,7 @@ pub fn forget(view: &View<'_>) -> Result<Option<Forget>, Box<NotForgotten>> {
     let Some(first) = stale_peers.first() else { return Ok(None) };
     let wait = |why: NotAtRest| Box::new(NotForgotten { stale_peer: first.clone(), why });
     let writer = quiet_writer(view).map_err(wait)?;
-    everybody_knows_the_living(view, writer, &stale_peers).map_err(wait)?;
+    all_know_the_living(view, writer, &stale_peers).map_err(wait)?;
     let recent = [Some(view.memory.generation_seen()), view.memory.reset.at()];
     if recent.into_iter().flatten().any(|at| view.now.mono - at < RESET_GAP_MS) {
         return Ok(None);
@@ -106,7 +106,7 @@ pub fn forget(view: &View<'_>) -> Result<Option<Forget>, Box<NotForgotten>> {
     Ok(next)
 }
 
-/// Everybody whom all who know them call down, and who does not answer us either.
+/// The peers that all Sentinels which know them call down, and that do not answer us either.
 fn silent(view: &View<'_>) -> BTreeSet<StalePeer> {
     let heard: BTreeSet<&SentinelId> = view.sentinels().map(|(_, answer)| &answer.id).collect();
     let listed = connected(view);
@@ -174,9 +174,9 @@ fn is_quiet(group: &SentinelGroup, writer: &Address) -> bool {
         && &group.monitored == writer
 }
 
-/// Every Sentinel is heard, or is a ghost; and each knows all the others that are heard, and every replica: the last
-/// one that was reset has found everybody again.
-fn everybody_knows_the_living(
+/// Every Sentinel is heard, or is stale; and each knows all the others that are heard, and every replica: the last
+/// Sentinel that was reset has found all peers again.
+fn all_know_the_living(
     view: &View<'_>,
     writer: &Address,
     stale_peers: &BTreeSet<StalePeer>,
@@ -218,7 +218,7 @@ fn everybody_knows_the_living(
     Ok(())
 }
 
-/// The Sentinel lists the ghost, and calls it down.
+/// The Sentinel lists the stale peer, and calls it down.
 fn holds_for_dead(group: &SentinelGroup, stale_peer: &StalePeer) -> bool {
     match stale_peer {
         StalePeer::Sentinel(id, _) => group.peers.iter().any(|peer| &peer.id == id && peer.s_down),

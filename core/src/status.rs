@@ -15,15 +15,15 @@ use super::situation::Situation;
 use super::view::View;
 use super::writer::WriterTest;
 
-/// The state of one group.
+/// What `status`, the page and the metrics show of one group.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GroupStatus {
     /// The group.
     pub group: GroupName,
-    /// The name that DNS answers.
+    /// The name that DNS answers with the writer.
     pub name: String,
     /// All is well: there is a confirmed writer that says so itself, what Consul shows agrees, and
-    /// somebody watches.
+    /// an agent watches.
     pub healthy: bool,
     /// Consul has been read.
     pub consul_read: bool,
@@ -31,23 +31,23 @@ pub struct GroupStatus {
     pub problems: Vec<Problem>,
     /// The published writer.
     pub writer: Option<Address>,
-    /// Number of the publication.
+    /// The generation; 0 before the first publication.
     pub generation: u64,
-    /// When it began.
+    /// When the generation began.
     pub since: Option<Timestamp>,
-    /// Why.
+    /// Why the writer is published or was withdrawn, in one sentence.
     pub why: Option<String>,
-    /// How sure it is.
+    /// The level of the publication; `None` without a writer.
     pub level: Option<Level>,
-    /// Sentinel's epoch.
+    /// Sentinel's epoch of the writer, when one is known.
     pub epoch: Option<u64>,
     /// How many Sentinels name the writer now.
     pub votes: usize,
     /// How many Sentinels are known.
     pub known_sentinels: usize,
-    /// Every instance.
+    /// Every instance that was asked.
     pub instances: Vec<InstanceStatus>,
-    /// Every Sentinel.
+    /// Every Sentinel that was asked.
     pub sentinels: Vec<SentinelStatus>,
     /// The agents that watch the group.
     pub agents: Vec<String>,
@@ -63,10 +63,10 @@ impl GroupStatus {
     }
 }
 
-/// One thing that is wrong.
+/// One problem of a group, as `status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Which kind of thing: what a metric and an alert can be told apart by.
+    /// Which kind of problem: the label of the metric, and what an alert can match.
     pub code: ProblemCode,
     /// In words, with what to do about it.
     pub text: String,
@@ -173,7 +173,7 @@ impl ProblemCode {
         }
     }
 
-    /// One of this kind.
+    /// A problem with this code.
     pub fn says(self, text: impl Into<String>) -> Problem {
         Problem { code: self, text: text.into() }
     }
@@ -198,7 +198,7 @@ pub struct InstanceStatus {
     pub behind_bytes: Option<u64>,
     /// Seconds since the writer last heard from it.
     pub lag_s: Option<u64>,
-    /// Its version.
+    /// The version of Redis or Valkey, when it answers.
     pub version: Option<String>,
     /// Why it does not answer, or is not ready.
     pub error: Option<String>,
@@ -211,11 +211,11 @@ pub struct SentinelStatus {
     pub address: Address,
     /// The primary it names.
     pub names: Option<Address>,
-    /// At which epoch.
+    /// The `config-epoch` at which it names that.
     pub epoch: Option<u64>,
     /// Its opinion of that primary: `up`, `down` (its own), `agreed down`, or `just promoted`.
     pub opinion: Option<&'static str>,
-    /// It is in TILT.
+    /// It is in TILT: it does not trust its clock, and takes no part in failovers.
     pub tilt: bool,
     /// Why it does not answer, or that it does not know the group.
     pub error: Option<String>,
@@ -327,7 +327,7 @@ fn maintained(view: &View<'_>) -> Vec<Problem> {
     addresses.filter_map(wrong).map(|text| ProblemCode::Maintenance.says(text)).collect()
 }
 
-/// What stands between a group that nobody knows and its first primary.
+/// What stands between a blank group and its first primary.
 fn no_first(decision: &Decision) -> Option<Problem> {
     let Situation::Blank(Err(why)) = &decision.situation else { return None };
     let code = match why {

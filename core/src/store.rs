@@ -30,12 +30,12 @@ impl Layout {
         format!("{}/{}/", self.prefix, self.group)
     }
 
-    /// The fence.
+    /// The key of the record; every transaction checks its index.
     pub fn state(&self) -> String {
         format!("{}state", self.root())
     }
 
-    /// The last changes.
+    /// The key of the last published changes.
     pub fn history(&self) -> String {
         format!("{}history", self.root())
     }
@@ -110,7 +110,7 @@ pub struct StoreAnswer {
 /// The `state` key, decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoredState {
-    /// There is none yet.
+    /// The key does not exist: nothing was ever published.
     Absent,
     /// A record this version understands.
     Known(Box<Record>),
@@ -121,13 +121,13 @@ pub enum StoredState {
 /// One key of the group as it was read.
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// Its full name.
+    /// The name, with the prefix.
     pub key: String,
-    /// Its value.
+    /// The value as Consul holds it.
     pub value: Vec<u8>,
-    /// Its ModifyIndex.
+    /// The index of its last change, which a check-and-set compares.
     pub modify_index: u64,
-    /// A session holds it.
+    /// A session holds it: the agent that wrote it is alive.
     pub locked: bool,
 }
 

@@ -9,7 +9,7 @@ use super::writer::WriterTest;
 /// A replica that has last spoken to the primary longer ago than this is not caught up, in seconds.
 const LAG_MAX_S: u64 = 1;
 
-/// A move that can be made now.
+/// A switchover that can be made now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switchover {
     /// The primary now.
@@ -25,7 +25,7 @@ pub struct Switchover {
 /// Something that must be so before a primary is moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at.
+    /// The condition, as `switchover` lists it.
     pub what: &'static str,
     /// What was found: well, or what is wrong with it.
     pub found: Result<String, String>,
@@ -109,7 +109,7 @@ fn no_failover(view: &View<'_>) -> Result<String, String> {
     }
 }
 
-/// The replicas that the writer lists as online and recent, that say so themselves, and that nobody calls down.
+/// The replicas that the writer lists as online and recent, that say so themselves, and that no Sentinel calls down.
 fn candidates(view: &View<'_>) -> Vec<Address> {
     let Some(writer) = view.writer().and_then(|writer| view.instance(writer)) else {
         return Vec::new();

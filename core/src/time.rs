@@ -31,9 +31,9 @@ impl Sub for Mono {
 /// One instant on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// For ages and deadlines.
+    /// For ages and deadlines: it never jumps.
     pub mono: Mono,
-    /// For what people read.
+    /// For what people read: it may jump.
     pub wall: Timestamp,
 }
 

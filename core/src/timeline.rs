@@ -13,7 +13,7 @@ pub struct Switch {
     pub generation: u64,
     /// When that was published.
     pub at: Timestamp,
-    /// The writer before.
+    /// The writer before, if there was one.
     pub from: Option<Address>,
     /// The writer since; `None` when the name was withdrawn, and nothing has followed.
     pub to: Option<Address>,
@@ -30,7 +30,7 @@ pub struct Switch {
 /// One moment of a switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SwitchStep {
-    /// What happened.
+    /// Which step, in the terms of a failover.
     pub step: StepKind,
     /// When, by the clock of the agent that saw it.
     pub at: Timestamp,
@@ -61,7 +61,7 @@ pub enum StepKind {
 }
 
 impl StepKind {
-    /// In words.
+    /// The words of `history` and of the page.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DownAgreed => "agreed to be down",

@@ -16,26 +16,26 @@ use super::replicas::named_by;
 use super::time::{Mono, Now};
 use super::writer::{WriterTest, histories, is_of_lineage, writer_test};
 
-/// See the module's head.
+/// All that one decision rests on: the readings, the memory, the policy, and what was worked out from them once.
 pub struct View<'a> {
-    /// What is wanted.
+    /// The group's settings.
     pub policy: &'a Policy,
-    /// What is remembered.
+    /// What is known of the past.
     pub memory: &'a Memory,
-    /// What was read.
+    /// The last readings.
     pub observed: &'a Observed,
-    /// What is published.
+    /// The record in Consul; `None` when there is none, or it cannot be read.
     pub record: Option<&'a Record>,
-    /// What the Sentinels say together.
+    /// The Sentinels' votes, counted.
     pub tally: Tally,
     /// Answers asked for before this cannot change the writer: the published generation was not there
     /// yet, or it was too long ago.
     pub since: Mono,
     /// Answers asked for before this were too long ago for anything.
     pub recent: Mono,
-    /// Now.
+    /// The moment of the decision; rules read no other clock.
     pub now: Now,
-    /// What was found in the readings, once.
+    /// Answers of rules that several others ask, worked out once.
     pub(super) found: Found,
 }
 
@@ -86,7 +86,7 @@ impl<'a> View<'a> {
         Self { since, recent, ..Self::with(policy, memory, observed, now, found) }
     }
 
-    /// The published writer.
+    /// The address of the published writer.
     pub fn writer(&self) -> Option<&'a Address> {
         self.record.and_then(Record::writer_address)
     }
@@ -96,7 +96,7 @@ impl<'a> View<'a> {
         match self.observed.store.as_ref().map(|store| &store.maintenance) {
             None => false,
             Some(Ok(listed)) => listed.contains_key(address),
-            // As it was published last: nobody comes back into the names because a list cannot be read.
+            // As it was published last: no instance comes back into the names because a list cannot be read.
             Some(Err(_)) => {
                 let record = self.record.and_then(|record| record.role_of(address));
                 record == Some(PublishedRole::Maintenance)

@@ -36,8 +36,8 @@ pub fn withdrawal(view: &View<'_>) -> Option<WithdrawReason> {
         }
     }
     let chosen_by_agents = view.record.is_some_and(|record| record.evidence.basis == Basis::Agents);
-    if chosen_by_agents && view.groups().all(|group| relocated::knows_nobody(view, group)) {
-        // That they name a dead one is no denial: they are about to be told.
+    if chosen_by_agents && view.groups().all(|group| relocated::knows_only_silent(view, group)) {
+        // That they name a dead one is no denial: they are about to be reconfigured.
         return None;
     }
     if confirmation_overdue(view, writer) {
@@ -65,9 +65,9 @@ fn confirmation_overdue(view: &View<'_>, writer: &Address) -> bool {
     unconfirmed && !elected && majority_heard && !is_awaited(view)
 }
 
-/// The published writer, when it does not answer us, and a majority of the Sentinels answers and has nobody: each
+/// The published writer, when it does not answer us, and a majority of the Sentinels answers and has no primary: each
 /// calls the writer down, or none knows the group. And how many they are. Where they know nothing, it may be our
-/// login that does not fit: then nobody answers us; or only we do not reach it: then its replicas have their link.
+/// login that does not fit: then no instance answers us; or only we do not reach it: then its replicas have their link.
 fn out_of_reach(view: &View<'_>) -> Option<(Address, usize)> {
     let writer = view.writer().filter(|writer| view.instance(writer).is_none())?;
     let heard = view.sentinels_answering();
@@ -77,7 +77,7 @@ fn out_of_reach(view: &View<'_>) -> Option<(Address, usize)> {
     let all = !view.any_tilt() && view.groups().all(lost);
     let confirmed = view.groups().count() >= view.tally.majority();
     let answers = || view.observed.instances.values().filter_map(|r| r.since(view.recent));
-    let alone = answers().next().is_some() && !answers().any(relocated::follows_somebody);
+    let alone = answers().next().is_some() && !answers().any(relocated::follows_a_living_one);
     let forgotten = view.groups().next().is_none() && heard >= view.tally.majority() && alone;
     (all && (confirmed || forgotten)).then(|| (writer.clone(), heard))
 }

@@ -26,11 +26,11 @@ const FIXED_OPS: usize = 2;
 
 /// What is to be written.
 pub enum Wanted {
-    /// This.
+    /// This transaction.
     Write(Box<Write>),
     /// Nothing: rows and keys were compared with the record, and show it.
     Sound,
-    /// Nothing.
+    /// No transaction is needed.
     Nothing,
 }
 
@@ -137,7 +137,7 @@ enum Base {
 impl Base {
     fn new(view: &View<'_>, rows: &RowsAnswer) -> Self {
         match view.record {
-            // Somebody may have changed the rows: what was found since the record last changed is the truth.
+            // Another program may have changed the rows: what was found since the record last changed is the truth.
             Some(_) if rows.asked >= view.memory.store_changed => Self::Rows(rows.found.clone()),
             Some(record) => Self::Rows(Some(project(record).rows)),
             None if rows.found.is_some() => Self::Leftovers,
@@ -199,7 +199,7 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
             next.claim = None;
             next.data_loss = None;
             if is_another(view, to) {
-                // Data of the histories before is no more the group's own: nobody is made to copy what replaced it.
+                // Data of the histories before is no more the group's own: no instance is made to copy what replaced it.
                 next.lineage.clear();
             }
             next.note_lineage();
@@ -404,7 +404,7 @@ pub(super) fn transaction(
     ops
 }
 
-/// Puts back rows and keys that somebody else changed, as the record shows them.
+/// Puts back rows and keys that another program changed, as the record shows them.
 fn repair(
     view: &View<'_>,
     layout: &Layout,

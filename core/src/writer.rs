@@ -33,7 +33,7 @@ impl WriterTest<'_> {
 pub enum NotWriter {
     /// It follows another instance.
     IsReplica {
-        /// Whom it follows.
+        /// The instance that it follows.
         of: Address,
     },
     /// PING did not say PONG: loading, or busy with a script (ROLE says master meanwhile).

@@ -38,13 +38,13 @@ const NEWS_MAX: usize = 256;
 
 /// All tasks of an agent, and how to reach them.
 pub struct AgentTasks {
-    /// What they were made from.
+    /// The config in force.
     pub config: Config,
-    /// The Consul of all.
+    /// The client that all tasks share.
     pub consul: Consul,
-    /// The clock of all.
+    /// The clock that all tasks share.
     pub clock: Clock,
-    /// Their ends.
+    /// Stops all tasks, and notices when one ends by itself.
     pub supervisor: Supervisor,
     meter: Meter,
     look: watch::Receiver<u64>,
@@ -74,17 +74,17 @@ struct GroupPart {
     findings: watch::Sender<Findings>,
 }
 
-/// What became of a new config.
+/// What a reload changed, and what waits for a restart.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Parts that go by it now.
+    /// The parts that are in force now.
     done: Vec<String>,
     /// Keys that wait until the agent is started again.
     waiting: Vec<&'static str>,
 }
 
 impl Changes {
-    /// For whoever reads the log.
+    /// Logs what was changed and what waits for a restart.
     pub fn say(&self) {
         match self.done.as_slice() {
             [] => info!("the config says what it said before"),
@@ -179,7 +179,7 @@ impl AgentTasks {
         all.spawn("the agent's presence", |stop| be_present(presence, stop));
         all.spawn("the certificates for Consul", |stop| until(stop, certificates));
         if systemd::listens() {
-            all.spawn("what systemd is told", |stop| systemd::keep_telling(shown, meter, stop));
+            all.spawn("systemd's notifications", |stop| systemd::keep_telling(shown, meter, stop));
         }
         self.keep_registered();
     }
@@ -257,7 +257,7 @@ impl AgentTasks {
         changes.note("[http]");
     }
 
-    /// Starts groups that are new, ends those that are gone, and tells the others what has changed. One that is published
+    /// Starts groups that are new, ends those that are gone, and passes the changes to the others. A group that is published
     /// as another service begins anew.
     async fn turn_groups(&mut self, before: &Config, changes: &mut Changes) {
         let wanted: BTreeMap<GroupName, GroupConfig> =
@@ -279,7 +279,7 @@ impl AgentTasks {
             if !wanted.contains_key(&group) {
                 changes.note(format!("group {group} is not watched any more"));
             }
-            // Those who look on see what it showed last, until the others are shown.
+            // Pages show what it showed last, until the others are shown.
             part.end().await;
         }
         let dns_changed = before.dns != self.config.dns;
@@ -388,7 +388,7 @@ impl AgentTasks {
         });
     }
 
-    /// What those who look from outside can see.
+    /// Shows the groups to the HTTP server and to systemd.
     fn show_groups(&self) {
         let all = self.groups.iter().map(|(name, part)| {
             let local = part.config.borrow().policy.local.iter().cloned().collect();

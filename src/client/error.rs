@@ -1,4 +1,4 @@
-//! What a program can be told instead of a writer.
+//! The errors that a program gets instead of a writer.
 
 use std::time::Duration;
 

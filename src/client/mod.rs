@@ -1,4 +1,4 @@
-//! For Rust programs that want a group's writer: who it is now, and every change.
+//! For Rust programs that want a group's writer: its address now, and every change.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), consul_redis::client::Error> {
@@ -14,7 +14,7 @@
 //! loop {
 //!     match changes.next().await {
 //!         Some(writer) => println!("connect to {writer}, and drop the connections to any other"),
-//!         None => println!("nobody takes writes: wait for the next change"),
+//!         None => println!("there is no writer: wait for the next change"),
 //!     }
 //! }
 //! # }
@@ -71,7 +71,7 @@ const WATCH_WAIT: Duration = Duration::from_secs(10);
 /// Between two look-ups of a name.
 const DNS_PERIOD: Duration = Duration::from_millis(500);
 
-/// Who writes in one group, kept up to date in the background. Cheap to clone.
+/// The writer of one group, kept up to date in the background. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Writers {
     picture: watch::Receiver<LastAnswer>,
@@ -133,7 +133,7 @@ impl Writers {
         Ok(Self { picture, _task: Arc::new(task) })
     }
 
-    /// The writer as it is known now; none while nobody takes writes. Waits for the first answer,
+    /// The writer as it is known now; none while there is no writer. Waits for the first answer,
     /// [`FIRST_ANSWER_TIMEOUT`] at most, and after that for nothing.
     ///
     /// # Errors

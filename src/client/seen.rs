@@ -22,9 +22,9 @@ const ADDR_LABEL: &str = "addr";
 pub struct Writer {
     /// Where it listens.
     pub address: Address,
-    /// +1 whenever the published writer changes, to or from none included. DNS does not tell it.
+    /// +1 whenever the published writer changes, to or from none included. DNS does not have it.
     pub generation: Option<u64>,
-    /// When the generation began, by the clock of the agent that published it. DNS does not tell it.
+    /// When the generation began, by the clock of the agent that published it. DNS does not have it.
     pub since: Option<SystemTime>,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Writer {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Seen {
-    /// The writer; none while nobody takes writes.
+    /// The writer; none while there is no writer.
     pub writer: Option<Writer>,
     /// Why, in one sentence.
     pub why: String,
@@ -56,7 +56,7 @@ impl Seen {
     }
 }
 
-/// One answer that says who the writer is.
+/// One answer that says which instance is the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WriterAnswer {
     writer: Option<Writer>,
@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn silent() -> Error {
-        Error::Silent("nobody is there".to_owned())
+        Error::Silent("no server is there".to_owned())
     }
 
     #[test]

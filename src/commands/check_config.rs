@@ -1,4 +1,4 @@
-//! `consul-redis check-config`: whether an agent could go by the config, before it is told to.
+//! `consul-redis check-config`: whether an agent could go by the config, before one does.
 
 use super::terminal::{Style, columns};
 use crate::cli::Common;
@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::reload::check_alone;
 use crate::sentinel::login::Login;
 
-/// Checks all settings, secrets, certificates and templates, connects to nobody, and shows what they come to.
+/// Checks all settings, secrets, certificates and templates, connects to no server, and shows what they come to.
 ///
 /// # Errors
 /// A [`Failure`] that says what is wrong, and where.

@@ -16,7 +16,7 @@ use crate::core::policy::{WantedQuorum, WantedSettings};
 use crate::core::projection::{Layout, Op};
 use crate::exit::{Exit, Failure};
 
-/// The settings for programs: what nobody has set is null.
+/// The settings for programs: what is not set is null.
 #[derive(Debug, Serialize)]
 struct SettingsJson<'a> {
     group: &'a GroupName,
@@ -46,7 +46,7 @@ impl<'a> SettingsJson<'a> {
 /// Shows the settings, or changes them.
 ///
 /// # Errors
-/// A [`Failure`] when Consul refuses, or somebody else changed them at the same time.
+/// A [`Failure`] when Consul refuses, or another client changed them at the same time.
 pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
     let consul = Consul::new(&config.consul)?;
     let clock = Clock::start();
@@ -54,7 +54,7 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
     let store = consul.group(&layout, ReadMode::Consistent, &clock).await?.value;
     let mut wanted = match store.config {
         Ok(wanted) => wanted,
-        // Setting something replaces what nobody can read.
+        // Setting something replaces what cannot be read.
         Err(_) if !args.settings.is_empty() => WantedSettings::default(),
         Err(error) => {
             let message = format!("{} cannot be read: {error}", layout.config());
@@ -71,7 +71,7 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
         match consul.txn(&[op], &layout.config()).await {
             Outcome::Committed { .. } => {}
             Outcome::Lost => {
-                let message = "somebody else changed the settings at the same time";
+                let message = "another client changed the settings at the same time";
                 return Err(Failure::new(Exit::Failed, message).hint("look again, and repeat"));
             }
             Outcome::Refused(what) | Outcome::Unknown(what) => {

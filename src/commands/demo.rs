@@ -121,7 +121,7 @@ impl Demo {
         let servers = "Consul, three blank Redis and three Sentinels that know nothing";
         let mut demo = Self::world(keep, true, servers).await?;
         started(servers, begun);
-        demo.say("Nobody knows anybody:");
+        demo.say("No server knows of another:");
         for group in &demo.world.groups {
             for server in &group.redis {
                 let keys = server.probe().await?.keys;
@@ -145,7 +145,12 @@ impl Demo {
             record.writer.is_some() && !record.evidence.is_unconfirmed()
         })
         .await?;
-        demo.step(started, Instant::now(), "confirmed", "the Sentinels were told, and name it");
+        demo.step(
+            started,
+            Instant::now(),
+            "confirmed",
+            "the Sentinels were reconfigured, and name it",
+        );
         demo.until_record("the replicas", |record| record.replicas().count() == 2).await?;
         demo.step(started, Instant::now(), "in sync", "the two others are its replicas");
         // A failover needs Sentinels that know one another.

@@ -30,7 +30,7 @@ pub async fn run(config: Config, args: &HealthArgs, env: &Environment) -> Result
     };
     match answer {
         Ok(()) => Ok(Exit::Done),
-        // It says no, but it says something: one that loads its data must not be killed for that.
+        // It says no, but it says something: a server that loads its data must not be killed for that.
         Err(LinkError::Unexpected(_) | LinkError::TurnedAway(_)) => Ok(Exit::Done),
         Err(LinkError::Redis(error)) if error.code().is_some() => Ok(Exit::Done),
         Err(error) => Err(Failure::new(Exit::Failed, format!("{role} at {asked}: {error}")).hint(

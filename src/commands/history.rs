@@ -1,4 +1,4 @@
-//! `consul-redis history GROUP`: who was the writer, since when, and why.
+//! `consul-redis history GROUP`: which instance was the writer, since when, and why.
 
 use jiff::Timestamp;
 
@@ -72,7 +72,7 @@ fn row(change: &Change) -> Vec<String> {
     ]
 }
 
-/// An address, or that there is none.
+/// The address, or `none`.
 pub fn or_none(address: Option<&Address>) -> String {
     address.map_or_else(|| "none".to_owned(), ToString::to_string)
 }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_told_step_by_step() {
+    fn a_switch_is_shown_step_by_step() {
         assert_eq!(
             step_by_step(&changes(), Style::plain()),
             "3  2026-11-21T00:00:01.500Z  10.0.0.5:6379 -> 10.0.0.6:6379  promoted by Sentinel epoch 1\n\

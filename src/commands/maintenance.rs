@@ -131,7 +131,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// How a step went, for people.
+    /// Prints how a step went, unless JSON is wanted.
     fn say(&self, text: &str) {
         if !self.json {
             println!("{text}");
@@ -193,7 +193,7 @@ impl Keeper<'_> {
         match self.consul.txn(&[Op::KeyCas { key: key.clone(), index, value }], &key).await {
             Outcome::Committed { .. } => Ok(()),
             Outcome::Lost => {
-                let message = format!("somebody else changed {key} at the same time");
+                let message = format!("another client changed {key} at the same time");
                 Err(Failure::new(Exit::Failed, message).hint("run it again"))
             }
             Outcome::Refused(what) | Outcome::Unknown(what) => Err(unwritten(&what)),
@@ -234,8 +234,9 @@ impl Keeper<'_> {
             }
             tokio::time::sleep(STEP).await;
         }
-        let message = format!("{instance} is in maintenance, and not everybody has seen it");
-        Err(Failure::new(Exit::Failed, message).hint("consul-redis status says who has not"))
+        let message =
+            format!("{instance} is in maintenance, and not all agents and Sentinels have seen it");
+        Err(Failure::new(Exit::Failed, message).hint("consul-redis status says which have not"))
     }
 }
 

@@ -35,7 +35,7 @@ struct Planned {
     actions: Vec<Todo>,
 }
 
-/// One thing to do.
+/// One action, in the form of `plan --json`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "action", rename_all = "lowercase")]
 enum Todo {
@@ -55,7 +55,7 @@ enum Todo {
     Promote { instance: Address },
     /// Make an instance a replica.
     Fence { instance: Address, follow: Address },
-    /// Tell a Sentinel about the group.
+    /// Reconfigure a Sentinel (`tell` in JSON).
     #[serde(rename = "tell")]
     Reconfigure {
         sentinel: Address,
@@ -69,7 +69,7 @@ enum Todo {
 #[derive(Debug, Serialize)]
 struct Told {
     sentinel: Address,
-    /// The command, and whom it is about.
+    /// The command, as `SENTINEL RESET`.
     command: &'static str,
     about: String,
 }
@@ -142,7 +142,7 @@ impl From<Action> for Todo {
                     ReconfigureKind::Monitor => "it does not know the group",
                     ReconfigureKind::Repoint => "it has disagreed for long",
                     ReconfigureKind::Remove(_) => {
-                        "it knows nobody who is left, and is to forget them first"
+                        "it knows only addresses that do not answer, and is to forget them first"
                     }
                     ReconfigureKind::Settings => "its settings differ",
                 };
@@ -189,15 +189,15 @@ fn todo(todo: &Todo) -> String {
         Todo::Hold { instance, for_ms, why } => {
             format!("  hold writes on {instance} for {for_ms} ms: {why}\n")
         }
-        Todo::Detach { instance, from } => format!(
-            "  keep {instance} from copying {from}, which has no data: it follows nobody for the moment\n"
-        ),
+        Todo::Detach { instance, from } => {
+            format!("  detach {instance}, so that it does not copy {from}, which has no data\n")
+        }
         Todo::Promote { instance } => format!("  make {instance} a primary\n"),
         Todo::Fence { instance, follow } => {
             format!("  turn {instance} into a replica of {follow}\n")
         }
         Todo::Reconfigure { sentinel, why, primary, settings } => format!(
-            "  tell Sentinel {sentinel} ({why}): the primary is {primary}, quorum {}\n",
+            "  reconfigure Sentinel {sentinel} ({why}): the primary is {primary}, quorum {}\n",
             settings.quorum
         ),
     }
@@ -334,9 +334,9 @@ mod tests {
     fn planned() -> Planned {
         Planned {
             group: "redis".parse().unwrap(),
-            summary: "redis: nobody knows".to_owned(),
+            summary: "redis: unknown".to_owned(),
             notes: vec!["no name leads anywhere".to_owned()],
-            not_done: vec!["nobody asked".to_owned()],
+            not_done: vec!["not wanted".to_owned()],
             actions: actions().into_iter().map(Todo::from).collect(),
         }
     }
@@ -357,7 +357,7 @@ mod tests {
         let text = describe(&planned());
         for line in [
             "  note: no name leads anywhere\n",
-            "  not done: nobody asked\n",
+            "  not done: not wanted\n",
             "    create k if it does not exist\n",
             "  then have Sentinel 10.0.0.7:26379 forget replica 10.0.0.6:6379 (SENTINEL RESET)\n",
             "  then ask Sentinel 10.0.0.7:26379 to replace 10.0.0.5:6379 (SENTINEL FAILOVER)\n",

@@ -47,7 +47,7 @@ async fn watch(renderer: Renderer, settings: &ConfigSource, log: &Log) -> Result
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    // Whoever runs reads the templates anew when it begins.
+    // A run reads the templates anew when it begins.
     let (_look, looks) = watch::channel(0_u64);
     let (tell, _told) = watch::channel(Vec::new());
     let run = |renderer: Renderer| {

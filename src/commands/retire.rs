@@ -39,7 +39,7 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
     if rows.foreign {
         let message = format!("node {} is not ours; it is left alone", layout.node());
         return Err(Failure::new(Exit::Failed, message)
-            .hint("it was registered by somebody else: another --prefix makes other nodes"));
+            .hint("it was registered by another program: another --prefix makes other nodes"));
     }
     let mut ops = Vec::new();
     if store.state_index > 0 {
@@ -67,7 +67,7 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What somebody may have meant who named a group that is not there.
+/// The names of the known groups, as a hint when an operator has named a group that does not exist.
 pub async fn known_groups(config: &Config, consul: &Consul) -> String {
     match consul.groups(&config.prefix).await {
         Ok(known) if known.is_empty() => format!("there is no group under {}/", config.prefix),

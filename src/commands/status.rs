@@ -113,7 +113,7 @@ impl Looker {
             let frame = match (&seen, json) {
                 (Ok(all), true) => terminal::json_line(all)?,
                 (Ok(all), false) => self.text(all, Style::of_stdout()),
-                // What went wrong is told apart from what was found.
+                // A failure to look is not taken for a finding.
                 (Err(failure), true) => {
                     eprintln!("{failure}");
                     continue;
@@ -121,7 +121,7 @@ impl Looker {
                 (Err(failure), false) => format!("{failure}\n"),
             };
             if terminal::show(&frame, self.clock.now().wall, json).is_err() {
-                // Nobody reads any more (`status --watch | head`).
+                // The output is closed (`status --watch | head`).
                 return Ok(last);
             }
         }

@@ -45,22 +45,22 @@ impl Style {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// Something that is well.
+    /// Green, where colours are on.
     pub fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// Something that is not.
+    /// Red, where colours are on.
     pub fn bad(self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    /// Something that matters.
+    /// Bold, where colours are on.
     pub fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    /// Something that matters less.
+    /// Dim, where colours are on.
     pub fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
@@ -168,7 +168,7 @@ pub fn json_line(value: &impl Serialize) -> Result<String, Failure> {
 /// One of many looks: on a terminal in the place of the last one, below the time; else after it.
 ///
 /// # Errors
-/// Nobody reads any more.
+/// When the output is closed.
 pub fn show(frame: &str, now: Timestamp, bare: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     if bare {
@@ -191,7 +191,7 @@ mod tests {
     fn a_table_ends_where_the_terminal_does() {
         let narrow = Style { colour: false, width: Some(20) };
         let rows = vec![
-            vec!["10.0.0.5:6379".to_owned(), String::new(), "down, says everybody".to_owned()],
+            vec!["10.0.0.5:6379".to_owned(), String::new(), "down, says a majority".to_owned()],
             vec!["é:1".to_owned(), String::new(), "up".to_owned()],
         ];
         let mut text = String::new();
@@ -199,6 +199,6 @@ mod tests {
         assert_eq!(text, "  10.0.0.5:6379  do…\n  é:1            up\n");
         let mut whole = String::new();
         columns(&mut whole, "", rows, Style::plain());
-        assert_eq!(whole, "10.0.0.5:6379  down, says everybody\né:1            up\n");
+        assert_eq!(whole, "10.0.0.5:6379  down, says a majority\né:1            up\n");
     }
 }

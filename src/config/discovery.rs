@@ -22,7 +22,7 @@ pub struct SentinelSources {
 }
 
 impl SentinelSources {
-    /// What tells them from the sources of others: a loopback address is everybody's own.
+    /// What tells them from the sources of others: a loopback address is each host's own.
     pub fn names(&self) -> BTreeSet<String> {
         let listed = self.listed.iter().filter(|address| !is_here(address));
         let service = self.consul_service.iter().map(|service| format!("service {service}"));

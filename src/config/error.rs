@@ -10,9 +10,9 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Unreadable {
-        /// The file.
+        /// The path of the config file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The file is not what it should be: TOML's own words, with line, column and the line itself.
@@ -28,7 +28,7 @@ pub enum ConfigError {
     Contradiction {
         /// The file.
         path: PathBuf,
-        /// The line.
+        /// The line of the setting, counted from 1.
         line: usize,
         /// What is wrong.
         what: String,

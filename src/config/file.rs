@@ -195,7 +195,7 @@ pub struct GroupTable {
     /// An instance that has been down this long loses its row, and Sentinels forget it.
     #[serde(default)]
     pub forget_after: Option<Span>,
-    /// A Sentinel that nobody has heard for this long is forgotten by the others.
+    /// A Sentinel that no other one has heard for this long is forgotten by the others.
     #[serde(default)]
     pub forget_sentinels_after: Option<Span>,
     /// Have Sentinels forget those who are gone for good (`SENTINEL RESET`, one Sentinel at a time, 30 s apart).
@@ -212,25 +212,25 @@ pub struct GroupTable {
     /// Sentinels.
     #[serde(default)]
     pub hold_when_cut_off: Option<bool>,
-    /// Turn a second primary (a returned old one, or a blank one) into a replica of the writer at once.
+    /// Turn a stray primary (a returned old one, or a blank one) into a replica of the writer at once.
     #[serde(default)]
     pub fence: Option<bool>,
     /// When the primary comes back without its data, while others hold it: have one of them replace it, and keep
     /// them from copying its emptiness.
     #[serde(default)]
     pub replace_emptied: Option<bool>,
-    /// Node mode: find a first primary for a group that nobody knows; another one where all that the Sentinels know are
+    /// Node mode: find a first primary for a blank group; another one where all that the Sentinels know are
     /// gone, and the instances are back at other addresses; and make one that came back before it was replaced the primary
     /// again.
     #[serde(default)]
     pub bootstrap: Option<bool>,
-    /// How many instances the first primary is chosen among, or that of a group that has moved. Default: all that are there after `bootstrap_wait`.
+    /// How many instances the first primary is chosen among, or that of a relocated group. Default: all that are there after `bootstrap_wait`.
     #[serde(default)]
     pub expect: Option<u8>,
     /// How long instances are waited for, where `expect` does not say how many.
     #[serde(default)]
     pub bootstrap_wait: Option<Span>,
-    /// Tell Sentinels where the primary lives, when they lack the group or have disagreed for 30 s, and their
+    /// Reconfigure Sentinels: those that lack the group or have disagreed for 30 s get its primary, and all get their
     /// settings.
     #[serde(default)]
     pub tell_sentinels: Option<bool>,

@@ -28,7 +28,7 @@ pub fn resolve(common: &Common, env: Env<'_>) -> Result<Config, ConfigError> {
     resolve_for(common, env, None)
 }
 
-/// Resolves all settings again, for an agent that runs by `running`: who it is, and where its groups are in Consul, stays.
+/// Resolves all settings again, for an agent that runs by `running`: its name, and where its groups are in Consul, stay.
 ///
 /// # Errors
 /// [`ConfigError`]: what runs goes on as it is.

@@ -21,7 +21,7 @@ pub const DEFAULT_GROUP: &str = "redis";
 pub const DEFAULT_PREFIX: &str = "redis-ha";
 /// Consul's domain, when nothing is said.
 pub const DEFAULT_DNS_DOMAIN: &str = "consul";
-/// Where a Consul agent answers DNS, unless it was told otherwise.
+/// The port at which a Consul agent answers DNS by default.
 pub const CONSUL_DNS_PORT: u16 = 8600;
 /// How often Consul checks what node mode registers, when nothing is said.
 pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ pub struct Config {
     pub waiting: Vec<&'static str>,
     /// Where Consul is.
     pub consul: ConsulEndpoint,
-    /// KV prefix.
+    /// The prefix of all keys and nodes in Consul.
     pub prefix: String,
     /// Log level or filter.
     pub log: String,
@@ -45,15 +45,15 @@ pub struct Config {
     pub http: Option<HttpConfig>,
     /// Whether DNS answers what was published, when it is to be asked.
     pub dns: Option<DnsConfig>,
-    /// This host's primaries are moved away before the agent stops, where that was said.
+    /// Whether this host's primaries are handed over before the agent stops; `None` where neither was said.
     pub handover: Option<bool>,
     /// Where Sentinels are.
     pub sources: SentinelSources,
     /// DNS server for their names.
     pub resolver: Option<std::net::SocketAddr>,
-    /// How to log in to them.
+    /// The login for the Sentinels.
     pub sentinel_login: LinkSettings,
-    /// The groups.
+    /// The groups to publish.
     pub groups: Vec<GroupConfig>,
     /// The groups were named, by flag or file, and are not just the default.
     pub groups_named: bool,
@@ -112,42 +112,42 @@ impl Config {
     }
 }
 
-/// One group.
+/// One group's settings, its place in Consul, and its logins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupConfig {
     /// What is wanted of it, complete but for `run`, which each loop has of its own.
     pub policy: Policy,
-    /// Where it is in Consul.
+    /// The group's keys and node in Consul.
     pub layout: Layout,
     /// How to log in to its instances.
     pub login: LinkSettings,
-    /// How a Sentinel that is told about the group is to log in to them.
+    /// The login that a reconfigured Sentinel gets for the instances.
     pub sentinel_auth: SentinelAuth,
 }
 
 /// Where the agent answers by HTTP.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpConfig {
-    /// The address.
+    /// The address and port to listen at.
     pub listen: std::net::SocketAddr,
-    /// The token that whoever wants to see the groups must have.
+    /// The token that a client needs to see the groups.
     pub token: SecretSource,
     /// TLS, when it is spoken.
     pub tls: Option<HttpTls>,
 }
 
-/// TLS towards those who ask by HTTP: PEM files.
+/// TLS towards HTTP clients: PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpTls {
-    /// Our certificate.
+    /// The certificate that the server shows: a PEM file.
     pub cert: PathBuf,
-    /// Its key.
+    /// The key of the certificate: a PEM file.
     pub key: PathBuf,
     /// The authority whose certificates open what the token opens.
     pub client_ca: Option<PathBuf>,
 }
 
-/// Whom to ask whether DNS answers what was published.
+/// The DNS servers to ask whether they answer what was published.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DnsConfig {
     /// Consul agents or servers, or what passes questions on to them.
@@ -170,9 +170,9 @@ impl DnsConfig {
 /// A login that is passed on to Sentinels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SentinelAuth {
-    /// ACL user.
+    /// The ACL user; none is the user `default`.
     pub username: Option<String>,
-    /// Its password.
+    /// The source of the password.
     pub password: SecretSource,
     /// The operator has chosen it for Sentinels; else it is the agent's own.
     pub chosen: bool,
@@ -183,7 +183,7 @@ pub struct SentinelAuth {
 pub struct LocalRedis {
     /// Where others reach it.
     pub address: Address,
-    /// Its group.
+    /// The group that it belongs to.
     pub group: GroupName,
     /// The service it is registered as.
     pub service: String,

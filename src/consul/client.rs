@@ -28,11 +28,11 @@ const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 pub struct Indexed<T> {
     /// `X-Consul-Index`.
     pub index: u64,
-    /// The answer.
+    /// The decoded body.
     pub value: T,
 }
 
-/// A client for one Consul. Cheap to clone; what one clone is told about it holds for all.
+/// A client for one Consul. Cheap to clone; changed settings hold for all clones.
 #[derive(Debug, Clone)]
 pub struct Consul {
     now: Arc<watch::Sender<Arc<Connection>>>,
@@ -68,7 +68,7 @@ impl Consul {
         let before = self.connection();
         let elsewhere = before.endpoint != next.endpoint;
         if !elsewhere {
-            // Whoever waits by the one before is to hear when this one is replaced.
+            // A task that waits with the settings before is to hear when these are replaced.
             next.replaced = before.replaced.clone();
         }
         self.now.send_replace(Arc::new(next));

@@ -25,7 +25,7 @@ pub const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
 /// A raw answer.
 #[derive(Debug)]
 pub struct Response {
-    /// When it was asked for.
+    /// When the request was sent.
     pub asked: Instant,
     /// The HTTP status.
     pub status: StatusCode,
@@ -40,7 +40,7 @@ pub struct Response {
 pub(super) struct Connection {
     http: reqwest::Client,
     base: String,
-    /// What it was made from.
+    /// The settings that it was made from.
     pub endpoint: ConsulEndpoint,
     /// The PEM files as they were read: their times and sizes.
     pub files: Vec<Option<Stamp>>,
@@ -65,7 +65,7 @@ impl Connection {
             let pem = read_pem(path)?;
             builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?);
         } else if !base.starts_with("https://") {
-            // Nobody has to be trusted, and a small image has no authorities to offer.
+            // No authority has to be trusted, and a small image has no authorities to offer.
             builder = builder.tls_certs_only(std::iter::empty());
         }
         if let Some((cert, key)) = &endpoint.client_cert {

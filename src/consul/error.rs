@@ -13,9 +13,9 @@ pub enum ConsulError {
     /// No answer: refused, timed out, broken off.
     #[error("Consul at {address} does not answer: {reason}")]
     Unreachable {
-        /// Where it should be.
+        /// The address that was tried.
         address: String,
-        /// What happened.
+        /// The error of the connection, in words.
         reason: String,
     },
     /// 401 or 403: the token is unknown, or may not do this.
@@ -50,7 +50,7 @@ pub enum ConsulError {
 }
 
 impl ConsulError {
-    /// Trying again later may help: nobody answered, or Consul has no leader just now.
+    /// Trying again later may help: no server answered, or Consul has no leader just now.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,

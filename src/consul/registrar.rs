@@ -29,15 +29,15 @@ pub type Monitored = BTreeMap<Address, Vec<GroupName>>;
 /// One service on the local Consul agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// Its id.
+    /// The service id, unique on the Consul agent.
     pub id: String,
-    /// Its name.
+    /// The name of the service.
     pub service: String,
     /// Where it listens.
     pub address: Address,
     /// Its tags.
     pub tags: Vec<String>,
-    /// Its metadata.
+    /// Metadata of the service.
     pub meta: BTreeMap<String, String>,
     /// How often Consul tries to connect.
     pub check_interval: Duration,
@@ -132,7 +132,7 @@ pub async fn keep_registered(
     }
 }
 
-/// Takes a registration away, unless somebody else has made it his: a container that was cut off may come back
+/// Takes a registration away, unless another agent has taken it over: a container that was isolated may come back
 /// when another one has its address.
 async fn leave(consul: &Consul, registration: &Registration) -> Result<(), ConsulError> {
     if !is_registered(consul, registration).await? {

@@ -37,7 +37,7 @@ impl Consul {
     }
 }
 
-/// Publishes the Sentinels' rows until nobody reports any more.
+/// Publishes the Sentinels' rows until all watchers have ended.
 pub async fn publish(
     consul: Consul,
     prefix: String,

@@ -45,7 +45,7 @@ impl HealthEntry {
         &self.node.node
     }
 
-    /// Where it listens.
+    /// The service's address and port; the node's address where the service has none.
     pub fn address(&self) -> Option<Address> {
         let own = &self.service.address;
         let host = if own.is_empty() { &self.node.address } else { own };

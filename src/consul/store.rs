@@ -60,7 +60,7 @@ impl Consul {
         match self.call(Method::PUT, "/v1/txn", &[], Some(&body), CALL_TIMEOUT).await {
             Ok(answer) => txn::outcome(answer.status.as_u16(), &answer.body, fence),
             Err(ConsulError::Secret(error)) => Outcome::Refused(error.to_string()),
-            // Where it should be is known to who asks.
+            // The caller knows where it should be.
             Err(ConsulError::Unreachable { reason, .. }) => Outcome::Unknown(reason),
             Err(error) => Outcome::Unknown(error.to_string()),
         }

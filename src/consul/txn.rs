@@ -138,7 +138,7 @@ pub fn outcome(status: u16, body: &[u8], state_key: &str) -> Outcome {
         },
         // The request itself is wrong or not allowed: it was not applied.
         400 | 401 | 403 | 404 | 405 | 413 => Outcome::Refused(format!("{status}: {}", text())),
-        // Rate limits, lost leaders, proxies: applied or not, nobody knows.
+        // Rate limits, lost leaders, proxies: it is unknown whether it was applied.
         _ => Outcome::Unknown(format!("{status}: {}", text())),
     }
 }
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_told_apart() {
+    fn answers_are_distinguished() {
         let stale = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"failed to set key \"a/state\", index is stale"}]}"#;
         let denied = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"x, index is stale"},{"OpIndex":2,"What":"Permission denied"}]}"#;
         let moved = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"x, index is stale"},{"OpIndex":2,"What":"Missing service registration"}]}"#;

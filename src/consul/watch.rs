@@ -71,7 +71,7 @@ fn is_older(answer: &StoreAnswer, known: Option<u64>) -> bool {
     }
 }
 
-/// Hands every answer about the group's keys to `answers`, and every failure to get one, until nobody takes them any
+/// Hands every answer about the group's keys to `answers`, and every failure to get one, until the receiver takes no
 /// more.
 ///
 /// Consul away changes nothing: the last answer stays what is known, and this says so once.
@@ -103,7 +103,7 @@ pub async fn watch_group(
     }
 }
 
-/// Hands the addresses registered under a service to `found` whenever they may have changed, until nobody takes them any
+/// Hands the addresses registered under a service to `found` whenever they may have changed, until the receiver takes no
 /// more. Consul away is unknown, not gone: those that were registered stay.
 pub async fn watch_registered(
     consul: Consul,

@@ -1,7 +1,7 @@
 //! Where others reach this container's server.
 //!
 //! What was said goes first, then what a scheduler says, then the address of the interface that leads to Consul:
-//! whoever looks the server up there comes from that side.
+//! a client that looks the server up there comes from that side.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -82,7 +82,7 @@ fn by_nomad(env: &Environment, role: ServerKind) -> Option<(String, String)> {
     None
 }
 
-/// The address of the interface that leads to Consul; to everybody else, where Consul is on this machine.
+/// The address of the interface that leads to Consul; to the other hosts, where Consul is on this machine.
 ///
 /// # Errors
 /// When nothing leads there, or Consul's name has no address.

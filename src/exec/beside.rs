@@ -14,21 +14,21 @@ use crate::retry::Retry;
 
 /// Pause before a failed agent is started again: the first and the longest one.
 const AGENT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// How long the agent may take to leave, before the server is told to stop all the same.
+/// How long the agent may take to leave, before the server is stopped all the same.
 pub const AGENT_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The agent beside the server.
 pub struct Beside {
-    /// What it goes by.
+    /// Sends the agent another config.
     pub config: watch::Sender<Config>,
-    /// Has it look at everything now.
+    /// Has the agent look at everything now.
     pub look: watch::Sender<u64>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Beside {
-    /// Starts it.
+    /// Starts the agent as a task, and again after each error.
     pub fn start(config: Config) -> Self {
         let (config, configs) = watch::channel(config);
         let (look, looks) = watch::channel(0);

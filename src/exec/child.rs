@@ -62,7 +62,7 @@ impl std::fmt::Display for Ended {
 /// The server.
 ///
 /// All our children are waited for here and nowhere else: as a container's first process we inherit those of others,
-/// and whoever waited for one of them alone would leave the rest as zombies.
+/// and to wait for one of them alone would leave the rest as zombies.
 pub struct Child {
     pid: Pid,
     ended: Option<Ended>,
@@ -84,7 +84,7 @@ impl Child {
         };
         // As a container's first process we inherit orphans anyway; elsewhere this makes it so.
         prctl::set_child_subreaper(true).map_err(std::io::Error::from)?;
-        // Listened to before there is anybody who could die.
+        // Listened to before there is a child that could die.
         let died = signal(SignalKind::child())?;
         let mut command = std::process::Command::new(program);
         // A group of its own: Ctrl-C in our terminal is for us, and we pass it on when it is time.
@@ -101,12 +101,12 @@ impl Child {
         Ok(Self { pid: Pid::from_raw(pid), ended: None, died })
     }
 
-    /// Its process id.
+    /// The process id, also after its end.
     pub fn id(&self) -> i32 {
         self.pid.as_raw()
     }
 
-    /// Waits for its end, and meanwhile for that of everybody who was left to us. Cancel safe.
+    /// Waits for its end, and meanwhile for that of every process that was left to us. Cancel safe.
     pub async fn ended(&mut self) -> Ended {
         loop {
             self.reap();
@@ -138,7 +138,7 @@ impl Child {
         }
     }
 
-    /// Sends it a signal; none once it has ended, for its id may be somebody else's then.
+    /// Sends it a signal; none once it has ended, for its id may be another process's then.
     pub fn signal(&self, signal: Signal) {
         if self.ended.is_none()
             && let Err(error) = kill(self.pid, signal)

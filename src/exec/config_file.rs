@@ -27,9 +27,9 @@ const SECRETS: [&str; 7] = [
 /// The file that the server is started with, and what it says.
 #[derive(Debug)]
 pub struct ServerConfig {
-    /// On the data volume.
+    /// The path on the data volume.
     pub path: PathBuf,
-    /// What it says.
+    /// The text of the file.
     pub text: String,
     /// It was made now.
     pub is_new: bool,
@@ -57,7 +57,7 @@ pub fn prepare(
         return Ok(ServerConfig { path, text, is_new: false });
     }
     let text = match source {
-        // One that is to be on the volume, and is not there yet, is made.
+        // A file that is to be on the volume, and is not there yet, is made.
         Some(source) => match read(source)? {
             Some(text) => text,
             None if lies_in(source, data) => made(role),

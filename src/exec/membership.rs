@@ -1,7 +1,7 @@
 //! What the data on the volume belongs to, noted beside it.
 //!
 //! An append-only file does not hold the replication id (`docs/facts/sentinel.md` 8), so a Redis that keeps nothing else
-//! comes back with data of a history that nobody knows; and where its address has changed too, nobody can tell that it is
+//! comes back with data of an unknown history; and where its address has changed too, no agent can see that it is
 //! the group's own. So the last history that it followed or led is noted on the volume, and the record knows the group's.
 
 use std::io::Write as _;
@@ -95,7 +95,7 @@ impl Membership {
     }
 }
 
-/// What is noted of the data: on the volume, and in Consul, while the agents cannot tell by itself that it is the group's.
+/// What is noted of the data: on the volume, and in Consul, while the agents cannot see from it alone that it is the group's.
 pub(super) struct Note {
     /// What was on the volume before the server was started.
     before: Option<Membership>,
@@ -146,7 +146,7 @@ impl Note {
             return;
         };
         let Some(of) = before.continued(&group.policy.group, &answer) else { return };
-        // One that is about to find its place has found it by the next look.
+        // An instance that is about to find its place has found it by the next look.
         if self.anew.replace(began.clone()).as_ref() != Some(&began) {
             return;
         }
@@ -161,7 +161,7 @@ impl Note {
         let ops = last.into_iter().chain([Op::KeySet { key, value }]).collect();
         if put(exec, group, ops).await {
             info!(
-                "told the agents that its data is the group's: it goes on from history {}",
+                "noted in Consul that its data is the group's: it goes on from history {}",
                 of.of.0
             );
             self.explained = Some(began);
@@ -187,7 +187,7 @@ async fn put(exec: &Exec, group: &GroupConfig, ops: Vec<Op>) -> bool {
     let outcome = tokio::time::timeout(NOTE_TIMEOUT, consul.txn(&ops, &fence)).await;
     let done = matches!(outcome, Ok(Outcome::Committed { .. }));
     if !done {
-        debug!("cannot tell the agents what the data belongs to: {outcome:?}");
+        debug!("cannot note in Consul what the data belongs to: {outcome:?}");
     }
     done
 }

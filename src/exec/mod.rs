@@ -3,7 +3,7 @@
 //! The data goes first. The server is started whatever the agent does, and goes on when the agent fails; the agent
 //! is started again after a pause. When the server ends, the agent takes its registration away and we end with the
 //! server's exit code. When we are asked to stop, the agent stops first (and with it whatever it does on leaving),
-//! and then the server is told.
+//! and then the server gets the signal.
 
 pub mod announce;
 mod beside;
@@ -50,7 +50,7 @@ const NOTE_EVERY: Duration = Duration::from_secs(2);
 const NOTE_AT_START_EVERY: Duration = Duration::from_millis(250);
 /// For how long after its start.
 const AWAITED_MAX: Duration = Duration::from_secs(60);
-/// How long Consul may take to note it, and the last look before the server is told to stop: nobody waits for that.
+/// How long Consul may take to note it, and the last look before the server is told to stop: no program waits for that.
 const NOTE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Everything that is known before anything is started.
@@ -153,7 +153,7 @@ impl Exec {
         command.line(&server.path, address, *resolve_hostnames, follow)
     }
 
-    /// Whom the server follows at first; `None` for a Sentinel.
+    /// The address that the server follows at first; `None` for a Sentinel.
     async fn place(&self) -> Result<Option<Address>, Failure> {
         if self.command.role == ServerKind::Sentinel {
             return Ok(None);
@@ -179,7 +179,7 @@ impl Exec {
         Some((group, probe(&mut link).await.ok()?))
     }
 
-    /// Tells the server at which address others reach it now.
+    /// Sets the address in the server at which others reach it now.
     async fn announce(&self) -> Result<(), LinkError> {
         let (host, config) = (self.address.host(), &self.config);
         let local = Address::new(host, self.port);
@@ -214,7 +214,7 @@ fn contained(
     expect: Option<u16>,
 ) -> Result<Config, Failure> {
     if !config.templates.is_empty() {
-        // It waits for all children itself, and would take the commands' ends from whoever renders.
+        // It waits for all children itself, and would take the commands' ends from the renderer.
         let what = "exec renders no templates: take [[template]] out of its config";
         return Err(Failure::new(Exit::Config, what)
             .hint("run `consul-redis render --watch` where the files are needed"));
@@ -277,7 +277,7 @@ pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
 
 fn say_start(exec: &Exec) {
     let Exec { command, server, address, is_fixed, .. } = exec;
-    let how = if *is_fixed { "as it was told" } else { "the interface that leads to Consul" };
+    let how = if *is_fixed { "as it was given" } else { "the interface that leads to Consul" };
     info!("{} for {address} ({how})", command.role);
     let made = if server.is_new { "made" } else { "kept" };
     info!("config {} ({made})", server.path.display());
@@ -320,7 +320,7 @@ impl ExecProcess {
                         return Ok(self.stop(signal).await);
                     }
                     if signal == Signal::SIGHUP {
-                        // One that is under way reads what there is now, or is followed by another.
+                        // A reload that is under way reads what there is now, or is followed by another.
                         let _ = hangups.try_send(());
                         self.beside.look.send_modify(|count| *count += 1);
                     }
@@ -348,7 +348,7 @@ impl ExecProcess {
         }
     }
 
-    /// Goes by settings that were read again. The server is not started anew, and has its own way to be told.
+    /// Goes by settings that were read again. The server is not started anew, and reads its own config by its own commands.
     fn go_by(&mut self, next: Config) {
         self.exec.config = next;
         self.tell_agent();
@@ -391,7 +391,7 @@ impl ExecProcess {
             tokio::select! {
                 _ = &mut leaving => break None,
                 ended = self.child.ended() => break Some(ended),
-                // Whoever asks twice is in a hurry.
+                // A second signal is passed on at once.
                 again = self.received.next() => self.child.signal(again),
             }
         };

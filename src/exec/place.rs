@@ -1,8 +1,8 @@
-//! Whom a Redis follows when it is started: never nobody's command, for it never starts as a primary.
+//! What a Redis follows when it is started. It never starts as a primary.
 //!
-//! It is the first thing that can go wrong: one that was the primary and comes back without its data would empty all
+//! It is the first thing that can go wrong: a primary that comes back without its data would empty all
 //! others that still follow it. So it follows the published writer, where that is another one and following it can
-//! delete nothing, and otherwise nobody ([`is_detached_address`](crate::core::projection::is_detached_address)), until the agents
+//! delete nothing, and otherwise starts detached ([`is_detached_address`](crate::core::projection::is_detached_address)), until the agents
 //! give it its place.
 
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::exec::membership::Membership;
 use crate::instance::probe;
 use crate::redis_link::Link;
 
-/// How long Consul may take to say who the writer is.
+/// How long Consul may take to say which instance is the writer.
 const CONSUL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two looks at what is published.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -36,7 +36,7 @@ const FAILOVER_TIMEOUT: Duration = Duration::from_secs(15);
 pub enum StartRole {
     /// Another one is the writer, and this one may follow it at once.
     Behind(Address),
-    /// Nobody knows better, or the agents have to look at its data first.
+    /// Detached: Consul shows no writer to follow, or the agents have to look at its data first.
     Nowhere(&'static str),
     /// It was the writer itself, and others are in sync: the Sentinels are about to replace it.
     BeingReplaced {
@@ -62,7 +62,7 @@ impl Volume {
     }
 }
 
-/// Decides.
+/// Which instance a Redis follows when it starts, by the record and its volume.
 pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> StartRole {
     let Some(record) = record else { return StartRole::Nowhere("nothing is published") };
     let noted = volume.membership.as_ref().is_some_and(|membership| membership.is_of(record));
@@ -79,7 +79,9 @@ pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> StartRo
                 record.replicas().filter(|other| *other != own).cloned().collect();
             let wrote_last = volume.membership.as_ref().is_some_and(|m| m.wrote_last(record));
             match by.is_empty() {
-                true => StartRole::Nowhere("it was the last writer, and nobody else is in sync"),
+                true => {
+                    StartRole::Nowhere("it was the last writer, and no other instance is in sync")
+                }
                 false => StartRole::BeingReplaced { by, wrote_last },
             }
         }
@@ -87,8 +89,8 @@ pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> StartRo
     }
 }
 
-/// Finds out whom the instance is to follow; waits while the Sentinels replace it, as they do with a primary that
-/// is down. Started before that, it would answer them, and they take 20 s and more to see that it leads nobody.
+/// Finds out which address the instance is to follow; waits while the Sentinels replace it, as they do with a primary that
+/// is down. Started before that, it would answer them, and they take 20 s and more to see that it is no primary.
 pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Path) -> Address {
     let clock = Clock::start();
     let volume = Volume::look(data);
@@ -100,7 +102,7 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
         let wait = match read(group, consul, &clock, until).await {
             Err(error) => {
                 warn!(
-                    "starts as a replica of nobody, for Consul does not say who the writer is: {error}"
+                    "starts detached, for Consul does not say which instance is the writer: {error}"
                 );
                 return detached_address();
             }
@@ -116,9 +118,7 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
             }
             // All were stopped: none of the others has run on, and none can have more.
             StartRole::BeingReplaced { by, wrote_last: true } if !any_runs_on(group, &by).await => {
-                info!(
-                    "starts as a replica of nobody: it was the last writer, and the others were stopped, too"
-                );
+                info!("starts detached: it was the last writer, and the others were stopped, too");
                 return detached_address();
             }
             StartRole::BeingReplaced { .. } if Instant::now() < patience => {
@@ -128,11 +128,11 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
                 }
             }
             StartRole::BeingReplaced { .. } => {
-                warn!("starts as a replica of nobody: nobody has taken its place as the writer");
+                warn!("starts detached: no instance has taken its place as the writer");
                 return detached_address();
             }
             StartRole::Nowhere(why) => {
-                info!("starts as a replica of nobody: {why}");
+                info!("starts detached: {why}");
                 return detached_address();
             }
         }
@@ -146,7 +146,7 @@ fn is_anothers(record: &Record, group: &GroupConfig) -> bool {
     record.installation.is_some() && record.installation != group.policy.installation
 }
 
-/// Some of these instances answer and are in their places: they were not started anew, as replicas of nobody.
+/// Some of these instances answer and are in their places: they were not started anew, detached.
 async fn any_runs_on(group: &GroupConfig, others: &[Address]) -> bool {
     let runs_on = |address| async move {
         let Ok(mut link) = Link::open(address, &group.login).await else { return false };
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_writer_nobody_is_followed() {
+    fn without_a_writer_it_starts_detached() {
         assert!(matches!(placed(None, false), StartRole::Nowhere(_)));
         let gone = record(None, OTHER, &[(OTHER, "down"), (OWN, "replica")]);
         assert!(matches!(placed(Some(&gone), true), StartRole::Nowhere(_)));

@@ -29,14 +29,14 @@ const MS_MAX: u64 = 24 * 3_600 * 1_000;
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// Those of this process. What is not text is nobody's setting.
+    /// Those of this process. A variable that is not text is left out.
     pub fn of_this_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect()
     }
 
-    /// One variable.
+    /// The value of one variable; `None` where it is not set.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -53,7 +53,7 @@ impl FromIterator<(String, String)> for Environment {
     }
 }
 
-/// What a server is.
+/// Which of Redis' two servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerKind {
     /// It holds data.
@@ -179,7 +179,7 @@ impl ServerCommand {
             Some(0) => match port("tls-port")? {
                 Some(port) if port > 0 => Ok(port),
                 _ => Err(ConfigError::Usage(
-                    "port 0 and no tls-port: nobody can reach it".to_owned(),
+                    "port 0 and no tls-port: no client can reach it".to_owned(),
                 )),
             },
             Some(port) => Ok(port),
@@ -201,7 +201,7 @@ impl ServerCommand {
         line.extend(self.options.iter().cloned());
         let (host, port) = (address.host(), address.port().to_string());
         let mut add = |words: &[&str]| line.extend(words.iter().map(|word| (*word).to_owned()));
-        // One that went into the background would be gone for us.
+        // A server that went into the background would be gone for us.
         add(&["--daemonize", "no", "--supervised", "no"]);
         match self.role {
             ServerKind::Redis => {
@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(port("redis-sentinel", "# port 1\nPort 5000\n"), Ok(5000));
         assert_eq!(port("redis-server --port 7000", "port 5000\n"), Ok(7000));
         assert_eq!(port("redis-server", "port 0\ntls-port 6390\n"), Ok(6390));
-        assert!(port("redis-server", "port 0\n").unwrap_err().contains("nobody can reach it"));
+        assert!(port("redis-server", "port 0\n").unwrap_err().contains("no client can reach it"));
         assert!(port("redis-server --port x", "").unwrap_err().contains("port x: no port"));
     }
 

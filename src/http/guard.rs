@@ -1,4 +1,4 @@
-//! Who may see what.
+//! Which request may see what.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tracing::error;
 use super::Site;
 use super::tls::is_verified;
 
-/// What nobody may do with the page: run, load or send anything that is not its own, or put it into a frame.
+/// What a browser may not do with the page: run, load or send anything that is not its own, or put it into a frame.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
@@ -77,7 +77,7 @@ fn same(given: &[u8], wanted: &[u8]) -> bool {
     given.len() == wanted.len() && difference == 0
 }
 
-/// Where nothing is asked for, only who asks for this machine by address, or as `localhost`, is answered: another site's script
+/// Where nothing is asked for, only a request for this machine by address, or for `localhost`, is answered: another site's script
 /// could make its own name lead here, and would be let read what it gets.
 pub async fn addressed(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
@@ -128,7 +128,7 @@ mod tests {
         };
         let basic = |pair: &str| of(format!("Basic {}", STANDARD.encode(pair)));
         assert_eq!(of("Bearer a:b".to_owned()).unwrap(), b"a:b");
-        assert_eq!(basic("anybody:a:b").unwrap(), b"a:b");
+        assert_eq!(basic("user:a:b").unwrap(), b"a:b");
         assert_eq!(basic(":secret").unwrap(), b"secret");
         assert_eq!(basic("secret"), None);
         assert_eq!(of("Basic not base64".to_owned()), None);

@@ -24,7 +24,7 @@ pub enum Wanted {
     Health,
 }
 
-/// Of whom: the query.
+/// The query of a request: which group, which instance, which generation.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ask {

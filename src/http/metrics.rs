@@ -1,6 +1,6 @@
 //! Metrics in the OpenMetrics text format: what the groups' loops last knew, and what was counted on the way.
 //!
-//! docs/metrics.md explains each of them to those who read them, and a test holds it to [`names`].
+//! docs/metrics.md explains each of them, and a test holds it to [`names`].
 
 use prometheus_client::encoding::text::encode as encode_registry;
 use prometheus_client::registry::{Metric, Registry};

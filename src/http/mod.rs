@@ -1,6 +1,6 @@
 //! What an agent answers by HTTP: a page that shows its groups, metrics, and whether it is well.
 //!
-//! It shows what the groups' loops last drew up; no request makes anybody ask Redis, Sentinel or Consul.
+//! It shows what the groups' loops last drew up; no request makes an agent ask Redis, Sentinel or Consul.
 
 mod guard;
 mod health;
@@ -54,20 +54,20 @@ pub struct HttpServer {
     exhibits: HttpSources,
 }
 
-/// What opens that which is not open to everybody.
+/// What a client needs for the pages that are not public.
 struct Asks {
     token: SecretSource,
     /// A client certificate that the handshake has verified.
     certificate: bool,
 }
 
-/// What every request can see.
+/// The state that all handlers share.
 struct Site {
     groups: watch::Receiver<Groups>,
     files: watch::Receiver<Vec<FileState>>,
     asks: Asks,
     meter: Meter,
-    /// For those who look on.
+    /// One place for each page that is kept up to date.
     places: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -88,7 +88,7 @@ impl HttpServer {
     pub async fn bind(settings: &HttpConfig, exhibits: HttpSources) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
             let message = format!("cannot listen on {}: {error}", settings.listen);
-            Failure::new(Exit::Failed, message).hint("choose another --listen, or end who has it")
+            Failure::new(Exit::Failed, message).hint("choose another --listen, or end what has it")
         };
         let listener = TcpListener::bind(settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
@@ -141,7 +141,7 @@ impl HttpServer {
                     error!("the HTTP server failed: {failed}");
                 }
             }
-            () = drained => debug!("who had not finished asking by HTTP was not waited for"),
+            () = drained => debug!("HTTP clients that had not finished their requests were not waited for"),
         }
     }
 }
@@ -149,11 +149,11 @@ impl HttpServer {
 /// What a server shows.
 #[derive(Clone)]
 pub struct HttpSources {
-    /// The groups.
+    /// What each group's loop shows.
     pub groups: watch::Receiver<Groups>,
     /// How the rendered files are.
     pub files: watch::Receiver<Vec<FileState>>,
-    /// What is counted.
+    /// The counters behind `/metrics`.
     pub meter: Meter,
 }
 
@@ -210,12 +210,12 @@ pub fn check_certificates(settings: &HttpConfig) -> Result<(), Failure> {
     certificates(settings).map(drop)
 }
 
-/// The process is alive.
+/// `/healthz`: the process is alive.
 async fn healthz() -> &'static str {
     "alive\n"
 }
 
-/// Every group's loop has read Consul.
+/// `/readyz`: every group's loop has read Consul.
 async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
     let waiting: Vec<String> = site
         .groups

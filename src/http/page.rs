@@ -31,7 +31,7 @@ use crate::snapshot::Snapshot;
 
 /// Pages that can be kept up to date at a time.
 pub const STREAMS_MAX: usize = 32;
-/// Pause between two events of a stream: faster than anybody can read, and slow enough for a phone.
+/// Pause between two events of a stream: faster than a person can read, and slow enough for a phone.
 const EVENT_PAUSE: Duration = Duration::from_millis(200);
 /// After this long a stream ends, and the page asks for another: with a token that was changed, it does not get one.
 const STREAM_FOR: Duration = Duration::from_mins(10);
@@ -63,7 +63,7 @@ pub fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
         .layer(from_fn(kept_in))
 }
 
-/// As `status --json`.
+/// `/status.json`: the same as `status --json`.
 async fn status_json(State(site): State<Arc<Site>>) -> Response {
     match serde_json::to_string_pretty(&site.statuses()) {
         Ok(text) => {
@@ -73,7 +73,7 @@ async fn status_json(State(site): State<Arc<Site>>) -> Response {
     }
 }
 
-/// What the page is told of one group.
+/// What the page gets of one group.
 #[derive(Debug, PartialEq, Serialize)]
 struct GroupView {
     group: GroupName,
@@ -181,7 +181,7 @@ fn event(groups: &[GroupView]) -> Option<Event> {
     Some(Event::default().data(text))
 }
 
-/// Every change, as it happens.
+/// `/events`: every change, as it happens.
 async fn events(State(site): State<Arc<Site>>) -> Response {
     let Ok(place) = site.places.clone().try_acquire_owned() else {
         let why = format!("{STREAMS_MAX} pages look on already\n");

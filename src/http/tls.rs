@@ -1,6 +1,6 @@
-//! TLS for those who ask by HTTP: a listener that axum takes, and who of them has shown a certificate of our authority.
+//! TLS for HTTP clients: a listener that axum takes, and which of them have shown a certificate of our authority.
 //!
-//! A handshake is a task of its own, with a deadline: one that hangs keeps nobody else waiting.
+//! A handshake is a task of its own, with a deadline: one that hangs keeps no other client waiting.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use tracing::{debug, error, info};
 use crate::config::HttpTls;
 use crate::pem::{self, Stamp};
 
-/// Handshakes under way at a time; whoever comes after that waits for one of them.
+/// Handshakes under way at a time; a client that comes after that waits for one of them.
 const HANDSHAKES_MAX: usize = 128;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ async fn shake_hands(
     }
 }
 
-/// Who is at the other end of a connection.
+/// The client at the other end of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer {
     /// It has shown a certificate, which the handshake has held against our authority.
@@ -108,7 +108,7 @@ impl Connected<IncomingStream<'_, TlsListener>> for Peer {
     }
 }
 
-/// Whether who sent this has shown a certificate of our authority.
+/// Whether the client that sent this has shown a certificate of our authority.
 pub fn is_verified(request: &Request) -> bool {
     request.extensions().get::<ConnectInfo<Peer>>().is_some_and(|peer| peer.0.verified)
 }
@@ -159,7 +159,7 @@ fn config(files: &HttpTls) -> Result<Arc<ServerConfig>, String> {
     let builder = match &files.client_ca {
         Some(path) => {
             let verifier = WebPkiClientVerifier::builder(Arc::new(pem::authorities(path)?));
-            // What is open to everybody is so without a certificate; the guard looks for one.
+            // What is public is so without a certificate; the guard looks for one.
             let verifier = verifier.allow_unauthenticated().build();
             let unusable = |error| format!("{}: {error}", path.display());
             builder.with_client_cert_verifier(verifier.map_err(unusable)?)

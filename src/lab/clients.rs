@@ -29,7 +29,7 @@ pub struct NameWriter {
 }
 
 impl NameWriter {
-    /// Writes once; who acknowledged it.
+    /// Writes once; the instance that acknowledged it.
     ///
     /// # Errors
     /// When the name has no address, or the write is not acknowledged.
@@ -67,7 +67,7 @@ pub struct Written {
     pub acknowledged: u64,
     /// How many were not.
     pub failed: u64,
-    /// Who acknowledged the last one, and when.
+    /// The instance that acknowledged the last one, and when.
     pub last: Option<(Address, Instant)>,
     /// For each server in turn, when it first acknowledged one.
     pub first: Vec<(Address, Instant)>,

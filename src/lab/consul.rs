@@ -17,7 +17,7 @@ use crate::consul::endpoint::ConsulEndpoint;
 use crate::dns::Names;
 use crate::secret::SecretSource;
 
-/// What we tell people to use.
+/// The configuration of a Consul agent that the documentation recommends.
 const RECOMMENDED: &str = include_str!("../../consul/consul-agent.hcl");
 /// Where a server has it, in its directory.
 const RECOMMENDED_FILE: &str = "consul-agent.hcl";
@@ -56,7 +56,7 @@ pub struct ConsulSpec<'a> {
     pub tls: Option<&'a TlsFiles>,
     /// Runs checks that are scripts.
     pub script_checks: bool,
-    /// One of several servers, each on an address of its own; `None` for one that is alone.
+    /// One of several servers, each on an address of its own; `None` for a server that is alone.
     pub cluster: Option<ClusterSpec<'a>>,
     /// How long it lives.
     pub life: Life,
@@ -328,7 +328,7 @@ impl ConsulServer {
         self.process.as_ref().map(Process::log).unwrap_or_default()
     }
 
-    /// Its process id while it runs.
+    /// The process id; `None` once it has ended.
     pub fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
     }

@@ -19,7 +19,7 @@ use super::tools::Tool;
 pub enum Life {
     /// Until it is dropped, or we die.
     WithUs,
-    /// Until it is dropped; one that is forgotten (`std::mem::forget`) outlives us.
+    /// Until it is dropped; a server that is forgotten (`std::mem::forget`) outlives us.
     CanOutliveUs,
 }
 

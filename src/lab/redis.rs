@@ -119,7 +119,7 @@ impl LabServer {
         probe(&mut self.link().await?).await.map_err(LabError::new)
     }
 
-    /// Whom it follows; `None` when it is a primary.
+    /// The address that it follows; `None` when it is a primary.
     ///
     /// # Errors
     /// Without an answer.
@@ -170,7 +170,7 @@ impl LabServer {
         self.process.as_ref().map(Process::id)
     }
 
-    /// Its name.
+    /// The name in messages.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -10,7 +10,7 @@ use super::LabError;
 pub struct Tool {
     /// The program.
     pub path: PathBuf,
-    /// `LD_LIBRARY_PATH`, for one that was unpacked beside the system.
+    /// `LD_LIBRARY_PATH`, for a program that was unpacked beside the system.
     pub library_path: Option<PathBuf>,
     /// The network namespace that it is started in, as a file; `None` for ours.
     pub namespace: Option<PathBuf>,

@@ -66,7 +66,7 @@ pub struct WorldSpec {
     pub consul_servers: u8,
     /// Consul denies by default, and this token may do everything.
     pub master_token: Option<String>,
-    /// Nobody knows of a primary: every Redis is by itself and blank, and the Sentinels know no group.
+    /// No server knows a primary: every Redis is by itself and blank, and the Sentinels know no group.
     pub from_scratch: bool,
     /// Consul runs checks that are scripts.
     pub script_checks: bool,
@@ -285,7 +285,7 @@ impl World {
         let (tool, config, args) = (self.tool()?, config.as_str(), &["--sentinel"][..]);
         let at = match ip {
             IpAddr::V4(ip) => ip,
-            // There is nobody else in that network.
+            // No other server is in that network.
             IpAddr::V6(_) => loopback(self.base),
         };
         let (port, host) = (free_port(&[at])?, host.as_str());
@@ -533,7 +533,7 @@ async fn start_consul(
     }
     let none = || LabError::new("no Consul server");
     let leader = servers.first().ok_or_else(none)?.leader().await?;
-    // Who asks the leader does not depend on who won the election.
+    // Which server won the election does not matter to a client that asks the leader.
     servers.sort_by_key(|server| server.http.ip() != leader);
     Ok((servers.pop().ok_or_else(none)?, servers))
 }
@@ -556,7 +556,7 @@ async fn is_calm(sentinel: &LabServer, group: &str) -> Result<(), LabError> {
     Ok(())
 }
 
-/// When a test fails, what everybody saw is the better half of why.
+/// When a test fails, what every server and agent saw is the better half of why.
 impl Drop for World {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -577,6 +577,6 @@ impl Drop for World {
 
 fn loopback(last: u8) -> Ipv4Addr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    // 127.0.x.x is where everybody else is.
+    // 127.0.x.x is where other programs listen.
     Ipv4Addr::new(127, 1 + high % 254, low, last)
 }

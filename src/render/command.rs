@@ -57,7 +57,7 @@ struct ProcessGroup(Option<Pid>);
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if let Some(id) = self.0 {
-            // Gone already: nobody is left to be killed.
+            // Fails when the group is gone already.
             let _ = killpg(id, Signal::SIGKILL);
         }
     }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_commands_end_is_told() {
+    async fn a_commands_end_is_reported() {
         assert!(sh("exit 0", 5_000).await.is_ok());
         let error = sh("exit 3", 5_000).await.unwrap_err().to_string();
         assert_eq!(error, "/bin/sh failed (exit status: 3)");
@@ -200,7 +200,7 @@ mod tests {
         let error = sh(&script, 300).await.unwrap_err().to_string();
         assert_eq!(error, "/bin/sh was killed after 300 ms");
         let id: i32 = std::fs::read_to_string(path).unwrap().trim().parse().unwrap();
-        // Killed; until somebody has waited for it, it may still be there as a zombie.
+        // Killed; until its parent has waited for it, it may still be there as a zombie.
         let gone = || {
             let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
             stat.is_empty() || stat.contains(") Z ")

@@ -49,7 +49,7 @@ pub struct GroupValue {
     pub name: String,
     /// What Consul calls it.
     pub service: String,
-    /// Who takes writes; none while nobody does.
+    /// The writer; none while there is no writer.
     pub writer: Option<Endpoint>,
     /// The replicas in sync, in the order of their addresses.
     pub replicas: Vec<Endpoint>,
@@ -70,7 +70,7 @@ pub struct Endpoint {
     pub address: String,
     /// The host, without brackets.
     pub host: String,
-    /// The port.
+    /// The TCP port.
     pub port: u16,
 }
 
@@ -81,7 +81,7 @@ pub struct InstanceValue {
     pub address: String,
     /// The host, without brackets.
     pub host: String,
-    /// The port.
+    /// The TCP port.
     pub port: u16,
     /// `primary`, `replica`, `out-of-sync`, `down` or `maintenance`.
     pub role: PublishedRole,

@@ -120,7 +120,7 @@ mod tests {
             ("{% if groups['my-cache'].wirter %}{% endif %}", "a.j2:1: undefined value"),
             ("\n\n{{ 1 | nosuch }}", "a.j2:3: unknown filter"),
             ("{% for %}", "a.j2:1: syntax error"),
-            ("{{ fail('there is nobody') }}", "a.j2:1: invalid operation: there is nobody"),
+            ("{{ fail('there is no writer') }}", "a.j2:1: invalid operation: there is no writer"),
         ] {
             let error = rendered(source).unwrap_err();
             assert!(error.starts_with(said), "{source}: {error}");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn no_writer_can_be_told_apart_and_has_no_host() {
+    fn no_writer_is_distinguishable_and_has_no_host() {
         let context = context(None);
         let ask = "{% if groups['my-cache'].writer %}yes{% else %}no{% endif %}";
         assert_eq!(render("a.j2", ask, &context).unwrap(), "no");

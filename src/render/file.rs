@@ -79,7 +79,7 @@ impl Destination {
         };
         let at = Self { path, ..self.clone() };
         let found = at.found()?;
-        // Hidden, so that nobody who reads all of a directory's files takes it for one.
+        // Hidden, so that a program that reads all of a directory's files does not take it for one.
         let mut file =
             tempfile::Builder::new().prefix(&format!(".{}.", at.name())).tempfile_in(at.dir())?;
         file.write_all(text.as_bytes())?;
@@ -100,7 +100,7 @@ impl Destination {
         Ok(Candidate { file, at })
     }
 
-    /// A command is due for the file as it is: it was put in place, and nobody has taken notice yet.
+    /// A command is due for the file as it is: it was put in place, and the command has not run since.
     pub fn is_pending(&self) -> bool {
         fs::symlink_metadata(self.pending()).is_ok_and(|found| found.is_file())
     }
@@ -144,7 +144,7 @@ impl Destination {
 }
 
 impl Candidate {
-    /// Where it is.
+    /// The path of the file that is rendered.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
@@ -159,7 +159,7 @@ impl Candidate {
             keep(&at.path, &at.old(), at.dir())?;
         }
         if due {
-            // Not flushed, nor is the directory: whoever loses power starts the program anew, and a file is either
+            // Not flushed, nor is the directory: after a loss of power the program is started anew, and a file is either
             // the old one or the new one.
             mark(&at.pending())?;
         }
@@ -167,7 +167,7 @@ impl Candidate {
     }
 }
 
-/// Makes an empty file, where there is none yet. Who may write to the directory must not lead us to another file by a link
+/// Makes an empty file, where there is none yet. A user who may write to the directory must not lead us to another file by a link
 /// of its name.
 fn mark(path: &Path) -> io::Result<()> {
     match File::options().write(true).create_new(true).open(path) {

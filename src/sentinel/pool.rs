@@ -69,19 +69,19 @@ pub enum PoolReport {
     Login(Address, Option<String>),
 }
 
-/// Who hears about each group's Sentinels.
+/// Where the reports on each group's Sentinels go.
 pub type Hearers = BTreeMap<GroupName, mpsc::Sender<PoolReport>>;
 
-/// What is watched, and for whom. It may change while the pool runs.
+/// What is watched, and for which groups. It may change while the pool runs.
 #[derive(Clone)]
 pub struct Watched {
-    /// Where to look.
+    /// Names, addresses and the Consul service to find Sentinels by.
     pub sources: SentinelSources,
     /// How to look up names.
     pub names: Names,
     /// For each watcher.
     pub settings: WatchSettings,
-    /// Where answers go.
+    /// The receiver of each group's answers.
     pub groups: Hearers,
 }
 
@@ -96,7 +96,7 @@ pub struct Pool {
     pub consul: Consul,
     /// Where the ways to the watchers are to be found.
     pub handles: watch::Sender<SentinelHandles>,
-    /// Who hears where Sentinels are.
+    /// Where the addresses of Sentinels go.
     pub news: mpsc::Sender<SentinelNews>,
 }
 
@@ -149,7 +149,7 @@ impl Pool {
         | SentinelReport::Inventory { sentinel, .. }
         | SentinelReport::Login { sentinel, .. }) = &report;
         if !state.watchers.contains_key(sentinel) {
-            // It was let go of meanwhile, and the groups were told so: a late word would bring it back for good.
+            // It is not watched any more, and the groups know: a late report would bring it back for good.
             return;
         }
         match report {
@@ -246,7 +246,7 @@ fn note(found: Found, failures: Vec<String>, state: &mut PoolState) {
     if failures.is_empty() {
         state.found = found;
     } else {
-        // A look-up that failed is unknown: keep who was there, add who was found.
+        // A look-up that failed is unknown: keep the Sentinels that were there, add those that were found.
         state.found.extend(found);
     }
     if failures != state.said_failures {

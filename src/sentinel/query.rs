@@ -1,4 +1,4 @@
-//! Asking one Sentinel, and telling it.
+//! Asking one Sentinel, and reconfiguring it.
 
 use std::collections::BTreeMap;
 
@@ -134,8 +134,8 @@ pub async fn reconfigure(
     Ok(Some(Done { set, saved }))
 }
 
-/// What was decided still holds for what the Sentinel says now. One that was told by another agent meanwhile, or corrected
-/// by another Sentinel, is left as it is; and one that leads a failover is never made to forget it, which `REMOVE` does.
+/// What was decided still holds for what the Sentinel says now. A Sentinel that was reconfigured by another agent meanwhile, or corrected
+/// by another Sentinel, is left as it is; and a Sentinel that leads a failover is never made to forget it, which `REMOVE` does.
 fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
     match (reconfigure.what, &now.group) {
         (ReconfigureKind::Monitor, group) => group.is_none(),
@@ -196,7 +196,7 @@ async fn all_done(link: &mut Link, commands: &redis::Pipeline) -> Result<bool, L
     Ok(saved)
 }
 
-/// Has the Sentinel forget whom [`Forget`] names, after it was asked once more. Whether it was told.
+/// Has the Sentinel forget the peers that [`Forget`] names, after it was asked once more. Whether it did.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -213,7 +213,7 @@ pub async fn forget(
     Ok(true)
 }
 
-/// Asks the Sentinel for a failover, after it was asked once more what it knows. Whether it was.
+/// Asks the Sentinel for a failover, after it was asked once more what it knows. Whether the failover was asked for.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words (`NOGOODSLAVE`, `INPROG`).
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sentinel_is_told_holds_for_what_it_says_by_then() {
+    fn a_sentinel_is_reconfigured_only_while_the_decision_holds() {
         let (old, new) = ("10.0.0.1:6379", "10.0.0.2:6379");
         let reconfigure = |what, settings| Reconfigure {
             sentinel: "10.0.0.9:26379".parse().unwrap(),
@@ -364,7 +364,7 @@ mod tests {
         assert!(!holds(ReconfigureKind::Repoint, &answer(new, None)), "it knows by now");
         let leads = answer(old, Some(FailoverPhase::WaitPromotion));
         assert!(!holds(ReconfigureKind::Repoint, &leads), "it would forget its failover");
-        assert!(!holds(ReconfigureKind::Repoint, &nothing), "what it lacks is told it by MONITOR");
+        assert!(!holds(ReconfigureKind::Repoint, &nothing), "what it lacks it gets by MONITOR");
         assert!(holds(ReconfigureKind::Remove(1), &answer(old, None)));
         assert!(!holds(ReconfigureKind::Remove(1), &leads));
         assert!(!holds(ReconfigureKind::Settings, &answer(new, None)), "it has them by now");

@@ -33,16 +33,16 @@ const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
 const INVENTORY_EVERY: Duration = Duration::from_secs(10);
 /// Hints waiting to be acted on. Those that do not fit are covered by the ones that do.
 const HINTS_MAX: usize = 256;
-/// Commands of all groups waiting for one Sentinel. One more is left out: what is told is decided anew after
-/// [`TELL_AGAIN_MS`](crate::core::policy::TELL_AGAIN_MS), and what was written down first is written down again.
+/// Commands of all groups waiting for one Sentinel. One more is left out: what is wanted is decided anew after
+/// [`RECONFIGURE_AGAIN_MS`](crate::core::policy::RECONFIGURE_AGAIN_MS), and what was written down first is written down again.
 pub const COMMANDS_MAX: usize = 256;
 
-/// Something for one Sentinel to do.
+/// What a watcher is asked to do with its Sentinel.
 #[derive(Debug, Clone)]
 pub enum SentinelCommand {
     /// Monitor this group, or with other settings, unless it is later than this.
     Reconfigure(GroupName, Reconfigure, Mono),
-    /// Forget those who are gone for good, unless it is later than this.
+    /// Forget stale peers, unless it is later than this.
     Forget(GroupName, Forget, Mono),
     /// Put another primary in the place of one without data, unless it is later than this.
     Replace(GroupName, Replace, Mono),
@@ -143,11 +143,11 @@ impl Questions {
 pub enum SentinelReport {
     /// A Sentinel's answer about a group, or its failure to answer.
     Answer {
-        /// The Sentinel.
+        /// The address that it is watched at.
         sentinel: Address,
-        /// The group.
+        /// The group that was asked about.
         group: GroupName,
-        /// What it said.
+        /// The answer, or why there is none.
         reading: Box<Reading<SentinelAnswer>>,
     },
     /// The groups that a Sentinel monitors.
@@ -181,23 +181,25 @@ pub struct WatchSettings {
     pub clock: Clock,
 }
 
-fn say_told(group: &GroupName, reconfigure: &Reconfigure, done: &Done) {
+fn say_reconfigured(group: &GroupName, reconfigure: &Reconfigure, done: &Done) {
     let Reconfigure { sentinel, primary, settings, .. } = reconfigure;
     match reconfigure.what {
         ReconfigureKind::Monitor => info!(
-            "{group}: told Sentinel {sentinel} that the primary is {primary} (quorum {})",
+            "{group}: reconfigured Sentinel {sentinel}: the primary is {primary} (quorum {})",
             settings.quorum
         ),
         ReconfigureKind::Repoint => info!(
-            "{group}: told Sentinel {sentinel}, which had disagreed, that the primary is {primary}"
+            "{group}: reconfigured Sentinel {sentinel}, which had disagreed: the primary is {primary}"
         ),
         ReconfigureKind::Remove(_) => {
-            info!("{group}: told Sentinel {sentinel} to let go of those it knows, who are gone")
+            info!(
+                "{group}: reconfigured Sentinel {sentinel}: it let go of addresses that do not answer"
+            )
         }
         ReconfigureKind::Settings => {
             let set: Vec<String> =
                 done.set.iter().map(|(name, value)| format!("{name} {value}")).collect();
-            info!("{group}: told Sentinel {sentinel} its settings: {}", set.join(", "));
+            info!("{group}: reconfigured Sentinel {sentinel}: {}", set.join(", "));
         }
     }
 }
@@ -211,7 +213,7 @@ impl WatchSettings {
     }
 }
 
-/// Watches one Sentinel until nobody listens any more; `name` is the one it was listed under.
+/// Watches one Sentinel until the receiver of its reports has ended; `name` is the one it was listed under.
 pub async fn watch_sentinel(
     sentinel: Address,
     name: Option<String>,
@@ -341,7 +343,7 @@ impl Watcher {
         Ok(self.link.insert(link))
     }
 
-    /// Does something on the connection. One that failed to answer would answer the next question with this one's.
+    /// Does something on the connection. A server that failed to answer would answer the next question with this one's.
     async fn on_link<T>(
         &mut self,
         act: impl AsyncFnOnce(&mut Link, &SentinelId) -> Result<T, LinkError>,
@@ -390,7 +392,7 @@ impl Watcher {
 
     async fn report(&self, group: GroupName, reading: Reading<SentinelAnswer>) {
         let sentinel = self.sentinel.clone();
-        // Nobody listens any more: the loop ends with the commands.
+        // Fails when the receiver has ended: the loop ends with the commands.
         let reading = Box::new(reading);
         let _ = self.reports.send(SentinelReport::Answer { sentinel, group, reading }).await;
     }
@@ -487,7 +489,7 @@ impl Watcher {
         let sentinel = self.sentinel.clone();
         match self.on_link(set).await {
             Ok(saved) => {
-                info!("{group}: told Sentinel {sentinel} the new login for the instances");
+                info!("{group}: reconfigured Sentinel {sentinel}: the new login for the instances");
                 self.note_saved(group, saved);
                 let until = Instant::now() + TRIAL;
                 let known = self.logins.entry(group.clone()).or_default();
@@ -497,7 +499,7 @@ impl Watcher {
                 self.report_login(group, None).await;
             }
             Err(error) => {
-                warn!("{group}: cannot tell Sentinel {sentinel} the new login: {error}");
+                warn!("{group}: cannot give Sentinel {sentinel} the new login: {error}");
             }
         }
     }
@@ -655,7 +657,7 @@ impl Watcher {
         };
         match result {
             Ok(Some(done)) => {
-                say_told(group, reconfigure, &done);
+                say_reconfigured(group, reconfigure, &done);
                 self.note_saved(group, done.saved);
                 if let Some(login) = login {
                     let known = self.logins.entry(group.clone()).or_default();
@@ -670,13 +672,13 @@ impl Watcher {
             Ok(None) => {
                 debug!("{group}: Sentinel {} has changed what it knows", self.sentinel);
             }
-            // Several agents tell it at once when a group begins.
+            // Several agents reconfigure it at once when a group begins.
             Err(error) if error.to_string().contains("Duplicate master name") => {
-                debug!("{group}: another agent has told Sentinel {}", self.sentinel);
+                debug!("{group}: another agent has reconfigured Sentinel {}", self.sentinel);
             }
             Err(error) => {
                 self.link = None;
-                warn!("{group}: cannot tell Sentinel {} about the group: {error}", self.sentinel);
+                warn!("{group}: cannot reconfigure Sentinel {}: {error}", self.sentinel);
             }
         }
     }
@@ -687,13 +689,13 @@ impl Watcher {
         };
         match self.on_link(ask).await {
             Ok(Some(done)) => {
-                say_told(group, reconfigure, &done);
+                say_reconfigured(group, reconfigure, &done);
                 self.note_saved(group, done.saved);
             }
             Ok(None) => debug!("{group}: Sentinel {} has changed what it knows", self.sentinel),
             // Several agents tell it at once.
             Err(error) if error.to_string().contains("No such master") => {
-                debug!("{group}: another agent has told Sentinel {}", self.sentinel);
+                debug!("{group}: another agent has reconfigured Sentinel {}", self.sentinel);
             }
             Err(error) => {
                 warn!("{group}: Sentinel {} cannot let go of the group: {error}", self.sentinel);

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::overrides::{deaf, resolved};
 use crate::{read, root};
 
-/// Every document, whoever made it.
+/// Every document, generated or not.
 fn documents() -> Vec<String> {
     let of = |dir: &str| -> Vec<String> {
         let entries = std::fs::read_dir(root().join(dir)).expect(dir);
@@ -152,7 +152,7 @@ fn every_path_that_a_newcomer_is_sent_to_exists() {
     }
 }
 
-/// Whoever is woken by a metric or a problem finds something to do.
+/// Every metric and every problem has something to do about it.
 #[test]
 fn every_metric_and_problem_says_what_to_do() {
     let text = read("docs/metrics.md");

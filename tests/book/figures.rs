@@ -67,8 +67,8 @@ fn seconds(ms: u64) -> String {
 
 fn table() -> String {
     let mut text = format!(
-        "A figure is asserted with {BUSY_FACTOR} times the time that is promised, for the noise of a busy machine; that a \
-         primary which is cut off acknowledges nothing is asserted without it.\n\n\
+        "A figure is asserted with {BUSY_FACTOR} times the time that is promised, for the noise of a busy machine; that an \
+         isolated primary acknowledges nothing is asserted without it.\n\n\
          | promised | from what to what | asserted | by |\n|---|---|---|---|\n"
     );
     for (_, promise) in ALL {

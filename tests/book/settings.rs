@@ -210,7 +210,7 @@ fn config_md_is_what_the_definitions_say() {
     hold("docs/config.md", &page());
 }
 
-/// Whoever adds a key says what it means, and what is done without it.
+/// Every key has a text: what it means, and what is done without it.
 #[test]
 fn every_key_says_what_it_means() {
     let tables = tables();

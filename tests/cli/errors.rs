@@ -189,7 +189,7 @@ const OURS: &[Mistake] = &[
         &["exec", "--announce", "127.0.0.1", "--", "redis-server", "--port", "0"],
         &[],
         64,
-        "error: port 0 and no tls-port: nobody can reach it\n",
+        "error: port 0 and no tls-port: no client can reach it\n",
     ),
     mistake(
         &["exec", "--announce", "127.0.0.1", "--", "redis-server"],
@@ -220,7 +220,7 @@ const OURS: &[Mistake] = &[
 ];
 
 #[test]
-fn a_mistake_is_told_with_what_to_do() {
+fn a_mistake_is_reported_with_what_to_do() {
     // Whatever exec writes before it sees what is wrong, it writes here.
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().to_str().expect("a path");
@@ -236,7 +236,7 @@ fn a_mistake_is_told_with_what_to_do() {
 
 /// What the config file can get wrong, beside what snapshots have: the line, what is wrong, and what to do.
 #[test]
-fn a_mistake_in_the_file_is_told_with_what_to_do() {
+fn a_mistake_in_the_file_is_reported_with_what_to_do() {
     let sentinels = "[sentinels]\naddresses = [\"10.0.0.1:26379\"]\n";
     for (text, said) in [
         ("[http]\nlisten = \"9790\"\n", "hint: write ip:port, or [v6]:port\n"),
@@ -294,11 +294,11 @@ fn a_template_that_cannot_be_used_names_its_line() {
     };
     let hint = "\nhint: consul-redis render --print shows what a template makes; docs/consumers.md has what it sees\n";
     let owner = "\nhint: owner = \"user:group\", of users and groups that this machine knows\n";
-    let nobody = "app.env: there is no user `no-such-user`";
+    let no_user = "app.env: there is no user `no-such-user`";
     for (template, more, said, hint) in [
         ("a\n{% if %}\n", "", "app.env.j2:2: syntax error: ", hint),
         ("{{ nothing", "", "app.env.j2:1: syntax error: ", hint),
-        ("a", "owner = 'no-such-user:'\n", nobody, owner),
+        ("a", "owner = 'no-such-user:'\n", no_user, owner),
     ] {
         write(&source, template);
         write(&config, &entry(more));

@@ -191,7 +191,7 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
-fn an_agent_without_sentinels_is_told_how() {
+fn an_agent_without_sentinels_says_how_to_name_them() {
     let (code, error) = run(&["agent"], &[]);
     assert_eq!(code, 64);
     insta::assert_snapshot!(error);
@@ -215,7 +215,7 @@ fn the_environment_is_checked_like_everything_else() {
 }
 
 #[test]
-fn a_bad_log_level_is_told_before_anything_starts() {
+fn a_bad_log_level_is_reported_before_anything_starts() {
     let args = ["agent", "--sentinels", "127.0.0.1:1", "--log", "loud=very=much"];
     let (code, error) = run(&args, &[]);
     assert_eq!(code, 64);

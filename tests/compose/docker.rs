@@ -25,13 +25,13 @@ pub struct Container {
     pub ip: String,
 }
 
-/// See the module's head.
+/// One `docker compose` project: it is brought down with its volumes when it is dropped.
 pub struct Project {
     name: String,
     files: Vec<String>,
     env: Vec<(&'static str, String)>,
     dns: SocketAddr,
-    /// Those of containers that scaling has taken away stay behind, and nobody's name is on them.
+    /// Those of containers that scaling has taken away stay behind, without the project's name.
     volumes: RefCell<BTreeSet<String>>,
 }
 
@@ -70,7 +70,7 @@ fn compose_program() -> Option<&'static [&'static str]> {
 }
 
 impl Project {
-    /// A project of its own: its name and its ports are nobody else's.
+    /// A project of its own: no other one has its name or its ports.
     pub fn new(name: &str, files: &[&str]) -> Self {
         let ports = free_ports(&[Ipv4Addr::LOCALHOST], 2).expect("two ports");
         let (http, dns) = (ports[0], ports[1]);
@@ -183,13 +183,13 @@ impl Project {
     /// The container at an address.
     pub fn named(&self, service: &str, ip: &str) -> String {
         let found = self.running(service).into_iter().find(|container| container.ip == ip);
-        found.unwrap_or_else(|| panic!("nobody is at {ip}\n{}", self.logs())).name
+        found.unwrap_or_else(|| panic!("no container is at {ip}\n{}", self.logs())).name
     }
 
     /// One more container of a service, which gets the lowest address that is free; its name.
     pub fn take_address(&self, service: &str) -> String {
         let before: Vec<String> = self.running(service).into_iter().map(|c| c.name).collect();
-        // One is cut off, and counts.
+        // One is disconnected from the network, and counts.
         let count = format!("{service}={}", before.len() + 2);
         self.compose(&["up", "-d", "--no-recreate", "--scale", &count, "--scale", "sentinel=5"]);
         let now = self.running(service).into_iter().map(|c| c.name);
@@ -297,7 +297,7 @@ impl Drop for Project {
     fn drop(&mut self) {
         let down = ["down", "--volumes", "--remove-orphans", "--timeout", "2"];
         let _ = self.command(&down).output();
-        // Those that are gone already are no error to anybody.
+        // Those that are gone already are no error.
         let volumes = self.volumes.take();
         let _ = Command::new("docker").args(["volume", "rm"]).args(volumes).output();
     }

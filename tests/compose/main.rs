@@ -28,7 +28,7 @@ const SOME: usize = 200;
 /// The longest time that anything else may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A project that runs, somebody who looks, and what was written so far.
+/// A project that runs, its reader, and what was written so far.
 struct Scenario {
     project: Rc<Project>,
     reader: Reader,
@@ -80,7 +80,7 @@ impl Scenario {
         found.await.unwrap_or_else(|error| panic!("{error}\n{}", self.project.logs()))
     }
 
-    /// Waits until everybody has found a place: one primary, the name leads to it, and so many follow it.
+    /// Waits until every instance has its role: one primary, the name leads to it, and so many follow it.
     async fn until_in_place(&mut self, replicas: usize) -> String {
         let found = until("one primary and its replicas", PATIENCE, || async {
             let mut primaries = Vec::new();
@@ -218,7 +218,7 @@ async fn the_compose_file_holds_through_scaling_killing_pausing_and_cutting_off(
     let third = all.until_in_place(2).await;
     all.say("3 Redis and 5 Sentinels in place");
 
-    // One Sentinel less, and the primary is told to stop: it hands over first.
+    // One Sentinel less, and the primary is stopped: it hands over first.
     let stopped = all.project.named("redis", &third);
     let writers = Writers::by_name(all.project.dns());
     writers.until_more(SOME).await;
@@ -291,7 +291,7 @@ async fn sentinels_are_found_by_a_name_that_stands_for_all_of_them() {
     all.until_in_place(3).await;
     all.say(&format!("all in place {} ms after the start", back.elapsed().as_millis()));
 
-    // Once more, and nobody gets an address that any of them had.
+    // Once more, and no container gets an address that any of them had.
     let ips = |all: &Scenario| -> Vec<String> {
         let redis = all.project.running("redis").into_iter().chain(all.project.running("sentinel"));
         redis.map(|container| container.ip).collect()

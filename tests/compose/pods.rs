@@ -197,7 +197,7 @@ impl Pods {
         format!("{}-{}-{number}", self.project.name(), set.service)
     }
 
-    /// As when a node is lost: nobody is asked.
+    /// As when a node is lost: the pod does not stop in order.
     pub fn lose(&self, set: &PodSet, number: usize) {
         self.project.docker(&["rm", "--force", &self.name(set, number)]);
     }
@@ -217,7 +217,7 @@ impl Pods {
         number.expect("a number at the end of its name")
     }
 
-    /// One that nobody has had.
+    /// An address that no pod has had.
     fn new_address(&self) -> Ipv4Addr {
         let number = self.next.replace(self.next.get() + 1);
         Ipv4Addr::from(u32::from(self.subnet.0) + number)

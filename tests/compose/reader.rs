@@ -1,4 +1,4 @@
-//! Somebody who asks Consul's DNS for the writer all the time.
+//! A client that asks Consul's DNS for the writer all the time.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ impl fmt::Display for Seen {
     }
 }
 
-/// See the module's head.
+/// A task that asks Consul's DNS for the writer, and counts the answers.
 pub struct Reader {
     seen: watch::Receiver<Seen>,
     _task: AbortOnDropHandle<()>,

@@ -19,7 +19,7 @@ use crate::support::{
     until_writer, world,
 };
 
-/// Keys that everybody has.
+/// Keys that all instances have.
 const COMMON: usize = 20;
 /// Keys that the primary and one replica have on top.
 const MORE: usize = 20;
@@ -176,7 +176,7 @@ impl Stopped {
         let _ = std::fs::remove_dir_all(dir.join("appendonlydir"));
     }
 
-    /// Everybody has everything, and follows this one.
+    /// All instances have all keys, and follow this one.
     async fn until_led_by(&self, leader: &str, agents: &[Process]) {
         let found = until_writer(&self.world, "redis", 60, None).await;
         until_in_sync(&self.world, "redis", 2).await;
@@ -188,7 +188,7 @@ impl Stopped {
     }
 }
 
-/// The primary is among those that return: whoever comes first, it leads, and everybody has its data.
+/// The primary is among those that return: whichever comes first, it leads, and all instances have its data.
 async fn all_return(kept: Kept, order: fn(&Stopped) -> [String; 3], sentinels_first: bool) {
     let mut stopped = stop_everything(kept).await;
     if sentinels_first {
@@ -282,13 +282,13 @@ async fn until_replaced(
 }
 
 #[tokio::test]
-async fn an_empty_primary_that_is_the_first_to_return_leads_nobody_who_has_data() {
+async fn an_empty_primary_that_is_the_first_to_return_leads_no_instance_with_data() {
     empty_and_first(Kept::Rdb, false).await;
 }
 
 /// An append-only file does not say how far its data is (`docs/facts/sentinel.md` 8): it is one of those who have any.
 #[tokio::test]
-async fn an_empty_primary_leads_nobody_whose_data_is_in_an_append_only_file() {
+async fn an_empty_primary_leads_no_instance_whose_data_is_in_an_append_only_file() {
     let mut stopped = stop_everything(Kept::Aof).await;
     let (primary, full) = (stopped.primary.clone(), stopped.full.clone());
     stopped.lose_data(&primary);
@@ -306,15 +306,15 @@ async fn an_empty_primary_leads_nobody_whose_data_is_in_an_append_only_file() {
     }
 }
 
-/// As a container's does, the other one's config has forgotten whom it followed: it is a second primary.
+/// As a container's does, the other one's config has forgotten which instance it followed: it is a stray primary.
 #[tokio::test]
-async fn a_second_primary_that_holds_the_data_leads_in_the_place_of_an_empty_one() {
+async fn a_stray_primary_that_holds_the_data_leads_in_the_place_of_an_empty_one() {
     empty_and_first(Kept::Rdb, true).await;
 }
 
-/// The primary is restarted without its data before anybody calls it down, and its replicas come back to it at once.
+/// The primary is restarted without its data before a Sentinel calls it down, and its replicas come back to it at once.
 #[tokio::test]
-async fn a_primary_restarted_without_its_data_leads_nobody_who_has_it() {
+async fn a_primary_restarted_without_its_data_leads_no_instance_that_has_it() {
     restarted_without_its_data(WorldSpec::default()).await;
 }
 
@@ -341,10 +341,10 @@ pub async fn restarted_without_its_data(spec: WorldSpec) -> World {
     world
 }
 
-/// What `docs/guarantees.md` advises: an empty primary that starts as a replica empties nobody, and Sentinels put
+/// What `docs/guarantees.md` advises: an empty primary that starts as a replica empties no instance, and Sentinels put
 /// another one in its place.
 #[tokio::test]
-async fn an_empty_primary_that_starts_as_a_replica_leads_nobody() {
+async fn an_empty_primary_that_starts_as_a_replica_leads_no_instance() {
     let mut stopped = stop_everything(Kept::Rdb).await;
     let (primary, full) = (stopped.primary.clone(), stopped.full.clone());
     stopped.lose_data(&primary);

@@ -119,7 +119,7 @@ impl Browser {
         self.post("/actions", actions).await;
     }
 
-    /// What somebody who does not see the page is told: role and name of all that is not left out.
+    /// What a screen reader says of the page: role and name of all that is not left out.
     pub async fn told(&self) -> Vec<(String, String)> {
         self.command("Accessibility.enable", json!({})).await;
         let tree = self.command("Accessibility.getFullAXTree", json!({})).await;

@@ -15,7 +15,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// One that nobody has heard of before; its certificate is in `dir`.
+    /// A new authority; its certificate is in `dir`.
     pub fn new(dir: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

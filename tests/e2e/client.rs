@@ -16,7 +16,7 @@ use crate::support::{
     agent, agents, base64, program, record, until_in_sync, until_record, until_writer, world,
 };
 
-/// A change is told within this long after it was published, on a machine that does much else.
+/// A change is reported within this long after it was published, on a machine that does much else.
 const CHANGE_WITHIN: Duration = Duration::from_millis(500);
 
 /// The example, built as it is now: not every way to run this test builds it.
@@ -75,14 +75,14 @@ async fn a_program_follows_the_writer_by_keys_and_by_dns() {
     let log = by_dns.log();
     assert!(log.lines().filter(|line| !line.starts_with("no writer: ")).count() == 2, "{log}");
 
-    // A name that is nobody's is told so, and at once.
-    let mut nobody = start(&world, "nobody", &["radis"]);
-    assert_eq!(nobody.end(Duration::from_secs(5)).await.unwrap(), 1);
-    assert!(nobody.log().contains("NothingPublished(\"radis\")"), "{}", nobody.log());
+    // The name of a group that does not exist is an error at once.
+    let mut unknown = start(&world, "unknown", &["radis"]);
+    assert_eq!(unknown.end(Duration::from_secs(5)).await.unwrap(), 1);
+    assert!(unknown.log().contains("NothingPublished(\"radis\")"), "{}", unknown.log());
 }
 
 #[tokio::test]
-async fn a_change_is_told_at_once_and_no_writer_is_an_answer() {
+async fn a_change_is_reported_at_once_and_no_writer_is_an_answer() {
     let mut world = world(WorldSpec { redis: 2, sentinels: 1, ..WorldSpec::default() }).await;
     let _agent = agent(&world, "agent", &[], &[]);
     let first = until_writer(&world, "redis", 20, None).await;
@@ -94,7 +94,7 @@ async fn a_change_is_told_at_once_and_no_writer_is_an_answer() {
     let mut changes = writers.watch();
     assert_eq!(changes.next().await, Some(known));
 
-    // Nobody is left to take its place.
+    // No instance is left to take its place.
     for server in &mut world.groups[0].redis {
         server.kill();
     }
@@ -105,8 +105,8 @@ async fn a_change_is_told_at_once_and_no_writer_is_an_answer() {
     assert!(took < CHANGE_WITHIN, "{took:?}");
     assert_eq!(writers.writer().await, Ok(None));
     let waited = Duration::from_millis(200);
-    let nobody = writers.wait_for_writer(waited).await.unwrap_err();
-    assert_eq!(nobody, Error::NoWriter { waited, why: down.why });
+    let none = writers.wait_for_writer(waited).await.unwrap_err();
+    assert_eq!(none, Error::NoWriter { waited, why: down.why });
 
     for server in &mut world.groups[0].redis {
         server.restart().await.unwrap();
@@ -152,7 +152,7 @@ async fn silence_and_lost_data_take_no_writer_away() {
     assert_eq!(writers.writer().await.unwrap(), known);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(writers.seen().unwrap().age() >= aged + Duration::from_millis(300));
-    // Who has not heard it before is told that nobody answers.
+    // A client without an earlier answer gets the error that Consul does not answer.
     let late = by_keys(&world);
     let error = late.wait_for_writer(Duration::from_millis(500)).await.unwrap_err();
     assert!(matches!(&error, Error::Silent(text) if text.contains("does not answer")), "{error}");
@@ -176,7 +176,7 @@ async fn silence_and_lost_data_take_no_writer_away() {
 }
 
 #[tokio::test]
-async fn who_may_not_read_is_told_so() {
+async fn a_client_that_may_not_read_gets_an_error() {
     let spec = WorldSpec {
         redis: 1,
         sentinels: 1,

@@ -87,7 +87,7 @@ async fn a_wiped_consul_is_filled_again_above_the_last_generation() {
 }
 
 #[tokio::test]
-async fn rows_and_keys_that_somebody_changes_are_put_back() {
+async fn rows_and_keys_that_another_program_changes_are_put_back() {
     let world = world(WorldSpec::default()).await;
     let _agents = agents(&world, 2, &[]);
     let writer = until_writer(&world, "redis", 20, None).await;
@@ -141,7 +141,11 @@ async fn our_policies_are_enough_where_consul_denies_by_default(consul_servers: 
     .await
     .unwrap_or_else(|error| panic!("{error}\n{}", agent.log()));
     assert!(!agent.log().contains("enied"), "{}", agent.log());
-    assert!(!agent.log().contains("put back"), "nobody changes anything: {}", agent.log());
+    assert!(
+        !agent.log().contains("put back"),
+        "no other program changes anything: {}",
+        agent.log()
+    );
     // A reader reads, and no more.
     let status = run(&world, &["status"], &[("CONSUL_HTTP_TOKEN", &reads)]);
     assert!(text(&status).contains("watched by: agent-0"), "{}", text(&status));

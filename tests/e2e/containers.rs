@@ -1,4 +1,4 @@
-//! Containers, more or less: each is a process of ours with a Redis or a Sentinel as its child, and all that it is told is
+//! Containers, more or less: each is a process of ours with a Redis or a Sentinel as its child, and all that it knows is
 //! where Consul is.
 
 use std::path::{Path, PathBuf};
@@ -152,7 +152,7 @@ impl Container {
     }
 }
 
-pub const NOBODY: Said<'static> = Said { options: &[], wrapper: &[], env: &[], config: None };
+pub const PLAIN: Said<'static> = Said { options: &[], wrapper: &[], env: &[], config: None };
 
 pub fn spec() -> WorldSpec {
     WorldSpec { redis: 0, sentinels: 0, from_scratch: true, ..WorldSpec::default() }
@@ -179,12 +179,12 @@ pub async fn group_with(
     let mut all = Vec::new();
     for index in 0..redis {
         let options = &["--expect", &expect][..];
-        let said = Said { options, env, config, ..NOBODY };
+        let said = Said { options, env, config, ..PLAIN };
         all.push(Container::new(world, &format!("redis-{index}"), said));
     }
     let mut sentinels = Vec::new();
     for index in 0..3 {
-        let said = Said { env, ..NOBODY };
+        let said = Said { env, ..PLAIN };
         sentinels.push(Container::new(world, &format!("sentinel-{index}"), said));
     }
     for container in all.iter_mut().chain(&mut sentinels) {
@@ -206,7 +206,7 @@ impl Group {
         self.redis.iter().position(at).expect("an address")
     }
 
-    /// Every Sentinel lists every replica: from now on a failover has somebody to choose.
+    /// Every Sentinel lists every replica: from now on a failover has a replica to choose.
     pub async fn until_known(&self) {
         for sentinel in &self.sentinels {
             let what = format!("{} knows all replicas", sentinel.name);

@@ -49,7 +49,7 @@ async fn from_scratch_it_shows_the_first_primary_too() {
     let output = demo(&["--from-scratch"]).output().unwrap();
     assert_timeline(&output);
     let shown = text(&output);
-    for line in ["a primary by itself, 0 keys", "monitors 0 groups", "nobody knew of one"] {
+    for line in ["a primary by itself, 0 keys", "monitors 0 groups", "no Sentinel knew of one"] {
         assert!(shown.contains(line), "no `{line}` in\n{shown}");
     }
     let times = ["confirmed", "in sync", "at rest"].map(|name| step(&shown, name));

@@ -1,4 +1,4 @@
-//! `doctor` on real servers: none of its findings where all is well, and each fault as somebody makes it.
+//! `doctor` on real servers: none of its findings where all is well, and each fault as an operator makes it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -132,7 +132,7 @@ async fn what_is_wrong_with_sentinels_is_found() {
     world.sentinels.push(fourth);
     world.settle().await.unwrap();
     until_found(&world, &[], &["sentinels-even"]).await;
-    // One that is gone is heard by nobody after down-after; a replica too.
+    // After down-after, no Sentinel hears one that is gone; a replica too.
     world.sentinels[3].kill();
     until_found(&world, &[], &["sentinels-even", "sentinel-down"]).await;
     world.groups[0].redis[2].kill();
@@ -143,7 +143,7 @@ async fn what_is_wrong_with_sentinels_is_found() {
 }
 
 #[tokio::test]
-async fn somebody_else_under_the_same_name_is_found() {
+async fn another_program_under_the_same_name_is_found() {
     let (world, _agents, writer) = well(WorldSpec::default()).await;
     let theirs =
         json!({"Name": "redis-primary", "ID": "theirs", "Address": "10.9.9.9", "Port": 6379});

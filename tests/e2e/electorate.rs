@@ -9,7 +9,7 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::text as said;
 
-use crate::containers::{Container, NOBODY, group, spec};
+use crate::containers::{Container, PLAIN, group, spec};
 use crate::support::{
     agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_record,
     until_writer, world,
@@ -81,7 +81,7 @@ async fn another_group_of_the_same_name_is_left_alone_until_an_operator_adopts_i
         ["other-0", "other-1"].iter().map(|name| agent_at(&other, &ours, name)).collect();
     until_said(&others, "WARN").await;
     until_said(&others, &format!("another group is published as redis, by {}", before.by)).await;
-    // What it does not say is how to delete somebody's data.
+    // What it does not say is how to delete another's data.
     let (code, found) = run_at(&other, &ours, &["doctor", "redis"]);
     assert!(code == Some(2) && found.contains("not-ours"), "{found}");
     assert!(!found.contains("REPLICAOF"), "{found}");
@@ -147,8 +147,8 @@ async fn an_installation_does_not_let_blank_servers_of_others_in() {
     let before = until_in_sync(&world, "redis", 1).await;
     assert_eq!(before.installation.as_deref(), Some("prod"));
     production.until_known().await;
-    let redis = Container::start(&mut world, "redis-stranger", NOBODY).await;
-    let sentinel = Container::start(&mut world, "sentinel-stranger", NOBODY).await;
+    let redis = Container::start(&mut world, "redis-stranger", PLAIN).await;
+    let sentinel = Container::start(&mut world, "sentinel-stranger", PLAIN).await;
     for container in [&redis, &sentinel] {
         until("it says why it does nothing", Duration::from_secs(30), || async {
             let log = container.log();

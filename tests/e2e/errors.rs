@@ -21,7 +21,7 @@ fn answered(world: &World, mistakes: &[Mistake<'_>]) {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_told_with_what_can() {
+async fn what_cannot_be_done_is_reported_with_what_can() {
     let world = world(WorldSpec::default()).await;
     let _agents = agents(&world, 1, &[]);
     let writer = until_writer(&world, "redis", 20, None).await;
@@ -92,7 +92,7 @@ async fn what_cannot_be_done_is_told_with_what_can() {
 }
 
 #[tokio::test]
-async fn who_does_not_answer_is_told_with_what_to_look_at() {
+async fn a_server_that_does_not_answer_is_reported_with_what_to_look_at() {
     let world = world(WorldSpec::default()).await;
     let _agents = agents(&world, 1, &[]);
     until_writer(&world, "redis", 20, None).await;
@@ -105,7 +105,7 @@ async fn who_does_not_answer_is_told_with_what_to_look_at() {
             &[],
             1,
             "Address already in use",
-            "hint: choose another --listen, or end who has it\n",
+            "hint: choose another --listen, or end what has it\n",
         ),
         (
             &["status"],

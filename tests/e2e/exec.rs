@@ -1,5 +1,5 @@
-//! `consul-redis exec` as containers run it: each Redis and each Sentinel is the child of a process of ours, and nobody
-//! is told anything about anybody else but where Consul is.
+//! `consul-redis exec` as containers run it: each Redis and each Sentinel is the child of a process of ours, and knows
+//! of the others only where Consul is.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use consul_redis::redis_link::{Link, LinkSettings, fields};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use crate::containers::{Container, NOBODY, Said, group, group_with, spec};
+use crate::containers::{Container, PLAIN, Said, group, group_with, spec};
 use crate::promises::ALL_RESTARTED;
 use crate::support::{
     record, run, text, until_in_sync, until_named, until_record, until_writer, world, writers,
@@ -52,8 +52,8 @@ async fn blank_containers_become_a_group_and_a_killed_primary_comes_back_as_a_re
     let old = group.index(&writer);
     assert_eq!(run(&world, &["health", &writer], &[]).status.code(), Some(0));
     let port = free_port(&[world.address()]).unwrap();
-    let nobody = run(&world, &["health", &format!("127.0.0.1:{port}")], &[]);
-    assert_eq!(nobody.status.code(), Some(1), "{}", text(&nobody));
+    let closed = run(&world, &["health", &format!("127.0.0.1:{port}")], &[]);
+    assert_eq!(closed.status.code(), Some(1), "{}", text(&closed));
 
     assert_eq!(group.redis[old].kill_server().await, 137, "128 and SIGKILL");
     let said = group.redis[old].log();
@@ -68,7 +68,7 @@ async fn blank_containers_become_a_group_and_a_killed_primary_comes_back_as_a_re
     assert_eq!(master, group.at(&new).address.host());
 }
 
-/// Replicas of nobody refuse PING then, and are well.
+/// Detached instances refuse PING then, and are well.
 #[tokio::test]
 async fn instances_that_serve_nothing_stale_become_a_group_too() {
     let mut world = world(spec()).await;
@@ -82,7 +82,7 @@ async fn instances_that_serve_nothing_stale_become_a_group_too() {
     assert_eq!(fields(&setting).unwrap()["replica-serve-stale-data"], "no");
 }
 
-/// It was the primary, its volume is gone, and it is back before anybody has noticed.
+/// It was the primary, its volume is gone, and it is back before a Sentinel has noticed.
 #[tokio::test]
 async fn a_reborn_empty_primary_does_no_harm() {
     let mut world = world(spec()).await;
@@ -114,7 +114,7 @@ async fn a_reborn_empty_primary_does_no_harm() {
     assert_eq!(until_writer(&world, "redis", 5, None).await, new);
 }
 
-/// Nobody can take its place, its Sentinels still announce it, and it always starts as a replica.
+/// No instance can take its place, its Sentinels still announce it, and it always starts as a replica.
 #[tokio::test]
 async fn a_lone_primary_with_its_data_is_the_primary_again() {
     let mut world = world(spec()).await;
@@ -141,7 +141,7 @@ async fn a_lone_primary_with_its_data_is_the_primary_again() {
     // A failover with Sentinel's default of 60 s takes longer than that; so does one with 1500 ms, by a little.
     assert!(up.elapsed() < Duration::from_millis(3_500), "{:?}", up.elapsed());
     assert_eq!(until_writer(&world, "redis", 10, None).await, writer);
-    // The same one when it leads before anybody has seen it as a replica.
+    // The same one when it leads before an agent has seen it as a replica.
     assert!(record(&world, "redis").await.unwrap().generation >= generation);
     assert_eq!(group.redis[0].get("kept").await, "1");
 }
@@ -153,13 +153,13 @@ async fn signals_reach_the_server_its_exit_code_is_ours_and_orphans_are_reaped()
     let config = world.dir().join("agent.toml");
     std::fs::write(&config, "").unwrap();
     let options = ["--config", config.to_str().unwrap()];
-    let said = Said { wrapper: &wrapper, options: &options, ..NOBODY };
+    let said = Said { wrapper: &wrapper, options: &options, ..PLAIN };
     let mut container = Container::start(&mut world, "redis", said).await;
     // An orphan is ours once its parent is gone.
     let ours = container.process().id();
     let orphans = || children(ours).into_iter().filter(|(_, name, _)| name == "sleep");
     assert_eq!(orphans().count(), 1, "{:?}", children(ours));
-    until("nobody is left unburied", Duration::from_secs(10), || async {
+    until("no zombie is left", Duration::from_secs(10), || async {
         match orphans().next() {
             None => Ok(()),
             Some(orphan) => Err(LabError(format!("{orphan:?}"))),
@@ -167,7 +167,7 @@ async fn signals_reach_the_server_its_exit_code_is_ours_and_orphans_are_reaped()
     })
     .await
     .unwrap();
-    // SIGHUP makes the agent read its config again, and does not stop anybody.
+    // SIGHUP makes the agent read its config again, and stops neither it nor the server.
     for (text, said) in [
         ("[http]\nlisten = \"127.0.0.1:0\"\n", "in force: [http]"),
         ("[log]\nlevl = \"debug\"\n", "unknown field `levl`"),
@@ -184,7 +184,7 @@ async fn signals_reach_the_server_its_exit_code_is_ours_and_orphans_are_reaped()
     }
     assert!(container.log().contains("the running one stays"), "{}", container.log());
     std::fs::write(&config, "").unwrap();
-    container.ask(&["SET", "x", "1"]).await.expect_err("a replica of nobody takes no writes");
+    container.ask(&["SET", "x", "1"]).await.expect_err("a detached instance takes no writes");
     container.process().signal(Signal::SIGTERM).unwrap();
     assert_eq!(container.process().end(Duration::from_secs(10)).await.unwrap(), 0);
     let said = container.log();
@@ -231,7 +231,7 @@ async fn without_consul_the_server_serves_all_the_same() {
         wrapper: &["sh", "-c", &script, "sh"],
         env: &[("CONSUL_REDIS_PASSWORD", "hunter2")],
         config: Some(&config),
-        ..NOBODY
+        ..PLAIN
     };
     let mut container = Container::new(&mut world, "redis", said);
     world.consul.kill();
@@ -258,7 +258,7 @@ async fn without_consul_the_server_serves_all_the_same() {
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     let log = container.log();
-    assert!(log.contains("starts as a replica of nobody, for Consul does not say"), "{log}");
+    assert!(log.contains("starts detached, for Consul does not say"), "{log}");
     container.process().signal(Signal::SIGTERM).unwrap();
     assert_eq!(container.process().end(Duration::from_secs(10)).await.unwrap(), 0);
     std::fs::remove_file(&config).unwrap();
@@ -278,7 +278,7 @@ async fn without_consul_the_server_serves_all_the_same() {
 
 /// `docker stop` on the primary: the name is at another one before the old one ends.
 #[tokio::test]
-async fn a_primary_that_is_told_to_stop_hands_over_first() {
+async fn a_primary_that_is_stopped_hands_over_first() {
     let mut world = world(spec()).await;
     let mut group = group(&mut world, 3, &[]).await;
     let writer = until_writer(&world, "redis", 30, None).await;

@@ -81,7 +81,7 @@ async fn events(world: &World) -> (mpsc::Receiver<String>, Vec<AbortOnDropHandle
     (receive, tasks)
 }
 
-/// What would be a Sentinel disturbed by a fence: one that calls anybody down, or fails over.
+/// The events of a Sentinel that a fence has disturbed: it calls a server down, or fails over.
 fn disturbances(mut events: mpsc::Receiver<String>) -> Vec<String> {
     let mut all = Vec::new();
     while let Ok(event) = events.try_recv() {
@@ -130,7 +130,7 @@ pub async fn a_returning_old_primary_is_fenced_and_its_clients_are_disconnected(
     let server = world.server(&old).unwrap();
     until_follows(server, &new).await;
     assert!(returned.elapsed() < SENTINEL_WAITS, "Sentinel did it: {}", logs(&agents));
-    let said = format!("{old} was a second primary; it is a replica of {new} now");
+    let said = format!("{old} was a stray primary; it is a replica of {new} now");
     // It follows a moment before the agent has the answer.
     until(&said, Duration::from_secs(5), || async {
         let log = logs(&agents);
@@ -186,7 +186,7 @@ pub async fn left_to_sentinel_when_the_operator_wants_it_so() {
     let server = world.server(&old).unwrap();
     assert_eq!(server.follows().await.unwrap(), None, "{}", logs(&agents));
     let status = run(&world, &["status", "--config", config.to_str().unwrap()], &[]);
-    let said = format!("{old} is a second primary, and fence = false leaves it to Sentinel");
+    let said = format!("{old} is a stray primary, and fence = false leaves it to Sentinel");
     assert!(text(&status).contains(&said), "{}", text(&status));
     until_follows(server, &new).await;
     // The agent lives, and left it alone all the same.
@@ -195,7 +195,7 @@ pub async fn left_to_sentinel_when_the_operator_wants_it_so() {
     must_follow_a_failover(&mut world).await;
 }
 
-/// An instance whose address a group's Sentinels know, with data of its own: nobody's data is deleted by us.
+/// An instance whose address a group's Sentinels know, with data of its own: no agent deletes data.
 pub async fn foreign_data_is_refused_with_a_reason(consul_servers: u8) {
     let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
@@ -256,7 +256,7 @@ pub async fn one_that_returns_without_its_data_is_fenced_although_clients_write_
     let took = first.zip(last).map(|(first, last)| last - first);
     assert!(took.is_some_and(|took| took < SENTINEL_WAITS), "{took:?}\n{}", logs(&agents));
     // An agent may be quicker than the client's first write; then it was blank still.
-    let said = ["a second primary, restarted without its data", "blank"]
+    let said = ["a stray primary, restarted without its data", "blank"]
         .map(|what| format!("{old} was {what}; it is a replica of {new} now"));
     // The client may know it before the agent has said it.
     until("an agent says what it did", Duration::from_secs(5), || async {

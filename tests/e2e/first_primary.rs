@@ -1,4 +1,4 @@
-//! Groups that nobody knows yet: every Redis by itself, Sentinels that monitor nothing, an agent on each host.
+//! Blank groups: every Redis by itself, Sentinels that monitor nothing, an agent on each host.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub async fn blank_instances_and_sentinels_that_know_nothing_become_a_group(cons
     until_named(&world, "redis-primary", &[writer]).await;
     world.settle().await.unwrap();
     let first = logs(&agents);
-    assert!(first.contains("generation 1, the first primary: nobody knew of one"), "{first}");
+    assert!(first.contains("generation 1, the first primary: no Sentinel knew of one"), "{first}");
     let status = run(&world, &["status"], &[]);
     assert_eq!(status.status.code(), Some(0), "{}", text(&status));
 }

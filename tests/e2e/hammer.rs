@@ -29,7 +29,7 @@ const ASK_EVERY: Duration = Duration::from_millis(3);
 const ANSWERS_BEFORE: usize = 20;
 /// Answers that each reader has in the end.
 const ANSWERS_MIN: usize = 41;
-/// What one reader is told.
+/// One answer that a reader gets.
 #[derive(Debug)]
 struct Told {
     writers: Vec<String>,
@@ -153,12 +153,12 @@ impl Hammer {
         .unwrap();
     }
 
-    /// Waits until every reader of so many servers has been told this writer.
+    /// Waits until every reader of so many servers has got this writer.
     #[track_caller]
     pub fn until_told(&self, writer: &str, servers: usize) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
         async move {
-            let told = until("all readers are told", Duration::from_secs(20), || async {
+            let told = until("all readers get it", Duration::from_secs(20), || async {
                 let answers = self.answers.lock().unwrap();
                 let are = answers.iter().filter(|answer| answer.writers == [writer]);
                 let readers: BTreeSet<_> = are.map(|answer| answer.reader).collect();
@@ -413,7 +413,7 @@ impl Seen {
         late
     }
 
-    /// Once a reader has been told `new`, it is told none of the others again; and every one has been told.
+    /// Once a reader has got `new`, it gets none of the others again; and every one has got it.
     #[track_caller]
     pub fn never_back_from(&self, new: &str) {
         let mut moved = BTreeSet::new();
@@ -426,6 +426,6 @@ impl Seen {
             }
         }
         let readers = KINDS.len() * self.servers;
-        assert_eq!(moved.len(), readers, "not every reader was told {new}: {moved:?}");
+        assert_eq!(moved.len(), readers, "not every reader got {new}: {moved:?}");
     }
 }

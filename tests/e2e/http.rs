@@ -38,7 +38,7 @@ async fn metrics_follow_a_failover() {
     let before = counted(&all, &committed);
     assert!(before >= 1.0, "{all}");
     let timed = "consul_redis_promotion_to_published_seconds_count{group=\"redis\"}";
-    assert_eq!(counted(&all, timed), 0.0, "nobody was promoted yet\n{all}");
+    assert_eq!(counted(&all, timed), 0.0, "no instance was promoted yet\n{all}");
     for sentinel in &world.sentinels {
         let labels = format!("{{group=\"redis\",sentinel=\"{}\"}}", sentinel.address);
         let age = counted(&all, &format!("consul_redis_sentinel_look_age_seconds{labels}"));
@@ -181,7 +181,7 @@ async fn until_checked(world: &World, count: usize) {
 }
 
 #[tokio::test]
-async fn load_balancers_are_told_the_role_and_its_generation() {
+async fn load_balancers_get_the_role_and_its_generation() {
     let mut world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
     let running = agent(&world, "agent", &["--listen", "127.0.0.1:0"], &[]);
     let url = http_address(&running).await;
@@ -197,7 +197,7 @@ async fn load_balancers_are_told_the_role_and_its_generation() {
     for instance in [&first, &second] {
         assert_eq!(asked(&url, &of("health", instance)).await.0, 200);
     }
-    assert_eq!(asked(&url, &of("health", "10.9.9.9:1")).await.0, 503, "nobody knows it");
+    assert_eq!(asked(&url, &of("health", "10.9.9.9:1")).await.0, 503, "no agent knows it");
     // Without an instance in observer mode: whichever it may be.
     assert_eq!(asked(&url, "/primary").await.0, 200);
     assert_eq!(asked(&url, "/replica?instance=any&group=redis").await.0, 200);
@@ -206,7 +206,7 @@ async fn load_balancers_are_told_the_role_and_its_generation() {
     assert_eq!(asked(&url, &bound).await.0, 200);
     let later = format!("{}&generation=2", of("primary", &first));
     assert_eq!(asked(&url, &later).await.0, 503);
-    // What nobody can have meant.
+    // Queries that make no sense.
     assert_eq!(asked(&url, "/primary?group=other").await.0, 404);
     assert_eq!(asked(&url, "/primary?instance=nonsense").await.0, 400);
     assert_eq!(asked(&url, "/primary?role=primary").await.0, 400);
@@ -232,7 +232,7 @@ async fn load_balancers_are_told_the_role_and_its_generation() {
     assert_eq!(asked(&url, &of("replica", &second)).await.0, 503);
     until_checked(&world, 1).await;
 
-    // Neither Consul nor a majority of the Sentinels: nobody knows who leads.
+    // Neither Consul nor a majority of the Sentinels: it is unknown which instance leads.
     world.consul.kill();
     assert_eq!(asked(&url, &of("primary", &second)).await.0, 200, "the Sentinels still say so");
     for sentinel in &mut world.sentinels {

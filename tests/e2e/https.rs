@@ -33,7 +33,7 @@ impl Files {
     }
 }
 
-/// Somebody who believes one authority, and shows a certificate of another, or none.
+/// A client that believes one authority, and shows a certificate of another, or none.
 fn visitor(believes: &Authority, shows: Option<&Authority>) -> reqwest::Client {
     let pem = std::fs::read(&believes.file).unwrap();
     let roots = reqwest::Certificate::from_pem_bundle(&pem).unwrap();
@@ -101,10 +101,14 @@ async fn a_client_certificate_opens_what_a_token_opens() {
     let asks = [&files.args()[..], &["--listen-client-ca", ca]].concat();
     let (_alone, url) = started(&world, "agent-0", &asks).await;
     until_writer(&world, "redis", 20, None).await;
-    let (nobody, known) = (visitor(&ours, None), visitor(&ours, Some(&ours)));
-    assert_eq!(codes(&nobody, &url, None, CLOSED).await, [401; 4]);
-    assert_eq!(codes(&nobody, &url, Some("open sesame"), CLOSED).await, [401; 4], "there is none");
-    until_open(&nobody, &url).await;
+    let (anonymous, known) = (visitor(&ours, None), visitor(&ours, Some(&ours)));
+    assert_eq!(codes(&anonymous, &url, None, CLOSED).await, [401; 4]);
+    assert_eq!(
+        codes(&anonymous, &url, Some("open sesame"), CLOSED).await,
+        [401; 4],
+        "there is none"
+    );
+    until_open(&anonymous, &url).await;
     assert_eq!(codes(&known, &url, None, CLOSED).await, [200; 4]);
     // One of another authority is not even let ask what is open to all.
     let stranger = visitor(&ours, Some(&other));
@@ -118,10 +122,10 @@ async fn a_client_certificate_opens_what_a_token_opens() {
     // Where both are asked for, either is enough.
     let asks = [&asks[..], &["--listen-token-file", token.to_str().unwrap()]].concat();
     let (_both, url) = started(&world, "agent-1", &asks).await;
-    until_open(&nobody, &url).await;
-    assert_eq!(codes(&nobody, &url, None, CLOSED).await, [401; 4]);
-    assert_eq!(codes(&nobody, &url, Some("open sesame"), CLOSED).await, [200; 4]);
-    assert_eq!(codes(&nobody, &url, Some("open sesam"), CLOSED).await, [401; 4]);
+    until_open(&anonymous, &url).await;
+    assert_eq!(codes(&anonymous, &url, None, CLOSED).await, [401; 4]);
+    assert_eq!(codes(&anonymous, &url, Some("open sesame"), CLOSED).await, [200; 4]);
+    assert_eq!(codes(&anonymous, &url, Some("open sesam"), CLOSED).await, [401; 4]);
     assert_eq!(codes(&known, &url, None, CLOSED).await, [200; 4]);
     // Who believes in another authority asks nothing.
     let wary = visitor(&other, None).get(format!("{url}/healthz")).send().await;
@@ -157,11 +161,11 @@ async fn a_renewed_certificate_needs_no_restart() {
     assert_eq!(asks(&new, &new).await, None);
     std::fs::copy(&new.file, &ca).unwrap();
     assert_eq!(asks(&new, &new).await, Some(200), "{}", running.log());
-    assert_eq!(asks(&new, &old).await, None, "nobody believes it any more");
+    assert_eq!(asks(&new, &old).await, None, "no client believes it any more");
 }
 
 #[tokio::test]
-async fn a_handshake_that_hangs_keeps_nobody_waiting() {
+async fn a_handshake_that_hangs_keeps_anonymous_waiting() {
     let world = world(small()).await;
     let ours = Authority::new(world.dir(), "ours");
     let files = Files::new(world.dir(), &ours);
@@ -172,11 +176,11 @@ async fn a_handshake_that_hangs_keeps_nobody_waiting() {
     let address = url.trim_start_matches("https://").to_owned();
     let mut silent: Vec<std::net::TcpStream> =
         (0..20).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
-    // Nobody has a certificate to show, and the token is asked for.
-    let nobody = visitor(&ours, None);
+    // The client has no certificate to show, and the token is asked for.
+    let anonymous = visitor(&ours, None);
     let asked = async {
-        assert_eq!(codes(&nobody, &url, None, ["/healthz", "/status.json"]).await, [200, 401]);
-        assert_eq!(codes(&nobody, &url, Some("open sesame"), CLOSED).await, [200; 4]);
+        assert_eq!(codes(&anonymous, &url, None, ["/healthz", "/status.json"]).await, [200, 401]);
+        assert_eq!(codes(&anonymous, &url, Some("open sesame"), CLOSED).await, [200; 4]);
     };
     tokio::time::timeout(Duration::from_secs(3), asked).await.unwrap();
     // Who speaks plain HTTP is not answered.
@@ -189,7 +193,7 @@ async fn a_handshake_that_hangs_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_told_at_the_start() {
+async fn what_cannot_be_read_is_reported_at_the_start() {
     let world = world(small()).await;
     let ours = Authority::new(world.dir(), "ours");
     let files = Files::new(world.dir(), &ours);

@@ -23,7 +23,7 @@ use crate::support::{
     until_named, until_record, until_writer, world,
 };
 
-/// Keys that everybody has.
+/// Keys that all instances have.
 const KEYS: usize = 100;
 
 /// Another way to write the address, which the resolver takes for a name and looks up.
@@ -139,7 +139,7 @@ async fn a_primary_at_two_addresses_is_never_told_to_follow_itself() {
     let said = format!("{alias} and {first} are two addresses of one process");
     until_problem(&world, "two-addresses", &said).await;
     assert!(findings(&world).contains(&"two-addresses".to_owned()));
-    // Said after 5 s: a second primary would have been made a replica after 3.
+    // Said after 5 s: a stray primary would have been made a replica after 3.
     until_said(&[beside], &said).await;
     until_said(&others, &said).await;
     let now = record(&world, "redis").await.unwrap();
@@ -196,11 +196,11 @@ async fn an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back
     let took = tokio::time::timeout(Duration::from_secs(30), client).await.unwrap().unwrap();
     RETURNED_AOF.kept(took);
     until_follows(world.server(&old).unwrap(), &new).await;
-    until_said(&agents, &format!("{old} was a second primary; it is a replica of {new} now")).await;
+    until_said(&agents, &format!("{old} was a stray primary; it is a replica of {new} now")).await;
     until_in_sync(&world, "redis", 2).await;
 }
 
-/// No Sentinel knows it any more, and no agent has seen its run before: nobody can tell whose data it holds.
+/// No Sentinel knows it any more, and no agent has seen its run before: no agent can tell whose data it holds.
 #[tokio::test]
 async fn what_cannot_prove_its_data_takes_no_writes_and_says_what_decides_it() {
     let mut world = world(with_files()).await;

@@ -23,7 +23,7 @@ async fn redis_and_sentinel_with_passwords_of_their_own() {
     until_in_sync(&world, "redis", 2).await;
     world.server_mut(&first).unwrap().kill();
     until_writer(&world, "redis", 20, Some(&first)).await;
-    // A Sentinel that is told gets the instances' password too, or it would call everything down.
+    // A Sentinel that is reconfigured gets the instances' password too, or it would call everything down.
     let blank = world.start_sentinel("sentinel-blank", false).await.unwrap();
     let list = format!("{},{}", world.sentinels[0].address, blank.address);
     let dir = tempfile::tempdir().unwrap();
@@ -196,10 +196,10 @@ async fn the_users_of_the_reference_may_do_all_that_an_agent_does() {
     let agents = [agent(&world, "agent-0", &args, &env)];
     let old = until_writer(&world, "redis", 20, None).await;
     world.server(&old).unwrap().ask(&["SET", "kept", "1"]).await.unwrap();
-    // The newcomer joins, the new Sentinel is told, and a switch holds and fences the old primary.
+    // The newcomer joins, the new Sentinel is reconfigured, and a switch holds and fences the old primary.
     until_in_sync(&world, "redis", 3).await;
     let known = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "redis"];
-    until("the Sentinel is told", Duration::from_secs(20), || async {
+    until("the Sentinel is reconfigured", Duration::from_secs(20), || async {
         let answer = ignorant.ask(&known).await?;
         if answer == redis::Value::Nil { Err(LabError::new("not yet")) } else { Ok(()) }
     })
@@ -209,9 +209,12 @@ async fn the_users_of_the_reference_may_do_all_that_an_agent_does() {
     until_writer(&world, "redis", 20, Some(&old)).await;
     until_in_sync(&world, "redis", 3).await;
     let log = logs(&agents);
-    for said in
-        ["was blank; it is a replica", "holding writes on", "was a second primary", "told Sentinel"]
-    {
+    for said in [
+        "was blank; it is a replica",
+        "holding writes on",
+        "was a stray primary",
+        "reconfigured Sentinel",
+    ] {
         assert!(log.contains(said), "no `{said}` in\n{log}");
     }
     assert!(!log.contains("NOPERM") && !log.contains("no permissions"), "{log}");

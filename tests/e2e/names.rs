@@ -107,7 +107,7 @@ async fn a_switch_at_level_quorum_is_timed_to_its_end_as_well(consul_servers: u8
 }
 
 #[tokio::test]
-async fn somebody_else_under_the_same_name_is_reported_until_it_is_gone() {
+async fn another_program_under_the_same_name_is_reported_until_it_is_gone() {
     let world = world(WorldSpec { redis: 1, ..WorldSpec::default() }).await;
     let dns = world.consul.dns;
     let (running, url) = asking(&world, dns).await;
@@ -119,7 +119,7 @@ async fn somebody_else_under_the_same_name_is_reported_until_it_is_gone() {
         "Name": "redis-primary", "ID": "theirs", "Address": "10.9.9.9", "Port": 6379,
     });
     client.put("/v1/agent/service/register", &[], Some(&body)).await.unwrap();
-    // Within a minute, or when somebody asks for it.
+    // Within a minute, or on SIGHUP.
     running.signal(Signal::SIGHUP).unwrap();
     until_metric(&url, "consul_redis_problem{group=\"redis\",code=\"dns-wrong\"} 1.0").await;
     until_metric(&url, "consul_redis_healthy{group=\"redis\"} 0.0").await;
@@ -127,7 +127,7 @@ async fn somebody_else_under_the_same_name_is_reported_until_it_is_gone() {
     let (code, said) = status(&world, &dns.to_string(), &["--json"]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("\"dns-wrong\"") && said.contains("10.9.9.9"), "{said}");
-    // Who does not want to know is not told.
+    // Without the check, nothing is reported.
     let (code, said) = status(&world, &dns.to_string(), &["--dns-check=false"]);
     assert_eq!(code, Some(0), "{said}");
 
@@ -143,7 +143,7 @@ async fn somebody_else_under_the_same_name_is_reported_until_it_is_gone() {
     );
 }
 
-/// A DNS server that answers for [`NAME`] what it was last told, whatever Consul says: one that lags behind.
+/// A DNS server that answers for [`NAME`] what the test set last, whatever Consul says: one that lags behind.
 struct Lagging {
     address: SocketAddr,
     answer: watch::Sender<Option<(Ipv4Addr, u16)>>,
@@ -237,7 +237,7 @@ async fn a_server_that_is_named_must_answer_and_for_this_domain() {
     })
     .await
     .unwrap();
-    // Nobody answers DNS at port 8600 here, and nobody has said so.
+    // No server answers DNS at port 8600 here, and the config names none.
     let output = run(&world, &["status"], &[]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let closed = SocketAddr::new(world.consul.dns.ip(), 9).to_string();

@@ -15,7 +15,7 @@ use crate::promises::HELD;
 use crate::support::{agent, agents, logs, until_in_sync, until_writer, world};
 use crate::writers::{Find, Kind, Writers};
 
-/// Writes before the host is cut off.
+/// Writes before the host is isolated.
 const SOME: usize = 200;
 
 /// The services on the Consul agent itself.
@@ -168,14 +168,14 @@ fn writers_at(server: &LabServer) -> Writers {
 }
 
 #[tokio::test]
-async fn a_primary_that_is_cut_off_holds_its_writes_and_heals_by_itself() {
+async fn an_isolated_primary_holds_its_writes_and_heals_by_itself() {
     let world = world(WorldSpec::default()).await;
     let redis = world.groups[0].redis[0].address.to_string();
     let config = node_config(&world, "node", &redis);
     let mut all = vec![agent(&world, "node", &["--config", &config], &[])];
     assert_eq!(until_writer(&world, "redis", 20, None).await, redis);
     until_in_sync(&world, "redis", 2).await;
-    // One that has not heard yet that its Redis is the writer would hold nobody's writes.
+    // An agent that has not heard yet that its Redis is the writer would hold no writes.
     until("it knows that it leads", Duration::from_secs(10), || async {
         let log = all[0].log();
         if log.contains("generation 1") { Ok(()) } else { Err(LabError(log)) }

@@ -27,7 +27,7 @@ macro_rules! each_on {
                     no_acknowledged_write_is_lost_at_level_quorum(),
                     a_bare_sentinel_failover_loses_acknowledged_writes(),
                     it_goes_where_it_was_asked_to_and_refuses_with_reasons(),
-                    an_agent_that_is_told_to_stop_hands_its_primary_over(),
+                    an_agent_that_is_stopped_hands_its_primary_over(),
                     what_cannot_be_handed_over_stays_and_the_agent_stops()}
             );
         }

@@ -96,7 +96,7 @@ async fn a_failover_is_seen_without_a_reload() {
     browser.until("it was seen in DNS", &shows("Seen in DNS"), TEXT).await;
     assert_eq!(browser.run("return window.sameAsBefore").await, json!(true));
     let said = browser.run("return document.getElementById('news').textContent").await;
-    assert!(said.as_str().unwrap().contains("redis"), "nobody who does not see it is told: {said}");
+    assert!(said.as_str().unwrap().contains("redis"), "a screen reader does not say it: {said}");
     let steps = browser
         .run("return [...document.querySelectorAll('.steps')][0].innerText.split('\\n')")
         .await
@@ -163,7 +163,7 @@ async fn can_be_reached_by_keys(browser: &Browser) {
         browser.tab().await;
         let text = browser.run("return document.activeElement.textContent.slice(0, 20)").await;
         let seen = browser.run("return document.activeElement.matches(':focus-visible')").await;
-        assert_eq!(seen, json!(true), "nobody sees that it has the focus: {text}");
+        assert_eq!(seen, json!(true), "it has the focus, and does not show it: {text}");
         reached.push(text.as_str().unwrap().to_owned());
         if reached.last().is_some_and(|text| text == "Metrics") {
             break;
@@ -250,13 +250,12 @@ async fn a_browser_gives_the_token_as_a_password() {
     }
     // By a name too: who has the token may call it as they like.
     let request = reqwest::Client::new().get(format!("{url}/status.json"));
-    let request =
-        request.basic_auth("anybody", Some("open-sesame")).header("host", "agent.example");
+    let request = request.basic_auth("user", Some("open-sesame")).header("host", "agent.example");
     assert_eq!(request.send().await.unwrap().status().as_u16(), 200);
 
     until_writer(&world, "redis", 20, None).await;
     let browser = Browser::start(world.dir()).await;
-    browser.open(&url.replace("http://", "http://anybody:open-sesame@")).await;
+    browser.open(&url.replace("http://", "http://user:open-sesame@")).await;
     let live = "return document.getElementById('link').className === 'link live'";
     browser.until("the events come too", live, TEXT).await;
     browser.until("the group is shown", &shows("redis-primary.service.consul"), TEXT).await;
@@ -411,8 +410,8 @@ fn onlooker(world: &World) -> Process {
     agent(world, "agent", &["--config", path.to_str().unwrap()], &[])
 }
 
-/// Who does not see the page is told all of it, by role and name.
-async fn is_told(browser: &Browser, second: &str) {
+/// A screen reader says all of the page, by role and name.
+async fn is_spoken(browser: &Browser, second: &str) {
     let told = browser.told().await;
     let has = |role: &str, name: &str| told.iter().any(|(r, n)| r == role && n.contains(name));
     for (role, name) in [
@@ -431,7 +430,7 @@ async fn is_told(browser: &Browser, second: &str) {
         ("status", ""),
         ("main", ""),
     ] {
-        assert!(has(role, name), "nobody is told of {role} {name:?}: {told:#?}");
+        assert!(has(role, name), "a screen reader does not say {role} {name:?}: {told:#?}");
     }
     // The table of a switch's steps is named by the heading before it.
     let named = ["image", "link", "region", "heading"];
@@ -465,7 +464,7 @@ async fn several_groups_and_what_is_wrong_with_each_can_be_seen_and_heard() {
     for group in ["redis", "cache"] {
         browser.until("it is well", &within(group, "✓ healthy"), TEXT).await;
     }
-    // One Sentinel of the first group is told of another primary; a replica of the second one becomes one.
+    // One Sentinel of the first group monitors another primary; a replica of the second one becomes one.
     let stranger = world.start_redis("stranger", None).await.unwrap();
     let (host, port) = (stranger.address.host(), stranger.address.port().to_string());
     let mut both = redis::pipe();
@@ -474,7 +473,7 @@ async fn several_groups_and_what_is_wrong_with_each_can_be_seen_and_heard() {
     world.sentinels[2].link().await.unwrap().ask(&both).await.unwrap();
     let second = &world.groups[1].redis[2];
     second.ask(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
-    browser.until("a second primary", &within("cache", "second-primary"), TEXT).await;
+    browser.until("a stray primary", &within("cache", "second-primary"), TEXT).await;
     let names = within("redis", &stranger.address.to_string());
     browser.until("a Sentinel disagrees", &names, TEXT).await;
     assert_eq!(browser.run(&within("cache", &stranger.address.to_string())).await, json!(false));
@@ -483,7 +482,7 @@ async fn several_groups_and_what_is_wrong_with_each_can_be_seen_and_heard() {
                   `#group-${group} .drawing .box.is-warn`).length > 0)";
     assert_eq!(browser.run(warned).await, json!([true, true]), "the drawings show it");
 
-    is_told(&browser, &second.address.to_string()).await;
+    is_spoken(&browser, &second.address.to_string()).await;
     // The keys lead to each group, in the order of their names.
     browser.run("document.activeElement.blur(); scrollTo(0, 0)").await;
     let mut reached = Vec::new();

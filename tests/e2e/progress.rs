@@ -50,7 +50,7 @@ impl Terminal {
 }
 
 #[tokio::test]
-async fn a_terminal_is_told_what_is_waited_for_and_for_how_long() {
+async fn a_terminal_shows_what_is_waited_for_and_for_how_long() {
     let world = world(WorldSpec::default()).await;
     let terminal = Terminal::open();
     let command = |args: &[&str]| {
@@ -81,7 +81,7 @@ async fn a_terminal_is_told_what_is_waited_for_and_for_how_long() {
     assert!(!said.contains('\u{1b}'), "stdout is no terminal: {said:?}");
     terminal.until("waiting for a majority of the Sentinels to follow").await;
 
-    // Whoever keeps what is said has nothing of it.
+    // A file that keeps the output has nothing of it.
     until_writer(&world, "redis", 20, Some(&first)).await;
     let piped = run(&world, &["wait", "redis", "--replicas", "9", "--timeout", "1500ms"], &[]);
     let said = text(&piped);

@@ -106,7 +106,7 @@ async fn the_alert_fires_when_there_is_no_writer_and_clears_when_there_is_one() 
     prometheus.until_value("consul_redis_healthy", 1.0).await;
     assert_eq!(prometheus.alerts("firing").await.unwrap(), [""; 0]);
 
-    // A failover is over before anybody is woken.
+    // A failover is over before an alert is sent.
     world.server_mut(&first).unwrap().kill();
     until_writer(&world, "redis", 20, Some(&first)).await;
     prometheus.until_value("max by (group) (consul_redis_generation)", 3.0).await;
@@ -122,7 +122,7 @@ async fn the_alert_fires_when_there_is_no_writer_and_clears_when_there_is_one() 
         format!("max_over_time(ALERTS{{alertname=\"{NO_WRITER}\",alertstate=\"firing\"}}[1m])");
     assert_eq!(prometheus.query(&fired).await.unwrap().len(), 0);
 
-    // The other two stop: there is nobody to choose.
+    // The other two stop: there is no replica to choose.
     let alive = |server: &&consul_redis::lab::redis::LabServer| server.address.to_string() != first;
     for server in world.groups[0].redis.iter().filter(alive) {
         server.signal(Signal::SIGSTOP).unwrap();

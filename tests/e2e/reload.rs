@@ -158,7 +158,7 @@ async fn last_change(world: &World) -> Change {
     changes.into_iter().next().unwrap()
 }
 
-/// Two groups, the first of them at the level that is given, and the agent told to go by that.
+/// Two groups, the first of them at the level that is given, and the agent reloads that.
 fn at_level(level: &str) -> String {
     format!(
         "[[group]]\nname = \"redis\"\npublish = \"{level}\"\n\
@@ -196,7 +196,7 @@ async fn a_config_that_is_refused_changes_nothing_and_a_group_can_be_left_alone(
     assert_eq!(last.to.as_ref().map(ToString::to_string), Some(moved));
     assert_eq!(last.level, Some(Level::Quorum));
 
-    // A group that is not watched any more: what it published stays, and nobody says that we watch it.
+    // A group that is not watched any more: what it published stays, and no agent says that it watches the group.
     reload(&running, &path, "[[group]]\nname = \"redis\"\npublish = \"quorum\"\n");
     until_said(&running, "group cache.main is not watched any more", 1).await;
     until_shown(&world, "cache.main", false).await;
@@ -239,7 +239,7 @@ async fn a_listener_moves_under_those_who_look_on() {
     until_registered(&world, 1).await;
     let url = http_address(&running).await;
 
-    // A page looks on, and somebody never finishes asking.
+    // A page is open, and a client never finishes its request.
     let mut page = reqwest::get(format!("{url}/events")).await.unwrap();
     assert!(page.chunk().await.unwrap().is_some());
     let mut slow = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -258,10 +258,10 @@ async fn a_listener_moves_under_those_who_look_on() {
     reload(&running, &path, &config(&closed.replace("127.0.0.1", "0.0.0.0"), "redis", "1s"));
     until_said(&running, &format!("answering http://0.0.0.0:{port}"), 1).await;
     assert_eq!(get(&format!("{url}/healthz"), None).await.unwrap().0, 200);
-    // Nobody can look on any more, and the agent has nothing to do for them.
+    // No page can be open any more, and the agent has nothing to do for one.
     reload(&running, &path, &config("", "redis", "1s"));
     until_said(&running, "in force: [http]", 3).await;
-    get(&format!("{url}/healthz"), None).await.expect_err("nobody listens there any more");
+    get(&format!("{url}/healthz"), None).await.expect_err("no server listens there any more");
     let before = ticks(&running);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(ticks(&running) - before < 100, "it turns without an end");
@@ -302,7 +302,7 @@ async fn a_token_that_is_replaced_is_read_again_and_a_bad_one_is_refused() {
     world.server_mut(&first).unwrap().kill();
     until_writer(&world, "redis", 20, Some(&first)).await;
 
-    // With one: a token that nobody knows, or a file that is not there, is not gone over to.
+    // With one: an unknown token, or a file that is not there, is not gone over to.
     let bad = dir.path().join("bad");
     std::fs::write(&bad, "no-such-token").unwrap();
     reload(&running, &path, &format!("[consul]\ntoken_file = \"{}\"\n", bad.display()));
@@ -322,7 +322,7 @@ async fn logged_in_as(redis: &LabServer, user: &str) -> usize {
 }
 
 #[tokio::test]
-async fn sentinels_are_told_a_password_that_was_replaced() {
+async fn sentinels_get_a_password_that_was_replaced() {
     let world = world(WorldSpec::default()).await;
     let dir = tempfile::tempdir().unwrap();
     let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));

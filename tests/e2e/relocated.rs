@@ -1,5 +1,5 @@
 //! Everything stops at once and comes back at other addresses, as containers do when they are made anew: of all that the
-//! Sentinels know, nobody is left. Consul alone goes on.
+//! Sentinels know, no instance is left. Consul alone goes on.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::containers::{Container, Group, group, spec};
 use crate::promises::{DIED_FIRST, MOVED, MOVED_ALONE, Promise};
 use crate::support::{record, until_in_sync, until_named, until_record, until_writer, world};
 
-/// Keys that everybody has.
+/// Keys that all instances have.
 const COMMON: usize = 20;
 /// Keys that the primary and one replica have on top.
 const MORE: usize = 20;
@@ -210,7 +210,7 @@ async fn a_group_that_keeps_append_only_files_is_led_by_the_one_that_wrote_the_l
     all.start_sentinels();
     all.start_redis();
     all.until_whole(before, &MOVED).await;
-    assert!(all.logs().contains("told the agents that its data is the group's"), "{}", all.logs());
+    assert!(all.logs().contains("noted in Consul that its data is the group's"), "{}", all.logs());
 }
 
 /// It dies for good before any Sentinel has found a replica of it.
@@ -229,7 +229,7 @@ async fn a_primary_that_dies_in_its_first_seconds_is_replaced() {
         assert_eq!(
             listed,
             redis::Value::Array(Vec::new()),
-            "the point of this is that nobody is known"
+            "the point of this is that no replica is known"
         );
     }
     let killed = Instant::now();

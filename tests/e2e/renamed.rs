@@ -1,4 +1,4 @@
-//! `rename-command`, as guides to harden a Redis advise: Sentinel is told the other name, and an agent is not.
+//! `rename-command`, as guides to harden a Redis advise: Sentinel has the other name in its config, and an agent does not know it.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn without(redis_lines: &'static str, sentinel_lines: &'static str) -> Str
     let server = world.server(&old).unwrap();
     until_follows(server, &new).await;
     assert!(returned.elapsed() < SENTINEL_WAITS, "Sentinel did it: {}", logs(&agents));
-    let said = format!("{old} was a second primary; it is a replica of {new} now");
+    let said = format!("{old} was a stray primary; it is a replica of {new} now");
     until(&said, Duration::from_secs(5), || async {
         let log = logs(&agents);
         if log.contains(&said) { Ok(()) } else { Err(LabError(log)) }

@@ -217,7 +217,7 @@ async fn without_a_writer_the_file_stays_or_says_so() {
     rendered.until_out(10, "yes\n").await;
     kept.until_out(10, &format!("{first} 1\n")).await;
 
-    // Nobody is left to take its place.
+    // No instance is left to take its place.
     for server in &mut world.groups[0].redis {
         server.kill();
     }
@@ -278,7 +278,7 @@ async fn a_command_that_fails_is_tried_again_even_by_the_next_process() {
     assert_eq!(failed.status.code(), Some(1), "{}", text(&failed));
     assert!(text(&failed).contains("command: sh failed (exit status: 1)"), "{}", text(&failed));
     assert_eq!(rendered.out().unwrap(), format!("{first} 1\n"), "the new file is a good one");
-    // It is up to date, and nobody has taken notice of it.
+    // It is up to date, and its command has not run.
     std::fs::write(&ready, "").unwrap();
     for _ in 0..2 {
         let done = run(&world, &args, &[]);
@@ -364,7 +364,7 @@ async fn templates_that_cannot_be_used_are_refused_at_once() {
         "error: out: there is no user `no-such-user`\n\
          hint: owner = \"user:group\", of users and groups that this machine knows\n"
     );
-    // A template that asks for what is not there is told on which line.
+    // A template that asks for what is not there gets an error with the line.
     std::fs::write(dir.join("good.j2"), "one\n{{ groups.radis.writer }}\n").unwrap();
     let _agent = agent(&world, "agent", &[], &[]);
     until_writer(&world, "redis", 20, None).await;

@@ -15,12 +15,12 @@ use crate::support::{
 #[tokio::test]
 async fn a_script_waits_for_what_it_needs_and_reads_what_happened() {
     let mut world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
-    // Nobody publishes anything yet.
-    let nobody = run(&world, &["wait", "redis", "--timeout", "300ms"], &[]);
-    assert_eq!(nobody.status.code(), Some(2), "{}", text(&nobody));
+    // No agent publishes anything yet.
+    let too_early = run(&world, &["wait", "redis", "--timeout", "300ms"], &[]);
+    assert_eq!(too_early.status.code(), Some(2), "{}", text(&too_early));
     let hint = "hint: consul-redis status --group redis says what is wrong\n";
     let said = "redis: not within 300 ms: nothing was ever published\n";
-    assert_eq!(text(&nobody), format!("{said}{hint}"));
+    assert_eq!(text(&too_early), format!("{said}{hint}"));
     let none = run(&world, &["history", "redis"], &[]);
     assert_eq!(none.status.code(), Some(1), "{}", text(&none));
 

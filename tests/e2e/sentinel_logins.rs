@@ -94,7 +94,7 @@ async fn a_typo_in_one_agents_password_file_reaches_no_sentinel() {
     std::fs::write(&file, "redis-secrte").unwrap();
     look_again(&running);
     until_said(&running, "keeps its own login for the instances", 3).await;
-    assert!(!running.log().contains("told Sentinel"), "{}", running.log());
+    assert!(!running.log().contains("reconfigured Sentinel"), "{}", running.log());
     all_up(&world).await;
     std::fs::write(&file, secret).unwrap();
     must_follow_a_failover(&mut world).await;
@@ -140,7 +140,7 @@ async fn a_login_that_the_writer_refuses_is_given_to_no_sentinel() {
     std::fs::write(&file, "weak").unwrap();
     look_again(&running);
     until_said(&running, &format!("does not let {named} use MULTI, which Sentinel needs"), 1).await;
-    assert!(!running.log().contains("told Sentinel"), "{}", running.log());
+    assert!(!running.log().contains("reconfigured Sentinel"), "{}", running.log());
     all_up(&world).await;
     // Once it is right, it is given, and nothing is wrong any more.
     for redis in &world.groups[0].redis {
@@ -237,6 +237,6 @@ async fn a_sentinel_that_cannot_save_its_config_is_told_once() {
     let log = running.log();
     assert_eq!(log.matches("cannot save its config file").count(), 1, "{log}");
     // A Sentinel that was asked before it had the setting may be told twice.
-    assert!(log.matches("told Sentinel").count() <= 6, "{log}");
+    assert!(log.matches("reconfigured Sentinel").count() <= 6, "{log}");
     assert!(!log.contains("cannot tell"), "{log}");
 }

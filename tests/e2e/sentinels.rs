@@ -107,7 +107,7 @@ async fn a_reset_on_the_leader_in_mid_failover_ends_with_one_writer() {
     until_in_sync(&world, "redis", 2).await;
     let hammer = Hammer::start(&world);
     world.server_mut(&first).unwrap().kill();
-    // The leader is the one that has chosen a replica; its promotion is decided, not yet told.
+    // The leader is the one that has chosen a replica; its promotion is decided, and the replica has not got the command.
     // An election that failed is tried again after twice the failover-timeout.
     let leader = until("a leader", Duration::from_secs(20), || async {
         for (index, sentinel) in world.sentinels.iter().enumerate() {
@@ -117,7 +117,7 @@ async fn a_reset_on_the_leader_in_mid_failover_ends_with_one_writer() {
                 return Ok(index);
             }
         }
-        Err(LabError("nobody leads".to_owned()))
+        Err(LabError("no Sentinel leads".to_owned()))
     })
     .await
     .unwrap();
@@ -144,7 +144,7 @@ async fn two_failovers_at_once_end_with_one_writer() {
 }
 
 #[tokio::test]
-async fn a_sentinel_that_does_not_know_the_group_is_told() {
+async fn a_sentinel_that_does_not_know_the_group_is_reconfigured() {
     let mut world = world(WorldSpec::default()).await;
     let agents = agents(&world, 2, &[]);
     until_writer(&world, "redis", 20, None).await;
@@ -158,7 +158,7 @@ async fn a_sentinel_that_does_not_know_the_group_is_told() {
         .collect();
     // Only the third agent knows of it.
     let third = agent(&world, "agent-2", &["--sentinels", &list.join(",")], &[]);
-    let answer = until("it is told", Duration::from_secs(20), || async {
+    let answer = until("it is reconfigured", Duration::from_secs(20), || async {
         fields(&blank.ask(&["SENTINEL", "MASTER", "redis"]).await?).map_err(LabError)
     });
     let answer = answer.await.unwrap_or_else(|e| panic!("{e}\n{}\n{}", third.log(), logs(&agents)));
@@ -256,7 +256,7 @@ async fn settings_reach_all_sentinels_and_stay() {
     assert!(!shown.contains("warning"), "{shown}");
     until_all_have(&world, "down-after-milliseconds", "2300").await;
     until_all_have(&world, "quorum", "2").await;
-    // One that drifts is set right; what nobody wants is left alone.
+    // One that drifts is set right; what is not configured is left alone.
     one.ask(&["SENTINEL", "SET", "redis", "down-after-milliseconds", "9000"]).await.unwrap();
     let drifted = Instant::now();
     until_all_have(&world, "down-after-milliseconds", "2300").await;
@@ -274,7 +274,7 @@ async fn settings_reach_all_sentinels_and_stay() {
 }
 
 #[tokio::test]
-async fn a_sentinel_that_points_somewhere_else_for_long_is_told_anew() {
+async fn a_sentinel_that_disagrees_for_long_is_reconfigured() {
     let mut world = world(WorldSpec::default()).await;
     let agents = agents(&world, 2, &[]);
     let writer = until_writer(&world, "redis", 20, None).await;
@@ -307,9 +307,9 @@ async fn a_sentinel_that_points_somewhere_else_for_long_is_told_anew() {
     assert_eq!(until_writer(&world, "redis", 5, None).await, writer);
 }
 
-/// Between the decision and the command it may begin a failover, which `REMOVE` would end, or be told by another agent.
+/// Between the decision and the command it may begin a failover, which `REMOVE` would end, or be reconfigured by another agent.
 #[tokio::test]
-async fn a_sentinel_is_asked_once_more_before_it_is_told() {
+async fn a_sentinel_is_asked_once_more_before_it_is_reconfigured() {
     let world = world(WorldSpec { redis: 2, sentinels: 1, ..WorldSpec::default() }).await;
     let group: GroupName = "redis".parse().unwrap();
     let [primary, replica] = &world.groups[0].redis[..] else { panic!("two") };

@@ -98,7 +98,7 @@ pub async fn a_bare_sentinel_failover_loses_acknowledged_writes() {
 #[tokio::test]
 pub async fn it_goes_where_it_was_asked_to_and_refuses_with_reasons() {
     let world = world(WorldSpec::default()).await;
-    let old = until_somebody_publishes(&world).await;
+    let old = until_a_writer_is_published(&world).await;
     // The agent that published is gone.
     let refused = run(&world, &["switchover", "redis", "--yes"], &[]);
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
@@ -129,7 +129,7 @@ pub async fn it_goes_where_it_was_asked_to_and_refuses_with_reasons() {
     assert!(format!("{kept:?}").contains("100"), "{kept:?}");
 }
 
-async fn until_somebody_publishes(world: &World) -> String {
+async fn until_a_writer_is_published(world: &World) -> String {
     let agents = agents(world, 1, &[]);
     let writer = until_writer(world, "redis", 20, None).await;
     until_in_sync(world, "redis", 2).await;
@@ -145,7 +145,7 @@ async fn until_somebody_publishes(world: &World) -> String {
 }
 
 #[tokio::test]
-pub async fn an_agent_that_is_told_to_stop_hands_its_primary_over() {
+pub async fn an_agent_that_is_stopped_hands_its_primary_over() {
     let world = world(WorldSpec::default()).await;
     let primary = &world.groups[0].redis[0].address;
     let config = world.dir().join("node.toml");

@@ -1,4 +1,4 @@
-//! What a service manager is told.
+//! The notifications that a service manager gets.
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixDatagram;
@@ -76,11 +76,11 @@ async fn an_agent_that_waits_for_consul_is_up_and_alive() {
     let world = world(WorldSpec { redis: 1, sentinels: 1, ..WorldSpec::default() }).await;
     let dir = tempfile::tempdir().unwrap();
     let (path, socket) = manager(dir.path());
-    let nobody = format!("127.0.0.1:{}", free_port(&[Ipv4Addr::LOCALHOST]).unwrap());
+    let silent = format!("127.0.0.1:{}", free_port(&[Ipv4Addr::LOCALHOST]).unwrap());
     let env = [
         ("NOTIFY_SOCKET", path.as_str()),
         ("WATCHDOG_USEC", "1000000"),
-        ("CONSUL_HTTP_ADDR", nobody.as_str()),
+        ("CONSUL_HTTP_ADDR", silent.as_str()),
     ];
     let _running = agent(&world, "agent-0", &[], &env);
     let heard = Mutex::new(Vec::new());

@@ -63,7 +63,7 @@ async fn history(world: &World) -> Vec<Change> {
     serde_json::from_str(&history).unwrap()
 }
 
-/// Asks DNS for the name all the time, until it is told to stop: every answer that there was.
+/// Asks DNS for the name all the time, until it is stopped: every answer that there was.
 fn read_all_the_time(world: &World) -> (CancellationToken, JoinHandle<BTreeSet<String>>) {
     let (stop, names) = (CancellationToken::new(), world.consul.names().unwrap());
     let stopped = stop.clone();
@@ -107,7 +107,7 @@ async fn an_agent_takes_over_from_every_older_form_without_moving_the_name() {
     let (stop, reader) = read_all_the_time(&world);
     let mut last = None;
     for (name, form) in forms(&world, &published) {
-        // Nobody else is there who could take it over.
+        // No other agent is there that could take it over.
         drop(last.take());
         put(&world, &form).await;
         let agent = agent(&world, &name, &[], &[]);

@@ -22,7 +22,7 @@ const MOVED_AMONG: u64 = 50;
 
 /// Redis 8 copies a data set over a second connection (`repl-rdb-channel yes`, its default).
 #[tokio::test]
-async fn nobody_copies_an_emptied_primary_over_an_rdb_channel() {
+async fn no_instance_copies_an_empty_primary_over_an_rdb_channel() {
     let spec = WorldSpec { version: Some("redis-8"), ..WorldSpec::default() };
     let world = restarted_without_its_data(spec).await;
     let mut used = 0;

@@ -47,7 +47,7 @@ enum Then {
     TheOtherAgentsDie,
 }
 
-/// Cuts the primary's host off, waits until another writer is published, and heals it again; everybody agrees in
+/// Cuts the primary's host off, waits until another writer is published, and heals it again; all agents agree in
 /// the end.
 async fn cut_off_and_heal(hold_when_cut_off: bool, then: Then) -> Lost {
     let spec = HostsSpec { down_after_ms: DOWN_AFTER_MS, hold_when_cut_off };
@@ -99,7 +99,7 @@ async fn cut_off_and_heal(hold_when_cut_off: bool, then: Then) -> Lost {
 }
 
 #[tokio::test]
-async fn a_primary_cut_off_acknowledges_nothing_after_the_new_writer_is_published() {
+async fn an_isolated_primary_acknowledges_nothing_after_the_new_writer_is_published() {
     let lost = cut_off_and_heal(true, Then::ItHeals).await;
     let last = lost.last_before(lost.published).expect("writes before the cut");
     // Without the noise of the machine: what is acknowledged late is lost.

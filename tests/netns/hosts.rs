@@ -61,8 +61,8 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Starts three hosts of which nobody knows anything, except that the Redis on Consul's leader has a key, and so
-    /// must lead. Waits until everybody agrees on that, and moves the calling thread to the switch.
+    /// Starts three blank hosts, except that the Redis on Consul's leader has a key, and so
+    /// must lead. Waits until all agents and Sentinels agree on that, and moves the calling thread to the switch.
     pub async fn start(spec: HostsSpec) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut hosts = Self::boot(spec).await.unwrap_or_else(|error| panic!("{error}"));
@@ -358,7 +358,7 @@ fn agent_config(spec: HostsSpec, ip: Ipv4Addr) -> String {
     )
 }
 
-/// When a test fails, what everybody saw is the better half of why.
+/// When a test fails, what every server and agent saw is the better half of why.
 impl Drop for Hosts {
     fn drop(&mut self) {
         if !std::thread::panicking() {

@@ -1,5 +1,5 @@
 //! Hosts as network namespaces, each with a Consul server, a Redis, a Sentinel and an agent: what happens when one of
-//! them is cut off, or lost altogether.
+//! them is isolated, or lost altogether.
 #![expect(
     clippy::expect_used,
     clippy::panic,

@@ -41,7 +41,7 @@ pub struct Readers {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// All that the readers were told, once they have stopped.
+/// All answers that the readers got, once they have stopped.
 pub struct Told(Vec<Answer>);
 
 impl Readers {
@@ -116,7 +116,7 @@ fn read(
 }
 
 impl Told {
-    /// When the writer was first named, by anybody.
+    /// When any reader first got the writer.
     pub fn first_named(&self, writer: &Address) -> Instant {
         let first = self.0.iter().find(|answer| answer.writers == [writer.host()]);
         first.unwrap_or_else(|| panic!("{writer} was never named")).received
@@ -128,7 +128,7 @@ impl Told {
         assert!(two.is_none(), "two writers: {two:?}");
     }
 
-    /// These hosts, once they have named `new`, named nobody else again.
+    /// These hosts, once they have named `new`, named no other writer again.
     pub fn never_back_from(&self, new: &Address, on: &[usize]) {
         for host in on {
             for kind in ["DNS", "KV"] {

@@ -126,7 +126,7 @@ fn parse(task: &Task) -> (Cli, Config, Environment) {
             Some(arg) => line.push(format!("--{}={value}", arg.get_long().expect("a flag"))),
             None => assert!(
                 name.starts_with("NOMAD_") || document.contains(&format!("`{name}`")),
-                "nobody reads {name}"
+                "no file reads {name}"
             ),
         }
     }
@@ -199,7 +199,7 @@ fn nomad_registers_nothing_in_consul() {
             let port = string(service.body(), "port");
             assert!(job.blocks("port").iter().any(|label_of| Some(label(label_of)) == port));
         }
-        // A token for everybody who asks Consul.
+        // A token for every task that asks Consul.
         assert_eq!(job.blocks("consul").len(), job.blocks("task").len(), "{name}");
     }
 }
@@ -229,9 +229,9 @@ fn the_consumer_s_template_is_safe_on_no_writer() {
         "REDIS_HOST=fd00::5\nREDIS_PORT=6379\nREDIS_URL=redis://[fd00::5]:6379\n\
          REDIS_GENERATION=8\n"
     );
-    let nobody = render(&template, &[(&state, r#"{"writer": null, "generation": 8}"#)]);
+    let no_writer = render(&template, &[(&state, r#"{"writer": null, "generation": 8}"#)]);
     let key = format!("{}no-writer", state.strip_suffix("state").unwrap());
-    assert!(waits_for(nobody.as_ref().unwrap_err(), &key), "{nobody:?}");
+    assert!(waits_for(no_writer.as_ref().unwrap_err(), &key), "{no_writer:?}");
     let unpublished = render(&template, &[]).unwrap_err();
     assert!(waits_for(&unpublished, &state), "{unpublished}");
 }

@@ -125,7 +125,7 @@ async fn consumed(world: &World) -> Result<String, String> {
 }
 
 /// Three Sentinels, three Redis and an observer start blank and at once, and become a group. The primary's allocation is stopped as Nomad
-/// stops it: it hands over within `kill_timeout`, and whoever is told by a template is told of the new writer.
+/// stops it: it hands over within `kill_timeout`, and every template is rendered with the new writer.
 #[tokio::test]
 async fn the_jobs_become_a_group_and_a_stopped_allocation_hands_over() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

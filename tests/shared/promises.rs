@@ -10,7 +10,7 @@ use std::time::Duration;
 /// write is a lost one on any machine.
 pub const BUSY_FACTOR: u32 = 2;
 
-/// `down-after-milliseconds` from which on a primary that is cut off holds its writes before another one is published.
+/// `down-after-milliseconds` from which on the primary of an isolated host holds its writes before another one is published.
 pub const HELD_DOWN_AFTER_MS: u64 = 5_000;
 
 const GUARANTEES: &str = "docs/guarantees.md";
@@ -104,7 +104,7 @@ pub const EMPTIED: Promise = Promise {
     what: "from when a primary is restarted without its data, beside its replicas, until one of these is published",
     at_least_ms: 0,
     within_ms: 2_000,
-    held_by: &["a_primary_restarted_without_its_data_leads_nobody_who_has_it"],
+    held_by: &["a_primary_restarted_without_its_data_leads_no_instance_that_has_it"],
 };
 
 /// The same where all were stopped: a Sentinel that has just met a replica may not choose it yet, and is asked again 5 s
@@ -116,9 +116,9 @@ pub const EMPTIED_ALONE: Promise = Promise {
     at_least_ms: 0,
     within_ms: 7_000,
     held_by: &[
-        "an_empty_primary_that_is_the_first_to_return_leads_nobody_who_has_data",
-        "a_second_primary_that_holds_the_data_leads_in_the_place_of_an_empty_one",
-        "an_empty_primary_leads_nobody_whose_data_is_in_an_append_only_file",
+        "an_empty_primary_that_is_the_first_to_return_leads_no_instance_with_data",
+        "a_stray_primary_that_holds_the_data_leads_in_the_place_of_an_empty_one",
+        "an_empty_primary_leads_no_instance_whose_data_is_in_an_append_only_file",
     ],
 };
 
@@ -129,10 +129,10 @@ pub const EMPTIED_REPLICA: Promise = Promise {
     what: "from when a primary is back empty and as a replica until another one is published",
     at_least_ms: 15_000,
     within_ms: 25_000,
-    held_by: &["an_empty_primary_that_starts_as_a_replica_leads_nobody"],
+    held_by: &["an_empty_primary_that_starts_as_a_replica_leads_no_instance"],
 };
 
-/// A primary whose host is cut off.
+/// A primary whose host is isolated.
 pub const HELD: Promise = Promise {
     page: GUARANTEES,
     says: "3 s",
@@ -140,8 +140,8 @@ pub const HELD: Promise = Promise {
     at_least_ms: 1_000,
     within_ms: 3_000,
     held_by: &[
-        "a_primary_that_is_cut_off_holds_its_writes_and_heals_by_itself",
-        "a_primary_cut_off_acknowledges_nothing_after_the_new_writer_is_published",
+        "an_isolated_primary_holds_its_writes_and_heals_by_itself",
+        "an_isolated_primary_acknowledges_nothing_after_the_new_writer_is_published",
     ],
 };
 
@@ -159,10 +159,10 @@ pub const SETTINGS_TOLD: Promise = Promise {
 pub const DISAGREEMENT: Promise = Promise {
     page: DAY_TWO,
     says: "30 s",
-    what: "from when a Sentinel disagrees with the majority until it is told where the primary is",
+    what: "from when a Sentinel disagrees with the majority until it is reconfigured",
     at_least_ms: 29_000,
     within_ms: 35_000,
-    held_by: &["a_sentinel_that_points_somewhere_else_for_long_is_told_anew"],
+    held_by: &["a_sentinel_that_disagrees_for_long_is_reconfigured"],
 };
 
 /// A password for the instances.
@@ -172,7 +172,7 @@ pub const PASSWORD_TOLD: Promise = Promise {
     what: "from when the instances' password is changed until all Sentinels have logged in with it",
     at_least_ms: 0,
     within_ms: 10_000,
-    held_by: &["sentinels_are_told_a_password_that_was_replaced"],
+    held_by: &["sentinels_get_a_password_that_was_replaced"],
 };
 
 /// An agent's key.

@@ -7,7 +7,7 @@ use crate::status::{Problem, ProblemCode};
 
 /// So many changes of the writer in [`FLAPPING_WITHIN`] are too many. One failover is two: withdrawn, and published.
 const FLAPPING_CHANGES: usize = 8;
-/// See [`FLAPPING_CHANGES`].
+/// The time in which [`FLAPPING_CHANGES`] changes of the writer are too many.
 const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// How far an agent's clock may be ahead of ours.
 const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(5);
@@ -113,7 +113,7 @@ fn clock(facts: &Facts<'_>) -> Vec<Finding> {
     )]
 }
 
-/// What no check could look at. One finding for all: each is somebody's right or login.
+/// What no check could look at. One finding for all: each is a right or a login that is missing.
 fn unread(facts: &Facts<'_>) -> Vec<Finding> {
     let mut evidence: Vec<Observation> = Vec::new();
     let mut note = |from: String, error: Option<&String>| {

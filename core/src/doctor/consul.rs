@@ -79,8 +79,7 @@ fn max_stale(facts: &Facts<'_>) -> Vec<Finding> {
     agent(facts, FindingCode::MaxStale, |agent| {
         let stale = agent.max_stale.filter(|stale| agent.allow_stale && *stale > MAX_STALE)?;
         Some((
-            "a Consul server that is cut off goes on answering DNS from what it last knew"
-                .to_owned(),
+            "an isolated Consul server goes on answering DNS from what it last knew".to_owned(),
             format!("dns_config: allow_stale, max_stale {} h", stale.as_hours().max(1)),
             "set dns_config { max_stale = \"5s\" } (consul/consul-agent.hcl)".to_owned(),
         ))
@@ -152,7 +151,7 @@ fn foreign_rows(facts: &Facts<'_>) -> Vec<Finding> {
     let Ok(rows) = &facts.rows else { return Vec::new() };
     let foreign = rows.iter().filter(|row| row.node != node);
     let say = |row: &super::ConsulRow| {
-        let text = format!("somebody else registers {} at {}", row.service, row.address);
+        let text = format!("another program registers {} at {}", row.service, row.address);
         let read = format!("service {}, id {}, tags {:?}", row.service, row.id, row.tags);
         let evidence = vec![seen(format!("Consul's node {}", row.node), read)];
         let mend = format!("consul services deregister -id={}, on that node", row.id);
@@ -169,7 +168,7 @@ fn foreign_node(facts: &Facts<'_>) -> Vec<Finding> {
     let node = facts.layout.node();
     let evidence =
         vec![seen("Consul's catalog", format!("node {node} lacks managed-by=consul-redis"))];
-    let text = format!("the node {node} is somebody else's: nothing can be published");
+    let text = format!("the node {node} is another program's: nothing can be published");
     vec![FindingCode::ForeignNode.found(
         text,
         evidence,

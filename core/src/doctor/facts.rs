@@ -18,23 +18,23 @@ pub type Fields = BTreeMap<String, String>;
 
 /// Everything that was read. Whatever could not be is an error in words.
 pub struct Facts<'a> {
-    /// The look at the group.
+    /// The readings of the group, as an agent's decision has them.
     pub view: &'a View<'a>,
-    /// Where it is in Consul.
+    /// The group's keys and node in Consul.
     pub layout: &'a Layout,
-    /// What `status` says is wrong.
+    /// The problems that `status` shows.
     pub problems: &'a [Problem],
     /// More about each Sentinel that answers.
     pub sentinels: BTreeMap<Address, SentinelFacts>,
     /// More about each instance that answers.
     pub instances: BTreeMap<Address, InstanceFacts>,
-    /// The Consul agent that was asked.
+    /// What `/v1/agent/self` of the Consul agent says, or why it could not be read.
     pub consul: Result<ConsulAgent, String>,
-    /// Every row of the group's services, whoever registered it.
+    /// Every row of the group's services, those of other programs too.
     pub rows: Result<Vec<ConsulRow>, String>,
     /// Which rights the token has; `None` where there are no ACLs.
     pub rights: Result<Option<Vec<(Right, bool)>>, String>,
-    /// What DNS answers.
+    /// Each DNS server's answer for each name of the group.
     pub names: Vec<NameAnswer>,
     /// The login that agents give Sentinels, where they give one.
     pub login: Option<LoginFacts>,
@@ -75,7 +75,7 @@ pub struct SentinelFacts {
 pub struct InstanceFacts {
     /// `CONFIG GET` of [`InstanceFacts::SETTINGS`].
     pub config: Result<Fields, String>,
-    /// INFO.
+    /// All fields of `INFO`, or why it could not be read.
     pub info: Result<Fields, String>,
     /// How far its clock is ahead of ours, in ms, once the time that the question took is taken off; below 0 when it is behind.
     pub clock_ahead_ms: Result<i64, String>,
@@ -85,7 +85,7 @@ pub struct InstanceFacts {
 }
 
 impl InstanceFacts {
-    /// The settings that are read.
+    /// The settings that are read with `CONFIG GET`.
     pub const SETTINGS: [&str; 11] = [
         "min-replicas-to-write",
         "save",
@@ -100,17 +100,17 @@ impl InstanceFacts {
         "maxmemory-policy",
     ];
 
-    /// One setting.
+    /// The value of one of [`Self::SETTINGS`]; `None` where it could not be read.
     pub fn setting(&self, name: &str) -> Option<&str> {
         self.config.as_ref().ok()?.get(name).map(String::as_str)
     }
 
-    /// One setting, as a number.
+    /// The same as a number; `None` where it is none.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.setting(name)?.parse().ok()
     }
 
-    /// One field of INFO.
+    /// One field of `INFO`; `None` where it could not be read.
     pub fn info(&self, name: &str) -> Option<&str> {
         self.info.as_ref().ok()?.get(name).map(String::as_str)
     }
@@ -119,15 +119,15 @@ impl InstanceFacts {
 /// What a Consul agent says of itself (`/v1/agent/self`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsulAgent {
-    /// The name of its node.
+    /// The name of the node that the Consul agent runs on.
     pub node: String,
-    /// Its version.
+    /// The version of Consul, as `1.22.2`.
     pub version: String,
     /// ACLs are enforced.
     pub acls: bool,
     /// DNS answers from a server that has lost its leader, for as long as `max_stale`.
     pub allow_stale: bool,
-    /// See there.
+    /// Consul's `dns_config.max_stale`: how old a server's answer by DNS may be.
     pub max_stale: Option<SignedDuration>,
     /// DNS leaves out what warns.
     pub only_passing: bool,
@@ -157,15 +157,15 @@ impl ConsulAgent {
 /// One row of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsulRow {
-    /// The service.
+    /// The name of the service.
     pub service: String,
     /// The node that it is on.
     pub node: String,
-    /// Its id.
+    /// The service id, unique on its node.
     pub id: String,
     /// `host:port`.
     pub address: String,
-    /// Its tags.
+    /// The tags, as DNS can be asked for them.
     pub tags: Vec<String>,
     /// The worst of its checks: `passing`, `warning` or `critical`.
     pub status: String,
@@ -176,7 +176,7 @@ pub struct ConsulRow {
 pub struct Right {
     /// `key`, `node`, `service` or `session`.
     pub kind: RightKind,
-    /// What on.
+    /// The key, node or service by name, or its prefix.
     pub on: String,
     /// `read` or `write`.
     pub access: &'static str,
@@ -185,18 +185,18 @@ pub struct Right {
 /// What a right is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RightKind {
-    /// A key.
+    /// `key` or `key_prefix`.
     Key,
-    /// A node.
+    /// `node` or `node_prefix`.
     Node,
-    /// A service.
+    /// `service` or `service_prefix`.
     Service,
-    /// Sessions.
+    /// `session`.
     Session,
 }
 
 impl RightKind {
-    /// As Consul calls it.
+    /// The word of Consul's ACL rules.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Key => "key",
@@ -232,7 +232,7 @@ pub enum NameKind {
 }
 
 impl NameKind {
-    /// All of them.
+    /// All kinds, in the order in which they are asked for.
     pub const ALL: [Self; 3] = [Self::Primary, Self::Tag, Self::Replica];
 
     /// What stands before `.service`.
@@ -265,20 +265,20 @@ impl NameKind {
 /// What one DNS server answered for one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameAnswer {
-    /// The server.
+    /// The DNS server that was asked.
     pub server: Address,
-    /// Somebody named it; else it is the Consul that is written to, whose DNS may be elsewhere or nowhere.
+    /// The operator named it; else it is the Consul that is written to, whose DNS may be elsewhere or nowhere.
     pub named: bool,
-    /// Which name.
+    /// Which of the group's names was asked for.
     pub kind: NameKind,
-    /// The name.
+    /// The name as it was asked for.
     pub name: String,
     /// The answer, or why there is none.
     pub answer: Result<DnsAnswer, String>,
 }
 
 impl<'a> Facts<'a> {
-    /// What each Sentinel says of the group. One that is reached at two addresses is two here.
+    /// What each Sentinel says of the group. A Sentinel that is reached at two addresses is two here.
     pub(super) fn groups(
         &self,
     ) -> impl Iterator<Item = (&'a Address, &'a SentinelAnswer, &'a SentinelGroup)> {
@@ -286,7 +286,7 @@ impl<'a> Facts<'a> {
         sentinels.filter_map(|(at, answer)| Some((at, answer, answer.group.as_ref()?)))
     }
 
-    /// The group's name.
+    /// The group's name, as findings show it.
     pub(super) fn group(&self) -> &'a str {
         self.view.policy.group.as_str()
     }

@@ -73,7 +73,7 @@ fn silent(facts: &Facts<'_>) -> Vec<Finding> {
     silent.map(say).collect()
 }
 
-/// Every answer.
+/// The answers of all instances that answer.
 fn answers<'a>(facts: &Facts<'a>) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> {
     let view = facts.view;
     view.observed.instances.keys().filter_map(move |at| Some((at, view.instance(at)?)))
@@ -192,12 +192,12 @@ fn lags(facts: &Facts<'_>) -> Vec<Finding> {
 
 fn no_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     let Some((writer, 0)) = facts.replicas_online() else { return Vec::new() };
-    let text = "the writer has no replica in sync: when it is gone, there is nobody to choose";
+    let text = "the writer has no replica in sync: when it is gone, there is none to choose";
     let mend = format!("redis-cli -h REPLICA REPLICAOF {} {}", writer.host(), writer.port());
     vec![FindingCode::NoReplicas.found(text, vec![seen(writer, "0 replicas online")], mend)]
 }
 
-/// A replica that is kept out of elections: on purpose in maintenance, else by nobody's wish.
+/// A replica that is kept out of elections: on purpose in maintenance, else by mistake.
 fn priorities(facts: &Facts<'_>) -> Vec<Finding> {
     let replicas: Vec<_> = facts.replicas().collect();
     let (zero, others): (Vec<_>, Vec<_>) =
@@ -237,7 +237,7 @@ fn min_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     match wanted {
         0 => found(
             FindingCode::MinReplicasOff,
-            "a primary that is cut off goes on taking writes that will be lost",
+            "the primary of an isolated host goes on taking writes that will be lost",
             1,
         ),
         // Without any there is a graver finding.
@@ -375,7 +375,7 @@ fn config_file(facts: &Facts<'_>) -> Vec<Finding> {
     each(facts, FindingCode::ConfigFileMissing, |at, more| {
         more.info("config_file")?.is_empty().then(|| {
             (
-                format!("{at} was started without a config file: after a restart it forgets whom it followed"),
+                format!("{at} was started without a config file: after a restart it forgets which instance it followed"),
                 "config_file: (empty)".to_owned(),
                 "start it with a config file that it may write, or with consul-redis exec".to_owned(),
             )

@@ -55,7 +55,7 @@ macro_rules! codes {
         }
 
         impl FindingCode {
-            /// All of them, by subject.
+            /// All codes, by subject.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
             /// As it stands in JSON and in the document.
@@ -122,7 +122,7 @@ codes! {
     GhostReplica "ghost-replica" Warning;
     /// Some of the group are announced by name and some by address.
     NamesMixed "names-mixed" Warning;
-    /// Some announce an address that leads to nobody but themselves.
+    /// Some announce an address that leads only to themselves.
     LoopbackAnnounced "loopback-announced" Error;
     /// A Sentinel that is new would get a login that may not do what a failover needs.
     SentinelLoginWeak "sentinel-login-weak" Warning;
@@ -194,9 +194,9 @@ codes! {
 
     /// A version of Consul whose DNS ignores tags.
     ConsulTags "consul-tags" Error;
-    /// Somebody else registers under the group's names.
+    /// Another program registers under the group's names.
     ForeignRow "foreign-row" Error;
-    /// Somebody else's node has the name of the group's.
+    /// A node that another program registered has the name of the group's.
     ForeignNode "foreign-node" Error;
     /// The token lacks a right.
     AclRight "acl-right" Error;
@@ -250,31 +250,31 @@ impl fmt::Display for FindingCode {
     }
 }
 
-/// One thing that is not as it should be.
+/// One finding: a fault or a risk, with what shows it and what mends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which kind of thing.
+    /// The code, as docs/findings.md has it.
     pub code: FindingCode,
-    /// How much it matters.
+    /// Error, warning or hint; it follows from the code.
     pub severity: Severity,
-    /// In a sentence.
+    /// What is wrong, in one sentence.
     pub text: String,
-    /// What it was read from.
+    /// What each server said that shows it.
     pub evidence: Vec<Observation>,
     /// What mends it: a command, where one does.
     pub mend: String,
 }
 
-/// What was read, and from whom.
+/// What one server said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Observation {
-    /// Who said it.
+    /// The server, or the part of Consul.
     pub from: String,
-    /// What was said.
+    /// What was read there.
     pub read: String,
 }
 
-/// Evidence.
+/// An observation of `from`.
 fn seen(from: impl fmt::Display, read: impl fmt::Display) -> Observation {
     Observation { from: from.to_string(), read: read.to_string() }
 }
@@ -292,7 +292,7 @@ impl FindingCode {
     }
 }
 
-/// One check.
+/// Finds the faults of one subject; what could not be read gives none.
 type Check = fn(&Facts<'_>) -> Vec<Finding>;
 
 /// All findings, the worst first.
@@ -313,7 +313,7 @@ fn redis_cli(at: &Address, command: impl fmt::Display) -> String {
     format!("redis-cli -h {} -p {} {command}", at.host(), at.port())
 }
 
-/// Whether values differ, as evidence of who has which; nothing when they are all the same.
+/// Whether values differ, as evidence of which server has which; nothing when they are all the same.
 fn differing<T: PartialEq + fmt::Display>(
     what: &str,
     values: Vec<(&Address, T)>,

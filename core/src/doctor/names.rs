@@ -31,14 +31,14 @@ fn wrong(facts: &Facts<'_>) -> Vec<Finding> {
             seen(from, format!("{}: {answer}", asked.name)),
             seen(format!("key {}", facts.layout.state()), published),
         ];
-        let mend = "look who else registers the name (foreign-row), and whether that server has a leader: \
+        let mend = "look what else registers the name (foreign-row), and whether that server has a leader: \
                     consul operator raft list-peers";
         Some(code.found(text, evidence, mend))
     };
     facts.names.iter().filter_map(say).collect()
 }
 
-/// Silence is one only of a server that somebody named; said once a server.
+/// Silence is a finding only of a server that the operator named; said once a server.
 fn silent(facts: &Facts<'_>) -> Vec<Finding> {
     let asked = facts.names.iter().filter(|asked| asked.named && asked.kind == NameKind::Primary);
     let say = |asked: &NameAnswer| {

@@ -125,7 +125,7 @@ fn quorum_by_itself(facts: &Facts<'_>) -> Vec<Finding> {
 fn disagree(facts: &Facts<'_>) -> Vec<Finding> {
     let mut views: Vec<_> =
         facts.groups().map(|(at, _, group)| (at, group.primary.to_string())).collect();
-    // Who is published counts as one more opinion, where there are others.
+    // The published writer counts as one more opinion, where there are others.
     if let Some(writer) = facts.view.writer().filter(|_| !views.is_empty()) {
         views.push((writer, writer.to_string()));
     }
@@ -140,7 +140,7 @@ fn tilt(facts: &Facts<'_>) -> Vec<Finding> {
     let tilted = facts.view.sentinels().filter(|(_, answer)| answer.tilt);
     let say = |(at, _): (&Address, &SentinelAnswer)| {
         let text = format!(
-            "{at} is in TILT: its clock jumped or it stood still, and it calls nobody down"
+            "{at} is in TILT: its clock jumped or it stood still, and it calls no server down"
         );
         let mend = "it ends after 30 s; when it comes back, look at the host's clock, disk and DNS";
         FindingCode::Tilt.found(text, vec![seen(at, "sentinel_tilt:1")], mend)
@@ -148,7 +148,7 @@ fn tilt(facts: &Facts<'_>) -> Vec<Finding> {
     tilted.map(say).collect()
 }
 
-/// All addresses of the group, with who said so.
+/// All addresses of the group, with the Sentinel or instance that said so.
 fn announced<'a>(facts: &Facts<'a>) -> Vec<(&'a Address, &'a Address)> {
     let of = |(at, _, group): (&'a Address, _, &'a SentinelGroup)| {
         let replicas = group.replicas.iter().map(|replica| &replica.address);
@@ -238,7 +238,7 @@ fn names_not_resolved(facts: &Facts<'_>) -> Vec<Finding> {
     blind.map(say).collect()
 }
 
-/// Sentinels that do not answer us: down, when nobody hears them, or out of our reach.
+/// Sentinels that do not answer us: down, when no other Sentinel hears them either, or out of our reach.
 fn silent(facts: &Facts<'_>) -> Vec<Finding> {
     let silent = facts.view.observed.sentinels.iter().filter_map(|(at, reading)| {
         let error = reading.result.as_ref().err()?;
@@ -415,7 +415,8 @@ fn not_kept(facts: &Facts<'_>) -> Vec<Finding> {
         return Vec::new();
     }
     let text = format!("Sentinels differ from the key {}", facts.layout.config());
-    let mend = "an agent with tell_sentinels tells them within 2 s: is one running, and may it?";
+    let mend =
+        "an agent with tell_sentinels reconfigures them within 2 s: is one running, and may it?";
     vec![FindingCode::SettingsNotKept.found(text, evidence, mend)]
 }
 

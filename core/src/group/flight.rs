@@ -36,7 +36,7 @@ impl GroupLoop {
         now: Now,
         out: &mut Vec<Output>,
     ) {
-        // The watch may have told the end of it before the answer came.
+        // The watch may have shown the end of it before the answer came.
         let Some(mut flight) = self.in_flight.take_if(|flight| flight.id == id) else { return };
         match outcome {
             Outcome::Committed { index } => self.committed(flight, index, now, out),
@@ -94,7 +94,7 @@ impl GroupLoop {
         let Write { purpose, record, history, forget, replace, .. } = write;
         let known = self.observed.store.as_ref().map_or(0, |store| store.state_index);
         if index < known && record.is_some() {
-            // It was applied, and somebody has written after it.
+            // It was applied, and another agent has written after it.
             return;
         }
         self.memory.store_changed = now.mono;
@@ -156,7 +156,7 @@ impl GroupLoop {
             let (id, write) = (self.memory.written, write.clone());
             out.push(Output::Write(id, Box::new(write.clone())));
             let flight = InFlight { id, write, sent: now.mono, unanswered: None };
-            // Every attempt has a nonce of its own, so a lost answer is told apart.
+            // Every attempt has a nonce of its own, so a write whose answer was lost is recognised.
             self.memory.written += 1;
             self.in_flight = Some(flight);
         }

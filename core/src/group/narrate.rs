@@ -1,4 +1,4 @@
-//! What the log and the history are told: each change once, and what has stood in the way for a while.
+//! What goes to the log and the history: each change once, and what has stood in the way for a while.
 
 use super::super::action::Purpose;
 use super::super::address::Address;

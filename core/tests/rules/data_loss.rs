@@ -25,12 +25,12 @@ fn blank() -> InstanceAnswer {
     }
 }
 
-/// One with the group's data, that reaches nobody.
+/// An instance with the group's data, without a link to its primary.
 fn holder(of: &str) -> InstanceAnswer {
     InstanceAnswer { role: Role::Replica { of: at(of), link_up: false }, ..replica(1, of) }
 }
 
-/// One that has let go of everybody.
+/// An instance that is detached.
 fn detached() -> InstanceAnswer {
     InstanceAnswer { role: Role::Replica { of: detached_address(), link_up: false }, ..holder(A) }
 }
@@ -74,7 +74,7 @@ fn asked(scene: &Scene) -> Option<String> {
 }
 
 #[test]
-fn a_primary_that_is_back_without_its_data_is_withdrawn_and_nobody_copies_that() {
+fn a_primary_that_is_back_without_its_data_is_withdrawn_and_no_instance_copies_that() {
     let scene = reborn();
     assert!(scene.withdraws().contains("came back without its data, and 10.0.0.3:6379 holds 10"));
     assert_eq!(kept_from_copying(&scene), [B, C]);
@@ -93,7 +93,7 @@ fn one_sentinel_is_asked_to_replace_it_once_the_data_is_safe() {
 }
 
 #[test]
-fn nobody_is_asked_again_for_a_while() {
+fn no_sentinel_is_asked_again_for_a_while() {
     let noted = |asked| DataLossRecord { instance: at(A), run_id: run(A), asked, sentinel: None };
     let mut scene = withdrawn().published(|record| record.data_loss = Some(noted(1)));
     let seen = |ago_ms| {
@@ -140,7 +140,7 @@ fn one_that_may_hold_more_is_waited_for() {
 }
 
 #[test]
-fn while_nobody_says_what_he_holds_it_is_not_published_for_as_long_as_a_first_primary_waits() {
+fn while_no_instance_says_what_it_holds_it_is_not_published_for_as_long_as_a_first_primary_waits() {
     let mut scene = reborn().dead(B).dead(C);
     assert!(scene.withdraws().contains("10.0.0.2:6379, 10.0.0.3:6379 may hold it"));
     assert_eq!(asked(&scene), None);
@@ -154,7 +154,7 @@ fn while_nobody_says_what_he_holds_it_is_not_published_for_as_long_as_a_first_pr
 }
 
 #[test]
-fn where_nobody_has_data_or_it_is_the_same_data_nothing_is_done() {
+fn where_no_instance_has_data_or_it_is_the_same_data_nothing_is_done() {
     let none = InstanceAnswer { keys: 0, ..holder(A) };
     let scene = reborn().instance(B, none.clone()).instance(C, none);
     assert_eq!((data_loss(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
@@ -178,7 +178,7 @@ fn one_that_has_led_for_long_with_data_of_its_own_stays() {
 }
 
 #[test]
-fn foreign_data_is_not_kept_from_anybody() {
+fn no_instance_with_foreign_data_is_detached() {
     // It has no place in the group, and no history of it.
     let foreign = InstanceAnswer { replid: ReplId("77".to_owned()), ..primary(77, None, &[]) };
     let scene = reborn().instance(B, foreign).instance(C, InstanceAnswer { keys: 0, ..holder(A) });
@@ -194,7 +194,7 @@ fn one_that_keeps_its_data_in_an_append_only_file_alone_is_kept_by_its_place() {
 }
 
 #[test]
-fn a_second_primary_with_the_data_is_kept_unless_it_may_have_been_promoted() {
+fn a_stray_primary_with_the_data_is_kept_unless_it_may_have_been_promoted() {
     let second = primary(2, Some(1), &[]);
     let lived = |origin| {
         let mut scene = reborn().instance(B, second.clone());
@@ -217,7 +217,7 @@ fn a_late_command_does_nothing() {
     let detach: Detach = detach.unwrap();
     let holder = |of| InstanceAnswer { run_id: run(B), ..holder(of) };
     assert!(detach.still_holds(&holder(A)));
-    // It follows somebody else, was promoted, was restarted, or has copied it already.
+    // It follows another instance, was promoted, was restarted, or has copied it already.
     assert!(!detach.still_holds(&holder(C)));
     assert!(!detach.still_holds(&primary(2, Some(1), &[])));
     assert!(!detach.still_holds(&InstanceAnswer { run_id: "other".to_owned(), ..holder(A) }));
@@ -238,7 +238,7 @@ fn the_veto_knows_who_must_not_be_touched() {
 }
 
 #[test]
-fn nobody_is_made_to_follow_it_while_it_is_still_published() {
+fn no_instance_is_made_to_follow_it_while_it_is_still_published() {
     let mut scene = reborn().instance(B, detached());
     scene.observed.registered.insert(at(B));
     scene.memory.since.insert(Condition::Stray(at(B)), Mono(NOW - 60_000));
@@ -266,7 +266,7 @@ fn it_can_be_switched_off() {
     assert_eq!((data_loss(&scene.view()), kept_from_copying(&scene)), (None, vec![]));
 }
 
-/// The address of A in their words is a name, and nobody says where that leads.
+/// The address of A in their words is a name, and no resolver says where that leads.
 #[test]
 fn holders_that_follow_a_name_are_kept_from_copying_it() {
     let named = || InstanceAnswer { role: holder("redis-master:6379").role, ..holder(A) };
@@ -274,7 +274,7 @@ fn holders_that_follow_a_name_are_kept_from_copying_it() {
     assert_eq!(kept_from_copying(&scene), [B, C]);
     let waits = withdrawn().instance(C, named());
     assert_eq!((asked(&waits), kept_from_copying(&waits)), (None, vec![C.to_owned()]));
-    // So are those whose data is in an append-only file alone, whose history nobody knows.
+    // So are those whose data is in an append-only file alone, whose history is in no record.
     let aof = InstanceAnswer { replid: ReplId("88".to_owned()), offset: 1, ..named() };
     assert_eq!(kept_from_copying(&reborn().instance(B, aof)), [B, C]);
     // Another address of A itself.
@@ -302,7 +302,7 @@ fn a_late_command_knows_whom_it_followed_by_a_name() {
     assert!(!detach.still_holds(&InstanceAnswer { role: holder(C).role, ..named }));
 }
 
-/// All its keys were deleted, or none was ever written; a second primary has some of old.
+/// All its keys were deleted, or none was ever written; a stray primary has some of old.
 #[test]
 fn a_writer_without_keys_that_never_restarted_has_lost_nothing() {
     let old = |scene: Scene| {

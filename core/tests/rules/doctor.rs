@@ -585,7 +585,7 @@ fn what_cannot_be_read_raises_no_alarm() {
     let findings = world.findings();
     assert_eq!(codes(&findings), [FindingCode::Unread]);
     assert_eq!(findings[0].evidence.len(), 3 * 3 + 3 * 3 + 3);
-    // A server that nobody named may not be there at all.
+    // A server that the operator did not name may not be there at all.
     let mut world = World::healthy();
     for name in &mut world.names {
         (name.named, name.answer) = (false, Err("refused".to_owned()));
@@ -598,7 +598,7 @@ fn what_cannot_be_read_raises_no_alarm() {
 
 /// At 1100 ms and less Sentinel itself is at fault; up to 1500 a new primary that is slow for a moment is.
 #[test]
-fn a_short_down_after_is_told_with_its_reason() {
+fn a_short_down_after_is_reported_with_its_reason() {
     let with = |ms: u64| {
         let mut world = World::healthy();
         world.every_sentinel(|group| group.settings.down_after_ms = ms);

@@ -99,7 +99,7 @@ fn sentinels_are_known_by_id_by_address_by_their_peers_and_by_what_they_name() {
     // From before ids were recorded: the addresses are there.
     is_ours(&Scene::healthy(3).published(|record| record.sentinel_ids.clear()));
     is_left_alone(&others().published(|record| record.sentinel_ids.clear()));
-    // Everybody's own.
+    // Each host's own.
     let mut local = others().published(|record| record.sentinels.push(at("127.0.0.1:26379")));
     let reading = local.observed.sentinels.remove(&at("10.0.1.1:26379")).unwrap();
     local.observed.sentinels.insert(at("127.0.0.1:26379"), reading);
@@ -148,13 +148,13 @@ fn an_installation_leaves_the_groups_of_others_alone() {
     // It is recorded by the first that knows.
     let record = of(None, Some("prod")).write().record.unwrap();
     assert_eq!(record.installation.as_deref(), Some("prod"));
-    // Nobody joins it by being blank, either.
+    // No instance joins it by being blank, either.
     let mut blank = of(Some("prod"), None);
     blank.set_instance(C, InstanceAnswer { keys: 0, ..primary(9, None, &[]) });
     is_left_alone(&blank);
 }
 
-/// The ids are recorded by whoever hears a majority, once.
+/// The ids are recorded once, by the first agent that hears a majority.
 #[test]
 fn the_electorate_is_recorded_with_its_ids() {
     let scene = Scene::healthy(3).published(|record| record.sentinel_ids.clear());

@@ -85,7 +85,7 @@ fn what_a_leader_promotes_is_left_alone_when_the_leader_times_out() {
 }
 
 #[test]
-fn nobody_is_made_a_replica_of_a_writer_that_a_sentinel_calls_objectively_down() {
+fn no_instance_is_made_a_replica_of_a_writer_that_a_sentinel_calls_objectively_down() {
     let scene = stray(STRAY_UNSEEN_MS, Origin::Unseen).down(&[1], DownOpinion::Objective);
     left_alone(&scene, "a Sentinel calls the writer down");
     let fence = fences(&stray(STRAY_UNSEEN_MS, Origin::Unseen)).remove(0);
@@ -93,9 +93,9 @@ fn nobody_is_made_a_replica_of_a_writer_that_a_sentinel_calls_objectively_down()
     assert_eq!(veto, Some(format!("a Sentinel calls {A} down")));
 }
 
-/// The writer came back without its data, or was emptied on purpose: nobody can tell.
+/// The writer came back without its data, or was emptied on purpose: no agent can know which.
 #[test]
-fn nobody_with_data_is_made_a_replica_of_a_writer_without() {
+fn no_instance_with_data_is_made_a_replica_of_a_writer_without() {
     let empty = |scene: Scene| {
         let answer = InstanceAnswer { keys: 0, ..primary(1, None, &[B]) };
         scene.instance(A, answer)
@@ -211,7 +211,7 @@ fn one_that_was_a_replica_in_this_run_may_have_been_promoted() {
 }
 
 #[test]
-fn one_whose_past_nobody_saw_may_have_been_promoted() {
+fn one_whose_past_no_agent_saw_may_have_been_promoted() {
     left_alone(&stray(STRAY_UNSEEN_MS - 1, Origin::Unseen), "may be promoting");
     assert_eq!(fences(&stray(STRAY_UNSEEN_MS, Origin::Unseen)).len(), 1);
     let mut other_run = stray(STRAY_UNSEEN_MS - 1, Origin::Started);
@@ -221,7 +221,7 @@ fn one_whose_past_nobody_saw_may_have_been_promoted() {
 }
 
 #[test]
-fn nobody_is_fenced_while_a_failover_has_not_ended_in_the_writer() {
+fn no_instance_is_fenced_while_a_failover_has_not_ended_in_the_writer() {
     for phase in [FailoverPhase::SelectReplica, FailoverPhase::WaitPromotion] {
         let scene = stray(60_000, Origin::WasWriter).leading(0, B, phase);
         left_alone(&scene, "a failover is under way");
@@ -248,7 +248,7 @@ fn the_old_primary_is_fenced_while_its_successor_s_leader_still_points_replicas(
 }
 
 #[test]
-fn nobody_is_fenced_for_a_writer_that_is_not_certain() {
+fn no_instance_is_fenced_for_a_writer_that_is_not_certain() {
     let ready = || stray(60_000, Origin::Started);
     left_alone(&ready().silent(0).silent(1), "no majority has named the writer since");
     left_alone(&ready().dead(A), "the writer does not answer");
@@ -417,7 +417,7 @@ fn what_cannot_prove_its_data_takes_no_writes() {
         group.replicas.push(SentinelReplica { address, s_down: false, promoted: false, priority });
     };
     assert!(!held(&scene.clone().sentinel(0, one)));
-    // Somebody else's is left alone altogether.
+    // Another group's is left alone altogether.
     let foreign = scene.published(|record| record.instances.retain(|i| i.address != at(C)));
     assert!(!held(&foreign));
     let mut off = was;
@@ -441,7 +441,7 @@ fn what_follows_a_known_instance_is_not_lost_while_that_one_is_away() {
     // It has the history of a primary that is gone: it followed that one.
     let old = InstanceAnswer { replid: ReplId("0".to_owned()), keys: 0, ..chained.clone() };
     assert_eq!(fences(&scene(old))[0].kind, StrayKind::Lost);
-    // Nobody knows that one any more.
+    // No Sentinel knows that one any more.
     let gone = scene(chained).published(|record| record.instances.retain(|i| i.address != at(B)));
     let gone = (0..3).fold(gone, |scene, index| {
         scene.sentinel(index, |group| group.replicas.retain(|replica| replica.address != at(B)))

@@ -1,4 +1,4 @@
-//! The first primary: a group that nobody knows gets one, and nobody's data is lost for it.
+//! The first primary: a blank group gets one, and no instance's data is lost for it.
 
 use consul_redis_core::action::{Action, Purpose};
 use consul_redis_core::memory::Condition;
@@ -114,7 +114,7 @@ fn promoted(scene: &Scene) -> Vec<String> {
 }
 
 #[test]
-fn a_group_that_anybody_knows_is_not_bootstrapped() {
+fn a_group_that_consul_or_a_sentinel_knows_is_not_bootstrapped() {
     let known = unknown(&[(A, blank(1))]).answer(0, |answer| {
         answer.group = Some(crate::scene::group_view(0, 3));
     });
@@ -133,7 +133,7 @@ fn a_group_that_anybody_knows_is_not_bootstrapped() {
 }
 
 #[test]
-fn the_sentinels_are_told_of_the_first_primary_before_they_can_confirm_it() {
+fn the_sentinels_get_the_first_primary_before_they_can_confirm_it() {
     let mut scene = unknown(&[(A, blank(1)), (B, blank(2))]);
     let record = scene.write().record.unwrap();
     scene.show(&record);
@@ -169,7 +169,7 @@ fn one_that_is_a_primary_goes_before_its_replicas() {
     assert_eq!(scene.published_now(), (B.to_owned(), Level::Promotion));
 }
 
-/// With `replica-serve-stale-data no` a replica of nobody refuses PING.
+/// With `replica-serve-stale-data no` a detached instance refuses PING.
 #[test]
 fn one_that_serves_nothing_stale_can_be_the_first_primary() {
     let mut refuses = replica(1, "10.0.0.9:6379");

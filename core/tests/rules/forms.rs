@@ -105,7 +105,7 @@ fn a_record_of_a_newer_version_is_left_alone_and_says_what_to_do() {
     let mut newer = form;
     newer["state"]["v"] = Value::from(RECORD_VERSION + 1);
     // Whatever else has become of it.
-    newer["state"]["writer"] = Value::from("a form that nobody knows yet");
+    newer["state"]["writer"] = Value::from("a form that no agent knows yet");
     let store = stored(&layout(), &newer);
     assert!(matches!(store.state, StoredState::Unreadable(_)), "{:?}", store.state);
     scene.observed.store = Some(store);
@@ -119,7 +119,7 @@ fn a_record_of_a_newer_version_is_left_alone_and_says_what_to_do() {
     assert!(problem.text.ends_with(why), "{}", problem.text);
 }
 
-/// Whoever writes last has the newest form; an older agent that cannot read it leaves it alone.
+/// The agent that writes last has the newest form; an older agent that cannot read it leaves it alone.
 #[test]
 fn what_is_written_has_this_version() {
     let older = |record: &mut consul_redis_core::record::Record| {

@@ -46,7 +46,7 @@ fn what_answers_with_the_writer_s_run_is_the_writer() {
     let reasons = scene.decision().said();
     assert!(reasons.iter().any(|reason| reason.starts_with(&said)), "{reasons:?}");
     assert_eq!(problems(&scene), [ProblemCode::TwoAddresses]);
-    // Another process there, with the group's data, is a second primary.
+    // Another process there, with the group's data, is a stray primary.
     let other = configured(SECOND, primary(1, None, &[]));
     assert!(matches!(done(&other)[..], [Action::Fence(_)]), "{:?}", done(&other));
 }

@@ -42,7 +42,7 @@ fn a_late_answer_does_not_bring_a_dismissed_sentinel_back() {
 }
 
 #[test]
-fn all_are_asked_at_once_when_somebody_says_so_or_the_config_is_another() {
+fn all_are_asked_at_once_on_sighup_or_when_the_config_is_another() {
     let mut other = policy();
     other.publish = Level::Quorum;
     for input in [Input::Look, Input::Policy(Box::new(other))] {

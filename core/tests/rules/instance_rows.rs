@@ -98,7 +98,7 @@ fn down_ends_with_a_sign_of_life() {
         record.instances[2].role = PublishedRole::Down;
     };
     let scene = Scene::healthy(3).published(down).dead(C).instance(A, primary(1, None, &[B]));
-    assert!(scene.decision().actions().is_empty(), "nobody has heard of it");
+    assert!(scene.decision().actions().is_empty(), "no Sentinel has heard of it");
     let scene = scene.instance(C, replica(1, A));
     assert_eq!(scene.rows()[2], format!("{C} out of sync"));
 }
@@ -152,7 +152,7 @@ fn rows_wait_until_a_failover_is_over() {
 }
 
 #[test]
-fn rows_that_somebody_changed_are_put_back() {
+fn rows_that_another_program_changed_are_put_back() {
     let mut scene = Scene::healthy(3);
     let rows = scene.observed.rows.as_mut().unwrap().found.as_mut().unwrap();
     rows.services.remove("redis-primary");
@@ -175,7 +175,7 @@ fn rows_that_do_not_stay_are_put_back_once_a_second() {
 }
 
 #[test]
-fn keys_that_somebody_changed_are_put_back() {
+fn keys_that_another_program_changed_are_put_back() {
     let mut scene = Scene::healthy(3);
     let store = scene.observed.store.as_mut().unwrap();
     store.plain.insert("primary".to_owned(), B.to_owned());
@@ -183,7 +183,7 @@ fn keys_that_somebody_changed_are_put_back() {
 }
 
 #[test]
-fn a_node_of_somebody_else_is_left_alone() {
+fn a_node_of_another_program_is_left_alone() {
     let mut scene = Scene::unpublished(3);
     scene.observed.rows.as_mut().unwrap().foreign = true;
     let decision = scene.decision();
@@ -254,7 +254,7 @@ fn rows_go_on_while_a_leader_still_points_replicas_at_the_published_writer() {
 }
 
 #[test]
-fn rows_that_somebody_deleted_do_not_block_other_rows() {
+fn rows_that_another_program_deleted_do_not_block_other_rows() {
     let mut scene = Scene::healthy(3).instance(A, primary(1, None, &[B])).lasting(10_000);
     let rows = scene.observed.rows.as_mut().and_then(|rows| rows.found.as_mut()).unwrap();
     rows.services.clear();
@@ -311,7 +311,7 @@ fn an_instance_in_maintenance_is_no_read_endpoint_and_no_target() {
     let decision = unreadable.decision();
     assert!(decision.actions().is_empty(), "{decision:?}");
     assert_eq!(decision.said(), ["redis-ha/redis/maintenance is ignored: damaged"]);
-    // Whoever was taken out stays out.
+    // An instance that was taken out stays out.
     let out = |record: &mut Record| record.instances[1].role = PublishedRole::Maintenance;
     let mut kept = Scene::healthy(3).published(out);
     kept.observed.store.as_mut().expect("a store").maintenance = Err("damaged".to_owned());

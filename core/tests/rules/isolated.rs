@@ -1,4 +1,4 @@
-//! Node mode: when the writes of this host's primary are held because the host may be cut off, and until when.
+//! Node mode: when the writes of this host's primary are held because the host may be isolated, and until when.
 
 use consul_redis_core::action::Action;
 use consul_redis_core::hold::{HoldReason, is_isolated};
@@ -53,7 +53,7 @@ fn a_host_that_sees_neither_consul_nor_a_majority_holds_its_primary_after_a_seco
 }
 
 #[test]
-fn one_that_was_cut_off_holds_on_until_it_sees_who_leads() {
+fn one_that_was_isolated_holds_on_until_it_sees_who_leads() {
     let scene = healing();
     assert!(is_isolated(&scene.view()), "the Sentinels name another one");
     assert_eq!(held(&scene), [A]);
@@ -82,7 +82,7 @@ fn one_that_still_leads_is_let_go_at_once() {
 }
 
 #[test]
-fn nobody_is_held_on_who_did_not_lead_or_whom_nobody_would_fence() {
+fn no_writes_are_held_on_one_that_did_not_lead_or_that_no_agent_would_fence() {
     let mut foreign = healing().instance(C, primary(9, None, &[]));
     foreign.policy.local = [at(C)].into();
     assert!(!is_isolated(&foreign.view()), "it never led");
@@ -91,5 +91,5 @@ fn nobody_is_held_on_who_did_not_lead_or_whom_nobody_would_fence() {
     assert!(!is_isolated(&left.view()), "Sentinel would not touch it while it is held");
     let mut never = healing();
     never.memory.since.clear();
-    assert!(!is_isolated(&never.view()), "it was not cut off");
+    assert!(!is_isolated(&never.view()), "it was not isolated");
 }

@@ -1,4 +1,4 @@
-//! The old primary that is back before anybody has taken its place, as a replica of nobody.
+//! The old primary that is back and detached before another instance has taken its place.
 
 use consul_redis_core::action::{Action, Promote};
 use consul_redis_core::memory::Condition;
@@ -13,13 +13,13 @@ use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica, run};
 
-/// A replica of nobody, with so much of history 1.
+/// A detached instance, with so much of history 1.
 fn waiting(offset: u64) -> InstanceAnswer {
     let role = Role::Replica { of: detached_address(), link_up: false };
     InstanceAnswer { role, offset, ..replica(1, A) }
 }
 
-/// A has come back as a replica of nobody, with all that the others have.
+/// A has come back detached, with all that the others have.
 pub fn returned() -> Scene {
     Scene::healthy(3).instance(A, waiting(1_000))
 }
@@ -48,7 +48,7 @@ fn why_not(scene: &Scene) -> NotPromotedAgain {
 #[test]
 fn it_is_the_primary_again_when_it_holds_what_all_others_hold() {
     assert_eq!(promoted(&returned()), [A]);
-    // The name goes first: whoever writes to it now would be refused.
+    // The name goes first: a client that writes to it now would be refused.
     assert!(returned().withdraws().contains("replica of 192.0.2.1:6379"));
     let blank = |scene: Scene, address| {
         let answer = InstanceAnswer { keys: 0, offset: 0, ..waiting(0) };
@@ -73,7 +73,11 @@ fn it_is_the_primary_again_when_it_holds_what_all_others_hold() {
     let mut shown = waited(alone, REINSTATED_AFTER_MS).instance(d, waiting(2_000));
     shown.observed.registered.insert(at(d));
     assert_eq!(why_not(&shown), NotPromotedAgain::Behind { old: at(A), than: at(d) });
-    assert_eq!(promoted(&blank(blank(blank(returned(), A), B), C)), [A], "nobody holds anything");
+    assert_eq!(
+        promoted(&blank(blank(blank(returned(), A), B), C)),
+        [A],
+        "no instance holds anything"
+    );
     assert_eq!(promoted(&blank(returned(), B)), [A]);
 }
 
@@ -95,7 +99,7 @@ fn one_that_may_hold_more_has_to_be_heard() {
 }
 
 #[test]
-fn whoever_takes_its_place_goes_first() {
+fn the_instance_that_takes_its_place_goes_first() {
     assert_eq!(why_not(&returned().instance(B, promoted_b())), NotPromotedAgain::Rival(at(B)));
     let phase = FailoverPhase::SelectReplica;
     assert_eq!(why_not(&returned().leading(0, B, phase)), NotPromotedAgain::BeingReplaced);
@@ -117,7 +121,7 @@ fn the_operator_may_want_to_do_it_himself() {
 }
 
 #[test]
-fn one_that_follows_somebody_is_nobodys_business() {
+fn one_that_follows_another_instance_is_left_alone() {
     let role = Role::Replica { of: at(B), link_up: false };
     let demoted = InstanceAnswer { role, ..replica(1, A) };
     assert_eq!(why_not(&returned().instance(A, demoted)), NotPromotedAgain::NoCase);
@@ -136,9 +140,9 @@ fn the_veto_knows_it_too() {
     assert!(refused(&rival, A).contains("says that it is the primary"));
 }
 
-/// Sentinels let a replica be that they know and that follows nobody, for `failover-timeout`.
+/// Sentinels let a replica be that they know and that is detached, for `failover-timeout`.
 #[test]
-fn a_known_replica_of_nobody_is_pointed_at_the_writer() {
+fn a_known_detached_instance_is_pointed_at_the_writer() {
     let mut scene = Scene::healthy(3).instance(C, waiting(900));
     scene.observed.registered.insert(at(C));
     let stray = Condition::Stray(at(C));

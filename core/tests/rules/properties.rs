@@ -116,7 +116,7 @@ fn apply(scene: Scene, index: usize, said: &Said) -> Scene {
     })
 }
 
-/// Somebody else has changed a row or a key.
+/// Another program has changed a row or a key.
 fn damage(scene: &mut Scene, what: u8) {
     let store = scene.observed.store.as_mut().expect("the keys were read");
     let Some(rows) = scene.observed.rows.as_mut().and_then(|rows| rows.found.as_mut()) else {
@@ -136,7 +136,7 @@ fn damage(scene: &mut Scene, what: u8) {
 }
 
 prop_compose! {
-    /// Any scene: whatever is published, whatever anybody says; and how long it has lasted, in ms.
+    /// Any scene: whatever is published, whatever the servers say; and how long it has lasted, in ms.
     fn told()(
         published in 0..3_u8,
         level in any::<bool>(),
@@ -191,7 +191,7 @@ fn each_the_next(mut scene: Scene) -> Scene {
     scene
 }
 
-/// What is done, whoever of the Sentinels it is done with.
+/// What is done, without the Sentinels' names.
 fn outline(scene: &Scene) -> Vec<String> {
     let outline = |action: &Action| match action {
         Action::Write(write) => {
@@ -323,8 +323,8 @@ proptest! {
         }
     }
 
-    /// At either level, whatever it says of the primary, its epoch, and who is down. One that knows of Sentinels that nobody
-    /// else knows makes the majority larger: then the others are none, and a second primary that it names is a split.
+    /// At either level, whatever it says of the primary, its epoch, and who is down. One that knows of Sentinels that no other one
+    /// knows makes the majority larger: then the others are none, and a stray primary that it names is a split.
     #[test]
     fn a_minority_cannot_move_a_writer_that_the_majority_names(
         liar in said(),
@@ -343,9 +343,9 @@ proptest! {
         prop_assert!(!touches(&scene, A), "{:?}", scene.decision());
     }
 
-    /// An elected leader is a majority's choice, and nobody but itself says that it was elected. It moves the name to
+    /// An elected leader is a majority's choice, and only itself says that it was elected. It moves the name to
     /// one that says itself that it is the primary and goes on from the last writer's history, at level `promotion`; or
-    /// to nobody, when it calls the primary objectively down.
+    /// to no writer, when it calls the primary objectively down.
     #[test]
     fn one_that_says_it_leads_a_failover_moves_the_name_no_further_than_an_instance_bears_it_out(
         liar in said(),
@@ -379,7 +379,7 @@ proptest! {
         let led = chosen.is_some_and(|chosen| chosen != at(A) && says_primary(&scene, &chosen));
         prop_assert!(led || !touches(&scene, A), "{:?}", scene.decision());
         let decision = scene.decision();
-        let told = |action: &Action| !matches!(action, Action::Hold(_)) && is_told(action, A);
+        let told = |action: &Action| !matches!(action, Action::Hold(_)) && is_acted_on(action, A);
         prop_assert!(!decision.actions().iter().any(told), "{decision:?}");
     }
 
@@ -423,12 +423,12 @@ fn splits(verdict: &Verdict, liar: &Said, scene: &Scene) -> bool {
     split && liar.others > 2 && says_primary(scene, &at(NAMES[liar.primary]))
 }
 
-/// The instance is told something that keeps it from being the primary.
+/// The instance gets a command that keeps it from being the primary.
 fn touches(scene: &Scene, name: &str) -> bool {
-    scene.decision().actions().iter().any(|action| is_told(action, name))
+    scene.decision().actions().iter().any(|action| is_acted_on(action, name))
 }
 
-fn is_told(action: &Action, name: &str) -> bool {
+fn is_acted_on(action: &Action, name: &str) -> bool {
     match action {
         Action::Hold(hold) => hold.instance == at(name),
         Action::Fence(fence) => fence.instance == at(name),
@@ -473,7 +473,7 @@ fn a_minority_that_knows_many_others_keeps_a_majority_from_moving_the_name() {
     };
     assert_eq!(led(Level::Promotion).published_now(), (B.to_owned(), Level::Promotion));
     assert!(led(Level::Quorum).withdraws().contains("is down"));
-    // With a second primary at hand it withdraws the name.
+    // With a stray primary at hand it withdraws the name.
     let second = |others| {
         let scene = Scene::healthy(3).naming(&[0], B, 1).instance(B, crate::scene::promoted_b());
         scene.sentinel(0, |group| group.other_sentinels = others).lasting(60_000)

@@ -1,4 +1,4 @@
-//! A Sentinel that does not know the group is told where the primary lives.
+//! A Sentinel that does not know the group gets the primary by `MONITOR`.
 
 use consul_redis_core::action::Action;
 use consul_redis_core::observed::{DownOpinion, FailoverPhase, SentinelSettings};
@@ -49,7 +49,7 @@ fn what_the_operator_fixed_goes_first() {
 }
 
 #[test]
-fn nobody_is_told_what_is_not_certain() {
+fn no_sentinel_gets_what_is_not_certain() {
     let cases = [
         ("no writer", ignorant(Scene::healthy(3)).published(|record| record.writer = None)),
         ("not confirmed", ignorant(Scene::healthy(3)).promoted(B, 100).instance(B, promoted_b())),
@@ -70,7 +70,7 @@ fn nobody_is_told_what_is_not_certain() {
 }
 
 #[test]
-fn it_is_told_again_after_a_while_and_can_be_left_alone() {
+fn it_is_reconfigured_again_after_a_while_and_can_be_left_alone() {
     let mut scene = ignorant(Scene::healthy(3));
     let before = (sentinel_at(2), ReconfigureKind::Monitor);
     scene.memory.reconfigured.insert(before.clone(), Mono(scene.now - 4_999));
@@ -82,12 +82,12 @@ fn it_is_told_again_after_a_while_and_can_be_left_alone() {
 }
 
 #[test]
-fn one_that_does_not_answer_is_not_told() {
+fn one_that_does_not_answer_is_not_reconfigured() {
     assert!(told(&Scene::healthy(3).silent(2)).is_empty());
 }
 
 #[test]
-fn one_whose_settings_differ_is_told_those_that_are_wanted_and_no_others() {
+fn one_whose_settings_differ_gets_those_that_are_wanted_and_no_others() {
     let mut scene = Scene::healthy(3);
     scene.policy.settings.down_after_ms = Some(700);
     scene.policy.settings.parallel_syncs = Some(1);
@@ -105,7 +105,7 @@ fn one_whose_settings_differ_is_told_those_that_are_wanted_and_no_others() {
     );
     let settings = told[0].settings;
     assert_eq!((settings.quorum, settings.down_after_ms), (2, 2_000), "Consul goes before a file");
-    assert_eq!(settings.failover_timeout_ms, 10_000, "what nobody wants stays");
+    assert_eq!(settings.failover_timeout_ms, 10_000, "what is not configured stays");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn settings_that_cannot_be_read_are_ignored_and_said() {
 }
 
 #[test]
-fn one_that_disagrees_with_the_majority_for_long_is_told_anew() {
+fn one_that_disagrees_with_the_majority_for_long_is_reconfigured() {
     let stuck = || Scene::healthy(3).naming(&[2], B, 1);
     assert!(told(&stuck().lasting(DISAGREES_AFTER_MS - 1)).is_empty());
     let told_now = told(&stuck().lasting(DISAGREES_AFTER_MS));

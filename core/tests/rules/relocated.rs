@@ -1,4 +1,4 @@
-//! A group that has moved: nobody is left where its Sentinels look, and its instances are back at other addresses.
+//! A relocated group: no instance is left where its Sentinels look, and its instances are back at other addresses.
 
 use consul_redis_core::action::{Action, Purpose};
 use consul_redis_core::memory::Condition;
@@ -20,13 +20,13 @@ const D: &str = "10.0.2.1:6379";
 const E: &str = "10.0.2.2:6379";
 const F: &str = "10.0.2.3:6379";
 
-/// A replica of nobody, with so much of history 1.
+/// A detached instance, with so much of history 1.
 fn waiting(offset: u64) -> InstanceAnswer {
     let role = Role::Replica { of: detached_address(), link_up: false };
     InstanceAnswer { role, offset, ..replica(1, A) }
 }
 
-/// Everybody whom the Sentinels know is dead to all of them.
+/// All instances that the Sentinels know are dead to all of them.
 pub fn dead() -> Scene {
     let scene = Scene::healthy(3).dead(A).dead(B).dead(C);
     (0..3).fold(scene.down(&[0, 1, 2], DownOpinion::Objective), |scene, index| {
@@ -45,7 +45,7 @@ fn moved(instances: &[(&str, InstanceAnswer)]) -> Scene {
 }
 
 /// The same with all three, of which E has the most data.
-pub fn all_moved() -> Scene {
+pub fn all_relocated() -> Scene {
     moved(&[(D, waiting(900)), (E, waiting(1_000)), (F, waiting(800))])
 }
 
@@ -87,8 +87,8 @@ fn told(scene: &Scene) -> Vec<Reconfigure> {
 #[test]
 fn the_one_with_the_most_data_leads_once_all_are_back() {
     let waiting_for = NotRelocated::Waiting { answered: 3, of: 3 };
-    assert_eq!(why_not(&for_ms(all_moved(), REINSTATED_AFTER_MS - 1)), waiting_for);
-    let mut scene = for_ms(all_moved(), REINSTATED_AFTER_MS);
+    assert_eq!(why_not(&for_ms(all_relocated(), REINSTATED_AFTER_MS - 1)), waiting_for);
+    let mut scene = for_ms(all_relocated(), REINSTATED_AFTER_MS);
     assert_eq!(claimed(&scene), E);
     let said = scene.decision().summary;
     assert_eq!(said, format!("redis: {E} is to become the primary"));
@@ -109,13 +109,13 @@ fn the_one_with_the_most_data_leads_once_all_are_back() {
 
 #[test]
 fn one_that_was_written_down_and_has_lost_its_data_since_does_not_lead() {
-    let mut scene = for_ms(all_moved(), REINSTATED_AFTER_MS);
+    let mut scene = for_ms(all_relocated(), REINSTATED_AFTER_MS);
     scene.show(&scene.write().record.unwrap());
     let scene = scene.instance(E, InstanceAnswer { keys: 0, ..waiting(0) });
     assert_eq!(claimed(&scene), D, "another one is written down");
 }
 
-/// A blank one, or one of long ago, that is back alone: whoever follows it loses what the others hold.
+/// A blank one, or one of long ago, that is back alone: an instance that follows it loses what the others hold.
 #[test]
 fn less_than_the_last_writer_s_data_never_leads_while_others_may_have_it() {
     let blank = || InstanceAnswer { keys: 0, ..waiting(0) };
@@ -132,7 +132,7 @@ fn less_than_the_last_writer_s_data_never_leads_while_others_may_have_it() {
 }
 
 #[test]
-fn whoever_shows_up_or_changes_is_looked_at_for_a_while() {
+fn an_instance_that_shows_up_or_changes_is_looked_at_for_a_while() {
     let scene = for_ms(moved(&[(D, waiting(900)), (E, waiting(800))]), 30_000);
     assert_eq!(claimed(&scene), D);
     let mut more = scene.clone();
@@ -147,15 +147,14 @@ fn whoever_shows_up_or_changes_is_looked_at_for_a_while() {
 }
 
 #[test]
-fn nobody_is_promoted_beside_another_primary_with_data_or_while_somebody_follows_one_that_is_alive()
-{
+fn no_instance_is_promoted_beside_another_primary_with_data_or_while_one_follows_a_living_one() {
     let behind = InstanceAnswer { offset: 400, ..primary(1, None, &[]) };
     let scene = for_ms(moved(&[(D, behind), (E, waiting(1_000)), (F, waiting(900))]), 60_000);
     assert_eq!(why_not(&scene), NotRelocated::Rival(at(E), at(D)));
     let blank = InstanceAnswer { keys: 0, offset: 0, ..primary(7, None, &[]) };
     let scene = moved(&[(D, blank), (E, waiting(1_000)), (F, waiting(900))]);
     assert_eq!(claimed(&for_ms(scene, REINSTATED_AFTER_MS)), E, "it has nothing to lose");
-    let followed = all_moved().instance(D, replica(1, "10.0.9.9:6379"));
+    let followed = all_relocated().instance(D, replica(1, "10.0.9.9:6379"));
     assert_eq!(why_not(&followed), NotRelocated::NoCase);
 }
 
@@ -168,41 +167,41 @@ fn where_not_all_are_back_the_others_are_waited_for() {
     let mut enough = for_ms(two, REINSTATED_AFTER_MS);
     enough.policy.expect = Some(2);
     assert_eq!(claimed(&enough), D, "so many are expected");
-    let few = for_ms(all_moved(), 30_000).silent(0);
+    let few = for_ms(all_relocated(), 30_000).silent(0);
     assert_eq!(claimed(&few), E, "a majority of the Sentinels is enough in the end");
-    let few = for_ms(all_moved(), REINSTATED_AFTER_MS).silent(0);
+    let few = for_ms(all_relocated(), REINSTATED_AFTER_MS).silent(0);
     assert_eq!(why_not(&few), NotRelocated::Waiting { answered: 3, of: 3 });
-    let fewer = for_ms(all_moved(), 30_000).silent(0).silent(1);
+    let fewer = for_ms(all_relocated(), 30_000).silent(0).silent(1);
     assert_eq!(why_not(&fewer), NotRelocated::Sentinels { answered: 1, of: 3 });
 }
 
 #[test]
-fn nobody_leads_while_a_sentinel_knows_somebody_who_is_up() {
+fn no_instance_leads_while_a_sentinel_knows_one_that_is_up() {
     let case = |scene: &Scene, why: &str| assert_eq!(why_not(scene), NotRelocated::NoCase, "{why}");
     let still = |index, change: fn(&mut consul_redis_core::observed::SentinelGroup)| {
-        all_moved().sentinel(index, change)
+        all_relocated().sentinel(index, change)
     };
     case(&still(2, |group| group.down = DownOpinion::Up), "one Sentinel reaches the primary");
     case(&still(2, |group| group.replicas[0].s_down = false), "one Sentinel reaches a replica");
-    case(&all_moved().instance(B, waiting(500)), "we reach a replica");
-    case(&all_moved().instance(A, primary(1, None, &[])), "we reach the primary");
-    case(&all_moved().answer(1, |answer| answer.tilt = true), "it does not trust its clock");
+    case(&all_relocated().instance(B, waiting(500)), "we reach a replica");
+    case(&all_relocated().instance(A, primary(1, None, &[])), "we reach the primary");
+    case(&all_relocated().answer(1, |answer| answer.tilt = true), "it does not trust its clock");
     let published = |record: &mut consul_redis_core::record::Record| {
         record.writer.clone_from(&record.last_writer);
     };
-    case(&all_moved().published(published), "there is a writer");
-    case(&moved(&[]), "nobody is registered elsewhere");
+    case(&all_relocated().published(published), "there is a writer");
+    case(&moved(&[]), "no instance is registered elsewhere");
     let observer = dead().published(|record| record.writer = None).instance(D, waiting(1_000));
-    case(&observer, "nobody says that it is the group's");
+    case(&observer, "no row says that it is the group's");
     assert!(observer.keeps().contains("agree that it is down"), "{}", observer.keeps());
-    // One that has got the old primary's address, and says that it leads nobody, is as good as gone.
-    let taken = for_ms(all_moved().instance(A, waiting(10)), 30_000);
+    // One that has got the old primary's address, and says that it is a replica, is as good as gone.
+    let taken = for_ms(all_relocated().instance(A, waiting(10)), 30_000);
     assert_eq!(claimed(&taken), E);
 }
 
 #[test]
-fn sentinels_that_have_lost_what_they_knew_know_nobody() {
-    let lost = (0..3).fold(all_moved(), |scene, index| scene.answer(index, |a| a.group = None));
+fn sentinels_that_have_lost_what_they_knew_know_no_instance() {
+    let lost = (0..3).fold(all_relocated(), |scene, index| scene.answer(index, |a| a.group = None));
     assert_eq!(claimed(&for_ms(lost, REINSTATED_AFTER_MS)), E);
 }
 
@@ -218,7 +217,7 @@ fn only_the_group_s_own_data_leads_and_the_youngest_of_it() {
     assert!(leaves_all_alone(&strange));
     let blanks = moved(&[(F, blank.clone()), (E, blank.clone()), (D, blank)]);
     assert_eq!(claimed(&for_ms(blanks, REINSTATED_AFTER_MS)), D, "the lowest address");
-    // An old primary that nobody has seen since another one took its place: more of a history that has ended.
+    // An old primary that no agent has seen since another one took its place: more of a history that has ended.
     let newer = InstanceAnswer { replid: ReplId("2".to_owned()), ..waiting(600) };
     let old = moved(&[(D, waiting(2_000)), (E, newer), (F, waiting(2_000))]);
     let old = old.published(|record| record.lineage.insert(0, ReplId("2".to_owned())));
@@ -227,7 +226,7 @@ fn only_the_group_s_own_data_leads_and_the_youngest_of_it() {
 
 /// An append-only file does not hold how the history is called: each began another one, and says what it goes on from.
 #[test]
-fn where_nobody_can_say_how_far_it_has_come_the_one_that_wrote_the_history_leads() {
+fn where_no_instance_can_say_how_far_it_has_come_the_one_that_wrote_the_history_leads() {
     let anew = |replid: &str| InstanceAnswer { replid: ReplId(replid.to_owned()), ..waiting(1) };
     let explained = |led: &[&str]| {
         let mut scene = moved(&[(D, anew("d")), (E, anew("e")), (F, anew("f"))]);
@@ -245,7 +244,7 @@ fn where_nobody_can_say_how_far_it_has_come_the_one_that_wrote_the_history_leads
     assert_eq!(claimed(&for_ms(explained(&[]), 30_000)), D);
     let one = explained(&[]).instance(F, waiting(700));
     assert_eq!(claimed(&for_ms(one, 30_000)), F, "one that says how far it has come");
-    // Whoever is of an earlier writer stays behind it.
+    // An instance with an earlier writer's history stays behind it.
     let mut older = explained(&["e"]).published(|record| {
         record.lineage.insert(0, ReplId("2".to_owned()));
     });
@@ -265,7 +264,7 @@ fn where_nobody_can_say_how_far_it_has_come_the_one_that_wrote_the_history_leads
 fn one_that_may_hold_more_is_waited_for_and_one_that_serves_nothing_stale_is_not() {
     let unready = |error: &str| {
         let answer = InstanceAnswer { not_ready: Some(error.to_owned()), ..waiting(1_000) };
-        for_ms(all_moved().instance(E, answer), 60_000)
+        for_ms(all_relocated().instance(E, answer), 60_000)
     };
     let loading = why_not(&unready("LOADING"));
     assert_eq!(loading, NotRelocated::NotReady(at(E), "LOADING".to_owned()));
@@ -284,7 +283,7 @@ fn data_that_has_gone_different_ways_and_priorities_are_the_operator_s() {
     let codes: Vec<ProblemCode> = problems.iter().map(|problem| problem.code).collect();
     assert!(codes.contains(&ProblemCode::NoWriter) && codes.contains(&ProblemCode::DataDiverged));
     let text = &problems.iter().find(|problem| problem.code == ProblemCode::NoWriter).unwrap().text;
-    assert!(text.contains("nobody whom the Sentinels know is left; the data of"), "{text}");
+    assert!(text.contains("no address that the Sentinels know answers; the data of"), "{text}");
     let never = |offset| InstanceAnswer { priority: Some(0), ..waiting(offset) };
     let scene = moved(&[(D, never(2_000)), (E, waiting(900)), (F, waiting(800))]);
     assert_eq!(why_not(&for_ms(scene, 60_000)), NotRelocated::NeverToLead, "it has more than they");
@@ -292,20 +291,20 @@ fn data_that_has_gone_different_ways_and_priorities_are_the_operator_s() {
     assert_eq!(claimed(&for_ms(scene, REINSTATED_AFTER_MS)), E);
     let scene = moved(&[(D, never(1)), (E, never(1)), (F, never(1))]);
     assert_eq!(why_not(&for_ms(scene, 60_000)), NotRelocated::NeverToLead);
-    let mut off = for_ms(all_moved(), 60_000);
+    let mut off = for_ms(all_relocated(), 60_000);
     off.policy.bootstrap = false;
     assert_eq!(why_not(&off), NotRelocated::SwitchedOff);
-    let mut untold = for_ms(all_moved(), 60_000);
-    untold.policy.tell_sentinels = false;
-    assert_eq!(why_not(&untold), NotRelocated::SwitchedOff, "they would never follow");
+    let mut unchanged = for_ms(all_relocated(), 60_000);
+    unchanged.policy.tell_sentinels = false;
+    assert_eq!(why_not(&unchanged), NotRelocated::SwitchedOff, "they would never follow");
     assert!(leaves_all_alone(&off));
 }
 
-/// One that is told of the new primary while others still name the dead one would be told back by them.
+/// A Sentinel that gets the new primary while others still name the dead one would be changed back by them.
 #[test]
-fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_is_told_of_the_new_one() {
+fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_gets_the_new_one() {
     let scene =
-        all_moved().promoted(E, 100).published(|record| record.evidence.basis = Basis::Agents);
+        all_relocated().promoted(E, 100).published(|record| record.evidence.basis = Basis::Agents);
     let scene = scene.instance(E, primary(2, Some(1), &[]));
     let whats = |scene: &Scene| -> Vec<(String, ReconfigureKind)> {
         told(scene)
@@ -325,10 +324,10 @@ fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_is_told_of_the_new_on
             .iter()
             .all(|reconfigure| reconfigure.primary == at(E) && reconfigure.settings.quorum == 2)
     );
-    // One that has found somebody who is up is left alone: it may elect that one.
+    // A Sentinel that has found an instance that is up is left alone: it may elect that one.
     let alive = scene.clone().sentinel(1, |group| group.replicas[0].s_down = false);
     assert_eq!(whats(&alive).len(), 2);
-    // It cannot elect anybody any more once most have let go.
+    // It cannot elect an instance any more once most have let go.
     let last = forgot(forgot(alive, 0), 2);
     assert_eq!(whats(&last), [(sentinel_at(1).to_string(), ReconfigureKind::Remove(1))]);
     // What they say of the dead one is no denial, however long it takes to tell them.
@@ -352,9 +351,9 @@ fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_is_told_of_the_new_on
     }
 }
 
-/// Sentinels that have moved as well do not find one another, and each calls the writer down by itself.
+/// Sentinels that were relocated as well do not find one another, and each calls the writer down by itself.
 #[test]
-fn a_writer_that_answers_nobody_is_withdrawn_though_the_sentinels_cannot_agree() {
+fn a_writer_out_of_reach_is_withdrawn_though_the_sentinels_cannot_agree() {
     let lasting = |scene: Scene, ms| {
         let mut scene = scene;
         scene.memory.since.insert(Condition::OutOfReach(at(A)), Mono(NOW - ms));
@@ -368,7 +367,7 @@ fn a_writer_that_answers_nobody_is_withdrawn_though_the_sentinels_cannot_agree()
     assert!(early.keeps().contains("named by 3 of 3"), "{}", early.keeps());
     let late = lasting(alone.clone(), OUT_OF_REACH_AFTER_MS);
     assert!(late.withdraws().contains("answers neither us nor any of the 3 of 3"));
-    // It is not published again by somebody who reaches it.
+    // It is not published again by an agent that reaches it.
     let reached = alone.clone().published(|record| record.writer = None);
     let reached = reached.instance(A, primary(1, None, &[]));
     assert!(reached.keeps().contains("agree that it is down"), "{}", reached.keeps());
@@ -380,7 +379,7 @@ fn a_writer_that_answers_nobody_is_withdrawn_though_the_sentinels_cannot_agree()
     ] {
         assert!(!scene.conditions().contains(&Condition::OutOfReach(at(A))), "{why}");
     }
-    // Where they know nothing at all, our own login may be wrong: then nobody answers us.
+    // Where they know nothing at all, our own login may be wrong: then no instance answers us.
     let forgot = |scene: Scene| (0..3).fold(scene, |s, index| s.answer(index, |a| a.group = None));
     let blind = forgot(Scene::healthy(3)).dead(A).dead(B).dead(C);
     assert!(!blind.conditions().contains(&Condition::OutOfReach(at(A))));

@@ -70,7 +70,7 @@ fn one_sentinel_that_lies_moves_nothing() {
 #[test]
 fn an_answer_asked_for_before_the_published_generation_was_seen_is_no_vote() {
     let mut scene = Scene::healthy(3).naming(&[0, 1, 2], B, 2).instance(B, promoted_b());
-    // Somebody published A a moment ago, on newer answers than ours.
+    // Another agent published A a moment ago, on newer answers than ours.
     scene.memory.generation = Some((7, consul_redis_core::time::Mono(crate::scene::ASKED + 1)));
     assert_eq!(
         scene.keeps(),

@@ -105,5 +105,5 @@ fn what_a_majority_names_is_confirmed_as_it_is_published() {
     let write = scene.write();
     let change = write.history.unwrap().remove(0);
     assert_eq!((change.level, change.timeline.confirmed), (Some(Level::Quorum), Some(change.at)));
-    assert_eq!(change.timeline.in_dns, None, "nobody has asked yet");
+    assert_eq!(change.timeline.in_dns, None, "no agent has asked yet");
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
 
-/// A is dead, Sentinel 0 leads, B was told and has become the primary; nobody names it yet.
+/// A is dead, Sentinel 0 leads, B got the command and has become the primary; no majority names it yet.
 fn promotion() -> Scene {
     Scene::healthy(3)
         .down(&[0, 1, 2], DownOpinion::Objective)
@@ -37,7 +37,7 @@ fn at_level_quorum_it_waits_for_the_majority() {
 }
 
 #[test]
-fn a_leader_that_still_waits_for_its_election_has_chosen_nobody() {
+fn a_leader_that_still_waits_for_its_election_has_chosen_no_replica() {
     let scene = promotion().leading(0, B, FailoverPhase::WaitStart);
     assert!(scene.withdraws().contains("is down"));
 }
@@ -189,7 +189,7 @@ fn a_confirmation_writes_down_when_it_was_and_when_dns_was_seen_to_answer() {
     assert_eq!(scene.write().history, None);
 }
 
-/// A leads since generation 7, and nobody has written down when DNS answered it.
+/// A leads since generation 7, and no agent has written down when DNS answered it.
 fn published(level: Level, ago_ms: i64) -> Scene {
     let mut scene = Scene::healthy(3);
     let now = scene.view().now.wall;
@@ -249,7 +249,7 @@ fn what_dns_answered_goes_with_whatever_is_written_next() {
 }
 
 #[test]
-fn a_promotion_that_nobody_confirms_in_time_is_withdrawn() {
+fn a_promotion_that_no_majority_confirms_in_time_is_withdrawn() {
     let scene = Scene::healthy(3).promoted(B, 5_001).instance(B, promoted_b()).dead(A);
     assert_eq!(scene.withdraws(), format!("no majority confirmed {B} within 5000 ms"));
 }
@@ -332,8 +332,8 @@ fn a_primary_of_another_history_is_none_of_ours_to_hold() {
 }
 
 #[test]
-fn nobody_is_held_when_the_majority_contradicts_what_is_published() {
-    // The leader died after the promotion: nobody can say who will win.
+fn no_writes_are_held_when_the_majority_contradicts_what_is_published() {
+    // The leader died after the promotion: it is unknown which instance will win.
     let scene = Scene::healthy(3).promoted(B, 500).instance(B, promoted_b());
     assert!(holds(&scene).is_empty());
 }
@@ -346,7 +346,7 @@ fn holding_can_be_switched_off() {
 }
 
 #[test]
-fn nobody_is_held_for_a_failover_that_is_over_or_takes_for_ever() {
+fn no_writes_are_held_for_a_failover_that_is_over_or_takes_for_ever() {
     let outdated = promotion()
         .instance(A, primary(1, None, &[C]))
         .published(|record| record.evidence.confirmed_epoch = 2);

@@ -36,7 +36,7 @@ fn the_published_writer_stays_through_a_contest_that_it_wins() {
 }
 
 #[test]
-fn a_second_primary_without_a_majority_moves_nothing() {
+fn a_stray_primary_without_a_majority_moves_nothing() {
     let scene = Scene::healthy(3).instance(B, promoted_b()).silent(0).silent(1).silent(2);
     assert!(scene.keeps().starts_with(&format!("writer {A} stays")), "{}", scene.keeps());
 }

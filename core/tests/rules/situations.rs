@@ -12,7 +12,7 @@ use consul_redis_core::situation::TABLE;
 use crate::data_loss::reborn;
 use crate::first_primary::{blank, unknown};
 use crate::promote_again::returned;
-use crate::relocated::all_moved;
+use crate::relocated::all_relocated;
 use crate::scene::{A, B, C, Scene, primary, promoted_b};
 
 fn unread() -> Scene {
@@ -54,7 +54,7 @@ fn each_situation_is_recognised() {
         ("Gone", gone),
         ("Named", Scene::healthy(3)),
         ("Promoting", Scene::healthy(3).promoted(B, 1_000).instance(B, promoted_b())),
-        ("Relocated", all_moved()),
+        ("Relocated", all_relocated()),
         ("Held", held),
     ];
     let found: Vec<&str> =
@@ -73,7 +73,7 @@ fn an_agent_that_has_not_read_consul_writes_nothing() {
     assert_eq!(decision.actions(), []);
 }
 
-/// A second primary that a leader has superseded, on a host that was cut off: two rules want its writes held.
+/// A stray primary that a leader has superseded, on a host that was isolated: two rules want its writes held.
 #[test]
 fn one_instance_gets_one_command() {
     let scene = promoting().instance(A, primary(1, None, &[C]));

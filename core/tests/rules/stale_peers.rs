@@ -52,14 +52,14 @@ fn forgets(scene: &Scene) -> Option<Forget> {
     })
 }
 
-fn ghost_sentinel() -> StalePeer {
+fn stale_sentinel() -> StalePeer {
     StalePeer::Sentinel(SentinelId("sentinel-3".to_owned()), sentinel_at(3))
 }
 
 #[test]
 fn a_sentinel_that_is_gone_for_good_is_forgotten_by_one_that_lists_it() {
     let wanted =
-        Forget { sentinel: sentinel_at(0), primary: at(A), stale_peers: vec![ghost_sentinel()] };
+        Forget { sentinel: sentinel_at(0), primary: at(A), stale_peers: vec![stale_sentinel()] };
     assert_eq!(forgets(&one_silent().lasting(LONG)), Some(wanted));
 }
 
@@ -91,7 +91,7 @@ fn the_write_says_which_sentinel_and_counts() {
 }
 
 #[test]
-fn the_next_one_waits_until_the_last_one_knows_everybody_again() {
+fn the_next_one_waits_until_the_last_one_knows_all_peers_again() {
     let mut scene = one_silent().lasting(LONG);
     scene.memory.reset = seen(1, RESET_GAP_MS - 1);
     assert_eq!(forgets(&scene), None);
@@ -110,7 +110,7 @@ fn the_next_one_waits_until_the_last_one_knows_everybody_again() {
 }
 
 #[test]
-fn whoever_may_be_alive_is_not_forgotten() {
+fn a_peer_that_may_be_alive_is_not_forgotten() {
     assert_eq!(forgets(&one_silent().lasting(AFTER - 1)), None, "not for long enough");
     let heard_by_one = one_silent().sentinel(1, |group| {
         group.peers.iter_mut().for_each(|peer| peer.s_down = false);
@@ -132,7 +132,7 @@ fn one_that_is_only_late_keeps_the_others_from_being_forgotten() {
 }
 
 #[test]
-fn nobody_is_reset_unless_all_is_at_rest() {
+fn no_sentinel_is_reset_unless_all_is_at_rest() {
     let still = [
         one_silent().sentinel(1, |group| group.down = DownOpinion::Subjective),
         one_silent().sentinel(1, |group| group.failover = Some(FailoverPhase::WaitStart)),

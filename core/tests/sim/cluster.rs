@@ -1,4 +1,4 @@
-//! Redis instances and Sentinels as far as they can be told apart from outside: a small model of what
+//! Redis instances and Sentinels as far as they differ when seen from outside: a small model of what
 //! `docs/facts/sentinel.md` measured, down to the second in which only the leader knows.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,7 +61,7 @@ pub struct Instance {
     pub copying: Option<(Address, u64)>,
     /// `replica-priority`, 0 for never.
     pub priority: u64,
-    /// Its data is somebody else's.
+    /// Its data is unrelated.
     pub foreign: bool,
     /// The last write that it acknowledged: the history, and the place in it. No other write has both.
     pub wrote: (u64, u64),
@@ -143,7 +143,7 @@ pub struct Cluster {
     pub cut_sentinels: BTreeSet<(usize, usize)>,
     /// Pairs that cannot speak: Sentinel and instance.
     pub cut_instances: BTreeSet<(usize, Address)>,
-    /// Nobody writes yet.
+    /// No client writes yet.
     pub idle: bool,
     /// The time of the last tick.
     now: u64,
@@ -215,7 +215,7 @@ impl Cluster {
         }
     }
 
-    /// Nobody knows of a primary: the Sentinels know nothing, and every instance has been started by itself, with
+    /// A blank group: the Sentinels know nothing, and every instance has been started by itself, with
     /// as much of one history as `offsets` says.
     pub fn forget_everything(&mut self, offsets: &[u64], as_replicas: bool) {
         self.idle = true;
@@ -703,7 +703,7 @@ impl Cluster {
         sentinel.events += 1;
     }
 
-    /// An instance is made anew at another address, with its data, as a replica of nobody.
+    /// An instance is made anew at another address, with its data, and detached.
     pub fn move_instance(&mut self, index: usize, to: Address) {
         let instance = &mut self.instances[index];
         instance.address = to;
@@ -740,7 +740,7 @@ impl Cluster {
         instance.kicks += 1;
     }
 
-    /// An instance is replaced by one with somebody else's data, a primary by its own config.
+    /// An instance is replaced by one with unrelated data, a primary by its own config.
     pub fn start_foreign(&mut self, index: usize) {
         let replid = self.new_replid();
         let instance = &mut self.instances[index];
@@ -768,7 +768,7 @@ impl Cluster {
         true
     }
 
-    /// `REPLICAOF` nobody, as an agent gives it to one that would copy a primary without data.
+    /// Detaches an instance, as an agent does with one that would copy a primary without data.
     pub fn detach(&mut self, index: usize, detach: &Detach) -> bool {
         let now = self.probe(&self.instances[index].address);
         if !now.is_some_and(|now| detach.still_holds(&now)) {
@@ -827,7 +827,7 @@ impl Cluster {
             .collect()
     }
 
-    /// The data of a primary that a majority names is nobody else's, nor is what others have copied of it.
+    /// The data of a primary that a majority names is the group's, as is what others have copied of it.
     pub fn adopt(&mut self, primary: &Address) {
         let leads = self.instance(primary).filter(|leads| leads.foreign && leads.is_primary());
         // One that has copied it before its promotion goes on from it.
@@ -868,7 +868,7 @@ impl Cluster {
     }
 
     /// The primary was restarted without its data, and Sentinels would choose one that has copied that (because no
-    /// agent could reach it in time) before one that has not, or may not choose the one that has not: whoever asks for
+    /// agent could reach it in time) before one that has not, or may not choose the one that has not: an agent that asks for
     /// a failover loses the data.
     pub fn is_left_to_the_operator(&self, primary: &Address) -> bool {
         let Some(leads) = self.instance(primary).filter(|leads| leads.started_empty) else {

@@ -145,7 +145,7 @@ fn moving_history(seed: u64, as_it_is: fn(World) -> World) -> Result<World, Stri
 
 /// Whatever else happens meanwhile.
 #[test]
-fn groups_that_move_hold() {
+fn relocated_groups_hold() {
     let count = histories() / 16;
     let seeds = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
     let (from, to) = seeds.map_or((0, count), |seed: u64| (seed, seed + 1));

@@ -154,7 +154,7 @@ impl MemoryConsul {
         *self = Self { version: self.version + 1, ..Self::default() };
     }
 
-    /// A row that somebody else deletes.
+    /// A row that another program deletes.
     pub fn tamper(&mut self, node: &str, pick: usize) {
         self.version += 1;
         if let Some(rows) = self.nodes.get_mut(node) {

@@ -18,7 +18,7 @@ pub enum Operation {
     KillPrimary,
     /// Every instance is stopped, and made anew at another address with the data that it had.
     MoveAll,
-    /// Its process is replaced by one without its data, before anybody calls it down.
+    /// Its process is replaced by one without its data, before a Sentinel calls it down.
     EmptyPrimary,
     KillSentinel(usize),
     /// Stopped for good.
@@ -63,7 +63,7 @@ pub enum Operation {
     FullQueue(usize),
     /// What an agent tells Sentinels is dropped for a while: the watchers lag.
     Lag(usize),
-    /// An instance is replaced by one with data of somebody else's.
+    /// An instance is replaced by one with unrelated data.
     ForeignData(usize),
     Reload {
         agent: usize,
@@ -93,7 +93,7 @@ pub struct Sizes {
     pub agents: usize,
     pub instances: usize,
     pub sentinels: usize,
-    /// Everything moves: then somebody else's data, or a Sentinel that is not told of it, is for the operator.
+    /// Everything moves: then unrelated data, or a Sentinel that is not reconfigured, is for the operator.
     pub moving: bool,
 }
 

@@ -191,7 +191,7 @@ fn a_returning_old_primary_does_not_get_its_name_back() {
 }
 
 #[test]
-fn a_blank_sentinel_is_told() {
+fn a_blank_sentinel_is_reconfigured() {
     for seed in 0..seeds() {
         let mut world = settled(seed, 3);
         world.schedule(world.now, Operation::StartSentinel { sentinel: 1, blank: true });
@@ -203,7 +203,7 @@ fn a_blank_sentinel_is_told() {
 }
 
 #[test]
-fn a_primary_that_is_cut_off_takes_no_writes_and_heals_by_itself() {
+fn an_isolated_primary_takes_no_writes_and_heals_by_itself() {
     let mut holds = 0;
     for seed in 0..seeds() {
         let mut world = settled(seed, 3);
@@ -220,7 +220,7 @@ fn a_primary_that_is_cut_off_takes_no_writes_and_heals_by_itself() {
 }
 
 #[test]
-fn a_group_that_nobody_knows_gets_the_first_primary_with_the_most_data() {
+fn a_blank_group_gets_the_first_primary_with_the_most_data() {
     for seed in 0..seeds() * 5 {
         let mut world = World::from_scratch(seed, 3, 3, 3);
         run_until(&mut world, 30_000, |world| {
@@ -281,10 +281,10 @@ fn forgets_one_at_a_time(mut world: World) {
     finish(&mut world);
 }
 
-/// The primary comes back without its data before anybody calls it down: another one leads, with all that it had, and
-/// nobody has copied the emptiness.
+/// The primary comes back without its data before a Sentinel calls it down: another one leads, with all that it had, and
+/// no instance has copied the emptiness.
 #[test]
-fn a_primary_that_comes_back_empty_leads_nobody_who_has_data() {
+fn a_primary_that_comes_back_empty_leads_no_instance_with_data() {
     for seed in 0..seeds() {
         let mut world = settled(seed, 3);
         let old = published(&world).unwrap().writer.unwrap().address;
@@ -304,7 +304,7 @@ fn a_primary_that_comes_back_empty_leads_nobody_who_has_data() {
     }
 }
 
-/// All stop, and the one that was the primary is back first, without its data: nobody is published until those are
+/// All stop, and the one that was the primary is back first, without its data: no writer is published until those are
 /// back who hold it, and then one of them.
 #[test]
 fn an_empty_primary_waits_for_those_who_may_hold_the_data() {
@@ -331,7 +331,7 @@ fn an_empty_primary_waits_for_those_who_may_hold_the_data() {
     }
 }
 
-/// Nobody else comes back: the empty one leads after `bootstrap_wait`, since there is nothing to lose.
+/// No other instance comes back: the empty one leads after `bootstrap_wait`, since there is nothing to lose.
 #[test]
 fn an_empty_primary_that_stays_alone_leads_after_the_wait() {
     let mut world = patient(3);
@@ -348,9 +348,9 @@ fn an_empty_primary_that_stays_alone_leads_after_the_wait() {
     assert_eq!(published(&world).unwrap().writer.unwrap().address, old);
 }
 
-/// Sentinels that know only dead ones elect nobody, for ever: the agents find the one with the most data, and tell them.
+/// Sentinels that know only dead ones elect none, for ever: the agents find the one with the most data, and reconfigure them.
 #[test]
-fn a_group_that_has_moved_is_led_by_the_one_with_the_most_data() {
+fn a_relocated_group_is_led_by_the_one_with_the_most_data() {
     for seed in 0..seeds() {
         let mut world = settled(seed, 3);
         for index in 0..(seed % 3) as usize {
@@ -400,7 +400,7 @@ fn a_planned_move_loses_no_acknowledged_write() {
     assert_eq!(done, seeds() as usize);
 }
 
-/// What the move is compared with: the same failover, and nobody holds the writes.
+/// What the move is compared with: the same failover, and no agent holds the writes.
 #[test]
 fn a_forced_failover_by_itself_loses_some() {
     let mut lost = 0;

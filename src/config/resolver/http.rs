@@ -50,7 +50,7 @@ impl Resolver<'_> {
         let check = common.dns_check.or(table.check).unwrap_or(true);
         let in_file = || table.servers.clone().unwrap_or_default();
         let named = if common.dns.is_empty() { in_file() } else { common.dns.clone() };
-        // One that is reached by a socket is on this machine.
+        // A Consul that is reached by a socket is on this machine.
         let host = consul.host().unwrap_or_else(|| "127.0.0.1".to_owned());
         let servers = match &named[..] {
             [] => Address::new(&host, CONSUL_DNS_PORT).into_iter().collect(),

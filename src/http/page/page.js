@@ -284,7 +284,7 @@ function sentinels(status) {
   const heads = [{ name: "Sentinel" }, { name: "Names" }, { name: "Its opinion" }, { name: "Epoch", number: true }];
   const rows = status.sentinels.map((one) => [
     one.address,
-    or(one.names, "nobody"),
+    or(one.names, "none"),
     [one.opinion, one.tilt ? "in TILT" : null, one.error].filter(Boolean).join(", "),
     one.epoch,
   ]);
@@ -371,7 +371,7 @@ function show(view, now) {
   }
   const { healthy, problems, writer, generation, why, name, instances: some, sentinels: them, votes } = status;
   put(parts, "summary", [healthy, problems, writer, generation, why, name, view.summary, view.reasons], () => summary(view));
-  const watched = status.agents.length === 0 ? "nobody" : status.agents.join(", ");
+  const watched = status.agents.length === 0 ? "no agent" : status.agents.join(", ");
   const since = status.since ? `Since ${time(status.since)} (${ago(status.since, now)}). ` : "";
   put(parts, "since", [since, watched], () => [make("p", {}, `${since}Watched by ${watched}.`)]);
   const width = Math.max(260, Math.floor(parts.drawing.place.clientWidth));
@@ -401,7 +401,7 @@ function news(before, now) {
   for (const view of now.groups) {
     const old = before.groups.find((one) => one.group === view.group);
     if (!old || !old.status || !view.status) continue;
-    if (old.status.writer !== view.status.writer) said.push(`${view.group}: the writer is ${or(view.status.writer, "nobody")}, generation ${view.status.generation}.`);
+    if (old.status.writer !== view.status.writer) said.push(`${view.group}: the writer is ${or(view.status.writer, "none")}, generation ${view.status.generation}.`);
     if (old.status.healthy !== view.status.healthy) said.push(`${view.group} is ${view.status.healthy ? "healthy" : "not healthy"}.`);
   }
   return said.join(" ");

@@ -155,7 +155,7 @@ impl World {
         self.take(agent, outputs);
     }
 
-    /// Everybody is asked at once.
+    /// All servers are asked at once.
     pub(super) fn look(&mut self, agent: usize) {
         if !self.agents[agent].up {
             return;
@@ -164,7 +164,7 @@ impl World {
         let now = self.clock();
         let outputs = self.agents[agent].machine.on(Input::Look, now);
         if !outputs.contains(&Output::AskSentinels) {
-            self.break_with(format!("agent-{agent} was told to look, and asks nobody"));
+            self.break_with(format!("agent-{agent} was made to look, and asks no Sentinel"));
         }
         self.take(agent, outputs);
     }
@@ -218,7 +218,7 @@ impl World {
         };
         let late = self.now - begun > patience;
         if !reached || late {
-            // Writes go on where they were, unless somebody leads already.
+            // Writes go on where they were, unless another instance leads already.
             if reached && !matches!(planned.step, Step::Follow(_)) {
                 self.cluster.instances[from].held_until = self.now;
             }
@@ -302,7 +302,7 @@ impl World {
             }
             Operation::MoveAll => self.move_all(),
             Operation::ForeignData(i) => {
-                // Another process, that nobody has told to hold anything yet.
+                // Another process, whose writes no agent has held yet.
                 self.primary_since.remove(&i);
                 self.cluster.start_foreign(i);
             }

@@ -13,7 +13,7 @@ impl World {
         self.counts.late_answers += usize::from(late);
     }
 
-    /// Its data is somebody else's, and was never published as the group's.
+    /// Its data is unrelated, and was never published as the group's.
     pub(super) fn is_foreign(&self, index: usize) -> bool {
         let instance = &self.cluster.instances[index];
         let lineage = self.last_record.iter().flat_map(|record| &record.lineage);
@@ -70,7 +70,7 @@ impl World {
             return;
         };
         let Some(writer) = record.writer_address() else {
-            return self.break_with(format!("agent-{agent} publishes nobody"));
+            return self.break_with(format!("agent-{agent} publishes no writer"));
         };
         // It said so after the generation that it is to follow was committed, or its word is older than
         // what it overrules.
@@ -87,7 +87,7 @@ impl World {
             let what = format!("{writer} is the first primary, {:?} has more", self.most_data);
             return self.break_with(what);
         }
-        // Where everything has moved, no Sentinel knows anybody who is left.
+        // In a relocated group, no Sentinel knows an instance that answers.
         let by_itself = record.evidence.basis == Basis::Agents;
         let moved = self.moved > 0 && by_itself;
         if let Some(holder) = self.holder_passed_over(agent, record, writer).filter(|_| moved) {
@@ -106,7 +106,7 @@ impl World {
         }
     }
 
-    /// A blank one is about to lead: somebody whom the agent reaches, and who has been there for a while, holds the group's data.
+    /// A blank one is about to lead: an instance that the agent reaches, and that has been there for a while, holds the group's data.
     pub(super) fn holder_passed_over(
         &self,
         agent: usize,
@@ -125,7 +125,7 @@ impl World {
         all.find(holds).map(|(_, holder)| holder.address.clone())
     }
 
-    /// In truth, not in anybody's view: a majority named it, or an elected leader had chosen it.
+    /// In truth, not in an agent's view: a majority named it, or an elected leader had chosen it.
     pub(super) fn named_recently(&self, writer: &Address, level: Level) -> bool {
         let from = self.now.saturating_sub(PROOF_AGE_MAX_MS);
         let kept = match level {
@@ -231,7 +231,7 @@ impl World {
         self.broken.get_or_insert(what);
     }
 
-    /// A primary on a host that has been cut off for long takes no writes.
+    /// A primary on a host that has been isolated for long takes no writes.
     pub(super) fn check_isolated(&mut self) {
         for host in 0..self.agents.len().min(self.cluster.instances.len()) {
             let instance = &self.cluster.instances[host];
@@ -248,7 +248,7 @@ impl World {
             let held = instance.held_until + HOLD_GAP_MS > self.now;
             if self.now.saturating_sub(since) > ISOLATED_MAX_MS && !held {
                 let address = instance.address.clone();
-                self.break_with(format!("{address} takes writes, cut off since {since}"));
+                self.break_with(format!("{address} takes writes, isolated since {since}"));
             }
         }
     }
@@ -261,7 +261,7 @@ impl World {
         let answer = self.consul.group(&self.layout, Mono(self.now));
         let published = answer.record().and_then(Record::writer_address).cloned();
         let level = answer.record().map(|record| record.evidence.level());
-        // Equal epochs for two addresses never converge in Sentinel itself; then nobody is named.
+        // Equal epochs for two addresses never converge in Sentinel itself; then no address is named.
         let Some(majority) = self.cluster.majority() else { return };
         if !self.cluster.is_settled() {
             return;

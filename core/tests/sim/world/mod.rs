@@ -42,7 +42,7 @@ const PROMOTION_MAX_MS: u64 = 4_000;
 const FOLLOW_MAX_MS: u64 = 30_000;
 /// Pause between two looks at a planned move, in ms.
 const MOVE_STEP_MS: u64 = 20;
-/// How long a primary that is cut off may take writes: 3 s, and the model's slowest messages.
+/// How long a primary on an isolated host may take writes: 3 s, and the model's slowest messages.
 const ISOLATED_MAX_MS: u64 = 5_000;
 /// 30 s by the book, less the time that a command is on its way.
 const FORGET_GAP_MS: u64 = 22_000;
@@ -50,7 +50,7 @@ const FORGET_GAP_MS: u64 = 22_000;
 const REPLACE_GAP_MS: u64 = 1_000;
 /// A renewed hold may come this much late, for the same reason.
 const HOLD_GAP_MS: u64 = 1_000;
-/// What is younger nobody can have been told yet. Whoever follows one that has just lost its data is sheltered afterwards.
+/// What is younger no agent can know yet. An instance that follows one which has just lost its data is detached afterwards.
 const UNSEEN_MS: u64 = 150;
 /// Deadline of a question to a Sentinel or an instance, in ms.
 const ASK_TIMEOUT_MS: u64 = 500;
@@ -72,7 +72,7 @@ const UNKNOWN: [&[&str]; 3] =
 /// So long after a failover its replicas have been made to follow, have copied everything, and are published.
 const REST_MS: u64 = 25_000;
 
-/// Who can be cut off from whom.
+/// Which two cannot reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
     Consul,
@@ -141,7 +141,7 @@ struct Agent {
     life: u64,
     cut: BTreeSet<Peer>,
     next_wake: u64,
-    /// Sampled at the instance: when it last told this agent that it is the primary.
+    /// Sampled at the instance: when it last answered this agent that it is the primary.
     said_primary: BTreeMap<Address, u64>,
     generation_max: u64,
     watched: Option<u64>,
@@ -191,7 +191,7 @@ pub struct Counts {
     pub lags: usize,
     /// Commands that were carried out half a second after they were given, or later.
     pub late_commands: usize,
-    /// Instances with somebody else's data that were seen as primaries beside the group's.
+    /// Instances with unrelated data that were seen as primaries beside the group's.
     pub foreign: usize,
     pub reloads: usize,
     pub looks: usize,
@@ -248,9 +248,9 @@ pub struct World {
     pub holds: usize,
     /// Stray primaries made replicas.
     pub fences: usize,
-    /// Sentinels told.
+    /// Sentinels reconfigured.
     pub reconfigurations: usize,
-    /// Sentinels that were told to let go of those who are gone.
+    /// Sentinels that got `REMOVE` for a primary that is gone.
     pub removals: usize,
     /// Writers published in a group that has moved.
     pub successors: usize,
@@ -407,7 +407,7 @@ impl World {
         world
     }
 
-    /// The same with nobody who knows of a primary.
+    /// The same with a blank group.
     pub fn from_scratch(seed: u64, agents: usize, instances: usize, sentinels: usize) -> Self {
         let mut world = Self::new(seed, agents, instances, sentinels);
         let data = world.rng.random_range(0..2) == 0;

@@ -29,7 +29,7 @@ impl World {
         answer
     }
 
-    /// Nobody with somebody else's data is ever made the primary.
+    /// No instance with unrelated data is ever made the primary.
     pub(super) fn promote(&mut self, agent: usize, index: usize, promote: &Promote) {
         let reached = !self.agents[agent].cut.contains(&Peer::Instance(index));
         let now = self.cluster.probe(&promote.instance).filter(|_| reached);
@@ -278,8 +278,8 @@ impl World {
         }
     }
 
-    /// Nobody whom the Sentinels want to be the primary is ever made a replica, however late the command
-    /// arrives, and nobody with data ever follows one without.
+    /// No instance that the Sentinels want to be the primary is ever made a replica, however late the command
+    /// arrives, and none with data ever follows one without.
     pub(super) fn fence(&mut self, agent: usize, index: usize, fence: &Fence) {
         if self.agents[agent].cut.contains(&Peer::Instance(index)) {
             return;
@@ -293,7 +293,7 @@ impl World {
         let instance = &fence.instance;
         self.log.push(format!("{} agent-{agent} fences {instance}", self.now));
         if foreign {
-            self.break_with(format!("{instance} was fenced, and its data is somebody else's"));
+            self.break_with(format!("{instance} was fenced, and its data is unrelated"));
         }
         if self.cluster.majority().as_ref() == Some(instance) {
             self.break_with(format!("{instance} was fenced, and a majority names it"));
@@ -308,7 +308,7 @@ impl World {
         }
     }
 
-    /// Nobody whom the Sentinels want to be the primary is ever kept from being it, and only data is kept.
+    /// No instance that the Sentinels want to be the primary is ever kept from being it, and only data is kept.
     pub(super) fn detach(&mut self, agent: usize, index: usize, detach: &Detach) {
         if self.agents[agent].cut.contains(&Peer::Instance(index)) {
             return;
@@ -321,13 +321,13 @@ impl World {
         let instance = &detach.instance;
         self.log.push(format!("{} agent-{agent} shelters {instance}", self.now));
         if led && self.cluster.majority().as_ref() == Some(instance) {
-            self.break_with(format!("{instance} was sheltered, and a majority names it"));
+            self.break_with(format!("{instance} was detached, and a majority names it"));
         }
         if led && self.cluster.chosen().contains(instance) {
-            self.break_with(format!("{instance} was sheltered while a Sentinel promotes it"));
+            self.break_with(format!("{instance} was detached while a Sentinel promotes it"));
         }
         if self.cluster.instances[index].offset == 0 {
-            self.break_with(format!("{instance} has no data, and was sheltered"));
+            self.break_with(format!("{instance} has no data, and was detached"));
         }
     }
 
@@ -353,7 +353,7 @@ impl World {
         self.cluster.start_failover(sentinel, self.now, true);
     }
 
-    /// One Sentinel at a time: the last one knows everybody again.
+    /// One Sentinel at a time: the last one knows all peers again.
     pub(super) fn forget(&mut self, agent: usize, sentinel: usize, forget: &Forget, until: Mono) {
         let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
         let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
