@@ -489,9 +489,9 @@ impl Executor {
             return;
         }
         let (consul, layout, clock) = (self.consul.clone(), self.group.layout.clone(), self.clock);
-        let done = self.done.clone();
+        let (done, service) = (self.done.clone(), self.group.policy.service.clone());
         self.reading_rows = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            match consul.rows(&layout.node(), &clock).await {
+            match consul.rows_of(&layout.node(), &service, &clock).await {
                 Ok(rows) => {
                     let _ = done.send(Done::ReadRows(rows)).await;
                 }

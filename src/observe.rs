@@ -39,7 +39,8 @@ pub async fn look(
     clock: &Clock,
 ) -> Result<Look, ConsulError> {
     let store = consul.group(&group.layout, ReadMode::Consistent, clock).await?.value;
-    let rows = consul.rows(&group.layout.node(), clock).await?;
+    let service = store.record().map_or(&group.policy.service, |record| &record.service);
+    let rows = consul.rows_of(&group.layout.node(), service, clock).await?;
     let (found, failures) = find(&config.sources, names, consul).await;
     // A command without a list of Sentinels uses the recorded one.
     let recorded = store.record().into_iter().flat_map(|record| record.sentinels.clone());

@@ -9,7 +9,7 @@ use super::hold::is_isolated;
 use super::memory::Condition;
 use super::replicas::InstanceRows;
 use super::view::View;
-use super::{data_loss, promote_again, publication, relocated, sentinels, stale_peers};
+use super::{data_loss, forgotten, promote_again, publication, relocated, sentinels, stale_peers};
 
 /// The conditions that hold in this view, for [`super::memory::Memory::keep`].
 pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
@@ -20,6 +20,7 @@ pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
     holding.extend(stale_peers::conditions(view));
     holding.extend(is_blank(view).then_some(Condition::NoPrimaryAnywhere));
     holding.extend(relocated::condition(view));
+    holding.extend(forgotten::condition(view));
     holding.extend(promote_again::condition(view));
     holding.extend(data_loss::condition(view));
     holding.extend(is_isolated(view).then_some(Condition::Isolated));

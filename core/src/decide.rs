@@ -10,6 +10,7 @@ use super::action::{Action, Write};
 use super::address::Address;
 use super::data_loss::replace;
 use super::duty::{Duties, Duty, SentinelDuty, duties, sentinel_duties};
+use super::election::copies;
 use super::hold::{is_blind, is_isolated};
 use super::projection::Layout;
 use super::publication::{Verdict, verdict};
@@ -18,7 +19,7 @@ use super::safety;
 use super::situation::{Situation, situation};
 use super::stale_peers::forget;
 use super::view::View;
-use super::write::{Next, Wanted, claimed, write};
+use super::write::{Next, Wanted, claimed, taken, write};
 
 /// What follows from one view: what is published, what is done to each server, and what is said.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +70,9 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     }
     let (mut reasons, mut refused) = (Vec::new(), Vec::new());
     reasons.extend(renamed(view));
+    let published = view.record.is_some_and(|record| record.last_writer.is_some());
+    reasons.extend(taken(view, layout).filter(|_| published));
+    reasons.extend(copies(view.observed, view.recent).into_iter().map(Reason::SameId));
     let mut sentinels_refused = Vec::new();
     let mut sentinels = sentinel_duties(view, &mut sentinels_refused);
     let (replacing, forgetting) = (replace(view), forget(view));

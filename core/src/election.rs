@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::address::Address;
+use super::electorate::is_here;
 use super::observed::{
     DownOpinion, FailoverPhase, Observed, Reading, SentinelAnswer, SentinelGroup, SentinelId,
+    SentinelPeer,
 };
 use super::time::Mono;
 
@@ -99,7 +101,12 @@ impl Tally {
     /// Adds up the answers that were asked for at `bounds.since` or later.
     pub fn count(observed: &Observed, bounds: TallyBounds) -> Self {
         let heard = distinct_answers(&observed.sentinels, bounds.since);
-        let each_counts = heard.values().map(|(_, _, group)| group.other_sentinels + 1);
+        let answering = answering(&observed.sentinels, bounds.since);
+        let each_counts = heard.values().map(|(_, _, group)| {
+            // One at whose address another answers is gone, however many still list it.
+            let gone = group.peers.iter().filter(|peer| is_superseded(peer, &answering)).count();
+            (group.other_sentinels + 1).saturating_sub(gone)
+        });
         let counted = each_counts.max().unwrap_or(0).max(heard.len());
         let mut tally = Self {
             known: counted.max(bounds.known_min),
@@ -177,6 +184,22 @@ impl Tally {
     }
 }
 
+/// Who answers at which address, whether it knows the group or not.
+pub(super) type Answering<'a> = BTreeMap<&'a Address, &'a SentinelId>;
+
+pub(super) fn answering(
+    readings: &BTreeMap<Address, Reading<SentinelAnswer>>,
+    since: Mono,
+) -> Answering<'_> {
+    readings.iter().filter_map(|(at, r)| Some((at, &r.since(since)?.id))).collect()
+}
+
+/// Another Sentinel answers at its address, and it answers nowhere: it was made anew.
+pub(super) fn is_superseded(peer: &SentinelPeer, answering: &Answering<'_>) -> bool {
+    let another = answering.get(&peer.address).is_some_and(|id| **id != peer.id);
+    another && !is_here(&peer.address) && !answering.values().any(|id| **id == peer.id)
+}
+
 type Vote<'a> = (&'a Address, &'a SentinelAnswer, &'a SentinelGroup);
 
 /// One answer a Sentinel, however many addresses it is reached at: the latest one counts.
@@ -194,6 +217,25 @@ fn distinct_answers(
         }
     }
     latest.into_iter().map(|(id, (_, heard))| (id, heard)).collect()
+}
+
+/// The Sentinels that answer with one id and are several processes: their config file was copied. Each takes the hellos of the
+/// others for its own, and they count as one.
+pub fn copies(observed: &Observed, since: Mono) -> Vec<Vec<Address>> {
+    let mut by_id: BTreeMap<&SentinelId, BTreeMap<&String, &Address>> = BTreeMap::new();
+    for (at, reading) in &observed.sentinels {
+        let Some(answer) = reading.since(since) else { continue };
+        if let Some(process) = &answer.process {
+            by_id.entry(&answer.id).or_default().insert(process, at);
+        }
+    }
+    let several = by_id.into_values().filter(|processes| processes.len() > 1);
+    let addresses = |processes: BTreeMap<&String, &Address>| {
+        let mut at: Vec<Address> = processes.into_values().cloned().collect();
+        at.sort();
+        at
+    };
+    several.map(addresses).collect()
 }
 
 /// The failovers past their election that Sentinels led at `since` or later, by their last answer, and that have not

@@ -15,6 +15,7 @@ pub mod duty;
 pub mod election;
 pub mod electorate;
 pub mod fence;
+pub mod forgotten;
 pub mod group;
 pub mod health;
 pub mod hold;

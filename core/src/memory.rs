@@ -38,6 +38,8 @@ pub enum Condition {
     NoPrimaryAnywhere,
     /// No address that the Sentinels know answers, and these instances have shown up.
     Relocated(Vec<ReturnedInstance>),
+    /// Most Sentinels have forgotten the group, and the last writer is back, in this run.
+    Forgotten(Address, String),
     /// The old primary is back, detached.
     Returned(Address),
     /// The primary that a majority announces has come back without its data.

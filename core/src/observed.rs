@@ -83,6 +83,8 @@ impl Observed {
 pub struct SentinelAnswer {
     /// Its `SENTINEL MYID`.
     pub id: SentinelId,
+    /// Its process (`run_id`), where it says so: two with one id are copies.
+    pub process: Option<String>,
     /// It is in TILT: its opinions on what is down do not count, its votes do (`docs/facts/sentinel.md` 5).
     pub tilt: bool,
     /// What it says of the group; `None` when it does not monitor it.
@@ -289,6 +291,8 @@ pub struct RowsAnswer {
     pub found: Option<Rows>,
     /// The node exists and is not ours: some other program uses its name.
     pub foreign: bool,
+    /// The nodes that show the service of the group's writer.
+    pub others: BTreeSet<String>,
 }
 
 /// Which group on which Sentinel a question is about.

@@ -132,6 +132,9 @@ pub const RESTARTED_EMPTY_UPTIME_MAX_S: u64 = 30;
 /// How long others may take to show up before the old primary leads again, when not all that are recorded answer: the
 /// same containers may have other addresses now, and more data. Longer than two looks at the registered instances are apart.
 pub const REINSTATED_AFTER_MS: u64 = 6_000;
+/// How long a last writer that most Sentinels have forgotten must be seen so, before it is named again: longer than a Sentinel
+/// that lives elsewhere takes to show itself by its hello.
+pub const FORGOTTEN_AFTER_MS: u64 = 2_500;
 /// How long a failover that was asked for may take before another one is, in ms: a Sentinel that cannot choose a replica
 /// says so within a second.
 pub const REPLACE_AGAIN_MS: u64 = 5_000;

@@ -11,6 +11,7 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 
 use super::address::{Address, ServiceName};
+use super::observed::RowsAnswer;
 use super::record::{PublishedRole, Record};
 pub use super::store::Layout;
 
@@ -49,6 +50,27 @@ pub struct NodeRow {
 pub fn is_ours(node: &NodeRow) -> bool {
     let (key, value) = MANAGED_BY;
     node.meta.get(key).is_some_and(|found| found == value)
+}
+
+/// The metadata that tells groups apart whose nodes have one name, as Consul compares names.
+const PREFIX: &str = "prefix";
+/// See [`PREFIX`]; the rows have it, too.
+const GROUP: &str = "group";
+
+/// The node that was found under the name of the group's is another's: of another program, or of another group of ours. One
+/// from before nodes said whose they are is known by its rows.
+pub fn is_anothers(rows: &RowsAnswer, layout: &Layout) -> bool {
+    let other = |meta: &BTreeMap<String, String>, key: &str, own: &str| {
+        meta.get(key).is_some_and(|found| found != own)
+    };
+    let group = layout.group.as_str();
+    rows.foreign
+        || rows.found.as_ref().is_some_and(|found| {
+            let node = &found.node.meta;
+            other(node, PREFIX, &layout.prefix)
+                || other(node, GROUP, group)
+                || found.services.values().any(|row| other(&row.meta, GROUP, group))
+        })
 }
 
 /// A service as the catalog holds it.
@@ -194,11 +216,11 @@ pub enum Op {
 
 /// Everything Consul is to show of `record`.
 pub fn project(record: &Record) -> Projection {
-    let mut rows = Rows {
-        node: node_row(record.writer_address().map(Address::host)),
-        services: BTreeMap::new(),
-        checks: BTreeMap::new(),
-    };
+    let mut node = node_row(record.writer_address().map(Address::host));
+    let prefix = record.prefix.as_ref().map(|prefix| (PREFIX.to_owned(), prefix.clone()));
+    node.meta.extend(prefix);
+    node.meta.insert(GROUP.to_owned(), record.group.to_string());
+    let mut rows = Rows { node, services: BTreeMap::new(), checks: BTreeMap::new() };
     if let Some(writer) = &record.writer {
         let row = service_row(record, record.service.primary(), &writer.address, None);
         let output = format!("generation {}: {}", record.generation, record.why);
@@ -245,7 +267,7 @@ fn service_row(record: &Record, service: String, at: &Address, tag: Option<&str>
     let (key, value) = MANAGED_BY;
     let mut meta = BTreeMap::from([
         (key.to_owned(), value.to_owned()),
-        ("group".to_owned(), record.group.to_string()),
+        (GROUP.to_owned(), record.group.to_string()),
     ]);
     // Only the writer's rows change with the generation; the others' need not be written again.
     if record.writer_address() == Some(at) {
@@ -293,6 +315,15 @@ pub fn plain_changes(
         .collect()
 }
 
+/// The node shows what it should. Agents of an older version write none of what tells nodes apart, and would take it back
+/// again and again: it comes with the next change.
+fn shows(found: &NodeRow, wanted: &NodeRow) -> bool {
+    let may_lack = |key: &String| key == PREFIX || key == GROUP;
+    found.address == wanted.address
+        && found.meta.iter().all(|(key, value)| wanted.meta.get(key) == Some(value))
+        && wanted.meta.keys().all(|key| found.meta.contains_key(key) || may_lack(key))
+}
+
 /// The operations that turn the rows `from` (or no node at all) into `to`, removals first.
 pub fn row_changes(node: &str, from: Option<&Rows>, to: &Rows) -> Vec<Op> {
     let mut ops = Vec::new();
@@ -304,7 +335,7 @@ pub fn row_changes(node: &str, from: Option<&Rows>, to: &Rows) -> Vec<Op> {
             ops.push(Op::ServiceDelete { node: name(), id: id.clone(), service });
         }
     }
-    if from.is_none_or(|rows| rows.node != to.node) {
+    if from.is_none_or(|rows| !shows(&rows.node, &to.node)) {
         ops.push(Op::NodeSet { node: name(), row: to.node.clone() });
     }
     for (id, row) in &to.services {

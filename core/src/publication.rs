@@ -71,6 +71,8 @@ pub fn verdict(view: &View<'_>, situation: &Situation) -> Verdict {
         Situation::Gone(why) => Verdict::Withdraw(why.clone()),
         Situation::Relocated(Ok(step)) => step_to(view, step, PublishReason::Relocated),
         Situation::Relocated(Err(why)) => Verdict::Keep(KeepReason::NotRelocated(why.clone())),
+        Situation::Forgotten(Ok(step)) => step_to(view, step, PublishReason::Again),
+        Situation::Forgotten(Err(why)) => Verdict::Keep(KeepReason::NotAgain(why.clone())),
         Situation::Held { writer: Some(writer), why } => {
             Verdict::Keep(KeepReason::Holding(writer.clone(), why.clone()))
         }

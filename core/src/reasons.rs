@@ -35,6 +35,8 @@ pub enum PublishReason {
     First,
     /// The Sentinels knew only addresses that do not answer, and this one's data includes that of all others.
     Relocated,
+    /// It was the last writer and holds all data, and the Sentinels that do not name it were made anew.
+    Again,
 }
 
 /// Why the writer is withdrawn.
@@ -174,6 +176,8 @@ pub enum KeepReason {
     NoFirst(NoFirst),
     /// The Sentinels know only addresses that do not answer, and no other instance leads yet.
     NotRelocated(NotRelocated),
+    /// Most Sentinels have forgotten the group, and the last writer is not named again yet.
+    NotAgain(NotAgain),
     /// There is no writer, and no instance that could be proved to be one.
     NoWriter(NotYet),
 }
@@ -264,6 +268,28 @@ pub enum NotRelocated {
     Unrelated(Address, u64),
     /// The data of two has gone different ways.
     Diverged(Address, Address),
+}
+
+/// Why the last writer is not named again, where most Sentinels have forgotten the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAgain {
+    /// The operator does it himself (`bootstrap = false`, or `tell_sentinels = false`).
+    SwitchedOff,
+    /// It was seen a moment ago.
+    Waiting(Address),
+    /// It has not read its data yet.
+    NotReady(Address, String),
+    /// An instance that may hold more does not answer.
+    Unheard(Address),
+    /// Another one with data is a primary already.
+    Rival(Address),
+    /// An instance holds what it does not.
+    Behind {
+        /// The last writer.
+        last: Address,
+        /// Who has more.
+        than: Address,
+    },
 }
 
 /// Why the old primary is not made one again.
@@ -438,6 +464,13 @@ pub enum Reason {
     CatalogUnread,
     /// The node belongs to another program.
     ForeignNode(String),
+    /// Other nodes publish the service.
+    Taken {
+        /// The service.
+        service: String,
+        /// They.
+        nodes: Vec<String>,
+    },
     /// A single row is too large for a transaction.
     NoRoom,
     /// The old primary is back, and is not made one again.
@@ -448,6 +481,8 @@ pub enum Reason {
     NotReplaced(NotReplaced),
     /// A Sentinel or replica that is gone for good is not forgotten.
     NotForgotten(NotForgotten),
+    /// These Sentinels have one id, and count as one.
+    SameId(Vec<Address>),
     /// The safety layer forbids it.
     Refused(String),
     /// An instance answers at an address besides the one that the group knows it by.
@@ -484,13 +519,32 @@ impl fmt::Display for Reason {
             Self::StateUnreadable { key, error } => write!(f, "{key} is left alone: {error}"),
             Self::CatalogUnread => f.write_str("the catalog has not been read yet"),
             Self::ForeignNode(node) => {
-                write!(f, "node {node} exists and is not ours; rename it or use another prefix")
+                write!(
+                    f,
+                    "node {node} exists and is not this group's; use another prefix or group name, or rename it"
+                )
             }
+            Self::Taken { service, nodes } => write!(
+                f,
+                "service {service} is published by another node, {}: its name has two writers, or would have. Choose another \
+                 service (--group NAME=SERVICE); where the group moves to another prefix, take it out of the old one first \
+                 (consul-redis retire)",
+                nodes.join(", ")
+            ),
             Self::NoRoom => f.write_str("not even one more row fits into a transaction"),
             Self::NotPromotedAgain(why) => write!(f, "{why}"),
             Self::LeftAlone(left) => write!(f, "{left}"),
             Self::NotReplaced(why) => write!(f, "{why}"),
             Self::NotForgotten(why) => write!(f, "{why}"),
+            Self::SameId(sentinels) => {
+                let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "Sentinels {} have the same id: they do not find one another, and count as one. Delete the line \
+                     `sentinel myid` in the config of all but one, and start those again",
+                    names.join(", ")
+                )
+            }
             Self::Refused(veto) => write!(f, "refused: {veto}"),
             Self::TwoAddresses { address, of } => write!(
                 f,
@@ -585,6 +639,9 @@ impl fmt::Display for PublishReason {
             Self::Relocated => {
                 f.write_str("it has the data, and the Sentinels know no address that answers")
             }
+            Self::Again => f.write_str(
+                "it was the last writer and has the data, and the Sentinels that do not name it were made anew",
+            ),
         }
     }
 }
@@ -633,6 +690,7 @@ impl fmt::Display for KeepReason {
             Self::Promoting(address) => write!(f, "{address} is being made the primary"),
             Self::NoFirst(why) => write!(f, "{why}"),
             Self::NotRelocated(why) => write!(f, "no writer: {why}"),
+            Self::NotAgain(why) => write!(f, "no writer: {why}"),
             Self::NoWriter(not_yet) => write!(f, "no writer: {not_yet}"),
         }
     }
@@ -767,6 +825,26 @@ impl fmt::Display for NotRelocated {
                 f,
                 "the data of {a} and {b} has gone different ways. Decide which is to lead, run REPLICAOF NO ONE \
                  there, and SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for NotAgain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("most Sentinels were made anew and do not know the group; ")?;
+        match self {
+            Self::SwitchedOff => {
+                f.write_str("bootstrap or tell_sentinels = false leaves it to the operator")
+            }
+            Self::Waiting(last) => write!(f, "{last} is about to be named again"),
+            Self::NotReady(last, error) => write!(f, "{last} answers `{error}`"),
+            Self::Unheard(other) => write!(f, "{other}, which may hold more, does not answer"),
+            Self::Rival(rival) => write!(f, "{rival} says that it is the primary"),
+            Self::Behind { last, than } => write!(
+                f,
+                "{last}, which the others name, holds less than {than}. Decide which is to lead: run REPLICAOF NO ONE there, and \
+                 SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
             ),
         }
     }

@@ -50,6 +50,9 @@ pub struct Record {
     /// Their ids: the electorate that the record rests on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sentinel_ids: Vec<SentinelId>,
+    /// Below which prefix its keys are: what its node is told apart by, whose name is made of that and the group's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
     /// The installation that the group belongs to, where its agents were told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installation: Option<String>,

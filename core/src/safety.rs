@@ -41,7 +41,13 @@ fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
             || group.replicas.iter().any(|replica| !replica.s_down || answers(&replica.address))
     };
     let agreed = view.record.and_then(|record| record.claim.as_ref()) == Some(instance);
-    if agreed && view.writer().is_none() && !view.groups().any(up) {
+    // The last writer, which whoever knows the group names.
+    let again = || {
+        let last = view.record.and_then(|record| record.last_writer.as_ref());
+        let names = |group: &SentinelGroup| &group.primary == instance && group.failover.is_none();
+        last.is_some_and(|last| &last.address == instance) && view.groups().all(names)
+    };
+    if agreed && view.writer().is_none() && (!view.groups().any(up) || again()) {
         // The first primary replaces no other one.
         let past = view.record.is_some_and(|record| record.last_writer.is_some());
         let others = || view.observed.instances.keys().filter(|other| *other != instance);

@@ -7,11 +7,12 @@
 use super::address::Address;
 use super::bootstrap::{Promote, Step, bootstrap};
 use super::electorate::not_ours;
+use super::forgotten;
 use super::majority::{self, Named};
 use super::observed::StoredState;
 use super::promote_again::promote_again;
 use super::promotion::{self, Promotion};
-use super::reasons::{NoFirst, NotOurs, NotPromotedAgain, NotYet, WithdrawReason};
+use super::reasons::{NoFirst, NotAgain, NotOurs, NotPromotedAgain, NotYet, WithdrawReason};
 use super::relocated::{NotRelocated, successor};
 use super::view::View;
 use super::withdrawal::withdrawal;
@@ -42,6 +43,8 @@ pub enum Situation {
     },
     /// The published writer cannot be the writer any more.
     Gone(WithdrawReason),
+    /// Most Sentinels were made anew and know no group, and the last writer is back: the next step.
+    Forgotten(Result<Step, NotAgain>),
     /// Of all that the Sentinels know none is left, and instances of the group answer elsewhere: the next step.
     Relocated(Result<Step, NotRelocated>),
     /// Nothing can be proved that would change what is published.
@@ -114,6 +117,9 @@ fn without_writer(view: &View<'_>, why: NotYet) -> Situation {
     if again.is_ok() {
         return Situation::Returned { published: Withdrawn::Done(why), again };
     }
+    if let Some(step) = forgotten::again(view) {
+        return Situation::Forgotten(step);
+    }
     // What the Sentinels are left to do they cannot, where they know none that answers.
     match (successor(view), again) {
         (Err(NotRelocated::NoCase), Err(NotPromotedAgain::NoCase)) => match why {
@@ -143,7 +149,7 @@ pub struct Row {
 }
 
 /// The table, in the order in which [`situation`] looks.
-pub const TABLE: [Row; 13] = [
+pub const TABLE: [Row; 14] = [
     Row {
         situation: "Unread",
         recognised: "Consul has not been read",
@@ -222,6 +228,13 @@ pub const TABLE: [Row; 13] = [
         test: "the_majoritys_old_answer_does_not_overrule_a_promotion",
     },
     Row {
+        situation: "Forgotten",
+        recognised: "there is no writer, a minority of the Sentinels names the last one, which is back, and all others that live know no group",
+        published: "the last writer, once it says that it is the primary and holds all that the others hold",
+        done: "it is written down in `claim`, then promoted; the Sentinels are told",
+        test: "the_last_writer_is_named_again_where_the_other_sentinels_are_blank",
+    },
+    Row {
         situation: "Relocated",
         recognised: "there is no writer, all that the Sentinels know is dead, and registered instances answer elsewhere",
         published: "the instance with the group's data, once it says that it is the primary",
@@ -250,6 +263,7 @@ impl Situation {
             Self::DataLost(_) => "DataLost",
             Self::Returned { .. } => "Returned",
             Self::Gone(_) => "Gone",
+            Self::Forgotten(_) => "Forgotten",
             Self::Relocated(_) => "Relocated",
             Self::Held { .. } => "Held",
         }
@@ -259,6 +273,7 @@ impl Situation {
     pub fn promotes(&self) -> Option<&Promote> {
         match self {
             Self::Blank(Ok(Step::Promote(promote)))
+            | Self::Forgotten(Ok(Step::Promote(promote)))
             | Self::Relocated(Ok(Step::Promote(promote))) => Some(promote),
             Self::Returned { again: Ok(promote), .. } => Some(promote),
             _ => None,

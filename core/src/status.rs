@@ -98,6 +98,10 @@ pub enum ProblemCode {
     NoAgents,
     /// Consul does not show what was published.
     Drift,
+    /// Another node publishes the service.
+    ServiceTaken,
+    /// The node that the group's rows are on is another's.
+    ForeignNode,
     /// The config wants another service name than the published one.
     Renamed,
     /// An instance besides the writer says that it is a primary.
@@ -108,6 +112,8 @@ pub enum ProblemCode {
     LoopbackAddress,
     /// An instance in maintenance may be chosen, or is the writer.
     Maintenance,
+    /// Several Sentinels have one id.
+    SameSentinelId,
     /// Too few Sentinels answer for a failover.
     NoMajority,
     /// Sentinels could not be looked for.
@@ -134,11 +140,14 @@ impl ProblemCode {
         Self::Unconfirmed,
         Self::NoAgents,
         Self::Drift,
+        Self::ServiceTaken,
+        Self::ForeignNode,
         Self::Renamed,
         Self::SecondPrimary,
         Self::TwoAddresses,
         Self::LoopbackAddress,
         Self::Maintenance,
+        Self::SameSentinelId,
         Self::NoMajority,
         Self::SentinelsNotFound,
         Self::DnsWrong,
@@ -160,11 +169,14 @@ impl ProblemCode {
             Self::Unconfirmed => "unconfirmed",
             Self::NoAgents => "no-agents",
             Self::Drift => "drift",
+            Self::ServiceTaken => "service-taken",
+            Self::ForeignNode => "foreign-node",
             Self::Renamed => "renamed",
             Self::SecondPrimary => "second-primary",
             Self::TwoAddresses => "two-addresses",
             Self::LoopbackAddress => "loopback-address",
             Self::Maintenance => "maintenance",
+            Self::SameSentinelId => "same-sentinel-id",
             Self::NoMajority => "no-majority",
             Self::SentinelsNotFound => "sentinels-not-found",
             Self::DnsWrong => "dns-wrong",
@@ -285,11 +297,23 @@ fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Proble
     problems.extend(maintained(view));
     if tally.known > 0 && tally.answering < tally.majority() {
         problems.push(ProblemCode::NoMajority.says(format!(
-            "only {} of {} known Sentinels answer: no failover is possible",
-            tally.answering, tally.known
+            "only {} of {} known Sentinels answer: no failover is possible{}",
+            tally.answering,
+            tally.known,
+            blank(view)
         )));
     }
     problems
+}
+
+/// The Sentinels that answer and count for nothing, since they do not know the group.
+fn blank(view: &View<'_>) -> String {
+    let blank = view.sentinels().filter(|(_, answer)| answer.group.is_none());
+    let blank: Vec<String> = blank.map(|(at, _)| at.to_string()).collect();
+    match blank.as_slice() {
+        [] => String::new(),
+        some => format!(" ({} answer and do not know the group)", some.join(", ")),
+    }
 }
 
 /// What Consul shows otherwise than it was published. Rows from before the record changed say nothing.
@@ -347,7 +371,11 @@ fn no_writer(record: &Record, decision: &Decision) -> Vec<Problem> {
         Reason::NotReplaced(why) => Some(why.to_string()),
         _ => None,
     };
-    let now = relocated.map(ToString::to_string);
+    let again = match &decision.situation {
+        Situation::Forgotten(Err(why)) => Some(why.to_string()),
+        _ => None,
+    };
+    let now = relocated.map(ToString::to_string).or(again);
     let now = now.or_else(|| decision.reasons.iter().find_map(waits));
     let why = now.unwrap_or_else(|| record.why.clone());
     let mut problems = vec![ProblemCode::NoWriter.says(format!("there is no writer: {why}"))];
@@ -361,6 +389,9 @@ fn no_writer(record: &Record, decision: &Decision) -> Vec<Problem> {
 fn noteworthy(reason: &Reason) -> Option<Problem> {
     match reason {
         Reason::Renamed { .. } => Some(ProblemCode::Renamed.says(reason.to_string())),
+        Reason::SameId(_) => Some(ProblemCode::SameSentinelId.says(reason.to_string())),
+        Reason::Taken { .. } => Some(ProblemCode::ServiceTaken.says(reason.to_string())),
+        Reason::ForeignNode(_) => Some(ProblemCode::ForeignNode.says(reason.to_string())),
         Reason::LeftAlone(left) => Some(ProblemCode::SecondPrimary.says(second_primary(left))),
         Reason::TwoAddresses { .. } => Some(ProblemCode::TwoAddresses.says(reason.to_string())),
         Reason::Loopback { .. } => Some(ProblemCode::LoopbackAddress.says(reason.to_string())),

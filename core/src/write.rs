@@ -7,7 +7,9 @@ use super::address::Address;
 use super::data_loss::{Replace, noted};
 use super::observed::{RowsAnswer, StoreAnswer, StoredState};
 use super::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
-use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes};
+use super::projection::{
+    Layout, Op, Rows, TXN_OPS_MAX, is_anothers, plain_changes, project, row_changes,
+};
 use super::publication::{KeepReason, Verdict};
 use super::reasons::Reason;
 use super::record::{
@@ -61,8 +63,12 @@ pub fn write(
     let Some(rows) = &view.observed.rows else {
         return Err(Box::new(Reason::CatalogUnread));
     };
-    if rows.foreign {
+    if is_anothers(rows, layout) {
         return Err(Box::new(Reason::ForeignNode(layout.node())));
+    }
+    let published = view.record.is_some_and(|record| record.last_writer.is_some());
+    if let Some(others) = taken(view, layout).filter(|_| !published) {
+        return Err(Box::new(others));
     }
     let record = view.record;
     let (mut purpose, mut next) = match (next_record(view, verdict), record) {
@@ -79,6 +85,7 @@ pub fn write(
         next.sentinels = sentinels;
         next.sentinel_ids = ids(view);
     }
+    next.prefix = Some(layout.prefix.clone());
     if next.installation.is_none() {
         next.installation.clone_from(&view.policy.installation);
     }
@@ -124,6 +131,16 @@ pub fn write(
     let (base_index, record) = (store.state_index, Some(next));
     let write = Write { purpose, base_index, record, history, forget, replace, ops };
     Ok(Wanted::Write(Box::new(write)))
+}
+
+/// Other nodes show the service that the group is published as: its name would answer with two writers.
+pub(super) fn taken(view: &View<'_>, layout: &Layout) -> Option<Reason> {
+    let rows = view.observed.rows.as_ref()?;
+    let own = layout.node();
+    let others = rows.others.iter().filter(|node| !node.eq_ignore_ascii_case(&own));
+    let nodes: Vec<String> = others.cloned().collect();
+    let service = view.record.map_or(&view.policy.service, |record| &record.service).primary();
+    (!nodes.is_empty()).then_some(Reason::Taken { service, nodes })
 }
 
 /// What is on the node before a write.
@@ -271,6 +288,7 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
         instances: Vec::new(),
         sentinels: Vec::new(),
         sentinel_ids: Vec::new(),
+        prefix: None,
         installation: None,
         lineage: Vec::new(),
         claim: None,

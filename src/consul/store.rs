@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::client::{CALL_TIMEOUT, Consul, ConsulError, Indexed, Response};
 use super::txn;
 use crate::clock::Clock;
-use crate::core::address::GroupName;
+use crate::core::address::{GroupName, ServiceName};
 use crate::core::group::Outcome;
 use crate::core::observed::{Key, RowsAnswer, StoreAnswer};
 use crate::core::projection::{
@@ -78,13 +78,29 @@ impl Consul {
         let found: CatalogNode =
             self.get(&format!("/v1/catalog/node-services/{node}"), &consistent).await?.value;
         let Some(found_node) = found.node else {
-            return Ok(RowsAnswer { asked, found: None, foreign: false });
+            return Ok(RowsAnswer { asked, found: None, foreign: false, others: BTreeSet::new() });
         };
         let checks: Vec<HealthCheck> =
             self.get(&format!("/v1/health/node/{node}"), &consistent).await?.value;
         let found = rows(found_node, found.services.unwrap_or_default(), checks);
         let foreign = !is_ours(&found.node);
-        Ok(RowsAnswer { asked, found: Some(found), foreign })
+        Ok(RowsAnswer { asked, found: Some(found), foreign, others: BTreeSet::new() })
+    }
+
+    /// The same, and which nodes show the service of the group's writer.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn rows_of(
+        &self,
+        node: &str,
+        service: &ServiceName,
+        clock: &Clock,
+    ) -> Result<RowsAnswer, ConsulError> {
+        let path = format!("/v1/catalog/service/{}", service.primary());
+        let shown: Vec<ShownOn> = self.get(&path, &[("consistent", "")]).await?.value;
+        let rows = self.rows(node, clock).await?;
+        Ok(RowsAnswer { others: shown.into_iter().map(|shown| shown.node).collect(), ..rows })
     }
 
     /// Whether a key exists.
@@ -155,6 +171,12 @@ struct CatalogNode {
     node: Option<NodeObject>,
     #[serde(rename = "Services")]
     services: Option<Vec<ServiceObject>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ShownOn {
+    #[serde(rename = "Node")]
+    node: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,6 +7,7 @@
 
 pub mod announce;
 mod beside;
+mod blank;
 pub mod child;
 pub mod config_file;
 pub mod membership;
@@ -162,7 +163,7 @@ impl Exec {
             return Err(Failure::new(Exit::Config, "a Redis belongs to one group"));
         };
         let consul = Consul::new(&self.config.consul)?;
-        Ok(Some(place::find(group, &consul, &self.address, &self.data_dir()).await))
+        Ok(Some(place::find(&self.config, group, &consul, &self.address, &self.data_dir()).await))
     }
 
     /// Where the server keeps its data.

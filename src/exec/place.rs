@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::config::GroupConfig;
+use crate::config::{Config, GroupConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::address::Address;
@@ -20,6 +20,7 @@ use crate::core::observed::Role;
 use crate::core::projection::{detached_address, is_detached_address};
 use crate::core::record::Record;
 use crate::core::sentinels::DEFAULT_SETTINGS;
+use crate::exec::blank::are_all_blank;
 use crate::exec::membership::Membership;
 use crate::instance::probe;
 use crate::redis_link::Link;
@@ -91,7 +92,13 @@ pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> StartRo
 
 /// Finds out which address the instance is to follow; waits while the Sentinels replace it, as they do with a primary that
 /// is down. Started before that, it would answer them, and they take 20 s and more to see that it is no primary.
-pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Path) -> Address {
+pub async fn find(
+    config: &Config,
+    group: &GroupConfig,
+    consul: &Consul,
+    own: &Address,
+    data: &Path,
+) -> Address {
     let clock = Clock::start();
     let volume = Volume::look(data);
     let down_after = group.policy.settings.down_after_ms.unwrap_or(DEFAULT_SETTINGS.down_after_ms);
@@ -109,7 +116,14 @@ pub async fn find(group: &GroupConfig, consul: &Consul, own: &Address, data: &Pa
             Ok(Some(record)) if is_anothers(&record, group) => {
                 StartRole::Nowhere("the group belongs to another installation")
             }
-            Ok(record) => place(record.as_ref(), own, &volume),
+            Ok(record) => match (place(record.as_ref(), own, &volume), record) {
+                (StartRole::BeingReplaced, Some(record))
+                    if are_all_blank(config, group, consul, &record).await =>
+                {
+                    StartRole::Nowhere("it was the last writer, and no Sentinel knows the group")
+                }
+                (place, _) => place,
+            },
         };
         match wait {
             StartRole::Behind(writer) => {

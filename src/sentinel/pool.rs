@@ -314,8 +314,12 @@ mod tests {
             news,
         };
         let answer = || {
-            let result =
-                Ok(SentinelAnswer { id: SentinelId("a".to_owned()), tilt: false, group: None });
+            let result = Ok(SentinelAnswer {
+                id: SentinelId("a".to_owned()),
+                process: None,
+                tilt: false,
+                group: None,
+            });
             let reading = Box::new(Reading { asked: Mono(1), answered: Mono(2), result });
             SentinelReport::Answer { sentinel: sentinel.clone(), group: group.clone(), reading }
         };

@@ -30,21 +30,39 @@ pub struct Done {
     pub saved: bool,
 }
 
+/// Who a Sentinel is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its id, which it keeps.
+    pub id: SentinelId,
+    /// Its process, where it says so.
+    pub process: Option<String>,
+}
+
 /// Who the Sentinel is: `SENTINEL MYID`, or before 6.2 the run id of its process.
 ///
 /// # Errors
 /// [`LinkError`] without an answer to either.
-pub async fn identity(link: &mut Link) -> Result<SentinelId, LinkError> {
+pub async fn identity(link: &mut Link) -> Result<Identity, LinkError> {
     let mut commands = redis::pipe();
     commands.cmd("SENTINEL").arg("MYID").cmd("INFO").arg("server");
     let answers = link.ask(&commands).await?;
     let [id, info] = answers.as_slice() else { return Err(unexpected("two answers expected")) };
-    if let Ok(id) = text(id) {
-        return Ok(SentinelId(id));
-    }
-    let info = text(info).map_err(LinkError::Unexpected)?;
-    let run_id = info_fields(&info).get("run_id").map(|id| (*id).to_owned());
-    run_id.map(SentinelId).ok_or_else(|| unexpected("it has neither MYID nor run_id"))
+    let info = text(info);
+    let process = info
+        .as_ref()
+        .ok()
+        .and_then(|info| info_fields(info).get("run_id").map(|process| (*process).to_owned()));
+    let id = match text(id) {
+        Ok(id) => Some(id),
+        // Which the login may not be allowed to say.
+        Err(_) => {
+            info.map_err(LinkError::Unexpected)?;
+            process.clone()
+        }
+    };
+    let id = id.map(SentinelId).ok_or_else(|| unexpected("it has neither MYID nor run_id"))?;
+    Ok(Identity { id, process })
 }
 
 /// What the Sentinel says of one group. All commands go out in one write, so a Sentinel, which is
@@ -54,7 +72,7 @@ pub async fn identity(link: &mut Link) -> Result<SentinelId, LinkError> {
 /// [`LinkError`] without an answer, or with one that cannot be read.
 pub async fn ask(
     link: &mut Link,
-    id: &SentinelId,
+    id: &Identity,
     group: &GroupName,
 ) -> Result<SentinelAnswer, LinkError> {
     let name = group.as_str();
@@ -76,7 +94,8 @@ pub async fn ask(
             Some(parse_group(primary, master, replicas, peers).map_err(LinkError::Unexpected)?)
         }
     };
-    Ok(SentinelAnswer { id: id.clone(), tilt, group })
+    let Identity { id, process } = id.clone();
+    Ok(SentinelAnswer { id, process, tilt, group })
 }
 
 /// The groups the Sentinel monitors.
@@ -103,7 +122,7 @@ pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
 pub async fn reconfigure(
     link: &mut Link,
-    id: &SentinelId,
+    id: &Identity,
     group: &GroupName,
     reconfigure: &Reconfigure,
     auth: &[(&str, String)],
@@ -170,7 +189,7 @@ pub async fn set(
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
 pub async fn remove(
     link: &mut Link,
-    id: &SentinelId,
+    id: &Identity,
     group: &GroupName,
     reconfigure: &Reconfigure,
 ) -> Result<Option<Done>, LinkError> {
@@ -202,7 +221,7 @@ async fn all_done(link: &mut Link, commands: &redis::Pipeline) -> Result<bool, L
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
 pub async fn forget(
     link: &mut Link,
-    id: &SentinelId,
+    id: &Identity,
     group: &GroupName,
     forget: &Forget,
 ) -> Result<bool, LinkError> {
@@ -219,7 +238,7 @@ pub async fn forget(
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words (`NOGOODSLAVE`, `INPROG`).
 pub async fn replace(
     link: &mut Link,
-    id: &SentinelId,
+    id: &Identity,
     group: &GroupName,
     replace: &Replace,
 ) -> Result<bool, LinkError> {
@@ -249,6 +268,7 @@ fn parse_group(
     let rows = |value: &Value| -> Result<Vec<BTreeMap<String, String>>, String> {
         list(value)?.iter().take(ROWS_MAX).map(fields).collect()
     };
+    let peers = rows(peers)?;
     Ok(SentinelGroup {
         primary,
         monitored: address(field(&master, "ip")?, field(&master, "port")?)?,
@@ -261,8 +281,10 @@ fn parse_group(
         only_master_flag: flags == ["master"],
         failover: master.get("failover-state").and_then(|state| FailoverPhase::parse(state)),
         failover_forced: flags.contains(&"force_failover"),
+        // One whose address another has taken stays with port 0 (`+sentinel-invalid-addr`).
         other_sentinels: usize::try_from(number(&master, "num-other-sentinels")?)
-            .map_err(|error| error.to_string())?,
+            .map_err(|error| error.to_string())?
+            .saturating_sub(peers.iter().filter(|row| is_invalid(row)).count()),
         settings: SentinelSettings {
             quorum: number(&master, "quorum")?,
             down_after_ms: number(&master, "down-after-milliseconds")?,
@@ -271,8 +293,12 @@ fn parse_group(
         },
         // A row without a usable address is one of Redis's phantoms (redis#14728): skipped.
         replicas: rows(replicas)?.iter().filter_map(parse_replica).collect(),
-        peers: rows(peers)?.iter().filter_map(parse_peer).collect(),
+        peers: peers.iter().filter_map(parse_peer).collect(),
     })
+}
+
+fn is_invalid(row: &BTreeMap<String, String>) -> bool {
+    row.get("port").is_some_and(|port| port == "0")
 }
 
 fn parse_replica(row: &BTreeMap<String, String>) -> Option<SentinelReplica> {
@@ -343,7 +369,12 @@ mod tests {
             replicas: Vec::new(),
             peers: Vec::new(),
         };
-        SentinelAnswer { id: SentinelId("a".to_owned()), tilt: false, group: Some(group) }
+        SentinelAnswer {
+            id: SentinelId("a".to_owned()),
+            process: None,
+            tilt: false,
+            group: Some(group),
+        }
     }
 
     #[test]

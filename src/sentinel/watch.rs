@@ -12,13 +12,13 @@ use tracing::{debug, info, warn};
 
 use super::events::groups_of;
 use super::login::{Giving, Login, Trial};
-use super::query::{self, Done};
+use super::query::{self, Done, Identity};
 use crate::clock::{Clock, ticks_every};
 use crate::consul::client::Consul;
 use crate::core::address::{Address, GroupName};
 use crate::core::data_loss::Replace;
 use crate::core::group::Outcome;
-use crate::core::observed::{DownOpinion, Reading, SentinelAnswer, SentinelId};
+use crate::core::observed::{DownOpinion, Reading, SentinelAnswer};
 use crate::core::projection::Op;
 use crate::core::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::stale_peers::Forget;
@@ -279,7 +279,7 @@ struct Watcher {
     sentinel: Address,
     settings: WatchSettings,
     reports: mpsc::Sender<SentinelReport>,
-    link: Option<(Link, SentinelId)>,
+    link: Option<(Link, Identity)>,
     said_failure: Option<String>,
     retry_at: Option<Instant>,
     /// Where it is noted which Sentinels were given a login.
@@ -327,7 +327,7 @@ impl Watcher {
         }
     }
 
-    async fn link(&mut self) -> Result<&mut (Link, SentinelId), LinkError> {
+    async fn link(&mut self) -> Result<&mut (Link, Identity), LinkError> {
         let link = match self.link.take() {
             Some(link) => link,
             None => {
@@ -346,7 +346,7 @@ impl Watcher {
     /// Does something on the connection. A server that failed to answer would answer the next question with this one's.
     async fn on_link<T>(
         &mut self,
-        act: impl AsyncFnOnce(&mut Link, &SentinelId) -> Result<T, LinkError>,
+        act: impl AsyncFnOnce(&mut Link, &Identity) -> Result<T, LinkError>,
     ) -> Result<T, LinkError> {
         let result = match self.link().await {
             Ok((link, id)) => act(link, id).await,
@@ -400,7 +400,7 @@ impl Watcher {
     async fn ask(&mut self, group: &GroupName) -> Reading<SentinelAnswer> {
         let clock = self.settings.clock;
         let mut asked = clock.now().mono;
-        let ask = async |link: &mut Link, id: &SentinelId| {
+        let ask = async |link: &mut Link, id: &Identity| {
             asked = clock.now().mono;
             query::ask(link, id, group).await
         };
@@ -425,7 +425,7 @@ impl Watcher {
     }
 
     async fn inventory(&mut self) {
-        let ask = async |link: &mut Link, _: &SentinelId| query::groups(link).await;
+        let ask = async |link: &mut Link, _: &Identity| query::groups(link).await;
         if let Ok(groups) = self.on_link(ask).await {
             for group in &groups {
                 self.look_at_login(group).await;
@@ -485,7 +485,7 @@ impl Watcher {
 
     async fn give(&mut self, group: &GroupName, login: Login, before: Login) {
         let options = login.options();
-        let set = async |link: &mut Link, _: &SentinelId| query::set(link, group, &options).await;
+        let set = async |link: &mut Link, _: &Identity| query::set(link, group, &options).await;
         let sentinel = self.sentinel.clone();
         match self.on_link(set).await {
             Ok(saved) => {
@@ -600,7 +600,7 @@ impl Watcher {
             return debug!("{group}: it is not the login: {new:?}, the one before: {old:?}");
         }
         let options = before.options();
-        let set = async |link: &mut Link, _: &SentinelId| query::set(link, group, &options).await;
+        let set = async |link: &mut Link, _: &Identity| query::set(link, group, &options).await;
         if let Err(error) = self.on_link(set).await {
             let sentinel = &self.sentinel;
             return warn!("{group}: cannot give Sentinel {sentinel} its login back: {error}");
@@ -684,7 +684,7 @@ impl Watcher {
     }
 
     async fn remove(&mut self, group: &GroupName, reconfigure: &Reconfigure) {
-        let ask = async |link: &mut Link, id: &SentinelId| {
+        let ask = async |link: &mut Link, id: &Identity| {
             query::remove(link, id, group, reconfigure).await
         };
         match self.on_link(ask).await {
@@ -705,7 +705,7 @@ impl Watcher {
 
     async fn forget(&mut self, group: &GroupName, forget: &Forget) {
         let ask =
-            async |link: &mut Link, id: &SentinelId| query::forget(link, id, group, forget).await;
+            async |link: &mut Link, id: &Identity| query::forget(link, id, group, forget).await;
         let result = self.on_link(ask).await;
         let (sentinel, names) = (&self.sentinel, forget.names());
         match result {
@@ -719,7 +719,7 @@ impl Watcher {
 
     async fn replace(&mut self, group: &GroupName, replace: &Replace) {
         let ask =
-            async |link: &mut Link, id: &SentinelId| query::replace(link, id, group, replace).await;
+            async |link: &mut Link, id: &Identity| query::replace(link, id, group, replace).await;
         let result = self.on_link(ask).await;
         let Replace { sentinel, primary, .. } = replace;
         match result {

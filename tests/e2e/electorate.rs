@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use consul_redis::core::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::text as said;
+use consul_redis::redis_link::{list, text as said};
+use tokio::time::Instant;
 
 use crate::containers::{Container, PLAIN, group, spec};
+use crate::promises::{ALL_FORGOTTEN, FORGOTTEN};
 use crate::support::{
     agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_record,
     until_writer, world,
@@ -135,6 +138,135 @@ async fn sentinels_that_are_all_made_anew_are_the_groups_own() {
     assert_eq!(until_writer(&world, "redis", 5, None).await, writer, "{}", logs(&new));
     world.calm().await.unwrap();
     must_follow_a_failover(&mut world).await;
+}
+
+/// Blank, at its old address.
+fn make_anew(world: &World, index: usize) {
+    let file = world.dir().join(world.sentinels[index].name()).join("server.conf");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let own = text
+        .lines()
+        .filter(|line| !line.starts_with("sentinel ") || line.starts_with("sentinel announce-"));
+    std::fs::write(&file, own.collect::<Vec<_>>().join("\n") + "\n").unwrap();
+}
+
+/// A scheduler took their hosts for lost, and the writer's: it is back as `exec` starts it, a replica of nobody.
+#[tokio::test]
+async fn a_group_that_most_of_its_sentinels_have_forgotten_is_named_again() {
+    let mut world = world(WorldSpec::default()).await;
+    let agents = agents(&world, 2, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    write(&world, KEYS).await;
+    until_whole(&world, KEYS).await;
+    for index in [1, 2] {
+        world.sentinels[index].kill();
+        make_anew(&world, index);
+    }
+    let dir = world.dir().to_owned();
+    let server = world.server_mut(&writer).unwrap();
+    // It ends with all that it has on the disk, once its replicas have acknowledged everything.
+    let _ = server.ask(&["SHUTDOWN", "SAVE"]).await;
+    let saved = dir.join(server.name()).join("dump.rdb");
+    until("it has saved its data", Duration::from_secs(20), || async {
+        if saved.exists() { Ok(()) } else { Err(LabError("no file".to_owned())) }
+    })
+    .await
+    .unwrap();
+    server.kill();
+    let file = dir.join(server.name()).join("server.conf");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text + "\nreplicaof 192.0.2.1 6379\n").unwrap();
+    server.restart().await.unwrap();
+    let gone = |record: &Record| record.writer.is_none();
+    let before = until_record(&world, "redis", 20, "it is withdrawn", gone).await;
+    let back = Instant::now();
+    for index in [1, 2] {
+        world.sentinels[index].restart().await.unwrap();
+    }
+    let seconds = FORGOTTEN.patience_s() + 20;
+    let named = |record: &Record| record.writer.is_some();
+    let record = until_record(&world, "redis", seconds, "it is named again", named).await;
+    let took = back.elapsed();
+    assert_eq!(record.writer_address().map(ToString::to_string), Some(writer.clone()));
+    assert_eq!(record.generation, before.generation + 1, "{}", logs(&agents));
+    FORGOTTEN.kept(took);
+    assert_eq!(until_writer(&world, "redis", 20, None).await, writer, "{}", logs(&agents));
+    for sentinel in &world.sentinels {
+        let answer = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "redis"]).await;
+        let parts = list(&answer.unwrap()).unwrap().iter().map(said).collect::<Vec<_>>();
+        let named = parts.into_iter().map(Result::unwrap).collect::<Vec<_>>().join(":");
+        assert_eq!(named, writer, "{}", sentinel.name());
+    }
+    until_whole(&world, KEYS).await;
+}
+
+/// A scheduler took everything for lost: all Sentinels are blank, and all Redis are back with their data.
+#[tokio::test]
+async fn a_group_that_all_sentinels_have_forgotten_is_led_again() {
+    let mut world = world(spec()).await;
+    let mut all = group(&mut world, 3, &[]).await;
+    let writer = until_writer(&world, "redis", 30, None).await;
+    let before = until_in_sync(&world, "redis", 2).await;
+    all.at(&writer).ask(&["SET", "key", "1"]).await.unwrap();
+    for container in &all.redis {
+        assert_eq!(container.get("key").await, "1");
+        container.ask(&["SAVE"]).await.unwrap();
+    }
+    for container in all.redis.iter_mut().chain(&mut all.sentinels) {
+        container.kill_server().await;
+    }
+    for sentinel in &mut all.sentinels {
+        std::fs::remove_dir_all(&sentinel.data).unwrap();
+        std::fs::create_dir(&sentinel.data).unwrap();
+    }
+    let back = Instant::now();
+    for container in all.sentinels.iter_mut().chain(&mut all.redis) {
+        container.restart(&world);
+    }
+    let again = |r: &Record| r.writer.is_some() && r.generation > before.generation;
+    let seconds = ALL_FORGOTTEN.patience_s() + 20;
+    until_record(&world, "redis", seconds, "it is led again", again).await;
+    let took = back.elapsed();
+    for container in &all.redis {
+        assert_eq!(container.get("key").await, "1");
+    }
+    ALL_FORGOTTEN.kept(took);
+}
+
+/// A host was cloned, its Sentinel's config and all.
+#[tokio::test]
+async fn sentinels_with_one_id_are_named() {
+    let mut world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    let conf = |world: &World, index: usize| {
+        world.dir().join(world.sentinels[index].name()).join("server.conf")
+    };
+    for sentinel in &mut world.sentinels {
+        sentinel.kill();
+    }
+    let text_of = |path| std::fs::read_to_string(path).unwrap();
+    let first = text_of(conf(&world, 0));
+    let id = first.lines().find(|line| line.starts_with("sentinel myid ")).unwrap().to_owned();
+    for index in 0..3 {
+        let text = text_of(conf(&world, index));
+        let own = text.lines().filter(|line| !line.starts_with("sentinel known-sentinel "));
+        let with_id = |line| if str::starts_with(line, "sentinel myid ") { &id } else { line };
+        let text = own.map(with_id).collect::<Vec<_>>().join("\n") + "\n";
+        std::fs::write(conf(&world, index), text).unwrap();
+    }
+    for sentinel in &mut world.sentinels {
+        sentinel.restart().await.unwrap();
+    }
+    let agents = agents(&world, 1, &[]);
+    let mut all: Vec<_> = world.sentinels.iter().map(|sentinel| &sentinel.address).collect();
+    all.sort();
+    let names: Vec<String> = all.iter().map(ToString::to_string).collect();
+    let said = format!("Sentinels {} have the same id", names.join(", "));
+    until_said(&agents, &said).await;
+    let status = text(&run(&world, &["status"], &[]));
+    assert!(status.contains(&said), "{status}");
+    let doctor = text(&run(&world, &["doctor", "redis"], &[]));
+    assert!(doctor.contains("same-sentinel-id"), "{doctor}");
 }
 
 /// A blank Redis and a blank Sentinel, started with nothing but Consul's address, where a group of the default name belongs

@@ -6,7 +6,9 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 
-use crate::support::{agents, record, run, text, until_in_sync, until_named, until_writer, world};
+use crate::support::{
+    agent, agents, record, run, text, until_in_sync, until_named, until_writer, world,
+};
 
 async fn everything_in_consul(world: &World) -> Vec<String> {
     let client = world.consul.client().unwrap();
@@ -84,4 +86,63 @@ async fn two_groups_do_not_touch_each_other_and_leave_nothing_behind() {
         text(&unknown),
         "error: Consul knows no group `redis`\nhint: there is no group under redis-ha/\n"
     );
+}
+
+/// As docs/operations.md describes it.
+#[tokio::test]
+async fn a_group_moves_to_another_prefix_and_its_name_never_has_two_writers() {
+    let world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    let mut old = agents(&world, 1, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    let never_two = async || match &world.consul.passing("redis-primary").await?[..] {
+        [_, _, ..] => panic!("two writers"),
+        found => Ok::<bool, LabError>(found.is_empty()),
+    };
+    let new = agent(&world, "agent-new", &["--prefix", "redis-ha/b"], &[]);
+    let why = "service redis-primary is published by another node, redis-ha-redis";
+    until("it waits, and says why", Duration::from_secs(20), || async {
+        never_two().await?;
+        let log = new.log();
+        if log.contains(why) { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(world.consul.key("redis-ha/b/redis/state").await.unwrap(), None);
+    for agent in &mut old {
+        agent.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert_eq!(agent.end(Duration::from_secs(2)).await.unwrap(), 0);
+    }
+    let gone = run(&world, &["retire", "redis"], &[]);
+    assert_eq!(gone.status.code(), Some(0), "{}", text(&gone));
+    until("it is published below the new prefix", Duration::from_secs(20), || async {
+        never_two().await?;
+        let key = world.consul.key("redis-ha/b/redis/primary").await?;
+        if key.as_deref() == Some(&writer) { Ok(()) } else { Err(LabError(format!("{key:?}"))) }
+    })
+    .await
+    .unwrap();
+    until_named(&world, "redis-primary", std::slice::from_ref(&writer)).await;
+    assert!(!never_two().await.unwrap());
+}
+
+/// `redis-ha` and `eu-x`, `redis-ha/eu` and `x`: one name for two nodes.
+#[tokio::test]
+async fn two_groups_whose_nodes_have_one_name_do_not_answer_for_each_other() {
+    let groups = vec!["eu-x".to_owned(), "x".to_owned()];
+    let world = world(WorldSpec { redis: 1, groups, ..WorldSpec::default() }).await;
+    let _first = agents(&world, 1, &["--group", "eu-x"]);
+    let writer = until_writer(&world, "eu-x", 20, None).await;
+    let flags = ["--prefix", "redis-ha/eu", "--group", "x"];
+    let other = agent(&world, "agent-other", &flags, &[]);
+    until("it says whose the node is", Duration::from_secs(20), || async {
+        let log = other.log();
+        let why = "node redis-ha-eu-x exists and is not this group's";
+        if log.contains(why) { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+    until_named(&world, "eu-x-primary", std::slice::from_ref(&writer)).await;
+    assert_eq!(world.consul.passing("x-primary").await.unwrap(), Vec::<String>::new());
+    let status = run(&world, &[&["status"], &flags[..]].concat(), &[]);
+    assert!(text(&status).contains("is not this group's"), "{}", text(&status));
 }

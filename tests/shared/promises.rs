@@ -87,6 +87,26 @@ pub const MOVED_ALONE: Promise = Promise {
     ],
 };
 
+/// A last writer that is back, where most Sentinels were made anew: 2.5 s in which others may show themselves.
+pub const FORGOTTEN: Promise = Promise {
+    page: GUARANTEES,
+    says: "5 s",
+    what: "from when blank Sentinels answer at the addresses of a majority until the last writer, which is back, is published again",
+    at_least_ms: 0,
+    within_ms: 5_000,
+    held_by: &["a_group_that_most_of_its_sentinels_have_forgotten_is_named_again"],
+};
+
+/// The same where all of them were, and all Redis were restarted: 6 s in which others may follow.
+pub const ALL_FORGOTTEN: Promise = Promise {
+    page: GUARANTEES,
+    says: "10 s",
+    what: "from when all Redis that exec runs are started again, and all Sentinels blank, until a writer is published again",
+    at_least_ms: 0,
+    within_ms: 10_000,
+    held_by: &["a_group_that_all_sentinels_have_forgotten_is_led_again"],
+};
+
 /// A primary that dies before any Sentinel knows its replicas.
 pub const DIED_FIRST: Promise = Promise {
     page: GUARANTEES,
@@ -231,6 +251,8 @@ pub const ALL_RESTARTED: Promise = Promise {
 
 /// All of them, by name.
 pub const ALL: [(&str, &Promise); 15] = [
+    ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
+    ("FORGOTTEN", &FORGOTTEN),
     ("MOVED", &MOVED),
     ("MOVED_ALONE", &MOVED_ALONE),
     ("DIED_FIRST", &DIED_FIRST),

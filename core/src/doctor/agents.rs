@@ -12,7 +12,10 @@ const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// How far an agent's clock may be ahead of ours.
 const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(5);
 /// What `status` finds wrong and another check says, with evidence.
-const SAID_ELSEWHERE: [ProblemCode; 6] = [
+const SAID_ELSEWHERE: [ProblemCode; 9] = [
+    ProblemCode::ServiceTaken,
+    ProblemCode::ForeignNode,
+    ProblemCode::SameSentinelId,
     ProblemCode::NoMajority,
     ProblemCode::SentinelsDisagree,
     ProblemCode::NoAgents,

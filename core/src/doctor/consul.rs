@@ -3,6 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{Check, Facts, Finding, FindingCode, NameKind, Right, RightKind, seen, version};
+use crate::projection::is_anothers;
 
 /// For how long DNS may answer from what it last knew.
 const MAX_STALE: SignedDuration = SignedDuration::from_secs(60);
@@ -162,12 +163,14 @@ fn foreign_rows(facts: &Facts<'_>) -> Vec<Finding> {
 
 fn foreign_node(facts: &Facts<'_>) -> Vec<Finding> {
     let rows = facts.view.observed.rows.as_ref();
-    if !rows.is_some_and(|rows| rows.foreign) {
+    if !rows.is_some_and(|rows| is_anothers(rows, facts.layout)) {
         return Vec::new();
     }
     let node = facts.layout.node();
-    let evidence =
-        vec![seen("Consul's catalog", format!("node {node} lacks managed-by=consul-redis"))];
+    let evidence = vec![seen(
+        "Consul's catalog",
+        format!("node {node} lacks managed-by=consul-redis, or says another prefix or group"),
+    )];
     let text = format!("the node {node} is another program's: nothing can be published");
     vec![FindingCode::ForeignNode.found(
         text,

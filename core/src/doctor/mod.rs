@@ -82,6 +82,8 @@ codes! {
     SentinelsDisagree "sentinels-disagree" Error;
     /// A Sentinel does not trust its own clock.
     Tilt "tilt" Error;
+    /// Several Sentinels have one id: their config was copied.
+    SameSentinelId "same-sentinel-id" Error;
     /// Names are announced that a Sentinel does not look up.
     NamesNotResolved "names-not-resolved" Error;
     /// The login that Sentinels are to have for the instances is refused, or cannot be stored.

@@ -2,6 +2,7 @@
 
 use super::{Check, Facts, Finding, FindingCode, Observation, differing, redis_cli, seen, version};
 use crate::address::Address;
+use crate::election::copies;
 use crate::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
 use crate::policy::WantedQuorum;
 
@@ -26,6 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
     quorum_by_itself,
     disagree,
     tilt,
+    same_id,
     names_not_resolved,
     silent,
     lacks_group,
@@ -134,6 +136,21 @@ fn disagree(facts: &Facts<'_>) -> Vec<Finding> {
     let mend = "an agent with tell_sentinels corrects a minority after 30 s; else SENTINEL REMOVE and \
                 SENTINEL MONITOR on it";
     vec![FindingCode::SentinelsDisagree.found(text, evidence, mend)]
+}
+
+fn same_id(facts: &Facts<'_>) -> Vec<Finding> {
+    let view = facts.view;
+    let say = |sentinels: Vec<Address>| {
+        let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
+        let text = format!("Sentinels {} have the same id, and count as one", names.join(", "));
+        let id = |at: &Address| {
+            let reading = view.observed.sentinels.get(at)?;
+            Some(seen(at, format!("SENTINEL MYID {}", reading.result.as_ref().ok()?.id.0)))
+        };
+        let mend = "delete the line `sentinel myid` in the config file of all but one, and start those again";
+        FindingCode::SameSentinelId.found(text, sentinels.iter().filter_map(id).collect(), mend)
+    };
+    copies(view.observed, view.recent).into_iter().map(say).collect()
 }
 
 fn tilt(facts: &Facts<'_>) -> Vec<Finding> {

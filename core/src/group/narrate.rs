@@ -124,7 +124,9 @@ impl GroupLoop {
         // Why there is no first primary, or no other one, goes before whatever else waits for one.
         let first = matches!(
             &decision.verdict,
-            Verdict::Keep(KeepReason::NoFirst(_) | KeepReason::NotRelocated(_))
+            Verdict::Keep(
+                KeepReason::NoFirst(_) | KeepReason::NotRelocated(_) | KeepReason::NotAgain(_)
+            )
         );
         let blocked = match blocked {
             Some(blocked) if first => Some(blocked),

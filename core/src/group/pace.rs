@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::address::Address;
-use super::super::observed::{DownOpinion, FailoverPhase};
+use super::super::observed::{DownOpinion, FailoverPhase, RowsAnswer};
 use super::super::time::{Mono, Now};
 use super::{GroupLoop, Output};
 
@@ -43,8 +43,13 @@ impl GroupLoop {
             out.push(Output::Probe(BTreeSet::from([chosen])));
         }
         if now.mono >= self.next_audit {
-            // Nothing can be written before the rows were read once.
-            let period = if self.observed.rows.is_some() { AUDIT_MS } else { TICK_MS };
+            // Nothing can be written before the rows were read once, nor a first time while others have the service.
+            let own = self.layout.node();
+            let free =
+                |rows: &RowsAnswer| rows.others.iter().all(|node| node.eq_ignore_ascii_case(&own));
+            let published = self.observed.record().is_some();
+            let read = self.observed.rows.as_ref().is_some_and(|rows| published || free(rows));
+            let period = if read { AUDIT_MS } else { TICK_MS };
             self.next_audit = now.mono.plus_ms(period);
             out.push(Output::ReadRows);
         }

@@ -251,6 +251,9 @@ const SENTINEL_FAULTS: &[(FindingCode, Fault)] = &[
         w.sentinels.get_mut(&sentinel_at(1)).expect("it").quorum = Ok(Err(refusal));
     }),
     (FindingCode::SentinelsDisagree, |w| w.change(|scene| scene.naming(&[2], B, 1))),
+    (FindingCode::SameSentinelId, |w| {
+        w.change(|scene| scene.answer(1, |answer| answer.id = crate::scene::id(0)));
+    }),
     (FindingCode::Tilt, |w| w.change(|scene| scene.answer(1, |answer| answer.tilt = true))),
     (FindingCode::NamesNotResolved, |w| {
         w.every_sentinel(|group| group.replicas.clear());

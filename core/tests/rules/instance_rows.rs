@@ -188,7 +188,7 @@ fn a_node_of_another_program_is_left_alone() {
     scene.observed.rows.as_mut().unwrap().foreign = true;
     let decision = scene.decision();
     assert!(decision.actions().is_empty());
-    assert!(decision.said()[0].contains("node redis-ha-redis exists and is not ours"));
+    assert!(decision.said()[0].contains("node redis-ha-redis exists and is not this group's"));
 }
 
 #[test]

@@ -87,7 +87,12 @@ impl Scene {
         scene.memory.generation = Some((0, Mono(SEEN)));
         scene.memory.generation_max = 0;
         scene.observed.store = Some(empty_store());
-        scene.observed.rows = Some(RowsAnswer { asked: Mono(ASKED), found: None, foreign: false });
+        scene.observed.rows = Some(RowsAnswer {
+            asked: Mono(ASKED),
+            found: None,
+            foreign: false,
+            others: BTreeSet::new(),
+        });
         scene
     }
 
@@ -99,7 +104,8 @@ impl Scene {
         store.plain = project(record).plain;
         self.observed.store = Some(store);
         let found = Some(project(record).rows);
-        self.observed.rows = Some(RowsAnswer { asked: Mono(ASKED), found, foreign: false });
+        self.observed.rows =
+            Some(RowsAnswer { asked: Mono(ASKED), found, foreign: false, others: BTreeSet::new() });
     }
 
     /// Changes what Consul holds.
@@ -132,7 +138,12 @@ impl Scene {
     }
 
     pub fn set_sentinel(&mut self, index: usize, group: SentinelGroup) {
-        let answer = SentinelAnswer { id: id(index), tilt: false, group: Some(group) };
+        let answer = SentinelAnswer {
+            id: id(index),
+            process: Some(index.to_string()),
+            tilt: false,
+            group: Some(group),
+        };
         self.observed.sentinels.insert(sentinel_at(index), answered(answer));
     }
 
@@ -448,6 +459,7 @@ fn record(sentinels: usize) -> Record {
         ],
         sentinels: (0..sentinels).map(sentinel_at).collect(),
         sentinel_ids: (0..sentinels).map(id).collect(),
+        prefix: Some("redis-ha".to_owned()),
         installation: None,
         lineage: vec![ReplId("1".to_owned())],
         claim: None,

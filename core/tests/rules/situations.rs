@@ -54,6 +54,7 @@ fn each_situation_is_recognised() {
         ("Gone", gone),
         ("Named", Scene::healthy(3)),
         ("Promoting", Scene::healthy(3).promoted(B, 1_000).instance(B, promoted_b())),
+        ("Forgotten", crate::forgotten::forgotten()),
         ("Relocated", all_relocated()),
         ("Held", held),
     ];

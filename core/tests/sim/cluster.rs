@@ -938,7 +938,12 @@ impl Cluster {
                 })
                 .collect(),
         });
-        Some(SentinelAnswer { id: sentinel.id.clone(), tilt: now < sentinel.tilt_until, group })
+        Some(SentinelAnswer {
+            id: sentinel.id.clone(),
+            process: None,
+            tilt: now < sentinel.tilt_until,
+            group,
+        })
     }
 }
 

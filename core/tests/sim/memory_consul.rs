@@ -3,7 +3,7 @@
 //! `tests/contract.rs` of the program runs one suite against this and against a real Consul, so that what the simulation
 //! shows holds outside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::group::Outcome;
 use consul_redis_core::observed::{Key, RowsAnswer, StoreAnswer};
@@ -131,7 +131,7 @@ impl MemoryConsul {
     pub fn rows(&self, node: &str, asked: Mono) -> RowsAnswer {
         let found = self.nodes.get(node).cloned();
         let foreign = found.as_ref().is_some_and(|rows| !is_ours(&rows.node));
-        RowsAnswer { asked, found, foreign }
+        RowsAnswer { asked, found, foreign, others: BTreeSet::new() }
     }
 
     /// What DNS and `?passing` answer for a service: every row without a critical check.

@@ -121,6 +121,7 @@ impl Resolver<'_> {
     fn refuse_collisions(&self, groups: &[GroupConfig]) -> Result<(), ConfigError> {
         let mut owners: BTreeMap<String, String> = BTreeMap::new();
         owners.insert(sentinel_rows::SERVICE.to_owned(), "the Sentinels".to_owned());
+        let mut nodes: BTreeMap<String, String> = BTreeMap::new();
         for group in groups {
             let policy = &group.policy;
             let place = |what: String| {
@@ -130,20 +131,25 @@ impl Resolver<'_> {
                     None => ConfigError::Usage(what),
                 }
             };
-            if policy.group.as_str() == "sentinels" {
+            if policy.group.as_str().eq_ignore_ascii_case("sentinels") {
                 return Err(place(
                     "no group can be called `sentinels`: its node would be the \
                                   Sentinels' own"
                         .to_owned(),
                 ));
             }
+            // Consul compares names without their case.
+            let owner = format!("group `{}`", policy.group);
             for service in policy.service.all() {
-                let owner = format!("group `{}`", policy.group);
-                if let Some(other) = owners.insert(service.clone(), owner.clone()) {
+                if let Some(other) = owners.insert(service.to_ascii_lowercase(), owner.clone()) {
                     return Err(place(format!(
                         "{other} and {owner} would both publish as `{service}`"
                     )));
                 }
+            }
+            let node = group.layout.node();
+            if let Some(other) = nodes.insert(node.to_ascii_lowercase(), owner.clone()) {
+                return Err(place(format!("{other} and {owner} would both be on node `{node}`")));
             }
         }
         Ok(())
