@@ -47,8 +47,8 @@ pub fn promote_again(view: &View<'_>) -> Result<Promote, NotPromotedAgain> {
                 return Err(NotPromotedAgain::Behind { old: old.clone(), than: other.clone() });
             }
             Some(_) => {}
-            // Nowhere can be more than it wrote itself.
-            None if wrote => {}
+            // Where it wrote the last history itself, there can be no more of that at another address.
+            None if instance_rows.down(other) && wrote => {}
             None if instance_rows.down(other) => missing = Some(other),
             None => return Err(NotPromotedAgain::Unheard(other.clone())),
         }

@@ -142,7 +142,12 @@ impl GroupLoop {
             self.obstacle = Some(Obstacle { text: text.clone(), since: now.mono, said: false });
         }
         let Some(obstacle) = self.obstacle.as_mut() else { return };
-        if obstacle.text != text {
+        let is_another = counts_aside(&obstacle.text) != counts_aside(&text);
+        if !is_another {
+            // Clients write to it, and it is the same one.
+            obstacle.text.clone_from(&text);
+        }
+        if is_another {
             obstacle.text.clone_from(&text);
             obstacle.since = now.mono;
             obstacle.said = false;
@@ -152,6 +157,14 @@ impl GroupLoop {
             out.push(say(LogLevel::Warn, text));
         }
     }
+}
+
+/// The text without how many keys there are: that changes with each write, and the obstacle does not.
+fn counts_aside(text: &str) -> Vec<&str> {
+    let words: Vec<&str> = text.split(' ').collect();
+    let is_count = |index: usize| words.get(index + 1).is_some_and(|next| next.starts_with("keys"));
+    let kept = words.iter().enumerate().filter(|(index, _)| !is_count(*index));
+    kept.map(|(_, word)| *word).collect()
 }
 
 /// A generation in words: `redis: writer 10.0.0.5:6379 -> 10.0.0.6:6379, generation 8, promoted by

@@ -174,7 +174,16 @@ fn the_one_that_wrote_the_last_history_is_the_primary_again() {
     let told = noted(back.clone(), "a", "1", true);
     assert_eq!(promoted(&told), [A], "the others are in their places, with files of their own");
     assert_eq!(promoted(&noted(told.clone(), "b", "1", false)), [A]);
-    assert_eq!(promoted(&told.clone().dead(C)), [A], "nowhere can be more");
+    let unheard = told.clone().dead(C);
+    assert_eq!(why_not(&unheard), NotPromotedAgain::Unheard(at(C)));
+    let down = (0..3).fold(unheard, |scene, index| {
+        scene.sentinel(index, |group| {
+            for replica in &mut group.replicas {
+                replica.s_down = replica.address == at(C);
+            }
+        })
+    });
+    assert_eq!(promoted(&down), [A], "there is no more of it at another address");
     // It followed that history, or wrote one before.
     assert_eq!(why_not(&noted(back.clone(), "a", "1", false)), behind);
     assert_eq!(why_not(&noted(back, "a", "0", true)), behind);

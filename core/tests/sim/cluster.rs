@@ -41,6 +41,8 @@ pub struct Instance {
     pub up: bool,
     pub frozen: bool,
     pub follows: Option<Address>,
+    /// It keeps an append-only file alone, which does not hold the history.
+    pub append_only: bool,
     /// Its config has a name for whom it follows, and so it says; what it is told has an address.
     pub by_name: bool,
     pub link_up: bool,
@@ -164,6 +166,7 @@ impl Cluster {
             up: true,
             frozen: false,
             follows: (index > 0).then(|| primary.clone()),
+            append_only: seed % 8 == 5,
             by_name: seed % 4 == 3,
             link_up: index > 0,
             replid: 1,
@@ -732,6 +735,8 @@ impl Cluster {
         if empty {
             (instance.replid, instance.replid2, instance.offset) = (replid, None, 0);
             instance.foreign = false;
+        } else if instance.append_only {
+            (instance.replid, instance.replid2) = (replid, None);
         } else if instance.is_primary() {
             instance.replid2 = Some(instance.replid);
             instance.forked_at = instance.offset + 1;
@@ -741,9 +746,11 @@ impl Cluster {
     }
 
     /// An instance is replaced by one with unrelated data, a primary by its own config.
+    /// history: an append-only file at a place that the Sentinels know is taken for the one that was there (`docs/guarantees.md`).
     pub fn start_foreign(&mut self, index: usize) {
         let replid = self.new_replid();
         let instance = &mut self.instances[index];
+        instance.append_only = false;
         (instance.up, instance.frozen, instance.held_until) = (true, false, 0);
         (instance.follows, instance.link_up) = (None, false);
         (instance.stray_since, instance.copying) = (None, None);
@@ -806,7 +813,7 @@ impl Cluster {
             offset: instance.offset,
             keys: instance.offset / 10,
             started_empty: instance.started_empty,
-            append_only: false,
+            append_only: instance.append_only,
             announced: true,
             uptime_s: self.now.saturating_sub(instance.started) / 1_000,
             priority: instance.follows.is_some().then_some(instance.priority),
