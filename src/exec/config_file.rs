@@ -13,6 +13,8 @@ use crate::exit::{Exit, Failure};
 
 /// Longest config file read, in bytes.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
+/// The mode of a config file.
+const OURS_ALONE: u32 = 0o600;
 /// What a line with a secret begins with.
 const SECRETS: [&str; 7] = [
     "requirepass",
@@ -54,6 +56,7 @@ pub fn prepare(
     let name = source.and_then(Path::file_name).unwrap_or_else(|| role.config_name().as_ref());
     let path = data.join(name);
     if let Some(text) = read(&path)? {
+        narrow(&path);
         return Ok(ServerConfig { path, text, is_new: false });
     }
     let text = match source {
@@ -109,12 +112,20 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     };
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
-    let mode = if holds_secret(text) { 0o600 } else { 0o644 };
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    let mode = std::fs::Permissions::from_mode(OURS_ALONE);
+    file.as_file().set_permissions(mode).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(error) => Err(failed(error.error)),
+    }
+}
+
+/// One from before is for its owner alone from now on: the server writes passwords into it that it is told while it runs.
+fn narrow(path: &Path) {
+    let narrowed = std::fs::set_permissions(path, std::fs::Permissions::from_mode(OURS_ALONE));
+    if let Err(error) = narrowed {
+        tracing::warn!("others may read {}: {error}", path.display());
     }
 }
 
@@ -143,11 +154,14 @@ mod tests {
         let first = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
         assert_eq!((first.text.as_str(), first.is_new), ("port 7000\n", true));
         assert_eq!(first.path, data.path().join("my.conf"));
-        assert_eq!(mode(&first.path), 0o644);
+        assert_eq!(mode(&first.path), 0o600);
+        let wide = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(&first.path, wide).unwrap();
         std::fs::write(&first.path, "port 7000\nreplicaof 10.0.0.1 6379\n").unwrap();
         std::fs::write(&source, "port 8000\n").unwrap();
         let again = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
         assert!(!again.is_new && again.text.contains("replicaof"), "{again:?}");
+        assert_eq!(mode(&first.path), 0o600, "an older one is narrowed");
         // The volume alone is enough.
         std::fs::remove_file(&source).unwrap();
         assert!(!prepare(Some(&source), data.path(), ServerKind::Redis).unwrap().is_new);
@@ -167,7 +181,7 @@ mod tests {
             std::fs::write(&source, line).unwrap();
             let made = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
             assert_eq!(made.is_secret(), secret, "{line}");
-            assert_eq!(mode(&made.path), if secret { 0o600 } else { 0o644 }, "{line}");
+            assert_eq!(mode(&made.path), 0o600, "{line}");
         }
     }
 

@@ -247,10 +247,8 @@ async fn find_address(config: &Config, port: u16) -> Result<Address, Failure> {
 pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
     let mut received = Received::listen()?;
     say_start(&exec);
-    if exec.server.is_secret() {
-        // The server writes its config anew, and this is what keeps others from reading it.
-        umask(Mode::from_bits_truncate(0o077));
-    }
+    // The server writes its config anew, with passwords that it is told while it runs: this keeps others from reading it.
+    umask(Mode::from_bits_truncate(0o077));
     let beside = Beside::start(exec.agent_config()?);
     let follow = tokio::select! {
         follow = exec.place() => follow?,
