@@ -256,8 +256,12 @@ async fn instance(
     Ok(InstanceFacts { config: merged(settings), info, clock_ahead_ms, sentinel_users })
 }
 
-/// The users that Sentinels are logged in as, and what each may not do that Sentinel needs, in a list.
-async fn sentinel_users(
+/// The users that Sentinels are logged in as, and what each may not do that Sentinel needs, in a list. `Err(_)` within: it
+/// cannot be asked by this login, or of this version.
+///
+/// # Errors
+/// [`LinkError`] without an answer.
+pub async fn sentinel_users(
     link: &mut Link,
 ) -> Result<Result<BTreeMap<String, String>, String>, LinkError> {
     let mut commands = redis::pipe();

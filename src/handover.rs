@@ -15,7 +15,7 @@ use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::observe::look;
-use crate::switchover::{Mover, SwitchoverStep};
+use crate::switchover::{Mover, SwitchoverStep, rights};
 
 /// How long all of it may take. Less than the 30 s after which Kubernetes and Nomad kill.
 pub const HAND_OVER_MAX: Duration = Duration::from_secs(20);
@@ -90,7 +90,14 @@ async fn try_hand_over(
         return Ok(());
     };
     info!("{name}: handing {writer} over before the agent stops");
-    let (checks, switchover) = prepare(&view, None);
+    let (mut checks, switchover) = prepare(&view, None);
+    let switchover = match switchover {
+        Some(switchover) => {
+            checks.push(rights(group, &switchover).await);
+            Some(switchover).filter(|_| checks.iter().all(|check| check.found.is_ok()))
+        }
+        None => None,
+    };
     let Some(switchover) = switchover else {
         for check in checks {
             if let Err(why) = check.found {

@@ -6,22 +6,28 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
 use crate::core::address::Address;
+use crate::core::group::Outcome;
 use crate::core::memory::Memory;
 use crate::core::observed::{InstanceAnswer, Role};
-use crate::core::switchover::{Switchover, has_all, retire};
+use crate::core::projection::Op;
+use crate::core::switchover::{Check, Switchover, has_all, retire};
 use crate::core::view::View;
 use crate::dns::Names;
+use crate::doctor::sentinel_users;
 use crate::exit::{Exit, Failure};
 use crate::instance::{self, probe};
 use crate::observe::look;
-use crate::redis_link::{Link, LinkError, list, text};
+use crate::redis_link::{Link, LinkError, LinkSettings, list, text};
+use crate::rights::{Rights, may};
 use crate::sentinel::query;
 
 /// How long writes are paused at the most: the pause ends by itself if we die.
@@ -38,6 +44,10 @@ const FOLLOW_MAX: Duration = Duration::from_secs(30);
 const RETIRE_MAX: Duration = Duration::from_secs(5);
 /// How long Sentinel may take to read a changed priority: its INFO period is 10 s.
 const PRIORITY_MAX: Duration = Duration::from_secs(15);
+/// How often the pause is renewed until the old primary follows.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// A move that was noted longer ago than this has died: longer than all its steps may take together.
+const MOVE_MAX: Duration = Duration::from_secs(120);
 /// Pause between two questions.
 const STEP: Duration = Duration::from_millis(5);
 /// The priority of the replica that is asked for: below every other in use.
@@ -88,6 +98,60 @@ impl Mover<'_> {
     /// # Errors
     /// A [`Failure`] when a step does not happen in time; writes go on where they were.
     pub async fn go(&self, switchover: &Switchover) -> Result<Moved, Failure> {
+        let alone = self.begin_alone().await?;
+        let moved = self.go_alone(switchover).await;
+        let key = self.group.layout.moving();
+        let ops = [
+            Op::KeyCheckIndex { key: key.clone(), index: alone },
+            Op::KeyDeleteTree { prefix: key },
+        ];
+        if !matches!(self.consul.txn(&ops, "").await, Outcome::Committed { .. }) {
+            self.note(
+                "noted",
+                format!("that a move is under way, for {} s more", MOVE_MAX.as_secs()),
+            );
+        }
+        moved
+    }
+
+    /// Writes down in Consul that a move is under way: one that gives up ends the pause of another. Its ModifyIndex.
+    async fn begin_alone(&self) -> Result<u64, Failure> {
+        let key = self.group.layout.moving();
+        let now = self.clock.now().wall;
+        let found = self.consul.key(&key).await?;
+        let index = match found {
+            None => 0,
+            Some((value, index)) => {
+                let text = String::from_utf8_lossy(&value).into_owned();
+                let since = text.parse::<Timestamp>().ok();
+                let age = since.map(|since| now.duration_since(since).unsigned_abs());
+                if age.is_some_and(|age| age < MOVE_MAX) {
+                    let message = format!("not moved: another move is under way since {text}");
+                    let hint = format!(
+                        "try again when it has ended; one that died is passed over after {} s, or delete the key {key}",
+                        MOVE_MAX.as_secs()
+                    );
+                    return Err(Failure::new(Exit::Failed, message).hint(hint));
+                }
+                index
+            }
+        };
+        let op = Op::KeyCas { key: key.clone(), index, value: now.to_string() };
+        match self.consul.txn(&[op], &key).await {
+            Outcome::Committed { index } => Ok(index),
+            Outcome::Lost => {
+                Err(Failure::new(Exit::Failed, "not moved: another move has just begun"))
+            }
+            Outcome::Refused(what) | Outcome::Unknown(what) => {
+                let message =
+                    format!("not moved: that a move begins cannot be noted in {key}: {what}");
+                Err(Failure::new(Exit::Failed, message)
+                    .hint("the token needs to write the group's keys (consul/agent-policy.hcl)"))
+            }
+        }
+    }
+
+    async fn go_alone(&self, switchover: &Switchover) -> Result<Moved, Failure> {
         let priority = match &switchover.to {
             Some(to) => Some((to, self.prefer(to, &switchover.sentinel).await?)),
             None => None,
@@ -112,6 +176,7 @@ impl Mover<'_> {
         let begun = Instant::now();
         instance::hold(&mut old, ms(PAUSE)).await.map_err(|error| failed(from, &error))?;
         self.step(begun, "paused", &format!("writes on {from}"));
+        let renewed = keep_paused(from.clone(), self.group.login.clone());
         let new = match self.promote(switchover, &mut old, begun).await {
             Ok(new) => new,
             Err(failure) if self.server_stops => {
@@ -119,6 +184,7 @@ impl Mover<'_> {
                 return Err(failure.hint(format!("{from} takes no writes: it is being stopped")));
             }
             Err(failure) => {
+                drop(renewed);
                 let _ = old.call(&["CLIENT", "UNPAUSE"]).await;
                 return Err(failure.hint(format!("writes go on at {from}")));
             }
@@ -132,7 +198,7 @@ impl Mover<'_> {
         }
         self.until_followed(switchover, &new).await?;
         self.step(begun, "followed", "by a majority of the Sentinels");
-        self.retire_old(from, &new).await?;
+        self.retire_old(from, &new, renewed).await?;
         self.step(begun, "fenced", &format!("{from} follows {new}"));
         Ok(Moved { from: from.clone(), to: new, gap })
     }
@@ -258,18 +324,27 @@ impl Mover<'_> {
 
     /// Makes the old primary a replica before its pause ends. An agent may be doing the same, and its fence closes
     /// every connection at any moment: then it is asked anew.
-    async fn retire_old(&self, from: &Address, new: &Address) -> Result<(), Failure> {
+    async fn retire_old(
+        &self,
+        from: &Address,
+        new: &Address,
+        renewed: AbortOnDropHandle<()>,
+    ) -> Result<(), Failure> {
         let until = Instant::now() + RETIRE_MAX;
         loop {
             match self.follow_new(from, new).await {
-                Ok(()) => return Ok(()),
+                Ok(mut old) => {
+                    drop(renewed);
+                    let _ = old.call(&["CLIENT", "UNPAUSE"]).await;
+                    return Ok(());
+                }
                 Err(error) if Instant::now() > until => return Err(failed(from, &error)),
                 Err(_) => tokio::time::sleep(STEP).await,
             }
         }
     }
 
-    async fn follow_new(&self, from: &Address, new: &Address) -> Result<(), LinkError> {
+    async fn follow_new(&self, from: &Address, new: &Address) -> Result<Link, LinkError> {
         let mut old = Link::open(from, &self.group.login).await?;
         let now = probe(&mut old).await?;
         if let Some(fence) = retire(from, &now, new)
@@ -277,8 +352,7 @@ impl Mover<'_> {
         {
             instance::after_fence(&mut old, &fence).await?;
         }
-        old.call(&["CLIENT", "UNPAUSE"]).await?;
-        Ok(())
+        Ok(old)
     }
 
     async fn probe(&self, address: &Address) -> Result<InstanceAnswer, LinkError> {
@@ -304,6 +378,77 @@ impl Mover<'_> {
     fn note(&self, what: &'static str, detail: String) {
         (self.report)(SwitchoverStep { after: None, what, detail });
     }
+}
+
+/// Holds writes on and on, for as long as what is returned lives and [`PAUSE`] more: nothing that the old primary takes
+/// before it follows the new one would be kept.
+fn keep_paused(from: Address, login: LinkSettings) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut link = None;
+        loop {
+            tokio::time::sleep(RENEW_EVERY).await;
+            // An agent's fence closes every connection.
+            let open = match link.take() {
+                Some(open) => Ok(open),
+                None => Link::open(&from, &login).await,
+            };
+            if let Ok(mut open) = open
+                && instance::hold(&mut open, ms(PAUSE)).await.is_ok()
+            {
+                link = Some(open);
+            }
+        }
+    }))
+}
+
+/// Whether all that a move takes may be done on every instance, by this login and by Sentinel's: asked without doing any of
+/// it. Where that cannot be known, nothing speaks against the move.
+pub async fn rights(group: &GroupConfig, switchover: &Switchover) -> Check {
+    const OLD: [&[&str]; 6] = [
+        &["CLIENT", "PAUSE", "1", "WRITE"],
+        &["CLIENT", "UNPAUSE"],
+        &["CLIENT", "KILL", "TYPE", "normal"],
+        &["INFO"],
+        &["REPLICAOF", "NO", "ONE"],
+        &["SLAVEOF", "NO", "ONE"],
+    ];
+    const TARGET: [&[&str]; 2] = [&["CONFIG", "GET", PRIORITY], &["CONFIG", "SET", PRIORITY, "1"]];
+    let mut wrong = Vec::new();
+    let old = std::iter::once((&switchover.from, &OLD[..]));
+    for (at, needs) in old.chain(switchover.to.iter().map(|to| (to, &TARGET[..]))) {
+        match refused(at, &group.login, needs).await {
+            Ok(refused) => wrong.extend(refused),
+            Err(error) => wrong.push(format!("{at}: {error}")),
+        }
+    }
+    let all = std::iter::once(&switchover.from).chain(&switchover.candidates);
+    for at in all {
+        let Ok(mut link) = Link::open(at, &group.login).await else { continue };
+        let Ok(Ok(users)) = sentinel_users(&mut link).await else { continue };
+        for (user, lacks) in users.into_iter().filter(|(_, lacks)| !lacks.is_empty()) {
+            wrong.push(format!("{at} refuses {lacks} to {user}, which Sentinels are logged in as"));
+        }
+    }
+    let found = match wrong.is_empty() {
+        true => Ok("nothing that a move takes is refused".to_owned()),
+        false => Err(wrong.join("; ")),
+    };
+    Check { what: "rights", found }
+}
+
+/// What of `needs` an instance refuses; of REPLICAOF and SLAVEOF, which are one, either will do.
+async fn refused(
+    at: &Address,
+    login: &LinkSettings,
+    needs: &[&[&str]],
+) -> Result<Vec<String>, LinkError> {
+    let mut link = Link::open(at, login).await?;
+    let Rights::Refuses(mut refused) = may(&mut link, needs).await? else { return Ok(Vec::new()) };
+    let is_follow = |command: &str| command == "REPLICAOF" || command == "SLAVEOF";
+    if refused.iter().filter(|(command, _)| is_follow(command)).count() == 1 {
+        refused.retain(|(command, _)| !is_follow(command));
+    }
+    Ok(refused.into_iter().map(|(command, why)| format!("{at} refuses {command}: {why}")).collect())
 }
 
 /// The setting that Sentinel chooses by.

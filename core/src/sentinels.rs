@@ -25,6 +25,9 @@ pub const DEFAULT_SETTINGS: SentinelSettings = SentinelSettings {
     parallel_syncs: 1,
 };
 
+/// A setting as Sentinel calls it, and its value.
+type NamedSetting = (&'static str, fn(&SentinelSettings) -> u64);
+
 /// One Sentinel that is to be reconfigured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reconfigure {
@@ -44,7 +47,7 @@ impl Reconfigure {
     /// What a Sentinel with these settings is sent: for a group that is new to it, all of them; else those that were to
     /// change and have not yet. What an operator has changed meanwhile stays as it is.
     pub fn to_set(&self, has: SentinelSettings) -> Vec<(&'static str, u64)> {
-        let all: [(&'static str, fn(&SentinelSettings) -> u64); 4] = [
+        let all: [NamedSetting; 4] = [
             ("quorum", |s| s.quorum),
             ("down-after-milliseconds", |s| s.down_after_ms),
             ("failover-timeout", |s| s.failover_timeout_ms),

@@ -60,6 +60,11 @@ impl Layout {
         format!("{}{HISTORIES}{}", self.root(), history.0)
     }
 
+    /// The key that holds off a second planned move while one is under way.
+    pub fn moving(&self) -> String {
+        format!("{}move", self.root())
+    }
+
     /// The key that says that agents gave this Sentinel its login for the instances.
     pub fn login_given(&self, sentinel: &SentinelId) -> String {
         format!("{}logins/{}", self.root(), sentinel.0)

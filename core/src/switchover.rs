@@ -75,11 +75,25 @@ fn writer(view: &View<'_>) -> Result<String, String> {
         return Err(format!("{writer} is not confirmed by a majority yet"));
     }
     match view.test(writer) {
+        WriterTest::Passes(answer) if holds_no_writes(&answer.version) => Err(format!(
+            "{writer} is Redis {}, which cannot hold writes alone (CLIENT PAUSE ... WRITE is there from 6.2 on): what it \
+             takes during the move would be lost",
+            answer.version
+        )),
         WriterTest::Passes(_) => {
             Ok(format!("{writer} is published and says that it is the primary"))
         }
         WriterTest::Fails(why) => Err(format!("{writer} {why}")),
         WriterTest::Unknown(why) => Err(format!("{writer} does not answer: {why}")),
+    }
+}
+
+/// Before 6.2 there is no `CLIENT PAUSE ... WRITE`. What cannot be read has it.
+fn holds_no_writes(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>());
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (6, 2),
+        _ => false,
     }
 }
 

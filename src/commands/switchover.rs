@@ -21,7 +21,7 @@ use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
 use crate::observe::look;
-use crate::switchover::{Moved, Mover, SwitchoverStep};
+use crate::switchover::{Moved, Mover, SwitchoverStep, rights};
 
 /// How a move went, for programs.
 #[derive(Debug, Serialize)]
@@ -101,7 +101,14 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
     drop(progress);
     let memory = Memory::default();
     let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
-    let (checks, switchover) = prepare(&view, args.to.as_ref());
+    let (mut checks, switchover) = prepare(&view, args.to.as_ref());
+    let switchover = match switchover {
+        Some(switchover) => {
+            checks.push(rights(&group, &switchover).await);
+            Some(switchover).filter(|_| checks.iter().all(|check| check.found.is_ok()))
+        }
+        None => None,
+    };
     if !args.json {
         show(&checks, style);
     }

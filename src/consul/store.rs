@@ -103,17 +103,18 @@ impl Consul {
         Ok(RowsAnswer { others: shown.into_iter().map(|shown| shown.node).collect(), ..rows })
     }
 
-    /// Whether a key exists.
+    /// A key and its ModifyIndex, where it exists.
     ///
     /// # Errors
     /// Any [`ConsulError`].
-    pub async fn has_key(&self, key: &str) -> Result<bool, ConsulError> {
+    pub async fn key(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, ConsulError> {
         let (path, query) = (format!("/v1/kv/{key}"), [("consistent", "")]);
         let answer = self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?;
         if answer.status == StatusCode::NOT_FOUND {
-            return Ok(false);
+            return Ok(None);
         }
-        answer.ok(&format!("GET {path}")).map(|_| true)
+        let entries: Vec<KvEntry> = answer.decode(&format!("GET {path}"))?.value;
+        Ok(keys(entries).next().map(|key| (key.value, key.modify_index)))
     }
 
     /// The groups that have keys under `prefix`.

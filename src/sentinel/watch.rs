@@ -516,7 +516,7 @@ impl Watcher {
         }
         let (_, id) = self.link().await.map_err(|error| error.to_string())?;
         let key = giving.layout.login_given(id);
-        let noted = self.consul.has_key(&key).await.map_err(|error| error.to_string())?;
+        let noted = self.consul.key(&key).await.map_err(|error| error.to_string())?.is_some();
         if noted {
             self.logins.entry(group.clone()).or_default().given = Some(true);
         }

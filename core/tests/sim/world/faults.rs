@@ -189,11 +189,11 @@ impl World {
         if !old.answers() || !old.is_primary() || !self.reaches(agent, from, sentinel) {
             return;
         }
-        // One at a time: a second one that gives up ends the pause of the first.
+        // The key `move`: a second one that gives up would end the pause of the first.
         if self.now < self.moving_until {
             return;
         }
-        self.moving_until = self.now + MOVE_HOLD_MS;
+        self.moving_until = self.now + MOVE_LOCK_MS;
         let (run, replid, target) = (old.run, old.replid, old.offset);
         self.moves += 1;
         self.hold(agent, from, MOVE_HOLD_MS);
@@ -222,6 +222,9 @@ impl World {
             if reached && !matches!(planned.step, Step::Follow(_)) {
                 self.cluster.instances[from].held_until = self.now;
             }
+            if self.agents[agent].up {
+                self.moving_until = self.now;
+            }
             return;
         }
         let answers: Vec<(Address, InstanceAnswer)> = planned
@@ -236,6 +239,7 @@ impl World {
                 let asked = &self.cluster.sentinels[sentinel];
                 if !asked.up || !asked.knows || asked.failover.is_some() {
                     self.cluster.instances[from].held_until = self.now;
+                    self.moving_until = self.now;
                     return;
                 }
                 self.cluster.start_failover(sentinel, self.now, true);
@@ -283,6 +287,7 @@ impl World {
             self.counts.moves_done += 1;
         }
         self.cluster.instances[from].held_until = self.now;
+        self.moving_until = self.now;
     }
 
     pub(super) fn operate_on_instances(&mut self, operation: Operation) {

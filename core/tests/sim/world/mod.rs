@@ -40,6 +40,8 @@ const CATCH_UP_MAX_MS: u64 = 1_000;
 const PROMOTION_MAX_MS: u64 = 4_000;
 /// How long all may take to follow, in ms.
 const FOLLOW_MAX_MS: u64 = 30_000;
+/// How long the key `move` of one that died holds off the next one, in ms.
+const MOVE_LOCK_MS: u64 = 120_000;
 /// Pause between two looks at a planned move, in ms.
 const MOVE_STEP_MS: u64 = 20;
 /// How long a primary on an isolated host may take writes: 3 s, and the model's slowest messages.
