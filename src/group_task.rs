@@ -44,6 +44,8 @@ const SHOW_EVERY_MS: u64 = 100;
 pub const EVENTS_MAX: usize = 1_024;
 /// Answers of a watch in Consul waiting for one group. A watch that is not listened to asks for no more.
 const ANSWERS_MAX: usize = 16;
+/// How long Consul must refuse or be silent before it is a problem, in ms.
+const TROUBLE_AFTER_MS: u64 = 5_000;
 /// Servers' right answers for the name waiting for one group.
 pub const RIGHT_MAX: usize = 16;
 
@@ -93,6 +95,21 @@ enum Done {
     ReadStore(StoreAnswer),
     ReadRows(RowsAnswer),
     Wrote(u64, Outcome),
+    /// A read failed.
+    Failed(Source, ConsulError),
+}
+
+/// What is read in Consul.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Keys,
+    Rows,
+}
+
+/// Consul's answer to a read, while it is none.
+struct Trouble {
+    since: Mono,
+    problem: Problem,
 }
 
 type InstanceReading = (Address, Reading<InstanceAnswer>);
@@ -160,6 +177,8 @@ struct Executor {
     away: Option<Owed>,
     /// What is wrong with the logins of Sentinels for the instances.
     wrong_logins: BTreeMap<Address, String>,
+    /// What Consul refuses, or does not answer.
+    trouble: BTreeMap<Source, Trouble>,
     meter: GroupMeter,
     published: watch::Sender<Option<Published>>,
 }
@@ -267,6 +286,7 @@ impl GroupTask {
             reading_rows: None,
             away: None,
             wrong_logins: BTreeMap::new(),
+            trouble: BTreeMap::new(),
             meter: self.meter,
             published: self.published,
         };
@@ -309,11 +329,17 @@ impl Executor {
             }
             Event::Keys(answer) => self.keys(answer, now),
             Event::Registered(found) => Input::Registered(found),
+            Event::Done(Done::Failed(source, error)) => {
+                self.note_trouble(source, &error, now);
+                Input::Tick
+            }
             Event::Done(Done::ReadStore(answer)) => {
+                self.trouble.remove(&Source::Keys);
                 self.meter.consul_answered(now.mono);
                 Input::Consistent(answer)
             }
             Event::Done(Done::ReadRows(answer)) => {
+                self.trouble.remove(&Source::Rows);
                 self.meter.consul_answered(now.mono);
                 Input::Rows(answer)
             }
@@ -344,13 +370,36 @@ impl Executor {
     /// What is wrong that the loop does not know of.
     fn problems(&self) -> Vec<Problem> {
         let logins: BTreeSet<&String> = self.wrong_logins.values().collect();
-        logins.into_iter().map(|wrong| ProblemCode::SentinelLogin.says(wrong)).collect()
+        let logins = logins.into_iter().map(|wrong| ProblemCode::SentinelLogin.says(wrong));
+        let now = self.clock.now().mono;
+        let lasts = |trouble: &&Trouble| now - trouble.since >= TROUBLE_AFTER_MS;
+        let consul = self.trouble.values().filter(lasts).map(|trouble| trouble.problem.clone());
+        logins.chain(consul).collect()
+    }
+
+    /// Consul refuses what is read, or does not answer: said once, with the token in question.
+    fn note_trouble(&mut self, source: Source, error: &ConsulError, now: Now) {
+        let refused = matches!(error, ConsulError::Denied { .. } | ConsulError::Secret(_));
+        let problem = match refused {
+            true => {
+                let text = format!("{error} ({})", self.consul.token_named());
+                ProblemCode::ConsulRefuses.says(text)
+            }
+            false => ProblemCode::ConsulSilent.says(error.to_string()),
+        };
+        let before = self.trouble.get(&source);
+        if refused && before.is_none_or(|before| before.problem.code != problem.code) {
+            error!("{}: {}", self.group.policy.group, problem.text);
+        }
+        let since = before.map_or(now.mono, |before| before.since);
+        self.trouble.insert(source, Trouble { since, problem });
     }
 
     /// What the watch says of Consul. While that does not answer, the watch asks; nothing else needs to.
     fn keys(&mut self, answer: Result<StoreAnswer, ConsulError>, now: Now) -> Input {
         match answer {
             Ok(answer) => {
+                self.trouble.remove(&Source::Keys);
                 let owed = self.away.take().unwrap_or_default();
                 if owed.keys {
                     self.read_store();
@@ -362,6 +411,7 @@ impl Executor {
                 Input::Watched(answer)
             }
             Err(error) => {
+                self.note_trouble(Source::Keys, &error, now);
                 if error.is_transient() {
                     self.away.get_or_insert_default();
                 } else {
@@ -475,7 +525,10 @@ impl Executor {
                 Ok(answer) => {
                     let _ = done.send(Done::ReadStore(answer.value)).await;
                 }
-                Err(error) => debug!("{}: {error}", layout.group),
+                Err(error) => {
+                    debug!("{}: {error}", layout.group);
+                    let _ = done.send(Done::Failed(Source::Keys, error)).await;
+                }
             }
         })));
     }
@@ -496,8 +549,10 @@ impl Executor {
                     let _ = done.send(Done::ReadRows(rows)).await;
                 }
                 // Being away is said by the watch; being denied would keep us from ever writing.
-                Err(error @ ConsulError::Denied { .. }) => warn!("{}: {error}", layout.group),
-                Err(error) => debug!("{}: {error}", layout.group),
+                Err(error) => {
+                    debug!("{}: {error}", layout.group);
+                    let _ = done.send(Done::Failed(Source::Rows, error)).await;
+                }
             }
         })));
     }

@@ -50,10 +50,10 @@ pub enum InstanceCommand {
 pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let mut commands = redis::pipe();
     commands.cmd("PING").cmd("INFO").arg("replication").cmd("INFO").arg("server");
-    commands.cmd("INFO").arg("keyspace").cmd("INFO").arg("persistence");
+    commands.cmd("INFO").arg("keyspace").cmd("INFO").arg("persistence").cmd("INFO").arg("memory");
     let answers = link.ask(&commands).await?;
-    let [ping, replication, server, keyspace, persistence] = answers.as_slice() else {
-        return Err(LinkError::Unexpected("five answers expected".to_owned()));
+    let [ping, replication, server, keyspace, persistence, memory] = answers.as_slice() else {
+        return Err(LinkError::Unexpected("six answers expected".to_owned()));
     };
     let not_ready = match ping {
         Value::SimpleString(pong) if pong == "PONG" => None,
@@ -72,9 +72,12 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let loads = |name: &str| persistence.get(name).is_some_and(|value| *value == "1");
     let loading = loads("loading") || loads("async_loading");
     let not_ready = if loading { Some("LOADING".to_owned()) } else { not_ready };
-    let answer = parse(not_ready, &info_fields(&replication), &info_fields(&server));
+    let memory = text(memory).map_err(LinkError::Unexpected)?;
+    let replication = info_fields(&replication);
+    let refuses_writes = refuses_writes(&replication, &info_fields(&memory));
+    let answer = parse(not_ready, &replication, &info_fields(&server));
     answer
-        .map(|answer| InstanceAnswer { keys, started_empty, append_only, ..answer })
+        .map(|answer| InstanceAnswer { keys, started_empty, append_only, refuses_writes, ..answer })
         .map_err(LinkError::Unexpected)
 }
 
@@ -127,7 +130,30 @@ fn parse(
         announced: replication.get("replica_announced").is_none_or(|value| *value != "0"),
         uptime_s: server.get("uptime_in_seconds").and_then(|up| up.parse().ok()).unwrap_or(0),
         priority: replication.get("slave_priority").and_then(|priority| priority.parse().ok()),
+        refuses_writes: None,
     })
+}
+
+/// Why a primary refuses writes that PING says nothing of. Without a number that changes all the time: the text is compared.
+fn refuses_writes(
+    replication: &BTreeMap<&str, &str>,
+    memory: &BTreeMap<&str, &str>,
+) -> Option<String> {
+    if replication.get("role") != Some(&"master") {
+        return None;
+    }
+    // Only there where `min-replicas-to-write` is set, which is one at least.
+    if replication.get("min_slaves_good_slaves") == Some(&"0") {
+        return Some(
+            "NOREPLICAS, for `min-replicas-to-write` is set and no replica keeps up".to_owned(),
+        );
+    }
+    let number = |name: &str| memory.get(name).and_then(|value| value.parse::<u64>().ok());
+    let (used, max) = (number("used_memory")?, number("maxmemory").filter(|max| *max > 0)?);
+    let counted = used.saturating_sub(number("mem_not_counted_for_evict").unwrap_or(0));
+    let keeps_all = memory.get("maxmemory_policy") == Some(&"noeviction");
+    let why = "OOM, for `maxmemory` is used up under `noeviction`";
+    (keeps_all && counted > max).then(|| why.to_owned())
 }
 
 /// Before 7.0 Redis does not say how many keys it has loaded; then it counts as unknown.

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::address::Address;
+use crate::core::unreachable::LOGIN_REFUSED;
 use crate::pem;
 use crate::secret::{SecretError, SecretSource};
 
@@ -104,7 +105,7 @@ pub enum LinkError {
     #[error("{0}")]
     TurnedAway(String),
     /// The server does not take the login.
-    #[error("login refused: {words} ({login})")]
+    #[error("{LOGIN_REFUSED}: {words} ({login})")]
     Refused {
         /// The server's words.
         words: String,
@@ -266,6 +267,10 @@ impl Link {
     }
 
     fn refused(&self, error: &redis::ServerError) -> LinkError {
+        // It turned us away before it was asked: protected mode answers a login as it would have answered nothing.
+        if let Some(words) = self.words.get().filter(|words| words.starts_with("DENIED ")) {
+            return LinkError::TurnedAway(words.clone());
+        }
         let words = server_error(error).trim_end_matches('.').to_owned();
         LinkError::Refused { words, login: self.login.clone() }
     }

@@ -9,7 +9,10 @@ use super::hold::is_isolated;
 use super::memory::Condition;
 use super::replicas::InstanceRows;
 use super::view::View;
-use super::{data_loss, forgotten, promote_again, publication, relocated, sentinels, stale_peers};
+use super::writer::refuses_writes;
+use super::{
+    data_loss, forgotten, promote_again, publication, relocated, sentinels, stale_peers, unreachable,
+};
 
 /// The conditions that hold in this view, for [`super::memory::Memory::keep`].
 pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
@@ -23,6 +26,8 @@ pub fn conditions(view: &View<'_>) -> BTreeSet<Condition> {
     holding.extend(forgotten::condition(view));
     holding.extend(promote_again::condition(view));
     holding.extend(data_loss::condition(view));
+    holding.extend(unreachable::conditions(view));
+    holding.extend(refuses_writes(view).into_iter().map(|at| Condition::RefusesWrites(at.clone())));
     holding.extend(is_isolated(view).then_some(Condition::Isolated));
     holding
 }

@@ -34,7 +34,7 @@ use super::record::Change;
 use super::replicas::InstanceRows;
 use super::sentinels::Reconfigure;
 use super::stale_peers::Forget;
-use super::status::{GroupStatus, assess};
+use super::status::{GroupStatus, Problem, ProblemCode, assess, standing};
 use super::time::{Mono, Now};
 use super::view::{Found, View};
 
@@ -196,6 +196,8 @@ pub struct GroupLoop {
     next_chase: Mono,
     next_audit: Mono,
     obstacle: Option<Obstacle>,
+    /// What has been said that still is so.
+    standing: BTreeSet<(ProblemCode, Address)>,
     decision: Option<Decision>,
 }
 
@@ -219,6 +221,7 @@ impl GroupLoop {
             next_chase: Mono(0),
             next_audit: Mono(0),
             obstacle: None,
+            standing: BTreeSet::new(),
             decision: None,
         }
     }
@@ -382,6 +385,7 @@ impl GroupLoop {
     fn act(&mut self, found: (Tally, Found), now: Now, out: &mut Vec<Output>) {
         let view = View::with(&self.policy, &self.memory, &self.observed, now, found);
         let decision = decide(&view, &self.layout);
+        let standing = standing(&view);
         self.note_obstacle(&decision, now, out);
         for action in decision.actions() {
             match &action {
@@ -422,6 +426,7 @@ impl GroupLoop {
             self.memory.audited = asked.zip(self.observed.store.as_ref().map(|store| store.asked));
         }
         self.decision = Some(decision);
+        self.note_standing(standing, out);
     }
 
     fn follow(&mut self, out: &mut Vec<Output>) {

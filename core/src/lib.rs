@@ -44,6 +44,7 @@ pub mod store;
 pub mod switchover;
 pub mod time;
 pub mod timeline;
+pub mod unreachable;
 pub mod view;
 pub mod withdrawal;
 pub mod write;

@@ -50,6 +50,10 @@ pub enum Condition {
     SentinelSilent(SentinelId),
     /// No Sentinel hears the replica.
     ReplicaSilent(Address),
+    /// The Sentinels reach the instance, and this agent does not.
+    Unreachable(Address),
+    /// The published writer refuses writes, by what it says of itself.
+    RefusesWrites(Address),
 }
 
 /// One instance that is back, and what is known of it.

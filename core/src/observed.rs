@@ -242,6 +242,8 @@ pub struct InstanceAnswer {
     pub uptime_s: u64,
     /// Its priority in elections, 0 for never; only a replica says it.
     pub priority: Option<u64>,
+    /// Why it refuses writes although it is a primary and ready, as far as INFO says so (`NOREPLICAS ...`, `OOM ...`).
+    pub refuses_writes: Option<String>,
 }
 
 impl InstanceAnswer {

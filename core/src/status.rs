@@ -6,14 +6,16 @@ use serde::Serialize;
 use super::address::{Address, GroupName};
 use super::decide::Decision;
 use super::health::{is_ready, serves};
+use super::memory::Condition;
 use super::observed::{DownOpinion, Reading, Role, SentinelAnswer, StoredState};
 use super::policy::Policy;
 use super::projection::{Layout, plain_changes, project, row_changes};
 use super::reasons::{LeftAlone, NoFirst, NotRelocated, Reason, WhyLeft};
 use super::record::{Change, Level, PublishedRole, Record};
 use super::situation::Situation;
+use super::unreachable::{UNREACHABLE_AFTER_MS, unreachable};
 use super::view::View;
-use super::writer::WriterTest;
+use super::writer::{WriterTest, refuses_writes};
 
 /// What `status`, the page and the metrics show of one group.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -124,11 +126,21 @@ pub enum ProblemCode {
     DnsSilent,
     /// The login that Sentinels are to have for the instances is refused, or cannot be used.
     SentinelLogin,
+    /// The Sentinels reach an instance, and this agent does not.
+    InstanceSilent,
+    /// An instance does not let this agent in.
+    InstanceRefuses,
+    /// Consul refuses what this agent asks.
+    ConsulRefuses,
+    /// Consul does not answer this agent.
+    ConsulSilent,
+    /// The writer refuses writes.
+    WritesRefused,
 }
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 29] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -153,6 +165,11 @@ impl ProblemCode {
         Self::DnsWrong,
         Self::DnsSilent,
         Self::SentinelLogin,
+        Self::InstanceSilent,
+        Self::InstanceRefuses,
+        Self::ConsulRefuses,
+        Self::ConsulSilent,
+        Self::WritesRefused,
     ];
 
     /// As it stands in JSON and in metrics.
@@ -182,6 +199,11 @@ impl ProblemCode {
             Self::DnsWrong => "dns-wrong",
             Self::DnsSilent => "dns-silent",
             Self::SentinelLogin => "sentinel-login",
+            Self::InstanceSilent => "instance-silent",
+            Self::InstanceRefuses => "instance-refuses",
+            Self::ConsulRefuses => "consul-refuses",
+            Self::ConsulSilent => "consul-silent",
+            Self::WritesRefused => "writes-refused",
         }
     }
 
@@ -284,7 +306,7 @@ fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Proble
             problems.extend(no_first(decision));
         }
         Some(record) => match &record.writer {
-            None => problems.extend(no_writer(record, decision)),
+            None => problems.extend(no_writer(view, record, decision)),
             Some(writer) => problems.extend(writer_problem(view, record, &writer.address)),
         },
     }
@@ -295,6 +317,7 @@ fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Proble
     problems.extend(drift(view, layout));
     problems.extend(decision.reasons.iter().filter_map(noteworthy));
     problems.extend(maintained(view));
+    problems.extend(standing(view).into_iter().map(|(_, problem)| problem));
     if tally.known > 0 && tally.answering < tally.majority() {
         problems.push(ProblemCode::NoMajority.says(format!(
             "only {} of {} known Sentinels answer: no failover is possible{}",
@@ -362,7 +385,7 @@ fn no_first(decision: &Decision) -> Option<Problem> {
 }
 
 /// The name is withdrawn. What stands in the way now says more than why it was.
-fn no_writer(record: &Record, decision: &Decision) -> Vec<Problem> {
+fn no_writer(view: &View<'_>, record: &Record, decision: &Decision) -> Vec<Problem> {
     let relocated = match &decision.situation {
         Situation::Relocated(Err(why)) => Some(why),
         _ => None,
@@ -376,11 +399,48 @@ fn no_writer(record: &Record, decision: &Decision) -> Vec<Problem> {
         _ => None,
     };
     let now = relocated.map(ToString::to_string).or(again);
+    let now = now.or_else(|| out_of_reach(view));
     let now = now.or_else(|| decision.reasons.iter().find_map(waits));
     let why = now.unwrap_or_else(|| record.why.clone());
     let mut problems = vec![ProblemCode::NoWriter.says(format!("there is no writer: {why}"))];
     if let Some(why @ NotRelocated::Diverged(..)) = relocated {
         problems.push(ProblemCode::DataDiverged.says(why.to_string()));
+    }
+    problems
+}
+
+/// The instance that leads does not answer this agent.
+fn out_of_reach(view: &View<'_>) -> Option<String> {
+    let leads = &view.tally.elected.as_ref()?.address;
+    let unreachable = unreachable(view).into_iter().find(|found| found.instance == leads)?;
+    Some(format!("a majority of the Sentinels names {leads}, and {unreachable}"))
+}
+
+/// What has lasted for some seconds and keeps the group from being used, or this agent from doing its duty: each with what
+/// it is told apart by, whatever its text says now.
+pub(super) fn standing(view: &View<'_>) -> Vec<((ProblemCode, Address), Problem)> {
+    let mut problems = Vec::new();
+    for found in unreachable(view) {
+        let code = match found.refuses() {
+            true => ProblemCode::InstanceRefuses,
+            false => ProblemCode::InstanceSilent,
+        };
+        // Of the writer that is said already.
+        if found.refuses() || view.writer() != Some(found.instance) {
+            problems.push(((code, found.instance.clone()), code.says(found.to_string())));
+        }
+    }
+    let one_look = view.memory.generation.is_none();
+    let lasted = |at: &Address| {
+        let condition = Condition::RefusesWrites(at.clone());
+        one_look || view.lasted(&condition, UNREACHABLE_AFTER_MS)
+    };
+    if let Some(writer) = refuses_writes(view).filter(|at| lasted(at)) {
+        let answer = view.instance(writer).and_then(|answer| answer.refuses_writes.as_ref());
+        let why = answer.map_or("", String::as_str);
+        let text = format!("the writer {writer} refuses writes: {why}");
+        let code = ProblemCode::WritesRefused;
+        problems.push(((code, writer.clone()), code.says(text)));
     }
     problems
 }

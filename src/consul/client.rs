@@ -16,6 +16,7 @@ pub use super::error::{ClientError, ConsulError};
 use super::recovery::Recovery;
 use super::txn::{Tenancy, words};
 use crate::meter::Counters;
+use crate::secret::SecretSource;
 
 /// Deadline of one ordinary call. Consul itself gives up on finding a leader after 7 s
 /// (`docs/facts/consul.md` 1), and its answer says more than our own timeout.
@@ -122,6 +123,15 @@ impl Consul {
     /// above, or too many requests) and `unreadable`.
     pub fn errors(&self) -> Counters {
         self.errors.clone()
+    }
+
+    /// Which token is shown to Consul, for people: where it is, never what it is.
+    pub fn token_named(&self) -> String {
+        match &self.connection().endpoint.token {
+            SecretSource::None => "without a token".to_owned(),
+            SecretSource::File(path) => format!("token in {}", path.display()),
+            SecretSource::Value(_) => "token from the environment".to_owned(),
+        }
     }
 
     /// Enterprise tenancy for objects in a transaction.

@@ -90,6 +90,8 @@ pub async fn watch_group(
                 info!("{}: Consul at {} answers again", layout.group, consul.address());
                 away = false;
             }
+            // Said by whom it is handed to, with the token in question.
+            Err(ConsulError::Denied { .. } | ConsulError::Secret(_)) => {}
             Err(error) if !away => {
                 let group = &layout.group;
                 warn!("{group}: {error}; trying again, and what is published stays as it is");

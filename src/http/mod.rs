@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::HttpConfig;
-use crate::core::status::GroupStatus;
+use crate::core::status::{GroupStatus, ProblemCode};
 use crate::exit::{Exit, Failure};
 use crate::meter::Meter;
 use crate::render::task::FileState;
@@ -215,16 +215,25 @@ async fn healthz() -> &'static str {
     "alive\n"
 }
 
+/// What keeps this agent from doing its duty, though it has read Consul once.
+const NOT_READY: [ProblemCode; 3] =
+    [ProblemCode::ConsulRefuses, ProblemCode::ConsulSilent, ProblemCode::InstanceRefuses];
+
 /// `/readyz`: every group's loop has read Consul.
 async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
     let waiting: Vec<String> = site
         .groups
         .borrow()
         .iter()
-        .filter(|(_, (shown, _))| {
-            !shown.borrow().as_ref().is_some_and(|drawn| drawn.status.consul_read)
+        .filter_map(|(group, (shown, _))| {
+            let shown = shown.borrow();
+            let Some(drawn) = shown.as_ref().filter(|drawn| drawn.status.consul_read) else {
+                return Some(format!("{group}: Consul has not been read yet\n"));
+            };
+            let mut problems = drawn.status.problems.iter();
+            let problem = problems.find(|problem| NOT_READY.contains(&problem.code))?;
+            Some(format!("{group}: {}\n", problem.text))
         })
-        .map(|(group, _)| format!("{group}: Consul has not been read yet\n"))
         .collect();
     match waiting.as_slice() {
         [] => (StatusCode::OK, "ready\n".to_owned()),

@@ -44,6 +44,7 @@ mod prometheus;
 #[path = "../shared/promises.rs"]
 mod promises;
 mod proxies;
+mod refusals;
 mod reload;
 mod relocated;
 mod renamed;

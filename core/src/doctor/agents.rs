@@ -12,7 +12,7 @@ const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// How far an agent's clock may be ahead of ours.
 const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(5);
 /// What `status` finds wrong and another check says, with evidence.
-const SAID_ELSEWHERE: [ProblemCode; 9] = [
+const SAID_ELSEWHERE: [ProblemCode; 11] = [
     ProblemCode::ServiceTaken,
     ProblemCode::ForeignNode,
     ProblemCode::SameSentinelId,
@@ -22,6 +22,8 @@ const SAID_ELSEWHERE: [ProblemCode; 9] = [
     ProblemCode::SecondPrimary,
     ProblemCode::DnsWrong,
     ProblemCode::DnsSilent,
+    ProblemCode::InstanceSilent,
+    ProblemCode::InstanceRefuses,
 ];
 
 pub(super) const CHECKS: &[Check] = &[watching, healthy, keys, flapping, clock, unread];

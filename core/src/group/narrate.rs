@@ -1,5 +1,7 @@
 //! What goes to the log and the history: each change once, and what has stood in the way for a while.
 
+use std::collections::BTreeSet;
+
 use super::super::action::Purpose;
 use super::super::address::Address;
 use super::super::decide::Decision;
@@ -8,7 +10,7 @@ use super::super::publication::{KeepReason, Verdict};
 use super::super::record::{Record, Timeline};
 use super::super::time::{Mono, Now};
 use super::super::writer::writer_test;
-use super::{GroupLoop, LogLevel, LogLine, Output};
+use super::{GroupLoop, LogLevel, LogLine, Output, Problem, ProblemCode};
 
 /// How long the same obstacle must stand before it is worth a warning, in ms.
 pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
@@ -165,6 +167,31 @@ fn counts_aside(text: &str) -> Vec<&str> {
     let is_count = |index: usize| words.get(index + 1).is_some_and(|next| next.starts_with("keys"));
     let kept = words.iter().enumerate().filter(|(index, _)| !is_count(*index));
     kept.map(|(_, word)| *word).collect()
+}
+
+impl GroupLoop {
+    /// Says, once each, what has lasted for some seconds ([`standing`](super::super::status::standing)), and that it is over.
+    pub(super) fn note_standing(
+        &mut self,
+        problems: Vec<((ProblemCode, Address), Problem)>,
+        out: &mut Vec<Output>,
+    ) {
+        let group = &self.policy.group;
+        let mut now = BTreeSet::new();
+        for (key, problem) in problems {
+            if !self.standing.contains(&key) {
+                out.push(say(LogLevel::Warn, format!("{group}: {}", problem.text)));
+            }
+            now.insert(key);
+        }
+        if now.is_empty() && !self.standing.is_empty() {
+            out.push(say(
+                LogLevel::Info,
+                format!("{group}: all instances answer this agent, and take what they should"),
+            ));
+        }
+        self.standing = now;
+    }
 }
 
 /// A generation in words: `redis: writer 10.0.0.5:6379 -> 10.0.0.6:6379, generation 8, promoted by

@@ -26,3 +26,4 @@ mod rule_6_lower_epoch;
 mod scene;
 mod situations;
 mod stale_peers;
+mod unreachable;

@@ -257,6 +257,9 @@ impl Scene {
         holding.extend(consul_redis_core::replicas::InstanceRows::new(&view).conditions());
         holding.extend(consul_redis_core::sentinels::conditions(&view));
         holding.extend(consul_redis_core::stale_peers::conditions(&view));
+        holding.extend(consul_redis_core::unreachable::conditions(&view));
+        let refuses = consul_redis_core::writer::refuses_writes(&view);
+        holding.extend(refuses.map(|at| Condition::RefusesWrites(at.clone())));
         holding
     }
 
@@ -406,6 +409,7 @@ fn answer(role: Role, replid: u64, replid2: Option<u64>) -> InstanceAnswer {
         announced: true,
         uptime_s: 1_000,
         priority: None,
+        refuses_writes: None,
     }
 }
 

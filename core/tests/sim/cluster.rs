@@ -817,6 +817,7 @@ impl Cluster {
             announced: true,
             uptime_s: self.now.saturating_sub(instance.started) / 1_000,
             priority: instance.follows.is_some().then_some(instance.priority),
+            refuses_writes: None,
         })
     }
 
