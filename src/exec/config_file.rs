@@ -3,7 +3,12 @@
 //! Redis and Sentinel keep what they have become in their config file, so it must be one that they can write to and
 //! that outlives the container. A file from the image or a mounted one is copied there once, and never again: what
 //! stands there then is the server's own.
+//!
+//! Files that it includes are copied into it: the server writes its config anew, and would find what it has written and
+//! what it includes to say the same twice. What it was made of is kept beside it, so that another image's file, which is
+//! not used any more, is not passed over without a word.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +20,10 @@ use crate::exit::{Exit, Failure};
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 /// The mode of a config file.
 const OURS_ALONE: u32 = 0o600;
+/// How deep files may include one another.
+const INCLUDES_MAX: usize = 8;
+/// What is appended to the name of a config, for what it was made of.
+const SOURCE: &str = ".source";
 /// What a line with a secret begins with.
 const SECRETS: [&str; 7] = [
     "requirepass",
@@ -35,6 +44,9 @@ pub struct ServerConfig {
     pub text: String,
     /// It was made now.
     pub is_new: bool,
+    /// The directives that the image's file, or the mounted one, has otherwise than when this one was made of it, and
+    /// that this one does not have either.
+    pub differs: BTreeSet<String>,
 }
 
 impl ServerConfig {
@@ -55,13 +67,26 @@ pub fn prepare(
 ) -> Result<ServerConfig, Failure> {
     let name = source.and_then(Path::file_name).unwrap_or_else(|| role.config_name().as_ref());
     let path = data.join(name);
+    let foreign = source.filter(|source| !lies_in(source, data));
+    let given = match foreign {
+        Some(source) => read(source)?.map(|text| included(source, &text, data, 0)).transpose()?,
+        None => None,
+    };
     if let Some(text) = read(&path)? {
         narrow(&path);
-        return Ok(ServerConfig { path, text, is_new: false });
+        // The file stays as it is; what it includes is as good as in it.
+        let text = included(&path, &text, data, 0)?;
+        let differs = given.map(|given| changed(&path, &given, &text)).transpose()?;
+        return Ok(ServerConfig {
+            path,
+            text,
+            is_new: false,
+            differs: differs.unwrap_or_default(),
+        });
     }
     let text = match source {
         // A file that is to be on the volume, and is not there yet, is made.
-        Some(source) => match read(source)? {
+        Some(source) => match given {
             Some(text) => text,
             None if lies_in(source, data) => made(role),
             None => {
@@ -72,8 +97,96 @@ pub fn prepare(
         },
         None => made(role),
     };
+    if foreign.is_some() {
+        keep_source(&path, &text)?;
+    }
     write_new(&path, &text)?;
-    Ok(ServerConfig { path, text, is_new: true })
+    Ok(ServerConfig { path, text, is_new: true, differs: BTreeSet::new() })
+}
+
+/// The text with every file that it includes in its place. The server looks for them from its working directory, the data
+/// directory; an image's file may mean those beside it.
+fn included(path: &Path, text: &str, data: &Path, depth: usize) -> Result<String, Failure> {
+    let mut whole = String::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let is_include = words.next().is_some_and(|word| word.eq_ignore_ascii_case("include"));
+        let Some(name) = words.next().filter(|_| is_include) else {
+            whole.push_str(line);
+            whole.push('\n');
+            continue;
+        };
+        let name = name.trim_matches(['"', '\'']);
+        let wrong = |what: String| {
+            let message = format!("{}: include {name}: {what}", path.display());
+            Err(Failure::new(Exit::Config, message).hint(
+                "name each file, by its path; exec copies what it holds into the server's config",
+            ))
+        };
+        if name.contains(['*', '?', '[']) {
+            return wrong("patterns are not followed".to_owned());
+        }
+        if depth == INCLUDES_MAX {
+            return wrong(format!("files include one another more than {INCLUDES_MAX} deep"));
+        }
+        let beside = path.parent().unwrap_or(Path::new(".")).join(name);
+        let found = [data.join(name), beside].into_iter().find(|file| file.is_file());
+        let Some(found) = found else { return wrong("there is no such file".to_owned()) };
+        let Some(inner) = read(&found)? else { return wrong("there is no such file".to_owned()) };
+        whole.push_str(&included(&found, &inner, data, depth + 1)?);
+    }
+    Ok(whole)
+}
+
+fn source_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(SOURCE);
+    PathBuf::from(name)
+}
+
+/// Notes what a config was made of.
+fn keep_source(path: &Path, text: &str) -> Result<(), Failure> {
+    let kept = source_of(path);
+    match std::fs::remove_file(&kept) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let message = format!("cannot write {}: {error}", kept.display());
+            Err(Failure::new(Exit::Config, message))
+        }
+        Ok(()) | Err(_) => write_new(&kept, text),
+    }
+}
+
+/// The directives of `given` that `text` was not made of, and does not hold. Once it holds them all, it is as good as made
+/// of this one.
+fn changed(path: &Path, given: &str, text: &str) -> Result<BTreeSet<String>, Failure> {
+    let Some(before) = read(&source_of(path))? else {
+        // An earlier version has noted nothing: from now on it is.
+        keep_source(path, given)?;
+        return Ok(BTreeSet::new());
+    };
+    let (before, holds) = (lines(&before), lines(text));
+    let given_lines = lines(given);
+    let added = given_lines.difference(&before).filter(|line| !holds.contains(*line));
+    let gone = before.difference(&given_lines).filter(|line| holds.contains(*line));
+    let name = |line: &Vec<String>| line.first().cloned().unwrap_or_default();
+    let differs: BTreeSet<String> = added.chain(gone).map(name).collect();
+    if differs.is_empty() && before != given_lines {
+        keep_source(path, given)?;
+    }
+    Ok(differs)
+}
+
+/// Each directive in its words.
+fn lines(text: &str) -> BTreeSet<Vec<String>> {
+    let words = |line: &str| -> Vec<String> {
+        let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        if let Some(name) = words.first_mut() {
+            name.make_ascii_lowercase();
+        }
+        words
+    };
+    let comment = |line: &Vec<String>| line.first().is_none_or(|word| word.starts_with('#'));
+    text.lines().map(words).filter(|line| !comment(line)).collect()
 }
 
 fn made(role: ServerKind) -> String {
@@ -165,7 +278,63 @@ mod tests {
         // The volume alone is enough.
         std::fs::remove_file(&source).unwrap();
         assert!(!prepare(Some(&source), data.path(), ServerKind::Redis).unwrap().is_new);
-        assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 1, "nothing else is left");
+        assert_eq!(
+            std::fs::read_dir(data.path()).unwrap().count(),
+            2,
+            "it, and what it was made of"
+        );
+    }
+
+    #[test]
+    fn what_the_image_has_otherwise_by_now_is_told_until_it_is_applied() {
+        let (image, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = image.path().join("redis.conf");
+        let again = |text: &str| {
+            std::fs::write(&source, text).unwrap();
+            let prepared = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
+            prepared.differs.into_iter().collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(again("maxmemory 1gb\nappendonly yes\n"), "");
+        assert_eq!(again("# a comment\nmaxmemory  1gb\nappendonly yes\n"), "");
+        let other = "maxmemory 2gb\nrequirepass secret\n";
+        assert_eq!(again(other), "appendonly, maxmemory, requirepass");
+        assert_eq!(again(other), "appendonly, maxmemory, requirepass", "it is not forgotten");
+        let own = data.path().join("redis.conf");
+        std::fs::write(&own, "maxmemory 2gb\nappendonly yes\nreplicaof a 1\n").unwrap();
+        assert_eq!(again(other), "appendonly, requirepass");
+        std::fs::write(&own, other).unwrap();
+        assert_eq!(again(other), "");
+        assert_eq!(again("maxmemory 3gb\nrequirepass secret\n"), "maxmemory");
+    }
+
+    #[test]
+    fn files_that_are_included_are_copied_into_it() {
+        let (image, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = image.path().join("redis.conf");
+        std::fs::write(&source, "appendonly yes\ninclude more.conf\nmaxmemory 1gb\n").unwrap();
+        let missing = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap_err();
+        assert!(missing.message.ends_with("include more.conf: there is no such file"), "{missing}");
+        let more = image.path().join("more.conf");
+        std::fs::write(&more, "port 7000\nuser app on >hunter2 ~* +@all\n").unwrap();
+        let made = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
+        let wanted = "appendonly yes\nport 7000\nuser app on >hunter2 ~* +@all\nmaxmemory 1gb\n";
+        assert_eq!(std::fs::read_to_string(&made.path).unwrap(), wanted);
+        assert!(made.is_secret());
+        for kept in [made.path.clone(), source_of(&made.path)] {
+            assert_eq!(mode(&kept), 0o600, "{}", kept.display());
+        }
+        // One that is there already counts with all that it includes.
+        std::fs::write(&made.path, format!("include {}\n", more.display())).unwrap();
+        let kept = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
+        assert!(kept.is_secret() && kept.text.contains("port 7000"), "{kept:?}");
+        for (name, wrong) in [("*.conf", "patterns"), ("redis.conf", "more than 8 deep")] {
+            let looping = tempfile::tempdir().unwrap();
+            let file = looping.path().join("redis.conf");
+            std::fs::write(&file, format!("include {name}\n")).unwrap();
+            let data = tempfile::tempdir().unwrap();
+            let refused = prepare(Some(&file), data.path(), ServerKind::Redis).unwrap_err();
+            assert!(refused.message.contains(wrong), "{refused}");
+        }
     }
 
     #[test]

@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::agent::Agent;
 use crate::cli::ExecArgs;
@@ -51,6 +52,12 @@ const NOTE_EVERY: Duration = Duration::from_secs(2);
 const NOTE_AT_START_EVERY: Duration = Duration::from_millis(250);
 /// For how long after its start.
 const AWAITED_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked whether others can reach the server.
+const REACH_EVERY: Duration = Duration::from_secs(5);
+/// How long one attempt to reach it may take.
+const REACH_TIMEOUT: Duration = Duration::from_millis(500);
+/// Where a server that nobody else can reach may answer.
+const LOOPBACK: &str = "127.0.0.1";
 /// How long Consul may take to note it, and the last look before the server is told to stop: no program waits for that.
 const NOTE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -180,6 +187,26 @@ impl Exec {
         Some((group, probe(&mut link).await.ok()?))
     }
 
+    /// Why others do not reach the server, although it runs: it answers on loopback, and not where it is announced.
+    async fn unreached(&self) -> Option<String> {
+        let connect = async |host: &str| {
+            let connecting = TcpStream::connect((host.to_owned(), self.port));
+            matches!(tokio::time::timeout(REACH_TIMEOUT, connecting).await, Ok(Ok(_)))
+        };
+        let Self { command, server, address, port, .. } = self;
+        if address.port() != *port || connect(address.host()).await || !connect(LOOPBACK).await {
+            return None;
+        }
+        let bind = command.setting("bind", &server.text);
+        let bind = bind.map_or_else(|| "no bind".to_owned(), |to| format!("bind {to}"));
+        Some(format!(
+            "{} answers at {LOOPBACK}:{port}, and not at {address}, where it is announced: its config has `{bind}` ({}). Have \
+             it listen there, or announce where it does (--announce)",
+            command.role,
+            server.path.display()
+        ))
+    }
+
     /// Sets the address in the server at which others reach it now.
     async fn announce(&self) -> Result<(), LinkError> {
         let (host, config) = (self.address.host(), &self.config);
@@ -280,6 +307,15 @@ fn say_start(exec: &Exec) {
     info!("{} for {address} ({how})", command.role);
     let made = if server.is_new { "made" } else { "kept" };
     info!("config {} ({made})", server.path.display());
+    if !server.differs.is_empty() {
+        let names: Vec<&str> = server.differs.iter().map(String::as_str).collect();
+        warn!(
+            "the config that {0} was made of has changed since, and {0} is used as it is: {1}. To apply them: CONFIG SET and \
+             CONFIG REWRITE, or change {0} and start again",
+            server.path.display(),
+            names.join(", ")
+        );
+    }
 }
 
 async fn until_stop(received: &mut Received) -> Signal {
@@ -308,6 +344,9 @@ impl ExecProcess {
         let mut announced = true;
         let mut note = ticks_every(NOTE_AT_START_EVERY);
         let (begun, mut noted) = (Instant::now(), Instant::now());
+        let mut reach = ticks_every(REACH_EVERY);
+        reach.tick().await;
+        let mut unreached = None;
         let (hangups, mut reloaded) = self.exec.keep_reading(self.log.clone());
         loop {
             // Cancel safe: our children's ends and our signals are kept until they are received.
@@ -331,6 +370,13 @@ impl ExecProcess {
                         noted = Instant::now();
                         self.membership.renew(&self.exec).await;
                     }
+                }
+                _ = reach.tick() => {
+                    let why = self.exec.unreached().await;
+                    if let Some(why) = why.as_ref().filter(|why| unreached.as_ref() != Some(*why)) {
+                        error!("{why}");
+                    }
+                    unreached = why;
                 }
                 _ = look.tick(), if !self.exec.is_fixed => {
                     let last = std::mem::replace(&mut seen, self.address_now().await);

@@ -88,6 +88,12 @@ impl Container {
         self.process = Some(process.unwrap());
     }
 
+    /// Where it listens is left to its own config.
+    pub fn without_bind(&mut self) {
+        let at = self.args.iter().position(|word| word == "--bind").unwrap();
+        self.args.drain(at..at + 2);
+    }
+
     /// It is gone at once, and will be started at another address, with the same volume.
     pub fn move_on(&mut self, world: &mut World) {
         self.process = None;

@@ -340,3 +340,38 @@ async fn where_all_were_stopped_the_last_writer_leads_again_and_nothing_is_lost(
     ALL_RESTARTED.kept(took);
     until_in_sync(&world, "redis", 2).await;
 }
+
+/// As Debian's own config has it. Others are told an address where nothing listens, and the health check is well.
+#[tokio::test]
+async fn a_server_that_listens_on_loopback_alone_is_an_error_that_names_the_line() {
+    let mut world = world(spec()).await;
+    let (config, more) = (world.dir().join("image.conf"), world.dir().join("more.conf"));
+    std::fs::write(&config, "include more.conf\n").unwrap();
+    std::fs::write(&more, "bind 127.0.0.1 -::1\n").unwrap();
+    let said = Said { config: Some(&config), ..PLAIN };
+    let mut container = Container::new(&mut world, "redis-0", said);
+    container.without_bind();
+    container.restart(&world);
+    let port = container.address.port();
+    let wanted = format!(
+        "redis answers at 127.0.0.1:{port}, and not at {}, where it is announced: its config has `bind 127.0.0.1`",
+        container.address
+    );
+    until("it is said", Duration::from_secs(30), || async {
+        let log = container.log();
+        if log.to_lowercase().contains(&wanted) { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+    // The image's file is another one by now, and the volume's is used.
+    std::fs::write(&more, "bind 127.0.0.1 -::1\nmaxmemory 1gb\n").unwrap();
+    container.restart(&world);
+    until("what differs is said", Duration::from_secs(20), || async {
+        let log = container.log();
+        let said =
+            log.contains("has changed since") && log.contains("is used as it is: maxmemory.");
+        if said { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+}
