@@ -7,5 +7,6 @@
 service_prefix "redis" { policy = "read" }
 node_prefix ""         { policy = "read" }
 
-# The plain keys and the history, for templates and `status`.
-key_prefix "redis-ha/" { policy = "read" }
+# The plain keys and the history, for templates and `status`. `list` is `read`, and the right to see all keys below,
+# which `acl.enable_key_list_policy = true` asks for.
+key_prefix "redis-ha/" { policy = "list" }

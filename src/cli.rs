@@ -20,6 +20,7 @@ Exit codes:
   0   done; for status: every group is healthy; for doctor: no finding is an error
   1   failed while running
   2   status: a group is not healthy; wait: it was not in time; doctor: a finding is an error
+  3   status: a group is degraded: it works, and a replica or a Sentinel is missing
   64  the command line or the config is wrong; nothing was started
   69  Consul does not answer
   70  the agent lost one of its own parts
@@ -253,7 +254,8 @@ pub struct ConfigArgs {
     /// The group
     #[arg(value_name = "GROUP")]
     pub configured: GroupName,
-    /// quorum (a number or auto), down_after, failover_timeout, parallel_syncs; KEY= takes one away
+    /// quorum (a number or auto), down_after, failover_timeout, parallel_syncs, reboot_down_after; KEY= takes one
+    /// away
     #[arg(value_name = "KEY=VALUE")]
     pub settings: Vec<SettingArg>,
     /// Print JSON
@@ -525,6 +527,8 @@ pub enum SettingArg {
     FailoverTimeout(Option<u64>),
     /// `parallel_syncs`
     ParallelSyncs(Option<u64>),
+    /// `reboot_down_after`, in ms.
+    RebootDownAfter(Option<u64>),
 }
 
 impl FromStr for SettingArg {
@@ -547,8 +551,10 @@ impl FromStr for SettingArg {
             "down_after" => Self::DownAfter(span()?),
             "failover_timeout" => Self::FailoverTimeout(span()?),
             "parallel_syncs" => Self::ParallelSyncs(value.map(number).transpose()?),
+            "reboot_down_after" => Self::RebootDownAfter(span()?),
             _ => {
-                let keys = "quorum, down_after, failover_timeout, parallel_syncs";
+                let keys =
+                    "quorum, down_after, failover_timeout, parallel_syncs, reboot_down_after";
                 return Err(format!("`{key}` is none of {keys}"));
             }
         })

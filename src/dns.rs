@@ -1,7 +1,9 @@
 //! DNS, asked anew each time: names of Sentinels to all their addresses, and what Consul's DNS
 //! answers a client.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -13,6 +15,8 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::core::address::Address;
 use crate::core::name_check::DnsAnswer;
@@ -22,6 +26,141 @@ const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Addresses taken from one name.
 pub const ADDRESSES_MAX: usize = 64;
 
+/// How long an answer is taken for what is so now.
+const FRESH_FOR: Duration = Duration::from_secs(1);
+/// How long an answer is waited for, where an older one is known.
+const LATE_AFTER: Duration = Duration::from_millis(100);
+/// A look-up that has not ended by then never does.
+const LOOKUP_MAX: Duration = Duration::from_secs(10);
+/// Names whose addresses are kept.
+const NAMES_MAX: usize = 1_024;
+
+/// What is known of one name.
+#[derive(Debug, Clone, Default)]
+struct Looked {
+    /// Its addresses, as they were last answered.
+    addresses: Vec<IpAddr>,
+    /// When the last look-up ended.
+    ended: Option<Instant>,
+    /// Why it gave nothing.
+    failure: Option<String>,
+    /// The one that is under way, since when.
+    begun: Option<Instant>,
+}
+
+impl Looked {
+    /// There is to be another look-up, and none is under way.
+    fn is_due(&self) -> bool {
+        let free = self.begun.is_none_or(|begun| begun.elapsed() >= LOOKUP_MAX);
+        free && self.ended.is_none_or(|ended| ended.elapsed() >= FRESH_FOR)
+    }
+
+    /// When what is known is good enough for a connection.
+    fn enough(&self) -> Option<Instant> {
+        match self.begun {
+            None => Some(Instant::now()),
+            Some(_) if self.addresses.is_empty() => None,
+            // The last one failed: this one is not waited for.
+            Some(begun) if self.failure.is_some() => Some(begun),
+            Some(begun) => Some(begun + LATE_AFTER),
+        }
+    }
+}
+
+/// The names that were looked up by this process: each is looked up once at a time, however many connections want it.
+static LOOKED: Mutex<BTreeMap<String, watch::Sender<Looked>>> = Mutex::new(BTreeMap::new());
+
+/// The place of a name. Nothing waits while it is held.
+fn place_of(name: &str) -> watch::Sender<Looked> {
+    let mut all = LOOKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if all.len() >= NAMES_MAX && !all.contains_key(name) {
+        all.retain(|_, place| place.receiver_count() > 0);
+    }
+    all.entry(name.to_owned()).or_default().clone()
+}
+
+/// The addresses of a server that is known by its name: those that DNS and this machine's files give now, or gave last
+/// while the answer is late or fails. The look-up goes on by itself when a connection gives up waiting for it, and takes
+/// no thread.
+///
+/// # Errors
+/// [`DnsError::Lookup`] when nothing was ever answered, or the name does not exist.
+pub async fn look_up(name: &str) -> Result<Vec<IpAddr>, DnsError> {
+    if let Ok(ip) = name.parse() {
+        return Ok(vec![ip]);
+    }
+    let place = place_of(name);
+    let mut news = place.subscribe();
+    loop {
+        let begins = place.send_if_modified(|looked| {
+            let due = looked.is_due();
+            if due {
+                looked.begun = Some(Instant::now());
+            }
+            due
+        });
+        if begins {
+            tokio::spawn(look_up_now(name.to_owned(), place.clone()));
+        }
+        let enough = news.borrow_and_update().enough();
+        if enough.is_some_and(|at| at <= Instant::now()) {
+            break;
+        }
+        let until = enough.unwrap_or_else(|| Instant::now() + LOOKUP_MAX);
+        // Cancel safe: a change that is not seen here is seen by the next look.
+        let _ = tokio::time::timeout_at(until, news.changed()).await;
+    }
+    let looked = news.borrow().clone();
+    if looked.addresses.is_empty() {
+        let reason = looked.failure.unwrap_or_else(|| "no address".to_owned());
+        return Err(DnsError::Lookup { name: name.to_owned(), reason });
+    }
+    Ok(looked.addresses)
+}
+
+/// One look-up, and what it changes.
+async fn look_up_now(name: String, place: watch::Sender<Looked>) {
+    let found = tokio::time::timeout(LOOKUP_MAX, ask(&name)).await;
+    let found = found.unwrap_or_else(|_| Err("no answer".to_owned()));
+    place.send_modify(|looked| {
+        (looked.begun, looked.ended) = (None, Some(Instant::now()));
+        match found {
+            Ok(addresses) => {
+                let none = addresses.is_empty();
+                looked.failure = none.then(|| "no such name".to_owned());
+                looked.addresses = addresses;
+            }
+            Err(failure) => looked.failure = Some(failure),
+        }
+    });
+}
+
+/// Asks the servers and the hosts file of this machine, as they are configured now. That there is no such name is an
+/// answer, and no error; but then the system may know it in other ways (nsswitch.conf).
+async fn ask(name: &str) -> Result<Vec<IpAddr>, String> {
+    if let Ok(resolver) = Names::new(None).resolver() {
+        match resolver.lookup_ip(name).await {
+            Ok(found) if found.iter().next().is_some() => {
+                return Ok(sorted(found.iter()));
+            }
+            Ok(_) | Err(NetError::Dns(hickory_resolver::net::DnsError::NoRecordsFound(_))) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    match tokio::net::lookup_host((name, 0)).await {
+        Ok(found) => Ok(sorted(found.map(|address| address.ip()))),
+        // DNS has said so already, or there is none.
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+fn sorted(found: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = found.take(ADDRESSES_MAX).collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
 /// A name that gave no address.
 #[derive(Debug, Error)]
 pub enum DnsError {
@@ -29,7 +168,7 @@ pub enum DnsError {
     #[error("cannot use this machine's DNS configuration (set resolver): {0}")]
     Setup(String),
     /// The name has no address, or the servers do not answer.
-    #[error("cannot resolve `{name}`: {reason}")]
+    #[error("cannot look up {name}: {reason}")]
     Lookup {
         /// The name that was looked up.
         name: String,
@@ -66,10 +205,7 @@ impl Names {
         let name = address.host();
         let failed = |reason: String| DnsError::Lookup { name: name.to_owned(), reason };
         let found = self.resolver()?.lookup_ip(name).await.map_err(|e| failed(e.to_string()))?;
-        let mut addresses: Vec<IpAddr> = found.iter().take(ADDRESSES_MAX).collect();
-        addresses.sort();
-        addresses.dedup();
-        addresses
+        sorted(found.iter())
             .into_iter()
             .map(|ip| Address::new(&ip.to_string(), address.port()))
             .collect::<Result<_, _>>()

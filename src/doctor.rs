@@ -21,12 +21,13 @@ use crate::core::doctor::{
 };
 use crate::core::memory::Memory;
 use crate::core::observed::{Observed, Reading};
+use crate::core::projection::MANAGED_BY;
 use crate::core::record::Record;
 use crate::core::status::{ProblemCode, assess};
 use crate::core::view::View;
 use crate::dns::Names;
 use crate::name_check;
-use crate::observe::look;
+use crate::observe::{look, look_without_consul};
 use crate::redis_link::{Link, LinkError, LinkSettings, fields, info_fields, list, text};
 use crate::sentinel::login::{Login, SENTINEL_NEEDS, Trial};
 use crate::sentinel::query::NOT_SAVED;
@@ -39,15 +40,21 @@ const ROWS_MAX: usize = 1_000;
 /// Examines one group.
 ///
 /// # Errors
-/// [`ConsulError`] when the group's keys cannot be read; whatever else cannot is a finding.
+/// [`ConsulError`] when the group's keys are denied; whatever else cannot be read is a finding. Where Consul does not
+/// answer, that error comes with what was found without it.
 pub async fn examine(
     config: &Config,
     group: &GroupConfig,
     consul: &Consul,
     names: &Names,
     clock: &Clock,
-) -> Result<Vec<Finding>, ConsulError> {
-    let seen = look(config, group, consul, names, clock).await?;
+) -> Result<(Vec<Finding>, Option<ConsulError>), ConsulError> {
+    let (seen, away) = match look(config, group, consul, names, clock).await {
+        Err(error) if error.is_transient() => {
+            (look_without_consul(config, group, consul, names, clock).await, Some(error))
+        }
+        seen => (seen?, None),
+    };
     let memory = Memory::default();
     let now = clock.now();
     let view = View::of_one_look(&group.policy, &memory, &seen.observed, now);
@@ -66,7 +73,7 @@ pub async fn examine(
         answers(config, group, consul, view.record, clock),
         sentinel_login(group, &seen.observed),
     );
-    Ok(diagnose(&Facts {
+    let findings = diagnose(&Facts {
         view: &view,
         layout: &group.layout,
         problems: &problems,
@@ -77,7 +84,8 @@ pub async fn examine(
         rights,
         names,
         login,
-    }))
+    });
+    Ok((findings, away))
 }
 
 /// What the instances make of the login that agents give Sentinels.
@@ -396,6 +404,7 @@ struct HealthService {
     address: String,
     port: u16,
     tags: Option<Vec<String>>,
+    meta: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -415,6 +424,9 @@ async fn rows(consul: &Consul, service: &ServiceName) -> Result<Vec<ConsulRow>, 
             let HealthRow { node, service, checks } = row;
             let has = |status: &str| checks.iter().any(|check| check.status == status);
             let worst = ["critical", "warning"].into_iter().find(|status| has(status));
+            let (mark, ours) = MANAGED_BY;
+            let meta = service.meta.unwrap_or_default();
+            let published = meta.get(mark).is_some_and(|value| value == ours);
             let host = if service.address.is_empty() { node.address } else { service.address };
             ConsulRow {
                 service: name.clone(),
@@ -423,6 +435,7 @@ async fn rows(consul: &Consul, service: &ServiceName) -> Result<Vec<ConsulRow>, 
                 address: format!("{host}:{}", service.port),
                 tags: service.tags.unwrap_or_default(),
                 status: worst.unwrap_or("passing").to_owned(),
+                group: meta.get("group").filter(|_| published).cloned(),
             }
         }));
     }

@@ -15,6 +15,8 @@ pub enum Exit {
     Failed = 1,
     /// `status`: a group is not healthy; `wait`: it was not in time; `doctor`: a finding is an error.
     Unhealthy = 2,
+    /// `status`: every group is healthy, and one is degraded.
+    Degraded = 3,
     /// The command line or the config is wrong.
     Config = 64,
     /// Consul does not answer.

@@ -83,6 +83,8 @@ enum Event {
     Sentinel(PoolReport),
     Keys(Result<StoreAnswer, ConsulError>),
     Registered(BTreeSet<Address>),
+    /// The rows of the writer's name may have changed.
+    Named,
     Done(Done),
     InDns(u64),
     Config(Box<GroupConfig>),
@@ -121,10 +123,11 @@ struct Events {
     sentinels: mpsc::Receiver<PoolReport>,
     keys: mpsc::Receiver<Result<StoreAnswer, ConsulError>>,
     registered: mpsc::Receiver<BTreeSet<Address>>,
+    named: mpsc::Receiver<BTreeSet<Address>>,
     in_dns: mpsc::Receiver<u64>,
     config: watch::Receiver<GroupConfig>,
     look: watch::Receiver<u64>,
-    _watches: [AbortOnDropHandle<()>; 2],
+    _watches: [AbortOnDropHandle<()>; 3],
 }
 
 impl Events {
@@ -137,6 +140,7 @@ impl Events {
             Some(report) = self.sentinels.recv() => Event::Sentinel(report),
             Some(answer) = self.keys.recv() => Event::Keys(answer),
             Some(found) = self.registered.recv() => Event::Registered(found),
+            Some(_) = self.named.recv() => Event::Named,
             Some(generation) = self.in_dns.recv() => Event::InDns(generation),
             Ok(()) = self.config.changed() => {
                 Event::Config(Box::new(self.config.borrow_and_update().clone()))
@@ -256,6 +260,9 @@ impl GroupTask {
         let service = group.policy.service.server();
         let installation = group.policy.installation.clone();
         let registered_watch = watch_registered(self.consul.clone(), service, installation, send);
+        let (send, named) = mpsc::channel(ANSWERS_MAX);
+        let named_watch =
+            watch_registered(self.consul.clone(), group.policy.service.primary(), None, send);
         let (readings, instances) = mpsc::channel(EVENTS_MAX);
         let (tell_done, done) = mpsc::channel(EVENTS_MAX);
         let events = Events {
@@ -264,12 +271,14 @@ impl GroupTask {
             sentinels: self.reports,
             keys,
             registered,
+            named,
             in_dns: self.in_dns,
             config: self.group,
             look: self.look,
             _watches: [
                 AbortOnDropHandle::new(tokio::spawn(keys_watch)),
                 AbortOnDropHandle::new(tokio::spawn(registered_watch)),
+                AbortOnDropHandle::new(tokio::spawn(named_watch)),
             ],
         };
         let executor = Executor {
@@ -327,10 +336,17 @@ impl Executor {
                 self.wrong_logins.remove(&sentinel);
                 Input::SentinelGone(sentinel)
             }
+            Event::Sentinel(PoolReport::GaveUp(sentinel, why)) => Input::GaveUp(sentinel, why),
             Event::Keys(answer) => self.keys(answer, now),
             Event::Registered(found) => Input::Registered(found),
             Event::Done(Done::Failed(source, error)) => {
                 self.note_trouble(source, &error, now);
+                Input::Tick
+            }
+            Event::Named => {
+                // Only a hint: what is on the group's node is read, and put back where it is not what was published.
+                // Two changes at once may leave them as they were.
+                self.read_rows();
                 Input::Tick
             }
             Event::Done(Done::ReadStore(answer)) => {

@@ -268,8 +268,8 @@ pub async fn detach(link: &mut Link, wanted: &Detach) -> Result<bool, LinkError>
     if !wanted.still_holds(&probe(link).await?) {
         return Ok(false);
     }
-    let nowhere = detached_address();
-    replica_of(link, nowhere.host(), &nowhere.port().to_string()).await?;
+    let detached_address = detached_address();
+    replica_of(link, detached_address.host(), &detached_address.port().to_string()).await?;
     Ok(true)
 }
 
@@ -467,6 +467,10 @@ impl Follower {
         match result {
             Ok(true) => info!("{instance} was {what}; it is a replica of {follow} now"),
             Ok(false) => return debug!(%instance, "no stray primary any more"),
+            // A peer that was faster disconnects us: whether it is done is for the instance to say.
+            Err(error) if self.follows(follow).await => {
+                return debug!(%instance, %error, "another agent has made it a replica of {follow}");
+            }
             Err(error) => {
                 return warn!(%instance, %error, "cannot make it a replica of {follow}");
             }
@@ -487,6 +491,12 @@ impl Follower {
     async fn run_at(&self, address: &Address) -> Result<String, LinkError> {
         let settings = self.settings.borrow().clone();
         Ok(probe(&mut Link::open(address, &settings).await?).await?.run_id)
+    }
+
+    /// It says that it follows this one.
+    async fn follows(&mut self, primary: &Address) -> bool {
+        let (_, answer) = self.probe_once().await;
+        answer.is_ok_and(|now| matches!(&now.role, Role::Replica { of, .. } if of == primary))
     }
 
     async fn detach(&mut self, wanted: &Detach) {

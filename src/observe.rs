@@ -41,11 +41,39 @@ pub async fn look(
     let store = consul.group(&group.layout, ReadMode::Consistent, clock).await?.value;
     let service = store.record().map_or(&group.policy.service, |record| &record.service);
     let rows = consul.rows_of(&group.layout.node(), service, clock).await?;
+    let server = group.policy.service.server();
+    let installation = group.policy.installation.as_deref();
+    let registered = consul.service_addresses(&server, installation).await?.into_iter().collect();
+    let read = Observed { store: Some(store), rows: Some(rows), registered, ..Observed::default() };
+    Ok(see_servers(config, group, consul, names, clock, read).await)
+}
+
+/// The same while Consul does not answer: the Sentinels that the config names, and the instances that they name.
+pub async fn look_without_consul(
+    config: &Config,
+    group: &GroupConfig,
+    consul: &Consul,
+    names: &Names,
+    clock: &Clock,
+) -> Look {
+    see_servers(config, group, consul, names, clock, Observed::default()).await
+}
+
+/// The Sentinels and instances, besides what was read in Consul.
+async fn see_servers(
+    config: &Config,
+    group: &GroupConfig,
+    consul: &Consul,
+    names: &Names,
+    clock: &Clock,
+    mut observed: Observed,
+) -> Look {
     let (found, failures) = find(&config.sources, names, consul).await;
     // A command without a list of Sentinels uses the recorded one.
-    let recorded = store.record().into_iter().flat_map(|record| record.sentinels.clone());
-    let sentinels = recorded.chain(found.keys().cloned()).collect();
-    let mut observed = Observed { store: Some(store), rows: Some(rows), ..Observed::default() };
+    let recorded: Vec<Address> =
+        observed.record().map(|record| record.sentinels.clone()).unwrap_or_default();
+    let sentinels: BTreeSet<Address> = recorded.iter().chain(found.keys()).cloned().collect();
+    let recorded: BTreeSet<Address> = recorded.into_iter().collect();
     let asker = Asker { config, group: &group.policy.group, found: &found, clock };
     asker.ask_all(sentinels, &mut observed).await;
     if are_strangers(&observed, &found) {
@@ -53,16 +81,15 @@ pub async fn look(
         observed.sentinels.clear();
         asker.ask_all(found.keys().cloned().collect(), &mut observed).await;
     }
+    for address in candidates(&found, &recorded, &observed) {
+        observed.dismiss_sentinel(&address);
+    }
     let mut instances: BTreeSet<Address> = observed
         .sentinels
         .values()
         .filter_map(|reading| reading.result.as_ref().ok()?.group.as_ref())
         .flat_map(|group| named_by(group).cloned().collect::<Vec<_>>())
         .collect();
-    let server = group.policy.service.server();
-    let installation = group.policy.installation.as_deref();
-    let registered = consul.service_addresses(&server, installation).await?;
-    observed.registered = registered.into_iter().collect();
     instances.extend(observed.registered.iter().cloned());
     if let Some(record) = observed.record() {
         instances.extend(record.instances.iter().map(|i| i.address.clone()));
@@ -86,7 +113,25 @@ pub async fn look(
     });
     let more: Vec<_> = futures_util::future::join_all(probes.collect::<Vec<_>>()).await;
     observed.instances.extend(more.into_iter().filter(|(_, reading)| reading.result.is_ok()));
-    Ok(Look { observed, failures })
+    Look { observed, failures }
+}
+
+/// Further addresses of a name under which a Sentinel answers, which do not answer, and which no Sentinel names: they
+/// are no Sentinels.
+fn candidates(found: &Found, recorded: &BTreeSet<Address>, observed: &Observed) -> Vec<Address> {
+    let answers = |at: &Address| observed.sentinels.get(at).is_some_and(|r| r.result.is_ok());
+    let groups =
+        || observed.sentinels.values().filter_map(|r| r.result.as_ref().ok()?.group.as_ref());
+    let named = |at: &Address| groups().any(|group| group.peers.iter().any(|p| &p.address == at));
+    let beside = |at: &Address, name: &Option<String>| {
+        let mut others =
+            found.iter().filter(|(other, under)| *under == name && other.port() == at.port());
+        name.is_some() && others.any(|(other, _)| answers(other))
+    };
+    let is_one = |(at, name): &(&Address, &Option<String>)| {
+        !answers(at) && !recorded.contains(*at) && !named(at) && beside(at, name)
+    };
+    found.iter().filter(is_one).map(|(at, _)| at.clone()).collect()
 }
 
 /// Some Sentinel that was asked for knows the group, and the record knows none of those.

@@ -31,7 +31,11 @@ pub fn key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 /// In words, which file cannot be read and why not.
 pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    let all = certificates(path)?;
+    if all.is_empty() {
+        return Err(format!("{} holds no certificate", path.display()));
+    }
+    for certificate in all {
         roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(roots)

@@ -5,6 +5,7 @@
 //! *down* needs neither, so this module makes the stream and hands it to the crate's protocol layer.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::address::Address;
 use crate::core::unreachable::LOGIN_REFUSED;
+use crate::dns::{DnsError, look_up};
 use crate::pem;
 use crate::secret::{SecretError, SecretSource};
 
@@ -98,6 +100,9 @@ pub enum LinkError {
     /// No answer within the deadline.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
+    /// Its name gave no address.
+    #[error(transparent)]
+    Lookup(#[from] DnsError),
     /// The connection was closed, or the server refused the question.
     #[error("{0}")]
     Redis(#[from] redis::RedisError),
@@ -122,6 +127,9 @@ pub enum LinkError {
     #[error("unexpected answer: {0}")]
     Unexpected(String),
 }
+
+/// How long one address of a name is tried alone.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(50);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -397,8 +405,13 @@ async fn connect(
         let words = FirstWords::default();
         (GreetingStream { stream, fresh: true, words: words.clone() }, words)
     };
-    let tcp =
-        TcpStream::connect((address.host(), address.port())).await.map_err(LinkError::Connect)?;
+    let late = || DnsError::Lookup {
+        name: address.host().to_owned(),
+        reason: format!("no answer within {} ms", settings.timeout.as_millis()),
+    };
+    let found = tokio::time::timeout_at(end, look_up(address.host())).await;
+    let found = found.unwrap_or_else(|_| Err(late()))?;
+    let tcp = connect_to_any(&found, address.port()).await.map_err(LinkError::Connect)?;
     tcp.set_nodelay(true).map_err(LinkError::Connect)?;
     let Some(tls) = &settings.tls else { return Ok(heard(Box::new(tcp))) };
     let name = tls.server_name.as_deref().unwrap_or_else(|| address.host()).to_owned();
@@ -410,6 +423,27 @@ async fn connect(
         tokio::time::timeout_at(end, connector.connect(name, tcp)).await.map_err(silent)?;
     let stream = shaken.map_err(|error| LinkError::Tls(error.to_string()))?;
     Ok(heard(Box::new(stream)))
+}
+
+/// Some of the addresses of a name may lead nowhere: each one after the first is tried a moment later, beside those
+/// before it, and the first that answers counts.
+async fn connect_to_any(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
+    let connect = |(pause, ip): (Duration, &IpAddr)| {
+        let at = SocketAddr::new(*ip, port);
+        Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            TcpStream::connect(at).await
+        })
+    };
+    if let [only] = addresses {
+        return TcpStream::connect((*only, port)).await;
+    }
+    if addresses.is_empty() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let pauses = (0..).map(|nth: u32| NEXT_ADDRESS_AFTER * nth);
+    let (stream, _) = futures_util::future::select_ok(pauses.zip(addresses).map(connect)).await?;
+    Ok(stream)
 }
 
 /// Read anew for each connection, so that rotated certificates need no restart.

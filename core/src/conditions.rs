@@ -11,7 +11,8 @@ use super::replicas::InstanceRows;
 use super::view::View;
 use super::writer::refuses_writes;
 use super::{
-    data_loss, forgotten, promote_again, publication, relocated, sentinels, stale_peers, unreachable,
+    data_loss, forgotten, promote_again, publication, relocated, sentinels, stale_peers,
+    unreachable,
 };
 
 /// The conditions that hold in this view, for [`super::memory::Memory::keep`].

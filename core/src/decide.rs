@@ -101,6 +101,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let Duties { instances, left_alone, refused: forbidden } = duties(view, &situation);
     refused.extend(forbidden.into_iter().chain(sentinels_refused));
     reasons.extend(again(&situation));
+    reasons.extend(gave_up(view));
     reasons.extend(left_alone.into_iter().map(Reason::LeftAlone));
     reasons.extend(replacing.err().map(|why| Reason::NotReplaced(*why)));
     reasons.extend(forgetting.err().map(|why| Reason::NotForgotten(*why)));
@@ -144,6 +145,25 @@ fn once_written(write: &Write) -> Option<(Address, SentinelDuty)> {
     let forget = forget.map(|forget| (forget.sentinel.clone(), SentinelDuty::Forget(forget)));
     let replace = replace.map(|replace| (replace.sentinel.clone(), SentinelDuty::Replace(replace)));
     forget.or(replace)
+}
+
+/// Why Sentinels do nothing while there is no writer, and when they try again: one that gave up lets twice
+/// `failover-timeout` pass since it began (`docs/facts/sentinel.md` 1).
+fn gave_up(view: &View<'_>) -> Option<Reason> {
+    let (sentinel, why, at) = view.memory.gave_up.as_ref()?;
+    if view.writer().is_some() || !view.tally.failovers.is_empty() {
+        return None;
+    }
+    let timeout_ms = view.groups().map(|group| group.settings.failover_timeout_ms).max()?;
+    let ago_ms = view.now.mono - *at;
+    let (pause_ms, sentinel) = (timeout_ms.saturating_mul(2), sentinel.clone());
+    // Long after the next attempt was due there is something else in its way.
+    (ago_ms < pause_ms.saturating_mul(2)).then(|| Reason::GaveUp {
+        sentinel,
+        why: *why,
+        ago_s: ago_ms / 1_000,
+        again_s: pause_ms.saturating_sub(ago_ms) / 1_000,
+    })
 }
 
 /// Why the old primary is not made one again.

@@ -117,7 +117,10 @@ fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool 
     if follows_known_replica(view, of, answer) {
         return false;
     }
-    let ours = view.observed.registered.contains(address) || view.policy.local.contains(address);
+    let has_row = view.record.is_some_and(|record| record.role_of(address).is_some());
+    let ours = has_row
+        || view.observed.registered.contains(address)
+        || view.policy.local.contains(address);
     let known = view.groups().any(|group| named_by(group).any(|named| named == address));
     ours && (!known || is_detached_address(of)) && view.writer().is_some_and(|writer| writer != of)
 }

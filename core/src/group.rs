@@ -14,7 +14,7 @@ pub use self::flight::{
     FORGET_WITHIN_MS, REFUSED_PAUSE_MS, REPLACE_WITHIN_MS, WRITE_ANSWER_MAX_MS,
 };
 pub use self::narrate::OBSTACLE_SAID_AFTER_MS;
-use self::narrate::{Obstacle, change_line, say};
+use self::narrate::{Noted, Obstacle, change_line, say};
 pub use self::pace::{AUDIT_MS, CHASE_MS, TICK_MS, TICK_URGENT_MS, URGENT_FOR_MS};
 use super::action::{Action, Promote, Write};
 use super::address::{Address, ServiceName};
@@ -30,11 +30,12 @@ use super::observed::{
 };
 use super::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
 use super::projection::Layout;
+use super::reasons::GaveUp;
 use super::record::Change;
 use super::replicas::InstanceRows;
 use super::sentinels::Reconfigure;
 use super::stale_peers::Forget;
-use super::status::{GroupStatus, Problem, ProblemCode, assess, standing};
+use super::status::{GroupStatus, ProblemCode, assess, problems, standing};
 use super::time::{Mono, Now};
 use super::view::{Found, View};
 
@@ -60,6 +61,8 @@ pub enum Input {
     Rows(RowsAnswer),
     /// The instances registered for the group.
     Registered(BTreeSet<Address>),
+    /// A Sentinel says that it has given up a failover.
+    GaveUp(Address, GaveUp),
     /// DNS answers what was published with this generation.
     SeenInDns(u64),
     /// How the write with this number ended.
@@ -198,6 +201,7 @@ pub struct GroupLoop {
     obstacle: Option<Obstacle>,
     /// What has been said that still is so.
     standing: BTreeSet<(ProblemCode, Address)>,
+    noted: Noted,
     decision: Option<Decision>,
 }
 
@@ -222,6 +226,7 @@ impl GroupLoop {
             next_audit: Mono(0),
             obstacle: None,
             standing: BTreeSet::new(),
+            noted: Noted::default(),
             decision: None,
         }
     }
@@ -285,6 +290,9 @@ impl GroupLoop {
             Input::Rows(answer) => self.observed.rows = Some(answer),
             Input::Registered(instances) => self.observed.registered = instances,
             Input::Written(id, outcome) => self.fold_outcome(id, outcome, now, out),
+            Input::GaveUp(sentinel, why) => {
+                self.memory.gave_up = Some((sentinel, why, now.mono));
+            }
             Input::SeenInDns(generation) => self.memory.see_in_dns(generation, now),
             Input::Tick => {}
             Input::Look => self.next_look = now.mono,
@@ -354,6 +362,9 @@ impl GroupLoop {
         self.memory.see_generation(&self.observed, now);
         let after = self.memory.generation.map(|(generation, _)| generation);
         if before != after {
+            if self.observed.record().is_some_and(|record| record.writer.is_some()) {
+                self.memory.gave_up = None;
+            }
             // What was read before this generation must not overrule it: read everything again.
             self.next_look = now.mono;
         }
@@ -386,6 +397,10 @@ impl GroupLoop {
         let view = View::with(&self.policy, &self.memory, &self.observed, now, found);
         let decision = decide(&view, &self.layout);
         let standing = standing(&view);
+        let found = self.noted.is_due(now).then(|| problems(&view, &self.layout, &decision));
+        if let Some(found) = found {
+            self.note_problems(found, now, out);
+        }
         self.note_obstacle(&decision, now, out);
         for action in decision.actions() {
             match &action {

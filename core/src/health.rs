@@ -17,10 +17,11 @@ pub fn serves(view: &View<'_>, decision: &Decision, address: &Address) -> Option
     if decision.is_isolated {
         return None;
     }
-    let says = &ready(view, address)?.role;
-    match (view.record?.role_of(address)?, says) {
+    let answer = view.instance(address).filter(|answer| answer.serves_reads())?;
+    match (view.record?.role_of(address)?, &answer.role) {
         (PublishedRole::Primary, Role::Primary { .. }) => {
-            (view.writer() == Some(address)).then_some(PublishedRole::Primary)
+            let writes = view.writer() == Some(address) && answer.not_ready.is_none();
+            writes.then_some(PublishedRole::Primary)
         }
         (PublishedRole::Replica, Role::Replica { .. }) => Some(PublishedRole::Replica),
         _ => None,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::address::Address;
+use super::address::{Address, GroupName};
 use super::data_loss::data_loss;
 use super::election::Elected;
 use super::memory::Condition;
@@ -46,7 +46,7 @@ pub enum Standing {
 pub fn candidate(view: &View<'_>) -> Result<Named, NotYet> {
     let tally = &view.tally;
     if tally.answering == 0 {
-        return Err(NotYet::NoSentinels);
+        return Err(no_sentinels(view));
     }
     let (heard, known) = (tally.answering, tally.known);
     let elected = tally.elected.as_ref().ok_or(NotYet::NoMajority { heard, known })?;
@@ -75,6 +75,18 @@ pub fn candidate(view: &View<'_>) -> Result<Named, NotYet> {
             unrelated: Lineage::of(answer, view.record) == Lineage::Unrelated,
         },
     })
+}
+
+/// No Sentinel that knows the group answers: how many do, and which groups they know.
+pub(super) fn no_sentinels(view: &View<'_>) -> NotYet {
+    let others: BTreeSet<&GroupName> =
+        view.sentinels().flat_map(|(_, answer)| &answer.others).collect();
+    NotYet::NoSentinels {
+        // Those that know it have answered before what is published now.
+        answer: if view.groups().next().is_some() { 0 } else { view.sentinels_answering() },
+        group: view.policy.group.clone(),
+        others: others.into_iter().cloned().collect(),
+    }
 }
 
 /// The published writer, which the majority names.

@@ -10,6 +10,7 @@ use super::address::Address;
 use super::ids::{ReplId, SentinelId};
 use super::observed::{Observed, Role};
 use super::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
+use super::reasons::GaveUp;
 use super::record::{DataLossRecord, Reset, Timeline};
 use super::time::{Mono, Now};
 
@@ -80,6 +81,8 @@ pub enum ReconfigureKind {
     Remove(u64),
     /// Its settings differ from those that are wanted.
     Settings,
+    /// `master-reboot-down-after-period`, in ms, which no Sentinel shows (`docs/facts/sentinel.md` 16).
+    Reboot(u64),
 }
 
 /// A replica or a Sentinel that is gone for good.
@@ -186,6 +189,8 @@ pub struct Memory {
     pub histories: BTreeMap<Address, ReplId>,
     /// When each Sentinel was last told what about the group.
     pub reconfigured: BTreeMap<(Address, ReconfigureKind), Mono>,
+    /// The last failover that a Sentinel gave up: which Sentinel, why, and when that was heard.
+    pub gave_up: Option<(Address, GaveUp, Mono)>,
     /// The last `SENTINEL RESET` in the record.
     pub reset: Asked<Reset>,
     /// The generation that DNS was last seen to answer, and when.

@@ -89,6 +89,8 @@ pub struct SentinelAnswer {
     pub tilt: bool,
     /// What it says of the group; `None` when it does not monitor it.
     pub group: Option<SentinelGroup>,
+    /// Which groups it monitors, where it does not monitor this one.
+    pub others: Vec<GroupName>,
 }
 
 /// `GET-MASTER-ADDR-BY-NAME`, `MASTER`, `REPLICAS` and `SENTINELS` of one group, read in one write.
@@ -187,7 +189,8 @@ pub struct SentinelSettings {
 pub struct SentinelReplica {
     /// Where the replica listens.
     pub address: Address,
-    /// This Sentinel gets no answer from it.
+    /// This Sentinel gets no answer from it. One that answers PING with an error other than `LOADING` and `MASTERDOWN` is
+    /// called down as well (a full disk: `MISCONF`), and is not down here (`docs/facts/sentinel.md` 8).
     pub s_down: bool,
     /// The failover this Sentinel leads has chosen it.
     pub promoted: bool,
@@ -251,6 +254,16 @@ impl InstanceAnswer {
     /// (`replica-serve-stale-data no`) refuses PING while it is detached, and is well.
     pub fn shows_its_data(&self) -> bool {
         self.not_ready.as_deref().is_none_or(|error| error.contains("MASTERDOWN"))
+    }
+
+    /// It refuses writes, and PING with them, since it cannot save its data: its disk is full, say. It serves reads.
+    pub fn cannot_save(&self) -> bool {
+        self.not_ready.as_deref().is_some_and(|error| error.starts_with("MISCONF"))
+    }
+
+    /// It answers reads, as far as PING tells.
+    pub fn serves_reads(&self) -> bool {
+        self.not_ready.is_none() || self.cannot_save()
     }
 }
 

@@ -75,6 +75,9 @@ pub struct WantedSettings {
     /// `parallel-syncs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parallel_syncs: Option<u64>,
+    /// `master-reboot-down-after-period`, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot_down_after_ms: Option<u64>,
 }
 
 /// How many Sentinels must agree.
@@ -96,6 +99,7 @@ impl WantedSettings {
             down_after_ms: self.down_after_ms.or(others.down_after_ms),
             failover_timeout_ms: self.failover_timeout_ms.or(others.failover_timeout_ms),
             parallel_syncs: self.parallel_syncs.or(others.parallel_syncs),
+            reboot_down_after_ms: self.reboot_down_after_ms.or(others.reboot_down_after_ms),
         }
     }
 }
@@ -151,6 +155,13 @@ pub const STRAY_UNSEEN_MS: u64 = 3_000;
 pub const RESET_GAP_MS: u64 = 30_000;
 /// How often one Sentinel gets a changed setting, in ms.
 pub const SET_AGAIN_MS: u64 = 1_000;
+/// How often one Sentinel is told a setting that it does not show, in ms.
+pub const REBOOT_AGAIN_MS: u64 = 3_600_000;
+/// How long a primary may take to load its data after a restart before it counts as down, where an agent has told a
+/// Sentinel of the group, in ms: with 0, Sentinel's own default, it may take for ever. Together with the 10 s in which the
+/// restart is noticed it must stay below ten times `down-after-milliseconds`, after which no replica may be chosen
+/// (`docs/facts/sentinel.md` 16).
+pub const REBOOT_DOWN_AFTER_MS: u64 = 3_000;
 /// How long a Sentinel may disagree with the majority before it is reconfigured: they correct one another within 2 s.
 pub const DISAGREES_AFTER_MS: u64 = 30_000;
 /// How often one Sentinel is reconfigured for one group, in ms.

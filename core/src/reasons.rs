@@ -186,7 +186,14 @@ pub enum KeepReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotYet {
     /// No Sentinel answered, or none knows the group.
-    NoSentinels,
+    NoSentinels {
+        /// How many answered.
+        answer: usize,
+        /// The group.
+        group: GroupName,
+        /// Which groups those know that answered.
+        others: Vec<GroupName>,
+    },
     /// No address has a majority of the known Sentinels.
     NoMajority {
         /// How many Sentinels answered.
@@ -397,6 +404,42 @@ pub enum WhyNotReplaced {
     NoSentinel(Address),
 }
 
+/// Why a Sentinel gave up a failover: its own event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GaveUp {
+    /// `-failover-abort-no-good-slave`.
+    NoGoodReplica,
+    /// `-failover-abort-not-elected`.
+    NotElected,
+    /// `-failover-abort-slave-timeout`.
+    TimedOut,
+}
+
+impl GaveUp {
+    /// What the event of this name says.
+    pub fn of_event(name: &str) -> Option<Self> {
+        match name {
+            "-failover-abort-no-good-slave" => Some(Self::NoGoodReplica),
+            "-failover-abort-not-elected" => Some(Self::NotElected),
+            "-failover-abort-slave-timeout" => Some(Self::TimedOut),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for GaveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoGoodReplica => {
+                "it sees no replica that it could choose: each is down, has had no link for too long, was not heard for \
+                 too long, or has replica-priority 0"
+            }
+            Self::NotElected => "no majority of the Sentinels elected it: do they hear one another?",
+            Self::TimedOut => "the replica that it chose did not become the primary in time",
+        })
+    }
+}
+
 /// Why a Sentinel or replica that is gone for good is not forgotten yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotForgotten {
@@ -483,6 +526,17 @@ pub enum Reason {
     NotForgotten(NotForgotten),
     /// These Sentinels have one id, and count as one.
     SameId(Vec<Address>),
+    /// There is no writer, and a Sentinel has given up the last failover that it began.
+    GaveUp {
+        /// The Sentinel.
+        sentinel: Address,
+        /// Why.
+        why: GaveUp,
+        /// How long ago, in seconds.
+        ago_s: u64,
+        /// When Sentinels may try again, in seconds.
+        again_s: u64,
+    },
     /// The safety layer forbids it.
     Refused(String),
     /// An instance answers at an address besides the one that the group knows it by.
@@ -544,6 +598,13 @@ impl fmt::Display for Reason {
                      `sentinel myid` in the config of all but one, and start those again",
                     names.join(", ")
                 )
+            }
+            Self::GaveUp { sentinel, why, ago_s, again_s } => {
+                write!(f, "Sentinel {sentinel} gave up a failover {ago_s} s ago: {why}; ")?;
+                match again_s {
+                    0 => f.write_str("it may try again now"),
+                    seconds => write!(f, "Sentinels try again in some {seconds} s"),
+                }
             }
             Self::Refused(veto) => write!(f, "refused: {veto}"),
             Self::TwoAddresses { address, of } => write!(
@@ -743,7 +804,17 @@ impl fmt::Display for NotOurs {
 impl fmt::Display for NotYet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoSentinels => f.write_str("no Sentinel that knows the group answers"),
+            Self::NoSentinels { answer: 0, .. } => {
+                f.write_str("no Sentinel that knows the group answers")
+            }
+            Self::NoSentinels { answer, group, others } => {
+                write!(f, "{answer} Sentinels answer; none knows `{group}`")?;
+                let names: Vec<&str> = others.iter().map(GroupName::as_str).collect();
+                if names.is_empty() {
+                    return Ok(());
+                }
+                write!(f, "; they know: {}", names.join(", "))
+            }
             Self::NoMajority { heard, known } => {
                 write!(f, "no majority ({heard} of {known} Sentinels answer)")
             }

@@ -14,6 +14,8 @@ use super::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use super::policy::REINSTATED_AFTER_MS;
 use super::reasons::NoFirst;
 pub use super::reasons::NotRelocated;
+use super::record::InstanceRecord;
+use super::replicas::is_unnamed;
 use super::view::View;
 
 /// Looks for the instance that is to lead a relocated group.
@@ -36,7 +38,9 @@ pub fn successor(view: &View<'_>) -> Result<Step, NotRelocated> {
         return Err(NotRelocated::NotReady(address.clone(), error.clone()));
     }
     let Able { candidates, data } = able(view, &back)?;
-    let places = view.record.map_or(0, |record| record.instances.len());
+    // Rows that no Sentinel names stay while there is no writer: no instance is waited for because of them.
+    let counts = |instance: &&InstanceRecord| !is_unnamed(view, &instance.address);
+    let places = view.record.map_or(0, |record| record.instances.iter().filter(counts).count());
     // The rows of instances that were relocated before stay for an hour: an `expect` of the operator's is believed.
     let all = view.policy.expect.is_some_and(|expect| back.len() >= expect)
         || (1..=back.len()).contains(&places);
@@ -122,6 +126,31 @@ fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
         all.filter_map(|(address, reading)| Some((address, reading.since(view.recent)?))).collect();
     let led = back.iter().any(|(_, answer)| follows_a_living_one(answer));
     if led { Vec::new() } else { back }
+}
+
+/// The instance that is to lead a group whose Sentinels know none of its replicas any more (`SENTINEL RESET` while the
+/// primary was dead), and which no agent may choose, since none has registered it: the one with the most of the last
+/// writer's history. What an operator is told ([`super::doctor`]).
+pub fn stranded<'a>(view: &View<'a>) -> Option<(&'a Address, &'a InstanceAnswer)> {
+    let withdrawn = view.record.is_some_and(|r| r.writer.is_none() && r.last_writer.is_some());
+    let none_known = view.groups().all(|group| knows_only_silent(view, group));
+    if !withdrawn || !none_known || view.tally.answering < view.tally.majority() || view.any_tilt()
+    {
+        return None;
+    }
+    let answers = || view.observed.instances.keys().filter_map(|a| Some((a, view.instance(a)?)));
+    let registered =
+        |a: &Address| view.observed.registered.contains(a) || view.policy.local.contains(a);
+    let leads = |answer: &InstanceAnswer| {
+        matches!(answer.role, Role::Primary { .. }) || follows_a_living_one(answer)
+    };
+    if answers().any(|(address, answer)| registered(address) || leads(answer)) {
+        return None;
+    }
+    let may = |(_, answer): &(&Address, &InstanceAnswer)| {
+        view.age(answer) == Some(0) && answer.priority != Some(0) && answer.shows_its_data()
+    };
+    answers().filter(may).max_by_key(|(_, answer)| answer.offset)
 }
 
 /// Its link is up, so the instance that it follows is alive.

@@ -87,7 +87,7 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
         known.dedup();
         known
             .into_iter()
-            .filter(|address| Some(*address) == writer || !self.forgotten(address))
+            .filter(|address| Some(*address) == writer || !self.forgotten(address, writer))
             .map(|address| InstanceRecord {
                 role: self.role(address, writer),
                 address: address.clone(),
@@ -95,12 +95,26 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
             .collect()
     }
 
-    /// An instance loses its row once no Sentinel names it, or once it has been down for long.
-    fn forgotten(&self, address: &Address) -> bool {
-        let unnamed = Condition::Unnamed(address.clone());
+    /// An instance loses its row once no Sentinel names it, or once it has been down for long. That Sentinels have
+    /// forgotten their replicas (`SENTINEL RESET`) is no reason while there is no writer, through which alone they find
+    /// them again; nor while the instance itself answers and follows one of the group.
+    fn forgotten(&self, address: &Address, writer: Option<&Address>) -> bool {
         let down = Condition::Down(address.clone());
-        self.lasted(&unnamed, UNNAMED_AFTER_MS)
+        let unnamed = is_unnamed(self.view, address);
+        unnamed && writer.is_some() && !self.follows_one_of_us(address)
             || self.lasted(&down, self.view.policy.forget_after_ms)
+    }
+
+    /// It says that it follows the last writer, or another instance that has a row.
+    fn follows_one_of_us(&self, address: &Address) -> bool {
+        let answer = self.view.instance(address);
+        let Some(Role::Replica { of, .. }) = answer.map(|answer| &answer.role) else {
+            return false;
+        };
+        self.view.record.is_some_and(|record| {
+            record.role_of(of).is_some()
+                || record.last_writer.as_ref().is_some_and(|last| &last.address == of)
+        })
     }
 
     fn role(&self, address: &Address, writer: Option<&Address>) -> PublishedRole {
@@ -118,9 +132,14 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
             return PublishedRole::Down;
         }
         let own = self.view.instance(address);
+        // Neither a Sentinel nor a writer speaks for it, and it does not itself.
+        let unknown = writer.is_none() && own.is_none() && is_unnamed(self.view, address);
+        if unknown && before == Some(PublishedRole::Replica) {
+            return PublishedRole::Down;
+        }
         // Another primary is no read endpoint: its data is about to be discarded.
         let primary = own.is_some_and(|answer| matches!(answer.role, Role::Primary { .. }));
-        let not_ready = own.is_some_and(|answer| answer.not_ready.is_some());
+        let not_ready = own.is_some_and(|answer| !answer.serves_reads());
         // Nor is one that its operator keeps from being shown (`replica-announced no`).
         let hidden = own.is_some_and(|answer| !answer.announced);
         if primary || not_ready || hidden {
@@ -187,6 +206,11 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
     fn lasted(&self, condition: &Condition, ms: u64) -> bool {
         self.view.memory.lasted(condition, ms, self.view.now)
     }
+}
+
+/// No Sentinel has named it for long.
+pub(super) fn is_unnamed(view: &View<'_>, address: &Address) -> bool {
+    view.lasted(&Condition::Unnamed(address.clone()), UNNAMED_AFTER_MS)
 }
 
 /// The instances one Sentinel names.

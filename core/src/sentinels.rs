@@ -10,7 +10,8 @@ use super::memory::Condition;
 pub use super::memory::ReconfigureKind;
 use super::observed::{DownOpinion, SentinelAnswer, SentinelGroup, SentinelId, SentinelSettings};
 use super::policy::{
-    DISAGREES_AFTER_MS, RECONFIGURE_AGAIN_MS, SET_AGAIN_MS, WantedQuorum, WantedSettings,
+    DISAGREES_AFTER_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS, RECONFIGURE_AGAIN_MS, SET_AGAIN_MS,
+    WantedQuorum, WantedSettings,
 };
 use super::record::Basis;
 use super::relocated::knows_only_silent;
@@ -112,11 +113,15 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
                 None => (ReconfigureKind::Monitor, RECONFIGURE_AGAIN_MS),
                 Some(group) => {
                     let differs = group.settings != apply(&wanted, group.settings, view);
-                    differs.then_some((ReconfigureKind::Settings, SET_AGAIN_MS))?
+                    match differs {
+                        true => (ReconfigureKind::Settings, SET_AGAIN_MS),
+                        false => (reboot(view, sentinel, &wanted)?, REBOOT_AGAIN_MS),
+                    }
                 }
             };
             let settings = match (&answer.group, what) {
                 (Some(group), ReconfigureKind::Settings) => apply(&wanted, group.settings, view),
+                (Some(group), ReconfigureKind::Reboot(_)) => group.settings,
                 _ => settings,
             };
             let last = view.memory.reconfigured.get(&(sentinel.clone(), what));
@@ -126,6 +131,14 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
             due.then_some(Reconfigure { sentinel, what, primary, settings, had })
         })
         .collect()
+}
+
+/// How long a restarted primary may load before it counts as down: what is wanted, else, for a Sentinel that was told of
+/// the group by us, what fits. One that was set up by its operator is left as it is.
+fn reboot(view: &View<'_>, sentinel: &Address, wanted: &WantedSettings) -> Option<ReconfigureKind> {
+    let ours = view.memory.reconfigured.contains_key(&(sentinel.clone(), ReconfigureKind::Monitor));
+    let ms = wanted.reboot_down_after_ms.or(ours.then_some(REBOOT_DOWN_AFTER_MS))?;
+    Some(ReconfigureKind::Reboot(ms))
 }
 
 /// The Sentinels that name another primary than the majority does, for [`super::memory::Memory::keep`].

@@ -93,7 +93,7 @@ pub fn situation(view: &View<'_>) -> Situation {
     if let Some((writer, elected)) = confirmed {
         return Situation::Named(majority::published(view, writer, elected));
     }
-    let why = candidate.and_then(Result::err).unwrap_or(NotYet::NoSentinels);
+    let why = candidate.and_then(Result::err).unwrap_or_else(|| majority::no_sentinels(view));
     let Some(writer) = writer else { return without_writer(view, why) };
     let writer = writer.address.clone();
     if promotion::is_awaited(view) {

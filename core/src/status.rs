@@ -11,7 +11,7 @@ use super::observed::{DownOpinion, Reading, Role, SentinelAnswer, StoredState};
 use super::policy::Policy;
 use super::projection::{Layout, plain_changes, project, row_changes};
 use super::reasons::{LeftAlone, NoFirst, NotRelocated, Reason, WhyLeft};
-use super::record::{Change, Level, PublishedRole, Record};
+use super::record::{Change, InstanceRecord, Level, PublishedRole, Record};
 use super::situation::Situation;
 use super::unreachable::{UNREACHABLE_AFTER_MS, unreachable};
 use super::view::View;
@@ -24,9 +24,10 @@ pub struct GroupStatus {
     pub group: GroupName,
     /// The name that DNS answers with the writer.
     pub name: String,
-    /// All is well: there is a confirmed writer that says so itself, what Consul shows agrees, and
-    /// an agent watches.
+    /// There is a confirmed writer that says so itself, what Consul shows agrees, and an agent watches.
     pub healthy: bool,
+    /// It is healthy, and survives less than it could: a replica or a Sentinel is missing.
+    pub degraded: bool,
     /// Consul has been read.
     pub consul_read: bool,
     /// What is wrong, worst first.
@@ -61,8 +62,14 @@ impl GroupStatus {
     /// Adds what was found wrong elsewhere.
     pub fn add(&mut self, problems: impl IntoIterator<Item = Problem>) {
         self.problems.extend(problems);
-        self.healthy = self.problems.is_empty();
+        (self.healthy, self.degraded) = judge(&self.problems);
     }
+}
+
+/// Healthy, and degraded.
+fn judge(problems: &[Problem]) -> (bool, bool) {
+    let healthy = problems.iter().all(|problem| problem.code.only_degrades());
+    (healthy, healthy && !problems.is_empty())
 }
 
 /// One problem of a group, as `status` shows it.
@@ -136,11 +143,21 @@ pub enum ProblemCode {
     ConsulSilent,
     /// The writer refuses writes.
     WritesRefused,
+    /// There are instances besides the writer, and none to read from.
+    NoReplicas,
+    /// An instance is down, as a majority of the Sentinels says.
+    InstanceDown,
+    /// A replica cannot save its data (`MISCONF`), so that no failover selects it.
+    CannotSave,
+    /// Some Sentinels do not answer, and a majority does.
+    SentinelsMissing,
+    /// Consul does not answer, or has not been asked yet.
+    ConsulUnread,
 }
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 34] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -170,7 +187,18 @@ impl ProblemCode {
         Self::ConsulRefuses,
         Self::ConsulSilent,
         Self::WritesRefused,
+        Self::NoReplicas,
+        Self::InstanceDown,
+        Self::CannotSave,
+        Self::SentinelsMissing,
+        Self::ConsulUnread,
     ];
+
+    /// The writer serves all the same, and the group survives less than it could.
+    pub fn only_degrades(self) -> bool {
+        use ProblemCode::{CannotSave, InstanceDown, NoReplicas, SentinelsMissing};
+        matches!(self, NoReplicas | InstanceDown | CannotSave | SentinelsMissing)
+    }
 
     /// As it stands in JSON and in metrics.
     pub fn as_str(self) -> &'static str {
@@ -204,6 +232,11 @@ impl ProblemCode {
             Self::ConsulRefuses => "consul-refuses",
             Self::ConsulSilent => "consul-silent",
             Self::WritesRefused => "writes-refused",
+            Self::NoReplicas => "no-replicas",
+            Self::InstanceDown => "instance-down",
+            Self::CannotSave => "cannot-save",
+            Self::SentinelsMissing => "sentinels-missing",
+            Self::ConsulUnread => "consul-unread",
         }
     }
 
@@ -261,10 +294,12 @@ pub fn assess(view: &View<'_>, layout: &Layout, decision: &Decision) -> GroupSta
     let (store, record) = (observed.store.as_ref(), *record);
     let writer = view.writer().cloned();
     let problems = problems(view, layout, decision);
+    let (healthy, degraded) = judge(&problems);
     GroupStatus {
         group: policy.group.clone(),
         name: format!("{}.service.consul", service(policy, record)),
-        healthy: problems.is_empty(),
+        healthy,
+        degraded,
         problems,
         consul_read: store.is_some(),
         votes: writer.as_ref().map_or(0, |writer| tally.votes_for(writer)),
@@ -287,7 +322,8 @@ fn service(policy: &Policy, record: Option<&Record>) -> String {
     record.map_or_else(|| policy.service.primary(), |record| record.service.primary())
 }
 
-fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Problem> {
+/// What is wrong with the group.
+pub(super) fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Problem> {
     let View { observed, record, tally, .. } = view;
     let mut problems = Vec::new();
     let store = observed.store.as_ref();
@@ -301,8 +337,17 @@ fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Proble
         return problems;
     }
     match record {
+        None if store.is_none() => {
+            let text = "Consul has not been read: what is published is not known";
+            problems.push(ProblemCode::ConsulUnread.says(text));
+        }
         None => {
-            problems.push(ProblemCode::NothingPublished.says("nothing has been published"));
+            let why = match &decision.situation {
+                Situation::Held { writer: None, why } => format!(": {why}"),
+                _ => String::new(),
+            };
+            let text = format!("nothing has been published{why}");
+            problems.push(ProblemCode::NothingPublished.says(text));
             problems.extend(no_first(decision));
         }
         Some(record) => match &record.writer {
@@ -325,6 +370,43 @@ fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Proble
             tally.known,
             blank(view)
         )));
+    } else if tally.answering < tally.known {
+        problems.push(ProblemCode::SentinelsMissing.says(format!(
+            "only {} of {} known Sentinels answer: a failover is possible while {} of them do",
+            tally.answering,
+            tally.known,
+            tally.majority()
+        )));
+    }
+    problems.extend(replicas_missing(view));
+    problems
+}
+
+/// Which instances are not to be read from, or not to be chosen, and why.
+fn replicas_missing(view: &View<'_>) -> Vec<Problem> {
+    let Some(record) = view.record.filter(|record| record.writer.is_some()) else {
+        return Vec::new();
+    };
+    let others = record.instances.iter().filter(|i| Some(&i.address) != record.writer_address());
+    let others: Vec<_> = others.filter(|i| i.role != PublishedRole::Maintenance).collect();
+    let mut problems = Vec::new();
+    if !others.is_empty() && record.replicas().next().is_none() {
+        let why: Vec<String> = others.iter().map(|i| why_not_read(view, i)).collect();
+        let text = format!("no replica can be read from: {}", why.join("; "));
+        problems.push(ProblemCode::NoReplicas.says(text));
+    }
+    for instance in others {
+        let address = &instance.address;
+        let unable = view.instance(address).filter(|answer| answer.cannot_save());
+        if instance.role == PublishedRole::Down {
+            let text = format!("{address} is down: {}", error_of(view, address));
+            problems.push(ProblemCode::InstanceDown.says(text));
+        } else if let Some(error) = unable.and_then(|answer| answer.not_ready.as_ref()) {
+            let text = format!(
+                "{address} cannot save its data, and no failover selects it (look at its disk and its log): {error}"
+            );
+            problems.push(ProblemCode::CannotSave.says(text));
+        }
     }
     problems
 }
@@ -336,6 +418,34 @@ fn blank(view: &View<'_>) -> String {
     match blank.as_slice() {
         [] => String::new(),
         some => format!(" ({} answer and do not know the group)", some.join(", ")),
+    }
+}
+
+/// Why an instance is no read endpoint.
+fn why_not_read(view: &View<'_>, instance: &InstanceRecord) -> String {
+    let address = &instance.address;
+    let role = instance.role.as_str();
+    let Some(answer) = view.instance(address) else {
+        return format!("{address} is {role} ({})", error_of(view, address));
+    };
+    let why = match (&answer.not_ready, &answer.role) {
+        (Some(error), _) => format!("it answers `{error}`"),
+        (None, Role::Primary { .. }) => "it says that it is a primary".to_owned(),
+        (None, Role::Replica { of, link_up: false }) => format!("its link to {of} is down"),
+        (None, Role::Replica { of, .. }) if Some(of) != view.writer() => {
+            format!("it follows {of}")
+        }
+        (None, Role::Replica { .. }) => "the writer does not list it as online yet".to_owned(),
+    };
+    format!("{address} is {role} ({why})")
+}
+
+/// Why an instance does not answer.
+fn error_of(view: &View<'_>, address: &Address) -> String {
+    match view.observed.instances.get(address).map(|reading| &reading.result) {
+        Some(Err(error)) => error.clone(),
+        Some(Ok(_)) => "the Sentinels get no answer from it".to_owned(),
+        None => "not asked yet".to_owned(),
     }
 }
 
@@ -392,6 +502,7 @@ fn no_writer(view: &View<'_>, record: &Record, decision: &Decision) -> Vec<Probl
     };
     let waits = |reason: &Reason| match reason {
         Reason::NotReplaced(why) => Some(why.to_string()),
+        Reason::GaveUp { .. } => Some(format!("{}; {reason}", record.why)),
         _ => None,
     };
     let again = match &decision.situation {

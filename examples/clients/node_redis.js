@@ -9,7 +9,7 @@ const { Resolver } = require('node:dns').promises;
 const { setTimeout: sleep } = require('node:timers/promises');
 const { createClient, ErrorReply } = require('redis');
 
-const NAME = 'redis-primary.service.consul';
+const NAME = 'redis-primary.service.consul.';
 // A connection without an answer for so many ms is no good any more: a host that is gone closes nothing.
 const TIMEOUT = 1000;
 // Between a failure and the next attempt, in ms: there may be no writer for a while.

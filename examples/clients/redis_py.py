@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-NAME = "redis-primary.service.consul"
+NAME = "redis-primary.service.consul."
 # A connection without an answer for so many seconds is no good any more: a host that is gone closes nothing.
 TIMEOUT = 1.0
 # Between a failure and the next attempt, in seconds: there may be no writer for a while.

@@ -25,6 +25,7 @@ struct SettingsJson<'a> {
     down_after_ms: Option<u64>,
     failover_timeout_ms: Option<u64>,
     parallel_syncs: Option<u64>,
+    reboot_down_after_ms: Option<u64>,
 }
 
 impl<'a> SettingsJson<'a> {
@@ -39,6 +40,7 @@ impl<'a> SettingsJson<'a> {
             down_after_ms: wanted.down_after_ms,
             failover_timeout_ms: wanted.failover_timeout_ms,
             parallel_syncs: wanted.parallel_syncs,
+            reboot_down_after_ms: wanted.reboot_down_after_ms,
         }
     }
 }
@@ -104,6 +106,7 @@ fn apply(wanted: &mut WantedSettings, setting: &SettingArg) {
         SettingArg::DownAfter(ms) => wanted.down_after_ms = *ms,
         SettingArg::FailoverTimeout(ms) => wanted.failover_timeout_ms = *ms,
         SettingArg::ParallelSyncs(syncs) => wanted.parallel_syncs = *syncs,
+        SettingArg::RebootDownAfter(ms) => wanted.reboot_down_after_ms = *ms,
     }
 }
 
@@ -115,10 +118,11 @@ fn show(wanted: &WantedSettings) {
     };
     let ms = |ms: Option<u64>| ms.map_or_else(|| UNSET.to_owned(), |ms| format!("{ms}ms"));
     let syncs = wanted.parallel_syncs.map_or_else(|| UNSET.to_owned(), |syncs| syncs.to_string());
-    println!("quorum           {quorum}");
-    println!("down_after       {}", ms(wanted.down_after_ms));
-    println!("failover_timeout {}", ms(wanted.failover_timeout_ms));
-    println!("parallel_syncs   {syncs}");
+    println!("quorum            {quorum}");
+    println!("down_after        {}", ms(wanted.down_after_ms));
+    println!("failover_timeout  {}", ms(wanted.failover_timeout_ms));
+    println!("parallel_syncs    {syncs}");
+    println!("reboot_down_after {}", ms(wanted.reboot_down_after_ms));
 }
 
 /// Nothing is said about a setting.

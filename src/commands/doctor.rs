@@ -31,15 +31,16 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Exit, Failure> {
     let consul = Consul::new(&config.consul)?;
     let names = Names::new(config.resolver);
     let clock = Clock::start();
-    let mut all = Vec::new();
+    let (mut all, mut away) = (Vec::new(), None);
     for group in groups(&config, &consul, &clock).await? {
         let name = group.policy.group.clone();
         if args.examined.as_ref().is_some_and(|wanted| *wanted != name) {
             continue;
         }
         let progress = Progress::new(format!("{name}: asking Sentinels, Redis, Consul and DNS"));
-        let findings = examine(&config, &group, &consul, &names, &clock).await?;
+        let (findings, unread) = examine(&config, &group, &consul, &names, &clock).await?;
         drop(progress);
+        away = unread.or(away);
         all.push(Examined { group: name, findings });
     }
     if let (Some(wanted), true) = (&args.examined, all.is_empty()) {
@@ -52,6 +53,9 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Exit, Failure> {
         let style = Style::of_stdout();
         let texts: Vec<String> = all.iter().map(|one| describe(one, style)).collect();
         print!("{}", texts.join("\n"));
+    }
+    if let Some(error) = away {
+        return Err(error.into());
     }
     let mut findings = all.iter().flat_map(|one| &one.findings);
     let failed = findings.any(|finding| finding.severity == Severity::Error);

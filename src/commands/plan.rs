@@ -145,6 +145,9 @@ impl From<Action> for Todo {
                         "it knows only addresses that do not answer, and is to forget them first"
                     }
                     ReconfigureKind::Settings => "its settings differ",
+                    ReconfigureKind::Reboot(_) => {
+                        "master-reboot-down-after-period, which no Sentinel shows, is told once an hour"
+                    }
                 };
                 Self::Reconfigure { sentinel, why, primary, settings }
             }

@@ -1,5 +1,7 @@
 //! `consul-redis status`
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use super::terminal::{self, Style, age, columns};
 use crate::cli::StatusArgs;
 use crate::clock::{Clock, ticks_every};
 use crate::config::{Config, GroupConfig};
-use crate::consul::client::Consul;
+use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::address::GroupName;
 use crate::core::decide::decide;
@@ -24,12 +26,13 @@ use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
 use crate::name_check;
-use crate::observe::look;
+use crate::observe::{look, look_without_consul};
 
 /// Changes shown of the history.
 const HISTORY_SHOWN: usize = 5;
 
-/// Shows every group, once or until interrupted. [`Exit::Unhealthy`] when one of them was not healthy at the last look.
+/// Shows every group, once or until interrupted. [`Exit::Unhealthy`] when one of them was not healthy at the last look,
+/// else [`Exit::Degraded`] when one was degraded.
 ///
 /// # Errors
 /// A [`Failure`] when Consul cannot be read; with `--watch` it is shown instead.
@@ -38,6 +41,7 @@ pub async fn run(config: Config, args: &StatusArgs) -> Result<Exit, Failure> {
         consul: Consul::new(&config.consul)?,
         names: Names::new(config.resolver),
         clock: Clock::start(),
+        away: Cell::new(None),
         config,
     };
     match args.watch {
@@ -48,14 +52,21 @@ pub async fn run(config: Config, args: &StatusArgs) -> Result<Exit, Failure> {
             } else {
                 print!("{}", looker.text(&all, Style::of_stdout()));
             }
-            Ok(health_of(&all))
+            match looker.away.take() {
+                Some(error) => Err(error.into()),
+                None => Ok(health_of(&all)),
+            }
         }
         Some(every) => looker.watch(args.json, Duration::from_millis(every.as_ms())).await,
     }
 }
 
 fn health_of(all: &[GroupStatus]) -> Exit {
-    if all.iter().all(|status| status.healthy) { Exit::Done } else { Exit::Unhealthy }
+    match all {
+        _ if !all.iter().all(|status| status.healthy) => Exit::Unhealthy,
+        _ if all.iter().any(|status| status.degraded) => Exit::Degraded,
+        _ => Exit::Done,
+    }
 }
 
 /// What it takes to look at all groups again and again.
@@ -64,19 +75,29 @@ struct Looker {
     consul: Consul,
     names: Names,
     clock: Clock,
+    /// Why Consul was not read at the last look.
+    away: Cell<Option<ConsulError>>,
 }
 
 impl Looker {
     async fn look(&self) -> Result<Vec<GroupStatus>, Failure> {
-        let Self { config, consul, names, clock } = self;
+        let Self { config, consul, names, clock, away } = self;
         let mut all = Vec::new();
+        away.set(None);
         for group in groups(config, consul, clock).await? {
-            let seen = look(config, &group, consul, names, clock).await?;
+            let seen = match look(config, &group, consul, names, clock).await {
+                // What can be seen without it is shown beside what is not known.
+                Err(error) if error.is_transient() => {
+                    away.set(Some(error));
+                    look_without_consul(config, &group, consul, names, clock).await
+                }
+                seen => seen?,
+            };
             let memory = Memory::default();
             let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
             let mut status = assess(&view, &group.layout, &decide(&view, &group.layout));
             let failures = seen.failures.into_iter();
-            status.problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
+            status.add(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
             if let (Some(dns), Some(record)) = (&config.dns, seen.observed.record()) {
                 let found = name_check::look(dns, &group.layout, record, consul, clock).await?;
                 status.add(found);
@@ -84,6 +105,14 @@ impl Looker {
             all.push(status);
         }
         Ok(all)
+    }
+
+    /// Consul did not answer at the last look.
+    fn is_away(&self) -> bool {
+        let error = self.away.take();
+        let away = error.is_some();
+        self.away.set(error);
+        away
     }
 
     fn text(&self, all: &[GroupStatus], style: Style) -> String {
@@ -109,7 +138,11 @@ impl Looker {
                 _ = interrupt.recv() => return Ok(last),
                 seen = next => seen,
             };
-            last = seen.as_ref().map_or(Exit::Unhealthy, |all| health_of(all));
+            last = match &seen {
+                Ok(_) if self.is_away() => Exit::Unavailable,
+                Ok(all) => health_of(all),
+                Err(_) => Exit::Unhealthy,
+            };
             let frame = match (&seen, json) {
                 (Ok(all), true) => terminal::json_line(all)?,
                 (Ok(all), false) => self.text(all, Style::of_stdout()),
@@ -141,7 +174,13 @@ pub async fn groups(
         return Ok(config.groups.clone());
     }
     let mut groups = Vec::new();
-    for name in consul.groups(&config.prefix).await? {
+    let listed = match consul.groups(&config.prefix).await {
+        // A token for one group lists no others, and a Consul that is away none: those that the config names are looked at.
+        Err(ConsulError::Denied { .. }) => BTreeSet::new(),
+        Err(error) if error.is_transient() => BTreeSet::new(),
+        listed => listed?,
+    };
+    for name in listed {
         let layout = Layout::new(&config.prefix, &name);
         let store = consul.group(&layout, ReadMode::Consistent, clock).await?.value;
         let Some(record) = store.record() else { continue };
@@ -168,7 +207,11 @@ pub fn unconfigured(
 /// One group, as text.
 pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
     let mut text = String::new();
-    let health = if status.healthy { style.good("healthy") } else { style.bad("NOT HEALTHY") };
+    let health = match status {
+        _ if !status.healthy => style.bad("NOT HEALTHY"),
+        _ if status.degraded => style.bad("degraded"),
+        _ => style.good("healthy"),
+    };
     let writer =
         status.writer.as_ref().map_or_else(|| "(no writer)".to_owned(), ToString::to_string);
     let _ = writeln!(

@@ -34,11 +34,15 @@ struct Awaited<'a> {
 pub async fn run(config: Config, args: &WaitArgs) -> Result<Exit, Failure> {
     let consul = Consul::new(&config.consul)?;
     let layout = Layout::new(&config.prefix, &args.awaited);
-    let mut watch = GroupWatch::new(consul, layout.clone(), Clock::start(), WATCH_WAIT);
+    let mut watch = GroupWatch::new(consul.clone(), layout.clone(), Clock::start(), WATCH_WAIT);
     let end = Instant::now() + args.timeout.0;
     let mut last: Result<String, ConsulError> = Ok("Consul has not answered".to_owned());
     let progress = Progress::new(format!("{}: waiting for Consul", args.awaited));
     while let Ok(answer) = tokio::time::timeout_at(end, watch.next()).await {
+        if matches!(&answer, Ok(keys) if keys.state == StoredState::Absent) {
+            // Of nothing it is not known whether it is there.
+            consul.may_read(&layout.state()).await?;
+        }
         last = match answer {
             Ok(keys) => match look(&layout, &keys, args.replicas) {
                 Ok(record) => {

@@ -58,9 +58,10 @@ pub struct AgentTable {
 pub struct ConsulTable {
     /// `host:port`, `http://`, `https://` or `unix://`. `CONSUL_HTTP_SSL=true` means TLS where it does not say.
     pub address: Option<Spanned<String>>,
-    /// File with the ACL token, read again at each call.
+    /// File with the ACL token, read again at each call. (`CONSUL_HTTP_AUTH`, `user:password`, is for a proxy before
+    /// Consul.)
     pub token_file: Option<PathBuf>,
-    /// Authorities to trust (PEM). Default: the system's.
+    /// Authorities to trust (PEM); those in the directory `CONSUL_CAPATH` as well. Default: the system's.
     pub ca_cert: Option<PathBuf>,
     /// Our certificate (PEM).
     pub client_cert: Option<Spanned<PathBuf>>,
@@ -255,6 +256,9 @@ pub struct SettingsTable {
     pub failover_timeout: Option<Span>,
     /// Replicas pointed at a new primary at the same time. Default: as each Sentinel has it.
     pub parallel_syncs: Option<u64>,
+    /// How long a restarted primary may load its data before it is called down (`master-reboot-down-after-period`,
+    /// Redis 7.0 and later). Default: as each Sentinel has it; 3 s on one that an agent has told of the group.
+    pub reboot_down_after: Option<Span>,
     /// ACL user that Sentinels log in to the instances as. Heeded with `auth_password_file` only. Default: the
     /// agent's own.
     pub auth_user: Option<String>,

@@ -279,6 +279,8 @@ fn error_kind(result: &Result<Response, ConsulError>) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]
@@ -295,5 +297,67 @@ mod tests {
         assert!(Consul::prepare(&next).is_err());
         consul.apply_config(prepared);
         assert_eq!(consul.address(), "https://127.0.0.1:8501");
+    }
+
+    #[test]
+    fn authorities_are_read_from_a_directory_too_and_a_file_without_any_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ca, empty) = (dir.path().join("ca"), dir.path().join("empty.pem"));
+        std::fs::create_dir(&ca).unwrap();
+        let certificate = rcgen::generate_simple_self_signed(["consul".to_owned()]).unwrap();
+        std::fs::write(&empty, certificate.signing_key.serialize_pem()).unwrap();
+        let endpoint = |ca_cert: Option<PathBuf>, ca_path: Option<PathBuf>| ConsulEndpoint {
+            address: "https://127.0.0.1:8501".parse().unwrap(),
+            ca_cert,
+            ca_path,
+            ..Default::default()
+        };
+        let refused = |endpoint| match Consul::new(&endpoint) {
+            Err(error) => error.to_string(),
+            Ok(_) => String::new(),
+        };
+        let said = refused(endpoint(Some(empty.clone()), None));
+        assert_eq!(said, format!("{} holds no certificate", empty.display()));
+        let said = refused(endpoint(None, Some(ca.clone())));
+        assert_eq!(said, format!("{} holds no certificate", ca.display()));
+        std::fs::write(ca.join("one.pem"), certificate.cert.pem()).unwrap();
+        assert_eq!(refused(endpoint(None, Some(ca))), "");
+    }
+
+    /// A proxy before Consul asks for a login, in words that are not Consul's.
+    #[tokio::test]
+    async fn a_login_for_a_proxy_is_sent_and_a_refusal_of_its_has_a_hint_of_its_own() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4_096];
+                let len = stream.read(&mut request).await.unwrap();
+                let request = String::from_utf8_lossy(&request[..len]).to_lowercase();
+                // user:password
+                let known = request.contains("authorization: basic dxnlcjpwyxnzd29yza==");
+                let (status, body) = match known {
+                    true => ("200 OK", "[]"),
+                    false => ("401 Unauthorized", "<html>who are you</html>"),
+                };
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let mut endpoint =
+            ConsulEndpoint { address: address.parse().unwrap(), ..Default::default() };
+        let ask = async |endpoint: &ConsulEndpoint| {
+            let consul = Consul::new(endpoint).unwrap();
+            consul.get::<Vec<String>>("/v1/catalog/services", &[]).await
+        };
+        let error = ask(&endpoint).await.unwrap_err();
+        assert!(error.hint().unwrap().contains("CONSUL_HTTP_AUTH"), "{error}");
+        endpoint.http_auth = SecretSource::Value("user:password".into());
+        assert_eq!(ask(&endpoint).await.unwrap().value, Vec::<String>::new());
     }
 }

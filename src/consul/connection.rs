@@ -1,7 +1,7 @@
 //! The way to one Consul: its address, its certificates, and what one request and its answer are.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -19,6 +19,8 @@ use crate::pem::{self, Stamp};
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How far Consul was when it answered: what a blocking query goes on from.
 pub(super) const INDEX_HEADER: &str = "X-Consul-Index";
+/// Files that are read of `CONSUL_CAPATH`.
+const CA_FILES_MAX: usize = 512;
 /// Longest answer read, in bytes: far above 512 KiB, the most Consul stores under one key.
 pub const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
 
@@ -61,9 +63,8 @@ impl Connection {
             .tcp_keepalive(Duration::from_secs(15))
             .user_agent(concat!("consul-redis/", env!("CARGO_PKG_VERSION")));
         let base = endpoint.base_url();
-        if let Some(path) = &endpoint.ca_cert {
-            let pem = read_pem(path)?;
-            builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?);
+        if endpoint.ca_cert.is_some() || endpoint.ca_path.is_some() {
+            builder = builder.tls_certs_only(authorities(endpoint)?);
         } else if !base.starts_with("https://") {
             // No authority has to be trusted, and a small image has no authorities to offer.
             builder = builder.tls_certs_only(std::iter::empty());
@@ -125,6 +126,14 @@ impl Connection {
         if let Some(token) = self.endpoint.token.read()? {
             request = request.header("X-Consul-Token", token.expose_secret());
         }
+        if let Some(auth) = self.endpoint.http_auth.read()? {
+            // As Consul's own tools: without a colon, all of it is the user.
+            let (user, password) = match auth.expose_secret().split_once(':') {
+                Some((user, password)) => (user, Some(password)),
+                None => (auth.expose_secret(), None),
+            };
+            request = request.basic_auth(user, password);
+        }
         if let Some(namespace) = &self.endpoint.namespace {
             request = request.query(&[("ns", namespace)]);
         }
@@ -133,6 +142,32 @@ impl Connection {
         }
         Ok(request)
     }
+}
+
+/// The authorities of the file and of the files in the directory.
+fn authorities(endpoint: &ConsulEndpoint) -> Result<Vec<reqwest::Certificate>, ClientError> {
+    let mut all = Vec::new();
+    for path in ca_files(endpoint) {
+        all.extend(reqwest::Certificate::from_pem_bundle(&read_pem(&path)?)?);
+    }
+    let named = endpoint.ca_cert.iter().chain(&endpoint.ca_path);
+    match named.last() {
+        Some(path) if all.is_empty() => Err(ClientError::NoCertificate { path: path.clone() }),
+        _ => Ok(all),
+    }
+}
+
+/// Every file that holds authorities.
+fn ca_files(endpoint: &ConsulEndpoint) -> Vec<PathBuf> {
+    let listed = endpoint.ca_path.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten();
+    let mut files: Vec<PathBuf> = listed
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_file())
+        .take(CA_FILES_MAX)
+        .collect();
+    files.sort();
+    files.extend(endpoint.ca_cert.clone());
+    files
 }
 
 /// Connects to one host whatever the URL says: for a certificate made out to another name.
@@ -150,9 +185,9 @@ impl Resolve for ConnectTo {
 
 /// How the PEM files are now.
 pub(super) fn stamps(endpoint: &ConsulEndpoint) -> Vec<Option<Stamp>> {
-    let ConsulEndpoint { ca_cert, client_cert, .. } = endpoint;
-    let pair = client_cert.iter().flat_map(|(cert, key)| [cert, key]);
-    pem::stamps(ca_cert.iter().chain(pair))
+    let files = ca_files(endpoint);
+    let pair = endpoint.client_cert.iter().flat_map(|(cert, key)| [cert, key]);
+    pem::stamps(files.iter().chain(pair))
 }
 
 fn read_pem(path: &Path) -> Result<Vec<u8>, ClientError> {

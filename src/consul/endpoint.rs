@@ -69,12 +69,16 @@ pub struct ConsulEndpoint {
     pub tls_verify: bool,
     /// `CONSUL_CACERT`: PEM file with the authorities to trust, instead of the system's.
     pub ca_cert: Option<PathBuf>,
+    /// `CONSUL_CAPATH`: a directory of such files.
+    pub ca_path: Option<PathBuf>,
     /// `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`: PEM files of our own certificate.
     pub client_cert: Option<(PathBuf, PathBuf)>,
     /// `CONSUL_TLS_SERVER_NAME`: the name to expect in its certificate.
     pub tls_server_name: Option<String>,
     /// `CONSUL_HTTP_TOKEN` or `CONSUL_HTTP_TOKEN_FILE`.
     pub token: SecretSource,
+    /// `CONSUL_HTTP_AUTH`: user and password for a proxy before Consul, with a colon between them.
+    pub http_auth: SecretSource,
     /// `CONSUL_NAMESPACE` (Enterprise). Sent only when set.
     pub namespace: Option<String>,
     /// `CONSUL_PARTITION` (Enterprise). Sent only when set.
@@ -88,9 +92,11 @@ impl Default for ConsulEndpoint {
             tls: false,
             tls_verify: true,
             ca_cert: None,
+            ca_path: None,
             client_cert: None,
             tls_server_name: None,
             token: SecretSource::None,
+            http_auth: SecretSource::None,
             namespace: None,
             partition: None,
         }

@@ -88,6 +88,14 @@ impl ConsulError {
                 "Consul does not know this token: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE is mistyped, of another \
                  cluster, or was deleted"
             }
+            Self::Denied { what, .. } if !is_consuls(what) => {
+                "these are not Consul's words: what stands before it asks for a login (CONSUL_HTTP_AUTH=USER:PASSWORD), \
+                 or CONSUL_HTTP_ADDR leads elsewhere"
+            }
+            Self::Denied { call, .. } if call.starts_with("GET ") => {
+                "check CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE against consul/reader-policy.hcl, and an agent's against \
+                 consul/agent-policy.hcl"
+            }
             Self::Denied { .. } => {
                 "check CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE against consul/agent-policy.hcl"
             }
@@ -120,6 +128,11 @@ impl ConsulError {
     }
 }
 
+/// It is Consul that denies: a proxy says other things, in HTML as a rule.
+fn is_consuls(what: &str) -> bool {
+    ["ermission denied", "ACL", "lacks permission"].iter().any(|words| what.contains(words))
+}
+
 /// A client that could not be made from its settings.
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -130,6 +143,12 @@ pub enum ClientError {
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
+    },
+    /// A file of authorities without a certificate: nothing would be trusted, without a reason that shows.
+    #[error("{} holds no certificate", path.display())]
+    NoCertificate {
+        /// The file, or the directory.
+        path: PathBuf,
     },
     /// The HTTP client refuses the settings.
     #[error("cannot set up the Consul client: {}", root_cause(.0))]

@@ -50,7 +50,25 @@ impl Consul {
         let ReadMode::Consistent = mode;
         let (path, query) = (keys_path(layout), [("recurse", ""), ("consistent", "")]);
         let answer = self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?;
-        Ok(Indexed { index: answer.index, value: in_answer(layout, clock, answer)? })
+        let (index, empty) = (answer.index, answer.status == StatusCode::NOT_FOUND);
+        if empty {
+            self.may_read(&layout.state()).await?;
+        }
+        Ok(Indexed { index, value: in_answer(layout, clock, answer)? })
+    }
+
+    /// Consul leaves out of a list what the token may not see, and so an empty list is no answer: of a single key it says
+    /// that it is denied.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn may_read(&self, key: &str) -> Result<(), ConsulError> {
+        let path = format!("/v1/kv/{key}");
+        let answer = self.call(Method::GET, &path, &[], None, CALL_TIMEOUT).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(());
+        }
+        answer.ok(&format!("GET {path}")).map(|_| ())
     }
 
     /// Sends one transaction; `fence` is the key whose new ModifyIndex is wanted. Never fails: what

@@ -56,7 +56,7 @@ const AWAITED_MAX: Duration = Duration::from_secs(60);
 const REACH_EVERY: Duration = Duration::from_secs(5);
 /// How long one attempt to reach it may take.
 const REACH_TIMEOUT: Duration = Duration::from_millis(500);
-/// Where a server that nobody else can reach may answer.
+/// Where a server answers that no other host can reach.
 const LOOPBACK: &str = "127.0.0.1";
 /// How long Consul may take to note it, and the last look before the server is told to stop: no program waits for that.
 const NOTE_TIMEOUT: Duration = Duration::from_millis(500);

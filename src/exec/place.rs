@@ -117,7 +117,7 @@ pub async fn find(
                 StartRole::Nowhere("the group belongs to another installation")
             }
             Ok(record) => match (place(record.as_ref(), own, &volume), record) {
-                (StartRole::BeingReplaced, Some(record))
+                (StartRole::BeingReplaced { .. }, Some(record))
                     if are_all_blank(config, group, consul, &record).await =>
                 {
                     StartRole::Nowhere("it was the last writer, and no Sentinel knows the group")

@@ -50,6 +50,7 @@ struct Metrics {
     names: Vec<String>,
     build: Gauges,
     healthy: Gauges,
+    degraded: Gauges,
     problem: Gauges,
     generation: Gauges,
     writer: Gauges,
@@ -128,7 +129,8 @@ impl Metrics {
         to.counted(meter);
         Self {
             build: to.gauge("build_info", "1, with the version of this agent"),
-            healthy: to.gauge("healthy", "1 when all is well with the group"),
+            healthy: to.gauge("healthy", "1 when the group has a writer and agents, as it should"),
+            degraded: to.gauge("degraded", "1 when it is healthy, and survives less than it could"),
             problem: to.gauge("problem", "1 while something of this kind is wrong"),
             generation: to.gauge("generation", "Number of the publication"),
             writer: to.gauge("writer", "1 for the published writer; none while there is none"),
@@ -161,6 +163,7 @@ impl Metrics {
     fn add(&self, status: &GroupStatus, meter: &Meter) {
         let group = || ("group", status.group.to_string());
         set(&self.healthy, vec![group()], bit(status.healthy));
+        set(&self.degraded, vec![group()], bit(status.degraded));
         for code in ProblemCode::ALL {
             let wrong = status.problems.iter().any(|problem| problem.code == code);
             set(&self.problem, vec![group(), ("code", code.as_str().to_owned())], bit(wrong));

@@ -105,7 +105,7 @@ impl ConsulSpec<'_> {
         }
         if let Some(token) = self.master_token {
             // `initial_management` since 1.11; `master` is what 1.8 knows, and both still take.
-            config["acl"] = json!({"enabled": true, "default_policy": "deny",
+            config["acl"] = json!({"enabled": true, "default_policy": "deny", "enable_key_list_policy": true,
                                    "tokens": {"master": token}});
         }
         config

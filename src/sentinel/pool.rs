@@ -15,6 +15,7 @@ use crate::consul::client::Consul;
 use crate::consul::sentinel_rows::SentinelNews;
 use crate::core::address::{Address, GroupName};
 use crate::core::observed::{Reading, SentinelAnswer};
+use crate::core::reasons::GaveUp;
 use crate::dns::Names;
 
 /// Sentinels watched at the most. More than that is a mistake in a name or a service.
@@ -67,6 +68,8 @@ pub enum PoolReport {
     Gone(Address),
     /// What is wrong with the login for the instances that one has or is to get.
     Login(Address, Option<String>),
+    /// One says that it has given up a failover.
+    GaveUp(Address, GaveUp),
 }
 
 /// Where the reports on each group's Sentinels go.
@@ -147,9 +150,15 @@ impl Pool {
     async fn pass_on(&self, report: SentinelReport, watched: &Watched, state: &mut PoolState) {
         let (SentinelReport::Answer { sentinel, .. }
         | SentinelReport::Inventory { sentinel, .. }
-        | SentinelReport::Login { sentinel, .. }) = &report;
+        | SentinelReport::Login { sentinel, .. }
+        | SentinelReport::GaveUp { sentinel, .. }) = &report;
         if !state.watchers.contains_key(sentinel) {
             // It is not watched any more, and the groups know: a late report would bring it back for good.
+            return;
+        }
+        if let SentinelReport::Answer { sentinel, reading, .. } = &report
+            && self.is_quiet(sentinel, reading.result.is_ok(), watched, state).await
+        {
             return;
         }
         match report {
@@ -183,10 +192,36 @@ impl Pool {
                     let _ = hearer.send(PoolReport::Login(sentinel, wrong)).await;
                 }
             }
+            SentinelReport::GaveUp { sentinel, group, why } => {
+                if let Some(hearer) = watched.groups.get(&group) {
+                    let _ = hearer.send(PoolReport::GaveUp(sentinel, why)).await;
+                }
+            }
             SentinelReport::Inventory { sentinel, groups } => {
                 let _ = self.news.try_send(SentinelNews::Monitors(sentinel, groups));
             }
         }
+    }
+
+    /// What is said of it is not passed on: it is one more address of a Sentinel, or of none. The groups hear no more of
+    /// it until it answers.
+    async fn is_quiet(
+        &self,
+        sentinel: &Address,
+        answers: bool,
+        watched: &Watched,
+        state: &mut PoolState,
+    ) -> bool {
+        if answers || !state.is_candidate(sentinel) {
+            state.quiet.remove(sentinel);
+            return false;
+        }
+        if state.quiet.insert(sentinel.clone()) {
+            for hearer in watched.groups.values() {
+                let _ = hearer.send(PoolReport::Gone(sentinel.clone())).await;
+            }
+        }
+        true
     }
 
     async fn adjust(
@@ -204,6 +239,7 @@ impl Pool {
         for address in gone {
             state.watchers.remove(&address);
             state.ids.remove(&address);
+            state.quiet.remove(&address);
             info!("Sentinel {address} is not named any more");
             for hearer in watched.groups.values() {
                 let _ = hearer.send(PoolReport::Gone(address.clone())).await;
@@ -271,7 +307,24 @@ struct PoolState {
     named: BTreeMap<Address, Instant>,
     ids: BTreeMap<Address, crate::core::observed::SentinelId>,
     watchers: BTreeMap<Address, Watcher>,
+    /// Those of whom the groups hear nothing.
+    quiet: BTreeSet<Address>,
     said_failures: Vec<String>,
+}
+
+impl PoolState {
+    /// It has never answered, no Sentinel names it, and another address of the same name has answered: a name's A and
+    /// AAAA are where its server may be, and not that many servers.
+    fn is_candidate(&self, sentinel: &Address) -> bool {
+        let name = self.found.get(sentinel).and_then(Option::as_ref);
+        let Some(name) = name.filter(|_| !self.ids.contains_key(sentinel)) else { return false };
+        let beside = |(other, under): (&Address, &Option<String>)| {
+            under.as_ref() == Some(name)
+                && other.port() == sentinel.port()
+                && self.ids.contains_key(other)
+        };
+        !self.named.contains_key(sentinel) && self.found.iter().any(beside)
+    }
 }
 
 #[cfg(test)]
@@ -319,6 +372,7 @@ mod tests {
                 process: None,
                 tilt: false,
                 group: None,
+                others: Vec::new(),
             });
             let reading = Box::new(Reading { asked: Mono(1), answered: Mono(2), result });
             SentinelReport::Answer { sentinel: sentinel.clone(), group: group.clone(), reading }
@@ -332,5 +386,26 @@ mod tests {
         state.watchers.insert(sentinel.clone(), Watcher { name: None, handle, _task });
         pool.pass_on(answer(), &watched, &mut state).await;
         assert!(matches!(hears.try_recv(), Ok(PoolReport::Answered(from, _)) if from == sentinel));
+    }
+
+    #[test]
+    fn addresses_of_one_name_are_candidates_until_they_answer() {
+        let at = |text: &str| text.parse::<Address>().unwrap();
+        let (four, six, other) =
+            (at("10.0.0.1:26379"), at("[fd00::1]:26379"), at("10.0.0.1:26380"));
+        let mut state = PoolState::default();
+        for address in [&four, &six, &other] {
+            state.found.insert(address.clone(), Some("s.test".to_owned()));
+        }
+        assert!(!state.is_candidate(&six), "none of them answers: any may be the one");
+        state.ids.insert(four.clone(), SentinelId("a".to_owned()));
+        assert!(state.is_candidate(&six));
+        assert!(!state.is_candidate(&four));
+        assert!(!state.is_candidate(&other), "another port is another Sentinel");
+        state.named.insert(six.clone(), Instant::now());
+        assert!(!state.is_candidate(&six), "the others name it");
+        let listed = at("10.0.0.9:26379");
+        state.found.insert(listed.clone(), None);
+        assert!(!state.is_candidate(&listed), "it was listed by its address");
     }
 }

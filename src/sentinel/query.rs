@@ -16,6 +16,10 @@ use crate::redis_link::{Link, LinkError, fields, info_fields, list, server_error
 
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
 pub const ROWS_MAX: usize = 256;
+/// Names of other groups that are kept of one Sentinel.
+const OTHERS_MAX: usize = 8;
+/// How old the last answer to a PING may be, at the least, of an instance that answers, in ms: Sentinel sends one a second.
+const PING_REPLY_AGE_MIN_MS: u64 = 2_500;
 
 /// What a Sentinel answers, from 7.0 on, that has done what it was told and could not write it into its config file
 /// (`docs/facts/sentinel.md` 16).
@@ -86,7 +90,8 @@ pub async fn ask(
         return Err(unexpected("five answers expected"));
     };
     let info = text(info).map_err(LinkError::Unexpected)?;
-    let tilt = info_fields(&info).get("sentinel_tilt").is_some_and(|tilt| *tilt != "0");
+    let fields = info_fields(&info);
+    let tilt = fields.get("sentinel_tilt").is_some_and(|tilt| *tilt != "0");
     let group = match primary {
         Value::Nil => None,
         Value::ServerError(error) => return Err(LinkError::Unexpected(server_error(error))),
@@ -94,8 +99,18 @@ pub async fn ask(
             Some(parse_group(primary, master, replicas, peers).map_err(LinkError::Unexpected)?)
         }
     };
+    let others = if group.is_none() { monitored(&fields) } else { Vec::new() };
     let Identity { id, process } = id.clone();
-    Ok(SentinelAnswer { id, process, tilt, group })
+    Ok(SentinelAnswer { id, process, tilt, group, others })
+}
+
+/// The groups that INFO names: `master0:name=mymaster,status=ok,...`.
+fn monitored(info: &BTreeMap<&str, &str>) -> Vec<GroupName> {
+    let is_row = |name: &str| {
+        name.strip_prefix("master").is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let rows = info.iter().filter(|(name, _)| is_row(name)).take(OTHERS_MAX);
+    rows.filter_map(|(_, row)| row.strip_prefix("name=")?.split(',').next()?.parse().ok()).collect()
 }
 
 /// The groups the Sentinel monitors.
@@ -132,6 +147,9 @@ pub async fn reconfigure(
         return Ok(None);
     }
     let name = group.as_str();
+    if let ReconfigureKind::Reboot(ms) = reconfigure.what {
+        return set_reboot(link, name, ms).await;
+    }
     let settings = reconfigure.settings;
     let mut commands = redis::pipe();
     if reconfigure.what == ReconfigureKind::Repoint {
@@ -163,7 +181,24 @@ fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
         }
         (ReconfigureKind::Settings, Some(group)) => !reconfigure.to_set(group.settings).is_empty(),
         (ReconfigureKind::Remove(_), _) => reconfigure.still_holds(now),
-        (ReconfigureKind::Repoint | ReconfigureKind::Settings, None) => false,
+        (ReconfigureKind::Reboot(_), Some(group)) => group.primary == reconfigure.primary,
+        (
+            ReconfigureKind::Repoint | ReconfigureKind::Settings | ReconfigureKind::Reboot(_),
+            None,
+        ) => false,
+    }
+}
+
+/// Sets how long a restarted primary may load. A Sentinel before 7.0 does not know the setting, and is left as it is.
+async fn set_reboot(link: &mut Link, name: &str, ms: u64) -> Result<Option<Done>, LinkError> {
+    const OPTION: &str = "master-reboot-down-after-period";
+    match link.call(&["SENTINEL", "SET", name, OPTION, &ms.to_string()]).await {
+        Ok(_) => Ok(Some(Done { set: Vec::new(), saved: true })),
+        Err(LinkError::Unexpected(error)) if error.contains(NOT_SAVED) => {
+            Ok(Some(Done { set: Vec::new(), saved: false }))
+        }
+        Err(LinkError::Unexpected(refused)) if refused.contains("Unknown option") => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -305,10 +340,19 @@ fn parse_replica(row: &BTreeMap<String, String>) -> Option<SentinelReplica> {
     let flags = flags(row);
     Some(SentinelReplica {
         address: address(row.get("ip")?, row.get("port")?).ok()?,
-        s_down: flags.contains(&"s_down"),
+        s_down: flags.contains(&"s_down") && !answers_with_an_error(row),
         promoted: flags.contains(&"promoted"),
         priority: row.get("slave-priority").and_then(|priority| priority.parse().ok()),
     })
+}
+
+/// It answers PING, and its answers do not count for Sentinel: all but PONG, LOADING and MASTERDOWN
+/// (`docs/facts/sentinel.md` 8).
+fn answers_with_an_error(row: &BTreeMap<String, String>) -> bool {
+    let ms = |name: &str| number(row, name).ok();
+    let (any, good) = (ms("last-ping-reply"), ms("last-ok-ping-reply"));
+    let recent = ms("down-after-milliseconds").unwrap_or_default().max(PING_REPLY_AGE_MIN_MS);
+    any.zip(good).is_some_and(|(any, good)| any < good && any < recent)
 }
 
 fn parse_peer(row: &BTreeMap<String, String>) -> Option<SentinelPeer> {
@@ -374,6 +418,7 @@ mod tests {
             process: None,
             tilt: false,
             group: Some(group),
+            others: Vec::new(),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::core::data_loss::Replace;
 use crate::core::group::Outcome;
 use crate::core::observed::{DownOpinion, Reading, SentinelAnswer};
 use crate::core::projection::Op;
+use crate::core::reasons::GaveUp;
 use crate::core::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::stale_peers::Forget;
 use crate::core::time::Mono;
@@ -166,6 +167,15 @@ pub enum SentinelReport {
         /// In a sentence.
         wrong: Option<String>,
     },
+    /// A Sentinel says that it has given up a failover. Nothing is decided by it: it is said.
+    GaveUp {
+        /// The Sentinel.
+        sentinel: Address,
+        /// The group.
+        group: GroupName,
+        /// Why.
+        why: GaveUp,
+    },
 }
 
 /// What a watcher needs. It may change while one watches: connections that are open stay as they are.
@@ -201,6 +211,10 @@ fn say_reconfigured(group: &GroupName, reconfigure: &Reconfigure, done: &Done) {
                 done.set.iter().map(|(name, value)| format!("{name} {value}")).collect();
             info!("{group}: reconfigured Sentinel {sentinel}: {}", set.join(", "));
         }
+        ReconfigureKind::Reboot(ms) => info!(
+            "{group}: told Sentinel {sentinel} that a restarted primary may load for {ms} ms \
+             (master-reboot-down-after-period)"
+        ),
     }
 }
 
@@ -223,7 +237,7 @@ pub async fn watch_sentinel(
     reports: mpsc::Sender<SentinelReport>,
 ) {
     let (hint, mut hints) = mpsc::channel(HINTS_MAX);
-    let listener = listen(sentinel.clone(), name.clone(), live.clone(), hint);
+    let listener = listen(sentinel.clone(), name.clone(), live.clone(), hint, reports.clone());
     let _listener = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(listener));
     let settings = live.borrow_and_update().clone().expecting(name.as_deref());
     let mut watcher = Watcher {
@@ -515,7 +529,7 @@ impl Watcher {
             return Ok(true);
         }
         let (_, id) = self.link().await.map_err(|error| error.to_string())?;
-        let key = giving.layout.login_given(id);
+        let key = giving.layout.login_given(&id.id);
         let noted = self.consul.key(&key).await.map_err(|error| error.to_string())?.is_some();
         if noted {
             self.logins.entry(group.clone()).or_default().given = Some(true);
@@ -529,7 +543,7 @@ impl Watcher {
             return;
         }
         let Ok((_, id)) = self.link().await else { return };
-        let op = Op::KeySet { key: giving.layout.login_given(id), value: "given".to_owned() };
+        let op = Op::KeySet { key: giving.layout.login_given(&id.id), value: "given".to_owned() };
         match self.consul.txn(&[op], "").await {
             Outcome::Committed { .. } => {
                 self.logins.entry(group.clone()).or_default().given = Some(true);
@@ -644,7 +658,7 @@ impl Watcher {
             return self.remove(group, reconfigure).await;
         }
         let login = match reconfigure.what {
-            ReconfigureKind::Settings => None,
+            ReconfigureKind::Settings | ReconfigureKind::Reboot(_) => None,
             _ => match self.login_for(group, reconfigure).await {
                 Ok(login) => login,
                 Err(wrong) => return self.report_login(group, wrong).await,
@@ -780,6 +794,7 @@ async fn listen(
     name: Option<String>,
     live: watch::Receiver<WatchSettings>,
     hint: mpsc::Sender<GroupName>,
+    reports: mpsc::Sender<SentinelReport>,
 ) {
     let mut retry = Retry::reconnecting();
     loop {
@@ -791,7 +806,7 @@ async fn listen(
                 for group in &settings.groups {
                     let _ = hint.try_send(group.clone());
                 }
-                forward(events, &sentinel, &live, &hint).await;
+                forward(events, &sentinel, &live, &hint, &reports).await;
             }
             Err(error) => debug!(%sentinel, %error, "cannot subscribe"),
         }
@@ -807,6 +822,7 @@ async fn forward(
     sentinel: &Address,
     live: &watch::Receiver<WatchSettings>,
     hint: &mpsc::Sender<GroupName>,
+    reports: &mpsc::Sender<SentinelReport>,
 ) {
     let (mut sink, mut stream) = events.split();
     let mut ping = ticks_every(SUBSCRIPTION_PING);
@@ -818,8 +834,13 @@ async fn forward(
                 let Some(message) = message else { return };
                 let payload = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
                 debug!(%sentinel, event = message.get_channel_name(), payload);
+                let why = GaveUp::of_event(message.get_channel_name());
                 for group in groups_of(&payload, &live.borrow().groups) {
                     let _ = hint.try_send(group.clone());
+                    if let Some(why) = why {
+                        let (sentinel, group) = (sentinel.clone(), group.clone());
+                        let _ = reports.try_send(SentinelReport::GaveUp { sentinel, group, why });
+                    }
                 }
             }
             _ = ping.tick() => {

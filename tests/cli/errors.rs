@@ -82,7 +82,7 @@ const FLAGS: &[Mistake] = &[
         &[],
         64,
         "error: invalid value 'speed=1' for '[KEY=VALUE]...': `speed` is none of quorum, down_after, failover_timeout, \
-         parallel_syncs",
+         parallel_syncs, reboot_down_after",
     ),
     mistake(
         &["config", "redis", "quorum"],

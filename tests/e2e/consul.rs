@@ -149,6 +149,15 @@ async fn our_policies_are_enough_where_consul_denies_by_default(consul_servers: 
     // A reader reads, and no more.
     let status = run(&world, &["status"], &[("CONSUL_HTTP_TOKEN", &reads)]);
     assert!(text(&status).contains("watched by: agent-0"), "{}", text(&status));
+    let history = run(&world, &["history", "redis"], &[("CONSUL_HTTP_TOKEN", &reads)]);
+    assert_eq!(history.status.code(), Some(0), "{}", text(&history));
+    // Without a token Consul shows an empty list, which is no answer.
+    for args in [&["status"][..], &["history", "redis"], &["wait", "redis", "--timeout", "5s"]] {
+        let blind = run(&world, args, &[("CONSUL_HTTP_TOKEN", "")]);
+        let said = text(&blind);
+        assert_eq!(blind.status.code(), Some(77), "{args:?}: {said}");
+        assert!(said.contains("consul/reader-policy.hcl"), "{args:?}: {said}");
+    }
     let retire = run(&world, &["retire", "redis", "--force"], &[("CONSUL_HTTP_TOKEN", &reads)]);
     assert_eq!(retire.status.code(), Some(77), "{}", text(&retire));
     let reader = world.consul.client_with(Some(&reads)).unwrap();

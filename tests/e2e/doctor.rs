@@ -67,6 +67,8 @@ async fn well(spec: WorldSpec) -> (World, Vec<Process>, String) {
     let running = agents(&world, 2, &[]);
     let writer = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
+    let kept = run(&world, &["config", "redis", "reboot_down_after=3s"], &[]);
+    assert_eq!(kept.status.code(), Some(0), "{}", text(&kept));
     (world, running, writer)
 }
 

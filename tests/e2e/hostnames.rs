@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// A hosts file that this thread, and whatever it starts, sees as the system's. The system keeps its own.
-fn own_hosts_file(dir: &Path) -> PathBuf {
+pub fn own_hosts_file(dir: &Path) -> PathBuf {
     let path = dir.join("hosts");
     std::fs::write(&path, "127.0.0.1 localhost\n").unwrap();
     let none = None::<&Path>;

@@ -31,6 +31,7 @@ mod identity;
 mod ipv6;
 mod logins;
 mod maintenance;
+mod name_server;
 mod names;
 #[path = "../netns/namespace.rs"]
 #[expect(dead_code, reason = "the switch and its hosts are of tests/netns")]
@@ -44,6 +45,7 @@ mod prometheus;
 #[path = "../shared/promises.rs"]
 mod promises;
 mod proxies;
+mod reach;
 mod refusals;
 mod reload;
 mod relocated;

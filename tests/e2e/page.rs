@@ -327,6 +327,7 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
         group: group.clone(),
         name: "redis-primary.service.consul".to_owned(),
         healthy: false,
+        degraded: false,
         consul_read: true,
         problems: vec![ProblemCode::NoWriter.says(words)],
         writer: None,

@@ -247,7 +247,7 @@ async fn settings_reach_all_sentinels_and_stay() {
     };
     let (code, shown) = config(&[]);
     assert_eq!(code, Some(0), "{shown}");
-    assert!(shown.contains("down_after       (as each Sentinel has it)"), "{shown}");
+    assert!(shown.contains("down_after        (as each Sentinel has it)"), "{shown}");
     for bad in ["quorum=0", "quorum=many", "down_after=5", "colour=red", "quorum"] {
         assert_eq!(config(&[bad]).0, Some(64), "{bad}");
     }
@@ -267,7 +267,7 @@ async fn settings_reach_all_sentinels_and_stay() {
     assert!(log.contains("its settings: down-after-milliseconds 2300"), "{log}");
     let (code, shown) = config(&["down_after="]);
     assert_eq!(code, Some(0), "{shown}");
-    assert!(shown.contains("down_after       (as each Sentinel has it)"), "{shown}");
+    assert!(shown.contains("down_after        (as each Sentinel has it)"), "{shown}");
     let (code, shown) = config(&["down_after=1100ms"]);
     assert_eq!(code, Some(0), "{shown}");
     assert!(shown.contains("warning: down_after 1100ms is so short that Sentinel"), "{shown}");

@@ -107,6 +107,16 @@ pub const ALL_FORGOTTEN: Promise = Promise {
     held_by: &["a_group_that_all_sentinels_have_forgotten_is_led_again"],
 };
 
+/// Rows that a clean-up job has swept.
+pub const SWEPT: Promise = Promise {
+    page: GUARANTEES,
+    says: "1 s",
+    what: "from when the group's node is deregistered until the name answers again",
+    at_least_ms: 0,
+    within_ms: 1_000,
+    held_by: &["a_node_that_is_swept_is_back_within_a_second_and_the_log_says_what_was_swept"],
+};
+
 /// A primary that dies before any Sentinel knows its replicas.
 pub const DIED_FIRST: Promise = Promise {
     page: GUARANTEES,
@@ -250,11 +260,12 @@ pub const ALL_RESTARTED: Promise = Promise {
 };
 
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 15] = [
+pub const ALL: [(&str, &Promise); 18] = [
     ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
     ("FORGOTTEN", &FORGOTTEN),
     ("MOVED", &MOVED),
     ("MOVED_ALONE", &MOVED_ALONE),
+    ("SWEPT", &SWEPT),
     ("DIED_FIRST", &DIED_FIRST),
     ("EMPTIED", &EMPTIED),
     ("EMPTIED_ALONE", &EMPTIED_ALONE),

@@ -12,7 +12,7 @@ const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// How far an agent's clock may be ahead of ours.
 const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(5);
 /// What `status` finds wrong and another check says, with evidence.
-const SAID_ELSEWHERE: [ProblemCode; 11] = [
+const SAID_ELSEWHERE: [ProblemCode; 14] = [
     ProblemCode::ServiceTaken,
     ProblemCode::ForeignNode,
     ProblemCode::SameSentinelId,
@@ -24,6 +24,9 @@ const SAID_ELSEWHERE: [ProblemCode; 11] = [
     ProblemCode::DnsSilent,
     ProblemCode::InstanceSilent,
     ProblemCode::InstanceRefuses,
+    ProblemCode::InstanceDown,
+    ProblemCode::CannotSave,
+    ProblemCode::SentinelsMissing,
 ];
 
 pub(super) const CHECKS: &[Check] = &[watching, healthy, keys, flapping, clock, unread];

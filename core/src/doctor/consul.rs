@@ -155,6 +155,15 @@ fn foreign_rows(facts: &Facts<'_>) -> Vec<Finding> {
         let text = format!("another program registers {} at {}", row.service, row.address);
         let read = format!("service {}, id {}, tags {:?}", row.service, row.id, row.tags);
         let evidence = vec![seen(format!("Consul's node {}", row.node), read)];
+        // What another group's agents publish is not to be taken from its clients.
+        if let Some(group) = row.group.as_deref().filter(|group| *group != facts.group()) {
+            let text = format!("{} is published by the agents of the group {group}", row.service);
+            let mend = format!(
+                "--group {group}, if that is the group you mean; else another service: --group {}=NAME",
+                facts.group()
+            );
+            return FindingCode::ForeignRow.found(text, evidence, mend);
+        }
         let mend = format!("consul services deregister -id={}, on that node", row.id);
         FindingCode::ForeignRow.found(text, evidence, mend)
     };

@@ -169,6 +169,8 @@ pub struct ConsulRow {
     pub tags: Vec<String>,
     /// The worst of its checks: `passing`, `warning` or `critical`.
     pub status: String,
+    /// The group that an agent has published it for, as its metadata says.
+    pub group: Option<String>,
 }
 
 /// A right that an agent needs.

@@ -80,14 +80,44 @@ fn answers<'a>(facts: &Facts<'a>) -> impl Iterator<Item = (&'a Address, &'a Inst
 }
 
 fn not_ready(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut findings = loading_writer(facts);
     let waiting = answers(facts).filter(|(at, _)| facts.view.writer() != Some(at));
     let say = |(at, answer): (&Address, &InstanceAnswer)| {
         let why = answer.not_ready.as_ref()?;
+        if answer.cannot_save() {
+            let text = format!(
+                "{at} cannot save its data, refuses PING with it, and is called down by the Sentinels: no failover selects it"
+            );
+            let mend = "look at its disk and its log; PING answers again after the next BGSAVE that succeeds";
+            return Some(FindingCode::InstanceNotReady.found(text, vec![seen(at, why)], mend));
+        }
         let text = format!("{at} is not ready for commands");
         let mend = redis_cli(at, "INFO persistence");
         Some(FindingCode::InstanceNotReady.found(text, vec![seen(at, why)], mend))
     };
-    waiting.filter_map(say).collect()
+    findings.extend(waiting.filter_map(say));
+    findings
+}
+
+/// Sentinels take `LOADING` for a good answer, and wait for as long as it takes.
+fn loading_writer(facts: &Facts<'_>) -> Vec<Finding> {
+    let writer = facts.view.writer().and_then(|at| Some((at, facts.view.instance(at)?)));
+    let loads = writer.and_then(|(at, answer)| Some((at, answer.not_ready.as_ref()?)));
+    let Some((at, why)) = loads.filter(|(_, why)| why.contains("LOADING")) else {
+        return Vec::new();
+    };
+    let text = format!(
+        "the writer {at} loads its data and refuses every command: the Sentinels wait for it"
+    );
+    let group = facts.group();
+    let now = facts.groups().next().map(|(sentinel, ..)| {
+        redis_cli(sentinel, format!("SENTINEL FAILOVER {group} (it replaces it now, for as long as the replicas have had no link for less than ten times down-after-milliseconds); "))
+    });
+    let mend = format!(
+        "{}consul-redis config {group} reboot_down_after=3s, so that they do so themselves the next time",
+        now.unwrap_or_default()
+    );
+    vec![FindingCode::InstanceNotReady.found(text, vec![seen(at, why)], mend)]
 }
 
 fn second_primary(facts: &Facts<'_>) -> Vec<Finding> {

@@ -84,6 +84,8 @@ codes! {
     Tilt "tilt" Error;
     /// Several Sentinels have one id: their config was copied.
     SameSentinelId "same-sentinel-id" Error;
+    /// The Sentinels know no replica of a primary that is gone, and instances that they do not know hold its data.
+    ReplicasForgotten "replicas-forgotten" Error;
     /// Names are announced that a Sentinel does not look up.
     NamesNotResolved "names-not-resolved" Error;
     /// The login that Sentinels are to have for the instances is refused, or cannot be stored.
@@ -134,6 +136,8 @@ codes! {
     SentinelVersion "sentinel-version" Warning;
     /// So long that writes fail for longer than they have to.
     DownAfterLong "down-after-long" Hint;
+    /// A restarted primary may load for ever, and no failover begins.
+    RebootUnbounded "reboot-unbounded" Hint;
     /// So long that the second attempt comes late.
     FailoverTimeoutLong "failover-timeout-long" Hint;
 

@@ -1,10 +1,11 @@
 //! The Sentinels: whether they could fail over, and agree.
 
 use super::{Check, Facts, Finding, FindingCode, Observation, differing, redis_cli, seen, version};
-use crate::address::Address;
+use crate::address::{Address, GroupName};
 use crate::election::copies;
 use crate::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
 use crate::policy::WantedQuorum;
+use crate::relocated::stranded;
 
 /// Below this little is left beside the second that a Sentinel lets pass after a switch, in ms
 /// (`docs/facts/sentinel.md` 13).
@@ -31,10 +32,12 @@ pub(super) const CHECKS: &[Check] = &[
     names_not_resolved,
     silent,
     lacks_group,
+    replicas_forgotten,
     count_differs,
     how_many,
     settings_differ,
     times,
+    reboot_unbounded,
     not_kept,
     ghost_replicas,
     names_mixed,
@@ -283,16 +286,58 @@ fn silent(facts: &Facts<'_>) -> Vec<Finding> {
     silent.map(say).collect()
 }
 
+/// `SENTINEL RESET` while the primary was dead: a Sentinel finds replicas through the primary alone.
+fn replicas_forgotten(facts: &Facts<'_>) -> Vec<Finding> {
+    let view = facts.view;
+    let Some((best, answer)) = stranded(view) else { return Vec::new() };
+    let mut evidence: Vec<Observation> = facts
+        .groups()
+        .map(|(at, _, group)| {
+            let count = group.replicas.len();
+            seen(at, format!("{} is down, {count} replicas", group.monitored))
+        })
+        .collect();
+    let answers = view.observed.instances.keys().filter_map(|at| Some((at, view.instance(at)?)));
+    evidence.extend(answers.map(|(at, answer)| seen(at, format!("offset {}", answer.offset))));
+    let Some(settings) = facts.groups().map(|(_, _, group)| group.settings).next() else {
+        return Vec::new();
+    };
+    let SentinelSettings { quorum, down_after_ms, failover_timeout_ms, parallel_syncs, .. } =
+        settings;
+    let (group, host, port) = (facts.group(), best.host(), best.port());
+    let text = format!(
+        "the Sentinels know no replica of the primary, which is gone; {best} holds the most of its data (offset {})",
+        answer.offset
+    );
+    let mend = format!(
+        "{}; then on every Sentinel: SENTINEL REMOVE {group}, SENTINEL MONITOR {group} {host} {port} {quorum}, and what \
+         it had before: SENTINEL SET {group} down-after-milliseconds {down_after_ms} failover-timeout {failover_timeout_ms} \
+         parallel-syncs {parallel_syncs}, and auth-pass and auth-user where there are any",
+        redis_cli(best, "REPLICAOF NO ONE")
+    );
+    vec![FindingCode::ReplicasForgotten.found(text, evidence, mend)]
+}
+
 fn lacks_group(facts: &Facts<'_>) -> Vec<Finding> {
     let lacking = facts.view.sentinels().filter(|(_, answer)| answer.group.is_none());
-    let say = |(at, _): (&Address, &SentinelAnswer)| {
+    let say = |(at, answer): (&Address, &SentinelAnswer)| {
         let text = format!("{at} does not know the group {}", facts.group());
-        let evidence = vec![seen(at, "SENTINEL GET-MASTER-ADDR-BY-NAME: nothing")];
+        let mut evidence = vec![seen(at, "SENTINEL GET-MASTER-ADDR-BY-NAME: nothing")];
         let monitor =
             facts.view.writer().zip(facts.groups().next()).map(|(writer, (_, _, group))| {
                 let (host, port, quorum) = (writer.host(), writer.port(), group.settings.quorum);
                 format!("SENTINEL MONITOR {} {host} {port} {quorum}", facts.group())
             });
+        // Where none knows it, it is called something else more likely than it is missing.
+        let others: Vec<&str> = answer.others.iter().map(GroupName::as_str).collect();
+        if !others.is_empty() && facts.groups().next().is_none() {
+            evidence.push(seen(at, format!("INFO sentinel: {}", others.join(", "))));
+            let mend = format!(
+                "name the group as the Sentinels know it: --group {}",
+                others.join(" or --group ")
+            );
+            return FindingCode::SentinelLacksGroup.found(text, evidence, mend);
+        }
         let mend =
             monitor.map_or_else(|| "publish the group first".to_owned(), |m| redis_cli(at, m));
         FindingCode::SentinelLacksGroup.found(text, evidence, mend)
@@ -409,6 +454,27 @@ fn times(facts: &Facts<'_>) -> Vec<Finding> {
     .filter(|(_, _, evidence, _)| !evidence.is_empty())
     .map(|(code, text, evidence, command)| code.found(text, evidence, config(facts, command)))
     .collect()
+}
+
+/// Sentinels since 7.0 can give up on a primary that loads for long, and do not by themselves. What they have is shown by
+/// none of them (`docs/facts/sentinel.md` 16).
+fn reboot_unbounded(facts: &Facts<'_>) -> Vec<Finding> {
+    let able = |more: &super::SentinelFacts| {
+        let version = more.version.as_ref().ok().and_then(|text| version(text));
+        version.is_some_and(|(major, ..)| major >= 7)
+    };
+    let store = facts.view.observed.store.as_ref();
+    let Some(Ok(shared)) = store.map(|store| &store.config) else { return Vec::new() };
+    let kept = shared.reboot_down_after_ms.or(facts.view.policy.settings.reboot_down_after_ms);
+    let able: Vec<&Address> =
+        facts.sentinels.iter().filter(|(_, more)| able(more)).map(|(at, _)| at).collect();
+    if kept.is_some() || able.is_empty() {
+        return Vec::new();
+    }
+    let evidence = vec![seen(format!("key {}", facts.layout.config()), "no reboot_down_after")];
+    let text = "a primary that is restarted may load its data for as long as it likes: the Sentinels wait for it \
+                (master-reboot-down-after-period, which they do not show, is 0 unless it was set)";
+    vec![FindingCode::RebootUnbounded.found(text, evidence, config(facts, "reboot_down_after=3s"))]
 }
 
 /// What was given to the whole group, and some Sentinel has otherwise.

@@ -2,7 +2,7 @@
 
 use super::super::action::{Purpose, Write};
 use super::super::observed::{StoreAnswer, StoredState};
-use super::super::projection::project;
+use super::super::projection::{Op, project};
 use super::super::record::{Change, Record, Timeline};
 use super::super::time::{Mono, Now};
 use super::narrate::say;
@@ -13,6 +13,8 @@ pub const REFUSED_PAUSE_MS: u64 = 2_000;
 /// Without an outcome for this long a write counts as unanswered, in ms. Longer than any deadline of
 /// the client, so it only ends a wait for an answer that was lost inside the agent.
 pub const WRITE_ANSWER_MAX_MS: u64 = 20_000;
+/// Rows and keys that are named when they were put back.
+const PUT_BACK_NAMED_MAX: usize = 4;
 /// How long after it was decided a Sentinel is still made to forget, in ms.
 pub const FORGET_WITHIN_MS: u64 = 5_000;
 /// How long after it was decided a Sentinel is still asked for a failover, in ms: twice this is less than
@@ -91,7 +93,7 @@ impl GroupLoop {
         out: &mut Vec<Output>,
     ) {
         let InFlight { write, sent, .. } = flight;
-        let Write { purpose, record, history, forget, replace, .. } = write;
+        let Write { purpose, record, history, forget, replace, ops, .. } = write;
         let known = self.observed.store.as_ref().map_or(0, |store| store.state_index);
         if index < known && record.is_some() {
             // It was applied, and another agent has written after it.
@@ -107,7 +109,9 @@ impl GroupLoop {
         }
         let Some(record) = record else {
             self.memory.repaired = Some(now.mono);
-            let text = format!("{}: put back rows or keys that were changed", self.policy.group);
+            let group = &self.policy.group;
+            let what = put_back(&ops);
+            let text = format!("{group}: put back rows or keys that were changed: {what}");
             out.push(say(LogLevel::Info, text));
             out.push(Output::ReadRows);
             return;
@@ -180,4 +184,19 @@ impl GroupLoop {
     pub(super) fn leader_spoke(&mut self, asked: Mono) {
         self.in_flight.take_if(|flight| flight.unanswered.is_some_and(|since| since <= asked));
     }
+}
+
+/// What a repair has put back, in words: `node redis-ha-redis, redis-primary, key primary, and 3 more`.
+fn put_back(ops: &[Op]) -> String {
+    let name = |op: &Op| match op {
+        Op::NodeSet { node, .. } | Op::NodeDelete { node } => Some(format!("node {node}")),
+        Op::ServiceSet { id, .. } | Op::ServiceDelete { id, .. } => Some(format!("service {id}")),
+        Op::CheckSet { id, .. } => Some(format!("check of {id}")),
+        Op::KeySet { key, .. } => Some(format!("key {key}")),
+        Op::KeyCas { .. } | Op::KeyCheckIndex { .. } | Op::KeyDeleteTree { .. } => None,
+    };
+    let all: Vec<String> = ops.iter().filter_map(name).collect();
+    let more = all.len().saturating_sub(PUT_BACK_NAMED_MAX);
+    let named = all.into_iter().take(PUT_BACK_NAMED_MAX).collect::<Vec<_>>().join(", ");
+    if more == 0 { named } else { format!("{named}, and {more} more") }
 }

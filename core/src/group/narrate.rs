@@ -2,24 +2,62 @@
 
 use std::collections::BTreeSet;
 
+use std::collections::BTreeMap;
+
 use super::super::action::Purpose;
 use super::super::address::Address;
 use super::super::decide::Decision;
 use super::super::election::Tally;
 use super::super::publication::{KeepReason, Verdict};
 use super::super::record::{Record, Timeline};
+use super::super::status::{Problem, ProblemCode};
 use super::super::time::{Mono, Now};
 use super::super::writer::writer_test;
-use super::{GroupLoop, LogLevel, LogLine, Output, Problem, ProblemCode};
+use super::{GroupLoop, LogLevel, LogLine, Output};
 
 /// How long the same obstacle must stand before it is worth a warning, in ms.
 pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
 
+/// How often it is looked whether a problem is to be said, in ms.
+const PROBLEMS_EVERY_MS: u64 = 1_000;
+/// The problems that no reason of a decision says, and that a person should look at.
+const SAID: [ProblemCode; 4] = [
+    ProblemCode::WriterFails,
+    ProblemCode::NoMajority,
+    ProblemCode::NoReplicas,
+    ProblemCode::CannotSave,
+];
+
 /// What stands in the way.
 pub(super) struct Obstacle {
-    pub(super) text: String,
+    /// The text without its numbers: those may change while it stays what it is.
+    pub(super) kind: String,
     pub(super) since: Mono,
     pub(super) said: bool,
+}
+
+/// Problems that are said in the log, each once.
+#[derive(Default)]
+pub(super) struct Noted {
+    at: Mono,
+    open: BTreeMap<(ProblemCode, String), (Mono, bool)>,
+}
+
+impl Noted {
+    /// It is time to look for problems again.
+    pub(super) fn is_due(&self, now: Now) -> bool {
+        now.mono - self.at >= PROBLEMS_EVERY_MS
+    }
+}
+
+/// The text with a place for each number: a count of keys that grows is no other obstacle. Addresses stay as they are.
+pub(super) fn kind_of(text: &str) -> String {
+    let number = |word: &str| {
+        let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());
+        !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let words = text.split_whitespace().map(|word| if number(word) { "#" } else { word });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 impl GroupLoop {
@@ -140,33 +178,40 @@ impl GroupLoop {
             }
             return;
         };
-        if self.obstacle.is_none() {
-            self.obstacle = Some(Obstacle { text: text.clone(), since: now.mono, said: false });
+        let kind = kind_of(&text);
+        if self.obstacle.as_ref().is_none_or(|obstacle| obstacle.kind != kind) {
+            self.obstacle = Some(Obstacle { kind, since: now.mono, said: false });
         }
         let Some(obstacle) = self.obstacle.as_mut() else { return };
-        let is_another = counts_aside(&obstacle.text) != counts_aside(&text);
-        if !is_another {
-            // Clients write to it, and it is the same one.
-            obstacle.text.clone_from(&text);
-        }
-        if is_another {
-            obstacle.text.clone_from(&text);
-            obstacle.since = now.mono;
-            obstacle.said = false;
-        }
         if !obstacle.said && now.mono - obstacle.since >= OBSTACLE_SAID_AFTER_MS {
             obstacle.said = true;
             out.push(say(LogLevel::Warn, text));
         }
     }
-}
 
-/// The text without how many keys there are: that changes with each write, and the obstacle does not.
-fn counts_aside(text: &str) -> Vec<&str> {
-    let words: Vec<&str> = text.split(' ').collect();
-    let is_count = |index: usize| words.get(index + 1).is_some_and(|next| next.starts_with("keys"));
-    let kept = words.iter().enumerate().filter(|(index, _)| !is_count(*index));
-    kept.map(|(_, word)| *word).collect()
+    /// Says each problem of [`SAID`] once it has lasted, and that it is over.
+    pub(super) fn note_problems(&mut self, found: Vec<Problem>, now: Now, out: &mut Vec<Output>) {
+        let group = &self.policy.group;
+        let found = found.into_iter().filter(|problem| SAID.contains(&problem.code));
+        let texts: BTreeMap<(ProblemCode, String), String> =
+            found.map(|problem| ((problem.code, kind_of(&problem.text)), problem.text)).collect();
+        let noted = &mut self.noted;
+        noted.at = now.mono;
+        noted.open.retain(|(code, kind), (_, said)| {
+            let stays = texts.contains_key(&(*code, kind.clone()));
+            if *said && !stays && texts.keys().all(|(other, _)| other != code) {
+                out.push(say(LogLevel::Info, format!("{group}: {} is over", code.as_str())));
+            }
+            stays
+        });
+        for (key, text) in texts {
+            let (since, said) = noted.open.entry(key).or_insert((now.mono, false));
+            if !*said && now.mono - *since >= OBSTACLE_SAID_AFTER_MS {
+                *said = true;
+                out.push(say(LogLevel::Warn, format!("{group}: {text}")));
+            }
+        }
+    }
 }
 
 impl GroupLoop {

@@ -10,7 +10,7 @@ use consul_redis_core::doctor::{
 };
 use consul_redis_core::name_check::DnsAnswer;
 use consul_redis_core::observed::{
-    ConnectedReplica, InstanceAnswer, Role, SentinelGroup, StoreAnswer,
+    ConnectedReplica, DownOpinion, InstanceAnswer, Role, SentinelGroup, StoreAnswer,
 };
 use consul_redis_core::record::{Change, InstanceRecord, PublishedRole, Timeline};
 use consul_redis_core::status::{Problem, ProblemCode};
@@ -89,6 +89,7 @@ fn row(service: &str, address: &str) -> ConsulRow {
         address: address.to_owned(),
         tags: Vec::new(),
         status: "passing".to_owned(),
+        group: Some("redis".to_owned()),
     }
 }
 
@@ -146,6 +147,7 @@ impl World {
             });
         }
         world.store().agents = ["agent-0", "agent-1"].map(str::to_owned).into();
+        world.scene.policy.settings.reboot_down_after_ms = Some(5_000);
         world
     }
 
@@ -189,8 +191,9 @@ impl World {
 
     /// So many Sentinels, alike.
     fn count(&mut self, count: usize) {
-        let agents = self.store().agents.clone();
+        let (agents, policy) = (self.store().agents.clone(), self.scene.policy.clone());
         self.scene = Scene::healthy(count);
+        self.scene.policy.settings = policy.settings;
         self.store().agents = agents;
         for index in 0..count {
             self.sentinel(index, |group| group.settings.down_after_ms = 1_500);
@@ -253,6 +256,21 @@ const SENTINEL_FAULTS: &[(FindingCode, Fault)] = &[
     (FindingCode::SentinelsDisagree, |w| w.change(|scene| scene.naming(&[2], B, 1))),
     (FindingCode::SameSentinelId, |w| {
         w.change(|scene| scene.answer(1, |answer| answer.id = crate::scene::id(0)));
+    }),
+    (FindingCode::ReplicasForgotten, |w| {
+        w.every_sentinel(|group| {
+            group.replicas.clear();
+            group.down = DownOpinion::Subjective;
+        });
+        for address in [B, C] {
+            let mut orphan = replica(1, A);
+            orphan.role = Role::Replica { of: at(A), link_up: false };
+            w.scene.set_instance(address, orphan);
+        }
+        let agents = w.store().agents.clone();
+        w.change(|scene| scene.published(|record| record.writer = None).dead(A));
+        w.store().agents = agents;
+        w.names.clear();
     }),
     (FindingCode::Tilt, |w| w.change(|scene| scene.answer(1, |answer| answer.tilt = true))),
     (FindingCode::NamesNotResolved, |w| {
@@ -338,6 +356,9 @@ const SENTINEL_FAULTS: &[(FindingCode, Fault)] = &[
     }),
     (FindingCode::DownAfterLong, |w| {
         w.every_sentinel(|group| group.settings.down_after_ms = 30_000)
+    }),
+    (FindingCode::RebootUnbounded, |w| {
+        w.scene.policy.settings.reboot_down_after_ms = None;
     }),
     (FindingCode::FailoverTimeoutLong, |w| {
         w.every_sentinel(|group| group.settings.failover_timeout_ms = 180_000);
@@ -518,12 +539,13 @@ fn codes(findings: &[Finding]) -> Vec<FindingCode> {
     findings.iter().map(|finding| finding.code).collect()
 }
 
-/// Sentinels that do not know the group are no majority, and a fault each.
+/// Sentinels that do not know the group are no majority, and a fault each; replicas of a dead primary have no link.
 fn besides(code: FindingCode) -> &'static [FindingCode] {
     match code {
         FindingCode::NoMajority => {
             &[FindingCode::SentinelLacksGroup, FindingCode::SentinelLacksGroup]
         }
+        FindingCode::ReplicasForgotten => &[FindingCode::LinkDown, FindingCode::LinkDown],
         _ => &[],
     }
 }

@@ -129,7 +129,11 @@ fn a_group_that_consul_or_a_sentinel_knows_is_not_bootstrapped() {
     off.policy.bootstrap = false;
     assert!(off.keeps().contains("bootstrap = false"), "{}", off.keeps());
     let observer = unknown(&[]);
-    assert!(observer.keeps().contains("no Sentinel that knows the group"), "{}", observer.keeps());
+    assert!(
+        observer.keeps().contains("Sentinels answer; none knows `redis`"),
+        "{}",
+        observer.keeps()
+    );
 }
 
 #[test]

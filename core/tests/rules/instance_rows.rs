@@ -1,13 +1,18 @@
 //! Which instances have a row, and what each is published as.
 
 use consul_redis_core::action::Purpose;
-use consul_redis_core::observed::{FailoverPhase, InstanceAnswer, Role, SentinelReplica};
+use consul_redis_core::health::{is_ready, serves};
+use consul_redis_core::observed::{
+    DownOpinion, FailoverPhase, InstanceAnswer, Role, SentinelReplica,
+};
 use consul_redis_core::projection::Op;
 use consul_redis_core::record::{Basis, InstanceRecord, PublishedRole, Record};
+use consul_redis_core::relocated::stranded;
+use consul_redis_core::status::{GroupStatus, ProblemCode, assess};
 use consul_redis_core::switchover::prepare;
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica};
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, layout, primary, promoted_b, replica};
 
 const D: &str = "10.0.0.4:6379";
 
@@ -115,6 +120,66 @@ fn an_instance_that_no_sentinel_names_loses_its_row() {
     );
     let scene = scene.lasting(15_000);
     assert_eq!(scene.rows(), [format!("{A} primary"), format!("{B} replica")]);
+    // One that follows the writer, and says so, is known without them.
+    let lives = scene.instance(C, replica(1, A));
+    assert!(lives.decision().actions().is_empty(), "{:?}", lives.decision());
+}
+
+/// Every Sentinel was reset as the primary died: it knows neither replicas nor other Sentinels.
+fn reset_as_it_died() -> Scene {
+    let forget = |scene: Scene, index| {
+        scene.sentinel(index, |group| {
+            group.replicas.clear();
+            group.peers.clear();
+            (group.other_sentinels, group.down) = (0, DownOpinion::Subjective);
+        })
+    };
+    let orphan = |behind| {
+        let mut answer = replica(1, A);
+        answer.role = Role::Replica { of: at(A), link_up: false };
+        answer.offset -= behind;
+        answer
+    };
+    let scene = (0..3).fold(Scene::healthy(3).dead(A), forget);
+    let scene = scene.instance(B, orphan(10)).instance(C, orphan(0));
+    let withdrawn = |record: &mut Record| {
+        record.writer = None;
+        record.instances[0].role = PublishedRole::Down;
+    };
+    scene.published(withdrawn).lasting(60_000)
+}
+
+#[test]
+fn no_row_goes_for_want_of_a_sentinels_word_while_there_is_no_writer() {
+    let scene = reset_as_it_died();
+    assert!(scene.decision().actions().is_empty(), "{:?}", scene.decision());
+    let found = status(&scene);
+    let offsets: Vec<_> = found.instances.iter().map(|i| (i.address.clone(), i.offset)).collect();
+    assert_eq!(offsets, [(at(A), None), (at(B), Some(990)), (at(C), Some(1_000))]);
+    // One that does not answer either is no read endpoint, and keeps its row.
+    let gone = reset_as_it_died().dead(C).lasting(60_000);
+    assert_eq!(gone.rows()[2], format!("{C} down"));
+}
+
+#[test]
+fn the_one_that_holds_the_most_is_named_where_no_sentinel_knows_a_replica() {
+    let best = |scene: &Scene| stranded(&scene.view()).map(|(address, _)| address.to_string());
+    assert_eq!(best(&reset_as_it_died()), Some(C.to_owned()));
+    // Agents may choose among those that are registered, and do.
+    let mut registered = reset_as_it_died();
+    registered.observed.registered.insert(at(B));
+    assert_eq!(best(&registered), None);
+    // A Sentinel that knows a replica can elect it.
+    let known = reset_as_it_died().sentinel(0, |group| {
+        group.replicas.push(SentinelReplica {
+            address: at(B),
+            s_down: false,
+            promoted: false,
+            priority: None,
+        });
+    });
+    assert_eq!(best(&known), None);
+    assert_eq!(best(&Scene::healthy(3)), None);
 }
 
 #[test]
@@ -339,4 +404,95 @@ fn one_that_is_not_announced_is_no_read_endpoint_and_may_be_chosen() {
     let refused = |why: &String| why.contains("replica-announced no");
     let found = checks.iter().any(|check| check.found.as_ref().is_err_and(refused));
     assert!(found, "{checks:?}");
+}
+
+/// What PING says of a server whose disk is full.
+const DISK_FULL: &str = "MISCONF Redis is configured to save RDB snapshots, but it is currently not able to persist on disk";
+
+/// What `status` says, where an agent watches the group.
+fn status(scene: &Scene) -> GroupStatus {
+    let mut scene = scene.clone();
+    scene.observed.store.as_mut().expect("a store").agents = ["agent-0".to_owned()].into();
+    assess(&scene.view(), &layout(), &scene.decision())
+}
+
+fn unable_to_save() -> InstanceAnswer {
+    InstanceAnswer { not_ready: Some(DISK_FULL.to_owned()), ..replica(1, A) }
+}
+
+#[test]
+fn a_replica_that_cannot_save_its_data_serves_reads_and_is_a_problem() {
+    // The Sentinels that get MISCONF for an answer do not count as getting none.
+    let scene = Scene::healthy(3).instance(B, unable_to_save()).instance(C, unable_to_save());
+    let (decision, view) = (scene.decision(), scene.view());
+    assert!(decision.actions().is_empty(), "{decision:?}");
+    for address in [B, C] {
+        assert_eq!(serves(&view, &decision, &at(address)), Some(PublishedRole::Replica));
+        assert!(!is_ready(&view, &at(address)));
+    }
+    let found = status(&scene);
+    assert!(found.healthy && found.degraded, "{:?}", found.problems);
+    let codes: Vec<ProblemCode> = found.problems.iter().map(|problem| problem.code).collect();
+    assert_eq!(codes, [ProblemCode::CannotSave, ProblemCode::CannotSave]);
+    assert!(found.problems[0].text.contains(DISK_FULL), "{}", found.problems[0].text);
+    // One that has no link, or that the writer does not list, does not.
+    let mut alone = unable_to_save();
+    alone.role = Role::Replica { of: at(A), link_up: false };
+    let scene = scene.instance(B, alone).instance(A, primary(1, None, &[])).lasting(10_000);
+    assert_eq!(scene.rows()[1..], [format!("{B} out of sync"), format!("{C} out of sync")]);
+}
+
+#[test]
+fn a_writer_that_cannot_save_its_data_is_a_problem_that_names_it() {
+    let full =
+        InstanceAnswer { not_ready: Some(DISK_FULL.to_owned()), ..primary(1, None, &[B, C]) };
+    let scene = Scene::healthy(3).instance(A, full);
+    let (decision, view) = (scene.decision(), scene.view());
+    assert_eq!(serves(&view, &decision, &at(A)), None);
+    let found = status(&scene);
+    assert!(!found.healthy && !found.degraded, "{:?}", found.problems);
+    assert!(found.problems[0].text.contains(DISK_FULL), "{:?}", found.problems);
+}
+
+#[test]
+fn a_name_without_replicas_is_a_problem_that_says_why_of_each() {
+    let down = |scene: Scene, index| {
+        scene.sentinel(index, |group| group.replicas.iter_mut().for_each(|r| r.s_down = true))
+    };
+    let scene = (0..3).fold(Scene::healthy(3).dead(B).dead(C), down).published(|record| {
+        record.instances[1..].iter_mut().for_each(|i| i.role = PublishedRole::Down);
+    });
+    let found = status(&scene);
+    assert!(found.healthy && found.degraded, "{:?}", found.problems);
+    let all: Vec<String> =
+        found.problems.iter().map(|p| format!("{}: {}", p.code.as_str(), p.text)).collect();
+    let wanted = [
+        format!(
+            "no-replicas: no replica can be read from: {B} is down (no answer); {C} is down (no answer)"
+        ),
+        format!("instance-down: {B} is down: no answer"),
+        format!("instance-down: {C} is down: no answer"),
+    ];
+    assert_eq!(all, wanted);
+    // A group of one instance has lost nothing.
+    let alone = Scene::healthy(3).published(|record| record.instances.truncate(1));
+    let found = status(&alone);
+    assert!(!found.degraded, "{:?}", found.problems);
+    // A Sentinel that is gone is missed, although a majority answers.
+    let fewer = Scene::healthy(3).silent(2);
+    let found = status(&fewer);
+    assert_eq!(found.problems[0].code, ProblemCode::SentinelsMissing);
+    assert!(found.healthy && found.degraded, "{:?}", found.problems);
+}
+
+#[test]
+fn replicas_of_a_primary_that_loads_stay_for_as_long_as_they_may_lag() {
+    let loading = InstanceAnswer { not_ready: Some("LOADING".to_owned()), ..primary(1, None, &[]) };
+    let mut alone = replica(1, A);
+    alone.role = Role::Replica { of: at(A), link_up: false };
+    let scene = Scene::healthy(3).instance(A, loading).instance(B, alone.clone());
+    let scene = scene.instance(C, alone).lasting(9_999);
+    assert!(scene.decision().actions().is_empty(), "{:?}", scene.decision());
+    let late = scene.lasting(10_000);
+    assert_eq!(late.rows()[1..], [format!("{B} out of sync"), format!("{C} out of sync")]);
 }

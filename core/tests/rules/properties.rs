@@ -10,6 +10,7 @@ use consul_redis_core::observed::{
 use consul_redis_core::projection::{Op, Rows, TXN_OPS_MAX, project, row_changes};
 use consul_redis_core::publication::{Verdict, WithdrawReason};
 use consul_redis_core::record::{InstanceRecord, Level, PublishedRole, Record, decode};
+use consul_redis_core::status::assess;
 use proptest::prelude::*;
 
 use crate::scene::{A, B, C, Scene, at, id, layout, primary, replica, sentinel_at};
@@ -391,6 +392,28 @@ proptest! {
             |action| matches!(action, Action::Write(write) if write.purpose == Purpose::Repair),
         );
         prop_assert!(quiet, "{:?}", scene.decision());
+    }
+
+    /// A name that leads nowhere, or elsewhere, has a reason that is said.
+    #[test]
+    fn no_name_is_empty_or_wrong_without_a_problem(scene in scene()) {
+        let mut scene = scene;
+        for _ in 0..5 {
+            let Some(write) = scene.decision().write else { break };
+            carry_out(&mut scene, &write);
+            scene = scene.remembering();
+        }
+        let mut scene = scene.lasting(60_000);
+        let store = scene.observed.store.as_mut().expect("the keys were read");
+        store.agents = ["agent-0".to_owned()].into();
+        let record = scene.observed.record();
+        let writer = record.and_then(Record::writer_address);
+        let is_wrong = writer.is_none_or(|writer| !says_primary(&scene, writer));
+        let serves_none = record.is_some_and(|record| {
+            record.instances.len() > 1 && record.replicas().next().is_none()
+        });
+        let found = assess(&scene.view(), &layout(), &scene.decision()).problems;
+        prop_assert!(!(is_wrong || serves_none) || !found.is_empty(), "{:?}", scene.decision());
     }
 
     #[test]

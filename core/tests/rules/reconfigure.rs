@@ -157,3 +157,28 @@ fn one_that_disagrees_with_the_majority_for_long_is_reconfigured() {
     let no_majority = stuck().silent(1).lasting(DISAGREES_AFTER_MS);
     assert!(told(&no_majority).is_empty());
 }
+
+#[test]
+fn how_long_a_restarted_primary_may_load_is_told_once_an_hour() {
+    let told =
+        |scene: &Scene| -> Vec<ReconfigureKind> { told(scene).iter().map(|t| t.what).collect() };
+    // It is not wanted, and Sentinels that an operator has set up are left as they are.
+    assert_eq!(told(&Scene::healthy(3)), []);
+    let mut scene = Scene::healthy(3);
+    scene.policy.settings.reboot_down_after_ms = Some(8_000);
+    assert_eq!(told(&scene), [ReconfigureKind::Reboot(8_000); 3]);
+    for index in 0..3 {
+        let key = (sentinel_at(index), ReconfigureKind::Reboot(8_000));
+        scene.memory.reconfigured.insert(key, Mono(scene.now - 50_000));
+    }
+    assert_eq!(told(&scene), []);
+    // Another value is told at once.
+    scene.policy.settings.reboot_down_after_ms = Some(9_000);
+    assert_eq!(told(&scene), [ReconfigureKind::Reboot(9_000); 3]);
+    // One that we have told of the group is told what fits.
+    let mut ours = Scene::healthy(3);
+    ours.memory
+        .reconfigured
+        .insert((sentinel_at(1), ReconfigureKind::Monitor), Mono(ours.now - 10));
+    assert_eq!(told(&ours), [ReconfigureKind::Reboot(3_000)]);
+}

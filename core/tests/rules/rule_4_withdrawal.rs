@@ -2,8 +2,11 @@
 
 use consul_redis_core::observed::{DownOpinion, FailoverPhase};
 use consul_redis_core::projection::Op;
+use consul_redis_core::reasons::GaveUp;
+use consul_redis_core::status::assess;
+use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, primary, replica};
+use crate::scene::{A, B, C, NOW, Scene, layout, primary, replica, sentinel_at};
 
 #[test]
 fn a_majority_that_agrees_on_its_death_withdraws_the_writer() {
@@ -73,7 +76,7 @@ fn a_writer_that_says_it_is_a_replica_is_withdrawn() {
 #[test]
 fn what_a_writer_said_before_it_was_published_does_not_withdraw_it() {
     let mut scene = Scene::healthy(3).instance(A, replica(2, B));
-    scene.memory.generation = Some((7, consul_redis_core::time::Mono(NOW - 10)));
+    scene.memory.generation = Some((7, Mono(NOW - 10)));
     assert!(scene.keeps().contains("stays"), "{}", scene.keeps());
 }
 
@@ -110,4 +113,25 @@ fn a_dead_primary_that_the_sentinels_still_name_is_not_published() {
         scene.keeps(),
         format!("no writer: the Sentinels name {A} and agree that it is down")
     );
+}
+
+#[test]
+fn a_failover_that_a_sentinel_gave_up_is_said_with_its_reason_and_when_it_is_tried_again() {
+    let mut scene = Scene::healthy(3)
+        .down(&[0, 1, 2], DownOpinion::Objective)
+        .dead(A)
+        .published(|record| record.writer = None);
+    let at = Mono(scene.now - 5_000);
+    scene.memory.gave_up = Some((sentinel_at(1), GaveUp::NoGoodReplica, at));
+    // failover-timeout is 10 s, and twice that has to pass.
+    let said = scene.decision().said();
+    let wanted = "Sentinel 10.0.1.2:26379 gave up a failover 5 s ago: it sees no replica that it could choose";
+    assert!(said[0].starts_with(wanted) && said[0].ends_with("in some 15 s"), "{said:?}");
+    let status = assess(&scene.view(), &layout(), &scene.decision());
+    assert!(status.problems[0].text.contains("gave up a failover"), "{:?}", status.problems);
+    scene.memory.gave_up = Some((sentinel_at(1), GaveUp::NotElected, Mono(scene.now - 40_000)));
+    assert_eq!(scene.decision().said(), [""; 0], "it was tried again since");
+    scene.memory.gave_up = Some((sentinel_at(1), GaveUp::NotElected, at));
+    let led = scene.leading(0, B, FailoverPhase::SendReplicaofNoOne);
+    assert_eq!(led.decision().said(), [""; 0], "one is under way");
 }

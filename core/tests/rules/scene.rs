@@ -143,6 +143,7 @@ impl Scene {
             process: Some(index.to_string()),
             tilt: false,
             group: Some(group),
+            others: Vec::new(),
         };
         self.observed.sentinels.insert(sentinel_at(index), answered(answer));
     }

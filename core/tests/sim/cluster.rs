@@ -951,6 +951,7 @@ impl Cluster {
             process: None,
             tilt: now < sentinel.tilt_until,
             group,
+            others: Vec::new(),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use secrecy::SecretString;
 use toml::Spanned;
 
 use super::{Resolver, pair, secret, text, together};
@@ -31,6 +32,7 @@ impl Resolver<'_> {
         endpoint.tls_verify =
             self.flag("CONSUL_HTTP_SSL_VERIFY")?.or(table.tls_verify).unwrap_or(true);
         endpoint.ca_cert = path("CONSUL_CACERT").or_else(|| table.ca_cert.clone());
+        endpoint.ca_path = path("CONSUL_CAPATH");
         endpoint.client_cert = pair(
             path("CONSUL_CLIENT_CERT").or_else(|| in_file(&table.client_cert)),
             path("CONSUL_CLIENT_KEY").or_else(|| in_file(&table.client_key)),
@@ -48,6 +50,9 @@ impl Resolver<'_> {
         endpoint.token = secret(file, env("CONSUL_HTTP_TOKEN"))
             .or_else(|| table.token_file.clone().map(SecretSource::File))
             .unwrap_or(SecretSource::None);
+        if let Some(auth) = env("CONSUL_HTTP_AUTH") {
+            endpoint.http_auth = SecretSource::Value(SecretString::from(auth));
+        }
         Ok(endpoint)
     }
 

@@ -245,5 +245,6 @@ fn wanted(table: &SettingsTable) -> WantedSettings {
         down_after_ms: table.down_after.map(Span::as_ms),
         failover_timeout_ms: table.failover_timeout.map(Span::as_ms),
         parallel_syncs: table.parallel_syncs,
+        reboot_down_after_ms: table.reboot_down_after.map(Span::as_ms),
     }
 }

@@ -329,7 +329,8 @@ function timeline(view, open) {
 function summary(view) {
   const { status, reasons } = view;
   const count = status.problems.length;
-  const badge = status.healthy ? make("span", { class: "badge good" }, "✓ healthy")
+  const badge = status.healthy && !status.degraded ? make("span", { class: "badge good" }, "✓ healthy")
+    : status.healthy ? make("span", { class: "badge warn" }, "▲ degraded")
     : make("span", { class: "badge bad" }, `▲ ${plural(count, "problem", "problems")}`);
   return [
     make("div", { class: "title" }, make("h2", { id: `title-${view.group}` }, view.group), badge),
@@ -369,8 +370,8 @@ function show(view, now) {
     put(parts, "summary", view, () => [make("h2", { id: `title-${view.group}` }, view.group), make("p", {}, "Nothing is known yet.")]);
     return;
   }
-  const { healthy, problems, writer, generation, why, name, instances: some, sentinels: them, votes } = status;
-  put(parts, "summary", [healthy, problems, writer, generation, why, name, view.summary, view.reasons], () => summary(view));
+  const { healthy, degraded, problems, writer, generation, why, name, instances: some, sentinels: them, votes } = status;
+  put(parts, "summary", [healthy, degraded, problems, writer, generation, why, name, view.summary, view.reasons], () => summary(view));
   const watched = status.agents.length === 0 ? "no agent" : status.agents.join(", ");
   const since = status.since ? `Since ${time(status.since)} (${ago(status.since, now)}). ` : "";
   put(parts, "since", [since, watched], () => [make("p", {}, `${since}Watched by ${watched}.`)]);
@@ -395,6 +396,10 @@ function navigation(groups) {
   nav.dataset.shows = JSON.stringify(names);
   nav.replaceChildren(make("ul", {}, ...names.map((name) => make("li", {}, make("a", { href: `#group-${name}` }, name)))));
 }
+function health(status) {
+  if (!status.healthy) return "not healthy";
+  return status.degraded ? "degraded" : "healthy";
+}
 // In a sentence, what a person who does not see the page has to hear of.
 function news(before, now) {
   const said = [];
@@ -402,7 +407,7 @@ function news(before, now) {
     const old = before.groups.find((one) => one.group === view.group);
     if (!old || !old.status || !view.status) continue;
     if (old.status.writer !== view.status.writer) said.push(`${view.group}: the writer is ${or(view.status.writer, "none")}, generation ${view.status.generation}.`);
-    if (old.status.healthy !== view.status.healthy) said.push(`${view.group} is ${view.status.healthy ? "healthy" : "not healthy"}.`);
+    if (health(old.status) !== health(view.status)) said.push(`${view.group} is ${health(view.status)}.`);
   }
   return said.join(" ");
 }

@@ -61,6 +61,7 @@ impl World {
                 }
                 return;
             }
+            ReconfigureKind::Reboot(_) => return,
             ReconfigureKind::Remove(_) => {
                 let now = self.cluster.ask(sentinel, self.now);
                 if now.is_some_and(|now| reconfigure.still_holds(&now)) {

@@ -1,0 +1,426 @@
+//! What is alive, and for whom: servers that answer with an error, and groups that are not whole.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{Announced, World, WorldSpec};
+use consul_redis::redis_link::{fields, list};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::hostnames::own_hosts_file;
+use crate::name_server::NameServer;
+use crate::support::{
+    agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_named,
+    until_record, until_writer, world,
+};
+
+/// What `status` says, and its exit code.
+fn status(world: &World) -> (Option<i32>, String) {
+    let output = run(world, &["status"], &[]);
+    (output.status.code(), text(&output))
+}
+
+/// Waits until `status` ends with this code and says all of this.
+async fn until_status(world: &World, code: i32, said: &[&str]) {
+    until("status says it", Duration::from_secs(30), || async {
+        let (found, text) = status(world);
+        if found == Some(code) && said.iter().all(|said| text.contains(said)) {
+            return Ok(());
+        }
+        Err(LabError(format!("{found:?} {text}")))
+    })
+    .await
+    .unwrap();
+}
+
+/// Waits until every Sentinel calls these replicas down.
+async fn until_called_down(world: &World, replicas: &[String]) {
+    until("all Sentinels call them down", Duration::from_secs(30), || async {
+        for sentinel in &world.sentinels {
+            let rows = sentinel.ask(&["SENTINEL", "REPLICAS", "redis"]).await?;
+            for row in list(&rows).map_err(LabError)? {
+                let row = fields(row).map_err(LabError)?;
+                let down = row["flags"].contains("s_down");
+                if replicas.contains(&row["name"]) && !down {
+                    return Err(LabError(format!("{row:?}")));
+                }
+            }
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn replicas_whose_disks_are_full_serve_reads_and_status_says_why_none_is_chosen() {
+    let world = world(WorldSpec::default()).await;
+    let running = agents(&world, 2, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let replicas = &world.groups[0].redis[1..];
+    let addresses: Vec<String> = replicas.iter().map(|r| r.address.to_string()).collect();
+    for replica in replicas {
+        replica.ask(&["CONFIG", "SET", "save", "3600 1000000"]).await.unwrap();
+        // Where it would write to is gone, as a full disk is.
+        std::fs::remove_dir_all(world.dir().join(replica.name())).unwrap();
+        replica.ask(&["BGSAVE"]).await.unwrap();
+        let refused = until("PING is refused", Duration::from_secs(10), || async {
+            match replica.ask(&["PING"]).await {
+                Err(error) if error.to_string().contains("MISCONF") => Ok(()),
+                said => Err(LabError(format!("{said:?}"))),
+            }
+        });
+        refused.await.unwrap();
+        replica.ask(&["GET", "key"]).await.unwrap();
+    }
+    until_called_down(&world, &addresses).await;
+    // Both are looked at again, and stay.
+    until_status(&world, 3, &["degraded", "MISCONF", "no failover selects it"]).await;
+    until_named(&world, "redis-replica", &addresses).await;
+    let said = logs(&running);
+    assert!(!said.contains(" down"), "{said}");
+    assert!(!said.contains("out of sync"), "{said}");
+    let doctor = text(&run(&world, &["doctor"], &[]));
+    assert!(doctor.contains("MISCONF") && doctor.contains("look at its disk"), "{doctor}");
+    assert!(!doctor.contains("ghost-replica"), "{doctor}");
+}
+
+#[tokio::test]
+async fn a_group_that_has_lost_its_replicas_or_a_host_is_degraded() {
+    let mut world = world(WorldSpec::default()).await;
+    let running = agents(&world, 1, &["--listen", "127.0.0.1:0"]);
+    let url = crate::support::http_address(&running[0]).await;
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    until_status(&world, 0, &["redis: healthy"]).await;
+    let metric = |value: &str| format!("consul_redis_degraded{{group=\"redis\"}} {value}");
+    crate::support::until_metric(&url, &metric("0.0")).await;
+    // A host with a replica and a Sentinel.
+    world.groups[0].redis[1].kill();
+    world.sentinels[1].kill();
+    let down = format!("{} is down", world.groups[0].redis[1].address);
+    until_status(&world, 3, &["redis: degraded", &down, "only 2 of 3 known Sentinels answer"])
+        .await;
+    crate::support::until_metric(&url, &metric("1.0")).await;
+    crate::support::until_metric(&url, "consul_redis_healthy{group=\"redis\"} 1.0").await;
+    world.groups[0].redis[2].kill();
+    until_status(&world, 3, &["no replica can be read from"]).await;
+}
+
+/// `SENTINEL RESET` as the primary dies: the Sentinels find replicas through it alone, and so none any more.
+#[tokio::test]
+async fn replicas_that_sentinels_have_forgotten_keep_their_rows_and_doctor_says_how_one_leads() {
+    let mut world = world(WorldSpec::default()).await;
+    let running = agents(&world, 2, &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.server_mut(&first).unwrap().kill();
+    for sentinel in &world.sentinels {
+        sentinel.ask(&["SENTINEL", "RESET", "*"]).await.unwrap();
+    }
+    until_record(&world, "redis", 30, "no writer", |record| record.writer.is_none()).await;
+    let reset = Instant::now();
+    let said = until("doctor has the commands", Duration::from_secs(20), || async {
+        let said = text(&run(&world, &["doctor"], &[]));
+        if said.contains("replicas-forgotten") { Ok(said) } else { Err(LabError(said)) }
+    });
+    let said = said.await.unwrap();
+    // Long after the time in which Sentinels would have found them again.
+    while reset.elapsed() < Duration::from_secs(17) {
+        let rows = record(&world, "redis").await.unwrap().instances;
+        assert_eq!(rows.len(), 3, "{rows:?}\n{}", logs(&running));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let (_, shown) = status(&world);
+    for replica in &world.groups[0].redis[1..] {
+        let row = shown.lines().find(|line| line.contains(&format!("    {} ", replica.address)));
+        assert!(row.is_some_and(|row| row.contains("at offset ")), "{shown}");
+    }
+    // As it says.
+    let mend = said.lines().find(|line| line.contains("REPLICAOF NO ONE")).unwrap();
+    let next = world.groups[0].redis[1..]
+        .iter()
+        .find(|replica| {
+            mend.contains(&format!("-p {} REPLICAOF", replica.address.port()))
+                && mend.contains(replica.address.host())
+        })
+        .unwrap();
+    let (address, port) = (next.address.to_string(), next.address.port().to_string());
+    next.ask(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    for sentinel in &world.sentinels {
+        sentinel.ask(&["SENTINEL", "REMOVE", "redis"]).await.unwrap();
+        let host = next.address.host();
+        sentinel.ask(&["SENTINEL", "MONITOR", "redis", host, &port, "2"]).await.unwrap();
+    }
+    assert_eq!(until_writer(&world, "redis", 40, Some(&first)).await, address);
+    // The other one, which followed the dead one, is pointed at it by the agents.
+    until_in_sync(&world, "redis", 1).await;
+    let after = text(&run(&world, &["doctor"], &[]));
+    assert!(!after.contains("replicas-forgotten"), "{after}");
+}
+
+/// A world whose primary holds what it will take a minute to load; and the primary, which the world has no more.
+async fn world_with_slow_loader() -> (World, Vec<Process>, LabServer) {
+    let spec = WorldSpec {
+        // A key of 1 KiB is an interval: it answers once a key.
+        redis_lines: "loading-process-events-interval-bytes 1024\nrdbcompression no\n",
+        // Replicas may be chosen for ten times as long after they have lost their link.
+        down_after_ms: 5_000,
+        ..WorldSpec::default()
+    };
+    let mut world = world(spec).await;
+    let running = agents(&world, 2, &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let value = "x".repeat(1_024);
+    let primary = world.groups[0].redis.remove(0);
+    assert_eq!(primary.address.to_string(), first);
+    for number in 0..600 {
+        primary.ask(&["SET", &format!("key-{number}"), &value]).await.unwrap();
+    }
+    primary.ask(&["SAVE"]).await.unwrap();
+    let config = world.dir().join(primary.name()).join("server.conf");
+    let mut config = std::fs::File::options().append(true).open(config).unwrap();
+    // In microseconds, for each key.
+    config.write_all(b"key-load-delay 100000\n").unwrap();
+    // Sentinels see that a server was restarted by its INFO.
+    world.hurry().await;
+    (world, running, primary)
+}
+
+/// Kills the primary and starts it again, which is over long after `meanwhile`.
+async fn while_it_loads<T>(primary: &mut LabServer, meanwhile: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = meanwhile => done,
+        () = async { let _ = primary.restart().await; std::future::pending().await } => unreachable!(),
+    }
+}
+
+/// A primary that is killed, is back at once, and loads for long: Sentinels take LOADING for a good answer.
+#[tokio::test]
+async fn a_primary_that_loads_for_long_is_said_and_doctor_says_how_it_is_replaced() {
+    let (world, running, mut primary) = world_with_slow_loader().await;
+    let first = primary.address.to_string();
+    let said = async {
+        let wanted = format!("the writer {first} answers `LOADING");
+        until("it is said", Duration::from_secs(30), || async {
+            let log = logs(&running);
+            if log.contains(&wanted) { Ok(()) } else { Err(LabError(log)) }
+        })
+        .await
+        .unwrap();
+        until_status(&world, 2, &["answers `LOADING"]).await;
+        let found = text(&run(&world, &["doctor"], &[]));
+        assert!(found.contains("SENTINEL FAILOVER redis"), "{found}");
+        assert_eq!(record(&world, "redis").await.unwrap().generation, 1, "nothing replaces it");
+        // Not while its last look at the replicas is too old.
+        until("a Sentinel replaces it", Duration::from_secs(20), || async {
+            world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await
+        })
+        .await
+        .unwrap();
+        until_writer(&world, "redis", 60, Some(&first)).await
+    };
+    while_it_loads(&mut primary, said).await;
+}
+
+#[tokio::test]
+async fn a_primary_that_loads_for_long_is_replaced_where_sentinels_were_told() {
+    let (world, running, mut primary) = world_with_slow_loader().await;
+    let first = primary.address.to_string();
+    let set = run(&world, &["config", "redis", "reboot_down_after=2s"], &[]);
+    assert_eq!(set.status.code(), Some(0), "{}", text(&set));
+    until("all are told", Duration::from_secs(20), || async {
+        let log = logs(&running);
+        let told = |s: &LabServer| {
+            log.contains(&format!(
+                "told Sentinel {} that a restarted primary may load for 2000 ms",
+                s.address
+            ))
+        };
+        if world.sentinels.iter().all(told) { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+    while_it_loads(&mut primary, until_writer(&world, "redis", 60, Some(&first))).await;
+}
+
+/// The names of its servers are all that an agent knows of a group, and DNS stops answering.
+#[tokio::test]
+async fn a_failover_while_dns_is_a_black_hole_is_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = own_hosts_file(dir.path());
+    let spec = WorldSpec { announced: Announced::Name(hosts.clone()), ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    // The servers go on with the hosts file; agents have two name servers, of which the first is dead.
+    let (dead, lives) = (world.address(), world.address());
+    let _silent = std::net::UdpSocket::bind((dead, 53)).unwrap();
+    let names = NameServer::start(lives.into(), 53, &std::fs::read_to_string(&hosts).unwrap());
+    let resolv = dir.path().join("resolv.conf");
+    std::fs::write(&resolv, format!("nameserver {dead}\nnameserver {lives}\n")).unwrap();
+    let bare = dir.path().join("bare");
+    std::fs::write(&bare, "127.0.0.1 localhost\n").unwrap();
+    let none = None::<&Path>;
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    for (ours, theirs) in [(&bare, "/etc/hosts"), (&resolv, "/etc/resolv.conf")] {
+        mount(Some(ours.as_path()), theirs, none, MsFlags::MS_BIND, none).unwrap();
+    }
+    let running = agents(&world, 2, &[]);
+    let first = until_writer(&world, "redis", 30, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    assert!(names.asked() > 0, "nobody has asked it");
+    names.fall_silent();
+    world.server_mut(&first).unwrap().kill();
+    let second = until_writer(&world, "redis", 30, Some(&first)).await;
+    assert_ne!(second, first, "{}", logs(&running));
+    // One that was never looked up says what is the matter.
+    let blind = run(&world, &["status", "--group", "redis"], &[]);
+    assert!(text(&blind).contains("cannot look up"), "{}", text(&blind));
+}
+
+/// A name may have addresses where nothing listens, as AAAA of a host whose Sentinel listens on IPv4 alone.
+#[tokio::test]
+async fn addresses_of_one_name_are_candidates_and_no_sentinels() {
+    let mut world = world(WorldSpec::default()).await;
+    let (nobody, server) = (world.address(), world.address());
+    let sentinel = world.sentinels[0].address.clone();
+    let port = consul_redis::lab::world::free_port(&[server]).unwrap();
+    let hosts = format!("{} s.test\n{nobody} s.test\n", sentinel.host());
+    let _names = NameServer::start(server.into(), port, &hosts);
+    let listed = format!("s.test:{}", sentinel.port());
+    let resolver = format!("{server}:{port}");
+    let args = ["--sentinels", &listed, "--resolver", &resolver, "--listen", "127.0.0.1:0"];
+    let running = [agent(&world, "agent-0", &args, &[])];
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let absent = format!("{nobody}:{}", sentinel.port());
+    let url = crate::support::http_address(&running[0]).await;
+    until("the agent knows three Sentinels", Duration::from_secs(20), || async {
+        let (_, body) = crate::support::get(&format!("{url}/status.json"), None).await?;
+        let said: Value = serde_json::from_str(&body).map_err(LabError::new)?;
+        let found = said[0]["sentinels"].as_array().map(Vec::len);
+        let named = said[0]["sentinels"].to_string().contains(&absent);
+        if found == Some(3) && !named { Ok(()) } else { Err(LabError(body)) }
+    })
+    .await
+    .unwrap();
+    let doctor = run(&world, &[&["doctor"], &args[..4]].concat(), &[]);
+    assert!(!text(&doctor).contains(&absent), "{}", text(&doctor));
+    must_follow_a_failover(&mut world).await;
+}
+
+#[tokio::test]
+async fn sentinels_that_know_another_group_say_which_and_no_cure_takes_it_away() {
+    let world =
+        world(WorldSpec { groups: vec!["mymaster".to_owned()], ..WorldSpec::default() }).await;
+    let args = ["--group", "mymaster=redis"];
+    let _right = agent(&world, "agent-0", &args, &[]);
+    until_writer(&world, "mymaster", 20, None).await;
+    let group = ["--group", "redis"];
+    let wrong = run(&world, &[&["status"], &group[..]].concat(), &[]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
+    let wanted = "3 Sentinels answer; none knows `redis`; they know: mymaster";
+    assert!(text(&wrong).contains(wanted), "{}", text(&wrong));
+    let doctor = text(&run(&world, &[&["doctor"], &group[..]].concat(), &[]));
+    assert!(doctor.contains("--group mymaster"), "{doctor}");
+    assert!(!doctor.contains("deregister"), "{doctor}");
+}
+
+/// A clean-up job takes the node without a Consul agent for a dead host.
+#[tokio::test]
+async fn a_node_that_is_swept_is_back_within_a_second_and_the_log_says_what_was_swept() {
+    let world = world(WorldSpec::default()).await;
+    let running = agents(&world, 2, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let consul = world.consul.client().unwrap();
+    let body = json!({"Node": "redis-ha-redis"});
+    let swept = Instant::now();
+    consul.put("/v1/catalog/deregister", &[], Some(&body)).await.unwrap();
+    until_named(&world, "redis-primary", std::slice::from_ref(&writer)).await;
+    crate::promises::SWEPT.kept(swept.elapsed());
+    until("it is said", Duration::from_secs(10), || async {
+        let log = logs(&running);
+        let said = log.contains("put back rows or keys that were changed: node redis-ha-redis");
+        if said { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_sentinels_and_instances_say_is_shown_while_consul_is_away() {
+    let mut world = world(WorldSpec::default()).await;
+    let _running = agents(&world, 1, &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.consul.kill();
+    for command in ["status", "doctor"] {
+        let output = run(&world, &[command], &[]);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        assert!(said.contains("Consul has not been read"), "{said}");
+        assert!(said.contains("does not answer"), "{said}");
+    }
+    let (_, said) = status(&world);
+    assert!(said.contains(&format!("names {writer} at epoch")), "{said}");
+    assert!(said.contains("says primary"), "{said}");
+}
+
+/// Sentinels that cannot choose a replica say so once, and do nothing for twice `failover-timeout`.
+#[tokio::test]
+async fn why_sentinels_do_nothing_is_relayed_with_when_they_try_again() {
+    let mut world = world(WorldSpec::default()).await;
+    let running = agents(&world, 2, &["--listen", "127.0.0.1:0"]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let priority = async |world: &World, value: &str| {
+        for replica in &world.groups[0].redis[1..] {
+            replica.ask(&["CONFIG", "SET", "replica-priority", value]).await.unwrap();
+        }
+        until("all Sentinels know the priority", Duration::from_secs(20), || async {
+            for sentinel in &world.sentinels {
+                let rows = sentinel.ask(&["SENTINEL", "REPLICAS", "redis"]).await?;
+                for row in list(&rows).map_err(LabError)? {
+                    let row = fields(row).map_err(LabError)?;
+                    if row["slave-priority"] != value {
+                        return Err(LabError(format!("{row:?}")));
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    };
+    world.hurry().await;
+    priority(&world, "0").await;
+    world.server_mut(&first).unwrap().kill();
+    until_status(&world, 2, &["there is no writer"]).await;
+    let said = until("an agent says why", Duration::from_secs(30), || async {
+        let log = logs(&running);
+        if log.contains("gave up a failover")
+            && log.contains("it sees no replica that it could choose")
+        {
+            Ok(())
+        } else {
+            Err(LabError(log))
+        }
+    });
+    said.await.unwrap();
+    let url = crate::support::http_address(&running[0]).await;
+    let (_, shown) = crate::support::get(&format!("{url}/status.json"), None).await.unwrap();
+    assert!(shown.contains("Sentinels try again in some"), "{shown}");
+    priority(&world, "100").await;
+    // With the next attempt, or the one after that: twice `failover-timeout` apart.
+    until_writer(&world, "redis", 60, Some(&first)).await;
+}
