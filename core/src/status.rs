@@ -1,5 +1,7 @@
 //! What a person wants to know of a group, from one look at it.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -7,7 +9,7 @@ use super::address::{Address, GroupName};
 use super::decide::Decision;
 use super::health::{is_ready, serves};
 use super::memory::Condition;
-use super::observed::{DownOpinion, Reading, Role, SentinelAnswer, StoredState};
+use super::observed::{DownOpinion, Reading, Role, SentinelAnswer, SentinelId, StoredState};
 use super::policy::Policy;
 use super::projection::{Layout, plain_changes, project, row_changes};
 use super::reasons::{LeftAlone, NoFirst, NotRelocated, Reason, WhyLeft};
@@ -365,10 +367,11 @@ pub(super) fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) ->
     problems.extend(standing(view).into_iter().map(|(_, problem)| problem));
     if tally.known > 0 && tally.answering < tally.majority() {
         problems.push(ProblemCode::NoMajority.says(format!(
-            "only {} of {} known Sentinels answer: no failover is possible{}",
+            "only {} of {} known Sentinels answer: no failover is possible{}{}",
             tally.answering,
             tally.known,
-            blank(view)
+            blank(view),
+            to_reset(view)
         )));
     } else if tally.answering < tally.known {
         problems.push(ProblemCode::SentinelsMissing.says(format!(
@@ -447,6 +450,37 @@ fn error_of(view: &View<'_>, address: &Address) -> String {
         Some(Ok(_)) => "the Sentinels get no answer from it".to_owned(),
         None => "not asked yet".to_owned(),
     }
+}
+
+/// What an operator may do where those that answer are all that live, by what each of them says: agents reset none without a
+/// majority.
+fn to_reset(view: &View<'_>) -> String {
+    let heard =
+        || view.sentinels().filter_map(|(at, answer)| Some((at, answer, answer.group.as_ref()?)));
+    let ids: BTreeSet<&SentinelId> = heard().map(|(_, answer, _)| &answer.id).collect();
+    let named: BTreeSet<&Address> = heard().map(|(.., group)| &group.primary).collect();
+    let knows_the_living = heard().all(|(_, answer, group)| {
+        let up = group.peers.iter().filter(|peer| !peer.s_down).map(|peer| &peer.id);
+        let up: BTreeSet<&SentinelId> = up.chain([&answer.id]).collect();
+        up == ids
+    });
+    let gone: BTreeSet<String> = heard()
+        .flat_map(|(.., group)| &group.peers)
+        .filter(|peer| peer.s_down)
+        .map(|peer| peer.address.to_string())
+        .collect();
+    if ids.len() < 2 || named.len() != 1 || !knows_the_living || gone.is_empty() {
+        return String::new();
+    }
+    let list = heard().filter(|(.., group)| group.peers.iter().any(|peer| peer.s_down));
+    let list: Vec<String> = list.map(|(at, ..)| at.to_string()).collect();
+    format!(
+        ". Those that answer know one another, and call {} down. If these are gone for good, run SENTINEL RESET {} on {}, 30 s \
+         apart, while the primary is well: no agent does that without a majority",
+        gone.into_iter().collect::<Vec<_>>().join(", "),
+        view.policy.group,
+        list.join(", then ")
+    )
 }
 
 /// What Consul shows otherwise than it was published. Rows from before the record changed say nothing.

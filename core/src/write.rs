@@ -56,20 +56,7 @@ pub fn write(
     next_to: &Next<'_>,
 ) -> Result<Wanted, Box<Reason>> {
     let Some(store) = &view.observed.store else { return Ok(Wanted::Nothing) };
-    if let StoredState::Unreadable(error) = &store.state {
-        let (key, error) = (layout.state(), error.clone());
-        return Err(Box::new(Reason::StateUnreadable { key, error }));
-    }
-    let Some(rows) = &view.observed.rows else {
-        return Err(Box::new(Reason::CatalogUnread));
-    };
-    if is_anothers(rows, layout) {
-        return Err(Box::new(Reason::ForeignNode(layout.node())));
-    }
-    let published = view.record.is_some_and(|record| record.last_writer.is_some());
-    if let Some(others) = taken(view, layout).filter(|_| !published) {
-        return Err(Box::new(others));
-    }
+    let rows = may_write(view, layout, store)?;
     let record = view.record;
     let (mut purpose, mut next) = match (next_record(view, verdict), record) {
         (Some(next), _) => next,
@@ -81,14 +68,7 @@ pub fn write(
         (None, _) => return Ok(Wanted::Nothing),
     };
     next.instances = InstanceRows::new(view).rows(next.writer_address());
-    if let Some(sentinels) = addresses(view) {
-        next.sentinels = sentinels;
-        next.sentinel_ids = ids(view);
-    }
-    next.prefix = Some(layout.prefix.clone());
-    if next.installation.is_none() {
-        next.installation.clone_from(&view.policy.installation);
-    }
+    note_whose(view, layout, &mut next);
     if purpose == Purpose::InstanceRows && next_to.replace.is_some() {
         next.data_loss = noted(view, next_to.replace);
         purpose = Purpose::Replace;
@@ -141,6 +121,41 @@ pub(super) fn taken(view: &View<'_>, layout: &Layout) -> Option<Reason> {
     let nodes: Vec<String> = others.cloned().collect();
     let service = view.record.map_or(&view.policy.service, |record| &record.service).primary();
     (!nodes.is_empty()).then_some(Reason::Taken { service, nodes })
+}
+
+/// Notes which Sentinels the record rests on, and whose it is.
+fn note_whose(view: &View<'_>, layout: &Layout, next: &mut Record) {
+    if let Some(sentinels) = addresses(view) {
+        next.sentinels = sentinels;
+        next.sentinel_ids = ids(view);
+    }
+    next.prefix = Some(layout.prefix.clone());
+    if next.installation.is_none() {
+        next.installation.clone_from(&view.policy.installation);
+    }
+}
+
+/// The rows as they were found, where nothing speaks against writing any.
+fn may_write<'a>(
+    view: &View<'a>,
+    layout: &Layout,
+    store: &StoreAnswer,
+) -> Result<&'a RowsAnswer, Box<Reason>> {
+    if let StoredState::Unreadable(error) = &store.state {
+        let (key, error) = (layout.state(), error.clone());
+        return Err(Box::new(Reason::StateUnreadable { key, error }));
+    }
+    let Some(rows) = &view.observed.rows else {
+        return Err(Box::new(Reason::CatalogUnread));
+    };
+    if is_anothers(rows, layout) {
+        return Err(Box::new(Reason::ForeignNode(layout.node())));
+    }
+    let published = view.record.is_some_and(|record| record.last_writer.is_some());
+    if let Some(others) = taken(view, layout).filter(|_| !published) {
+        return Err(Box::new(others));
+    }
+    Ok(rows)
 }
 
 /// What is on the node before a write.

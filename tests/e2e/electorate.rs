@@ -123,6 +123,16 @@ async fn sentinels_that_are_all_made_anew_are_the_groups_own() {
     for mut sentinel in std::mem::take(&mut world.sentinels) {
         sentinel.kill();
     }
+    // What they said last is not to be heard by those that follow.
+    for server in &world.groups[0].redis {
+        until("it has let go of the Sentinels", Duration::from_secs(20), || async {
+            let clients = said(&server.ask(&["CLIENT", "LIST"]).await?).map_err(LabError)?;
+            let gone = !clients.contains("name=sentinel-");
+            if gone { Ok(()) } else { Err(LabError(clients)) }
+        })
+        .await
+        .unwrap();
+    }
     for index in 3..6 {
         let sentinel = world.start_sentinel(&format!("sentinel-{index}"), true).await.unwrap();
         world.sentinels.push(sentinel);

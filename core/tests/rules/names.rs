@@ -17,7 +17,7 @@ fn problems(scene: &Scene) -> Vec<ProblemCode> {
 /// The node's metadata, and that of its rows.
 fn meta(change: impl Fn(&mut std::collections::BTreeMap<String, String>)) -> Scene {
     let mut scene = Scene::healthy(3);
-    let found = scene.observed.rows.as_mut().unwrap().found.as_mut().unwrap();
+    let found = scene.observed.rows.as_mut().expect("rows").found.as_mut().expect("a node");
     change(&mut found.node.meta);
     scene
 }

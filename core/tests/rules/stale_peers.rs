@@ -6,9 +6,10 @@ use consul_redis_core::observed::{DownOpinion, FailoverPhase, InstanceAnswer, Se
 use consul_redis_core::policy::RESET_GAP_MS;
 use consul_redis_core::record::{Basis, Reset};
 use consul_redis_core::stale_peers::{Forget, StalePeer};
+use consul_redis_core::status::assess;
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, primary, replica, sentinel_at};
+use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica, sentinel_at};
 
 /// After this they are gone for good, in these scenes.
 const AFTER: u64 = 50_000;
@@ -191,4 +192,31 @@ fn a_replica_that_is_not_announced_keeps_nobody_from_being_forgotten() {
     let hidden = InstanceAnswer { announced: false, ..replica(1, A) };
     assert!(forgets(&with().instance(d, hidden).lasting(LONG)).is_some());
     assert_eq!(forgets(&with().instance(d, replica(1, A)).lasting(LONG)), None);
+}
+
+/// One of three was started anew three times, with another id and at another address each time: three of six answer.
+#[test]
+fn where_most_that_are_counted_are_gone_the_operator_is_told_what_to_reset() {
+    let mut scene = Scene::healthy(6).silent(3).silent(4).silent(5);
+    for index in 0..3 {
+        scene = scene.sentinel(index, |group| {
+            for peer in &mut group.peers {
+                peer.s_down = (3..6).any(|gone| peer.id == crate::scene::id(gone));
+            }
+        });
+    }
+    let said = |scene: &Scene| {
+        let decision = scene.decision();
+        assert!(decision.write.is_none(), "no agent does it");
+        let status = assess(&scene.view(), &layout(), &decision);
+        status.problems.into_iter().map(|problem| problem.text).collect::<Vec<_>>().join("\n")
+    };
+    let reset = "call 10.0.1.4:26379, 10.0.1.5:26379, 10.0.1.6:26379 down. If these are gone for good, run SENTINEL RESET redis \
+                 on 10.0.1.1:26379, then 10.0.1.2:26379, then 10.0.1.3:26379, 30 s apart";
+    assert!(said(&scene).contains(reset), "{}", said(&scene));
+    // One that lives may not be among those that answer.
+    let hidden = scene.clone().silent(2);
+    assert!(!said(&hidden).contains("SENTINEL RESET"), "{}", said(&hidden));
+    let split = scene.naming(&[0], B, 2);
+    assert!(!said(&split).contains("SENTINEL RESET"), "{}", said(&split));
 }
