@@ -14,7 +14,7 @@ use crate::core::switchover::prepare;
 use crate::core::view::View;
 use crate::dns::Names;
 use crate::exit::Failure;
-use crate::observe::look;
+use crate::observe::{Look, look};
 use crate::switchover::{Mover, SwitchoverStep, rights};
 
 /// How long all of it may take. Less than the 30 s after which Kubernetes and Nomad kill.
@@ -31,9 +31,6 @@ const AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// Moves every primary of this host away, where another instance can take its place. What cannot be moved is said, and
 /// left to Sentinel.
 pub async fn hand_over(config: &Config, consul: &Consul, clock: Clock) {
-    if server_stops(config) {
-        tokio::time::sleep(STOPPED_TOGETHER).await;
-    }
     let groups = config.groups.iter().filter(|group| !group.policy.local.is_empty());
     let moves = groups.map(|group| hand_over_one(config, group, consul, clock));
     let all = futures_util::future::join_all(moves);
@@ -49,9 +46,9 @@ fn server_stops(config: &Config) -> bool {
 
 async fn hand_over_one(config: &Config, group: &GroupConfig, consul: &Consul, clock: Clock) {
     let name = &group.policy.group;
-    let mut said = false;
+    let (mut said, mut waited) = (false, !server_stops(config));
     loop {
-        match try_hand_over(config, group, consul, clock).await {
+        match try_hand_over(config, group, consul, clock, &mut waited).await {
             Ok(()) => return,
             Err(failure) if failure.message.contains(NO_GOOD_REPLICA) => {
                 if !said {
@@ -75,14 +72,26 @@ fn is_here(view: &View<'_>, instance: &Address) -> bool {
     local.contains(instance) || local.iter().any(|at| view.alias_of(at) == Some(instance))
 }
 
+fn leads_here(group: &GroupConfig, seen: &Look, clock: Clock) -> bool {
+    let memory = Memory::default();
+    let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
+    view.writer().is_some_and(|writer| is_here(&view, writer))
+}
+
 async fn try_hand_over(
     config: &Config,
     group: &GroupConfig,
     consul: &Consul,
     clock: Clock,
+    waited: &mut bool,
 ) -> Result<(), Failure> {
     let (name, names) = (&group.policy.group, Names::new(config.resolver));
-    let seen = look(config, group, consul, &names, &clock).await?;
+    let mut seen = look(config, group, consul, &names, &clock).await?;
+    if !*waited && leads_here(group, &seen, clock) {
+        *waited = true;
+        tokio::time::sleep(STOPPED_TOGETHER).await;
+        seen = look(config, group, consul, &names, &clock).await?;
+    }
     let memory = Memory::default();
     let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
     let Some(writer) = view.writer().filter(|writer| is_here(&view, writer)) else {
