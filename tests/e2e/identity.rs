@@ -25,6 +25,8 @@ use crate::support::{
 
 /// Keys that all instances have.
 const KEYS: usize = 100;
+/// How long a failover may take, in s: Sentinels that vote for three leaders try again after twice failover-timeout (10 s).
+const FOLLOWED_WITHIN_S: u64 = 50;
 
 /// Another way to write the address, which the resolver takes for a name and looks up.
 fn in_other_words(address: &Address) -> (String, String) {
@@ -113,7 +115,7 @@ async fn replicas_that_follow_a_name_copy_no_primary_without_data() {
     let server = world.server_mut(&primary).unwrap();
     server.kill();
     server.restart().await.unwrap();
-    let new = until_writer(&world, "redis", 40, Some(&primary)).await;
+    let new = until_writer(&world, "redis", FOLLOWED_WITHIN_S, Some(&primary)).await;
     assert_eq!(new, world.groups[0].redis[1].address.to_string(), "{}", logs(&agents));
     until_keys(world.server(&new).unwrap(), KEYS).await;
     until_keys(world.server(&primary).unwrap(), KEYS).await;
@@ -165,7 +167,7 @@ async fn replaced(world: &mut World) -> (String, String) {
         until_keys(server, 1).await;
     }
     world.server_mut(&old).unwrap().kill();
-    let new = until_writer(world, "redis", 20, Some(&old)).await;
+    let new = until_writer(world, "redis", FOLLOWED_WITHIN_S, Some(&old)).await;
     until_all_settled(world, &old, &new).await;
     (old, new)
 }
@@ -259,7 +261,7 @@ async fn a_writer_without_keys_that_never_restarted_stays_the_writer() {
     server.ask(&["SET", "kept", "1"]).await.unwrap();
     server.ask(&["SAVE"]).await.unwrap();
     server.kill();
-    let second = until_writer(&world, "redis", 30, Some(&first)).await;
+    let second = until_writer(&world, "redis", FOLLOWED_WITHIN_S, Some(&first)).await;
     until_in_sync(&world, "redis", 1).await;
     world.server(&second).unwrap().ask(&["FLUSHALL"]).await.unwrap();
     until_all_settled(&world, &first, &second).await;

@@ -135,7 +135,8 @@ impl Whole {
         assert!(published.generation > before, "{}", published.generation);
         let lost = self.group.index(&writer);
         self.group.redis[lost].kill_server().await;
-        until_writer(&self.world, "redis", 30, Some(&writer)).await;
+        // Sentinels that vote for three leaders try again after twice failover-timeout (20 s).
+        until_writer(&self.world, "redis", 70, Some(&writer)).await;
     }
 
     async fn generation(&self) -> u64 {
