@@ -12,7 +12,6 @@ use super::observed::{
 };
 use super::policy::{ANSWER_AGE_MAX_MS, Policy};
 use super::record::{PublishedRole, Record};
-use super::replicas::named_by;
 use super::time::{Mono, Now};
 use super::writer::{WriterTest, histories, is_of_lineage, writer_test};
 
@@ -157,12 +156,15 @@ impl<'a> View<'a> {
     /// How well the group knows an address: the lowest counts.
     fn rank(&self, address: &Address) -> u8 {
         let elected = self.tally.elected.as_ref().map(|elected| &elected.address);
-        let mut named = self.groups().flat_map(named_by);
+        let names = |group: &SentinelGroup| {
+            [&group.primary, &group.monitored].contains(&address)
+                || group.replicas.iter().any(|replica| &replica.address == address)
+        };
         if self.writer() == Some(address) {
             0
         } else if elected == Some(address) {
             1
-        } else if named.any(|named| named == address) {
+        } else if self.groups().any(names) {
             2
         } else if self.record.is_some_and(|record| record.role_of(address).is_some()) {
             3
