@@ -79,6 +79,11 @@ impl Address {
         self.port
     }
 
+    /// `127.0.0.1` and the like: another machine's on each machine, so that it says nothing of what listens there.
+    pub fn is_each_hosts_own(&self) -> bool {
+        matches!(self.host(), "127.0.0.1" | "::1" | "localhost")
+    }
+
     /// It leads every host to itself.
     pub fn is_loopback(&self) -> bool {
         match self.ip {

@@ -4,7 +4,7 @@
 //! histories before are no more the group's own, and no instance that holds them is made a replica.
 
 use super::electorate::not_ours;
-use super::projection::{Layout, Op, is_anothers, project, row_changes};
+use super::projection::{Layout, Op, project, row_changes};
 use super::publication::NotYet;
 use super::reasons::{NotAdopted, NotOurs};
 use super::record::{Basis, Change, Evidence, RECORD_VERSION, Record, Timeline, Writer};
@@ -32,7 +32,7 @@ pub fn adoption(view: &View<'_>, layout: &Layout) -> Result<Adoption, Box<NotAdo
     let store = view.observed.store.as_ref().ok_or(NotAdopted::NothingPublished)?;
     let before = view.record.ok_or(NotAdopted::NothingPublished)?;
     let rows = view.observed.rows.as_ref();
-    if rows.is_none_or(|rows| is_anothers(rows, layout)) {
+    if rows.is_none_or(|rows| rows.is_anothers(layout)) {
         return Err(Box::new(NotAdopted::ForeignNode(layout.node())));
     }
     let why = not_ours(view).ok_or(NotAdopted::IsOurs)?;

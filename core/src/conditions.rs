@@ -8,8 +8,8 @@ use super::fence::stray_primaries;
 use super::hold::is_isolated;
 use super::memory::Condition;
 use super::replicas::InstanceRows;
+use super::unreachable::refuses_writes;
 use super::view::View;
-use super::writer::refuses_writes;
 use super::{
     data_loss, forgotten, promote_again, publication, relocated, sentinels, stale_peers,
     unreachable,

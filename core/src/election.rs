@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use super::address::Address;
-use super::electorate::is_here;
 use super::observed::{
     DownOpinion, FailoverPhase, Observed, Reading, SentinelAnswer, SentinelGroup, SentinelId,
     SentinelPeer,
@@ -197,7 +196,7 @@ pub(super) fn answering(
 /// Another Sentinel answers at its address, and it answers nowhere: it was made anew.
 pub(super) fn is_superseded(peer: &SentinelPeer, answering: &Answering<'_>) -> bool {
     let another = answering.get(&peer.address).is_some_and(|id| **id != peer.id);
-    another && !is_here(&peer.address) && !answering.values().any(|id| **id == peer.id)
+    another && !peer.address.is_each_hosts_own() && !answering.values().any(|id| **id == peer.id)
 }
 
 type Vote<'a> = (&'a Address, &'a SentinelAnswer, &'a SentinelGroup);

@@ -55,7 +55,8 @@ fn voters<'a>(view: &View<'a>) -> Vec<Heard<'a>> {
 /// The record knows the Sentinel, a Sentinel that it lists, or an instance that it names.
 pub fn is_known(record: &Record, at: &Address, answer: &SentinelAnswer) -> bool {
     let known = |id: &SentinelId, at: &Address| {
-        record.sentinel_ids.contains(id) || (!is_here(at) && record.sentinels.contains(at))
+        record.sentinel_ids.contains(id)
+            || (!at.is_each_hosts_own() && record.sentinels.contains(at))
     };
     let last = record.last_writer.as_ref().map(|last| &last.address);
     let placed = |named: &Address| Some(named) == last || record.role_of(named).is_some();
@@ -64,11 +65,6 @@ pub fn is_known(record: &Record, at: &Address, answer: &SentinelAnswer) -> bool 
             group.peers.iter().any(|peer| known(&peer.id, &peer.address))
                 || named_by(group).any(placed)
         })
-}
-
-/// An address that is another machine's on each machine: it says nothing of who listens there.
-pub fn is_here(at: &Address) -> bool {
-    matches!(at.host(), "127.0.0.1" | "::1" | "localhost")
 }
 
 /// The primary that is named holds the data of the record's last writers, and nothing is left of where that was: the group

@@ -25,12 +25,12 @@ use super::election::Tally;
 use super::fence::Fence;
 use super::hold::Hold;
 use super::memory::{Condition, Memory};
+use super::observed::GaveUp;
 use super::observed::{
     InstanceAnswer, Observed, Reading, RowsAnswer, SentinelAnswer, StoreAnswer, StoredState,
 };
 use super::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
 use super::projection::Layout;
-use super::reasons::GaveUp;
 use super::record::Change;
 use super::replicas::InstanceRows;
 use super::sentinels::Reconfigure;

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 
 use super::address::Address;
 use super::ids::{ReplId, SentinelId};
+use super::observed::GaveUp;
 use super::observed::{Observed, Role};
 use super::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
-use super::reasons::GaveUp;
 use super::record::{DataLossRecord, Reset, Timeline};
 use super::time::{Mono, Now};
 

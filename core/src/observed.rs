@@ -4,12 +4,13 @@
 //! person can see it, and every rule treats it as no answer at all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::Serialize;
 
 use super::address::{Address, GroupName};
 pub use super::ids::{ReplId, SentinelId};
-use super::projection::Rows;
+use super::projection::{Layout, Rows, is_of_another_group};
 use super::record::Record;
 pub use super::store::{Continued, Key, StoreAnswer, StoredState};
 use super::time::Mono;
@@ -297,6 +298,42 @@ pub struct ConnectedReplica {
     pub lag_s: u64,
 }
 
+/// Why a Sentinel gave up a failover: its own event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GaveUp {
+    /// `-failover-abort-no-good-slave`.
+    NoGoodReplica,
+    /// `-failover-abort-not-elected`.
+    NotElected,
+    /// `-failover-abort-slave-timeout`.
+    TimedOut,
+}
+
+impl GaveUp {
+    /// What the event of this name says.
+    pub fn of_event(name: &str) -> Option<Self> {
+        match name {
+            "-failover-abort-no-good-slave" => Some(Self::NoGoodReplica),
+            "-failover-abort-not-elected" => Some(Self::NotElected),
+            "-failover-abort-slave-timeout" => Some(Self::TimedOut),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for GaveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoGoodReplica => {
+                "it sees no replica that it could choose: each is down, has had no link for too long, was not heard for \
+                 too long, or has replica-priority 0"
+            }
+            Self::NotElected => "no majority of the Sentinels elected it: do they hear one another?",
+            Self::TimedOut => "the replica that it chose did not become the primary in time",
+        })
+    }
+}
+
 /// The catalog rows found on the group's synthetic node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowsAnswer {
@@ -308,6 +345,13 @@ pub struct RowsAnswer {
     pub foreign: bool,
     /// The nodes that show the service of the group's writer.
     pub others: BTreeSet<String>,
+}
+
+impl RowsAnswer {
+    /// The node that has the name of the group's is another's: of another program, or of another group of ours.
+    pub fn is_anothers(&self, layout: &Layout) -> bool {
+        self.foreign || self.found.as_ref().is_some_and(|rows| is_of_another_group(rows, layout))
+    }
 }
 
 /// Which group on which Sentinel a question is about.

@@ -11,7 +11,6 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 
 use super::address::{Address, ServiceName};
-use super::observed::RowsAnswer;
 use super::record::{PublishedRole, Record};
 pub use super::store::Layout;
 
@@ -57,20 +56,17 @@ const PREFIX: &str = "prefix";
 /// See [`PREFIX`]; the rows have it, too.
 const GROUP: &str = "group";
 
-/// The node that was found under the name of the group's is another's: of another program, or of another group of ours. One
-/// from before nodes said whose they are is known by its rows.
-pub fn is_anothers(rows: &RowsAnswer, layout: &Layout) -> bool {
+/// The node of these rows, which has the name of the group's, is that of another group of ours. A node from before nodes said
+/// whose they are is known by its rows.
+pub fn is_of_another_group(rows: &Rows, layout: &Layout) -> bool {
     let other = |meta: &BTreeMap<String, String>, key: &str, own: &str| {
         meta.get(key).is_some_and(|found| found != own)
     };
     let group = layout.group.as_str();
-    rows.foreign
-        || rows.found.as_ref().is_some_and(|found| {
-            let node = &found.node.meta;
-            other(node, PREFIX, &layout.prefix)
-                || other(node, GROUP, group)
-                || found.services.values().any(|row| other(&row.meta, GROUP, group))
-        })
+    let node = &rows.node.meta;
+    other(node, PREFIX, &layout.prefix)
+        || other(node, GROUP, group)
+        || rows.services.values().any(|row| other(&row.meta, GROUP, group))
 }
 
 /// A service as the catalog holds it.

@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::address::{Address, GroupName, ServiceName};
 use super::memory::StalePeer;
+use super::observed::GaveUp;
 use super::writer::NotWriter;
 
 /// Why a writer is published.
@@ -402,42 +403,6 @@ pub enum WhyNotReplaced {
     WouldChoose(Address),
     /// No Sentinel that trusts its clock sees the instance that is to be chosen.
     NoSentinel(Address),
-}
-
-/// Why a Sentinel gave up a failover: its own event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GaveUp {
-    /// `-failover-abort-no-good-slave`.
-    NoGoodReplica,
-    /// `-failover-abort-not-elected`.
-    NotElected,
-    /// `-failover-abort-slave-timeout`.
-    TimedOut,
-}
-
-impl GaveUp {
-    /// What the event of this name says.
-    pub fn of_event(name: &str) -> Option<Self> {
-        match name {
-            "-failover-abort-no-good-slave" => Some(Self::NoGoodReplica),
-            "-failover-abort-not-elected" => Some(Self::NotElected),
-            "-failover-abort-slave-timeout" => Some(Self::TimedOut),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for GaveUp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoGoodReplica => {
-                "it sees no replica that it could choose: each is down, has had no link for too long, was not heard for \
-                 too long, or has replica-priority 0"
-            }
-            Self::NotElected => "no majority of the Sentinels elected it: do they hear one another?",
-            Self::TimedOut => "the replica that it chose did not become the primary in time",
-        })
-    }
 }
 
 /// Why a Sentinel or replica that is gone for good is not forgotten yet.

@@ -15,9 +15,10 @@ use super::projection::{Layout, plain_changes, project, row_changes};
 use super::reasons::{LeftAlone, NoFirst, NotRelocated, Reason, WhyLeft};
 use super::record::{Change, InstanceRecord, Level, PublishedRole, Record};
 use super::situation::Situation;
+use super::unreachable::refuses_writes;
 use super::unreachable::{UNREACHABLE_AFTER_MS, unreachable};
 use super::view::View;
-use super::writer::{WriterTest, refuses_writes};
+use super::writer::WriterTest;
 
 /// What `status`, the page and the metrics show of one group.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -15,6 +15,13 @@ pub const UNREACHABLE_AFTER_MS: u64 = 5_000;
 /// Sentinels call a dead one up for `down-after-milliseconds`, and this much longer, in ms.
 const SLOWER_MS: u64 = 1_000;
 
+/// The published writer, while it says of itself that it refuses writes.
+pub fn refuses_writes<'a>(view: &View<'a>) -> Option<&'a Address> {
+    let writer = view.writer()?;
+    let answer = view.instance(writer)?;
+    answer.refuses_writes.is_some().then_some(writer)
+}
+
 /// One of them, and why it does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreachable<'a> {

@@ -7,9 +7,7 @@ use super::address::Address;
 use super::data_loss::{Replace, noted};
 use super::observed::{RowsAnswer, StoreAnswer, StoredState};
 use super::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
-use super::projection::{
-    Layout, Op, Rows, TXN_OPS_MAX, is_anothers, plain_changes, project, row_changes,
-};
+use super::projection::{Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes};
 use super::publication::{KeepReason, Verdict};
 use super::reasons::Reason;
 use super::record::{
@@ -148,7 +146,7 @@ fn may_write<'a>(
     let Some(rows) = &view.observed.rows else {
         return Err(Box::new(Reason::CatalogUnread));
     };
-    if is_anothers(rows, layout) {
+    if rows.is_anothers(layout) {
         return Err(Box::new(Reason::ForeignNode(layout.node())));
     }
     let published = view.record.is_some_and(|record| record.last_writer.is_some());

@@ -6,7 +6,6 @@ use super::address::Address;
 use super::observed::{InstanceAnswer, Observed, ReplId, Role};
 use super::record::{Record, Writer};
 use super::time::Mono;
-use super::view::View;
 
 /// Outcome of the writer test.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,13 +73,6 @@ pub fn writer_test<'a>(observed: &'a Observed, address: &Address, since: Mono) -
         return WriterTest::Fails(NotWriter::HandingOver);
     }
     WriterTest::Passes(answer)
-}
-
-/// The published writer, while it says of itself that it refuses writes.
-pub fn refuses_writes<'a>(view: &View<'a>) -> Option<&'a Address> {
-    let writer = view.writer()?;
-    let answer = view.instance(writer)?;
-    answer.refuses_writes.is_some().then_some(writer)
 }
 
 /// How an instance's data set relates to what was published before it.

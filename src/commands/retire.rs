@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
 use crate::core::group::Outcome;
-use crate::core::projection::{Layout, Op, is_anothers};
+use crate::core::projection::{Layout, Op};
 use crate::core::sentinel_rows::node;
 use crate::exit::{Exit, Failure};
 
@@ -36,7 +36,7 @@ pub async fn run(config: Config, args: &RetireArgs) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Failed, message)
             .hint("take the group out of their config first, or use --force"));
     }
-    if is_anothers(&rows, &layout) {
+    if rows.is_anothers(&layout) {
         let message = format!("node {} is not ours; it is left alone", layout.node());
         return Err(Failure::new(Exit::Failed, message)
             .hint("it was registered by another program: another --prefix makes other nodes"));

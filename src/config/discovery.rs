@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::core::address::Address;
-use crate::core::electorate::is_here;
 
 /// Where Sentinels are to be found.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +23,7 @@ pub struct SentinelSources {
 impl SentinelSources {
     /// What tells them from the sources of others: a loopback address is each host's own.
     pub fn names(&self) -> BTreeSet<String> {
-        let listed = self.listed.iter().filter(|address| !is_here(address));
+        let listed = self.listed.iter().filter(|address| !address.is_each_hosts_own());
         let service = self.consul_service.iter().map(|service| format!("service {service}"));
         listed.map(ToString::to_string).chain(service).collect()
     }

@@ -14,8 +14,8 @@ use crate::config::SentinelSources;
 use crate::consul::client::Consul;
 use crate::consul::sentinel_rows::SentinelNews;
 use crate::core::address::{Address, GroupName};
+use crate::core::observed::GaveUp;
 use crate::core::observed::{Reading, SentinelAnswer};
-use crate::core::reasons::GaveUp;
 use crate::dns::Names;
 
 /// Sentinels watched at the most. More than that is a mistake in a name or a service.

@@ -3,7 +3,6 @@
 use jiff::SignedDuration;
 
 use super::{Check, Facts, Finding, FindingCode, NameKind, Right, RightKind, seen, version};
-use crate::projection::is_anothers;
 
 /// For how long DNS may answer from what it last knew.
 const MAX_STALE: SignedDuration = SignedDuration::from_secs(60);
@@ -172,7 +171,7 @@ fn foreign_rows(facts: &Facts<'_>) -> Vec<Finding> {
 
 fn foreign_node(facts: &Facts<'_>) -> Vec<Finding> {
     let rows = facts.view.observed.rows.as_ref();
-    if !rows.is_some_and(|rows| is_anothers(rows, facts.layout)) {
+    if !rows.is_some_and(|rows| rows.is_anothers(facts.layout)) {
         return Vec::new();
     }
     let node = facts.layout.node();

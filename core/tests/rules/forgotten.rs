@@ -13,7 +13,7 @@ use consul_redis_core::sentinels::ReconfigureKind;
 use consul_redis_core::situation::Situation;
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, id, primary, replica, sentinel_at};
+use crate::scene::{A, B, C, NOW, Scene, at, id, primary, replica, run, sentinel_at};
 
 /// It follows nobody, and holds the last writer's history up to there.
 fn waiting(offset: u64) -> InstanceAnswer {
@@ -42,7 +42,7 @@ pub fn forgotten() -> Scene {
 }
 
 fn seen(mut scene: Scene, ms: u64) -> Scene {
-    let condition = Condition::Forgotten(at(A), "run".to_owned());
+    let condition = Condition::Forgotten(at(A), run(A));
     scene.memory.since.insert(condition, Mono(NOW - ms));
     scene
 }
@@ -58,7 +58,7 @@ fn the_last_writer_is_named_again_where_the_other_sentinels_are_blank() {
     let scene = forgotten();
     assert_eq!(scene.verdict(), Verdict::Claim(at(A)));
     let claimed = scene.published(|record| record.claim = Some(at(A)));
-    let promote = Promote { instance: at(A), run_id: "run".to_owned() };
+    let promote = Promote { instance: at(A), run_id: run(A) };
     assert_eq!(claimed.decision().actions().last(), Some(&Action::Promote(promote)));
     // It began its own history where it stood.
     let leads = InstanceAnswer { forked_at: Some(1_001), ..primary(2, Some(1), &[]) };
@@ -104,7 +104,7 @@ fn it_is_not_named_again_while_anything_may_lead_elsewhere() {
     assert!(why(rival).contains(&format!("{B} says that it is the primary")));
     // The veto says so by itself.
     let claimed = forgotten().published(|record| record.claim = Some(at(A)));
-    let promote = Action::Promote(Promote { instance: at(A), run_id: "run".to_owned() });
+    let promote = Action::Promote(Promote { instance: at(A), run_id: run(A) });
     assert_eq!(safety::veto(&claimed.view(), &promote), None);
     let elsewhere = claimed.sentinel(0, |group| group.primary = at(B));
     assert!(safety::veto(&elsewhere.view(), &promote).is_some());

@@ -7,7 +7,7 @@ use consul_redis_core::record::Level;
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
 
-use crate::scene::{A, B, C, Scene, at, layout, primary, replica, sentinel_at};
+use crate::scene::{A, B, C, Scene, at, layout, primary, replica, run, sentinel_at};
 
 fn now(ms: u64) -> Now {
     Now { mono: Mono(ms), wall: Timestamp::from_second(1_700_000_000).expect("a time") }
@@ -84,7 +84,8 @@ impl Fed {
         self.at += 1_000;
         let time = now(self.at);
         for (address, answer) in instances {
-            let (asked, result) = (Mono(self.at - 10), Ok(answer.clone()));
+            let answer = InstanceAnswer { run_id: run(address), ..answer.clone() };
+            let (asked, result) = (Mono(self.at - 10), Ok(answer));
             let reading = Reading { asked, answered: Mono(self.at), result };
             let outputs = self.machine.on(Input::Instance(at(address), reading), time);
             self.say(outputs);

@@ -1,8 +1,8 @@
 //! Rule 4: a writer that the majority calls down, or that says itself that it is a replica, is withdrawn.
 
+use consul_redis_core::observed::GaveUp;
 use consul_redis_core::observed::{DownOpinion, FailoverPhase};
 use consul_redis_core::projection::Op;
-use consul_redis_core::reasons::GaveUp;
 use consul_redis_core::status::assess;
 use consul_redis_core::time::Mono;
 

@@ -259,7 +259,7 @@ impl Scene {
         holding.extend(consul_redis_core::sentinels::conditions(&view));
         holding.extend(consul_redis_core::stale_peers::conditions(&view));
         holding.extend(consul_redis_core::unreachable::conditions(&view));
-        let refuses = consul_redis_core::writer::refuses_writes(&view);
+        let refuses = consul_redis_core::unreachable::refuses_writes(&view);
         holding.extend(refuses.map(|at| Condition::RefusesWrites(at.clone())));
         holding
     }
