@@ -451,10 +451,13 @@ impl Follower {
 
     async fn fence(&mut self, wanted: &Fence) {
         let Fence { instance, follow, run_id, .. } = wanted;
-        // Who answers there is asked right before: a process that listens at two addresses never follows itself.
-        match self.run_at(follow).await {
-            Ok(run) if run != *run_id => {}
-            Ok(_) => return warn!("{instance} and {follow} are one process: nothing is done"),
+        // What answers there is asked right before: a process that listens at two addresses never follows itself.
+        match self.probe_at(follow).await {
+            Ok(writer) if wanted.is_led_by(&writer) => {}
+            Ok(writer) if writer.run_id == *run_id => {
+                return warn!("{instance} and {follow} are one process: nothing is done");
+            }
+            Ok(_) => return debug!(%instance, "{follow} is not the writer that it was"),
             Err(error) => return debug!(%instance, %error, "the writer {follow} does not answer"),
         }
         let result = self.on_link(async |link: &mut Link| fence(link, wanted).await).await;
@@ -487,10 +490,10 @@ impl Follower {
         }
     }
 
-    /// Which run answers at another address.
-    async fn run_at(&self, address: &Address) -> Result<String, LinkError> {
+    /// What another address answers.
+    async fn probe_at(&self, address: &Address) -> Result<InstanceAnswer, LinkError> {
         let settings = self.settings.borrow().clone();
-        Ok(probe(&mut Link::open(address, &settings).await?).await?.run_id)
+        probe(&mut Link::open(address, &settings).await?).await
     }
 
     /// It says that it follows this one.

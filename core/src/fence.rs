@@ -72,6 +72,13 @@ pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
 }
 
 impl Fence {
+    /// Whether what answers where the writer is, right before the command, is still the process that leads: a command that comes late
+    /// makes no instance a replica of a writer that is gone, nor of itself.
+    pub fn is_led_by(&self, writer: &InstanceAnswer) -> bool {
+        let same = self.follow_run.as_ref().is_none_or(|run| *run == writer.run_id);
+        same && writer.run_id != self.run_id && matches!(writer.role, Role::Primary { .. })
+    }
+
     /// Whether what the instance says at the last moment is still what the fence was decided on: another
     /// run, another history, or data where there was none, must be looked at anew.
     pub fn still_holds(&self, now: &InstanceAnswer) -> bool {

@@ -230,7 +230,7 @@ async fn a_sentinel_that_cannot_save_its_config_is_told_once() {
     }
     let at = &world.sentinels[0].address;
     until_said(&running, &format!("Sentinel {at} does what it is told and cannot save"), 1).await;
-    until_said(&running, "its settings: down-after-milliseconds 2300", 3).await;
+    until_said(&running, ": down-after-milliseconds 2300", 3).await;
     let doctor = text(&run(&world, &["doctor", "redis"], &[]));
     assert!(doctor.contains("sentinel-config-unsaved"), "{doctor}");
     assert!(doctor.contains(&format!("{at}: ERR Failed to save config file")), "{doctor}");

@@ -264,7 +264,7 @@ async fn settings_reach_all_sentinels_and_stay() {
     let answer = one.ask(&["SENTINEL", "MASTER", "redis"]).await.unwrap();
     assert_eq!(fields(&answer).unwrap()["parallel-syncs"], "2");
     let log = logs(&agents);
-    assert!(log.contains("its settings: down-after-milliseconds 2300"), "{log}");
+    assert!(log.contains(": down-after-milliseconds 2300"), "{log}");
     let (code, shown) = config(&["down_after="]);
     assert_eq!(code, Some(0), "{shown}");
     assert!(shown.contains("down_after        (as each Sentinel has it)"), "{shown}");

@@ -763,7 +763,9 @@ impl Cluster {
     /// `REPLICAOF`, as an agent gives it to a stray primary: after it has looked once more.
     pub fn fence(&mut self, index: usize, fence: &Fence) -> bool {
         let now = self.probe(&self.instances[index].address);
-        if !now.is_some_and(|now| fence.still_holds(&now)) {
+        let writer = self.probe(&fence.follow);
+        let led = writer.is_some_and(|writer| fence.is_led_by(&writer));
+        if !led || !now.is_some_and(|now| fence.still_holds(&now)) {
             return false;
         }
         let instance = &mut self.instances[index];
