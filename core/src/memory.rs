@@ -81,7 +81,7 @@ pub enum ReconfigureKind {
     Remove(u64),
     /// Its settings differ from those that are wanted.
     Settings,
-    /// `master-reboot-down-after-period`, in ms, which no Sentinel shows (`docs/facts/sentinel.md` 16).
+    /// `master-reboot-down-after-period`, in ms, which no Sentinel shows (`docs/facts/sentinel.md` 18).
     Reboot(u64),
 }
 

@@ -160,7 +160,7 @@ pub const REBOOT_AGAIN_MS: u64 = 3_600_000;
 /// How long a primary may take to load its data after a restart before it counts as down, where an agent has told a
 /// Sentinel of the group, in ms: with 0, Sentinel's own default, it may take for ever. Together with the 10 s in which the
 /// restart is noticed it must stay below ten times `down-after-milliseconds`, after which no replica may be chosen
-/// (`docs/facts/sentinel.md` 16).
+/// (`docs/facts/sentinel.md` 18).
 pub const REBOOT_DOWN_AFTER_MS: u64 = 3_000;
 /// How long a Sentinel may disagree with the majority before it is reconfigured: they correct one another within 2 s.
 pub const DISAGREES_AFTER_MS: u64 = 30_000;
