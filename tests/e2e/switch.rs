@@ -130,6 +130,12 @@ pub async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consu
     let _agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
+    // A primary begins a history with its first replica; a replica is published at once that goes on from what is recorded.
+    let replid = world.server(&old).unwrap().probe().await.unwrap().replid;
+    let known = |r: &consul_redis::core::record::Record| {
+        r.writer.as_ref().is_some_and(|writer| writer.replid == replid)
+    };
+    until_record(&world, "redis", 20, "the writer's history", known).await;
     world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
     let moved = |r: &consul_redis::core::record::Record| {
         r.writer_address().is_some_and(|writer| writer.to_string() != old)
