@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write as _};
 
+use super::retire::committed;
 use super::switchover::find_group;
 use super::terminal::Progress;
 use crate::cli::AdoptArgs;
@@ -10,7 +11,6 @@ use crate::config::Config;
 use crate::config::resolver::unique;
 use crate::consul::client::Consul;
 use crate::core::adopt::adoption;
-use crate::core::group::Outcome;
 use crate::core::memory::Memory;
 use crate::core::policy::Policy;
 use crate::core::view::View;
@@ -60,22 +60,13 @@ pub async fn run(config: Config, args: &AdoptArgs) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Failed, "not adopted: not confirmed")
             .hint("answer yes, or give --yes"));
     }
-    match consul.txn(&adoption.ops, &group.layout.state()).await {
-        Outcome::Committed { .. } => {
-            println!("adopted");
-            Ok(())
-        }
-        Outcome::Lost => Err(Failure::new(Exit::Failed, "the group changed meanwhile")
-            .hint("run it again, and see what it says now")),
-        Outcome::Refused(what) => {
-            Err(Failure::new(Exit::Denied, format!("Consul refuses: {what}"))
-                .hint("the token needs what consul/agent-policy.hcl says"))
-        }
-        Outcome::Unknown(what) => {
-            Err(Failure::new(Exit::Unavailable, format!("the answer was lost: {what}"))
-                .hint("run it again: it says when there is nothing left to adopt"))
-        }
-    }
+    committed(
+        consul.txn(&adoption.ops, &group.layout.state()).await,
+        "run it again, and see what it says now",
+        "run it again: it says when there is nothing left to adopt",
+    )?;
+    println!("adopted");
+    Ok(())
 }
 
 fn confirmed(group: &str) -> Result<bool, Failure> {

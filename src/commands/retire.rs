@@ -80,17 +80,22 @@ pub async fn known_groups(config: &Config, consul: &Consul) -> String {
 }
 
 async fn commit(consul: &Consul, ops: &[Op]) -> Result<(), Failure> {
-    match consul.txn(ops, "").await {
+    let lost = "an agent still publishes it; try again once none does";
+    committed(consul.txn(ops, "").await, lost, "run the command again: it does no harm twice")
+}
+
+/// What became of an operator's transaction, with what to do when the group changed meanwhile, and when the answer was lost.
+pub(super) fn committed(outcome: Outcome, lost: &str, unknown: &str) -> Result<(), Failure> {
+    match outcome {
         Outcome::Committed { .. } => Ok(()),
-        Outcome::Lost => Err(Failure::new(Exit::Failed, "the group changed meanwhile")
-            .hint("an agent still publishes it; try again once none does")),
+        Outcome::Lost => Err(Failure::new(Exit::Failed, "the group changed meanwhile").hint(lost)),
         Outcome::Refused(what) => {
             Err(Failure::new(Exit::Denied, format!("Consul refuses: {what}"))
                 .hint("the token needs what consul/agent-policy.hcl says"))
         }
         Outcome::Unknown(what) => {
             Err(Failure::new(Exit::Unavailable, format!("the answer was lost: {what}"))
-                .hint("run the command again: it does no harm twice"))
+                .hint(unknown))
         }
     }
 }

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use crate::containers::{Container, PLAIN, group, spec};
 use crate::promises::{ALL_FORGOTTEN, FORGOTTEN};
 use crate::support::{
-    agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_record,
-    until_writer, world,
+    agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_logged,
+    until_record, until_writer, world,
 };
 
 /// Keys of the first group.
@@ -61,12 +61,7 @@ fn run_at(world: &World, consul: &World, args: &[&str]) -> (Option<i32>, String)
 }
 
 async fn until_said(agents: &[Process], what: &str) {
-    until(what, Duration::from_secs(30), || async {
-        let log = logs(agents);
-        if log.contains(what) { Ok(()) } else { Err(LabError(log)) }
-    })
-    .await
-    .unwrap();
+    until_logged(|| logs(agents), 30, what, 1).await;
 }
 
 /// Two environments, each with its own Redis and Sentinels, with the default name, on one Consul.

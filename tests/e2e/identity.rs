@@ -20,7 +20,7 @@ use crate::fencing::{until_all_settled, until_follows};
 use crate::promises::RETURNED_AOF;
 use crate::support::{
     agent, agents, logs, must_follow_a_failover, node_agents, record, run, text, until_in_sync,
-    until_named, until_record, until_writer, world,
+    until_logged, until_named, until_record, until_writer, world,
 };
 
 /// Keys that all instances have.
@@ -53,12 +53,7 @@ async fn set(server: &LabServer, name: &str, value: &str) {
 }
 
 async fn until_said(agents: &[Process], said: &str) {
-    until(said, Duration::from_secs(20), || async {
-        let log = logs(agents);
-        if log.contains(said) { Ok(()) } else { Err(LabError(log)) }
-    })
-    .await
-    .unwrap();
+    until_logged(|| logs(agents), 20, said, 1).await;
 }
 
 /// The problems that `status` shows now: code and text.

@@ -12,17 +12,12 @@ use tokio::io::AsyncBufReadExt as _;
 
 use crate::support::{
     agent, agents, get, http_address, logs, must_follow_a_failover, run, text, until_in_sync,
-    until_named, until_writer, world, writers,
+    until_logged, until_named, until_writer, world, writers,
 };
 use crate::writers::none_lost;
 
 async fn until_said(agent: &Process, what: &str) {
-    until(what, Duration::from_secs(30), || async {
-        let log = agent.log();
-        if log.contains(what) { Ok(()) } else { Err(LabError(log)) }
-    })
-    .await
-    .unwrap();
+    until_logged(|| agent.log(), 30, what, 1).await;
 }
 
 /// Waits until `/status.json` has this, or has it not.

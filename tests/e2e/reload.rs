@@ -19,17 +19,12 @@ use crate::hammer::Hammer;
 use crate::promises::PASSWORD_TOLD;
 use crate::support::{
     agent, get, http_address, must_follow_a_failover, record, run, text, until_in_sync,
-    until_writer, world,
+    until_logged, until_writer, world,
 };
 
 /// Waits until the agent has said this so many times.
 async fn until_said(agent: &Process, what: &str, times: usize) {
-    until(what, Duration::from_secs(20), || async {
-        let log = agent.log();
-        if log.matches(what).count() >= times { Ok(()) } else { Err(LabError(log)) }
-    })
-    .await
-    .unwrap();
+    until_logged(|| agent.log(), 20, what, times).await;
 }
 
 fn reload(agent: &Process, path: &Path, config: &str) {

@@ -12,7 +12,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::{
-    agent, base64, program, record, run, text, until_in_sync, until_record, until_writer, world,
+    agent, base64, program, record, run, text, until_in_sync, until_logged, until_record,
+    until_writer, world,
 };
 
 /// Two Redis are enough.
@@ -96,12 +97,7 @@ fn watcher(world: &World, config: &str) -> Process {
 }
 
 async fn until_log(process: &Process, seconds: u64, wanted: &str) {
-    until(wanted, Duration::from_secs(seconds), || async {
-        let log = process.log();
-        if log.contains(wanted) { Ok(()) } else { Err(LabError(log)) }
-    })
-    .await
-    .unwrap();
+    until_logged(|| process.log(), seconds, wanted, 1).await;
 }
 
 const WRITER: &str = "{{ groups.redis.writer.address }} {{ groups.redis.generation }}\n";

@@ -12,16 +12,11 @@ use consul_redis::redis_link::{fields, text as words};
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    agent, get, http_address, must_follow_a_failover, run, text, until_writer, world,
+    agent, get, http_address, must_follow_a_failover, run, text, until_logged, until_writer, world,
 };
 
 async fn until_said(agent: &Process, what: &str, times: usize) {
-    until(what, Duration::from_secs(30), || async {
-        let log = agent.log();
-        if log.matches(what).count() >= times { Ok(()) } else { Err(LabError(log)) }
-    })
-    .await
-    .unwrap();
+    until_logged(|| agent.log(), 30, what, times).await;
 }
 
 /// By SIGHUP, so that the test does not wait for the next look at the file.

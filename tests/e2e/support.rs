@@ -248,6 +248,16 @@ pub fn writers(world: &World) -> Writers {
     Writers::by_name(world.consul.dns)
 }
 
+/// Waits until what this log says is there so many times, for so many seconds.
+pub async fn until_logged(log: impl Fn() -> String, seconds: u64, what: &str, times: usize) {
+    until(what, Duration::from_secs(seconds), || async {
+        let log = log();
+        if log.matches(what).count() >= times { Ok(()) } else { Err(LabError(log)) }
+    })
+    .await
+    .unwrap();
+}
+
 /// The logs of all agents, for a failing test.
 pub fn logs(agents: &[Process]) -> String {
     agents.iter().map(|agent| format!("--- {}\n{}\n", agent.name(), agent.log())).collect()
