@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
+use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::clients::{NameWriter, Written, first_primary, write_to};
 use consul_redis::lab::process::Process;

@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use consul_redis::clock::wall;
 use consul_redis::consul::client::Consul;
-use consul_redis::core::record::{Record, decode, encode};
+use consul_redis::core::published::record::{Record, decode, encode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::{Life, Process};
 use consul_redis::lab::tools::{Tool, haproxy};

@@ -10,7 +10,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
+use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::clients::{NameWriter, first_primary, write_to};
 use consul_redis::lab::wait::until;

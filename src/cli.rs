@@ -8,9 +8,9 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::file::{LogFormat, Span};
-use crate::core::address::{Address, GroupName, ServiceName};
+use crate::core::identity::address::{Address, GroupName, ServiceName};
 use crate::core::policy::WantedQuorum;
-use crate::core::record::Level;
+use crate::core::published::record::Level;
 
 /// The least time between two looks of `status --watch`, in ms.
 const WATCH_EVERY_MIN_MS: u64 = 100;
@@ -492,7 +492,7 @@ pub struct GroupFlag {
 }
 
 impl FromStr for GroupFlag {
-    type Err = crate::core::address::NameError;
+    type Err = crate::core::identity::address::NameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('=') {

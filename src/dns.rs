@@ -18,8 +18,8 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::core::address::Address;
-use crate::core::name_check::DnsAnswer;
+use crate::core::identity::address::Address;
+use crate::core::published::name_check::DnsAnswer;
 
 /// Deadline of one question to one server.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);

@@ -13,18 +13,18 @@ use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::{CALL_TIMEOUT, Consul, ConsulError};
 use crate::consul::store::ReadMode;
-use crate::core::address::{Address, ServiceName};
 use crate::core::decide::decide;
 use crate::core::doctor::{
     ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, LoginFacts, NameAnswer, Right,
     SentinelFacts, diagnose, rights,
 };
-use crate::core::memory::Memory;
-use crate::core::observed::{Observed, Reading};
-use crate::core::projection::MANAGED_BY;
-use crate::core::record::Record;
-use crate::core::status::{ProblemCode, assess};
-use crate::core::view::View;
+use crate::core::identity::address::{Address, ServiceName};
+use crate::core::known::memory::Memory;
+use crate::core::known::observed::{Observed, Reading};
+use crate::core::known::view::View;
+use crate::core::published::projection::MANAGED_BY;
+use crate::core::published::record::Record;
+use crate::core::shown::status::{ProblemCode, assess};
 use crate::dns::Names;
 use crate::name_check;
 use crate::observe::{look, look_without_consul};

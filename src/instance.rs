@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
-use crate::core::action::Promote;
-use crate::core::address::Address;
-use crate::core::data_loss::Detach;
-use crate::core::fence::{Fence, StrayKind};
-use crate::core::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
-use crate::core::projection::detached_address;
+use crate::core::duty::action::Promote;
+use crate::core::duty::fence::{Fence, StrayKind};
+use crate::core::identity::address::Address;
+use crate::core::known::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
+use crate::core::published::projection::detached_address;
+use crate::core::situation::data_loss::Detach;
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
 use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, text};
@@ -540,7 +540,7 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
-    use crate::core::observed::ReplId;
+    use crate::core::known::observed::ReplId;
 
     fn a_fence(instance: &Address) -> Fence {
         Fence {

@@ -9,13 +9,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::clock::Clock;
-use crate::core::action::Purpose;
-use crate::core::address::{Address, GroupName};
+use crate::core::duty::action::Purpose;
 use crate::core::group::{Outcome, Published};
-use crate::core::name_check::{self, CheckResult};
-use crate::core::observed::{InstanceAnswer, Reading, SentinelAnswer};
-use crate::core::publication::Verdict;
-use crate::core::status::Problem;
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::known::observed::{InstanceAnswer, Reading, SentinelAnswer};
+use crate::core::published::name_check::{self, CheckResult};
+use crate::core::published::publication::Verdict;
+use crate::core::shown::status::Problem;
 use crate::core::time::Mono;
 
 /// Names and values of the labels of one line of a metric.

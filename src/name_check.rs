@@ -1,5 +1,5 @@
 //! Asks Consul's DNS for each group's name, as a client would: after each switch until it answers what was published,
-//! and every minute. [`crate::core::name_check`] compares.
+//! and every minute. [`crate::core::published::name_check`] compares.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,15 +14,15 @@ use crate::clock::Clock;
 use crate::config::DnsConfig;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
-use crate::core::address::{Address, GroupName};
 use crate::core::doctor::{NameAnswer, NameKind};
 use crate::core::group::Published;
-use crate::core::name_check::{
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::published::name_check::{
     CheckResult, DnsAnswer, DnsVerdict, GRACE_MS, NameCheck, compare, problem, stale,
 };
-use crate::core::projection::Layout;
-use crate::core::record::Record;
-use crate::core::status::{Problem, ProblemCode};
+use crate::core::published::projection::Layout;
+use crate::core::published::record::Record;
+use crate::core::shown::status::{Problem, ProblemCode};
 use crate::dns::Names;
 use crate::meter::Meter;
 

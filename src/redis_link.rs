@@ -25,8 +25,8 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::core::address::Address;
-use crate::core::unreachable::LOGIN_REFUSED;
+use crate::core::identity::address::Address;
+use crate::core::shown::unreachable::LOGIN_REFUSED;
 use crate::dns::{DnsError, look_up};
 use crate::pem;
 use crate::secret::{SecretError, SecretSource};

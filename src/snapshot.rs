@@ -2,8 +2,8 @@
 
 use crate::core::decide::Decision;
 use crate::core::group::GroupLoop;
-use crate::core::status::GroupStatus;
-use crate::core::status::Problem;
+use crate::core::shown::status::GroupStatus;
+use crate::core::shown::status::Problem;
 use crate::core::time::Now;
 use crate::name_check::Findings;
 

@@ -14,13 +14,13 @@ use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::address::Address;
+use crate::core::duty::switchover::{Check, Switchover, has_all, retire};
 use crate::core::group::Outcome;
-use crate::core::memory::Memory;
-use crate::core::observed::{InstanceAnswer, Role};
-use crate::core::projection::Op;
-use crate::core::switchover::{Check, Switchover, has_all, retire};
-use crate::core::view::View;
+use crate::core::identity::address::Address;
+use crate::core::known::memory::Memory;
+use crate::core::known::observed::{InstanceAnswer, Role};
+use crate::core::known::view::View;
+use crate::core::published::projection::Op;
 use crate::dns::Names;
 use crate::doctor::sentinel_users;
 use crate::exit::{Exit, Failure};
@@ -93,7 +93,7 @@ pub struct Mover<'a> {
 }
 
 impl Mover<'_> {
-    /// Makes the move that [`crate::core::switchover::prepare`] has found possible.
+    /// Makes the move that [`crate::core::duty::switchover::prepare`] has found possible.
     ///
     /// # Errors
     /// A [`Failure`] when a step does not happen in time; writes go on where they were.

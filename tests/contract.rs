@@ -12,8 +12,8 @@ use consul_redis::clock::Clock;
 use consul_redis::consul::client::Consul;
 use consul_redis::consul::store::ReadMode;
 use consul_redis::core::group::Outcome;
-use consul_redis::core::observed::{RowsAnswer, StoreAnswer};
-use consul_redis::core::projection::{
+use consul_redis::core::known::observed::{RowsAnswer, StoreAnswer};
+use consul_redis::core::published::projection::{
     CheckRow, CheckStatus, Layout, MANAGED_BY, NodeRow, Op, ServiceRow, node_row,
 };
 use consul_redis::core::time::Mono;

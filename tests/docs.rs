@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use consul_redis::core::doctor::FindingCode;
-use consul_redis::core::status::ProblemCode;
+use consul_redis::core::shown::status::ProblemCode;
 use consul_redis::http::metrics::names;
 
 fn root() -> PathBuf {

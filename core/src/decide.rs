@@ -6,20 +6,20 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::action::{Action, Write};
-use super::address::Address;
-use super::data_loss::replace;
-use super::duty::{Duties, Duty, SentinelDuty, duties, sentinel_duties};
-use super::election::copies;
-use super::hold::{is_blind, is_isolated};
-use super::projection::Layout;
-use super::publication::{Verdict, verdict};
-use super::reasons::{NotPromotedAgain, Reason};
-use super::safety;
-use super::situation::{Situation, situation};
-use super::stale_peers::forget;
-use super::view::View;
-use super::write::{Next, Wanted, claimed, taken, write};
+use crate::duty::action::{Action, Write};
+use crate::duty::hold::{is_blind, is_isolated};
+use crate::duty::safety;
+use crate::duty::stale_peers::forget;
+use crate::duty::{Duties, Duty, SentinelDuty, duties, sentinel_duties};
+use crate::identity::address::Address;
+use crate::known::view::View;
+use crate::published::projection::Layout;
+use crate::published::publication::{Verdict, verdict};
+use crate::published::write::{Next, Wanted, claimed, taken, write};
+use crate::shown::reasons::{NotPromotedAgain, Reason};
+use crate::situation::data_loss::replace;
+use crate::situation::election::copies;
+use crate::situation::{Situation, situation};
 
 /// What follows from one view: what is published, what is done to each server, and what is said.
 #[derive(Debug, Clone, PartialEq)]

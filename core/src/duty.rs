@@ -3,20 +3,27 @@
 //! Several rules may want something of the same instance. The order in which they come is that of [`Duty`]: what makes an
 //! instance a primary goes first, then what keeps its data, then what makes it a replica, then what only holds it.
 
+pub mod action;
+pub mod fence;
+pub mod hold;
+pub mod safety;
+pub mod sentinels;
+pub mod stale_peers;
+pub mod switchover;
+
 use std::collections::BTreeMap;
 
-use super::action::Action;
-use super::address::Address;
-use super::bootstrap::Promote;
-use super::data_loss::{Detach, Replace, detachments};
-use super::fence::{Fence, fences};
-use super::hold::{Hold, holds, unproven};
-use super::reasons::{LeftAlone, Reason};
-use super::safety;
-use super::sentinels::{Reconfigure, reconfigurations};
-use super::situation::Situation;
-use super::stale_peers::Forget;
-use super::view::View;
+use crate::duty::action::Action;
+use crate::duty::fence::{Fence, fences};
+use crate::duty::hold::{Hold, holds, unproven};
+use crate::duty::sentinels::{Reconfigure, reconfigurations};
+use crate::duty::stale_peers::Forget;
+use crate::identity::address::Address;
+use crate::known::view::View;
+use crate::shown::reasons::{LeftAlone, Reason};
+use crate::situation::Situation;
+use crate::situation::bootstrap::Promote;
+use crate::situation::data_loss::{Detach, Replace, detachments};
 
 /// What is done to one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]

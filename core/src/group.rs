@@ -16,28 +16,28 @@ pub use self::flight::{
 pub use self::narrate::OBSTACLE_SAID_AFTER_MS;
 use self::narrate::{Noted, Obstacle, change_line, say};
 pub use self::pace::{AUDIT_MS, CHASE_MS, TICK_MS, TICK_URGENT_MS, URGENT_FOR_MS};
-use super::action::{Action, Promote, Write};
-use super::address::{Address, ServiceName};
-use super::conditions::conditions;
-use super::data_loss::{Detach, Replace};
-use super::decide::{Decision, decide};
-use super::election::Tally;
-use super::fence::Fence;
-use super::hold::Hold;
-use super::memory::{Condition, Memory};
-use super::observed::GaveUp;
-use super::observed::{
+use crate::decide::{Decision, decide};
+use crate::duty::action::{Action, Promote, Write};
+use crate::duty::fence::Fence;
+use crate::duty::hold::Hold;
+use crate::duty::sentinels::Reconfigure;
+use crate::duty::stale_peers::Forget;
+use crate::identity::address::{Address, ServiceName};
+use crate::known::conditions::conditions;
+use crate::known::memory::{Condition, Memory};
+use crate::known::observed::GaveUp;
+use crate::known::observed::{
     InstanceAnswer, Observed, Reading, RowsAnswer, SentinelAnswer, StoreAnswer, StoredState,
 };
-use super::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
-use super::projection::Layout;
-use super::record::Change;
-use super::replicas::InstanceRows;
-use super::sentinels::Reconfigure;
-use super::stale_peers::Forget;
-use super::status::{GroupStatus, ProblemCode, assess, problems, standing};
-use super::time::{Mono, Now};
-use super::view::{Found, View};
+use crate::known::view::{Found, View};
+use crate::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
+use crate::published::projection::Layout;
+use crate::published::record::Change;
+use crate::published::replicas::InstanceRows;
+use crate::shown::status::{GroupStatus, ProblemCode, assess, problems, standing};
+use crate::situation::data_loss::{Detach, Replace};
+use crate::situation::election::Tally;
+use crate::time::{Mono, Now};
 
 /// How long it is remembered that a Sentinel was dismissed, in ms: no report waits in a queue for longer.
 pub const DISMISSED_FOR_MS: u64 = 60_000;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::address::{Address, GroupName, ServiceName};
-use super::record::Level;
+use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::published::record::Level;
 
 /// Settings of one group, with all defaults filled in. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,21 +1,32 @@
 //! What a group is in: one situation at a time, and the first that fits.
 //!
 //! This is the only place that says which rule goes before which. Each rule is a module that answers for one situation;
-//! what is published ([`super::publication`]) and what is done to each server ([`super::duty`]) follow from the answer.
-//! That a host is isolated is another matter: it is of the host, and not of the group ([`super::hold`]).
+//! what is published ([`crate::published::publication`]) and what is done to each server ([`crate::duty`]) follow from the answer.
+//! That a host is isolated is another matter: it is of the host, and not of the group ([`crate::duty::hold`]).
 
-use super::address::Address;
-use super::bootstrap::{Promote, Step, bootstrap};
-use super::electorate::not_ours;
-use super::forgotten;
-use super::majority::{self, Named};
-use super::observed::StoredState;
-use super::promote_again::promote_again;
-use super::promotion::{self, Promotion};
-use super::reasons::{NoFirst, NotAgain, NotOurs, NotPromotedAgain, NotYet, WithdrawReason};
-use super::relocated::{NotRelocated, successor};
-use super::view::View;
-use super::withdrawal::withdrawal;
+pub mod bootstrap;
+pub mod data_loss;
+pub mod election;
+pub mod forgotten;
+pub mod loss;
+pub mod majority;
+pub mod promote_again;
+pub mod promotion;
+pub mod relocated;
+pub mod withdrawal;
+pub mod writer;
+
+use crate::identity::address::Address;
+use crate::identity::electorate::not_ours;
+use crate::known::observed::StoredState;
+use crate::known::view::View;
+use crate::shown::reasons::{NoFirst, NotAgain, NotOurs, NotPromotedAgain, NotYet, WithdrawReason};
+use crate::situation::bootstrap::{Promote, Step, bootstrap};
+use crate::situation::majority::Named;
+use crate::situation::promote_again::promote_again;
+use crate::situation::promotion::Promotion;
+use crate::situation::relocated::{NotRelocated, successor};
+use crate::situation::withdrawal::withdrawal;
 
 /// The situations, and what each rests on.
 #[derive(Debug, Clone, PartialEq)]

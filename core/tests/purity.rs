@@ -63,29 +63,36 @@ fn the_core_depends_on_nothing_that_does() {
     assert_eq!(names, DEPENDENCIES);
 }
 
-/// Which modules of the core each one takes something from. What is below a directory belongs to the module of that name.
+/// Directories that are one module each; in the others, each file is a module.
+const WHOLE: [&str; 2] = ["doctor", "group"];
+
+/// Which modules of the core each one takes something from, by the last part of their names, which no two share.
 fn imports() -> BTreeMap<String, BTreeSet<String>> {
     let src = root().join("src");
     let name_of = |path: &Path| {
         let below = path.strip_prefix(&src).expect("a source file").to_string_lossy().into_owned();
-        below.split('/').next().unwrap_or_default().trim_end_matches(".rs").to_owned()
+        let below = below.trim_end_matches(".rs");
+        let (dir, file) = below.split_once('/').unwrap_or((below, below));
+        if WHOLE.contains(&dir) { dir.to_owned() } else { file.to_owned() }
     };
-    let files = sources(&src);
+    let files: Vec<PathBuf> =
+        sources(&src).into_iter().filter(|path| !path.ends_with("lib.rs")).collect();
     let modules: BTreeSet<String> = files.iter().map(|path| name_of(path)).collect();
     let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for path in files.iter().filter(|path| !path.ends_with("lib.rs")) {
+    for path in &files {
         let text = std::fs::read_to_string(path).expect("a source file");
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let code = code.lines().map(|line| line.split("//").next().unwrap_or_default());
         let name = name_of(path);
         let found = imports.entry(name.clone()).or_default();
         for line in code {
-            let paths = line.split("super::").skip(1).chain(line.split("crate::").skip(1));
-            let words = paths
-                .filter_map(|path| path.split(|c: char| c != '_' && !c.is_alphanumeric()).next());
-            found.extend(
-                words.map(str::to_owned).filter(|word| modules.contains(word) && *word != name),
-            );
+            for path in line.split("super::").skip(1).chain(line.split("crate::").skip(1)) {
+                let mut words = path.split(|c: char| c != '_' && c != ':' && !c.is_alphanumeric());
+                let words = words.next().unwrap_or_default().split("::");
+                // A directory's module is what is taken; the directory itself, where something of its own file is.
+                let taken = words.take_while(|word| modules.contains(*word)).last();
+                found.extend(taken.filter(|taken| *taken != name).map(str::to_owned));
+            }
         }
     }
     imports

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::GroupConfig;
-use crate::core::projection::{NO_ADDRESS, Op, ServiceRow, node_row};
+use crate::core::published::projection::{NO_ADDRESS, Op, ServiceRow, node_row};
 
 /// Every kind of write the agent makes for a group, behind a guard that never holds.
 pub fn rights_probe(group: &GroupConfig) -> Vec<Op> {

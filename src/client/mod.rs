@@ -57,9 +57,9 @@ use crate::consul::client::Consul;
 use crate::consul::endpoint::ConsulEndpoint;
 use crate::consul::watch::GroupWatch;
 #[doc(inline)]
-pub use crate::core::address::Address;
-use crate::core::address::GroupName;
-use crate::core::projection::Layout;
+pub use crate::core::identity::address::Address;
+use crate::core::identity::address::GroupName;
+use crate::core::published::projection::Layout;
 use crate::dns::Names;
 use crate::exec::settings::Environment;
 use crate::secret::SecretSource;

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::error::Error;
-use crate::core::address::Address;
-use crate::core::observed::{StoreAnswer, StoredState};
-use crate::core::projection::Layout;
+use crate::core::identity::address::Address;
+use crate::core::known::observed::{StoreAnswer, StoredState};
+use crate::core::published::projection::Layout;
 
 /// Why there is no writer, where DNS alone was asked.
 const NO_ANSWER: &str = "DNS has no such name";
@@ -190,7 +190,7 @@ mod tests {
         let none = StoreAnswer::from_keys(&layout, crate::core::time::Mono(1), []);
         let error = in_keys(&layout, &none).unwrap_err();
         assert_eq!(error, Error::NothingPublished("cache".to_owned()));
-        let key = crate::core::observed::Key {
+        let key = crate::core::known::observed::Key {
             key: layout.state(),
             value: b"{\"v\": 99}".to_vec(),
             modify_index: 1,

@@ -9,11 +9,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::address::GroupName;
 use crate::core::doctor::short_down_after;
 use crate::core::group::Outcome;
+use crate::core::identity::address::GroupName;
 use crate::core::policy::{WantedQuorum, WantedSettings};
-use crate::core::projection::{Layout, Op};
+use crate::core::published::projection::{Layout, Op};
 use crate::exit::{Exit, Failure};
 
 /// The settings for programs: what is not set is null.

@@ -2,7 +2,7 @@
 
 use crate::cli::HealthArgs;
 use crate::config::Config;
-use crate::core::address::Address;
+use crate::core::identity::address::Address;
 use crate::exec::settings::{Environment, SENTINEL_PORT, ServerKind};
 use crate::exit::{Exit, Failure};
 use crate::redis_link::{Link, LinkError};

@@ -9,10 +9,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::address::Address;
-use crate::core::projection::Layout;
-use crate::core::record::{Change, Level};
-use crate::core::timeline::{Switch, SwitchStep, switches};
+use crate::core::identity::address::Address;
+use crate::core::published::projection::Layout;
+use crate::core::published::record::{Change, Level};
+use crate::core::shown::timeline::{Switch, SwitchStep, switches};
 use crate::exit::{Exit, Failure};
 
 /// Shows the last changes of a group, newest first.

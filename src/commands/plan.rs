@@ -7,17 +7,17 @@ use crate::cli::PlanArgs;
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
-use crate::core::action::{Action, Promote};
-use crate::core::address::{Address, GroupName};
-use crate::core::data_loss::Detach;
 use crate::core::decide::decide;
-use crate::core::fence::Fence;
-use crate::core::hold::Hold;
-use crate::core::memory::Memory;
-use crate::core::observed::SentinelSettings;
-use crate::core::projection::Op;
-use crate::core::sentinels::{Reconfigure, ReconfigureKind};
-use crate::core::view::View;
+use crate::core::duty::action::{Action, Promote};
+use crate::core::duty::fence::Fence;
+use crate::core::duty::hold::Hold;
+use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::known::memory::Memory;
+use crate::core::known::observed::SentinelSettings;
+use crate::core::known::view::View;
+use crate::core::published::projection::Op;
+use crate::core::situation::data_loss::Detach;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::observe::{Look, look};
@@ -236,13 +236,15 @@ fn operation(op: &Op) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::action::{Purpose, Write};
-    use crate::core::data_loss::Replace;
-    use crate::core::fence::StrayKind;
-    use crate::core::hold::HoldReason;
-    use crate::core::observed::ReplId;
-    use crate::core::projection::{CheckRow, CheckStatus, MANAGED_BY, NodeRow, ServiceRow};
-    use crate::core::stale_peers::{Forget, StalePeer};
+    use crate::core::duty::action::{Purpose, Write};
+    use crate::core::duty::fence::StrayKind;
+    use crate::core::duty::hold::HoldReason;
+    use crate::core::duty::stale_peers::{Forget, StalePeer};
+    use crate::core::known::observed::ReplId;
+    use crate::core::published::projection::{
+        CheckRow, CheckStatus, MANAGED_BY, NodeRow, ServiceRow,
+    };
+    use crate::core::situation::data_loss::Replace;
 
     fn address(text: &str) -> Address {
         text.parse().unwrap()
@@ -328,8 +330,8 @@ mod tests {
                 sentinel,
                 what: ReconfigureKind::Monitor,
                 primary: old,
-                settings: crate::core::sentinels::DEFAULT_SETTINGS,
-                had: crate::core::sentinels::DEFAULT_SETTINGS,
+                settings: crate::core::duty::sentinels::DEFAULT_SETTINGS,
+                had: crate::core::duty::sentinels::DEFAULT_SETTINGS,
             }),
         ]
     }

@@ -6,8 +6,8 @@ use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
 use crate::core::group::Outcome;
-use crate::core::projection::{Layout, Op};
-use crate::core::sentinel_rows::node;
+use crate::core::published::projection::{Layout, Op};
+use crate::core::published::sentinel_rows::node;
 use crate::exit::{Exit, Failure};
 
 /// Takes a group out of Consul: its keys and its node with all rows go in one transaction, and with the

@@ -15,14 +15,16 @@ use crate::clock::{Clock, ticks_every};
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
-use crate::core::address::GroupName;
 use crate::core::decide::decide;
-use crate::core::memory::Memory;
+use crate::core::identity::address::GroupName;
+use crate::core::known::memory::Memory;
+use crate::core::known::view::View;
 use crate::core::policy::Policy;
-use crate::core::projection::Layout;
-use crate::core::record::{PublishedRole, Record};
-use crate::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus, assess};
-use crate::core::view::View;
+use crate::core::published::projection::Layout;
+use crate::core::published::record::{PublishedRole, Record};
+use crate::core::shown::status::{
+    GroupStatus, InstanceStatus, ProblemCode, SentinelStatus, assess,
+};
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
 use crate::name_check;

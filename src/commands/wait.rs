@@ -11,10 +11,10 @@ use crate::config::Config;
 use crate::consul::blocking::WATCH_WAIT;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::watch::GroupWatch;
-use crate::core::address::{Address, GroupName};
-use crate::core::observed::{StoreAnswer, StoredState};
-use crate::core::projection::Layout;
-use crate::core::record::Record;
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::known::observed::{StoreAnswer, StoredState};
+use crate::core::published::projection::Layout;
+use crate::core::published::record::Record;
 use crate::exit::{Exit, Failure};
 
 /// A group that is as wanted.

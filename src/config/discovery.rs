@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::core::address::Address;
+use crate::core::identity::address::Address;
 
 /// Where Sentinels are to be found.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,8 +8,8 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::core::address::{Address, GroupName, ServiceName};
-use crate::core::record::Level;
+use crate::core::identity::address::{Address, GroupName, ServiceName};
+use crate::core::published::record::Level;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]

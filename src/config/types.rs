@@ -9,9 +9,9 @@ use super::error::ConfigError;
 use super::file::LogFormat;
 use super::template::TemplateConfig;
 use crate::consul::endpoint::ConsulEndpoint;
-use crate::core::address::{Address, GroupName};
+use crate::core::identity::address::{Address, GroupName};
 use crate::core::policy::Policy;
-use crate::core::projection::Layout;
+use crate::core::published::projection::Layout;
 use crate::redis_link::LinkSettings;
 use crate::secret::SecretSource;
 

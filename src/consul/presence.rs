@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::client::{CALL_TIMEOUT, Consul, ConsulError};
-use crate::core::projection::Layout;
+use crate::core::published::projection::Layout;
 use crate::retry::Retry;
 
 /// The least Consul allows; it lets up to twice as long pass (`docs/facts/consul.md` 5).

@@ -15,8 +15,8 @@ use tracing::{debug, info, warn};
 
 use super::client::{CALL_TIMEOUT, Consul, ConsulError};
 use crate::clock::ticks_every;
-use crate::core::address::{Address, GroupName};
-use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::published::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 
 /// How often registrations are looked for.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! Publishes where Sentinels are. What the rows are is decided in [`crate::core::sentinel_rows`].
+//! Publishes where Sentinels are. What the rows are is decided in [`crate::core::published::sentinel_rows`].
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use super::client::{Consul, ConsulError};
 use super::registrar::Monitored;
 use super::services::HealthEntry;
 use crate::clock::{Clock, ticks_every};
-use crate::core::address::{Address, GroupName};
 use crate::core::group::Outcome;
-use crate::core::observed::SentinelGroup;
-use crate::core::projection::{TXN_OPS_MAX, row_changes};
-use crate::core::sentinel_rows::{Directory, SERVICE, node};
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::known::observed::SentinelGroup;
+use crate::core::published::projection::{TXN_OPS_MAX, row_changes};
+use crate::core::published::sentinel_rows::{Directory, SERVICE, node};
 
 /// How often the rows are compared with what the Sentinels report.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

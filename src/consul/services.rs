@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::client::{Consul, ConsulError, Response};
-use crate::core::address::Address;
+use crate::core::identity::address::Address;
 
 /// One instance of a service.
 #[derive(Debug, Deserialize)]

@@ -10,10 +10,10 @@ use serde::Deserialize;
 use super::client::{CALL_TIMEOUT, Consul, ConsulError, Indexed, Response};
 use super::txn;
 use crate::clock::Clock;
-use crate::core::address::{GroupName, ServiceName};
 use crate::core::group::Outcome;
-use crate::core::observed::{Key, RowsAnswer, StoreAnswer};
-use crate::core::projection::{
+use crate::core::identity::address::{GroupName, ServiceName};
+use crate::core::known::observed::{Key, RowsAnswer, StoreAnswer};
+use crate::core::published::projection::{
     CheckRow, CheckStatus, Layout, NodeRow, Op, Rows, ServiceRow, is_ours,
 };
 

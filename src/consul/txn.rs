@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::core::group::Outcome;
-use crate::core::projection::Op;
+use crate::core::published::projection::Op;
 
 /// Enterprise tenancy, which a transaction wants on each object.
 #[derive(Debug, Clone, Default)]

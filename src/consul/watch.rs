@@ -11,9 +11,9 @@ use super::client::{Consul, ConsulError};
 use super::services;
 use super::store::{ReadMode, in_answer, keys_path};
 use crate::clock::Clock;
-use crate::core::address::Address;
-use crate::core::observed::StoreAnswer;
-use crate::core::projection::Layout;
+use crate::core::identity::address::Address;
+use crate::core::known::observed::StoreAnswer;
+use crate::core::published::projection::Layout;
 
 /// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
 const REGISTERED_PAUSE: Duration = Duration::from_millis(200);

@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 use super::settings::{Environment, ServerKind};
 use crate::config::ConfigError;
 use crate::consul::endpoint::ConsulEndpoint;
-use crate::core::address::Address;
+use crate::core::identity::address::Address;
 
 /// Deadline for Consul's name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);

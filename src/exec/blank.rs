@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
-use crate::core::address::Address;
-use crate::core::observed::{SentinelAnswer, SentinelId};
-use crate::core::record::Record;
+use crate::core::identity::address::Address;
+use crate::core::known::observed::{SentinelAnswer, SentinelId};
+use crate::core::published::record::Record;
 use crate::dns::Names;
 use crate::redis_link::{Link, LinkError};
 use crate::sentinel::pool::find;

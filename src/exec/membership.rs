@@ -13,12 +13,12 @@ use tracing::{debug, info};
 use super::{Exec, NOTE_TIMEOUT};
 use crate::config::GroupConfig;
 use crate::consul::client::Consul;
-use crate::core::address::GroupName;
 use crate::core::group::Outcome;
-use crate::core::observed::{Continued, InstanceAnswer, ReplId, Role};
-use crate::core::projection::Op;
-use crate::core::record::Record;
-use crate::core::writer::histories;
+use crate::core::identity::address::GroupName;
+use crate::core::known::observed::{Continued, InstanceAnswer, ReplId, Role};
+use crate::core::published::projection::Op;
+use crate::core::published::record::Record;
+use crate::core::situation::writer::histories;
 
 /// The file's name, in the server's data directory.
 pub const FILE: &str = "consul-redis.member";

@@ -2,7 +2,7 @@
 //!
 //! It is the first thing that can go wrong: a primary that comes back without its data would empty all
 //! others that still follow it. So it follows the published writer, where that is another one and following it can
-//! delete nothing, and otherwise starts detached ([`is_detached_address`](crate::core::projection::is_detached_address)), until the agents
+//! delete nothing, and otherwise starts detached ([`is_detached_address`](crate::core::published::projection::is_detached_address)), until the agents
 //! give it its place.
 
 use std::path::Path;
@@ -15,11 +15,11 @@ use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
-use crate::core::address::Address;
-use crate::core::observed::Role;
-use crate::core::projection::{detached_address, is_detached_address};
-use crate::core::record::Record;
-use crate::core::sentinels::DEFAULT_SETTINGS;
+use crate::core::duty::sentinels::DEFAULT_SETTINGS;
+use crate::core::identity::address::Address;
+use crate::core::known::observed::Role;
+use crate::core::published::projection::{detached_address, is_detached_address};
+use crate::core::published::record::Record;
 use crate::exec::blank::are_all_blank;
 use crate::exec::membership::Membership;
 use crate::instance::probe;
@@ -209,8 +209,8 @@ fn holds_data(dir: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::observed::ReplId;
-    use crate::core::record::decode;
+    use crate::core::known::observed::ReplId;
+    use crate::core::published::record::decode;
 
     const OWN: &str = "10.0.0.1:6379";
     const OTHER: &str = "10.0.0.2:6379";

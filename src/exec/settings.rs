@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use crate::cli::Common;
 use crate::config::{Config, ConfigError};
-use crate::core::address::Address;
+use crate::core::identity::address::Address;
 use crate::core::policy::WantedQuorum;
-use crate::core::sentinel_rows::SERVICE as SENTINEL_SERVICE;
+use crate::core::published::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 
 /// Sentinel's port where nothing else is said.
 pub const SENTINEL_PORT: u16 = 26_379;

@@ -6,9 +6,9 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::Shown;
-use crate::core::address::{Address, GroupName};
-use crate::core::record::PublishedRole;
-use crate::core::status::{GroupStatus, InstanceStatus};
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::published::record::PublishedRole;
+use crate::core::shown::status::{GroupStatus, InstanceStatus};
 
 /// Stands for whatever instance of the group it may be.
 const ANY: &str = "any";

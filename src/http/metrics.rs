@@ -6,8 +6,8 @@ use prometheus_client::encoding::text::encode as encode_registry;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::clock::Clock;
-use crate::core::record::PublishedRole;
-use crate::core::status::{GroupStatus, ProblemCode};
+use crate::core::published::record::PublishedRole;
+use crate::core::shown::status::{GroupStatus, ProblemCode};
 use crate::meter::{Counters, Gauges, Labels, Meter, instance_of, of, sentinel_of};
 use crate::render::task::FileState;
 

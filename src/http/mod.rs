@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::HttpConfig;
-use crate::core::status::{GroupStatus, ProblemCode};
+use crate::core::shown::status::{GroupStatus, ProblemCode};
 use crate::exit::{Exit, Failure};
 use crate::meter::Meter;
 use crate::render::task::FileState;

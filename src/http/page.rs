@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use super::guard::{addressed, authorised, kept_in};
 use super::{Groups, Shown, Site};
 use crate::clock::wall;
-use crate::core::address::GroupName;
-use crate::core::status::GroupStatus;
-use crate::core::timeline::{Switch, switches};
+use crate::core::identity::address::GroupName;
+use crate::core::shown::status::GroupStatus;
+use crate::core::shown::timeline::{Switch, switches};
 use crate::snapshot::Snapshot;
 
 /// Pages that can be kept up to date at a time.

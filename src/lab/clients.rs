@@ -9,8 +9,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::LabError;
 use super::redis::LabServer;
-use crate::core::address::Address;
-use crate::core::observed::Role;
+use crate::core::identity::address::Address;
+use crate::core::known::observed::Role;
 use crate::dns::Names;
 use crate::instance::probe;
 use crate::redis_link::{Link, LinkSettings, text};

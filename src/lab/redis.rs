@@ -11,8 +11,8 @@ use super::LabError;
 use super::process::{Life, Process};
 use super::tools::Tool;
 use super::wait::until;
-use crate::core::address::Address;
-use crate::core::observed::{InstanceAnswer, Role};
+use crate::core::identity::address::Address;
+use crate::core::known::observed::{InstanceAnswer, Role};
 use crate::instance::probe;
 use crate::redis_link::{Link, LinkSettings};
 

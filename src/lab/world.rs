@@ -17,7 +17,7 @@ use super::process::{Life, Process};
 use super::redis::{LabServer, ServerSpec};
 use super::tools;
 use super::wait::until;
-use crate::core::address::Address;
+use crate::core::identity::address::Address;
 use crate::redis_link::{LinkSettings, TlsSettings};
 use crate::secret::SecretSource;
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::file::OnNoWriter;
-use crate::core::address::{Address, GroupName};
-use crate::core::record::{PublishedRole, Record};
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::published::record::{PublishedRole, Record};
 
 /// What is known of every group that templates see.
 #[derive(Debug, Clone)]

@@ -25,8 +25,8 @@ use crate::config::template::{FILE_PLACEHOLDER, TemplateConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::consul::watch::watch_group;
-use crate::core::observed::{StoreAnswer, StoredState};
-use crate::core::projection::Layout;
+use crate::core::known::observed::{StoreAnswer, StoredState};
+use crate::core::published::projection::Layout;
 use crate::exit::{Exit, Failure};
 use crate::retry::Retry;
 

@@ -1,6 +1,6 @@
 //! Sentinel's events, as hints: each only says which group to look at now.
 
-use crate::core::address::GroupName;
+use crate::core::identity::address::GroupName;
 
 /// The groups an event is about. Its content is never believed, so a name that stands anywhere in it
 /// will do; an event that names none (`+new-epoch`, `+vote-for-leader`, `+tilt`) may be about any.

@@ -7,8 +7,8 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::SentinelAuth;
-use crate::core::address::Address;
-use crate::core::projection::Layout;
+use crate::core::identity::address::Address;
+use crate::core::published::projection::Layout;
 use crate::redis_link::{Link, LinkError, LinkSettings};
 use crate::rights::{Rights, may};
 use crate::secret::{SecretError, SecretSource};

@@ -13,9 +13,9 @@ use super::watch::{SentinelHandle, SentinelReport, WatchSettings, watch_sentinel
 use crate::config::SentinelSources;
 use crate::consul::client::Consul;
 use crate::consul::sentinel_rows::SentinelNews;
-use crate::core::address::{Address, GroupName};
-use crate::core::observed::GaveUp;
-use crate::core::observed::{Reading, SentinelAnswer};
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::known::observed::GaveUp;
+use crate::core::known::observed::{Reading, SentinelAnswer};
 use crate::dns::Names;
 
 /// Sentinels watched at the most. More than that is a mistake in a name or a service.
@@ -305,7 +305,7 @@ struct Watcher {
 struct PoolState {
     found: Found,
     named: BTreeMap<Address, Instant>,
-    ids: BTreeMap<Address, crate::core::observed::SentinelId>,
+    ids: BTreeMap<Address, crate::core::known::observed::SentinelId>,
     watchers: BTreeMap<Address, Watcher>,
     /// Those of whom the groups hear nothing.
     quiet: BTreeSet<Address>,
@@ -332,7 +332,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::consul::endpoint::ConsulEndpoint;
-    use crate::core::observed::SentinelId;
+    use crate::core::known::observed::SentinelId;
     use crate::core::time::Mono;
     use crate::redis_link::LinkSettings;
 

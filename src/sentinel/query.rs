@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
-use crate::core::address::{Address, GroupName};
-use crate::core::data_loss::Replace;
-use crate::core::observed::{
+use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
+use crate::core::duty::stale_peers::Forget;
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::known::observed::{
     DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId, SentinelPeer,
     SentinelReplica, SentinelSettings,
 };
-use crate::core::sentinels::{Reconfigure, ReconfigureKind};
-use crate::core::stale_peers::Forget;
+use crate::core::situation::data_loss::Replace;
 use crate::redis_link::{Link, LinkError, fields, info_fields, list, server_error, text};
 
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.

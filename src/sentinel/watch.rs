@@ -15,14 +15,14 @@ use super::login::{Giving, Login, Trial};
 use super::query::{self, Done, Identity};
 use crate::clock::{Clock, ticks_every};
 use crate::consul::client::Consul;
-use crate::core::address::{Address, GroupName};
-use crate::core::data_loss::Replace;
+use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
+use crate::core::duty::stale_peers::Forget;
 use crate::core::group::Outcome;
-use crate::core::observed::GaveUp;
-use crate::core::observed::{DownOpinion, Reading, SentinelAnswer};
-use crate::core::projection::Op;
-use crate::core::sentinels::{Reconfigure, ReconfigureKind};
-use crate::core::stale_peers::Forget;
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::known::observed::GaveUp;
+use crate::core::known::observed::{DownOpinion, Reading, SentinelAnswer};
+use crate::core::published::projection::Op;
+use crate::core::situation::data_loss::Replace;
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
 use crate::redis_link::{Link, LinkError, LinkSettings, subscribe};
@@ -859,7 +859,7 @@ async fn forward(
 mod tests {
     use super::*;
     use crate::consul::endpoint::ConsulEndpoint;
-    use crate::core::observed::SentinelSettings;
+    use crate::core::known::observed::SentinelSettings;
 
     fn groups(names: &[&str]) -> BTreeSet<GroupName> {
         names.iter().map(|name| name.parse().unwrap()).collect()

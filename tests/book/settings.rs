@@ -7,7 +7,7 @@ use std::time::Duration;
 use consul_redis::config::Config;
 use consul_redis::config::file::{LogFormat, OnNoWriter};
 use consul_redis::consul::endpoint::DEFAULT_ADDRESS;
-use consul_redis::core::record::Level;
+use consul_redis::core::published::record::Level;
 use serde_json::{Map, Value, json};
 
 use crate::commands;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use consul_redis::core::address::Address;
+use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::world::free_ports;
 use consul_redis::redis_link::{Link, LinkSettings, fields, list, text};

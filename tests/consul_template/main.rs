@@ -1,7 +1,7 @@
 //! The templates for consul-template, rendered by Go's own text/template from what an agent publishes.
 //!
 //! Debian has no consul-template, so what is run is the language it is made of, with the functions that the templates use
-//! (main.go beside this). What they read is what `core::projection` writes.
+//! (main.go beside this). What they read is what `core::published::projection` writes.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use consul_redis::config::file::OnNoWriter;
-use consul_redis::core::projection::{Layout, project};
-use consul_redis::core::record::{Record, encode};
+use consul_redis::core::published::projection::{Layout, project};
+use consul_redis::core::published::record::{Record, encode};
 use consul_redis::lab::tools::{self, Tool};
 use consul_redis::render::context::GroupRecords;
 use consul_redis::render::engine;

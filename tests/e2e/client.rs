@@ -117,8 +117,8 @@ async fn a_change_is_reported_at_once_and_no_writer_is_an_answer() {
 }
 
 /// Publishes as an agent would that has this record.
-async fn publish(world: &World, record: &consul_redis::core::record::Record) {
-    let value = base64(&consul_redis::core::record::encode(record));
+async fn publish(world: &World, record: &consul_redis::core::published::record::Record) {
+    let value = base64(&consul_redis::core::published::record::encode(record));
     let set = json!([{"KV": {"Verb": "set", "Key": "redis-ha/redis/state", "Value": value}}]);
     world.consul.client().unwrap().put("/v1/txn", &[], Some(&set)).await.unwrap();
 }

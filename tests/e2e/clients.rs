@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
+use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::{Life, Process};
 use consul_redis::lab::tools::Tool;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consul_redis::core::record::Record;
+use consul_redis::core::published::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
+use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::clients::write_to;
 use consul_redis::lab::redis::LabServer;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consul_redis::consul::client::Consul;
-use consul_redis::core::address::Address;
-use consul_redis::core::observed::Role;
-use consul_redis::core::record::{Change, decode};
+use consul_redis::core::identity::address::Address;
+use consul_redis::core::known::observed::Role;
+use consul_redis::core::published::record::{Change, decode};
 use consul_redis::dns::Names;
 use consul_redis::instance::probe;
 use consul_redis::lab::LabError;

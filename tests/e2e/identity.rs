@@ -4,8 +4,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
-use consul_redis::core::observed::Role;
+use consul_redis::core::identity::address::Address;
+use consul_redis::core::known::observed::Role;
 use consul_redis::lab::LabError;
 use consul_redis::lab::clients::write_to;
 use consul_redis::lab::process::Process;
@@ -337,7 +337,7 @@ async fn a_replica_of_a_replica_stays_one_while_that_one_is_away() {
     .await
     .unwrap();
     world.groups[0].redis[1].kill();
-    let down = |record: &consul_redis::core::record::Record| {
+    let down = |record: &consul_redis::core::published::record::Record| {
         record.replicas().all(|replica| *replica != between)
     };
     until_record(&world, "redis", 20, "it is away", down).await;

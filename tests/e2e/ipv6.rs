@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
-use consul_redis::core::name_check::DnsAnswer;
+use consul_redis::core::identity::address::Address;
+use consul_redis::core::published::name_check::DnsAnswer;
 use consul_redis::dns::Names;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;

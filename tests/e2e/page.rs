@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use consul_redis::clock::Clock;
 use consul_redis::config::HttpConfig;
-use consul_redis::core::address::{Address, GroupName};
-use consul_redis::core::record::{Change, PublishedRole, Timeline};
-use consul_redis::core::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus};
+use consul_redis::core::identity::address::{Address, GroupName};
+use consul_redis::core::published::record::{Change, PublishedRole, Timeline};
+use consul_redis::core::shown::status::{GroupStatus, InstanceStatus, ProblemCode, SentinelStatus};
 use consul_redis::http::{HttpServer, HttpSources, STREAMS_MAX};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;

@@ -165,7 +165,7 @@ async fn a_move_that_lacks_a_right_does_not_begin_and_one_begins_at_a_time() {
 }
 
 async fn put(consul: &consul_redis::consul::client::Consul, value: &str) {
-    let op = consul_redis::core::projection::Op::KeySet {
+    let op = consul_redis::core::published::projection::Op::KeySet {
         key: "redis-ha/redis/move".to_owned(),
         value: value.to_owned(),
     };

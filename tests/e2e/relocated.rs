@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use consul_redis::core::record::Record;
+use consul_redis::core::published::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::World;

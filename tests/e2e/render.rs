@@ -311,7 +311,7 @@ async fn a_storm_of_changes_is_joined() {
     let mut storm = steady.clone();
     for generation in 2..=60 {
         storm.generation = generation;
-        let value = base64(&consul_redis::core::record::encode(&storm));
+        let value = base64(&consul_redis::core::published::record::encode(&storm));
         let set = json!([{"KV": {"Verb": "set", "Key": "redis-ha/redis/state", "Value": value}}]);
         client.put("/v1/txn", &[], Some(&set)).await.unwrap();
     }
@@ -322,7 +322,7 @@ async fn a_storm_of_changes_is_joined() {
     watching.signal(Signal::SIGHUP).unwrap();
     until_log(&watching, 5, "SIGHUP").await;
     // And an older generation is believed only when a consistent read says so: it does.
-    let value = base64(&consul_redis::core::record::encode(&steady));
+    let value = base64(&consul_redis::core::published::record::encode(&steady));
     let set = json!([{"KV": {"Verb": "set", "Key": "redis-ha/redis/state", "Value": value}}]);
     client.put("/v1/txn", &[], Some(&set)).await.unwrap();
     rendered.until_out(20, "1\n").await;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use consul_redis::core::address::GroupName;
-use consul_redis::core::sentinels::{Reconfigure, ReconfigureKind};
+use consul_redis::core::duty::sentinels::{Reconfigure, ReconfigureKind};
+use consul_redis::core::identity::address::GroupName;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
@@ -80,7 +80,7 @@ async fn ends_well(mut world: World, hammer: Hammer, running: &[Process]) {
         let published = record.writer_address().map(ToString::to_string).unwrap_or_default();
         let agree = named.iter().all(|name| *name == published);
         let level = record.evidence.level();
-        if !agree || level != consul_redis::core::record::Level::Quorum {
+        if !agree || level != consul_redis::core::published::record::Level::Quorum {
             return Err(LabError(format!("{named:?}, published {published:?} at {level:?}")));
         }
         let server = world.server(&published).ok_or_else(|| LabError("a stranger".to_owned()))?;
@@ -325,7 +325,7 @@ async fn a_sentinel_is_asked_once_more_before_it_is_reconfigured() {
     })
     .await
     .unwrap();
-    let tell = |what, primary: &consul_redis::core::address::Address| Reconfigure {
+    let tell = |what, primary: &consul_redis::core::identity::address::Address| Reconfigure {
         sentinel: sentinel.address.clone(),
         what,
         primary: primary.clone(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use consul_redis::core::record::{Record, decode};
+use consul_redis::core::published::record::{Record, decode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
@@ -176,7 +176,8 @@ pub fn until_writer<'a>(
     other: Option<&'a str>,
 ) -> impl Future<Output = String> + 'a {
     let wait = until_record(world, group, seconds, "a confirmed writer", move |record| {
-        let confirmed = record.evidence.level() == consul_redis::core::record::Level::Quorum;
+        let confirmed =
+            record.evidence.level() == consul_redis::core::published::record::Level::Quorum;
         let writer = record.writer_address().map(ToString::to_string);
         confirmed && writer.is_some() && writer.as_deref() != other
     });

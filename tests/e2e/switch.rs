@@ -132,16 +132,16 @@ pub async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consu
     until_in_sync(&world, "redis", 2).await;
     // A primary begins a history with its first replica; a replica is published at once that goes on from what is recorded.
     let replid = world.server(&old).unwrap().probe().await.unwrap().replid;
-    let known = |r: &consul_redis::core::record::Record| {
+    let known = |r: &consul_redis::core::published::record::Record| {
         r.writer.as_ref().is_some_and(|writer| writer.replid == replid)
     };
     until_record(&world, "redis", 20, "the writer's history", known).await;
     world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
-    let moved = |r: &consul_redis::core::record::Record| {
+    let moved = |r: &consul_redis::core::published::record::Record| {
         r.writer_address().is_some_and(|writer| writer.to_string() != old)
     };
     let new = until_record(&world, "redis", 20, "another writer", moved).await;
-    assert_eq!(new.evidence.level(), consul_redis::core::record::Level::Promotion);
+    assert_eq!(new.evidence.level(), consul_redis::core::published::record::Level::Promotion);
     // What it takes from here on is lost, and Sentinel alone would let it (docs/facts/sentinel.md 4.1).
     tokio::time::sleep(Duration::from_millis(50)).await;
     let server = world.server(&old).unwrap();
@@ -177,7 +177,7 @@ pub async fn an_instance_that_the_sentinels_forget_loses_its_row() {
     for sentinel in &world.sentinels {
         sentinel.ask(&["SENTINEL", "RESET", "redis"]).await.unwrap();
     }
-    let has_row = |r: &consul_redis::core::record::Record| {
+    let has_row = |r: &consul_redis::core::published::record::Record| {
         r.instances.iter().any(|i| i.address.to_string() == gone)
     };
     let record = until_record(&world, "redis", 60, "its row is gone", |r| !has_row(r)).await;

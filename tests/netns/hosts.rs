@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
-use consul_redis::core::record::{Level, Record, decode};
+use consul_redis::core::identity::address::Address;
+use consul_redis::core::published::record::{Level, Record, decode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::consul::{ClusterSpec, ConsulServer, ConsulSpec, USUAL_PORTS};
 use consul_redis::lab::process::{Life, Process};

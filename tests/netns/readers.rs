@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
+use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser as _};
 use consul_redis::cli::{Cli, Command, ExecArgs};
 use consul_redis::config::{Config, resolve};
-use consul_redis::core::projection::Layout;
-use consul_redis::core::sentinel_rows;
+use consul_redis::core::published::projection::Layout;
+use consul_redis::core::published::sentinel_rows;
 use consul_redis::exec::AGENT_STOP_TIMEOUT;
 use consul_redis::exec::announce::given;
 use consul_redis::exec::settings::{

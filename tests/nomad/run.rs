@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consul_redis::core::address::Address;
-use consul_redis::core::record::{Level, Record, decode};
+use consul_redis::core::identity::address::Address;
+use consul_redis::core::published::record::{Level, Record, decode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::{Life, Process};
 use consul_redis::lab::tools::{self, Tool};

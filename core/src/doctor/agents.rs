@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{Check, Facts, Finding, FindingCode, Observation, seen};
-use crate::status::{Problem, ProblemCode};
+use crate::shown::status::{Problem, ProblemCode};
 
 /// So many changes of the writer in [`FLAPPING_WITHIN`] are too many. One failover is two: withdrawn, and published.
 const FLAPPING_CHANGES: usize = 8;

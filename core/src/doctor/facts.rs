@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 
-use crate::address::Address;
-use crate::name_check::DnsAnswer;
-use crate::observed::{InstanceAnswer, Role, SentinelAnswer, SentinelGroup};
-use crate::projection::Layout;
-use crate::record::Record;
-use crate::status::Problem;
-use crate::view::View;
-use crate::{address::ServiceName, sentinel_rows};
+use crate::identity::address::Address;
+use crate::known::observed::{InstanceAnswer, Role, SentinelAnswer, SentinelGroup};
+use crate::known::view::View;
+use crate::published::name_check::DnsAnswer;
+use crate::published::projection::Layout;
+use crate::published::record::Record;
+use crate::shown::status::Problem;
+use crate::{identity::address::ServiceName, published::sentinel_rows};
 
 /// Names and values, as a server gives them.
 pub type Fields = BTreeMap<String, String>;
@@ -248,7 +248,7 @@ impl NameKind {
 
     /// Whether the answer is what the record says. Answers by UDP hold some of the replicas.
     pub fn is_right(self, record: &Record, answer: &DnsAnswer) -> bool {
-        use crate::name_check::{DnsVerdict, compare};
+        use crate::published::name_check::{DnsVerdict, compare};
         match self {
             Self::Primary | Self::Tag => {
                 compare(record.writer_address(), answer) == DnsVerdict::Right

@@ -4,9 +4,9 @@ use super::{
     Check, Facts, Finding, FindingCode, InstanceFacts, Observation, differing, redis_cli, seen,
     version,
 };
-use crate::address::Address;
-use crate::observed::{InstanceAnswer, Role};
-use crate::replicas::InstanceRows;
+use crate::identity::address::Address;
+use crate::known::observed::{InstanceAnswer, Role};
+use crate::published::replicas::InstanceRows;
 
 /// A replica that the writer has not heard for longer is late, in seconds: Redis sends one a second.
 const LAG_MAX_S: u64 = 10;
@@ -209,7 +209,7 @@ fn lags(facts: &Facts<'_>) -> Vec<Finding> {
     let Some((writer, answer)) = facts.writer() else { return Vec::new() };
     let Role::Primary { replicas } = &answer.role else { return Vec::new() };
     let late = replicas.iter().filter(|replica| replica.lag_s > LAG_MAX_S);
-    let say = |replica: &crate::observed::ConnectedReplica| {
+    let say = |replica: &crate::known::observed::ConnectedReplica| {
         let text =
             format!("replica {} is late: what it lacks is lost when it is chosen", replica.address);
         let read =

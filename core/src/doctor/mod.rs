@@ -14,7 +14,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::address::Address;
+use crate::identity::address::Address;
 
 pub use sentinels::short_down_after;
 

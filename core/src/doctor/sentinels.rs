@@ -1,11 +1,11 @@
 //! The Sentinels: whether they could fail over, and agree.
 
 use super::{Check, Facts, Finding, FindingCode, Observation, differing, redis_cli, seen, version};
-use crate::address::{Address, GroupName};
-use crate::election::copies;
-use crate::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
+use crate::identity::address::{Address, GroupName};
+use crate::known::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
 use crate::policy::WantedQuorum;
-use crate::relocated::stranded;
+use crate::situation::election::copies;
+use crate::situation::relocated::stranded;
 
 /// Below this little is left beside the second that a Sentinel lets pass after a switch, in ms
 /// (`docs/facts/sentinel.md` 13).
@@ -506,7 +506,7 @@ fn not_kept(facts: &Facts<'_>) -> Vec<Finding> {
 fn ghost_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     let counts = facts.view.tally.replicas.iter();
     let gone = counts.filter(|(_, count)| count.up == 0 && count.down > 0);
-    let say = |(at, count): (&Address, &crate::election::ReplicaCount)| {
+    let say = |(at, count): (&Address, &crate::situation::election::ReplicaCount)| {
         let text = format!("replica {at} is down, and Sentinels never forget it by themselves");
         let evidence = vec![seen("the Sentinels", format!("{} get no answer from it", count.down))];
         let mend = "start it again; agents make the Sentinels forget it after forget_after";

@@ -1,12 +1,12 @@
 //! The one write that is under way: how it ended, and what follows.
 
-use super::super::action::{Purpose, Write};
-use super::super::observed::{StoreAnswer, StoredState};
-use super::super::projection::{Op, project};
-use super::super::record::{Change, Record, Timeline};
-use super::super::time::{Mono, Now};
 use super::narrate::say;
 use super::{GroupLoop, LogLevel, Outcome, Output, Published};
+use crate::duty::action::{Purpose, Write};
+use crate::known::observed::{StoreAnswer, StoredState};
+use crate::published::projection::{Op, project};
+use crate::published::record::{Change, Record, Timeline};
+use crate::time::{Mono, Now};
 
 /// Pause after a write that Consul refused (not one that lost a race), in ms.
 pub const REFUSED_PAUSE_MS: u64 = 2_000;

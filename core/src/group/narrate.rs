@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 
 use std::collections::BTreeMap;
 
-use super::super::action::Purpose;
-use super::super::address::Address;
-use super::super::decide::Decision;
-use super::super::election::Tally;
-use super::super::publication::{KeepReason, Verdict};
-use super::super::record::{Record, Timeline};
-use super::super::status::{Problem, ProblemCode};
-use super::super::time::{Mono, Now};
-use super::super::writer::writer_test;
 use super::{GroupLoop, LogLevel, LogLine, Output};
+use crate::decide::Decision;
+use crate::duty::action::Purpose;
+use crate::identity::address::Address;
+use crate::published::publication::{KeepReason, Verdict};
+use crate::published::record::{Record, Timeline};
+use crate::shown::status::{Problem, ProblemCode};
+use crate::situation::election::Tally;
+use crate::situation::writer::writer_test;
+use crate::time::{Mono, Now};
 
 /// How long the same obstacle must stand before it is worth a warning, in ms.
 pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
@@ -215,7 +215,7 @@ impl GroupLoop {
 }
 
 impl GroupLoop {
-    /// Says, once each, what has lasted for some seconds ([`standing`](super::super::status::standing)), and that it is over.
+    /// Says, once each, what has lasted for some seconds ([`standing`](crate::shown::status::standing)), and that it is over.
     pub(super) fn note_standing(
         &mut self,
         problems: Vec<((ProblemCode, Address), Problem)>,

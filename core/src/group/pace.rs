@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::super::address::Address;
-use super::super::observed::{DownOpinion, FailoverPhase, RowsAnswer};
-use super::super::time::{Mono, Now};
 use super::{GroupLoop, Output};
+use crate::identity::address::Address;
+use crate::known::observed::{DownOpinion, FailoverPhase, RowsAnswer};
+use crate::time::{Mono, Now};
 
 /// How often everything is read again when nothing happens, in ms.
 pub const TICK_MS: u64 = 1_000;

@@ -1,15 +1,15 @@
 //! A primary that has come back without its data.
 
-use consul_redis_core::action::{Action, Purpose};
-use consul_redis_core::data_loss::{Detach, condition, data_loss, replace};
-use consul_redis_core::fence::fences;
-use consul_redis_core::memory::{Asked, Condition, Life, Origin};
-use consul_redis_core::observed::{InstanceAnswer, ReplId, Role};
+use consul_redis_core::duty::action::{Action, Purpose};
+use consul_redis_core::duty::fence::fences;
+use consul_redis_core::duty::safety::veto;
+use consul_redis_core::known::memory::{Asked, Condition, Life, Origin};
+use consul_redis_core::known::observed::{InstanceAnswer, ReplId, Role};
 use consul_redis_core::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
-use consul_redis_core::projection::detached_address;
-use consul_redis_core::record::DataLossRecord;
-use consul_redis_core::safety::veto;
-use consul_redis_core::status::{Problem, assess};
+use consul_redis_core::published::projection::detached_address;
+use consul_redis_core::published::record::DataLossRecord;
+use consul_redis_core::shown::status::{Problem, assess};
+use consul_redis_core::situation::data_loss::{Detach, condition, data_loss, replace};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica, run};

@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use consul_redis_core::address::Address;
 use consul_redis_core::doctor::{
     ConsulAgent, ConsulRow, Facts, Fields, Finding, FindingCode, InstanceFacts, LoginFacts,
     NameAnswer, NameKind, Right, RightKind, SentinelFacts, diagnose, rights, short_down_after,
 };
-use consul_redis_core::name_check::DnsAnswer;
-use consul_redis_core::observed::{
+use consul_redis_core::identity::address::Address;
+use consul_redis_core::known::observed::{
     ConnectedReplica, DownOpinion, InstanceAnswer, Role, SentinelGroup, StoreAnswer,
 };
-use consul_redis_core::record::{Change, InstanceRecord, PublishedRole, Timeline};
-use consul_redis_core::status::{Problem, ProblemCode};
+use consul_redis_core::published::name_check::DnsAnswer;
+use consul_redis_core::published::record::{Change, InstanceRecord, PublishedRole, Timeline};
+use consul_redis_core::shown::status::{Problem, ProblemCode};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::scene::{A, B, C, Scene, at, layout, primary, replica, run, sentinel_at};

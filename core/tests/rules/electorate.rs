@@ -1,14 +1,14 @@
 //! An electorate is a recorded set of Sentinels: who belongs to it, and what is done where none does.
 
-use consul_redis_core::action::Action;
-use consul_redis_core::adopt::adoption;
-use consul_redis_core::memory::{Condition, Life, Origin};
-use consul_redis_core::observed::{InstanceAnswer, ReplId, SentinelId};
-use consul_redis_core::publication::Verdict;
-use consul_redis_core::record::{InstanceRecord, PublishedRole, Writer};
-use consul_redis_core::safety;
+use consul_redis_core::duty::action::Action;
+use consul_redis_core::duty::safety;
+use consul_redis_core::identity::adopt::adoption;
+use consul_redis_core::known::memory::{Condition, Life, Origin};
+use consul_redis_core::known::observed::{InstanceAnswer, ReplId, SentinelId};
+use consul_redis_core::published::publication::Verdict;
+use consul_redis_core::published::record::{InstanceRecord, PublishedRole, Writer};
+use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::situation::Situation;
-use consul_redis_core::status::{ProblemCode, assess};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, id, layout, primary, replica, run};
@@ -92,7 +92,7 @@ fn sentinels_are_known_by_id_by_address_by_their_peers_and_by_what_they_name() {
     is_ours(&others().sentinel(0, |group| group.peers[0].id = SentinelId("other".to_owned())));
     is_ours(&others().sentinel(0, |group| group.peers[0].address = at("10.9.1.1:26379")));
     is_ours(&others().sentinel(0, |group| group.replicas[0].address = at(Y)));
-    let row = |record: &mut consul_redis_core::record::Record| {
+    let row = |record: &mut consul_redis_core::published::record::Record| {
         record.instances.push(InstanceRecord { address: at(A), role: PublishedRole::Down });
     };
     is_ours(&others().published(row));

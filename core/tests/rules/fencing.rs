@@ -1,9 +1,10 @@
 //! Stray primaries: when one is made a replica, and when never.
 
-use consul_redis_core::action::Action;
-use consul_redis_core::fence::{Fence, StrayKind};
-use consul_redis_core::memory::{Condition, Life, Origin};
-use consul_redis_core::observed::{
+use consul_redis_core::duty::action::Action;
+use consul_redis_core::duty::fence::{Fence, StrayKind};
+use consul_redis_core::duty::safety;
+use consul_redis_core::known::memory::{Condition, Life, Origin};
+use consul_redis_core::known::observed::{
     Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, SentinelGroup,
     SentinelReplica,
 };
@@ -11,8 +12,7 @@ use consul_redis_core::policy::{
     ANSWER_AGE_MAX_MS, FENCE_AGAIN_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_PROMOTED_MS,
     STRAY_UNSEEN_MS,
 };
-use consul_redis_core::record::{Basis, Change, Level, Timeline};
-use consul_redis_core::safety;
+use consul_redis_core::published::record::{Basis, Change, Level, Timeline};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{

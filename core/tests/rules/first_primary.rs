@@ -1,9 +1,9 @@
 //! The first primary: a blank group gets one, and no instance's data is lost for it.
 
-use consul_redis_core::action::{Action, Purpose};
-use consul_redis_core::memory::Condition;
-use consul_redis_core::observed::InstanceAnswer;
-use consul_redis_core::record::Level;
+use consul_redis_core::duty::action::{Action, Purpose};
+use consul_redis_core::known::memory::Condition;
+use consul_redis_core::known::observed::InstanceAnswer;
+use consul_redis_core::published::record::Level;
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, replica, sentinel_at};

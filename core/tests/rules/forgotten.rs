@@ -1,16 +1,16 @@
 //! Sentinels that were made anew, blank, at their old addresses, and a last writer that is back.
 
-use consul_redis_core::action::Action;
-use consul_redis_core::bootstrap::Promote;
-use consul_redis_core::memory::Condition;
-use consul_redis_core::observed::{InstanceAnswer, Role};
+use consul_redis_core::duty::action::Action;
+use consul_redis_core::duty::safety;
+use consul_redis_core::duty::sentinels::ReconfigureKind;
+use consul_redis_core::known::memory::Condition;
+use consul_redis_core::known::observed::{InstanceAnswer, Role};
 use consul_redis_core::policy::FORGOTTEN_AFTER_MS;
-use consul_redis_core::projection::detached_address;
-use consul_redis_core::publication::Verdict;
-use consul_redis_core::record::{Basis, PublishedRole};
-use consul_redis_core::safety;
-use consul_redis_core::sentinels::ReconfigureKind;
+use consul_redis_core::published::projection::detached_address;
+use consul_redis_core::published::publication::Verdict;
+use consul_redis_core::published::record::{Basis, PublishedRole};
 use consul_redis_core::situation::Situation;
+use consul_redis_core::situation::bootstrap::Promote;
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, id, primary, replica, run, sentinel_at};

@@ -2,10 +2,10 @@
 //!
 //! A form that a release has written gets a file of its own in tests/fixtures/forms; none is ever changed.
 
-use consul_redis_core::observed::{Key, ReplId, StoreAnswer, StoredState};
-use consul_redis_core::projection::Layout;
-use consul_redis_core::record::{RECORD_VERSION, decode, encode};
-use consul_redis_core::status::{ProblemCode, assess};
+use consul_redis_core::known::observed::{Key, ReplId, StoreAnswer, StoredState};
+use consul_redis_core::published::projection::Layout;
+use consul_redis_core::published::record::{RECORD_VERSION, decode, encode};
+use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::time::Mono;
 use serde_json::Value;
 
@@ -122,7 +122,7 @@ fn a_record_of_a_newer_version_is_left_alone_and_says_what_to_do() {
 /// The agent that writes last has the newest form; an older agent that cannot read it leaves it alone.
 #[test]
 fn what_is_written_has_this_version() {
-    let older = |record: &mut consul_redis_core::record::Record| {
+    let older = |record: &mut consul_redis_core::published::record::Record| {
         record.v = 0;
         record.instances.pop();
     };

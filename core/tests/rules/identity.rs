@@ -1,11 +1,11 @@
 //! An instance is a process: what answers at a second address of it is the same one, and nothing is done to it there.
 
-use consul_redis_core::action::Action;
-use consul_redis_core::fence::{Fence, StrayKind};
-use consul_redis_core::memory::{Condition, Life, Origin};
-use consul_redis_core::observed::{FailoverPhase, InstanceAnswer, ReplId, Role};
-use consul_redis_core::safety::veto;
-use consul_redis_core::status::{ProblemCode, assess};
+use consul_redis_core::duty::action::Action;
+use consul_redis_core::duty::fence::{Fence, StrayKind};
+use consul_redis_core::duty::safety::veto;
+use consul_redis_core::known::memory::{Condition, Life, Origin};
+use consul_redis_core::known::observed::{FailoverPhase, InstanceAnswer, ReplId, Role};
+use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, ASKED, B, C, NOW, Scene, at, layout, primary, promoted_b, replica, run};

@@ -1,9 +1,9 @@
 //! What a group's loop makes of each input, where that is no matter of a rule.
 
 use consul_redis_core::group::{GroupLoop, Input, LogLevel, Output};
-use consul_redis_core::observed::{InstanceAnswer, Reading, ReplId, SentinelAnswer};
+use consul_redis_core::known::observed::{InstanceAnswer, Reading, ReplId, SentinelAnswer};
 use consul_redis_core::policy::Policy;
-use consul_redis_core::record::Level;
+use consul_redis_core::published::record::Level;
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
 

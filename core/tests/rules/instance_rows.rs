@@ -1,15 +1,15 @@
 //! Which instances have a row, and what each is published as.
 
-use consul_redis_core::action::Purpose;
-use consul_redis_core::health::{is_ready, serves};
-use consul_redis_core::observed::{
+use consul_redis_core::duty::action::Purpose;
+use consul_redis_core::duty::switchover::prepare;
+use consul_redis_core::known::observed::{
     DownOpinion, FailoverPhase, InstanceAnswer, Role, SentinelReplica,
 };
-use consul_redis_core::projection::Op;
-use consul_redis_core::record::{Basis, InstanceRecord, PublishedRole, Record};
-use consul_redis_core::relocated::stranded;
-use consul_redis_core::status::{GroupStatus, ProblemCode, assess};
-use consul_redis_core::switchover::prepare;
+use consul_redis_core::published::projection::Op;
+use consul_redis_core::published::record::{Basis, InstanceRecord, PublishedRole, Record};
+use consul_redis_core::shown::health::{is_ready, serves};
+use consul_redis_core::shown::status::{GroupStatus, ProblemCode, assess};
+use consul_redis_core::situation::relocated::stranded;
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, ASKED, B, C, NOW, Scene, at, layout, primary, promoted_b, replica};
@@ -202,7 +202,7 @@ fn an_instance_that_is_down_for_long_loses_its_row() {
 
 #[test]
 fn rows_wait_until_a_failover_is_over() {
-    use consul_redis_core::observed::FailoverPhase;
+    use consul_redis_core::known::observed::FailoverPhase;
     let scene = Scene::healthy(3)
         .promoted(B, 100)
         .leading(0, B, FailoverPhase::ReconfReplicas)
@@ -212,7 +212,7 @@ fn rows_wait_until_a_failover_is_over() {
             .decision()
             .actions()
             .iter()
-            .any(|action| matches!(action, consul_redis_core::action::Action::Write(_)))
+            .any(|action| matches!(action, consul_redis_core::duty::action::Action::Write(_)))
     );
 }
 
@@ -260,9 +260,9 @@ fn a_node_of_another_program_is_left_alone() {
 fn a_record_of_a_newer_version_is_left_alone() {
     let mut scene = Scene::healthy(3).naming(&[0, 1, 2], B, 2).instance(B, promoted_b());
     let text = r#"{"v": 2, "whatever": true}"#;
-    let error = consul_redis_core::record::decode(text.as_bytes()).unwrap_err();
+    let error = consul_redis_core::published::record::decode(text.as_bytes()).unwrap_err();
     scene.observed.store.as_mut().unwrap().state =
-        consul_redis_core::observed::StoredState::Unreadable(error);
+        consul_redis_core::known::observed::StoredState::Unreadable(error);
     let decision = scene.decision();
     assert!(decision.actions().is_empty());
     assert!(decision.said()[0].contains("written by a newer consul-redis"), "{decision:?}");
@@ -272,7 +272,7 @@ fn a_record_of_a_newer_version_is_left_alone() {
 fn a_lost_record_is_made_anew_above_the_last_generation() {
     let mut scene = Scene::healthy(3);
     let store = scene.observed.store.as_mut().unwrap();
-    store.state = consul_redis_core::observed::StoredState::Absent;
+    store.state = consul_redis_core::known::observed::StoredState::Absent;
     store.state_index = 0;
     let record = scene.write().record.unwrap();
     assert_eq!(record.generation, 8);

@@ -1,8 +1,8 @@
 //! Node mode: when the writes of this host's primary are held because the host may be isolated, and until when.
 
-use consul_redis_core::action::Action;
-use consul_redis_core::hold::{HoldReason, is_isolated};
-use consul_redis_core::memory::{Condition, Life, Origin};
+use consul_redis_core::duty::action::Action;
+use consul_redis_core::duty::hold::{HoldReason, is_isolated};
+use consul_redis_core::known::memory::{Condition, Life, Origin};
 use consul_redis_core::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS};
 use consul_redis_core::time::Mono;
 

@@ -1,6 +1,6 @@
 //! Names as Consul compares them: whose node it is, and whose service.
 
-use consul_redis_core::status::{ProblemCode, assess};
+use consul_redis_core::shown::status::{ProblemCode, assess};
 
 use crate::scene::{A, Scene, layout};
 

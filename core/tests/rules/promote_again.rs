@@ -1,14 +1,14 @@
 //! The old primary that is back and detached before another instance has taken its place.
 
-use consul_redis_core::action::{Action, Promote};
-use consul_redis_core::memory::Condition;
-use consul_redis_core::observed::{
+use consul_redis_core::duty::action::{Action, Promote};
+use consul_redis_core::duty::safety::veto;
+use consul_redis_core::known::memory::Condition;
+use consul_redis_core::known::observed::{
     Continued, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role,
 };
 use consul_redis_core::policy::REINSTATED_AFTER_MS;
-use consul_redis_core::projection::detached_address;
-use consul_redis_core::promote_again::{NotPromotedAgain, condition, promote_again};
-use consul_redis_core::safety::veto;
+use consul_redis_core::published::projection::detached_address;
+use consul_redis_core::situation::promote_again::{NotPromotedAgain, condition, promote_again};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica, run};

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use consul_redis_core::action::{Action, Purpose, Write};
-use consul_redis_core::observed::{
+use consul_redis_core::duty::action::{Action, Purpose, Write};
+use consul_redis_core::known::observed::{
     DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelId, SentinelReplica,
     StoredState,
 };
-use consul_redis_core::projection::{Op, Rows, TXN_OPS_MAX, project, row_changes};
-use consul_redis_core::publication::{Verdict, WithdrawReason};
-use consul_redis_core::record::{InstanceRecord, Level, PublishedRole, Record, decode};
-use consul_redis_core::status::assess;
+use consul_redis_core::published::projection::{Op, Rows, TXN_OPS_MAX, project, row_changes};
+use consul_redis_core::published::publication::{Verdict, WithdrawReason};
+use consul_redis_core::published::record::{InstanceRecord, Level, PublishedRole, Record, decode};
+use consul_redis_core::shown::status::assess;
 use proptest::prelude::*;
 
 use crate::scene::{A, B, C, Scene, at, id, layout, primary, replica, sentinel_at};
@@ -212,7 +212,7 @@ fn outline(scene: &Scene) -> Vec<String> {
     all
 }
 
-fn says_primary(scene: &Scene, name: &consul_redis_core::address::Address) -> bool {
+fn says_primary(scene: &Scene, name: &consul_redis_core::identity::address::Address) -> bool {
     let answer =
         scene.observed.instances.get(name).and_then(|reading| reading.result.as_ref().ok());
     answer.is_some_and(|answer| {
@@ -512,7 +512,7 @@ fn record_of(instances: &[(u8, u8)], writer: Option<u8>) -> Record {
         [PublishedRole::Replica, PublishedRole::OutOfSync, PublishedRole::Down][usize::from(number)]
     };
     let unique: BTreeSet<u8> = instances.iter().map(|(index, _)| *index).collect();
-    record.writer = writer.map(|index| consul_redis_core::record::Writer {
+    record.writer = writer.map(|index| consul_redis_core::published::record::Writer {
         address: name(index),
         replid: ReplId("1".to_owned()),
     });

@@ -1,9 +1,9 @@
 //! A Sentinel that does not know the group gets the primary by `MONITOR`.
 
-use consul_redis_core::action::Action;
-use consul_redis_core::observed::{DownOpinion, FailoverPhase, SentinelSettings};
+use consul_redis_core::duty::action::Action;
+use consul_redis_core::duty::sentinels::{Reconfigure, ReconfigureKind};
+use consul_redis_core::known::observed::{DownOpinion, FailoverPhase, SentinelSettings};
 use consul_redis_core::policy::{DISAGREES_AFTER_MS, WantedQuorum, WantedSettings};
-use consul_redis_core::sentinels::{Reconfigure, ReconfigureKind};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, Scene, at, promoted_b, sentinel_at};

@@ -1,16 +1,16 @@
 //! A relocated group: no instance is left where its Sentinels look, and its instances are back at other addresses.
 
-use consul_redis_core::action::{Action, Purpose};
-use consul_redis_core::memory::Condition;
-use consul_redis_core::observed::{
+use consul_redis_core::duty::action::{Action, Purpose};
+use consul_redis_core::duty::sentinels::{Reconfigure, ReconfigureKind};
+use consul_redis_core::known::memory::Condition;
+use consul_redis_core::known::observed::{
     Continued, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role,
 };
 use consul_redis_core::policy::{OUT_OF_REACH_AFTER_MS, REINSTATED_AFTER_MS};
-use consul_redis_core::projection::detached_address;
-use consul_redis_core::record::{Basis, Level};
-use consul_redis_core::relocated::{NotRelocated, condition, successor};
-use consul_redis_core::sentinels::{Reconfigure, ReconfigureKind};
-use consul_redis_core::status::{ProblemCode, assess};
+use consul_redis_core::published::projection::detached_address;
+use consul_redis_core::published::record::{Basis, Level};
+use consul_redis_core::shown::status::{ProblemCode, assess};
+use consul_redis_core::situation::relocated::{NotRelocated, condition, successor};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica, sentinel_at};
@@ -178,7 +178,7 @@ fn where_not_all_are_back_the_others_are_waited_for() {
 #[test]
 fn no_instance_leads_while_a_sentinel_knows_one_that_is_up() {
     let case = |scene: &Scene, why: &str| assert_eq!(why_not(scene), NotRelocated::NoCase, "{why}");
-    let still = |index, change: fn(&mut consul_redis_core::observed::SentinelGroup)| {
+    let still = |index, change: fn(&mut consul_redis_core::known::observed::SentinelGroup)| {
         all_relocated().sentinel(index, change)
     };
     case(&still(2, |group| group.down = DownOpinion::Up), "one Sentinel reaches the primary");
@@ -186,7 +186,7 @@ fn no_instance_leads_while_a_sentinel_knows_one_that_is_up() {
     case(&all_relocated().instance(B, waiting(500)), "we reach a replica");
     case(&all_relocated().instance(A, primary(1, None, &[])), "we reach the primary");
     case(&all_relocated().answer(1, |answer| answer.tilt = true), "it does not trust its clock");
-    let published = |record: &mut consul_redis_core::record::Record| {
+    let published = |record: &mut consul_redis_core::published::record::Record| {
         record.writer.clone_from(&record.last_writer);
     };
     case(&all_relocated().published(published), "there is a writer");

@@ -1,7 +1,7 @@
 //! Rule 1: votes(addr, epoch) are counted against known Sentinels (the most that any of them knows), not
 //! those that can be reached.
 
-use consul_redis_core::record::Level;
+use consul_redis_core::published::record::Level;
 
 use crate::scene::{A, B, Scene, promoted_b};
 

@@ -1,8 +1,8 @@
 //! Rule 2: the candidate is the address a majority names; it must pass the writer test itself.
 
-use consul_redis_core::observed::DownOpinion;
-use consul_redis_core::publication::{PublishReason, Verdict};
-use consul_redis_core::record::Level;
+use consul_redis_core::known::observed::DownOpinion;
+use consul_redis_core::published::publication::{PublishReason, Verdict};
+use consul_redis_core::published::record::Level;
 
 use crate::scene::{A, ASKED, B, NOW, Scene, primary, promoted_b, replica};
 
@@ -85,7 +85,7 @@ const C_: &str = crate::scene::C;
 
 #[test]
 fn an_address_being_replaced_is_not_published_again() {
-    use consul_redis_core::observed::FailoverPhase;
+    use consul_redis_core::known::observed::FailoverPhase;
     let scene = Scene::healthy(3)
         .published(|record| record.writer = None)
         .sentinel(0, |group| group.failover = Some(FailoverPhase::WaitPromotion));

@@ -1,10 +1,10 @@
 //! Rule 3: as soon as an elected leader has chosen a replica and that replica says it is the primary,
 //! publish it; until the majority confirms it, the old answer at the old epoch does not overrule it.
 
-use consul_redis_core::action::{Action, Purpose};
-use consul_redis_core::observed::{DownOpinion, FailoverPhase};
-use consul_redis_core::publication::Verdict;
-use consul_redis_core::record::{Change, Level, Timeline};
+use consul_redis_core::duty::action::{Action, Purpose};
+use consul_redis_core::known::observed::{DownOpinion, FailoverPhase};
+use consul_redis_core::published::publication::Verdict;
+use consul_redis_core::published::record::{Change, Level, Timeline};
 
 use jiff::Timestamp;
 

@@ -1,9 +1,9 @@
 //! Rule 4: a writer that the majority calls down, or that says itself that it is a replica, is withdrawn.
 
-use consul_redis_core::observed::GaveUp;
-use consul_redis_core::observed::{DownOpinion, FailoverPhase};
-use consul_redis_core::projection::Op;
-use consul_redis_core::status::assess;
+use consul_redis_core::known::observed::GaveUp;
+use consul_redis_core::known::observed::{DownOpinion, FailoverPhase};
+use consul_redis_core::published::projection::Op;
+use consul_redis_core::shown::status::assess;
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, layout, primary, replica, sentinel_at};
@@ -64,7 +64,10 @@ fn opinions_about_another_address_do_not_count() {
         })
     });
     let scene = scene.instance(B, primary(2, Some(1), &[C])).instance(C, replica(2, B)).dead(A);
-    assert!(matches!(scene.verdict(), consul_redis_core::publication::Verdict::Confirm { .. }));
+    assert!(matches!(
+        scene.verdict(),
+        consul_redis_core::published::publication::Verdict::Confirm { .. }
+    ));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Rule 5: two truths are none. Hold what is published while it still has its majority; never guess.
 
-use consul_redis_core::record::Level;
+use consul_redis_core::published::record::Level;
 
 use crate::scene::{A, B, C, Scene, primary, promoted_b, replica};
 

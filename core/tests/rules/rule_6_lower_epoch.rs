@@ -1,8 +1,8 @@
 //! Rule 6: an epoch lower than recorded moves nothing, unless a majority and the writer test agree for
 //! long; then it is the new baseline.
 
-use consul_redis_core::publication::Verdict;
-use consul_redis_core::record::Basis;
+use consul_redis_core::published::publication::Verdict;
+use consul_redis_core::published::record::Basis;
 
 use crate::scene::{A, B, Scene, primary, promoted_b};
 

@@ -2,23 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consul_redis_core::action::{Action, Write};
-use consul_redis_core::address::Address;
 use consul_redis_core::decide::{Decision, decide};
-use consul_redis_core::memory::{Condition, Memory};
-use consul_redis_core::observed::{
+use consul_redis_core::duty::action::{Action, Write};
+use consul_redis_core::identity::address::Address;
+use consul_redis_core::known::memory::{Condition, Memory};
+use consul_redis_core::known::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, Observed, Reading, ReplId, Role,
     RowsAnswer, SentinelAnswer, SentinelGroup, SentinelId, SentinelPeer, SentinelReplica,
     SentinelSettings, StoreAnswer, StoredState,
 };
+use consul_redis_core::known::view::View;
 use consul_redis_core::policy::Policy;
-use consul_redis_core::projection::{Layout, project};
-use consul_redis_core::publication::Verdict;
-use consul_redis_core::record::{
+use consul_redis_core::published::projection::{Layout, project};
+use consul_redis_core::published::publication::Verdict;
+use consul_redis_core::published::record::{
     Basis, Evidence, InstanceRecord, Level, PublishedRole, RECORD_VERSION, Record, Writer,
 };
 use consul_redis_core::time::{Mono, Now};
-use consul_redis_core::view::View;
 use jiff::Timestamp;
 
 /// Now, in every scene.
@@ -254,12 +254,13 @@ impl Scene {
     /// The conditions that hold.
     pub fn conditions(&self) -> BTreeSet<Condition> {
         let view = self.view();
-        let mut holding = consul_redis_core::publication::conditions(&view);
-        holding.extend(consul_redis_core::replicas::InstanceRows::new(&view).conditions());
-        holding.extend(consul_redis_core::sentinels::conditions(&view));
-        holding.extend(consul_redis_core::stale_peers::conditions(&view));
-        holding.extend(consul_redis_core::unreachable::conditions(&view));
-        let refuses = consul_redis_core::unreachable::refuses_writes(&view);
+        let mut holding = consul_redis_core::published::publication::conditions(&view);
+        holding
+            .extend(consul_redis_core::published::replicas::InstanceRows::new(&view).conditions());
+        holding.extend(consul_redis_core::duty::sentinels::conditions(&view));
+        holding.extend(consul_redis_core::duty::stale_peers::conditions(&view));
+        holding.extend(consul_redis_core::shown::unreachable::conditions(&view));
+        let refuses = consul_redis_core::shown::unreachable::refuses_writes(&view);
         holding.extend(refuses.map(|at| Condition::RefusesWrites(at.clone())));
         holding
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use consul_redis_core::action::Action;
-use consul_redis_core::hold::HoldReason;
-use consul_redis_core::observed::{DownOpinion, FailoverPhase, StoredState};
-use consul_redis_core::publication::{KeepReason, Verdict};
+use consul_redis_core::duty::action::Action;
+use consul_redis_core::duty::hold::HoldReason;
+use consul_redis_core::known::observed::{DownOpinion, FailoverPhase, StoredState};
+use consul_redis_core::published::publication::{KeepReason, Verdict};
 use consul_redis_core::situation::TABLE;
 
 use crate::data_loss::reborn;

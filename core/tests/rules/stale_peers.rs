@@ -1,12 +1,12 @@
 //! Sentinels and replicas that are gone for good are forgotten: one Sentinel at a time, and only at rest.
 
-use consul_redis_core::action::{Action, Purpose};
-use consul_redis_core::memory::Asked;
-use consul_redis_core::observed::{DownOpinion, FailoverPhase, InstanceAnswer, SentinelId};
+use consul_redis_core::duty::action::{Action, Purpose};
+use consul_redis_core::duty::stale_peers::{Forget, StalePeer};
+use consul_redis_core::known::memory::Asked;
+use consul_redis_core::known::observed::{DownOpinion, FailoverPhase, InstanceAnswer, SentinelId};
 use consul_redis_core::policy::RESET_GAP_MS;
-use consul_redis_core::record::{Basis, Reset};
-use consul_redis_core::stale_peers::{Forget, StalePeer};
-use consul_redis_core::status::assess;
+use consul_redis_core::published::record::{Basis, Reset};
+use consul_redis_core::shown::status::assess;
 use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica, sentinel_at};

@@ -1,9 +1,9 @@
 //! Instances that the Sentinels reach and this agent does not, and a writer that refuses writes.
 
-use consul_redis_core::observed::InstanceAnswer;
-use consul_redis_core::status::{ProblemCode, assess};
-use consul_redis_core::switchover::prepare;
-use consul_redis_core::unreachable::{LOGIN_REFUSED, UNREACHABLE_AFTER_MS};
+use consul_redis_core::duty::switchover::prepare;
+use consul_redis_core::known::observed::InstanceAnswer;
+use consul_redis_core::shown::status::{ProblemCode, assess};
+use consul_redis_core::shown::unreachable::{LOGIN_REFUSED, UNREACHABLE_AFTER_MS};
 
 use crate::scene::{A, B, C, Scene, at, layout, primary};
 

@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consul_redis_core::address::Address;
-use consul_redis_core::data_loss::Detach;
-use consul_redis_core::fence::Fence;
-use consul_redis_core::observed::{
+use consul_redis_core::duty::fence::Fence;
+use consul_redis_core::identity::address::Address;
+use consul_redis_core::known::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelAnswer,
     SentinelGroup, SentinelId, SentinelPeer, SentinelReplica, SentinelSettings,
 };
-use consul_redis_core::projection::{detached_address, is_detached_address};
+use consul_redis_core::published::projection::{detached_address, is_detached_address};
+use consul_redis_core::situation::data_loss::Detach;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::group::Outcome;
-use consul_redis_core::observed::{Key, RowsAnswer, StoreAnswer};
-use consul_redis_core::projection::{CheckRow, CheckStatus, Layout, Op, Rows, is_ours};
+use consul_redis_core::known::observed::{Key, RowsAnswer, StoreAnswer};
+use consul_redis_core::published::projection::{CheckRow, CheckStatus, Layout, Op, Rows, is_ours};
 use consul_redis_core::time::Mono;
 
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,7 @@
 //! Histories that are written, not drawn: the ones that have cost people their data.
 
-use consul_redis_core::action::Purpose;
-use consul_redis_core::record::{Level, Record};
+use consul_redis_core::duty::action::Purpose;
+use consul_redis_core::published::record::{Level, Record};
 use consul_redis_core::time::Mono;
 
 use crate::operation::Operation;

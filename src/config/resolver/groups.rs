@@ -9,10 +9,10 @@ use crate::config::{
     ConfigError, DEFAULT_CHECK_INTERVAL, DEFAULT_GROUP, GroupConfig, LocalRedis, LocalSentinel,
     SentinelAuth, auth_of,
 };
-use crate::core::address::{GroupName, NameError, ServiceName};
+use crate::core::identity::address::{GroupName, NameError, ServiceName};
 use crate::core::policy::{Policy, WantedQuorum, WantedSettings};
-use crate::core::projection::Layout;
-use crate::core::sentinel_rows;
+use crate::core::published::projection::Layout;
+use crate::core::published::sentinel_rows;
 use crate::secret::SecretSource;
 
 /// A Redis of this host, and the group that it belongs to.

@@ -7,7 +7,7 @@ use crate::config::{
     CONSUL_DNS_PORT, ConfigError, DEFAULT_DNS_DOMAIN, DnsConfig, HttpConfig, HttpTls,
 };
 use crate::consul::endpoint::ConsulEndpoint;
-use crate::core::address::Address;
+use crate::core::identity::address::Address;
 use crate::secret::SecretSource;
 
 impl Resolver<'_> {

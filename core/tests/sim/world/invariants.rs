@@ -1,7 +1,7 @@
 //! What must hold whatever happens, and what is remembered to tell whether it does.
 
 use super::*;
-use consul_redis_core::record::Basis;
+use consul_redis_core::published::record::Basis;
 
 impl World {
     pub(super) fn note_late_answer(&mut self, agent: usize, input: &Input) {

@@ -1,0 +1,272 @@
+//! The veto layer: what must never be done, checked again, apart from the rules that wanted it.
+
+use crate::duty::action::{Action, Purpose, Write};
+use crate::duty::fence::{Fence, StrayKind};
+use crate::duty::hold::{Hold, HoldReason};
+use crate::duty::stale_peers::Forget;
+use crate::identity::address::Address;
+use crate::known::observed::{DownOpinion, Role, SentinelGroup};
+use crate::known::view::View;
+use crate::published::projection::{TXN_OPS_MAX, is_detached_address};
+use crate::published::record::PublishedRole;
+use crate::published::replicas::named_by;
+use crate::situation::data_loss::{Detach, Replace};
+use crate::situation::election::led_in_silence;
+
+/// Why an action must not be done, or `None` when it may.
+pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
+    match action {
+        Action::Write(write) => veto_write(view, write),
+        Action::Hold(hold) => veto_hold(view, hold),
+        Action::Fence(fence) => veto_fence(view, fence),
+        Action::Detach(detach) => veto_detach(view, detach),
+        Action::Promote(promote) => veto_promote(view, &promote.instance),
+        Action::Reconfigure(reconfigure) => {
+            if view.writer() != Some(&reconfigure.primary) {
+                return Some(format!("{} is not the published writer", reconfigure.primary));
+            }
+            let leaving = view.tally.being_replaced(&reconfigure.primary);
+            leaving.then(|| format!("{} is being replaced", reconfigure.primary))
+        }
+    }
+}
+
+/// Only the instance in `claim`, while no Sentinel names an instance that is up; and the last writer while a majority names it
+/// and no other instance leads.
+fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
+    let up = |group: &SentinelGroup| {
+        let answers = |replica: &Address| view.instance(replica).is_some();
+        group.down == DownOpinion::Up
+            || says_primary(view, &group.monitored)
+            || group.replicas.iter().any(|replica| !replica.s_down || answers(&replica.address))
+    };
+    let agreed = view.record.and_then(|record| record.claim.as_ref()) == Some(instance);
+    // The last writer, which whoever knows the group names.
+    let again = || {
+        let last = view.record.and_then(|record| record.last_writer.as_ref());
+        let names = |group: &SentinelGroup| &group.primary == instance && group.failover.is_none();
+        last.is_some_and(|last| &last.address == instance) && view.groups().all(names)
+    };
+    if agreed && view.writer().is_none() && (!view.groups().any(up) || again()) {
+        // The first primary replaces no other one.
+        let past = view.record.is_some_and(|record| record.last_writer.is_some());
+        let others = || view.observed.instances.keys().filter(|other| *other != instance);
+        let all = || others().filter(|_| past);
+        let more = all().find(|other| keys(view, other) > 0).filter(|_| keys(view, instance) == 0);
+        let rival = all().find(|other| says_primary(view, other) && keys(view, other) > 0);
+        return more
+            .map(|more| format!("{instance} has no data, and {more} has some"))
+            .or_else(|| rival.map(|rival| format!("{rival} says that it is the primary")));
+    }
+    if view.writer().is_none() && view.groups().next().is_none() {
+        return Some(format!("{instance} is not the primary that was agreed on"));
+    }
+    let last = view.record.and_then(|record| record.last_writer.as_ref());
+    if last.is_none_or(|last| &last.address != instance) {
+        return Some(format!("{instance} was not the last writer"));
+    }
+    if view.tally.votes_for(instance) < view.tally.majority() {
+        return Some(format!("the majority does not name {instance}"));
+    }
+    let all = view.observed.instances.keys();
+    let others = all.filter(|other| *other != instance && !same_process(view, other, instance));
+    let mut rivals = others.filter(|other| says_primary(view, other));
+    rivals.next().map(|rival| format!("{rival} says that it is the primary"))
+}
+
+/// Only an instance with data is kept from copying one without, or one that had none when it was started; never one that a
+/// Sentinel may want as the primary.
+fn veto_detach(view: &View<'_>, detach: &Detach) -> Option<String> {
+    let Detach { instance, from, .. } = detach;
+    if view.instance(instance).is_none_or(|answer| answer.keys == 0) {
+        return Some(format!("{instance} has no data to keep"));
+    }
+    if let Some(why) = not_lost_its_data(view, from) {
+        return Some(why);
+    }
+    let silent = led_in_silence(view.observed, view.recent);
+    let mut failovers = view.tally.failovers.iter().chain(&silent);
+    let wanted = view.groups().any(|group| &group.primary == instance)
+        || failovers.any(|f| f.chosen.as_ref() == Some(instance));
+    wanted.then(|| format!("a Sentinel names or promotes {instance}"))
+}
+
+fn not_lost_its_data(view: &View<'_>, primary: &Address) -> Option<String> {
+    let empty = view.instance(primary).is_some_and(|answer| {
+        matches!(answer.role, Role::Primary { .. }) && (answer.keys == 0 || answer.started_empty)
+    });
+    if !empty {
+        return Some(format!("{primary} is no primary without data"));
+    }
+    let named = view.tally.votes_for(primary) >= view.tally.majority();
+    (!named).then(|| format!("the majority does not name {primary}"))
+}
+
+/// A failover is asked for only while no writer is published, none is under way, and another instance has data.
+fn veto_replace(view: &View<'_>, replace: &Replace) -> Option<String> {
+    if let Some(why) = not_lost_its_data(view, &replace.primary) {
+        return Some(why);
+    }
+    if let Some(writer) = view.writer() {
+        return Some(format!("{writer} is published"));
+    }
+    if view.groups().any(|group| group.failover.is_some()) {
+        return Some("a failover is under way".to_owned());
+    }
+    let others = view.observed.instances.keys().filter(|address| **address != replace.primary);
+    let held = others.filter_map(|address| view.instance(address)).any(|own| own.keys > 0);
+    (!held).then(|| format!("no instance but {} has data", replace.primary))
+}
+
+/// Only what another primary has superseded for certain is held, or what is on our own host while we are blind.
+fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
+    let Hold { instance, why, .. } = hold;
+    match why {
+        HoldReason::SupersededBy(successor) => {
+            let another = successor != instance && !same_process(view, instance, successor);
+            let certain = another && says_primary(view, successor);
+            (!certain).then(|| format!("nothing supersedes {instance} for certain"))
+        }
+        HoldReason::Unproven(writer) => {
+            let named = view.groups().any(|group| named_by(group).any(|named| named == instance));
+            let certain = writer != instance
+                && view.writer() == Some(writer)
+                && view.tally.votes_for(writer) >= view.tally.majority()
+                && !same_process(view, instance, writer)
+                && says_primary(view, writer);
+            (named || !certain).then(|| format!("{instance} is not held beside {writer}"))
+        }
+        HoldReason::Isolated => {
+            let named = view.tally.votes_for(instance) >= view.tally.majority();
+            let ours = view.policy.local.contains(instance);
+            (named || !ours).then(|| format!("{instance} is not on an isolated host"))
+        }
+    }
+}
+
+/// No instance that any Sentinel that matters wants to be the primary is ever made a replica.
+fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
+    let Fence { instance, follow, .. } = fence;
+    let placed = view.instance(instance).is_none_or(|answer| match &answer.role {
+        Role::Primary { .. } => false,
+        Role::Replica { of, link_up } => *link_up || !is_detached_address(of),
+    });
+    let named = view.groups().any(|group| named_by(group).any(|named| named == instance));
+    if placed && named {
+        return Some(format!("{instance} is a replica that Sentinels know"));
+    }
+    if instance == follow || view.writer() != Some(follow) {
+        return Some(format!("{follow} is not the published writer"));
+    }
+    if !says_primary(view, follow) {
+        return Some(format!("{follow} has not said that it is the primary"));
+    }
+    if same_process(view, instance, follow) || Some(&fence.run_id) == fence.follow_run.as_ref() {
+        return Some(format!("{instance} and {follow} are one process"));
+    }
+    if fence.kind != StrayKind::RestartedEmpty
+        && keys(view, instance) > 0
+        && keys(view, follow) == 0
+    {
+        return Some(format!("{instance} has data and {follow} has none"));
+    }
+    let tally = &view.tally;
+    if tally.votes_for(instance) >= tally.majority() || tally.votes_for(follow) < tally.majority() {
+        return Some(format!("the majority does not name {follow}"));
+    }
+    let silent = led_in_silence(view.observed, view.recent);
+    let mut failovers = tally.failovers.iter().chain(&silent);
+    let chosen = failovers.any(|f| f.chosen.as_ref() == Some(instance));
+    if chosen {
+        return Some(format!("a Sentinel is promoting {instance}"));
+    }
+    tally.any_objective(follow).then(|| format!("a Sentinel calls {follow} down"))
+}
+
+fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {
+    if write.ops.len() > TXN_OPS_MAX {
+        return Some(format!("{} operations in one transaction", write.ops.len()));
+    }
+    let record = write.record.as_ref()?;
+    let primaries: Vec<&Address> = record
+        .instances
+        .iter()
+        .filter(|i| i.role == PublishedRole::Primary)
+        .map(|i| &i.address)
+        .collect();
+    if primaries != record.writer_address().into_iter().collect::<Vec<_>>() {
+        return Some("the rows and the writer would tell different stories".to_owned());
+    }
+    let begins = matches!(write.purpose, Purpose::Publish | Purpose::Withdraw);
+    if begins && record.generation <= view.memory.generation_max {
+        return Some(format!("generation {} has been used", record.generation));
+    }
+    if !begins && view.writer() != record.writer_address() {
+        return Some(format!("a {} cannot change the writer", write.purpose.as_str()));
+    }
+    if let Some(forget) = &write.forget {
+        return veto_forget(view, forget);
+    }
+    if let Some(replace) = &write.replace {
+        return veto_replace(view, replace);
+    }
+    let writer = record.writer_address().filter(|_| write.purpose == Purpose::Publish)?;
+    if let Some(veto) = veto_strangers(view, writer) {
+        return Some(veto);
+    }
+    let proved = says_primary(view, writer);
+    (!proved).then(|| format!("{writer} has not said that it is the primary"))
+}
+
+/// No instance is published on the word of Sentinels that have nothing to do with those of the record.
+fn veto_strangers(view: &View<'_>, writer: &Address) -> Option<String> {
+    let recorded = view.record.filter(|record| !record.sentinel_ids.is_empty())?;
+    let names = view
+        .sentinels()
+        .filter(|(_, answer)| answer.group.as_ref().is_some_and(|group| &group.primary == writer));
+    let mut named = false;
+    for (at, answer) in names {
+        let group = answer.group.iter();
+        let peers = group.clone().flat_map(|group| &group.peers);
+        let mut ids = peers.map(|peer| &peer.id).chain([&answer.id]);
+        let known = ids.any(|id| recorded.sentinel_ids.contains(id));
+        let mut places = group.flat_map(named_by);
+        let of_place = places.any(|place| {
+            recorded.role_of(place).is_some()
+                || recorded.last_writer.as_ref().is_some_and(|last| &last.address == place)
+        });
+        if known || of_place || recorded.sentinels.contains(at) {
+            return None;
+        }
+        named = true;
+    }
+    let answer = view.instance(writer)?;
+    let is_the_data = view.age(answer).is_some();
+    (named && !is_the_data).then(|| format!("no Sentinel of the record names {writer}"))
+}
+
+/// A Sentinel is reset only while all that are heard, and they are a majority, name the writer and see nothing wrong.
+fn veto_forget(view: &View<'_>, forget: &Forget) -> Option<String> {
+    let tally = &view.tally;
+    if tally.answering < tally.majority() || tally.votes_for(&forget.primary) < tally.answering {
+        return Some(format!("not all Sentinels name {}", forget.primary));
+    }
+    let calm = |group: &SentinelGroup| group.failover.is_none() && group.down == DownOpinion::Up;
+    (!view.groups().all(calm)).then(|| "something is going on among the Sentinels".to_owned())
+}
+
+/// How many keys the instance holds, by its last recent answer.
+fn keys(view: &View<'_>, address: &Address) -> u64 {
+    view.instance(address).map_or(0, |answer| answer.keys)
+}
+
+/// The same process answers at both addresses, by their last recent answers.
+fn same_process(view: &View<'_>, one: &Address, other: &Address) -> bool {
+    let run = |address: &Address| view.instance(address).map(|answer| &answer.run_id);
+    run(one).is_some_and(|own| run(other) == Some(own))
+}
+
+/// The instance's last answer is recent and says primary.
+fn says_primary(view: &View<'_>, address: &Address) -> bool {
+    view.instance(address).is_some_and(|answer| matches!(answer.role, Role::Primary { .. }))
+}

@@ -1,0 +1,289 @@
+//! What an agent remembers of one group between two looks: only when things were first seen.
+//!
+//! Losing it (a restart) costs time, never correctness: every "for so long" starts again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::identity::address::Address;
+use crate::identity::ids::{ReplId, SentinelId};
+use crate::known::observed::GaveUp;
+use crate::known::observed::{Observed, Role};
+use crate::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
+use crate::published::record::{DataLossRecord, Reset, Timeline};
+use crate::time::{Mono, Now};
+
+/// Something that must last before it counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// A majority names this address at a lower epoch than the recorded one.
+    LowerEpoch(Address, u64),
+    /// The published writer has lost its majority to another address, or to a split.
+    Displaced(Address),
+    /// The published writer answers neither us nor any Sentinel that answers.
+    OutOfReach(Address),
+    /// All Sentinels heard agree on an electorate smaller than the recorded one.
+    FewerKnown(usize),
+    /// The replica is not in sync with the writer.
+    OutOfSync(Address),
+    /// No Sentinel names the instance.
+    Unnamed(Address),
+    /// A majority of the Sentinels gets no answer from the instance.
+    Down(Address),
+    /// The instance says it is a primary, and is not the writer.
+    Stray(Address),
+    /// This host sees neither Consul nor a majority of the Sentinels.
+    Isolated,
+    /// Neither Consul nor any Sentinel knows a primary.
+    NoPrimaryAnywhere,
+    /// No address that the Sentinels know answers, and these instances have shown up.
+    Relocated(Vec<ReturnedInstance>),
+    /// Most Sentinels have forgotten the group, and the last writer is back, in this run.
+    Forgotten(Address, String),
+    /// The old primary is back, detached.
+    Returned(Address),
+    /// The primary that a majority announces has come back without its data.
+    DataLoss(Address),
+    /// The Sentinel names another primary than the majority.
+    Disagrees(Address),
+    /// No other Sentinel hears the Sentinel.
+    SentinelSilent(SentinelId),
+    /// No Sentinel hears the replica.
+    ReplicaSilent(Address),
+    /// The Sentinels reach the instance, and this agent does not.
+    Unreachable(Address),
+    /// The published writer refuses writes, by what it says of itself.
+    RefusesWrites(Address),
+}
+
+/// One instance that is back, and what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReturnedInstance {
+    /// The address that it answers at.
+    pub address: Address,
+    /// Its `run_id`: a restart of it is another case.
+    pub run_id: String,
+    /// It has read its data.
+    pub is_ready: bool,
+    /// How many writers came after the one whose data it holds; `None` when it is not known to hold any of theirs.
+    pub age: Option<usize>,
+}
+
+/// In which way a Sentinel is reconfigured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReconfigureKind {
+    /// It does not know the group: `MONITOR`, and the settings.
+    Monitor,
+    /// It has disagreed with the majority for long: `REMOVE`, `MONITOR`, and the settings.
+    Repoint,
+    /// It knows only addresses that do not answer ([`crate::situation::relocated`]), at this epoch: `REMOVE`.
+    Remove(u64),
+    /// Its settings differ from those that are wanted.
+    Settings,
+    /// `master-reboot-down-after-period`, in ms, which no Sentinel shows (`docs/facts/sentinel.md` 18).
+    Reboot(u64),
+}
+
+/// A replica or a Sentinel that is gone for good.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StalePeer {
+    /// By its id, and the address that it had last.
+    Sentinel(SentinelId, Address),
+    /// By its address.
+    Replica(Address),
+}
+
+/// One run of an instance, as far as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// The `run_id` of the process.
+    pub run_id: String,
+    /// What it has been in that run.
+    pub origin: Origin,
+}
+
+/// Where a primary comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was a primary when it was first seen.
+    Unseen,
+    /// It was started after it was first seen, and has been a primary since.
+    Started,
+    /// It was the published writer, confirmed by a majority.
+    WasWriter,
+    /// It was a replica in this very run.
+    WasReplica,
+}
+
+impl Origin {
+    /// How long a stray primary of this origin is left alone, in ms: Sentinels may be promoting it.
+    pub fn left_alone_ms(self) -> u64 {
+        match self {
+            Self::WasReplica => STRAY_PROMOTED_MS,
+            Self::Unseen => STRAY_UNSEEN_MS,
+            Self::Started | Self::WasWriter => 0,
+        }
+    }
+}
+
+/// What was last asked of a Sentinel, as the record has it, and when that was first seen. An agent of an older version
+/// drops from the record what it does not know: when something was asked is remembered all the same.
+#[derive(Debug, Clone)]
+pub struct Asked<T> {
+    last: Option<T>,
+    at: Option<Mono>,
+}
+
+impl<T> Default for Asked<T> {
+    fn default() -> Self {
+        Self { last: None, at: None }
+    }
+}
+
+impl<T: Clone + PartialEq> Asked<T> {
+    /// Notes what the record has now.
+    pub fn see(&mut self, found: Option<&T>, at: Mono) {
+        if self.last.as_ref() == found {
+            return;
+        }
+        if found.is_some() {
+            self.at = Some(at);
+        }
+        self.last = found.cloned();
+    }
+
+    /// When the last one was first seen.
+    pub fn at(&self) -> Option<Mono> {
+        self.at
+    }
+}
+
+/// What a group's loop knows of the past: since when conditions last, and what was done when.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// The generation last seen in Consul, and when it was first seen: what was asked of Sentinels
+    /// and instances before that must not overrule it.
+    pub generation: Option<(u64, Mono)>,
+    /// The highest generation ever seen or written: a wiped Consul does not start again at 1.
+    pub generation_max: u64,
+    /// When the record last changed, in any way.
+    pub store_changed: Mono,
+    /// Which rows and which keys, by when they were asked for, have been found to be as they should.
+    pub audited: Option<(Mono, Mono)>,
+    /// When rows or keys were last put back.
+    pub repaired: Option<Mono>,
+    /// Since when each condition has been true without a break.
+    pub since: BTreeMap<Condition, Mono>,
+    /// The steps of the failover that is under way.
+    pub timeline: Timeline,
+    /// When the chosen replica first said that it is the primary.
+    pub promoted: Option<(Address, Mono)>,
+    /// When each instance's writes were last held.
+    pub held: BTreeMap<Address, Mono>,
+    /// When each instance was last commanded to follow another one, or to be a primary.
+    pub fenced: BTreeMap<Address, Mono>,
+    /// What each instance has been in its present run, as far as it was seen.
+    pub lives: BTreeMap<Address, Life>,
+    /// The last history of the group that was seen at each address.
+    pub histories: BTreeMap<Address, ReplId>,
+    /// When each Sentinel was last told what about the group.
+    pub reconfigured: BTreeMap<(Address, ReconfigureKind), Mono>,
+    /// The last failover that a Sentinel gave up: which Sentinel, why, and when that was heard.
+    pub gave_up: Option<(Address, GaveUp, Mono)>,
+    /// The last `SENTINEL RESET` in the record.
+    pub reset: Asked<Reset>,
+    /// The generation that DNS was last seen to answer, and when.
+    pub in_dns: Option<(u64, Timestamp)>,
+    /// The last failover in the record that was asked for because of a primary without its data.
+    pub replacing: Asked<DataLossRecord>,
+    /// How many records this agent has written: the changing part of its nonces.
+    pub written: u64,
+}
+
+impl Memory {
+    /// Notes the generation that is published now.
+    pub fn see_generation(&mut self, observed: &Observed, now: Now) {
+        let Some(store) = &observed.store else { return };
+        let generation = store.record().map_or(0, |record| record.generation);
+        self.generation_max = self.generation_max.max(generation);
+        if self.generation.is_none_or(|(seen, _)| seen != generation) {
+            self.generation = Some((generation, now.mono));
+        }
+        let record = store.record();
+        self.reset.see(record.and_then(|record| record.reset.as_ref()), now.mono);
+        // Only what was asked for has to be waited for.
+        let data_loss = record.and_then(|record| record.data_loss.as_ref());
+        self.replacing.see(data_loss.filter(|data_loss| data_loss.asked > 0), now.mono);
+    }
+
+    /// DNS answers what was published with this generation: the first time counts.
+    pub fn see_in_dns(&mut self, generation: u64, now: Now) {
+        if self.in_dns.is_none_or(|(seen, _)| seen < generation) {
+            self.in_dns = Some((generation, now.wall));
+        }
+    }
+
+    /// When the published generation was first seen.
+    pub fn generation_seen(&self) -> Mono {
+        self.generation.map_or(Mono(0), |(_, at)| at)
+    }
+
+    /// Keeps the conditions that are still true and starts the clock of new ones.
+    pub fn keep(&mut self, holding: BTreeSet<Condition>, now: Now) {
+        let before = std::mem::take(&mut self.since);
+        self.since = holding
+            .into_iter()
+            .map(|c| {
+                let at = before.get(&c).copied().unwrap_or(now.mono);
+                (c, at)
+            })
+            .collect();
+    }
+
+    /// Notes what each instance has been.
+    pub fn see_instances(&mut self, observed: &Observed) {
+        // The leader of a promotion that no majority has confirmed may still be at work on it.
+        let confirmed = observed.record().filter(|record| !record.evidence.is_unconfirmed());
+        let writer = confirmed.and_then(|record| record.writer_address());
+        for (address, reading) in &observed.instances {
+            let Ok(answer) = &reading.result else { continue };
+            let life = self.lives.get(address);
+            let before = life.filter(|life| life.run_id == answer.run_id).map(|life| life.origin);
+            let origin = match (&answer.role, before) {
+                (Role::Replica { .. }, _) => Origin::WasReplica,
+                (Role::Primary { .. }, _) if writer == Some(address) => Origin::WasWriter,
+                (Role::Primary { .. }, Some(before)) => before,
+                (Role::Primary { .. }, None) if life.is_some() => Origin::Started,
+                (Role::Primary { .. }, None) => Origin::Unseen,
+            };
+            let lineage = observed.record().map(|record| record.lineage.as_slice());
+            if lineage.is_some_and(|lineage| lineage.contains(&answer.replid)) {
+                self.histories.insert(address.clone(), answer.replid.clone());
+            }
+            let run_id = answer.run_id.clone();
+            self.lives.insert(address.clone(), Life { run_id, origin });
+        }
+        let known = &observed.instances;
+        self.lives.retain(|address, _| known.contains_key(address));
+        self.histories.retain(|address, _| known.contains_key(address));
+        self.fenced.retain(|address, _| known.contains_key(address));
+    }
+
+    /// What an instance has been in this run.
+    pub fn origin(&self, address: &Address, run_id: &str) -> Origin {
+        let life = self.lives.get(address).filter(|life| life.run_id == run_id);
+        life.map_or(Origin::Unseen, |life| life.origin)
+    }
+
+    /// The instance may get another `REPLICAOF`, which it gets once a second at the most.
+    pub fn commanded_long_ago(&self, instance: &Address, now: Now) -> bool {
+        let last = self.fenced.get(instance);
+        last.is_none_or(|at| now.mono - *at >= FENCE_AGAIN_MS)
+    }
+
+    /// The condition has been true for at least `ms`.
+    pub fn lasted(&self, condition: &Condition, ms: u64, now: Now) -> bool {
+        self.since.get(condition).is_some_and(|since| now.mono - *since >= ms)
+    }
+}

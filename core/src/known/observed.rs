@@ -1,0 +1,364 @@
+//! What was read from the world: values with the time they were asked for, no opinions.
+//!
+//! A read that failed is *unknown*, never *down*: [`Reading::result`] keeps the error so that a
+//! person can see it, and every rule treats it as no answer at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::identity::address::{Address, GroupName};
+pub use crate::identity::ids::{ReplId, SentinelId};
+use crate::published::projection::{Layout, Rows, is_of_another_group};
+use crate::published::record::Record;
+pub use crate::published::store::{Continued, Key, StoreAnswer, StoredState};
+use crate::time::Mono;
+
+/// One question and its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading<T> {
+    /// When the question was sent. What the answer says was true no earlier than this.
+    pub asked: Mono,
+    /// When the answer, or the failure, arrived.
+    pub answered: Mono,
+    /// The answer, or why there is none.
+    pub result: Result<T, String>,
+}
+
+impl<T> Reading<T> {
+    /// The answer, if it was asked for at `since` or later.
+    pub fn since(&self, since: Mono) -> Option<&T> {
+        if self.asked < since { None } else { self.result.as_ref().ok() }
+    }
+}
+
+/// Everything one agent knows of one group.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// The last reading of each Sentinel, by the address we reach it at.
+    pub sentinels: BTreeMap<Address, Reading<SentinelAnswer>>,
+    /// The last answer of each Sentinel whose last reading is a failure: a Sentinel that times out may still lead a failover.
+    pub sentinels_answered: BTreeMap<Address, Reading<SentinelAnswer>>,
+    /// The last reading of each instance, by the address Sentinel announces.
+    pub instances: BTreeMap<Address, Reading<InstanceAnswer>>,
+    /// The instances that node-mode agents have registered for the group (`<service>-server`).
+    pub registered: BTreeSet<Address>,
+    /// The group's keys in Consul, once they have been read.
+    pub store: Option<StoreAnswer>,
+    /// The rows on the group's synthetic node, once they have been read.
+    pub rows: Option<RowsAnswer>,
+}
+
+impl Observed {
+    /// The published record, when there is one that can be read.
+    pub fn record(&self) -> Option<&Record> {
+        self.store.as_ref()?.record()
+    }
+
+    /// Takes a Sentinel's answer, or its failure to answer, unless a later question has been answered already.
+    pub fn see_sentinel(&mut self, address: Address, reading: Reading<SentinelAnswer>) {
+        let known = self.sentinels.get(&address);
+        if known.is_some_and(|old| old.asked > reading.asked) {
+            return;
+        }
+        if reading.result.is_ok() {
+            self.sentinels_answered.remove(&address);
+        }
+        let silent = reading.result.is_err();
+        let before = self.sentinels.insert(address.clone(), reading);
+        if let Some(answered) = before.filter(|old| silent && old.result.is_ok()) {
+            self.sentinels_answered.insert(address, answered);
+        }
+    }
+
+    /// A Sentinel is no longer among those to ask.
+    pub fn dismiss_sentinel(&mut self, address: &Address) {
+        self.sentinels.remove(address);
+        self.sentinels_answered.remove(address);
+    }
+}
+
+/// What one Sentinel says about itself and one group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelAnswer {
+    /// Its `SENTINEL MYID`.
+    pub id: SentinelId,
+    /// Its process (`run_id`), where it says so: two with one id are copies.
+    pub process: Option<String>,
+    /// It is in TILT: its opinions on what is down do not count, its votes do (`docs/facts/sentinel.md` 5).
+    pub tilt: bool,
+    /// What it says of the group; `None` when it does not monitor it.
+    pub group: Option<SentinelGroup>,
+    /// Which groups it monitors, where it does not monitor this one.
+    pub others: Vec<GroupName>,
+}
+
+/// `GET-MASTER-ADDR-BY-NAME`, `MASTER`, `REPLICAS` and `SENTINELS` of one group, read in one write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelGroup {
+    /// The primary it announces (`GET-MASTER-ADDR-BY-NAME`). The only address that goes with
+    /// `config_epoch` (`docs/facts/sentinel.md` 0.1).
+    pub primary: Address,
+    /// The address that `down` and `failover` are about (`SENTINEL MASTER`): still the old one
+    /// while the leader reconfigures replicas.
+    pub monitored: Address,
+    /// The epoch of the configuration it announces.
+    pub config_epoch: u64,
+    /// Its opinion on `monitored`.
+    pub down: DownOpinion,
+    /// Its flags for `monitored` are `master` and nothing else: nothing is going on.
+    pub only_master_flag: bool,
+    /// The failover it leads, if it leads one.
+    pub failover: Option<FailoverPhase>,
+    /// That failover was forced by `SENTINEL FAILOVER` and needed no election.
+    pub failover_forced: bool,
+    /// How many other Sentinels it knows for this group, reachable or not.
+    pub other_sentinels: usize,
+    /// Its settings for the group.
+    pub settings: SentinelSettings,
+    /// The replicas it lists.
+    pub replicas: Vec<SentinelReplica>,
+    /// The other Sentinels it lists.
+    pub peers: Vec<SentinelPeer>,
+}
+
+/// How far one Sentinel's opinion of a primary's death has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DownOpinion {
+    /// Neither flag is set.
+    Up,
+    /// `s_down`: it gets no answer itself.
+    Subjective,
+    /// `o_down`: a quorum of Sentinels gets no answer.
+    Objective,
+}
+
+/// The failover state machine of a leading Sentinel (`failover-state`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailoverPhase {
+    /// Waiting to be elected.
+    WaitStart,
+    /// Elected, choosing a replica.
+    SelectReplica,
+    /// A replica is chosen and is about to get `SLAVEOF NO ONE`.
+    SendReplicaofNoOne,
+    /// It got the command; the leader waits until it reports the role.
+    WaitPromotion,
+    /// Promoted; pointing the others at it.
+    ReconfReplicas,
+    /// Done; about to switch its own table.
+    UpdateConfig,
+}
+
+impl FailoverPhase {
+    /// The phase, from the text of `failover-state`. `none` and unknown texts give `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "wait_start" => Self::WaitStart,
+            "select_slave" => Self::SelectReplica,
+            "send_slaveof_noone" => Self::SendReplicaofNoOne,
+            "wait_promotion" => Self::WaitPromotion,
+            "reconf_slaves" => Self::ReconfReplicas,
+            "update_config" => Self::UpdateConfig,
+            _ => return None,
+        })
+    }
+
+    /// The leader was elected: `sentinelFailoverWaitStart` lets no Sentinel past without a majority,
+    /// or without being forced.
+    pub fn elected(self) -> bool {
+        self > Self::WaitStart
+    }
+}
+
+/// The per-group settings of one Sentinel. Sentinels do not share them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SentinelSettings {
+    /// How many Sentinels must agree that a primary is down.
+    pub quorum: u64,
+    /// Silence after which it calls an instance down, in ms.
+    pub down_after_ms: u64,
+    /// Bound on each phase of a failover, in ms.
+    pub failover_timeout_ms: u64,
+    /// Replicas pointed at a new primary at the same time.
+    pub parallel_syncs: u64,
+}
+
+/// One row of `SENTINEL REPLICAS`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelReplica {
+    /// Where the replica listens.
+    pub address: Address,
+    /// This Sentinel gets no answer from it. One that answers PING with an error other than `LOADING` and `MASTERDOWN` is
+    /// called down as well (a full disk: `MISCONF`), and is not down here (`docs/facts/sentinel.md` 8).
+    pub s_down: bool,
+    /// The failover this Sentinel leads has chosen it.
+    pub promoted: bool,
+    /// Its `replica-priority`, as this Sentinel last read it: up to 10 s ago.
+    pub priority: Option<u64>,
+}
+
+/// One row of `SENTINEL SENTINELS`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentinelPeer {
+    /// Where the peer listens.
+    pub address: Address,
+    /// The peer's `SENTINEL MYID`.
+    pub id: SentinelId,
+    /// This Sentinel gets no answer from it.
+    pub s_down: bool,
+    /// Which Sentinel the peer voted for, and in which epoch, as far as this one knows.
+    pub voted: Option<(SentinelId, u64)>,
+}
+
+/// What one Redis says about itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceAnswer {
+    /// Its role, with what only that role knows.
+    pub role: Role,
+    /// `None` when PING said PONG, else the error it gave (`LOADING ...`, `MASTERDOWN ...`).
+    pub not_ready: Option<String>,
+    /// A `FAILOVER` is running on it (`master_failover_state`, Redis 6.2 and later).
+    pub failover_running: bool,
+    /// `run_id`: it changes with each start of the process.
+    pub run_id: String,
+    /// Version text, e.g. `7.0.15`.
+    pub version: String,
+    /// The history it writes or follows.
+    pub replid: ReplId,
+    /// The history before the last promotion, when there was one.
+    pub replid2: Option<ReplId>,
+    /// Where `replid` began: the first offset that is not `replid2`'s (`second_repl_offset`).
+    pub forked_at: Option<u64>,
+    /// How far it has come in `replid`, in bytes.
+    pub offset: u64,
+    /// Keys in all its databases.
+    pub keys: u64,
+    /// It had no data when it was started, and keeps no append-only file: all its keys were written since.
+    pub started_empty: bool,
+    /// It keeps an append-only file, and what it was started with is from that: such a file does not hold which history its
+    /// data belongs to (`docs/facts/sentinel.md` 8).
+    pub append_only: bool,
+    /// Sentinels are to show it to others (`replica-announced`). They choose one that is not announced all the same.
+    pub announced: bool,
+    /// How long its process has run, in seconds.
+    pub uptime_s: u64,
+    /// Its priority in elections, 0 for never; only a replica says it.
+    pub priority: Option<u64>,
+    /// Why it refuses writes although it is a primary and ready, as far as INFO says so (`NOREPLICAS ...`, `OOM ...`).
+    pub refuses_writes: Option<String>,
+}
+
+impl InstanceAnswer {
+    /// Nothing speaks against taking what it shows of its data for all that it has. A replica that serves nothing stale
+    /// (`replica-serve-stale-data no`) refuses PING while it is detached, and is well.
+    pub fn shows_its_data(&self) -> bool {
+        self.not_ready.as_deref().is_none_or(|error| error.contains("MASTERDOWN"))
+    }
+
+    /// It refuses writes, and PING with them, since it cannot save its data: its disk is full, say. It serves reads.
+    pub fn cannot_save(&self) -> bool {
+        self.not_ready.as_deref().is_some_and(|error| error.starts_with("MISCONF"))
+    }
+
+    /// It answers reads, as far as PING tells.
+    pub fn serves_reads(&self) -> bool {
+        self.not_ready.is_none() || self.cannot_save()
+    }
+}
+
+/// `ROLE`, in today's words.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Role {
+    /// It accepts writes.
+    Primary {
+        /// The replicas connected to it.
+        replicas: Vec<ConnectedReplica>,
+    },
+    /// It follows another instance.
+    Replica {
+        /// The instance it follows.
+        of: Address,
+        /// The link to it is up.
+        link_up: bool,
+    },
+}
+
+/// One `slaveN:` line of a primary's INFO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectedReplica {
+    /// Where the replica listens, as it announced itself.
+    pub address: Address,
+    /// `state=online`: the initial sync is over.
+    pub online: bool,
+    /// The last offset it acknowledged, in bytes.
+    pub offset: u64,
+    /// Seconds since that acknowledgement.
+    pub lag_s: u64,
+}
+
+/// Why a Sentinel gave up a failover: its own event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GaveUp {
+    /// `-failover-abort-no-good-slave`.
+    NoGoodReplica,
+    /// `-failover-abort-not-elected`.
+    NotElected,
+    /// `-failover-abort-slave-timeout`.
+    TimedOut,
+}
+
+impl GaveUp {
+    /// What the event of this name says.
+    pub fn of_event(name: &str) -> Option<Self> {
+        match name {
+            "-failover-abort-no-good-slave" => Some(Self::NoGoodReplica),
+            "-failover-abort-not-elected" => Some(Self::NotElected),
+            "-failover-abort-slave-timeout" => Some(Self::TimedOut),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for GaveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoGoodReplica => {
+                "it sees no replica that it could choose: each is down, has had no link for too long, was not heard for \
+                 too long, or has replica-priority 0"
+            }
+            Self::NotElected => "no majority of the Sentinels elected it: do they hear one another?",
+            Self::TimedOut => "the replica that it chose did not become the primary in time",
+        })
+    }
+}
+
+/// The catalog rows found on the group's synthetic node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowsAnswer {
+    /// When the rows were asked for.
+    pub asked: Mono,
+    /// The node, or `None` when it does not exist.
+    pub found: Option<Rows>,
+    /// The node exists and is not ours: some other program uses its name.
+    pub foreign: bool,
+    /// The nodes that show the service of the group's writer.
+    pub others: BTreeSet<String>,
+}
+
+impl RowsAnswer {
+    /// The node that has the name of the group's is another's: of another program, or of another group of ours.
+    pub fn is_anothers(&self, layout: &Layout) -> bool {
+        self.foreign || self.found.as_ref().is_some_and(|rows| is_of_another_group(rows, layout))
+    }
+}
+
+/// Which group on which Sentinel a question is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Question {
+    /// The Sentinel whose vote it is.
+    pub sentinel: Address,
+    /// The group.
+    pub group: GroupName,
+}

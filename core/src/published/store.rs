@@ -1,0 +1,226 @@
+//! The group's part of the KV store: where its keys are, and what was read there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::address::{Address, GroupName};
+use crate::identity::ids::{ReplId, SentinelId};
+use crate::policy::WantedSettings;
+use crate::published::record::{Change, Record, decode};
+use crate::time::Mono;
+
+/// Where one group's things are in Consul.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// KV prefix shared by all groups, without a slash at the end. Default `redis-ha`.
+    pub prefix: String,
+    /// The group.
+    pub group: GroupName,
+}
+
+impl Layout {
+    /// Where `group` lives under `prefix`.
+    pub fn new(prefix: &str, group: &GroupName) -> Self {
+        Self { prefix: prefix.to_owned(), group: group.clone() }
+    }
+
+    /// The prefix of all the group's keys, with a slash at the end.
+    pub fn root(&self) -> String {
+        format!("{}/{}/", self.prefix, self.group)
+    }
+
+    /// The key of the record; every transaction checks its index.
+    pub fn state(&self) -> String {
+        format!("{}state", self.root())
+    }
+
+    /// The key of the last published changes.
+    pub fn history(&self) -> String {
+        format!("{}history", self.root())
+    }
+
+    /// The Sentinel settings that all agents keep.
+    pub fn config(&self) -> String {
+        format!("{}config", self.root())
+    }
+
+    /// The instances that the operator has taken out of service.
+    pub fn maintenance(&self) -> String {
+        format!("{}maintenance", self.root())
+    }
+
+    /// The key that says that an agent watches the group.
+    pub fn agent(&self, id: &str) -> String {
+        format!("{}{AGENTS}{id}", self.root())
+    }
+
+    /// What a history goes on from that an instance had to begin anew.
+    pub fn continued(&self, history: &ReplId) -> String {
+        format!("{}{HISTORIES}{}", self.root(), history.0)
+    }
+
+    /// The key that holds off a second planned move while one is under way.
+    pub fn moving(&self) -> String {
+        format!("{}move", self.root())
+    }
+
+    /// The key that says that agents gave this Sentinel its login for the instances.
+    pub fn login_given(&self, sentinel: &SentinelId) -> String {
+        format!("{}logins/{}", self.root(), sentinel.0)
+    }
+
+    /// The synthetic node.
+    pub fn node(&self) -> String {
+        format!("{}-{}", self.prefix.replace('/', "-"), self.group)
+    }
+}
+
+/// The directory of the agents' keys, below [`Layout::root`].
+pub const AGENTS: &str = "agents/";
+
+/// The directory of the histories that were begun anew, below [`Layout::root`].
+pub const HISTORIES: &str = "histories/";
+
+/// The group's part of the KV store, read as one snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreAnswer {
+    /// When it was asked for.
+    pub asked: Mono,
+    /// The fence and its ModifyIndex; the index is 0 when the key does not exist.
+    pub state: StoredState,
+    /// ModifyIndex of `state`, 0 when it does not exist.
+    pub state_index: u64,
+    /// The last changes, newest first.
+    pub history: Vec<Change>,
+    /// The plain keys, by their name below the group's prefix (`primary`, `primary/host`, ...).
+    pub plain: BTreeMap<String, String>,
+    /// The agents that watch this group now.
+    pub agents: BTreeSet<String>,
+    /// Where each of them looks for Sentinels, where it says so.
+    pub agent_sources: BTreeMap<String, BTreeSet<String>>,
+    /// The histories that instances have begun anew since they were started, and what each goes on from.
+    pub continued: BTreeMap<ReplId, Continued>,
+    /// The instances that are in maintenance, with the replica-priority that each had before, from the key `maintenance`;
+    /// or why it cannot be read.
+    pub maintenance: Result<BTreeMap<Address, u64>, String>,
+    /// ModifyIndex of `maintenance`, 0 when it does not exist.
+    pub maintenance_index: u64,
+    /// The Sentinel settings in the key `config`, or why it cannot be read.
+    pub config: Result<WantedSettings, String>,
+    /// ModifyIndex of `config`, 0 when it does not exist.
+    pub config_index: u64,
+}
+
+/// The `state` key, decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoredState {
+    /// The key does not exist: nothing was ever published.
+    Absent,
+    /// A record this version understands.
+    Known(Box<Record>),
+    /// Something else: a newer version's record, or damage. Never overwritten.
+    Unreadable(String),
+}
+
+/// One key of the group as it was read.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// The name, with the prefix.
+    pub key: String,
+    /// The value as Consul holds it.
+    pub value: Vec<u8>,
+    /// The index of its last change, which a check-and-set compares.
+    pub modify_index: u64,
+    /// A session holds it: the agent that wrote it is alive.
+    pub locked: bool,
+}
+
+impl StoreAnswer {
+    /// Makes sense of the keys below a group's prefix.
+    pub fn from_keys(layout: &Layout, asked: Mono, keys: impl IntoIterator<Item = Key>) -> Self {
+        let mut answer = Self {
+            asked,
+            state: StoredState::Absent,
+            state_index: 0,
+            history: Vec::new(),
+            plain: BTreeMap::new(),
+            agents: BTreeSet::new(),
+            agent_sources: BTreeMap::new(),
+            continued: BTreeMap::new(),
+            maintenance: Ok(BTreeMap::new()),
+            maintenance_index: 0,
+            config: Ok(WantedSettings::default()),
+            config_index: 0,
+        };
+        let root = layout.root();
+        for Key { key, value, modify_index, locked } in keys {
+            let Some(name) = key.strip_prefix(&root) else { continue };
+            match name {
+                "state" => {
+                    answer.state_index = modify_index;
+                    answer.state = match decode(&value) {
+                        Ok(record) => StoredState::Known(Box::new(record)),
+                        Err(error) => StoredState::Unreadable(error),
+                    };
+                }
+                "config" => {
+                    answer.config_index = modify_index;
+                    answer.config =
+                        serde_json::from_slice(&value).map_err(|error| error.to_string());
+                }
+                "maintenance" => {
+                    answer.maintenance_index = modify_index;
+                    answer.maintenance =
+                        serde_json::from_slice(&value).map_err(|error| error.to_string());
+                }
+                // A damaged history costs the history, not the service.
+                "history" => answer.history = serde_json::from_slice(&value).unwrap_or_default(),
+                "primary" | "primary/host" | "primary/port" | "replicas" => {
+                    let text = String::from_utf8_lossy(&value).into_owned();
+                    answer.plain.insert(name.to_owned(), text);
+                }
+                _ => {
+                    // The key of an agent whose session is gone is about to go too.
+                    if let Some(agent) = name.strip_prefix(AGENTS).filter(|_| locked) {
+                        answer.agents.insert(agent.to_owned());
+                        if let Ok(AgentKey { sentinels: Some(sources) }) =
+                            serde_json::from_slice(&value)
+                        {
+                            answer.agent_sources.insert(agent.to_owned(), sources);
+                        }
+                    }
+                    let continued = serde_json::from_slice(&value).ok();
+                    if let Some((history, of)) = name.strip_prefix(HISTORIES).zip(continued) {
+                        answer.continued.insert(ReplId(history.to_owned()), of);
+                    }
+                }
+            }
+        }
+        answer
+    }
+
+    /// The record, when there is one that can be read.
+    pub fn record(&self) -> Option<&Record> {
+        match &self.state {
+            StoredState::Known(record) => Some(record),
+            StoredState::Absent | StoredState::Unreadable(_) => None,
+        }
+    }
+}
+
+/// What an agent's key says of it, as far as others need it.
+#[derive(Deserialize)]
+struct AgentKey {
+    sentinels: Option<BTreeSet<String>>,
+}
+
+/// What a history goes on from. An append-only file does not hold how its data's history is called, so an instance that
+/// has nothing else begins another one when it is started; `exec` has noted on the volume which it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continued {
+    /// The history that the data belongs to.
+    pub of: ReplId,
+    /// The instance wrote that history itself.
+    pub led: bool,
+}

@@ -1,0 +1,470 @@
+//! The next transaction: the record that a decision asks for, its rows, and the operations that lead to both.
+
+use jiff::Timestamp;
+
+use crate::duty::action::{Purpose, Write};
+use crate::duty::sentinels::{addresses, ids};
+use crate::duty::stale_peers::Forget;
+use crate::identity::address::Address;
+use crate::known::observed::{RowsAnswer, StoreAnswer, StoredState};
+use crate::known::view::View;
+use crate::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
+use crate::published::projection::{
+    Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes,
+};
+use crate::published::publication::{KeepReason, Verdict};
+use crate::published::record::{
+    Basis, Change, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole, RECORD_VERSION,
+    Record, Reset, Timeline, Writer, encode,
+};
+use crate::published::replicas::InstanceRows;
+use crate::shown::reasons::Reason;
+use crate::situation::data_loss::{Replace, noted};
+use crate::situation::writer::WriterTest;
+use crate::time::Now;
+
+/// Operations of a write that are not rows or plain keys: `state` and `history`.
+const FIXED_OPS: usize = 2;
+
+/// What is to be written.
+pub enum Wanted {
+    /// This transaction.
+    Write(Box<Write>),
+    /// Nothing: rows and keys were compared with the record, and show it.
+    Sound,
+    /// No transaction is needed.
+    Nothing,
+}
+
+/// What is done to a Sentinel once it is written down.
+#[derive(Default)]
+pub struct Next<'n> {
+    /// The Sentinel that is to forget next.
+    pub forget: Option<&'n Forget>,
+    /// The failover that is to be asked for next.
+    pub replace: Option<&'n Replace>,
+}
+
+/// The write that the verdict, the roster or a repair asks for.
+///
+/// # Errors
+/// [`Reason`]: why nothing can be written.
+pub fn write(
+    view: &View<'_>,
+    layout: &Layout,
+    verdict: &Verdict,
+    next_to: &Next<'_>,
+) -> Result<Wanted, Box<Reason>> {
+    let Some(store) = &view.observed.store else { return Ok(Wanted::Nothing) };
+    let rows = may_write(view, layout, store)?;
+    let record = view.record;
+    let (mut purpose, mut next) = match (next_record(view, verdict), record) {
+        (Some(next), _) => next,
+        // Rows can wait until a failover is over; the switch must not lose a race against them.
+        (None, Some(record)) if settled(view, record) => match renumbered(view, record, verdict) {
+            Some(next) => (Purpose::Publish, next),
+            None => (Purpose::InstanceRows, record.clone()),
+        },
+        (None, _) => return Ok(Wanted::Nothing),
+    };
+    next.instances = InstanceRows::new(view).rows(next.writer_address());
+    note_whose(view, layout, &mut next);
+    if purpose == Purpose::InstanceRows && next_to.replace.is_some() {
+        next.data_loss = noted(view, next_to.replace);
+        purpose = Purpose::Replace;
+    }
+    if purpose == Purpose::InstanceRows && Some(&next) == record {
+        if let Some(forget) = next_to.forget {
+            let number = next.reset.as_ref().map_or(0, |reset| reset.number) + 1;
+            next.reset = Some(Reset { number, sentinel: forget.sentinel.clone() });
+            purpose = Purpose::Forget;
+        } else {
+            let repair = repair(view, layout, store, &next);
+            let due = view.tally.failovers.is_empty() && better_known(view, store, &next).is_some();
+            if !due || matches!(repair, Some(Wanted::Write(_))) {
+                return Ok(repair.unwrap_or(Wanted::Nothing));
+            }
+            purpose = Purpose::Note;
+        }
+    }
+    if purpose == Purpose::InstanceRows && !looked_since_last_change(view) {
+        return Ok(Wanted::Nothing);
+    }
+    let base = Base::new(view, rows);
+    let changes = fit(layout, &base, store, &mut next);
+    if purpose == Purpose::InstanceRows && Some(&next) == record {
+        return Err(Box::new(Reason::NoRoom));
+    }
+    let policy = view.policy;
+    next.nonce = format!("{}-{}-{}", policy.agent, policy.run, view.memory.written);
+    policy.agent.clone_into(&mut next.by);
+    next.v = RECORD_VERSION;
+    let forget = next_to.forget.filter(|_| purpose == Purpose::Forget).cloned();
+    let replace = next_to.replace.filter(|_| purpose == Purpose::Replace).cloned();
+    let history = match purpose {
+        Purpose::Publish | Purpose::Withdraw => {
+            Some(history(store, record, &next, &view.memory.timeline))
+        }
+        _ => better_known(view, store, &next),
+    };
+    let ops = transaction(layout, store, &next, changes, history.as_deref());
+    let (base_index, record) = (store.state_index, Some(next));
+    let write = Write { purpose, base_index, record, history, forget, replace, ops };
+    Ok(Wanted::Write(Box::new(write)))
+}
+
+/// Other nodes show the service that the group is published as: its name would answer with two writers.
+pub(crate) fn taken(view: &View<'_>, layout: &Layout) -> Option<Reason> {
+    let rows = view.observed.rows.as_ref()?;
+    let own = layout.node();
+    let others = rows.others.iter().filter(|node| !node.eq_ignore_ascii_case(&own));
+    let nodes: Vec<String> = others.cloned().collect();
+    let service = view.record.map_or(&view.policy.service, |record| &record.service).primary();
+    (!nodes.is_empty()).then_some(Reason::Taken { service, nodes })
+}
+
+/// Notes which Sentinels the record rests on, and whose it is.
+fn note_whose(view: &View<'_>, layout: &Layout, next: &mut Record) {
+    if let Some(sentinels) = addresses(view) {
+        next.sentinels = sentinels;
+        next.sentinel_ids = ids(view);
+    }
+    next.prefix = Some(layout.prefix.clone());
+    if next.installation.is_none() {
+        next.installation.clone_from(&view.policy.installation);
+    }
+}
+
+/// The rows as they were found, where nothing speaks against writing any.
+fn may_write<'a>(
+    view: &View<'a>,
+    layout: &Layout,
+    store: &StoreAnswer,
+) -> Result<&'a RowsAnswer, Box<Reason>> {
+    if let StoredState::Unreadable(error) = &store.state {
+        let (key, error) = (layout.state(), error.clone());
+        return Err(Box::new(Reason::StateUnreadable { key, error }));
+    }
+    let Some(rows) = &view.observed.rows else {
+        return Err(Box::new(Reason::CatalogUnread));
+    };
+    if rows.is_anothers(layout) {
+        return Err(Box::new(Reason::ForeignNode(layout.node())));
+    }
+    let published = view.record.is_some_and(|record| record.last_writer.is_some());
+    if let Some(others) = taken(view, layout).filter(|_| !published) {
+        return Err(Box::new(others));
+    }
+    Ok(rows)
+}
+
+/// What is on the node before a write.
+enum Base {
+    /// What it was found with, or what the record shows; `None` when there is no node.
+    Rows(Option<Rows>),
+    /// What a lost record has left: all of it goes first.
+    Leftovers,
+}
+
+impl Base {
+    fn new(view: &View<'_>, rows: &RowsAnswer) -> Self {
+        match view.record {
+            // Another program may have changed the rows: what was found since the record last changed is the truth.
+            Some(_) if rows.asked >= view.memory.store_changed => Self::Rows(rows.found.clone()),
+            Some(record) => Self::Rows(Some(project(record).rows)),
+            None if rows.found.is_some() => Self::Leftovers,
+            None => Self::Rows(None),
+        }
+    }
+
+    fn ops_to(&self, node: &str, rows: &Rows) -> Vec<Op> {
+        match self {
+            Self::Rows(base) => row_changes(node, base.as_ref(), rows),
+            Self::Leftovers => {
+                let mut ops = vec![Op::NodeDelete { node: node.to_owned() }];
+                ops.extend(row_changes(node, None, rows));
+                ops
+            }
+        }
+    }
+}
+
+/// No failover is under way, or only one that has its published writer and still points replicas at it.
+fn settled(view: &View<'_>, record: &Record) -> bool {
+    let writer = record.writer_address().filter(|_| !record.evidence.is_unconfirmed());
+    view.tally.failovers.iter().all(|f| writer.is_some() && f.chosen.as_ref() == writer)
+}
+
+/// What the rows are made of has been asked for since the record last changed: else two agents with readings of
+/// different ages would undo each other's rows.
+fn looked_since_last_change(view: &View<'_>) -> bool {
+    let since = view.memory.store_changed;
+    let sentinels = view.observed.sentinels.values().filter(|r| r.since(since).is_some()).count();
+    let writer = view.writer().and_then(|writer| view.observed.instances.get(writer));
+    sentinels >= view.tally.majority() && writer.is_none_or(|reading| reading.asked >= since)
+}
+
+/// The same writer above a generation that was published before Consul lost its data.
+fn renumbered(view: &View<'_>, record: &Record, verdict: &Verdict) -> Option<Record> {
+    let seen = view.memory.generation_max;
+    let writer = record.writer_address().filter(|_| record.generation < seen)?;
+    let sure = matches!(verdict, Verdict::Keep(KeepReason::Confirmed { .. }))
+        && matches!(view.test(writer), WriterTest::Passes(_));
+    sure.then(|| Record {
+        generation: seen + 1,
+        since: view.now.wall,
+        why: format!("generation {seen} had been published before Consul lost its data"),
+        ..record.clone()
+    })
+}
+
+/// The record that the verdict asks for, without its rows; `None` when the writer stays as it is.
+fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> {
+    let (policy, now) = (view.policy, view.now);
+    let generation = view.memory.generation_max.max(view.record.map_or(0, |r| r.generation)) + 1;
+    match (verdict, view.record) {
+        (Verdict::Publish { to, evidence, why }, _) => {
+            let mut next = view.record.cloned().unwrap_or_else(|| blank(policy, evidence, now));
+            next.generation = generation;
+            next.writer = Some(to.clone());
+            next.last_writer = Some(to.clone());
+            next.claim = None;
+            next.data_loss = None;
+            if is_another(view, to) {
+                // Data of the histories before is no more the group's own: no instance is made to copy what replaced it.
+                next.lineage.clear();
+            }
+            next.note_lineage();
+            next.evidence = evidence.clone();
+            next.since = now.wall;
+            next.why = why.to_string();
+            Some((Purpose::Publish, next))
+        }
+        (Verdict::Withdraw(why), Some(record)) => {
+            let mut next = record.clone();
+            next.generation = generation;
+            next.writer = None;
+            next.evidence.basis = Basis::None { votes: next.evidence.basis.votes() };
+            next.data_loss = noted(view, None);
+            next.since = now.wall;
+            next.why = why.to_string();
+            Some((Purpose::Withdraw, next))
+        }
+        (Verdict::Confirm { writer, evidence }, Some(record)) => {
+            let mut next = record.clone();
+            next.writer = Some(writer.clone());
+            next.last_writer = Some(writer.clone());
+            next.note_lineage();
+            next.evidence = evidence.clone();
+            Some((Purpose::Confirm, next))
+        }
+        (Verdict::Claim(claim), record) => {
+            let basis = Basis::Agents;
+            let evidence = Evidence { basis, confirmed_epoch: 0, known: view.tally.known };
+            let mut next = record.cloned().unwrap_or_else(|| blank(policy, &evidence, now));
+            next.claim = Some(claim.clone());
+            next.why = claimed(view, claim);
+            Some((Purpose::Claim, next))
+        }
+        (Verdict::Withdraw(_) | Verdict::Confirm { .. } | Verdict::Keep(_), _) => None,
+    }
+}
+
+/// The writer's data does not go on from any that was published before. (One that has its history anew and stayed where it
+/// was has read it from an append-only file, which keeps no name of it.)
+fn is_another(view: &View<'_>, to: &Writer) -> bool {
+    let Some(last) = view.record.and_then(|record| record.last_writer.as_ref()) else {
+        return false;
+    };
+    let answer = view.instance(&to.address);
+    let known = answer.is_some_and(|answer| view.age(answer).is_some());
+    !known && (last.address != to.address || answer.is_some_and(|answer| answer.started_empty))
+}
+
+pub(crate) fn claimed(view: &View<'_>, claim: &Address) -> String {
+    let first = view.record.is_none_or(|record| record.last_writer.is_none());
+    let what = if first { "first primary" } else { "primary" };
+    format!("{claim} is to become the {what}")
+}
+
+fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
+    Record {
+        v: RECORD_VERSION,
+        group: policy.group.clone(),
+        service: policy.service.clone(),
+        generation: 0,
+        nonce: String::new(),
+        by: policy.agent.clone(),
+        writer: None,
+        last_writer: None,
+        evidence: evidence.clone(),
+        since: now.wall,
+        why: String::new(),
+        instances: Vec::new(),
+        sentinels: Vec::new(),
+        sentinel_ids: Vec::new(),
+        prefix: None,
+        installation: None,
+        lineage: Vec::new(),
+        claim: None,
+        reset: None,
+        data_loss: None,
+    }
+}
+
+/// Keeps a write within one transaction: what concerns the writer goes first, and of the other
+/// instances' changes as many as fit. The rest follow in the next write. What changes then.
+fn fit(layout: &Layout, base: &Base, store: &StoreAnswer, next: &mut Record) -> Vec<Op> {
+    let all = changes(layout, base, store, next);
+    if fits(&all) {
+        return all;
+    }
+    let before = store.record();
+    let wanted = std::mem::take(&mut next.instances);
+    let concerns_writer = |i: &InstanceRecord| {
+        let was = before.and_then(|record| record.role_of(&i.address));
+        i.role == PublishedRole::Primary || was == Some(PublishedRole::Primary)
+    };
+    let kept = before.iter().flat_map(|record| &record.instances);
+    next.instances = kept.filter(|i| i.role != PublishedRole::Primary).cloned().collect();
+    for instance in wanted.iter().filter(|i| concerns_writer(i)) {
+        put(&mut next.instances, instance.clone());
+    }
+    let gone: Vec<Address> = next
+        .instances
+        .iter()
+        .map(|i| i.address.clone())
+        .filter(|address| wanted.iter().all(|w| &w.address != address))
+        .collect();
+    for address in gone {
+        let mut trial = next.clone();
+        trial.instances.retain(|i| i.address != address);
+        if fits(&changes(layout, base, store, &trial)) {
+            *next = trial;
+        }
+    }
+    for instance in wanted {
+        let mut trial = next.clone();
+        put(&mut trial.instances, instance);
+        if fits(&changes(layout, base, store, &trial)) {
+            *next = trial;
+        }
+    }
+    changes(layout, base, store, next)
+}
+
+fn fits(changes: &[Op]) -> bool {
+    FIXED_OPS + changes.len() <= TXN_OPS_MAX
+}
+
+/// What changes behind the fence: rows and plain keys.
+fn changes(layout: &Layout, base: &Base, store: &StoreAnswer, next: &Record) -> Vec<Op> {
+    let to = project(next);
+    let mut ops = base.ops_to(&layout.node(), &to.rows);
+    ops.extend(plain_changes(layout, &store.plain, &to.plain));
+    ops
+}
+
+fn put(instances: &mut Vec<InstanceRecord>, instance: InstanceRecord) {
+    instances.retain(|i| i.address != instance.address);
+    instances.push(instance);
+    instances.sort();
+}
+
+fn history(
+    store: &StoreAnswer,
+    before: Option<&Record>,
+    next: &Record,
+    timeline: &Timeline,
+) -> Vec<Change> {
+    let level = next.writer.as_ref().map(|_| next.evidence.level());
+    // A majority names it already.
+    let confirmed = level.filter(|level| *level == Level::Quorum).map(|_| next.since);
+    let change = Change {
+        generation: next.generation,
+        at: next.since,
+        from: before.and_then(Record::writer_address).cloned(),
+        to: next.writer_address().cloned(),
+        level,
+        epoch: next.evidence.basis.epoch(),
+        why: next.why.clone(),
+        by: next.by.clone(),
+        timeline: Timeline { confirmed, ..timeline.clone() },
+    };
+    remembered(store, change)
+}
+
+/// The history with one more change.
+pub(crate) fn remembered(store: &StoreAnswer, change: Change) -> Vec<Change> {
+    std::iter::once(change).chain(store.history.iter().cloned()).take(HISTORY_LEN_MAX).collect()
+}
+
+/// The history with the moments in which a majority had followed the last switch, and DNS was seen to; `None` when it has
+/// all that is known.
+fn better_known(view: &View<'_>, store: &StoreAnswer, next: &Record) -> Option<Vec<Change>> {
+    let change = store.history.first().filter(|change| change.generation == next.generation)?;
+    change.to.as_ref()?;
+    let Timeline { confirmed, in_dns, .. } = &change.timeline;
+    let follows = change.level == Some(Level::Promotion) && next.evidence.level() == Level::Quorum;
+    let confirmed = confirmed.or(follows.then_some(view.now.wall));
+    let seen = view.memory.in_dns.filter(|(generation, _)| *generation == next.generation);
+    let in_time =
+        |at: &Timestamp| at.as_millisecond() - change.at.as_millisecond() <= IN_DNS_WITHIN_MS;
+    let in_dns = in_dns.or(seen.map(|(_, at)| at).filter(in_time));
+    let timeline = Timeline { confirmed, in_dns, ..change.timeline.clone() };
+    if timeline == change.timeline {
+        return None;
+    }
+    let first = Change { timeline, ..change.clone() };
+    Some(std::iter::once(first).chain(store.history.iter().skip(1).cloned()).collect())
+}
+
+/// The whole transaction: the fence, what changes behind it, and the history.
+pub(crate) fn transaction(
+    layout: &Layout,
+    store: &StoreAnswer,
+    next: &Record,
+    changes: Vec<Op>,
+    history: Option<&[Change]>,
+) -> Vec<Op> {
+    let mut ops =
+        vec![Op::KeyCas { key: layout.state(), index: store.state_index, value: encode(next) }];
+    ops.extend(changes);
+    if let Some(history) = history {
+        let value = serde_json::to_string(history).unwrap_or_else(|_| "[]".to_owned());
+        ops.push(Op::KeySet { key: layout.history(), value });
+    }
+    ops
+}
+
+/// Puts back rows and keys that another program changed, as the record shows them.
+fn repair(
+    view: &View<'_>,
+    layout: &Layout,
+    store: &StoreAnswer,
+    record: &Record,
+) -> Option<Wanted> {
+    let rows = view.observed.rows.as_ref();
+    // Rows read before the record changed would show differences that are none.
+    let rows = rows.filter(|rows| rows.asked >= view.memory.store_changed)?;
+    if view.memory.audited == Some((rows.asked, store.asked)) {
+        return None;
+    }
+    if view.memory.repaired.is_some_and(|at| view.now.mono - at < REPAIR_AGAIN_MS) {
+        return None;
+    }
+    let shown = project(record);
+    let mut ops = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
+    ops.extend(plain_changes(layout, &store.plain, &shown.plain));
+    if ops.is_empty() {
+        return Some(Wanted::Sound);
+    }
+    let guard = Op::KeyCheckIndex { key: layout.state(), index: store.state_index };
+    ops.insert(0, guard);
+    ops.truncate(TXN_OPS_MAX);
+    let base_index = store.state_index;
+    let (purpose, record, history) = (Purpose::Repair, None, None);
+    let (forget, replace) = (None, None);
+    let write = Write { purpose, base_index, record, history, forget, replace, ops };
+    Some(Wanted::Write(Box::new(write)))
+}

@@ -1,0 +1,979 @@
+//! Why something is done, and why something is not: all that a decision says, as values.
+//!
+//! What it is in words is here and nowhere else: the log, `plan`, `status`, the page and the record take it from here.
+
+use std::fmt;
+
+use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::known::memory::StalePeer;
+use crate::known::observed::GaveUp;
+use crate::situation::writer::NotWriter;
+
+/// Why a writer is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublishReason {
+    /// Rule 2: a majority names it.
+    Majority {
+        /// How many Sentinels name the writer.
+        votes: usize,
+        /// How many are known.
+        known: usize,
+        /// The highest `config-epoch` of its voters.
+        epoch: u64,
+        /// Its history does not go on from the last writer's.
+        unrelated: bool,
+    },
+    /// Rule 3: an elected leader chose it and it says it is the primary.
+    Promotion {
+        /// The leading Sentinel.
+        leader: Address,
+        /// The epoch of the election, when known.
+        epoch: Option<u64>,
+        /// An operator gave `SENTINEL FAILOVER`: there was no election.
+        forced: bool,
+    },
+    /// Consul and the Sentinels knew no primary, and this one's data includes that of all others.
+    First,
+    /// The Sentinels knew only addresses that do not answer, and this one's data includes that of all others.
+    Relocated,
+    /// It was the last writer and holds all data, and the Sentinels that do not name it were made anew.
+    Again,
+}
+
+/// Why the writer is withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WithdrawReason {
+    /// Rule 4: the Sentinels agree that it is down.
+    Down {
+        /// The writer that is withdrawn.
+        writer: Address,
+        /// How many Sentinels get no answer from it.
+        votes: usize,
+        /// How many are known.
+        known: usize,
+    },
+    /// Rule 4: it answers neither us nor any Sentinel that answers, and those cannot agree: they do not find one another,
+    /// or have lost what they knew.
+    OutOfReach {
+        /// The writer.
+        writer: Address,
+        /// How many Sentinels answer.
+        heard: usize,
+        /// How many are known.
+        known: usize,
+    },
+    /// Rule 4: it says itself that it is a replica now.
+    IsReplica {
+        /// The writer.
+        writer: Address,
+        /// The instance that it follows now.
+        of: Address,
+    },
+    /// It came back without its data, and others hold it or may.
+    DataLoss(WhyDataLoss),
+    /// Rule 3: the majority did not follow in time.
+    Unconfirmed {
+        /// The writer.
+        writer: Address,
+        /// How long it had, in ms.
+        within_ms: u64,
+    },
+    /// Rule 5: the majority has left it, and the one it names cannot be published.
+    Displaced {
+        /// The writer.
+        writer: Address,
+        /// The address that the majority names, when there is a majority.
+        by: Option<Address>,
+    },
+}
+
+/// Why what is published under our name is not about the group that we see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotOurs {
+    /// It belongs to another installation.
+    Installation {
+        /// The group.
+        key: GroupName,
+        /// The installation that it belongs to.
+        recorded: String,
+        /// Ours, where we were told.
+        ours: Option<String>,
+    },
+    /// It rests on other Sentinels.
+    Sentinels {
+        /// The group.
+        key: GroupName,
+        /// The last writer that it had.
+        writer: Option<Address>,
+        /// Its Sentinels.
+        recorded: Vec<Address>,
+        /// The agent that wrote it last.
+        by: String,
+        /// The Sentinels that answer here.
+        heard: Vec<Address>,
+        /// The primary that they name.
+        named: Option<Address>,
+    },
+}
+
+/// Why a group is not adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAdopted {
+    /// Nothing was ever published: the first agent does it.
+    NothingPublished,
+    /// Some other program's node has the name of the group's.
+    ForeignNode(String),
+    /// It rests on the Sentinels that answer here.
+    IsOurs,
+    /// No primary has a majority of the Sentinels here.
+    NoPrimary(NotYet),
+    /// The primary that they name fails the writer test.
+    NotPrimary(Address),
+}
+
+impl fmt::Display for NotAdopted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingPublished => f.write_str("nothing is published: there is nothing to adopt"),
+            Self::ForeignNode(node) => write!(f, "node {node} is missing, or is not ours"),
+            Self::IsOurs => f.write_str(
+                "nothing to adopt: no Sentinel here names a primary, or what is published rests on these Sentinels already",
+            ),
+            Self::NoPrimary(why) => write!(f, "the Sentinels here name no primary: {why}"),
+            Self::NotPrimary(primary) => {
+                write!(f, "{primary}, which the Sentinels here name, does not say that it is the primary")
+            }
+        }
+    }
+}
+
+/// Why nothing changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeepReason {
+    /// Consul has not been read yet.
+    ConsulUnread,
+    /// `state` holds something this version must not overwrite.
+    StateUnreadable(String),
+    /// `state` is about another group.
+    NotOurs(NotOurs),
+    /// The published writer is the one the majority names.
+    Confirmed {
+        /// The writer.
+        writer: Address,
+        /// How many Sentinels name it.
+        votes: usize,
+        /// How many are known.
+        known: usize,
+        /// At which epoch.
+        epoch: u64,
+    },
+    /// An unconfirmed promotion, within its time.
+    AwaitingConfirmation(Address),
+    /// There is a writer, and nothing that could be proved says otherwise.
+    Holding(Address, NotYet),
+    /// No Sentinel knows a primary that answers, and the instance in `claim` is being promoted.
+    Promoting(Address),
+    /// Consul and the Sentinels know no primary, and there is none yet.
+    NoFirst(NoFirst),
+    /// The Sentinels know only addresses that do not answer, and no other instance leads yet.
+    NotRelocated(NotRelocated),
+    /// Most Sentinels have forgotten the group, and the last writer is not named again yet.
+    NotAgain(NotAgain),
+    /// There is no writer, and no instance that could be proved to be one.
+    NoWriter(NotYet),
+}
+
+/// Why no instance can be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotYet {
+    /// No Sentinel answered, or none knows the group.
+    NoSentinels {
+        /// How many answered.
+        answer: usize,
+        /// The group.
+        group: GroupName,
+        /// Which groups those know that answered.
+        others: Vec<GroupName>,
+    },
+    /// No address has a majority of the known Sentinels.
+    NoMajority {
+        /// How many Sentinels answered.
+        heard: usize,
+        /// How many are known.
+        known: usize,
+    },
+    /// The Sentinels agree that it is down.
+    Down(Address),
+    /// A failover is replacing it.
+    BeingReplaced(Address),
+    /// It says that it is not the writer.
+    Refuses(Address, NotWriter),
+    /// It could not be asked.
+    Unproven(Address, String),
+    /// It came back without its data, and others hold it or may.
+    DataLoss(WhyDataLoss),
+    /// Another primary is named at the same epoch.
+    Contested(Address, Address),
+    /// The majority's epoch is not above the one of the promotion being awaited.
+    OldEpoch(Address, u64),
+    /// The majority's epoch is lower than recorded, and has been for too short a time.
+    LowerEpoch(Address, u64),
+}
+
+/// Why there is no first primary yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoFirst {
+    /// The operator decides (`bootstrap = false`).
+    SwitchedOff,
+    /// Too few Sentinels answer to say that none knows the group.
+    Sentinels {
+        /// How many answer.
+        answered: usize,
+        /// How many there are.
+        of: usize,
+    },
+    /// Instances are waited for.
+    Waiting {
+        /// How many answer.
+        answered: usize,
+        /// How many are expected, when that was said.
+        expect: Option<usize>,
+    },
+    /// One may have more data than the others, and is not ready.
+    NotReady(Address, String),
+    /// The data of two has gone different ways.
+    Diverged(Address, Address),
+}
+
+/// Why no instance takes the place of those that are gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotRelocated {
+    /// The group has a writer or never had one, its Sentinels know an instance that answers, or no other one is registered.
+    NoCase,
+    /// The operator does it himself (`bootstrap = false`, or `tell_sentinels = false`).
+    SwitchedOff,
+    /// Too few Sentinels answer to say that no instance is left.
+    Sentinels {
+        /// How many answer.
+        answered: usize,
+        /// How many are known.
+        of: usize,
+    },
+    /// Others may follow, with more data.
+    Waiting {
+        /// How many answer.
+        answered: usize,
+        /// How many instances the group had.
+        of: usize,
+    },
+    /// One may have more data than the others, and is not ready.
+    NotReady(Address, String),
+    /// The instance with the most data is never to lead (`replica-priority 0`).
+    NeverToLead,
+    /// Another one with data is a primary already.
+    Rival(Address, Address),
+    /// No instance's data is the group's for certain, and one has some.
+    Unrelated(Address, u64),
+    /// The data of two has gone different ways.
+    Diverged(Address, Address),
+}
+
+/// Why the last writer is not named again, where most Sentinels have forgotten the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAgain {
+    /// The operator does it himself (`bootstrap = false`, or `tell_sentinels = false`).
+    SwitchedOff,
+    /// It was seen a moment ago.
+    Waiting(Address),
+    /// It has not read its data yet.
+    NotReady(Address, String),
+    /// An instance that may hold more does not answer.
+    Unheard(Address),
+    /// Another one with data is a primary already.
+    Rival(Address),
+    /// An instance holds what it does not.
+    Behind {
+        /// The last writer.
+        last: Address,
+        /// Who has more.
+        than: Address,
+    },
+}
+
+/// Why the old primary is not made one again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotPromotedAgain {
+    /// There is none: the group has a writer, or the instance that a majority names is not detached.
+    NoCase,
+    /// The operator does it himself (`bootstrap = false`).
+    SwitchedOff,
+    /// A failover is under way, or the Sentinels call it down.
+    BeingReplaced,
+    /// Another instance says that it is the primary.
+    Rival(Address),
+    /// It is not ready, or has not said anything since the last change.
+    NotReady(Address),
+    /// An instance that may hold more does not answer.
+    Unheard(Address),
+    /// An instance holds what it does not.
+    Behind {
+        /// The old primary, which is back.
+        old: Address,
+        /// The instance that holds more.
+        than: Address,
+    },
+}
+
+/// Why a stray primary is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// The stray primary.
+    pub instance: Address,
+    /// What keeps the agents from fencing it.
+    pub why: WhyLeft,
+}
+
+/// Why one stray primary is not fenced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyLeft {
+    /// Its data has nothing to do with the group's.
+    Unrelated {
+        /// How many keys it holds.
+        keys: u64,
+    },
+    /// It was an instance of the group, and begins with another history than any of the group's: what an append-only file
+    /// holds cannot be told. Its writes are held.
+    Unproven {
+        /// How many keys it holds.
+        keys: u64,
+        /// The generation with which it ceased to be the writer, when it was.
+        until: Option<u64>,
+        /// The writer.
+        writer: Address,
+    },
+    /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
+    WriterIsEmpty {
+        /// The writer, which is without keys.
+        writer: Address,
+        /// How many keys the stray primary holds.
+        keys: u64,
+    },
+    /// It is blank, and only a minority of the Sentinels says that it belongs to the group.
+    Stranger,
+    /// Sentinels may be promoting it.
+    MayBePromoted,
+    /// The writer is not certain at this moment.
+    NoCertainWriter(&'static str),
+    /// `fence = false` leaves it to Sentinel.
+    SwitchedOff,
+}
+
+/// Why a primary without data is not published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WhyDataLoss {
+    /// The primary.
+    pub primary: Address,
+    /// The instance with the most data, and how many keys it holds.
+    pub holder: Option<(Address, u64)>,
+    /// The instances that may hold it, when none does for certain.
+    pub unheard: Vec<Address>,
+}
+
+/// Why no failover is asked for in the place of a primary without data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotReplaced {
+    /// The primary, and the instances that hold its data.
+    pub loss: WhyDataLoss,
+    /// What speaks against it.
+    pub why: WhyNotReplaced,
+}
+
+/// Why no Sentinel is asked for a failover yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyNotReplaced {
+    /// An instance that may hold more does not answer.
+    Unheard(Address),
+    /// Too few Sentinels answer.
+    NoMajority,
+    /// An instance with data would still copy the primary that has none.
+    StillFollows(Address),
+    /// The Sentinels see no replica that is up.
+    NoReplica,
+    /// The Sentinels would choose an instance that does not hold the data.
+    WouldChoose(Address),
+    /// No Sentinel that trusts its clock sees the instance that is to be chosen.
+    NoSentinel(Address),
+}
+
+/// Why a Sentinel or replica that is gone for good is not forgotten yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotForgotten {
+    /// The Sentinel or replica.
+    pub stale_peer: StalePeer,
+    /// What speaks against it.
+    pub why: NotAtRest,
+}
+
+/// Why no Sentinel may be reset now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAtRest {
+    /// Nothing was ever published.
+    NothingPublished,
+    /// There is no writer.
+    NoWriter,
+    /// No majority has confirmed the writer.
+    Unconfirmed(Address),
+    /// The writer fails the writer test.
+    NotPrimary(Address),
+    /// A Sentinel does not know the group.
+    Blank(Address),
+    /// A Sentinel sees something going on.
+    Busy(Address),
+    /// Too few Sentinels answer.
+    NoMajority,
+    /// A Sentinel is named that neither answers nor is gone for good.
+    MayBeAlive(Address),
+    /// A Sentinel does not know another one that answers.
+    PeerUnknown {
+        /// The Sentinel that knows too little.
+        sentinel: Address,
+        /// The address of the peer that it does not know.
+        peer: Option<Address>,
+    },
+    /// A Sentinel does not know a replica that the writer has.
+    ReplicaUnknown {
+        /// The Sentinel.
+        sentinel: Address,
+        /// The replica.
+        replica: Address,
+    },
+}
+
+/// What was not done, and why not.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reason {
+    /// The config wants another service name than the published one.
+    Renamed {
+        /// The group.
+        group: GroupName,
+        /// The service it is published as.
+        published: ServiceName,
+        /// The service that the config says.
+        wanted: ServiceName,
+    },
+    /// The record is not ours to change.
+    StateUnreadable {
+        /// The key it is in.
+        key: String,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// Nothing can be written before the rows were read.
+    CatalogUnread,
+    /// The node belongs to another program.
+    ForeignNode(String),
+    /// Other nodes publish the service.
+    Taken {
+        /// The service.
+        service: String,
+        /// They.
+        nodes: Vec<String>,
+    },
+    /// A single row is too large for a transaction.
+    NoRoom,
+    /// The old primary is back, and is not made one again.
+    NotPromotedAgain(NotPromotedAgain),
+    /// A stray primary is left alone.
+    LeftAlone(LeftAlone),
+    /// A primary without data is not replaced.
+    NotReplaced(NotReplaced),
+    /// A Sentinel or replica that is gone for good is not forgotten.
+    NotForgotten(NotForgotten),
+    /// These Sentinels have one id, and count as one.
+    SameId(Vec<Address>),
+    /// There is no writer, and a Sentinel has given up the last failover that it began.
+    GaveUp {
+        /// The Sentinel.
+        sentinel: Address,
+        /// Why.
+        why: GaveUp,
+        /// How long ago, in seconds.
+        ago_s: u64,
+        /// When Sentinels may try again, in seconds.
+        again_s: u64,
+    },
+    /// The safety layer forbids it.
+    Refused(String),
+    /// An instance answers at an address besides the one that the group knows it by.
+    TwoAddresses {
+        /// The address.
+        address: Address,
+        /// The one that the group knows.
+        of: Address,
+    },
+    /// A loopback address is registered for a group that is known elsewhere, or configured on this host.
+    Loopback {
+        /// The address.
+        address: Address,
+        /// It stands in this agent's config.
+        configured: bool,
+    },
+    /// A key that operators write cannot be read.
+    Ignored {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        error: String,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Renamed { group, published, wanted } => write!(
+                f,
+                "published as service {published}, and the config says {wanted}: to rename it, run \
+                 `consul-redis retire {group} --force`, after which the agents publish it as {wanted}"
+            ),
+            Self::StateUnreadable { key, error } => write!(f, "{key} is left alone: {error}"),
+            Self::CatalogUnread => f.write_str("the catalog has not been read yet"),
+            Self::ForeignNode(node) => {
+                write!(
+                    f,
+                    "node {node} exists and is not this group's; use another prefix or group name, or rename it"
+                )
+            }
+            Self::Taken { service, nodes } => write!(
+                f,
+                "service {service} is published by another node, {}: its name has two writers, or would have. Choose another \
+                 service (--group NAME=SERVICE); where the group moves to another prefix, take it out of the old one first \
+                 (consul-redis retire)",
+                nodes.join(", ")
+            ),
+            Self::NoRoom => f.write_str("not even one more row fits into a transaction"),
+            Self::NotPromotedAgain(why) => write!(f, "{why}"),
+            Self::LeftAlone(left) => write!(f, "{left}"),
+            Self::NotReplaced(why) => write!(f, "{why}"),
+            Self::NotForgotten(why) => write!(f, "{why}"),
+            Self::SameId(sentinels) => {
+                let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "Sentinels {} have the same id: they do not find one another, and count as one. Delete the line \
+                     `sentinel myid` in the config of all but one, and start those again",
+                    names.join(", ")
+                )
+            }
+            Self::GaveUp { sentinel, why, ago_s, again_s } => {
+                write!(f, "Sentinel {sentinel} gave up a failover {ago_s} s ago: {why}; ")?;
+                match again_s {
+                    0 => f.write_str("it may try again now"),
+                    seconds => write!(f, "Sentinels try again in some {seconds} s"),
+                }
+            }
+            Self::Refused(veto) => write!(f, "refused: {veto}"),
+            Self::TwoAddresses { address, of } => write!(
+                f,
+                "{address} and {of} are two addresses of one process: only {of} counts. Write {of} where {address} is \
+                 configured or registered"
+            ),
+            Self::Loopback { address, configured } => {
+                let is = if *configured { "configured here" } else { "registered" };
+                write!(
+                    f,
+                    "{address} is {is} and ignored: it leads every host to itself, and the group is known at other \
+                     addresses. Write the address that the Sentinels know in [[redis]]"
+                )
+            }
+            Self::Ignored { key, error } => write!(f, "{key} is ignored: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for NotReplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.loss)?;
+        match &self.why {
+            WhyNotReplaced::Unheard(unheard) => {
+                write!(f, "{unheard}, which may hold more, does not answer yet")
+            }
+            WhyNotReplaced::NoMajority => f.write_str("no majority of the Sentinels answers"),
+            WhyNotReplaced::StillFollows(address) => write!(f, "{address} has yet to let go of it"),
+            WhyNotReplaced::NoReplica => {
+                f.write_str("the Sentinels see no replica that they could choose")
+            }
+            WhyNotReplaced::WouldChoose(first) => write!(
+                f,
+                "the Sentinels would choose {first}, which does not hold it. Set `replica-priority 0` there (CONFIG \
+                 SET), and lower it where the data is"
+            ),
+            WhyNotReplaced::NoSentinel(first) => {
+                write!(f, "no Sentinel sees {first} and trusts its clock")
+            }
+        }
+    }
+}
+
+impl fmt::Display for NotForgotten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is gone for good, and not forgotten yet: {}", self.stale_peer, self.why)
+    }
+}
+
+impl fmt::Display for NotAtRest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingPublished => f.write_str("nothing is published"),
+            Self::NoWriter => f.write_str("there is no writer"),
+            Self::Unconfirmed(writer) => write!(f, "{writer} is not confirmed by a majority"),
+            Self::NotPrimary(writer) => {
+                write!(f, "{writer} does not say that it is the primary")
+            }
+            Self::Blank(sentinel) => write!(f, "Sentinel {sentinel} does not know the group"),
+            Self::Busy(sentinel) => write!(f, "Sentinel {sentinel} is not at rest"),
+            Self::NoMajority => f.write_str("no majority answers"),
+            Self::MayBeAlive(sentinel) => write!(f, "Sentinel {sentinel} may be alive"),
+            Self::PeerUnknown { sentinel, peer } => {
+                let peer = peer.as_ref().map(ToString::to_string).unwrap_or_default();
+                write!(f, "Sentinel {sentinel} does not know {peer} yet")
+            }
+            Self::ReplicaUnknown { sentinel, replica } => {
+                write!(f, "Sentinel {sentinel} does not know replica {replica} yet")
+            }
+        }
+    }
+}
+
+impl fmt::Display for PublishReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Majority { votes, known, epoch, unrelated } => {
+                write!(f, "named by {votes} of {known} Sentinels at epoch {epoch}")?;
+                if *unrelated {
+                    f.write_str(", with a history that does not continue the last writer's")?;
+                }
+                Ok(())
+            }
+            Self::Promotion { leader, forced: true, .. } => {
+                write!(f, "promoted by SENTINEL FAILOVER on {leader}")
+            }
+            Self::Promotion { epoch: Some(epoch), .. } => {
+                write!(f, "promoted by Sentinel epoch {epoch}")
+            }
+            Self::Promotion { leader, .. } => write!(f, "promoted by Sentinel {leader}"),
+            Self::First => f.write_str("the first primary: no Sentinel knew of one"),
+            Self::Relocated => {
+                f.write_str("it has the data, and the Sentinels know no address that answers")
+            }
+            Self::Again => f.write_str(
+                "it was the last writer and has the data, and the Sentinels that do not name it were made anew",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for WithdrawReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down { writer, votes, known } => {
+                write!(f, "{writer} is down, say {votes} of {known} Sentinels")
+            }
+            Self::OutOfReach { writer, heard, known } => write!(
+                f,
+                "{writer} answers neither us nor any of the {heard} of {known} Sentinels that answer, and they do not \
+                 replace it"
+            ),
+            Self::IsReplica { writer, of } => {
+                write!(f, "{writer} says it is a replica of {of} now")
+            }
+            Self::DataLoss(why) => write!(f, "{why}"),
+            Self::Unconfirmed { writer, within_ms } => {
+                write!(f, "no majority confirmed {writer} within {within_ms} ms")
+            }
+            Self::Displaced { writer, by: Some(by) } => {
+                write!(f, "the majority left {writer} for {by}, which cannot be published")
+            }
+            Self::Displaced { writer, by: None } => {
+                write!(f, "the Sentinels are split over {writer}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for KeepReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConsulUnread => f.write_str("Consul has not answered yet"),
+            Self::StateUnreadable(error) => write!(f, "the `state` key is left alone: {error}"),
+            Self::NotOurs(why) => write!(f, "{why}"),
+            Self::Confirmed { writer, votes, known, epoch } => {
+                write!(f, "writer {writer}, named by {votes} of {known} Sentinels at epoch {epoch}")
+            }
+            Self::AwaitingConfirmation(writer) => {
+                write!(f, "writer {writer}, promoted, not yet confirmed by a majority")
+            }
+            Self::Holding(writer, not_yet) => write!(f, "writer {writer} stays: {not_yet}"),
+            Self::Promoting(address) => write!(f, "{address} is being made the primary"),
+            Self::NoFirst(why) => write!(f, "{why}"),
+            Self::NotRelocated(why) => write!(f, "no writer: {why}"),
+            Self::NotAgain(why) => write!(f, "no writer: {why}"),
+            Self::NoWriter(not_yet) => write!(f, "no writer: {not_yet}"),
+        }
+    }
+}
+
+impl fmt::Display for NotOurs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |addresses: &[Address]| {
+            let names: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            names.join(", ")
+        };
+        let key = match self {
+            Self::Installation { key, recorded, ours } => {
+                write!(f, "group {key} belongs to installation `{recorded}`, and this agent to ")?;
+                match ours {
+                    Some(ours) => write!(f, "`{ours}`")?,
+                    None => f.write_str("none")?,
+                }
+                key
+            }
+            Self::Sentinels { key, writer, recorded, by, heard, named } => {
+                write!(f, "another group is published as {key}, by {by}")?;
+                if let Some(writer) = writer {
+                    write!(f, ": its last writer is {writer}")?;
+                }
+                if !recorded.is_empty() {
+                    write!(f, ", its Sentinels are {}", list(recorded))?;
+                }
+                write!(f, ". The Sentinels here are others: {}", list(heard))?;
+                if let Some(named) = named {
+                    write!(f, ", which name {named}")?;
+                }
+                key
+            }
+        };
+        write!(
+            f,
+            ". Nothing is published or changed from here. Give this group another name (in Sentinel, and as --group), or \
+             publish it elsewhere (--group {key}=SERVICE with another --prefix). "
+        )?;
+        if matches!(self, Self::Installation { .. }) {
+            f.write_str("If this agent belongs there, set `installation` in its config; if")?;
+        } else {
+            f.write_str("If")?;
+        }
+        write!(f, " the group was moved here, run `consul-redis adopt {key}`")
+    }
+}
+
+impl fmt::Display for NotYet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSentinels { answer: 0, .. } => {
+                f.write_str("no Sentinel that knows the group answers")
+            }
+            Self::NoSentinels { answer, group, others } => {
+                write!(f, "{answer} Sentinels answer; none knows `{group}`")?;
+                let names: Vec<&str> = others.iter().map(GroupName::as_str).collect();
+                if names.is_empty() {
+                    return Ok(());
+                }
+                write!(f, "; they know: {}", names.join(", "))
+            }
+            Self::NoMajority { heard, known } => {
+                write!(f, "no majority ({heard} of {known} Sentinels answer)")
+            }
+            Self::Down(a) => write!(f, "the Sentinels name {a} and agree that it is down"),
+            Self::BeingReplaced(a) => write!(f, "a failover is replacing {a}"),
+            Self::Refuses(a, why) => write!(f, "{a} {why}"),
+            Self::Unproven(a, why) => write!(f, "{a} could not be asked: {why}"),
+            Self::DataLoss(why) => write!(f, "{why}"),
+            Self::Contested(a, rival) => {
+                write!(f, "{a} and {rival} are both named at one epoch and both take writes")
+            }
+            Self::OldEpoch(a, epoch) => write!(f, "{a} is only named at the old epoch {epoch}"),
+            Self::LowerEpoch(a, epoch) => {
+                write!(f, "{a} is named at epoch {epoch}, lower than recorded")
+            }
+        }
+    }
+}
+
+impl fmt::Display for NoFirst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SwitchedOff => {
+                f.write_str("no first primary: bootstrap = false leaves it to the operator")
+            }
+            Self::Sentinels { answered, of } => {
+                write!(f, "no first primary: {answered} of {of} Sentinels answer")
+            }
+            Self::Waiting { answered, expect: Some(expect) } => {
+                write!(f, "no first primary: {answered} of {expect} expected instances answer")
+            }
+            Self::Waiting { answered, expect: None } => write!(
+                f,
+                "no first primary: {answered} instances answer, others may follow (set `expect`)"
+            ),
+            Self::NotReady(address, error) => {
+                write!(f, "no first primary: {address} answers `{error}`, and may have more data")
+            }
+            Self::Diverged(a, b) => write!(
+                f,
+                "no first primary: the data of {a} and {b} has gone different ways, and neither is \
+                 recorded as the last writer. Decide which is to lead, and run SENTINEL MONITOR with \
+                 its address, or empty the other"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for NotRelocated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NoCase {
+            return f.write_str("the group was not relocated");
+        }
+        f.write_str("no address that the Sentinels know answers; ")?;
+        match self {
+            Self::NoCase => Ok(()),
+            Self::SwitchedOff => f.write_str("bootstrap or tell_sentinels = false leaves it to the operator"),
+            Self::Sentinels { answered, of } => write!(f, "{answered} of {of} Sentinels answer"),
+            Self::Waiting { answered, of } => write!(
+                f,
+                "{answered} of {of} instances answer elsewhere, and others are waited for"
+            ),
+            Self::NotReady(address, error) => {
+                write!(f, "{address} answers `{error}`, and may have more data")
+            }
+            Self::NeverToLead => f.write_str(
+                "the instance with the most data elsewhere has `replica-priority 0`. Set another one where you want the primary",
+            ),
+            Self::Rival(best, rival) => write!(
+                f,
+                "{best} holds the most data, and {rival} is a primary with data. If that is of no use, run REPLICAOF there"
+            ),
+            Self::Unrelated(address, keys) => write!(
+                f,
+                "{address} holds {keys} keys of a history that is not known to be the group's. If they are, run \
+                 REPLICAOF NO ONE there, and SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
+            ),
+            Self::Diverged(a, b) => write!(
+                f,
+                "the data of {a} and {b} has gone different ways. Decide which is to lead, run REPLICAOF NO ONE \
+                 there, and SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for NotAgain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("most Sentinels were made anew and do not know the group; ")?;
+        match self {
+            Self::SwitchedOff => {
+                f.write_str("bootstrap or tell_sentinels = false leaves it to the operator")
+            }
+            Self::Waiting(last) => write!(f, "{last} is about to be named again"),
+            Self::NotReady(last, error) => write!(f, "{last} answers `{error}`"),
+            Self::Unheard(other) => write!(f, "{other}, which may hold more, does not answer"),
+            Self::Rival(rival) => write!(f, "{rival} says that it is the primary"),
+            Self::Behind { last, than } => write!(
+                f,
+                "{last}, which the others name, holds less than {than}. Decide which is to lead: run REPLICAOF NO ONE there, and \
+                 SENTINEL REMOVE and SENTINEL MONITOR with its address on every Sentinel"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for NotPromotedAgain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SwitchedOff => {
+                f.write_str("the old primary is back; bootstrap = false leaves it to the operator")
+            }
+            Self::NoCase => f.write_str("no primary has come back detached"),
+            Self::BeingReplaced => f.write_str("the Sentinels are replacing the old primary"),
+            Self::Rival(rival) => write!(f, "{rival} says that it is the primary"),
+            Self::NotReady(old) => write!(f, "{old} is back, and not ready yet"),
+            Self::Unheard(other) => {
+                write!(
+                    f,
+                    "the old primary is back, and {other}, which may hold more, does not answer"
+                )
+            }
+            Self::Behind { old, than } => {
+                write!(f, "{old} is back with less data than {than}: left to the Sentinels")
+            }
+        }
+    }
+}
+
+impl fmt::Display for LeftAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = &self.instance;
+        match &self.why {
+            WhyLeft::Unrelated { keys } => write!(
+                f,
+                "{address} is a primary with {keys} keys of an unrelated history: neither published, nor \
+                 made a replica, which would delete them. If they are of no use, run REPLICAOF there"
+            ),
+            WhyLeft::Unproven { until, writer, .. } => {
+                let was = match until {
+                    Some(generation) => format!("was the writer until generation {generation}"),
+                    None => "was an instance of this group".to_owned(),
+                };
+                write!(
+                    f,
+                    "{address} {was} and is a primary again; its append-only file cannot prove whose data it holds. Its \
+                     writes are held and its data is not touched. If the data is of no use, run REPLICAOF {} {} there",
+                    writer.host(),
+                    writer.port()
+                )
+            }
+            WhyLeft::WriterIsEmpty { writer, keys } => write!(
+                f,
+                "{address} holds {keys} keys and the writer {writer} none: it is not made a replica, which would \
+                 delete them. If they are of no use, run REPLICAOF there; if they are, make a copy before \
+                 Sentinel does"
+            ),
+            WhyLeft::Stranger => write!(
+                f,
+                "{address} is a blank primary that only a minority of the Sentinels takes for this group's"
+            ),
+            WhyLeft::MayBePromoted => {
+                write!(f, "{address} is a stray primary, and Sentinels may be promoting it")
+            }
+            WhyLeft::NoCertainWriter(why) => {
+                write!(f, "{address} is a stray primary, and {why}")
+            }
+            WhyLeft::SwitchedOff => {
+                write!(f, "{address} is a stray primary, and fence = false leaves it to Sentinel")
+            }
+        }
+    }
+}
+
+impl fmt::Display for WhyDataLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let primary = &self.primary;
+        if let Some((holder, keys)) = &self.holder {
+            return write!(
+                f,
+                "{primary} came back without its data, and {holder} holds {keys} keys"
+            );
+        }
+        let unheard: Vec<String> = self.unheard.iter().map(ToString::to_string).collect();
+        let unheard = unheard.join(", ");
+        write!(f, "{primary} came back without its data, and {unheard} may hold it")
+    }
+}
+
+impl fmt::Display for StalePeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sentinel(_, address) => write!(f, "Sentinel {address}"),
+            Self::Replica(address) => write!(f, "replica {address}"),
+        }
+    }
+}

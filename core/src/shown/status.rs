@@ -1,0 +1,709 @@
+//! What a person wants to know of a group, from one look at it.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::decide::Decision;
+use crate::identity::address::{Address, GroupName};
+use crate::known::memory::Condition;
+use crate::known::observed::{DownOpinion, Reading, Role, SentinelAnswer, SentinelId, StoredState};
+use crate::known::view::View;
+use crate::policy::Policy;
+use crate::published::projection::{Layout, plain_changes, project, row_changes};
+use crate::published::record::{Change, InstanceRecord, Level, PublishedRole, Record};
+use crate::shown::health::{is_ready, serves};
+use crate::shown::reasons::{LeftAlone, NoFirst, NotRelocated, Reason, WhyLeft};
+use crate::shown::unreachable::refuses_writes;
+use crate::shown::unreachable::{UNREACHABLE_AFTER_MS, unreachable};
+use crate::situation::Situation;
+use crate::situation::writer::WriterTest;
+
+/// What `status`, the page and the metrics show of one group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupName,
+    /// The name that DNS answers with the writer.
+    pub name: String,
+    /// There is a confirmed writer that says so itself, what Consul shows agrees, and an agent watches.
+    pub healthy: bool,
+    /// It is healthy, and survives less than it could: a replica or a Sentinel is missing.
+    pub degraded: bool,
+    /// Consul has been read.
+    pub consul_read: bool,
+    /// What is wrong, worst first.
+    pub problems: Vec<Problem>,
+    /// The published writer.
+    pub writer: Option<Address>,
+    /// The generation; 0 before the first publication.
+    pub generation: u64,
+    /// When the generation began.
+    pub since: Option<Timestamp>,
+    /// Why the writer is published or was withdrawn, in one sentence.
+    pub why: Option<String>,
+    /// The level of the publication; `None` without a writer.
+    pub level: Option<Level>,
+    /// Sentinel's epoch of the writer, when one is known.
+    pub epoch: Option<u64>,
+    /// How many Sentinels name the writer now.
+    pub votes: usize,
+    /// How many Sentinels are known.
+    pub known_sentinels: usize,
+    /// Every instance that was asked.
+    pub instances: Vec<InstanceStatus>,
+    /// Every Sentinel that was asked.
+    pub sentinels: Vec<SentinelStatus>,
+    /// The agents that watch the group.
+    pub agents: Vec<String>,
+    /// The last changes, newest first.
+    pub history: Vec<Change>,
+}
+
+impl GroupStatus {
+    /// Adds what was found wrong elsewhere.
+    pub fn add(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        self.problems.extend(problems);
+        (self.healthy, self.degraded) = judge(&self.problems);
+    }
+}
+
+/// Healthy, and degraded.
+fn judge(problems: &[Problem]) -> (bool, bool) {
+    let healthy = problems.iter().all(|problem| problem.code.only_degrades());
+    (healthy, healthy && !problems.is_empty())
+}
+
+/// One problem of a group, as `status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Which kind of problem: the label of the metric, and what an alert can match.
+    pub code: ProblemCode,
+    /// In words, with what to do about it.
+    pub text: String,
+}
+
+/// The kinds of things that can be wrong with a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemCode {
+    /// The key `state` cannot be used.
+    StateUnreadable,
+    /// What is published under this name is another group's.
+    NotOurs,
+    /// Nothing was ever published.
+    NothingPublished,
+    /// There is no first primary yet.
+    NoFirstPrimary,
+    /// There is no first primary, since data has gone different ways: the operator has to decide.
+    DataDiverged,
+    /// There is no writer.
+    NoWriter,
+    /// The writer fails the writer test, or does not answer.
+    WriterFails,
+    /// The Sentinels name another writer than the published one.
+    SentinelsDisagree,
+    /// The majority has yet to confirm the writer.
+    Unconfirmed,
+    /// No agent watches the group.
+    NoAgents,
+    /// Consul does not show what was published.
+    Drift,
+    /// Another node publishes the service.
+    ServiceTaken,
+    /// The node that the group's rows are on is another's.
+    ForeignNode,
+    /// The config wants another service name than the published one.
+    Renamed,
+    /// An instance besides the writer says that it is a primary.
+    SecondPrimary,
+    /// An instance answers at an address besides the one that the group knows it by.
+    TwoAddresses,
+    /// A loopback address is registered for a group that is known elsewhere.
+    LoopbackAddress,
+    /// An instance in maintenance may be chosen, or is the writer.
+    Maintenance,
+    /// Several Sentinels have one id.
+    SameSentinelId,
+    /// Too few Sentinels answer for a failover.
+    NoMajority,
+    /// Sentinels could not be looked for.
+    SentinelsNotFound,
+    /// Consul's DNS answers something else than what was published.
+    DnsWrong,
+    /// A DNS server that is to be asked does not answer.
+    DnsSilent,
+    /// The login that Sentinels are to have for the instances is refused, or cannot be used.
+    SentinelLogin,
+    /// The Sentinels reach an instance, and this agent does not.
+    InstanceSilent,
+    /// An instance does not let this agent in.
+    InstanceRefuses,
+    /// Consul refuses what this agent asks.
+    ConsulRefuses,
+    /// Consul does not answer this agent.
+    ConsulSilent,
+    /// The writer refuses writes.
+    WritesRefused,
+    /// There are instances besides the writer, and none to read from.
+    NoReplicas,
+    /// An instance is down, as a majority of the Sentinels says.
+    InstanceDown,
+    /// A replica cannot save its data (`MISCONF`), so that no failover selects it.
+    CannotSave,
+    /// Some Sentinels do not answer, and a majority does.
+    SentinelsMissing,
+    /// Consul does not answer, or has not been asked yet.
+    ConsulUnread,
+}
+
+impl ProblemCode {
+    /// All of them.
+    pub const ALL: [Self; 34] = [
+        Self::StateUnreadable,
+        Self::NotOurs,
+        Self::NothingPublished,
+        Self::NoFirstPrimary,
+        Self::DataDiverged,
+        Self::NoWriter,
+        Self::WriterFails,
+        Self::SentinelsDisagree,
+        Self::Unconfirmed,
+        Self::NoAgents,
+        Self::Drift,
+        Self::ServiceTaken,
+        Self::ForeignNode,
+        Self::Renamed,
+        Self::SecondPrimary,
+        Self::TwoAddresses,
+        Self::LoopbackAddress,
+        Self::Maintenance,
+        Self::SameSentinelId,
+        Self::NoMajority,
+        Self::SentinelsNotFound,
+        Self::DnsWrong,
+        Self::DnsSilent,
+        Self::SentinelLogin,
+        Self::InstanceSilent,
+        Self::InstanceRefuses,
+        Self::ConsulRefuses,
+        Self::ConsulSilent,
+        Self::WritesRefused,
+        Self::NoReplicas,
+        Self::InstanceDown,
+        Self::CannotSave,
+        Self::SentinelsMissing,
+        Self::ConsulUnread,
+    ];
+
+    /// The writer serves all the same, and the group survives less than it could.
+    pub fn only_degrades(self) -> bool {
+        use ProblemCode::{CannotSave, InstanceDown, NoReplicas, SentinelsMissing};
+        matches!(self, NoReplicas | InstanceDown | CannotSave | SentinelsMissing)
+    }
+
+    /// As it stands in JSON and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StateUnreadable => "state-unreadable",
+            Self::NotOurs => "not-ours",
+            Self::NothingPublished => "nothing-published",
+            Self::NoFirstPrimary => "no-first-primary",
+            Self::DataDiverged => "data-diverged",
+            Self::NoWriter => "no-writer",
+            Self::WriterFails => "writer-fails",
+            Self::SentinelsDisagree => "sentinels-disagree",
+            Self::Unconfirmed => "unconfirmed",
+            Self::NoAgents => "no-agents",
+            Self::Drift => "drift",
+            Self::ServiceTaken => "service-taken",
+            Self::ForeignNode => "foreign-node",
+            Self::Renamed => "renamed",
+            Self::SecondPrimary => "second-primary",
+            Self::TwoAddresses => "two-addresses",
+            Self::LoopbackAddress => "loopback-address",
+            Self::Maintenance => "maintenance",
+            Self::SameSentinelId => "same-sentinel-id",
+            Self::NoMajority => "no-majority",
+            Self::SentinelsNotFound => "sentinels-not-found",
+            Self::DnsWrong => "dns-wrong",
+            Self::DnsSilent => "dns-silent",
+            Self::SentinelLogin => "sentinel-login",
+            Self::InstanceSilent => "instance-silent",
+            Self::InstanceRefuses => "instance-refuses",
+            Self::ConsulRefuses => "consul-refuses",
+            Self::ConsulSilent => "consul-silent",
+            Self::WritesRefused => "writes-refused",
+            Self::NoReplicas => "no-replicas",
+            Self::InstanceDown => "instance-down",
+            Self::CannotSave => "cannot-save",
+            Self::SentinelsMissing => "sentinels-missing",
+            Self::ConsulUnread => "consul-unread",
+        }
+    }
+
+    /// A problem with this code.
+    pub fn says(self, text: impl Into<String>) -> Problem {
+        Problem { code: self, text: text.into() }
+    }
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InstanceStatus {
+    /// Where it listens.
+    pub address: Address,
+    /// What it is published as; `None` when it has no row.
+    pub published: Option<PublishedRole>,
+    /// The role it can be used in now: published, said by itself, and seen by this agent.
+    pub serves: Option<PublishedRole>,
+    /// It answers, and is ready for commands.
+    pub ready: bool,
+    /// What it says it is: `primary`, or `replica of <address>`; `None` when it does not answer.
+    pub says: Option<String>,
+    /// Its replication offset, in bytes.
+    pub offset: Option<u64>,
+    /// How many bytes it is behind the writer.
+    pub behind_bytes: Option<u64>,
+    /// Seconds since the writer last heard from it.
+    pub lag_s: Option<u64>,
+    /// The version of Redis or Valkey, when it answers.
+    pub version: Option<String>,
+    /// Why it does not answer, or is not ready.
+    pub error: Option<String>,
+}
+
+/// One Sentinel.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SentinelStatus {
+    /// Where it listens.
+    pub address: Address,
+    /// The primary it names.
+    pub names: Option<Address>,
+    /// The `config-epoch` at which it names that.
+    pub epoch: Option<u64>,
+    /// Its opinion of that primary: `up`, `down` (its own), `agreed down`, or `just promoted`.
+    pub opinion: Option<&'static str>,
+    /// It is in TILT: it does not trust its clock, and takes no part in failovers.
+    pub tilt: bool,
+    /// Why it does not answer, or that it does not know the group.
+    pub error: Option<String>,
+}
+
+/// Draws conclusions from one look, and from what was decided on it.
+pub fn assess(view: &View<'_>, layout: &Layout, decision: &Decision) -> GroupStatus {
+    let View { policy, observed, record, tally, .. } = view;
+    let (store, record) = (observed.store.as_ref(), *record);
+    let writer = view.writer().cloned();
+    let problems = problems(view, layout, decision);
+    let (healthy, degraded) = judge(&problems);
+    GroupStatus {
+        group: policy.group.clone(),
+        name: format!("{}.service.consul", service(policy, record)),
+        healthy,
+        degraded,
+        problems,
+        consul_read: store.is_some(),
+        votes: writer.as_ref().map_or(0, |writer| tally.votes_for(writer)),
+        writer,
+        generation: record.map_or(0, |record| record.generation),
+        since: record.map(|record| record.since),
+        why: record.map(|record| record.why.clone()),
+        level: record.filter(|r| r.writer.is_some()).map(|record| record.evidence.level()),
+        epoch: record.and_then(|record| record.evidence.basis.epoch()),
+        known_sentinels: tally.known,
+        instances: instances(view, decision),
+        sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
+        agents: store.map(|s| s.agents.iter().cloned().collect()).unwrap_or_default(),
+        history: store.map(|store| store.history.clone()).unwrap_or_default(),
+    }
+}
+
+/// A record knows its service; without one the configured name is the best guess.
+fn service(policy: &Policy, record: Option<&Record>) -> String {
+    record.map_or_else(|| policy.service.primary(), |record| record.service.primary())
+}
+
+/// What is wrong with the group.
+pub(crate) fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) -> Vec<Problem> {
+    let View { observed, record, tally, .. } = view;
+    let mut problems = Vec::new();
+    let store = observed.store.as_ref();
+    if let Some(StoredState::Unreadable(error)) = store.map(|store| &store.state) {
+        let text = format!("the key {} cannot be used: {error}", layout.state());
+        problems.push(ProblemCode::StateUnreadable.says(text));
+    }
+    if let Situation::NotOurs(why) = &decision.situation {
+        // The rest is about the other group.
+        problems.push(ProblemCode::NotOurs.says(why.to_string()));
+        return problems;
+    }
+    match record {
+        None if store.is_none() => {
+            let text = "Consul has not been read: what is published is not known";
+            problems.push(ProblemCode::ConsulUnread.says(text));
+        }
+        None => {
+            let why = match &decision.situation {
+                Situation::Held { writer: None, why } => format!(": {why}"),
+                _ => String::new(),
+            };
+            let text = format!("nothing has been published{why}");
+            problems.push(ProblemCode::NothingPublished.says(text));
+            problems.extend(no_first(decision));
+        }
+        Some(record) => match &record.writer {
+            None => problems.extend(no_writer(view, record, decision)),
+            Some(writer) => problems.extend(writer_problem(view, record, &writer.address)),
+        },
+    }
+    if store.is_some_and(|store| store.agents.is_empty()) {
+        let text = "no agent watches this group: nothing will follow a failover";
+        problems.push(ProblemCode::NoAgents.says(text));
+    }
+    problems.extend(drift(view, layout));
+    problems.extend(decision.reasons.iter().filter_map(noteworthy));
+    problems.extend(maintained(view));
+    problems.extend(standing(view).into_iter().map(|(_, problem)| problem));
+    if tally.known > 0 && tally.answering < tally.majority() {
+        problems.push(ProblemCode::NoMajority.says(format!(
+            "only {} of {} known Sentinels answer: no failover is possible{}{}",
+            tally.answering,
+            tally.known,
+            blank(view),
+            to_reset(view)
+        )));
+    } else if tally.answering < tally.known {
+        problems.push(ProblemCode::SentinelsMissing.says(format!(
+            "only {} of {} known Sentinels answer: a failover is possible while {} of them do",
+            tally.answering,
+            tally.known,
+            tally.majority()
+        )));
+    }
+    problems.extend(replicas_missing(view));
+    problems
+}
+
+/// Which instances are not to be read from, or not to be chosen, and why.
+fn replicas_missing(view: &View<'_>) -> Vec<Problem> {
+    let Some(record) = view.record.filter(|record| record.writer.is_some()) else {
+        return Vec::new();
+    };
+    let others = record.instances.iter().filter(|i| Some(&i.address) != record.writer_address());
+    let others: Vec<_> = others.filter(|i| i.role != PublishedRole::Maintenance).collect();
+    let mut problems = Vec::new();
+    if !others.is_empty() && record.replicas().next().is_none() {
+        let why: Vec<String> = others.iter().map(|i| why_not_read(view, i)).collect();
+        let text = format!("no replica can be read from: {}", why.join("; "));
+        problems.push(ProblemCode::NoReplicas.says(text));
+    }
+    for instance in others {
+        let address = &instance.address;
+        let unable = view.instance(address).filter(|answer| answer.cannot_save());
+        if instance.role == PublishedRole::Down {
+            let text = format!("{address} is down: {}", error_of(view, address));
+            problems.push(ProblemCode::InstanceDown.says(text));
+        } else if let Some(error) = unable.and_then(|answer| answer.not_ready.as_ref()) {
+            let text = format!(
+                "{address} cannot save its data, and no failover selects it (look at its disk and its log): {error}"
+            );
+            problems.push(ProblemCode::CannotSave.says(text));
+        }
+    }
+    problems
+}
+
+/// The Sentinels that answer and count for nothing, since they do not know the group.
+fn blank(view: &View<'_>) -> String {
+    let blank = view.sentinels().filter(|(_, answer)| answer.group.is_none());
+    let blank: Vec<String> = blank.map(|(at, _)| at.to_string()).collect();
+    match blank.as_slice() {
+        [] => String::new(),
+        some => format!(" ({} answer and do not know the group)", some.join(", ")),
+    }
+}
+
+/// Why an instance is no read endpoint.
+fn why_not_read(view: &View<'_>, instance: &InstanceRecord) -> String {
+    let address = &instance.address;
+    let role = instance.role.as_str();
+    let Some(answer) = view.instance(address) else {
+        return format!("{address} is {role} ({})", error_of(view, address));
+    };
+    let why = match (&answer.not_ready, &answer.role) {
+        (Some(error), _) => format!("it answers `{error}`"),
+        (None, Role::Primary { .. }) => "it says that it is a primary".to_owned(),
+        (None, Role::Replica { of, link_up: false }) => format!("its link to {of} is down"),
+        (None, Role::Replica { of, .. }) if Some(of) != view.writer() => {
+            format!("it follows {of}")
+        }
+        (None, Role::Replica { .. }) => "the writer does not list it as online yet".to_owned(),
+    };
+    format!("{address} is {role} ({why})")
+}
+
+/// Why an instance does not answer.
+fn error_of(view: &View<'_>, address: &Address) -> String {
+    match view.observed.instances.get(address).map(|reading| &reading.result) {
+        Some(Err(error)) => error.clone(),
+        Some(Ok(_)) => "the Sentinels get no answer from it".to_owned(),
+        None => "not asked yet".to_owned(),
+    }
+}
+
+/// What an operator may do where those that answer are all that live, by what each of them says: agents reset none without a
+/// majority.
+fn to_reset(view: &View<'_>) -> String {
+    let heard =
+        || view.sentinels().filter_map(|(at, answer)| Some((at, answer, answer.group.as_ref()?)));
+    let ids: BTreeSet<&SentinelId> = heard().map(|(_, answer, _)| &answer.id).collect();
+    let named: BTreeSet<&Address> = heard().map(|(.., group)| &group.primary).collect();
+    let knows_the_living = heard().all(|(_, answer, group)| {
+        let up = group.peers.iter().filter(|peer| !peer.s_down).map(|peer| &peer.id);
+        let up: BTreeSet<&SentinelId> = up.chain([&answer.id]).collect();
+        up == ids
+    });
+    let gone: BTreeSet<String> = heard()
+        .flat_map(|(.., group)| &group.peers)
+        .filter(|peer| peer.s_down)
+        .map(|peer| peer.address.to_string())
+        .collect();
+    if ids.len() < 2 || named.len() != 1 || !knows_the_living || gone.is_empty() {
+        return String::new();
+    }
+    let list = heard().filter(|(.., group)| group.peers.iter().any(|peer| peer.s_down));
+    let list: Vec<String> = list.map(|(at, ..)| at.to_string()).collect();
+    format!(
+        ". Those that answer know one another, and call {} down. If these are gone for good, run SENTINEL RESET {} on {}, 30 s \
+         apart, while the primary is well: no agent does that without a majority",
+        gone.into_iter().collect::<Vec<_>>().join(", "),
+        view.policy.group,
+        list.join(", then ")
+    )
+}
+
+/// What Consul shows otherwise than it was published. Rows from before the record changed say nothing.
+fn drift(view: &View<'_>, layout: &Layout) -> Option<Problem> {
+    let (record, store) = (view.record?, view.observed.store.as_ref()?);
+    let rows = view.observed.rows.as_ref().filter(|r| r.asked >= view.memory.store_changed)?;
+    let shown = project(record);
+    let mut drift = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
+    drift.extend(plain_changes(layout, &store.plain, &shown.plain));
+    (!drift.is_empty()).then(|| {
+        ProblemCode::Drift.says(format!(
+            "{} rows or keys in Consul are not what was published (an agent puts them back)",
+            drift.len()
+        ))
+    })
+}
+
+/// What is wrong with those in maintenance: they may not be chosen, and are not.
+fn maintained(view: &View<'_>) -> Vec<Problem> {
+    let store = view.observed.store.as_ref();
+    let listed = store.and_then(|store| store.maintenance.as_ref().ok());
+    let wrong = |address: &Address| {
+        if view.writer() == Some(address) {
+            return Some(format!("{address} is in maintenance, and is the writer"));
+        }
+        let priority = view.instance(address).and_then(|answer| answer.priority)?;
+        (priority != 0).then(|| {
+            format!(
+                "{address} is in maintenance, and may be chosen: its replica-priority is \
+                 {priority} (consul-redis maintenance on {address} sets it to 0 again)"
+            )
+        })
+    };
+    let addresses = listed.into_iter().flatten().map(|(address, _)| address);
+    addresses.filter_map(wrong).map(|text| ProblemCode::Maintenance.says(text)).collect()
+}
+
+/// What stands between a blank group and its first primary.
+fn no_first(decision: &Decision) -> Option<Problem> {
+    let Situation::Blank(Err(why)) = &decision.situation else { return None };
+    let code = match why {
+        NoFirst::Diverged(..) => ProblemCode::DataDiverged,
+        _ => ProblemCode::NoFirstPrimary,
+    };
+    Some(code.says(why.to_string()))
+}
+
+/// The name is withdrawn. What stands in the way now says more than why it was.
+fn no_writer(view: &View<'_>, record: &Record, decision: &Decision) -> Vec<Problem> {
+    let relocated = match &decision.situation {
+        Situation::Relocated(Err(why)) => Some(why),
+        _ => None,
+    };
+    let waits = |reason: &Reason| match reason {
+        Reason::NotReplaced(why) => Some(why.to_string()),
+        Reason::GaveUp { .. } => Some(format!("{}; {reason}", record.why)),
+        _ => None,
+    };
+    let again = match &decision.situation {
+        Situation::Forgotten(Err(why)) => Some(why.to_string()),
+        _ => None,
+    };
+    let now = relocated.map(ToString::to_string).or(again);
+    let now = now.or_else(|| out_of_reach(view));
+    let now = now.or_else(|| decision.reasons.iter().find_map(waits));
+    let why = now.unwrap_or_else(|| record.why.clone());
+    let mut problems = vec![ProblemCode::NoWriter.says(format!("there is no writer: {why}"))];
+    if let Some(why @ NotRelocated::Diverged(..)) = relocated {
+        problems.push(ProblemCode::DataDiverged.says(why.to_string()));
+    }
+    problems
+}
+
+/// The instance that leads does not answer this agent.
+fn out_of_reach(view: &View<'_>) -> Option<String> {
+    let leads = &view.tally.elected.as_ref()?.address;
+    let unreachable = unreachable(view).into_iter().find(|found| found.instance == leads)?;
+    Some(format!("a majority of the Sentinels names {leads}, and {unreachable}"))
+}
+
+/// What has lasted for some seconds and keeps the group from being used, or this agent from doing its duty: each with what
+/// it is told apart by, whatever its text says now.
+pub(crate) fn standing(view: &View<'_>) -> Vec<((ProblemCode, Address), Problem)> {
+    let mut problems = Vec::new();
+    for found in unreachable(view) {
+        let code = match found.refuses() {
+            true => ProblemCode::InstanceRefuses,
+            false => ProblemCode::InstanceSilent,
+        };
+        // Of the writer that is said already.
+        if found.refuses() || view.writer() != Some(found.instance) {
+            problems.push(((code, found.instance.clone()), code.says(found.to_string())));
+        }
+    }
+    let one_look = view.memory.generation.is_none();
+    let lasted = |at: &Address| {
+        let condition = Condition::RefusesWrites(at.clone());
+        one_look || view.lasted(&condition, UNREACHABLE_AFTER_MS)
+    };
+    if let Some(writer) = refuses_writes(view).filter(|at| lasted(at)) {
+        let answer = view.instance(writer).and_then(|answer| answer.refuses_writes.as_ref());
+        let why = answer.map_or("", String::as_str);
+        let text = format!("the writer {writer} refuses writes: {why}");
+        let code = ProblemCode::WritesRefused;
+        problems.push(((code, writer.clone()), code.says(text)));
+    }
+    problems
+}
+
+/// What is not done that a person has to know of, whatever is published.
+fn noteworthy(reason: &Reason) -> Option<Problem> {
+    match reason {
+        Reason::Renamed { .. } => Some(ProblemCode::Renamed.says(reason.to_string())),
+        Reason::SameId(_) => Some(ProblemCode::SameSentinelId.says(reason.to_string())),
+        Reason::Taken { .. } => Some(ProblemCode::ServiceTaken.says(reason.to_string())),
+        Reason::ForeignNode(_) => Some(ProblemCode::ForeignNode.says(reason.to_string())),
+        Reason::LeftAlone(left) => Some(ProblemCode::SecondPrimary.says(second_primary(left))),
+        Reason::TwoAddresses { .. } => Some(ProblemCode::TwoAddresses.says(reason.to_string())),
+        Reason::Loopback { .. } => Some(ProblemCode::LoopbackAddress.says(reason.to_string())),
+        _ => None,
+    }
+}
+
+fn second_primary(left: &LeftAlone) -> String {
+    match left.why {
+        WhyLeft::Unrelated { .. }
+        | WhyLeft::Unproven { .. }
+        | WhyLeft::WriterIsEmpty { .. }
+        | WhyLeft::SwitchedOff
+        | WhyLeft::Stranger => left.to_string(),
+        WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_) => {
+            format!("{} says that it is a primary as well", left.instance)
+        }
+    }
+}
+
+fn writer_problem(view: &View<'_>, record: &Record, writer: &Address) -> Option<Problem> {
+    let tally = &view.tally;
+    let fails = |text: String| Some(ProblemCode::WriterFails.says(text));
+    match view.test(writer) {
+        WriterTest::Fails(why) => return fails(format!("the writer {writer} {why}")),
+        WriterTest::Unknown(why) => {
+            return fails(format!("the writer {writer} does not answer from here: {why}"));
+        }
+        WriterTest::Passes(_) => {}
+    }
+    let confirmed = tally.elected.as_ref().is_some_and(|elected| &elected.address == writer);
+    if !confirmed && tally.answering >= tally.majority() {
+        let named = tally.elected.as_ref().map(|elected| elected.address.to_string());
+        let named = named.unwrap_or_else(|| "no address by a majority".to_owned());
+        let text = format!("the Sentinels name {named}, not the published {writer}");
+        return Some(ProblemCode::SentinelsDisagree.says(text));
+    }
+    if record.evidence.is_unconfirmed() {
+        let text = format!("{writer} was promoted and is not confirmed by a majority yet");
+        return Some(ProblemCode::Unconfirmed.says(text));
+    }
+    None
+}
+
+fn instances(view: &View<'_>, decision: &Decision) -> Vec<InstanceStatus> {
+    let (observed, record) = (view.observed, view.record);
+    let writer = record.and_then(Record::writer_address);
+    let writer_answer =
+        writer.and_then(|writer| observed.instances.get(writer)?.result.as_ref().ok());
+    observed
+        .instances
+        .iter()
+        .map(|(address, reading)| {
+            let answer = reading.result.as_ref().ok();
+            let listed = writer_answer.and_then(|writer| match &writer.role {
+                Role::Primary { replicas } => replicas.iter().find(|r| &r.address == address),
+                Role::Replica { .. } => None,
+            });
+            let behind = match (writer_answer, answer) {
+                (Some(writer), Some(own)) if writer.replid == own.replid => {
+                    Some(writer.offset.saturating_sub(own.offset))
+                }
+                _ => None,
+            };
+            InstanceStatus {
+                address: address.clone(),
+                published: record.and_then(|record| record.role_of(address)),
+                serves: serves(view, decision, address),
+                ready: is_ready(view, address),
+                says: answer.map(|answer| match &answer.role {
+                    Role::Primary { .. } => "primary".to_owned(),
+                    Role::Replica { of, link_up: true } => format!("replica of {of}"),
+                    Role::Replica { of, link_up: false } => format!("replica of {of}, link down"),
+                }),
+                offset: answer.map(|answer| answer.offset),
+                behind_bytes: behind.filter(|_| Some(address) != writer),
+                lag_s: listed.map(|listed| listed.lag_s),
+                version: answer.map(|answer| answer.version.clone()),
+                error: match &reading.result {
+                    Ok(answer) => answer.not_ready.clone(),
+                    Err(error) => Some(error.clone()),
+                },
+            }
+        })
+        .collect()
+}
+
+fn sentinel(address: &Address, reading: &Reading<SentinelAnswer>) -> SentinelStatus {
+    let answer = reading.result.as_ref();
+    let group = answer.ok().and_then(|answer| answer.group.as_ref());
+    SentinelStatus {
+        address: address.clone(),
+        names: group.map(|group| group.primary.clone()),
+        epoch: group.map(|group| group.config_epoch),
+        opinion: group.map(|group| match group.down {
+            // Its flags are still about the primary before (docs/facts/sentinel.md 0.1).
+            _ if group.monitored != group.primary => "just promoted",
+            DownOpinion::Up => "up",
+            DownOpinion::Subjective => "down",
+            DownOpinion::Objective => "agreed down",
+        }),
+        tilt: answer.is_ok_and(|answer| answer.tilt),
+        error: match answer {
+            Err(error) => Some(error.clone()),
+            Ok(answer) if answer.group.is_none() => Some("does not know the group".to_owned()),
+            Ok(_) => None,
+        },
+    }
+}
