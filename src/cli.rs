@@ -38,7 +38,7 @@ pub struct Cli {
     pub common: Common,
 }
 
-/// The commands.
+/// What is to be done: one of these, or an error that lists them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch Sentinels and keep Consul pointing at each group's writer
@@ -485,7 +485,7 @@ pub struct Logins {
 /// `NAME` or `NAME=SERVICE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupFlag {
-    /// The group.
+    /// The group's name, as Sentinel has it.
     pub name: GroupName,
     /// Its service, when it is given.
     pub service: Option<ServiceName>,
@@ -519,7 +519,7 @@ fn parse_level(text: &str) -> Result<Level, String> {
 /// One `KEY=VALUE` of the command line; an empty value takes the key away.
 #[derive(Debug, Clone)]
 pub enum SettingArg {
-    /// `quorum`
+    /// `quorum`: how many Sentinels are to agree.
     Quorum(Option<WantedQuorum>),
     /// `down_after`, in ms.
     DownAfter(Option<u64>),

@@ -30,7 +30,7 @@ pub enum Exit {
 /// An error that ends a command: exit code, message and hint.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit code.
+    /// What the process ends with.
     pub code: Exit,
     /// What happened.
     pub message: String,

@@ -156,7 +156,7 @@ impl Meter {
     }
 }
 
-/// The labels of a group.
+/// The label `group`, which every metric of a group has.
 pub fn of(group: &GroupName) -> Labels {
     vec![("group", group.to_string())]
 }
@@ -183,7 +183,7 @@ pub struct GroupMeter {
 }
 
 impl GroupMeter {
-    /// For this group.
+    /// A meter that labels all it counts with this group.
     pub fn new(meter: Meter, group: GroupName) -> Self {
         Self { meter, group, followed: BTreeSet::new() }
     }

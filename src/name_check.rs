@@ -38,7 +38,7 @@ pub type Findings = BTreeMap<Address, Problem>;
 
 /// Asks for one group's name.
 pub struct Checker {
-    /// The group.
+    /// The group whose name is looked up.
     pub group: GroupName,
     /// The DNS servers, and the domain.
     pub dns: DnsConfig,

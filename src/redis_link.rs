@@ -36,7 +36,7 @@ use crate::secret::{SecretError, SecretSource};
 pub struct LinkSettings {
     /// ACL user; `None` is the default user.
     pub username: Option<String>,
-    /// The source of the password.
+    /// Where the password is read from, each time it is used.
     pub password: SecretSource,
     /// TLS, when it is spoken.
     pub tls: Option<TlsSettings>,

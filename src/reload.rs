@@ -14,7 +14,7 @@ use crate::telemetry::{self, Log};
 pub struct ConfigSource {
     /// The command line.
     pub common: Common,
-    /// The environment.
+    /// The variables, as they were at the start.
     pub env: Environment,
 }
 

@@ -79,7 +79,7 @@ pub struct Moved {
 pub struct Mover<'a> {
     /// How to find Sentinels and instances, and how to log in to them.
     pub config: &'a Config,
-    /// The group.
+    /// The group whose primary moves.
     pub group: &'a GroupConfig,
     /// Where the agents publish.
     pub consul: &'a Consul,

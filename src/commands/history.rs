@@ -72,7 +72,7 @@ fn row(change: &Change) -> Vec<String> {
     ]
 }
 
-/// The address, or `none`.
+/// An address as a table shows it; `none` where there was no writer.
 pub fn or_none(address: Option<&Address>) -> String {
     address.map_or_else(|| "none".to_owned(), ToString::to_string)
 }

@@ -28,7 +28,7 @@ use crate::switchover::{Moved, Mover, SwitchoverStep, rights};
 struct Report<'a> {
     group: &'a GroupName,
     moved: bool,
-    /// Why not.
+    /// What speaks against the move, in a sentence; nothing when it was made.
     why_not: Option<&'a str>,
     from: Option<&'a Address>,
     to: Option<&'a Address>,

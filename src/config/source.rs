@@ -19,7 +19,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads it.
+    /// Reads a file. Fails with its path when it cannot be read.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_LEN_MAX {

@@ -41,9 +41,9 @@ pub struct TemplateConfig {
 /// Whose a file is, by name or number; `None`: whose it is already.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// The user.
+    /// The user, by name or number.
     pub user: Option<String>,
-    /// The group.
+    /// The group of users, by name or number.
     pub group: Option<String>,
 }
 

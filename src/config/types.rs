@@ -51,7 +51,7 @@ pub struct Config {
     pub sources: SentinelSources,
     /// DNS server for their names.
     pub resolver: Option<std::net::SocketAddr>,
-    /// The login for the Sentinels.
+    /// How to log in to the Sentinels.
     pub sentinel_login: LinkSettings,
     /// The groups to publish.
     pub groups: Vec<GroupConfig>,
@@ -172,7 +172,7 @@ impl DnsConfig {
 pub struct SentinelAuth {
     /// The ACL user; none is the user `default`.
     pub username: Option<String>,
-    /// The source of the password.
+    /// Where the password is read from, each time it is told.
     pub password: SecretSource,
     /// The operator has chosen it for Sentinels; else it is the agent's own.
     pub chosen: bool,

@@ -35,7 +35,7 @@ pub struct Registration {
     pub service: String,
     /// Where it listens.
     pub address: Address,
-    /// Its tags.
+    /// The tags that it is registered with.
     pub tags: Vec<String>,
     /// Metadata of the service.
     pub meta: BTreeMap<String, String>,

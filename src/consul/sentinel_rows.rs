@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What a Sentinel said that matters here.
 #[derive(Debug)]
 pub enum SentinelNews {
-    /// The groups it monitors.
+    /// A Sentinel, and the groups that it monitors.
     Monitors(Address, Vec<GroupName>),
     /// What it says of one group, its peers among it.
     Peers(Address, GroupName, Box<SentinelGroup>),

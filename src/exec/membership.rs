@@ -26,7 +26,7 @@ pub const FILE: &str = "consul-redis.member";
 /// The group that the data was last a part of, and the history that it was at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
-    /// The group.
+    /// The group's name, as Sentinel has it.
     pub group: GroupName,
     /// The history.
     pub replid: ReplId,

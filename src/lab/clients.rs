@@ -20,7 +20,7 @@ use crate::redis_link::{Link, LinkSettings, text};
 pub struct NameWriter {
     /// The DNS it asks.
     pub names: Names,
-    /// The name.
+    /// The name it looks up, which Consul answers.
     pub name: String,
     /// The port of every Redis.
     pub port: u16,

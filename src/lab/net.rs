@@ -56,7 +56,7 @@ pub struct TlsFiles {
     pub ca: PathBuf,
     /// A certificate for servers and clients alike.
     pub cert: PathBuf,
-    /// Its key.
+    /// The certificate's key.
     pub key: PathBuf,
     /// The name it is made out to.
     pub name: String,

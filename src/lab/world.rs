@@ -46,7 +46,7 @@ const HURRIED_PERIOD_MS: u64 = 300;
 pub struct WorldSpec {
     /// Redis servers; the first is the primary at first.
     pub redis: usize,
-    /// Sentinels.
+    /// How many Sentinels.
     pub sentinels: usize,
     /// The groups. Each has `redis` servers of its own; all are on the same Sentinels.
     pub groups: Vec<String>,
@@ -124,9 +124,9 @@ pub enum Announced {
 /// One group's servers.
 #[derive(Debug)]
 pub struct Group {
-    /// Its name.
+    /// The name that the Sentinels have for it.
     pub name: String,
-    /// Its servers.
+    /// Its Redis servers; the first was the primary at first.
     pub redis: Vec<LabServer>,
 }
 
@@ -137,9 +137,9 @@ pub struct World {
     pub consul: ConsulServer,
     /// The servers before it, the leader first. `agent-0` asks the first of all, `agent-1` the second, and so on.
     pub more_consul: Vec<ConsulServer>,
-    /// The groups.
+    /// One for each of the spec.
     pub groups: Vec<Group>,
-    /// The Sentinels.
+    /// All of them monitor all groups.
     pub sentinels: Vec<LabServer>,
     /// What it was made of.
     pub spec: WorldSpec,

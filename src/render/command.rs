@@ -28,7 +28,7 @@ pub enum CommandError {
     /// It cannot be started.
     #[error("cannot start {program}: {source}")]
     Start {
-        /// The program.
+        /// The program, as the template names it.
         program: String,
         /// Why not.
         source: std::io::Error,
@@ -36,7 +36,7 @@ pub enum CommandError {
     /// It ended otherwise than with exit code 0.
     #[error("{program} failed ({status})")]
     Failed {
-        /// The program.
+        /// The program, as the template names it.
         program: String,
         /// How it ended.
         status: ExitStatus,
@@ -44,7 +44,7 @@ pub enum CommandError {
     /// Its time was up.
     #[error("{program} was killed after {} ms", deadline.as_millis())]
     Late {
-        /// The program.
+        /// The program, as the template names it.
         program: String,
         /// The time that it had.
         deadline: Duration,

@@ -29,7 +29,7 @@ enum Known {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{group}: {why}")]
 pub struct Missing {
-    /// The group.
+    /// The group's name, as Sentinel has it.
     pub group: GroupName,
     /// Why it cannot be shown.
     pub why: String,

@@ -153,27 +153,27 @@ pub enum SentinelReport {
     },
     /// The groups that a Sentinel monitors.
     Inventory {
-        /// The Sentinel.
+        /// The Sentinel that answered.
         sentinel: Address,
         /// The groups, in order.
         groups: Vec<GroupName>,
     },
     /// What is wrong with the login for a group's instances that a Sentinel has or is to get, if anything is.
     Login {
-        /// The Sentinel.
+        /// The Sentinel that has it, or is to get it.
         sentinel: Address,
-        /// The group.
+        /// The group whose instances it is for.
         group: GroupName,
         /// In a sentence.
         wrong: Option<String>,
     },
     /// A Sentinel says that it has given up a failover. Nothing is decided by it: it is said.
     GaveUp {
-        /// The Sentinel.
+        /// The Sentinel that said so.
         sentinel: Address,
-        /// The group.
+        /// The group that it would have failed over.
         group: GroupName,
-        /// Why.
+        /// The event in which it said so.
         why: GaveUp,
     },
 }

@@ -64,7 +64,7 @@ pub struct SentinelFacts {
     pub quorum: Result<Result<String, String>, String>,
     /// Its version, as INFO gives it.
     pub version: Result<String, String>,
-    /// It is a Valkey.
+    /// Whether it is Valkey, whose version numbers are its own.
     pub valkey: bool,
     /// What it says when it is to save its config file (`SENTINEL FLUSHCONFIG`): before 7.0 never that it cannot.
     pub saved: Result<Result<(), String>, String>,
@@ -193,7 +193,7 @@ pub enum RightKind {
     Node,
     /// `service` or `service_prefix`.
     Service,
-    /// `session`.
+    /// `session`: what an agent's presence needs.
     Session,
 }
 
@@ -229,7 +229,7 @@ pub enum NameKind {
     Primary,
     /// The service's, with the tag.
     Tag,
-    /// The replicas'.
+    /// The name of the replicas.
     Replica,
 }
 

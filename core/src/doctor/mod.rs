@@ -280,7 +280,7 @@ pub struct Observation {
     pub read: String,
 }
 
-/// An observation of `from`.
+/// What was read, and from which server.
 fn seen(from: impl fmt::Display, read: impl fmt::Display) -> Observation {
     Observation { from: from.to_string(), read: read.to_string() }
 }

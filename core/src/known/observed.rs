@@ -273,14 +273,14 @@ impl InstanceAnswer {
 pub enum Role {
     /// It accepts writes.
     Primary {
-        /// The replicas connected to it.
+        /// What it says of each replica that is connected to it.
         replicas: Vec<ConnectedReplica>,
     },
     /// It follows another instance.
     Replica {
         /// The instance it follows.
         of: Address,
-        /// The link to it is up.
+        /// Whether the link is up (`connected`): not while it connects or copies.
         link_up: bool,
     },
 }
@@ -359,6 +359,6 @@ impl RowsAnswer {
 pub struct Question {
     /// The Sentinel whose vote it is.
     pub sentinel: Address,
-    /// The group.
+    /// The group that its vote is about.
     pub group: GroupName,
 }

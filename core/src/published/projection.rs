@@ -143,7 +143,7 @@ pub struct Projection {
 pub enum Op {
     /// Set a key if its ModifyIndex is `index`; 0 means if it does not exist.
     KeyCas {
-        /// The key.
+        /// Its path, without a slash at the front.
         key: String,
         /// The index it must have.
         index: u64,
@@ -152,21 +152,21 @@ pub enum Op {
     },
     /// Go on only if the key has this ModifyIndex.
     KeyCheckIndex {
-        /// The key.
+        /// Its path, without a slash at the front.
         key: String,
         /// The index it must have.
         index: u64,
     },
-    /// Set a key.
+    /// Set a key, whatever it holds.
     KeySet {
-        /// The key.
+        /// Its path, without a slash at the front.
         key: String,
         /// The new value.
         value: String,
     },
     /// Delete all keys with a prefix.
     KeyDeleteTree {
-        /// The prefix.
+        /// What their paths begin with.
         prefix: String,
     },
     /// Create or change a node.
@@ -185,7 +185,7 @@ pub enum Op {
     ServiceSet {
         /// The node it is on.
         node: String,
-        /// Its id.
+        /// The id of the service, unique on its node.
         id: String,
         /// What it becomes.
         row: ServiceRow,
@@ -194,7 +194,7 @@ pub enum Op {
     ServiceDelete {
         /// The node it is on.
         node: String,
-        /// Its id.
+        /// The id of the service, unique on its node.
         id: String,
         /// Its name, which Consul wants to see for the ACL.
         service: String,
@@ -203,7 +203,7 @@ pub enum Op {
     CheckSet {
         /// The node it is on.
         node: String,
-        /// Its id.
+        /// The id of the check, unique on its node.
         id: String,
         /// What it becomes.
         row: CheckRow,

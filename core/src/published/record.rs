@@ -23,7 +23,7 @@ pub const LINEAGE_LEN_MAX: usize = 20;
 pub struct Record {
     /// Version of the format, [`RECORD_VERSION`]; an agent leaves a newer one alone.
     pub v: u32,
-    /// The group.
+    /// The group's name, as Sentinel has it.
     pub group: GroupName,
     /// The service name it is published under.
     pub service: ServiceName,

@@ -10,7 +10,7 @@ use crate::known::observed::SentinelGroup;
 use crate::published::projection::{CheckRow, CheckStatus, MANAGED_BY, Rows, ServiceRow, node_row};
 use crate::time::{Mono, Now};
 
-/// The service.
+/// The service that all Sentinels are rows of.
 pub const SERVICE: &str = "redis-sentinel";
 /// A Sentinel that has not answered this agent for this long is one it does not know, in ms.
 pub const SILENT_AFTER_MS: u64 = 60_000;

@@ -15,7 +15,7 @@ use crate::time::Mono;
 pub struct Layout {
     /// KV prefix shared by all groups, without a slash at the end. Default `redis-ha`.
     pub prefix: String,
-    /// The group.
+    /// The group's name, as Sentinel has it.
     pub group: GroupName,
 }
 

@@ -55,7 +55,7 @@ pub enum WithdrawReason {
     /// Rule 4: it answers neither us nor any Sentinel that answers, and those cannot agree: they do not find one another,
     /// or have lost what they knew.
     OutOfReach {
-        /// The writer.
+        /// The published one.
         writer: Address,
         /// How many Sentinels answer.
         heard: usize,
@@ -64,7 +64,7 @@ pub enum WithdrawReason {
     },
     /// Rule 4: it says itself that it is a replica now.
     IsReplica {
-        /// The writer.
+        /// The published one.
         writer: Address,
         /// The instance that it follows now.
         of: Address,
@@ -73,14 +73,14 @@ pub enum WithdrawReason {
     DataLoss(WhyDataLoss),
     /// Rule 3: the majority did not follow in time.
     Unconfirmed {
-        /// The writer.
+        /// The published one.
         writer: Address,
         /// How long it had, in ms.
         within_ms: u64,
     },
     /// Rule 5: the majority has left it, and the one it names cannot be published.
     Displaced {
-        /// The writer.
+        /// The published one.
         writer: Address,
         /// The address that the majority names, when there is a majority.
         by: Option<Address>,
@@ -92,7 +92,7 @@ pub enum WithdrawReason {
 pub enum NotOurs {
     /// It belongs to another installation.
     Installation {
-        /// The group.
+        /// The group whose record it is.
         key: GroupName,
         /// The installation that it belongs to.
         recorded: String,
@@ -101,7 +101,7 @@ pub enum NotOurs {
     },
     /// It rests on other Sentinels.
     Sentinels {
-        /// The group.
+        /// The group whose record it is.
         key: GroupName,
         /// The last writer that it had.
         writer: Option<Address>,
@@ -158,7 +158,7 @@ pub enum KeepReason {
     NotOurs(NotOurs),
     /// The published writer is the one the majority names.
     Confirmed {
-        /// The writer.
+        /// The published one.
         writer: Address,
         /// How many Sentinels name it.
         votes: usize,
@@ -190,7 +190,7 @@ pub enum NotYet {
     NoSentinels {
         /// How many answered.
         answer: usize,
-        /// The group.
+        /// The group that was asked for.
         group: GroupName,
         /// Which groups those know that answered.
         others: Vec<GroupName>,
@@ -348,7 +348,7 @@ pub enum WhyLeft {
         keys: u64,
         /// The generation with which it ceased to be the writer, when it was.
         until: Option<u64>,
-        /// The writer.
+        /// The writer that it should follow.
         writer: Address,
     },
     /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
@@ -371,7 +371,7 @@ pub enum WhyLeft {
 /// Why a primary without data is not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WhyDataLoss {
-    /// The primary.
+    /// The one without data.
     pub primary: Address,
     /// The instance with the most data, and how many keys it holds.
     pub holder: Option<(Address, u64)>,
@@ -442,9 +442,9 @@ pub enum NotAtRest {
     },
     /// A Sentinel does not know a replica that the writer has.
     ReplicaUnknown {
-        /// The Sentinel.
+        /// The Sentinel that lacks it.
         sentinel: Address,
-        /// The replica.
+        /// What it lacks.
         replica: Address,
     },
 }
@@ -454,7 +454,7 @@ pub enum NotAtRest {
 pub enum Reason {
     /// The config wants another service name than the published one.
     Renamed {
-        /// The group.
+        /// The group whose service it is.
         group: GroupName,
         /// The service it is published as.
         published: ServiceName,
@@ -463,7 +463,7 @@ pub enum Reason {
     },
     /// The record is not ours to change.
     StateUnreadable {
-        /// The key it is in.
+        /// The path of the record.
         key: String,
         /// What is wrong with it.
         error: String,
@@ -474,7 +474,7 @@ pub enum Reason {
     ForeignNode(String),
     /// Other nodes publish the service.
     Taken {
-        /// The service.
+        /// The service that both would publish.
         service: String,
         /// They.
         nodes: Vec<String>,
@@ -493,9 +493,9 @@ pub enum Reason {
     SameId(Vec<Address>),
     /// There is no writer, and a Sentinel has given up the last failover that it began.
     GaveUp {
-        /// The Sentinel.
+        /// The Sentinel that gave up.
         sentinel: Address,
-        /// Why.
+        /// The event in which it said so.
         why: GaveUp,
         /// How long ago, in seconds.
         ago_s: u64,
@@ -506,21 +506,21 @@ pub enum Reason {
     Refused(String),
     /// An instance answers at an address besides the one that the group knows it by.
     TwoAddresses {
-        /// The address.
+        /// Where it answers as well.
         address: Address,
         /// The one that the group knows.
         of: Address,
     },
     /// A loopback address is registered for a group that is known elsewhere, or configured on this host.
     Loopback {
-        /// The address.
+        /// The loopback address.
         address: Address,
         /// It stands in this agent's config.
         configured: bool,
     },
     /// A key that operators write cannot be read.
     Ignored {
-        /// The key.
+        /// Its path.
         key: String,
         /// What is wrong with it.
         error: String,

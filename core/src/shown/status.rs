@@ -23,7 +23,7 @@ use crate::situation::writer::WriterTest;
 /// What `status`, the page and the metrics show of one group.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GroupStatus {
-    /// The group.
+    /// The group's name, as Sentinel has it.
     pub group: GroupName,
     /// The name that DNS answers with the writer.
     pub name: String,

@@ -25,7 +25,7 @@ pub fn refuses_writes<'a>(view: &View<'a>) -> Option<&'a Address> {
 /// One of them, and why it does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreachable<'a> {
-    /// The instance.
+    /// The one that this agent cannot ask.
     pub instance: &'a Address,
     /// Why it does not answer.
     pub error: &'a str,
