@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub use super::connection::Response;
-use super::connection::{Connection, INDEX_HEADER, stamps};
+use super::connection::{Connection, stamps};
 use super::endpoint::ConsulEndpoint;
 pub use super::error::{ClientError, ConsulError};
 use super::recovery::Recovery;
@@ -182,7 +182,7 @@ impl Consul {
     ///
     /// # Errors
     /// [`ConsulError::Unreachable`] without an answer in `timeout`, [`ConsulError::Secret`], and
-    /// [`ConsulError::Unreadable`] where the answer has no index.
+    /// [`ConsulError::NoIndex`] where the answer has none.
     pub(super) async fn blocking(
         &self,
         path: &str,
@@ -226,8 +226,7 @@ impl Response {
     fn with_index(self, call: &str) -> Result<Self, ConsulError> {
         let is_read = matches!(self.status, StatusCode::OK | StatusCode::NOT_FOUND);
         if is_read && self.index == 0 {
-            let (call, what) = (call.to_owned(), format!("it has no {INDEX_HEADER}"));
-            return Err(ConsulError::Unreadable { call, what });
+            return Err(ConsulError::NoIndex { call: call.to_owned() });
         }
         Ok(self)
     }
@@ -271,7 +270,7 @@ fn error_kind(result: &Result<Response, ConsulError>) -> Option<&'static str> {
             429 | 500.. => Some("failed"),
             _ => None,
         },
-        Err(ConsulError::Unreadable { .. }) => Some("unreadable"),
+        Err(ConsulError::Unreadable { .. } | ConsulError::NoIndex { .. }) => Some("unreadable"),
         Err(ConsulError::Secret(_) | ConsulError::Denied { .. }) => Some("denied"),
         Err(ConsulError::Unreachable { .. } | ConsulError::Status { .. }) => Some("unreachable"),
     }

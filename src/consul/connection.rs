@@ -18,7 +18,7 @@ use crate::pem::{self, Stamp};
 /// Deadline for the connection itself.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How far Consul was when it answered: what a blocking query goes on from.
-pub(super) const INDEX_HEADER: &str = "X-Consul-Index";
+const INDEX_HEADER: &str = "X-Consul-Index";
 /// Files that are read of `CONSUL_CAPATH`.
 const CA_FILES_MAX: usize = 512;
 /// Longest answer read, in bytes: far above 512 KiB, the most Consul stores under one key.

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::connection::INDEX_HEADER;
 use crate::secret::SecretError;
 
 /// A call that did not succeed.
@@ -44,6 +43,12 @@ pub enum ConsulError {
         /// What is wrong with it.
         what: String,
     },
+    /// The answer lacks the index that a blocking query goes on from: something in between took it out.
+    #[error("Consul's answer to {call} cannot be read: it has no X-Consul-Index")]
+    NoIndex {
+        /// What was asked for.
+        call: String,
+    },
     /// The token's file cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -55,7 +60,10 @@ impl ConsulError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Status { status, .. } => *status >= 500 || *status == 429,
-            Self::Denied { .. } | Self::Unreadable { .. } | Self::Secret(_) => false,
+            Self::Denied { .. }
+            | Self::Unreadable { .. }
+            | Self::NoIndex { .. }
+            | Self::Secret(_) => false,
         }
     }
 
@@ -113,7 +121,7 @@ impl ConsulError {
                 "Consul limits requests: raise its limits, or ask less often"
             }
             Self::Status { status: 500.., .. } => "Consul's own log says more",
-            Self::Unreadable { what, .. } if has(what, INDEX_HEADER) => {
+            Self::NoIndex { .. } => {
                 "what stands between here and Consul takes X-Consul-Index out of its answers: have it let that header \
                  pass, or set CONSUL_HTTP_ADDR to Consul itself"
             }
