@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::flight::InFlight;
 pub use self::flight::{
-    FORGET_WITHIN_MS, REFUSED_PAUSE_MS, REPLACE_WITHIN_MS, WRITE_ANSWER_MAX_MS,
+    FOLLOW_UP_WITHIN_MS, FORGET_WITHIN_MS, REFUSED_PAUSE_MS, REPLACE_WITHIN_MS, WRITE_ANSWER_MAX_MS,
 };
 pub use self::narrate::OBSTACLE_SAID_AFTER_MS;
 use self::narrate::{Noted, Obstacle, change_line, say};
@@ -31,7 +31,7 @@ use crate::known::observed::{
 };
 use crate::known::view::{Found, View};
 use crate::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
-use crate::published::projection::Layout;
+use crate::published::projection::{Layout, Op};
 use crate::published::record::Change;
 use crate::published::replicas::InstanceRows;
 use crate::shown::status::{GroupStatus, ProblemCode, assess, problems, standing};
@@ -118,6 +118,9 @@ pub enum Output {
     ReadRows,
     /// Send this transaction and report its [`Outcome`] under this number.
     Write(u64, Box<Write>),
+    /// Send a transaction that was committed once more, for Consul's followers: it fails, for `state` has moved on, and changes
+    /// nothing. How it ends is of no interest.
+    FollowUp(Vec<Op>),
     /// Hold an instance's writes.
     Hold(Hold),
     /// Turn a stray primary into a replica of the writer.

@@ -1,12 +1,24 @@
-//! Three Consul servers with disks, of which one dies.
+//! Three Consul servers with disks: how late the last one's DNS is, and what happens when one dies.
 
 use std::time::Duration;
 
+use consul_redis::lab::consul::ConsulServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::hammer::Hammer;
-use crate::support::{agents, logs, until_in_sync, until_named, until_record, until_writer, world};
+use crate::support::{
+    agents, logs, program, text, until_in_sync, until_named, until_record, until_writer, world,
+};
+
+/// Changes of the writer, and as many times as many others after each, that are compared.
+const CHANGES: u8 = 5;
+const ALONE: u8 = 3;
+/// Pause between two questions to one server's DNS.
+const DNS_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long Consul takes to elect another leader, with `raft_multiplier = 1` and on a busy machine. Until then a follower
 /// may not know that what the dead leader acknowledged last is committed.
@@ -37,7 +49,7 @@ async fn the_name_follows_although_the_leader_of_consul_dies_in_mid_switch() {
     world.server_mut(&first).unwrap().kill();
     until_record(&world, "redis", 10, "the writer is withdrawn", |r| r.writer.is_none()).await;
     world.more_consul[leader].kill();
-    let killed = tokio::time::Instant::now();
+    let killed = Instant::now();
     let second = until_writer(&world, "redis", 40, Some(&first)).await;
     eprintln!("published {} ms after the leader's death", killed.elapsed().as_millis());
     hammer.until_told(&second, 2).await;
@@ -68,4 +80,75 @@ async fn the_name_follows_although_the_leader_of_consul_dies_in_mid_switch() {
     })
     .await
     .unwrap();
+}
+
+/// Asks each server's DNS without pause; when the last one answers this address, behind the first one.
+fn spread(world: &World, name: &str, ip: String) -> impl Future<Output = Duration> + use<> {
+    let ask = |server: &ConsulServer| {
+        let (names, name, ip) = (server.names().unwrap(), name.to_owned(), ip.clone());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                let found = names.a(&name).await.unwrap_or_default();
+                if found.iter().any(|found| found.to_string() == ip) {
+                    return Instant::now();
+                }
+                tokio::time::sleep(DNS_PAUSE).await;
+            }
+        }))
+    };
+    let asked: Vec<_> = world.consul_servers().map(ask).collect();
+    async move {
+        let mut seen = Vec::new();
+        for answer in asked {
+            seen.push(
+                tokio::time::timeout(Duration::from_secs(20), answer).await.unwrap().unwrap(),
+            );
+        }
+        let (first, last) = (seen.iter().min().unwrap(), seen.iter().max().unwrap());
+        *last - *first
+    }
+}
+
+fn median(mut of: Vec<Duration>) -> Duration {
+    of.sort();
+    of[of.len() / 2]
+}
+
+/// A follower learns with the next entry that the last one is committed. What is compared with is a change by itself, in the same
+/// datacenter and on the same busy machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_consul_server_answers_right_behind_the_first() {
+    let world = world(WorldSpec { consul_servers: 3, ..WorldSpec::default() }).await;
+    let agents = agents(&world, 1, &[]);
+    let mut old = until_writer(&world, "redis", 20, None).await;
+    let (mut moves, mut alone) = (Vec::new(), Vec::new());
+    for round in 0..CHANGES {
+        let to = world.groups[0].redis.iter().find(|server| server.address.to_string() != old);
+        let to = to.unwrap().address.clone();
+        until_in_sync(&world, "redis", 2).await;
+        world.calm().await.unwrap();
+        let behind = spread(&world, "redis-primary.service.consul", to.host().to_owned());
+        let mut command = tokio::process::Command::new(program());
+        let to = to.to_string();
+        command.args(["switchover", "redis", "--yes", "--to", &to]).envs(world.agent_env());
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{}{}", text(&output), logs(&agents));
+        moves.push(behind.await);
+        old = until_writer(&world, "redis", 20, Some(&old)).await;
+
+        for n in 1..=ALONE {
+            let address = format!("192.0.2.{}", ALONE * round + n);
+            let behind = spread(&world, "lone.service.consul", address.clone());
+            let body = json!({"Node": "lone", "Address": address, "Service": {"Service": "lone"}});
+            let client = world.consul.client().unwrap();
+            client.put("/v1/catalog/register", &[], Some(&body)).await.unwrap();
+            alone.push(behind.await);
+        }
+    }
+    eprintln!(
+        "the last server behind the first: a change of the writer {moves:?}, one alone {alone:?}"
+    );
+    let (moves, alone) = (median(moves), median(alone));
+    // 0.4 of it and less where nothing else uses the processors; 1 where nothing follows the change.
+    assert!(moves * 4 < alone * 3, "{moves:?}, and a change that nothing follows {alone:?}");
 }

@@ -21,6 +21,10 @@ pub const FORGET_WITHIN_MS: u64 = 5_000;
 /// [`REPLACE_AGAIN_MS`](crate::policy::REPLACE_AGAIN_MS), so that no two are under way.
 pub const REPLACE_WITHIN_MS: u64 = 2_000;
 
+/// How long after it was sent a write that turns out to be committed is still followed up, in ms: Consul's followers learn of
+/// it by themselves within 100 ms of its commit (`docs/facts/consul.md` 3).
+pub const FOLLOW_UP_WITHIN_MS: u64 = 2_000;
+
 /// One write that was sent.
 pub(super) struct InFlight {
     pub(super) id: u64,
@@ -118,6 +122,10 @@ impl GroupLoop {
         };
         self.say_committed(purpose, &record, now, out);
         if matches!(purpose, Purpose::Publish | Purpose::Withdraw) {
+            // The agent that wrote it follows it up, and no other: a group of nine agents gets one.
+            if now.mono - sent < FOLLOW_UP_WITHIN_MS {
+                out.push(Output::FollowUp(ops));
+            }
             let history = history.clone().unwrap_or_default();
             out.push(self.published(&record, history, now, true));
         }

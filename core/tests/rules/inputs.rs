@@ -1,13 +1,16 @@
 //! What a group's loop makes of each input, where that is no matter of a rule.
 
-use consul_redis_core::group::{GroupLoop, Input, LogLevel, Output};
-use consul_redis_core::known::observed::{InstanceAnswer, Reading, ReplId, SentinelAnswer};
+use consul_redis_core::duty::action::{Purpose, Write};
+use consul_redis_core::group::{FOLLOW_UP_WITHIN_MS, GroupLoop, Input, LogLevel, Outcome, Output};
+use consul_redis_core::known::observed::{
+    DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, SentinelAnswer,
+};
 use consul_redis_core::policy::Policy;
 use consul_redis_core::published::record::Level;
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
 
-use crate::scene::{A, B, C, Scene, at, layout, primary, replica, run, sentinel_at};
+use crate::scene::{A, B, C, Scene, at, layout, primary, promoted_b, replica, run, sentinel_at};
 
 fn now(ms: u64) -> Now {
     Now { mono: Mono(ms), wall: Timestamp::from_second(1_700_000_000).expect("a time") }
@@ -132,4 +135,75 @@ fn a_number_that_changes_in_a_text_does_not_restart_its_clock() {
     }
     assert_eq!(fed.warned.len(), 1, "{:?}", fed.warned);
     assert!(fed.warned[0].contains("keys of an unrelated history"), "{:?}", fed.warned);
+}
+
+/// Feeds a loop a scene, and returns the write that it sends.
+fn sent(scene: &Scene, machine: &mut GroupLoop) -> (u64, Write) {
+    let mut outputs = Vec::new();
+    let mut rows = scene.observed.rows.clone().expect("rows");
+    machine.on(Input::Watched(scene.observed.store.clone().expect("a store")), now(1_000));
+    rows.asked = Mono(1_001);
+    machine.on(Input::Rows(rows), now(1_002));
+    for (address, reading) in &scene.observed.instances {
+        let reading = Reading { asked: Mono(1_003), answered: Mono(1_004), ..reading.clone() };
+        outputs.extend(machine.on(Input::Instance(address.clone(), reading), now(1_005)));
+    }
+    for (address, reading) in &scene.observed.sentinels {
+        let reading = Reading { asked: Mono(1_003), answered: Mono(1_004), ..reading.clone() };
+        outputs.extend(machine.on(Input::Sentinel(address.clone(), reading), now(1_005)));
+    }
+    let write = outputs.into_iter().find_map(|output| match output {
+        Output::Write(id, write) => Some((id, *write)),
+        _ => None,
+    });
+    write.expect("a write")
+}
+
+fn follow_ups(outputs: &[Output]) -> Vec<&Output> {
+    outputs.iter().filter(|output| matches!(output, Output::FollowUp(_))).collect()
+}
+
+/// Consul's followers learn with the next entry that the last one is committed. The agent whose transaction was committed sends
+/// that entry, and no other agent does; so however many there are, a change of the writer has one.
+#[test]
+fn a_change_of_the_writer_is_followed_up_once_by_the_agent_that_wrote_it() {
+    let promoted = Scene::healthy(3)
+        .leading(0, B, FailoverPhase::WaitPromotion)
+        .dead(A)
+        .instance(B, promoted_b());
+    let down = Scene::healthy(3).down(&[0, 1, 2], DownOpinion::Objective).dead(A);
+    for (scene, purpose) in [(promoted, Purpose::Publish), (down, Purpose::Withdraw)] {
+        let begun = || {
+            let mut machine = GroupLoop::new(scene.policy.clone(), layout());
+            let (id, write) = sent(&scene, &mut machine);
+            assert_eq!(write.purpose, purpose);
+            (machine, id, write)
+        };
+        let committed = |id| Input::Written(id, Outcome::Committed { index: 500 });
+        let (mut machine, id, write) = begun();
+        let outputs = machine.on(committed(id), now(1_010));
+        assert_eq!(follow_ups(&outputs), [&Output::FollowUp(write.ops)], "{purpose:?}");
+        assert!(follow_ups(&machine.on(committed(id), now(1_011))).is_empty(), "once");
+        let (mut machine, id, _) = begun();
+        let outputs = machine.on(Input::Written(id, Outcome::Lost), now(1_010));
+        assert!(follow_ups(&outputs).is_empty(), "the agent that was first does it");
+        let (mut machine, id, _) = begun();
+        let outputs = machine.on(committed(id), now(1_010 + FOLLOW_UP_WITHIN_MS));
+        assert!(follow_ups(&outputs).is_empty(), "they know by themselves");
+    }
+}
+
+/// The same writer, better known: no name changes.
+#[test]
+fn what_changes_no_writer_is_not_followed_up() {
+    let scene = Scene::healthy(3)
+        .promoted(B, 60_000)
+        .naming(&[0, 1, 2], B, 2)
+        .dead(A)
+        .instance(B, promoted_b());
+    let mut machine = GroupLoop::new(scene.policy.clone(), layout());
+    let (id, write) = sent(&scene, &mut machine);
+    assert_eq!(write.purpose, Purpose::Confirm);
+    let outputs = machine.on(Input::Written(id, Outcome::Committed { index: 500 }), now(1_010));
+    assert!(follow_ups(&outputs).is_empty());
 }

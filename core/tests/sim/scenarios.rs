@@ -57,6 +57,7 @@ fn any_number_of_agents_publish_one_writer_once() {
         let world = settled(seed, 8);
         assert_eq!(world.commits.get(&Purpose::Publish), Some(&1), "{}", world.log.join("\n"));
         assert_eq!(published(&world).unwrap().generation, 1);
+        assert_eq!(world.follow_ups, 1, "{}", world.log.join("\n"));
     }
 }
 
@@ -64,7 +65,9 @@ fn any_number_of_agents_publish_one_writer_once() {
 fn a_quiet_group_is_not_written_to() {
     let mut world = settled(1, 3);
     let before = world.commits.values().sum::<usize>();
+    let follow_ups = world.follow_ups;
     world.run(world.now + 600_000);
+    assert_eq!(world.follow_ups, follow_ups);
     assert_eq!(world.commits.values().sum::<usize>(), before, "{}", world.log.join("\n"));
 }
 

@@ -99,6 +99,7 @@ enum Event {
     Forget(usize, usize, Forget, Mono),
     Apply(usize, u64, Box<Write>, Fate, u64),
     Read(usize, ReadKind),
+    FollowUp(usize, Vec<Op>, u64),
 }
 
 /// A planned move that is under way: the steps of `consul-redis switchover`.
@@ -246,6 +247,8 @@ pub struct World {
     pub converged: bool,
     /// Transactions committed, by purpose.
     pub commits: BTreeMap<Purpose, usize>,
+    /// Changes of the writer that were followed up.
+    pub follow_ups: usize,
     /// Holds carried out.
     pub holds: usize,
     /// Stray primaries made replicas.
@@ -358,6 +361,7 @@ impl World {
             broken: None,
             converged: false,
             commits: BTreeMap::new(),
+            follow_ups: 0,
             holds: 0,
             fences: 0,
             reconfigurations: 0,
@@ -587,6 +591,7 @@ impl World {
                 self.apply(agent, id, &write, fate);
             }
             Event::Read(agent, kind) => self.read(agent, kind),
+            Event::FollowUp(agent, ops, life) => self.follow_up(agent, &ops, life),
         }
     }
 

@@ -130,6 +130,10 @@ impl World {
                 let delay = if late { self.rng.random_range(500..6_000) } else { self.delay() };
                 self.push(self.now + delay, Event::Apply(agent, id, write, fate, self.consul_life));
             }
+            Output::FollowUp(ops) => {
+                let delay = self.delay();
+                self.push(self.now + delay, Event::FollowUp(agent, ops, self.consul_life));
+            }
             Output::Say(saying) => {
                 self.log.push(format!("{} agent-{agent}: {}", self.now, saying.text));
             }
@@ -424,6 +428,30 @@ impl World {
 
     pub(super) fn consul_answers(&self, agent: usize) -> bool {
         !self.consul_away && !self.agents[agent].cut.contains(&Peer::Consul)
+    }
+
+    /// It is there for the entry in Consul's log alone: it changes nothing, and a change of the writer has one.
+    pub(super) fn follow_up(&mut self, agent: usize, ops: &[Op], life: u64) {
+        self.follow_ups += 1;
+        let changes = self
+            .commits
+            .iter()
+            .filter(|(purpose, _)| matches!(purpose, Purpose::Publish | Purpose::Withdraw));
+        let changes: usize = changes.map(|(_, count)| count).sum();
+        if self.follow_ups > changes {
+            let (sent, what) = (self.follow_ups, format!("agent-{agent} follows up"));
+            self.break_with(format!("{what} {changes} changes of the writer {sent} times"));
+        }
+        if !self.consul_answers(agent) || life != self.consul_life {
+            return;
+        }
+        let ops: Vec<Op> = ops.iter().map(|op| self.as_sent(agent, op)).collect();
+        let outcome = self.consul.txn(&ops, &self.layout.state());
+        if matches!(outcome, Outcome::Committed { .. }) {
+            self.break_with(format!(
+                "agent-{agent} follows a change up, and that changes something"
+            ));
+        }
     }
 
     pub(super) fn apply(&mut self, agent: usize, id: u64, write: &Write, fate: Fate) {
