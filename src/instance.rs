@@ -113,6 +113,7 @@ fn parse(
         not_ready,
         failover_running: failover != "no-failover",
         run_id: server.get("run_id").copied().unwrap_or_default().to_owned(),
+        config_file: server.get("config_file").copied().unwrap_or_default().to_owned(),
         version: server
             .get("valkey_version")
             .or_else(|| server.get("redis_version"))

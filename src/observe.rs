@@ -12,6 +12,7 @@ use crate::core::identity::electorate::is_known;
 use crate::core::known::observed::{InstanceAnswer, Observed, Reading, Role, SentinelAnswer};
 use crate::core::policy::INSTANCES_MAX;
 use crate::core::published::replicas::named_by;
+use crate::core::situation::writer::is_of_lineage;
 use crate::dns::Names;
 use crate::instance;
 use crate::redis_link::{Link, LinkError, LinkSettings};
@@ -105,14 +106,28 @@ async fn see_servers(
         Role::Replica { .. } => Vec::new(),
     };
     let answers = observed.instances.values().filter_map(|reading| reading.result.as_ref().ok());
-    let more: BTreeSet<Address> = answers.flat_map(connected).collect();
+    let shown: BTreeSet<Address> = answers.flat_map(connected).collect();
+    // And a writer of before that may be back, where it answers with data.
+    let (wall, within_ms) = (clock.now().wall, group.policy.forget_after_ms);
+    let store = observed.store.iter();
+    let former = store.flat_map(|store| store.former_writers(wall, within_ms)).cloned();
+    let more: BTreeSet<Address> = shown.iter().cloned().chain(former).collect();
     let more = more.into_iter().filter(|at| !observed.instances.contains_key(at));
     let probes = more.take(INSTANCES_MAX).map(|address| async {
         let reading = probe(&address, &group.login, clock).await;
         (address, reading)
     });
     let more: Vec<_> = futures_util::future::join_all(probes.collect::<Vec<_>>()).await;
-    observed.instances.extend(more.into_iter().filter(|(_, reading)| reading.result.is_ok()));
+    let record = observed.record().cloned();
+    let counts = |(address, reading): &(Address, Reading<InstanceAnswer>)| {
+        let answer = reading.result.as_ref();
+        answer.is_ok_and(|answer| {
+            let own = answer.append_only || is_of_lineage(record.as_ref(), answer);
+            shown.contains(address)
+                || matches!(answer.role, Role::Primary { .. }) && answer.keys > 0 && own
+        })
+    };
+    observed.instances.extend(more.into_iter().filter(counts));
     Look { observed, failures }
 }
 

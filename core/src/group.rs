@@ -381,7 +381,7 @@ impl GroupLoop {
             self.next_look = now.mono;
         }
         self.blind = !view.policy.local.is_empty() && view.tally.answering < view.tally.majority();
-        self.known.clone_from(InstanceRows::new(&view).followed());
+        self.known.clone_from(InstanceRows::new(&view).watched());
         let View { tally, found, .. } = view;
         self.memory.keep(holding, now);
         self.remember_timeline(&tally, now);

@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use consul_redis::core::identity::address::Address;
 use consul_redis::core::known::observed::Role;
+use consul_redis::core::published::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::clients::write_to;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::{fields, list, text as reply};
+use consul_redis::redis_link::{LinkSettings, fields, list, text as reply};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::fencing::{until_all_settled, until_follows};
-use crate::promises::RETURNED_AOF;
+use crate::fencing::{until_all_have, until_all_settled, until_follows};
+use crate::promises::{RETURNED_AOF, RETURNED_WHOLE};
 use crate::support::{
     agent, agents, logs, must_follow_a_failover, node_agents, record, run, text, until_in_sync,
     until_logged, until_named, until_record, until_writer, world,
@@ -158,13 +159,28 @@ async fn replaced(world: &mut World) -> (String, String) {
     until_in_sync(world, "redis", 2).await;
     let server = world.server_mut(&old).unwrap();
     server.ask(&["SET", "kept", "1"]).await.unwrap();
-    for server in &world.groups[0].redis {
-        until_keys(server, 1).await;
-    }
+    until_all_have(world, "kept").await;
     world.server_mut(&old).unwrap().kill();
     let new = until_writer(world, "redis", FOLLOWED_WITHIN_S, Some(&old)).await;
     until_all_settled(world, &old, &new).await;
     (old, new)
+}
+
+/// A client that never let go of it: how long it takes that one's writes when it is back.
+async fn late_writes(address: Address, login: LinkSettings) -> Duration {
+    let (mut first, mut last) = (None, None);
+    loop {
+        match write_to(&address, &login, "late").await {
+            Ok(()) => {
+                first.get_or_insert_with(Instant::now);
+                last = Some(Instant::now());
+            }
+            Err(error) if error.to_string().contains("READONLY") => break,
+            Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    first.zip(last).map(|(first, last)| last - first).unwrap_or_default()
 }
 
 #[tokio::test]
@@ -173,23 +189,7 @@ async fn an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back
     let agents = agents(&world, 2, &[]);
     let (old, new) = replaced(&mut world).await;
     let server = world.server(&old).unwrap();
-    let (address, login) = (server.address.clone(), server.login.clone());
-    // A client that never let go.
-    let client = tokio::spawn(async move {
-        let (mut first, mut last) = (None, None);
-        loop {
-            match write_to(&address, &login, "late").await {
-                Ok(()) => {
-                    first.get_or_insert_with(Instant::now);
-                    last = Some(Instant::now());
-                }
-                Err(error) if error.to_string().contains("READONLY") => break,
-                Err(_) => {}
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        first.zip(last).map(|(first, last)| last - first).unwrap_or_default()
-    });
+    let client = tokio::spawn(late_writes(server.address.clone(), server.login.clone()));
     world.server_mut(&old).unwrap().restart().await.unwrap();
     let took = tokio::time::timeout(Duration::from_secs(30), client).await.unwrap().unwrap();
     RETURNED_AOF.kept(took);
@@ -198,18 +198,11 @@ async fn an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back
     until_in_sync(&world, "redis", 2).await;
 }
 
-/// No Sentinel knows it any more, and no agent has seen its run before: no agent can tell whose data it holds.
-#[tokio::test]
-async fn what_cannot_prove_its_data_takes_no_writes_and_says_what_decides_it() {
-    let mut world = world(with_files()).await;
-    let first = node_agents(&world, "");
-    let (old, new) = replaced(&mut world).await;
-    let generation = record(&world, "redis").await.unwrap().generation;
-    drop(first);
+/// Every Sentinel is reset while one instance is away: none lists it any more, and it loses its row.
+async fn forgotten_by_all(world: &World, old: &str) {
     for sentinel in &world.sentinels {
         sentinel.ask(&["SENTINEL", "RESET", "redis"]).await.unwrap();
     }
-    let agents = node_agents(&world, "");
     world.hurry().await;
     for sentinel in &world.sentinels {
         until("it knows the others again", Duration::from_secs(40), || async {
@@ -221,6 +214,63 @@ async fn what_cannot_prove_its_data_takes_no_writes_and_says_what_decides_it() {
         .await
         .unwrap();
     }
+    let without = |record: &Record| {
+        record.writer.is_some() && record.instances.iter().all(|i| i.address.to_string() != old)
+    };
+    until_record(world, "redis", 60, "it has no row any more", without).await;
+}
+
+/// The host comes back whole. Its agent remembers nothing, and no Sentinel lists its Redis: what the agent saw before is in
+/// Consul.
+#[tokio::test]
+async fn an_old_primary_whose_agent_was_away_too_is_known_by_what_that_one_noted() {
+    let mut world = world(with_files()).await;
+    let mut all = node_agents(&world, "");
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.server(&old).unwrap().ask(&["SET", "noted", "1"]).await.unwrap();
+    let key = format!("redis-ha/redis/histories/{old}/seen");
+    until("its agent has noted what it saw", Duration::from_secs(20), || async {
+        let seen = world.consul.key(&key).await?.unwrap_or_default();
+        if seen.contains("\"led\":true") { Ok(()) } else { Err(LabError(seen)) }
+    })
+    .await
+    .unwrap();
+    let servers = world.groups[0].redis.iter();
+    let index = servers.map(|server| server.address.to_string()).position(|at| at == old).unwrap();
+    drop(all.remove(index));
+    let (again, new) = replaced(&mut world).await;
+    assert_eq!(again, old);
+    forgotten_by_all(&world, &old).await;
+
+    let server = world.server(&old).unwrap();
+    let client = tokio::spawn(late_writes(server.address.clone(), server.login.clone()));
+    let name = server.name().to_owned();
+    let config = world.dir().join(format!("{name}.toml"));
+    let args = ["--config", config.to_str().unwrap()];
+    all.push(agent(&world, &format!("back-{name}"), &args, &[]));
+    world.server_mut(&old).unwrap().restart().await.unwrap();
+    let took = tokio::time::timeout(Duration::from_secs(60), client).await;
+    let took = took.unwrap_or_else(|_| panic!("{}", logs(&all))).unwrap();
+    RETURNED_WHOLE.kept(took);
+    until_follows(world.server(&old).unwrap(), &new).await;
+    until_said(&all, &format!("{old} was a stray primary; it is a replica of {new} now")).await;
+    until_in_sync(&world, "redis", 2).await;
+    for wrong in ["an unrelated history", "cannot prove whose data"] {
+        assert!(!logs(&all).contains(wrong), "{}", logs(&all));
+    }
+}
+
+/// No Sentinel knows it any more, it has no row, and no agent is beside it: no agent can tell whose data it holds.
+#[tokio::test]
+async fn what_cannot_prove_its_data_takes_no_writes_and_says_what_decides_it() {
+    let mut world = world(with_files()).await;
+    let first = agents(&world, 2, &[]);
+    let (old, new) = replaced(&mut world).await;
+    drop(first);
+    let agents = agents(&world, 2, &[]);
+    forgotten_by_all(&world, &old).await;
+    let generation = record(&world, "redis").await.unwrap().generation;
     world.server_mut(&old).unwrap().restart().await.unwrap();
     let said = format!("{old} was the writer until generation");
     until_problem(&world, "second-primary", &said).await;
@@ -337,9 +387,7 @@ async fn a_replica_of_a_replica_stays_one_while_that_one_is_away() {
     .await
     .unwrap();
     world.groups[0].redis[1].kill();
-    let down = |record: &consul_redis::core::published::record::Record| {
-        record.replicas().all(|replica| *replica != between)
-    };
+    let down = |record: &Record| record.replicas().all(|replica| *replica != between);
     until_record(&world, "redis", 20, "it is away", down).await;
     // One that is lost is told after 3 s.
     tokio::time::sleep(Duration::from_secs(5)).await;

@@ -249,6 +249,16 @@ pub const RETURNED_AOF: Promise = Promise {
     held_by: &["an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back"],
 };
 
+/// The same where its agent was away with it, and no Sentinel lists it any more.
+pub const RETURNED_WHOLE: Promise = Promise {
+    page: GUARANTEES,
+    says: "2 s",
+    what: "from the first to the last write that such a one takes when its host is back whole, and no Sentinel lists it any more",
+    at_least_ms: 0,
+    within_ms: 2_000,
+    held_by: &["an_old_primary_whose_agent_was_away_too_is_known_by_what_that_one_noted"],
+};
+
 /// All Redis under `exec` are stopped and started again.
 pub const ALL_RESTARTED: Promise = Promise {
     page: GUARANTEES,
@@ -260,7 +270,7 @@ pub const ALL_RESTARTED: Promise = Promise {
 };
 
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 18] = [
+pub const ALL: [(&str, &Promise); 19] = [
     ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
     ("FORGOTTEN", &FORGOTTEN),
     ("MOVED", &MOVED),
@@ -278,5 +288,6 @@ pub const ALL: [(&str, &Promise); 18] = [
     ("BOTH_WRITE", &BOTH_WRITE),
     ("LATE_SERVER", &LATE_SERVER),
     ("RETURNED_AOF", &RETURNED_AOF),
+    ("RETURNED_WHOLE", &RETURNED_WHOLE),
     ("ALL_RESTARTED", &ALL_RESTARTED),
 ];

@@ -80,6 +80,8 @@ pub enum Purpose {
     Note,
     /// Rows or keys that another program changed.
     Repair,
+    /// What was seen of the instances on the agent's own host.
+    Seen,
 }
 
 impl Purpose {
@@ -95,6 +97,7 @@ impl Purpose {
             Self::Replace => "replace",
             Self::Note => "note",
             Self::Repair => "repair",
+            Self::Seen => "seen",
         }
     }
 }

@@ -99,22 +99,35 @@ impl Fence {
 pub fn stray_primaries<'v, 'a>(
     view: &'v View<'a>,
 ) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> + use<'v, 'a> {
-    let known = InstanceRows::new(view).followed();
+    let (known, watched) = (InstanceRows::new(view).followed(), InstanceRows::new(view).watched());
     let elected = view.tally.elected.as_ref().map(|elected| elected.address.clone());
     let (writer, recent) = (view.writer(), view.recent);
     view.observed
         .instances
         .iter()
         .filter(move |(address, _)| {
-            known.contains(*address)
+            watched.contains(*address)
                 && Some(*address) != writer
                 && Some(*address) != elected.as_ref()
                 && view.alias_of(address).is_none()
         })
         .filter_map(move |(address, reading)| Some((address, reading.since(recent)?)))
         .filter(|(address, answer)| {
-            matches!(answer.role, Role::Primary { .. }) || is_lost(view, address, answer)
+            let primary = matches!(answer.role, Role::Primary { .. });
+            match known.contains(*address) {
+                true => primary || is_lost(view, address, answer),
+                false => may_be_former(view, answer),
+            }
         })
+}
+
+/// What answers at the address of a writer of before may be that one: it holds data of the group, or such as cannot tell. The
+/// address may be another group's by now: then its data says so, or it has replicas of its own, or there is nothing to lose.
+pub(crate) fn may_be_former(view: &View<'_>, answer: &InstanceAnswer) -> bool {
+    let known = InstanceRows::new(view).known();
+    let Role::Primary { replicas } = &answer.role else { return false };
+    let leads_others = replicas.iter().any(|replica| !known.contains(&replica.address));
+    answer.keys > 0 && (view.age(answer).is_some() || answer.append_only && !leads_others)
 }
 
 /// A registered instance that follows something that does not answer, and that no Sentinel would point anywhere
@@ -167,10 +180,10 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     if !answer.shows_its_data() {
         return Err(WhyLeft::NoCertainWriter("it is not ready yet"));
     }
-    let wait_ms = if kind == StrayKind::Lost {
-        STRAY_UNSEEN_MS
-    } else {
-        view.memory.origin(address, &answer.run_id).left_alone_ms()
+    let wait_ms = match view.memory.origin(address, &answer.run_id) {
+        _ if kind == StrayKind::Lost => STRAY_UNSEEN_MS,
+        Origin::Unseen if answer.not_lately_promoted() => 0,
+        origin => origin.left_alone_ms(),
     };
     if !view.memory.lasted(&Condition::Stray(address.clone()), wait_ms, view.now) {
         return Err(WhyLeft::MayBePromoted);
@@ -181,8 +194,8 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
 }
 
 /// It holds data of the group. An append-only file does not hold which history its data belongs to; then it is known by
-/// its place: a majority of the Sentinels lists it, which would make it a replica all the same, only later; or it is on
-/// our own host, where we have seen the run before at this address, with a history of the group.
+/// its place: a majority of the Sentinels lists it, which would make it a replica all the same, only later; or the agent on
+/// its own host has seen the run before at this address, with a history of the group.
 fn is_related(
     view: &View<'_>,
     address: &Address,
@@ -194,11 +207,22 @@ fn is_related(
         let before =
             seen.is_some_and(|id| is_known(view, id)) && view.policy.local.contains(address);
         let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
-        (placed && is_listed(view, address)) || before
+        (placed && is_listed(view, address)) || before || was_seen(view, address, answer)
     };
     share_history(answer, writer)
         || view.age(answer).is_some()
         || (answer.append_only && by_place())
+}
+
+/// The agent on its host has noted in Consul that it had data of the group, and it was started from the same config file.
+/// One under `exec` never starts as a primary, and has a note with its data.
+fn was_seen(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
+    let Some(store) = &view.observed.store else { return false };
+    // Its agent may have it by another one of its addresses.
+    let others = view.aliases().iter().filter(|(_, of)| *of == address).map(|(other, _)| other);
+    let mut seen = others.chain([address]).filter_map(|at| store.seen.get(at));
+    matches!(answer.role, Role::Primary { .. })
+        && seen.any(|seen| is_known(view, &seen.of) && seen.config_file == answer.config_file)
 }
 
 fn is_known(view: &View<'_>, history: &ReplId) -> bool {
@@ -264,6 +288,10 @@ fn certain_writer<'a>(
     // A Sentinel that does not answer was asked, and has failed: a leader must not be overlooked for being slow.
     if view.observed.sentinels.values().any(|reading| reading.asked < since) {
         return Err("not every Sentinel has been asked since");
+    }
+    // It may be another run by now: the writer's own, which answers at another address as well.
+    if view.observed.instances.get(stray).is_some_and(|reading| reading.asked < since) {
+        return Err("it has not been asked since");
     }
     let bounds = TallyBounds { since, known_min: record.evidence.known };
     let tally = Tally::count(view.observed, bounds);

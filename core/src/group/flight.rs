@@ -103,6 +103,12 @@ impl GroupLoop {
             // It was applied, and another agent has written after it.
             return;
         }
+        if purpose == Purpose::Seen {
+            if let Some(store) = &mut self.observed.store {
+                store.take_seen(&self.layout, &ops);
+            }
+            return;
+        }
         self.memory.store_changed = now.mono;
         // Written down, so it is ours to do; but not when the answer has been long in coming.
         if let Some(forget) = forget.filter(|_| now.mono - sent < FORGET_WITHIN_MS) {

@@ -111,7 +111,7 @@ impl GroupLoop {
                     primary.unwrap_or_default()
                 )
             }
-            Purpose::Note | Purpose::Repair => return,
+            Purpose::Note | Purpose::Repair | Purpose::Seen => return,
         };
         out.push(say(LogLevel::Info, text));
     }

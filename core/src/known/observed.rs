@@ -12,7 +12,7 @@ use crate::identity::address::{Address, GroupName};
 pub use crate::identity::ids::{ReplId, SentinelId};
 use crate::published::projection::{Layout, Rows, is_of_another_group};
 use crate::published::record::Record;
-pub use crate::published::store::{Continued, Key, StoreAnswer, StoredState};
+pub use crate::published::store::{Continued, Key, Seen, StoreAnswer, StoredState};
 use crate::time::Mono;
 
 /// One question and its answer.
@@ -223,6 +223,8 @@ pub struct InstanceAnswer {
     pub failover_running: bool,
     /// `run_id`: it changes with each start of the process.
     pub run_id: String,
+    /// The path of the config file that it was started with; empty without one.
+    pub config_file: String,
     /// Version text, e.g. `7.0.15`.
     pub version: String,
     /// The history it writes or follows.
@@ -260,6 +262,12 @@ impl InstanceAnswer {
     /// It refuses writes, and PING with them, since it cannot save its data: its disk is full, say. It serves reads.
     pub fn cannot_save(&self) -> bool {
         self.not_ready.as_deref().is_some_and(|error| error.starts_with("MISCONF"))
+    }
+
+    /// It is a primary, and was not promoted a moment ago: a promotion keeps the history that it followed before as its second
+    /// one (`master_replid2`), until it has had no replica for `repl-backlog-ttl` (an hour).
+    pub fn not_lately_promoted(&self) -> bool {
+        matches!(self.role, Role::Primary { .. }) && self.replid2.is_none()
     }
 
     /// It answers reads, as far as PING tells.

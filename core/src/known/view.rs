@@ -45,6 +45,8 @@ pub(crate) struct Found {
     pub known: OnceCell<BTreeSet<Address>>,
     /// [`InstanceRows::followed`](crate::published::replicas::InstanceRows::followed).
     pub followed: OnceCell<BTreeSet<Address>>,
+    /// [`InstanceRows::watched`](crate::published::replicas::InstanceRows::watched).
+    pub watched: OnceCell<BTreeSet<Address>>,
     /// [`View::alias_of`].
     pub aliases: OnceCell<BTreeMap<Address, Address>>,
     /// [`View::refused`].

@@ -46,6 +46,18 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
         })
     }
 
+    /// All that are asked: besides those to stay connected to the writers of the last hour (`forget_after`), which may come
+    /// back as primaries although no Sentinel lists them any more (`SENTINEL RESET`). They count for nothing but that.
+    pub fn watched(&self) -> &'v BTreeSet<Address> {
+        let view = self.view;
+        view.found.watched.get_or_init(|| {
+            let store = view.observed.store.iter();
+            let within_ms = view.policy.forget_after_ms;
+            let former = store.flat_map(|store| store.former_writers(view.now.wall, within_ms));
+            self.followed().iter().chain(former.take(INSTANCES_MAX)).cloned().collect()
+        })
+    }
+
     /// The known ones, and registered ones that the writer lists: Sentinels find those within 10 s.
     fn with_newcomers(&self, writer: Option<&Address>) -> Vec<&'v Address> {
         let known = self.known();

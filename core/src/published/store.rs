@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::address::{Address, GroupName};
 use crate::identity::ids::{ReplId, SentinelId};
+use crate::known::observed::{InstanceAnswer, Role};
 use crate::policy::WantedSettings;
+use crate::published::projection::Op;
 use crate::published::record::{Change, Record, decode};
 use crate::time::Mono;
 
@@ -60,6 +63,16 @@ impl Layout {
         format!("{}{HISTORIES}{}", self.root(), history.0)
     }
 
+    /// The key of what an agent has seen of an instance on its own host.
+    pub fn seen(&self, instance: &Address) -> String {
+        format!("{}{SEEN}", self.seen_dir(instance))
+    }
+
+    /// The directory of that key, with a slash at the end: no other instance's begins with it.
+    pub fn seen_dir(&self, instance: &Address) -> String {
+        format!("{}{HISTORIES}{instance}/", self.root())
+    }
+
     /// The key that holds off a second planned move while one is under way.
     pub fn moving(&self) -> String {
         format!("{}move", self.root())
@@ -82,6 +95,9 @@ pub const AGENTS: &str = "agents/";
 /// The directory of the histories that were begun anew, below [`Layout::root`].
 pub const HISTORIES: &str = "histories/";
 
+/// The name of what was seen of an instance, below its directory.
+const SEEN: &str = "seen";
+
 /// The group's part of the KV store, read as one snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoreAnswer {
@@ -101,6 +117,8 @@ pub struct StoreAnswer {
     pub agent_sources: BTreeMap<String, BTreeSet<String>>,
     /// The histories that instances have begun anew since they were started, and what each goes on from.
     pub continued: BTreeMap<ReplId, Continued>,
+    /// What the agents in node mode have seen of the instances beside them, while these had data of the group.
+    pub seen: BTreeMap<Address, Seen>,
     /// The instances that are in maintenance, with the replica-priority that each had before, from the key `maintenance`;
     /// or why it cannot be read.
     pub maintenance: Result<BTreeMap<Address, u64>, String>,
@@ -148,6 +166,7 @@ impl StoreAnswer {
             agents: BTreeSet::new(),
             agent_sources: BTreeMap::new(),
             continued: BTreeMap::new(),
+            seen: BTreeMap::new(),
             maintenance: Ok(BTreeMap::new()),
             maintenance_index: 0,
             config: Ok(WantedSettings::default()),
@@ -190,14 +209,56 @@ impl StoreAnswer {
                             answer.agent_sources.insert(agent.to_owned(), sources);
                         }
                     }
-                    let continued = serde_json::from_slice(&value).ok();
-                    if let Some((history, of)) = name.strip_prefix(HISTORIES).zip(continued) {
-                        answer.continued.insert(ReplId(history.to_owned()), of);
+                    if let Some(history) = name.strip_prefix(HISTORIES) {
+                        answer.note_history(history, &value);
                     }
                 }
             }
         }
         answer
+    }
+
+    /// The instances that ceased to be the writer less than `ms` ago, as far as the history goes back.
+    pub fn former_writers(&self, now: Timestamp, ms: u64) -> impl Iterator<Item = &Address> {
+        let since = now.as_millisecond().saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX));
+        let lately = self.history.iter().filter(move |change| change.at.as_millisecond() >= since);
+        lately.filter_map(|change| change.from.as_ref())
+    }
+
+    /// What is noted of a history, by its key below [`HISTORIES`]: of one that was begun anew, or of the one that an instance
+    /// was seen with.
+    fn note_history(&mut self, name: &str, value: &[u8]) {
+        let seen = name.strip_suffix(SEEN).and_then(|name| name.strip_suffix('/'));
+        match seen.and_then(|address| address.parse().ok()) {
+            Some(address) => {
+                if let Ok(seen) = serde_json::from_slice(value) {
+                    self.seen.insert(address, seen);
+                }
+            }
+            None => {
+                if let Ok(of) = serde_json::from_slice(value) {
+                    self.continued.insert(ReplId(name.to_owned()), of);
+                }
+            }
+        }
+    }
+
+    /// Takes over what an agent has just noted of instances.
+    pub fn take_seen(&mut self, layout: &Layout, ops: &[Op]) {
+        let root = format!("{}{HISTORIES}", layout.root());
+        for op in ops {
+            match op {
+                Op::KeySet { key, value } => {
+                    if let Some(name) = key.strip_prefix(&root) {
+                        self.note_history(name, value.as_bytes());
+                    }
+                }
+                Op::KeyDeleteTree { prefix } => {
+                    self.seen.retain(|address, _| layout.seen_dir(address) != *prefix);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The record, when there is one that can be read.
@@ -223,4 +284,42 @@ pub struct Continued {
     pub of: ReplId,
     /// The instance wrote that history itself.
     pub led: bool,
+}
+
+/// What an agent has seen of an instance on its own host, kept where an agent that is started anew finds it: an append-only
+/// file does not hold how its data's history is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The history that it wrote or followed, one of the group's.
+    pub of: ReplId,
+    /// It wrote that history itself.
+    pub led: bool,
+    /// How far it had come in it when this was noted, in bytes.
+    pub offset: u64,
+    /// Its run.
+    pub run_id: String,
+    /// The config file that it was started with: what else listens at its address some day has another one.
+    pub config_file: String,
+}
+
+impl Seen {
+    /// What is to be noted of an instance: the history that it leads, or follows with its link up.
+    pub fn of(answer: &InstanceAnswer) -> Option<Self> {
+        let (led, is_at_it) = match answer.role {
+            Role::Primary { .. } => (true, true),
+            Role::Replica { link_up, .. } => (false, link_up),
+        };
+        (is_at_it && answer.not_ready.is_none() && answer.keys > 0).then(|| Self {
+            of: answer.replid.clone(),
+            led,
+            offset: answer.offset,
+            run_id: answer.run_id.clone(),
+            config_file: answer.config_file.clone(),
+        })
+    }
+
+    /// The same but for how far it has come, which changes all the time.
+    pub fn is_as(&self, other: &Self) -> bool {
+        *self == Self { offset: self.offset, ..other.clone() }
+    }
 }

@@ -6,7 +6,7 @@ use crate::duty::action::{Purpose, Write};
 use crate::duty::sentinels::{addresses, ids};
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
-use crate::known::observed::{RowsAnswer, StoreAnswer, StoredState};
+use crate::known::observed::{DownOpinion, RowsAnswer, Seen, StoreAnswer, StoredState};
 use crate::known::view::View;
 use crate::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
 use crate::published::projection::{
@@ -45,11 +45,64 @@ pub struct Next<'n> {
     pub replace: Option<&'n Replace>,
 }
 
-/// The write that the verdict, the roster or a repair asks for.
+/// The write that the verdict, the roster or a repair asks for; and when all is written, what was seen of this host's instances.
 ///
 /// # Errors
 /// [`Reason`]: why nothing can be written.
 pub fn write(
+    view: &View<'_>,
+    layout: &Layout,
+    verdict: &Verdict,
+    next_to: &Next<'_>,
+) -> Result<Wanted, Box<Reason>> {
+    match published(view, layout, verdict, next_to)? {
+        write @ Wanted::Write(_) => Ok(write),
+        done if is_quiet(view) => {
+            Ok(seen_here(view, layout).map_or(done, |write| Wanted::Write(Box::new(write))))
+        }
+        done => Ok(done),
+    }
+}
+
+/// A majority names the published writer, and no Sentinel calls it down: a switch does not wait for a write that could have waited.
+fn is_quiet(view: &View<'_>) -> bool {
+    let elected = view.tally.elected.as_ref().map(|elected| &elected.address);
+    elected.is_some()
+        && elected == view.writer()
+        && view.tally.failovers.is_empty()
+        && view.groups().all(|group| group.down == DownOpinion::Up)
+}
+
+/// What was seen of the instances on this host, where that is not what is noted; and what was noted of an instance whose
+/// history is the group's no more goes.
+fn seen_here(view: &View<'_>, layout: &Layout) -> Option<Write> {
+    let (store, record) = (view.observed.store.as_ref()?, view.record?);
+    let mut ops = Vec::new();
+    for (address, answer) in view.policy.local.iter().filter_map(|a| Some((a, view.instance(a)?))) {
+        let Some(now) = Seen::of(answer).filter(|now| record.lineage.contains(&now.of)) else {
+            continue;
+        };
+        if !store.seen.get(address).is_some_and(|noted| noted.is_as(&now)) {
+            let value = serde_json::to_string(&now).ok()?;
+            ops.push(Op::KeySet { key: layout.seen(address), value });
+        }
+    }
+    if !view.policy.local.is_empty() {
+        let over = store.seen.iter().filter(|(_, seen)| !record.lineage.contains(&seen.of));
+        ops.extend(over.map(|(at, _)| Op::KeyDeleteTree { prefix: layout.seen_dir(at) }));
+    }
+    if ops.is_empty() {
+        return None;
+    }
+    ops.truncate(TXN_OPS_MAX - 1);
+    ops.insert(0, Op::KeyCheckIndex { key: layout.state(), index: store.state_index });
+    let (purpose, base_index) = (Purpose::Seen, store.state_index);
+    let (record, history, forget, replace) = (None, None, None, None);
+    Some(Write { purpose, base_index, record, history, forget, replace, ops })
+}
+
+/// The write that the verdict, the roster or a repair asks for.
+fn published(
     view: &View<'_>,
     layout: &Layout,
     verdict: &Verdict,

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::decide::Decision;
+use crate::duty::fence::may_be_former;
 use crate::identity::address::{Address, GroupName};
 use crate::known::memory::Condition;
 use crate::known::observed::{DownOpinion, Reading, Role, SentinelAnswer, SentinelId, StoredState};
@@ -13,6 +14,7 @@ use crate::known::view::View;
 use crate::policy::Policy;
 use crate::published::projection::{Layout, plain_changes, project, row_changes};
 use crate::published::record::{Change, InstanceRecord, Level, PublishedRole, Record};
+use crate::published::replicas::InstanceRows;
 use crate::shown::health::{is_ready, serves};
 use crate::shown::reasons::{LeftAlone, NoFirst, NotRelocated, Reason, WhyLeft};
 use crate::shown::unreachable::refuses_writes;
@@ -647,9 +649,16 @@ fn instances(view: &View<'_>, decision: &Decision) -> Vec<InstanceStatus> {
     let writer = record.and_then(Record::writer_address);
     let writer_answer =
         writer.and_then(|writer| observed.instances.get(writer)?.result.as_ref().ok());
+    let followed = InstanceRows::new(view).followed();
+    // What is only the address of a writer of before is shown when that one may be back.
+    let former = |at: &Address| view.instance(at).is_some_and(|own| may_be_former(view, own));
+    let shown = |at: &Address| {
+        followed.contains(at) || !InstanceRows::new(view).watched().contains(at) || former(at)
+    };
     observed
         .instances
         .iter()
+        .filter(|(address, _)| shown(address))
         .map(|(address, reading)| {
             let answer = reading.result.as_ref().ok();
             let listed = writer_answer.and_then(|writer| match &writer.role {

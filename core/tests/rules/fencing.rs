@@ -1,23 +1,27 @@
 //! Stray primaries: when one is made a replica, and when never.
 
-use consul_redis_core::duty::action::Action;
+use consul_redis_core::duty::action::{Action, Purpose};
 use consul_redis_core::duty::fence::{Fence, StrayKind};
 use consul_redis_core::duty::safety;
 use consul_redis_core::known::memory::{Condition, Life, Origin};
 use consul_redis_core::known::observed::{
-    Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, SentinelGroup,
-    SentinelReplica,
+    Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, Seen,
+    SentinelGroup, SentinelReplica,
 };
 use consul_redis_core::policy::{
     ANSWER_AGE_MAX_MS, FENCE_AGAIN_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_PROMOTED_MS,
     STRAY_UNSEEN_MS,
 };
+use consul_redis_core::published::projection::Op;
 use consul_redis_core::published::record::{Basis, Change, Level, Timeline};
 use consul_redis_core::time::Mono;
 
 use crate::scene::{
-    A, ASKED, B, C, NOW, Scene, at, primary, promoted_b, replica, run, sentinel_at,
+    A, ASKED, B, C, NOW, Scene, at, layout, primary, promoted_b, replica, run, sentinel_at,
 };
+
+/// No Sentinel of the scene knows it.
+const D: &str = "10.0.0.4:6379";
 
 fn fences(scene: &Scene) -> Vec<Fence> {
     let decision = scene.decision();
@@ -58,6 +62,8 @@ fn a_returned_old_primary_is_fenced_as_soon_as_a_majority_has_spoken_since() {
     left_alone(&stray(NOW - ASKED - 1, Origin::Started), "not every Sentinel has been asked since");
     let slow = stray(NOW - ASKED, Origin::Started).sentinel_asked(2, ASKED - 1);
     left_alone(&slow, "not every Sentinel has been asked since");
+    let once = stray(NOW - ASKED, Origin::Started).instance_asked(C, ASKED - 1);
+    left_alone(&once, "it has not been asked since");
     let dead = stray(NOW - ASKED, Origin::Started).silent(2);
     assert_eq!(fences(&dead).len(), 1, "one that was asked and is dead leads nothing");
 }
@@ -386,6 +392,62 @@ fn one_with_an_append_only_file_is_known_by_its_place() {
     }
 }
 
+/// The agent on its host was started anew as well: what it saw before is in Consul.
+#[test]
+fn one_with_an_append_only_file_is_known_by_what_its_agent_has_noted() {
+    let noted = |of: &str, config_file: &str| {
+        let mut scene = unlisted(stray(NOW - ASKED, Origin::Unseen).instance(C, from_a_file()));
+        let store = scene.observed.store.as_mut().expect("a record");
+        let (of, config_file) = (ReplId(of.to_owned()), config_file.to_owned());
+        let seen = Seen { of, led: true, offset: 1, run_id: "before".to_owned(), config_file };
+        store.seen.insert(at(C), seen);
+        scene
+    };
+    let own = from_a_file().config_file;
+    // It was not promoted in this run, so that there is nothing to wait for.
+    assert_eq!(fences(&noted("1", &own))[0].kind, StrayKind::Returned);
+    for scene in [noted("77", &own), noted("1", "/etc/redis/another.conf")] {
+        left_alone(&scene, "its append-only file cannot prove whose data it holds");
+    }
+    let mut snapshot = noted("1", &own);
+    snapshot.set_instance(C, InstanceAnswer { append_only: false, ..from_a_file() });
+    left_alone(&snapshot, "10 keys of an unrelated history");
+}
+
+#[test]
+fn what_an_agent_sees_of_its_own_instances_is_noted_and_goes_with_their_history() {
+    let sound = |scene: &mut Scene| {
+        let write = scene.decision().write;
+        write.filter(|write| write.purpose == Purpose::Seen)
+    };
+    let mut scene = Scene::healthy(3);
+    assert_eq!(sound(&mut scene), None, "none is on this host");
+    scene.policy.local.insert(at(B));
+    let write = sound(&mut scene).expect("a write");
+    let key = |instance: &str| format!("redis-ha/redis/histories/{instance}/seen");
+    assert!(
+        matches!(&write.ops[1..], [Op::KeySet { key: set, .. }] if *set == key(B)),
+        "{write:?}"
+    );
+    scene.observed.store.as_mut().expect("it").take_seen(&layout(), &write.ops);
+    assert_eq!(sound(&mut scene), None, "it is noted");
+    let own = scene.observed.store.as_ref().expect("it").seen[&at(B)].clone();
+    assert!(own.of == ReplId("1".to_owned()) && !own.led, "{own:?}");
+    // It goes on in the same history: nothing to note.
+    scene.set_instance(B, InstanceAnswer { offset: 2_000, ..replica(1, A) });
+    assert_eq!(sound(&mut scene), None);
+    // Data of another history is not the group's, and what was noted stays.
+    scene.set_instance(B, primary(9, None, &[]));
+    assert_eq!(sound(&mut scene), None);
+    scene.set_instance(B, replica(1, A));
+    // Of one that is gone: twenty writers later.
+    let old = Seen { of: ReplId("0".to_owned()), ..own };
+    scene.observed.store.as_mut().expect("it").seen.insert(at(D), old);
+    let write = sound(&mut scene).expect("a write");
+    let prefix = format!("redis-ha/redis/histories/{D}/");
+    assert!(matches!(&write.ops[1..], [Op::KeyDeleteTree { prefix: gone }] if *gone == prefix));
+}
+
 #[test]
 fn what_cannot_prove_its_data_takes_no_writes() {
     let held = |scene: &Scene| {
@@ -423,6 +485,56 @@ fn what_cannot_prove_its_data_takes_no_writes() {
     let mut off = was;
     off.policy.hold_writes = false;
     assert!(!held(&off));
+}
+
+/// It ceased to be the writer a while ago, no Sentinel lists it any more (`SENTINEL RESET`), and it has no row.
+#[test]
+fn a_writer_of_before_is_looked_at_although_no_sentinel_lists_it() {
+    let former = |answer: InstanceAnswer, ago_ms: u64| {
+        let scene = unlisted(stray(60_000, Origin::Started).instance(C, answer));
+        let mut scene = scene.published(|record| record.instances.retain(|i| i.address != at(C)));
+        let wall = scene.view().now.wall;
+        let change = Change {
+            generation: 7,
+            at: wall - std::time::Duration::from_millis(ago_ms),
+            from: Some(at(C)),
+            to: Some(at(A)),
+            level: Some(Level::Quorum),
+            epoch: Some(1),
+            why: String::new(),
+            by: String::new(),
+            timeline: Timeline::default(),
+        };
+        scene.observed.store.as_mut().expect("it").history.push(change);
+        scene
+    };
+    let held = |scene: &Scene| {
+        let all = scene.decision().actions();
+        all.iter().any(|action| matches!(action, Action::Hold(hold) if hold.instance == at(C)))
+    };
+    let within = Scene::healthy(3).policy.forget_after_ms;
+    let unproven = former(from_a_file(), within);
+    left_alone(&unproven, "was the writer until generation 6 and is a primary again");
+    assert!(held(&unproven));
+    assert_eq!(fences(&former(primary(3, Some(1), &[]), within))[0].kind, StrayKind::Returned);
+    // The address may be another group's by now: its data says so, or it leads others, or it is long ago.
+    let leads = InstanceAnswer { role: primary(9, None, &[D]).role, ..from_a_file() };
+    let blank = InstanceAnswer { keys: 0, ..from_a_file() };
+    for (answer, ago_ms) in [
+        (primary(9, None, &[]), within),
+        (leads, within),
+        (blank, within),
+        (from_a_file(), within + 1),
+    ] {
+        let scene = former(answer, ago_ms);
+        assert!(!held(&scene));
+        left_alone(&scene, "");
+        assert!(
+            !scene.decision().said().iter().any(|said| said.contains(C)),
+            "{:?}",
+            scene.decision()
+        );
+    }
 }
 
 /// It follows another replica, as its operator wants.

@@ -59,6 +59,13 @@ fn every_form_is_read_and_written_again_whole() {
         let began = form.as_object().expect("keys").iter().filter_map(|(name, of)| {
             Some((ReplId(name.strip_prefix("histories/")?.to_owned()), of))
         });
+        let (seen, began): (Vec<_>, Vec<_>) =
+            began.partition(|(name, _)| name.0.ends_with("/seen"));
+        for (name, seen) in seen {
+            let address = name.0.strip_suffix("/seen").expect("it").parse().expect("an address");
+            let read = serde_json::to_value(&store.seen[&address]).expect("JSON");
+            assert!(holds(&read, seen), "{name:?}: {read}");
+        }
         for (history, of) in began {
             let read = serde_json::to_value(&store.continued[&history]).expect("JSON");
             assert!(holds(&read, of), "{name}: {read}");

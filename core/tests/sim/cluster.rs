@@ -38,6 +38,8 @@ const CONVERT_AFTER_MS: u64 = 9_000;
 #[derive(Debug, Clone)]
 pub struct Instance {
     pub address: Address,
+    /// Another Redis on the host has another one.
+    pub config_file: &'static str,
     pub up: bool,
     pub frozen: bool,
     pub follows: Option<Address>,
@@ -163,6 +165,7 @@ impl Cluster {
         let replicas: BTreeSet<Address> = (1..instances).map(|index| address(0, index)).collect();
         let instance = |index: usize| Instance {
             address: address(0, index),
+            config_file: "redis.conf",
             up: true,
             frozen: false,
             follows: (index > 0).then(|| primary.clone()),
@@ -750,7 +753,7 @@ impl Cluster {
     pub fn start_foreign(&mut self, index: usize) {
         let replid = self.new_replid();
         let instance = &mut self.instances[index];
-        instance.append_only = false;
+        (instance.append_only, instance.config_file) = (false, "other.conf");
         (instance.up, instance.frozen, instance.held_until) = (true, false, 0);
         (instance.follows, instance.link_up) = (None, false);
         (instance.stray_since, instance.copying) = (None, None);
@@ -808,6 +811,7 @@ impl Cluster {
             not_ready: None,
             failover_running: false,
             run_id: format!("run-{}-{address}", instance.run),
+            config_file: instance.config_file.to_owned(),
             version: "7.0.15".to_owned(),
             replid: name(instance.replid),
             replid2: instance.replid2.map(name),
