@@ -474,6 +474,10 @@ impl Executor {
                 let instance = fence.instance.clone();
                 self.command(&instance, InstanceCommand::Fence(fence));
             }
+            Output::Relay(relay, until) => {
+                let sentinel = relay.sentinel.clone();
+                self.tell(&sentinel, SentinelCommand::Relay(group.clone(), relay, until));
+            }
             Output::Reconfigure(tell) => {
                 let sentinel = tell.sentinel.clone();
                 let until = self.clock.now().mono.plus_ms(RECONFIGURE_WITHIN_MS);

@@ -7,10 +7,10 @@ use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
-use crate::core::identity::address::{Address, GroupName};
+use crate::core::identity::address::Address;
 use crate::core::identity::electorate::is_known;
 use crate::core::known::observed::{InstanceAnswer, Observed, Reading, Role, SentinelAnswer};
-use crate::core::policy::INSTANCES_MAX;
+use crate::core::policy::{INSTANCES_MAX, Policy};
 use crate::core::published::replicas::named_by;
 use crate::core::situation::writer::is_of_lineage;
 use crate::dns::Names;
@@ -75,7 +75,7 @@ async fn see_servers(
         observed.record().map(|record| record.sentinels.clone()).unwrap_or_default();
     let sentinels: BTreeSet<Address> = recorded.iter().chain(found.keys()).cloned().collect();
     let recorded: BTreeSet<Address> = recorded.into_iter().collect();
-    let asker = Asker { config, group: &group.policy.group, found: &found, clock };
+    let asker = Asker { config, group: &group.policy, found: &found, clock };
     asker.ask_all(sentinels, &mut observed).await;
     if are_strangers(&observed, &found) {
         // What is recorded is another group's: its Sentinels are none of those that were asked for.
@@ -163,7 +163,7 @@ fn are_strangers(observed: &Observed, found: &Found) -> bool {
 /// One question to every Sentinel.
 struct Asker<'a> {
     config: &'a Config,
-    group: &'a GroupName,
+    group: &'a Policy,
     found: &'a Found,
     clock: &'a Clock,
 }
@@ -206,8 +206,11 @@ impl Asker<'_> {
         let login = self.config.sentinel_login.clone().expecting(name);
         let answer = async {
             let mut link = Link::open(address, &login).await?;
-            let id = query::identity(&mut link).await?;
-            query::ask(&mut link, &id, self.group).await
+            let mut id = query::identity(&mut link).await?;
+            if self.group.relay {
+                id.refuses_relay = query::may_relay(&mut link).await?;
+            }
+            query::ask(&mut link, &id, &self.group.group).await
         };
         reading(asked, answer.await, self.clock)
     }

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use crate::duty::action::{Action, Write};
 use crate::duty::hold::{is_blind, is_isolated};
+use crate::duty::relay::refusing;
 use crate::duty::safety;
 use crate::duty::stale_peers::forget;
 use crate::duty::{Duties, Duty, SentinelDuty, duties, sentinel_duties};
@@ -15,6 +16,7 @@ use crate::identity::address::Address;
 use crate::known::view::View;
 use crate::published::projection::Layout;
 use crate::published::publication::{Verdict, verdict};
+use crate::published::record::Level;
 use crate::published::write::{Next, Wanted, claimed, taken, write};
 use crate::shown::reasons::{NotPromotedAgain, Reason};
 use crate::situation::data_loss::replace;
@@ -73,6 +75,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let published = view.record.is_some_and(|record| record.last_writer.is_some());
     reasons.extend(taken(view, layout).filter(|_| published));
     reasons.extend(copies(view.observed, view.recent).into_iter().map(Reason::SameId));
+    reasons.extend(relay_refused(view));
     let mut sentinels_refused = Vec::new();
     let mut sentinels = sentinel_duties(view, &mut sentinels_refused);
     let (replacing, forgetting) = (replace(view), forget(view));
@@ -121,6 +124,14 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
         reasons,
         sound,
     }
+}
+
+/// A promotion could be lost with the Sentinel that leads it: it is not published before a majority names it.
+fn relay_refused(view: &View<'_>) -> Option<Reason> {
+    let refusing = refusing(view);
+    let owned = refusing.iter().map(|(at, words)| ((*at).clone(), (*words).to_owned()));
+    (view.policy.publish == Level::Promotion && !refusing.is_empty())
+        .then(|| Reason::RelayRefused(owned.collect()))
 }
 
 /// What is published is about another group: whatever a rule would want, nothing is done.

@@ -6,6 +6,7 @@
 pub mod action;
 pub mod fence;
 pub mod hold;
+pub mod relay;
 pub mod safety;
 pub mod sentinels;
 pub mod stale_peers;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use crate::duty::action::Action;
 use crate::duty::fence::{Fence, fences};
 use crate::duty::hold::{Hold, holds, unproven};
+use crate::duty::relay::{Relay, relays};
 use crate::duty::sentinels::{Reconfigure, reconfigurations};
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
@@ -43,6 +45,8 @@ pub enum Duty {
 /// What is done to one Sentinel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SentinelDuty {
+    /// Tell it how an election ended whose leader does not.
+    Relay(Relay),
     /// Change what it monitors, or its settings.
     Reconfigure(Reconfigure),
     /// Have it forget those that are gone for good, once that is written down.
@@ -70,6 +74,7 @@ impl SentinelDuty {
     /// The action that carries it out at once; `None` for [`SentinelDuty::Leave`], and where a write in Consul comes first.
     pub fn action(&self) -> Option<Action> {
         match self.clone() {
+            Self::Relay(relay) => Some(Action::Relay(relay)),
             Self::Reconfigure(reconfigure) => Some(Action::Reconfigure(reconfigure)),
             Self::Forget(_) | Self::Replace(_) | Self::Leave => None,
         }
@@ -140,12 +145,16 @@ pub fn sentinel_duties(
     view: &View<'_>,
     refused: &mut Vec<Reason>,
 ) -> BTreeMap<Address, SentinelDuty> {
+    let relays =
+        relays(view).into_iter().map(|relay| (relay.sentinel.clone(), SentinelDuty::Relay(relay)));
+    let reconfigurations = reconfigurations(view)
+        .into_iter()
+        .map(|tell| (tell.sentinel.clone(), SentinelDuty::Reconfigure(tell)));
     let mut sentinel_duties = BTreeMap::new();
-    for reconfigure in reconfigurations(view) {
-        match safety::veto(view, &Action::Reconfigure(reconfigure.clone())) {
+    for (sentinel, duty) in relays.chain(reconfigurations) {
+        match duty.action().and_then(|action| safety::veto(view, &action)) {
             None => {
-                sentinel_duties
-                    .insert(reconfigure.sentinel.clone(), SentinelDuty::Reconfigure(reconfigure));
+                sentinel_duties.entry(sentinel).or_insert(duty);
             }
             Some(veto) => refused.push(Reason::Refused(veto)),
         }

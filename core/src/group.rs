@@ -20,6 +20,7 @@ use crate::decide::{Decision, decide};
 use crate::duty::action::{Action, Promote, Write};
 use crate::duty::fence::Fence;
 use crate::duty::hold::Hold;
+use crate::duty::relay::{Relay, election};
 use crate::duty::sentinels::Reconfigure;
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::{Address, ServiceName};
@@ -41,6 +42,9 @@ use crate::time::{Mono, Now};
 
 /// How long it is remembered that a Sentinel was dismissed, in ms: no report waits in a queue for longer.
 pub const DISMISSED_FOR_MS: u64 = 60_000;
+/// How long after it was decided a Sentinel is still told how an election ended, in ms: it is decided anew after
+/// [`RELAY_AGAIN_MS`](crate::policy::RELAY_AGAIN_MS).
+pub const RELAY_WITHIN_MS: u64 = 500;
 
 /// What a shell hands in: a reading, the end of a command, or the time.
 #[derive(Debug, Clone)]
@@ -129,6 +133,8 @@ pub enum Output {
     Detach(Detach),
     /// Make a replica the first primary.
     Promote(Promote),
+    /// Tell a Sentinel how an election ended, unless it is later than this.
+    Relay(Relay, Mono),
     /// Change what a Sentinel monitors, or its settings.
     Reconfigure(Reconfigure),
     /// Have a Sentinel forget its stale peers, unless it is later than this.
@@ -382,7 +388,12 @@ impl GroupLoop {
         }
         self.blind = !view.policy.local.is_empty() && view.tally.answering < view.tally.majority();
         self.known.clone_from(InstanceRows::new(&view).watched());
+        let election = election(&view);
         let View { tally, found, .. } = view;
+        self.memory
+            .relayed
+            .retain(|_, (epoch, _)| election.as_ref().is_some_and(|e| e.epoch == *epoch));
+        self.memory.election = election;
         self.memory.keep(holding, now);
         self.remember_timeline(&tally, now);
         self.note_urgency(now);
@@ -418,6 +429,17 @@ impl GroupLoop {
                     }
                     self.memory.held.insert(hold.instance.clone(), now.mono);
                     out.push(Output::Hold(hold.clone()));
+                }
+                Action::Relay(relay) => {
+                    let Relay { sentinel, leader_at, epoch, chosen, why, .. } = relay;
+                    let text = format!(
+                        "{}: telling Sentinel {sentinel} that {leader_at} was elected at epoch {epoch} and made {chosen} the \
+                         primary: {why}",
+                        self.policy.group
+                    );
+                    out.push(say(LogLevel::Info, text));
+                    self.memory.relayed.insert(sentinel.clone(), (*epoch, now.mono));
+                    out.push(Output::Relay(relay.clone(), now.mono.plus_ms(RELAY_WITHIN_MS)));
                 }
                 Action::Fence(fence) => {
                     self.memory.fenced.insert(fence.instance.clone(), now.mono);

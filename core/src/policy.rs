@@ -50,6 +50,8 @@ pub struct Policy {
     pub bootstrap_wait_ms: u64,
     /// Reconfigure Sentinels: `MONITOR` where one lacks the group, `SET` where its settings differ.
     pub tell_sentinels: bool,
+    /// Tell the other Sentinels how an election ended where its leader does not (`PUBLISH __sentinel__:hello`).
+    pub relay: bool,
     /// The installation that this agent belongs to, where it was told.
     pub installation: Option<String>,
     /// Where this agent looks for Sentinels: addresses, and a service.
@@ -162,6 +164,13 @@ pub const REBOOT_AGAIN_MS: u64 = 3_600_000;
 /// restart is noticed it must stay below ten times `down-after-milliseconds`, after which no replica may be chosen
 /// (`docs/facts/sentinel.md` 18).
 pub const REBOOT_DOWN_AFTER_MS: u64 = 3_000;
+/// How old the last answer of a Sentinel that leads a failover may be, in ms, before agents tell the others how its election ended: it
+/// is asked every 100 ms then.
+pub const LEADER_SILENT_MS: u64 = 200;
+/// How long it may take to tell a majority, from the promotion, in ms: by itself it sees the promotion within 1 s.
+pub const TELL_WITHIN_MS: u64 = 1_500;
+/// How often one Sentinel is told how one election ended, in ms.
+pub const RELAY_AGAIN_MS: u64 = 500;
 /// How long a Sentinel may disagree with the majority before it is reconfigured: they correct one another within 2 s.
 pub const DISAGREES_AFTER_MS: u64 = 30_000;
 /// How often one Sentinel is reconfigured for one group, in ms.
@@ -184,6 +193,7 @@ impl Policy {
         self.replace_emptied = false;
         self.bootstrap = false;
         self.tell_sentinels = false;
+        self.relay = false;
         self.forget_ghosts = false;
     }
 
@@ -210,6 +220,7 @@ impl Policy {
             fence: true,
             replace_emptied: true,
             tell_sentinels: true,
+            relay: true,
             installation: None,
             sources: BTreeSet::new(),
             settings: WantedSettings::default(),

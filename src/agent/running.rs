@@ -469,6 +469,7 @@ fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock
             link: config.sentinel_login.clone(),
             groups: groups.iter().map(name).collect(),
             logins: told.map(|group| (name(group), giving(group))).collect(),
+            relays: groups.iter().any(|group| group.policy.relay),
             clock,
         },
         groups: parts.iter().map(|(name, part)| (name.clone(), part.reports.clone())).collect(),

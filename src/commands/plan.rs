@@ -11,6 +11,7 @@ use crate::core::decide::decide;
 use crate::core::duty::action::{Action, Promote};
 use crate::core::duty::fence::Fence;
 use crate::core::duty::hold::Hold;
+use crate::core::duty::relay::Relay;
 use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::memory::Memory;
@@ -55,6 +56,8 @@ enum Todo {
     Promote { instance: Address },
     /// Make an instance a replica.
     Fence { instance: Address, follow: Address },
+    /// Tell a Sentinel how an election ended whose leader does not.
+    Relay { sentinel: Address, leader: Address, epoch: u64, primary: Address },
     /// Reconfigure a Sentinel (`tell` in JSON).
     #[serde(rename = "tell")]
     Reconfigure {
@@ -137,6 +140,9 @@ impl From<Action> for Todo {
             Action::Detach(Detach { instance, from, .. }) => Self::Detach { instance, from },
             Action::Promote(Promote { instance, .. }) => Self::Promote { instance },
             Action::Fence(Fence { instance, follow, .. }) => Self::Fence { instance, follow },
+            Action::Relay(Relay {
+                sentinel, leader_at: leader, epoch, chosen: primary, ..
+            }) => Self::Relay { sentinel, leader, epoch, primary },
             Action::Reconfigure(Reconfigure { sentinel, what, primary, settings, .. }) => {
                 let why = match what {
                     ReconfigureKind::Monitor => "it does not know the group",
@@ -199,6 +205,9 @@ fn todo(todo: &Todo) -> String {
         Todo::Fence { instance, follow } => {
             format!("  turn {instance} into a replica of {follow}\n")
         }
+        Todo::Relay { sentinel, leader, epoch, primary } => format!(
+            "  tell Sentinel {sentinel} that {leader} was elected at epoch {epoch} and made {primary} the primary\n"
+        ),
         Todo::Reconfigure { sentinel, why, primary, settings } => format!(
             "  reconfigure Sentinel {sentinel} ({why}): the primary is {primary}, quorum {}\n",
             settings.quorum
@@ -239,8 +248,9 @@ mod tests {
     use crate::core::duty::action::{Purpose, Write};
     use crate::core::duty::fence::StrayKind;
     use crate::core::duty::hold::HoldReason;
+    use crate::core::duty::relay::RelayReason;
     use crate::core::duty::stale_peers::{Forget, StalePeer};
-    use crate::core::known::observed::ReplId;
+    use crate::core::known::observed::{ReplId, SentinelId};
     use crate::core::published::projection::{
         CheckRow, CheckStatus, MANAGED_BY, NodeRow, ServiceRow,
     };
@@ -326,6 +336,15 @@ mod tests {
                 replid,
             }),
             Action::Promote(Promote { instance: old.clone(), run_id }),
+            Action::Relay(Relay {
+                sentinel: sentinel.clone(),
+                leader: SentinelId("leader".to_owned()),
+                leader_at: address("10.0.0.8:26379"),
+                epoch: 4,
+                old: old.clone(),
+                chosen: old.clone(),
+                why: RelayReason::Silent,
+            }),
             Action::Reconfigure(Reconfigure {
                 sentinel,
                 what: ReconfigureKind::Monitor,
@@ -368,6 +387,7 @@ mod tests {
             "  then ask Sentinel 10.0.0.7:26379 to replace 10.0.0.5:6379 (SENTINEL FAILOVER)\n",
             "  turn 10.0.0.5:6379 into a replica of 10.0.0.6:6379\n",
             "  make 10.0.0.5:6379 a primary\n",
+            "  tell Sentinel 10.0.0.7:26379 that 10.0.0.8:26379 was elected at epoch 4 and made 10.0.0.5:6379 the primary\n",
         ] {
             assert!(text.contains(line), "{line}{text}");
         }

@@ -235,6 +235,10 @@ pub struct GroupTable {
     /// settings.
     #[serde(default)]
     pub tell_sentinels: Option<bool>,
+    /// Tell the other Sentinels how an election ended where the Sentinel that leads it does not, so that what is written to the new
+    /// primary is not lost with that Sentinel (`PUBLISH __sentinel__:hello`).
+    #[serde(default)]
+    pub relay: Option<bool>,
     /// Settings that all Sentinels are kept at.
     #[serde(default)]
     pub settings: SettingsTable,

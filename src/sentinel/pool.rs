@@ -356,6 +356,7 @@ mod tests {
                 link: LinkSettings::default(),
                 groups: vec![group.clone()],
                 logins: BTreeMap::new(),
+                relays: false,
                 clock: Clock::start(),
             },
             groups: BTreeMap::from([(group.clone(), hearer)]),
@@ -373,6 +374,7 @@ mod tests {
                 tilt: false,
                 group: None,
                 others: Vec::new(),
+                refuses_relay: None,
             });
             let reading = Box::new(Reading { asked: Mono(1), answered: Mono(2), result });
             SentinelReport::Answer { sentinel: sentinel.clone(), group: group.clone(), reading }

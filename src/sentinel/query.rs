@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
+use crate::core::duty::relay::Relay;
 use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::duty::stale_peers::Forget;
 use crate::core::identity::address::{Address, GroupName};
@@ -41,7 +42,12 @@ pub struct Identity {
     pub id: SentinelId,
     /// Its process, where it says so.
     pub process: Option<String>,
+    /// Its words when it does not let this login say a hello to it ([`may_relay`]).
+    pub refuses_relay: Option<String>,
 }
+
+/// The channel on which Sentinels say hello to one another.
+const HELLO: &str = "__sentinel__:hello";
 
 /// Who the Sentinel is: `SENTINEL MYID`, or before 6.2 the run id of its process.
 ///
@@ -66,7 +72,37 @@ pub async fn identity(link: &mut Link) -> Result<Identity, LinkError> {
         }
     };
     let id = id.map(SentinelId).ok_or_else(|| unexpected("it has neither MYID nor run_id"))?;
-    Ok(Identity { id, process })
+    Ok(Identity { id, process, refuses_relay: None })
+}
+
+/// Whether the login may say a hello to the Sentinel, asked with one that says nothing: a Sentinel ignores what has not eight parts. Its
+/// words where it refuses.
+///
+/// # Errors
+/// [`LinkError`] without an answer.
+pub async fn may_relay(link: &mut Link) -> Result<Option<String>, LinkError> {
+    match link.call(&["PUBLISH", HELLO, "-"]).await {
+        Ok(_) => Ok(None),
+        Err(LinkError::Unexpected(words)) => Ok(Some(words)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Tells the Sentinel how an election ended, after it was asked once more what it knows. Whether it was told.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
+pub async fn relay(
+    link: &mut Link,
+    id: &Identity,
+    group: &GroupName,
+    relay: &Relay,
+) -> Result<bool, LinkError> {
+    if !relay.still_holds(&ask(link, id, group).await?) {
+        return Ok(false);
+    }
+    link.call(&["PUBLISH", HELLO, &relay.hello(group)]).await?;
+    Ok(true)
 }
 
 /// What the Sentinel says of one group. All commands go out in one write, so a Sentinel, which is
@@ -100,8 +136,8 @@ pub async fn ask(
         }
     };
     let others = if group.is_none() { monitored(&fields) } else { Vec::new() };
-    let Identity { id, process } = id.clone();
-    Ok(SentinelAnswer { id, process, tilt, group, others })
+    let Identity { id, process, refuses_relay } = id.clone();
+    Ok(SentinelAnswer { id, process, tilt, group, others, refuses_relay })
 }
 
 /// The groups that INFO names: `master0:name=mymaster,status=ok,...`.
@@ -419,6 +455,7 @@ mod tests {
             tilt: false,
             group: Some(group),
             others: Vec::new(),
+            refuses_relay: None,
         }
     }
 

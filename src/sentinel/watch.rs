@@ -15,6 +15,7 @@ use super::login::{Giving, Login, Trial};
 use super::query::{self, Done, Identity};
 use crate::clock::{Clock, ticks_every};
 use crate::consul::client::Consul;
+use crate::core::duty::relay::Relay;
 use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::duty::stale_peers::Forget;
 use crate::core::group::Outcome;
@@ -41,6 +42,8 @@ pub const COMMANDS_MAX: usize = 256;
 /// What a watcher is asked to do with its Sentinel.
 #[derive(Debug, Clone)]
 pub enum SentinelCommand {
+    /// Hear how an election ended, unless it is later than this.
+    Relay(GroupName, Relay, Mono),
     /// Monitor this group, or with other settings, unless it is later than this.
     Reconfigure(GroupName, Reconfigure, Mono),
     /// Forget stale peers, unless it is later than this.
@@ -53,18 +56,20 @@ impl SentinelCommand {
     /// The group that it is about.
     pub fn group(&self) -> &GroupName {
         match self {
-            Self::Reconfigure(group, ..) | Self::Forget(group, ..) | Self::Replace(group, ..) => {
-                group
-            }
+            Self::Relay(group, ..)
+            | Self::Reconfigure(group, ..)
+            | Self::Forget(group, ..)
+            | Self::Replace(group, ..) => group,
         }
     }
 
     /// After this it is not carried out any more: what it rests on may have changed.
     fn until(&self) -> Mono {
         match self {
-            Self::Reconfigure(.., until) | Self::Forget(.., until) | Self::Replace(.., until) => {
-                *until
-            }
+            Self::Relay(.., until)
+            | Self::Reconfigure(.., until)
+            | Self::Forget(.., until)
+            | Self::Replace(.., until) => *until,
         }
     }
 }
@@ -187,6 +192,9 @@ pub struct WatchSettings {
     pub groups: Vec<GroupName>,
     /// For each group whose Sentinels are told anything, the login that they need for its instances.
     pub logins: BTreeMap<GroupName, Giving>,
+    /// Some group's agents tell Sentinels how an election ended: whether the login may is asked on each connection, and every
+    /// 10 s.
+    pub relays: bool,
     /// The clock of all readings.
     pub clock: Clock,
 }
@@ -350,7 +358,10 @@ impl Watcher {
                 }
                 self.retry_at = Some(Instant::now() + RECONNECT_GAP);
                 let mut link = Link::open(&self.sentinel, &self.settings.link).await?;
-                let id = query::identity(&mut link).await?;
+                let mut id = query::identity(&mut link).await?;
+                if self.settings.relays {
+                    id.refuses_relay = query::may_relay(&mut link).await?;
+                }
                 (link, id)
             }
         };
@@ -382,6 +393,7 @@ impl Watcher {
             return;
         }
         match command {
+            SentinelCommand::Relay(group, relay, _) => self.relay(&group, &relay).await,
             SentinelCommand::Reconfigure(group, reconfigure, _) => {
                 self.reconfigure(&group, &reconfigure).await
             }
@@ -439,6 +451,7 @@ impl Watcher {
     }
 
     async fn inventory(&mut self) {
+        self.look_at_rights().await;
         let ask = async |link: &mut Link, _: &Identity| query::groups(link).await;
         if let Ok(groups) = self.on_link(ask).await {
             for group in &groups {
@@ -446,6 +459,19 @@ impl Watcher {
             }
             let sentinel = self.sentinel.clone();
             let _ = self.reports.send(SentinelReport::Inventory { sentinel, groups }).await;
+        }
+    }
+
+    /// Whether the login may say a hello, which may have changed since the connection was opened.
+    async fn look_at_rights(&mut self) {
+        if !self.settings.relays {
+            return;
+        }
+        let ask = async |link: &mut Link, _: &Identity| query::may_relay(link).await;
+        if let Ok(refused) = self.on_link(ask).await
+            && let Some((_, id)) = &mut self.link
+        {
+            id.refuses_relay = refused;
         }
     }
 
@@ -717,6 +743,27 @@ impl Watcher {
         }
     }
 
+    async fn relay(&mut self, group: &GroupName, relay: &Relay) {
+        let ask = async |link: &mut Link, id: &Identity| query::relay(link, id, group, relay).await;
+        let result = self.on_link(ask).await;
+        let (sentinel, Relay { chosen, epoch, .. }) = (&self.sentinel, relay);
+        match result {
+            Ok(true) => {
+                info!(
+                    "{group}: told Sentinel {sentinel} of {chosen}, the primary at epoch {epoch}"
+                );
+            }
+            Ok(false) => {
+                debug!("{group}: Sentinel {sentinel} has heard of epoch {epoch}, or of another")
+            }
+            Err(error) => {
+                warn!(
+                    "{group}: cannot tell Sentinel {sentinel} of {chosen}, the primary at epoch {epoch}: {error}"
+                );
+            }
+        }
+    }
+
     async fn forget(&mut self, group: &GroupName, forget: &Forget) {
         let ask =
             async |link: &mut Link, id: &Identity| query::forget(link, id, group, forget).await;
@@ -931,7 +978,8 @@ mod tests {
         let (reports, _heard) = mpsc::channel(8);
         let clock = Clock::start();
         let link = LinkSettings { timeout: Duration::from_millis(50), ..Default::default() };
-        let settings = WatchSettings { link, groups: Vec::new(), logins: BTreeMap::new(), clock };
+        let (groups, logins) = (Vec::new(), BTreeMap::new());
+        let settings = WatchSettings { link, groups, logins, relays: false, clock };
         let mut watcher = Watcher {
             sentinel: sentinel.clone(),
             settings,

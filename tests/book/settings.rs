@@ -119,6 +119,7 @@ pub fn defaults() -> BTreeMap<&'static str, String> {
         ("group.bootstrap", policy.bootstrap.to_string()),
         ("group.bootstrap_wait", ms(policy.bootstrap_wait_ms)),
         ("group.tell_sentinels", policy.tell_sentinels.to_string()),
+        ("group.relay", policy.relay.to_string()),
         ("redis.check_interval", time(redis.check_interval)),
         ("sentinel.check_interval", time(sentinel.check_interval)),
         ("template.command_timeout", time(template.command_timeout)),

@@ -47,6 +47,7 @@ mod promises;
 mod proxies;
 mod reach;
 mod refusals;
+mod relay;
 mod reload;
 mod relocated;
 mod renamed;

@@ -12,10 +12,11 @@ const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// How far an agent's clock may be ahead of ours.
 const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(5);
 /// What `status` finds wrong and another check says, with evidence.
-const SAID_ELSEWHERE: [ProblemCode; 14] = [
+const SAID_ELSEWHERE: [ProblemCode; 15] = [
     ProblemCode::ServiceTaken,
     ProblemCode::ForeignNode,
     ProblemCode::SameSentinelId,
+    ProblemCode::RelayRefused,
     ProblemCode::NoMajority,
     ProblemCode::SentinelsDisagree,
     ProblemCode::NoAgents,

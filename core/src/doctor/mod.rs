@@ -96,6 +96,8 @@ codes! {
     SentinelDown "sentinel-down" Warning;
     /// The other Sentinels hear a Sentinel, and we do not.
     SentinelUnreachable "sentinel-unreachable" Warning;
+    /// A Sentinel does not let the agents tell it how an election ended.
+    RelayRefused "relay-refused" Warning;
     /// A Sentinel does not know the group.
     SentinelLacksGroup "sentinel-lacks-group" Warning;
     /// Sentinels know different numbers of Sentinels.

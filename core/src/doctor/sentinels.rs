@@ -32,6 +32,7 @@ pub(super) const CHECKS: &[Check] = &[
     names_not_resolved,
     silent,
     lacks_group,
+    relay_refused,
     replicas_forgotten,
     count_differs,
     how_many,
@@ -316,6 +317,19 @@ fn replicas_forgotten(facts: &Facts<'_>) -> Vec<Finding> {
         redis_cli(best, "REPLICAOF NO ONE")
     );
     vec![FindingCode::ReplicasForgotten.found(text, evidence, mend)]
+}
+
+fn relay_refused(facts: &Facts<'_>) -> Vec<Finding> {
+    let refusing = facts.view.sentinels().filter(|_| facts.view.policy.relay);
+    let refusing = refusing.filter_map(|(at, answer)| Some((at, answer.refuses_relay.as_ref()?)));
+    let evidence: Vec<Observation> =
+        refusing.map(|(at, words)| seen(at, format!("PUBLISH: {words}"))).collect();
+    if evidence.is_empty() {
+        return Vec::new();
+    }
+    let text = "a Sentinel does not let agents tell it how an election ended whose leader dies";
+    let mend = "give the agents' user on the Sentinels +publish and &__sentinel__:hello, or set relay = false";
+    vec![FindingCode::RelayRefused.found(text, evidence, mend)]
 }
 
 fn lacks_group(facts: &Facts<'_>) -> Vec<Finding> {

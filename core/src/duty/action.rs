@@ -2,6 +2,7 @@
 
 use crate::duty::fence::Fence;
 use crate::duty::hold::Hold;
+use crate::duty::relay::Relay;
 use crate::duty::sentinels::Reconfigure;
 use crate::duty::stale_peers::Forget;
 use crate::published::projection::Op;
@@ -14,6 +15,8 @@ use crate::situation::data_loss::{Detach, Replace};
 pub enum Action {
     /// One transaction in Consul.
     Write(Box<Write>),
+    /// Tell a Sentinel how an election ended.
+    Relay(Relay),
     /// Hold an instance's writes for a moment.
     Hold(Hold),
     /// Turn a stray primary into a replica of the writer.
@@ -31,11 +34,12 @@ impl Action {
     pub(crate) fn order(&self) -> u8 {
         match self {
             Self::Write(_) => 0,
-            Self::Detach(_) => 1,
-            Self::Hold(_) => 2,
-            Self::Fence(_) => 3,
-            Self::Promote(_) => 4,
-            Self::Reconfigure(_) => 5,
+            Self::Relay(_) => 1,
+            Self::Detach(_) => 2,
+            Self::Hold(_) => 3,
+            Self::Fence(_) => 4,
+            Self::Promote(_) => 5,
+            Self::Reconfigure(_) => 6,
         }
     }
 }

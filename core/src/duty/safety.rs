@@ -3,6 +3,7 @@
 use crate::duty::action::{Action, Purpose, Write};
 use crate::duty::fence::{Fence, StrayKind};
 use crate::duty::hold::{Hold, HoldReason};
+use crate::duty::relay::Relay;
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
 use crate::known::observed::{DownOpinion, Role, SentinelGroup};
@@ -17,6 +18,7 @@ use crate::situation::election::led_in_silence;
 pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
     match action {
         Action::Write(write) => veto_write(view, write),
+        Action::Relay(relay) => veto_relay(view, relay),
         Action::Hold(hold) => veto_hold(view, hold),
         Action::Fence(fence) => veto_fence(view, fence),
         Action::Detach(detach) => veto_detach(view, detach),
@@ -29,6 +31,27 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
             leaving.then(|| format!("{} is being replaced", reconfigure.primary))
         }
     }
+}
+
+/// No Sentinel is told of an epoch that it has reached, of a primary that has not said so, or of one that others contradict.
+fn veto_relay(view: &View<'_>, relay: &Relay) -> Option<String> {
+    let Relay { sentinel, epoch, chosen, .. } = relay;
+    if !says_primary(view, chosen) {
+        return Some(format!("{chosen} has not said that it is the primary"));
+    }
+    let reached = |(at, group): &(&Address, &SentinelGroup)| {
+        group.config_epoch >= *epoch && (*at == sentinel || &group.primary != chosen)
+    };
+    let named = view.sentinels().filter_map(|(at, answer)| Some((at, answer.group.as_ref()?)));
+    if let Some((at, group)) = named.into_iter().find(reached) {
+        return Some(format!(
+            "Sentinel {at} names {} at epoch {}",
+            group.primary, group.config_epoch
+        ));
+    }
+    let mut failovers = view.tally.failovers.iter();
+    let other = failovers.find(|f| f.chosen.as_ref().is_some_and(|other| other != chosen));
+    other.map(|other| format!("Sentinel {} leads another failover", other.leader))
 }
 
 /// Only the instance in `claim`, while no Sentinel names an instance that is up; and the last writer while a majority names it

@@ -159,6 +159,23 @@ impl<T: Clone + PartialEq> Asked<T> {
     }
 }
 
+/// An election whose outcome was seen: a majority voted for one leader at one epoch, and the leader chose a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Election {
+    /// The Sentinel that was elected.
+    pub leader: SentinelId,
+    /// The epoch of the votes.
+    pub epoch: u64,
+    /// The primary that is replaced.
+    pub old: Address,
+    /// The replica that the leader chose.
+    pub chosen: Address,
+    /// When the choice was first seen.
+    pub seen: Mono,
+    /// When the replica first said that it is the primary.
+    pub promoted: Option<Mono>,
+}
+
 /// What a group's loop knows of the past: since when conditions last, and what was done when.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -191,6 +208,10 @@ pub struct Memory {
     pub reconfigured: BTreeMap<(Address, ReconfigureKind), Mono>,
     /// The last failover that a Sentinel gave up: which Sentinel, why, and when that was heard.
     pub gave_up: Option<(Address, GaveUp, Mono)>,
+    /// The last election whose outcome was seen, until a majority has followed.
+    pub election: Option<Election>,
+    /// When each Sentinel was last told how an election ended, and of which epoch that was.
+    pub relayed: BTreeMap<Address, (u64, Mono)>,
     /// The last `SENTINEL RESET` in the record.
     pub reset: Asked<Reset>,
     /// The generation that DNS was last seen to answer, and when.

@@ -92,6 +92,9 @@ pub struct SentinelAnswer {
     pub group: Option<SentinelGroup>,
     /// Which groups it monitors, where it does not monitor this one.
     pub others: Vec<GroupName>,
+    /// Its words when it does not let this agent say a hello to it (`PUBLISH __sentinel__:hello`); `None` as well where it was not
+    /// asked.
+    pub refuses_relay: Option<String>,
 }
 
 /// `GET-MASTER-ADDR-BY-NAME`, `MASTER`, `REPLICAS` and `SENTINELS` of one group, read in one write.

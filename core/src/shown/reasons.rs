@@ -491,6 +491,8 @@ pub enum Reason {
     NotForgotten(NotForgotten),
     /// These Sentinels have one id, and count as one.
     SameId(Vec<Address>),
+    /// Sentinels do not let this agent tell them how an election ended, in these words.
+    RelayRefused(Vec<(Address, String)>),
     /// There is no writer, and a Sentinel has given up the last failover that it began.
     GaveUp {
         /// The Sentinel that gave up.
@@ -562,6 +564,17 @@ impl fmt::Display for Reason {
                     "Sentinels {} have the same id: they do not find one another, and count as one. Delete the line \
                      `sentinel myid` in the config of all but one, and start those again",
                     names.join(", ")
+                )
+            }
+            Self::RelayRefused(refusing) => {
+                let each: Vec<String> =
+                    refusing.iter().map(|(at, words)| format!("{at} (`{words}`)")).collect();
+                write!(
+                    f,
+                    "Sentinels do not let this agent tell them how an election ended whose leader dies: {}. Give its user there \
+                     +publish and &__sentinel__:hello, or set relay = false; until then a new writer is published when a majority \
+                     names it",
+                    each.join(", ")
                 )
             }
             Self::GaveUp { sentinel, why, ago_s, again_s } => {

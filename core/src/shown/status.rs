@@ -128,6 +128,8 @@ pub enum ProblemCode {
     Maintenance,
     /// Several Sentinels have one id.
     SameSentinelId,
+    /// Sentinels do not let the agent tell them how an election ended.
+    RelayRefused,
     /// Too few Sentinels answer for a failover.
     NoMajority,
     /// Sentinels could not be looked for.
@@ -162,7 +164,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -182,6 +184,7 @@ impl ProblemCode {
         Self::LoopbackAddress,
         Self::Maintenance,
         Self::SameSentinelId,
+        Self::RelayRefused,
         Self::NoMajority,
         Self::SentinelsNotFound,
         Self::DnsWrong,
@@ -201,8 +204,8 @@ impl ProblemCode {
 
     /// The writer serves all the same, and the group survives less than it could.
     pub fn only_degrades(self) -> bool {
-        use ProblemCode::{CannotSave, InstanceDown, NoReplicas, SentinelsMissing};
-        matches!(self, NoReplicas | InstanceDown | CannotSave | SentinelsMissing)
+        use ProblemCode::{CannotSave, InstanceDown, NoReplicas, RelayRefused, SentinelsMissing};
+        matches!(self, NoReplicas | InstanceDown | CannotSave | RelayRefused | SentinelsMissing)
     }
 
     /// As it stands in JSON and in metrics.
@@ -227,6 +230,7 @@ impl ProblemCode {
             Self::LoopbackAddress => "loopback-address",
             Self::Maintenance => "maintenance",
             Self::SameSentinelId => "same-sentinel-id",
+            Self::RelayRefused => "relay-refused",
             Self::NoMajority => "no-majority",
             Self::SentinelsNotFound => "sentinels-not-found",
             Self::DnsWrong => "dns-wrong",
@@ -598,6 +602,7 @@ fn noteworthy(reason: &Reason) -> Option<Problem> {
     match reason {
         Reason::Renamed { .. } => Some(ProblemCode::Renamed.says(reason.to_string())),
         Reason::SameId(_) => Some(ProblemCode::SameSentinelId.says(reason.to_string())),
+        Reason::RelayRefused(_) => Some(ProblemCode::RelayRefused.says(reason.to_string())),
         Reason::Taken { .. } => Some(ProblemCode::ServiceTaken.says(reason.to_string())),
         Reason::ForeignNode(_) => Some(ProblemCode::ForeignNode.says(reason.to_string())),
         Reason::LeftAlone(left) => Some(ProblemCode::SecondPrimary.says(second_primary(left))),

@@ -1,5 +1,6 @@
 //! Rule 3: the replica that an elected leader has chosen, once it says itself that it is the primary.
 
+use crate::duty::relay::refusing;
 use crate::identity::address::Address;
 use crate::known::view::View;
 use crate::published::record::{Basis, Evidence, Level, Writer};
@@ -28,7 +29,7 @@ pub enum Promotion {
 
 /// The promotion that is to be published.
 pub fn chosen(view: &View<'_>) -> Option<Promotion> {
-    if view.policy.publish != Level::Promotion {
+    if view.policy.publish != Level::Promotion || !refusing(view).is_empty() {
         return None;
     }
     // Without a last writer there is no history that the new one could be seen to continue.

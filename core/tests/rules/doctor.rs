@@ -257,6 +257,10 @@ const SENTINEL_FAULTS: &[(FindingCode, Fault)] = &[
     (FindingCode::SameSentinelId, |w| {
         w.change(|scene| scene.answer(1, |answer| answer.id = crate::scene::id(0)));
     }),
+    (FindingCode::RelayRefused, |w| {
+        let words = "NOPERM this user has no permissions to access one of the channels";
+        w.change(|scene| scene.answer(1, |answer| answer.refuses_relay = Some(words.to_owned())));
+    }),
     (FindingCode::ReplicasForgotten, |w| {
         w.every_sentinel(|group| {
             group.replicas.clear();

@@ -16,6 +16,7 @@ mod names;
 mod promote_again;
 mod properties;
 mod reconfigure;
+mod relay;
 mod relocated;
 mod rule_1_votes;
 mod rule_2_majority;

@@ -144,6 +144,7 @@ impl Scene {
             tilt: false,
             group: Some(group),
             others: Vec::new(),
+            refuses_relay: None,
         };
         self.observed.sentinels.insert(sentinel_at(index), answered(answer));
     }

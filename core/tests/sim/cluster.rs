@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::duty::fence::Fence;
+use consul_redis_core::duty::relay::Relay;
 use consul_redis_core::identity::address::Address;
 use consul_redis_core::known::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelAnswer,
@@ -147,6 +148,8 @@ pub struct Cluster {
     pub cut_sentinels: BTreeSet<(usize, usize)>,
     /// Pairs that cannot speak: Sentinel and instance.
     pub cut_instances: BTreeSet<(usize, Address)>,
+    /// By epoch, which leaders a majority has elected, and what each chose: one, unless a Sentinel was made anew and voted twice.
+    pub elections: BTreeMap<u64, BTreeSet<(usize, Address)>>,
     /// No client writes yet.
     pub idle: bool,
     /// The time of the last tick.
@@ -214,6 +217,7 @@ impl Cluster {
             sentinels: (0..sentinels).map(sentinel).collect(),
             cut_sentinels: BTreeSet::new(),
             cut_instances: BTreeSet::new(),
+            elections: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed ^ 0x5e17_14e1),
             idle: false,
             now: 0,
@@ -281,6 +285,16 @@ impl Cluster {
     pub fn chosen(&self) -> Vec<Address> {
         let failovers = self.sentinels.iter().filter_map(|sentinel| sentinel.failover.as_ref());
         failovers.filter(|f| f.phase.elected()).filter_map(|f| f.chosen.clone()).collect()
+    }
+
+    /// The leader whose chosen replica is a primary, while no other Sentinel has heard of that.
+    pub fn awaits_promotion(&self) -> Option<(usize, Address)> {
+        self.sentinels.iter().enumerate().find_map(|(index, sentinel)| {
+            let failover = sentinel.failover.as_ref()?;
+            let chosen = failover.chosen.clone()?;
+            let waits = failover.phase == FailoverPhase::WaitPromotion;
+            (waits && self.instance(&chosen)?.is_primary()).then_some((index, chosen))
+        })
     }
 
     /// How long until the next tick. Drawn here, so that Sentinels do the same in a world without agents as in one whose
@@ -422,6 +436,10 @@ impl Cluster {
             }
             FailoverPhase::SelectReplica => match self.best_replica(index) {
                 Some(chosen) => {
+                    if !failover.forced {
+                        let outcome = (index, chosen.clone());
+                        self.elections.entry(failover.epoch).or_default().insert(outcome);
+                    }
                     if let Some(failover) = &mut self.sentinels[index].failover {
                         failover.chosen = Some(chosen);
                     }
@@ -658,6 +676,35 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// A hello that an agent says in a leader's place. Whether it brought a newer configuration.
+    ///
+    /// # Errors
+    /// When no election has ended so, or the epoch of the Sentinel would go back.
+    pub fn relay(&mut self, to: usize, relay: &Relay) -> Result<bool, String> {
+        let Relay { leader, epoch, chosen, .. } = relay;
+        let ended = self.elections.get(epoch).into_iter().flatten();
+        let mut ended = ended.map(|(index, chosen)| (&self.sentinels[*index].id, chosen));
+        if !ended.any(|outcome| outcome == (leader, chosen)) {
+            return Err(format!("{chosen} was told for epoch {epoch}, and no election ended so"));
+        }
+        let sentinel = &mut self.sentinels[to];
+        let before = (sentinel.config_epoch, sentinel.current_epoch);
+        sentinel.current_epoch = sentinel.current_epoch.max(*epoch);
+        if sentinel.config_epoch >= *epoch {
+            return Ok(false);
+        }
+        sentinel.config_epoch = *epoch;
+        if &sentinel.primary != chosen {
+            let old = sentinel.primary.clone();
+            self.switch(to, &old, chosen);
+        }
+        let sentinel = &self.sentinels[to];
+        if before.0 > sentinel.config_epoch || before.1 > sentinel.current_epoch {
+            return Err(format!("{to} went back from epoch {before:?}"));
+        }
+        Ok(true)
     }
 
     /// `SENTINEL RESET`: forgets replicas and peers, aborts its failover, keeps the epoch and the
@@ -942,7 +989,10 @@ impl Cluster {
                 .iter()
                 .map(|peer| {
                     let other = &self.sentinels[*peer];
-                    let leader = other.voted.1.map(|leader| self.sentinels[leader].id.clone());
+                    // Now and then the reply with the vote was lost on its way to this one.
+                    let lost = (other.voted.0 + *peer as u64 + index as u64).is_multiple_of(7);
+                    let leader = other.voted.1.filter(|_| !lost);
+                    let leader = leader.map(|leader| self.sentinels[leader].id.clone());
                     SentinelPeer {
                         address: other.address.clone(),
                         id: other.id.clone(),
@@ -958,6 +1008,7 @@ impl Cluster {
             tilt: now < sentinel.tilt_until,
             group,
             others: Vec::new(),
+            refuses_relay: None,
         })
     }
 }

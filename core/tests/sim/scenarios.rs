@@ -88,6 +88,67 @@ fn a_leader_that_dies_after_the_promotion_leaves_one_writer_in_the_end() {
     assert!(seen > seeds() as usize / 2, "only {seen} promotions were published before the end");
 }
 
+/// What befalls the leader whose chosen replica has just become a primary.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Dies,
+    StandsStill,
+    IsCutOff,
+    GivesUp,
+}
+
+/// The others hear of it from the agents, elect no other one, and its name is published once. Where an agent has not seen the
+/// election in time, or saw half of its votes, another one may follow: as if there were no agents.
+#[test]
+fn a_promotion_outlives_its_leader() {
+    for fate in [Fate::Dies, Fate::StandsStill, Fate::IsCutOff, Fate::GivesUp] {
+        let (mut kept, mut relays) = (0, 0);
+        for seed in 0..seeds() {
+            let mut world = settled(seed, 3);
+            world.schedule(world.now + 10, Operation::KillPrimary);
+            run_until(&mut world, 20_000, |world| world.cluster.awaits_promotion().is_some());
+            let (leader, chosen) = world.cluster.awaits_promotion().unwrap();
+            let others = (0..3).filter(|other| *other != leader);
+            match fate {
+                Fate::Dies => world.cluster.kill(leader),
+                Fate::StandsStill => world.schedule(world.now, Operation::KillSentinel(leader)),
+                Fate::IsCutOff => {
+                    others.for_each(|o| {
+                        world.schedule(world.now, Operation::CutSentinels(leader, o))
+                    });
+                }
+                Fate::GivesUp => world.cluster.abort(leader),
+            }
+            world.run(world.now + 12_000);
+            let followed = world.cluster.majority().as_ref() == Some(&chosen);
+            let record = published(&world).unwrap();
+            let once = record.generation <= 3 && record.writer_address() == Some(&chosen);
+            kept += usize::from(followed && once);
+            relays += world.counts.relays;
+            finish(&mut world);
+        }
+        println!("{fate:?}: {kept} of {} promotions kept, {relays} Sentinels told", seeds());
+        assert!(kept * 4 >= seeds() as usize * 3, "{fate:?}: {kept} of {}", seeds());
+        assert!(relays > 0, "{fate:?}");
+    }
+}
+
+/// The promoted one dies with the leader, or right after it: another one leads in the end.
+#[test]
+fn a_promotion_that_dies_with_its_leader_leaves_one_writer_in_the_end() {
+    for seed in 0..seeds() {
+        let mut world = settled(seed, 3);
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        run_until(&mut world, 20_000, |world| world.cluster.awaits_promotion().is_some());
+        let (_, chosen) = world.cluster.awaits_promotion().unwrap();
+        let index = world.cluster.instances.iter().position(|i| i.address == chosen).unwrap();
+        world.schedule(world.now, Operation::KillLeader);
+        world.schedule(world.now + 60 * seed, Operation::KillInstance(index));
+        world.run(world.now + 40_000);
+        finish(&mut world);
+    }
+}
+
 #[test]
 fn a_reset_on_the_leader_in_mid_failover_leaves_one_writer_in_the_end() {
     for seed in 0..seeds() {

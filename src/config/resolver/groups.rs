@@ -233,6 +233,7 @@ fn apply(policy: &mut Policy, table: &GroupTable) {
     policy.replace_emptied = table.replace_emptied.unwrap_or(policy.replace_emptied);
     policy.hold_writes = table.hold_writes.unwrap_or(policy.hold_writes);
     policy.tell_sentinels = table.tell_sentinels.unwrap_or(policy.tell_sentinels);
+    policy.relay = table.relay.unwrap_or(policy.relay);
     policy.settings = wanted(&table.settings);
 }
 

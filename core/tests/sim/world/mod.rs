@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use consul_redis_core::duty::action::{Promote, Purpose, Write};
 use consul_redis_core::duty::fence::Fence;
+use consul_redis_core::duty::relay::Relay;
 use consul_redis_core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use consul_redis_core::duty::stale_peers::Forget;
 use consul_redis_core::duty::switchover::{Switchover, has_all, prepare, retire};
@@ -93,6 +94,7 @@ enum Event {
     Fence(usize, usize, Fence),
     Detach(usize, usize, Detach),
     Replace(usize, usize, Replace, Mono),
+    Relay(usize, usize, Relay, Mono),
     Promote(usize, usize, Promote),
     Move(usize, Move),
     Reconfigure(usize, usize, Reconfigure),
@@ -184,6 +186,8 @@ impl Agent {
 /// How often what is drawn has happened.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
+    /// Sentinels that followed an election's outcome because an agent told it.
+    pub relays: usize,
     /// Sentinels that an agent found no more.
     pub dismissals: usize,
     /// Answers of those that came afterwards.
@@ -207,8 +211,9 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn all(&mut self) -> [&mut usize; 11] {
+    fn all(&mut self) -> [&mut usize; 12] {
         [
+            &mut self.relays,
             &mut self.dismissals,
             &mut self.late_answers,
             &mut self.full_queues,
@@ -231,7 +236,7 @@ impl Counts {
 
     /// Whatever is drawn has happened at least once.
     pub fn nothing_is_missing(mut self) -> bool {
-        self.all()[..9].iter().all(|count| **count > 0)
+        self.all()[..10].iter().all(|count| **count > 0)
     }
 }
 
@@ -501,6 +506,7 @@ impl World {
         policy.replace_emptied &= !unknown.contains(&"emptied");
         policy.forget_ghosts &= !unknown.contains(&"reset");
         policy.bootstrap &= !unknown.contains(&"claim");
+        policy.relay &= unknown.is_empty();
         policy
     }
 
@@ -577,6 +583,9 @@ impl World {
             Event::Detach(agent, instance, detach) => self.detach(agent, instance, &detach),
             Event::Replace(agent, sentinel, replace, until) => {
                 self.replace(agent, sentinel, &replace, until);
+            }
+            Event::Relay(agent, sentinel, relay, until) => {
+                self.relay(agent, sentinel, &relay, until);
             }
             Event::Fence(agent, instance, fence) => self.fence(agent, instance, &fence),
             Event::Reconfigure(agent, sentinel, reconfigure) => {

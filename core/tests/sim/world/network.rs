@@ -144,7 +144,10 @@ impl World {
     /// Commands to instances and Sentinels.
     pub(super) fn command(&mut self, agent: usize, output: Output) {
         match output {
-            Output::Reconfigure(_) | Output::Forget(..) | Output::Replace(..) => {
+            Output::Reconfigure(_)
+            | Output::Forget(..)
+            | Output::Replace(..)
+            | Output::Relay(..) => {
                 self.command_sentinel(agent, output);
             }
             output => self.command_instance(agent, output),
@@ -180,6 +183,7 @@ impl World {
             Output::Reconfigure(reconfigure) => &reconfigure.sentinel,
             Output::Forget(forget, _) => &forget.sentinel,
             Output::Replace(replace, _) => &replace.sentinel,
+            Output::Relay(relay, _) => &relay.sentinel,
             other => panic!("{other:?} is no command"),
         };
         let is_it = |s: &Sentinel| &s.address == address;
@@ -194,6 +198,14 @@ impl World {
             Output::Reconfigure(reconfigure) => Event::Reconfigure(agent, sentinel, reconfigure),
             Output::Forget(forget, until) => Event::Forget(agent, sentinel, forget, until),
             Output::Replace(replace, until) => Event::Replace(agent, sentinel, replace, until),
+            Output::Relay(relay, until) => {
+                // What is sent twice is heard twice.
+                if self.rng.random_range(0..8) == 0 {
+                    let again = Event::Relay(agent, sentinel, relay.clone(), until);
+                    self.push(self.now + 2 * delay, again);
+                }
+                Event::Relay(agent, sentinel, relay, until)
+            }
             other => panic!("{other:?} is no command"),
         };
         self.push(self.now + delay, event);
@@ -356,6 +368,21 @@ impl World {
             self.break_with(format!("a failover was asked for, and another one at {at}"));
         }
         self.cluster.start_failover(sentinel, self.now, true);
+    }
+
+    /// A Sentinel is told what an election has come to, and nothing else; and no epoch goes back.
+    pub(super) fn relay(&mut self, agent: usize, sentinel: usize, relay: &Relay, until: Mono) {
+        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
+        let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
+        if self.now > until.0 || !answer.is_some_and(|answer| relay.still_holds(&answer)) {
+            return;
+        }
+        self.log.push(format!("{} agent-{agent} tells {sentinel} {}", self.now, relay.chosen));
+        match self.cluster.relay(sentinel, relay) {
+            Ok(followed) => self.counts.relays += usize::from(followed),
+            Err(what) => self.break_with(what),
+        }
+        self.note_truth();
     }
 
     /// One Sentinel at a time: the last one knows all peers again.

@@ -1,0 +1,206 @@
+//! The Sentinel that leads a failover dies as its replica says that it is the primary: no other Sentinel has heard of that.
+
+use std::time::Duration;
+
+use consul_redis::core::identity::address::Address;
+use consul_redis::lab::LabError;
+use consul_redis::lab::clients::first_primary;
+use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::fields;
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    agents, logs, must_follow_a_failover, run, text, until_in_sync, until_record, until_writer,
+    world, writers,
+};
+use crate::writers::{Done, Kind, lost};
+
+/// Writes before and after.
+const SOME: usize = 200;
+/// How long another failover may take that a dead leader leaves behind, in s: twice `failover-timeout`, and one more election.
+const ANOTHER_WITHIN_S: u64 = 60;
+
+/// How far the Sentinel is with the failover that it leads.
+async fn failover_state(sentinel: &LabServer) -> Result<Option<String>, LabError> {
+    let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+    Ok(fields(&answer).map_err(LabError)?.remove("failover-state"))
+}
+
+/// A config with these lines for the group.
+fn config(world: &World, lines: &str) -> String {
+    let path = world.dir().join("relay.toml");
+    std::fs::write(&path, format!("[[group]]\nname = \"redis\"\n{lines}")).unwrap();
+    path.display().to_string()
+}
+
+/// Kills the primary, and stops the Sentinel that leads the failover as soon as a replica says that it is the primary. That
+/// replica.
+async fn lose_the_leader(world: &mut World, first: &str, signal: Signal) -> Address {
+    world.server_mut(first).unwrap().kill();
+    let (promoted, _) = first_primary(&world.groups[0].redis).await;
+    let asked = world.sentinels.iter().map(failover_state);
+    let states = futures_util::future::join_all(asked).await;
+    let leads = |state: &Result<Option<String>, LabError>| {
+        let state = state.as_ref().ok().and_then(Option::as_deref);
+        matches!(state, Some("send_slaveof_noone" | "wait_promotion"))
+    };
+    let leader = states.iter().position(leads);
+    let leader = leader.unwrap_or_else(|| panic!("no leader waits for {promoted}: {states:?}"));
+    world.sentinels[leader].signal(signal).unwrap();
+    promoted
+}
+
+/// Writes that this server acknowledged.
+fn acknowledged_by(done: Vec<Done>, server: &Address) -> Vec<Done> {
+    let by = server.to_string();
+    done.into_iter().filter(|done| done.kind != Kind::Reader && done.by.to_string() == by).collect()
+}
+
+async fn begun(lines: &str, level: &str) -> (World, Vec<Process>, String) {
+    let world = world(WorldSpec::default()).await;
+    let config = config(&world, lines);
+    let agents = agents(&world, 3, &["--config", &config, "--publish", level]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    (world, agents, first)
+}
+
+/// What the promoted one acknowledges stays, its name is published once and not withdrawn.
+async fn nothing_is_lost(level: &str, signal: Signal) {
+    let (mut world, agents, first) = begun("", level).await;
+    let before = until_in_sync(&world, "redis", 2).await;
+    let writers = writers(&world);
+    writers.until_more(SOME).await;
+    let promoted = lose_the_leader(&mut world, &first, signal).await;
+    let second = until_writer(&world, "redis", 20, Some(&first)).await;
+    assert_eq!(second, promoted.to_string(), "{}", logs(&agents));
+    writers.until_more(SOME).await;
+    // The one that is left follows, by a Sentinel's hand: the leader's own would have been sooner.
+    let after = until_in_sync(&world, "redis", 1).await;
+    let published = after.generation - before.generation;
+    assert!(published <= 2, "withdrawn and published, once each\n{}", logs(&agents));
+    assert_eq!(after.writer_address(), Some(&promoted));
+    writers.until_more(SOME).await;
+    let done = acknowledged_by(writers.stop(), &promoted);
+    let lost = lost(&done, &second).await;
+    println!("{} writes acknowledged by {promoted}, {} lost", done.len(), lost.len());
+    assert!(done.len() >= SOME && lost.is_empty(), "{lost:?}");
+    let log = logs(&agents);
+    assert!(log.contains(&format!("of {promoted}, the primary at epoch")), "{log}");
+    // The leader is back, and says nothing else.
+    for sentinel in &mut world.sentinels {
+        let _ = sentinel.signal(Signal::SIGCONT);
+        if failover_state(sentinel).await.is_err() {
+            sentinel.restart().await.unwrap();
+        }
+    }
+    world.server_mut(&first).unwrap().restart().await.unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    let now = until_in_sync(&world, "redis", 2).await;
+    assert_eq!(now.writer_address(), Some(&promoted), "{}", logs(&agents));
+    assert_eq!(now.generation, after.generation, "{}", logs(&agents));
+    must_follow_a_failover(&mut world).await;
+}
+
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_with_the_leader_at_level_promotion() {
+    nothing_is_lost("promotion", Signal::SIGKILL).await;
+}
+
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_with_a_leader_that_stands_still() {
+    nothing_is_lost("promotion", Signal::SIGSTOP).await;
+}
+
+/// The majority itself names it, so the level does not matter.
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_with_the_leader_at_level_quorum() {
+    nothing_is_lost("quorum", Signal::SIGKILL).await;
+}
+
+/// What the others rest on: without the relay, the Sentinels that are left elect once more, and where they choose another one the
+/// writes are gone.
+#[tokio::test]
+async fn without_the_relay_acknowledged_writes_are_lost_with_the_leader() {
+    let (mut world, agents, first) = begun("relay = false\n", "promotion").await;
+    let writers = writers(&world);
+    writers.until_more(SOME).await;
+    let promoted = lose_the_leader(&mut world, &first, Signal::SIGKILL).await;
+    // They may choose either replica. The lower number goes first.
+    let other = world.groups[0]
+        .redis
+        .iter()
+        .find(|server| server.address != promoted && server.address.to_string() != first);
+    other.unwrap().ask(&["CONFIG", "SET", "replica-priority", "1"]).await.unwrap();
+    until_record(&world, "redis", 20, "the promoted one is published", |record| {
+        record.writer_address() == Some(&promoted)
+    })
+    .await;
+    writers.until_more(SOME).await;
+    let third = until_record(&world, "redis", ANOTHER_WITHIN_S, "another one is", |record| {
+        record.writer_address().is_some_and(|writer| writer != &promoted)
+    })
+    .await;
+    let third = third.writer_address().unwrap().to_string();
+    let done = acknowledged_by(writers.stop(), &promoted);
+    let lost = lost(&done, &third).await;
+    println!("{} writes acknowledged by {promoted}, {} lost", done.len(), lost.len());
+    assert!(!lost.is_empty(), "of {}\n{}", done.len(), logs(&agents));
+}
+
+/// A Sentinel's user without the right: the agents say so, and publish when a majority names the writer.
+#[tokio::test]
+async fn where_sentinels_refuse_the_relay_it_is_said_and_the_majority_is_waited_for() {
+    let world = world(WorldSpec::default()).await;
+    let user = |more: &'static str| {
+        let all = ["ACL", "SETUSER", "ours", "on", ">secret", "+ping", "+sentinel", "+info"];
+        [&all[..], &["+subscribe", more, "&*"]].concat()
+    };
+    for sentinel in &world.sentinels {
+        sentinel.ask(&user("-publish")).await.unwrap();
+    }
+    let env =
+        [("CONSUL_REDIS_SENTINEL_USERNAME", "ours"), ("CONSUL_REDIS_SENTINEL_PASSWORD", "secret")];
+    let agent = crate::support::agent(&world, "agent-0", &[], &env);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let said = "do not let this agent tell them how an election ended";
+    let log = || async {
+        let log = agent.log();
+        if log.contains(said) { Ok(()) } else { Err(LabError(log)) }
+    };
+    until("it is said", Duration::from_secs(20), log).await.unwrap();
+    let status = text(&run(&world, &["status"], &env));
+    assert!(status.contains(said) && status.contains("+publish"), "{status}");
+    let doctor = text(&run(&world, &["doctor"], &env));
+    assert!(doctor.contains("relay-refused"), "{doctor}");
+    world.calm().await.unwrap();
+    // The primary is alive, so nothing but its replacement changes what is published.
+    world.server(&first).unwrap().signal(Signal::SIGSTOP).unwrap();
+    let second = until_record(&world, "redis", 30, "another writer", |record| {
+        record.writer_address().is_some_and(|writer| writer.to_string() != first)
+    })
+    .await;
+    assert_eq!(
+        second.evidence.level(),
+        consul_redis::core::published::record::Level::Quorum,
+        "{}",
+        agent.log()
+    );
+    world.server(&first).unwrap().signal(Signal::SIGCONT).unwrap();
+    // It is asked for every 10 s.
+    for sentinel in &world.sentinels {
+        sentinel.ask(&user("+publish")).await.unwrap();
+    }
+    until("status has it no more", Duration::from_secs(40), || async {
+        let status = text(&run(&world, &["status"], &env));
+        if status.contains(said) { Err(LabError(status)) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+}
