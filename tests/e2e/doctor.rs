@@ -121,6 +121,111 @@ async fn what_is_wrong_with_redis_is_found() {
     assert_eq!(findings[0]["evidence"][0]["from"], *writer);
 }
 
+/// Carries out what the findings say: commands to one server, to all of a kind, and our own.
+async fn cure(world: &World, findings: &[Value]) {
+    for finding in findings {
+        let mend = finding["mend"].as_str().unwrap();
+        for cure in mend.split("; ") {
+            let everywhere = cure.strip_suffix(", on every instance");
+            let words: Vec<&str> = everywhere.unwrap_or(cure).split_whitespace().collect();
+            match words[..] {
+                ["consul-redis", ref ours @ ..] => {
+                    let output = run(world, ours, &[]);
+                    assert_eq!(output.status.code(), Some(0), "{cure}: {}", text(&output));
+                }
+                ["redis-cli", "-h", host, "-p", port, ref command @ ..] => {
+                    let at = format!("{host}:{port}");
+                    let sentinel = world.sentinels.iter().find(|s| s.address.to_string() == at);
+                    let server = world.server(&at).or(sentinel).expect("a server of this world");
+                    server.ask(command).await.unwrap();
+                }
+                ["redis-cli", ref command @ ..] if everywhere.is_some() => {
+                    for server in &world.groups[0].redis {
+                        server.ask(command).await.unwrap();
+                    }
+                }
+                _ => panic!("no command: {cure}"),
+            }
+        }
+    }
+}
+
+/// Each cure that is a command is carried out, word for word, and the finding is gone, with no other in its place.
+#[tokio::test]
+async fn what_doctor_says_cures_what_it_found() {
+    let (world, _agents, writer) = well(WorldSpec::default()).await;
+    let redis = &world.groups[0].redis;
+    let replicas: Vec<&LabServer> =
+        redis.iter().filter(|server| server.address.to_string() != writer).collect();
+    let one = |code: &'static str| [code];
+    // Of one instance, and of all of them: one finding with a cure for each.
+    for (code, setting, value, everywhere) in [
+        ("priority-zero", "replica-priority", "0", false),
+        ("nobody-eligible", "replica-priority", "0", true),
+        ("persistence-off", "save", "", true),
+        ("replica-writable", "replica-read-only", "no", true),
+        ("diskless-delay", "repl-diskless-sync-delay", "60", true),
+        ("min-replicas-off", "min-replicas-to-write", "0", true),
+        ("min-replicas-no-spare", "min-replicas-to-write", "2", true),
+        ("min-replicas-unmet", "min-replicas-to-write", "3", true),
+        ("min-replicas-differ", "min-replicas-to-write", "0", false),
+    ] {
+        match everywhere {
+            true => set(redis, setting, value).await,
+            false => drop(replicas[0].ask(&["CONFIG", "SET", setting, value]).await.unwrap()),
+        }
+        if setting == "repl-diskless-sync-delay" {
+            set(redis, "repl-diskless-sync", "yes").await;
+        }
+        let findings = until_found(&world, &[], &one(code)).await;
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        cure(&world, &findings).await;
+        until_found(&world, &[], &[]).await;
+    }
+    let kept = run(&world, &["maintenance", "on", &replicas[0].address.to_string()], &[]);
+    assert_eq!(kept.status.code(), Some(0), "{}", text(&kept));
+    let findings = until_found(&world, &[], &["in-maintenance"]).await;
+    cure(&world, &findings).await;
+    until_found(&world, &[], &[]).await;
+    for (code, option, value, everywhere) in [
+        ("quorum-too-high", "quorum", "4", true),
+        ("quorum-no-spare", "quorum", "3", true),
+        ("quorum-one", "quorum", "1", true),
+        ("quorum-differs", "quorum", "3", false),
+        ("down-after-short", "down-after-milliseconds", "1400", true),
+        ("down-after-long", "down-after-milliseconds", "20000", true),
+        ("failover-timeout-short", "failover-timeout", "3000", true),
+        ("failover-timeout-long", "failover-timeout", "90000", true),
+        ("parallel-syncs-differs", "parallel-syncs", "2", false),
+    ] {
+        // What an earlier cure has written down would be kept.
+        let kept = json!({"reboot_down_after_ms": 3_000});
+        world.consul.client().unwrap().put(CONFIG_KEY, &[], Some(&kept)).await.unwrap();
+        let some = if everywhere { &world.sentinels[..] } else { &world.sentinels[..1] };
+        tell(some, option, value).await;
+        let findings = until_found_among(&world, code).await;
+        cure(&world, &findings).await;
+        until_found(&world, &[], &[]).await;
+    }
+}
+
+/// The key with the group's Sentinel settings.
+const CONFIG_KEY: &str = "/v1/kv/redis-ha/redis/config";
+
+/// Waits until this is found; what else there is may be one fault with it.
+async fn until_found_among(world: &World, code: &str) -> Vec<Value> {
+    until(&format!("doctor finds {code}"), Duration::from_secs(30), || async {
+        let (_, findings) = doctor(world, &[]);
+        if codes(&findings).contains(code) {
+            Ok(findings)
+        } else {
+            Err(LabError(format!("{findings:#?}")))
+        }
+    })
+    .await
+    .unwrap()
+}
+
 #[tokio::test]
 async fn what_is_wrong_with_sentinels_is_found() {
     let (mut world, _agents, _) = well(WorldSpec::default()).await;

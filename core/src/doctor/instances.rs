@@ -39,7 +39,7 @@ pub(super) const CHECKS: &[Check] = &[
     in_maintenance,
 ];
 
-/// A finding for each instance of which `check` says something.
+/// What is to be found of each instance of which `check` says something.
 fn each(
     facts: &Facts<'_>,
     code: FindingCode,
@@ -153,8 +153,8 @@ fn misnamed(facts: &Facts<'_>) -> Vec<Finding> {
             "{at} is registered for the group and ignored: it leads every host to itself, and the group is known elsewhere"
         );
         let mend = "write the address that the Sentinels know in [[redis]] of the agent that registered it";
-        let read = format!("{} at {at}", view.policy.service.server());
-        FindingCode::LoopbackAddress.found(text, vec![seen("Consul", read)], mend)
+        let read = format!("registered in Consul as {}", view.policy.service.server());
+        FindingCode::LoopbackAddress.found(text, vec![seen(at, read)], mend)
     });
     two.chain(loopback).collect()
 }
@@ -212,10 +212,9 @@ fn lags(facts: &Facts<'_>) -> Vec<Finding> {
     let say = |replica: &crate::known::observed::ConnectedReplica| {
         let text =
             format!("replica {} is late: what it lacks is lost when it is chosen", replica.address);
-        let read =
-            format!("{}: offset {}, lag {} s", replica.address, replica.offset, replica.lag_s);
+        let read = format!("offset {}, lag {} s, as {writer} says", replica.offset, replica.lag_s);
         let mend = "look at its host: network, disk, and commands that take long (SLOWLOG GET)";
-        FindingCode::ReplicaLags.found(text, vec![seen(writer, read)], mend)
+        FindingCode::ReplicaLags.found(text, vec![seen(&replica.address, read)], mend)
     };
     late.map(say).collect()
 }
@@ -240,7 +239,9 @@ fn priorities(facts: &Facts<'_>) -> Vec<Finding> {
         let evidence = zero.iter().map(|(at, _)| evidence(at)).collect();
         return vec![FindingCode::NobodyEligible.found(text, evidence, commands.join("; "))];
     }
-    let forgotten = zero.iter().filter(|(at, _)| !facts.view.in_maintenance(at));
+    // One that is not announced is kept out on purpose, as its own finding asks for.
+    let forgotten =
+        zero.iter().filter(|(at, answer)| answer.announced && !facts.view.in_maintenance(at));
     let say = |(at, _): &(&Address, &InstanceAnswer)| {
         let text = format!("replica {at} will never be chosen, and is not in maintenance");
         FindingCode::PriorityZero.found(text, vec![evidence(at)], mend(at))
@@ -315,11 +316,20 @@ fn announced(facts: &Facts<'_>) -> Vec<Finding> {
         let port = more.number("replica-announce-port").filter(|port| *port != 0);
         let differs = host != at.host() || port.is_some_and(|port| port != u64::from(at.port()));
         differs.then(|| {
+            let ip = redis_cli(at, format!("CONFIG SET replica-announce-ip {}", at.host()));
+            let wrong = port.is_some_and(|port| port != u64::from(at.port()));
+            let mend = match wrong {
+                true => {
+                    let port = format!("CONFIG SET replica-announce-port {}", at.port());
+                    format!("{ip}; {}", redis_cli(at, port))
+                }
+                false => ip,
+            };
             let port = port.map_or_else(String::new, |port| format!(" {port}"));
             (
                 format!("{at} announces another address: after a failover it is known by two"),
                 format!("replica-announce-ip and -port {host}{port}"),
-                redis_cli(at, format!("CONFIG SET replica-announce-ip {}", at.host())),
+                mend,
             )
         })
     })
@@ -448,7 +458,7 @@ fn in_maintenance(facts: &Facts<'_>) -> Vec<Finding> {
     let store = facts.view.observed.store.as_ref();
     let listed = store.and_then(|store| store.maintenance.as_ref().ok()).into_iter().flatten();
     let say = |(at, _): (&Address, &u64)| {
-        let evidence = vec![seen(format!("key {}", facts.layout.maintenance()), at)];
+        let evidence = vec![seen(at, format!("listed in the key {}", facts.layout.maintenance()))];
         let mend = format!("consul-redis maintenance off {at}");
         FindingCode::InMaintenance.found(format!("{at} is kept out of service"), evidence, mend)
     };

@@ -10,6 +10,7 @@ mod instances;
 mod names;
 mod sentinels;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -310,10 +311,51 @@ pub fn diagnose(facts: &Facts<'_>) -> Vec<Finding> {
         return vec![other];
     }
     let all = [sentinels::CHECKS, instances::CHECKS, consul::CHECKS, names::CHECKS, agents::CHECKS];
-    let mut findings: Vec<Finding> =
-        all.into_iter().flatten().flat_map(|check| check(facts)).collect();
+    let mut findings = merged(all.into_iter().flatten().flat_map(|check| check(facts)));
     findings.sort_by_key(|finding| (finding.severity, finding.code));
     findings
+}
+
+/// The same finding of several servers, each told by what its evidence is from, is one: with all their evidence, and each
+/// cure once.
+fn merged(findings: impl Iterator<Item = Finding>) -> Vec<Finding> {
+    let subject_of = |finding: &Finding| {
+        let from = finding.evidence.first().map(|seen| seen.from.clone()).unwrap_or_default();
+        (!from.is_empty() && finding.text.contains(&from)).then_some(from)
+    };
+    let mut order = Vec::new();
+    let mut alike: BTreeMap<(FindingCode, String), Vec<Finding>> = BTreeMap::new();
+    for finding in findings {
+        let text = match subject_of(&finding) {
+            Some(subject) => finding.text.replace(&subject, "SERVER"),
+            None => finding.text.clone(),
+        };
+        let kind = (finding.code, text);
+        if !alike.contains_key(&kind) {
+            order.push(kind.clone());
+        }
+        alike.entry(kind).or_default().push(finding);
+    }
+    let one = |kind| {
+        let mut found = alike.remove(&kind)?.into_iter();
+        let mut first = found.next()?;
+        let (mut others, mut cures) = (Vec::new(), vec![first.mend.clone()]);
+        for finding in found {
+            others.extend(subject_of(&finding));
+            if !cures.contains(&finding.mend) {
+                cures.push(finding.mend);
+            }
+            let new = finding.evidence.into_iter().filter(|seen| !first.evidence.contains(seen));
+            let new: Vec<Observation> = new.collect();
+            first.evidence.extend(new);
+        }
+        if !others.is_empty() {
+            first.text = format!("{} (the same of {})", first.text, others.join(", "));
+        }
+        first.mend = cures.join("; ");
+        Some(first)
+    };
+    order.into_iter().filter_map(one).collect()
 }
 
 /// A command to one server.

@@ -522,7 +522,7 @@ fn ghost_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     let gone = counts.filter(|(_, count)| count.up == 0 && count.down > 0);
     let say = |(at, count): (&Address, &crate::situation::election::ReplicaCount)| {
         let text = format!("replica {at} is down, and Sentinels never forget it by themselves");
-        let evidence = vec![seen("the Sentinels", format!("{} get no answer from it", count.down))];
+        let evidence = vec![seen(at, format!("{} Sentinels get no answer from it", count.down))];
         let mend = "start it again; agents make the Sentinels forget it after forget_after";
         FindingCode::GhostReplica.found(text, evidence, mend)
     };

@@ -546,10 +546,8 @@ fn codes(findings: &[Finding]) -> Vec<FindingCode> {
 /// Sentinels that do not know the group are no majority, and a fault each; replicas of a dead primary have no link.
 fn besides(code: FindingCode) -> &'static [FindingCode] {
     match code {
-        FindingCode::NoMajority => {
-            &[FindingCode::SentinelLacksGroup, FindingCode::SentinelLacksGroup]
-        }
-        FindingCode::ReplicasForgotten => &[FindingCode::LinkDown, FindingCode::LinkDown],
+        FindingCode::NoMajority => &[FindingCode::SentinelLacksGroup],
+        FindingCode::ReplicasForgotten => &[FindingCode::LinkDown],
         _ => &[],
     }
 }
@@ -587,6 +585,71 @@ fn each_fault_is_found_and_nothing_else_is() {
 fn every_code_has_a_world_with_its_fault() {
     let tested: Vec<FindingCode> = faults().map(|(code, _)| code).collect();
     let distinct: BTreeSet<FindingCode> = tested.iter().copied().collect();
+/// What is wrong with several servers in the same way is said once, with all of them.
+#[test]
+fn a_finding_of_several_servers_is_one_with_all_their_evidence() {
+    type Everywhere = (FindingCode, usize, fn(&mut World));
+    let everywhere: [Everywhere; 8] = [
+        (FindingCode::PersistenceOff, 3, |w| w.set_all("save", "")),
+        (FindingCode::ReplicaWritable, 3, |w| w.set_all("replica-read-only", "no")),
+        (FindingCode::DisklessDelay, 3, |w| w.set_all("repl-diskless-sync-delay", "60")),
+        (FindingCode::PersistenceFails, 3, |w| {
+            [A, B, C].into_iter().for_each(|at| w.info(at, "rdb_last_bgsave_status", "err"));
+        }),
+        (FindingCode::ConfigFileMissing, 3, |w| {
+            [A, B, C].into_iter().for_each(|at| w.info(at, "config_file", ""));
+        }),
+        (FindingCode::ClockSkew, 3, |w| {
+            w.instances.values_mut().for_each(|facts| facts.clock_ahead_ms = Ok(-7_000));
+        }),
+        (FindingCode::Tilt, 3, |w| {
+            for reading in w.scene.observed.sentinels.values_mut() {
+                reading.result.as_mut().expect("an answer").tilt = true;
+            }
+        }),
+        (FindingCode::NamesNotResolved, 3, |w| {
+            for facts in w.sentinels.values_mut() {
+                facts.config = Ok(fields(&[("resolve-hostnames", "no")]));
+            }
+            w.every_sentinel(|group| group.replicas[0].address = at("r1.test:6379"));
+        }),
+    ];
+    for (code, count, fault) in everywhere {
+        let mut world = World::healthy();
+        fault(&mut world);
+        let findings = world.findings();
+        let found: Vec<&Finding> = findings.iter().filter(|f| f.code == code).collect();
+        let [one] = found[..] else { panic!("{code}: {findings:#?}") };
+        assert_eq!(one.evidence.len(), count, "{one:#?}");
+        let servers: BTreeSet<&str> = one.evidence.iter().map(|seen| seen.from.as_str()).collect();
+        assert_eq!(servers.len(), count, "{one:#?}");
+        assert!(servers.iter().all(|server| one.text.contains(server)), "{one:#?}");
+        // A cure that is a command to one server is there for each.
+        if one.mend.starts_with("redis-cli -h") {
+            assert_eq!(one.mend.matches("redis-cli -h").count(), count, "{}", one.mend);
+        }
+    }
+    // What differs is not the same.
+    let mut world = World::healthy();
+    world.set(B, "repl-diskless-sync-delay", "60");
+    world.set(C, "repl-diskless-sync-delay", "90");
+    assert_eq!(codes(&world.findings()), [FindingCode::DisklessDelay, FindingCode::DisklessDelay]);
+}
+
+/// One that is not announced is to have priority 0, and is then not said to have it by mistake.
+#[test]
+fn the_cure_of_an_unannounced_replica_is_no_finding() {
+    let mut world = World::healthy();
+    world.change(|scene| {
+        let mut answer = replica(1, A);
+        (answer.announced, answer.priority) = (false, Some(0));
+        scene.instance(B, answer)
+    });
+    let found = codes(&world.findings());
+    assert!(!found.contains(&FindingCode::PriorityZero), "{found:?}");
+    assert!(!found.contains(&FindingCode::ReplicaUnannounced), "{found:?}");
+}
+
     assert_eq!(tested.len(), distinct.len(), "each once");
     assert_eq!(distinct, FindingCode::ALL.iter().copied().collect());
     assert!(tested.len() >= 40, "{}", tested.len());
