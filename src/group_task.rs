@@ -18,7 +18,7 @@ use crate::config::GroupConfig;
 use crate::config::resolver::unique;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
-use crate::consul::watch::{watch_group, watch_registered};
+use crate::consul::watch::{watch_group, watch_registered, watch_rows};
 use crate::core::duty::action::Write;
 use crate::core::group::{GroupLoop, Input, LogLevel, Outcome, Output, Published};
 use crate::core::identity::address::Address;
@@ -84,8 +84,8 @@ enum Event {
     Sentinel(PoolReport),
     Keys(Result<StoreAnswer, ConsulError>),
     Registered(BTreeSet<Address>),
-    /// The rows of the writer's name may have changed.
-    Named,
+    /// The rows on the group's node have changed.
+    Rows,
     Done(Done),
     InDns(u64),
     Config(Box<GroupConfig>),
@@ -124,7 +124,7 @@ struct Events {
     sentinels: mpsc::Receiver<PoolReport>,
     keys: mpsc::Receiver<Result<StoreAnswer, ConsulError>>,
     registered: mpsc::Receiver<BTreeSet<Address>>,
-    named: mpsc::Receiver<BTreeSet<Address>>,
+    rows: mpsc::Receiver<()>,
     in_dns: mpsc::Receiver<u64>,
     config: watch::Receiver<GroupConfig>,
     look: watch::Receiver<u64>,
@@ -141,7 +141,7 @@ impl Events {
             Some(report) = self.sentinels.recv() => Event::Sentinel(report),
             Some(answer) = self.keys.recv() => Event::Keys(answer),
             Some(found) = self.registered.recv() => Event::Registered(found),
-            Some(_) = self.named.recv() => Event::Named,
+            Some(()) = self.rows.recv() => Event::Rows,
             Some(generation) = self.in_dns.recv() => Event::InDns(generation),
             Ok(()) = self.config.changed() => {
                 Event::Config(Box::new(self.config.borrow_and_update().clone()))
@@ -261,9 +261,8 @@ impl GroupTask {
         let service = group.policy.service.server();
         let installation = group.policy.installation.clone();
         let registered_watch = watch_registered(self.consul.clone(), service, installation, send);
-        let (send, named) = mpsc::channel(ANSWERS_MAX);
-        let named_watch =
-            watch_registered(self.consul.clone(), group.policy.service.primary(), None, send);
+        let (send, rows) = mpsc::channel(ANSWERS_MAX);
+        let rows_watch = watch_rows(self.consul.clone(), group.layout.node(), send);
         let (readings, instances) = mpsc::channel(EVENTS_MAX);
         let (tell_done, done) = mpsc::channel(EVENTS_MAX);
         let events = Events {
@@ -272,14 +271,14 @@ impl GroupTask {
             sentinels: self.reports,
             keys,
             registered,
-            named,
+            rows,
             in_dns: self.in_dns,
             config: self.group,
             look: self.look,
             _watches: [
                 AbortOnDropHandle::new(tokio::spawn(keys_watch)),
                 AbortOnDropHandle::new(tokio::spawn(registered_watch)),
-                AbortOnDropHandle::new(tokio::spawn(named_watch)),
+                AbortOnDropHandle::new(tokio::spawn(rows_watch)),
             ],
         };
         let executor = Executor {
@@ -344,9 +343,8 @@ impl Executor {
                 self.note_trouble(source, &error, now);
                 Input::Tick
             }
-            Event::Named => {
+            Event::Rows => {
                 // Only a hint: what is on the group's node is read, and put back where it is not what was published.
-                // Two changes at once may leave them as they were.
                 self.read_rows();
                 Input::Tick
             }

@@ -18,6 +18,9 @@ use crate::core::published::projection::Layout;
 /// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
 const REGISTERED_PAUSE: Duration = Duration::from_millis(200);
 
+/// Pause between two looks for a node that is not there.
+const MISSING_PAUSE: Duration = Duration::from_secs(1);
+
 /// One group's keys, asked for again and again.
 #[derive(Debug)]
 pub struct GroupWatch {
@@ -127,4 +130,37 @@ pub async fn watch_registered(
             Err(error) => debug!("{service}: {error}"),
         }
     }
+}
+
+/// Says whenever what is on a group's node has changed, until the receiver takes no more.
+pub async fn watch_rows(consul: Consul, node: String, changed: mpsc::Sender<()>) {
+    let path = format!("/v1/catalog/node-services/{node}");
+    let query = BlockingQuery::new(consul, path, Vec::new(), WATCH_WAIT);
+    let mut query = query.paced(REGISTERED_PAUSE);
+    let call = query.call();
+    let mut before = None;
+    while !changed.is_closed() {
+        match query.next(|answer| answer.ok(&call)).await {
+            Ok(answer) => {
+                let is_missing = is_no_node(&answer.body);
+                if before.as_ref() != Some(&answer.body) {
+                    before = Some(answer.body);
+                    if changed.send(()).await.is_err() {
+                        return;
+                    }
+                }
+                if is_missing {
+                    // Consul does not wait for a node that is not there.
+                    tokio::time::sleep(MISSING_PAUSE).await;
+                }
+            }
+            Err(error) => debug!("{node}: {error}"),
+        }
+    }
+}
+
+/// Consul knows no such node.
+fn is_no_node(body: &[u8]) -> bool {
+    let answer: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    answer.is_none_or(|answer| answer.get("Node").is_none_or(serde_json::Value::is_null))
 }

@@ -357,6 +357,48 @@ async fn a_node_that_is_swept_is_back_within_a_second_and_the_log_says_what_was_
     .unwrap();
 }
 
+/// A clean-up job takes a single row, or a key.
+#[tokio::test]
+async fn a_row_or_a_key_that_is_swept_is_back_within_a_second_and_the_log_says_which() {
+    let world = world(WorldSpec::default()).await;
+    let running = agents(&world, 2, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let replicas: Vec<String> =
+        world.groups[0].redis[1..].iter().map(|redis| redis.address.to_string()).collect();
+    until_named(&world, "redis-replica", &replicas).await;
+    let consul = world.consul.client().unwrap();
+    for id in [format!("redis-replica:{}", replicas[0]), format!("redis:{}", replicas[1])] {
+        let body = json!({"Node": "redis-ha-redis", "ServiceID": id});
+        let service = id.split(':').next().unwrap();
+        let before = world.consul.passing(service).await.unwrap();
+        let swept = Instant::now();
+        consul.put("/v1/catalog/deregister", &[], Some(&body)).await.unwrap();
+        let said = format!("put back rows or keys that were changed: service {id}");
+        until("it is back, and said", Duration::from_secs(20), || async {
+            let (now, log) = (world.consul.passing(service).await?, logs(&running));
+            if now == before && log.contains(&said) { Ok(()) } else { Err(LabError(log)) }
+        })
+        .await
+        .unwrap();
+        crate::promises::SWEPT.kept(swept.elapsed());
+    }
+    let key = "redis-ha/redis/replicas";
+    let before = world.consul.key(key).await.unwrap();
+    let swept = Instant::now();
+    consul.call(reqwest::Method::DELETE, &format!("/v1/kv/{key}"), &[], None, CALL).await.unwrap();
+    until("the key is back", Duration::from_secs(20), || async {
+        let now = world.consul.key(key).await?;
+        if now == before { Ok(()) } else { Err(LabError(format!("{now:?}"))) }
+    })
+    .await
+    .unwrap();
+    crate::promises::SWEPT.kept(swept.elapsed());
+}
+
+/// Deadline for one call to Consul.
+const CALL: Duration = Duration::from_secs(10);
+
 #[tokio::test]
 async fn what_sentinels_and_instances_say_is_shown_while_consul_is_away() {
     let mut world = world(WorldSpec::default()).await;

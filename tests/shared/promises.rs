@@ -111,10 +111,13 @@ pub const ALL_FORGOTTEN: Promise = Promise {
 pub const SWEPT: Promise = Promise {
     page: GUARANTEES,
     says: "1 s",
-    what: "from when the group's node is deregistered until the name answers again",
+    what: "from when the group's node, a row of it or a key is deleted until it is back",
     at_least_ms: 0,
     within_ms: 1_000,
-    held_by: &["a_node_that_is_swept_is_back_within_a_second_and_the_log_says_what_was_swept"],
+    held_by: &[
+        "a_node_that_is_swept_is_back_within_a_second_and_the_log_says_what_was_swept",
+        "a_row_or_a_key_that_is_swept_is_back_within_a_second_and_the_log_says_which",
+    ],
 };
 
 /// A primary that dies before any Sentinel knows its replicas.
