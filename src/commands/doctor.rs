@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::beside::known_by_agent;
 use super::status::groups;
 use super::terminal::{self, Progress, Style};
 use crate::cli::DoctorArgs;
@@ -53,6 +54,11 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Exit, Failure> {
         let style = Style::of_stdout();
         let texts: Vec<String> = all.iter().map(|one| describe(one, style)).collect();
         print!("{}", texts.join("\n"));
+        if away.is_some() {
+            let known = known_by_agent(&config).await;
+            let shown = all.iter().filter_map(|one| known.get(one.group.as_str()));
+            shown.for_each(|text| print!("{text}"));
+        }
     }
     if let Some(error) = away {
         return Err(error.into());

@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod agent;
+pub mod beside;
 pub mod check_config;
 pub mod config;
 pub mod demo;

@@ -1,13 +1,14 @@
 //! `consul-redis status`
 
-use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::beside::known_by_agent;
 use super::history::or_none;
 use super::terminal::{self, Style, age, columns};
 use crate::cli::StatusArgs;
@@ -44,6 +45,7 @@ pub async fn run(config: Config, args: &StatusArgs) -> Result<Exit, Failure> {
         names: Names::new(config.resolver),
         clock: Clock::start(),
         away: Cell::new(None),
+        beside: RefCell::default(),
         config,
     };
     match args.watch {
@@ -79,11 +81,13 @@ struct Looker {
     clock: Clock,
     /// Why Consul was not read at the last look.
     away: Cell<Option<ConsulError>>,
+    /// What a running agent of this host knew then, by group.
+    beside: RefCell<BTreeMap<String, String>>,
 }
 
 impl Looker {
     async fn look(&self) -> Result<Vec<GroupStatus>, Failure> {
-        let Self { config, consul, names, clock, away } = self;
+        let Self { config, consul, names, clock, away, beside } = self;
         let mut all = Vec::new();
         away.set(None);
         for group in groups(config, consul, clock).await? {
@@ -106,6 +110,7 @@ impl Looker {
             }
             all.push(status);
         }
+        beside.replace(if self.is_away() { known_by_agent(config).await } else { BTreeMap::new() });
         Ok(all)
     }
 
@@ -119,7 +124,12 @@ impl Looker {
 
     fn text(&self, all: &[GroupStatus], style: Style) -> String {
         let now = self.clock.now().wall;
-        let texts: Vec<String> = all.iter().map(|status| describe(status, now, style)).collect();
+        let beside = self.beside.borrow();
+        let text = |status: &GroupStatus| {
+            let known = beside.get(status.group.as_str()).map(String::as_str);
+            format!("{}{}", describe(status, now, style), known.unwrap_or_default())
+        };
+        let texts: Vec<String> = all.iter().map(text).collect();
         texts.join("\n")
     }
 

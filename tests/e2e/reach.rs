@@ -400,22 +400,38 @@ async fn a_row_or_a_key_that_is_swept_is_back_within_a_second_and_the_log_says_w
 const CALL: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn what_sentinels_and_instances_say_is_shown_while_consul_is_away() {
+async fn what_servers_and_the_agent_of_this_host_know_is_shown_while_consul_is_away() {
     let mut world = world(WorldSpec::default()).await;
-    let _running = agents(&world, 1, &[]);
+    let local: std::net::Ipv4Addr = world.address();
+    let port = consul_redis::lab::world::free_port(&[local]).unwrap();
+    let listen = format!("{local}:{port}");
+    let running = agents(&world, 1, &["--listen", &listen]);
+    let url = crate::support::http_address(&running[0]).await;
     let writer = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
+    let healthy = "consul_redis_healthy{group=\"redis\"} 1.0";
+    crate::support::until_metric(&url, healthy).await;
     world.consul.kill();
+    let known = format!("the agent of this host, at {url}/status.json, last read: {writer}, ");
     for command in ["status", "doctor"] {
         let output = run(&world, &[command], &[]);
         let said = text(&output);
         assert_eq!(output.status.code(), Some(69), "{said}");
         assert!(said.contains("Consul has not been read"), "{said}");
         assert!(said.contains("does not answer"), "{said}");
+        assert!(!said.contains("the agent of this host"), "{said}");
+        // Where the config says that an agent of this host answers by HTTP.
+        let output = run(&world, &[command], &[("CONSUL_REDIS_LISTEN", listen.as_str())]);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        assert!(said.contains(&known), "{said}");
     }
     let (_, said) = status(&world);
     assert!(said.contains(&format!("names {writer} at epoch")), "{said}");
     assert!(said.contains("says primary"), "{said}");
+    drop(running);
+    let output = run(&world, &["status"], &[("CONSUL_REDIS_LISTEN", listen.as_str())]);
+    assert!(text(&output).contains("was not asked: it does not run"), "{}", text(&output));
 }
 
 /// Sentinels that cannot choose a replica say so once, and do nothing for twice `failover-timeout`.
