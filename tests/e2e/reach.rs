@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use consul_redis::core::known::observed::Role;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
@@ -18,8 +19,8 @@ use tokio::time::Instant;
 use crate::hostnames::own_hosts_file;
 use crate::name_server::NameServer;
 use crate::support::{
-    agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_named,
-    until_record, until_writer, world,
+    agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_logged,
+    until_named, until_record, until_writer, world,
 };
 
 /// What `status` says, and its exit code.
@@ -432,6 +433,38 @@ async fn what_servers_and_the_agent_of_this_host_know_is_shown_while_consul_is_a
     drop(running);
     let output = run(&world, &["status"], &[("CONSUL_REDIS_LISTEN", listen.as_str())]);
     assert!(text(&output).contains("was not asked: it does not run"), "{}", text(&output));
+}
+
+/// The writer does not let one of its replicas copy from it any more.
+#[tokio::test]
+async fn one_replica_that_is_out_of_sync_degrades_the_group_with_its_cause() {
+    let world = world(WorldSpec::default()).await;
+    let running = agents(&world, 1, &["--listen", "127.0.0.1:0"]);
+    let url = crate::support::http_address(&running[0]).await;
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    until_status(&world, 0, &["redis: healthy"]).await;
+    let writer = world.server(&first).unwrap();
+    writer.ask(&["ACL", "SETUSER", "default", "-psync", "-sync"]).await.unwrap();
+    let list = writer.ask(&["CLIENT", "LIST", "TYPE", "replica"]).await.unwrap();
+    let list = consul_redis::redis_link::text(&list).unwrap();
+    let link = list.split(' ').find_map(|word| word.strip_prefix("addr=")).unwrap().to_owned();
+    writer.ask(&["CLIENT", "KILL", "ADDR", &link]).await.unwrap();
+    let mut late = None;
+    for replica in &world.groups[0].redis[1..] {
+        let down = format!("{} is out of sync (its link to {first} is down)", replica.address);
+        let answer = until("its link is known", Duration::from_secs(10), || replica.probe());
+        if matches!(answer.await.unwrap().role, Role::Replica { link_up: false, .. }) {
+            late = Some(down);
+        }
+    }
+    let said = late.expect("one has lost its link");
+    until_status(&world, 3, &["redis: degraded", &said]).await;
+    let problem = "consul_redis_problem{group=\"redis\",code=\"replica-out-of-sync\"} 1.0";
+    crate::support::until_metric(&url, problem).await;
+    until_logged(|| logs(&running), 30, &said, 1).await;
+    writer.ask(&["ACL", "SETUSER", "default", "+@all"]).await.unwrap();
+    until_status(&world, 0, &["redis: healthy"]).await;
 }
 
 /// Sentinels that cannot choose a replica say so once, and do nothing for twice `failover-timeout`.

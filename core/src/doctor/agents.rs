@@ -28,6 +28,7 @@ const SAID_ELSEWHERE: [ProblemCode; 15] = [
     ProblemCode::InstanceDown,
     ProblemCode::CannotSave,
     ProblemCode::SentinelsMissing,
+    ProblemCode::ReplicaOutOfSync,
 ];
 
 pub(super) const CHECKS: &[Check] = &[watching, healthy, keys, flapping, clock, unread];

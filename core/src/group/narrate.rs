@@ -21,11 +21,12 @@ pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
 /// How often it is looked whether a problem is to be said, in ms.
 const PROBLEMS_EVERY_MS: u64 = 1_000;
 /// The problems that no reason of a decision says, and that a person should look at.
-const SAID: [ProblemCode; 4] = [
+const SAID: [ProblemCode; 5] = [
     ProblemCode::WriterFails,
     ProblemCode::NoMajority,
     ProblemCode::NoReplicas,
     ProblemCode::CannotSave,
+    ProblemCode::ReplicaOutOfSync,
 ];
 
 /// What stands in the way.

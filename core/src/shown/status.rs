@@ -9,7 +9,10 @@ use crate::decide::Decision;
 use crate::duty::fence::may_be_former;
 use crate::identity::address::{Address, GroupName};
 use crate::known::memory::Condition;
-use crate::known::observed::{DownOpinion, Reading, Role, SentinelAnswer, SentinelId, StoredState};
+use crate::known::observed::{
+    DownOpinion, InstanceAnswer, Reading, Role, SentinelAnswer, SentinelId,
+    StoredState,
+};
 use crate::known::view::View;
 use crate::policy::Policy;
 use crate::published::projection::{Layout, plain_changes, project, row_changes};
@@ -156,6 +159,8 @@ pub enum ProblemCode {
     InstanceDown,
     /// A replica cannot save its data (`MISCONF`), so that no failover selects it.
     CannotSave,
+    /// A replica is not in sync with the writer: it serves no reads, and what it lacks is lost where it is chosen.
+    ReplicaOutOfSync,
     /// Some Sentinels do not answer, and a majority does.
     SentinelsMissing,
     /// Consul does not answer, or has not been asked yet.
@@ -198,14 +203,25 @@ impl ProblemCode {
         Self::NoReplicas,
         Self::InstanceDown,
         Self::CannotSave,
+        Self::ReplicaOutOfSync,
         Self::SentinelsMissing,
         Self::ConsulUnread,
     ];
 
     /// The writer serves all the same, and the group survives less than it could.
     pub fn only_degrades(self) -> bool {
-        use ProblemCode::{CannotSave, InstanceDown, NoReplicas, RelayRefused, SentinelsMissing};
-        matches!(self, NoReplicas | InstanceDown | CannotSave | RelayRefused | SentinelsMissing)
+        use ProblemCode::{
+            CannotSave, InstanceDown, NoReplicas, RelayRefused, ReplicaOutOfSync, SentinelsMissing,
+        };
+        matches!(
+            self,
+            NoReplicas
+                | InstanceDown
+                | CannotSave
+                | RelayRefused
+                | ReplicaOutOfSync
+                | SentinelsMissing
+        )
     }
 
     /// As it stands in JSON and in metrics.
@@ -245,6 +261,7 @@ impl ProblemCode {
             Self::InstanceDown => "instance-down",
             Self::CannotSave => "cannot-save",
             Self::SentinelsMissing => "sentinels-missing",
+            Self::ReplicaOutOfSync => "replica-out-of-sync",
             Self::ConsulUnread => "consul-unread",
         }
     }
@@ -400,7 +417,8 @@ fn replicas_missing(view: &View<'_>) -> Vec<Problem> {
     let others = record.instances.iter().filter(|i| Some(&i.address) != record.writer_address());
     let others: Vec<_> = others.filter(|i| i.role != PublishedRole::Maintenance).collect();
     let mut problems = Vec::new();
-    if !others.is_empty() && record.replicas().next().is_none() {
+    let none_left = !others.is_empty() && record.replicas().next().is_none();
+    if none_left {
         let why: Vec<String> = others.iter().map(|i| why_not_read(view, i)).collect();
         let text = format!("no replica can be read from: {}", why.join("; "));
         problems.push(ProblemCode::NoReplicas.says(text));
@@ -416,9 +434,30 @@ fn replicas_missing(view: &View<'_>) -> Vec<Problem> {
                 "{address} cannot save its data, and no failover selects it (look at its disk and its log): {error}"
             );
             problems.push(ProblemCode::CannotSave.says(text));
+        } else if !none_left && is_out_of_sync(view, instance) {
+            let text = format!(
+                "{address} is out of sync ({}): what it lacks is lost where a failover selects it",
+                why_not_in_sync(view, address)
+            );
+            problems.push(ProblemCode::ReplicaOutOfSync.says(text));
         }
     }
     problems
+}
+
+/// The writer does not list it as online and recent, or it says itself that its link is down: for some seconds, as far as
+/// one look can tell. One that is not to be shown is kept out on purpose, and a second primary is a problem of its own.
+fn is_out_of_sync(view: &View<'_>, instance: &InstanceRecord) -> bool {
+    let address = &instance.address;
+    let said =
+        |answer: &InstanceAnswer| !answer.announced || matches!(answer.role, Role::Primary { .. });
+    if view.instance(address).is_some_and(said) {
+        return false;
+    }
+    if view.memory.generation.is_none() {
+        return instance.role == PublishedRole::OutOfSync;
+    }
+    view.lasted(&Condition::OutOfSync(address.clone()), UNREACHABLE_AFTER_MS)
 }
 
 /// The Sentinels that answer and count for nothing, since they do not know the group.
@@ -435,19 +474,32 @@ fn blank(view: &View<'_>) -> String {
 fn why_not_read(view: &View<'_>, instance: &InstanceRecord) -> String {
     let address = &instance.address;
     let role = instance.role.as_str();
-    let Some(answer) = view.instance(address) else {
-        return format!("{address} is {role} ({})", error_of(view, address));
-    };
-    let why = match (&answer.not_ready, &answer.role) {
+    format!("{address} is {role} ({})", why_not_in_sync(view, address))
+}
+
+/// Why an instance is not in sync with the writer.
+fn why_not_in_sync(view: &View<'_>, address: &Address) -> String {
+    let Some(answer) = view.instance(address) else { return error_of(view, address) };
+    match (&answer.not_ready, &answer.role) {
         (Some(error), _) => format!("it answers `{error}`"),
         (None, Role::Primary { .. }) => "it says that it is a primary".to_owned(),
         (None, Role::Replica { of, link_up: false }) => format!("its link to {of} is down"),
         (None, Role::Replica { of, .. }) if Some(of) != view.writer() => {
             format!("it follows {of}")
         }
-        (None, Role::Replica { .. }) => "the writer does not list it as online yet".to_owned(),
-    };
-    format!("{address} is {role} ({why})")
+        (None, Role::Replica { .. }) => match lag_of(view, address) {
+            Some(lag_s) => format!("the writer has not heard it for {lag_s} s"),
+            None => "the writer does not list it as online yet".to_owned(),
+        },
+    }
+}
+
+/// For how long the writer has not heard a replica that it lists as online, in s, where that is too long.
+fn lag_of(view: &View<'_>, address: &Address) -> Option<u64> {
+    let Role::Primary { replicas } = &view.instance(view.writer()?)?.role else { return None };
+    let listed = replicas.iter().find(|r| &r.address == address && r.online)?;
+    let late = listed.lag_s.saturating_mul(1_000) > view.policy.replica_lag_max_ms;
+    late.then_some(listed.lag_s)
 }
 
 /// Why an instance does not answer.

@@ -496,3 +496,32 @@ fn replicas_of_a_primary_that_loads_stay_for_as_long_as_they_may_lag() {
     let late = scene.lasting(10_000);
     assert_eq!(late.rows()[1..], [format!("{B} out of sync"), format!("{C} out of sync")]);
 }
+
+/// What one replica lacks, and that it serves no reads, reduces what the group survives.
+#[test]
+fn a_replica_that_is_out_of_sync_for_some_seconds_degrades_the_group() {
+    let late = || {
+        let mut scene = Scene::healthy(3);
+        let link_up = false;
+        let mut answer = replica(1, A);
+        answer.role = Role::Replica { of: at(A), link_up };
+        scene.set_instance(B, answer);
+        scene.set_instance(A, primary(1, None, &[C]));
+        scene.observed.store.as_mut().unwrap().agents.insert("agent-0".to_owned());
+        scene
+    };
+    let found = |scene: &Scene| assess(&scene.view(), &layout(), &scene.decision());
+    let code = ProblemCode::ReplicaOutOfSync;
+    let said = |status: &GroupStatus| status.problems.iter().any(|p| p.code == code);
+    assert!(!said(&found(&late().lasting(4_999))), "it may be back in a moment");
+    let status = found(&late().lasting(5_000));
+    assert!(status.healthy && status.degraded && said(&status), "{:?}", status.problems);
+    let text = &status.problems.iter().find(|p| p.code == code).unwrap().text;
+    assert!(text.contains(&format!("{B} is out of sync (its link to {A} is down)")), "{text}");
+    // A replica that its operator does not show is kept out on purpose.
+    let mut hidden = late();
+    let mut answer = replica(1, A);
+    answer.announced = false;
+    hidden.set_instance(B, answer);
+    assert!(!said(&found(&hidden.lasting(60_000))));
+}
