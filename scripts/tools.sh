@@ -321,6 +321,12 @@ get_go() {
     get_debian go golang-go
 }
 
+# Another wall clock for one program: a library, and a script that loads it.
+get_faketime() {
+    [ -n "${FAKETIME_LIB:-}" ] && return
+    get_debian faketime faketime
+}
+
 # The browser that looks at the status page, and what drives it: some 130 MB. Debian's `chromium` is a script
 # that wants its program in /usr/lib; ours is the program.
 get_chromium() {
@@ -362,6 +368,7 @@ tests)
     get_clients
     get_go
     get_ip
+    get_faketime
     get_prometheus
     get_chromium
     get_systemd_analyze

@@ -139,7 +139,7 @@ pub struct HistoryArgs {
     /// The group
     #[arg(value_name = "GROUP")]
     pub shown: GroupName,
-    /// Show each switch step by step, in ms: down, withdrawn, chosen, promoted, published, in DNS, confirmed
+    /// Show each switch step by step, in ms: down, withdrawn, chosen, promoted, sent to Consul, in DNS, confirmed
     #[arg(long, conflicts_with = "json")]
     pub steps: bool,
     /// Print JSON

@@ -1,9 +1,11 @@
 //! The one place where time is read.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::time::{Interval, MissedTickBehavior};
+use tracing::info;
 
 use crate::core::time::{Mono, Now};
 
@@ -52,6 +54,44 @@ pub fn ticks_every(period: Duration) -> Interval {
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn wall() -> Timestamp {
     Timestamp::now()
+}
+
+/// How often the program notes that it runs.
+const BEAT_EVERY: Duration = Duration::from_millis(250);
+/// Without a note for so long it stood still: it was suspended, or had no processor.
+const STOOD_STILL_AFTER: Duration = Duration::from_secs(2);
+/// What was asked before that ends late for as long after it.
+const LATE_FOR: Duration = Duration::from_secs(3);
+
+/// When the program last noted that it runs, and until when what ends late is its own fault.
+static LIFE: Mutex<Option<(Instant, Option<Instant>)>> = Mutex::new(None);
+
+/// Notes that the program runs, for as long as it does.
+pub async fn keep_beating() {
+    let mut ticks = ticks_every(BEAT_EVERY);
+    loop {
+        ticks.tick().await;
+        stood_still();
+    }
+}
+
+/// The program itself stood still until a moment ago: that an answer did not come in time says nothing of the server that
+/// was asked. False where [`keep_beating`] does not run.
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
+pub fn stood_still() -> bool {
+    let now = Instant::now();
+    let mut life = LIFE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (last, until) = life.unwrap_or((now, None));
+    let gap = now.saturating_duration_since(last);
+    let until = if gap >= STOOD_STILL_AFTER {
+        let s = gap.as_secs();
+        info!("this program stood still for {s} s: answers that came meanwhile are late");
+        Some(now + LATE_FOR)
+    } else {
+        until.filter(|until| *until > now)
+    };
+    *life = Some((now, until));
+    until.is_some()
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::core::identity::address::Address;
 use crate::core::known::observed::{InstanceAnswer, Reading, RowsAnswer, StoreAnswer};
 use crate::core::policy::Policy;
 use crate::core::published::projection::Op;
+use crate::core::published::store::AgentClock;
 use crate::core::shown::status::{Problem, ProblemCode};
 use crate::core::time::{Mono, Now};
 use crate::instance::{InstanceCommand, Todo, follow};
@@ -76,6 +77,8 @@ pub struct GroupTask {
     pub published: watch::Sender<Option<Published>>,
     /// What is wrong with DNS's answers.
     pub findings: watch::Receiver<Findings>,
+    /// What this agent's key below each group is to say of clocks, by the group's root.
+    pub clocks: watch::Sender<BTreeMap<String, AgentClock>>,
 }
 
 /// What wakes the group's task.
@@ -186,6 +189,7 @@ struct Executor {
     trouble: BTreeMap<Source, Trouble>,
     meter: GroupMeter,
     published: watch::Sender<Option<Published>>,
+    clocks: watch::Sender<BTreeMap<String, AgentClock>>,
 }
 
 /// What the page, metrics and systemd show, and when.
@@ -298,6 +302,7 @@ impl GroupTask {
             trouble: BTreeMap::new(),
             meter: self.meter,
             published: self.published,
+            clocks: self.clocks,
         };
         let display = Display {
             looked_at: self.looked_at,
@@ -492,6 +497,10 @@ impl Executor {
             Output::Replace(replace, until) => {
                 let sentinel = replace.sentinel.clone();
                 self.tell(&sentinel, SentinelCommand::Replace(group.clone(), replace, until));
+            }
+            Output::ShowClock(clock) => {
+                let root = self.group.layout.root();
+                self.clocks.send_modify(|clocks| drop(clocks.insert(root, clock)));
             }
             Output::Say(saying) => match saying.weight {
                 LogLevel::Debug => debug!("{}", saying.text),

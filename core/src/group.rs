@@ -35,6 +35,7 @@ use crate::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
 use crate::published::projection::{Layout, Op};
 use crate::published::record::Change;
 use crate::published::replicas::InstanceRows;
+use crate::published::store::AgentClock;
 use crate::shown::status::{GroupStatus, ProblemCode, assess, problems, standing};
 use crate::situation::data_loss::{Detach, Replace};
 use crate::situation::election::Tally;
@@ -45,6 +46,9 @@ pub const DISMISSED_FOR_MS: u64 = 60_000;
 /// How long after it was decided a Sentinel is still told how an election ended, in ms: it is decided anew after
 /// [`RELAY_AGAIN_MS`](crate::policy::RELAY_AGAIN_MS).
 pub const RELAY_WITHIN_MS: u64 = 500;
+
+/// Without an input for so long the agent itself stood still, in ms.
+const STOOD_STILL_MS: u64 = 3_000;
 
 /// What a shell hands in: a reading, the end of a command, or the time.
 #[derive(Debug, Clone)]
@@ -143,6 +147,8 @@ pub enum Output {
     Published(Box<Published>),
     /// Ask a Sentinel for a failover, unless it is later than this.
     Replace(Replace, Mono),
+    /// Have this agent's key say this of its clock.
+    ShowClock(AgentClock),
     /// Write to the log.
     Say(LogLine),
 }
@@ -207,6 +213,8 @@ pub struct GroupLoop {
     next_look: Mono,
     next_chase: Mono,
     next_audit: Mono,
+    /// When the last input came.
+    turned: Mono,
     obstacle: Option<Obstacle>,
     /// What has been said that still is so.
     standing: BTreeSet<(ProblemCode, Address)>,
@@ -233,6 +241,7 @@ impl GroupLoop {
             next_look: Mono(0),
             next_chase: Mono(0),
             next_audit: Mono(0),
+            turned: Mono(0),
             obstacle: None,
             standing: BTreeSet::new(),
             noted: Noted::default(),
@@ -262,6 +271,11 @@ impl GroupLoop {
     /// Takes one input and says what is to be done.
     pub fn on(&mut self, input: Input, now: Now) -> Vec<Output> {
         let mut out = Vec::new();
+        if now.mono - self.turned >= STOOD_STILL_MS {
+            // It ticks every second: this agent stood still, and nothing stood in its way meanwhile.
+            self.obstacle = self.obstacle.take().filter(|obstacle| obstacle.said);
+        }
+        self.turned = now.mono;
         self.fold(input, now, &mut out);
         let found = self.remember(now, &mut out);
         self.look(now, &mut out);
@@ -378,6 +392,7 @@ impl GroupLoop {
             self.next_look = now.mono;
         }
         self.memory.see_instances(&self.observed);
+        self.memory.see_writer(&self.observed);
         let view = View::new(&self.policy, &self.memory, &self.observed, now);
         let holding = conditions(&view);
         let seen = &self.memory.since;
@@ -395,8 +410,12 @@ impl GroupLoop {
             .retain(|_, (epoch, _)| election.as_ref().is_some_and(|e| e.epoch == *epoch));
         self.memory.election = election;
         self.memory.keep(holding, now);
-        self.remember_timeline(&tally, now);
+        self.remember_steps(&tally, now);
         self.note_urgency(now);
+        if let Some(store) = &self.observed.store {
+            let clock = self.memory.clocks.look(store, &self.policy.agent, now);
+            out.extend(clock.map(Output::ShowClock));
+        }
         let (known, recent) = (&self.known, Mono(now.mono.0.saturating_sub(ANSWER_AGE_MAX_MS)));
         self.observed.instances.retain(|a, reading| known.contains(a) || reading.asked > recent);
         self.memory.held.retain(|address, _| known.contains(address));
@@ -415,6 +434,7 @@ impl GroupLoop {
         if let Some(found) = found {
             self.note_problems(found, now, out);
         }
+        self.remember_decided(&decision, now);
         self.note_obstacle(&decision, now, out);
         for action in decision.actions() {
             match &action {

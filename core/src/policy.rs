@@ -180,7 +180,7 @@ pub const RECONFIGURE_AGAIN_MS: u64 = 5_000;
 pub const REPAIR_AGAIN_MS: u64 = 1_000;
 /// How long after a switch DNS may first have been seen to answer it, to be noted, in ms: an agent that was started later
 /// has not seen the first time.
-pub const IN_DNS_WITHIN_MS: i64 = 60_000;
+pub const IN_DNS_WITHIN_MS: u64 = 60_000;
 /// Instances of one group that get a row. More than that is a mistake of another program.
 pub const INSTANCES_MAX: usize = 128;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Sub;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// A moment on the agent's monotonic clock, in milliseconds since the agent started.
 ///
@@ -35,6 +35,19 @@ pub struct Now {
     pub mono: Mono,
     /// For what people read: it may jump.
     pub wall: Timestamp,
+}
+
+impl Now {
+    /// What the wall clock would have said at an earlier moment, had it never been set.
+    pub fn wall_at(&self, earlier: Mono) -> Timestamp {
+        let ago_ms = i64::try_from(self.mono - earlier).unwrap_or(i64::MAX);
+        after(self.wall, ago_ms.saturating_neg())
+    }
+}
+
+/// That moment and so many ms.
+pub fn after(at: Timestamp, ms: i64) -> Timestamp {
+    at.checked_add(SignedDuration::from_millis(ms)).unwrap_or(at)
 }
 
 impl fmt::Display for Now {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::clock::Clock;
+use crate::clock::{Clock, keep_beating};
 use crate::config::{Config, DnsConfig, GroupConfig};
 use crate::consul::client::{Consul, Prepared};
 use crate::consul::presence::{Presence, be_present};
@@ -20,6 +20,7 @@ use crate::core::group::Published;
 use crate::core::identity::address::GroupName;
 use crate::core::published::projection::Layout;
 use crate::core::published::sentinel_rows::SERVICE as SENTINEL_SERVICE;
+use crate::core::published::store::AgentClock;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::group_task::{EVENTS_MAX, GroupTask, RIGHT_MAX};
@@ -52,6 +53,7 @@ pub struct AgentTasks {
     sentinels: watch::Sender<SentinelHandles>,
     watched: watch::Sender<Watched>,
     layouts: watch::Sender<Vec<Layout>>,
+    clocks: watch::Sender<BTreeMap<String, AgentClock>>,
     registrations: watch::Sender<Vec<Registration>>,
     monitored: watch::Sender<Monitored>,
     registrar: Option<TaskHandle>,
@@ -121,6 +123,7 @@ impl AgentTasks {
             sentinels: watch::Sender::default(),
             watched: watch::Sender::new(watched),
             layouts: watch::Sender::new(layouts(&config)),
+            clocks: watch::Sender::new(BTreeMap::new()),
             registrations: watch::Sender::new(registrations(&config)),
             monitored: watch::Sender::default(),
             registrar: None,
@@ -169,11 +172,13 @@ impl AgentTasks {
             agent: self.config.agent.clone(),
             groups: self.layouts.subscribe(),
             value: self.presence(),
+            clocks: self.clocks.subscribe(),
         };
         let certificates = consul().keep_certificates_fresh();
         let shown = self.shown.subscribe();
         let meter = self.meter.clone();
         let all = &mut self.supervisor;
+        all.spawn("the heartbeat", |stop| until(stop, keep_beating()));
         all.spawn("the Sentinels' pool", |stop| until(stop, pool.run()));
         all.spawn("the Sentinels' rows", |stop| until(stop, rows));
         all.spawn("the agent's presence", |stop| be_present(presence, stop));
@@ -333,6 +338,7 @@ impl AgentTasks {
             meter: self.group_meter(&name),
             published: publish,
             findings: found,
+            clocks: self.clocks.clone(),
         };
         let task = self.supervisor.spawn("a group's loop", |stop| task.run(stop));
         let checker = None;

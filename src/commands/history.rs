@@ -37,14 +37,17 @@ pub async fn run(config: Config, args: &HistoryArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Each switch with its steps: how long after the first one each was.
+/// Each switch: how long clients had no writer, and its steps, each with how long after the first one it was.
 fn step_by_step(history: &[Change], style: Style) -> String {
     let mut text = String::new();
     for switch in switches(history) {
-        let Switch { generation, at, from, to, why, steps, .. } = switch;
+        let Switch { generation, at, from, to, why, outage_ms, steps, .. } = switch;
         let (from, to) = (or_none(from.as_ref()), or_none(to.as_ref()));
         let head = style.bold(&format!("{generation}  {at:.3}  {from} -> {to}"));
         text.push_str(&format!("{head}  {why}\n"));
+        if let Some(ms) = outage_ms {
+            text.push_str(&format!("  {ms:>7} ms  without a writer, as clients had it\n"));
+        }
         for SwitchStep { step, ms, .. } in steps {
             text.push_str(&format!("  {ms:>7} ms  {}\n", step.as_str()));
         }
@@ -108,7 +111,22 @@ mod tests {
              \x20       0 ms  withdrawn\n\
              \x20     250 ms  replica chosen\n\
              \x20     497 ms  promoted\n\
-             \x20     500 ms  published\n"
+             \x20     500 ms  sent to Consul\n"
+        );
+        let mut changes = changes();
+        let sent = changes[0].at;
+        let ms = |ms: i64| Some(crate::core::time::after(sent, ms));
+        changes[0].timeline.answered = ms(-2_100);
+        changes[0].timeline.acknowledged = ms(11_000);
+        assert_eq!(
+            step_by_step(&changes[..1], Style::plain()),
+            "3  2026-11-21T00:00:01.500Z  none -> 10.0.0.6:6379  promoted by Sentinel epoch 1\n\
+             \x20   13100 ms  without a writer, as clients had it\n\
+             \x20       0 ms  last answer of the writer\n\
+             \x20    1850 ms  replica chosen\n\
+             \x20    2097 ms  promoted\n\
+             \x20    2100 ms  sent to Consul\n\
+             \x20   13100 ms  acknowledged by Consul\n"
         );
     }
 

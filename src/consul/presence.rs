@@ -1,6 +1,7 @@
 //! Agents make themselves visible: a key for each agent and group, bound to a session that ends soon
 //! after the agent does. It is for people; nothing else depends on it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -13,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::client::{CALL_TIMEOUT, Consul, ConsulError};
+use crate::clock::stood_still;
 use crate::core::published::projection::Layout;
+use crate::core::published::store::AgentClock;
 use crate::retry::Retry;
 
 /// The least Consul allows; it lets up to twice as long pass (`docs/facts/consul.md` 5).
@@ -22,6 +25,8 @@ const SESSION_TTL: &str = "10s";
 const RENEW_EVERY: Duration = Duration::from_secs(4);
 /// Groups that are shown at a time.
 const SHOWN_AT_ONCE: usize = 16;
+/// Deadline for showing what the clock says: the session has to be renewed meanwhile.
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Deadline for taking the keys away on a clean stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(700);
 
@@ -41,6 +46,8 @@ pub struct Presence {
     pub groups: watch::Receiver<Vec<Layout>>,
     /// What its keys say.
     pub value: Value,
+    /// What the key below each group says of clocks as well, by the group's root.
+    pub clocks: watch::Receiver<BTreeMap<String, AgentClock>>,
 }
 
 /// Why a session is kept no longer.
@@ -72,7 +79,7 @@ pub async fn be_present(mut presence: Presence, stop: CancellationToken) {
                 }
             }
             Err(error) => {
-                if !said {
+                if !said && !stood_still() {
                     warn!("this agent does not show in `status`: {error}");
                     said = true;
                 }
@@ -109,15 +116,16 @@ impl Presence {
     /// Several at a time: a session that is not renewed yet must outlive the first of them.
     async fn show_all(&self, groups: &[Layout], session: &str) -> Result<(), ConsulError> {
         for some in groups.chunks(SHOWN_AT_ONCE) {
-            let shown = some.iter().map(|layout| self.show(layout, session));
+            // What was said of clocks is out of date by now: the group's loop has it said anew.
+            let shown = some.iter().map(|layout| self.show(layout, &self.value, session));
             try_join_all(shown).await?;
         }
         Ok(())
     }
 
-    async fn show(&self, layout: &Layout, session: &str) -> Result<(), ConsulError> {
+    async fn show(&self, layout: &Layout, value: &Value, session: &str) -> Result<(), ConsulError> {
         let path = format!("/v1/kv/{}", layout.agent(&self.agent));
-        let acquired = self.consul.put(&path, &[("acquire", session)], Some(&self.value)).await?;
+        let acquired = self.consul.put(&path, &[("acquire", session)], Some(value)).await?;
         if acquired.starts_with(b"true") {
             return Ok(());
         }
@@ -136,6 +144,7 @@ impl Presence {
     ) -> SessionEnd {
         let path = format!("/v1/session/renew/{session}");
         let mut next = Instant::now() + RENEW_EVERY;
+        let mut told = self.clocks.borrow_and_update().clone();
         loop {
             // Cancel safe: a token, a timer, and a watch that keeps its value.
             tokio::select! {
@@ -150,6 +159,17 @@ impl Presence {
                     shown = wanted;
                     continue;
                 }
+                Ok(()) = self.clocks.changed() => {
+                    let clocks = self.clocks.borrow_and_update().clone();
+                    for layout in &shown {
+                        let root = layout.root();
+                        if clocks.get(&root) != told.get(&root) {
+                            self.show_clock(layout, clocks.get(&root), session).await;
+                        }
+                    }
+                    told = clocks;
+                    continue;
+                }
             }
             next = Instant::now() + RENEW_EVERY;
             match self.consul.call(Method::PUT, &path, &[], None, CALL_TIMEOUT).await {
@@ -157,6 +177,18 @@ impl Presence {
                 // Consul away: the session may still be there when it is back.
                 Ok(_) | Err(_) => {}
             }
+        }
+    }
+
+    /// Where that is lost, the group's loop does not see it, and has it said again.
+    async fn show_clock(&self, layout: &Layout, clock: Option<&AgentClock>, session: &str) {
+        let mut value = self.value.clone();
+        if let (Some(value), Ok(clock)) = (value.as_object_mut(), serde_json::to_value(clock)) {
+            value.insert("clock".to_owned(), clock);
+        }
+        let showing = tokio::time::timeout(CLOCK_TIMEOUT, self.show(layout, &value, session)).await;
+        if !matches!(showing, Ok(Ok(()))) {
+            debug!("what this agent's clock says is not shown below {}", layout.root());
         }
     }
 
@@ -207,6 +239,7 @@ mod tests {
             agent: "a".to_owned(),
             groups: watch::Sender::new(groups.clone()).subscribe(),
             value: json!({}),
+            clocks: watch::Sender::new(BTreeMap::new()).subscribe(),
         };
         let began = Instant::now();
         let (session, shown) = presence.open().await.unwrap();

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::client::{CALL_TIMEOUT, Consul, ConsulError};
-use crate::clock::ticks_every;
+use crate::clock::{stood_still, ticks_every};
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::published::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 
@@ -119,7 +119,7 @@ pub async fn keep_registered(
                 .collect()
         };
         let failures = register_all(&consul, &all, &mut done).await;
-        let failed = (!failures.is_empty()).then(|| failures.join("; "));
+        let failed = (!failures.is_empty() && !stood_still()).then(|| failures.join("; "));
         if let Some(what) = failed.as_ref().filter(|what| said.as_ref() != Some(what)) {
             warn!("cannot register on the local Consul agent, trying again: {what}");
         }

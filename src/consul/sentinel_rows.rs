@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::client::{Consul, ConsulError};
 use super::registrar::Monitored;
 use super::services::HealthEntry;
-use crate::clock::{Clock, ticks_every};
+use crate::clock::{Clock, stood_still, ticks_every};
 use crate::core::group::Outcome;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::SentinelGroup;
@@ -72,6 +72,7 @@ pub async fn publish(
             _ = look.tick() => {}
         }
         let failure = update(&consul, &prefix, clock, &mut directory).await.err();
+        let failure = failure.filter(|_| !stood_still());
         if let Some(failure) = failure.as_ref().filter(|failure| said.as_ref() != Some(failure)) {
             warn!("cannot publish where the Sentinels are: {failure}");
         }

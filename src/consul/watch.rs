@@ -10,7 +10,7 @@ use super::blocking::{BlockingQuery, WATCH_WAIT};
 use super::client::{Consul, ConsulError};
 use super::services;
 use super::store::{ReadMode, in_answer, keys_path};
-use crate::clock::Clock;
+use crate::clock::{Clock, stood_still};
 use crate::core::identity::address::Address;
 use crate::core::known::observed::StoreAnswer;
 use crate::core::published::projection::Layout;
@@ -95,6 +95,7 @@ pub async fn watch_group(
             }
             // Said by whom it is handed to, with the token in question.
             Err(ConsulError::Denied { .. } | ConsulError::Secret(_)) => {}
+            Err(error) if stood_still() => debug!("{}: {error}", layout.group),
             Err(error) if !away => {
                 let group = &layout.group;
                 warn!("{group}: {error}; trying again, and what is published stays as it is");

@@ -206,6 +206,24 @@ pub fn chromedriver() -> Result<Tool, LabError> {
     find("CHROMEDRIVER_BIN", "chromedriver")
 }
 
+/// Finds libfaketime, which gives a program another wall clock: `$FAKETIME_LIB`, then the system's, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn faketime() -> Result<PathBuf, LabError> {
+    const VARIABLE: &str = "FAKETIME_LIB";
+    let given = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let below = format!("lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH);
+    let unpacked = roots().into_iter().map(|root| root.join(UNPACKED));
+    let places = [PathBuf::from("/usr")].into_iter().chain(unpacked).map(|usr| usr.join(&below));
+    let found = given.into_iter().chain(places).find_map(|path| std::fs::canonicalize(path).ok());
+    found.ok_or_else(|| {
+        LabError(format!(
+            "libfaketime is not installed: run scripts/tools.sh tests, or set {VARIABLE}"
+        ))
+    })
+}
+
 fn find(variable: &str, name: &str) -> Result<Tool, LabError> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::events::groups_of;
 use super::login::{Giving, Login, Trial};
 use super::query::{self, Done, Identity};
-use crate::clock::{Clock, ticks_every};
+use crate::clock::{Clock, stood_still, ticks_every};
 use crate::consul::client::Consul;
 use crate::core::duty::relay::Relay;
 use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
@@ -438,6 +438,7 @@ impl Watcher {
     /// One line when a Sentinel stops answering, one when it answers again.
     fn note(&mut self, reading: &Reading<SentinelAnswer>) {
         match (&reading.result, &self.said_failure) {
+            (Err(error), None) if stood_still() => debug!("Sentinel {}: {error}", self.sentinel),
             (Err(error), None) => {
                 warn!("Sentinel {} does not answer: {error}", self.sentinel);
                 self.said_failure = Some(error.clone());

@@ -60,6 +60,7 @@ mod support;
 mod switch;
 mod switchover;
 mod systemd;
+mod times;
 mod upgrade;
 mod versions;
 #[path = "../shared/writers.rs"]

@@ -3,16 +3,15 @@
 use jiff::SignedDuration;
 
 use super::{Check, Facts, Finding, FindingCode, Observation, seen};
+use crate::known::clocks::{ahead_ms, skews};
 use crate::shown::status::{Problem, ProblemCode};
 
 /// So many changes of the writer in [`FLAPPING_WITHIN`] are too many. One failover is two: withdrawn, and published.
 const FLAPPING_CHANGES: usize = 8;
 /// The time in which [`FLAPPING_CHANGES`] changes of the writer are too many.
 const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
-/// How far an agent's clock may be ahead of ours.
-const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(5);
 /// What `status` finds wrong and another check says, with evidence.
-const SAID_ELSEWHERE: [ProblemCode; 15] = [
+const SAID_ELSEWHERE: [ProblemCode; 16] = [
     ProblemCode::ServiceTaken,
     ProblemCode::ForeignNode,
     ProblemCode::SameSentinelId,
@@ -28,6 +27,7 @@ const SAID_ELSEWHERE: [ProblemCode; 15] = [
     ProblemCode::InstanceDown,
     ProblemCode::CannotSave,
     ProblemCode::SentinelsMissing,
+    ProblemCode::ClockSkew,
     ProblemCode::ReplicaOutOfSync,
 ];
 
@@ -107,20 +107,27 @@ fn flapping(facts: &Facts<'_>) -> Vec<Finding> {
     vec![FindingCode::Flapping.found("the primary moves too often", evidence, mend)]
 }
 
+/// Clocks that are ahead of this machine's, and those that agents have found ahead of their own.
 fn clock(facts: &Facts<'_>) -> Vec<Finding> {
-    let (Some(record), now) = (facts.view.record, facts.view.now.wall) else { return Vec::new() };
-    let ahead = record.since.duration_since(now);
-    if ahead <= AHEAD_MAX {
+    let Some(store) = &facts.view.observed.store else { return Vec::new() };
+    let key = |agent: &str| format!("key {}", facts.layout.agent(agent));
+    let here = store.clocks.iter().filter_map(|(agent, clock)| {
+        let ms = ahead_ms(clock.at, facts.view.now)?;
+        Some(seen(
+            key(agent),
+            format!("clock {}, {ms} ms or more ahead of this machine's", clock.at),
+        ))
+    });
+    let among = skews(store).map(|(ahead, behind, ms)| {
+        seen(key(behind), format!("the clock of {ahead} is {ms} ms or more ahead"))
+    });
+    let evidence: Vec<Observation> = here.chain(among).collect();
+    if evidence.is_empty() {
         return Vec::new();
     }
-    let read = format!("generation {} began {} s from now", record.generation, ahead.as_secs());
-    let evidence = vec![seen(format!("key {}, by {}", facts.layout.state(), record.by), read)];
-    let text = format!("the clock of the agent {} is ahead of this machine's", record.by);
-    vec![FindingCode::AgentClock.found(
-        text,
-        evidence,
-        "chronyc makestep, on the host that is wrong",
-    )]
+    let text = "clocks of agents differ: times in their logs and in history cannot be compared";
+    let mend = "chronyc makestep, on the host that is wrong";
+    vec![FindingCode::AgentClock.found(text, evidence, mend)]
 }
 
 /// What no check could look at. One finding for all: each is a right or a login that is missing.

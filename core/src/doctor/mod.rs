@@ -247,7 +247,7 @@ codes! {
     OneAgent "one-agent" Warning;
     /// The primary moves too often.
     Flapping "flapping" Warning;
-    /// An agent's clock is ahead.
+    /// An agent's clock is ahead of another one's, or of this machine's.
     AgentClock "agent-clock" Warning;
     /// Something could not be read.
     Unread "unread" Hint;

@@ -3,9 +3,10 @@
 use super::narrate::say;
 use super::{GroupLoop, LogLevel, Outcome, Output, Published};
 use crate::duty::action::{Purpose, Write};
+use crate::known::memory::Steps;
 use crate::known::observed::{StoreAnswer, StoredState};
 use crate::published::projection::{Op, project};
-use crate::published::record::{Change, Record, Timeline};
+use crate::published::record::{Change, Record};
 use crate::time::{Mono, Now};
 
 /// Pause after a write that Consul refused (not one that lost a race), in ms.
@@ -127,6 +128,9 @@ impl GroupLoop {
             return;
         };
         self.say_committed(purpose, &record, now, out);
+        if purpose == Purpose::Publish {
+            self.memory.acknowledged = Some((record.generation, now.mono - sent));
+        }
         if matches!(purpose, Purpose::Publish | Purpose::Withdraw) {
             // The agent that wrote it follows it up, and no other: a group of nine agents gets one.
             if now.mono - sent < FOLLOW_UP_WITHIN_MS {
@@ -142,8 +146,9 @@ impl GroupLoop {
             store.state = StoredState::Known(Box::new(record));
         }
         if purpose == Purpose::Publish {
-            self.memory.timeline = Timeline::default();
+            self.memory.steps = Steps::default();
             self.memory.promoted = None;
+            self.memory.decided = None;
         }
     }
 

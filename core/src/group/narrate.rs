@@ -8,8 +8,9 @@ use super::{GroupLoop, LogLevel, LogLine, Output};
 use crate::decide::Decision;
 use crate::duty::action::Purpose;
 use crate::identity::address::Address;
+use crate::known::memory::Steps;
 use crate::published::publication::{KeepReason, Verdict};
-use crate::published::record::{Record, Timeline};
+use crate::published::record::Record;
 use crate::shown::status::{Problem, ProblemCode};
 use crate::situation::election::Tally;
 use crate::situation::writer::writer_test;
@@ -21,12 +22,13 @@ pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
 /// How often it is looked whether a problem is to be said, in ms.
 const PROBLEMS_EVERY_MS: u64 = 1_000;
 /// The problems that no reason of a decision says, and that a person should look at.
-const SAID: [ProblemCode; 5] = [
+const SAID: [ProblemCode; 6] = [
     ProblemCode::WriterFails,
     ProblemCode::NoMajority,
     ProblemCode::NoReplicas,
     ProblemCode::CannotSave,
     ProblemCode::ReplicaOutOfSync,
+    ProblemCode::ClockSkew,
 ];
 
 /// What stands in the way.
@@ -118,35 +120,46 @@ impl GroupLoop {
     }
 
     /// Notes when each step of a failover was first seen, for the log and the history.
-    pub(super) fn remember_timeline(&mut self, tally: &Tally, now: Now) {
+    pub(super) fn remember_steps(&mut self, tally: &Tally, now: Now) {
         let record = self.observed.record();
         let Some((record, last)) = record.and_then(|r| Some((r, r.last_writer.as_ref()?))) else {
             return;
         };
         let down = tally.agree_down(&last.address);
         let settled = record.writer.is_some() && !record.evidence.is_unconfirmed();
-        if settled && !down && tally.failovers.is_empty() {
-            self.memory.timeline = Timeline::default();
+        // While Consul is away, the Sentinels may have finished a failover that is not published yet.
+        let elected = tally.elected.as_ref().map(|elected| &elected.address);
+        if settled && !down && tally.failovers.is_empty() && elected == Some(&last.address) {
+            self.memory.steps = Steps::default();
             self.memory.promoted = None;
+            self.memory.decided = None;
             return;
         }
         let chosen = tally.failovers.iter().find_map(|failover| failover.chosen.as_ref());
-        let next = chosen.or(tally.elected.as_ref().map(|elected| &elected.address));
-        let promoted = next
+        let promoted = chosen
+            .or(elected)
             .filter(|next| **next != last.address)
             .filter(|next| writer_test(&self.observed, next, Mono(0)).is_primary());
-        let timeline = &mut self.memory.timeline;
+        let steps = &mut self.memory.steps;
         if down {
-            timeline.down_agreed.get_or_insert(now.wall);
+            steps.down_agreed.get_or_insert(now.mono);
         }
         if chosen.is_some() {
-            timeline.selected.get_or_insert(now.wall);
+            steps.selected.get_or_insert(now.mono);
         }
         if let Some(next) = promoted
             && self.memory.promoted.as_ref().is_none_or(|(address, _)| address != next)
         {
-            timeline.promoted = Some(now.wall);
+            steps.promoted = Some(now.mono);
             self.memory.promoted = Some((next.clone(), now.mono));
+        }
+    }
+
+    /// Notes when it was first decided which writer is to be published.
+    pub(super) fn remember_decided(&mut self, decision: &Decision, now: Now) {
+        let Verdict::Publish { to, .. } = &decision.verdict else { return };
+        if self.memory.decided.as_ref().is_none_or(|(address, _)| *address != to.address) {
+            self.memory.decided = Some((to.address.clone(), now.mono));
         }
     }
 

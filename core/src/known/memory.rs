@@ -4,14 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
-
 use crate::identity::address::Address;
 use crate::identity::ids::{ReplId, SentinelId};
+use crate::known::clocks::Clocks;
 use crate::known::observed::GaveUp;
 use crate::known::observed::{Observed, Role};
 use crate::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
-use crate::published::record::{DataLossRecord, Reset, Timeline};
+use crate::published::record::{DataLossRecord, Reset};
 use crate::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -176,6 +175,17 @@ pub struct Election {
     pub promoted: Option<Mono>,
 }
 
+/// When each step of a failover was first seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// The Sentinels agreed that the old primary is down.
+    pub down_agreed: Option<Mono>,
+    /// A leader had chosen a replica.
+    pub selected: Option<Mono>,
+    /// The chosen replica first said that it is the primary.
+    pub promoted: Option<Mono>,
+}
+
 /// What a group's loop knows of the past: since when conditions last, and what was done when.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -192,10 +202,20 @@ pub struct Memory {
     pub repaired: Option<Mono>,
     /// Since when each condition has been true without a break.
     pub since: BTreeMap<Condition, Mono>,
+    /// This agent has seen that generation begin: an earlier one, or none, was there when it first looked.
+    pub saw_it_begin: bool,
+    /// The wall clocks of the agents.
+    pub clocks: Clocks,
     /// The steps of the failover that is under way.
-    pub timeline: Timeline,
+    pub steps: Steps,
     /// When the chosen replica first said that it is the primary.
     pub promoted: Option<(Address, Mono)>,
+    /// When the published writer last answered as the primary, and ready for commands.
+    pub writer_answered: Option<(Address, Mono)>,
+    /// Which writer is to be published, and when that was first decided.
+    pub decided: Option<(Address, Mono)>,
+    /// The generation that this agent published last, and after how many ms Consul had acknowledged it.
+    pub acknowledged: Option<(u64, u64)>,
     /// When each instance's writes were last held.
     pub held: BTreeMap<Address, Mono>,
     /// When each instance was last commanded to follow another one, or to be a primary.
@@ -215,7 +235,7 @@ pub struct Memory {
     /// The last `SENTINEL RESET` in the record.
     pub reset: Asked<Reset>,
     /// The generation that DNS was last seen to answer, and when.
-    pub in_dns: Option<(u64, Timestamp)>,
+    pub in_dns: Option<(u64, Mono)>,
     /// The last failover in the record that was asked for because of a primary without its data.
     pub replacing: Asked<DataLossRecord>,
     /// How many records this agent has written: the changing part of its nonces.
@@ -229,6 +249,7 @@ impl Memory {
         let generation = store.record().map_or(0, |record| record.generation);
         self.generation_max = self.generation_max.max(generation);
         if self.generation.is_none_or(|(seen, _)| seen != generation) {
+            self.saw_it_begin = self.generation.is_some();
             self.generation = Some((generation, now.mono));
         }
         let record = store.record();
@@ -241,7 +262,7 @@ impl Memory {
     /// DNS answers what was published with this generation: the first time counts.
     pub fn see_in_dns(&mut self, generation: u64, now: Now) {
         if self.in_dns.is_none_or(|(seen, _)| seen < generation) {
-            self.in_dns = Some((generation, now.wall));
+            self.in_dns = Some((generation, now.mono));
         }
     }
 
@@ -260,6 +281,17 @@ impl Memory {
                 (c, at)
             })
             .collect();
+    }
+
+    /// Notes when the published writer last answered as one.
+    pub fn see_writer(&mut self, observed: &Observed) {
+        let writer = observed.record().and_then(|record| record.writer_address());
+        let reading = writer.and_then(|writer| Some((writer, observed.instances.get(writer)?)));
+        let Some((writer, reading)) = reading else { return };
+        let Ok(answer) = &reading.result else { return };
+        if answer.not_ready.is_none() && matches!(answer.role, Role::Primary { .. }) {
+            self.writer_answered = Some((writer.clone(), reading.answered));
+        }
     }
 
     /// Notes what each instance has been.

@@ -340,18 +340,32 @@ pub struct Change {
     pub timeline: Timeline,
 }
 
-/// Wall-clock times of the steps of a failover, as the publishing agent saw them.
+/// The steps of a failover, all on the clock of the agent that published it: their differences are those of its monotonic
+/// clock. What another agent has seen after the publication is as long after it as that agent saw it after the generation
+/// was in Consul. Times of two agents' wall clocks are never compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
+    /// The writer before it had last said that it is the primary, and ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Timestamp>,
     /// The Sentinels agreed that the old primary is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down_agreed: Option<Timestamp>,
+    /// Consul was seen to have no writer any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<Timestamp>,
     /// A leader had chosen a replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selected: Option<Timestamp>,
     /// The chosen replica first said that it is the primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted: Option<Timestamp>,
+    /// The agent had first decided to publish it. What was sent may be later: Consul may have been away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided: Option<Timestamp>,
+    /// Consul had acknowledged it to that agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<Timestamp>,
     /// Consul's DNS was first seen to answer the new writer, by the agent that wrote this down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_dns: Option<Timestamp>,

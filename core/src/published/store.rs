@@ -115,6 +115,8 @@ pub struct StoreAnswer {
     pub agents: BTreeSet<String>,
     /// Where each of them looks for Sentinels, where it says so.
     pub agent_sources: BTreeMap<String, BTreeSet<String>>,
+    /// What each of them says of its clock, and of those of others, where it does.
+    pub clocks: BTreeMap<String, AgentClock>,
     /// The histories that instances have begun anew since they were started, and what each goes on from.
     pub continued: BTreeMap<ReplId, Continued>,
     /// What the agents in node mode have seen of the instances beside them, while these had data of the group.
@@ -165,6 +167,7 @@ impl StoreAnswer {
             plain: BTreeMap::new(),
             agents: BTreeSet::new(),
             agent_sources: BTreeMap::new(),
+            clocks: BTreeMap::new(),
             continued: BTreeMap::new(),
             seen: BTreeMap::new(),
             maintenance: Ok(BTreeMap::new()),
@@ -203,11 +206,10 @@ impl StoreAnswer {
                     // The key of an agent whose session is gone is about to go too.
                     if let Some(agent) = name.strip_prefix(AGENTS).filter(|_| locked) {
                         answer.agents.insert(agent.to_owned());
-                        if let Ok(AgentKey { sentinels: Some(sources) }) =
-                            serde_json::from_slice(&value)
-                        {
-                            answer.agent_sources.insert(agent.to_owned(), sources);
-                        }
+                        let key: AgentKey = serde_json::from_slice(&value).unwrap_or_default();
+                        let (sources, clock) = (key.sentinels, key.clock);
+                        answer.agent_sources.extend(sources.map(|s| (agent.to_owned(), s)));
+                        answer.clocks.extend(clock.map(|clock| (agent.to_owned(), clock)));
                     }
                     if let Some(history) = name.strip_prefix(HISTORIES) {
                         answer.note_history(history, &value);
@@ -271,9 +273,23 @@ impl StoreAnswer {
 }
 
 /// What an agent's key says of it, as far as others need it.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct AgentKey {
     sentinels: Option<BTreeSet<String>>,
+    clock: Option<AgentClock>,
+}
+
+/// What an agent's key says of wall clocks ([`crate::known::clocks`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentClock {
+    /// What the agent's own clock said when this was written.
+    pub at: Timestamp,
+    /// The other agents are to show theirs, once each.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
+    /// The agents whose clocks are ahead of it, by at least how many ms.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ahead: BTreeMap<String, u64>,
 }
 
 /// What a history goes on from. An append-only file does not hold how its data's history is called, so an instance that

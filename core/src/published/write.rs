@@ -1,7 +1,5 @@
 //! The next transaction: the record that a decision asks for, its rows, and the operations that lead to both.
 
-use jiff::Timestamp;
-
 use crate::duty::action::{Purpose, Write};
 use crate::duty::sentinels::{addresses, ids};
 use crate::duty::stale_peers::Forget;
@@ -21,10 +19,13 @@ use crate::published::replicas::InstanceRows;
 use crate::shown::reasons::Reason;
 use crate::situation::data_loss::{Replace, noted};
 use crate::situation::writer::WriterTest;
-use crate::time::Now;
+use crate::time::{Mono, Now, after};
 
 /// Operations of a write that are not rows or plain keys: `state` and `history`.
 const FIXED_OPS: usize = 2;
+
+/// After so long an acknowledgement is late, in ms: that is written down by itself.
+const ACKNOWLEDGED_LATE_MS: i64 = 1_000;
 
 /// What is to be written.
 pub enum Wanted {
@@ -133,7 +134,8 @@ fn published(
             purpose = Purpose::Forget;
         } else {
             let repair = repair(view, layout, store, &next);
-            let due = view.tally.failovers.is_empty() && better_known(view, store, &next).is_some();
+            let due = view.tally.failovers.is_empty()
+                && better_known(view, store, &next).is_some_and(|better| is_news(store, &better));
             if !due || matches!(repair, Some(Wanted::Write(_))) {
                 return Ok(repair.unwrap_or(Wanted::Nothing));
             }
@@ -156,7 +158,7 @@ fn published(
     let replace = next_to.replace.filter(|_| purpose == Purpose::Replace).cloned();
     let history = match purpose {
         Purpose::Publish | Purpose::Withdraw => {
-            Some(history(store, record, &next, &view.memory.timeline))
+            Some(history(store, record, &next, timeline(view, &next)))
         }
         _ => better_known(view, store, &next),
     };
@@ -428,7 +430,7 @@ fn history(
     store: &StoreAnswer,
     before: Option<&Record>,
     next: &Record,
-    timeline: &Timeline,
+    timeline: Timeline,
 ) -> Vec<Change> {
     let level = next.writer.as_ref().map(|_| next.evidence.level());
     // A majority names it already.
@@ -442,9 +444,34 @@ fn history(
         epoch: next.evidence.basis.epoch(),
         why: next.why.clone(),
         by: next.by.clone(),
-        timeline: Timeline { confirmed, ..timeline.clone() },
+        timeline: Timeline { confirmed, ..timeline },
     };
     remembered(store, change)
+}
+
+/// What this agent saw on the way to the next record, on its own clock.
+fn timeline(view: &View<'_>, next: &Record) -> Timeline {
+    let (memory, now) = (view.memory, view.now);
+    let at = |moment: Option<Mono>| moment.map(|moment| now.wall_at(moment));
+    let last = view.record.and_then(|record| record.last_writer.as_ref());
+    let answered = memory.writer_answered.as_ref();
+    let answered = answered.filter(|(of, _)| last.is_some_and(|last| last.address == *of));
+    let withdrawn = view.record.is_some_and(|r| r.writer.is_none() && r.last_writer.is_some());
+    let withdrawn = memory.generation.filter(|_| withdrawn && memory.saw_it_begin);
+    let decided = memory.decided.as_ref();
+    let decided = decided.filter(|(of, _)| Some(of) == next.writer_address());
+    let decided = decided.map_or(now.mono, |(_, at)| *at);
+    Timeline {
+        answered: at(answered.map(|(_, at)| *at)),
+        down_agreed: at(memory.steps.down_agreed),
+        withdrawn: at(withdrawn.map(|(_, at)| at)),
+        selected: at(memory.steps.selected),
+        promoted: at(memory.steps.promoted),
+        decided: at(next.writer.as_ref().map(|_| decided)),
+        acknowledged: None,
+        in_dns: None,
+        confirmed: None,
+    }
 }
 
 /// The history with one more change.
@@ -452,24 +479,49 @@ pub(crate) fn remembered(store: &StoreAnswer, change: Change) -> Vec<Change> {
     std::iter::once(change).chain(store.history.iter().cloned()).take(HISTORY_LEN_MAX).collect()
 }
 
-/// The history with the moments in which a majority had followed the last switch, and DNS was seen to; `None` when it has
-/// all that is known.
+/// The history with the moments in which Consul had acknowledged the last switch, a majority had followed it, and DNS was
+/// seen to; `None` when it has all that is known. This agent's own moments are counted from when it saw the generation in
+/// Consul, which the agent that published it did as it was acknowledged.
 fn better_known(view: &View<'_>, store: &StoreAnswer, next: &Record) -> Option<Vec<Change>> {
+    let memory = view.memory;
     let change = store.history.first().filter(|change| change.generation == next.generation)?;
     change.to.as_ref()?;
-    let Timeline { confirmed, in_dns, .. } = &change.timeline;
+    let before = &change.timeline;
+    let own = memory.acknowledged.filter(|(generation, _)| *generation == next.generation);
+    let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    let acknowledged = own.map(|(_, taken_ms)| after(change.at, ms(taken_ms)));
+    let acknowledged = before.acknowledged.or(acknowledged);
+    // Who has not seen it begin cannot say how long after that anything was.
+    let began =
+        memory.generation.filter(|(seen, _)| memory.saw_it_begin && *seen == next.generation);
+    let since = |moment: Mono| {
+        let (_, began) = began?;
+        Some(after(acknowledged.unwrap_or(change.at), ms(moment - began)))
+    };
     let follows = change.level == Some(Level::Promotion) && next.evidence.level() == Level::Quorum;
-    let confirmed = confirmed.or(follows.then_some(view.now.wall));
-    let seen = view.memory.in_dns.filter(|(generation, _)| *generation == next.generation);
-    let in_time =
-        |at: &Timestamp| at.as_millisecond() - change.at.as_millisecond() <= IN_DNS_WITHIN_MS;
-    let in_dns = in_dns.or(seen.map(|(_, at)| at).filter(in_time));
-    let timeline = Timeline { confirmed, in_dns, ..change.timeline.clone() };
-    if timeline == change.timeline {
+    let confirmed = before.confirmed.or_else(|| since(view.now.mono).filter(|_| follows));
+    let seen = memory.in_dns.filter(|(generation, at)| {
+        let in_time = began.is_some_and(|(_, began)| *at - began <= IN_DNS_WITHIN_MS);
+        in_time && *generation == next.generation
+    });
+    let in_dns = before.in_dns.or_else(|| since(seen?.1));
+    let timeline = Timeline { acknowledged, confirmed, in_dns, ..before.clone() };
+    if timeline == *before {
         return None;
     }
     let first = Change { timeline, ..change.clone() };
     Some(std::iter::once(first).chain(store.history.iter().skip(1).cloned()).collect())
+}
+
+/// What is known better is worth a write of its own. That Consul acknowledged at once can wait for the next one.
+fn is_news(store: &StoreAnswer, better: &[Change]) -> bool {
+    let times = |change: &Change| (change.timeline.confirmed, change.timeline.in_dns);
+    let (Some(before), Some(now)) = (store.history.first(), better.first()) else { return false };
+    let slow = now
+        .timeline
+        .acknowledged
+        .is_some_and(|at| at.as_millisecond() - now.at.as_millisecond() >= ACKNOWLEDGED_LATE_MS);
+    slow || times(before) != times(now)
 }
 
 /// The whole transaction: the fence, what changes behind it, and the history.

@@ -8,9 +8,10 @@ use serde::Serialize;
 use crate::decide::Decision;
 use crate::duty::fence::may_be_former;
 use crate::identity::address::{Address, GroupName};
+use crate::known::clocks::skews;
 use crate::known::memory::Condition;
 use crate::known::observed::{
-    DownOpinion, InstanceAnswer, Reading, Role, SentinelAnswer, SentinelId,
+    DownOpinion, InstanceAnswer, Reading, Role, SentinelAnswer, SentinelId, StoreAnswer,
     StoredState,
 };
 use crate::known::view::View;
@@ -163,13 +164,15 @@ pub enum ProblemCode {
     ReplicaOutOfSync,
     /// Some Sentinels do not answer, and a majority does.
     SentinelsMissing,
+    /// The clock of an agent is ahead of another one's.
+    ClockSkew,
     /// Consul does not answer, or has not been asked yet.
     ConsulUnread,
 }
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -205,13 +208,15 @@ impl ProblemCode {
         Self::CannotSave,
         Self::ReplicaOutOfSync,
         Self::SentinelsMissing,
+        Self::ClockSkew,
         Self::ConsulUnread,
     ];
 
-    /// The writer serves all the same, and the group survives less than it could.
+    /// The writer serves all the same, and the group survives less than it could, or its history cannot be trusted.
     pub fn only_degrades(self) -> bool {
         use ProblemCode::{
-            CannotSave, InstanceDown, NoReplicas, RelayRefused, ReplicaOutOfSync, SentinelsMissing,
+            CannotSave, ClockSkew, InstanceDown, NoReplicas, RelayRefused, ReplicaOutOfSync,
+            SentinelsMissing,
         };
         matches!(
             self,
@@ -221,6 +226,7 @@ impl ProblemCode {
                 | RelayRefused
                 | ReplicaOutOfSync
                 | SentinelsMissing
+                | ClockSkew
         )
     }
 
@@ -262,6 +268,7 @@ impl ProblemCode {
             Self::CannotSave => "cannot-save",
             Self::SentinelsMissing => "sentinels-missing",
             Self::ReplicaOutOfSync => "replica-out-of-sync",
+            Self::ClockSkew => "clock-skew",
             Self::ConsulUnread => "consul-unread",
         }
     }
@@ -406,7 +413,19 @@ pub(crate) fn problems(view: &View<'_>, layout: &Layout, decision: &Decision) ->
         )));
     }
     problems.extend(replicas_missing(view));
+    problems.extend(store.and_then(clocks_differ));
     problems
+}
+
+/// Whose clock is ahead of another agent's: texts that give times then contradict one another.
+fn clocks_differ(store: &StoreAnswer) -> Option<Problem> {
+    let differ: Vec<String> = skews(store)
+        .map(|(ahead, behind, ms)| {
+            format!("the clock of {ahead} is {} s or more ahead of {behind}'s", ms / 1_000)
+        })
+        .collect();
+    let text = format!("clocks of agents differ: {}", differ.join("; "));
+    (!differ.is_empty()).then(|| ProblemCode::ClockSkew.says(text))
 }
 
 /// Which instances are not to be read from, or not to be chosen, and why.

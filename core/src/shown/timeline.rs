@@ -23,6 +23,9 @@ pub struct Switch {
     pub why: String,
     /// The agent that published it.
     pub by: String,
+    /// How long clients had no writer, in ms: from the last answer of the old one until the new one was in DNS, or was
+    /// acknowledged or sent where that was not seen. `None` where the agent that published it had not heard the old one.
+    pub outage_ms: Option<i64>,
     /// What was seen on the way, in time's order.
     pub steps: Vec<SwitchStep>,
 }
@@ -32,7 +35,7 @@ pub struct Switch {
 pub struct SwitchStep {
     /// Which step, in the terms of a failover.
     pub step: StepKind,
-    /// When, by the clock of the agent that saw it.
+    /// When, on the clock of the agent that published it.
     pub at: Timestamp,
     /// How long after the first step, in ms.
     pub ms: i64,
@@ -44,6 +47,8 @@ pub struct SwitchStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepKind {
+    /// The old writer answered for the last time.
+    Answered,
     /// The Sentinels agreed that the old primary is down.
     DownAgreed,
     /// The name was withdrawn.
@@ -52,8 +57,12 @@ pub enum StepKind {
     Selected,
     /// The chosen replica said that it is the primary.
     Promoted,
+    /// An agent had decided to publish it.
+    Decided,
     /// The new writer was sent to Consul.
     Published,
+    /// Consul had acknowledged it.
+    Acknowledged,
     /// Consul's DNS answered it.
     InDns,
     /// A majority of the Sentinels had followed.
@@ -64,11 +73,14 @@ impl StepKind {
     /// The words of `history` and of the page.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Answered => "last answer of the writer",
             Self::DownAgreed => "agreed to be down",
             Self::Withdrawn => "withdrawn",
             Self::Selected => "replica chosen",
             Self::Promoted => "promoted",
-            Self::Published => "published",
+            Self::Decided => "decided",
+            Self::Published => "sent to Consul",
+            Self::Acknowledged => "acknowledged by Consul",
             Self::InDns => "in DNS",
             Self::Confirmed => "confirmed",
         }
@@ -92,17 +104,28 @@ pub fn switches(history: &[Change]) -> Vec<Switch> {
 fn switch(change: &Change, withdrawn: Option<&Change>) -> Switch {
     let timeline = &change.timeline;
     let ended = if change.to.is_some() { StepKind::Published } else { StepKind::Withdrawn };
+    // An older agent did not note when it saw the name withdrawn: of another one's clock nothing is known.
+    let own = withdrawn.filter(|withdrawn| withdrawn.by == change.by);
+    let withdrawn_at = timeline.withdrawn.or(own.map(|withdrawn| withdrawn.at));
+    // What follows the publication is never before it, whatever clock an older agent noted it by.
+    let later = |at: Option<Timestamp>| at.map(|at| at.max(change.at));
+    let (acknowledged, in_dns) = (later(timeline.acknowledged), later(timeline.in_dns));
     // In the order in which they can only happen: of two at one instant, the earlier comes first.
     let moments = [
+        (StepKind::Answered, timeline.answered),
         (StepKind::DownAgreed, timeline.down_agreed),
-        (StepKind::Withdrawn, withdrawn.map(|withdrawn| withdrawn.at)),
+        (StepKind::Withdrawn, withdrawn_at),
         (StepKind::Selected, timeline.selected),
         (StepKind::Promoted, timeline.promoted),
+        (StepKind::Decided, timeline.decided),
         (ended, Some(change.at)),
-        (StepKind::InDns, timeline.in_dns),
-        (StepKind::Confirmed, timeline.confirmed),
+        (StepKind::Acknowledged, acknowledged),
+        (StepKind::InDns, in_dns),
+        (StepKind::Confirmed, later(timeline.confirmed)),
     ];
     let from = withdrawn.and_then(|withdrawn| withdrawn.from.as_ref()).or(change.from.as_ref());
+    let back = in_dns.or(acknowledged).unwrap_or(change.at);
+    let answered = timeline.answered.filter(|_| change.to.is_some());
     Switch {
         generation: change.generation,
         at: change.at,
@@ -111,12 +134,13 @@ fn switch(change: &Change, withdrawn: Option<&Change>) -> Switch {
         level: change.level,
         why: change.why.clone(),
         by: change.by.clone(),
+        outage_ms: answered.map(|at| back.as_millisecond() - at.as_millisecond()),
         steps: steps(moments.into_iter().filter_map(|(step, at)| Some((step, at?))).collect()),
     }
 }
 
 fn steps(mut moments: Vec<(StepKind, Timestamp)>) -> Vec<SwitchStep> {
-    // Two agents may have seen them, whose clocks differ.
+    // All are on one clock.
     moments.sort_by_key(|(_, at)| *at);
     let ms = |at: &Timestamp| at.as_millisecond();
     let first = moments.first().map_or(0, |(_, at)| ms(at));
@@ -163,9 +187,13 @@ mod tests {
     #[test]
     fn a_withdrawal_and_what_follows_it_are_one_switch() {
         let timeline = Timeline {
+            answered: Some(at(-700)),
             down_agreed: Some(at(1_000)),
+            withdrawn: Some(at(1_009)),
             selected: Some(at(1_150)),
             promoted: Some(at(1_200)),
+            decided: Some(at(1_202)),
+            acknowledged: Some(at(1_210)),
             in_dns: Some(at(1_212)),
             confirmed: Some(at(2_100)),
         };
@@ -176,16 +204,20 @@ mod tests {
         ];
         let [last, first] = &switches(&history)[..] else { panic!("{:?}", switches(&history)) };
         assert_eq!((&last.from, &last.to), (&history[1].from, &history[0].to));
+        assert_eq!((last.outage_ms, first.outage_ms), (Some(1_912), None));
         assert_eq!(
             told(last),
             [
-                (StepKind::DownAgreed, 0, 0),
-                (StepKind::Withdrawn, 3, 3),
-                (StepKind::Selected, 150, 147),
-                (StepKind::Promoted, 200, 50),
-                (StepKind::Published, 204, 4),
-                (StepKind::InDns, 212, 8),
-                (StepKind::Confirmed, 1_100, 888),
+                (StepKind::Answered, 0, 0),
+                (StepKind::DownAgreed, 1_700, 1_700),
+                (StepKind::Withdrawn, 1_709, 9),
+                (StepKind::Selected, 1_850, 141),
+                (StepKind::Promoted, 1_900, 50),
+                (StepKind::Decided, 1_902, 2),
+                (StepKind::Published, 1_904, 2),
+                (StepKind::Acknowledged, 1_910, 6),
+                (StepKind::InDns, 1_912, 2),
+                (StepKind::Confirmed, 2_800, 888),
             ]
         );
         assert_eq!(told(first), [(StepKind::Published, 0, 0)]);
@@ -201,14 +233,45 @@ mod tests {
         assert_eq!(told(&found[0]), [(StepKind::DownAgreed, 0, 0), (StepKind::Withdrawn, 10, 10)]);
     }
 
+    /// Two hours between the clocks of two agents: one withdrew the name, the other published it.
     #[test]
-    fn clocks_that_differ_give_no_negative_times() {
+    fn the_clocks_of_two_agents_are_never_subtracted() {
+        const HOURS: i64 = 7_200_000;
+        let by = |by: &str, change: Change| Change { by: by.to_owned(), ..change };
+        for ahead in [HOURS, -HOURS] {
+            let withdrawn = by("other", change(2, ahead, None));
+            let timeline = Timeline {
+                withdrawn: Some(at(12)),
+                promoted: Some(at(300)),
+                ..Timeline::default()
+            };
+            let published = Change { timeline, ..change(3, 304, address("10.0.0.2:6379")) };
+            let history = [published, withdrawn.clone()];
+            let wanted = [
+                (StepKind::Withdrawn, 0, 0),
+                (StepKind::Promoted, 288, 288),
+                (StepKind::Published, 292, 4),
+            ];
+            assert_eq!(told(&switches(&history)[0]), wanted);
+            // By an agent that did not note when it saw it withdrawn.
+            let timeline = Timeline { promoted: Some(at(300)), ..Timeline::default() };
+            let older = Change { timeline, ..change(3, 304, address("10.0.0.2:6379")) };
+            let wanted = [(StepKind::Promoted, 0, 0), (StepKind::Published, 4, 4)];
+            assert_eq!(told(&switches(&[older.clone(), withdrawn])[0]), wanted);
+            // Where one agent did both, one clock counted.
+            let both = switches(&[older, change(2, 10, None)]);
+            assert_eq!(told(&both[0])[0], (StepKind::Withdrawn, 0, 0));
+        }
+    }
+
+    #[test]
+    fn what_follows_the_publication_is_not_before_it() {
         let timeline =
             Timeline { promoted: Some(at(100)), in_dns: Some(at(90)), ..Timeline::default() };
         let history = [Change { timeline, ..change(2, 105, address("10.0.0.2:6379")) }];
         assert_eq!(
             told(&switches(&history)[0]),
-            [(StepKind::InDns, 0, 0), (StepKind::Promoted, 10, 10), (StepKind::Published, 15, 5)]
+            [(StepKind::Promoted, 0, 0), (StepKind::Published, 5, 5), (StepKind::InDns, 5, 0)]
         );
         assert!(switches(&[]).is_empty());
     }

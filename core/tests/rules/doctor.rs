@@ -13,6 +13,7 @@ use consul_redis_core::known::observed::{
 };
 use consul_redis_core::published::name_check::DnsAnswer;
 use consul_redis_core::published::record::{Change, InstanceRecord, PublishedRole, Timeline};
+use consul_redis_core::published::store::AgentClock;
 use consul_redis_core::shown::status::{Problem, ProblemCode};
 use jiff::{SignedDuration, Timestamp};
 
@@ -520,10 +521,13 @@ const AGENT_FAULTS: &[(FindingCode, Fault)] = &[
         w.store().history = (0..8).map(|generation| change(generation, at)).collect();
     }),
     (FindingCode::AgentClock, |w| {
-        let agents = w.store().agents.clone();
-        let ahead = w.scene.view().now.wall + SignedDuration::from_mins(10);
-        w.change(|scene| scene.published(|record| record.since = ahead));
-        w.store().agents = agents;
+        let now = w.scene.view().now.wall;
+        let (at, asks) = (now + SignedDuration::from_mins(10), false);
+        let here = AgentClock { at, asks, ahead: BTreeMap::new() };
+        let ahead = BTreeMap::from([("agent-0".to_owned(), 600_000)]);
+        let clocks = &mut w.store().clocks;
+        clocks.insert("agent-0".to_owned(), here);
+        clocks.insert("agent-1".to_owned(), AgentClock { at: now, asks, ahead });
     }),
     (FindingCode::Unread, |w| w.consul = Err("Consul denies GET /v1/agent/self".to_owned())),
 ];
@@ -581,10 +585,6 @@ fn each_fault_is_found_and_nothing_else_is() {
     insta::assert_snapshot!("findings", said);
 }
 
-#[test]
-fn every_code_has_a_world_with_its_fault() {
-    let tested: Vec<FindingCode> = faults().map(|(code, _)| code).collect();
-    let distinct: BTreeSet<FindingCode> = tested.iter().copied().collect();
 /// What is wrong with several servers in the same way is said once, with all of them.
 #[test]
 fn a_finding_of_several_servers_is_one_with_all_their_evidence() {
@@ -650,6 +650,10 @@ fn the_cure_of_an_unannounced_replica_is_no_finding() {
     assert!(!found.contains(&FindingCode::ReplicaUnannounced), "{found:?}");
 }
 
+#[test]
+fn every_code_has_a_world_with_its_fault() {
+    let tested: Vec<FindingCode> = faults().map(|(code, _)| code).collect();
+    let distinct: BTreeSet<FindingCode> = tested.iter().copied().collect();
     assert_eq!(tested.len(), distinct.len(), "each once");
     assert_eq!(distinct, FindingCode::ALL.iter().copied().collect());
     assert!(tested.len() >= 40, "{}", tested.len());

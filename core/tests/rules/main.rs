@@ -1,6 +1,7 @@
 //! The rules of publication, one by one: each test is named after the rule it holds.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod clocks;
 mod data_loss;
 mod doctor;
 mod electorate;

@@ -5,6 +5,7 @@ use consul_redis_core::duty::action::{Action, Purpose};
 use consul_redis_core::known::observed::{DownOpinion, FailoverPhase};
 use consul_redis_core::published::publication::Verdict;
 use consul_redis_core::published::record::{Change, Level, Timeline};
+use consul_redis_core::time::{Mono, after};
 
 use jiff::Timestamp;
 
@@ -164,6 +165,7 @@ fn confirmed() -> Scene {
         timeline: Timeline::default(),
     };
     let history = vec![change(8, B), change(7, A)];
+    scene.memory.saw_it_begin = true;
     scene.observed.store.as_mut().expect("a store").history = history;
     scene
 }
@@ -172,21 +174,40 @@ fn confirmed() -> Scene {
 fn a_confirmation_writes_down_when_it_was_and_when_dns_was_seen_to_answer() {
     let mut scene = confirmed();
     let before = scene.observed.store.as_ref().unwrap().history.clone();
-    let seen = scene.view().now.wall;
-    scene.memory.in_dns = Some((8, seen));
+    let (now, seen) = (scene.view().now, scene.memory.generation_seen());
+    // The change was sent just now, by another agent; what this one saw counts from when it saw the generation.
+    let sent = before[0].at;
+    scene.memory.in_dns = Some((8, seen.plus_ms(30)));
     let write = scene.write();
     assert_eq!(write.purpose, Purpose::Confirm);
     let history = write.history.unwrap();
     let timeline = &history[0].timeline;
-    assert_eq!((timeline.confirmed, timeline.in_dns), (Some(scene.view().now.wall), Some(seen)));
+    let ms = |ms: u64| Some(after(sent, i64::try_from(ms).unwrap()));
+    assert_eq!((timeline.confirmed, timeline.in_dns), (ms(now.mono - seen), ms(30)));
+    assert_eq!(timeline.acknowledged, None, "only the agent that sent it knows");
     assert_eq!(history[1..], before[1..], "what was before stays as it was");
     // What DNS answered of another generation says nothing of this one.
-    scene.memory.in_dns = Some((7, seen));
+    scene.memory.in_dns = Some((7, seen.plus_ms(30)));
     assert_eq!(scene.write().history.unwrap()[0].timeline.in_dns, None);
     // Written down once: a later confirmation at a higher epoch leaves it as it is.
-    scene.memory.in_dns = Some((8, seen));
+    scene.memory.in_dns = Some((8, seen.plus_ms(30)));
     scene.observed.store.as_mut().unwrap().history = history;
     assert_eq!(scene.write().history, None);
+}
+
+#[test]
+fn the_agent_that_published_it_writes_down_when_consul_had_acknowledged_it() {
+    let mut scene = confirmed();
+    let sent = scene.observed.store.as_ref().unwrap().history[0].at;
+    let seen = scene.memory.generation_seen();
+    scene.memory.acknowledged = Some((8, 11_000));
+    scene.memory.in_dns = Some((8, seen.plus_ms(30)));
+    let history = scene.write().history.unwrap();
+    let timeline = &history[0].timeline;
+    assert_eq!(timeline.acknowledged, Some(after(sent, 11_000)));
+    assert_eq!(timeline.in_dns, Some(after(sent, 11_030)), "after it was in Consul");
+    scene.memory.acknowledged = Some((7, 11_000));
+    assert_eq!(scene.write().history.unwrap()[0].timeline.acknowledged, None);
 }
 
 /// A leads since generation 7, and no agent has written down when DNS answered it.
@@ -207,8 +228,23 @@ fn published(level: Level, ago_ms: i64) -> Scene {
         timeline: Timeline { confirmed, ..Timeline::default() },
     };
     scene.observed.store.as_mut().expect("a store").history = vec![change];
-    scene.memory.in_dns = Some((7, now));
+    let now = scene.view().now;
+    scene.memory.generation = Some((7, Mono(now.mono.0 - u64::try_from(ago_ms).unwrap())));
+    scene.memory.saw_it_begin = true;
+    scene.memory.in_dns = Some((7, now.mono));
     scene
+}
+
+/// That an acknowledgement came at once is no reason to write; that it came late is.
+#[test]
+fn a_late_acknowledgement_is_written_down_by_itself() {
+    for (taken_ms, noted) in [(40, false), (999, false), (1_000, true), (11_000, true)] {
+        let mut scene = published(Level::Quorum, 300);
+        scene.memory.in_dns = None;
+        scene.memory.acknowledged = Some((7, taken_ms));
+        let actions = scene.decision().actions();
+        assert_eq!(!actions.is_empty(), noted, "{taken_ms} ms: {actions:?}");
+    }
 }
 
 #[test]
@@ -232,9 +268,12 @@ fn what_dns_answered_after_the_confirmation_is_written_down_when_all_is_quiet() 
         actions.any(|action| matches!(action, Action::Write(w) if w.purpose == Purpose::Note))
     };
     assert!(noted(&published(Level::Quorum, 60_000)));
-    assert!(!noted(&published(Level::Quorum, 60_001)), "who was started later has not seen it");
+    assert!(!noted(&published(Level::Quorum, 60_001)), "that was not the first time");
+    let mut later = published(Level::Quorum, 300);
+    later.memory.saw_it_begin = false;
+    assert!(!noted(&later), "an agent that was started later has not seen when it began");
     let mut other = published(Level::Quorum, 300);
-    other.memory.in_dns = Some((6, other.view().now.wall));
+    other.memory.in_dns = Some((6, other.view().now.mono));
     assert!(!noted(&other), "another generation's answer");
     let failing = published(Level::Quorum, 300).leading(0, B, FailoverPhase::WaitPromotion);
     assert!(!noted(&failing), "a failover has the right of way");
@@ -311,9 +350,9 @@ fn writes_are_held_at_level_quorum_too() {
 #[test]
 fn a_hold_is_renewed_and_not_repeated() {
     let mut scene = promotion().instance(A, primary(1, None, &[C]));
-    scene.memory.held.insert(at(A), consul_redis_core::time::Mono(scene.now - 999));
+    scene.memory.held.insert(at(A), Mono(scene.now - 999));
     assert!(holds(&scene).is_empty());
-    scene.memory.held.insert(at(A), consul_redis_core::time::Mono(scene.now - 1_000));
+    scene.memory.held.insert(at(A), Mono(scene.now - 1_000));
     assert_eq!(holds(&scene), [A]);
 }
 
@@ -352,7 +391,7 @@ fn no_writes_are_held_for_a_failover_that_is_over_or_takes_for_ever() {
         .published(|record| record.evidence.confirmed_epoch = 2);
     assert!(holds(&outdated).is_empty(), "the majority has passed it by");
     let mut endless = promotion().instance(A, primary(1, None, &[C]));
-    let since = |ms| Some((at(B), consul_redis_core::time::Mono(NOW - ms)));
+    let since = |ms| Some((at(B), Mono(NOW - ms)));
     endless.memory.promoted = since(endless.policy.confirm_within_ms);
     assert_eq!(holds(&endless), [A]);
     endless.memory.promoted = since(endless.policy.confirm_within_ms + 1);

@@ -343,6 +343,7 @@ fn empty_store() -> StoreAnswer {
         plain: BTreeMap::new(),
         agents: BTreeSet::new(),
         agent_sources: BTreeMap::new(),
+        clocks: BTreeMap::new(),
         continued: BTreeMap::new(),
         seen: BTreeMap::new(),
         config: Ok(consul_redis_core::policy::WantedSettings::default()),

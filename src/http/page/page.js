@@ -11,11 +11,14 @@ const HEAD_PX = 8;
 const SUB_PX = 7;
 const SVG = "http://www.w3.org/2000/svg";
 const STEPS = {
+  "answered": "Last answer of the writer",
   "down-agreed": "Sentinels agreed: down",
   "withdrawn": "Name withdrawn",
   "selected": "Replica chosen by the leader",
   "promoted": "It says it is the primary",
+  "decided": "Decided to publish",
   "published": "Published: sent to Consul",
+  "acknowledged": "Acknowledged by Consul",
   "in-dns": "Seen in DNS",
   "confirmed": "Majority has followed",
 };
@@ -313,6 +316,7 @@ function timeline(view, open) {
   const [last, ...before] = switches;
   const told = (one) => [
     make("p", { class: "soft" }, `${time(one.at)}, by ${one.by}: ${one.why}`),
+    one.outage_ms === null ? null : make("p", {}, `Clients had no writer for ${millis(one.outage_ms)}.`),
     one.steps.length > 1 ? steps(one) : null,
   ];
   const shown = [make("h3", {}, "The last switch"), make("p", {}, make("span", { class: "mono" }, switchTitle(last))), ...told(last)];

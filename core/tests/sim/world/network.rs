@@ -109,7 +109,7 @@ impl World {
                     }
                 }
             }
-            Output::Follow(_) | Output::Published(_) => {}
+            Output::Follow(_) | Output::Published(_) | Output::ShowClock(_) => {}
             Output::ReadStore => {
                 let delay = self.delay();
                 self.push(self.now + delay, Event::Read(agent, ReadKind::Consistent));
