@@ -43,6 +43,8 @@ pub struct Cli {
 pub enum Command {
     /// Watch Sentinels and keep Consul pointing at each group's writer
     Agent,
+    /// Look at what is there, and write a config and the Consul policies for it
+    Init(InitArgs),
     /// Check the config as an agent would, and show what it comes to; connect to no server
     CheckConfig,
     /// Run a Redis or a Sentinel with an agent beside it: a container's main process
@@ -71,6 +73,10 @@ pub enum Command {
     Config(ConfigArgs),
     /// Keep an instance out of the names and from being chosen, or put it back
     Maintenance(MaintenanceArgs),
+    /// Make the Sentinels forget a server that is gone for good now, and not after `forget_after`
+    Forget(ForgetArgs),
+    /// Write what a bug report needs into one file, without secrets
+    SupportBundle(SupportBundleArgs),
     /// Start a small world of real servers, kill its primary, and show what happens
     Demo(DemoArgs),
     /// Print what a shell needs to complete this command line
@@ -305,6 +311,52 @@ pub enum MaintenanceWhat {
     List,
 }
 
+/// Options of `forget`.
+#[derive(Debug, Args)]
+pub struct ForgetArgs {
+    /// The Redis or Sentinels that do not come back; those that are gone at one time are named together
+    #[arg(value_name = "HOST:PORT", required = true)]
+    pub gone: Vec<Address>,
+}
+
+/// Options of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// `remote`: an agent anywhere; `node`: an agent on a host with a Redis or a Sentinel of the group
+    #[arg(long, value_name = "MODE", default_value = "remote")]
+    pub mode: AgentMode,
+    /// Node mode: the host of the Redis and the Sentinel that the agent runs beside, as the Sentinels know it
+    #[arg(long, value_name = "HOST", required_if_eq("mode", "node"))]
+    pub host: Option<String>,
+    /// Where consul-redis.toml, agent-policy.hcl and reader-policy.hcl are written
+    #[arg(long, value_name = "DIR", default_value = "/etc/consul-redis")]
+    pub dir: PathBuf,
+    /// Write over files that are there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Where an agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AgentMode {
+    /// Anywhere; `observer` is the old word
+    #[value(alias = "observer")]
+    Remote,
+    /// On a host with a Redis or a Sentinel
+    Node,
+}
+
+/// Options of `support-bundle`.
+#[derive(Debug, Args)]
+pub struct SupportBundleArgs {
+    /// The file to write; it must not exist
+    #[arg(value_name = "FILE.tar.gz")]
+    pub file: PathBuf,
+    /// A log whose last lines go into it [default: the journal of the unit consul-redis]
+    #[arg(long = "log-file", value_name = "FILE")]
+    pub logs: Vec<PathBuf>,
+}
+
 /// Options of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
@@ -319,7 +371,7 @@ pub struct DemoArgs {
 /// Options of every command.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Common {
-    /// Config file (TOML)
+    /// Config file (TOML) [default: /etc/consul-redis/consul-redis.toml, if it exists]
     #[arg(long, short, global = true, env = "CONSUL_REDIS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Sentinels; a name stands for all its A and AAAA records

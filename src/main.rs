@@ -6,6 +6,7 @@ use clap::builder::Resettable;
 use clap::{Command, CommandFactory, FromArgMatches};
 use consul_redis::cli::{Cli, Command as Chosen};
 use consul_redis::commands;
+use consul_redis::config::default_file;
 use consul_redis::exec::settings::{Environment, with_known_names};
 use consul_redis::exit::{Exit, Failure};
 use consul_redis::reload::ConfigSource;
@@ -58,7 +59,11 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let env = Environment::of_this_process();
     let contained = matches!(cli.command, Chosen::Exec(_) | Chosen::Health(_));
-    let common = if contained { with_known_names(&cli.common, &env)? } else { cli.common };
+    let mut common = if contained { with_known_names(&cli.common, &env)? } else { cli.common };
+    // The demo has a world of its own.
+    if common.config.is_none() && !matches!(cli.command, Chosen::Demo(_)) {
+        common.config = default_file();
+    }
     let settings = ConfigSource { common, env };
     let config = settings.read()?;
     // One thread: an agent waits far more than it works, and a single one keeps it small.
@@ -94,6 +99,16 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             }
             Chosen::Maintenance(args) => {
                 commands::maintenance::run(config, args).await.map(|()| Exit::Done)?
+            }
+            Chosen::Forget(args) => {
+                commands::forget::run(config, args).await.map(|()| Exit::Done)?
+            }
+            Chosen::Init(args) => {
+                commands::init::run(config, &settings.common, args).await.map(|()| Exit::Done)?
+            }
+            Chosen::SupportBundle(args) => {
+                let common = &settings.common;
+                commands::support_bundle::run(config, common, args).await.map(|()| Exit::Done)?
             }
             Chosen::Demo(args) => commands::demo::run(args).await.map(|()| Exit::Done)?,
             Chosen::Completions(_) | Chosen::Man(_) => Exit::Done,

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::Agent;
 use crate::clock::{Clock, keep_beating};
+use crate::commands::check_config::ONLY_PUBLISHES;
 use crate::config::{Config, DnsConfig, GroupConfig};
 use crate::consul::client::{Consul, Prepared};
 use crate::consul::presence::{Presence, be_present};
@@ -409,8 +410,9 @@ impl AgentTasks {
 
     fn say_start(&self) {
         for group in &self.config.groups {
+            let only = if group.only_publishes() { ONLY_PUBLISHES } else { "" };
             info!(
-                "{}: watching, publishing {}.service.consul at level {}",
+                "{}: watching, publishing {}.service.consul at level {}{only}",
                 group.policy.group,
                 group.policy.service.primary(),
                 group.policy.publish.as_str()
@@ -424,7 +426,8 @@ impl AgentTasks {
             }
         }
         let (agent, consul) = (&self.config.agent, self.consul.address());
-        info!("agent {agent} in {} mode, Consul at {consul}", mode(&self.config));
+        let mode = if is_remote(&self.config) { "remote" } else { "node" };
+        info!("agent {agent} in {mode} mode, Consul at {consul}");
         let listed = self.config.sources.listed.len();
         if listed > 0 && listed.is_multiple_of(2) {
             warn!("{listed} Sentinels are listed; an odd number survives more");
@@ -455,9 +458,14 @@ impl GroupPart {
     }
 }
 
+/// The mode as the agent's key in Consul has it: `observer` is the word of before for remote mode.
 fn mode(config: &Config) -> &'static str {
-    let observes = config.redis.is_empty() && config.sentinels.is_empty();
-    if observes { "observer" } else { "node" }
+    if is_remote(config) { "observer" } else { "node" }
+}
+
+/// No server of this host is configured.
+fn is_remote(config: &Config) -> bool {
+    config.redis.is_empty() && config.sentinels.is_empty()
 }
 
 fn layouts(config: &Config) -> Vec<Layout> {

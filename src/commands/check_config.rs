@@ -9,6 +9,9 @@ use crate::exit::{Exit, Failure};
 use crate::reload::check_alone;
 use crate::sentinel::login::Login;
 
+/// What is said of a group whose agents change no instance and no Sentinel.
+pub const ONLY_PUBLISHES: &str = "; manage = false: no instance and no Sentinel is changed";
+
 /// Checks all settings, secrets, certificates and templates, connects to no server, and shows what they come to.
 ///
 /// # Errors
@@ -60,7 +63,8 @@ fn rows(config: &Config) -> Vec<Vec<String>> {
     for group in &config.groups {
         let policy = &group.policy;
         let (name, level) = (policy.service.primary(), policy.publish.as_str());
-        say("group", format!("{} as {name}.service.consul, level {level}", policy.group));
+        let only = if group.only_publishes() { ONLY_PUBLISHES } else { "" };
+        say("group", format!("{} as {name}.service.consul, level {level}{only}", policy.group));
     }
     let listed = config.sources.listed.iter().map(ToString::to_string);
     let service = config.sources.consul_service.iter().map(|s| format!("those of service {s}"));

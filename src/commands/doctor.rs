@@ -10,7 +10,7 @@ use super::terminal::{self, Progress, Style};
 use crate::cli::DoctorArgs;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::consul::client::Consul;
+use crate::consul::client::{Consul, ConsulError};
 use crate::core::doctor::{Finding, Severity};
 use crate::core::identity::address::GroupName;
 use crate::dns::Names;
@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 
 /// What is wrong with one group.
 #[derive(Debug, Serialize)]
-struct Examined {
+pub struct Examined {
     group: GroupName,
     findings: Vec<Finding>,
 }
@@ -29,25 +29,7 @@ struct Examined {
 /// # Errors
 /// A [`Failure`] when Consul cannot be read, or the group is not known.
 pub async fn run(config: Config, args: &DoctorArgs) -> Result<Exit, Failure> {
-    let consul = Consul::new(&config.consul)?;
-    let names = Names::new(config.resolver);
-    let clock = Clock::start();
-    let (mut all, mut away) = (Vec::new(), None);
-    for group in groups(&config, &consul, &clock).await? {
-        let name = group.policy.group.clone();
-        if args.examined.as_ref().is_some_and(|wanted| *wanted != name) {
-            continue;
-        }
-        let progress = Progress::new(format!("{name}: asking Sentinels, Redis, Consul and DNS"));
-        let (findings, unread) = examine(&config, &group, &consul, &names, &clock).await?;
-        drop(progress);
-        away = unread.or(away);
-        all.push(Examined { group: name, findings });
-    }
-    if let (Some(wanted), true) = (&args.examined, all.is_empty()) {
-        let message = format!("no group {wanted} is configured here or known to Consul");
-        return Err(Failure::new(Exit::Config, message).hint("name it with --group"));
-    }
+    let (all, away) = report(&config, args.examined.as_ref()).await?;
     if args.json {
         println!("{}", terminal::json(&all)?);
     } else {
@@ -66,6 +48,36 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Exit, Failure> {
     let mut findings = all.iter().flat_map(|one| &one.findings);
     let failed = findings.any(|finding| finding.severity == Severity::Error);
     Ok(if failed { Exit::Unhealthy } else { Exit::Done })
+}
+
+/// The findings of one group or of all, as `doctor --json` shows them, and why Consul was not read, where it was not.
+///
+/// # Errors
+/// A [`Failure`] when Consul refuses, or the group is not known.
+pub async fn report(
+    config: &Config,
+    wanted: Option<&GroupName>,
+) -> Result<(Vec<Examined>, Option<ConsulError>), Failure> {
+    let consul = Consul::new(&config.consul)?;
+    let names = Names::new(config.resolver);
+    let clock = Clock::start();
+    let (mut all, mut away) = (Vec::new(), None);
+    for group in groups(config, &consul, &clock).await? {
+        let name = group.policy.group.clone();
+        if wanted.is_some_and(|wanted| *wanted != name) {
+            continue;
+        }
+        let progress = Progress::new(format!("{name}: asking Sentinels, Redis, Consul and DNS"));
+        let (findings, unread) = examine(config, &group, &consul, &names, &clock).await?;
+        drop(progress);
+        away = unread.or(away);
+        all.push(Examined { group: name, findings });
+    }
+    if let (Some(wanted), true) = (wanted, all.is_empty()) {
+        let message = format!("no group {wanted} is configured here or known to Consul");
+        return Err(Failure::new(Exit::Config, message).hint("name it with --group"));
+    }
+    Ok((all, away))
 }
 
 fn describe(examined: &Examined, style: Style) -> String {

@@ -39,19 +39,22 @@ const STEP: Duration = Duration::from_millis(250);
 pub async fn run(config: Config, args: &MaintenanceArgs) -> Result<(), Failure> {
     let consul = Consul::new(&config.consul)?;
     let clock = Clock::start();
-    let name = match config.groups.as_slice() {
-        [only] => only.policy.group.clone(),
-        _ => {
-            let message = "which group? several are configured";
-            return Err(Failure::new(Exit::Config, message).hint("name one: --group NAME"));
-        }
-    };
+    let name = only_group(&config)?;
     let group = find_group(&config, &consul, &clock, &name).await?;
     let keeper = Keeper { config: &config, group: &group, consul: &consul, clock, json: args.json };
     match args.what {
         MaintenanceWhat::List => keeper.list().await,
         MaintenanceWhat::On => keeper.on(&instance(&config, args)?).await,
         MaintenanceWhat::Off => keeper.off(&instance(&config, args)?).await,
+    }
+}
+
+/// The only group of the config.
+pub(super) fn only_group(config: &Config) -> Result<GroupName, Failure> {
+    match config.groups.as_slice() {
+        [only] => Ok(only.policy.group.clone()),
+        _ => Err(Failure::new(Exit::Config, "which group? several are configured")
+            .hint("name one: --group NAME")),
     }
 }
 

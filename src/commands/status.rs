@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::beside::known_by_agent;
+use super::check_config::ONLY_PUBLISHES;
 use super::history::or_none;
 use super::terminal::{self, Style, age, columns};
 use crate::cli::StatusArgs;
@@ -40,14 +41,7 @@ const HISTORY_SHOWN: usize = 5;
 /// # Errors
 /// A [`Failure`] when Consul cannot be read; with `--watch` it is shown instead.
 pub async fn run(config: Config, args: &StatusArgs) -> Result<Exit, Failure> {
-    let looker = Looker {
-        consul: Consul::new(&config.consul)?,
-        names: Names::new(config.resolver),
-        clock: Clock::start(),
-        away: Cell::new(None),
-        beside: RefCell::default(),
-        config,
-    };
+    let looker = Looker::new(config)?;
     match args.watch {
         None => {
             let all = looker.look().await?;
@@ -63,6 +57,16 @@ pub async fn run(config: Config, args: &StatusArgs) -> Result<Exit, Failure> {
         }
         Some(every) => looker.watch(args.json, Duration::from_millis(every.as_ms())).await,
     }
+}
+
+/// Every group as `status --json` shows it, and why Consul was not read, where it was not.
+///
+/// # Errors
+/// A [`Failure`] when Consul refuses.
+pub async fn report(config: Config) -> Result<(Vec<GroupStatus>, Option<ConsulError>), Failure> {
+    let looker = Looker::new(config)?;
+    let all = looker.look().await?;
+    Ok((all, looker.away.take()))
 }
 
 fn health_of(all: &[GroupStatus]) -> Exit {
@@ -86,6 +90,17 @@ struct Looker {
 }
 
 impl Looker {
+    fn new(config: Config) -> Result<Self, Failure> {
+        Ok(Self {
+            consul: Consul::new(&config.consul)?,
+            names: Names::new(config.resolver),
+            clock: Clock::start(),
+            away: Cell::new(None),
+            beside: RefCell::default(),
+            config,
+        })
+    }
+
     async fn look(&self) -> Result<Vec<GroupStatus>, Failure> {
         let Self { config, consul, names, clock, away, beside } = self;
         let mut all = Vec::new();
@@ -124,12 +139,19 @@ impl Looker {
 
     fn text(&self, all: &[GroupStatus], style: Style) -> String {
         let now = self.clock.now().wall;
-        let beside = self.beside.borrow();
-        let text = |status: &GroupStatus| {
-            let known = beside.get(status.group.as_str()).map(String::as_str);
-            format!("{}{}", describe(status, now, style), known.unwrap_or_default())
-        };
-        let texts: Vec<String> = all.iter().map(text).collect();
+        let (beside, named) = (self.beside.borrow(), self.config.groups_named);
+        let texts = all.iter().map(|status| {
+            let known = beside.get(status.group.as_str()).map(String::as_str).unwrap_or_default();
+            let mut own = self.config.groups.iter().filter(|own| own.policy.group == status.group);
+            let only = named && own.any(GroupConfig::only_publishes);
+            let note = if only {
+                format!("  by this config:{}\n", ONLY_PUBLISHES.trim_start_matches(';'))
+            } else {
+                String::new()
+            };
+            describe(status, now, style) + &note + known
+        });
+        let texts: Vec<String> = texts.collect();
         texts.join("\n")
     }
 

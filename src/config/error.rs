@@ -87,7 +87,9 @@ impl ConfigError {
             return Some(hint);
         }
         if matches!(self, Self::Unreadable { .. }) {
-            return Some("--config or CONSUL_REDIS_CONFIG names a file that this user can read");
+            return Some(
+                "name a file that this user can read by --config or CONSUL_REDIS_CONFIG; /dev/null is a config without settings",
+            );
         }
         None
     }

@@ -8,7 +8,7 @@ mod source;
 pub mod template;
 mod types;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use self::discovery::SentinelSources;
 pub use self::error::ConfigError;
@@ -16,6 +16,15 @@ pub use self::types::*;
 use crate::cli::Common;
 use resolver::Resolver;
 use source::Source;
+
+/// The config file of every command where neither `--config` nor `CONSUL_REDIS_CONFIG` names one, if it exists.
+pub const DEFAULT_FILE: &str = "/etc/consul-redis/consul-redis.toml";
+
+/// [`DEFAULT_FILE`], if it exists. One that this user may not look at exists: reading it says so, where the defaults would be
+/// taken in silence.
+pub fn default_file() -> Option<PathBuf> {
+    Path::new(DEFAULT_FILE).try_exists().unwrap_or(true).then(|| PathBuf::from(DEFAULT_FILE))
+}
 
 /// Looks up one environment variable; an empty one counts as not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;

@@ -125,6 +125,15 @@ pub struct GroupConfig {
     pub sentinel_auth: SentinelAuth,
 }
 
+impl GroupConfig {
+    /// An agent changes nothing but Consul: no instance and no Sentinel (`manage = false`).
+    pub fn only_publishes(&self) -> bool {
+        let mut left_alone = self.policy.clone();
+        left_alone.leave_alone();
+        self.policy == left_alone
+    }
+}
+
 /// Where the agent answers by HTTP.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpConfig {

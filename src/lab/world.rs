@@ -333,6 +333,8 @@ impl World {
         let mut env = vec![
             ("CONSUL_HTTP_ADDR".to_owned(), self.consul.http.to_string()),
             ("CONSUL_REDIS_SENTINELS".to_owned(), sentinels.join(",")),
+            // Not the config file of the machine.
+            ("CONSUL_REDIS_CONFIG".to_owned(), "/dev/null".to_owned()),
         ];
         let secrets = [
             ("CONSUL_REDIS_PASSWORD", &self.spec.redis_password),

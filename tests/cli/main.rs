@@ -4,6 +4,9 @@
 
 mod errors;
 
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 /// Runs the program in an environment of its own; its exit code and all that it printed.
@@ -37,6 +40,7 @@ fn help_says_it_all() {
     insta::assert_snapshot!("help", run(&["--help"], &[]).1);
     for command in [
         "agent",
+        "init",
         "check-config",
         "exec",
         "health",
@@ -50,6 +54,8 @@ fn help_says_it_all() {
         "adopt",
         "switchover",
         "config",
+        "forget",
+        "support-bundle",
         "demo",
         "completions",
         "man",
@@ -275,7 +281,11 @@ fn every_shell_completes_every_command_and_flag() {
         COMP_WORDS=(consul-redis switch) COMP_CWORD=1
         ${completing%% *} consul-redis switch consul-redis
         echo \"${COMPREPLY[*]}\"";
-    let bash = Command::new("bash").args(["-c", &(script + asked)]).output().expect("bash runs");
+    // Longer than an argument may be.
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("asked.bash");
+    std::fs::write(&file, script + asked).expect("the script");
+    let bash = Command::new("bash").arg(&file).output().expect("bash runs");
     assert_eq!(String::from_utf8_lossy(&bash.stdout), "switchover\n", "{bash:?}");
 }
 
@@ -350,6 +360,128 @@ fn a_config_is_checked_down_to_its_secrets_and_templates() {
         assert_eq!(code, 64, "{wrong}");
         insta::assert_snapshot!(format!("checked-{name}"), wrong);
     }
+}
+
+/// The files of a support bundle, by name.
+fn unpacked(path: &std::path::Path) -> BTreeMap<String, String> {
+    let file = std::fs::File::open(path).expect("the bundle");
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let entries = archive.entries().expect("entries");
+    let read = entries.map(|entry| {
+        let mut entry = entry.expect("an entry");
+        let name = entry.path().expect("a path").display().to_string();
+        let mut text = String::new();
+        entry.read_to_string(&mut text).expect("text");
+        (name.trim_start_matches("consul-redis-support/").to_owned(), text)
+    });
+    read.collect()
+}
+
+#[test]
+fn a_support_bundle_has_no_secret_whatever_holds_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let write = |name: &str, text: &str| std::fs::write(at(name), text).expect("the file");
+    let secrets = ["hunter2-token", "hunter2-\"redis\"", "hunter2-sentinel", "hunter2-comment"];
+    write("token", secrets[0]);
+    write("redis-password", &format!("{}\n", secrets[1]));
+    // What another program wrote into the log.
+    write("agent.log", &format!("started\nAUTH {} {}\nAUTH ab cab ab,\n", secrets[1], secrets[2]));
+    let config = format!(
+        "# the password is {}\n[consul]\naddress = \"http://127.0.0.1:1\"\ntoken_file = \"{}\"\n\
+         [sentinels]\naddresses = [\"127.0.0.1:1\"]\n[instances]\npassword_file = \"{}\"\n\
+         [[group]]\nname = \"redis\"\n\
+         [[template]]\nsource = \"a\"\ndestination = \"b\"\ncommand = [\"curl\", \"-u\", \"me:hunter2-command\"]\n",
+        secrets[3],
+        at("token"),
+        at("redis-password")
+    );
+    write("agent.toml", &config);
+    let (bundle, log) = (at("bundle.tar.gz"), at("agent.log"));
+    let config = at("agent.toml");
+    let args = ["support-bundle", &bundle, "--log-file", &log, "--config", &config];
+    let env = [("CONSUL_REDIS_SENTINEL_PASSWORD", secrets[2]), ("CONSUL_HTTP_AUTH", "user:ab")];
+    // Nothing answers here: it says so in the file, and is written all the same.
+    let (code, said) = run(&args, &env);
+    assert_eq!(code, 0, "{said}");
+    let files = unpacked(std::path::Path::new(&bundle));
+    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    let wanted = [
+        "about.json",
+        "config.json",
+        "doctor.json",
+        "history.json",
+        "log-0-agent.log",
+        "status.json",
+    ];
+    assert_eq!(names, wanted);
+    for (name, text) in &files {
+        assert!(!text.contains("hunter2") && !text.is_empty(), "{name}: {text}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+    let log = "started\nAUTH (secret) (secret)\nAUTH (secret) cab (secret),\n";
+    assert_eq!(files["log-0-agent.log"], log);
+    assert!(files["config.json"].contains("password_file"), "{}", files["config.json"]);
+    assert!(files["about.json"].contains("CONSUL_HTTP_AUTH"), "{}", files["about.json"]);
+    assert!(files["status.json"].contains("127.0.0.1:1"), "{}", files["status.json"]);
+    let mode = std::fs::metadata(&bundle).expect("the bundle").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (code, again) = run(&args, &env);
+    assert_eq!(code, 1, "{again}");
+    assert!(again.contains("File exists"), "{again}");
+}
+
+#[test]
+fn init_says_what_it_needs_and_writes_over_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let to = dir.path().display().to_string();
+    let file = dir.path().join("consul-redis.toml");
+    let (code, said) = run(&["init", "--dir", &to], &[]);
+    assert_eq!(code, 64, "{said}");
+    insta::assert_snapshot!("init-without-sentinels", said);
+    let (code, said) = run(&["init", "--mode", "node", "--sentinels", "127.0.0.1:1"], &[]);
+    assert_eq!((code, said.contains("--host <HOST>")), (64, true), "{said}");
+    // No Sentinel answers, so the group is not known.
+    let unnamed = ["init", "--dir", &to, "--sentinels", "127.0.0.1:1"];
+    let (code, said) = run(&unnamed, &[]);
+    assert_eq!(code, 1, "{said}");
+    insta::assert_snapshot!("init-without-group", said);
+    let named = ["init", "--dir", &to, "--sentinels", "127.0.0.1:1", "--group", "my_group=cache"];
+    // The file that the package brings sets nothing.
+    std::fs::write(&file, "# nothing\n\n#[consul]\n").expect("the file");
+    let (code, said) = run(&named, &[("CONSUL_REDIS_PASSWORD_FILE", "/etc/redis-password")]);
+    assert_eq!(code, 0, "{said}");
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect(name);
+    insta::assert_snapshot!("init-config", read("consul-redis.toml"));
+    insta::assert_snapshot!("init-agent-policy", read("agent-policy.hcl"));
+    insta::assert_snapshot!("init-reader-policy", read("reader-policy.hcl"));
+    let (code, said) = run(&named, &[]);
+    assert_eq!((code, said.contains("is there already")), (1, true), "{said}");
+    let forced = [&named[..], &["--force", "--mode", "node", "--host", "127.0.0.1"]].concat();
+    let (code, said) = run(&forced, &[]);
+    assert_eq!(code, 0, "{said}");
+    let config = file.display().to_string();
+    let (code, checked) = run(&["check-config", "--config", &config], &[]);
+    assert_eq!(code, 0, "{checked}");
+    assert!(checked.contains("Redis 127.0.0.1:6379"), "{checked}");
+}
+
+#[test]
+fn a_config_that_only_publishes_is_named_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("a.toml");
+    let sentinels = "[sentinels]\naddresses = [\"10.0.0.1:26379\"]\n[[group]]\nname = \"redis\"\n";
+    let said = |more: &str| {
+        std::fs::write(&file, format!("{sentinels}{more}")).expect("the file");
+        let (code, text) = run(&["check-config", "--config", file.to_str().expect("a path")], &[]);
+        assert_eq!(code, 0, "{text}");
+        text
+    };
+    let only = "manage = false: no instance and no Sentinel is changed";
+    assert!(said("manage = false\n").contains(only));
+    assert!(!said("").contains("manage"));
+    // Some of it is managed again.
+    assert!(!said("manage = false\nfence = true\n").contains("manage"));
 }
 
 #[test]

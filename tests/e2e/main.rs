@@ -22,6 +22,7 @@ mod errors;
 mod exec;
 mod fencing;
 mod first_primary;
+mod first_steps;
 mod groups;
 mod hammer;
 mod hostnames;

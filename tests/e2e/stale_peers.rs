@@ -6,8 +6,11 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::fields;
+use tokio::time::Instant;
 
-use crate::support::{agents, logs, record, until_in_sync, until_record, until_writer, world};
+use crate::support::{
+    agents, logs, record, run, text, until_in_sync, until_record, until_writer, world,
+};
 
 /// Waits until every Sentinel has these fields.
 async fn until_all_say(
@@ -79,4 +82,55 @@ fn forgotten_at(agents: &[consul_redis::lab::process::Process]) -> Vec<jiff::Tim
         lines.map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
     times.sort();
     times
+}
+
+#[tokio::test]
+async fn what_is_gone_for_good_is_forgotten_when_an_operator_says_so() {
+    let mut world = world(WorldSpec::default()).await;
+    let running = agents(&world, 2, &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let more = world.start_sentinel("sentinel-3", true).await.unwrap();
+    world.sentinels.push(more);
+    until_all_say(&world, 60, &[("num-other-sentinels", "3"), ("num-slaves", "2")]).await.unwrap();
+    until_record(&world, "redis", 20, "four are known", |r| r.evidence.known == 4).await;
+    let forget = |world: &World, gone: &[&str]| {
+        let output = run(world, &[&["forget"], gone].concat(), &[]);
+        (output.status.code(), text(&output))
+    };
+    // What answers is not forgotten, nor what is not known.
+    let replica = world.groups[0].redis[2].address.to_string();
+    for (gone, why) in [
+        (first.as_str(), "is the writer"),
+        (replica.as_str(), "answers: it is not gone"),
+        (world.sentinels[3].address.to_string().as_str(), "answers: it is not gone"),
+        ("127.0.0.1:1", "no Sentinel of redis knows"),
+    ] {
+        let (code, said) = forget(&world, &[gone]);
+        assert_eq!((code, said.contains(why)), (Some(1), true), "{gone}: {said}");
+    }
+
+    let mut sentinel = world.sentinels.pop().unwrap();
+    sentinel.kill();
+    world.groups[0].redis.pop().unwrap().kill();
+    let began = Instant::now();
+    let gone = [replica.as_str(), &sentinel.address.to_string()].map(str::to_owned);
+    let (code, said) = forget(&world, &gone.each_ref().map(String::as_str));
+    assert_eq!(code, Some(0), "{said}\n{}", logs(&running));
+    // By itself an agent waits ten minutes for a Sentinel and an hour for a replica.
+    assert!(began.elapsed() < Duration::from_secs(420), "{:?}", began.elapsed());
+    let resets = said.lines().filter(|line| line.contains(" has forgotten ")).count();
+    assert_eq!(resets, 3, "each Sentinel once: {said}");
+    let left = [("num-other-sentinels", "2"), ("num-slaves", "1"), ("flags", "master")];
+    until_all_say(&world, 20, &left).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(&running)));
+    let record = record(&world, "redis").await.unwrap();
+    assert_eq!(record.generation, 1, "the name has not moved");
+    assert!(record.instances.iter().all(|i| i.address.to_string() != replica), "{record:?}");
+    // No agent did it once more.
+    assert_eq!(forgotten_at(&running).len(), 0, "{}", logs(&running));
+    until_record(&world, "redis", 60, "three are known", |r| r.evidence.known == 3).await;
+
+    world.calm().await.unwrap();
+    world.server_mut(&first).unwrap().kill();
+    until_writer(&world, "redis", 30, Some(&first)).await;
 }
