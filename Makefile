@@ -8,7 +8,7 @@ ROOT := $(CURDIR)/.tools/root
 QUICK := kind(lib) | binary(rules) | binary(sim) - test(contract) | binary(docs) | binary(book) | binary(cli) \
 	| test(=switch::the_name_follows_the_writer_at_level_promotion)
 
-.PHONY: help demo test quick test-compose test-versions pictures docs check fmt race audit build deb dist
+.PHONY: help demo test quick test-compose test-versions pictures docs book check fmt race audit build deb dist owner
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (half a minute after the build)'
@@ -18,12 +18,14 @@ help:
 	@echo 'make test-versions  all scenarios on each Redis and Valkey of Debian, and README says so; MODULES="switch relocated" for some, CONSUL_BINS for several Consuls'
 	@echo 'make pictures  docs/img: the status page after a failover (1 minute after the build)'
 	@echo 'make docs    docs/config.md, the schema of the config file and the figures of docs/guarantees.md, from the definitions'
+	@echo 'make book    target/book/html: docs/ as a searchable site, by mdBook'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
 	@echo 'make fmt     format the code'
 	@echo 'make race    the benchmark beside the peers (about 10 minutes): docs/race.md'
 	@echo 'make audit   security advisories; needs the advisory database on the network'
 	@echo 'make build   target/release/consul-redis'
 	@echo 'make deb     a Debian package in target/package: docs/packages.md'
+	@echo 'make owner   sets the account that the repository is at: NAME=account'
 	@echo 'make dist    a static program with its documents, checksums and an SBOM in target/package: docs/release.md'
 
 # Built as the tests are: a release, whole-program optimised, takes minutes more and shows the same.
@@ -52,6 +54,16 @@ test-versions:
 pictures:
 	scripts/tools.sh page
 	CONSUL_REDIS_PICTURES=docs/img cargo nextest run --test e2e a_failover_is_seen_without_a_reload
+
+book:
+	scripts/tools.sh book
+	scripts/book.sh
+
+# The account that the repository is at: `make owner NAME=account`.
+owner:
+	@test -n '$(NAME)' || { echo 'hint: make owner NAME=account' >&2; exit 64; }
+	sed -i 's|https://github.com/[^/]*/consul-redis|https://github.com/$(NAME)/consul-redis|' Cargo.toml
+	sed -i 's|^\* @.*|* @$(NAME)|' .github/CODEOWNERS
 
 docs:
 	CONSUL_REDIS_DOCS=write cargo nextest run --test book

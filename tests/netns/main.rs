@@ -9,6 +9,7 @@
 
 mod cut_off;
 mod hosts;
+mod how_to;
 mod namespace;
 mod one_host;
 #[path = "../shared/promises.rs"]
