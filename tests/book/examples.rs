@@ -16,7 +16,7 @@ fn documents() -> Vec<String> {
         let pages = names.filter(|name| name.ends_with(".md"));
         pages.map(|name| if dir.is_empty() { name } else { format!("{dir}/{name}") }).collect()
     };
-    [of(""), of("docs"), of("docs/how-to"), of("docs/tutorials"), of("docs/facts")]
+    [of(""), of("docs"), of("docs/how-to"), of("docs/tutorials"), of("docs/facts"), of(".github")]
         .concat()
 }
 
