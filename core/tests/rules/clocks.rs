@@ -42,7 +42,7 @@ impl Pair {
         while self.now < until {
             for (agent, name) in AGENTS.iter().enumerate() {
                 let wall_ms = 1_800_000_000_000 + self.now as i64 + self.off[agent];
-                let wall = Timestamp::from_millisecond(wall_ms).unwrap();
+                let wall = Timestamp::from_millisecond(wall_ms).expect("a time");
                 // No two were started at one moment.
                 let mono = Mono(self.now + 77_000 * agent as u64);
                 if let Some(clock) = self.clocks[agent].look(&self.store, name, Now { mono, wall })

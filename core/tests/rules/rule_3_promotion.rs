@@ -229,7 +229,7 @@ fn published(level: Level, ago_ms: i64) -> Scene {
     };
     scene.observed.store.as_mut().expect("a store").history = vec![change];
     let now = scene.view().now;
-    scene.memory.generation = Some((7, Mono(now.mono.0 - u64::try_from(ago_ms).unwrap())));
+    scene.memory.generation = Some((7, Mono(now.mono.0 - ago_ms.unsigned_abs())));
     scene.memory.saw_it_begin = true;
     scene.memory.in_dns = Some((7, now.mono));
     scene
