@@ -10,8 +10,7 @@ use tracing::{info, warn};
 
 use super::Agent;
 use crate::clock::{Clock, keep_beating};
-use crate::commands::check_config::ONLY_PUBLISHES;
-use crate::config::{Config, DnsConfig, GroupConfig};
+use crate::config::{Config, DnsConfig, GroupConfig, ONLY_PUBLISHES};
 use crate::consul::client::{Consul, Prepared};
 use crate::consul::presence::{Presence, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};

@@ -2,15 +2,12 @@
 
 use super::terminal::{Style, columns};
 use crate::cli::Common;
-use crate::config::Config;
+use crate::config::{Config, ONLY_PUBLISHES};
 use crate::core::doctor::short_down_after;
 use crate::core::policy::Policy;
 use crate::exit::{Exit, Failure};
 use crate::reload::check_alone;
 use crate::sentinel::login::Login;
-
-/// What is said of a group whose agents change no instance and no Sentinel.
-pub const ONLY_PUBLISHES: &str = "; manage = false: no instance and no Sentinel is changed";
 
 /// Checks all settings, secrets, certificates and templates, connects to no server, and shows what they come to.
 ///

@@ -9,12 +9,11 @@ use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::beside::known_by_agent;
-use super::check_config::ONLY_PUBLISHES;
 use super::history::or_none;
 use super::terminal::{self, Style, age, columns};
 use crate::cli::StatusArgs;
 use crate::clock::{Clock, ticks_every};
-use crate::config::{Config, GroupConfig};
+use crate::config::{Config, GroupConfig, ONLY_PUBLISHES};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::decide::decide;

@@ -125,6 +125,9 @@ pub struct GroupConfig {
     pub sentinel_auth: SentinelAuth,
 }
 
+/// What is said of a group whose agents change no instance and no Sentinel.
+pub const ONLY_PUBLISHES: &str = "; manage = false: no instance and no Sentinel is changed";
+
 impl GroupConfig {
     /// An agent changes nothing but Consul: no instance and no Sentinel (`manage = false`).
     pub fn only_publishes(&self) -> bool {
