@@ -56,7 +56,8 @@ impl ServerConfig {
     }
 }
 
-/// Finds the file on the data volume, or copies it there.
+/// Finds the file on the data volume, or copies it there. One that is made says when Redis saves its data, if it `saves` as it
+/// does without a word.
 ///
 /// # Errors
 /// A [`Failure`] that names the file which cannot be read or written.
@@ -64,6 +65,7 @@ pub fn prepare(
     source: Option<&Path>,
     data: &Path,
     role: ServerKind,
+    saves: bool,
 ) -> Result<ServerConfig, Failure> {
     let name = source.and_then(Path::file_name).unwrap_or_else(|| role.config_name().as_ref());
     let path = data.join(name);
@@ -88,14 +90,14 @@ pub fn prepare(
         // A file that is to be on the volume, and is not there yet, is made.
         Some(source) => match given {
             Some(text) => text,
-            None if lies_in(source, data) => made(role),
+            None if lies_in(source, data) => made(role, saves),
             None => {
                 let message = format!("there is no {}", source.display());
                 return Err(Failure::new(Exit::Config, message)
                     .hint("name the config that is in the image or on the host, or none at all"));
             }
         },
-        None => made(role),
+        None => made(role, saves),
     };
     if foreign.is_some() {
         keep_source(&path, &text)?;
@@ -189,8 +191,14 @@ fn lines(text: &str) -> BTreeSet<Vec<String>> {
     text.lines().map(words).filter(|line| !comment(line)).collect()
 }
 
-fn made(role: ServerKind) -> String {
-    format!("# The config of this {role}, made by consul-redis exec. {role} keeps it.\n")
+/// Redis before 7.0 saves nothing when it has a config that says nothing of it, and does without one: what later ones do is
+/// written down.
+fn made(role: ServerKind, saves: bool) -> String {
+    let saves = match role {
+        ServerKind::Redis if saves => "save 3600 1\nsave 300 100\nsave 60 10000\n",
+        _ => "",
+    };
+    format!("# The config of this {role}, made by consul-redis exec. {role} keeps it.\n{saves}")
 }
 
 fn lies_in(file: &Path, dir: &Path) -> bool {
@@ -264,7 +272,7 @@ mod tests {
         let (image, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let source = image.path().join("my.conf");
         std::fs::write(&source, "port 7000\n").unwrap();
-        let first = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
+        let first = prepare(Some(&source), data.path(), ServerKind::Redis, true).unwrap();
         assert_eq!((first.text.as_str(), first.is_new), ("port 7000\n", true));
         assert_eq!(first.path, data.path().join("my.conf"));
         assert_eq!(mode(&first.path), 0o600);
@@ -272,12 +280,12 @@ mod tests {
         std::fs::set_permissions(&first.path, wide).unwrap();
         std::fs::write(&first.path, "port 7000\nreplicaof 10.0.0.1 6379\n").unwrap();
         std::fs::write(&source, "port 8000\n").unwrap();
-        let again = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
+        let again = prepare(Some(&source), data.path(), ServerKind::Redis, true).unwrap();
         assert!(!again.is_new && again.text.contains("replicaof"), "{again:?}");
         assert_eq!(mode(&first.path), 0o600, "an older one is narrowed");
         // The volume alone is enough.
         std::fs::remove_file(&source).unwrap();
-        assert!(!prepare(Some(&source), data.path(), ServerKind::Redis).unwrap().is_new);
+        assert!(!prepare(Some(&source), data.path(), ServerKind::Redis, true).unwrap().is_new);
         assert_eq!(
             std::fs::read_dir(data.path()).unwrap().count(),
             2,
@@ -291,7 +299,7 @@ mod tests {
         let source = image.path().join("redis.conf");
         let again = |text: &str| {
             std::fs::write(&source, text).unwrap();
-            let prepared = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
+            let prepared = prepare(Some(&source), data.path(), ServerKind::Redis, true).unwrap();
             prepared.differs.into_iter().collect::<Vec<_>>().join(", ")
         };
         assert_eq!(again("maxmemory 1gb\nappendonly yes\n"), "");
@@ -312,11 +320,11 @@ mod tests {
         let (image, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let source = image.path().join("redis.conf");
         std::fs::write(&source, "appendonly yes\ninclude more.conf\nmaxmemory 1gb\n").unwrap();
-        let missing = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap_err();
+        let missing = prepare(Some(&source), data.path(), ServerKind::Redis, true).unwrap_err();
         assert!(missing.message.ends_with("include more.conf: there is no such file"), "{missing}");
         let more = image.path().join("more.conf");
         std::fs::write(&more, "port 7000\nuser app on >hunter2 ~* +@all\n").unwrap();
-        let made = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
+        let made = prepare(Some(&source), data.path(), ServerKind::Redis, true).unwrap();
         let wanted = "appendonly yes\nport 7000\nuser app on >hunter2 ~* +@all\nmaxmemory 1gb\n";
         assert_eq!(std::fs::read_to_string(&made.path).unwrap(), wanted);
         assert!(made.is_secret());
@@ -325,14 +333,14 @@ mod tests {
         }
         // One that is there already counts with all that it includes.
         std::fs::write(&made.path, format!("include {}\n", more.display())).unwrap();
-        let kept = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
+        let kept = prepare(Some(&source), data.path(), ServerKind::Redis, true).unwrap();
         assert!(kept.is_secret() && kept.text.contains("port 7000"), "{kept:?}");
         for (name, wrong) in [("*.conf", "patterns"), ("redis.conf", "more than 8 deep")] {
             let looping = tempfile::tempdir().unwrap();
             let file = looping.path().join("redis.conf");
             std::fs::write(&file, format!("include {name}\n")).unwrap();
             let data = tempfile::tempdir().unwrap();
-            let refused = prepare(Some(&file), data.path(), ServerKind::Redis).unwrap_err();
+            let refused = prepare(Some(&file), data.path(), ServerKind::Redis, true).unwrap_err();
             assert!(refused.message.contains(wrong), "{refused}");
         }
     }
@@ -348,7 +356,7 @@ mod tests {
         ] {
             let source = image.path().join(name);
             std::fs::write(&source, line).unwrap();
-            let made = prepare(Some(&source), data.path(), ServerKind::Redis).unwrap();
+            let made = prepare(Some(&source), data.path(), ServerKind::Redis, true).unwrap();
             assert_eq!(made.is_secret(), secret, "{line}");
             assert_eq!(mode(&made.path), 0o600, "{line}");
         }
@@ -357,13 +365,18 @@ mod tests {
     #[test]
     fn without_one_there_is_one_all_the_same() {
         let data = tempfile::tempdir().unwrap();
-        let redis = prepare(None, data.path(), ServerKind::Redis).unwrap();
+        let redis = prepare(None, data.path(), ServerKind::Redis, true).unwrap();
         assert_eq!(redis.path, data.path().join("redis.conf"));
+        assert!(redis.text.contains("\nsave 3600 1\n"), "{}", redis.text);
         let named = data.path().join("own.conf");
-        assert_eq!(prepare(Some(&named), data.path(), ServerKind::Sentinel).unwrap().path, named);
-        let missing = prepare(Some(Path::new("/no/such.conf")), data.path(), ServerKind::Redis);
+        assert_eq!(
+            prepare(Some(&named), data.path(), ServerKind::Sentinel, true).unwrap().path,
+            named
+        );
+        let missing =
+            prepare(Some(Path::new("/no/such.conf")), data.path(), ServerKind::Redis, true);
         assert_eq!(missing.unwrap_err().message, "there is no /no/such.conf");
-        let readonly = prepare(None, Path::new("/proc"), ServerKind::Redis).unwrap_err();
+        let readonly = prepare(None, Path::new("/proc"), ServerKind::Redis, true).unwrap_err();
         assert!(readonly.message.starts_with("cannot write /proc/redis.conf"), "{readonly}");
         assert!(readonly.hint.unwrap().contains("must be a volume that this user may write to"));
     }

@@ -100,7 +100,8 @@ impl Exec {
             file.exists().then_some(file)
         };
         let source = command.config.clone().or_else(template);
-        let server = config_file::prepare(source.as_deref(), &data, command.role)?;
+        let saves = command.setting("save", "").is_none();
+        let server = config_file::prepare(source.as_deref(), &data, command.role, saves)?;
         let port = command.port(&server.text)?;
         let given = announce::given(args.announce.as_deref(), env, command.role, port)?;
         let is_fixed = given.is_some();
