@@ -179,6 +179,7 @@ impl Asker<'_> {
                 .map(|address| async { (address.clone(), self.ask(address).await) });
             let answers: Vec<_> = futures_util::future::join_all(asks).await;
             observed.sentinels.extend(answers);
+            observed.name_sentinels();
             if !self.config.sources.peers {
                 return;
             }

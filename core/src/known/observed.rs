@@ -67,8 +67,40 @@ impl Observed {
         }
         let silent = reading.result.is_err();
         let before = self.sentinels.insert(address.clone(), reading);
+        self.name_sentinels();
+        self.keep_name(&address, before.as_ref());
         if let Some(answered) = before.filter(|old| silent && old.result.is_ok()) {
             self.sentinels_answered.insert(address, answered);
+        }
+    }
+
+    /// While no other lists it, a Sentinel that does not say its id keeps the one that this process was known by.
+    fn keep_name(&mut self, at: &Address, before: Option<&Reading<SentinelAnswer>>) {
+        let before = before.and_then(|reading| reading.result.as_ref().ok());
+        let now = self.sentinels.get_mut(at).and_then(|reading| reading.result.as_mut().ok());
+        if let (Some(now), Some(before)) = (now, before)
+            && now.is_unnamed()
+            && now.process == before.process
+        {
+            now.id = before.id.clone();
+        }
+    }
+
+    /// Gives Sentinels before 6.2, which do not say their id and answer with their process, the id by which the others list them at
+    /// their address: it is what peers, votes and the record know them by.
+    pub fn name_sentinels(&mut self) {
+        let mut listed: BTreeMap<Address, BTreeMap<SentinelId, usize>> = BTreeMap::new();
+        let answers = self.sentinels.values().filter_map(|reading| reading.result.as_ref().ok());
+        for peer in answers.filter_map(|answer| answer.group.as_ref()).flat_map(|g| &g.peers) {
+            *listed.entry(peer.address.clone()).or_default().entry(peer.id.clone()).or_default() +=
+                1;
+        }
+        for (at, reading) in &mut self.sentinels {
+            let Ok(answer) = &mut reading.result else { continue };
+            let ids = listed.get(at).filter(|_| answer.is_unnamed());
+            if let Some((id, _)) = ids.and_then(|ids| ids.iter().max_by_key(|(_, count)| **count)) {
+                answer.id = id.clone();
+            }
         }
     }
 
@@ -95,6 +127,13 @@ pub struct SentinelAnswer {
     /// Its words when it does not let this agent say a hello to it (`PUBLISH __sentinel__:hello`); `None` as well where it was not
     /// asked.
     pub refuses_relay: Option<String>,
+}
+
+impl SentinelAnswer {
+    /// It has said its process, and no id.
+    fn is_unnamed(&self) -> bool {
+        self.process.as_ref() == Some(&self.id.0)
+    }
 }
 
 /// `GET-MASTER-ADDR-BY-NAME`, `MASTER`, `REPLICAS` and `SENTINELS` of one group, read in one write.
@@ -271,6 +310,27 @@ impl InstanceAnswer {
     /// one (`master_replid2`), until it has had no replica for `repl-backlog-ttl` (an hour).
     pub fn not_lately_promoted(&self) -> bool {
         matches!(self.role, Role::Primary { .. }) && self.replid2.is_none()
+    }
+
+    /// Where it restarted as a primary, it does not know whose history its data is of: an append-only file does not hold that,
+    /// and Redis before 7.0 reads it from a snapshot only as a replica (`docs/facts/sentinel.md` 20).
+    pub fn forgets_history(&self) -> bool {
+        let primary = matches!(self.role, Role::Primary { .. });
+        self.append_only || (primary && self.is_before((7, 0)))
+    }
+
+    /// Its writes can be held alone: Redis before 6.2 has no `CLIENT PAUSE ... WRITE`.
+    pub fn can_hold_writes(&self) -> bool {
+        !self.is_before((6, 2))
+    }
+
+    /// Its version is older than this one. What cannot be read is new.
+    fn is_before(&self, least: (u32, u32)) -> bool {
+        let mut parts = self.version.split('.').map(|part| part.parse::<u32>());
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < least,
+            _ => false,
+        }
     }
 
     /// It answers reads, as far as PING tells.

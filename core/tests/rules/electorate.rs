@@ -11,7 +11,7 @@ use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::situation::Situation;
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, id, layout, primary, replica, run};
+use crate::scene::{A, B, C, NOW, Scene, at, id, layout, primary, replica, run, sentinel_at};
 
 /// Another group's writer, and its replica.
 const X: &str = "10.9.0.1:6379";
@@ -218,4 +218,39 @@ fn an_operator_may_adopt_a_group() {
     assert!(why(&Scene::healthy(3)).contains("nothing to adopt"), "{}", why(&Scene::healthy(3)));
     assert!(why(&others().dead(A)).contains("does not say that it is the primary"));
     assert!(why(&others().naming(&[0], B, 1).naming(&[1], C, 1)).contains("no majority"));
+}
+
+/// Before 6.2 a Sentinel answers with its process, and its peers list it by its id, which votes are for.
+#[test]
+fn a_sentinel_that_does_not_say_its_id_is_known_by_what_its_peers_list() {
+    let mut scene = Scene::healthy(3);
+    let unnamed = |scene: &Scene, index: usize| {
+        let mut reading = scene.observed.sentinels[&sentinel_at(index)].clone();
+        let answer = reading.result.as_mut().expect("it answers");
+        let process = format!("process-{index}");
+        (answer.id, answer.process) = (SentinelId(process.clone()), Some(process));
+        reading
+    };
+    let ids = |scene: &Scene| -> Vec<SentinelId> {
+        let answers = scene.observed.sentinels.values();
+        answers.map(|reading| reading.result.as_ref().expect("it answers").id.clone()).collect()
+    };
+    let asked: Vec<_> = (0..3).map(|index| (sentinel_at(index), unnamed(&scene, index))).collect();
+    for (at, reading) in asked.clone() {
+        scene.observed.see_sentinel(at, reading);
+    }
+    assert_eq!(ids(&scene), [id(0), id(1), id(2)]);
+    // The others forget it for a moment, as at a RESET.
+    let mut scene = (1..3).fold(scene, |scene, index| {
+        scene.sentinel(index, |group| group.peers.retain(|peer| peer.id != id(0)))
+    });
+    let (at, reading) = asked[0].clone();
+    scene.observed.see_sentinel(at.clone(), reading.clone());
+    assert_eq!(ids(&scene)[0], id(0));
+    // Another process may be another Sentinel.
+    let mut anew = reading;
+    let answer = anew.result.as_mut().expect("it answers");
+    (answer.id, answer.process) = (SentinelId("anew".to_owned()), Some("anew".to_owned()));
+    scene.observed.see_sentinel(at, anew);
+    assert_eq!(ids(&scene)[0], SentinelId("anew".to_owned()));
 }
