@@ -13,7 +13,7 @@ tools=$PWD/.tools
 versions=$tools/versions
 rows=target/versions
 # What is older is not supported (.tools/versions has it all the same); src/lab/tools.rs has the same.
-REDIS_MIN=7.0
+REDIS_MIN=6.0
 VALKEY_MIN=8.0
 FAMILIES="redis valkey"
 

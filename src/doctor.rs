@@ -15,13 +15,14 @@ use crate::consul::client::{CALL_TIMEOUT, Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::decide::decide;
 use crate::core::doctor::{
-    ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, LoginFacts, NameAnswer, Right,
-    SentinelFacts, diagnose, rights,
+    ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, LoginFacts, NameAnswer, Refused,
+    Right, SentinelFacts, diagnose, rights,
 };
 use crate::core::identity::address::{Address, ServiceName};
 use crate::core::known::memory::Memory;
-use crate::core::known::observed::{Observed, Reading};
+use crate::core::known::observed::{InstanceAnswer, Observed, Reading};
 use crate::core::known::view::View;
+use crate::core::policy::Policy;
 use crate::core::published::projection::MANAGED_BY;
 use crate::core::published::record::Record;
 use crate::core::shown::status::{ProblemCode, assess};
@@ -29,6 +30,7 @@ use crate::dns::Names;
 use crate::name_check;
 use crate::observe::{look, look_without_consul};
 use crate::redis_link::{Link, LinkError, LinkSettings, fields, info_fields, list, text};
+use crate::rights::{Rights, either_follows, is_unknown, may, named};
 use crate::sentinel::login::{Login, SENTINEL_NEEDS, Trial};
 use crate::sentinel::query::NOT_SAVED;
 
@@ -132,7 +134,7 @@ async fn all_sentinels(
     let ask = |at: &Address| {
         let at = at.clone();
         async move {
-            let answer = sentinel(&at, &config.sentinel_login, group.policy.group.as_str()).await;
+            let answer = sentinel(&at, &config.sentinel_login, group).await;
             let facts = answer.unwrap_or_else(|error| {
                 let error = error.to_string();
                 SentinelFacts {
@@ -140,6 +142,7 @@ async fn all_sentinels(
                     quorum: Err(error.clone()),
                     version: Err(error.clone()),
                     valkey: false,
+                    refused: Err(error.clone()),
                     saved: Err(error),
                 }
             });
@@ -157,11 +160,16 @@ async fn all_sentinels(
 async fn sentinel(
     at: &Address,
     login: &LinkSettings,
-    group: &str,
+    group: &GroupConfig,
 ) -> Result<SentinelFacts, LinkError> {
     let mut link = Link::open(at, login).await?;
     let mut commands = redis::pipe();
-    commands.cmd("SENTINEL").arg("CKQUORUM").arg(group).cmd("INFO").arg("server");
+    commands
+        .cmd("SENTINEL")
+        .arg("CKQUORUM")
+        .arg(group.policy.group.as_str())
+        .cmd("INFO")
+        .arg("server");
     // It writes what the Sentinel has already.
     commands.cmd("SENTINEL").arg("FLUSHCONFIG");
     for name in SENTINEL_SETTINGS {
@@ -183,7 +191,51 @@ async fn sentinel(
         saved => saved.map(|_| Ok(())),
     };
     let quorum = refusal(quorum);
-    Ok(SentinelFacts { config: merged(settings), quorum, version, valkey, saved })
+    // Before 6.2 there is no SENTINEL CONFIG, and a Sentinel knows no names.
+    let config = match merged(settings) {
+        Err(error) if error.to_lowercase().contains("unknown sentinel subcommand") => {
+            Ok(Fields::new())
+        }
+        config => config,
+    };
+    let refused = Ok(Refused {
+        user: named_user(login),
+        commands: refused_by_sentinel(&mut link, group).await?,
+    });
+    Ok(SentinelFacts { config, quorum, version, valkey, refused, saved })
+}
+
+/// The user that a login is of.
+fn named_user(login: &LinkSettings) -> String {
+    login.username.clone().unwrap_or_else(|| "default".to_owned())
+}
+
+/// What a Sentinel forbids of what agents tell it. It is asked about a group that it does not have, and of which it says that: there
+/// is no transaction there.
+async fn refused_by_sentinel(
+    link: &mut Link,
+    group: &GroupConfig,
+) -> Result<Vec<(String, String)>, LinkError> {
+    /// No group is called that: a Sentinel takes no such name.
+    const NO_GROUP: &str = "no group/is called that";
+    let policy = &group.policy;
+    let mut asked: Vec<&[&str]> = vec![&["SENTINEL", "FAILOVER", NO_GROUP]];
+    if policy.tell_sentinels {
+        // A quorum of 0 is refused in any case.
+        asked.push(&["SENTINEL", "MONITOR", NO_GROUP, "127.0.0.1", "1", "0"]);
+        asked.push(&["SENTINEL", "SET", NO_GROUP, "quorum", "1"]);
+        asked.push(&["SENTINEL", "REMOVE", NO_GROUP]);
+        asked.push(&["SENTINEL", "RESET", NO_GROUP]);
+    }
+    let mut refused = Vec::new();
+    for command in asked {
+        if let Err(LinkError::Unexpected(words)) = link.call(command).await
+            && words.starts_with("NOPERM")
+        {
+            refused.push((named(command), words));
+        }
+    }
+    Ok(refused)
 }
 
 /// What CKQUORUM says, in either way. Any other error is none of its answers.
@@ -213,15 +265,19 @@ async fn all_instances(
 ) -> BTreeMap<Address, InstanceFacts> {
     let ask = |at: &Address| {
         let at = at.clone();
+        let reading = observed.instances.get(&at).and_then(|reading| reading.result.as_ref().ok());
+        let can_hold = reading.is_none_or(InstanceAnswer::can_hold_writes);
         async move {
-            let answer = instance(&at, &group.login, clock).await;
+            let answer = instance(&at, group, can_hold, clock).await;
             let facts = answer.unwrap_or_else(|error| {
                 let error = error.to_string();
                 InstanceFacts {
                     config: Err(error.clone()),
                     info: Err(error.clone()),
                     clock_ahead_ms: Err(error.clone()),
-                    sentinel_users: Err(error),
+                    sentinel_users: Err(error.clone()),
+                    refused: Err(error.clone()),
+                    renamed: Err(error),
                 }
             });
             (at, facts)
@@ -233,10 +289,11 @@ async fn all_instances(
 
 async fn instance(
     at: &Address,
-    login: &LinkSettings,
+    group: &GroupConfig,
+    can_hold: bool,
     clock: &Clock,
 ) -> Result<InstanceFacts, LinkError> {
-    let mut link = Link::open(at, login).await?;
+    let mut link = Link::open(at, &group.login).await?;
     let mut commands = redis::pipe();
     commands.cmd("INFO");
     for name in InstanceFacts::SETTINGS {
@@ -261,7 +318,43 @@ async fn instance(
     };
     let sentinel_users = sentinel_users(&mut link).await?;
     let info = text(info).map(owned);
-    Ok(InstanceFacts { config: merged(settings), info, clock_ahead_ms, sentinel_users })
+    let renamed = match may(&mut link, &SENTINEL_NEEDS).await? {
+        Rights::Refuses(refused) => Ok(refused
+            .into_iter()
+            .filter(|(_, words)| is_unknown(words))
+            .map(|(command, _)| command)
+            .collect()),
+        Rights::Unknown(words) => Err(words),
+    };
+    let user = named_user(&group.login);
+    let refused = match may(&mut link, &needs(&group.policy, can_hold)).await? {
+        Rights::Refuses(mut commands) => {
+            either_follows(&mut commands);
+            Ok(Refused { user, commands })
+        }
+        Rights::Unknown(words) => Err(words),
+    };
+    let config = merged(settings);
+    Ok(InstanceFacts { config, info, clock_ahead_ms, sentinel_users, refused, renamed })
+}
+
+/// What agents with this policy do to an instance, sooner or later.
+fn needs(policy: &Policy, can_hold: bool) -> Vec<&'static [&'static str]> {
+    const FENCE: [&[&str]; 4] = [
+        &["REPLICAOF", "NO", "ONE"],
+        &["SLAVEOF", "NO", "ONE"],
+        &["CLIENT", "KILL", "TYPE", "normal"],
+        &["CONFIG", "REWRITE"],
+    ];
+    const HOLD: [&[&str]; 2] = [&["CLIENT", "PAUSE", "1", "WRITE"], &["CLIENT", "UNPAUSE"]];
+    let mut needs = Vec::new();
+    if policy.fence {
+        needs.extend(FENCE);
+    }
+    if can_hold && (policy.hold_writes || policy.hold_when_cut_off) {
+        needs.extend(HOLD);
+    }
+    needs
 }
 
 /// The users that Sentinels are logged in as, and what each may not do that Sentinel needs, in a list. `Err(_)` within: it
@@ -298,7 +391,7 @@ pub async fn sentinel_users(
         for (need, answer) in needs.iter().zip(link.ask(&commands).await?) {
             match text(&answer) {
                 Ok(said) if said == "OK" => {}
-                Ok(_) => lacks.push(crate::rights::named(need)),
+                Ok(_) => lacks.push(named(need)),
                 // Renamed, or forbidden to us, or unknown before 7.0.
                 Err(error) if error.contains("not found") => {}
                 Err(error) => return Ok(Err(error)),

@@ -18,7 +18,7 @@ use crate::core::published::projection::detached_address;
 use crate::core::situation::data_loss::Detach;
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
-use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, text};
+use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, list, server_error, text};
 use crate::retry::Retry;
 
 /// Replicas read from one primary's INFO.
@@ -207,6 +207,68 @@ pub async fn hold(link: &mut Link, for_ms: u64) -> Result<(), LinkError> {
     Ok(())
 }
 
+/// What [`follow_at_once`] sends.
+pub const FOLLOW_AT_ONCE: [&[&str]; 3] = [
+    &["CLIENT", "LIST", "TYPE", "replica"],
+    &["CLIENT", "KILL", "TYPE", "normal"],
+    &["CLIENT", "KILL", "TYPE", "pubsub"],
+];
+
+/// Makes a primary that cannot hold its writes a replica of another instance, and closes its clients' connections in the same
+/// moment. Redis answers clients, and sends replicas what it has taken, at the end of each round of its loop: what it has
+/// taken in this round goes to no replica any more, and is acknowledged to no client either. What it took before was sent, unless a replica's
+/// connection was full; whether none was. (`docs/facts/sentinel.md` 20.)
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal: then nothing of it is done.
+pub async fn follow_at_once(link: &mut Link, of: &Address) -> Result<bool, LinkError> {
+    let mut refused = None;
+    for word in ["REPLICAOF", "SLAVEOF"] {
+        let [list, kill_normal, kill_pubsub] = FOLLOW_AT_ONCE;
+        let port = of.port().to_string();
+        let follow = [word, of.host(), &port];
+        let mut commands = redis::pipe();
+        for command in [&["MULTI"][..], list, &follow, kill_normal, kill_pubsub, &["EXEC"]] {
+            let [name, args @ ..] = command else { continue };
+            commands.cmd(name);
+            for arg in args {
+                commands.arg(*arg);
+            }
+        }
+        let answers = link.ask(&commands).await?;
+        let done = match answers.last() {
+            Some(Value::ServerError(error)) => Err(server_error(error)),
+            Some(done) => list_of(done),
+            None => Err("no answer".to_owned()),
+        };
+        match done {
+            Ok(done) => {
+                let [replicas, followed, ..] = done.as_slice() else {
+                    return Err(LinkError::Unexpected("four answers expected".to_owned()));
+                };
+                text(followed).map_err(LinkError::Unexpected)?;
+                let replicas = text(replicas).map_err(LinkError::Unexpected)?;
+                return Ok(!replicas.lines().any(is_full));
+            }
+            // The first refusal has the reason; EXEC only says that there was one.
+            Err(error) => {
+                let why = answers.iter().find_map(|answer| text(answer).err());
+                refused.get_or_insert(why.unwrap_or(error));
+            }
+        }
+    }
+    Err(LinkError::Unexpected(refused.unwrap_or_default()))
+}
+
+fn list_of(value: &Value) -> Result<Vec<Value>, String> {
+    list(value).map(<[Value]>::to_vec)
+}
+
+/// A line of `CLIENT LIST`: Redis waits until the connection takes more.
+fn is_full(line: &str) -> bool {
+    line.split(' ').filter_map(|word| word.strip_prefix("events=")).any(|on| on.contains('w'))
+}
+
 /// Turns a stray primary into a replica, as Sentinel would. Whether it did. The rest is [`after_fence`]'s: in a
 /// transaction with that, it would not be done where one command of the rest is renamed or forbidden
 /// (`docs/facts/sentinel.md` 15).
@@ -250,7 +312,10 @@ pub async fn after_fence(link: &mut Link, fence: &Fence) -> Result<Vec<String>, 
 }
 
 /// `REPLICAOF`, or `SLAVEOF` where that one is renamed or forbidden.
-async fn replica_of(link: &mut Link, host: &str, port: &str) -> Result<(), LinkError> {
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal.
+pub async fn replica_of(link: &mut Link, host: &str, port: &str) -> Result<(), LinkError> {
     match link.call(&["REPLICAOF", host, port]).await {
         Err(LinkError::Unexpected(refused)) => {
             let older = link.call(&["SLAVEOF", host, port]).await;
@@ -552,6 +617,13 @@ mod tests {
             run_id: "a".to_owned(),
             replid: ReplId("b".to_owned()),
         }
+    }
+
+    #[test]
+    fn a_replica_whose_connection_is_full_is_known() {
+        let line = |events: &str| format!("id=5 addr=127.0.0.1:43210 events={events} cmd=replconf");
+        assert!(!is_full(&line("r")));
+        assert!(is_full(&line("rw")));
     }
 
     #[test]

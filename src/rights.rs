@@ -50,6 +50,19 @@ pub async fn may(link: &mut Link, commands: &[&[&str]]) -> Result<Rights, LinkEr
     Ok(Rights::Refuses(refused.collect()))
 }
 
+/// REPLICAOF and SLAVEOF are one: either will do.
+pub fn either_follows(refused: &mut Vec<(String, String)>) {
+    let is_follow = |command: &str| command == "REPLICAOF" || command == "SLAVEOF";
+    if refused.iter().filter(|(command, _)| is_follow(command)).count() == 1 {
+        refused.retain(|(command, _)| !is_follow(command));
+    }
+}
+
+/// The server does not know the command, rather than forbid it: `rename-command`, or an older version.
+pub fn is_unknown(words: &str) -> bool {
+    words.starts_with("ERR unknown command")
+}
+
 /// A command without its arguments: `CLIENT KILL`.
 pub fn named(command: &[&str]) -> String {
     let words = match command {

@@ -2,7 +2,8 @@
 //!
 //! Writes are paused on the old primary until its replicas have them all; one Sentinel fails over; the agents
 //! publish the new primary; and the old one is made its replica before the pause ends, so no write is ever
-//! taken by a primary that is about to lose it (`docs/facts/sentinel.md` 4.4).
+//! taken by a primary that is about to lose it (`docs/facts/sentinel.md` 4.4). Where it cannot pause them (before Redis 6.2), it is
+//! made a replica before another one is promoted.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::duty::switchover::{Check, Switchover, has_all, retire};
+use crate::core::duty::switchover::{Check, Stops, Switchover, has_all, retire};
 use crate::core::group::Outcome;
 use crate::core::identity::address::Address;
 use crate::core::known::memory::Memory;
@@ -24,10 +25,11 @@ use crate::core::published::projection::Op;
 use crate::dns::Names;
 use crate::doctor::sentinel_users;
 use crate::exit::{Exit, Failure};
-use crate::instance::{self, probe};
+use crate::instance::{self, FOLLOW_AT_ONCE, probe};
 use crate::observe::look;
 use crate::redis_link::{Link, LinkError, LinkSettings, list, text};
-use crate::rights::{Rights, may};
+use crate::rights::{Rights, either_follows, is_unknown, may};
+use crate::sentinel::login::SENTINEL_NEEDS;
 use crate::sentinel::query;
 
 /// How long writes are paused at the most: the pause ends by itself if we die.
@@ -174,18 +176,57 @@ impl Mover<'_> {
         let from = &switchover.from;
         let mut old = Link::open(from, &self.group.login).await.map_err(|e| failed(from, &e))?;
         let begun = Instant::now();
-        instance::hold(&mut old, ms(PAUSE)).await.map_err(|error| failed(from, &error))?;
-        self.step(begun, "paused", &format!("writes on {from}"));
-        let renewed = keep_paused(from.clone(), self.group.login.clone());
-        let new = match self.promote(switchover, &mut old, begun).await {
+        let (promoted, renewed) = match &switchover.stops {
+            Stops::Holding => {
+                instance::hold(&mut old, ms(PAUSE)).await.map_err(|error| failed(from, &error))?;
+                self.step(begun, "paused", &format!("writes on {from}"));
+                let renewed = keep_paused(from.clone(), self.group.login.clone());
+                (self.promote(switchover, &mut old, begun).await, Some(renewed))
+            }
+            Stops::Following(first) => {
+                // One that did not answer may have done it.
+                let sent = instance::follow_at_once(&mut old, first).await;
+                if let Err(error @ LinkError::Unexpected(_)) = &sent {
+                    return Err(failed(from, error).hint(format!("writes go on at {from}")));
+                }
+                let promoted = match sent {
+                    Ok(true) => {
+                        self.step(
+                            begun,
+                            "paused",
+                            &format!("writes on {from}, which follows {first}"),
+                        );
+                        self.promote_sent(switchover, begun).await
+                    }
+                    Ok(false) => Err(Failure::new(
+                        Exit::Failed,
+                        format!(
+                            "not moved: a replica of {from} was not sent all that it had taken"
+                        ),
+                    )),
+                    Err(error) => Err(failed(from, &error)),
+                };
+                (promoted, None)
+            }
+        };
+        let new = match promoted {
             Ok(new) => new,
             Err(failure) if self.server_stops => {
-                let _ = instance::hold(&mut old, ms(HELD_UNTIL_STOPPED)).await;
+                if renewed.is_some() {
+                    let _ = instance::hold(&mut old, ms(HELD_UNTIL_STOPPED)).await;
+                }
                 return Err(failure.hint(format!("{from} takes no writes: it is being stopped")));
             }
             Err(failure) => {
+                let held = renewed.is_some();
                 drop(renewed);
-                let _ = old.call(&["CLIENT", "UNPAUSE"]).await;
+                if held {
+                    let _ = old.call(&["CLIENT", "UNPAUSE"]).await;
+                } else if let Err(error) = self.lead_again(from).await {
+                    return Err(failure.hint(format!(
+                        "{from} takes no writes ({error}): run REPLICAOF NO ONE there"
+                    )));
+                }
                 return Err(failure.hint(format!("writes go on at {from}")));
             }
         };
@@ -201,6 +242,56 @@ impl Mover<'_> {
         self.retire_old(from, &new, renewed).await?;
         self.step(begun, "fenced", &format!("{from} follows {new}"));
         Ok(Moved { from: from.clone(), to: new, gap })
+    }
+
+    /// Takes back what [`instance::follow_at_once`] has done. Its connections may have been closed.
+    async fn lead_again(&self, from: &Address) -> Result<(), LinkError> {
+        let until = Instant::now() + RETIRE_MAX;
+        loop {
+            let tried = async {
+                let mut old = Link::open(from, &self.group.login).await?;
+                instance::replica_of(&mut old, "NO", "ONE").await
+            };
+            match tried.await {
+                Err(_) if Instant::now() < until => tokio::time::sleep(STEP).await,
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Has one replica promoted, once each that may be has taken all that it was sent by the old primary, which closed their
+    /// connections; which one.
+    async fn promote_sent(
+        &self,
+        switchover: &Switchover,
+        begun: Instant,
+    ) -> Result<Address, Failure> {
+        let wanted = match &switchover.to {
+            Some(to) => std::slice::from_ref(to),
+            None => &switchover.candidates[..],
+        };
+        let mut offsets = Vec::new();
+        for address in wanted {
+            let until = Instant::now() + CATCH_UP_MAX;
+            offsets.push(loop {
+                let answer = self.probe(address).await.map_err(|error| failed(address, &error))?;
+                // What was sent is read before the end of the connection is.
+                if matches!(answer.role, Role::Replica { link_up: false, .. }) {
+                    break answer.offset;
+                }
+                if Instant::now() > until {
+                    let message = format!("not moved: {address} has not read all that it was sent");
+                    return Err(Failure::new(Exit::Failed, message));
+                }
+                tokio::time::sleep(STEP).await;
+            });
+        }
+        if offsets.iter().any(|offset| Some(offset) != offsets.first()) {
+            let message = "not moved: the replicas were not sent the same";
+            return Err(Failure::new(Exit::Failed, message));
+        }
+        self.step(begun, "caught up", &format!("{} replica(s), every byte", offsets.len()));
+        self.fail_over(switchover, begun).await
     }
 
     /// Has one replica promoted that has every write; which one.
@@ -237,6 +328,11 @@ impl Mover<'_> {
             }
         }
         self.step(begun, "caught up", &format!("{} replica(s), every byte", links.len()));
+        self.fail_over(switchover, begun).await
+    }
+
+    /// Has the Sentinel promote one of the candidates; which one.
+    async fn fail_over(&self, switchover: &Switchover, begun: Instant) -> Result<Address, Failure> {
         let group = self.group.policy.group.as_str();
         self.sentinel(&switchover.sentinel, &["SENTINEL", "FAILOVER", group]).await?;
         let until = Instant::now() + PROMOTION_MAX;
@@ -328,14 +424,16 @@ impl Mover<'_> {
         &self,
         from: &Address,
         new: &Address,
-        renewed: AbortOnDropHandle<()>,
+        renewed: Option<AbortOnDropHandle<()>>,
     ) -> Result<(), Failure> {
         let until = Instant::now() + RETIRE_MAX;
         loop {
             match self.follow_new(from, new).await {
                 Ok(mut old) => {
-                    drop(renewed);
-                    let _ = old.call(&["CLIENT", "UNPAUSE"]).await;
+                    if renewed.is_some() {
+                        drop(renewed);
+                        let _ = old.call(&["CLIENT", "UNPAUSE"]).await;
+                    }
                     return Ok(());
                 }
                 Err(error) if Instant::now() > until => return Err(failed(from, &error)),
@@ -351,6 +449,10 @@ impl Mover<'_> {
             && instance::fence(&mut old, &fence).await?
         {
             instance::after_fence(&mut old, &fence).await?;
+        }
+        // It may follow one that was not chosen.
+        if matches!(&now.role, Role::Replica { of, .. } if of != new) {
+            instance::replica_of(&mut old, new.host(), &new.port().to_string()).await?;
         }
         Ok(old)
     }
@@ -404,51 +506,70 @@ fn keep_paused(from: Address, login: LinkSettings) -> AbortOnDropHandle<()> {
 /// Whether all that a move takes may be done on every instance, by this login and by Sentinel's: asked without doing any of
 /// it. Where that cannot be known, nothing speaks against the move.
 pub async fn rights(group: &GroupConfig, switchover: &Switchover) -> Check {
-    const OLD: [&[&str]; 6] = [
+    const HOLDING: [&[&str]; 3] = [
         &["CLIENT", "PAUSE", "1", "WRITE"],
         &["CLIENT", "UNPAUSE"],
         &["CLIENT", "KILL", "TYPE", "normal"],
-        &["INFO"],
-        &["REPLICAOF", "NO", "ONE"],
-        &["SLAVEOF", "NO", "ONE"],
     ];
+    const OLD: [&[&str]; 3] = [&["INFO"], &["REPLICAOF", "NO", "ONE"], &["SLAVEOF", "NO", "ONE"]];
     const TARGET: [&[&str]; 2] = [&["CONFIG", "GET", PRIORITY], &["CONFIG", "SET", PRIORITY, "1"]];
-    let mut wrong = Vec::new();
-    let old = std::iter::once((&switchover.from, &OLD[..]));
+    let (mut wrong, mut renamed) = (Vec::new(), Vec::new());
+    let stop = match &switchover.stops {
+        Stops::Holding => HOLDING,
+        Stops::Following(_) => FOLLOW_AT_ONCE,
+    };
+    let needs = [&stop[..], &OLD].concat();
+    let old = std::iter::once((&switchover.from, &needs[..]));
     for (at, needs) in old.chain(switchover.to.iter().map(|to| (to, &TARGET[..]))) {
         match refused(at, &group.login, needs).await {
-            Ok(refused) => wrong.extend(refused),
+            Ok(Ok(refused)) => wrong.extend(refused),
+            // Nothing is known of the rights then; and where the move is a transaction itself, there can be none.
+            Ok(Err(words)) => wrong.extend(
+                matches!(switchover.stops, Stops::Following(_))
+                    .then(|| format!("{at} refuses MULTI: {words}")),
+            ),
             Err(error) => wrong.push(format!("{at}: {error}")),
         }
     }
     let all = std::iter::once(&switchover.from).chain(&switchover.candidates);
     for at in all {
         let Ok(mut link) = Link::open(at, &group.login).await else { continue };
+        if let Ok(Rights::Refuses(refused)) = may(&mut link, &SENTINEL_NEEDS).await {
+            let unknown = refused.into_iter().filter(|(_, why)| is_unknown(why));
+            let unknown: Vec<String> = unknown.map(|(command, _)| command).collect();
+            renamed
+                .extend((!unknown.is_empty()).then(|| format!("{} at {at}", unknown.join(", "))));
+        }
         let Ok(Ok(users)) = sentinel_users(&mut link).await else { continue };
         for (user, lacks) in users.into_iter().filter(|(_, lacks)| !lacks.is_empty()) {
             wrong.push(format!("{at} refuses {lacks} to {user}, which Sentinels are logged in as"));
         }
     }
-    let found = match wrong.is_empty() {
-        true => Ok("nothing that a move takes is refused".to_owned()),
-        false => Err(wrong.join("; ")),
+    let found = match (wrong.is_empty(), renamed.is_empty()) {
+        (true, true) => Ok("nothing that a move takes is refused".to_owned()),
+        (true, false) => Ok(format!(
+            "nothing that a move takes is refused to this login; Sentinels must know the other names of {}",
+            renamed.join("; ")
+        )),
+        (false, _) => Err(wrong.join("; ")),
     };
     Check { what: "rights", found }
 }
 
-/// What of `needs` an instance refuses; of REPLICAOF and SLAVEOF, which are one, either will do.
+/// What of `needs` an instance refuses; of REPLICAOF and SLAVEOF, which are one, either will do. `Err` within: it cannot be asked.
 async fn refused(
     at: &Address,
     login: &LinkSettings,
     needs: &[&[&str]],
-) -> Result<Vec<String>, LinkError> {
+) -> Result<Result<Vec<String>, String>, LinkError> {
     let mut link = Link::open(at, login).await?;
-    let Rights::Refuses(mut refused) = may(&mut link, needs).await? else { return Ok(Vec::new()) };
-    let is_follow = |command: &str| command == "REPLICAOF" || command == "SLAVEOF";
-    if refused.iter().filter(|(command, _)| is_follow(command)).count() == 1 {
-        refused.retain(|(command, _)| !is_follow(command));
-    }
-    Ok(refused.into_iter().map(|(command, why)| format!("{at} refuses {command}: {why}")).collect())
+    let mut refused = match may(&mut link, needs).await? {
+        Rights::Refuses(refused) => refused,
+        Rights::Unknown(words) => return Ok(Err(words)),
+    };
+    either_follows(&mut refused);
+    let say = |(command, why): (String, String)| format!("{at} refuses {command}: {why}");
+    Ok(Ok(refused.into_iter().map(say).collect()))
 }
 
 /// The setting that Sentinel chooses by.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::duty::action::{Action, Write};
-use crate::duty::hold::{is_blind, is_isolated};
+use crate::duty::hold::{self, is_blind, is_isolated};
 use crate::duty::relay::refusing;
 use crate::duty::safety;
 use crate::duty::stale_peers::forget;
@@ -103,6 +103,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     sentinels.extend(write.as_deref().and_then(once_written));
     let Duties { instances, left_alone, refused: forbidden } = duties(view, &situation);
     refused.extend(forbidden.into_iter().chain(sentinels_refused));
+    reasons.extend(not_held(view));
     reasons.extend(again(&situation));
     reasons.extend(gave_up(view));
     reasons.extend(left_alone.into_iter().map(Reason::LeftAlone));
@@ -185,6 +186,14 @@ fn again(situation: &Situation) -> Option<Reason> {
         }
         _ => None,
     }
+}
+
+/// The primaries of an isolated host that go on taking writes.
+fn not_held(view: &View<'_>) -> impl Iterator<Item = Reason> {
+    hold::not_held(view).map(|(instance, answer)| Reason::NotHeld {
+        instance: instance.clone(),
+        version: answer.version.clone(),
+    })
 }
 
 /// The keys of operators that cannot be read.

@@ -51,6 +51,28 @@ pub fn redis_server() -> Result<Tool, LabError> {
     find("REDIS_SERVER_BIN", "redis-server")
 }
 
+/// The same, or where that is a Redis before `least` (`7.0`) the oldest one of `.tools/versions` that is not: for what a later
+/// version has brought.
+///
+/// # Errors
+/// Says how to get it, or that it does not say its version.
+pub fn redis_server_since(least: &str) -> Result<Tool, LabError> {
+    let usual = redis_server()?;
+    let mut command = std::process::Command::new(&usual.path);
+    command.arg("--version").envs(usual.library_path.iter().map(|dir| ("LD_LIBRARY_PATH", dir)));
+    let said = String::from_utf8_lossy(&command.output()?.stdout).into_owned();
+    let number = said.split_once(" v=").and_then(|(_, rest)| rest.split(' ').next());
+    let number = number.ok_or_else(|| LabError(format!("no version in `{said}`")))?;
+    if said.starts_with("Valkey") || numbers(number) >= numbers(least) {
+        return Ok(usual);
+    }
+    let mut found: Vec<String> = versions()
+        .filter(|found| found.starts_with("redis-") && numbers(found) >= numbers(least))
+        .collect();
+    found.sort_by_key(|found| numbers(found));
+    version(found.first().ok_or_else(|| missing("redis-"))?)
+}
+
 /// Redis or Valkey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
@@ -266,7 +288,7 @@ fn libraries(usr: &Path) -> Option<PathBuf> {
 }
 
 /// What is older is not supported; `scripts/versions.sh` has the same.
-const REDIS_MIN: &str = "redis-7.0";
+const REDIS_MIN: &str = "redis-6.0";
 const VALKEY_MIN: &str = "valkey-8.0";
 
 /// Where `scripts/tools.sh` unpacks Redis and Valkey of several Debian suites.

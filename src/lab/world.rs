@@ -72,6 +72,8 @@ pub struct WorldSpec {
     pub script_checks: bool,
     /// The Redis or Valkey of `.tools/versions` that [`tools::version`] finds by this, instead of the usual one.
     pub version: Option<&'static str>,
+    /// The Redis that has brought what the world is for (`7.0`): an older one is not started ([`tools::redis_server_since`]).
+    pub since: Option<&'static str>,
     /// What Redis and Sentinels announce themselves as.
     pub announced: Announced,
     /// More lines for every Redis' config file.
@@ -101,6 +103,7 @@ impl Default for WorldSpec {
             from_scratch: false,
             script_checks: false,
             version: None,
+            since: None,
             announced: Announced::Ipv4,
             redis_lines: "",
             sentinel_lines: "",
@@ -208,7 +211,7 @@ impl World {
         let mut config = format!(
             "bind {{ip}}\n{}dir {}\nsave \"\"\nappendonly no\n\
              replica-announce-ip {{host}}\nreplica-announce-port {{port}}\n\
-             repl-diskless-sync-delay 0\n{}",
+             repl-diskless-sync yes\nrepl-diskless-sync-delay 0\n{}",
             self.port_lines(),
             self.dir.path().join(name).display(),
             self.spec.redis_lines,
@@ -251,9 +254,9 @@ impl World {
         );
         if let Some(password) = &self.spec.sentinel_password {
             config.push_str(&self.user_lines(password));
-            // What Sentinels use towards one another.
-            config.push_str(&format!("sentinel sentinel-pass {password}\n"));
+            // What Sentinels use towards one another: the same password, unless there is a user (6.2).
             if let Some(user) = &self.spec.username {
+                config.push_str(&format!("sentinel sentinel-pass {password}\n"));
                 config.push_str(&format!("sentinel sentinel-user {user}\n"));
             }
         }
@@ -477,7 +480,11 @@ impl World {
     }
 
     fn tool(&self) -> Result<tools::Tool, LabError> {
-        self.spec.version.map_or_else(tools::redis_server, tools::version)
+        match (self.spec.version, self.spec.since) {
+            (Some(name), _) => tools::version(name),
+            (None, Some(least)) => tools::redis_server_since(least),
+            (None, None) => tools::redis_server(),
+        }
     }
 
     /// Where a server listens, and what it announces itself as.

@@ -57,15 +57,19 @@ async fn until_keys(server: &LabServer, wanted: usize) {
     .unwrap();
 }
 
+/// Sentinel before that chooses no replica that is left after all were down (redis#6751).
+const CHOOSES_WHAT_IS_LEFT: Option<&str> = Some("6.2.2");
+
 /// Writes, leaves one replica behind, and stops everything at once.
-async fn stop_everything(kept: Kept) -> Stopped {
-    stop_everything_of(WorldSpec::default(), kept).await
+async fn stop_everything(kept: Kept, since: Option<&'static str>) -> Stopped {
+    stop_everything_of(WorldSpec { since, ..WorldSpec::default() }, kept).await
 }
 
 /// As above, where servers are to be back, and known to the Sentinels, before these call the primary down: a Redis takes a
 /// second to start on a busy machine.
-async fn stop_everything_for_a_moment(kept: Kept) -> Stopped {
-    stop_everything_of(WorldSpec { down_after_ms: 6_000, ..WorldSpec::default() }, kept).await
+async fn stop_everything_for_a_moment(kept: Kept, since: Option<&'static str>) -> Stopped {
+    let spec = WorldSpec { down_after_ms: 6_000, since, ..WorldSpec::default() };
+    stop_everything_of(spec, kept).await
 }
 
 async fn stop_everything_of(spec: WorldSpec, kept: Kept) -> Stopped {
@@ -200,7 +204,7 @@ impl Stopped {
 
 /// The primary is among those that return: whichever comes first, it leads, and all instances have its data.
 async fn all_return(kept: Kept, order: fn(&Stopped) -> [String; 3], sentinels_first: bool) {
-    let mut stopped = stop_everything_for_a_moment(kept).await;
+    let mut stopped = stop_everything_for_a_moment(kept, None).await;
     if sentinels_first {
         stopped.start_sentinels().await;
     }
@@ -233,7 +237,7 @@ async fn after_everything_stopped_the_one_with_the_most_data_leads_when_it_is_th
 
 /// The primary's host is gone: of those that return, the one with more data.
 async fn without_the_primary(kept: Kept) {
-    let mut stopped = stop_everything_for_a_moment(kept).await;
+    let mut stopped = stop_everything_for_a_moment(kept, CHOOSES_WHAT_IS_LEFT).await;
     let (behind, full) = (stopped.behind.clone(), stopped.full.clone());
     stopped.start_sentinels().await;
     let agents = node_agents(&stopped.world, "");
@@ -254,7 +258,9 @@ async fn after_everything_stopped_and_without_the_primary_the_replica_with_more_
 /// The primary comes back first, and empty, and Sentinels announce it. Those with the data come later, with configs
 /// that say whom they follow: they do not copy its emptiness, and one of them leads.
 async fn empty_and_first(kept: Kept, forgotten: bool) {
-    let mut stopped = stop_everything(kept).await;
+    // One that has forgotten whom it followed is promoted by none.
+    let since = if forgotten { None } else { CHOOSES_WHAT_IS_LEFT };
+    let mut stopped = stop_everything(kept, since).await;
     let (primary, full) = (stopped.primary.clone(), stopped.full.clone());
     let behind = stopped.behind.clone();
     stopped.lose_data(&primary);
@@ -299,7 +305,7 @@ async fn an_empty_primary_that_is_the_first_to_return_leads_no_instance_with_dat
 /// An append-only file does not say how far its data is (`docs/facts/sentinel.md` 8): it is one of those who have any.
 #[tokio::test]
 async fn an_empty_primary_leads_no_instance_whose_data_is_in_an_append_only_file() {
-    let mut stopped = stop_everything(Kept::Aof).await;
+    let mut stopped = stop_everything(Kept::Aof, CHOOSES_WHAT_IS_LEFT).await;
     let (primary, full) = (stopped.primary.clone(), stopped.full.clone());
     stopped.lose_data(&primary);
     stopped.set_sync_delay(&primary);
@@ -355,7 +361,7 @@ pub async fn restarted_without_its_data(spec: WorldSpec) -> World {
 /// another one in its place.
 #[tokio::test]
 async fn an_empty_primary_that_starts_as_a_replica_leads_no_instance() {
-    let mut stopped = stop_everything(Kept::Rdb).await;
+    let mut stopped = stop_everything(Kept::Rdb, CHOOSES_WHAT_IS_LEFT).await;
     let (primary, full) = (stopped.primary.clone(), stopped.full.clone());
     stopped.lose_data(&primary);
     stopped.follow(&primary, &full);

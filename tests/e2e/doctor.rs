@@ -61,7 +61,8 @@ async fn tell(sentinels: &[LabServer], option: &str, value: &str) {
 
 /// A world in which all is well: saved to disk, and held to one replica.
 async fn well(spec: WorldSpec) -> (World, Vec<Process>, String) {
-    let world = world(spec).await;
+    // What an older one lacks is a finding by itself.
+    let world = world(WorldSpec { since: Some("7.0"), ..spec }).await;
     set(&world.groups[0].redis, "save", "3600 1").await;
     set(&world.groups[0].redis, "min-replicas-to-write", "1").await;
     let running = agents(&world, 2, &[]);
@@ -281,4 +282,56 @@ async fn a_right_that_is_missing_is_named() {
     let missing = findings.iter().find(|finding| finding["code"] == "acl-right").unwrap();
     let rule = "service \"redis-replica\" { policy = \"write\" }";
     assert_eq!(missing["mend"], format!("add to its policy: {rule}"));
+}
+
+/// The rights of the login that `doctor` has, on every instance and every Sentinel.
+#[tokio::test]
+async fn what_a_login_may_not_do_is_named_with_the_command_that_allows_it() {
+    let (world, _agents, _) = well(WorldSpec::default()).await;
+    let rules = ["ACL", "SETUSER", "little", "on", ">secret", "~*", "&*", "+@all"];
+    let (redis, sentinel) = (&world.groups[0].redis[1], &world.sentinels[2]);
+    for server in world.groups[0].redis.iter().chain(&world.sentinels) {
+        server.ask(&rules).await.unwrap();
+    }
+    redis
+        .ask(&["ACL", "SETUSER", "little", "-replicaof", "-slaveof", "-client|pause"])
+        .await
+        .unwrap();
+    sentinel.ask(&["ACL", "SETUSER", "little", "-sentinel|reset"]).await.unwrap();
+    let env = [
+        ("CONSUL_REDIS_USERNAME", "little"),
+        ("CONSUL_REDIS_PASSWORD", "secret"),
+        ("CONSUL_REDIS_SENTINEL_USERNAME", "little"),
+        ("CONSUL_REDIS_SENTINEL_PASSWORD", "secret"),
+    ];
+    let found =
+        until_found(&world, &env, &["instance-right", "sentinel-right", "sentinel-login-weak"])
+            .await;
+    let mend = |code: &str| {
+        let finding = found.iter().find(|finding| finding["code"] == code).unwrap();
+        finding["mend"].as_str().unwrap().to_owned()
+    };
+    let at = |server: &LabServer| {
+        format!("redis-cli -h {} -p {}", server.address.host(), server.address.port())
+    };
+    let wanted = format!("{} ACL SETUSER little +replicaof +slaveof +client|pause", at(redis));
+    assert_eq!(mend("instance-right"), wanted);
+    let wanted = format!("{} ACL SETUSER little +sentinel|reset", at(sentinel));
+    assert_eq!(mend("sentinel-right"), wanted);
+    // What they say.
+    redis
+        .ask(&["ACL", "SETUSER", "little", "+replicaof", "+slaveof", "+client|pause"])
+        .await
+        .unwrap();
+    sentinel.ask(&["ACL", "SETUSER", "little", "+sentinel|reset"]).await.unwrap();
+    until_found(&world, &env, &[]).await;
+}
+
+/// All that is wrong with its servers is their age.
+#[tokio::test]
+async fn what_redis_6_lacks_is_found_and_nothing_else() {
+    let spec = WorldSpec { version: Some("redis-6.0"), ..WorldSpec::default() };
+    let (world, _agents, _) = well(spec).await;
+    let found = until_found(&world, &[], &["sentinel-version", "writes-not-held"]).await;
+    assert_eq!(found.len(), 6, "{found:#?}");
 }

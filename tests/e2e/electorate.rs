@@ -246,7 +246,9 @@ async fn a_group_that_all_sentinels_have_forgotten_is_led_again() {
 /// A host was cloned, its Sentinel's config and all.
 #[tokio::test]
 async fn sentinels_with_one_id_are_named() {
-    let mut world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    // Before that a Sentinel does not say its id.
+    let since = Some("6.2");
+    let mut world = world(WorldSpec { redis: 2, since, ..WorldSpec::default() }).await;
     let conf = |world: &World, index: usize| {
         world.dir().join(world.sentinels[index].name()).join("server.conf")
     };

@@ -347,7 +347,7 @@ async fn a_server_that_listens_on_loopback_alone_is_an_error_that_names_the_line
     let mut world = world(spec()).await;
     let (config, more) = (world.dir().join("image.conf"), world.dir().join("more.conf"));
     std::fs::write(&config, "include more.conf\n").unwrap();
-    std::fs::write(&more, "bind 127.0.0.1 -::1\n").unwrap();
+    std::fs::write(&more, "bind 127.0.0.1\n").unwrap();
     let said = Said { config: Some(&config), ..PLAIN };
     let mut container = Container::new(&mut world, "redis-0", said);
     container.without_bind();
@@ -364,7 +364,7 @@ async fn a_server_that_listens_on_loopback_alone_is_an_error_that_names_the_line
     .await
     .unwrap();
     // The image's file is another one by now, and the volume's is used.
-    std::fs::write(&more, "bind 127.0.0.1 -::1\nmaxmemory 1gb\n").unwrap();
+    std::fs::write(&more, "bind 127.0.0.1\nmaxmemory 1gb\n").unwrap();
     container.restart(&world);
     until("what differs is said", Duration::from_secs(20), || async {
         let log = container.log();

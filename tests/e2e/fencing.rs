@@ -197,7 +197,9 @@ pub async fn left_to_sentinel_when_the_operator_wants_it_so() {
 
 /// An instance whose address a group's Sentinels know, with data of its own: no agent deletes data.
 pub async fn foreign_data_is_refused_with_a_reason(consul_servers: u8) {
-    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
+    // Before that a primary's snapshot is as good as an append-only file: it does not say whose data it is.
+    let since = Some("7.0");
+    let mut world = world(WorldSpec { consul_servers, since, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
@@ -224,7 +226,9 @@ pub async fn foreign_data_is_refused_with_a_reason(consul_servers: u8) {
 pub async fn one_that_returns_without_its_data_is_fenced_although_clients_write_to_it_at_once(
     consul_servers: u8,
 ) {
-    let mut world = world(WorldSpec { consul_servers, ..WorldSpec::default() }).await;
+    // Before that a Redis does not say whether it had data when it was started.
+    let since = Some("7.0");
+    let mut world = world(WorldSpec { consul_servers, since, ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;

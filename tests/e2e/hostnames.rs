@@ -47,7 +47,8 @@ async fn until_shown(world: &World, writer: &str) {
 async fn names_that_sentinels_announce_are_followed_through_a_failover() {
     let dir = tempfile::tempdir().unwrap();
     let hosts = own_hosts_file(dir.path());
-    let spec = WorldSpec { announced: Announced::Name(hosts), ..WorldSpec::default() };
+    let spec =
+        WorldSpec { announced: Announced::Name(hosts), since: Some("6.2"), ..WorldSpec::default() };
     let mut world = world(spec).await;
     let agents = node_agents(&world, "");
     let first = until_writer(&world, "redis", 20, None).await;

@@ -100,6 +100,18 @@ async fn replicas_that_follow_a_name_copy_no_primary_without_data() {
         server.ask(&["REPLICAOF", &name, &port]).await.unwrap();
         until_keys(server, KEYS).await;
     }
+    // Redis 6.0 connects anew up to a second later.
+    let server = world.server(&primary).unwrap();
+    until("both are connected", Duration::from_secs(20), || async {
+        match server.probe().await?.role {
+            Role::Primary { replicas } if replicas.iter().filter(|r| r.online).count() == 2 => {
+                Ok(())
+            }
+            role => Err(LabError(format!("{role:?}"))),
+        }
+    })
+    .await
+    .unwrap();
     until_in_sync(&world, "redis", 2).await;
     let found = findings(&world);
     for server in &world.groups[0].redis {
@@ -121,7 +133,7 @@ async fn replicas_that_follow_a_name_copy_no_primary_without_data() {
 /// It listens on a second address, and the agent beside it has that one in its config.
 #[tokio::test]
 async fn a_primary_at_two_addresses_is_never_told_to_follow_itself() {
-    let mut world = world(WorldSpec::default()).await;
+    let mut world = world(WorldSpec { since: Some("6.2"), ..WorldSpec::default() }).await;
     let second = world.address();
     let server = &world.groups[0].redis[0];
     let (first, port) = (server.address.clone(), server.address.port());
@@ -160,7 +172,9 @@ async fn replaced(world: &mut World) -> (String, String) {
     let server = world.server_mut(&old).unwrap();
     server.ask(&["SET", "kept", "1"]).await.unwrap();
     until_all_have(world, "kept").await;
-    world.server_mut(&old).unwrap().kill();
+    let server = world.server_mut(&old).unwrap();
+    server.ask(&["SAVE"]).await.unwrap();
+    server.kill();
     let new = until_writer(world, "redis", FOLLOWED_WITHIN_S, Some(&old)).await;
     until_all_settled(world, &old, &new).await;
     (old, new)
@@ -185,7 +199,18 @@ async fn late_writes(address: Address, login: LinkSettings) -> Duration {
 
 #[tokio::test]
 async fn an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back() {
-    let mut world = world(with_files()).await;
+    fenced_as_soon_as_it_is_back(with_files()).await;
+}
+
+/// It begins another history then, as with an append-only file (docs/facts/sentinel.md 20).
+#[tokio::test]
+async fn an_old_primary_of_redis_6_with_a_snapshot_is_fenced_as_soon_as_it_is_back() {
+    let spec = WorldSpec { version: Some("redis-6.0"), ..WorldSpec::default() };
+    fenced_as_soon_as_it_is_back(spec).await;
+}
+
+async fn fenced_as_soon_as_it_is_back(spec: WorldSpec) {
+    let mut world = world(spec).await;
     let agents = agents(&world, 2, &[]);
     let (old, new) = replaced(&mut world).await;
     let server = world.server(&old).unwrap();
@@ -264,7 +289,7 @@ async fn an_old_primary_whose_agent_was_away_too_is_known_by_what_that_one_noted
 /// No Sentinel knows it any more, it has no row, and no agent is beside it: no agent can tell whose data it holds.
 #[tokio::test]
 async fn what_cannot_prove_its_data_takes_no_writes_and_says_what_decides_it() {
-    let mut world = world(with_files()).await;
+    let mut world = world(WorldSpec { since: Some("6.2"), ..with_files() }).await;
     let first = agents(&world, 2, &[]);
     let (old, new) = replaced(&mut world).await;
     drop(first);
@@ -326,7 +351,7 @@ async fn a_writer_without_keys_that_never_restarted_stays_the_writer() {
 /// `replica-announced no`: Sentinels do not show it, and choose it all the same.
 #[tokio::test]
 async fn a_replica_that_is_not_announced_is_no_read_endpoint_and_is_said() {
-    let world = world(WorldSpec::default()).await;
+    let world = world(WorldSpec { since: Some("6.2"), ..WorldSpec::default() }).await;
     let agents = agents(&world, 2, &[]);
     until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;

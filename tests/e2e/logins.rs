@@ -77,6 +77,8 @@ async fn users_and_tls_towards_redis_sentinel_and_consul() {
         sentinel_password: Some("sentinel-secret".to_owned()),
         username: Some("operator".to_owned()),
         tls: Some(tls.clone()),
+        // Sentinel has no users before that.
+        since: Some("6.2"),
         ..WorldSpec::default()
     };
     let mut world = world(spec).await;
@@ -162,7 +164,7 @@ fn documented_users() -> Vec<Vec<String>> {
 
 #[tokio::test]
 async fn the_users_of_the_reference_may_do_all_that_an_agent_does() {
-    let mut world = world(WorldSpec::default()).await;
+    let mut world = world(WorldSpec { since: Some("6.2"), ..WorldSpec::default() }).await;
     let users = documented_users();
     let [redis, sentinel] = users.as_slice() else { panic!("{users:?}") };
     let set = |user: &[String]| -> Vec<String> {

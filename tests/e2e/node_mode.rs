@@ -169,7 +169,7 @@ fn writers_at(server: &LabServer) -> Writers {
 
 #[tokio::test]
 async fn an_isolated_primary_holds_its_writes_and_heals_by_itself() {
-    let world = world(WorldSpec::default()).await;
+    let world = world(WorldSpec { since: Some("6.2"), ..WorldSpec::default() }).await;
     let redis = world.groups[0].redis[0].address.to_string();
     let config = node_config(&world, "node", &redis);
     let mut all = vec![agent(&world, "node", &["--config", &config], &[])];

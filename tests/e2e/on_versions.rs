@@ -55,6 +55,7 @@ macro_rules! each_on {
     };
 }
 
+each_on!(redis_oldest: Family::Redis, Age::Oldest);
 each_on!(redis_newest: Family::Redis, Age::Newest);
 each_on!(valkey_oldest: Family::Valkey, Age::Oldest);
 each_on!(valkey_newest: Family::Valkey, Age::Newest);

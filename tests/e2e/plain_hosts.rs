@@ -29,7 +29,8 @@ async fn until_info(server: &LabServer, lines: &[&str]) {
 #[tokio::test]
 async fn plain_hosts() {
     let groups = vec![GROUP.to_owned()];
-    let mut world = world(WorldSpec { redis: 2, groups, ..WorldSpec::default() }).await;
+    let spec = WorldSpec { redis: 2, groups, since: Some("6.2"), ..WorldSpec::default() };
+    let mut world = world(spec).await;
     let agents = agents(&world, 2, &ARGS);
     let [node1, node2] = &world.groups[0].redis[..] else { panic!("two") };
     let (first, second) = (node1.address.to_string(), node2.address.to_string());

@@ -63,7 +63,7 @@ async fn until_called_down(world: &World, replicas: &[String]) {
 
 #[tokio::test]
 async fn replicas_whose_disks_are_full_serve_reads_and_status_says_why_none_is_chosen() {
-    let world = world(WorldSpec::default()).await;
+    let world = world(WorldSpec { since: Some("7.0"), ..WorldSpec::default() }).await;
     let running = agents(&world, 2, &[]);
     until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
@@ -176,6 +176,8 @@ async fn world_with_slow_loader() -> (World, Vec<Process>, LabServer) {
         redis_lines: "loading-process-events-interval-bytes 1024\nrdbcompression no\n",
         // Replicas may be chosen for ten times as long after they have lost their link.
         down_after_ms: 5_000,
+        // That interval, and what bounds the loading, are not there before that.
+        since: Some("7.0"),
         ..WorldSpec::default()
     };
     let mut world = world(spec).await;
@@ -260,7 +262,8 @@ async fn a_primary_that_loads_for_long_is_replaced_where_sentinels_were_told() {
 async fn a_failover_while_dns_is_a_black_hole_is_published() {
     let dir = tempfile::tempdir().unwrap();
     let hosts = own_hosts_file(dir.path());
-    let spec = WorldSpec { announced: Announced::Name(hosts.clone()), ..WorldSpec::default() };
+    let announced = Announced::Name(hosts.clone());
+    let spec = WorldSpec { announced, since: Some("6.2"), ..WorldSpec::default() };
     let mut world = world(spec).await;
     // The servers go on with the hosts file; agents have two name servers, of which the first is dead.
     let (dead, lives) = (world.address(), world.address());

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use crate::hammer::Hammer;
 use crate::promises::PASSWORD_TOLD;
 use crate::support::{
-    agent, get, http_address, must_follow_a_failover, record, run, text, until_in_sync,
-    until_logged, until_writer, world,
+    agent, get, http_address, must_follow_a_failover, record, run, set_sentinel_user, text,
+    until_in_sync, until_logged, until_writer, world,
 };
 
 /// Waits until the agent has said this so many times.
@@ -318,7 +318,7 @@ async fn logged_in_as(redis: &LabServer, user: &str) -> usize {
 
 #[tokio::test]
 async fn sentinels_get_a_password_that_was_replaced() {
-    let world = world(WorldSpec::default()).await;
+    let world = world(WorldSpec { since: Some("7.0"), ..WorldSpec::default() }).await;
     let dir = tempfile::tempdir().unwrap();
     let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
     std::fs::write(&file, "old").unwrap();
@@ -331,8 +331,8 @@ async fn sentinels_get_a_password_that_was_replaced() {
     let running = agent(&world, "agent-0", &["--config", path.to_str().unwrap()], &[]);
     until_writer(&world, "redis", 20, None).await;
     for redis in &world.groups[0].redis {
-        let user = ["ACL", "SETUSER", "watcher", "on", ">new", "~*", "&*", "+@all"];
-        redis.ask(&user).await.unwrap();
+        let user = ["watcher", "on", ">new", "~*", "+@all"];
+        set_sentinel_user(redis, &user).await;
         assert_eq!(logged_in_as(redis, "watcher").await, 0);
     }
     // The Sentinels' tags come from the look in which the agent took note of what they know.

@@ -225,6 +225,8 @@ async fn a_primary_that_dies_in_its_first_seconds_is_replaced() {
     for container in &group.redis {
         until_keys(container, COMMON).await;
     }
+    // Their rows are waited for, once no Sentinel names them.
+    until_in_sync(&world, "redis", 2).await;
     for sentinel in &group.sentinels {
         let listed = sentinel.ask(&["SENTINEL", "REPLICAS", "redis"]).await.unwrap();
         assert_eq!(

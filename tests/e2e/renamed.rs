@@ -41,6 +41,15 @@ async fn without(redis_lines: &'static str, sentinel_lines: &'static str) -> Str
     world.calm().await.unwrap();
     let moved = run(&world, &["switchover", "redis", "--yes"], &[]);
     assert_eq!(moved.status.code(), Some(0), "{}{}", text(&moved), logs(&agents));
+    if redis_lines.contains("CONFIG") {
+        // Whether Sentinels were told, no command of theirs says.
+        let said = "Sentinels must know the other names of CONFIG REWRITE at ";
+        assert!(text(&moved).contains(said), "{}", text(&moved));
+        let doctor = text(&run(&world, &["doctor", "redis"], &[]));
+        for code in ["command-renamed", "instance-right"] {
+            assert!(doctor.contains(code), "no {code} in\n{doctor}");
+        }
+    }
     let third = until_writer(&world, "redis", 5, Some(&new)).await;
     // The old one takes no write that would be lost.
     let refused = world.server(&new).unwrap().ask(&["SET", "late", "1"]).await.unwrap_err();

@@ -12,7 +12,8 @@ use consul_redis::redis_link::{fields, text as words};
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    agent, get, http_address, must_follow_a_failover, run, text, until_logged, until_writer, world,
+    agent, get, http_address, must_follow_a_failover, run, set_sentinel_user, text, until_logged,
+    until_writer, world,
 };
 
 async fn until_said(agent: &Process, what: &str, times: usize) {
@@ -139,8 +140,8 @@ async fn a_login_that_the_writer_refuses_is_given_to_no_sentinel() {
     all_up(&world).await;
     // Once it is right, it is given, and nothing is wrong any more.
     for redis in &world.groups[0].redis {
-        let user = ["ACL", "SETUSER", "watcher", "~*", "&*", "+@all"];
-        redis.ask(&user).await.unwrap();
+        let user = ["watcher", "~*", "+@all"];
+        set_sentinel_user(redis, &user).await;
     }
     look_again(&running);
     until_said(&running, "the new login for the instances", 3).await;
@@ -157,11 +158,15 @@ async fn a_login_that_the_writer_refuses_is_given_to_no_sentinel() {
 #[tokio::test]
 async fn what_an_agent_gave_another_one_renews_and_a_user_that_is_taken_out_goes() {
     let secret = "redis-secret";
-    let spec = WorldSpec { redis_password: Some(secret.to_owned()), ..WorldSpec::default() };
+    let spec = WorldSpec {
+        redis_password: Some(secret.to_owned()),
+        since: Some("6.2"),
+        ..WorldSpec::default()
+    };
     let mut world = world(spec).await;
     for redis in &world.groups[0].redis {
-        let user = ["ACL", "SETUSER", "ops", "on", ">ops-secret", "~*", "&*", "+@all"];
-        redis.ask(&user).await.unwrap();
+        let user = ["ops", "on", ">ops-secret", "~*", "+@all"];
+        set_sentinel_user(redis, &user).await;
     }
     let blank = world.start_sentinel("sentinel-blank", false).await.unwrap();
     let list = format!("{},{}", world.sentinels[0].address, blank.address);
@@ -207,7 +212,7 @@ async fn what_an_agent_gave_another_one_renews_and_a_user_that_is_taken_out_goes
 
 #[tokio::test]
 async fn a_sentinel_that_cannot_save_its_config_is_told_once() {
-    let world = world(WorldSpec::default()).await;
+    let world = world(WorldSpec { since: Some("7.0"), ..WorldSpec::default() }).await;
     let running = agent(&world, "agent-0", &[], &[]);
     until_writer(&world, "redis", 20, None).await;
     let name = world.sentinels[0].name().to_owned();

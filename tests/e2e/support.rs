@@ -7,6 +7,7 @@ use std::time::Duration;
 use consul_redis::core::published::record::{Record, decode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::Value;
@@ -66,6 +67,14 @@ pub fn node_agents(world: &World, more: &str) -> Vec<Process> {
             agent(world, &format!("node-{}", server.name()), &args, &[])
         })
         .collect()
+}
+
+/// Makes a user on an instance that Sentinels may log in as: in every channel, where there are rights to channels (6.2).
+pub async fn set_sentinel_user(redis: &LabServer, rules: &[&str]) {
+    let channels = redis.probe().await.unwrap().can_hold_writes().then_some("&*");
+    let command: Vec<&str> =
+        ["ACL", "SETUSER"].into_iter().chain(rules.iter().copied()).chain(channels).collect();
+    redis.ask(&command).await.unwrap();
 }
 
 /// Waits until the agents say why they leave an instance alone; and they do.

@@ -249,7 +249,10 @@ pub const RETURNED_AOF: Promise = Promise {
     what: "from the first to the last write that an old primary with an append-only file takes when it is back",
     at_least_ms: 0,
     within_ms: 250,
-    held_by: &["an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back"],
+    held_by: &[
+        "an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back",
+        "an_old_primary_of_redis_6_with_a_snapshot_is_fenced_as_soon_as_it_is_back",
+    ],
 };
 
 /// The same where its agent was away with it, and no Sentinel lists it any more.

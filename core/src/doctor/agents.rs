@@ -140,11 +140,13 @@ fn unread(facts: &Facts<'_>) -> Vec<Finding> {
         note(format!("{at}, SENTINEL CONFIG GET"), more.config.as_ref().err());
         note(format!("{at}, SENTINEL CKQUORUM"), more.quorum.as_ref().err());
         note(format!("{at}, INFO"), more.version.as_ref().err());
+        note(format!("{at}, rights"), more.refused.as_ref().err());
     }
     for (at, more) in &facts.instances {
         note(format!("{at}, CONFIG GET"), more.config.as_ref().err());
         note(format!("{at}, INFO"), more.info.as_ref().err());
         note(format!("{at}, TIME"), more.clock_ahead_ms.as_ref().err());
+        note(format!("{at}, MULTI"), more.refused.as_ref().err());
     }
     note("Consul, /v1/agent/self".to_owned(), facts.consul.as_ref().err());
     note("Consul, /v1/health/service".to_owned(), facts.rows.as_ref().err());

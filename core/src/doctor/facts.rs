@@ -66,6 +66,8 @@ pub struct SentinelFacts {
     pub version: Result<String, String>,
     /// Whether it is Valkey, whose version numbers are its own.
     pub valkey: bool,
+    /// What it refuses this login of what agents ask of it.
+    pub refused: Result<Refused, String>,
     /// What it says when it is to save its config file (`SENTINEL FLUSHCONFIG`): before 7.0 never that it cannot.
     pub saved: Result<Result<(), String>, String>,
 }
@@ -82,6 +84,19 @@ pub struct InstanceFacts {
     /// The users that Sentinels are logged in as, and the commands that a failover needs and that each may not run. `Err`
     /// where the login may not ask for that, or the server is older than 7.0.
     pub sentinel_users: Result<BTreeMap<String, String>, String>,
+    /// What it refuses this login of what agents do to an instance.
+    pub refused: Result<Refused, String>,
+    /// The commands of a failover that it does not know by their names (`rename-command`).
+    pub renamed: Result<Vec<String>, String>,
+}
+
+/// What a server refuses a login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The user that it is logged in as.
+    pub user: String,
+    /// The commands, each with the server's words.
+    pub commands: Vec<(String, String)>,
 }
 
 impl InstanceFacts {

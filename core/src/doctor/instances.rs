@@ -1,8 +1,8 @@
 //! The instances: whether one could take over, and what would be lost.
 
 use super::{
-    Check, Facts, Finding, FindingCode, InstanceFacts, Observation, differing, redis_cli, seen,
-    version,
+    Check, Facts, Finding, FindingCode, InstanceFacts, Observation, differing, redis_cli, refusals,
+    seen, version,
 };
 use crate::identity::address::Address;
 use crate::known::observed::{InstanceAnswer, Role};
@@ -37,6 +37,9 @@ pub(super) const CHECKS: &[Check] = &[
     clocks,
     versions,
     in_maintenance,
+    rights,
+    renamed,
+    not_held,
 ];
 
 /// What is to be found of each instance of which `check` says something.
@@ -452,6 +455,47 @@ fn versions(facts: &Facts<'_>) -> Vec<Finding> {
         FindingCode::VersionsDiffer.found(text, evidence, "upgrade replicas before the primary")
     };
     older.map(say).collect()
+}
+
+/// What agents may not do where they will have to. `doctor` asks with the login that it has.
+fn rights(facts: &Facts<'_>) -> Vec<Finding> {
+    let refusing = facts.instances.iter().filter_map(|(at, more)| {
+        let (evidence, mend) = refusals(at, more.refused.as_ref().ok()?)?;
+        let text = format!("{at} refuses this login what agents do to a stray primary, or to one whose writes are to be held");
+        Some(FindingCode::InstanceRight.found(text, evidence, mend))
+    });
+    refusing.collect()
+}
+
+/// Whether Sentinels know the other names cannot be asked.
+fn renamed(facts: &Facts<'_>) -> Vec<Finding> {
+    let group = facts.group();
+    each(facts, FindingCode::CommandRenamed, |at, more| {
+        let renamed = more.renamed.as_ref().ok().filter(|renamed| !renamed.is_empty())?;
+        let text = format!(
+            "{at} does not know commands of a failover by their names: a Sentinel that was not told the others cannot fail over"
+        );
+        let all = renamed.join(", ");
+        let mend =
+            format!("on every Sentinel: SENTINEL SET {group} rename-command COMMAND ITS-NAME");
+        Some((text, format!("it does not know {all}"), mend))
+    })
+}
+
+fn not_held(facts: &Facts<'_>) -> Vec<Finding> {
+    let old = answers(facts).filter(|(_, answer)| !answer.can_hold_writes());
+    let say = |(at, answer): (&Address, &InstanceAnswer)| {
+        let text = format!(
+            "{at} cannot hold its writes: as the primary of an isolated host, or while another one is promoted, it goes on taking what will be lost"
+        );
+        let evidence = vec![seen(at, format!("version {}", answer.version))];
+        let mend = format!(
+            "{}, or Redis 6.2 or later",
+            redis_cli(at, "CONFIG SET min-replicas-to-write 1")
+        );
+        FindingCode::WritesNotHeld.found(text, evidence, mend)
+    };
+    old.map(say).collect()
 }
 
 fn in_maintenance(facts: &Facts<'_>) -> Vec<Finding> {

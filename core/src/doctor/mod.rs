@@ -20,8 +20,8 @@ use crate::identity::address::Address;
 pub use sentinels::short_down_after;
 
 pub use facts::{
-    ConsulAgent, ConsulRow, Facts, Fields, InstanceFacts, LoginFacts, NameAnswer, NameKind, Right,
-    RightKind, SentinelFacts, rights,
+    ConsulAgent, ConsulRow, Facts, Fields, InstanceFacts, LoginFacts, NameAnswer, NameKind,
+    Refused, Right, RightKind, SentinelFacts, rights,
 };
 
 /// How much a finding matters.
@@ -133,6 +133,8 @@ codes! {
     LoopbackAnnounced "loopback-announced" Error;
     /// A Sentinel that is new would get a login that may not do what a failover needs.
     SentinelLoginWeak "sentinel-login-weak" Warning;
+    /// A Sentinel refuses this login what agents ask of it.
+    SentinelRight "sentinel-right" Warning;
     /// A Sentinel cannot save its config file.
     SentinelConfigUnsaved "sentinel-config-unsaved" Warning;
     /// A version of Sentinel with a known fault.
@@ -170,6 +172,12 @@ codes! {
     MinReplicasDiffer "min-replicas-differ" Warning;
     /// Nothing is saved.
     PersistenceOff "persistence-off" Warning;
+    /// An instance refuses this login what agents do to it.
+    InstanceRight "instance-right" Warning;
+    /// An instance does not know commands of a failover by their names.
+    CommandRenamed "command-renamed" Hint;
+    /// An instance is of a version that cannot hold writes.
+    WritesNotHeld "writes-not-held" Hint;
     /// One process answers at two addresses of the group's.
     TwoAddresses "two-addresses" Warning;
     /// A loopback address is registered for a group that is known elsewhere.
@@ -371,6 +379,24 @@ fn differing<T: PartialEq + fmt::Display>(
     let (_, first) = values.first()?;
     let differ = values.iter().any(|(_, value)| value != first);
     differ.then(|| values.iter().map(|(from, v)| seen(from, format!("{what} {v}"))).collect())
+}
+
+/// What one server refuses a login, as evidence, and the command that allows it; `None` where it refuses nothing.
+fn refusals(at: &Address, refused: &Refused) -> Option<(Vec<Observation>, String)> {
+    let Refused { user, commands } = refused;
+    if commands.is_empty() {
+        return None;
+    }
+    let words = |(command, words): &(String, String)| seen(at, format!("{command}: {words}"));
+    let forbidden = commands.iter().filter(|(_, words)| words.starts_with("NOPERM"));
+    let rule =
+        |(command, _): &(String, String)| format!(" +{}", command.to_lowercase().replace(' ', "|"));
+    let rules: String = forbidden.map(rule).collect();
+    let mend = match rules.is_empty() {
+        true => "take the command's rename-command out of its config: an ACL keeps users from it as well".to_owned(),
+        false => redis_cli(at, format!("ACL SETUSER {user}{rules}")),
+    };
+    Some((commands.iter().map(words).collect(), mend))
 }
 
 /// `major.minor.patch` of a version text, whatever follows it.

@@ -1,6 +1,8 @@
 //! The Sentinels: whether they could fail over, and agree.
 
-use super::{Check, Facts, Finding, FindingCode, Observation, differing, redis_cli, seen, version};
+use super::{
+    Check, Facts, Finding, FindingCode, Observation, differing, redis_cli, refusals, seen, version,
+};
 use crate::identity::address::{Address, GroupName};
 use crate::known::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
 use crate::policy::WantedQuorum;
@@ -39,6 +41,7 @@ pub(super) const CHECKS: &[Check] = &[
     settings_differ,
     times,
     reboot_unbounded,
+    rights,
     not_kept,
     ghost_replicas,
     names_mixed,
@@ -225,6 +228,16 @@ fn users(facts: &Facts<'_>) -> Vec<Finding> {
         FindingCode::SentinelUserWeak.found(text, evidence, mend)
     });
     found.collect()
+}
+
+/// What agents may not tell a Sentinel. `doctor` asks with the login that it has.
+fn rights(facts: &Facts<'_>) -> Vec<Finding> {
+    let refusing = facts.sentinels.iter().filter_map(|(at, more)| {
+        let (evidence, mend) = refusals(at, more.refused.as_ref().ok()?)?;
+        let text = format!("Sentinel {at} refuses this login what agents tell Sentinels");
+        Some(FindingCode::SentinelRight.found(text, evidence, mend))
+    });
+    refusing.collect()
 }
 
 fn unsaved(facts: &Facts<'_>) -> Vec<Finding> {
@@ -559,10 +572,8 @@ fn loopback(facts: &Facts<'_>) -> Vec<Finding> {
 /// What is known of some versions (`docs/facts/sentinel.md` 9).
 fn fault_of(valkey: bool, version: (u64, u64, u64)) -> Option<&'static str> {
     match (valkey, version) {
-        (false, (0..=5, ..) | (6, 0..=1, _)) => {
-            Some("before 6.2 it is not what this program is tested with")
-        }
-        (false, (6, 2, 0..=1)) => {
+        (false, (0..=5, ..)) => Some("before 6.0 it is not what this program is tested with"),
+        (false, (6, 0..=1, _) | (6, 2, 0..=1)) => {
             Some("a replica that is left after all were down is never chosen (redis#6751)")
         }
         (true, (9, 0, 0)) => Some("with ACLs, no failover succeeds (valkey#2779)"),

@@ -193,9 +193,9 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     Ok(Fence { instance, run_id, follow, follow_run, kind, replid })
 }
 
-/// It holds data of the group. An append-only file does not hold which history its data belongs to; then it is known by
-/// its place: a majority of the Sentinels lists it, which would make it a replica all the same, only later; or the agent on
-/// its own host has seen the run before at this address, with a history of the group.
+/// It holds data of the group. Where it cannot say which history its data belongs to ([`InstanceAnswer::forgets_history`]),
+/// it is known by its place: a majority of the Sentinels lists it, which would make it a replica all the same, only later; or
+/// the agent on its own host has seen the run before at this address, with a history of the group.
 fn is_related(
     view: &View<'_>,
     address: &Address,
@@ -211,7 +211,7 @@ fn is_related(
     };
     share_history(answer, writer)
         || view.age(answer).is_some()
-        || (answer.append_only && by_place())
+        || (answer.forgets_history() && by_place())
 }
 
 /// The agent on its host has noted in Consul that it had data of the group, and it was started from the same config file.
@@ -242,9 +242,10 @@ fn unrelated(
     let until = changes.find(|change| change.from.as_ref() == Some(address));
     let until = until.map(|change| change.generation.saturating_sub(1));
     let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
-    if answer.append_only && (placed || until.is_some()) {
-        let writer = writer.clone();
-        return WhyLeft::Unproven { keys, until, writer };
+    if answer.forgets_history() && (placed || until.is_some()) {
+        let (writer, append_only) = (writer.clone(), answer.append_only);
+        let holds = answer.can_hold_writes();
+        return WhyLeft::Unproven { keys, until, writer, append_only, holds };
     }
     WhyLeft::Unrelated { keys }
 }

@@ -5,14 +5,15 @@
 //! held up by it (`docs/facts/sentinel.md` 4.3). It must be short: Sentinel's own PUBLISH is a write, so a
 //! Sentinel whose PUBLISH is held gets no answer to the PINGs behind it and calls the instance down, and
 //! an instance that it calls down it never turns into a replica. So a hold lasts until the majority has followed,
-//! and is not the way to fence an old primary for good.
+//! and is not the way to fence an old primary for good. Redis before 6.2 can hold no writes alone: a pause of all clients holds
+//! PING and REPLICAOF as well, and cannot be ended, so nothing is held there (`docs/facts/sentinel.md` 20).
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::identity::address::Address;
 use crate::known::memory::{Condition, Origin};
-use crate::known::observed::Role;
+use crate::known::observed::{InstanceAnswer, Role};
 use crate::known::view::View;
 use crate::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS, HOLD_MS, HOLD_RENEW_MS};
 use crate::shown::reasons::{LeftAlone, WhyLeft};
@@ -72,7 +73,7 @@ pub fn unproven(view: &View<'_>, left: &[LeftAlone]) -> Vec<Hold> {
         view.policy.hold_writes && !listed(&left.instance) && due(view, &left.instance)
     };
     let hold = |left: &LeftAlone| match &left.why {
-        WhyLeft::Unproven { writer, .. } => Some(Hold {
+        WhyLeft::Unproven { writer, holds: true, .. } => Some(Hold {
             instance: left.instance.clone(),
             why: HoldReason::Unproven(writer.clone()),
             for_ms: HOLD_MS,
@@ -117,24 +118,38 @@ fn in_doubt(view: &View<'_>, address: &Address) -> bool {
     view.policy.fence && led && !replica && !leads
 }
 
-/// The primaries of this host, once it has been isolated for long enough. A hold ends by itself, so nothing is left
-/// behind when the agent dies or the network heals.
+/// A hold ends by itself, so nothing is left behind when the agent dies or the network heals.
 fn isolated(view: &View<'_>) -> Vec<Hold> {
-    let lasted = view.memory.lasted(&Condition::Isolated, CUT_OFF_AFTER_MS, view.now);
-    if !view.policy.hold_when_cut_off || view.record.is_none() || !lasted {
-        return Vec::new();
-    }
-    let local = view.policy.local.iter().filter(|address| due(view, address));
-    local
-        .filter(|address| {
-            view.instance(address).is_some_and(|a| matches!(a.role, Role::Primary { .. }))
-        })
-        .map(|address| Hold {
+    let primaries = isolated_primaries(view);
+    primaries
+        .filter(|(address, answer)| answer.can_hold_writes() && due(view, address))
+        .map(|(address, _)| Hold {
             instance: address.clone(),
             why: HoldReason::Isolated,
             for_ms: HOLD_MS,
         })
         .collect()
+}
+
+/// The primaries of this host, once it has been isolated for long enough.
+fn isolated_primaries<'a>(
+    view: &View<'a>,
+) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> + use<'a> {
+    let lasted = view.memory.lasted(&Condition::Isolated, CUT_OFF_AFTER_MS, view.now);
+    let held = view.policy.hold_when_cut_off && view.record.is_some() && lasted;
+    let local: &'a BTreeSet<Address> = &view.policy.local;
+    let (observed, recent) = (view.observed, view.recent);
+    let local = local.iter().filter(move |_| held);
+    local
+        .filter_map(move |address| Some((address, observed.instances.get(address)?.since(recent)?)))
+        .filter(|(_, answer)| matches!(answer.role, Role::Primary { .. }))
+}
+
+/// The primaries of this isolated host that should be held and are too old for it.
+pub fn not_held<'a>(
+    view: &View<'a>,
+) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> + use<'a> {
+    isolated_primaries(view).filter(|(_, answer)| !answer.can_hold_writes())
 }
 
 fn due(view: &View<'_>, address: &Address) -> bool {
@@ -158,6 +173,7 @@ fn superseded(view: &View<'_>) -> Vec<Hold> {
         .filter(|(address, _)| **address != successor && due(view, address))
         .filter_map(|(address, reading)| Some((address, reading.since(view.since)?)))
         .filter(|(_, answer)| matches!(answer.role, Role::Primary { .. }))
+        .filter(|(_, answer)| answer.can_hold_writes())
         .filter(|(_, answer)| share_history(answer, new) && answer.run_id != new.run_id)
         .map(|(address, _)| Hold {
             instance: address.clone(),

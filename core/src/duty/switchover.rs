@@ -20,6 +20,17 @@ pub struct Switchover {
     pub candidates: Vec<Address>,
     /// The one Sentinel that is to do it.
     pub sentinel: Address,
+    /// How the primary's writes are stopped.
+    pub stops: Stops,
+}
+
+/// How the old primary is kept from taking writes that the new one would not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stops {
+    /// It holds them (`CLIENT PAUSE ... WRITE`), from Redis 6.2 on.
+    Holding,
+    /// It follows this candidate from the moment on in which it takes no more of them.
+    Following(Address),
 }
 
 /// Something that must be so before a primary is moved.
@@ -46,7 +57,10 @@ pub fn prepare(view: &View<'_>, to: Option<&Address>) -> (Vec<Check>, Option<Swi
     let well = checks.iter().all(|check| check.found.is_ok());
     let switchover = view.writer().zip(sentinel).filter(|_| well).map(|(from, (sentinel, _))| {
         let (from, to, sentinel) = (from.clone(), to.cloned(), sentinel.clone());
-        Switchover { from, to, candidates, sentinel }
+        let can_hold = view.instance(&from).is_none_or(InstanceAnswer::can_hold_writes);
+        let first = to.as_ref().or(candidates.first()).filter(|_| !can_hold);
+        let stops = first.map_or(Stops::Holding, |first| Stops::Following(first.clone()));
+        Switchover { from, to, candidates, sentinel, stops }
     });
     (checks, switchover)
 }
@@ -75,9 +89,8 @@ fn writer(view: &View<'_>) -> Result<String, String> {
         return Err(format!("{writer} is not confirmed by a majority yet"));
     }
     match view.test(writer) {
-        WriterTest::Passes(answer) if holds_no_writes(&answer.version) => Err(format!(
-            "{writer} is Redis {}, which cannot hold writes alone (CLIENT PAUSE ... WRITE is there from 6.2 on): what it \
-             takes during the move would be lost",
+        WriterTest::Passes(answer) if !answer.can_hold_writes() => Ok(format!(
+            "{writer} is published and says that it is the primary; Redis {} cannot hold its writes, and is made a replica first",
             answer.version
         )),
         WriterTest::Passes(_) => {
@@ -85,15 +98,6 @@ fn writer(view: &View<'_>) -> Result<String, String> {
         }
         WriterTest::Fails(why) => Err(format!("{writer} {why}")),
         WriterTest::Unknown(why) => Err(format!("{writer} does not answer: {why}")),
-    }
-}
-
-/// Before 6.2 there is no `CLIENT PAUSE ... WRITE`. What cannot be read has it.
-fn holds_no_writes(version: &str) -> bool {
-    let mut parts = version.split('.').map(|part| part.parse::<u32>());
-    match (parts.next(), parts.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (6, 2),
-        _ => false,
     }
 }
 

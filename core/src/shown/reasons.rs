@@ -341,8 +341,8 @@ pub enum WhyLeft {
         /// How many keys it holds.
         keys: u64,
     },
-    /// It was an instance of the group, and begins with another history than any of the group's: what an append-only file
-    /// holds cannot be told. Its writes are held.
+    /// It was an instance of the group, and begins with another history than any of the group's: whose data it holds
+    /// cannot be told. Its writes are held where they can be.
     Unproven {
         /// How many keys it holds.
         keys: u64,
@@ -350,6 +350,10 @@ pub enum WhyLeft {
         until: Option<u64>,
         /// The writer that it should follow.
         writer: Address,
+        /// It keeps an append-only file; else it is a Redis that reads no history from a snapshot as a primary.
+        append_only: bool,
+        /// Its writes can be held.
+        holds: bool,
     },
     /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
     WriterIsEmpty {
@@ -520,6 +524,13 @@ pub enum Reason {
         /// It stands in this agent's config.
         configured: bool,
     },
+    /// The host is isolated, and its primary is a Redis that cannot hold its writes.
+    NotHeld {
+        /// The primary.
+        instance: Address,
+        /// Its version.
+        version: String,
+    },
     /// A key that operators write cannot be read.
     Ignored {
         /// Its path.
@@ -598,6 +609,11 @@ impl fmt::Display for Reason {
                      addresses. Write the address that the Sentinels know in [[redis]]"
                 )
             }
+            Self::NotHeld { instance, version } => write!(
+                f,
+                "this host sees neither Consul nor a majority of the Sentinels, and {instance} takes writes that may be lost: \
+                 Redis {version} cannot hold them (6.2 and later can). `min-replicas-to-write` 1 there refuses them"
+            ),
             Self::Ignored { key, error } => write!(f, "{key} is ignored: {error}"),
         }
     }
@@ -931,15 +947,23 @@ impl fmt::Display for LeftAlone {
                 "{address} is a primary with {keys} keys of an unrelated history: neither published, nor \
                  made a replica, which would delete them. If they are of no use, run REPLICAOF there"
             ),
-            WhyLeft::Unproven { until, writer, .. } => {
+            WhyLeft::Unproven { until, writer, append_only, holds, .. } => {
                 let was = match until {
                     Some(generation) => format!("was the writer until generation {generation}"),
                     None => "was an instance of this group".to_owned(),
                 };
+                let what = match append_only {
+                    true => "its append-only file",
+                    false => "a snapshot, as Redis before 7.0 reads it,",
+                };
+                let held = match holds {
+                    true => "are held",
+                    false => "cannot be held before Redis 6.2",
+                };
                 write!(
                     f,
-                    "{address} {was} and is a primary again; its append-only file cannot prove whose data it holds. Its \
-                     writes are held and its data is not touched. If the data is of no use, run REPLICAOF {} {} there",
+                    "{address} {was} and is a primary again; {what} cannot prove whose data it holds. Its \
+                     writes {held} and its data is not touched. If the data is of no use, run REPLICAOF {} {} there",
                     writer.host(),
                     writer.port()
                 )

@@ -154,6 +154,8 @@ pub enum ProblemCode {
     ConsulSilent,
     /// The writer refuses writes.
     WritesRefused,
+    /// The writes of an isolated primary cannot be held.
+    WritesNotHeld,
     /// There are instances besides the writer, and none to read from.
     NoReplicas,
     /// An instance is down, as a majority of the Sentinels says.
@@ -172,7 +174,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -203,6 +205,7 @@ impl ProblemCode {
         Self::ConsulRefuses,
         Self::ConsulSilent,
         Self::WritesRefused,
+        Self::WritesNotHeld,
         Self::NoReplicas,
         Self::InstanceDown,
         Self::CannotSave,
@@ -263,6 +266,7 @@ impl ProblemCode {
             Self::ConsulRefuses => "consul-refuses",
             Self::ConsulSilent => "consul-silent",
             Self::WritesRefused => "writes-refused",
+            Self::WritesNotHeld => "writes-not-held",
             Self::NoReplicas => "no-replicas",
             Self::InstanceDown => "instance-down",
             Self::CannotSave => "cannot-save",
@@ -678,6 +682,7 @@ fn noteworthy(reason: &Reason) -> Option<Problem> {
         Reason::ForeignNode(_) => Some(ProblemCode::ForeignNode.says(reason.to_string())),
         Reason::LeftAlone(left) => Some(ProblemCode::SecondPrimary.says(second_primary(left))),
         Reason::TwoAddresses { .. } => Some(ProblemCode::TwoAddresses.says(reason.to_string())),
+        Reason::NotHeld { .. } => Some(ProblemCode::WritesNotHeld.says(reason.to_string())),
         Reason::Loopback { .. } => Some(ProblemCode::LoopbackAddress.says(reason.to_string())),
         _ => None,
     }

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use consul_redis_core::doctor::{
     ConsulAgent, ConsulRow, Facts, Fields, Finding, FindingCode, InstanceFacts, LoginFacts,
-    NameAnswer, NameKind, Right, RightKind, SentinelFacts, diagnose, rights, short_down_after,
+    NameAnswer, NameKind, Refused, Right, RightKind, SentinelFacts, diagnose, rights,
+    short_down_after,
 };
 use consul_redis_core::identity::address::Address;
 use consul_redis_core::known::observed::{
@@ -36,12 +37,22 @@ fn fields(pairs: &[(&str, &str)]) -> Fields {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
+fn nothing_refused() -> Refused {
+    Refused { user: "consul-redis".to_owned(), commands: Vec::new() }
+}
+
+fn refused(commands: &[(&str, &str)]) -> Refused {
+    let commands = commands.iter().map(|(c, words)| ((*c).to_owned(), (*words).to_owned()));
+    Refused { commands: commands.collect(), ..nothing_refused() }
+}
+
 fn sentinel_facts() -> SentinelFacts {
     SentinelFacts {
         config: Ok(fields(&[("resolve-hostnames", "no"), ("announce-hostnames", "no")])),
         quorum: Ok(Ok("OK 3 usable Sentinels.".to_owned())),
         version: Ok("7.0.15".to_owned()),
         valkey: false,
+        refused: Ok(nothing_refused()),
         saved: Ok(Ok(())),
     }
 }
@@ -79,6 +90,8 @@ fn instance_facts() -> InstanceFacts {
         ])),
         clock_ahead_ms: Ok(3),
         sentinel_users: Ok([("sentinel".to_owned(), String::new())].into()),
+        refused: Ok(nothing_refused()),
+        renamed: Ok(Vec::new()),
     }
 }
 
@@ -356,6 +369,11 @@ const SENTINEL_FAULTS: &[(FindingCode, Fault)] = &[
     (FindingCode::LoopbackAnnounced, |w| {
         w.sentinel(1, |group| group.peers[0].address = at("127.0.0.1:26379"));
     }),
+    (FindingCode::SentinelRight, |w| {
+        let words = "NOPERM this user has no permissions to run the 'sentinel|reset' command";
+        let refused = refused(&[("SENTINEL RESET", words)]);
+        w.sentinels.get_mut(&sentinel_at(1)).expect("it").refused = Ok(refused);
+    }),
     (FindingCode::SentinelVersion, |w| {
         w.sentinels.get_mut(&sentinel_at(1)).expect("it").version = Ok("6.2.1".to_owned());
     }),
@@ -420,6 +438,26 @@ const INSTANCE_FAULTS: &[(FindingCode, Fault)] = &[
     (FindingCode::ReplicaUnannounced, |w| {
         let hidden = InstanceAnswer { announced: false, ..replica(1, A) };
         w.scene.set_instance(C, hidden);
+    }),
+    (FindingCode::InstanceRight, |w| {
+        let refused = refused(&[
+            ("REPLICAOF", "NOPERM this user has no permissions to run the 'replicaof' command"),
+            (
+                "CLIENT PAUSE",
+                "NOPERM this user has no permissions to run the 'client|pause' command",
+            ),
+        ]);
+        w.instances.get_mut(&at(B)).expect("it").refused = Ok(refused);
+    }),
+    (FindingCode::CommandRenamed, |w| {
+        let renamed = ["SLAVEOF", "CONFIG REWRITE"].map(str::to_owned).to_vec();
+        w.instances.get_mut(&at(B)).expect("it").renamed = Ok(renamed);
+    }),
+    (FindingCode::WritesNotHeld, |w| {
+        for (at, answer) in [(A, primary(1, None, &[B, C])), (B, replica(1, A)), (C, replica(1, A))]
+        {
+            w.scene.set_instance(at, InstanceAnswer { version: "6.0.16".to_owned(), ..answer });
+        }
     }),
     (FindingCode::FollowsAnother, |w| w.scene.set_instance(C, replica(1, B))),
     (FindingCode::ReplicaLags, |w| {

@@ -448,6 +448,25 @@ fn what_an_agent_sees_of_its_own_instances_is_noted_and_goes_with_their_history(
     assert!(matches!(&write.ops[1..], [Op::KeyDeleteTree { prefix: gone }] if *gone == prefix));
 }
 
+/// Redis before 7.0 begins a new history when it restarts as a primary, whatever its snapshot says.
+#[test]
+fn one_of_an_old_version_is_known_by_its_place() {
+    let old =
+        |version: &str| InstanceAnswer { version: version.to_owned(), ..primary(9, None, &[]) };
+    let with = |version: &str| stray(NOW - ASKED, Origin::Started).instance(C, old(version));
+    for version in ["6.0.16", "6.2.14"] {
+        assert_eq!(fences(&with(version))[0].kind, StrayKind::Returned, "{version}");
+    }
+    left_alone(&with("7.0.15"), "of an unrelated history");
+    // It cannot hold its writes, and it is not said that they are held.
+    let unproven = unlisted(with("6.0.16"));
+    left_alone(&unproven, "as Redis before 7.0 reads it, cannot prove whose data it holds");
+    left_alone(&unproven, "writes cannot be held before Redis 6.2");
+    let decision = unproven.decision();
+    assert!(!decision.actions().iter().any(|action| matches!(action, Action::Hold(_))));
+    left_alone(&unlisted(with("6.2.14")), "Its writes are held");
+}
+
 #[test]
 fn what_cannot_prove_its_data_takes_no_writes() {
     let held = |scene: &Scene| {

@@ -3,10 +3,12 @@
 use consul_redis_core::duty::action::Action;
 use consul_redis_core::duty::hold::{HoldReason, is_isolated};
 use consul_redis_core::known::memory::{Condition, Life, Origin};
+use consul_redis_core::known::observed::InstanceAnswer;
 use consul_redis_core::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS};
+use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica, run};
+use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, promoted_b, replica, run};
 
 /// A leads on this host, which sees nothing of the others but its own Sentinel, and has not for so long.
 fn alone(ms: u64) -> Scene {
@@ -50,6 +52,21 @@ fn a_host_that_sees_neither_consul_nor_a_majority_holds_its_primary_after_a_seco
     let mut off = alone(CUT_OFF_AFTER_MS);
     off.policy.hold_when_cut_off = false;
     assert_eq!(held(&off), Vec::<String>::new());
+}
+
+/// Redis before 6.2 has no `CLIENT PAUSE ... WRITE`: that is said, and no command is sent that it would refuse.
+#[test]
+fn what_cannot_hold_its_writes_is_a_problem_while_it_is_isolated() {
+    let with = |version: &str, ms: u64| {
+        let answer = InstanceAnswer { version: version.to_owned(), ..primary(1, None, &[B, C]) };
+        let scene = alone(ms).instance(A, answer);
+        let status = assess(&scene.view(), &layout(), &scene.decision());
+        let codes: Vec<ProblemCode> = status.problems.iter().map(|problem| problem.code).collect();
+        (held(&scene), codes.contains(&ProblemCode::WritesNotHeld))
+    };
+    assert_eq!(with("6.2.0", CUT_OFF_AFTER_MS), (vec![A.to_owned()], false));
+    assert_eq!(with("6.0.16", CUT_OFF_AFTER_MS), (Vec::new(), true));
+    assert_eq!(with("6.0.16", CUT_OFF_AFTER_MS - 1), (Vec::new(), false));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Instances that the Sentinels reach and this agent does not, and a writer that refuses writes.
 
-use consul_redis_core::duty::switchover::prepare;
+use consul_redis_core::duty::switchover::{Stops, prepare};
 use consul_redis_core::known::observed::InstanceAnswer;
 use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::shown::unreachable::{LOGIN_REFUSED, UNREACHABLE_AFTER_MS};
@@ -56,19 +56,23 @@ fn while_it_leads_the_present_reason_is_shown() {
     assert!(said.contains("/run/redis"), "{said}");
 }
 
+/// Where the primary cannot hold its writes, it is made a replica before another one is promoted.
 #[test]
-fn a_move_is_refused_where_writes_cannot_be_held_alone() {
+fn a_move_follows_first_where_writes_cannot_be_held_alone() {
     let versions =
         [("6.0.16", false), ("6.2.0", true), ("7.0.15", true), ("8.6.3", true), ("x", true)];
     for (version, can) in versions {
         let writer = InstanceAnswer { version: version.to_owned(), ..primary(1, None, &[B, C]) };
         let mut scene = Scene::healthy(3).instance(A, writer);
         scene.observed.store.as_mut().expect("a store").agents = ["agent-0".to_owned()].into();
-        let (checks, switchover) = prepare(&scene.view(), None);
-        assert_eq!(switchover.is_some(), can, "{version}: {checks:?}");
-        let said = checks[0].found.as_ref().err();
-        let names = said.is_some_and(|said| said.contains("CLIENT PAUSE ... WRITE"));
-        assert_eq!(names, !can, "{version}: {checks:?}");
+        for (to, first) in [(None, B), (Some(at(C)), C)] {
+            let (checks, switchover) = prepare(&scene.view(), to.as_ref());
+            let wanted = if can { Stops::Holding } else { Stops::Following(at(first)) };
+            let stops = switchover.map(|switchover| switchover.stops);
+            assert_eq!(stops, Some(wanted), "{version}: {checks:?}");
+            let said = checks[0].found.as_ref().expect("it is well");
+            assert_eq!(said.contains("is made a replica first"), !can, "{version}: {said}");
+        }
     }
 }
 
