@@ -77,7 +77,7 @@ impl From<ConsulError> for Error {
         match error {
             ConsulError::Denied { .. } => Self::Denied(text),
             ConsulError::Secret(_) => Self::Settings(text),
-            ConsulError::Unreadable { .. } => Self::Unreadable(text),
+            ConsulError::Unreadable { .. } | ConsulError::NoIndex { .. } => Self::Unreadable(text),
             ConsulError::Status { .. } | ConsulError::Unreachable { .. } => Self::Silent(text),
         }
     }

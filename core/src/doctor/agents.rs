@@ -11,7 +11,7 @@ const FLAPPING_CHANGES: usize = 8;
 /// The time in which [`FLAPPING_CHANGES`] changes of the writer are too many.
 const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// What `status` finds wrong and another check says, with evidence.
-const SAID_ELSEWHERE: [ProblemCode; 16] = [
+const SAID_ELSEWHERE: [ProblemCode; 17] = [
     ProblemCode::ServiceTaken,
     ProblemCode::ForeignNode,
     ProblemCode::SameSentinelId,

@@ -174,7 +174,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
