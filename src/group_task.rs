@@ -22,8 +22,10 @@ use crate::consul::watch::{watch_group, watch_registered, watch_rows};
 use crate::core::duty::action::Write;
 use crate::core::group::{GroupLoop, Input, LogLevel, Outcome, Output, Published};
 use crate::core::identity::address::Address;
-use crate::core::known::observed::{InstanceAnswer, Reading, RowsAnswer, StoreAnswer};
-use crate::core::policy::Policy;
+use crate::core::known::observed::{
+    InstanceAnswer, ProcessState, Reading, RowsAnswer, StoreAnswer,
+};
+use crate::core::policy::{FastFailover, Policy};
 use crate::core::published::projection::Op;
 use crate::core::published::store::AgentClock;
 use crate::core::shown::status::{Problem, ProblemCode};
@@ -32,6 +34,7 @@ use crate::instance::{InstanceCommand, Todo, follow};
 use crate::mailbox::Mailbox;
 use crate::meter::GroupMeter;
 use crate::name_check::Findings;
+use crate::process::watch_process;
 use crate::redis_link::LinkSettings;
 use crate::sentinel::pool::{PoolReport, SentinelHandles};
 use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand};
@@ -83,6 +86,7 @@ pub struct GroupTask {
 
 /// What wakes the group's task.
 enum Event {
+    Process(Address, ProcessState),
     Instance(Address, Reading<InstanceAnswer>),
     Sentinel(PoolReport),
     Keys(Result<StoreAnswer, ConsulError>),
@@ -122,6 +126,7 @@ type InstanceReading = (Address, Reading<InstanceAnswer>);
 
 /// All that a group's loop listens to.
 struct Events {
+    processes: mpsc::Receiver<(Address, ProcessState)>,
     instances: mpsc::Receiver<InstanceReading>,
     done: mpsc::Receiver<Done>,
     sentinels: mpsc::Receiver<PoolReport>,
@@ -139,6 +144,7 @@ impl Events {
     async fn next(&mut self) -> Event {
         tokio::select! {
             biased;
+            Some((address, state)) = self.processes.recv() => Event::Process(address, state),
             Some((address, reading)) = self.instances.recv() => Event::Instance(address, reading),
             Some(done) = self.done.recv() => Event::Done(done),
             Some(report) = self.sentinels.recv() => Event::Sentinel(report),
@@ -178,7 +184,10 @@ struct Executor {
     sentinels: watch::Receiver<SentinelHandles>,
     done: mpsc::Sender<Done>,
     readings: mpsc::Sender<InstanceReading>,
+    process_news: mpsc::Sender<(Address, ProcessState)>,
     instances: BTreeMap<Address, Instance>,
+    /// The tasks that watch the processes of this host's instances.
+    processes: BTreeMap<Address, AbortOnDropHandle<()>>,
     reading_store: Option<AbortOnDropHandle<()>>,
     reading_rows: Option<AbortOnDropHandle<()>>,
     /// Consul does not answer the watch, which asks again and again: what is to be read once it does.
@@ -269,7 +278,9 @@ impl GroupTask {
         let rows_watch = watch_rows(self.consul.clone(), group.layout.node(), send);
         let (readings, instances) = mpsc::channel(EVENTS_MAX);
         let (tell_done, done) = mpsc::channel(EVENTS_MAX);
+        let (process_news, processes) = mpsc::channel(ANSWERS_MAX);
         let events = Events {
+            processes,
             instances,
             done,
             sentinels: self.reports,
@@ -294,7 +305,9 @@ impl GroupTask {
             sentinels: self.sentinels,
             done: tell_done,
             readings,
+            process_news,
             instances: BTreeMap::new(),
+            processes: BTreeMap::new(),
             reading_store: None,
             reading_rows: None,
             away: None,
@@ -342,6 +355,10 @@ impl Executor {
                 Input::SentinelGone(sentinel)
             }
             Event::Sentinel(PoolReport::GaveUp(sentinel, why)) => Input::GaveUp(sentinel, why),
+            Event::Sentinel(PoolReport::NotBegun(replace, words)) => {
+                Input::NotBegun(replace, words)
+            }
+            Event::Process(address, state) => Input::Process(address, state),
             Event::Keys(answer) => self.keys(answer, now),
             Event::Registered(found) => Input::Registered(found),
             Event::Done(Done::Failed(source, error)) => {
@@ -368,6 +385,7 @@ impl Executor {
             Event::Config(group) => {
                 self.login.send_replace(group.login.clone());
                 self.group = *group;
+                self.watch_processes();
                 Input::Policy(Box::new(self.policy()))
             }
             Event::Look => Input::Look,
@@ -494,6 +512,7 @@ impl Executor {
                 self.meter.published(&published);
                 self.published.send_replace(Some(*published));
             }
+            Output::Died(kind, aftermath) => self.meter.died(kind, aftermath),
             Output::Replace(replace, until) => {
                 let sentinel = replace.sentinel.clone();
                 self.tell(&sentinel, SentinelCommand::Replace(group.clone(), replace, until));
@@ -535,6 +554,30 @@ impl Executor {
                 let todo = Arc::<Mailbox<Todo>>::default();
                 let task = tokio::spawn(follow(address, login, clock, todo.clone(), readings));
                 Instance { todo, _task: AbortOnDropHandle::new(task) }
+            });
+        }
+        self.watch_processes();
+    }
+
+    /// Watches the processes of this host's instances, where that is of use.
+    fn watch_processes(&mut self) {
+        let Policy { local, fast_failover, .. } = &self.group.policy;
+        let wanted = |address: &Address| {
+            *fast_failover == FastFailover::Proof
+                && local.contains(address)
+                && self.instances.contains_key(address)
+        };
+        self.processes.retain(|address, _| wanted(address));
+        for address in local.iter().filter(|address| wanted(address)) {
+            let (login, clock, news) =
+                (self.login.subscribe(), self.clock, self.process_news.clone());
+            self.processes.entry(address.clone()).or_insert_with(|| {
+                AbortOnDropHandle::new(tokio::spawn(watch_process(
+                    address.clone(),
+                    login,
+                    clock,
+                    news,
+                )))
             });
         }
     }

@@ -47,6 +47,8 @@ pub mod observe;
 #[doc(hidden)]
 pub mod pem;
 #[doc(hidden)]
+pub mod process;
+#[doc(hidden)]
 pub mod redis_link;
 #[doc(hidden)]
 pub mod reload;

@@ -10,9 +10,9 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::clock::Clock;
 use crate::core::duty::action::Purpose;
-use crate::core::group::{Outcome, Published};
+use crate::core::group::{Aftermath, Outcome, Published};
 use crate::core::identity::address::{Address, GroupName};
-use crate::core::known::observed::{InstanceAnswer, Reading, SentinelAnswer};
+use crate::core::known::observed::{InstanceAnswer, ProofKind, Reading, SentinelAnswer};
 use crate::core::published::name_check::{self, CheckResult};
 use crate::core::published::publication::Verdict;
 use crate::core::shown::status::Problem;
@@ -60,6 +60,10 @@ pub struct Meter {
     pub instance_errors: Counters,
     /// From when an instance was seen to be promoted to when it was published, by group.
     pub promotion_to_published: Histograms,
+    /// Ends of writers' processes that the kernel told of, by group, kind of proof and what became of it.
+    pub deaths: Counters,
+    /// From such an end to when another writer was seen to be published, by group.
+    pub death_to_published: Histograms,
     /// From then to when DNS answered it, by group and server.
     pub promotion_to_dns: Histograms,
     /// Answers of DNS servers, by group, server and how they compare with what was published.
@@ -85,6 +89,8 @@ impl Meter {
             sentinel_errors: Counters::default(),
             instance_errors: Counters::default(),
             promotion_to_published: Histograms::new_with_constructor(Buckets),
+            deaths: Counters::default(),
+            death_to_published: Histograms::new_with_constructor(Buckets),
             promotion_to_dns: Histograms::new_with_constructor(Buckets),
             dns_answers: Counters::default(),
             dns_wrong: Gauges::default(),
@@ -243,6 +249,20 @@ impl GroupMeter {
             let taken = seconds(published.at - promoted);
             let histograms = &self.meter.promotion_to_published;
             histograms.get_or_create(&of(&self.group)).observe(taken);
+        }
+    }
+
+    /// A writer's process has ended, and this became of it.
+    pub fn died(&self, kind: ProofKind, aftermath: Aftermath) {
+        let labels = vec![
+            ("group", self.group.to_string()),
+            ("kind", kind.as_str().to_owned()),
+            ("outcome", aftermath.as_str().to_owned()),
+        ];
+        self.meter.deaths.get_or_create(&labels).inc();
+        if let Aftermath::Replaced(ms) = aftermath {
+            let histograms = &self.meter.death_to_published;
+            histograms.get_or_create(&of(&self.group)).observe(seconds(ms));
         }
     }
 

@@ -21,6 +21,7 @@ use crate::published::write::{Next, Wanted, claimed, taken, write};
 use crate::shown::reasons::{NotPromotedAgain, Reason};
 use crate::situation::data_loss::replace;
 use crate::situation::election::copies;
+use crate::situation::proof::fast;
 use crate::situation::{Situation, situation};
 
 /// What follows from one view: what is published, what is done to each server, and what is said.
@@ -78,7 +79,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     reasons.extend(relay_refused(view));
     let mut sentinels_refused = Vec::new();
     let mut sentinels = sentinel_duties(view, &mut sentinels_refused);
-    let (replacing, forgetting) = (replace(view), forget(view));
+    let (replacing, forgetting, fast) = (replace(view), forget(view), fast(view));
     let next = Next {
         // A Sentinel that is reconfigured now is made to forget the next time.
         forget: forgetting
@@ -87,6 +88,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
             .and_then(Option::as_ref)
             .filter(|forget| !sentinels.contains_key(&forget.sentinel)),
         replace: replacing.as_ref().ok().and_then(Option::as_ref),
+        fast: fast.as_ref().ok().and_then(Option::as_ref),
     };
     let (mut wanted, mut sound) = (None, false);
     match write(view, layout, &verdict, &next) {
@@ -107,6 +109,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     reasons.extend(again(&situation));
     reasons.extend(gave_up(view));
     reasons.extend(left_alone.into_iter().map(Reason::LeftAlone));
+    reasons.extend(fast.err().map(|why| Reason::NotFast(*why)));
     reasons.extend(replacing.err().map(|why| Reason::NotReplaced(*why)));
     reasons.extend(forgetting.err().map(|why| Reason::NotForgotten(*why)));
     reasons.extend(refused);

@@ -28,16 +28,17 @@ use crate::known::conditions::conditions;
 use crate::known::memory::{Condition, Memory};
 use crate::known::observed::GaveUp;
 use crate::known::observed::{
-    InstanceAnswer, Observed, Reading, RowsAnswer, SentinelAnswer, StoreAnswer, StoredState,
+    Death, InstanceAnswer, Observed, ProcessState, ProofKind, Reading, RowsAnswer, SentinelAnswer,
+    StoreAnswer, StoredState,
 };
 use crate::known::view::{Found, View};
-use crate::policy::{ANSWER_AGE_MAX_MS, HOLD_MS, Policy};
+use crate::policy::{ANSWER_AGE_MAX_MS, DEATH_KNOWN_MS, HOLD_MS, Policy};
 use crate::published::projection::{Layout, Op};
-use crate::published::record::Change;
+use crate::published::record::{Change, Record};
 use crate::published::replicas::InstanceRows;
 use crate::published::store::AgentClock;
 use crate::shown::status::{GroupStatus, ProblemCode, assess, problems, standing};
-use crate::situation::data_loss::{Detach, Replace};
+use crate::situation::data_loss::{Detach, Replace, WhyReplace};
 use crate::situation::election::Tally;
 use crate::time::{Mono, Now};
 
@@ -71,6 +72,10 @@ pub enum Input {
     Registered(BTreeSet<Address>),
     /// A Sentinel says that it has given up a failover.
     GaveUp(Address, GaveUp),
+    /// What the kernel tells of the process of an instance on this host.
+    Process(Address, ProcessState),
+    /// The Sentinel that was asked to replace a primary whose process (`run_id`) had ended begins no failover: its words.
+    NotBegun(Replace, String),
     /// DNS answers what was published with this generation.
     SeenInDns(u64),
     /// How the write with this number ended.
@@ -149,8 +154,35 @@ pub enum Output {
     Replace(Replace, Mono),
     /// Have this agent's key say this of its clock.
     ShowClock(AgentClock),
+    /// What became of a process whose end this agent has seen.
+    Died(ProofKind, Aftermath),
     /// Write to the log.
     Say(LogLine),
+}
+
+/// What becomes of the writer's death once it was proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aftermath {
+    /// A Sentinel is asked for a failover.
+    Asked,
+    /// It has refused.
+    Refused,
+    /// It is left to the Sentinels, for this reason ([`WhyNotFast::as_str`](crate::shown::reasons::WhyNotFast::as_str)).
+    Left(&'static str),
+    /// Another writer is published, so many ms after the death.
+    Replaced(u64),
+}
+
+impl Aftermath {
+    /// As the label `outcome` of the metrics has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Refused => "refused",
+            Self::Left(why) => why,
+            Self::Replaced(_) => "replaced",
+        }
+    }
 }
 
 /// A generation that is in Consul now.
@@ -219,7 +251,19 @@ pub struct GroupLoop {
     /// What has been said that still is so.
     standing: BTreeSet<(ProblemCode, Address)>,
     noted: Noted,
+    /// The death of which it was said why no failover is asked for at once.
+    not_fast: Option<(Address, u32)>,
     decision: Option<Decision>,
+}
+
+/// What a publication says of a death that this agent has seen: told once.
+fn replaced(deaths: &mut BTreeMap<Address, Death>, record: &Record, now: Now) -> Option<Output> {
+    let noted = record.death.as_ref()?;
+    record.writer_address().filter(|writer| *writer != &noted.instance)?;
+    let death = deaths.get(&noted.instance).filter(|death| death.run_id == noted.run_id)?;
+    let told = Output::Died(death.kind, Aftermath::Replaced(now.mono - death.at));
+    deaths.remove(&noted.instance);
+    Some(told)
 }
 
 impl GroupLoop {
@@ -245,6 +289,7 @@ impl GroupLoop {
             obstacle: None,
             standing: BTreeSet::new(),
             noted: Noted::default(),
+            not_fast: None,
             decision: None,
         }
     }
@@ -316,6 +361,19 @@ impl GroupLoop {
             Input::GaveUp(sentinel, why) => {
                 self.memory.gave_up = Some((sentinel, why, now.mono));
             }
+            Input::Process(instance, state) => self.fold_process(instance, state, now, out),
+            Input::NotBegun(replace, words) => {
+                if let WhyReplace::Died { run_id, .. } = replace.why {
+                    self.memory.not_superseded = Some(run_id);
+                    let death = self.observed.deaths.get(&replace.primary);
+                    out.extend(death.map(|d| Output::Died(d.kind, Aftermath::Refused)));
+                }
+                let text = format!(
+                    "{}: Sentinel {} begins no failover in the place of {}: {words}",
+                    self.policy.group, replace.sentinel, replace.primary
+                );
+                out.push(say(LogLevel::Warn, text));
+            }
             Input::SeenInDns(generation) => self.memory.see_in_dns(generation, now),
             Input::Tick => {}
             Input::Look => self.next_look = now.mono,
@@ -324,6 +382,37 @@ impl GroupLoop {
                 self.next_look = now.mono;
             }
         }
+    }
+
+    /// What the kernel tells. Once it tells of an end, every Sentinel and instance is asked: what is decided on is to be new.
+    fn fold_process(
+        &mut self,
+        instance: Address,
+        state: ProcessState,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) {
+        let group = &self.policy.group;
+        let before = self.observed.processes.get(&instance);
+        let text = match &state {
+            ProcessState::Watched { pid, .. } => {
+                format!("{group}: the end of process {pid} of {instance} would be seen at once")
+            }
+            ProcessState::Unseen(why) => format!(
+                "{group}: the end of {instance} would not be seen at once, and is left to the Sentinels: {why}"
+            ),
+            ProcessState::Ended(Death { pid, .. }) => {
+                format!("{group}: process {pid} of {instance} has ended")
+            }
+        };
+        if before != Some(&state) {
+            out.push(say(LogLevel::Info, text));
+        }
+        if let ProcessState::Ended(death) = &state {
+            self.observed.deaths.insert(instance.clone(), death.clone());
+            self.next_look = now.mono;
+        }
+        self.observed.processes.insert(instance, state);
     }
 
     /// The leader's word, unless something newer was heard while it was on its way.
@@ -374,6 +463,7 @@ impl GroupLoop {
             if old.map(|old| old.generation) != Some(record.generation) {
                 let history = answer.history.clone();
                 out.push(self.published(record, history, now, false));
+                out.extend(replaced(&mut self.observed.deaths, record, now));
             }
         }
         self.observed.store = Some(answer);
@@ -418,6 +508,7 @@ impl GroupLoop {
         }
         let (known, recent) = (&self.known, Mono(now.mono.0.saturating_sub(ANSWER_AGE_MAX_MS)));
         self.observed.instances.retain(|a, reading| known.contains(a) || reading.asked > recent);
+        self.observed.deaths.retain(|_, death| now.mono - death.at < DEATH_KNOWN_MS);
         self.memory.held.retain(|address, _| known.contains(address));
         let sentinels = &self.observed.sentinels;
         self.memory.reconfigured.retain(|(address, _), _| sentinels.contains_key(address));
@@ -436,6 +527,7 @@ impl GroupLoop {
         }
         self.remember_decided(&decision, now);
         self.note_obstacle(&decision, now, out);
+        self.note_not_fast(&decision, out);
         for action in decision.actions() {
             match &action {
                 Action::Write(write) => self.send(write, now, out),

@@ -42,6 +42,8 @@ pub struct Policy {
     pub fence: bool,
     /// Have a primary that has come back without its data replaced, and keep the instances that hold it from copying that.
     pub replace_emptied: bool,
+    /// Have the writer replaced at once when its process is seen to end.
+    pub fast_failover: FastFailover,
     /// Find a first primary among the registered instances.
     pub bootstrap: bool,
     /// How many instances the first primary is chosen among, when that is known.
@@ -58,6 +60,26 @@ pub struct Policy {
     pub sources: BTreeSet<String>,
     /// Settings for such a Sentinel; what is `None` is copied from the other Sentinels.
     pub settings: WantedSettings,
+}
+
+/// Whether a Sentinel is asked for a failover at once when the writer's process has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FastFailover {
+    /// When the kernel of the writer's host says so.
+    Proof,
+    /// Never: the Sentinels wait for `down-after-milliseconds`.
+    Off,
+}
+
+impl FastFailover {
+    /// The word used in configs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Proof => "proof",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// Sentinel settings that the operator fixed: in the config file, or for all agents in the key `config`. What is
@@ -144,6 +166,25 @@ pub const FORGOTTEN_AFTER_MS: u64 = 2_500;
 /// How long a failover that was asked for may take before another one is, in ms: a Sentinel that cannot choose a replica
 /// says so within a second.
 pub const REPLACE_AGAIN_MS: u64 = 5_000;
+/// The least `down-after-milliseconds` with which a failover is asked for at once, in ms: a forced failover is no election, so
+/// the other Sentinels hear of it at its end only, 1.3 s later, and may have begun their own by then (`docs/facts/sentinel.md` 19).
+pub const FAST_DOWN_AFTER_MIN_MS: u64 = 3_000;
+/// How long before the Sentinels call a dead writer down one may still be asked to replace it, in ms: the 1.3 s until all follow,
+/// and the 1 s by which the last answer may be older than the death.
+pub const FAST_BEFORE_DOWN_MS: u64 = 2_500;
+/// How long after the death a Sentinel may still be asked, in ms, however long they would wait.
+pub const FAST_WITHIN_MAX_MS: u64 = 2_000;
+/// How long a writer whose failover was asked for stays unpublished although the Sentinels go on naming it, in ms: as long as the
+/// request may be late, and the Sentinel that was asked may take to show what it does.
+pub const SUPERSEDED_FOR_MS: u64 = 5_000;
+/// For how long of that its writes are held when it is back, in ms: Sentinel takes one that is held for longer for dead.
+pub const SUPERSEDED_HELD_MS: u64 = 2_500;
+/// How long a death is remembered, in ms.
+pub const DEATH_KNOWN_MS: u64 = 60_000;
+/// How far apart two hosts' clocks may be, in ms, before a death that one wrote down counts as old for the other.
+pub const CLOCKS_APART_MAX_MS: u64 = 600_000;
+/// How long the key `move` of a planned move that died speaks for one that is under way, in ms.
+pub const MOVE_KNOWN_MS: u64 = 120_000;
 /// How often one instance gets the command to follow the writer, in ms.
 pub const FENCE_AGAIN_MS: u64 = 1_000;
 /// How long a stray primary that was a replica before is left to Sentinel, which may have promoted it: longer
@@ -191,6 +232,7 @@ impl Policy {
         self.hold_when_cut_off = false;
         self.fence = false;
         self.replace_emptied = false;
+        self.fast_failover = FastFailover::Off;
         self.bootstrap = false;
         self.tell_sentinels = false;
         self.relay = false;
@@ -219,6 +261,7 @@ impl Policy {
             hold_when_cut_off: true,
             fence: true,
             replace_emptied: true,
+            fast_failover: FastFailover::Proof,
             tell_sentinels: true,
             relay: true,
             installation: None,

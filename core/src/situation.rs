@@ -12,7 +12,9 @@ pub mod loss;
 pub mod majority;
 pub mod promote_again;
 pub mod promotion;
+pub mod proof;
 pub mod relocated;
+pub mod superseded;
 pub mod withdrawal;
 pub mod writer;
 
@@ -219,9 +221,9 @@ pub const TABLE: [Row; 14] = [
     },
     Row {
         situation: "Gone",
-        recognised: "the published writer is a replica, agreed down, out of reach, unconfirmed for too long, or left by its majority",
+        recognised: "the published writer is a replica, agreed down, out of reach, unconfirmed for too long, or left by its majority; or its process has ended",
         published: "no writer (rules 3, 4 and 5)",
-        done: "nothing: the Sentinels act",
+        done: "nothing: the Sentinels act; one is asked for a failover at once where the process has ended",
         test: "a_majority_that_agrees_on_its_death_withdraws_the_writer",
     },
     Row {

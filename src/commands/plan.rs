@@ -254,7 +254,7 @@ mod tests {
     use crate::core::published::projection::{
         CheckRow, CheckStatus, MANAGED_BY, NodeRow, ServiceRow,
     };
-    use crate::core::situation::data_loss::Replace;
+    use crate::core::situation::data_loss::{Replace, WhyReplace};
 
     fn address(text: &str) -> Address {
         text.parse().unwrap()
@@ -300,6 +300,8 @@ mod tests {
         let replid: ReplId = serde_json::from_value("0123456789abcdef".into()).unwrap();
         let (run_id, instance) = ("1".to_owned(), old.clone());
         let stale_peers = vec![StalePeer::Replica(new.clone())];
+        let replace =
+            Replace { sentinel: sentinel.clone(), primary: old.clone(), why: WhyReplace::DataLoss };
         let write = |forget, replace| {
             let (purpose, ops) = (Purpose::InstanceRows, operations());
             let (base_index, record, history) = (7, None, None);
@@ -318,7 +320,7 @@ mod tests {
                 Some(Forget { sentinel: sentinel.clone(), primary: old.clone(), stale_peers }),
                 None,
             ),
-            write(None, Some(Replace { sentinel: sentinel.clone(), primary: old.clone() })),
+            write(None, Some(replace)),
             Action::Hold(Hold { instance: old.clone(), why: HoldReason::Isolated, for_ms: 2_000 }),
             Action::Fence(Fence {
                 instance: instance.clone(),

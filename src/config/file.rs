@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::core::identity::address::{Address, GroupName, ServiceName};
+use crate::core::policy::FastFailover;
 use crate::core::published::record::Level;
 
 /// The whole file.
@@ -220,6 +221,10 @@ pub struct GroupTable {
     /// them from copying its emptiness.
     #[serde(default)]
     pub replace_emptied: Option<bool>,
+    /// Node mode, and `exec`: when the kernel tells that the writer's process has ended, have a replica take its place at once
+    /// (`down-after-milliseconds` 3000 and more); or leave it to the Sentinels.
+    #[serde(default)]
+    pub fast_failover: Option<FastFailover>,
     /// Node mode: find a first primary for a blank group; another one where all that the Sentinels know are
     /// gone, and the instances are back at other addresses; and make one that came back before it was replaced the primary
     /// again.

@@ -27,11 +27,13 @@ use tracing::{error, info, warn};
 
 use crate::agent::Agent;
 use crate::cli::ExecArgs;
-use crate::clock::ticks_every;
+use crate::clock::{Clock, ticks_every};
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
+use crate::consul::store::ReadMode;
 use crate::core::identity::address::Address;
 use crate::core::known::observed::InstanceAnswer;
+use crate::core::policy::FastFailover;
 use crate::exit::{Exit, Failure};
 use crate::instance::probe;
 use crate::redis_link::{Link, LinkError};
@@ -60,6 +62,13 @@ const REACH_TIMEOUT: Duration = Duration::from_millis(500);
 const LOOPBACK: &str = "127.0.0.1";
 /// How long Consul may take to note it, and the last look before the server is told to stop: no program waits for that.
 const NOTE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long the agent may take, once the server has died, until it has written down that a Sentinel is asked to replace it.
+const NOTED_MAX: Duration = Duration::from_millis(500);
+/// How long until another writer is published.
+const REPLACED_MAX: Duration = Duration::from_secs(3);
+/// How often that is looked at.
+const REPLACED_EVERY: Duration = Duration::from_millis(20);
 
 /// Everything that is known before anything is started.
 pub struct Exec {
@@ -424,8 +433,32 @@ impl ExecProcess {
     /// The server has ended by itself.
     async fn leave(self, ended: Ended) -> u8 {
         warn!("{} {ended}", self.exec.command.role);
+        self.until_replaced().await;
         self.beside.stop().await;
         ended.exit_code()
+    }
+
+    /// The agent alone knows for certain that the server has died: it does not leave before it has acted on that.
+    async fn until_replaced(&self) {
+        let exec = &self.exec;
+        let group = exec.config.groups.first().filter(|_| exec.command.role == ServerKind::Redis);
+        let fast = |group: &&GroupConfig| group.policy.fast_failover == FastFailover::Proof;
+        let Some(group) = group.filter(fast) else { return };
+        let Ok(consul) = Consul::new(&exec.config.consul) else { return };
+        let (begun, clock) = (Instant::now(), Clock::start());
+        while begun.elapsed() < REPLACED_MAX {
+            let reading = consul.group(&group.layout, ReadMode::Consistent, &clock);
+            let Ok(Ok(answer)) = tokio::time::timeout(REPLACED_MAX, reading).await else { return };
+            let Some(record) = answer.value.record().cloned() else { return };
+            let noted = record.death.is_some_and(|death| death.instance == exec.address);
+            match record.writer {
+                Some(writer) if writer.address != exec.address => return,
+                None if !noted => return,
+                // Nothing is asked for, and the agent has said why.
+                Some(_) if begun.elapsed() > NOTED_MAX => return,
+                Some(_) | None => tokio::time::sleep(REPLACED_EVERY).await,
+            }
+        }
     }
 
     /// We are to stop: first the agent, which puts in order what the group needs, then the server.

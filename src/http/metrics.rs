@@ -107,6 +107,11 @@ impl Filling {
         counter("sentinel_errors", help, &meter.sentinel_errors);
         let help = "Questions that the instance did not answer";
         counter("instance_errors", help, &meter.instance_errors);
+        let help = "Ends of writers' processes that the kernel told of, by what became of them";
+        counter("deaths", help, &meter.deaths);
+        let help = "From the end of a writer's process to when another one was published";
+        let published = meter.death_to_published.clone();
+        self.put("death_to_published_seconds", "", help, published);
         let help =
             "From when the new primary was seen to be one to when this agent had published it";
         let published = meter.promotion_to_published.clone();

@@ -16,6 +16,7 @@ use crate::consul::sentinel_rows::SentinelNews;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::GaveUp;
 use crate::core::known::observed::{Reading, SentinelAnswer};
+use crate::core::situation::data_loss::Replace;
 use crate::dns::Names;
 
 /// Sentinels watched at the most. More than that is a mistake in a name or a service.
@@ -70,6 +71,8 @@ pub enum PoolReport {
     Login(Address, Option<String>),
     /// One says that it has given up a failover.
     GaveUp(Address, GaveUp),
+    /// One that was asked for a failover begins none: its words.
+    NotBegun(Replace, String),
 }
 
 /// Where the reports on each group's Sentinels go.
@@ -151,7 +154,8 @@ impl Pool {
         let (SentinelReport::Answer { sentinel, .. }
         | SentinelReport::Inventory { sentinel, .. }
         | SentinelReport::Login { sentinel, .. }
-        | SentinelReport::GaveUp { sentinel, .. }) = &report;
+        | SentinelReport::GaveUp { sentinel, .. }
+        | SentinelReport::NotBegun { replace: Replace { sentinel, .. }, .. }) = &report;
         if !state.watchers.contains_key(sentinel) {
             // It is not watched any more, and the groups know: a late report would bring it back for good.
             return;
@@ -195,6 +199,11 @@ impl Pool {
             SentinelReport::GaveUp { sentinel, group, why } => {
                 if let Some(hearer) = watched.groups.get(&group) {
                     let _ = hearer.send(PoolReport::GaveUp(sentinel, why)).await;
+                }
+            }
+            SentinelReport::NotBegun { group, replace, words } => {
+                if let Some(hearer) = watched.groups.get(&group) {
+                    let _ = hearer.send(PoolReport::NotBegun(replace, words)).await;
                 }
             }
             SentinelReport::Inventory { sentinel, groups } => {

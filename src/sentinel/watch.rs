@@ -23,7 +23,7 @@ use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::GaveUp;
 use crate::core::known::observed::{DownOpinion, Reading, SentinelAnswer};
 use crate::core::published::projection::Op;
-use crate::core::situation::data_loss::Replace;
+use crate::core::situation::data_loss::{Replace, WhyReplace};
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
 use crate::redis_link::{Link, LinkError, LinkSettings, subscribe};
@@ -48,7 +48,7 @@ pub enum SentinelCommand {
     Reconfigure(GroupName, Reconfigure, Mono),
     /// Forget stale peers, unless it is later than this.
     Forget(GroupName, Forget, Mono),
-    /// Put another primary in the place of one without data, unless it is later than this.
+    /// Put another primary in the place of one without data, or of one that has died, unless it is later than this.
     Replace(GroupName, Replace, Mono),
 }
 
@@ -180,6 +180,15 @@ pub enum SentinelReport {
         group: GroupName,
         /// The event in which it said so.
         why: GaveUp,
+    },
+    /// A Sentinel that was asked for a failover has refused.
+    NotBegun {
+        /// The group.
+        group: GroupName,
+        /// What was asked of it.
+        replace: Replace,
+        /// Its words.
+        words: String,
     },
 }
 
@@ -787,6 +796,11 @@ impl Watcher {
         match result {
             Ok(true) => info!("{group}: Sentinel {sentinel} replaces {primary}"),
             Ok(false) => debug!("{group}: Sentinel {sentinel} does not have to replace {primary}"),
+            // It has answered, and so begins none. What is silent may have begun one.
+            Err(LinkError::Unexpected(words)) if matches!(replace.why, WhyReplace::Died { .. }) => {
+                let (group, replace) = (group.clone(), replace.clone());
+                let _ = self.reports.send(SentinelReport::NotBegun { group, replace, words }).await;
+            }
             Err(error) => warn!("{group}: Sentinel {sentinel} cannot replace {primary}: {error}"),
         }
     }

@@ -83,7 +83,8 @@ impl Kind {
 
 /// Every table, by the name of its type; the file itself is `File`.
 pub fn tables() -> BTreeMap<String, Table> {
-    let enums = words_of(&["src/config/file.rs", "core/src/published/record.rs"]);
+    let enums =
+        words_of(&["src/config/file.rs", "core/src/published/record.rs", "core/src/policy.rs"]);
     let file = syn::parse_file(&read("src/config/file.rs")).expect("the source parses");
     let structs = file.items.into_iter().filter_map(|item| match item {
         Item::Struct(table) if table.fields.iter().all(|field| field.ident.is_some()) => {

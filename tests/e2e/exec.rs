@@ -86,7 +86,12 @@ async fn instances_that_serve_nothing_stale_become_a_group_too() {
 #[tokio::test]
 async fn a_reborn_empty_primary_does_no_harm() {
     let mut world = world(spec()).await;
-    let mut group = group(&mut world, 3, &[("REDIS_DOWN_AFTER_MS", "5000")]).await;
+    // No agent hurries the Sentinels.
+    let config = world.dir().join("agent.toml");
+    std::fs::write(&config, "[[group]]\nname = \"redis\"\nfast_failover = \"off\"\n").unwrap();
+    let config = config.to_str().unwrap().to_owned();
+    let settings = [("REDIS_DOWN_AFTER_MS", "5000"), ("CONSUL_REDIS_CONFIG", &config)];
+    let mut group = group(&mut world, 3, &settings).await;
     let writer = until_writer(&world, "redis", 30, None).await;
     until_in_sync(&world, "redis", 2).await;
     group.until_known().await;

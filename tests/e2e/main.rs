@@ -45,6 +45,7 @@ mod progress;
 mod prometheus;
 #[path = "../shared/promises.rs"]
 mod promises;
+mod proof;
 mod proxies;
 mod reach;
 mod refusals;

@@ -275,6 +275,19 @@ pub const ALL_RESTARTED: Promise = Promise {
     held_by: &["where_all_were_stopped_the_last_writer_leads_again_and_nothing_is_lost"],
 };
 
+/// The kernel of its host tells of it, whatever `down-after-milliseconds` is. At level `quorum` all Sentinels have followed.
+pub const PROVEN: Promise = Promise {
+    page: GUARANTEES,
+    says: "2 s",
+    what: "from when the writer's process ends, as the agent beside it sees, until another one is published",
+    at_least_ms: 0,
+    within_ms: 2_000,
+    held_by: &[
+        "a_writer_that_is_killed_is_replaced_at_once_at_level_promotion",
+        "a_writer_that_is_killed_is_replaced_at_once_at_level_quorum",
+    ],
+};
+
 /// All of them, by name.
 pub const ALL: [(&str, &Promise); 19] = [
     ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
@@ -296,4 +309,5 @@ pub const ALL: [(&str, &Promise); 19] = [
     ("RETURNED_AOF", &RETURNED_AOF),
     ("RETURNED_WHOLE", &RETURNED_WHOLE),
     ("ALL_RESTARTED", &ALL_RESTARTED),
+    ("PROVEN", &PROVEN),
 ];

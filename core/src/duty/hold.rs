@@ -18,6 +18,7 @@ use crate::known::view::View;
 use crate::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS, HOLD_MS, HOLD_RENEW_MS};
 use crate::shown::reasons::{LeftAlone, WhyLeft};
 use crate::situation::election::Failover;
+use crate::situation::superseded::back_too_soon;
 use crate::situation::writer::{WriterTest, share_history};
 
 /// One instance whose writes are to be held.
@@ -39,6 +40,8 @@ pub enum HoldReason {
     /// Another one is the writer, and this one was the group's and cannot prove whose data it holds: it is left as it is,
     /// and what it took would be lost.
     Unproven(Address),
+    /// Its process had ended, a Sentinel was asked to replace it, and it is back before that is done.
+    BeingReplaced,
     /// It is on a host that sees neither Consul nor a majority of the Sentinels: they may have put another
     /// primary in its place, and it cannot know. Or the host saw neither, and does not know yet.
     Isolated,
@@ -51,6 +54,9 @@ impl fmt::Display for HoldReason {
             Self::Unproven(writer) => {
                 write!(f, "{writer} is the writer, and whose data this one holds is not known")
             }
+            Self::BeingReplaced => {
+                f.write_str("its process had ended, and a Sentinel was asked to replace it")
+            }
             Self::Isolated => {
                 f.write_str("this host sees neither Consul nor a majority of the Sentinels")
             }
@@ -61,8 +67,19 @@ impl fmt::Display for HoldReason {
 /// The instances whose writes are to be held now.
 pub fn holds(view: &View<'_>) -> Vec<Hold> {
     let mut holds = superseded(view);
+    holds.extend(being_replaced(view));
     holds.extend(isolated(view));
     holds
+}
+
+/// What is back before the failover that replaces it has ended. What it took would be lost.
+fn being_replaced(view: &View<'_>) -> Option<Hold> {
+    let back = back_too_soon(view).filter(|address| view.policy.hold_writes && due(view, address));
+    back.map(|address| Hold {
+        instance: address.clone(),
+        why: HoldReason::BeingReplaced,
+        for_ms: HOLD_MS,
+    })
 }
 
 /// Stray primaries that are left alone because no agent knows what they hold. A primary that a Sentinel lists is about to be

@@ -6,7 +6,7 @@ use crate::duty::hold::{Hold, HoldReason};
 use crate::duty::relay::Relay;
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
-use crate::known::observed::{DownOpinion, Role, SentinelGroup};
+use crate::known::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use crate::known::view::View;
 use crate::published::projection::{TXN_OPS_MAX, is_detached_address};
 use crate::published::record::PublishedRole;
@@ -141,6 +141,27 @@ fn veto_replace(view: &View<'_>, replace: &Replace) -> Option<String> {
     (!held).then(|| format!("no instance but {} has data", replace.primary))
 }
 
+/// A failover is asked for at once only where the writer's process is known to have ended and does not answer since, and another
+/// instance has the data.
+fn veto_fast(view: &View<'_>, replace: &Replace) -> Option<String> {
+    let Replace { primary, .. } = replace;
+    let Some(death) = view.observed.deaths.get(primary) else {
+        return Some(format!("nothing proves that the process of {primary} has ended"));
+    };
+    let answers = view.instance(primary).is_some_and(|own| own.run_id == death.run_id)
+        && view.observed.instances.get(primary).is_some_and(|own| own.asked > death.at);
+    if answers {
+        return Some(format!("{primary} answers"));
+    }
+    if view.groups().any(|group| group.failover.is_some()) {
+        return Some("a failover is under way".to_owned());
+    }
+    let others = view.observed.instances.keys().filter(|address| *address != primary);
+    let all = others.filter_map(|address| view.instance(address));
+    let follows = |own: &InstanceAnswer| matches!(own.role, Role::Replica { .. });
+    (!all.into_iter().any(follows)).then(|| format!("no replica of {primary} answers"))
+}
+
 /// Only what another primary has superseded for certain is held, or what is on our own host while we are blind.
 fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
     let Hold { instance, why, .. } = hold;
@@ -158,6 +179,15 @@ fn veto_hold(view: &View<'_>, hold: &Hold) -> Option<String> {
                 && !same_process(view, instance, writer)
                 && says_primary(view, writer);
             (named || !certain).then(|| format!("{instance} is not held beside {writer}"))
+        }
+        HoldReason::BeingReplaced => {
+            let death = view.record.and_then(|record| record.death.as_ref());
+            let died = death.is_some_and(|death| {
+                &death.instance == instance
+                    && view.instance(instance).is_some_and(|own| own.run_id != death.run_id)
+            });
+            let certain = died && view.writer().is_none();
+            (!certain).then(|| format!("{instance} is not being replaced"))
         }
         HoldReason::Isolated => {
             let named = view.tally.votes_for(instance) >= view.tally.majority();
@@ -231,7 +261,10 @@ fn veto_write(view: &View<'_>, write: &Write) -> Option<String> {
         return veto_forget(view, forget);
     }
     if let Some(replace) = &write.replace {
-        return veto_replace(view, replace);
+        return match write.purpose {
+            Purpose::Withdraw => veto_fast(view, replace),
+            _ => veto_replace(view, replace),
+        };
     }
     let writer = record.writer_address().filter(|_| write.purpose == Purpose::Publish)?;
     if let Some(veto) = veto_strangers(view, writer) {

@@ -1,12 +1,13 @@
 //! The one write that is under way: how it ended, and what follows.
 
 use super::narrate::say;
-use super::{GroupLoop, LogLevel, Outcome, Output, Published};
+use super::{Aftermath, GroupLoop, LogLevel, Outcome, Output, Published, replaced};
 use crate::duty::action::{Purpose, Write};
 use crate::known::memory::Steps;
 use crate::known::observed::{StoreAnswer, StoredState};
 use crate::published::projection::{Op, project};
 use crate::published::record::{Change, Record};
+use crate::situation::data_loss::WhyReplace;
 use crate::time::{Mono, Now};
 
 /// Pause after a write that Consul refused (not one that lost a race), in ms.
@@ -115,8 +116,18 @@ impl GroupLoop {
         if let Some(forget) = forget.filter(|_| now.mono - sent < FORGET_WITHIN_MS) {
             out.push(Output::Forget(forget, now.mono.plus_ms(FORGET_WITHIN_MS)));
         }
-        if let Some(replace) = replace.filter(|_| now.mono - sent < REPLACE_WITHIN_MS) {
-            out.push(Output::Replace(replace, now.mono.plus_ms(REPLACE_WITHIN_MS)));
+        if let Some(replace) = replace {
+            let within = now.mono - sent < REPLACE_WITHIN_MS;
+            let (due, until) = match &replace.why {
+                WhyReplace::DataLoss => (within, now.mono.plus_ms(REPLACE_WITHIN_MS)),
+                WhyReplace::Died { until, .. } => (now.mono <= *until, *until),
+            };
+            if due {
+                let death = self.observed.deaths.get(&replace.primary);
+                let died = death.filter(|_| replace.why != WhyReplace::DataLoss);
+                out.extend(died.map(|death| Output::Died(death.kind, Aftermath::Asked)));
+                out.push(Output::Replace(replace, until));
+            }
         }
         let Some(record) = record else {
             self.memory.repaired = Some(now.mono);
@@ -138,6 +149,7 @@ impl GroupLoop {
             }
             let history = history.clone().unwrap_or_default();
             out.push(self.published(&record, history, now, true));
+            out.extend(replaced(&mut self.observed.deaths, &record, now));
         }
         if let Some(store) = &mut self.observed.store {
             store.plain.extend(project(&record).plain);

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use std::collections::BTreeMap;
 
-use super::{GroupLoop, LogLevel, LogLine, Output};
+use super::{Aftermath, GroupLoop, LogLevel, LogLine, Output};
 use crate::decide::Decision;
 use crate::duty::action::Purpose;
 use crate::identity::address::Address;
 use crate::known::memory::Steps;
 use crate::published::publication::{KeepReason, Verdict};
 use crate::published::record::Record;
+use crate::shown::reasons::Reason;
 use crate::shown::status::{Problem, ProblemCode};
 use crate::situation::election::Tally;
 use crate::situation::writer::writer_test;
@@ -200,6 +201,23 @@ impl GroupLoop {
         if !obstacle.said && now.mono - obstacle.since >= OBSTACLE_SAID_AFTER_MS {
             obstacle.said = true;
             out.push(say(LogLevel::Warn, text));
+        }
+    }
+
+    /// Says at once, of each death once, why it is left to the Sentinels.
+    pub(super) fn note_not_fast(&mut self, decision: &Decision, out: &mut Vec<Output>) {
+        let why = decision.reasons.iter().find_map(|reason| match reason {
+            Reason::NotFast(why) => Some(why),
+            _ => None,
+        });
+        let Some(why) = why else { return };
+        let death = (why.instance.clone(), why.pid);
+        if self.not_fast.as_ref() != Some(&death) {
+            out.push(say(LogLevel::Warn, format!("{}: {why}", self.policy.group)));
+            let seen = self.observed.deaths.get(&why.instance);
+            let left = Aftermath::Left(why.why.as_str());
+            out.extend(seen.map(|seen| Output::Died(seen.kind, left)));
+            self.not_fast = Some(death);
         }
     }
 

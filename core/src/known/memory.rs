@@ -10,7 +10,7 @@ use crate::known::clocks::Clocks;
 use crate::known::observed::GaveUp;
 use crate::known::observed::{Observed, Role};
 use crate::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
-use crate::published::record::{DataLossRecord, Reset};
+use crate::published::record::{DataLossRecord, DeathRecord, Reset};
 use crate::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -238,6 +238,10 @@ pub struct Memory {
     pub in_dns: Option<(u64, Mono)>,
     /// The last failover in the record that was asked for because of a primary without its data.
     pub replacing: Asked<DataLossRecord>,
+    /// The last failover in the record that was asked for because the writer's process had ended.
+    pub superseding: Asked<DeathRecord>,
+    /// The run of a process whose end was proven, and for which the Sentinel that this agent asked begins no failover.
+    pub not_superseded: Option<String>,
     /// How many records this agent has written: the changing part of its nonces.
     pub written: u64,
 }
@@ -257,6 +261,7 @@ impl Memory {
         // Only what was asked for has to be waited for.
         let data_loss = record.and_then(|record| record.data_loss.as_ref());
         self.replacing.see(data_loss.filter(|data_loss| data_loss.asked > 0), now.mono);
+        self.superseding.see(record.and_then(|record| record.death.as_ref()), now.mono);
     }
 
     /// DNS answers what was published with this generation: the first time counts.

@@ -48,6 +48,10 @@ pub struct Observed {
     pub store: Option<StoreAnswer>,
     /// The rows on the group's synthetic node, once they have been read.
     pub rows: Option<RowsAnswer>,
+    /// The processes of this host's instances, as far as its kernel tells of them.
+    pub processes: BTreeMap<Address, ProcessState>,
+    /// The last process of each of this host's instances whose end was proven.
+    pub deaths: BTreeMap<Address, Death>,
 }
 
 impl Observed {
@@ -109,6 +113,55 @@ impl Observed {
         self.sentinels.remove(address);
         self.sentinels_answered.remove(address);
     }
+}
+
+/// That the process of an instance has ended, as its host's kernel says. Nothing else is one of these: no closed connection, no
+/// refusal and no silence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// The `run_id` of the process.
+    pub run_id: String,
+    /// Its process id.
+    pub pid: u32,
+    /// What the kernel said it by.
+    pub kind: ProofKind,
+    /// When.
+    pub at: Mono,
+}
+
+/// What the end of a process is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProofKind {
+    /// A handle of the process (`pidfd`), taken while it answered and owned the socket that it listens on.
+    Process,
+    /// The same, of a child of this very process (`exec`).
+    Child,
+}
+
+impl ProofKind {
+    /// As the label `kind` and the record have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Child => "child",
+        }
+    }
+}
+
+/// What this host's kernel tells of one of its instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProcessState {
+    /// Its end is told at once.
+    Watched {
+        /// The `run_id` of the process.
+        run_id: String,
+        /// Its process id.
+        pid: u32,
+    },
+    /// Its end would not be told: why.
+    Unseen(String),
+    /// It has ended.
+    Ended(Death),
 }
 
 /// What one Sentinel says about itself and one group.

@@ -69,6 +69,28 @@ pub struct Record {
     /// The primary that the Sentinels announce, and that has come back without the group's data.
     #[serde(default, rename = "emptied", skip_serializing_if = "Option::is_none")]
     pub data_loss: Option<DataLossRecord>,
+    /// The last writer whose process was seen to end, and for which a Sentinel was asked for a failover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub death: Option<DeathRecord>,
+}
+
+/// The proven end of the writer's process, written down before a Sentinel is asked to replace it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeathRecord {
+    /// The writer.
+    pub instance: Address,
+    /// The `run_id` of the process: a restart of it is another case.
+    pub run_id: String,
+    /// Its process id, on its host.
+    pub pid: u32,
+    /// What its end was seen by: `process` or `child`.
+    pub evidence: String,
+    /// When its end was seen, by the clock of the agent beside it.
+    pub at: Timestamp,
+    /// The Sentinel that is asked, once.
+    pub sentinel: Address,
+    /// The epoch at which the Sentinels named the writer: at one epoch a Sentinel is asked once at most.
+    pub epoch: u64,
 }
 
 /// A primary without its data, written down before a Sentinel is asked to replace it.
@@ -348,6 +370,9 @@ pub struct Timeline {
     /// The writer before it had last said that it is the primary, and ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<Timestamp>,
+    /// The old primary's process ended, as its host's kernel said; a Sentinel was asked for a failover with this change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub died: Option<Timestamp>,
     /// The Sentinels agreed that the old primary is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down_agreed: Option<Timestamp>,

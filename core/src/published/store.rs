@@ -130,6 +130,8 @@ pub struct StoreAnswer {
     pub config: Result<WantedSettings, String>,
     /// ModifyIndex of `config`, 0 when it does not exist.
     pub config_index: u64,
+    /// Since when a planned move is under way, from the key `move`: one that died leaves it behind.
+    pub moving: Option<Timestamp>,
 }
 
 /// The `state` key, decoded.
@@ -174,6 +176,7 @@ impl StoreAnswer {
             maintenance_index: 0,
             config: Ok(WantedSettings::default()),
             config_index: 0,
+            moving: None,
         };
         let root = layout.root();
         for Key { key, value, modify_index, locked } in keys {
@@ -196,6 +199,7 @@ impl StoreAnswer {
                     answer.maintenance =
                         serde_json::from_slice(&value).map_err(|error| error.to_string());
                 }
+                "move" => answer.moving = String::from_utf8_lossy(&value).parse().ok(),
                 // A damaged history costs the history, not the service.
                 "history" => answer.history = serde_json::from_slice(&value).unwrap_or_default(),
                 "primary" | "primary/host" | "primary/port" | "replicas" => {

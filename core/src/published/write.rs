@@ -10,14 +10,15 @@ use crate::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
 use crate::published::projection::{
     Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes,
 };
-use crate::published::publication::{KeepReason, Verdict};
+use crate::published::publication::{KeepReason, Verdict, WithdrawReason};
 use crate::published::record::{
-    Basis, Change, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole, RECORD_VERSION,
-    Record, Reset, Timeline, Writer, encode,
+    Basis, Change, DeathRecord, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole,
+    RECORD_VERSION, Record, Reset, Timeline, Writer, encode,
 };
 use crate::published::replicas::InstanceRows;
 use crate::shown::reasons::Reason;
 use crate::situation::data_loss::{Replace, noted};
+use crate::situation::proof::proven;
 use crate::situation::writer::WriterTest;
 use crate::time::{Mono, Now, after};
 
@@ -44,6 +45,8 @@ pub struct Next<'n> {
     pub forget: Option<&'n Forget>,
     /// The failover that is to be asked for next.
     pub replace: Option<&'n Replace>,
+    /// The failover that is asked for with the withdrawal, since the writer's process has ended.
+    pub fast: Option<&'n Replace>,
 }
 
 /// The write that the verdict, the roster or a repair asks for; and when all is written, what was seen of this host's instances.
@@ -123,6 +126,11 @@ fn published(
     };
     next.instances = InstanceRows::new(view).rows(next.writer_address());
     note_whose(view, layout, &mut next);
+    let fast =
+        next_to.fast.filter(|_| matches!(verdict, Verdict::Withdraw(WithdrawReason::Died { .. })));
+    if let Some(fast) = fast {
+        next.death = died(view, fast);
+    }
     if purpose == Purpose::InstanceRows && next_to.replace.is_some() {
         next.data_loss = noted(view, next_to.replace);
         purpose = Purpose::Replace;
@@ -155,7 +163,7 @@ fn published(
     policy.agent.clone_into(&mut next.by);
     next.v = RECORD_VERSION;
     let forget = next_to.forget.filter(|_| purpose == Purpose::Forget).cloned();
-    let replace = next_to.replace.filter(|_| purpose == Purpose::Replace).cloned();
+    let replace = next_to.replace.filter(|_| purpose == Purpose::Replace).or(fast).cloned();
     let history = match purpose {
         Purpose::Publish | Purpose::Withdraw => {
             Some(history(store, record, &next, timeline(view, &next)))
@@ -325,6 +333,20 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
     }
 }
 
+/// What the record notes of the writer's death.
+fn died(view: &View<'_>, fast: &Replace) -> Option<DeathRecord> {
+    let (instance, death) = proven(view)?;
+    Some(DeathRecord {
+        instance: instance.clone(),
+        run_id: death.run_id.clone(),
+        pid: death.pid,
+        evidence: death.kind.as_str().to_owned(),
+        at: view.now.wall_at(death.at),
+        sentinel: fast.sentinel.clone(),
+        epoch: view.tally.elected.as_ref()?.epoch,
+    })
+}
+
 /// The writer's data does not go on from any that was published before. (One that has its history anew and stayed where it
 /// was has read it from an append-only file, which keeps no name of it.)
 fn is_another(view: &View<'_>, to: &Writer) -> bool {
@@ -364,6 +386,7 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
         claim: None,
         reset: None,
         data_loss: None,
+        death: None,
     }
 }
 
@@ -435,6 +458,9 @@ fn history(
     let level = next.writer.as_ref().map(|_| next.evidence.level());
     // A majority names it already.
     let confirmed = level.filter(|level| *level == Level::Quorum).map(|_| next.since);
+    let noted = before.and_then(|record| record.death.as_ref());
+    let died = next.death.as_ref().filter(|death| next.writer.is_none() && noted != Some(*death));
+    let died = died.map(|death| death.at);
     let change = Change {
         generation: next.generation,
         at: next.since,
@@ -444,7 +470,7 @@ fn history(
         epoch: next.evidence.basis.epoch(),
         why: next.why.clone(),
         by: next.by.clone(),
-        timeline: Timeline { confirmed, ..timeline },
+        timeline: Timeline { died, confirmed, ..timeline },
     };
     remembered(store, change)
 }
@@ -463,6 +489,7 @@ fn timeline(view: &View<'_>, next: &Record) -> Timeline {
     let decided = decided.map_or(now.mono, |(_, at)| *at);
     Timeline {
         answered: at(answered.map(|(_, at)| *at)),
+        died: None,
         down_agreed: at(memory.steps.down_agreed),
         withdrawn: at(withdrawn.map(|(_, at)| at)),
         selected: at(memory.steps.selected),

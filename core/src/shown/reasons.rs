@@ -69,6 +69,15 @@ pub enum WithdrawReason {
         /// The instance that it follows now.
         of: Address,
     },
+    /// Its process has ended, and a Sentinel is asked to replace it.
+    Died {
+        /// The writer.
+        writer: Address,
+        /// The process.
+        pid: u32,
+        /// The Sentinel that is asked.
+        sentinel: Address,
+    },
     /// It came back without its data, and others hold it or may.
     DataLoss(WhyDataLoss),
     /// Rule 3: the majority did not follow in time.
@@ -409,6 +418,73 @@ pub enum WhyNotReplaced {
     NoSentinel(Address),
 }
 
+/// Why no Sentinel is asked for a failover although the writer's process has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotFast {
+    /// The writer.
+    pub instance: Address,
+    /// Its process.
+    pub pid: u32,
+    /// What speaks against it.
+    pub why: WhyNotFast,
+}
+
+/// What speaks against a failover at once. The Sentinels begin theirs when they see the death themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyNotFast {
+    /// The operator decides (`fast_failover = "off"`, `manage = false`).
+    SwitchedOff,
+    /// A planned move is under way.
+    Switchover,
+    /// The operator has taken the writer out of service.
+    Maintenance,
+    /// Too few Sentinels answer.
+    NoMajority {
+        /// How many answer.
+        heard: usize,
+        /// How many are known.
+        known: usize,
+    },
+    /// A failover is under way, or about to be.
+    Failover,
+    /// The Sentinels see it so soon themselves that two failovers could collide: their least `down-after-milliseconds`.
+    DownAfter(u64),
+    /// One was asked for a short while ago.
+    AskedLately {
+        /// How long ago, in seconds.
+        ago_s: u64,
+    },
+    /// One was asked for already at the epoch that is in force.
+    AskedAtThisEpoch(u64),
+    /// It ended too long ago: the Sentinels are about to see it themselves.
+    TooLate {
+        /// How long ago, in ms.
+        ago_ms: u64,
+    },
+    /// No replica that was in sync answers, and may be chosen.
+    NoReplica,
+    /// No Sentinel that trusts its clock sees such a replica.
+    NoSentinel,
+}
+
+impl WhyNotFast {
+    /// As the label `outcome` has it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::SwitchedOff => "switched-off",
+            Self::Switchover => "switchover",
+            Self::Maintenance => "maintenance",
+            Self::NoMajority { .. } => "no-majority",
+            Self::Failover => "failover",
+            Self::DownAfter(_) => "down-after",
+            Self::AskedLately { .. } | Self::AskedAtThisEpoch(_) => "asked-lately",
+            Self::TooLate { .. } => "too-late",
+            Self::NoReplica => "no-replica",
+            Self::NoSentinel => "no-sentinel",
+        }
+    }
+}
+
 /// Why a Sentinel or replica that is gone for good is not forgotten yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotForgotten {
@@ -491,6 +567,8 @@ pub enum Reason {
     LeftAlone(LeftAlone),
     /// A primary without data is not replaced.
     NotReplaced(NotReplaced),
+    /// The writer's process has ended, and it is left to the Sentinels to see that.
+    NotFast(NotFast),
     /// A Sentinel or replica that is gone for good is not forgotten.
     NotForgotten(NotForgotten),
     /// These Sentinels have one id, and count as one.
@@ -567,6 +645,7 @@ impl fmt::Display for Reason {
             Self::NotPromotedAgain(why) => write!(f, "{why}"),
             Self::LeftAlone(left) => write!(f, "{left}"),
             Self::NotReplaced(why) => write!(f, "{why}"),
+            Self::NotFast(why) => write!(f, "{why}"),
             Self::NotForgotten(why) => write!(f, "{why}"),
             Self::SameId(sentinels) => {
                 let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
@@ -638,6 +717,44 @@ impl fmt::Display for NotReplaced {
             ),
             WhyNotReplaced::NoSentinel(first) => {
                 write!(f, "no Sentinel sees {first} and trusts its clock")
+            }
+        }
+    }
+}
+
+impl fmt::Display for NotFast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { instance, pid, why } = self;
+        write!(f, "process {pid} of {instance} has ended, and it is left to the Sentinels: {why}")
+    }
+}
+
+impl fmt::Display for WhyNotFast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SwitchedOff => f.write_str("fast_failover = \"off\""),
+            Self::Switchover => f.write_str("a planned move is under way"),
+            Self::Maintenance => f.write_str("it is in maintenance"),
+            Self::NoMajority { heard, known } => {
+                write!(f, "only {heard} of {known} known Sentinels answer")
+            }
+            Self::Failover => f.write_str("a failover is under way"),
+            Self::DownAfter(ms) => write!(
+                f,
+                "with down-after-milliseconds {ms} they see it so soon that two failovers could collide"
+            ),
+            Self::AskedLately { ago_s } => write!(f, "one was asked for a failover {ago_s} s ago"),
+            Self::AskedAtThisEpoch(epoch) => {
+                write!(f, "one was asked for a failover at epoch {epoch} already")
+            }
+            Self::TooLate { ago_ms } => {
+                write!(f, "it ended {ago_ms} ms ago, and they are about to see it themselves")
+            }
+            Self::NoReplica => {
+                f.write_str("no replica that was in sync answers, and may be chosen")
+            }
+            Self::NoSentinel => {
+                f.write_str("none that trusts its clock sees a replica that was in sync")
             }
         }
     }
@@ -715,6 +832,10 @@ impl fmt::Display for WithdrawReason {
             Self::IsReplica { writer, of } => {
                 write!(f, "{writer} says it is a replica of {of} now")
             }
+            Self::Died { writer, pid, sentinel } => write!(
+                f,
+                "process {pid} of {writer} has ended, and Sentinel {sentinel} is asked for a failover"
+            ),
             Self::DataLoss(why) => write!(f, "{why}"),
             Self::Unconfirmed { writer, within_ms } => {
                 write!(f, "no majority confirmed {writer} within {within_ms} ms")

@@ -49,10 +49,14 @@ pub struct SwitchStep {
 pub enum StepKind {
     /// The old writer answered for the last time.
     Answered,
+    /// The old primary's process ended, as its host's kernel said.
+    Died,
     /// The Sentinels agreed that the old primary is down.
     DownAgreed,
     /// The name was withdrawn.
     Withdrawn,
+    /// A Sentinel was asked for a failover: that is written with the withdrawal.
+    Asked,
     /// A leader had chosen a replica.
     Selected,
     /// The chosen replica said that it is the primary.
@@ -74,8 +78,10 @@ impl StepKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "last answer of the writer",
+            Self::Died => "process ended",
             Self::DownAgreed => "agreed to be down",
             Self::Withdrawn => "withdrawn",
+            Self::Asked => "Sentinel asked",
             Self::Selected => "replica chosen",
             Self::Promoted => "promoted",
             Self::Decided => "decided",
@@ -111,10 +117,17 @@ fn switch(change: &Change, withdrawn: Option<&Change>) -> Switch {
     let later = |at: Option<Timestamp>| at.map(|at| at.max(change.at));
     let (acknowledged, in_dns) = (later(timeline.acknowledged), later(timeline.in_dns));
     // In the order in which they can only happen: of two at one instant, the earlier comes first.
+    // The agent that withdrew the name saw the end, by a clock of its own: as long before that as it was there.
+    let died = timeline.died.or_else(|| {
+        let withdrawn = withdrawn?;
+        Some(withdrawn_at? - withdrawn.at.duration_since(withdrawn.timeline.died?))
+    });
     let moments = [
         (StepKind::Answered, timeline.answered),
+        (StepKind::Died, died),
         (StepKind::DownAgreed, timeline.down_agreed),
         (StepKind::Withdrawn, withdrawn_at),
+        (StepKind::Asked, died.and(withdrawn_at.or(Some(change.at)))),
         (StepKind::Selected, timeline.selected),
         (StepKind::Promoted, timeline.promoted),
         (StepKind::Decided, timeline.decided),
@@ -188,6 +201,7 @@ mod tests {
     fn a_withdrawal_and_what_follows_it_are_one_switch() {
         let timeline = Timeline {
             answered: Some(at(-700)),
+            died: None,
             down_agreed: Some(at(1_000)),
             withdrawn: Some(at(1_009)),
             selected: Some(at(1_150)),
@@ -221,6 +235,26 @@ mod tests {
             ]
         );
         assert_eq!(told(first), [(StepKind::Published, 0, 0)]);
+    }
+
+    #[test]
+    fn a_death_that_was_proven_is_told_from_its_beginning() {
+        let timeline = Timeline { died: Some(at(10)), ..Timeline::default() };
+        let promoted = Timeline { promoted: Some(at(180)), ..Timeline::default() };
+        let history = [
+            Change { timeline: promoted, ..change(3, 186, address("10.0.0.2:6379")) },
+            Change { timeline, ..change(2, 14, None) },
+        ];
+        assert_eq!(
+            told(&switches(&history)[0]),
+            [
+                (StepKind::Died, 0, 0),
+                (StepKind::Withdrawn, 4, 4),
+                (StepKind::Asked, 4, 0),
+                (StepKind::Promoted, 170, 166),
+                (StepKind::Published, 176, 6),
+            ]
+        );
     }
 
     #[test]

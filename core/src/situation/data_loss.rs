@@ -19,7 +19,9 @@ use crate::published::replicas::InstanceRows;
 use crate::shown::reasons::{NotReplaced, WhyNotReplaced};
 use crate::situation::election::led_in_silence;
 pub use crate::situation::loss::DataLoss;
+use crate::situation::superseded::is_superseded;
 use crate::situation::writer::{is_of_lineage, share_history};
+use crate::time::Mono;
 
 /// Redis' default of `replica-priority`.
 const DEFAULT_PRIORITY: u64 = 100;
@@ -40,13 +42,29 @@ pub struct Detach {
     pub replid: ReplId,
 }
 
-/// One `SENTINEL FAILOVER`, since the primary came back without its data.
+/// One `SENTINEL FAILOVER`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replace {
     /// The Sentinel that gets the command.
     pub sentinel: Address,
-    /// The primary that has come back without its data.
+    /// The primary that is to be replaced.
     pub primary: Address,
+    /// Why.
+    pub why: WhyReplace,
+}
+
+/// Why a primary is to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyReplace {
+    /// It has come back without its data.
+    DataLoss,
+    /// Its process has ended ([`crate::situation::proof`]).
+    Died {
+        /// The `run_id` of the process.
+        run_id: String,
+        /// No Sentinel is asked any more after this: they begin to see it themselves.
+        until: Mono,
+    },
 }
 
 impl Detach {
@@ -63,8 +81,13 @@ impl Detach {
 impl Replace {
     /// What was decided still holds for what the Sentinel says now.
     pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
-        let still =
-            |group: &SentinelGroup| group.primary == self.primary && group.failover.is_none();
+        // One that agrees on the death is about to begin its own.
+        let died = matches!(self.why, WhyReplace::Died { .. });
+        let still = |group: &SentinelGroup| {
+            group.primary == self.primary
+                && group.failover.is_none()
+                && !(died && group.down == DownOpinion::Objective)
+        };
         now.group.as_ref().is_some_and(still)
     }
 }
@@ -210,7 +233,7 @@ pub fn replace(view: &View<'_>) -> Result<Option<Replace>, Box<NotReplaced>> {
     }
     let busy =
         |group: &SentinelGroup| group.failover.is_some() || group.down == DownOpinion::Objective;
-    if view.groups().any(busy) {
+    if view.groups().any(busy) || is_superseded(view, &loss.primary) {
         return Ok(None);
     }
     let exposed =
@@ -233,7 +256,11 @@ pub fn replace(view: &View<'_>) -> Result<Option<Replace>, Box<NotReplaced>> {
         })
     });
     let (sentinel, _) = able.ok_or_else(|| wait(WhyNotReplaced::NoSentinel(first.clone())))?;
-    Ok(Some(Replace { sentinel: sentinel.clone(), primary: loss.primary.clone() }))
+    Ok(Some(Replace {
+        sentinel: sentinel.clone(),
+        primary: loss.primary.clone(),
+        why: WhyReplace::DataLoss,
+    }))
 }
 
 /// What the record notes of it when it is withdrawn, or a failover is asked for.

@@ -12,6 +12,7 @@ use crate::shown::reasons::NotYet;
 use crate::situation::data_loss::data_loss;
 use crate::situation::election::Elected;
 use crate::situation::promotion;
+use crate::situation::superseded::is_superseded;
 use crate::situation::writer::{Lineage, WriterTest};
 
 /// A primary that a majority names, and that says so itself.
@@ -57,7 +58,7 @@ pub fn candidate(view: &View<'_>) -> Result<Named, NotYet> {
     if tally.any_objective(address) || called_down >= tally.majority() {
         return Err(NotYet::Down(address.clone()));
     }
-    if tally.being_replaced(address) {
+    if tally.being_replaced(address) || is_superseded(view, address) {
         return Err(NotYet::BeingReplaced(address.clone()));
     }
     epoch_allows(view, elected)?;

@@ -15,6 +15,7 @@ use crate::published::projection::is_detached_address;
 use crate::published::replicas::InstanceRows;
 pub use crate::shown::reasons::NotPromotedAgain;
 use crate::situation::bootstrap::{Promote, includes};
+use crate::situation::superseded::is_superseded;
 
 /// The old primary that is to be one again.
 ///
@@ -26,7 +27,8 @@ pub fn promote_again(view: &View<'_>) -> Result<Promote, NotPromotedAgain> {
         return Err(NotPromotedAgain::SwitchedOff);
     }
     let tally = &view.tally;
-    if !tally.failovers.is_empty() || tally.any_objective(old) || tally.being_replaced(old) {
+    let replaced = tally.being_replaced(old) || is_superseded(view, old);
+    if !tally.failovers.is_empty() || tally.any_objective(old) || replaced {
         return Err(NotPromotedAgain::BeingReplaced);
     }
     if !answer.shows_its_data() {

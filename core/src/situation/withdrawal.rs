@@ -12,6 +12,7 @@ use crate::shown::reasons::WithdrawReason;
 use crate::situation::data_loss::data_loss;
 use crate::situation::majority::{epoch_allows, passes};
 use crate::situation::promotion::is_awaited;
+use crate::situation::proof::{fast, proven};
 use crate::situation::relocated;
 use crate::situation::writer::{NotWriter, WriterTest};
 
@@ -20,6 +21,11 @@ pub fn withdrawal(view: &View<'_>) -> Option<WithdrawReason> {
     let writer = view.writer()?;
     if let WriterTest::Fails(NotWriter::IsReplica { of }) = view.test(writer) {
         return Some(WithdrawReason::IsReplica { writer: writer.clone(), of });
+    }
+    if let Ok(Some(fast)) = fast(view) {
+        let pid = proven(view).map_or(0, |(_, death)| death.pid);
+        let sentinel = fast.sentinel;
+        return Some(WithdrawReason::Died { writer: writer.clone(), pid, sentinel });
     }
     let known = view.tally.known;
     if view.tally.agree_down(writer) {

@@ -15,6 +15,7 @@ mod instance_rows;
 mod isolated;
 mod names;
 mod promote_again;
+mod proof;
 mod properties;
 mod reconfigure;
 mod relay;

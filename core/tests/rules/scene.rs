@@ -348,6 +348,7 @@ fn empty_store() -> StoreAnswer {
         seen: BTreeMap::new(),
         config: Ok(consul_redis_core::policy::WantedSettings::default()),
         config_index: 0,
+        moving: None,
         maintenance: Ok(BTreeMap::new()),
         maintenance_index: 0,
     }
@@ -475,5 +476,6 @@ fn record(sentinels: usize) -> Record {
         claim: None,
         reset: None,
         data_loss: None,
+        death: None,
     }
 }

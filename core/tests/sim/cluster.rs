@@ -150,6 +150,8 @@ pub struct Cluster {
     pub cut_instances: BTreeSet<(usize, Address)>,
     /// By epoch, which leaders a majority has elected, and what each chose: one, unless a Sentinel was made anew and voted twice.
     pub elections: BTreeMap<u64, BTreeSet<(usize, Address)>>,
+    /// `down-after-milliseconds`.
+    pub down_after_ms: u64,
     /// No client writes yet.
     pub idle: bool,
     /// The time of the last tick.
@@ -219,6 +221,7 @@ impl Cluster {
             cut_instances: BTreeSet::new(),
             elections: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed ^ 0x5e17_14e1),
+            down_after_ms: DOWN_AFTER_MS,
             idle: false,
             now: 0,
             next_replid: 2,
@@ -406,7 +409,7 @@ impl Cluster {
 
     fn subjective(&self, index: usize, address: &Address, now: u64) -> bool {
         let sentinel = &self.sentinels[index];
-        let silent = sentinel.last_ok.get(address).is_some_and(|ok| now - ok > DOWN_AFTER_MS);
+        let silent = sentinel.last_ok.get(address).is_some_and(|ok| now - ok > self.down_after_ms);
         let is_none = address == &sentinel.primary && sentinel.primary_is_none(now);
         now >= sentinel.tilt_until && (silent || is_none)
     }
@@ -543,7 +546,7 @@ impl Cluster {
     }
 
     /// Who is listed as a replica and reports to be a primary may be chosen, too; its offset is not read then.
-    fn best_replica(&self, index: usize) -> Option<Address> {
+    pub fn best_replica(&self, index: usize) -> Option<Address> {
         let good = |address: &&Address| {
             self.reaches(index, address) && self.instance(address).is_some_and(|i| i.priority > 0)
         };
@@ -949,7 +952,7 @@ impl Cluster {
         let sentinel = self.sentinels.get(index).filter(|sentinel| sentinel.up)?;
         let settings = SentinelSettings {
             quorum: sentinel.quorum,
-            down_after_ms: DOWN_AFTER_MS,
+            down_after_ms: self.down_after_ms,
             failover_timeout_ms: FAILOVER_TIMEOUT_MS,
             parallel_syncs: 1,
         };

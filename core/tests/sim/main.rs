@@ -167,6 +167,58 @@ fn relocated_groups_hold() {
     }
 }
 
+/// One drawn history in which agents hear of the ends of the processes beside them. Primaries die, and some are back at once.
+fn told_history(seed: u64, as_it_is: fn(World) -> World) -> Result<World, String> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let sizes =
+        Sizes { agents: 3, instances: rng.random_range(2..=4), sentinels: 3, moving: false };
+    let world = World::patient(seed, sizes.agents, sizes.instances, sizes.sentinels);
+    let mut world = as_it_is(world.told_of_deaths());
+    for _ in 0..rng.random_range(1..=2) {
+        let at = rng.random_range(4_000..FAULTS_UNTIL_MS - 4_000);
+        world.schedule(at, Operation::KillPrimary);
+        if rng.random_range(0..4) == 0 {
+            // The next one dies as soon as it leads, or before.
+            world.schedule(at + rng.random_range(1..2_000), Operation::KillPrimary);
+        }
+        if rng.random_range(0..4) == 0 {
+            world.schedule(at + rng.random_range(50..1_500), Operation::KillLeader);
+        }
+        if rng.random_range(0..4) == 0 {
+            let agent = rng.random_range(0..sizes.agents);
+            world.schedule(at + rng.random_range(0..30), Operation::KillAgent(agent));
+        }
+        if rng.random_range(0..2) == 0 {
+            let empty = rng.random_range(0..3) == 0;
+            let back = at + rng.random_range(1..2_500);
+            world.schedule(back, Operation::StartDead { empty });
+        }
+    }
+    play(world, &mut rng, sizes, (seed, 2 * STILL_MS))
+}
+
+/// Proofs come late and twice, agents and the Sentinels that they ask die in between, and what has died is back at every step.
+#[test]
+fn proven_deaths_hold() {
+    let count = histories() / 16;
+    let seeds = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    let (from, to) = seeds.map_or((0, count), |seed: u64| (seed, seed + 1));
+    let (mut converged, mut superseded) = (0, 0);
+    let mut unlike = Unlike::default();
+    for seed in from..to {
+        let world = unlike.judged(seed, told_history);
+        converged += u64::from(world.converged);
+        superseded += world.superseded.len() as u64;
+    }
+    println!("{count} histories, {converged} of them with one writer in the end");
+    println!("{superseded} failovers asked for at once");
+    unlike.check();
+    if from == 0 {
+        assert!(superseded * 2 >= count, "only {superseded} were asked for");
+        assert!(converged * 10 >= count * 8, "only {converged} of {count} histories came to rest");
+    }
+}
+
 /// Two halves, so that two cores have work.
 #[test]
 fn drawn_histories_hold() {

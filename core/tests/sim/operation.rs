@@ -13,6 +13,10 @@ pub enum Operation {
         instance: usize,
         empty: bool,
     },
+    /// All that are dead are started again.
+    StartDead {
+        empty: bool,
+    },
     FreezeInstance(usize),
     ThawInstance(usize),
     KillPrimary,

@@ -507,3 +507,115 @@ fn a_sentinel_that_is_dismissed_is_not_waited_for() {
     }
     assert!(late > 0, "no answer came late");
 }
+
+/// Agents that hear of the ends of the processes beside them, and Sentinels that wait for 5 s.
+fn told(seed: u64) -> World {
+    let mut world = World::patient(seed, 3, 3, 3).told_of_deaths();
+    world.run(5_000);
+    assert!(published(&world).is_some(), "{}", world.log.join("\n"));
+    world
+}
+
+fn is_withdrawn(world: &World) -> bool {
+    published(world).is_some_and(|record| record.writer.is_none() && record.death.is_some())
+}
+
+#[test]
+fn a_proven_death_is_followed_long_before_sentinels_would_see_it() {
+    let mut soon = 0;
+    for seed in 0..seeds() {
+        let mut world = told(seed);
+        let first = published(&world).unwrap().writer.unwrap();
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        let begun = world.now;
+        run_until(&mut world, 40_000, |world| {
+            published(world).is_some_and(|r| r.writer.is_some_and(|w| w.address != first.address))
+        });
+        // Half of the time that they wait; what is heard of late, or written late, is theirs.
+        soon += u64::from(world.now - begun < 2_500);
+        assert!(world.superseded.len() <= 1, "{}", world.log.join("\n"));
+        finish(&mut world);
+    }
+    assert!(soon * 10 >= seeds() * 7, "only {soon} of {}", seeds());
+}
+
+#[test]
+fn a_primary_that_is_back_at_once_does_not_take_the_role_back() {
+    let mut back = 0;
+    for seed in 0..seeds() {
+        let mut world = told(seed);
+        let first = published(&world).unwrap().writer.unwrap().address;
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        let end = world.now + 3_000;
+        while !is_withdrawn(&world) && world.now < end {
+            world.run(world.now + 2);
+        }
+        let asked = is_withdrawn(&world);
+        world.schedule(world.now + seed, Operation::StartDead { empty: seed % 3 == 0 });
+        run_until(&mut world, 60_000, |world| {
+            published(world).is_some_and(|record| record.writer.is_some())
+        });
+        let next = published(&world).unwrap().writer.unwrap().address;
+        if asked && !world.superseded.is_empty() {
+            back += 1;
+            assert_ne!(next, first, "{}", world.log.join("\n"));
+        }
+        finish(&mut world);
+    }
+    assert!(back * 2 >= seeds(), "only {back} of {}", seeds());
+}
+
+/// Nothing was asked, so the Sentinels go on naming it: it is published again when it is back with its data.
+#[test]
+fn an_agent_that_dies_before_it_asks_costs_some_seconds() {
+    for seed in 0..seeds() {
+        let mut world = told(seed);
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        let end = world.now + 3_000;
+        while !is_withdrawn(&world) && world.now < end {
+            world.run(world.now + 1);
+        }
+        for agent in 0..3 {
+            world.schedule(world.now, Operation::KillAgent(agent));
+        }
+        for agent in 0..3 {
+            world.schedule(world.now + 300, Operation::StartAgent(agent));
+        }
+        world.schedule(world.now + 500, Operation::StartDead { empty: false });
+        run_until(&mut world, 60_000, |world| {
+            published(world).is_some_and(|record| record.writer.is_some())
+        });
+        assert!(world.superseded.len() <= 1, "{}", world.log.join("\n"));
+        finish(&mut world);
+    }
+}
+
+#[test]
+fn the_sentinel_that_was_asked_dies_in_mid_failover() {
+    for seed in 0..seeds() {
+        let mut world = told(seed);
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        let end = world.now + 6_000;
+        while world.cluster.chosen().is_empty() && world.now < end {
+            world.run(world.now + 5);
+        }
+        world.schedule(world.now + 40 * seed, Operation::KillLeader);
+        world.run(world.now + 40_000);
+        finish(&mut world);
+    }
+}
+
+/// The second one is left to the Sentinels: one request at a time.
+#[test]
+fn two_primaries_that_die_one_after_the_other_leave_one_writer() {
+    for seed in 0..seeds() {
+        let mut world = told(seed);
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        world.run(world.now + 1_500 + 50 * seed);
+        world.schedule(world.now, Operation::KillPrimary);
+        world.run(world.now + 5_000);
+        assert!(world.superseded.len() <= 1, "{}", world.log.join("\n"));
+        world.run(world.now + 40_000);
+        finish(&mut world);
+    }
+}

@@ -231,6 +231,7 @@ fn apply(policy: &mut Policy, table: &GroupTable) {
     policy.hold_when_cut_off = table.hold_when_cut_off.unwrap_or(policy.hold_when_cut_off);
     policy.fence = table.fence.unwrap_or(policy.fence);
     policy.replace_emptied = table.replace_emptied.unwrap_or(policy.replace_emptied);
+    policy.fast_failover = table.fast_failover.unwrap_or(policy.fast_failover);
     policy.hold_writes = table.hold_writes.unwrap_or(policy.hold_writes);
     policy.tell_sentinels = table.tell_sentinels.unwrap_or(policy.tell_sentinels);
     policy.relay = table.relay.unwrap_or(policy.relay);

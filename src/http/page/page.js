@@ -12,8 +12,10 @@ const SUB_PX = 7;
 const SVG = "http://www.w3.org/2000/svg";
 const STEPS = {
   "answered": "Last answer of the writer",
+  "died": "Its process ended",
   "down-agreed": "Sentinels agreed: down",
   "withdrawn": "Name withdrawn",
+  "asked": "A Sentinel was asked for a failover",
   "selected": "Replica chosen by the leader",
   "promoted": "It says it is the primary",
   "decided": "Decided to publish",

@@ -34,6 +34,7 @@ impl World {
             | Operation::StartInstance { .. }
             | Operation::FreezeInstance(_)
             | Operation::ThawInstance(_)
+            | Operation::StartDead { .. }
             | Operation::KillPrimary
             | Operation::EmptyPrimary
             | Operation::MoveAll
@@ -290,7 +291,41 @@ impl World {
         self.moving_until = self.now;
     }
 
+    /// What is done to instances, and what the agents beside them hear of it.
     pub(super) fn operate_on_instances(&mut self, operation: Operation) {
+        let alive = |i: &Instance| (i.up, i.run, i.address.clone());
+        let before: Vec<_> = self.cluster.instances.iter().map(alive).collect();
+        self.change_instances(operation);
+        for (index, (was_up, run, address)) in before.into_iter().enumerate() {
+            let now = &self.cluster.instances[index];
+            if was_up && (!now.up || now.run != run) {
+                self.tell_of_death(index, run, &address);
+            }
+        }
+    }
+
+    /// The kernel tells at once, and the agent may be busy with something else; it may hear of it twice.
+    fn tell_of_death(&mut self, index: usize, run: u64, address: &Address) {
+        if !self.told || index >= self.agents.len() {
+            return;
+        }
+        let times = if self.rng.random_range(0..8) == 0 { 2 } else { 1 };
+        for _ in 0..times {
+            let late = self.rng.random_range(0..8) == 0;
+            let delay = if late { self.rng.random_range(200..7_000) } else { self.delay() };
+            let at = self.now + delay;
+            let death = Death {
+                run_id: format!("run-{run}-{address}"),
+                pid: run as u32,
+                kind: ProofKind::Process,
+                at: Mono(at),
+            };
+            let ended = Input::Process(address.clone(), ProcessState::Ended(death));
+            self.push(at, Event::Deliver(index, Box::new(ended)));
+        }
+    }
+
+    fn change_instances(&mut self, operation: Operation) {
         let instances = &mut self.cluster.instances;
         match operation {
             Operation::KillInstance(i) => instances[i].up = false,
@@ -298,6 +333,11 @@ impl World {
             Operation::ThawInstance(i) => instances[i].frozen = false,
             Operation::StartInstance { instance, empty } => {
                 self.cluster.start_instance(instance, empty);
+            }
+            Operation::StartDead { empty } => {
+                for index in 0..self.cluster.instances.len() {
+                    self.cluster.start_instance(index, empty);
+                }
             }
             Operation::KillPrimary => {
                 let primary = self.cluster.majority();

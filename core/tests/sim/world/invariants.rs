@@ -226,6 +226,21 @@ impl World {
         }
     }
 
+    /// A failover is forced in the place of one that has died for certain, and once at an epoch.
+    pub(super) fn check_superseded(&mut self, sentinel: usize, replace: &Replace, run_id: &str) {
+        let primary = &replace.primary;
+        let lives = self.cluster.instance(primary).is_some_and(|instance| {
+            instance.up && format!("run-{}-{primary}", instance.run) == run_id
+        });
+        if lives {
+            self.break_with(format!("{primary} is replaced for its death, and {run_id} lives"));
+        }
+        let epoch = self.cluster.sentinels[sentinel].config_epoch;
+        if !self.superseded.insert((primary.clone(), epoch)) {
+            self.break_with(format!("{primary} is replaced twice at epoch {epoch}"));
+        }
+    }
+
     pub(super) fn break_with(&mut self, what: String) {
         self.log.push(format!("{} BROKEN: {what}", self.now));
         self.broken.get_or_insert(what);

@@ -17,12 +17,14 @@ use consul_redis_core::duty::switchover::{Switchover, has_all, prepare, retire};
 use consul_redis_core::group::{GroupLoop, Input, Outcome, Output};
 use consul_redis_core::identity::address::{Address, GroupName};
 use consul_redis_core::known::memory::Memory;
-use consul_redis_core::known::observed::{InstanceAnswer, Reading, Role, StoreAnswer, StoredState};
+use consul_redis_core::known::observed::{
+    Death, InstanceAnswer, ProcessState, ProofKind, Reading, Role, StoreAnswer, StoredState,
+};
 use consul_redis_core::known::view::View;
-use consul_redis_core::policy::{Policy, WantedQuorum};
+use consul_redis_core::policy::{FastFailover, Policy, WantedQuorum};
 use consul_redis_core::published::projection::{Layout, Op, project};
 use consul_redis_core::published::record::{Level, PublishedRole, Record, decode, encode};
-use consul_redis_core::situation::data_loss::{Detach, Replace};
+use consul_redis_core::situation::data_loss::{Detach, Replace, WhyReplace};
 use consul_redis_core::situation::writer::is_of_lineage;
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
@@ -60,6 +62,9 @@ const ASK_TIMEOUT_MS: u64 = 500;
 /// Deadline of a call to Consul, in ms.
 const CONSUL_TIMEOUT_MS: u64 = 3_000;
 
+/// `down-after-milliseconds` where agents hear of deaths, in ms.
+const PATIENT_DOWN_AFTER_MS: u64 = 5_000;
+
 /// An answer may be three seconds old, and have been on its way for one.
 const PROOF_AGE_MAX_MS: u64 = 4_500;
 
@@ -69,8 +74,12 @@ const WRONG_FOR_MAX_MS: u64 = 12_000;
 
 /// What an older version did not know of a record, by version: each forgot it whenever it wrote. What is noted at every look
 /// (`sentinel_ids`, `installation`) cannot be shown so: these agents, which are of our code, would miss it and note it again.
-const UNKNOWN: [&[&str]; 3] =
-    [&["emptied"], &["emptied", "reset"], &["emptied", "reset", "claim", "lineage"]];
+const UNKNOWN: [&[&str]; 4] = [
+    &["death"],
+    &["death", "emptied"],
+    &["death", "emptied", "reset"],
+    &["death", "emptied", "reset", "claim", "lineage"],
+];
 
 /// So long after a failover its replicas have been made to follow, have copied everything, and are published.
 const REST_MS: u64 = 25_000;
@@ -272,6 +281,10 @@ pub struct World {
     pub moves: usize,
     /// Failovers asked for because of one without data.
     pub replacements: usize,
+    /// Failovers asked for because the writer's process had ended, by its address and the epoch then.
+    pub superseded: BTreeSet<(Address, u64)>,
+    /// The agents hear of the ends of the processes beside them.
+    told: bool,
     pub counts: Counts,
     /// What is left is for the operator to decide.
     pub left_to_the_operator: bool,
@@ -375,6 +388,8 @@ impl World {
             forgets: 0,
             detachments: 0,
             replacements: 0,
+            superseded: BTreeSet::new(),
+            told: false,
             counts: Counts::default(),
             left_to_the_operator: false,
             no_agents: false,
@@ -475,6 +490,13 @@ impl World {
         self
     }
 
+    /// The same with Sentinels that wait for long, and agents that hear of the ends of the processes beside them.
+    pub fn told_of_deaths(mut self) -> Self {
+        self.cluster.down_after_ms = PATIENT_DOWN_AFTER_MS;
+        self.told = true;
+        self
+    }
+
     /// The same with commands of which any may come late.
     pub fn tardy(mut self) -> Self {
         self.tardy = true;
@@ -507,6 +529,9 @@ impl World {
         policy.forget_ghosts &= !unknown.contains(&"reset");
         policy.bootstrap &= !unknown.contains(&"claim");
         policy.relay &= unknown.is_empty();
+        if unknown.contains(&"death") {
+            policy.fast_failover = FastFailover::Off;
+        }
         policy
     }
 

@@ -109,7 +109,7 @@ impl World {
                     }
                 }
             }
-            Output::Follow(_) | Output::Published(_) | Output::ShowClock(_) => {}
+            Output::Follow(_) | Output::Published(_) | Output::ShowClock(_) | Output::Died(..) => {}
             Output::ReadStore => {
                 let delay = self.delay();
                 self.push(self.now + delay, Event::Read(agent, ReadKind::Consistent));
@@ -362,6 +362,16 @@ impl World {
             return;
         }
         self.log.push(format!("{} agent-{agent} has {sentinel} replace", self.now));
+        if let WhyReplace::Died { run_id, .. } = &replace.why {
+            self.check_superseded(sentinel, replace, run_id);
+            if self.cluster.best_replica(sentinel).is_none() {
+                let words = "NOGOODSLAVE No suitable replica to promote".to_owned();
+                let refused = Input::NotBegun(replace.clone(), words);
+                let delay = self.delay();
+                self.push(self.now + delay, Event::Deliver(agent, Box::new(refused)));
+                return;
+            }
+        }
         self.replacements += 1;
         let last = self.last_replacement.replace(self.now);
         if let Some(at) = last.filter(|at| self.now - at < REPLACE_GAP_MS) {

@@ -1,0 +1,244 @@
+//! The process of an instance on this host. Its kernel gives a handle of it (`pidfd`) that becomes readable when it ends, however
+//! it does, and at once.
+//!
+//! What answers at an address names its process id, which means nothing in another pid namespace. So the process must own the
+//! socket that listens on the instance's port, in our own network. Whatever cannot be looked at is no proof, and is said.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+
+use crate::clock::Clock;
+use crate::core::identity::address::Address;
+use crate::core::known::observed::{Death, ProcessState, ProofKind};
+use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, text};
+use crate::retry::Retry;
+
+/// Pause before it is looked again for a process: the first and the longest one. One that was started again at once is found soon.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// The lists of this host's sockets.
+const SOCKETS: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+/// `TCP_LISTEN`, as those lists have it.
+const LISTENS: &str = "0A";
+
+/// What an instance says of its process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The `run_id`.
+    pub run_id: String,
+    /// `process_id`, in its own pid namespace.
+    pub pid: u32,
+    /// The port that it listens on.
+    pub port: u16,
+}
+
+/// A process that is known to be the instance's.
+struct Handle {
+    named: Named,
+    kind: ProofKind,
+    fd: AsyncFd<OwnedFd>,
+}
+
+/// Watches the process at an address, and the next one when it has ended. Another login counts from the next process on. Ends when
+/// the receiver of the news has ended.
+pub async fn watch_process(
+    address: Address,
+    login: watch::Receiver<LinkSettings>,
+    clock: Clock,
+    news: mpsc::Sender<(Address, ProcessState)>,
+) {
+    let mut retry = Retry::between(AGAIN.0, AGAIN.1);
+    let mut said = None;
+    loop {
+        let settings = login.borrow().clone();
+        match take(&address, &settings).await {
+            Ok(Some(handle)) => {
+                retry.reset();
+                said = None;
+                let Named { run_id, pid, .. } = handle.named.clone();
+                let watched = ProcessState::Watched { run_id: run_id.clone(), pid };
+                if news.send((address.clone(), watched)).await.is_err() {
+                    return;
+                }
+                if let Err(error) = handle.fd.ready(Interest::READABLE).await {
+                    tracing::debug!(instance = %address, %error, "the handle of process {pid}");
+                } else {
+                    let at = clock.now().mono;
+                    let death = Death { run_id, pid, kind: handle.kind, at };
+                    let ended = ProcessState::Ended(death);
+                    if news.send((address.clone(), ended)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            // It does not answer, or was started again meanwhile.
+            Ok(None) => {}
+            Err(why) if said.as_ref() == Some(&why) => {}
+            Err(why) => {
+                said = Some(why.clone());
+                let unseen = ProcessState::Unseen(why);
+                if news.send((address.clone(), unseen)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(retry.next_delay()).await;
+    }
+}
+
+/// A handle of the process that answers at an address; `None` while none answers.
+///
+/// # Errors
+/// Why its end could not be seen.
+async fn take(address: &Address, settings: &LinkSettings) -> Result<Option<Handle>, String> {
+    let Ok(mut link) = Link::open(address, settings).await else { return Ok(None) };
+    let Ok(named) = ask(&mut link).await else { return Ok(None) };
+    let fd = open(named.pid)?;
+    let checked = named.clone();
+    let kind =
+        spawn_blocking(move || check(&checked)).await.map_err(|error| error.to_string())??;
+    // The same process still answers: the handle is not of one that had the same id before or after it.
+    match ask(&mut link).await {
+        Ok(again) if again == named => Ok(Some(Handle { named, kind, fd })),
+        Ok(_) | Err(_) => Ok(None),
+    }
+}
+
+/// What the instance says of its process.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with one that cannot be read.
+pub async fn ask(link: &mut Link) -> Result<Named, LinkError> {
+    let info = text(&link.call(&["INFO", "server"]).await?).map_err(LinkError::Unexpected)?;
+    let fields = info_fields(&info);
+    let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u32>().ok());
+    let named = || {
+        Some(Named {
+            run_id: (*fields.get("run_id")?).to_owned(),
+            pid: number("process_id")?,
+            port: number("tcp_port")?.try_into().ok()?,
+        })
+    };
+    named().ok_or_else(|| LinkError::Unexpected("INFO names no process".to_owned()))
+}
+
+/// Whether the end of the process that an instance names could be seen from here.
+///
+/// # Errors
+/// Why not, with what to do about it.
+pub fn is_provable(named: &Named) -> Result<(), String> {
+    open_fd(named.pid)?;
+    check(named).map(|_| ())
+}
+
+#[expect(
+    deprecated,
+    reason = "an OwnedFd is one descriptor for as long as it lives; the newer way is unsafe code"
+)]
+fn open(pid: u32) -> Result<AsyncFd<OwnedFd>, String> {
+    AsyncFd::with_interest(open_fd(pid)?, Interest::READABLE).map_err(|error| error.to_string())
+}
+
+fn open_fd(pid: u32) -> Result<OwnedFd, String> {
+    let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let id = id.ok_or_else(|| format!("{pid} is no process id"))?;
+    pidfd_open(id, PidfdFlags::empty()).map_err(|error| match error {
+        Errno::SRCH => elsewhere(pid),
+        Errno::NOSYS => {
+            "this kernel tells of no process (pidfd_open: Linux 5.3 and later)".to_owned()
+        }
+        other => format!("process {pid} cannot be watched (pidfd_open): {other}"),
+    })
+}
+
+/// The process that answers is in another pid namespace.
+fn elsewhere(pid: u32) -> String {
+    format!(
+        "process {pid}, which it names, is none of those that this agent sees: it runs in a container of its own. Run the agent          in the same pid namespace (`consul-redis exec` beside it)"
+    )
+}
+
+/// The process owns a socket that listens on its port; what its end would be known by.
+fn check(named: &Named) -> Result<ProofKind, String> {
+    let Named { pid, port, .. } = named;
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!(
+            "/proc does not show process {pid} (hidepid, or ProtectProc in the agent's unit): docs/packages.md"
+        ),
+        ErrorKind::PermissionDenied => format!(
+            "the sockets of process {pid} are not to be seen: run the agent as the same user, or give it CAP_SYS_PTRACE \
+             (docs/packages.md)"
+        ),
+        _ => format!("/proc/{pid}/fd: {error}"),
+    })?;
+    let lists: Vec<String> =
+        SOCKETS.iter().filter_map(|list| std::fs::read_to_string(list).ok()).collect();
+    if lists.is_empty() {
+        return Err(format!("{} cannot be read", SOCKETS[0]));
+    }
+    let listening: BTreeSet<String> =
+        lists.iter().flat_map(|list| list.lines()).filter_map(|row| listener(row, *port)).collect();
+    let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    let mut sockets = links.filter_map(|link| link.to_str().map(str::to_owned));
+    if !sockets.any(|socket| listening.contains(&socket)) {
+        return Err(format!("{}, or in a network of its own", elsewhere(*pid)));
+    }
+    let ours = parent(*pid) == Some(std::process::id());
+    Ok(if ours { ProofKind::Child } else { ProofKind::Process })
+}
+
+/// The name of the socket in a row of `/proc/net/tcp`, where it listens on this port.
+fn listener(row: &str, port: u16) -> Option<String> {
+    let mut words = row.split_ascii_whitespace();
+    let (_, local, _, state) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let (_, own) = local.rsplit_once(':')?;
+    let listens = state == LISTENS && u16::from_str_radix(own, 16) == Ok(port);
+    // tx:rx, timer, retransmits, uid, timeout, inode
+    let inode = words.nth(5)?;
+    listens.then(|| format!("socket:[{inode}]"))
+}
+
+/// The parent of a process: the second word after the name, which stands in parentheses and may hold anything.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_that_listens_on_the_port_is_found() {
+        let row = "   0: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 21394 1 00 100 0";
+        assert_eq!(listener(row, 6379).as_deref(), Some("socket:[21394]"));
+        assert_eq!(listener(row, 6380), None);
+        let connected = row.replace(" 0A ", " 01 ");
+        assert_eq!(listener(&connected, 6379), None);
+        assert_eq!(listener("  sl  local_address rem_address   st tx_queue", 6379), None);
+    }
+
+    #[test]
+    fn a_process_that_does_not_listen_there_is_not_the_instance() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (run_id, port) = ("a".to_owned(), listener.local_addr().unwrap().port());
+        let own = Named { run_id, pid: std::process::id(), port };
+        assert_eq!(is_provable(&own), Ok(()));
+        // Process 1 is there, and listens on no such port.
+        let other = Named { pid: 1, ..own.clone() };
+        assert!(is_provable(&other).is_err());
+        drop(listener);
+        let why = is_provable(&own).unwrap_err();
+        assert!(why.contains("container of its own"), "{why}");
+        assert_eq!(parent(std::process::id()), Some(std::os::unix::process::parent_id()));
+    }
+}
