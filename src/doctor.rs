@@ -22,13 +22,14 @@ use crate::core::identity::address::{Address, ServiceName};
 use crate::core::known::memory::Memory;
 use crate::core::known::observed::{InstanceAnswer, Observed, Reading};
 use crate::core::known::view::View;
-use crate::core::policy::Policy;
+use crate::core::policy::{FastFailover, Policy};
 use crate::core::published::projection::MANAGED_BY;
 use crate::core::published::record::Record;
 use crate::core::shown::status::{ProblemCode, assess};
 use crate::dns::Names;
 use crate::name_check;
 use crate::observe::{look, look_without_consul};
+use crate::process::{Named, is_provable};
 use crate::redis_link::{Link, LinkError, LinkSettings, fields, info_fields, list, text};
 use crate::rights::{Rights, either_follows, is_unknown, may, named};
 use crate::sentinel::login::{Login, SENTINEL_NEEDS, Trial};
@@ -278,13 +279,29 @@ async fn all_instances(
                     sentinel_users: Err(error.clone()),
                     refused: Err(error.clone()),
                     renamed: Err(error),
+                    death_unseen: None,
                 }
             });
-            (at, facts)
+            let death_unseen = death_unseen(group, &at, &facts).await;
+            (at, InstanceFacts { death_unseen, ..facts })
         }
     };
     let asks = answering(&observed.instances).map(ask);
     futures_util::future::join_all(asks).await.into_iter().collect()
+}
+
+/// Why the end of an instance of this host would not be seen from here.
+async fn death_unseen(group: &GroupConfig, at: &Address, facts: &InstanceFacts) -> Option<String> {
+    let Policy { local, fast_failover, .. } = &group.policy;
+    if *fast_failover == FastFailover::Off || !local.contains(at) {
+        return None;
+    }
+    let named = Named {
+        run_id: facts.info("run_id")?.to_owned(),
+        pid: facts.info("process_id")?.parse().ok()?,
+        port: facts.info("tcp_port")?.parse().ok()?,
+    };
+    tokio::task::spawn_blocking(move || is_provable(&named)).await.ok()?.err()
 }
 
 async fn instance(
@@ -335,7 +352,15 @@ async fn instance(
         Rights::Unknown(words) => Err(words),
     };
     let config = merged(settings);
-    Ok(InstanceFacts { config, info, clock_ahead_ms, sentinel_users, refused, renamed })
+    Ok(InstanceFacts {
+        config,
+        info,
+        clock_ahead_ms,
+        sentinel_users,
+        refused,
+        renamed,
+        death_unseen: None,
+    })
 }
 
 /// What agents with this policy do to an instance, sooner or later.

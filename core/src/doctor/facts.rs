@@ -88,6 +88,9 @@ pub struct InstanceFacts {
     pub refused: Result<Refused, String>,
     /// The commands of a failover that it does not know by their names (`rename-command`).
     pub renamed: Result<Vec<String>, String>,
+    /// Why the end of its process would not be seen from here; `None` where it would, or where it is not wanted to be: on other
+    /// hosts, or with `fast_failover = "off"`.
+    pub death_unseen: Option<String>,
 }
 
 /// What a server refuses a login.

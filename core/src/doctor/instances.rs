@@ -33,6 +33,7 @@ pub(super) const CHECKS: &[Check] = &[
     buffers,
     limits_differ,
     diskless_delay,
+    death_unseen,
     config_file,
     clocks,
     versions,
@@ -396,6 +397,16 @@ fn limits_differ(facts: &Facts<'_>) -> Vec<Finding> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+fn death_unseen(facts: &Facts<'_>) -> Vec<Finding> {
+    each(facts, FindingCode::DeathUnseen, |at, more| {
+        let text = format!(
+            "the end of {at} is not seen at once by an agent that runs like this command: Sentinels wait for down-after-milliseconds"
+        );
+        let mend = "run the agent as the user of Redis, where it sees its processes (docs/packages.md); or set fast_failover = \"off\"";
+        Some((text, more.death_unseen.clone()?, mend.to_owned()))
+    })
 }
 
 fn diskless_delay(facts: &Facts<'_>) -> Vec<Finding> {

@@ -206,6 +206,8 @@ codes! {
     MinReplicasOff "min-replicas-off" Hint;
     /// A full synchronisation waits for long.
     DisklessDelay "diskless-delay" Hint;
+    /// The end of an instance's process is not seen at once.
+    DeathUnseen "death-unseen" Hint;
     /// An instance is kept out of service.
     InMaintenance "in-maintenance" Hint;
 

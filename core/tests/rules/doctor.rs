@@ -92,6 +92,7 @@ fn instance_facts() -> InstanceFacts {
         sentinel_users: Ok([("sentinel".to_owned(), String::new())].into()),
         refused: Ok(nothing_refused()),
         renamed: Ok(Vec::new()),
+        death_unseen: None,
     }
 }
 
@@ -494,6 +495,10 @@ const INSTANCE_FAULTS: &[(FindingCode, Fault)] = &[
     (FindingCode::InMaintenance, |w| {
         w.priority_zero(C);
         w.store().maintenance.as_mut().expect("a list").insert(at(C), 100);
+    }),
+    (FindingCode::DeathUnseen, |w| {
+        let why = "/proc does not show process 4711".to_owned();
+        w.instances.get_mut(&at(A)).expect("an instance").death_unseen = Some(why);
     }),
 ];
 
