@@ -428,11 +428,17 @@ impl GroupLoop {
     }
 
     /// A watch may be answered by a server that lags behind; only a confirmed read goes back.
-    fn fold_watched(&mut self, answer: StoreAnswer, now: Now, out: &mut Vec<Output>) {
+    fn fold_watched(&mut self, mut answer: StoreAnswer, now: Now, out: &mut Vec<Output>) {
         let index = self.observed.store.as_ref().map_or(0, |store| store.state_index);
         if answer.state_index < index {
             out.push(Output::ReadStore);
             return;
+        }
+        if let Some(store) = self.observed.store.as_ref().filter(|_| answer.state_index == index) {
+            // It may know the record, and not yet what we have noted since.
+            let local = &self.policy.local;
+            let ours = store.seen.iter().filter(|(address, _)| local.contains(*address));
+            answer.seen.extend(ours.map(|(address, seen)| (address.clone(), seen.clone())));
         }
         self.fold_store(answer, now, out);
     }

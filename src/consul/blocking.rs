@@ -186,7 +186,7 @@ mod tests {
             let proxy = Proxy::start(move |_, _| ok(index)).await;
             let mut query = proxy.query();
             let error = next(&mut query).await.unwrap_err();
-            assert!(matches!(error, ConsulError::Unreadable { .. }), "{error:?}");
+            assert!(matches!(error, ConsulError::NoIndex { .. }), "{error:?}");
             assert!(error.to_string().contains("X-Consul-Index"), "{error}");
             assert!(error.hint().unwrap().contains("X-Consul-Index"));
             assert_eq!(for_half_a_second(&mut query).await, 0);

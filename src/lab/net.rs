@@ -1,8 +1,10 @@
 //! What servers of a lab need of the network: ports that are free, and certificates.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
+
+use tokio::sync::oneshot;
 
 use super::LabError;
 
@@ -47,6 +49,47 @@ pub fn free_ports(ips: &[Ipv4Addr], count: usize) -> Result<Vec<u16>, LabError> 
         return Err(LabError(format!("no free ports on {ips:?}")));
     }
     Ok(found.into_iter().map(|(port, _)| port).collect())
+}
+
+/// What leads from an address to a server that listens elsewhere, as a router that translates addresses does, or the published
+/// port of a container. It goes on while the test waits for a program. Dropped, it leads nowhere.
+#[derive(Debug)]
+pub struct Forward {
+    _until: oneshot::Sender<()>,
+}
+
+impl Forward {
+    /// Forwards every connection to `from`.
+    ///
+    /// # Errors
+    /// When `from` is taken.
+    pub fn start(from: SocketAddr, to: SocketAddr) -> Result<Self, LabError> {
+        let listener = TcpListener::bind(from)?;
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (until, dropped) = oneshot::channel();
+        std::thread::spawn(move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    () = forward(listener, to) => {}
+                    _ = dropped => {}
+                }
+            });
+        });
+        Ok(Self { _until: until })
+    }
+}
+
+async fn forward(listener: TcpListener, to: SocketAddr) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    while let Ok((mut here, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            // Where nothing listens, the connection is closed at once.
+            if let Ok(mut there) = tokio::net::TcpStream::connect(to).await {
+                let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+            }
+        });
+    }
 }
 
 /// Certificates of a world: PEM files.

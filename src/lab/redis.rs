@@ -1,6 +1,6 @@
 //! Redis and Sentinel servers of a lab, and questions to them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use redis::Value;
 
 use super::LabError;
+use super::net::Forward;
 use super::process::{Life, Process};
 use super::tools::Tool;
 use super::wait::until;
@@ -32,6 +33,7 @@ pub struct LabServer {
     dir: PathBuf,
     life: Life,
     process: Option<Process>,
+    _forward: Option<Forward>,
 }
 
 /// What a server is started from.
@@ -46,6 +48,8 @@ pub struct ServerSpec<'a> {
     pub host: &'a str,
     /// The port it listens on.
     pub port: u16,
+    /// The port that it announces, from where everything is forwarded to it; `None`: the one that it listens on.
+    pub published: Option<u16>,
     /// Its config file.
     pub config: &'a str,
     /// More arguments.
@@ -59,7 +63,8 @@ pub struct ServerSpec<'a> {
 }
 
 impl LabServer {
-    /// Starts a server from a config that `{ip}`, `{host}` and `{port}` stand in.
+    /// Starts a server from a config that `{ip}`, `{port}`, `{host}` and `{announced}` stand in: where it listens, and what it
+    /// announces.
     ///
     /// # Errors
     /// When it does not answer in time: with the end of its log.
@@ -71,11 +76,20 @@ impl LabServer {
         let ip = spec.ip.to_string();
         let config = spec.config.replace("{ip}", &ip).replace("{host}", spec.host);
         let config = config.replace("{port}", &port.to_string());
+        let announced = spec.published.unwrap_or(port);
+        let config = config.replace("{announced}", &announced.to_string());
         std::fs::write(&file, config)?;
         let mut args = vec![file.display().to_string()];
         args.extend(spec.args.iter().map(|arg| (*arg).to_owned()));
+        let address = Address::new(spec.host, announced).map_err(LabError::new)?;
+        let from = address.ip().filter(|_| spec.published.is_some());
+        let forward = from.map(|from| {
+            let to = SocketAddr::new(spec.ip, port);
+            Forward::start(SocketAddr::new(from, announced), to)
+        });
         let mut server = Self {
-            address: Address::new(spec.host, port).map_err(LabError::new)?,
+            address,
+            _forward: forward.transpose()?,
             login: spec.login,
             name: spec.name.to_owned(),
             tool: spec.tool,

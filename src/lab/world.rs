@@ -118,6 +118,9 @@ impl Default for WorldSpec {
 pub enum Announced {
     /// Their loopback address.
     Ipv4,
+    /// Another loopback address and another port than they listen at, from where everything is forwarded to them: they are
+    /// behind NAT, or in containers with published ports.
+    Published,
     /// An address in `fd00::/64`, which is there already: in a network of the world's own.
     Ipv6,
     /// A name that ends in `.lab`, which is added to this hosts file. It is the one that the world's processes see.
@@ -210,7 +213,7 @@ impl World {
         let (ip, host) = self.place(name)?;
         let mut config = format!(
             "bind {{ip}}\n{}dir {}\nsave \"\"\nappendonly no\n\
-             replica-announce-ip {{host}}\nreplica-announce-port {{port}}\n\
+             replica-announce-ip {{host}}\nreplica-announce-port {{announced}}\n\
              repl-diskless-sync yes\nrepl-diskless-sync-delay 0\n{}",
             self.port_lines(),
             self.dir.path().join(name).display(),
@@ -229,9 +232,10 @@ impl World {
         let login = self.login(self.spec.redis_password.as_deref());
         let (dir, life) = (self.dir.path(), self.spec.life);
         let (tool, config, args, host) = (self.tool()?, config.as_str(), &[][..], host.as_str());
-        let port = self.redis_port;
-        LabServer::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
-            .await
+        let (port, published) = (self.redis_port, self.published(host)?);
+        let spec =
+            ServerSpec { name, tool, ip, host, port, published, config, args, login, dir, life };
+        LabServer::start(spec).await
     }
 
     /// Starts one more Sentinel, which knows the groups or nothing at all.
@@ -244,11 +248,11 @@ impl World {
             Announced::Name(_) => {
                 "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
             }
-            Announced::Ipv4 | Announced::Ipv6 => "",
+            Announced::Ipv4 | Announced::Published | Announced::Ipv6 => "",
         };
         let mut config = format!(
             "bind {{ip}}\n{}dir {}\n{hostnames}sentinel announce-ip {{host}}\n\
-             sentinel announce-port {{port}}\n",
+             sentinel announce-port {{announced}}\n",
             self.port_lines(),
             self.dir.path().join(name).display()
         );
@@ -291,9 +295,11 @@ impl World {
             // No other server is in that network.
             IpAddr::V6(_) => loopback(self.base),
         };
-        let (port, host) = (free_port(&[at])?, host.as_str());
-        LabServer::start(ServerSpec { name, tool, ip, host, port, config, args, login, dir, life })
-            .await
+        let (port, published) = (free_port(&[at])?, self.published(&host)?);
+        let host = host.as_str();
+        let spec =
+            ServerSpec { name, tool, ip, host, port, published, config, args, login, dir, life };
+        LabServer::start(spec).await
     }
 
     /// All Consul servers in their order.
@@ -492,6 +498,7 @@ impl World {
         let ip = self.address();
         match &self.spec.announced {
             Announced::Ipv4 => Ok((ip.into(), ip.to_string())),
+            Announced::Published => Ok((ip.into(), self.address().to_string())),
             Announced::Ipv6 => {
                 let [.., last] = ip.octets();
                 let ip = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into());
@@ -504,6 +511,14 @@ impl World {
                 Ok((ip.into(), host))
             }
         }
+    }
+
+    /// The port that a server announces, where that is another one than it listens on.
+    fn published(&self, host: &str) -> Result<Option<u16>, LabError> {
+        if self.spec.announced != Announced::Published {
+            return Ok(None);
+        }
+        free_port(&[host.parse().map_err(LabError::new)?]).map(Some)
     }
 
     /// A loopback address that no other server has: of this process, this world, this server.

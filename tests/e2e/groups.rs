@@ -146,3 +146,59 @@ async fn two_groups_whose_nodes_have_one_name_do_not_answer_for_each_other() {
     let status = run(&world, &[&["status"], &flags[..]].concat(), &[]);
     assert!(text(&status).contains("is not this group's"), "{}", text(&status));
 }
+
+/// Consul has one node, and one service, for names that differ in case alone.
+#[tokio::test]
+async fn groups_and_services_that_differ_in_case_alone_do_not_answer_for_each_other() {
+    let groups = ["Cache", "cache", "other"].map(str::to_owned).to_vec();
+    let world = world(WorldSpec { redis: 1, groups, ..WorldSpec::default() }).await;
+    let _first = agents(&world, 1, &["--group", "Cache=Cache"]);
+    let writer = until_writer(&world, "Cache", 20, None).await;
+    let named = |world: &World| {
+        let client = world.consul.client().unwrap();
+        async move {
+            let path = "/v1/catalog/service/cache-primary";
+            let rows: serde_json::Value = client.get(path, &[]).await.unwrap().value;
+            let rows = rows.as_array().cloned().unwrap_or_default();
+            let at = |row: &serde_json::Value| {
+                let address = row["ServiceAddress"].as_str().unwrap_or_default();
+                format!("{address}:{}", row["ServicePort"])
+            };
+            rows.iter().map(at).collect::<Vec<String>>()
+        }
+    };
+    let before = named(&world).await;
+    // One has the group's name, the other one the service's.
+    for (name, flags, why) in [
+        (
+            "agent-group",
+            ["--group", "cache=elsewhere"],
+            "node redis-ha-cache exists and is not this group's",
+        ),
+        (
+            "agent-service",
+            ["--group", "other=cache"],
+            "service cache-primary is published by another node, redis-ha-Cache",
+        ),
+    ] {
+        let other = agent(&world, name, &flags, &[]);
+        until("it says why it publishes nothing", Duration::from_secs(20), || async {
+            let log = other.log();
+            if log.contains(why) { Ok(()) } else { Err(LabError(log)) }
+        })
+        .await
+        .unwrap();
+        let status = run(&world, &[&["status"], &flags[..]].concat(), &[]);
+        assert!(text(&status).contains(why), "{}", text(&status));
+    }
+    assert_eq!(named(&world).await, before);
+    assert_eq!(until_writer(&world, "Cache", 5, None).await, writer);
+    for group in ["cache", "other"] {
+        let found = world.consul.key(&format!("redis-ha/{group}/state")).await.unwrap();
+        assert_eq!(found, None, "{group}");
+    }
+    // In one config, they are refused.
+    let both = ["check-config", "--group", "Cache", "--group", "cache"];
+    let refused = run(&world, &both, &[]);
+    assert_eq!(refused.status.code(), Some(64), "{}", text(&refused));
+}

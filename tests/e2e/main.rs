@@ -47,6 +47,7 @@ mod prometheus;
 mod promises;
 mod proof;
 mod proxies;
+mod published_ports;
 mod reach;
 mod refusals;
 mod relay;

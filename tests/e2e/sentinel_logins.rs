@@ -11,6 +11,7 @@ use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::{fields, text as words};
 use nix::sys::signal::Signal;
 
+use crate::namespace::Namespace;
 use crate::support::{
     agent, get, http_address, must_follow_a_failover, run, set_sentinel_user, text, until_logged,
     until_writer, world,
@@ -239,4 +240,74 @@ async fn a_sentinel_that_cannot_save_its_config_is_told_once() {
     // A Sentinel that was asked before it had the setting may be told twice.
     assert!(log.matches("reconfigured Sentinel").count() <= 6, "{log}");
     assert!(!log.contains("cannot tell"), "{log}");
+}
+
+/// `[[group]] settings` with this user for the Sentinels.
+fn sentinels_user(path: &Path, user: &str, file: &Path) {
+    let text = format!(
+        "[[group]]\nname = \"redis\"\nsettings = {{ auth_user = \"{user}\", auth_password_file = \"{}\" }}\n",
+        file.display()
+    );
+    std::fs::write(path, text).unwrap();
+}
+
+/// The login is right, as far as any agent can try it; the Sentinel does not get to the primary all the same.
+#[tokio::test]
+async fn a_login_under_which_a_sentinel_loses_the_primary_is_taken_back() {
+    let network = Namespace::new().unwrap_or_else(|error| panic!("{error}"));
+    // The system's own addresses are looked up after the rule that cuts one way off.
+    network.ip("rule add pref 100 lookup local").unwrap();
+    network.ip("rule del pref 0").unwrap();
+    network.enter().unwrap();
+    // Each Sentinel asks from its own address, which to Redis is no loopback one.
+    let (sentinel_lines, redis_lines) = ("bind-source-addr {ip}\n", "protected-mode no\n");
+    let spec = WorldSpec { sentinel_lines, redis_lines, ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    for redis in &world.groups[0].redis {
+        for user in ["before", "after"] {
+            let user = ["ACL", "SETUSER", user, "on", ">secret", "~*", "&*", "+@all"];
+            redis.ask(&user).await.unwrap();
+        }
+    }
+    let own = ["SENTINEL", "SET", "redis", "auth-user", "before", "auth-pass", "secret"];
+    for sentinel in &world.sentinels {
+        sentinel.ask(&own).await.unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
+    std::fs::write(&file, "secret").unwrap();
+    sentinels_user(&path, "before", &file);
+    let running = agent(&world, "agent-0", &["--config", path.to_str().unwrap()], &[]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_looked_at(&world, 3).await;
+    for sentinel in &world.sentinels {
+        until_up(sentinel).await;
+    }
+    sentinels_user(&path, "after", &file);
+    look_again(&running);
+    let given = "the new login for the instances";
+    until_said(&running, given, 3).await;
+    let cut_off = &world.sentinels[0];
+    let (from, to) = (cut_off.address.host(), world.server(&writer).unwrap().address.host());
+    network.ip(&format!("rule add pref 10 from {from} to {to} blackhole")).unwrap();
+    let back = format!("Sentinel {} called {writer} down once it had user after", cut_off.address);
+    until_said(&running, &back, 1).await;
+    assert!(running.log().contains("it has the login before again"), "{}", running.log());
+    network.ip("rule del pref 10").unwrap();
+    until_up(cut_off).await;
+    // The other two keep the new one, and it is not tried on this one again.
+    let redis = world.server(&writer).unwrap();
+    until("one Sentinel has the login before", Duration::from_secs(20), || async {
+        let mut users = users(redis).await;
+        users.sort();
+        let wanted = ["after", "after", "after", "after", "before", "before"];
+        if users == wanted { Ok(()) } else { Err(LabError(format!("{users:?}"))) }
+    })
+    .await
+    .unwrap();
+    look_again(&running);
+    until_said(&running, "the config says what it said before", 1).await;
+    assert_eq!(running.log().matches(given).count(), 3, "{}", running.log());
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
 }

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use consul_redis::core::published::record::Record;
 use consul_redis::lab::LabError;
+use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::fields;
 use tokio::time::Instant;
 
 use crate::support::{
-    agents, logs, record, run, text, until_in_sync, until_record, until_writer, world,
+    agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_record,
+    until_writer, world,
 };
 
 /// Waits until every Sentinel has these fields.
@@ -133,4 +136,56 @@ async fn what_is_gone_for_good_is_forgotten_when_an_operator_says_so() {
     world.calm().await.unwrap();
     world.server_mut(&first).unwrap().kill();
     until_writer(&world, "redis", 30, Some(&first)).await;
+}
+
+/// One Sentinel was made anew three times, with another id at another address each time: three of six that are counted live.
+/// No agent resets any without a majority.
+#[tokio::test]
+async fn where_most_sentinels_that_are_counted_are_gone_status_says_what_to_reset() {
+    let mut world = world(WorldSpec::default()).await;
+    let running = agents(&world, 2, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let others = async |sentinel: &LabServer, wanted: &str| {
+        until(&format!("it knows {wanted} others"), Duration::from_secs(40), || async {
+            let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+            let found = fields(&answer).map_err(LabError)?["num-other-sentinels"].clone();
+            if found == wanted { Ok(()) } else { Err(LabError(found)) }
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{}: {error}", sentinel.name()));
+    };
+    for index in 3..6 {
+        world.sentinels.pop().unwrap().kill();
+        let anew = world.start_sentinel(&format!("sentinel-{index}"), true).await.unwrap();
+        world.sentinels.push(anew);
+        world.hurry().await;
+        for sentinel in &world.sentinels[..2] {
+            others(sentinel, &index.to_string()).await;
+        }
+    }
+    let said = until("status says what to run", Duration::from_secs(60), || async {
+        let status = text(&run(&world, &["status"], &[]));
+        let list = status.split("run SENTINEL RESET redis on ").nth(1);
+        let list = list.and_then(|rest| rest.split(", 30 s").next()).map(str::to_owned);
+        list.ok_or(LabError(status))
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", logs(&running)));
+    let named: Vec<&str> = said.split(", then ").collect();
+    let mut wanted: Vec<_> = world.sentinels[..2].iter().map(|s| s.address.clone()).collect();
+    wanted.sort();
+    let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+    assert_eq!(named, wanted, "those that list the three that are gone");
+    assert!(!logs(&running).contains("was made to forget"), "{}", logs(&running));
+    for address in named {
+        let mut all = world.sentinels.iter();
+        let sentinel = all.find(|sentinel| sentinel.address.to_string() == address).unwrap();
+        sentinel.ask(&["SENTINEL", "RESET", "redis"]).await.unwrap();
+        others(sentinel, "2").await;
+    }
+    let three = |record: &Record| record.writer.is_some() && record.evidence.known == 3;
+    until_record(&world, "redis", 90, "three are known", three).await;
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
 }

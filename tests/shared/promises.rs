@@ -289,7 +289,7 @@ pub const PROVEN: Promise = Promise {
 };
 
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 19] = [
+pub const ALL: [(&str, &Promise); 20] = [
     ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
     ("FORGOTTEN", &FORGOTTEN),
     ("MOVED", &MOVED),

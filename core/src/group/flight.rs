@@ -7,6 +7,7 @@ use crate::known::memory::Steps;
 use crate::known::observed::{StoreAnswer, StoredState};
 use crate::published::projection::{Op, project};
 use crate::published::record::{Change, Record};
+use crate::published::write::take_seen;
 use crate::situation::data_loss::WhyReplace;
 use crate::time::{Mono, Now};
 
@@ -107,7 +108,7 @@ impl GroupLoop {
         }
         if purpose == Purpose::Seen {
             if let Some(store) = &mut self.observed.store {
-                store.take_seen(&self.layout, &ops);
+                take_seen(store, &self.layout, &ops);
             }
             return;
         }

@@ -359,6 +359,21 @@ impl InstanceAnswer {
         self.not_ready.as_deref().is_some_and(|error| error.starts_with("MISCONF"))
     }
 
+    /// What its own agent notes of it: the history that it leads, or follows with its link up.
+    pub fn seen(&self) -> Option<Seen> {
+        let (led, is_at_it) = match self.role {
+            Role::Primary { .. } => (true, true),
+            Role::Replica { link_up, .. } => (false, link_up),
+        };
+        (is_at_it && self.not_ready.is_none() && self.keys > 0).then(|| Seen {
+            of: self.replid.clone(),
+            led,
+            offset: self.offset,
+            run_id: self.run_id.clone(),
+            config_file: self.config_file.clone(),
+        })
+    }
+
     /// It is a primary, and was not promoted a moment ago: a promotion keeps the history that it followed before as its second
     /// one (`master_replid2`), until it has had no replica for `repl-backlog-ttl` (an hour).
     pub fn not_lately_promoted(&self) -> bool {

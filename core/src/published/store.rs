@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::address::{Address, GroupName};
 use crate::identity::ids::{ReplId, SentinelId};
-use crate::known::observed::{InstanceAnswer, Role};
 use crate::policy::WantedSettings;
-use crate::published::projection::Op;
 use crate::published::record::{Change, Record, decode};
 use crate::time::Mono;
 
@@ -71,6 +69,11 @@ impl Layout {
     /// The directory of that key, with a slash at the end: no other instance's begins with it.
     pub fn seen_dir(&self, instance: &Address) -> String {
         format!("{}{HISTORIES}{instance}/", self.root())
+    }
+
+    /// The rest of a key below [`HISTORIES`].
+    pub(crate) fn history_in<'k>(&self, key: &'k str) -> Option<&'k str> {
+        key.strip_prefix(&self.root())?.strip_prefix(HISTORIES)
     }
 
     /// The key that holds off a second planned move while one is under way.
@@ -233,7 +236,7 @@ impl StoreAnswer {
 
     /// What is noted of a history, by its key below [`HISTORIES`]: of one that was begun anew, or of the one that an instance
     /// was seen with.
-    fn note_history(&mut self, name: &str, value: &[u8]) {
+    pub(crate) fn note_history(&mut self, name: &str, value: &[u8]) {
         let seen = name.strip_suffix(SEEN).and_then(|name| name.strip_suffix('/'));
         match seen.and_then(|address| address.parse().ok()) {
             Some(address) => {
@@ -245,24 +248,6 @@ impl StoreAnswer {
                 if let Ok(of) = serde_json::from_slice(value) {
                     self.continued.insert(ReplId(name.to_owned()), of);
                 }
-            }
-        }
-    }
-
-    /// Takes over what an agent has just noted of instances.
-    pub fn take_seen(&mut self, layout: &Layout, ops: &[Op]) {
-        let root = format!("{}{HISTORIES}", layout.root());
-        for op in ops {
-            match op {
-                Op::KeySet { key, value } => {
-                    if let Some(name) = key.strip_prefix(&root) {
-                        self.note_history(name, value.as_bytes());
-                    }
-                }
-                Op::KeyDeleteTree { prefix } => {
-                    self.seen.retain(|address, _| layout.seen_dir(address) != *prefix);
-                }
-                _ => {}
             }
         }
     }
@@ -323,21 +308,6 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What is to be noted of an instance: the history that it leads, or follows with its link up.
-    pub fn of(answer: &InstanceAnswer) -> Option<Self> {
-        let (led, is_at_it) = match answer.role {
-            Role::Primary { .. } => (true, true),
-            Role::Replica { link_up, .. } => (false, link_up),
-        };
-        (is_at_it && answer.not_ready.is_none() && answer.keys > 0).then(|| Self {
-            of: answer.replid.clone(),
-            led,
-            offset: answer.offset,
-            run_id: answer.run_id.clone(),
-            config_file: answer.config_file.clone(),
-        })
-    }
-
     /// The same but for how far it has come, which changes all the time.
     pub fn is_as(&self, other: &Self) -> bool {
         *self == Self { offset: self.offset, ..other.clone() }

@@ -4,7 +4,7 @@ use crate::duty::action::{Purpose, Write};
 use crate::duty::sentinels::{addresses, ids};
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
-use crate::known::observed::{DownOpinion, RowsAnswer, Seen, StoreAnswer, StoredState};
+use crate::known::observed::{DownOpinion, RowsAnswer, StoreAnswer, StoredState};
 use crate::known::view::View;
 use crate::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
 use crate::published::projection::{
@@ -83,7 +83,7 @@ fn seen_here(view: &View<'_>, layout: &Layout) -> Option<Write> {
     let (store, record) = (view.observed.store.as_ref()?, view.record?);
     let mut ops = Vec::new();
     for (address, answer) in view.policy.local.iter().filter_map(|a| Some((a, view.instance(a)?))) {
-        let Some(now) = Seen::of(answer).filter(|now| record.lineage.contains(&now.of)) else {
+        let Some(now) = answer.seen().filter(|now| record.lineage.contains(&now.of)) else {
             continue;
         };
         if !store.seen.get(address).is_some_and(|noted| noted.is_as(&now)) {
@@ -103,6 +103,23 @@ fn seen_here(view: &View<'_>, layout: &Layout) -> Option<Write> {
     let (purpose, base_index) = (Purpose::Seen, store.state_index);
     let (record, history, forget, replace) = (None, None, None, None);
     Some(Write { purpose, base_index, record, history, forget, replace, ops })
+}
+
+/// Takes over what an agent has just noted of instances.
+pub fn take_seen(store: &mut StoreAnswer, layout: &Layout, ops: &[Op]) {
+    for op in ops {
+        match op {
+            Op::KeySet { key, value } => {
+                if let Some(name) = layout.history_in(key) {
+                    store.note_history(name, value.as_bytes());
+                }
+            }
+            Op::KeyDeleteTree { prefix } => {
+                store.seen.retain(|address, _| layout.seen_dir(address) != *prefix);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The write that the verdict, the roster or a repair asks for.

@@ -647,26 +647,8 @@ impl fmt::Display for Reason {
             Self::NotReplaced(why) => write!(f, "{why}"),
             Self::NotFast(why) => write!(f, "{why}"),
             Self::NotForgotten(why) => write!(f, "{why}"),
-            Self::SameId(sentinels) => {
-                let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
-                write!(
-                    f,
-                    "Sentinels {} have the same id: they do not find one another, and count as one. Delete the line \
-                     `sentinel myid` in the config of all but one, and start those again",
-                    names.join(", ")
-                )
-            }
-            Self::RelayRefused(refusing) => {
-                let each: Vec<String> =
-                    refusing.iter().map(|(at, words)| format!("{at} (`{words}`)")).collect();
-                write!(
-                    f,
-                    "Sentinels do not let this agent tell them how an election ended whose leader dies: {}. Give its user there \
-                     +publish and &__sentinel__:hello, or set relay = false; until then a new writer is published when a majority \
-                     names it",
-                    each.join(", ")
-                )
-            }
+            Self::SameId(sentinels) => same_id(f, sentinels),
+            Self::RelayRefused(refusing) => relay_refused(f, refusing),
             Self::GaveUp { sentinel, why, ago_s, again_s } => {
                 write!(f, "Sentinel {sentinel} gave up a failover {ago_s} s ago: {why}; ")?;
                 match again_s {
@@ -696,6 +678,28 @@ impl fmt::Display for Reason {
             Self::Ignored { key, error } => write!(f, "{key} is ignored: {error}"),
         }
     }
+}
+
+fn same_id(f: &mut fmt::Formatter<'_>, sentinels: &[Address]) -> fmt::Result {
+    let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
+    write!(
+        f,
+        "Sentinels {} have the same id: they do not find one another, and count as one. Delete the line `sentinel myid` in \
+         the config of all but one, and start those again",
+        names.join(", ")
+    )
+}
+
+/// Each Sentinel that refuses, and its words.
+fn relay_refused(f: &mut fmt::Formatter<'_>, refusing: &[(Address, String)]) -> fmt::Result {
+    let each: Vec<String> =
+        refusing.iter().map(|(at, words)| format!("{at} (`{words}`)")).collect();
+    write!(
+        f,
+        "Sentinels do not let this agent tell them how an election ended whose leader dies: {}. Give its user there +publish \
+         and &__sentinel__:hello, or set relay = false; until then a new writer is published when a majority names it",
+        each.join(", ")
+    )
 }
 
 impl fmt::Display for NotReplaced {

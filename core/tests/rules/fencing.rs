@@ -14,6 +14,7 @@ use consul_redis_core::policy::{
 };
 use consul_redis_core::published::projection::Op;
 use consul_redis_core::published::record::{Basis, Change, Level, Timeline};
+use consul_redis_core::published::write::take_seen;
 use consul_redis_core::time::Mono;
 
 use crate::scene::{
@@ -429,7 +430,7 @@ fn what_an_agent_sees_of_its_own_instances_is_noted_and_goes_with_their_history(
         matches!(&write.ops[1..], [Op::KeySet { key: set, .. }] if *set == key(B)),
         "{write:?}"
     );
-    scene.observed.store.as_mut().expect("it").take_seen(&layout(), &write.ops);
+    take_seen(scene.observed.store.as_mut().expect("it"), &layout(), &write.ops);
     assert_eq!(sound(&mut scene), None, "it is noted");
     let own = scene.observed.store.as_ref().expect("it").seen[&at(B)].clone();
     assert!(own.of == ReplId("1".to_owned()) && !own.led, "{own:?}");

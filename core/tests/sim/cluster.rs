@@ -39,6 +39,8 @@ const CONVERT_AFTER_MS: u64 = 9_000;
 #[derive(Debug, Clone)]
 pub struct Instance {
     pub address: Address,
+    /// Another address of the same process, which no Sentinel knows.
+    pub alias: Option<Address>,
     /// Another Redis on the host has another one.
     pub config_file: &'static str,
     pub up: bool,
@@ -73,6 +75,11 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// It listens at this address.
+    pub fn is_at(&self, address: &Address) -> bool {
+        &self.address == address || self.alias.as_ref() == Some(address)
+    }
+
     pub fn answers(&self) -> bool {
         self.up && !self.frozen
     }
@@ -160,6 +167,11 @@ pub struct Cluster {
     next_replid: u64,
 }
 
+/// In some worlds the agents beside the instances have other addresses of them in their configs than the Sentinels.
+pub fn has_aliases(seed: u64) -> bool {
+    seed % 10 == 7
+}
+
 pub fn address(kind: u8, index: usize) -> Address {
     format!("10.0.{kind}.{}:6379", index + 1).parse().expect("an address")
 }
@@ -170,6 +182,7 @@ impl Cluster {
         let replicas: BTreeSet<Address> = (1..instances).map(|index| address(0, index)).collect();
         let instance = |index: usize| Instance {
             address: address(0, index),
+            alias: has_aliases(seed).then(|| address(8, index)),
             config_file: "redis.conf",
             up: true,
             frozen: false,
@@ -252,11 +265,11 @@ impl Cluster {
     }
 
     pub fn instance(&self, address: &Address) -> Option<&Instance> {
-        self.instances.iter().find(|instance| &instance.address == address)
+        self.instances.iter().find(|instance| instance.is_at(address))
     }
 
     fn instance_mut(&mut self, address: &Address) -> Option<&mut Instance> {
-        self.instances.iter_mut().find(|instance| &instance.address == address)
+        self.instances.iter_mut().find(|instance| instance.is_at(address))
     }
 
     fn new_replid(&mut self) -> u64 {
@@ -854,13 +867,13 @@ impl Cluster {
                 Role::Replica { of, link_up: instance.link_up }
             }
             Some(of) => Role::Replica { of: of.clone(), link_up: instance.link_up },
-            None => Role::Primary { replicas: self.connected(address) },
+            None => Role::Primary { replicas: self.connected(&instance.address) },
         };
         Some(InstanceAnswer {
             role,
             not_ready: None,
             failover_running: false,
-            run_id: format!("run-{}-{address}", instance.run),
+            run_id: format!("run-{}-{}", instance.run, instance.address),
             config_file: instance.config_file.to_owned(),
             version: "7.0.15".to_owned(),
             replid: name(instance.replid),

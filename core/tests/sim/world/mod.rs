@@ -31,7 +31,7 @@ use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::cluster::{Cluster, Instance, PRIORITY, Sentinel};
+use crate::cluster::{Cluster, Instance, PRIORITY, Sentinel, has_aliases};
 use crate::memory_consul::MemoryConsul;
 use crate::operation::{Change, Operation};
 
@@ -99,6 +99,7 @@ enum Event {
     Deliver(usize, Box<Input>),
     AskSentinel(usize, usize, u64),
     AskInstance(usize, usize, u64),
+    AskAlias(usize, usize, Address, u64),
     Hold(usize, usize, u64),
     Fence(usize, usize, Fence),
     Detach(usize, usize, Detach),
@@ -367,7 +368,12 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let group: GroupName = "redis".parse().expect("a group");
         let layout = Layout::new("redis-ha", &group);
-        let policies = policies(&mut rng, &group, agents, instances, sentinels);
+        let mut policies = policies(&mut rng, &group, agents, instances, sentinels);
+        if has_aliases(seed) {
+            for (host, policy) in policies.iter_mut().enumerate().take(instances) {
+                policy.local = BTreeSet::from([crate::cluster::address(8, host)]);
+            }
+        }
         let new_agent =
             |policy: &Policy| Agent::new(GroupLoop::new(policy.clone(), layout.clone()), sentinels);
         let machines: Vec<Agent> = policies.iter().map(new_agent).collect();
@@ -600,6 +606,9 @@ impl World {
             }
             Event::AskSentinel(agent, sentinel, asked) => self.ask_sentinel(agent, sentinel, asked),
             Event::AskInstance(agent, instance, asked) => self.ask_instance(agent, instance, asked),
+            Event::AskAlias(agent, instance, alias, asked) => {
+                self.ask_instance_at(agent, instance, alias, asked);
+            }
             Event::Hold(agent, instance, for_ms) => self.hold(agent, instance, for_ms),
             Event::Promote(agent, instance, promote) => {
                 self.promote(agent, instance, &promote);

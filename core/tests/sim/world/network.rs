@@ -107,6 +107,11 @@ impl World {
                     if addresses.contains(&self.cluster.instances[index].address) {
                         self.send_probe(agent, index);
                     }
+                    let alias = self.cluster.instances[index].alias.clone();
+                    if let Some(alias) = alias.filter(|alias| addresses.contains(alias)) {
+                        let (asked, delay) = (self.now, self.delay());
+                        self.push(self.now + delay, Event::AskAlias(agent, index, alias, asked));
+                    }
                 }
             }
             Output::Follow(_) | Output::Published(_) | Output::ShowClock(_) | Output::Died(..) => {}
@@ -230,7 +235,7 @@ impl World {
     }
 
     pub(super) fn index_of(&self, address: &Address) -> Option<usize> {
-        self.cluster.instances.iter().position(|instance| &instance.address == address)
+        self.cluster.instances.iter().position(|instance| instance.is_at(address))
     }
 
     pub(super) fn send_ask(&mut self, agent: usize, sentinel: usize) {
@@ -263,8 +268,18 @@ impl World {
     }
 
     pub(super) fn ask_instance(&mut self, agent: usize, instance: usize, asked: u64) {
-        let cut = self.agents[agent].cut.contains(&Peer::Instance(instance));
         let address = self.cluster.instances[instance].address.clone();
+        self.ask_instance_at(agent, instance, address, asked);
+    }
+
+    pub(super) fn ask_instance_at(
+        &mut self,
+        agent: usize,
+        instance: usize,
+        address: Address,
+        asked: u64,
+    ) {
+        let cut = self.agents[agent].cut.contains(&Peer::Instance(instance));
         let answer = if cut { None } else { self.cluster.probe(&address) };
         let (result, delay) = match answer {
             Some(answer) => {
@@ -308,6 +323,9 @@ impl World {
         }
         self.fences += 1;
         let instance = &fence.instance;
+        if self.index_of(&fence.follow) == Some(index) {
+            self.break_with(format!("{instance} was made to follow itself, {}", fence.follow));
+        }
         self.log.push(format!("{} agent-{agent} fences {instance}", self.now));
         if foreign {
             self.break_with(format!("{instance} was fenced, and its data is unrelated"));
