@@ -102,7 +102,7 @@ enum Event {
 
 /// How something ended that the loop asked for.
 enum Done {
-    ReadStore(StoreAnswer),
+    ReadStore(Box<StoreAnswer>),
     ReadRows(RowsAnswer),
     Wrote(u64, Outcome),
     /// A read failed.
@@ -373,7 +373,7 @@ impl Executor {
             Event::Done(Done::ReadStore(answer)) => {
                 self.trouble.remove(&Source::Keys);
                 self.meter.consul_answered(now.mono);
-                Input::Consistent(answer)
+                Input::Consistent(*answer)
             }
             Event::Done(Done::ReadRows(answer)) => {
                 self.trouble.remove(&Source::Rows);
@@ -595,7 +595,7 @@ impl Executor {
         self.reading_store = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             match consul.group(&layout, ReadMode::Consistent, &clock).await {
                 Ok(answer) => {
-                    let _ = done.send(Done::ReadStore(answer.value)).await;
+                    let _ = done.send(Done::ReadStore(Box::new(answer.value))).await;
                 }
                 Err(error) => {
                     debug!("{}: {error}", layout.group);

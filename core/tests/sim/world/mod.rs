@@ -363,6 +363,13 @@ fn policies(
         .collect()
 }
 
+/// The agents beside instances have other addresses of these in their configs than the Sentinels.
+fn use_aliases(policies: &mut [Policy], instances: usize) {
+    for (host, policy) in policies.iter_mut().enumerate().take(instances) {
+        policy.local = BTreeSet::from([crate::cluster::address(8, host)]);
+    }
+}
+
 impl World {
     pub fn new(seed: u64, agents: usize, instances: usize, sentinels: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -370,9 +377,7 @@ impl World {
         let layout = Layout::new("redis-ha", &group);
         let mut policies = policies(&mut rng, &group, agents, instances, sentinels);
         if has_aliases(seed) {
-            for (host, policy) in policies.iter_mut().enumerate().take(instances) {
-                policy.local = BTreeSet::from([crate::cluster::address(8, host)]);
-            }
+            use_aliases(&mut policies, instances);
         }
         let new_agent =
             |policy: &Policy| Agent::new(GroupLoop::new(policy.clone(), layout.clone()), sentinels);
