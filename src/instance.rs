@@ -217,7 +217,7 @@ pub const FOLLOW_AT_ONCE: [&[&str]; 3] = [
 /// Makes a primary that cannot hold its writes a replica of another instance, and closes its clients' connections in the same
 /// moment. Redis answers clients, and sends replicas what it has taken, at the end of each round of its loop: what it has
 /// taken in this round goes to no replica any more, and is acknowledged to no client either. What it took before was sent, unless a replica's
-/// connection was full; whether none was. (`docs/facts/sentinel.md` 20.)
+/// connection was full; whether none was. (`docs/facts/sentinel.md` 19.)
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal: then nothing of it is done.

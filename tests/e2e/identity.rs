@@ -202,7 +202,7 @@ async fn an_old_primary_with_an_append_only_file_is_fenced_as_soon_as_it_is_back
     fenced_as_soon_as_it_is_back(with_files()).await;
 }
 
-/// It begins another history then, as with an append-only file (docs/facts/sentinel.md 20).
+/// It begins another history then, as with an append-only file (docs/facts/sentinel.md 19).
 #[tokio::test]
 async fn an_old_primary_of_redis_6_with_a_snapshot_is_fenced_as_soon_as_it_is_back() {
     let spec = WorldSpec { version: Some("redis-6.0"), ..WorldSpec::default() };

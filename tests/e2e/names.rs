@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use consul_redis::core::published::record::{Change, Level};
+use consul_redis::core::published::record::Level;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
@@ -15,8 +15,8 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
 use crate::support::{
-    agent, agents, counted, get, http_address, on_one_and_three_servers, run, text, until_in_sync,
-    until_metric, until_writer, world,
+    agent, agents, counted, get, history, http_address, on_one_and_three_servers, run, text,
+    until_in_sync, until_metric, until_writer, world,
 };
 
 on_one_and_three_servers!(
@@ -43,11 +43,6 @@ fn status(world: &World, server: &str, more: &[&str]) -> (Option<i32>, String) {
     let args = [&["status", "--dns", server], more].concat();
     let output = run(world, &args, &[]);
     (output.status.code(), text(&output))
-}
-
-async fn history(world: &World) -> Result<Vec<Change>, LabError> {
-    let text = world.consul.key("redis-ha/redis/history").await?.unwrap_or_default();
-    serde_json::from_str(&text).map_err(LabError::new)
 }
 
 async fn a_switch_is_followed_into_dns_and_timed(consul_servers: u8) {

@@ -93,10 +93,14 @@ async fn plain_hosts() {
     let key = world.consul.key(&format!("redis-ha/{GROUP}/primary")).await.unwrap();
     assert_eq!(key.as_deref(), Some(second.as_str()), "{}", logs(&agents));
     // 3.3 Connect to a Sentinel and see the state.
-    let answer = world.sentinels[0].ask(&["SENTINEL", "MASTER", GROUP]).await.unwrap();
-    let master = fields(&answer).unwrap();
-    let found = (master["name"].as_str(), format!("{}:{}", master["ip"], master["port"]));
-    assert_eq!(found, (GROUP, second.clone()));
+    until("the Sentinel has followed", Duration::from_secs(20), || async {
+        let answer = world.sentinels[0].ask(&["SENTINEL", "MASTER", GROUP]).await?;
+        let master = fields(&answer).map_err(LabError)?;
+        let found = (master["name"].as_str(), format!("{}:{}", master["ip"], master["port"]));
+        if found == (GROUP, second.clone()) { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+    })
+    .await
+    .unwrap();
     // 3.4 Connect to the slave node and get the replication state.
     let alone = ["role:master", "connected_slaves:0", "min_slaves_good_slaves:0"];
     until_info(node2, &[&alone[..], &["master_failover_state:no-failover"]].concat()).await;

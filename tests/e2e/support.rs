@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use consul_redis::core::published::record::{Record, decode};
+use consul_redis::core::published::record::{Change, Record, decode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
@@ -203,6 +203,12 @@ pub fn until_in_sync<'a>(
     until_record(world, group, 40, "all replicas are in sync", move |record| {
         record.writer.is_some() && record.replicas().count() == replicas
     })
+}
+
+/// The changes of group `redis` that Consul holds, the latest first.
+pub async fn history(world: &World) -> Result<Vec<Change>, LabError> {
+    let text = world.consul.key("redis-ha/redis/history").await?.unwrap_or_default();
+    serde_json::from_str(&text).map_err(LabError::new)
 }
 
 /// Waits until a name answers exactly this, in the DNS and the health API of every Consul server.

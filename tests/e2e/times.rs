@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consul_redis::core::published::record::Change;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
@@ -16,8 +15,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    agent, agents, counted, get, http_address, logs, must_follow_a_failover, node_agents, record,
-    run, text, until_in_sync, until_named, until_record, until_writer, world,
+    agent, agents, counted, get, history, http_address, logs, must_follow_a_failover, node_agents,
+    record, run, text, until_in_sync, until_named, until_record, until_writer, world,
 };
 
 /// Two hours, in ms.
@@ -60,11 +59,6 @@ impl WallClock {
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-async fn history(world: &World) -> Result<Vec<Change>, LabError> {
-    let text = world.consul.key("redis-ha/redis/history").await?.unwrap_or_default();
-    serde_json::from_str(&text).map_err(LabError::new)
 }
 
 /// The times that `history --steps` shows of the last switch, with what each is of.

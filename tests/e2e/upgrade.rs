@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use consul_redis::core::known::observed::Role;
-use consul_redis::core::published::record::{Change, Record};
+use consul_redis::core::published::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
@@ -13,7 +13,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    agent, base64, record, run, text, until_in_sync, until_named, until_record, until_writer, world,
+    agent, base64, history, record, run, text, until_in_sync, until_named, until_record,
+    until_writer, world,
 };
 
 /// The generation of the forms.
@@ -56,11 +57,6 @@ async fn put(world: &World, form: &Value) {
         });
     }
     world.consul.client().unwrap().put("/v1/txn", &[], Some(&json!(ops))).await.unwrap();
-}
-
-async fn history(world: &World) -> Vec<Change> {
-    let history = world.consul.key("redis-ha/redis/history").await.unwrap().unwrap();
-    serde_json::from_str(&history).unwrap()
 }
 
 /// Asks DNS for the name all the time, until it is stopped: every answer that there was.
@@ -124,7 +120,7 @@ async fn an_agent_takes_over_from_every_older_form_without_moving_the_name() {
         );
         let kept = world.consul.key("redis-ha/redis/maintenance").await.unwrap();
         assert_eq!(kept, form.get("maintenance").map(ToString::to_string), "{name}");
-        assert_eq!(history(&world).await.len(), 2, "{name}");
+        assert_eq!(history(&world).await.unwrap().len(), 2, "{name}");
         last = Some((name, agent));
     }
     stop.cancel();
@@ -139,7 +135,8 @@ async fn an_agent_takes_over_from_every_older_form_without_moving_the_name() {
     assert!(now.generation > GENERATION, "{}: {}", now.generation, agent.log());
     let replid = published.last_writer.unwrap().replid;
     assert!(now.lineage.contains(&replid), "{:?} lacks {replid:?}", now.lineage);
-    let changes: Vec<u64> = history(&world).await.iter().map(|change| change.generation).collect();
+    let changes: Vec<u64> =
+        history(&world).await.unwrap().iter().map(|change| change.generation).collect();
     assert!(changes.is_sorted_by(|newer, older| newer > older), "{changes:?}");
     assert!(changes.ends_with(&[GENERATION, GENERATION - 1]), "{changes:?}");
     until_named(&world, "redis-primary", &[next]).await;

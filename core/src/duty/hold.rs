@@ -6,7 +6,7 @@
 //! Sentinel whose PUBLISH is held gets no answer to the PINGs behind it and calls the instance down, and
 //! an instance that it calls down it never turns into a replica. So a hold lasts until the majority has followed,
 //! and is not the way to fence an old primary for good. Redis before 6.2 can hold no writes alone: a pause of all clients holds
-//! PING and REPLICAOF as well, and cannot be ended, so nothing is held there (`docs/facts/sentinel.md` 20).
+//! PING and REPLICAOF as well, and cannot be ended, so nothing is held there (`docs/facts/sentinel.md` 19).
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -381,7 +381,7 @@ impl InstanceAnswer {
     }
 
     /// Where it restarted as a primary, it does not know whose history its data is of: an append-only file does not hold that,
-    /// and Redis before 7.0 reads it from a snapshot only as a replica (`docs/facts/sentinel.md` 20).
+    /// and Redis before 7.0 reads it from a snapshot only as a replica (`docs/facts/sentinel.md` 19).
     pub fn forgets_history(&self) -> bool {
         let primary = matches!(self.role, Role::Primary { .. });
         self.append_only || (primary && self.is_before((7, 0)))

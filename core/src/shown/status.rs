@@ -478,7 +478,11 @@ fn is_out_of_sync(view: &View<'_>, instance: &InstanceRecord) -> bool {
         return false;
     }
     if view.memory.generation.is_none() {
-        return instance.role == PublishedRole::OutOfSync;
+        // Right after a switch every replica is, for a moment.
+        let since = view.record.map_or(view.now.wall, |record| record.since);
+        let led_ms = view.now.wall.duration_since(since).as_millis();
+        return instance.role == PublishedRole::OutOfSync
+            && led_ms >= i128::from(UNREACHABLE_AFTER_MS);
     }
     view.lasted(&Condition::OutOfSync(address.clone()), UNREACHABLE_AFTER_MS)
 }

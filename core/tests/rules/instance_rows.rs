@@ -11,6 +11,7 @@ use consul_redis_core::shown::health::{is_ready, serves};
 use consul_redis_core::shown::status::{GroupStatus, ProblemCode, assess};
 use consul_redis_core::situation::relocated::stranded;
 use consul_redis_core::time::Mono;
+use jiff::Timestamp;
 
 use crate::scene::{A, ASKED, B, C, NOW, Scene, at, layout, primary, promoted_b, replica};
 
@@ -518,6 +519,18 @@ fn a_replica_that_is_out_of_sync_for_some_seconds_degrades_the_group() {
     assert!(status.healthy && status.degraded && said(&status), "{:?}", status.problems);
     let text = &status.problems.iter().find(|p| p.code == code).unwrap().text;
     assert!(text.contains(&format!("{B} is out of sync (its link to {A} is down)")), "{text}");
+    // One look cannot tell for how long, but for how long there has been this writer.
+    let one_look = |led_s: i64| {
+        let mut scene = late().published(|record| {
+            record.since = Timestamp::from_second(1_700_000_000 - led_s).expect("a time");
+            for instance in record.instances.iter_mut().filter(|i| i.address == at(B)) {
+                instance.role = PublishedRole::OutOfSync;
+            }
+        });
+        scene.memory.generation = None;
+        said(&found(&scene))
+    };
+    assert!(!one_look(4) && one_look(5), "right after a switch every replica is, for a moment");
     // A replica that its operator does not show is kept out on purpose.
     let mut hidden = late();
     let mut answer = replica(1, A);
