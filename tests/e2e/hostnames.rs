@@ -1,16 +1,13 @@
 //! Redis and Sentinels that announce names instead of addresses, which a hosts file of the scenario's own leads to.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use consul_redis::lab::LabError;
-use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{Announced, World, WorldSpec};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::support::{
-    logs, node_agents, run, text, until_in_sync, until_named, until_writer, world,
+    logs, node_agents, run, text, until_in_sync, until_named, until_well, until_writer, world,
 };
 
 /// A hosts file that this thread, and whatever it starts, sees as the system's. The system keeps its own.
@@ -80,10 +77,5 @@ async fn names_that_sentinels_announce_are_followed_through_a_failover() {
     let third = until_writer(&world, "redis", 5, Some(&second)).await;
     until_shown(&world, &third).await;
     // Sentinel has nothing to repair at what was pointed there by us.
-    until("all is well", Duration::from_secs(20), || async {
-        let status = run(&world, &["status"], &[]);
-        if status.status.success() { Ok(()) } else { Err(LabError(text(&status))) }
-    })
-    .await
-    .unwrap();
+    until_well(&world).await;
 }

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::namespace::Namespace;
-use crate::support::{logs, node_agents, run, text, until_in_sync, until_writer, world};
+use crate::support::{
+    logs, node_agents, run, text, until_in_sync, until_well, until_writer, world,
+};
 
 const NAME: &str = "redis-primary.service.consul";
 
@@ -124,6 +126,5 @@ async fn a_group_at_ipv6_addresses_is_followed_through_a_failover() {
     assert_eq!(moved.status.code(), Some(0), "{}{}", text(&moved), logs(&agents));
     let third = until_writer(&world, "redis", 5, Some(&second)).await;
     until_shown(&world, &third.parse().unwrap()).await;
-    let status = run(&world, &["status"], &[]);
-    assert_eq!(status.status.code(), Some(0), "{}", text(&status));
+    until_well(&world).await;
 }

@@ -1,15 +1,12 @@
 //! Servers that announce another address and another port than they listen at: behind NAT, or with a container's published port.
 
-use std::time::Duration;
-
-use consul_redis::lab::LabError;
-use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{Announced, World, WorldSpec};
 use consul_redis::redis_link::text as said;
 
 use crate::fencing::{until_all_have, until_all_settled, until_follows};
 use crate::support::{
-    logs, node_agents, run, text, until_in_sync, until_logged, until_named, until_writer, world,
+    logs, node_agents, run, text, until_in_sync, until_logged, until_named, until_well,
+    until_writer, world,
 };
 
 /// The name, the rows and the keys are what the server announces.
@@ -59,10 +56,5 @@ async fn servers_behind_published_ports_are_followed_fenced_and_moved() {
     assert_eq!(moved.status.code(), Some(0), "{}{}", text(&moved), logs(&agents));
     let third = until_writer(&world, "redis", 10, Some(&second)).await;
     until_shown(&world, &third).await;
-    until("all is well", Duration::from_secs(30), || async {
-        let status = run(&world, &["status"], &[]);
-        if status.status.success() { Ok(()) } else { Err(LabError(text(&status))) }
-    })
-    .await
-    .unwrap();
+    until_well(&world).await;
 }

@@ -205,6 +205,16 @@ pub fn until_in_sync<'a>(
     })
 }
 
+/// Waits until `status` finds nothing wrong: right after a switch some rows and replicas are late for a moment.
+pub async fn until_well(world: &World) {
+    until("all is well", Duration::from_secs(30), || async {
+        let status = run(world, &["status"], &[]);
+        if status.status.success() { Ok(()) } else { Err(LabError(text(&status))) }
+    })
+    .await
+    .unwrap();
+}
+
 /// The changes of group `redis` that Consul holds, the latest first.
 pub async fn history(world: &World) -> Result<Vec<Change>, LabError> {
     let text = world.consul.key("redis-ha/redis/history").await?.unwrap_or_default();
