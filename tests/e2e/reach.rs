@@ -1,5 +1,6 @@
 //! What is alive, and for whom: servers that answer with an error, and groups that are not whole.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,6 @@ use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{Announced, World, WorldSpec};
-use consul_redis::redis_link::{fields, list};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use crate::hostnames::own_hosts_file;
 use crate::name_server::NameServer;
 use crate::support::{
-    agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_logged,
-    until_named, until_record, until_writer, world,
+    agent, agents, logs, must_follow_a_failover, record, run, set_priorities, text, until_in_sync,
+    until_logged, until_named, until_record, until_replicas_are, until_writer, world,
 };
 
 /// What `status` says, and its exit code.
@@ -44,21 +44,10 @@ async fn until_status(world: &World, code: i32, said: &[&str]) {
 
 /// Waits until every Sentinel calls these replicas down.
 async fn until_called_down(world: &World, replicas: &[String]) {
-    until("all Sentinels call them down", Duration::from_secs(30), || async {
-        for sentinel in &world.sentinels {
-            let rows = sentinel.ask(&["SENTINEL", "REPLICAS", "redis"]).await?;
-            for row in list(&rows).map_err(LabError)? {
-                let row = fields(row).map_err(LabError)?;
-                let down = row["flags"].contains("s_down");
-                if replicas.contains(&row["name"]) && !down {
-                    return Err(LabError(format!("{row:?}")));
-                }
-            }
-        }
-        Ok(())
-    })
-    .await
-    .unwrap();
+    let down = |row: &BTreeMap<String, String>| {
+        !replicas.contains(&row["name"]) || row["flags"].contains("s_down")
+    };
+    until_replicas_are(world, "all Sentinels call them down", 30, down).await;
 }
 
 #[tokio::test]
@@ -477,27 +466,8 @@ async fn why_sentinels_do_nothing_is_relayed_with_when_they_try_again() {
     let running = agents(&world, 2, &["--listen", "127.0.0.1:0"]);
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
-    let priority = async |world: &World, value: &str| {
-        for replica in &world.groups[0].redis[1..] {
-            replica.ask(&["CONFIG", "SET", "replica-priority", value]).await.unwrap();
-        }
-        until("all Sentinels know the priority", Duration::from_secs(20), || async {
-            for sentinel in &world.sentinels {
-                let rows = sentinel.ask(&["SENTINEL", "REPLICAS", "redis"]).await?;
-                for row in list(&rows).map_err(LabError)? {
-                    let row = fields(row).map_err(LabError)?;
-                    if row["slave-priority"] != value {
-                        return Err(LabError(format!("{row:?}")));
-                    }
-                }
-            }
-            Ok(())
-        })
-        .await
-        .unwrap();
-    };
     world.hurry().await;
-    priority(&world, "0").await;
+    set_priorities(&world, "0").await;
     world.server_mut(&first).unwrap().kill();
     until_status(&world, 2, &["there is no writer"]).await;
     let said = until("an agent says why", Duration::from_secs(30), || async {
@@ -514,7 +484,7 @@ async fn why_sentinels_do_nothing_is_relayed_with_when_they_try_again() {
     let url = crate::support::http_address(&running[0]).await;
     let (_, shown) = crate::support::get(&format!("{url}/status.json"), None).await.unwrap();
     assert!(shown.contains("Sentinels try again in some"), "{shown}");
-    priority(&world, "100").await;
+    set_priorities(&world, "100").await;
     // With the next attempt, or the one after that: twice `failover-timeout` apart.
     until_writer(&world, "redis", 60, Some(&first)).await;
 }

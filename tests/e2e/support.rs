@@ -1,5 +1,6 @@
 //! What every scenario needs: agents, waiting, and one-shot commands.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::{fields, list};
 use serde_json::Value;
 
 /// Makes two tests of each scenario: with one Consul server, and with three.
@@ -203,6 +205,38 @@ pub fn until_in_sync<'a>(
     until_record(world, group, 40, "all replicas are in sync", move |record| {
         record.writer.is_some() && record.replicas().count() == replicas
     })
+}
+
+/// Gives every replica this `replica-priority`: with 0 no Sentinel may choose one. All Sentinels know it in the end.
+pub async fn set_priorities(world: &World, value: &str) {
+    for replica in &world.groups[0].redis[1..] {
+        replica.ask(&["CONFIG", "SET", "replica-priority", value]).await.unwrap();
+    }
+    let known = |row: &BTreeMap<String, String>| row["slave-priority"] == value;
+    until_replicas_are(world, "all Sentinels know the priority", 20, known).await;
+}
+
+/// Waits until what every Sentinel says of each replica is so.
+pub async fn until_replicas_are(
+    world: &World,
+    what: &str,
+    seconds: u64,
+    fits: impl Fn(&BTreeMap<String, String>) -> bool,
+) {
+    until(what, Duration::from_secs(seconds), || async {
+        for sentinel in &world.sentinels {
+            let rows = sentinel.ask(&["SENTINEL", "REPLICAS", "redis"]).await?;
+            for row in list(&rows).map_err(LabError)? {
+                let row = fields(row).map_err(LabError)?;
+                if !fits(&row) {
+                    return Err(LabError(format!("{row:?}")));
+                }
+            }
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
 /// Waits until `status` finds nothing wrong: right after a switch some rows and replicas are late for a moment.

@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use crate::support::{
     agent, agents, counted, get, history, http_address, logs, must_follow_a_failover, node_agents,
-    record, run, text, until_in_sync, until_named, until_record, until_writer, world,
+    record, run, set_priorities, text, until_in_sync, until_named, until_record, until_writer,
+    world,
 };
 
 /// Two hours, in ms.
@@ -96,28 +97,6 @@ async fn until_clocks(world: &World, differ: bool) {
     .unwrap();
 }
 
-/// The Sentinels may choose a replica, or none.
-async fn may_choose(world: &World, may: bool) {
-    let value = if may { "100" } else { "0" };
-    for replica in &world.groups[0].redis[1..] {
-        replica.ask(&["CONFIG", "SET", "replica-priority", value]).await.unwrap();
-    }
-    until("all Sentinels know the priority", Duration::from_secs(20), || async {
-        for sentinel in &world.sentinels {
-            let rows = sentinel.ask(&["SENTINEL", "REPLICAS", "redis"]).await?;
-            for row in list(&rows).map_err(LabError)? {
-                let row = consul_redis::redis_link::fields(row).map_err(LabError)?;
-                if row["slave-priority"] != value {
-                    return Err(LabError(format!("{row:?}")));
-                }
-            }
-        }
-        Ok(())
-    })
-    .await
-    .unwrap();
-}
-
 /// One agent withdraws the name, another one publishes the next writer, and their clocks are two hours apart.
 #[tokio::test]
 async fn a_switch_that_two_agents_saw_is_timed_though_their_clocks_differ_by_hours() {
@@ -142,7 +121,7 @@ async fn a_switch_that_two_agents_saw_is_timed_though_their_clocks_differ_by_hou
     let warned = logs(std::slice::from_ref(&right)).matches(" WARN ").count();
 
     world.hurry().await;
-    may_choose(&world, false).await;
+    set_priorities(&world, "0").await;
     right.signal(Signal::SIGSTOP).unwrap();
     world.server_mut(&first).unwrap().kill();
     let withdrawn = until_record(&world, "redis", 30, "no writer", |r| r.writer.is_none()).await;
@@ -155,7 +134,7 @@ async fn a_switch_that_two_agents_saw_is_timed_though_their_clocks_differ_by_hou
     .await
     .unwrap();
     fast.signal(Signal::SIGSTOP).unwrap();
-    may_choose(&world, true).await;
+    set_priorities(&world, "100").await;
     // With the next attempt: twice `failover-timeout` after the first.
     let second = until_writer(&world, "redis", 60, Some(&first)).await;
     fast.signal(Signal::SIGCONT).unwrap();

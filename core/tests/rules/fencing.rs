@@ -479,17 +479,7 @@ fn what_cannot_prove_its_data_takes_no_writes() {
     assert!(held(&scene));
     // It was the writer of generation 6.
     let mut was = scene.clone();
-    let change = Change {
-        generation: 7,
-        at: jiff::Timestamp::UNIX_EPOCH,
-        from: Some(at(C)),
-        to: Some(at(A)),
-        level: Some(Level::Quorum),
-        epoch: Some(1),
-        why: String::new(),
-        by: String::new(),
-        timeline: Timeline::default(),
-    };
+    let change = ceased(jiff::Timestamp::UNIX_EPOCH);
     was.observed.store.as_mut().expect("it").history.push(change);
     left_alone(&was, "was the writer until generation 6 and is a primary again");
     left_alone(&was, "run REPLICAOF 10.0.0.1 6379 there");
@@ -507,6 +497,21 @@ fn what_cannot_prove_its_data_takes_no_writes() {
     assert!(!held(&off));
 }
 
+/// C was the writer until then.
+fn ceased(then: jiff::Timestamp) -> Change {
+    Change {
+        generation: 7,
+        at: then,
+        from: Some(at(C)),
+        to: Some(at(A)),
+        level: Some(Level::Quorum),
+        epoch: Some(1),
+        why: String::new(),
+        by: String::new(),
+        timeline: Timeline::default(),
+    }
+}
+
 /// It ceased to be the writer a while ago, no Sentinel lists it any more (`SENTINEL RESET`), and it has no row.
 #[test]
 fn a_writer_of_before_is_looked_at_although_no_sentinel_lists_it() {
@@ -514,17 +519,7 @@ fn a_writer_of_before_is_looked_at_although_no_sentinel_lists_it() {
         let scene = unlisted(stray(60_000, Origin::Started).instance(C, answer));
         let mut scene = scene.published(|record| record.instances.retain(|i| i.address != at(C)));
         let wall = scene.view().now.wall;
-        let change = Change {
-            generation: 7,
-            at: wall - std::time::Duration::from_millis(ago_ms),
-            from: Some(at(C)),
-            to: Some(at(A)),
-            level: Some(Level::Quorum),
-            epoch: Some(1),
-            why: String::new(),
-            by: String::new(),
-            timeline: Timeline::default(),
-        };
+        let change = ceased(wall - std::time::Duration::from_millis(ago_ms));
         scene.observed.store.as_mut().expect("it").history.push(change);
         scene
     };

@@ -1,6 +1,6 @@
 //! Scenes for the rules: a healthy group, and what is different about it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use consul_redis_core::decide::{Decision, decide};
 use consul_redis_core::duty::action::{Action, Write};
@@ -335,23 +335,7 @@ pub fn layout() -> Layout {
 }
 
 fn empty_store() -> StoreAnswer {
-    StoreAnswer {
-        asked: Mono(ASKED),
-        state: StoredState::Absent,
-        state_index: 0,
-        history: Vec::new(),
-        plain: BTreeMap::new(),
-        agents: BTreeSet::new(),
-        agent_sources: BTreeMap::new(),
-        clocks: BTreeMap::new(),
-        continued: BTreeMap::new(),
-        seen: BTreeMap::new(),
-        config: Ok(consul_redis_core::policy::WantedSettings::default()),
-        config_index: 0,
-        moving: None,
-        maintenance: Ok(BTreeMap::new()),
-        maintenance_index: 0,
-    }
+    StoreAnswer::from_keys(&layout(), Mono(ASKED), [])
 }
 
 fn answered<T>(value: T) -> Reading<T> {
