@@ -247,6 +247,8 @@ pub struct GroupLoop {
     next_audit: Mono,
     /// When the last input came.
     turned: Mono,
+    /// When this agent last went on after it had stood still.
+    woke: Mono,
     obstacle: Option<Obstacle>,
     /// What has been said that still is so.
     standing: BTreeSet<(ProblemCode, Address)>,
@@ -286,6 +288,7 @@ impl GroupLoop {
             next_chase: Mono(0),
             next_audit: Mono(0),
             turned: Mono(0),
+            woke: Mono(0),
             obstacle: None,
             standing: BTreeSet::new(),
             noted: Noted::default(),
@@ -319,6 +322,7 @@ impl GroupLoop {
         if now.mono - self.turned >= STOOD_STILL_MS {
             // It ticks every second: this agent stood still, and nothing stood in its way meanwhile.
             self.obstacle = self.obstacle.take().filter(|obstacle| obstacle.said);
+            self.woke = now.mono;
         }
         self.turned = now.mono;
         self.fold(input, now, &mut out);

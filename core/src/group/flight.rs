@@ -73,7 +73,12 @@ impl GroupLoop {
                     "{}: Consul's answer was lost, reading what became of it: {error}",
                     self.policy.group
                 );
-                out.push(say(LogLevel::Warn, text));
+                // Of one write it is said once. Where this agent stood still meanwhile, nothing is wrong with Consul.
+                let level =
+                    if flight.sent < self.woke { LogLevel::Info } else { LogLevel::Warn };
+                if flight.unanswered.is_none() {
+                    out.push(say(level, text));
+                }
                 flight.unanswered = Some(now.mono);
                 self.in_flight = Some(flight);
                 out.push(Output::ReadStore);

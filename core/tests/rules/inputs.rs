@@ -207,3 +207,37 @@ fn what_changes_no_writer_is_not_followed_up() {
     let outputs = machine.on(Input::Written(id, Outcome::Committed { index: 500 }), now(1_010));
     assert!(follow_ups(&outputs).is_empty());
 }
+
+/// What the loop says of a lost answer, by level, when it runs at these times and the client gives up at the last one.
+fn said_of_a_lost_answer(turns: impl Iterator<Item = u64>) -> Vec<LogLevel> {
+    let promoted = Scene::healthy(3)
+        .leading(0, B, FailoverPhase::WaitPromotion)
+        .dead(A)
+        .instance(B, promoted_b());
+    let mut machine = GroupLoop::new(promoted.policy.clone(), layout());
+    let (id, _) = sent(&promoted, &mut machine);
+    let (mut last, mut outputs) = (1_005, Vec::new());
+    for turn in turns {
+        last = turn;
+        outputs.extend(machine.on(Input::Tick, now(turn)));
+    }
+    let unknown = Outcome::Unknown("no answer in time".to_owned());
+    outputs.extend(machine.on(Input::Written(id, unknown), now(last + 5)));
+    let said = outputs.into_iter().filter_map(|output| match output {
+        Output::Say(saying) if saying.text.contains("answer was lost") => Some(saying.weight),
+        _ => None,
+    });
+    said.collect()
+}
+
+/// An agent that was suspended in the middle of a write has lost the answer by itself: Consul is not to blame, and an operator
+/// has nothing to look for.
+#[test]
+fn a_lost_answer_is_said_once_and_is_a_warning_unless_the_agent_stood_still() {
+    assert_eq!(said_of_a_lost_answer((2..8).map(|s| s * 1_000)), [LogLevel::Warn], "in time");
+    assert_eq!(said_of_a_lost_answer((2..40).map(|s| s * 1_000)), [LogLevel::Warn], "overdue");
+    assert_eq!(said_of_a_lost_answer([61_000].into_iter()), [LogLevel::Info], "suspended");
+    assert_eq!(said_of_a_lost_answer([6_000].into_iter()), [LogLevel::Info], "for 5 s");
+    let at_once = said_of_a_lost_answer(std::iter::empty());
+    assert_eq!(at_once, [LogLevel::Warn], "at once");
+}
