@@ -311,6 +311,9 @@ fn build(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
     options.cache_size = 0;
     options.timeout = DNS_TIMEOUT;
     options.attempts = 1;
+    // Its own choice is any port above 1023: one that a server of this host is about to listen on, which then does not start.
+    // The system keeps to its range for clients, and out of what `net.ipv4.ip_local_reserved_ports` keeps for servers.
+    options.os_port_selection = true;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     if server.is_some() {
         options.use_hosts_file = ResolveHosts::Never;
@@ -329,5 +332,34 @@ fn records(name: &str, found: Result<Lookup, NetError>) -> Result<Vec<RData>, Dn
         Ok(found) => Ok(found.answers().iter().map(|record| record.data.clone()).collect()),
         Err(NetError::Dns(hickory_resolver::net::DnsError::NoRecordsFound(_))) => Ok(Vec::new()),
         Err(error) => Err(DnsError::Lookup { name: name.to_owned(), reason: error.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    /// Of 20 ports from 1024 on, all would be in the upper half of them once in a million times.
+    #[tokio::test]
+    async fn a_question_leaves_from_a_port_of_the_systems_range_for_clients() {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let ends: Vec<u16> = range.split_whitespace().map(|end| end.parse().unwrap()).collect();
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let names = Names::new(Some(server.local_addr().unwrap()));
+        for _ in 0..20 {
+            let mut question = [0; 512];
+            let (asked, from) = tokio::join!(names.a("redis.test"), async {
+                let (length, from) = server.recv_from(&mut question).await.unwrap();
+                let mut answer = question[..length].to_vec();
+                // A response (RFC 1035, 4.1.1): there is no such name.
+                (answer[2], answer[3]) = (answer[2] | 0x80, 3);
+                server.send_to(&answer, from).await.unwrap();
+                from.port()
+            });
+            assert_eq!(asked.unwrap(), [] as [IpAddr; 0]);
+            assert!((ends[0]..=ends[1]).contains(&from), "{from} is not in {range}");
+        }
     }
 }
