@@ -300,7 +300,7 @@ pub async fn after_fence(link: &mut Link, fence: &Fence) -> Result<Vec<String>, 
     commands.push(&["CONFIG", "REWRITE"]);
     let mut refused = Vec::new();
     for command in commands {
-        match link.call(command).await {
+        match link.call_to_save(command).await {
             Ok(_) => {}
             Err(LinkError::Unexpected(error)) => {
                 refused.push(format!("{}: {error}", command.join(" ")));

@@ -31,6 +31,9 @@ use crate::dns::{DnsError, look_up};
 use crate::pem;
 use crate::secret::{SecretError, SecretSource};
 
+/// How long a server may take that writes its config file before it answers, with an fsync each time.
+pub const SAVING_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How to log in to a kind of server, Redis or Sentinel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkSettings {
@@ -289,8 +292,28 @@ impl Link {
     /// # Errors
     /// [`LinkError::Timeout`] or [`LinkError::Redis`] when the connection is of no more use.
     pub async fn ask(&mut self, commands: &redis::Pipeline) -> Result<Vec<Value>, LinkError> {
+        self.ask_for(commands, self.timeout).await
+    }
+
+    /// As [`Link::ask`], of what the server answers only once it has written its config file: its disk may be slow, and what it
+    /// has done must not be taken for failed.
+    ///
+    /// # Errors
+    /// As [`Link::ask`], after [`SAVING_TIMEOUT`].
+    pub async fn ask_to_save(
+        &mut self,
+        commands: &redis::Pipeline,
+    ) -> Result<Vec<Value>, LinkError> {
+        self.ask_for(commands, self.timeout.max(SAVING_TIMEOUT)).await
+    }
+
+    async fn ask_for(
+        &mut self,
+        commands: &redis::Pipeline,
+        timeout: Duration,
+    ) -> Result<Vec<Value>, LinkError> {
         let count = commands.len();
-        within(Instant::now() + self.timeout, self.timeout, async {
+        within(Instant::now() + timeout, timeout, async {
             let answers = self.connection.send_packed_commands(commands, 0, count).await;
             let answers = answers.map_err(|error| match self.answered {
                 true => error.into(),
@@ -316,25 +339,41 @@ impl Link {
     /// # Errors
     /// As [`Link::ask`]; a refusal is [`LinkError::Unexpected`] with the server's words.
     pub async fn call(&mut self, command: &[&str]) -> Result<Value, LinkError> {
-        let mut pipe = redis::pipe();
-        if let [name, args @ ..] = command {
-            pipe.cmd(name);
-            for arg in args {
-                pipe.arg(*arg);
-            }
-        }
-        match self.ask(&pipe).await?.pop() {
-            Some(error @ Value::ServerError(_)) => {
-                Err(LinkError::Unexpected(text(&error).err().unwrap_or_default()))
-            }
-            Some(value) => Ok(value),
-            None => Err(LinkError::Unexpected("no answer".to_owned())),
-        }
+        only(self.ask(&one(command)).await?)
+    }
+
+    /// As [`Link::call`], of a command as [`Link::ask_to_save`] has them.
+    ///
+    /// # Errors
+    /// As [`Link::call`], after [`SAVING_TIMEOUT`].
+    pub async fn call_to_save(&mut self, command: &[&str]) -> Result<Value, LinkError> {
+        only(self.ask_to_save(&one(command)).await?)
     }
 
     /// Resolves when the connection is closed. Cancel safe.
     pub async fn closed(&self) {
         self.closed.cancelled().await;
+    }
+}
+
+fn one(command: &[&str]) -> redis::Pipeline {
+    let mut pipe = redis::pipe();
+    if let [name, args @ ..] = command {
+        pipe.cmd(name);
+        for arg in args {
+            pipe.arg(*arg);
+        }
+    }
+    pipe
+}
+
+fn only(mut answers: Vec<Value>) -> Result<Value, LinkError> {
+    match answers.pop() {
+        Some(error @ Value::ServerError(_)) => {
+            Err(LinkError::Unexpected(text(&error).err().unwrap_or_default()))
+        }
+        Some(value) => Ok(value),
+        None => Err(LinkError::Unexpected("no answer".to_owned())),
     }
 }
 
@@ -552,6 +591,29 @@ mod tests {
             Err(error) => error,
         };
         error.to_string()
+    }
+
+    /// A Sentinel that changes a group answers after an fsync of its config file, or three: 520 ms were seen for one.
+    #[tokio::test]
+    async fn a_server_that_writes_its_config_file_is_waited_for() {
+        const SLOW_DISK: Duration = Duration::from_millis(700);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut question = [0; 512];
+                stream.readable().await.unwrap();
+                let _ = stream.try_read(&mut question);
+                tokio::time::sleep(SLOW_DISK).await;
+                let _ = stream.write_all(b"+OK\r\n").await;
+            }
+        });
+        let address = Address::new("127.0.0.1", port).unwrap();
+        let mut link = Link::open(&address, &LinkSettings::default()).await.unwrap();
+        assert_eq!(link.call_to_save(&["CONFIG", "REWRITE"]).await.unwrap(), Value::Okay);
+        let mut link = Link::open(&address, &LinkSettings::default()).await.unwrap();
+        let asked = link.call(&["PING"]).await;
+        assert!(matches!(asked, Err(LinkError::Timeout(_))), "{asked:?}");
     }
 
     #[tokio::test]

@@ -206,7 +206,7 @@ impl Keeper<'_> {
     async fn call(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
         let opened = Link::open(at, &self.group.login).await;
         let mut link = opened.map_err(|error| failed(at, &error))?;
-        link.call(command).await.map_err(|error| failed(at, &error))
+        link.call_to_save(command).await.map_err(|error| failed(at, &error))
     }
 
     async fn priority(&self, instance: &Address) -> Result<u64, Failure> {

@@ -228,7 +228,7 @@ fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
 /// Sets how long a restarted primary may load. A Sentinel before 7.0 does not know the setting, and is left as it is.
 async fn set_reboot(link: &mut Link, name: &str, ms: u64) -> Result<Option<Done>, LinkError> {
     const OPTION: &str = "master-reboot-down-after-period";
-    match link.call(&["SENTINEL", "SET", name, OPTION, &ms.to_string()]).await {
+    match link.call_to_save(&["SENTINEL", "SET", name, OPTION, &ms.to_string()]).await {
         Ok(_) => Ok(Some(Done { set: Vec::new(), saved: true })),
         Err(LinkError::Unexpected(error)) if error.contains(NOT_SAVED) => {
             Ok(Some(Done { set: Vec::new(), saved: false }))
@@ -276,7 +276,7 @@ pub async fn remove(
 /// Whether all of it is in the Sentinel's config file, too. What is done and not saved is done.
 async fn all_done(link: &mut Link, commands: &redis::Pipeline) -> Result<bool, LinkError> {
     let mut saved = true;
-    for answer in link.ask(commands).await? {
+    for answer in link.ask_to_save(commands).await? {
         match text(&answer) {
             Ok(_) => {}
             Err(error) if error.contains(NOT_SAVED) => saved = false,
