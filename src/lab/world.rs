@@ -586,15 +586,20 @@ impl Drop for World {
         if !std::thread::panicking() {
             return;
         }
+        let show = |name: &str, log: &str| {
+            let lines: Vec<&str> = log.lines().collect();
+            let from = lines.len().saturating_sub(LOG_LINES_SHOWN);
+            eprintln!("--- {name}\n{}", lines.get(from..).unwrap_or_default().join("\n"));
+        };
         for entry in std::fs::read_dir(self.dir()).into_iter().flatten().flatten() {
             let (name, path) = (entry.file_name().into_string().unwrap_or_default(), entry.path());
             // Consul says a lot, and little of it matters.
             if path.extension().is_some_and(|e| e == "log") && name != "consul.log" {
-                let log = std::fs::read_to_string(path).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                let from = lines.len().saturating_sub(LOG_LINES_SHOWN);
-                eprintln!("--- {name}\n{}", lines.get(from..).unwrap_or_default().join("\n"));
+                show(&name, &std::fs::read_to_string(path).unwrap_or_default());
             }
+        }
+        for sentinel in &self.sentinels {
+            show(sentinel.name(), &sentinel.log());
         }
     }
 }

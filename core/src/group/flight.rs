@@ -74,8 +74,7 @@ impl GroupLoop {
                     self.policy.group
                 );
                 // Of one write it is said once. Where this agent stood still meanwhile, nothing is wrong with Consul.
-                let level =
-                    if flight.sent < self.woke { LogLevel::Info } else { LogLevel::Warn };
+                let level = if flight.sent < self.woke { LogLevel::Info } else { LogLevel::Warn };
                 if flight.unanswered.is_none() {
                     out.push(say(level, text));
                 }
