@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use consul_redis::core::known::observed::Role;
 use consul_redis::lab::LabError;
 use consul_redis::lab::consul::ConsulServer;
 use consul_redis::lab::process::Process;
@@ -11,7 +12,7 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::{Value, json};
 
-use crate::support::{agents, off_schema, run, text, until_in_sync, until_writer, world};
+use crate::support::{agent, agents, off_schema, run, text, until_in_sync, until_writer, world};
 
 const MASTER: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -122,14 +123,30 @@ async fn what_is_wrong_with_redis_is_found() {
     assert_eq!(findings[0]["evidence"][0]["from"], *writer);
 }
 
-/// Carries out what the findings say: commands to one server, to all of a kind, and our own.
+/// The words of a command, as a shell takes them apart.
+fn words(command: &str) -> Vec<&str> {
+    let parts = command.split('"').enumerate();
+    let words = parts.map(|(index, part)| match index % 2 {
+        0 => part.split_whitespace().collect(),
+        _ => vec![part],
+    });
+    words.collect::<Vec<Vec<&str>>>().concat()
+}
+
+/// Carries out what the findings say: commands to one server, to all of a kind, to Consul, and our own.
 async fn cure(world: &World, findings: &[Value]) {
     for finding in findings {
         let mend = finding["mend"].as_str().unwrap();
         for cure in mend.split("; ") {
             let everywhere = cure.strip_suffix(", on every instance");
-            let words: Vec<&str> = everywhere.unwrap_or(cure).split_whitespace().collect();
-            match words[..] {
+            let command = everywhere.or(cure.strip_suffix(", on that node")).unwrap_or(cure);
+            match words(command)[..] {
+                ["consul", ref theirs @ ..] => {
+                    let tool = consul_redis::lab::tools::consul().unwrap();
+                    let mut consul = std::process::Command::new(tool.path);
+                    let output = consul.args(theirs).envs(world.agent_env()).output().unwrap();
+                    assert!(output.status.success(), "{cure}: {}", text(&output));
+                }
                 ["consul-redis", ref ours @ ..] => {
                     let output = run(world, ours, &[]);
                     assert_eq!(output.status.code(), Some(0), "{cure}: {}", text(&output));
@@ -170,6 +187,10 @@ async fn what_doctor_says_cures_what_it_found() {
         ("min-replicas-no-spare", "min-replicas-to-write", "2", true),
         ("min-replicas-unmet", "min-replicas-to-write", "3", true),
         ("min-replicas-differ", "min-replicas-to-write", "0", false),
+        ("maxmemory-differs", "maxmemory", "100000000", false),
+        ("maxmemory-policy-differs", "maxmemory-policy", "allkeys-lru", false),
+        ("replica-buffer-small", "client-output-buffer-limit", "replica 65536 65536 60", true),
+        ("replica-unannounced", "replica-announced", "no", false),
     ] {
         match everywhere {
             true => set(redis, setting, value).await,
@@ -183,6 +204,10 @@ async fn what_doctor_says_cures_what_it_found() {
         cure(&world, &findings).await;
         until_found(&world, &[], &[]).await;
     }
+    for (setting, value) in [("replica-announced", "yes"), ("replica-priority", "100")] {
+        replicas[0].ask(&["CONFIG", "SET", setting, value]).await.unwrap();
+    }
+    until_found(&world, &[], &[]).await;
     let kept = run(&world, &["maintenance", "on", &replicas[0].address.to_string()], &[]);
     assert_eq!(kept.status.code(), Some(0), "{}", text(&kept));
     let findings = until_found(&world, &[], &["in-maintenance"]).await;
@@ -195,6 +220,8 @@ async fn what_doctor_says_cures_what_it_found() {
         ("quorum-differs", "quorum", "3", false),
         ("down-after-short", "down-after-milliseconds", "1400", true),
         ("down-after-long", "down-after-milliseconds", "20000", true),
+        ("down-after-differs", "down-after-milliseconds", "3000", false),
+        ("failover-timeout-differs", "failover-timeout", "30000", false),
         ("failover-timeout-short", "failover-timeout", "3000", true),
         ("failover-timeout-long", "failover-timeout", "90000", true),
         ("parallel-syncs-differs", "parallel-syncs", "2", false),
@@ -208,6 +235,124 @@ async fn what_doctor_says_cures_what_it_found() {
         cure(&world, &findings).await;
         until_found(&world, &[], &[]).await;
     }
+}
+
+/// Waits until this is found, among others, and carries out what it says.
+async fn cure_of(world: &World, code: &str) {
+    let found = until_found_among(world, code).await;
+    let of_code: Vec<Value> = found.into_iter().filter(|found| found["code"] == code).collect();
+    cure(world, &of_code).await;
+}
+
+/// As a container has it that got another address: its primary knows it by the wrong one as soon as it connects anew.
+#[tokio::test]
+async fn a_replica_that_announces_another_address_is_known_by_its_own_after_the_cure() {
+    let (mut world, _agents, writer) = well(WorldSpec::default()).await;
+    let elsewhere = world.address().to_string();
+    let redis = &world.groups[0].redis;
+    let replica = redis.iter().find(|server| server.address.to_string() != writer).unwrap();
+    replica.ask(&["CONFIG", "SET", "replica-announce-ip", &elsewhere]).await.unwrap();
+    replica.ask(&["CLIENT", "KILL", "TYPE", "master"]).await.unwrap();
+    let listed = |at: String| {
+        let writer = world.server(&writer).unwrap();
+        async move {
+            until(&format!("the writer lists {at}"), Duration::from_secs(20), || async {
+                match writer.probe().await?.role {
+                    Role::Primary { replicas }
+                        if replicas.iter().any(|r| r.address.host() == at) =>
+                    {
+                        Ok(())
+                    }
+                    role => Err(LabError(format!("{role:?}"))),
+                }
+            })
+            .await
+            .unwrap();
+        }
+    };
+    listed(elsewhere).await;
+    cure_of(&world, "announce-differs").await;
+    listed(replica.address.host().to_owned()).await;
+    let found = doctor(&world, &[]).1;
+    assert!(!codes(&found).contains("announce-differs"), "{found:#?}");
+}
+
+/// Agents that observe leave to the operator what agents that manage do.
+#[tokio::test]
+async fn what_doctor_says_cures_what_agents_leave_alone() {
+    let world = world(WorldSpec { since: Some("7.0"), ..WorldSpec::default() }).await;
+    set(&world.groups[0].redis, "save", "3600 1").await;
+    set(&world.groups[0].redis, "min-replicas-to-write", "1").await;
+    let config = world.dir().join("observe.toml");
+    std::fs::write(&config, "[[group]]\nname = \"redis\"\nmanage = false\n").unwrap();
+    let _agents = agents(&world, 2, &["--config", config.to_str().unwrap()]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    let kept = run(&world, &["config", "redis", "reboot_down_after=3s"], &[]);
+    assert_eq!(kept.status.code(), Some(0), "{}", text(&kept));
+    until_found(&world, &[], &[]).await;
+    let redis = &world.groups[0].redis;
+    let replicas: Vec<&LabServer> =
+        redis.iter().filter(|server| server.address.to_string() != writer).collect();
+    let sentinel = &world.sentinels[2];
+    // One that has lost its config file.
+    sentinel.ask(&["SENTINEL", "REMOVE", "redis"]).await.unwrap();
+    cure_of(&world, "sentinel-lacks-group").await;
+    world.settle().await.unwrap();
+    until_found(&world, &[], &[]).await;
+    // One that was told another primary.
+    sentinel.ask(&["SENTINEL", "REMOVE", "redis"]).await.unwrap();
+    let (host, port) = (replicas[0].address.host(), replicas[0].address.port().to_string());
+    sentinel.ask(&["SENTINEL", "MONITOR", "redis", host, &port, "2"]).await.unwrap();
+    cure_of(&world, "sentinels-disagree").await;
+    world.settle().await.unwrap();
+    until_found(&world, &[], &[]).await;
+    // Sentinels put it back themselves, after failover-timeout.
+    replicas[1].ask(&["REPLICAOF", host, &port]).await.unwrap();
+    cure_of(&world, "follows-another").await;
+    until_found(&world, &[], &[]).await;
+}
+
+/// Keys of the operator's, and rows of other programs.
+#[tokio::test]
+async fn what_doctor_says_of_consul_cures_it() {
+    let (mut world, mut agents, _) = well(WorldSpec::default()).await;
+    let theirs =
+        json!({"Name": "redis-primary", "ID": "theirs", "Address": "10.9.9.9", "Port": 6379});
+    register(&world.consul, &theirs).await;
+    cure_of(&world, "foreign-row").await;
+    until_found(&world, &[], &[]).await;
+    for key in [CONFIG_KEY, "/v1/kv/redis-ha/redis/maintenance"] {
+        world.consul.client().unwrap().put(key, &[], Some(&json!("damaged"))).await.unwrap();
+        cure_of(&world, "key-unreadable").await;
+    }
+    cure_of(&world, "reboot-unbounded").await;
+    until_found(&world, &[], &[]).await;
+    // What consul/consul-agent.hcl says otherwise.
+    let file = world.dir().join("consul/consul-agent.hcl");
+    let wrong = "dns_config { use_cache = true\n service_ttl { \"redis-primary\" = \"30s\" } }\n";
+    std::fs::write(&file, wrong).unwrap();
+    world.consul.restart().await.unwrap();
+    let found = until_found(&world, &[], &["max-stale", "dns-cache", "service-ttl"]).await;
+    let said = found.iter().map(|finding| {
+        let mend = finding["mend"].as_str().unwrap();
+        let block = mend.strip_prefix("set dns_config {").expect("a block of dns_config");
+        block.rsplit_once('}').unwrap().0
+    });
+    let right = format!("dns_config {{\n{}\n}}\n", said.collect::<Vec<_>>().join("\n"));
+    std::fs::write(&file, right).unwrap();
+    world.consul.restart().await.unwrap();
+    until_found(&world, &[], &[]).await;
+    // The last agent is gone, and the next ones are started.
+    agents.clear();
+    let found = until_found(&world, &[], &["no-agents"]).await;
+    let mend = found[0]["mend"].as_str().unwrap();
+    let args = mend.strip_prefix("consul-redis agent ").unwrap();
+    let args: Vec<&str> = args.split(' ').collect();
+    agents.push(agent(&world, "agent-8", &args, &[]));
+    until_found(&world, &[], &["one-agent"]).await;
+    agents.push(agent(&world, "agent-9", &args, &[]));
+    until_found(&world, &[], &[]).await;
 }
 
 /// The key with the group's Sentinel settings.
@@ -248,6 +393,17 @@ async fn what_is_wrong_with_sentinels_is_found() {
     set(&world.groups[0].redis[..2], "min-replicas-to-write", "0").await;
     let wanted = [&wanted[..3], &["min-replicas-off"]].concat();
     until_found(&world, &[], &wanted).await;
+    // What they say: each is started again, and one more.
+    set(&world.groups[0].redis[..2], "min-replicas-to-write", "1").await;
+    world.groups[0].redis[2].restart().await.unwrap();
+    set(&world.groups[0].redis[2..], "save", "3600 1").await;
+    set(&world.groups[0].redis[2..], "min-replicas-to-write", "1").await;
+    world.sentinels[3].restart().await.unwrap();
+    until_found(&world, &[], &["sentinels-even"]).await;
+    let fifth = world.start_sentinel("sentinel-4", true).await.unwrap();
+    world.sentinels.push(fifth);
+    world.settle().await.unwrap();
+    until_found(&world, &[], &[]).await;
 }
 
 #[tokio::test]
@@ -282,6 +438,19 @@ async fn a_right_that_is_missing_is_named() {
     let missing = findings.iter().find(|finding| finding["code"] == "acl-right").unwrap();
     let rule = "service \"redis-replica\" { policy = \"write\" }";
     assert_eq!(missing["mend"], format!("add to its policy: {rule}"));
+    // What they say.
+    let added = findings.iter().filter_map(|finding| {
+        finding["mend"].as_str().unwrap().strip_prefix("add to its policy: ")
+    });
+    let whole = format!("{policy}{}\n", added.collect::<Vec<_>>().join("\n"));
+    let token = world.consul.token("whole", &whole).await.unwrap();
+    let env = [("CONSUL_HTTP_TOKEN", token.as_str())];
+    until_found(&world, &env, &always).await;
+    let reader = include_str!("../../consul/reader-policy.hcl");
+    let reader = json!({"Token": world.consul.token("reader", reader).await.unwrap()});
+    let client = world.consul.client().unwrap();
+    client.put("/v1/agent/token/default", &[], Some(&reader)).await.unwrap();
+    until_found(&world, &env, &always[..1]).await;
 }
 
 /// The rights of the login that `doctor` has, on every instance and every Sentinel.

@@ -278,6 +278,17 @@ async fn sentinels_with_one_id_are_named() {
     assert!(status.contains(&said), "{status}");
     let doctor = text(&run(&world, &["doctor", "redis"], &[]));
     assert!(doctor.contains("same-sentinel-id"), "{doctor}");
+    // As it says.
+    for index in 1..3 {
+        world.sentinels[index].kill();
+        let text = text_of(conf(&world, index));
+        let others = text.lines().filter(|line| !line.starts_with("sentinel myid "));
+        std::fs::write(conf(&world, index), others.collect::<Vec<_>>().join("\n") + "\n").unwrap();
+        world.sentinels[index].restart().await.unwrap();
+    }
+    world.settle().await.unwrap();
+    let doctor = text(&run(&world, &["doctor", "redis"], &[]));
+    assert!(!doctor.contains("same-sentinel-id"), "{doctor}");
 }
 
 /// A blank Redis and a blank Sentinel, started with nothing but Consul's address, where a group of the default name belongs

@@ -60,8 +60,10 @@ async fn replicas_whose_disks_are_full_serve_reads_and_status_says_why_none_is_c
     let addresses: Vec<String> = replicas.iter().map(|r| r.address.to_string()).collect();
     for replica in replicas {
         replica.ask(&["CONFIG", "SET", "save", "3600 1000000"]).await.unwrap();
-        // Where it would write to is gone, as a full disk is.
-        std::fs::remove_dir_all(world.dir().join(replica.name())).unwrap();
+        // What is in the place of its file keeps it from saving, as a full disk does.
+        let file = world.dir().join(replica.name()).join("dump.rdb");
+        let _ = std::fs::remove_file(&file);
+        std::fs::create_dir(&file).unwrap();
         replica.ask(&["BGSAVE"]).await.unwrap();
         let refused = until("PING is refused", Duration::from_secs(10), || async {
             match replica.ask(&["PING"]).await {
@@ -82,6 +84,16 @@ async fn replicas_whose_disks_are_full_serve_reads_and_status_says_why_none_is_c
     let doctor = text(&run(&world, &["doctor"], &[]));
     assert!(doctor.contains("MISCONF") && doctor.contains("look at its disk"), "{doctor}");
     assert!(!doctor.contains("ghost-replica"), "{doctor}");
+    // As it says: there is room again, and the next save succeeds.
+    for replica in replicas {
+        std::fs::remove_dir(world.dir().join(replica.name()).join("dump.rdb")).unwrap();
+        replica.ask(&["BGSAVE"]).await.unwrap();
+    }
+    until_status(&world, 0, &["redis: healthy"]).await;
+    let doctor = text(&run(&world, &["doctor"], &[]));
+    for code in ["MISCONF", "instance-not-ready", "persistence-fails"] {
+        assert!(!doctor.contains(code), "{doctor}");
+    }
 }
 
 #[tokio::test]

@@ -203,4 +203,6 @@ async fn where_sentinels_refuse_the_relay_it_is_said_and_the_majority_is_waited_
     })
     .await
     .unwrap();
+    let doctor = text(&run(&world, &["doctor"], &env));
+    assert!(!doctor.contains("relay-refused"), "{doctor}");
 }

@@ -240,6 +240,10 @@ async fn a_sentinel_that_cannot_save_its_config_is_told_once() {
     // A Sentinel that was asked before it had the setting may be told twice.
     assert!(log.matches("reconfigured Sentinel").count() <= 6, "{log}");
     assert!(!log.contains("cannot tell"), "{log}");
+    // As it says: it may write there again.
+    std::fs::rename(world.dir().join("elsewhere"), world.dir().join(&name)).unwrap();
+    let doctor = text(&run(&world, &["doctor", "redis"], &[]));
+    assert!(!doctor.contains("sentinel-config-unsaved"), "{doctor}");
 }
 
 /// `[[group]] settings` with this user for the Sentinels.

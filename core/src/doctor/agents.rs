@@ -77,15 +77,23 @@ fn healthy(facts: &Facts<'_>) -> Vec<Finding> {
 
 fn keys(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(store) = &facts.view.observed.store else { return Vec::new() };
-    let found = |key: String, error: Option<&String>| {
-        let text = format!("the key {key} cannot be read, and what it did last stays");
-        let mend = format!(
-            "consul kv get {key}; then write it again. consul kv delete {key} takes it all back"
+    let found = |key: String, error: Option<&String>, then: &str| {
+        let text = format!(
+            "the key {key} cannot be read (consul kv get shows it), and what it did last stays: without it {then}"
         );
+        let mend = format!("consul kv delete {key}");
         Some(FindingCode::KeyUnreadable.found(text, vec![seen(format!("key {key}"), error?)], mend))
     };
-    let config = found(facts.layout.config(), store.config.as_ref().err());
-    let maintenance = found(facts.layout.maintenance(), store.maintenance.as_ref().err());
+    let config = found(
+        facts.layout.config(),
+        store.config.as_ref().err(),
+        "the Sentinels have the same settings, until consul-redis config gives them others",
+    );
+    let maintenance = found(
+        facts.layout.maintenance(),
+        store.maintenance.as_ref().err(),
+        "all instances are back in the names, until consul-redis maintenance on takes some out again",
+    );
     config.into_iter().chain(maintenance).collect()
 }
 

@@ -330,6 +330,14 @@ fn announced(facts: &Facts<'_>) -> Vec<Finding> {
                 false => ip,
             };
             let port = port.map_or_else(String::new, |port| format!(" {port}"));
+            // A replica says it once for each connection to its primary.
+            let role = facts.view.instance(at).map(|answer| &answer.role);
+            let mend = match role {
+                Some(Role::Replica { .. }) => {
+                    format!("{mend}; {}", redis_cli(at, "CLIENT KILL TYPE master"))
+                }
+                _ => mend,
+            };
             (
                 format!("{at} announces another address: after a failover it is known by two"),
                 format!("replica-announce-ip and -port {host}{port}"),
@@ -384,7 +392,9 @@ fn buffers(facts: &Facts<'_>) -> Vec<Finding> {
 fn limits_differ(facts: &Facts<'_>) -> Vec<Finding> {
     let found = |code: FindingCode, name: &str, text: &str| {
         let evidence: Option<Vec<Observation>> = differing(name, facts.settings(name));
-        let mend = format!("redis-cli CONFIG SET {name} VALUE, the same on every instance");
+        let of_writer = facts.view.writer().and_then(|at| facts.instances.get(at)?.setting(name));
+        let value = of_writer.unwrap_or("VALUE");
+        let mend = format!("redis-cli CONFIG SET {name} {value}, on every instance");
         Some(code.found(text, evidence?, mend))
     };
     let memory =
@@ -500,10 +510,7 @@ fn not_held(facts: &Facts<'_>) -> Vec<Finding> {
             "{at} cannot hold its writes: as the primary of an isolated host, or while another one is promoted, it goes on taking what will be lost"
         );
         let evidence = vec![seen(at, format!("version {}", answer.version))];
-        let mend = format!(
-            "{}, or Redis 6.2 or later",
-            redis_cli(at, "CONFIG SET min-replicas-to-write 1")
-        );
+        let mend = "upgrade it to Redis 6.2 or later; until then, min-replicas-to-write 1 bounds what an isolated one takes";
         FindingCode::WritesNotHeld.found(text, evidence, mend)
     };
     old.map(say).collect()

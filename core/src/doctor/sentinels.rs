@@ -56,6 +56,25 @@ fn config(facts: &Facts<'_>, what: &str) -> String {
     format!("consul-redis config {} {what}", facts.group())
 }
 
+/// What a Sentinel is told so that it monitors a primary with the settings that another one has.
+fn monitor(facts: &Facts<'_>, sentinel: &Address, primary: &Address) -> Option<String> {
+    let others = facts.groups().filter(|(at, ..)| *at != sentinel);
+    let settings = others.map(|(_, _, group)| group.settings).next()?;
+    let SentinelSettings { quorum, down_after_ms, failover_timeout_ms, parallel_syncs } = settings;
+    let (group, host, port) = (facts.group(), primary.host(), primary.port());
+    let first = format!("SENTINEL MONITOR {group} {host} {port} {quorum}");
+    let then = format!(
+        "SENTINEL SET {group} down-after-milliseconds {down_after_ms} failover-timeout {failover_timeout_ms} \
+         parallel-syncs {parallel_syncs}"
+    );
+    // No Sentinel shows the login that it has.
+    let login = match &facts.login {
+        Some(_) => ", auth-user and auth-pass as the others have them",
+        None => "",
+    };
+    Some(format!("{}; {}{login}", redis_cli(sentinel, first), redis_cli(sentinel, then)))
+}
+
 fn known(facts: &Facts<'_>) -> Observation {
     let tally = &facts.view.tally;
     seen("the Sentinels", format!("{} known, {} answer", tally.known, tally.answering))
@@ -139,10 +158,26 @@ fn disagree(facts: &Facts<'_>) -> Vec<Finding> {
         views.push((writer, writer.to_string()));
     }
     let Some(evidence) = differing("the primary is", views) else { return Vec::new() };
-    let text = "the Sentinels do not all name the published writer";
-    let mend = "an agent with tell_sentinels corrects a minority after 30 s; else SENTINEL REMOVE and \
-                SENTINEL MONITOR on it";
+    let text = "the Sentinels do not all name the published writer: an agent with tell_sentinels corrects a minority after \
+                30 s";
+    let mend = minority(facts).unwrap_or_else(|| {
+        "wait for the failover that is under way; else SENTINEL REMOVE and SENTINEL MONITOR on those that are wrong"
+            .to_owned()
+    });
     vec![FindingCode::SentinelsDisagree.found(text, evidence, mend)]
+}
+
+/// What corrects the Sentinels that name another primary, where a majority names the published writer.
+fn minority(facts: &Facts<'_>) -> Option<String> {
+    let (view, group) = (facts.view, facts.group());
+    let writer = view.writer().filter(|at| view.tally.votes_for(at) >= view.tally.majority())?;
+    let others = facts.groups().filter(|(_, _, group)| group.primary != *writer);
+    let command = |(at, ..): (&Address, _, &SentinelGroup)| {
+        let remove = redis_cli(at, format!("SENTINEL REMOVE {group}"));
+        Some(format!("{remove}; {}", monitor(facts, at, writer)?))
+    };
+    let commands: Option<Vec<String>> = others.map(command).collect();
+    Some(commands?.join("; "))
 }
 
 fn same_id(facts: &Facts<'_>) -> Vec<Finding> {
@@ -350,11 +385,6 @@ fn lacks_group(facts: &Facts<'_>) -> Vec<Finding> {
     let say = |(at, answer): (&Address, &SentinelAnswer)| {
         let text = format!("{at} does not know the group {}", facts.group());
         let mut evidence = vec![seen(at, "SENTINEL GET-MASTER-ADDR-BY-NAME: nothing")];
-        let monitor =
-            facts.view.writer().zip(facts.groups().next()).map(|(writer, (_, _, group))| {
-                let (host, port, quorum) = (writer.host(), writer.port(), group.settings.quorum);
-                format!("SENTINEL MONITOR {} {host} {port} {quorum}", facts.group())
-            });
         // Where none knows it, it is called something else more likely than it is missing.
         let others: Vec<&str> = answer.others.iter().map(GroupName::as_str).collect();
         if !others.is_empty() && facts.groups().next().is_none() {
@@ -365,8 +395,8 @@ fn lacks_group(facts: &Facts<'_>) -> Vec<Finding> {
             );
             return FindingCode::SentinelLacksGroup.found(text, evidence, mend);
         }
-        let mend =
-            monitor.map_or_else(|| "publish the group first".to_owned(), |m| redis_cli(at, m));
+        let told = facts.view.writer().and_then(|writer| monitor(facts, at, writer));
+        let mend = told.unwrap_or_else(|| "publish the group first".to_owned());
         FindingCode::SentinelLacksGroup.found(text, evidence, mend)
     };
     lacking.map(say).collect()
