@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::beside::known_by_agent;
+use super::beside::{self, Beside};
 use super::status::groups;
 use super::terminal::{self, Progress, Style};
 use crate::cli::DoctorArgs;
@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::consul::client::{Consul, ConsulError};
 use crate::core::doctor::{Finding, Severity};
 use crate::core::identity::address::GroupName;
+use crate::core::shown::status::KnownByAgent;
 use crate::dns::Names;
 use crate::doctor::examine;
 use crate::exit::{Exit, Failure};
@@ -22,6 +23,9 @@ use crate::exit::{Exit, Failure};
 pub struct Examined {
     group: GroupName,
     findings: Vec<Finding>,
+    /// What a running agent of this host knows, where Consul was not read and that agent answers by HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known_by_agent: Option<KnownByAgent>,
 }
 
 /// Shows what is wrong with each group. [`Exit::Unhealthy`] when a finding is an error.
@@ -36,11 +40,8 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Exit, Failure> {
         let style = Style::of_stdout();
         let texts: Vec<String> = all.iter().map(|one| describe(one, style)).collect();
         print!("{}", texts.join("\n"));
-        if away.is_some() {
-            let known = known_by_agent(&config).await;
-            let shown = all.iter().filter_map(|one| known.get(one.group.as_str()));
-            shown.for_each(|text| print!("{text}"));
-        }
+        let known = all.iter().filter_map(|one| one.known_by_agent.as_ref());
+        known.for_each(|known| print!("{}", beside::describe(known)));
     }
     if let Some(error) = away {
         return Err(error.into());
@@ -71,7 +72,11 @@ pub async fn report(
         let (findings, unread) = examine(config, &group, &consul, &names, &clock).await?;
         drop(progress);
         away = unread.or(away);
-        all.push(Examined { group: name, findings });
+        all.push(Examined { group: name, findings, known_by_agent: None });
+    }
+    if away.is_some() {
+        let beside = Beside::ask(config).await;
+        all.iter_mut().for_each(|one| one.known_by_agent = beside.of(&one.group));
     }
     if let (Some(wanted), true) = (wanted, all.is_empty()) {
         let message = format!("no group {wanted} is configured here or known to Consul");
@@ -81,7 +86,7 @@ pub async fn report(
 }
 
 fn describe(examined: &Examined, style: Style) -> String {
-    let Examined { group, findings } = examined;
+    let Examined { group, findings, .. } = examined;
     let group = style.bold(group.as_str());
     if findings.is_empty() {
         return format!("{group}: {}\n", style.good("no findings"));

@@ -1,14 +1,14 @@
 //! `consul-redis status`
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::beside::known_by_agent;
+use super::beside::{self, Beside};
 use super::history::or_none;
 use super::terminal::{self, Style, age, columns};
 use crate::cli::StatusArgs;
@@ -84,8 +84,6 @@ struct Looker {
     clock: Clock,
     /// Why Consul was not read at the last look.
     away: Cell<Option<ConsulError>>,
-    /// What a running agent of this host knew then, by group.
-    beside: RefCell<BTreeMap<String, String>>,
 }
 
 impl Looker {
@@ -95,13 +93,12 @@ impl Looker {
             names: Names::new(config.resolver),
             clock: Clock::start(),
             away: Cell::new(None),
-            beside: RefCell::default(),
             config,
         })
     }
 
     async fn look(&self) -> Result<Vec<GroupStatus>, Failure> {
-        let Self { config, consul, names, clock, away, beside } = self;
+        let Self { config, consul, names, clock, away } = self;
         let mut all = Vec::new();
         away.set(None);
         for group in groups(config, consul, clock).await? {
@@ -124,7 +121,10 @@ impl Looker {
             }
             all.push(status);
         }
-        beside.replace(if self.is_away() { known_by_agent(config).await } else { BTreeMap::new() });
+        if self.is_away() {
+            let beside = Beside::ask(config).await;
+            all.iter_mut().for_each(|status| status.known_by_agent = beside.of(&status.group));
+        }
         Ok(all)
     }
 
@@ -138,9 +138,9 @@ impl Looker {
 
     fn text(&self, all: &[GroupStatus], style: Style) -> String {
         let now = self.clock.now().wall;
-        let (beside, named) = (self.beside.borrow(), self.config.groups_named);
+        let named = self.config.groups_named;
         let texts = all.iter().map(|status| {
-            let known = beside.get(status.group.as_str()).map(String::as_str).unwrap_or_default();
+            let known = status.known_by_agent.as_ref().map(beside::describe).unwrap_or_default();
             let mut own = self.config.groups.iter().filter(|own| own.policy.group == status.group);
             let only = named && own.any(GroupConfig::only_publishes);
             let note = if only {
@@ -148,7 +148,7 @@ impl Looker {
             } else {
                 String::new()
             };
-            describe(status, now, style) + &note + known
+            describe(status, now, style) + &note + &known
         });
         let texts: Vec<String> = texts.collect();
         texts.join("\n")

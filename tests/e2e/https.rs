@@ -10,7 +10,7 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 
 use crate::certificates::Authority;
-use crate::support::{agent, http_address, logs, run, text, until_writer, world};
+use crate::support::{agent, http_address, logs, run, text, until_logged, until_writer, world};
 
 /// The files of an agent's certificate.
 struct Files {
@@ -209,4 +209,67 @@ async fn what_cannot_be_read_is_reported_at_the_start() {
         assert!(text(&refused).contains(why), "{}", text(&refused));
         assert!(text(&refused).contains("hint: --listen-cert"), "{}", text(&refused));
     }
+}
+
+/// What `status` says, with Consul away, of the agent that its config names.
+async fn until_told(world: &World, env: &[(&str, &str)], wanted: &str) {
+    let said = || async {
+        let said = text(&run(world, &["status"], env));
+        if said.contains(wanted) { Ok(()) } else { Err(LabError(said)) }
+    };
+    until(wanted, Duration::from_secs(20), said).await.unwrap();
+}
+
+#[tokio::test]
+async fn status_asks_an_agent_that_speaks_tls_while_consul_is_away_or_says_why_not() {
+    let mut world = world(small()).await;
+    let (ours, other) = (Authority::new(world.dir(), "ours"), Authority::new(world.dir(), "other"));
+    let (ca, other_ca) = (ours.file.to_str().unwrap(), other.file.to_str().unwrap());
+    let files = Files::new(world.dir(), &ours);
+    let (cert, key) = (files.cert.to_str().unwrap(), files.key.to_str().unwrap());
+    let token = world.dir().join("token");
+    std::fs::write(&token, "open sesame\n").unwrap();
+    let token = token.to_str().unwrap();
+    let at = world.address();
+    let ports = consul_redis::lab::world::free_ports(&[at], 3).unwrap();
+    let listen: Vec<String> = ports.iter().map(|port| format!("{at}:{port}")).collect();
+    let asks = [
+        ("CONSUL_REDIS_LISTEN_TOKEN_FILE", token),
+        ("CONSUL_REDIS_LISTEN_CLIENT_CA", ca),
+        ("CONSUL_REDIS_LISTEN_CLIENT_CA", other_ca),
+    ];
+    let env = |index: usize| {
+        [
+            ("CONSUL_REDIS_LISTEN", listen[index].as_str()),
+            ("CONSUL_REDIS_LISTEN_CERT", cert),
+            ("CONSUL_REDIS_LISTEN_KEY", key),
+            asks[index],
+        ]
+    };
+    let running: Vec<Process> =
+        (0..3).map(|index| agent(&world, &format!("agent-{index}"), &[], &env(index))).collect();
+    let writer = until_writer(&world, "redis", 20, None).await;
+    for agent in &running {
+        let url = http_address(agent).await;
+        assert!(url.starts_with("https://"), "{url}");
+        // The one that is asked has read what is published.
+        until_logged(|| agent.log(), 20, &writer, 1).await;
+    }
+    world.consul.kill();
+    for index in 0..2 {
+        until_told(&world, &env(index), &format!("/status.json, last read: {writer}, ")).await;
+    }
+    until_told(&world, &env(2), "it lets in certificates of its client_ca, and refuses its own")
+        .await;
+    // An agent of another config, or another program, at its address.
+    let (theirs, their_key) = (world.dir().join("theirs.pem"), world.dir().join("theirs-key.pem"));
+    let (pem, pem_key) = other.issue(&["127.0.0.1"]);
+    std::fs::write(&theirs, pem).unwrap();
+    std::fs::write(&their_key, pem_key).unwrap();
+    let mut wrong = env(0);
+    wrong[1].1 = theirs.to_str().unwrap();
+    wrong[2].1 = their_key.to_str().unwrap();
+    until_told(&world, &wrong, "it shows another certificate than the config names").await;
+    drop(running);
+    until_told(&world, &env(0), "was not asked: it does not run").await;
 }

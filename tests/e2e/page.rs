@@ -342,6 +342,7 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
         sentinels: vec![sentinel],
         agents: vec![words.to_owned()],
         history: vec![change],
+        known_by_agent: None,
     }
 }
 

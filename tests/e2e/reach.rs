@@ -19,8 +19,9 @@ use tokio::time::Instant;
 use crate::hostnames::own_hosts_file;
 use crate::name_server::NameServer;
 use crate::support::{
-    agent, agents, logs, must_follow_a_failover, record, run, set_priorities, text, until_in_sync,
-    until_logged, until_named, until_record, until_replicas_are, until_writer, world,
+    agent, agents, logs, must_follow_a_failover, off_schema, record, run, set_priorities, text,
+    until_in_sync, until_logged, until_named, until_record, until_replicas_are, until_writer,
+    world,
 };
 
 /// What `status` says, and its exit code.
@@ -426,10 +427,31 @@ async fn what_servers_and_the_agent_of_this_host_know_is_shown_while_consul_is_a
         assert!(said.contains("does not answer"), "{said}");
         assert!(!said.contains("the agent of this host"), "{said}");
         // Where the config says that an agent of this host answers by HTTP.
-        let output = run(&world, &[command], &[("CONSUL_REDIS_LISTEN", listen.as_str())]);
+        let env = [("CONSUL_REDIS_LISTEN", listen.as_str())];
+        let output = run(&world, &[command], &env);
         let said = text(&output);
         assert_eq!(output.status.code(), Some(69), "{said}");
         assert!(said.contains(&known), "{said}");
+        // For programs, too.
+        let output = run(&world, &[command, "--json"], &env);
+        assert_eq!(output.status.code(), Some(69), "{}", text(&output));
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(off_schema(command, &said), Vec::<String>::new(), "{said:#}");
+        let told = &said[0]["known_by_agent"];
+        assert_eq!(told["url"], format!("{url}/status.json"), "{said:#}");
+        assert_eq!(told["shown"]["writer"], writer, "{said:#}");
+        if command == "status" {
+            assert_eq!(
+                (&said[0]["consul_read"], &said[0]["writer"]),
+                (&json!(false), &json!(null))
+            );
+            let names = |sentinel: &Value| sentinel["names"] == writer;
+            assert!(said[0]["sentinels"].as_array().unwrap().iter().all(names), "{said:#}");
+            let says =
+                |instance: &Value| instance["says"].is_string() && instance["offset"].is_number();
+            let instances = said[0]["instances"].as_array().unwrap();
+            assert!(instances.len() == 3 && instances.iter().all(says), "{said:#}");
+        }
     }
     let (_, said) = status(&world);
     assert!(said.contains(&format!("names {writer} at epoch")), "{said}");

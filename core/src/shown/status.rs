@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::decide::Decision;
 use crate::duty::fence::may_be_former;
@@ -65,6 +65,46 @@ pub struct GroupStatus {
     pub agents: Vec<String>,
     /// The last changes, newest first.
     pub history: Vec<Change>,
+    /// What a running agent of this host knows, where a command could not read Consul and that agent answers by HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known_by_agent: Option<KnownByAgent>,
+}
+
+/// What was asked of a running agent of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KnownByAgent {
+    /// Where it was asked.
+    pub url: String,
+    /// Why it has not told anything; `None` when it has.
+    pub error: Option<String>,
+    /// What it shows of the group; `None` where it does not watch it.
+    pub shown: Option<AgentShows>,
+}
+
+/// What an agent shows of one group, of whatever version it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentShows {
+    /// It has read Consul at some time: what follows was there then.
+    pub consul_read: bool,
+    /// The published writer.
+    pub writer: Option<Address>,
+    /// The generation; 0 before the first publication.
+    pub generation: u64,
+    /// When the generation began.
+    pub since: Option<Timestamp>,
+    /// Why the writer is published or was withdrawn, in one sentence.
+    pub why: Option<String>,
+    /// What is wrong, as it sees it.
+    pub problems: Vec<AgentProblem>,
+}
+
+/// One problem that an agent shows; its code may be of another version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentProblem {
+    /// Which kind of problem.
+    pub code: String,
+    /// In words.
+    pub text: String,
 }
 
 impl GroupStatus {
@@ -351,6 +391,7 @@ pub fn assess(view: &View<'_>, layout: &Layout, decision: &Decision) -> GroupSta
         sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
         agents: store.map(|s| s.agents.iter().cloned().collect()).unwrap_or_default(),
         history: store.map(|store| store.history.clone()).unwrap_or_default(),
+        known_by_agent: None,
     }
 }
 
