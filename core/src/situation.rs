@@ -249,7 +249,7 @@ pub const TABLE: [Row; 14] = [
     },
     Row {
         situation: "Relocated",
-        recognised: "there is no writer, all that the Sentinels know is dead, and registered instances answer elsewhere",
+        recognised: "there is no writer, all that the Sentinels know is dead, and registered instances answer elsewhere; where none is registered, such as have a row and the last writer's own data",
         published: "the instance with the group's data, once it says that it is the primary",
         done: "it is written down in `claim`, then promoted; the Sentinels are reconfigured: they let go of the dead one, then monitor it",
         test: "the_one_with_the_most_data_leads_once_all_are_back",

@@ -119,18 +119,61 @@ async fn a_group_that_has_lost_its_replicas_or_a_host_is_degraded() {
     until_status(&world, 3, &["no replica can be read from"]).await;
 }
 
-/// `SENTINEL RESET` as the primary dies: the Sentinels find replicas through it alone, and so none any more.
-#[tokio::test]
-async fn replicas_that_sentinels_have_forgotten_keep_their_rows_and_doctor_says_how_one_leads() {
-    let mut world = world(WorldSpec::default()).await;
-    let running = agents(&world, 2, &[]);
-    let first = until_writer(&world, "redis", 20, None).await;
-    until_in_sync(&world, "redis", 2).await;
+/// `SENTINEL RESET` by cron as the primary dies: the Sentinels find replicas through it alone, and so none any more. The
+/// primary that died.
+async fn reset_as_the_primary_dies(world: &mut World) -> String {
+    let first = until_writer(world, "redis", 20, None).await;
+    let server = world.server(&first).unwrap();
+    server.ask(&["SET", "kept", "1"]).await.unwrap();
+    until_in_sync(world, "redis", 2).await;
+    world.server(&first).unwrap().ask(&["SAVE"]).await.unwrap();
     world.server_mut(&first).unwrap().kill();
     for sentinel in &world.sentinels {
         sentinel.ask(&["SENTINEL", "RESET", "*"]).await.unwrap();
     }
-    until_record(&world, "redis", 30, "no writer", |record| record.writer.is_none()).await;
+    until_record(world, "redis", 30, "no writer", |record| record.writer.is_none()).await;
+    first
+}
+
+/// Agents beside no instance register none: what the record knows leads.
+#[tokio::test]
+async fn a_group_whose_sentinels_were_reset_as_its_primary_died_is_led_out_by_agents_elsewhere() {
+    // Its snapshot says which history its data is of since then.
+    let mut world = world(WorldSpec { since: Some("7.0"), ..WorldSpec::default() }).await;
+    let running = agents(&world, 2, &[]);
+    let first = reset_as_the_primary_dies(&mut world).await;
+    let withdrawn = Instant::now();
+    let second = until_writer(&world, "redis", 60, Some(&first)).await;
+    crate::promises::RESET_AS_IT_DIED.kept(withdrawn.elapsed());
+    // The other one, which no Sentinel knows, keeps its row until it follows the new writer.
+    let other = world.groups[0].redis.iter().find(|redis| {
+        let at = redis.address.to_string();
+        at != first && at != second
+    });
+    let other = other.unwrap();
+    let at = other.address.to_string();
+    crate::fencing::until_follows(other, &second).await;
+    until_in_sync(&world, "redis", 1).await;
+    until_named(&world, "redis-replica", std::slice::from_ref(&at)).await;
+    let log = logs(&running);
+    let all = log.lines().filter(|line| line.contains("redis: instances: "));
+    let without: Vec<&str> = all.filter(|line| !line.contains(&at)).collect();
+    assert_eq!(without, Vec::<&str>::new(), "{log}");
+    // The one that was dead is back, and the group is whole.
+    world.server_mut(&first).unwrap().restart().await.unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
+}
+
+/// Agents that only observe leave it to the operator.
+#[tokio::test]
+async fn replicas_that_sentinels_have_forgotten_keep_their_rows_and_doctor_says_how_one_leads() {
+    let mut world = world(WorldSpec::default()).await;
+    let config = world.dir().join("observe.toml");
+    std::fs::write(&config, "[[group]]\nname = \"redis\"\nmanage = false\n").unwrap();
+    let running = agents(&world, 2, &["--config", config.to_str().unwrap()]);
+    let first = reset_as_the_primary_dies(&mut world).await;
     let reset = Instant::now();
     let said = until("doctor has the commands", Duration::from_secs(20), || async {
         let said = text(&run(&world, &["doctor"], &[]));
@@ -165,7 +208,19 @@ async fn replicas_that_sentinels_have_forgotten_keep_their_rows_and_doctor_says_
         sentinel.ask(&["SENTINEL", "MONITOR", "redis", host, &port, "2"]).await.unwrap();
     }
     assert_eq!(until_writer(&world, "redis", 40, Some(&first)).await, address);
-    // The other one, which followed the dead one, is pointed at it by the agents.
+    // The other one, which followed the dead one, keeps its row, and doctor says how it follows.
+    let other =
+        world.groups[0].redis[1..].iter().find(|other| other.address != next.address).unwrap();
+    let cure = format!("REPLICAOF {} {port}", next.address.host());
+    let said = until("doctor has the command", Duration::from_secs(40), || async {
+        let said = text(&run(&world, &["doctor"], &[]));
+        if said.contains("follows-another") { Ok(said) } else { Err(LabError(said)) }
+    });
+    let said = said.await.unwrap();
+    assert!(said.contains(&cure), "{said}");
+    let rows = record(&world, "redis").await.unwrap().instances;
+    assert!(rows.iter().any(|row| row.address == other.address), "{rows:?}");
+    other.ask(&["REPLICAOF", next.address.host(), &port]).await.unwrap();
     until_in_sync(&world, "redis", 1).await;
     let after = text(&run(&world, &["doctor"], &[]));
     assert!(!after.contains("replicas-forgotten"), "{after}");

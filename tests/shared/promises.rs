@@ -130,6 +130,19 @@ pub const DIED_FIRST: Promise = Promise {
     held_by: &["a_primary_that_dies_in_its_first_seconds_is_replaced"],
 };
 
+/// Sentinels that are reset as the primary dies, and agents beside no instance: 6 s in which others may follow, and what it takes
+/// to tell the Sentinels.
+pub const RESET_AS_IT_DIED: Promise = Promise {
+    page: GUARANTEES,
+    says: "9 s",
+    what: "from when a primary is withdrawn whose Sentinels were reset as it died until a replica is published and confirmed",
+    at_least_ms: 6_000,
+    within_ms: 9_000,
+    held_by: &[
+        "a_group_whose_sentinels_were_reset_as_its_primary_died_is_led_out_by_agents_elsewhere",
+    ],
+};
+
 /// A primary that is restarted without its data beside its replicas.
 pub const EMPTIED: Promise = Promise {
     page: GUARANTEES,
@@ -289,13 +302,14 @@ pub const PROVEN: Promise = Promise {
 };
 
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 20] = [
+pub const ALL: [(&str, &Promise); 21] = [
     ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
     ("FORGOTTEN", &FORGOTTEN),
     ("MOVED", &MOVED),
     ("MOVED_ALONE", &MOVED_ALONE),
     ("SWEPT", &SWEPT),
     ("DIED_FIRST", &DIED_FIRST),
+    ("RESET_AS_IT_DIED", &RESET_AS_IT_DIED),
     ("EMPTIED", &EMPTIED),
     ("EMPTIED_ALONE", &EMPTIED_ALONE),
     ("EMPTIED_REPLICA", &EMPTIED_REPLICA),

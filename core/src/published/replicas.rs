@@ -109,12 +109,13 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
 
     /// An instance loses its row once no Sentinel names it, or once it has been down for long. That Sentinels have
     /// forgotten their replicas (`SENTINEL RESET`) is no reason while there is no writer, through which alone they find
-    /// them again; nor while the instance itself answers and follows one of the group.
+    /// them again; nor while the instance itself answers and follows one of the group, or waits for one that is gone with
+    /// the group's data.
     fn forgotten(&self, address: &Address, writer: Option<&Address>) -> bool {
         let down = Condition::Down(address.clone());
         let unnamed = is_unnamed(self.view, address);
-        unnamed && writer.is_some() && !self.follows_one_of_us(address)
-            || self.lasted(&down, self.view.policy.forget_after_ms)
+        let ours = self.follows_one_of_us(address) || self.waits_with_our_data(address);
+        unnamed && writer.is_some() && !ours || self.lasted(&down, self.view.policy.forget_after_ms)
     }
 
     /// It says that it follows the last writer, or another instance that has a row.
@@ -126,6 +127,16 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
         self.view.record.is_some_and(|record| {
             record.role_of(of).is_some()
                 || record.last_writer.as_ref().is_some_and(|last| &last.address == of)
+        })
+    }
+
+    /// A replica without a link, of whatever address, that holds data of the group: the primary that it followed has no row
+    /// any more, and Sentinels find a replica through its primary alone.
+    fn waits_with_our_data(&self, address: &Address) -> bool {
+        self.view.instance(address).is_some_and(|answer| {
+            matches!(answer.role, Role::Replica { link_up: false, .. })
+                && answer.keys > 0
+                && self.view.age(answer).is_some()
         })
     }
 

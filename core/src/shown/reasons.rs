@@ -992,9 +992,13 @@ impl fmt::Display for NotRelocated {
             Self::NoCase => Ok(()),
             Self::SwitchedOff => f.write_str("bootstrap or tell_sentinels = false leaves it to the operator"),
             Self::Sentinels { answered, of } => write!(f, "{answered} of {of} Sentinels answer"),
+            Self::Waiting { answered, of } if answered >= of => write!(
+                f,
+                "{answered} instances that they do not know answer, and one of them is about to lead"
+            ),
             Self::Waiting { answered, of } => write!(
                 f,
-                "{answered} of {of} instances answer elsewhere, and others are waited for"
+                "{answered} of {of} instances that they do not know answer, and others are waited for"
             ),
             Self::NotReady(address, error) => {
                 write!(f, "{address} answers `{error}`, and may have more data")

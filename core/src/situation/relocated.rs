@@ -6,13 +6,17 @@
 //! (`claim`), made the primary, and published. Then every Sentinel gets `REMOVE` for the dead one, and, when none
 //! names it any more, `MONITOR` for this one: a Sentinel that got it earlier would be changed back by the others, whose epoch is
 //! higher.
+//!
+//! The same holds for a group whose Sentinels were reset while its primary was dead (`SENTINEL RESET`): where agents run
+//! beside none of the instances, and so register none, those that have a row and answer with the last writer's own data
+//! take the place of the registered ones.
 
 use crate::identity::address::Address;
 use crate::known::memory::{Condition, ReturnedInstance};
 use crate::known::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use crate::known::view::View;
 use crate::policy::REINSTATED_AFTER_MS;
-use crate::published::record::InstanceRecord;
+use crate::published::record::{InstanceRecord, Record};
 use crate::published::replicas::is_unnamed;
 use crate::shown::reasons::NoFirst;
 pub use crate::shown::reasons::NotRelocated;
@@ -40,7 +44,11 @@ pub fn successor(view: &View<'_>) -> Result<Step, NotRelocated> {
     let Able { candidates, data } = able(view, &back)?;
     // Rows that no Sentinel names stay while there is no writer: no instance is waited for because of them.
     let counts = |instance: &&InstanceRecord| !is_unnamed(view, &instance.address);
-    let places = view.record.map_or(0, |record| record.instances.iter().filter(counts).count());
+    let places = match unregistered(view) {
+        // Nothing but its row tells of an instance: all but the last writer are waited for.
+        true => places_besides_the_last(view),
+        false => view.record.map_or(0, |record| record.instances.iter().filter(counts).count()),
+    };
     // The rows of instances that were relocated before stay for an hour: an `expect` of the operator's is believed.
     let all = view.policy.expect.is_some_and(|expect| back.len() >= expect)
         || (1..=back.len()).contains(&places);
@@ -107,8 +115,27 @@ pub fn knows_only_silent(view: &View<'_>, group: &SentinelGroup) -> bool {
         && group.replicas.iter().all(|replica| replica.s_down && gone(&replica.address))
 }
 
+/// No agent runs beside any instance, so that none is registered.
+fn unregistered(view: &View<'_>) -> bool {
+    view.observed.registered.is_empty() && view.policy.local.is_empty()
+}
+
+/// The rows besides that of the last writer.
+fn places_besides_the_last(view: &View<'_>) -> usize {
+    let Some(record) = view.record else { return 0 };
+    let last = record.last_writer.as_ref().map(|last| &last.address);
+    record.instances.iter().filter(|instance| Some(&instance.address) != last).count()
+}
+
+/// It holds the last writer's own data, or is the one that was written down. Another group's instance that answers at the
+/// address of a row is neither.
+fn holds_the_last_data(view: &View<'_>, (address, answer): &Candidate<'_>) -> bool {
+    let claimed = view.record.is_some_and(|record| record.claim.as_ref() == Some(address));
+    claimed || view.age(answer) == Some(0)
+}
+
 /// The registered instances that answer, those in maintenance too, when the Sentinels know none but dead ones, and none
-/// follows an instance that is alive; else empty.
+/// follows an instance that is alive; else empty. Where none is registered, those that have a row.
 fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     let withdrawn = view.record.is_some_and(|r| r.writer.is_none() && r.last_writer.is_some());
     let alone = |group: &SentinelGroup| knows_only_silent(view, group);
@@ -116,16 +143,21 @@ fn back<'a>(view: &View<'a>) -> Vec<Candidate<'a>> {
     {
         return Vec::new();
     }
+    let by_row = unregistered(view);
     let ours = |address: &Address| {
         let known =
             view.observed.registered.contains(address) || view.policy.local.contains(address);
+        let has_row = |record: &Record| record.role_of(address).is_some();
+        let known = known || (by_row && view.record.is_some_and(has_row));
         known && !view.refused().contains(address) && view.alias_of(address).is_none()
     };
     let all = view.observed.instances.iter().filter(|(address, _)| ours(address));
     let back: Vec<Candidate<'a>> =
         all.filter_map(|(address, reading)| Some((address, reading.since(view.recent)?))).collect();
-    let led = back.iter().any(|(_, answer)| follows_a_living_one(answer));
-    if led { Vec::new() } else { back }
+    if back.iter().any(|(_, answer)| follows_a_living_one(answer)) {
+        return Vec::new();
+    }
+    back.into_iter().filter(|candidate| !by_row || holds_the_last_data(view, candidate)).collect()
 }
 
 /// The instance that is to lead a group whose Sentinels know none of its replicas any more (`SENTINEL RESET` while the

@@ -126,8 +126,32 @@ fn an_instance_that_no_sentinel_names_loses_its_row() {
     assert!(lives.decision().actions().is_empty(), "{:?}", lives.decision());
 }
 
+/// One that waits for a primary that is gone, and has no row, is the group's by its data.
+#[test]
+fn a_replica_without_a_link_keeps_its_row_while_it_answers_with_the_groups_data() {
+    let forget = |scene: Scene, index| {
+        scene.sentinel(index, |group| group.replicas.retain(|r| r.address != at(C)))
+    };
+    let waits = |change: fn(&mut InstanceAnswer)| {
+        let mut answer = replica(1, "10.0.9.9:6379");
+        answer.role = Role::Replica { of: at("10.0.9.9:6379"), link_up: false };
+        change(&mut answer);
+        let scene = (0..3).fold(Scene::healthy(3).instance(C, answer), forget);
+        scene.lasting(60_000)
+    };
+    assert_eq!(waits(|_| ()).rows()[2], format!("{C} out of sync"));
+    let two = [format!("{A} primary"), format!("{B} replica")];
+    // Another group's, one without data, and one that its operator has pointed elsewhere.
+    assert_eq!(waits(|answer| answer.replid = replica(9, A).replid).rows(), two);
+    assert_eq!(waits(|answer| answer.keys = 0).rows(), two);
+    let led = |answer: &mut InstanceAnswer| {
+        answer.role = Role::Replica { of: at("10.0.9.9:6379"), link_up: true };
+    };
+    assert_eq!(waits(led).rows(), two);
+}
+
 /// Every Sentinel was reset as the primary died: it knows neither replicas nor other Sentinels.
-fn reset_as_it_died() -> Scene {
+pub fn reset_as_it_died() -> Scene {
     let forget = |scene: Scene, index| {
         scene.sentinel(index, |group| {
             group.replicas.clear();
@@ -152,7 +176,9 @@ fn reset_as_it_died() -> Scene {
 
 #[test]
 fn no_row_goes_for_want_of_a_sentinels_word_while_there_is_no_writer() {
-    let scene = reset_as_it_died();
+    let mut scene = reset_as_it_died();
+    // Agents that only observe.
+    scene.policy.tell_sentinels = false;
     assert!(scene.decision().actions().is_empty(), "{:?}", scene.decision());
     let found = status(&scene);
     let offsets: Vec<_> = found.instances.iter().map(|i| (i.address.clone(), i.offset)).collect();

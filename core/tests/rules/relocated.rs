@@ -13,6 +13,7 @@ use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::situation::relocated::{NotRelocated, condition, successor};
 use consul_redis_core::time::Mono;
 
+use crate::instance_rows::reset_as_it_died;
 use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica, sentinel_at};
 
 /// Where A, B and C are now.
@@ -392,4 +393,43 @@ fn a_writer_out_of_reach_is_withdrawn_though_the_sentinels_cannot_agree() {
     let mixed = Scene::healthy(3).dead(A).silent(1).answer(2, |answer| answer.group = None);
     let mixed = mixed.down(&[0], DownOpinion::Subjective);
     assert!(!mixed.conditions().contains(&Condition::OutOfReach(at(A))));
+}
+
+/// `SENTINEL RESET` while the primary is dead, and agents beside no instance: what the record knows takes the place of what is
+/// registered.
+#[test]
+fn one_with_a_row_leads_where_none_is_registered_and_no_sentinel_knows_any() {
+    let waiting_for = |answered| NotRelocated::Waiting { answered, of: 2 };
+    let early = for_ms(reset_as_it_died(), REINSTATED_AFTER_MS - 1);
+    assert_eq!(why_not(&early), waiting_for(2));
+    assert_eq!(claimed(&for_ms(reset_as_it_died(), REINSTATED_AFTER_MS)), C);
+    // One that is away may hold more: it is waited for as long as for a first primary.
+    let wait_ms = reset_as_it_died().policy.bootstrap_wait_ms;
+    let alone = || reset_as_it_died().dead(C).lasting(60_000);
+    assert_eq!(why_not(&for_ms(alone(), wait_ms - 1)), waiting_for(1));
+    assert_eq!(claimed(&for_ms(alone(), wait_ms)), B);
+    // What answers at its address is another group's.
+    let other = InstanceAnswer { replid: replica(9, A).replid, ..cut_off(A) };
+    assert_eq!(why_not(&for_ms(reset_as_it_died().instance(C, other), 6_000)), waiting_for(1));
+}
+
+/// A replica whose link is down.
+fn cut_off(of: &str) -> InstanceAnswer {
+    InstanceAnswer { role: Role::Replica { of: at(of), link_up: false }, ..replica(1, of) }
+}
+
+#[test]
+fn none_with_a_row_leads_where_agents_run_beside_instances_or_the_operator_does_it() {
+    let mut registered = reset_as_it_died();
+    registered.observed.registered.insert(at(D));
+    assert_eq!(why_not(&registered), NotRelocated::NoCase);
+    let mut beside = reset_as_it_died();
+    beside.policy.local.insert(at(D));
+    assert_eq!(why_not(&beside), NotRelocated::NoCase);
+    let mut observing = reset_as_it_died();
+    observing.policy.tell_sentinels = false;
+    assert_eq!(why_not(&observing), NotRelocated::SwitchedOff);
+    // One of them has found a primary that is alive.
+    let led = reset_as_it_died().instance(B, replica(1, D));
+    assert!(leaves_all_alone(&led), "{:?}", led.decision());
 }
