@@ -14,7 +14,7 @@ pub use self::flight::{
     FOLLOW_UP_WITHIN_MS, FORGET_WITHIN_MS, REFUSED_PAUSE_MS, REPLACE_WITHIN_MS, WRITE_ANSWER_MAX_MS,
 };
 pub use self::narrate::OBSTACLE_SAID_AFTER_MS;
-use self::narrate::{Noted, Obstacle, change_line, say};
+use self::narrate::{Noted, Obstacles, change_line, say};
 pub use self::pace::{AUDIT_MS, CHASE_MS, TICK_MS, TICK_URGENT_MS, URGENT_FOR_MS};
 use crate::decide::{Decision, decide};
 use crate::duty::action::{Action, Promote, Write};
@@ -249,7 +249,7 @@ pub struct GroupLoop {
     turned: Mono,
     /// When this agent last went on after it had stood still.
     woke: Mono,
-    obstacle: Option<Obstacle>,
+    obstacles: Obstacles,
     /// What has been said that still is so.
     standing: BTreeSet<(ProblemCode, Address)>,
     noted: Noted,
@@ -289,7 +289,7 @@ impl GroupLoop {
             next_audit: Mono(0),
             turned: Mono(0),
             woke: Mono(0),
-            obstacle: None,
+            obstacles: Obstacles::default(),
             standing: BTreeSet::new(),
             noted: Noted::default(),
             not_fast: None,
@@ -321,7 +321,7 @@ impl GroupLoop {
         let mut out = Vec::new();
         if now.mono - self.turned >= STOOD_STILL_MS {
             // It ticks every second: this agent stood still, and nothing stood in its way meanwhile.
-            self.obstacle = self.obstacle.take().filter(|obstacle| obstacle.said);
+            self.obstacles.keep_what_was_said();
             self.woke = now.mono;
         }
         self.turned = now.mono;

@@ -1,8 +1,8 @@
 //! What goes to the log and the history: each change once, and what has stood in the way for a while.
 
-use std::collections::BTreeSet;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::{Discriminant, discriminant};
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Aftermath, GroupLoop, LogLevel, LogLine, Output};
 use crate::decide::Decision;
@@ -20,6 +20,9 @@ use crate::time::{Mono, Now};
 /// How long the same obstacle must stand before it is worth a warning, in ms.
 pub const OBSTACLE_SAID_AFTER_MS: u64 = 5_000;
 
+/// The longest unit that stands at a number (`bytes`), in characters.
+const UNIT_LEN_MAX: usize = 5;
+
 /// How often it is looked whether a problem is to be said, in ms.
 const PROBLEMS_EVERY_MS: u64 = 1_000;
 /// The problems that no reason of a decision says, and that a person should look at.
@@ -32,19 +35,105 @@ const SAID: [ProblemCode; 6] = [
     ProblemCode::ClockSkew,
 ];
 
-/// What stands in the way.
-pub(super) struct Obstacle {
-    /// The text without its numbers: those may change while it stays what it is.
-    pub(super) kind: String,
-    pub(super) since: Mono,
-    pub(super) said: bool,
+/// What stands in the way, of one subject: since when, whatever words it is in.
+struct Obstacle {
+    since: Mono,
+    /// What its text is now, without its numbers, and since when it is that.
+    kind: (String, Mono),
+    /// The last kind that was said.
+    said: Option<String>,
+}
+
+impl Obstacle {
+    fn new(now: Mono) -> Self {
+        Self { since: now, kind: (String::new(), now), said: None }
+    }
+
+    /// Whether this text is to be said now: the first one of the subject once the subject has lasted, another one once it has
+    /// itself.
+    fn is_due(&mut self, text: &str, now: Mono) -> bool {
+        let kind = kind_of(text);
+        if self.kind.0 != kind {
+            self.kind = (kind, now);
+        }
+        let (kind, since) = &self.kind;
+        let since = if self.said.is_some() { *since } else { self.since };
+        let due = self.said.as_ref() != Some(kind) && now - since >= OBSTACLE_SAID_AFTER_MS;
+        if due {
+            self.said = Some(kind.clone());
+        }
+        due
+    }
+}
+
+/// What stands in the way is told apart by: a text says the same of it in other words a moment later.
+#[derive(PartialEq, Eq)]
+enum Subject {
+    /// That there is no writer.
+    NoWriter,
+    /// That the writer stays as it is.
+    Kept(Discriminant<KeepReason>),
+    /// What is not done, to which instance.
+    Reason(Discriminant<Reason>, Option<Address>),
+}
+
+impl Subject {
+    fn of_kept(why: &KeepReason) -> Self {
+        match why {
+            KeepReason::NoWriter(_)
+            | KeepReason::NoFirst(_)
+            | KeepReason::NotRelocated(_)
+            | KeepReason::NotAgain(_) => Self::NoWriter,
+            _ => Self::Kept(discriminant(why)),
+        }
+    }
+
+    fn of_reason(reason: &Reason) -> Self {
+        let instance = match reason {
+            Reason::LeftAlone(left) => Some(&left.instance),
+            Reason::NotFast(why) => Some(&why.instance),
+            Reason::TwoAddresses { address, .. } | Reason::Loopback { address, .. } => {
+                Some(address)
+            }
+            Reason::NotHeld { instance, .. } => Some(instance),
+            _ => None,
+        };
+        Self::Reason(discriminant(reason), instance.cloned())
+    }
+}
+
+/// All that stands in the way now; one of it is said.
+#[derive(Default)]
+pub(super) struct Obstacles(Vec<(Subject, Obstacle)>);
+
+impl Obstacles {
+    /// This agent stood still: what has not been said yet begins anew.
+    pub(super) fn keep_what_was_said(&mut self) {
+        self.0.retain(|(_, obstacle)| obstacle.said.is_some());
+    }
+
+    /// Begins the clock of what is new, and drops what is over.
+    fn see(&mut self, all: Vec<Subject>, now: Mono) {
+        self.0.retain(|(subject, _)| all.contains(subject));
+        for subject in all {
+            if self.0.iter().all(|(known, _)| *known != subject) {
+                self.0.push((subject, Obstacle::new(now)));
+            }
+        }
+    }
+
+    fn is_due(&mut self, subject: &Subject, text: &str, now: Mono) -> bool {
+        let mut found = self.0.iter_mut().filter(|(known, _)| known == subject);
+        found.next().is_some_and(|(_, obstacle)| obstacle.is_due(text, now))
+    }
 }
 
 /// Problems that are said in the log, each once.
 #[derive(Default)]
 pub(super) struct Noted {
     at: Mono,
-    open: BTreeMap<(ProblemCode, String), (Mono, bool)>,
+    /// By code, and by the instance that it is about where there may be several.
+    open: BTreeMap<(ProblemCode, String), Obstacle>,
 }
 
 impl Noted {
@@ -54,14 +143,33 @@ impl Noted {
     }
 }
 
-/// The text with a place for each number: a count of keys that grows is no other obstacle. Addresses stay as they are.
-pub(super) fn kind_of(text: &str) -> String {
+/// The text with a place for each number, time and span: a count of keys that grows is no other obstacle. Addresses stay as
+/// they are.
+fn kind_of(text: &str) -> String {
     let number = |word: &str| {
         let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());
-        !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit())
+        let unit = |c: char| c.is_ascii_alphabetic() || c == '%';
+        let digits = bare.trim_end_matches(unit);
+        let figure = |c: char| c.is_ascii_digit() || ".,:-+TZ".contains(c);
+        let units = bare.len() - digits.len();
+        bare.starts_with(|c: char| c.is_ascii_digit())
+            && units <= UNIT_LEN_MAX
+            && digits.chars().all(figure)
+            && bare.parse::<SocketAddr>().is_err()
+            && bare.parse::<IpAddr>().is_err()
     };
     let words = text.split_whitespace().map(|word| if number(word) { "#" } else { word });
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// The instance that a problem is about, where several may have the same; its text begins with it.
+fn instance_of(problem: &Problem) -> String {
+    match problem.code {
+        ProblemCode::CannotSave | ProblemCode::ReplicaOutOfSync => {
+            problem.text.split(' ').next().unwrap_or_default().to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 impl GroupLoop {
@@ -166,11 +274,11 @@ impl GroupLoop {
 
     /// Says, once, what has stood in the way for a while.
     pub(super) fn note_obstacle(&mut self, decision: &Decision, now: Now, out: &mut Vec<Output>) {
-        let blocked = match &decision.verdict {
+        let kept = match &decision.verdict {
             Verdict::Keep(KeepReason::Confirmed { .. } | KeepReason::AwaitingConfirmation(_)) => {
                 None
             }
-            Verdict::Keep(_) => Some(decision.summary.clone()),
+            Verdict::Keep(why) => Some(why),
             Verdict::Publish { .. }
             | Verdict::Withdraw(_)
             | Verdict::Claim(_)
@@ -183,24 +291,27 @@ impl GroupLoop {
                 KeepReason::NoFirst(_) | KeepReason::NotRelocated(_) | KeepReason::NotAgain(_)
             )
         );
+        let reasons = || decision.reasons.iter().map(|reason| (Subject::of_reason(reason), reason));
+        let all = reasons().map(|(subject, _)| subject).chain(kept.map(Subject::of_kept)).collect();
+        let blocked = kept.map(|why| (Subject::of_kept(why), decision.summary.clone()));
         let blocked = match blocked {
             Some(blocked) if first => Some(blocked),
-            blocked => decision.reasons.first().map(ToString::to_string).or(blocked),
-        };
-        let Some(text) = blocked else {
-            if self.obstacle.take().is_some_and(|obstacle| obstacle.said) {
-                out.push(say(LogLevel::Info, decision.summary.clone()));
+            blocked => {
+                let reason =
+                    reasons().next().map(|(subject, reason)| (subject, reason.to_string()));
+                reason.or(blocked)
             }
-            return;
         };
-        let kind = kind_of(&text);
-        if self.obstacle.as_ref().is_none_or(|obstacle| obstacle.kind != kind) {
-            self.obstacle = Some(Obstacle { kind, since: now.mono, said: false });
-        }
-        let Some(obstacle) = self.obstacle.as_mut() else { return };
-        if !obstacle.said && now.mono - obstacle.since >= OBSTACLE_SAID_AFTER_MS {
-            obstacle.said = true;
-            out.push(say(LogLevel::Warn, text));
+        let obstacles = &mut self.obstacles;
+        let was_said = obstacles.0.iter().any(|(_, obstacle)| obstacle.said.is_some());
+        obstacles.see(all, now.mono);
+        match blocked {
+            Some((subject, text)) if obstacles.is_due(&subject, &text, now.mono) => {
+                out.push(say(LogLevel::Warn, text));
+            }
+            Some(_) => {}
+            None if was_said => out.push(say(LogLevel::Info, decision.summary.clone())),
+            None => {}
         }
     }
 
@@ -226,20 +337,19 @@ impl GroupLoop {
         let group = &self.policy.group;
         let found = found.into_iter().filter(|problem| SAID.contains(&problem.code));
         let texts: BTreeMap<(ProblemCode, String), String> =
-            found.map(|problem| ((problem.code, kind_of(&problem.text)), problem.text)).collect();
+            found.map(|problem| ((problem.code, instance_of(&problem)), problem.text)).collect();
         let noted = &mut self.noted;
         noted.at = now.mono;
-        noted.open.retain(|(code, kind), (_, said)| {
-            let stays = texts.contains_key(&(*code, kind.clone()));
-            if *said && !stays && texts.keys().all(|(other, _)| other != code) {
+        noted.open.retain(|(code, instance), obstacle| {
+            let stays = texts.contains_key(&(*code, instance.clone()));
+            if obstacle.said.is_some() && !stays && texts.keys().all(|(other, _)| other != code) {
                 out.push(say(LogLevel::Info, format!("{group}: {} is over", code.as_str())));
             }
             stays
         });
         for (key, text) in texts {
-            let (since, said) = noted.open.entry(key).or_insert((now.mono, false));
-            if !*said && now.mono - *since >= OBSTACLE_SAID_AFTER_MS {
-                *said = true;
+            let obstacle = noted.open.entry(key).or_insert_with(|| Obstacle::new(now.mono));
+            if obstacle.is_due(&text, now.mono) {
                 out.push(say(LogLevel::Warn, format!("{group}: {text}")));
             }
         }
@@ -292,4 +402,26 @@ pub(super) fn change_line(
 /// One line for the log.
 pub(super) fn say(weight: LogLevel, text: String) -> Output {
     Output::Say(LogLine { weight, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_in_a_text_is_no_part_of_its_kind() {
+        for (text, kind) in [
+            ("with 100 keys, which", "with # keys, which"),
+            ("(no answer within 500 ms), 12s ago", "(no answer within # ms), # ago"),
+            ("not before 02:57:57", "not before #"),
+            ("since 2026-11-28T18:00:00.123Z: 3.5 MiB, 80%", "since # # MiB, #"),
+            (
+                "10.0.0.1:6379 at 10.0.0.2 and [fd00::1]:6379,",
+                "10.0.0.1:6379 at 10.0.0.2 and [fd00::1]:6379,",
+            ),
+            ("generation 7, history 4f2eab00c1", "generation # history 4f2eab00c1"),
+        ] {
+            assert_eq!(kind_of(text), kind);
+        }
+    }
 }

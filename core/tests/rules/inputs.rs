@@ -137,6 +137,40 @@ fn a_number_that_changes_in_a_text_does_not_restart_its_clock() {
     assert!(fed.warned[0].contains("keys of an unrelated history"), "{:?}", fed.warned);
 }
 
+#[test]
+fn other_words_for_the_same_do_not_restart_its_clock() {
+    // Each look finds it in another state, and it takes no command in any.
+    let mut fed = Fed::new();
+    for second in 0..10 {
+        let not_ready = ["LOADING it loads", "BUSY a script runs"][second % 2].to_owned();
+        let fails = InstanceAnswer { not_ready: Some(not_ready), ..primary(1, None, &[B, C]) };
+        fed.second(&[(A, fails), (B, replica(1, A)), (C, replica(1, A))]);
+    }
+    let said = format!("redis: the writer {A} answers `");
+    let count = fed.warned.iter().filter(|text| text.starts_with(&said)).count();
+    assert_eq!(count, 1, "{:?}", fed.warned);
+}
+
+#[test]
+fn a_second_primary_whose_data_is_told_otherwise_each_time_is_said_all_the_same() {
+    let mut fed = Fed::new();
+    for second in 0..12 {
+        // With a key, of another history; and just restarted, when it may have been promoted.
+        let mut stray = InstanceAnswer {
+            keys: 100,
+            replid: ReplId("other".to_owned()),
+            ..primary(9, None, &[])
+        };
+        if second % 2 == 1 {
+            stray.not_ready = Some("LOADING".to_owned());
+            stray.replid = primary(1, None, &[]).replid;
+        }
+        fed.second(&[(A, primary(1, None, &[B])), (B, replica(1, A)), (C, stray)]);
+    }
+    let about = fed.warned.iter().filter(|text| text.contains(C)).count();
+    assert_eq!(about, 1, "{:?}", fed.warned);
+}
+
 /// Feeds a loop a scene, and returns the write that it sends.
 fn sent(scene: &Scene, machine: &mut GroupLoop) -> (u64, Write) {
     let mut outputs = Vec::new();
