@@ -11,6 +11,14 @@ use crate::retry::Retry;
 /// How long a query waits for a change. With the sixteenth that Consul adds it is over before the 30 s after which many
 /// a proxy ends what is idle.
 pub const WATCH_WAIT: Duration = Duration::from_secs(25);
+/// A query that waited for so long before it was ended was accepted: whatever ended it is not Consul's silence yet.
+const CUT_AFTER_MIN: Duration = Duration::from_secs(1);
+/// Queries that are ended after times that differ by no more are ended by a proxy, at its own bound.
+const CUT_SPREAD_MAX: Duration = Duration::from_millis(500);
+/// The shortest wait that is learnt from a proxy's bound.
+const WAIT_MIN: Duration = Duration::from_secs(1);
+/// What a gateway answers in the place of a Consul that has not answered in its time.
+const GATEWAY: [u16; 3] = [502, 503, 504];
 /// Least time between two answers of one query, but for a burst: what changes all the time would keep Consul and us busy.
 const ANSWER_GAP: Duration = Duration::from_millis(20);
 /// Answers that may follow one another at once.
@@ -30,6 +38,8 @@ pub struct BlockingQuery {
     pace: Pace,
     refused: Retry,
     again: Option<Again>,
+    /// After how long the last query was ended that was ended before its time.
+    cut: Option<Duration>,
 }
 
 /// When a query that failed is sent again.
@@ -58,6 +68,7 @@ impl BlockingQuery {
             pace: Pace::new(ANSWER_GAP, ANSWER_BURST),
             refused: Retry::between(REFUSED_PAUSE.0, REFUSED_PAUSE.1),
             again: None,
+            cut: None,
         }
     }
 
@@ -87,20 +98,46 @@ impl BlockingQuery {
             Some(Again::At(at)) => tokio::time::sleep_until(at).await,
             Some(Again::InTurn) => self.consul.recovery().turn().await,
         }
-        let answer = self.ask().await;
+        let answer = self.answer().await;
         let index = answer.as_ref().map_or(0, |answer| answer.index);
         let result = answer.and_then(read);
         self.note(index, result.as_ref().err());
         result
     }
 
+    /// One that was ended while it waited is asked again at once, and for an answer at once: only when that fails, too, is it
+    /// Consul that does not answer.
+    async fn answer(&mut self) -> Result<Response, ConsulError> {
+        let asked = Instant::now();
+        let mut answer = self.ask().await;
+        let took = asked.elapsed();
+        if self.index > 0 && took >= CUT_AFTER_MIN && is_cut(&answer) && took < self.held() {
+            self.learn(took);
+            self.index = 0;
+            answer = self.ask().await;
+        }
+        self.consul.counted(answer)
+    }
+
+    /// A proxy ends all at the same time: next time the answer is there before.
+    fn learn(&mut self, took: Duration) {
+        if self.cut.is_some_and(|before| before.abs_diff(took) <= CUT_SPREAD_MAX) {
+            self.wait = self.wait.min(took * 3 / 4).max(WAIT_MIN);
+        }
+        self.cut = Some(took);
+    }
+
+    /// Consul adds up to a sixteenth. At index 0 it does not wait.
+    fn held(&self) -> Duration {
+        if self.index == 0 { Duration::ZERO } else { self.wait * 17 / 16 }
+    }
+
     async fn ask(&self) -> Result<Response, ConsulError> {
         let (index, wait) = (self.index.to_string(), format!("{}ms", self.wait.as_millis()));
         let blocking = [("index", index.as_str()), ("wait", wait.as_str())];
-        // Consul adds up to a sixteenth, and may look for a leader for 7 s. At index 0 it does not wait.
-        let held = if self.index == 0 { Duration::ZERO } else { self.wait * 17 / 16 };
         let query = [&self.query[..], &blocking].concat();
-        self.consul.blocking(&self.path, &query, held + CALL_TIMEOUT).await
+        // It may look for a leader for 7 s.
+        self.consul.blocking(&self.path, &query, self.held() + CALL_TIMEOUT).await
     }
 
     /// What follows from how the last query ended.
@@ -124,6 +161,14 @@ impl BlockingQuery {
                 });
             }
         }
+    }
+}
+
+/// The connection has ended, or a gateway has answered.
+fn is_cut(answer: &Result<Response, ConsulError>) -> bool {
+    match answer {
+        Ok(answer) => GATEWAY.contains(&answer.status.as_u16()),
+        Err(error) => matches!(error, ConsulError::Unreachable { .. }),
     }
 }
 
@@ -237,6 +282,40 @@ mod tests {
         // The client itself may repeat what was cut before an answer began.
         assert!(began.elapsed() >= Duration::from_millis(70), "{:?}", began.elapsed());
         assert_eq!(query.index, 7);
+    }
+
+    /// Ends what waits after a time of its own, without a word or with a gateway's.
+    #[tokio::test]
+    async fn a_proxy_that_ends_what_waits_is_no_silence_and_its_bound_is_learnt() {
+        const BOUND: Duration = Duration::from_millis(1_100);
+        let learns = async |ends_with: &'static str| {
+            let answer = move |_, head: &str| match head.contains("index=0&") {
+                true => ok("X-Consul-Index: 7\r\n"),
+                false => ends_with.to_owned(),
+            };
+            let proxy = Proxy::late(BOUND, answer).await;
+            let mut query = proxy.query();
+            for _ in 0..3 {
+                assert_eq!(next(&mut query).await.unwrap(), 7, "{ends_with}");
+            }
+            assert!(query.wait < BOUND, "{:?}", query.wait);
+        };
+        let gateway = "HTTP/1.1 504 Gateway Time-out\r\nContent-Length: 0\r\n\r\n";
+        tokio::join!(learns(""), learns(gateway));
+    }
+
+    #[tokio::test]
+    async fn a_consul_that_ends_while_a_query_waits_is_silent_at_once() {
+        let proxy = Proxy::late(Duration::from_millis(1_100), |n, _| match n {
+            0 => ok("X-Consul-Index: 7\r\n"),
+            _ => String::new(),
+        })
+        .await;
+        let mut query = proxy.query();
+        assert_eq!(next(&mut query).await.unwrap(), 7);
+        let error = next(&mut query).await.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+        assert_eq!(query.index, 0);
     }
 
     #[tokio::test]

@@ -157,7 +157,11 @@ impl Consul {
         self.counted(result)
     }
 
-    fn counted(&self, result: Result<Response, ConsulError>) -> Result<Response, ConsulError> {
+    /// Counts it, where it is an error.
+    pub(super) fn counted(
+        &self,
+        result: Result<Response, ConsulError>,
+    ) -> Result<Response, ConsulError> {
         if let Some(kind) = error_kind(&result) {
             self.errors.get_or_create(&vec![("kind", kind.to_owned())]).inc();
         }
@@ -178,7 +182,7 @@ impl Consul {
     }
 
     /// One blocking query, for [`BlockingQuery`](super::blocking::BlockingQuery) alone. It ends early when the settings
-    /// name another Consul.
+    /// name another Consul. What fails is not counted here: one that a proxy has ended is no error.
     ///
     /// # Errors
     /// [`ConsulError::Unreachable`] without an answer in `timeout`, [`ConsulError::Secret`], and
@@ -198,7 +202,7 @@ impl Consul {
                 reason: "the settings name another Consul now".to_owned(),
             }),
         };
-        self.counted(result.and_then(|answer| answer.with_index(&format!("GET {path}"))))
+        result.and_then(|answer| answer.with_index(&format!("GET {path}")))
     }
 
     /// When this Consul may be asked again, where it does not answer.

@@ -6,11 +6,12 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
+use tokio::time::Instant;
 
 use crate::hammer::Hammer;
 use crate::support::{
-    agent, agents, logs, must_follow_a_failover, on_one_and_three_servers, program, record, run,
-    text, until_in_sync, until_named, until_record, until_writer, world,
+    agent, agents, get, http_address, logs, must_follow_a_failover, on_one_and_three_servers,
+    program, record, run, text, until_in_sync, until_named, until_record, until_writer, world,
 };
 
 on_one_and_three_servers!(
@@ -332,4 +333,45 @@ async fn an_agent_that_starts_before_consul_waits_for_it() {
         .output()
         .unwrap();
     assert_eq!(status.status.code(), Some(69), "{}", text(&status));
+}
+
+/// As HAProxy does before a Consul, at a bound that is shorter than any wait of ours.
+#[tokio::test]
+async fn a_proxy_that_ends_long_polls_is_no_consul_that_is_away() {
+    let mut world = world(WorldSpec::default()).await;
+    let at = world.address();
+    let port = consul_redis::lab::world::free_port(&[at]).unwrap();
+    let config = world.dir().join("haproxy.cfg");
+    let text = format!(
+        "defaults\n mode http\n timeout connect 1s\n timeout client 60s\n timeout server 3s\n\
+         frontend consul\n bind {at}:{port}\n default_backend consul\n\
+         backend consul\n server consul {}\n",
+        world.consul.http
+    );
+    std::fs::write(&config, text).unwrap();
+    let args = ["-W", "-db", "-f", config.to_str().unwrap()].map(str::to_owned);
+    let tool = consul_redis::lab::tools::haproxy().unwrap();
+    let life = consul_redis::lab::process::Life::WithUs;
+    let _proxy = Process::start("haproxy", &tool, &args, &[], world.dir(), life).unwrap();
+    let consul = format!("{at}:{port}");
+    let listens = || async { tokio::net::TcpStream::connect(&consul).await };
+    until("HAProxy listens", Duration::from_secs(10), listens).await.unwrap();
+    let env = [("CONSUL_HTTP_ADDR", consul.as_str())];
+    let running = [agent(&world, "agent-0", &["--listen", "127.0.0.1:0"], &env)];
+    let url = http_address(&running[0]).await;
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    // Five bounds long.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(15) {
+        let log = logs(&running);
+        assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let (_, metrics) = get(&format!("{url}/metrics"), None).await.unwrap();
+    let errors =
+        metrics.lines().filter(|line| line.starts_with("consul_redis_consul_errors_total"));
+    let counted: Vec<&str> = errors.filter(|line| !line.ends_with(" 0")).collect();
+    assert_eq!(counted, Vec::<&str>::new(), "{}", logs(&running));
+    must_follow_a_failover(&mut world).await;
 }
