@@ -493,6 +493,7 @@ impl GroupLoop {
         }
         self.memory.see_instances(&self.observed);
         self.memory.see_writer(&self.observed);
+        self.memory.see_votes(&self.observed);
         let view = View::new(&self.policy, &self.memory, &self.observed, now);
         let holding = conditions(&view);
         let seen = &self.memory.since;

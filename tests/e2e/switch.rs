@@ -113,10 +113,7 @@ async fn life_of_a_group(level: &str, consul_servers: u8) {
     assert!(promoted, "{log}");
     if level == "promotion" {
         assert!(log.contains(", promoted by Sentinel epoch "), "{log}");
-        // A Sentinel before 6.2 does not say that it was forced (docs/facts/sentinel.md 19).
-        let old = world.server(&fourth).unwrap().probe().await.unwrap();
-        let forced = if old.can_hold_writes() { "SENTINEL FAILOVER on " } else { "Sentinel 127." };
-        assert!(log.contains(&format!(", promoted by {forced}")), "{log}");
+        assert!(log.contains(", promoted by SENTINEL FAILOVER on "), "{log}");
     } else {
         assert!(!log.contains(", promoted by "), "{log}");
     }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use consul_redis::core::published::record::Level;
 use consul_redis::dns::Names;
 use consul_redis::lab::LabError;
+use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::{Link, LinkSettings, fields, list, text};
@@ -15,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::all_stopped::restarted_without_its_data;
 use crate::fencing::until_follows;
 use crate::hammer::Hammer;
-use crate::support::{agents, logs, record, until_in_sync, until_writer, world};
+use crate::support::{
+    agents, history, logs, must_follow_a_failover, record, until_in_sync, until_writer, world,
+};
 
 /// Acknowledged writes before a primary is moved, and after it.
 const MOVED_AMONG: u64 = 50;
@@ -165,6 +169,36 @@ async fn a_coordinated_failover_by_another_loses_nothing_at_level_promotion() {
 #[tokio::test]
 async fn a_coordinated_failover_by_another_loses_nothing_at_level_quorum() {
     coordinated_by_another("quorum").await;
+}
+
+/// The Sentinel that won the last election leads again, by force, and does not say so (`docs/facts/sentinel.md` 19).
+#[tokio::test]
+async fn a_forced_failover_after_an_election_is_published_at_the_promotion() {
+    let spec = WorldSpec { version: Some("redis-6.0"), ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let agents = agents(&world, 2, &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    world.server_mut(&first).unwrap().kill();
+    let second = until_writer(&world, "redis", 20, Some(&first)).await;
+    world.server_mut(&first).unwrap().restart().await.unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    let elected = |sentinel: &&LabServer| {
+        let log = world.dir().join(sentinel.name()).join(format!("{}.log", sentinel.name()));
+        std::fs::read_to_string(log).unwrap().contains("+elected-leader")
+    };
+    let leader = world.sentinels.iter().find(elected).expect("one was elected");
+    leader.ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    let third = until_writer(&world, "redis", 20, Some(&second)).await;
+    let change = history(&world).await.unwrap().remove(0);
+    assert_eq!(change.to.map(|writer| writer.to_string()), Some(third));
+    assert_eq!(change.level, Some(Level::Promotion), "{}", logs(&agents));
+    let said = format!(", promoted by SENTINEL FAILOVER on {}", leader.address);
+    assert!(logs(&agents).contains(&said), "no `{said}`\n{}", logs(&agents));
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
 }
 
 /// Valkey asks and is asked in other words, and answers in the old ones (`docs/facts/sentinel.md` 15).

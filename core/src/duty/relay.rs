@@ -12,7 +12,7 @@ use crate::known::memory::Election;
 use crate::known::observed::{FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId};
 use crate::known::view::View;
 use crate::policy::{LEADER_SILENT_MS, RELAY_AGAIN_MS, TELL_WITHIN_MS};
-use crate::situation::election::led_in_silence;
+use crate::situation::election::{elected_by, led_in_silence};
 use crate::situation::writer::{Lineage, WriterTest};
 
 /// The outcome of an election, to be told to one Sentinel.
@@ -112,14 +112,12 @@ pub fn election(view: &View<'_>) -> Option<Election> {
 
 /// The Sentinel leads a failover for which a majority voted, and has chosen a replica.
 fn won(view: &View<'_>, answer: &SentinelAnswer) -> Option<Election> {
-    let group = answer.group.as_ref().filter(|group| !group.failover_forced)?;
-    group.failover.filter(|phase| phase.elected())?;
+    let group = answer.group.as_ref()?;
+    let (epoch, votes) = elected_by(answer, group)?;
+    if view.memory.voted_before.get(&answer.id).is_some_and(|before| *before >= epoch) {
+        return None;
+    }
     let chosen = group.replicas.iter().find(|replica| replica.promoted)?;
-    let voted = || group.peers.iter().filter_map(|peer| peer.voted.as_ref());
-    let ours = || voted().filter(|(id, _)| id == &answer.id).map(|(_, epoch)| *epoch);
-    let epoch = ours().max()?;
-    // It voted for itself.
-    let votes = 1 + ours().filter(|of| *of == epoch).count();
     (votes >= view.tally.majority()).then(|| Election {
         leader: answer.id.clone(),
         epoch,

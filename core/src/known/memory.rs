@@ -230,6 +230,8 @@ pub struct Memory {
     pub gave_up: Option<(Address, GaveUp, Mono)>,
     /// The last election whose outcome was seen, until a majority has followed.
     pub election: Option<Election>,
+    /// The newest epoch at which each Sentinel had votes while it led no failover: they are none of its next one's.
+    pub voted_before: BTreeMap<SentinelId, u64>,
     /// When each Sentinel was last told how an election ended, and of which epoch that was.
     pub relayed: BTreeMap<Address, (u64, Mono)>,
     /// The last `SENTINEL RESET` in the record.
@@ -247,6 +249,22 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Notes the votes that are in a Sentinel's list while it leads no failover. An election that led to nothing
+    /// leaves votes above the epoch in force.
+    pub fn see_votes(&mut self, observed: &Observed) {
+        let answers =
+            || observed.sentinels.values().filter_map(|reading| reading.result.as_ref().ok());
+        for answer in answers() {
+            let leads = answer.group.as_ref().is_some_and(|group| group.failover.is_some());
+            if let Some(epoch) = answer.votes().max().filter(|_| !leads) {
+                self.voted_before.insert(answer.id.clone(), epoch);
+            }
+        }
+        let last = || observed.sentinels_answered.values();
+        let last = || last().filter_map(|reading| reading.result.as_ref().ok());
+        self.voted_before.retain(|id, _| last().chain(answers()).any(|answer| &answer.id == id));
+    }
+
     /// Notes the generation that is published now.
     pub fn see_generation(&mut self, observed: &Observed, now: Now) {
         let Some(store) = &observed.store else { return };

@@ -183,6 +183,13 @@ pub struct SentinelAnswer {
 }
 
 impl SentinelAnswer {
+    /// The epochs at which its peers have voted for it, as far as it knows: for its failover, or for one before.
+    pub fn votes(&self) -> impl Iterator<Item = u64> {
+        let peers = self.group.iter().flat_map(|group| &group.peers);
+        let voted = peers.filter_map(|peer| peer.voted.as_ref());
+        voted.filter(|(id, _)| id == &self.id).map(|(_, epoch)| *epoch)
+    }
+
     /// It has said its process, and no id.
     fn is_unnamed(&self) -> bool {
         self.process.as_ref() == Some(&self.id.0)
@@ -206,7 +213,7 @@ pub struct SentinelGroup {
     pub only_master_flag: bool,
     /// The failover it leads, if it leads one.
     pub failover: Option<FailoverPhase>,
-    /// That failover was forced by `SENTINEL FAILOVER` and needed no election.
+    /// That failover was forced by `SENTINEL FAILOVER` and needed no election, as it says from Redis 7.0 on.
     pub failover_forced: bool,
     /// How many other Sentinels it knows for this group, reachable or not.
     pub other_sentinels: usize,

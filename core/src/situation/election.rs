@@ -64,7 +64,7 @@ pub struct Failover {
     pub chosen: Option<Address>,
     /// The epoch of the election, when the leader's peers show it or it is already in force.
     pub epoch: Option<u64>,
-    /// Forced by an operator (`SENTINEL FAILOVER`), without an election.
+    /// Forced (`SENTINEL FAILOVER`), without an election.
     pub forced: bool,
 }
 
@@ -247,6 +247,23 @@ pub fn led_in_silence(observed: &Observed, since: Mono) -> Vec<Failover> {
         .collect()
 }
 
+/// The epoch at which this Sentinel was elected to lead its failover, and by how many votes with its own; `None`
+/// while it is not past the election, or where there was none.
+///
+/// Its list goes on showing the votes of elections before, and before Redis 7.0 it does not say that it was forced
+/// (`docs/facts/sentinel.md` 19). A failover has an epoch above that of the configuration that it replaces, and
+/// from the promotion on that epoch is in force.
+pub fn elected_by(answer: &SentinelAnswer, group: &SentinelGroup) -> Option<(u64, usize)> {
+    let phase = group.failover.filter(|phase| phase.elected())?;
+    let of_this = |epoch: u64| match phase >= FailoverPhase::ReconfReplicas {
+        true => epoch == group.config_epoch,
+        false => epoch > group.config_epoch,
+    };
+    let votes = || answer.votes().filter(|epoch| of_this(*epoch));
+    let epoch = votes().max().filter(|_| !group.failover_forced)?;
+    Some((epoch, 1 + votes().filter(|of| *of == epoch).count()))
+}
+
 /// The failover that this Sentinel leads, once it is past the election.
 fn failover_led_by(
     leader: &Address,
@@ -257,19 +274,15 @@ fn failover_led_by(
     let chosen = group.replicas.iter().find(|r| r.promoted).map(|r| r.address.clone());
     // Before the promotion the epoch is only visible in the votes of the leader's peers; after it,
     // the leader announces the new primary at the new epoch.
-    let voted = group
-        .peers
-        .iter()
-        .filter_map(|peer| peer.voted.as_ref())
-        .filter(|(id, _)| id == &answer.id)
-        .map(|(_, epoch)| *epoch)
-        .max();
+    let elected_at = elected_by(answer, group).map(|(epoch, _)| epoch);
     let in_force = (phase >= FailoverPhase::ReconfReplicas).then_some(group.config_epoch);
+    // One that was elected has seen the votes of its peers.
+    let unelected = elected_at.is_none() && !group.peers.is_empty();
     Some(Failover {
         leader: leader.clone(),
         old: group.monitored.clone(),
         chosen,
-        epoch: in_force.or(voted.filter(|_| !group.failover_forced)),
-        forced: group.failover_forced,
+        epoch: in_force.or(elected_at),
+        forced: group.failover_forced || unelected,
     })
 }

@@ -48,6 +48,8 @@ struct Said {
     down: u8,
     failover: Option<u8>,
     forced: bool,
+    /// The epoch at which its peers have voted for it.
+    votes: Option<u64>,
     chosen: Option<usize>,
     others: usize,
     down_replicas: Vec<bool>,
@@ -58,7 +60,12 @@ fn said() -> impl Strategy<Value = Said> {
         (prop::bool::weighted(0.15), prop::bool::weighted(0.1), prop::bool::weighted(0.1)),
         (0..3_usize, 0..3_usize, 0..4_u64),
         (0..3_u8, proptest::option::weighted(0.4, 0..6_u8), any::<bool>()),
-        (proptest::option::of(0..3_usize), 0..5_usize, prop::collection::vec(any::<bool>(), 3)),
+        (
+            proptest::option::of(0..3_usize),
+            0..5_usize,
+            prop::collection::vec(any::<bool>(), 3),
+            proptest::option::of(0..6_u64),
+        ),
     )
         .prop_map(|((silent, blank, tilt), (primary, monitored, epoch), rest, more)| Said {
             silent,
@@ -70,6 +77,7 @@ fn said() -> impl Strategy<Value = Said> {
             down: rest.0,
             failover: rest.1,
             forced: rest.2,
+            votes: more.3,
             chosen: more.0,
             others: more.1,
             down_replicas: more.2,
@@ -104,6 +112,9 @@ fn apply(scene: Scene, index: usize, said: &Said) -> Scene {
         group.failover = said.failover.map(phase);
         group.failover_forced = said.forced;
         group.other_sentinels = said.others;
+        for peer in &mut group.peers {
+            peer.voted = said.votes.map(|epoch| (id(index), epoch));
+        }
         group.replicas = NAMES
             .iter()
             .enumerate()
@@ -371,6 +382,10 @@ proptest! {
             Verdict::Withdraw(why) => {
                 prop_assert!(matches!(why, WithdrawReason::Down { .. }), "{why}");
                 prop_assert!(liar.down == 2 && !liar.forced && !liar.tilt, "{liar:?}");
+                // It was elected for this failover, and not for one before.
+                let in_force = liar.failover >= Some(4);
+                let newer = |at: u64| if in_force { at == liar.epoch } else { at > liar.epoch };
+                prop_assert!(liar.votes.is_some_and(newer), "{liar:?}");
                 prop_assert_eq!(NAMES[liar.monitored], A);
             }
             Verdict::Keep(_) | Verdict::Confirm { .. } | Verdict::Claim(_) => {}

@@ -76,6 +76,22 @@ fn an_election_is_a_majority_of_votes_and_a_choice() {
             .sentinel(0, |group| group.replicas.iter_mut().for_each(|r| r.promoted = false)),
     );
     none(promotion(3).sentinel(0, |group| group.peers.iter_mut().for_each(|p| p.voted = None)));
+    // Votes stay in the leader's list when a failover is forced, which a Sentinel before 7.0 does not say.
+    let voted = |at: u64, in_force: u64| {
+        move |group: &mut consul_redis_core::known::observed::SentinelGroup| {
+            group.peers.iter_mut().for_each(|peer| peer.voted = Some((id(0), at)));
+            group.config_epoch = in_force;
+        }
+    };
+    none(promotion(3).sentinel(0, voted(1, 1)));
+    let reconf = || promotion(3).leading(0, B, FailoverPhase::ReconfReplicas);
+    none(reconf().sentinel(0, voted(1, 2)));
+    assert_eq!(election(&reconf().sentinel(0, voted(2, 2)).view()).map(|e| e.epoch), Some(2));
+    // So do those of an election that led to nothing, above the epoch in force.
+    let mut seen = promotion(3);
+    let idle = promotion(3).sentinel(0, |group| group.failover = None);
+    seen.memory.see_votes(&idle.observed);
+    none(seen);
     // Two of five is half of the votes.
     let half = |group: &mut consul_redis_core::known::observed::SentinelGroup| {
         group.peers.iter_mut().skip(1).for_each(|peer| peer.voted = None);

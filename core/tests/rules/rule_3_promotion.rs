@@ -9,7 +9,7 @@ use consul_redis_core::time::{Mono, after};
 
 use jiff::Timestamp;
 
-use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica};
+use crate::scene::{A, B, C, NOW, Scene, at, id, primary, promoted_b, replica};
 
 /// A is dead, Sentinel 0 leads, B got the command and has become the primary; no majority names it yet.
 fn promotion() -> Scene {
@@ -111,6 +111,33 @@ fn a_forced_failover_is_published_while_the_old_primary_still_lives() {
         scene.write().record.unwrap().why,
         "promoted by SENTINEL FAILOVER on 10.0.1.1:26379"
     );
+}
+
+/// Before Redis 7.0 a Sentinel does not say that it was forced, and its list still has the votes of the election before.
+#[test]
+fn a_forced_failover_is_none_of_the_election_before() {
+    let forced = |objective: bool| {
+        Scene::healthy(3).leading(0, B, FailoverPhase::WaitPromotion).sentinel(0, |group| {
+            group.down = if objective { DownOpinion::Objective } else { DownOpinion::Up };
+            group.peers.iter_mut().for_each(|peer| peer.voted = Some((id(0), group.config_epoch)));
+        })
+    };
+    let promoted = forced(false).instance(B, promoted_b());
+    assert_eq!(promoted.published_now(), (B.to_owned(), Level::Promotion));
+    let why = promoted.write().record.unwrap().why;
+    assert_eq!(why, "promoted by SENTINEL FAILOVER on 10.0.1.1:26379");
+    // It is no majority's word that the primary is down, either.
+    assert!(forced(true).keeps().contains("named by 3 of 3"), "{}", forced(true).keeps());
+    let elected = Scene::healthy(3).leading(0, B, FailoverPhase::WaitPromotion);
+    assert!(elected.withdraws().contains("is down"));
+}
+
+#[test]
+fn a_single_sentinel_is_elected_without_a_vote_to_be_seen() {
+    let scene = Scene::healthy(1).leading(0, B, FailoverPhase::WaitPromotion);
+    assert!(scene.clone().withdraws().contains("is down"));
+    let why = scene.instance(B, promoted_b()).write().record.unwrap().why;
+    assert_eq!(why, "promoted by Sentinel 10.0.1.1:26379");
 }
 
 #[test]

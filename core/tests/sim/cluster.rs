@@ -161,6 +161,8 @@ pub struct Cluster {
     pub down_after_ms: u64,
     /// No client writes yet.
     pub idle: bool,
+    /// They say of a failover that it was forced, as they do from Redis 7.0 on.
+    says_forced: bool,
     /// The time of the last tick.
     now: u64,
     rng: StdRng,
@@ -236,6 +238,7 @@ impl Cluster {
             rng: StdRng::seed_from_u64(seed ^ 0x5e17_14e1),
             down_after_ms: DOWN_AFTER_MS,
             idle: false,
+            says_forced: seed % 3 != 1,
             now: 0,
             next_replid: 2,
         }
@@ -984,7 +987,8 @@ impl Cluster {
                 && !sentinel.objective
                 && !self.subjective(index, &sentinel.primary, now),
             failover: sentinel.failover.as_ref().map(|failover| failover.phase),
-            failover_forced: sentinel.failover.as_ref().is_some_and(|failover| failover.forced),
+            failover_forced: self.says_forced
+                && sentinel.failover.as_ref().is_some_and(|failover| failover.forced),
             other_sentinels: sentinel.peers.len(),
             settings,
             replicas: sentinel
