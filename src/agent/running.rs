@@ -481,7 +481,7 @@ fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock
         settings: WatchSettings {
             link: config.sentinel_login.clone(),
             groups: groups.iter().map(name).collect(),
-            logins: told.map(|group| (name(group), giving(group))).collect(),
+            logins: told.map(|group| (name(group), giving(group, &config.agent))).collect(),
             relays: groups.iter().any(|group| group.policy.relay),
             clock,
         },
@@ -489,9 +489,9 @@ fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock
     }
 }
 
-fn giving(group: &GroupConfig) -> Giving {
+fn giving(group: &GroupConfig, agent: &str) -> Giving {
     let GroupConfig { layout, login, sentinel_auth, .. } = group.clone();
-    Giving { auth: sentinel_auth, way: login, layout }
+    Giving { auth: sentinel_auth, way: login, layout, by: agent.to_owned() }
 }
 
 /// This host's servers as the local Consul agent is to know them.

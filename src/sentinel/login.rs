@@ -33,6 +33,8 @@ pub struct Giving {
     pub way: LinkSettings,
     /// Where it is noted which Sentinels were given one.
     pub layout: Layout,
+    /// This agent, as the note names it.
+    pub by: String,
 }
 
 /// A login as it is now.

@@ -286,6 +286,28 @@ async fn all_done(link: &mut Link, commands: &redis::Pipeline) -> Result<bool, L
     Ok(saved)
 }
 
+/// The instances that the Sentinel calls down, and that answer it with errors: as a rule they do not let it in.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with one that cannot be read.
+pub async fn refusing(link: &mut Link, group: &GroupName) -> Result<Vec<Address>, LinkError> {
+    let mut commands = redis::pipe();
+    for what in ["MASTER", "REPLICAS"] {
+        commands.cmd("SENTINEL").arg(what).arg(group.as_str());
+    }
+    let answers = link.ask(&commands).await?;
+    let [master, replicas] = answers.as_slice() else {
+        return Err(unexpected("two answers expected"));
+    };
+    let rows = std::iter::once(master).chain(list(replicas).map_err(LinkError::Unexpected)?);
+    let refuse = rows.take(ROWS_MAX).filter_map(|row| {
+        let row = fields(row).ok()?;
+        let refuses = flags(&row).contains(&"s_down") && answers_with_an_error(&row);
+        refuses.then(|| address(row.get("ip")?, row.get("port")?).ok())?
+    });
+    Ok(refuse.collect())
+}
+
 /// Has the Sentinel forget the peers that [`Forget`] names, after it was asked once more. Whether it did.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! One Sentinel, watched for all groups: one connection for questions, one subscription for hints.
 
+mod renewal;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +12,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use self::renewal::Known;
 use super::events::groups_of;
-use super::login::{Giving, Login, Trial};
+use super::login::{Giving, Login};
 use super::query::{self, Done, Identity};
 use crate::clock::{Clock, stood_still, ticks_every};
 use crate::consul::client::Consul;
 use crate::core::duty::relay::Relay;
 use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::duty::stale_peers::Forget;
-use crate::core::group::Outcome;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::GaveUp;
-use crate::core::known::observed::{DownOpinion, Reading, SentinelAnswer};
-use crate::core::published::projection::Op;
+use crate::core::known::observed::{Reading, SentinelAnswer};
 use crate::core::situation::data_loss::{Replace, WhyReplace};
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
@@ -320,33 +321,6 @@ struct Watcher {
     said_unsaved: bool,
 }
 
-/// What is known of the login that the Sentinel has for one group's instances.
-#[derive(Default)]
-struct Known {
-    /// What the file said when the Sentinel was last told, or when it was first looked at.
-    login: Option<Login>,
-    /// We gave the Sentinel its login, and that is to be noted in Consul (`false`), or is (`true`).
-    given: Option<bool>,
-    /// It was given another one, and what becomes of its instances is watched.
-    on_trial: Option<OnTrial>,
-    /// It was taken back: not given again.
-    taken_back: Option<Login>,
-    /// What the file said when it was last looked at was not what the Sentinel has.
-    differed: bool,
-    /// What was reported to be wrong.
-    wrong: Option<String>,
-}
-
-/// A login that the Sentinel has just been given.
-struct OnTrial {
-    before: Login,
-    until: Instant,
-}
-
-/// How long it is watched what becomes of a Sentinel's instances under another login, beside its
-/// `down-after-milliseconds`: it connects anew and asks within a second.
-const TRIAL: Duration = Duration::from_secs(5);
-
 /// Least time between two attempts to connect to one Sentinel.
 const RECONNECT_GAP: Duration = Duration::from_millis(50);
 
@@ -485,198 +459,6 @@ impl Watcher {
         }
     }
 
-    /// Gives the Sentinel a login for the instances that has changed since we look, where the one that it has is an
-    /// agent's or the operator has chosen this one for it: by the old one it would soon call them down.
-    async fn look_at_login(&mut self, group: &GroupName) {
-        let Some(giving) = self.settings.logins.get(group).cloned() else { return };
-        let login = match Login::read(&giving.auth) {
-            Ok(Some(login)) => login,
-            Ok(None) => return,
-            // It may be readable in a moment; the Sentinel keeps what it has.
-            Err(error) => {
-                self.logins.entry(group.clone()).or_default().differed = true;
-                return self.report_login(group, Some(error.to_string())).await;
-            }
-        };
-        self.note_given(group, &giving).await;
-        let sentinel = self.sentinel.clone();
-        let known = self.logins.entry(group.clone()).or_default();
-        if known.login.is_none() {
-            debug!("{group}: Sentinel {sentinel} is taken to have the login as it is now");
-        }
-        let before = known.login.get_or_insert_with(|| login.clone()).clone();
-        if known.taken_back.as_ref() == Some(&login) {
-            return;
-        }
-        let differed = std::mem::replace(&mut known.differed, before != login);
-        if before == login {
-            if differed {
-                self.report_login(group, None).await;
-            }
-            return;
-        }
-        match self.is_ours_to_give(group, &giving).await {
-            Ok(true) => {}
-            Ok(false) => {
-                let sentinel = &self.sentinel;
-                info!("{group}: Sentinel {sentinel} keeps its own login for the instances");
-                self.logins.entry(group.clone()).or_default().login = Some(login);
-                return;
-            }
-            Err(error) => {
-                return debug!("{group}: whether agents gave a login is not known: {error}");
-            }
-        }
-        if let Err(wrong) = self.try_on_all(group, &login, &giving).await {
-            return self.report_login(group, wrong).await;
-        }
-        self.give(group, login, before).await;
-    }
-
-    async fn give(&mut self, group: &GroupName, login: Login, before: Login) {
-        let options = login.options();
-        let set = async |link: &mut Link, _: &Identity| query::set(link, group, &options).await;
-        let sentinel = self.sentinel.clone();
-        match self.on_link(set).await {
-            Ok(saved) => {
-                info!("{group}: reconfigured Sentinel {sentinel}: the new login for the instances");
-                self.note_saved(group, saved);
-                let until = Instant::now() + TRIAL;
-                let known = self.logins.entry(group.clone()).or_default();
-                known.login = Some(login);
-                known.on_trial = Some(OnTrial { before, until });
-                known.given.get_or_insert(false);
-                self.report_login(group, None).await;
-            }
-            Err(error) => {
-                warn!("{group}: cannot give Sentinel {sentinel} the new login: {error}");
-            }
-        }
-    }
-
-    /// A login is given where the operator has chosen it for Sentinels, or where the one before was given by an agent.
-    async fn is_ours_to_give(
-        &mut self,
-        group: &GroupName,
-        giving: &Giving,
-    ) -> Result<bool, String> {
-        let known = self.logins.get(group);
-        if giving.auth.chosen || known.is_some_and(|known| known.given.is_some()) {
-            return Ok(true);
-        }
-        let (_, id) = self.link().await.map_err(|error| error.to_string())?;
-        let key = giving.layout.login_given(&id.id);
-        let noted = self.consul.key(&key).await.map_err(|error| error.to_string())?.is_some();
-        if noted {
-            self.logins.entry(group.clone()).or_default().given = Some(true);
-        }
-        Ok(noted)
-    }
-
-    /// Notes in Consul that the Sentinel has its login from an agent: other agents renew it as well.
-    async fn note_given(&mut self, group: &GroupName, giving: &Giving) {
-        if self.logins.get(group).is_none_or(|known| known.given != Some(false)) {
-            return;
-        }
-        let Ok((_, id)) = self.link().await else { return };
-        let op = Op::KeySet { key: giving.layout.login_given(&id.id), value: "given".to_owned() };
-        match self.consul.txn(&[op], "").await {
-            Outcome::Committed { .. } => {
-                self.logins.entry(group.clone()).or_default().given = Some(true);
-            }
-            outcome => debug!("{group}: not noted who has its login from us: {outcome:?}"),
-        }
-    }
-
-    /// Tries a login on the primary that the Sentinel names, and on the replicas that it reaches. What is wrong with it,
-    /// when something is; `Err(None)` when that cannot be known now.
-    async fn try_on_all(
-        &mut self,
-        group: &GroupName,
-        login: &Login,
-        giving: &Giving,
-    ) -> Result<(), Option<String>> {
-        let kept = "the Sentinels keep the one that they have";
-        if let Some(why) = login.not_storable() {
-            return Err(Some(format!("Sentinel cannot store {}: {why}; {kept}", login.named())));
-        }
-        let answer = self.ask(group).await.result.map_err(|_| None)?;
-        let Some(known) = answer.group else { return Err(None) };
-        let replicas = known.replicas.iter().filter(|replica| !replica.s_down);
-        let mut tried = false;
-        for at in std::iter::once(&known.primary).chain(replicas.map(|replica| &replica.address)) {
-            match login.try_on(at, &giving.way).await {
-                Trial::Accepted => tried = true,
-                Trial::Lacks(what) => {
-                    return Err(Some(format!(
-                        "{at} does not let {} use {what}, which Sentinel needs; {kept}",
-                        login.named()
-                    )));
-                }
-                Trial::Refused(words) => {
-                    return Err(Some(format!("{at} refuses {}: {words}; {kept}", login.named())));
-                }
-                Trial::Silent(error) => debug!("{group}: {at} cannot be asked: {error}"),
-            }
-            if !tried {
-                // The primary is the one that counts.
-                return Err(None);
-            }
-        }
-        Ok(())
-    }
-
-    /// What has become of the Sentinel's instances since it was given another login. One that calls a primary down which
-    /// lets us in by that login gets the one before, and no other until the file changes.
-    async fn judge_login(&mut self, group: &GroupName, now: &SentinelAnswer) {
-        let Some(known) = self.logins.get_mut(group) else { return };
-        let (Some(trial), Some(login)) = (&known.on_trial, known.login.clone()) else { return };
-        let Some(seen) = now.group.as_ref() else { return };
-        let wait = Duration::from_millis(seen.settings.down_after_ms);
-        let (before, over) = (trial.before.clone(), Instant::now() > trial.until + wait);
-        if seen.down == DownOpinion::Up {
-            if over {
-                known.on_trial = None;
-            }
-            return;
-        }
-        known.on_trial = None;
-        let Some(giving) = self.settings.logins.get(group).cloned() else { return };
-        let (new, old) = tokio::join!(
-            login.try_on(&seen.primary, &giving.way),
-            before.try_on(&seen.primary, &giving.way)
-        );
-        if new != Trial::Accepted || old != Trial::Accepted {
-            return debug!("{group}: it is not the login: {new:?}, the one before: {old:?}");
-        }
-        let options = before.options();
-        let set = async |link: &mut Link, _: &Identity| query::set(link, group, &options).await;
-        if let Err(error) = self.on_link(set).await {
-            let sentinel = &self.sentinel;
-            return warn!("{group}: cannot give Sentinel {sentinel} its login back: {error}");
-        }
-        let (at, named, sentinel) = (&seen.primary, login.named(), &self.sentinel);
-        let wrong = format!(
-            "Sentinel {sentinel} called {at} down once it had {named}, which {at} takes from here; it has the login \
-             before again"
-        );
-        let known = self.logins.entry(group.clone()).or_default();
-        known.login = Some(before);
-        known.taken_back = Some(login);
-        self.report_login(group, Some(wrong)).await;
-    }
-
-    /// Passes on what is wrong with the login, when that has changed.
-    async fn report_login(&mut self, group: &GroupName, wrong: Option<String>) {
-        let known = self.logins.entry(group.clone()).or_default();
-        if known.wrong == wrong {
-            return;
-        }
-        known.wrong.clone_from(&wrong);
-        let (sentinel, group) = (self.sentinel.clone(), group.clone());
-        let _ = self.reports.send(SentinelReport::Login { sentinel, group, wrong }).await;
-    }
-
     /// One line when the Sentinel has done what it was told and cannot write it into its config file.
     fn note_saved(&mut self, group: &GroupName, saved: bool) {
         if !saved && !self.said_unsaved {
@@ -710,13 +492,7 @@ impl Watcher {
                 say_reconfigured(group, reconfigure, &done);
                 self.note_saved(group, done.saved);
                 if let Some(login) = login {
-                    let known = self.logins.entry(group.clone()).or_default();
-                    known.login = Some(login);
-                    known.given.get_or_insert(false);
-                    if let Some(giving) = self.settings.logins.get(group).cloned() {
-                        self.note_given(group, &giving).await;
-                    }
-                    self.report_login(group, None).await;
+                    self.has_been_given(group, login).await;
                 }
             }
             Ok(None) => {
@@ -803,50 +579,6 @@ impl Watcher {
             }
             Err(error) => warn!("{group}: Sentinel {sentinel} cannot replace {primary}: {error}"),
         }
-    }
-
-    /// The login that goes with a group that is new to the Sentinel, once the writer has taken it. `Err`: it gets none, and
-    /// so is not told of the group; why, when that is known.
-    async fn login_for(
-        &mut self,
-        group: &GroupName,
-        reconfigure: &Reconfigure,
-    ) -> Result<Option<Login>, Option<String>> {
-        let Some(giving) = self.settings.logins.get(group).cloned() else { return Ok(None) };
-        let Some(login) = Login::read(&giving.auth).map_err(|e| Some(e.to_string()))? else {
-            return Ok(None);
-        };
-        let (at, sentinel) = (&reconfigure.primary, self.sentinel.clone());
-        let untold = format!("Sentinel {sentinel} is not told about the group");
-        if let Some(why) = login.not_storable() {
-            let named = login.named();
-            return Err(Some(format!("Sentinel cannot store {named}: {why}; {untold}")));
-        }
-        match login.try_on(at, &giving.way).await {
-            Trial::Accepted => {}
-            Trial::Lacks(what) => {
-                let lacks = format!("{at} does not let {} use {what}", login.named());
-                let ours = self.is_ours_to_give(group, &giving).await;
-                if reconfigure.what == ReconfigureKind::Repoint && ours != Ok(true) {
-                    return Err(Some(format!(
-                        "{lacks}, which Sentinel needs: Sentinel {sentinel} keeps its own login, and the primary that it \
-                         names (set auth_user and auth_password_file)"
-                    )));
-                }
-                warn!(
-                    "{group}: {lacks}, which Sentinel {sentinel} needs for a failover (set auth_user and \
-                     auth_password_file)"
-                );
-            }
-            Trial::Refused(words) => {
-                return Err(Some(format!("{at} refuses {}: {words}; {untold}", login.named())));
-            }
-            Trial::Silent(error) => {
-                debug!("{group}: {at} cannot be asked: {error}; {untold}");
-                return Err(None);
-            }
-        }
-        Ok(Some(login))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use consul_redis::core::group::Outcome;
+use consul_redis::core::published::projection::Op;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
@@ -13,8 +15,8 @@ use nix::sys::signal::Signal;
 
 use crate::namespace::Namespace;
 use crate::support::{
-    agent, get, http_address, must_follow_a_failover, run, set_sentinel_user, text, until_logged,
-    until_writer, world,
+    agent, get, http_address, logs, must_follow_a_failover, run, set_sentinel_user, text,
+    until_logged, until_writer, world,
 };
 
 async fn until_said(agent: &Process, what: &str, times: usize) {
@@ -208,6 +210,106 @@ async fn what_an_agent_gave_another_one_renews_and_a_user_that_is_taken_out_goes
     .unwrap();
     until_up(&blank).await;
     assert_eq!(second.log().matches("the new login for the instances").count(), 1);
+    must_follow_a_failover(&mut world).await;
+}
+
+/// How often the Sentinel was told a password, as it says itself.
+fn times_told(world: &World, sentinel: &LabServer) -> usize {
+    let log = world.dir().join(sentinel.name()).join(format!("{}.log", sentinel.name()));
+    let log = std::fs::read_to_string(log).unwrap();
+    log.lines().filter(|line| line.contains("+set ") && line.contains(" auth-pass ")).count()
+}
+
+/// Agents that have looked at what each Sentinel has, and write everything into their logs.
+async fn that_have_looked(world: &World, count: usize, config: &Path) -> Vec<Process> {
+    let args = ["--config", config.to_str().unwrap()];
+    let start = |n| agent(world, &format!("agent-{n}"), &args, &[("CONSUL_REDIS_LOG", "debug")]);
+    let agents: Vec<Process> = (0..count).map(start).collect();
+    until_writer(world, "redis", 20, None).await;
+    for agent in &agents {
+        until_said(agent, "is taken to have the login as it is now", world.sentinels.len()).await;
+    }
+    agents
+}
+
+const GIVEN: &str = "the new login for the instances";
+const GIVEN_BY_ANOTHER: &str = "another agent gave Sentinel";
+
+#[tokio::test]
+async fn of_several_agents_one_gives_a_sentinel_the_new_login() {
+    let mut world = world(WorldSpec::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
+    std::fs::write(&file, "old").unwrap();
+    sentinels_user(&path, "watcher", &file);
+    let agents = that_have_looked(&world, 3, &path).await;
+    for (round, password) in ["new", "newer"].into_iter().enumerate() {
+        for redis in &world.groups[0].redis {
+            let add = format!(">{password}");
+            set_sentinel_user(redis, &["watcher", "on", &add, "~*", "+@all"]).await;
+        }
+        std::fs::write(&file, password).unwrap();
+        for agent in &agents {
+            look_again(agent);
+        }
+        until("every agent knows that every Sentinel has it", Duration::from_secs(60), || async {
+            let count = |what: &str| -> Vec<usize> {
+                agents.iter().map(|agent| agent.log().matches(what).count()).collect()
+            };
+            let (given, taken) = (count(GIVEN), count(GIVEN_BY_ANOTHER));
+            let all = 3 * (round + 1);
+            let known = given.iter().zip(&taken).all(|(given, taken)| given + taken >= all);
+            if known { Ok(()) } else { Err(LabError(format!("{given:?} {taken:?}"))) }
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", logs(&agents)));
+        for sentinel in &world.sentinels {
+            let told = times_told(&world, sentinel);
+            assert_eq!(told, round + 1, "{}\n{}", sentinel.name(), logs(&agents));
+            until_up(sentinel).await;
+        }
+    }
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
+}
+
+/// What another agent has noted is no more than a note.
+#[tokio::test]
+async fn a_login_that_another_agent_did_not_give_is_given() {
+    let (secret, since) = (Some("redis-secret".to_owned()), Some("7.0"));
+    let spec = WorldSpec { redis_password: secret, since, ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
+    std::fs::write(&file, "old").unwrap();
+    sentinels_user(&path, "watcher", &file);
+    let running = that_have_looked(&world, 1, &path).await.remove(0);
+    for redis in &world.groups[0].redis {
+        set_sentinel_user(redis, &["watcher", "on", ">new", "~*", "+@all"]).await;
+    }
+    // One agent has died before it gave a login, and one says that it gave what it did not.
+    let (died, lied) = (&world.sentinels[0], &world.sentinels[1]);
+    for (sentinel, note) in [(died, "giving by agent-9"), (lied, "given by agent-9")] {
+        let id = words(&sentinel.ask(&["SENTINEL", "MYID"]).await.unwrap()).unwrap();
+        let (key, value) = (format!("redis-ha/redis/logins/{id}"), note.to_owned());
+        let noted = world.consul.client().unwrap().txn(&[Op::KeySet { key, value }], "").await;
+        assert!(matches!(noted, Outcome::Committed { .. }), "{noted:?}");
+    }
+    std::fs::write(&file, "new").unwrap();
+    look_again(&running);
+    let given_to = |sentinel: &LabServer| {
+        format!("reconfigured Sentinel {}: the new login for the instances", sentinel.address)
+    };
+    until_said(&running, &given_to(&world.sentinels[2]), 1).await;
+    until_said(&running, &format!("{GIVEN_BY_ANOTHER} {} its login", lied.address), 1).await;
+    assert!(!running.log().contains(&given_to(died)), "{}", running.log());
+    until_said(&running, &given_to(died), 1).await;
+    assert!(!running.log().contains(&given_to(lied)), "{}", running.log());
+    let other = ["SENTINEL", "SET", "redis", "auth-user", "watcher", "auth-pass", "other"];
+    lied.ask(&other).await.unwrap();
+    until_said(&running, &given_to(lied), 1).await;
+    until_up(lied).await;
+    world.calm().await.unwrap();
     must_follow_a_failover(&mut world).await;
 }
 
