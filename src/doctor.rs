@@ -31,7 +31,7 @@ use crate::name_check;
 use crate::observe::{look, look_without_consul};
 use crate::process::{Named, is_provable};
 use crate::redis_link::{Link, LinkError, LinkSettings, fields, info_fields, list, text};
-use crate::rights::{Rights, either_follows, is_unknown, may, named};
+use crate::rights::{Rights, either_follows, is_unknown, lacks, may, named};
 use crate::sentinel::login::{Login, SENTINEL_NEEDS, Trial};
 use crate::sentinel::query::NOT_SAVED;
 
@@ -403,26 +403,12 @@ pub async fn sentinel_users(
     let sentinels = clients.lines().filter(|line| line.contains(" name=sentinel-"));
     let mut users = BTreeMap::new();
     for user in sentinels.filter_map(user).collect::<BTreeSet<String>>() {
-        let mut commands = redis::pipe();
         let needs: Vec<&[&str]> =
             SENTINEL_NEEDS.into_iter().chain([&["MULTI"][..], &["EXEC"][..]]).collect();
-        for need in &needs {
-            commands.cmd("ACL").arg("DRYRUN").arg(&user);
-            for word in need.iter() {
-                commands.arg(*word);
-            }
-        }
-        let mut lacks = Vec::new();
-        for (need, answer) in needs.iter().zip(link.ask(&commands).await?) {
-            match text(&answer) {
-                Ok(said) if said == "OK" => {}
-                Ok(_) => lacks.push(named(need)),
-                // Renamed, or forbidden to us, or unknown before 7.0.
-                Err(error) if error.contains("not found") => {}
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-        users.insert(user, lacks.join(", "));
+        match lacks(link, &user, &needs).await? {
+            Ok(lacks) => users.insert(user, lacks.join(", ")),
+            Err(words) => return Ok(Err(words)),
+        };
     }
     Ok(Ok(users))
 }

@@ -505,4 +505,31 @@ async fn what_redis_6_lacks_is_found_and_nothing_else() {
     assert_eq!(found.len(), 2, "{found:#?}");
     let of_all = found.iter().all(|finding| finding["evidence"].as_array().unwrap().len() == 3);
     assert!(of_all, "{found:#?}");
+    // It has no ACL DRYRUN: what the Sentinels' user may do is in its rules.
+    let redis = &world.groups[0].redis;
+    let user = [
+        &["ACL", "SETUSER", "watcher", "on", ">secret", "~*", "+@all", "-@dangerous", "+info"][..],
+        &["+slaveof", "+client|setname", "+client|kill", "+config|get"][..],
+    ];
+    for server in redis {
+        server.ask(&user.concat()).await.unwrap();
+    }
+    for sentinel in &world.sentinels {
+        let set = ["SENTINEL", "SET", "redis", "auth-user", "watcher", "auth-pass", "secret"];
+        sentinel.ask(&set).await.unwrap();
+    }
+    for server in redis {
+        for kind in ["normal", "pubsub"] {
+            server.ask(&["CLIENT", "KILL", "TYPE", kind]).await.unwrap();
+        }
+    }
+    let weak = ["sentinel-version", "writes-not-held", "sentinel-user-weak"];
+    let found = until_found(&world, &[], &weak).await;
+    let found = found.iter().find(|finding| finding["code"] == "sentinel-user-weak").unwrap();
+    let lacks = found["evidence"].as_array().unwrap().iter().map(|seen| &seen["read"]);
+    assert_eq!(lacks.collect::<Vec<_>>(), ["refuses it CONFIG REWRITE"; 3], "{found:#}");
+    for server in redis {
+        server.ask(&["ACL", "SETUSER", "watcher", "+config|rewrite"]).await.unwrap();
+    }
+    until_found(&world, &[], &["sentinel-version", "writes-not-held"]).await;
 }
