@@ -88,6 +88,13 @@ fn the_owner_is_the_same_everywhere() {
     let urls = manifest.split("https://github.com/").skip(1);
     let owners: Vec<&str> = urls.filter_map(|rest| rest.split('/').next()).collect();
     assert_eq!(owners.len(), 2, "repository and homepage");
+    for package in [&manifest, &read("core/Cargo.toml")] {
+        for key in
+            ["repository.workspace = true", "homepage.workspace = true", "documentation = \""]
+        {
+            assert!(package.contains(&format!("\n{key}")), "{key}: {package}");
+        }
+    }
     let code = read(".github/CODEOWNERS");
     for owner in owners {
         assert!(code.lines().any(|line| line == format!("* @{owner}")), "{owner}: {code}");
