@@ -12,13 +12,12 @@ use super::Agent;
 use crate::clock::{Clock, keep_beating};
 use crate::config::{Config, DnsConfig, GroupConfig, ONLY_PUBLISHES};
 use crate::consul::client::{Consul, Prepared};
-use crate::consul::presence::{Presence, be_present};
+use crate::consul::presence::{Presence, WatchedGroup, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};
 use crate::consul::sentinel_rows;
 use crate::consul::services::{AGENT, INSTALLATION};
 use crate::core::group::Published;
 use crate::core::identity::address::GroupName;
-use crate::core::published::projection::Layout;
 use crate::core::published::sentinel_rows::SERVICE as SENTINEL_SERVICE;
 use crate::core::published::store::AgentClock;
 use crate::dns::Names;
@@ -52,7 +51,7 @@ pub struct AgentTasks {
     groups: BTreeMap<GroupName, GroupPart>,
     sentinels: watch::Sender<SentinelHandles>,
     watched: watch::Sender<Watched>,
-    layouts: watch::Sender<Vec<Layout>>,
+    watched_groups: watch::Sender<Vec<WatchedGroup>>,
     clocks: watch::Sender<BTreeMap<String, AgentClock>>,
     registrations: watch::Sender<Vec<Registration>>,
     monitored: watch::Sender<Monitored>,
@@ -122,7 +121,7 @@ impl AgentTasks {
             groups: BTreeMap::new(),
             sentinels: watch::Sender::default(),
             watched: watch::Sender::new(watched),
-            layouts: watch::Sender::new(layouts(&config)),
+            watched_groups: watch::Sender::new(watched_groups(&config)),
             clocks: watch::Sender::new(BTreeMap::new()),
             registrations: watch::Sender::new(registrations(&config)),
             monitored: watch::Sender::default(),
@@ -170,7 +169,7 @@ impl AgentTasks {
         let presence = Presence {
             consul: consul(),
             agent: self.config.agent.clone(),
-            groups: self.layouts.subscribe(),
+            groups: self.watched_groups.subscribe(),
             value: self.presence(),
             clocks: self.clocks.subscribe(),
         };
@@ -212,7 +211,7 @@ impl AgentTasks {
         self.turn_consul(way, &before, &mut changes).await;
         self.turn_http(&before, &mut changes).await;
         self.turn_groups(&before, &mut changes).await;
-        let layouts_before = self.layouts.send_replace(layouts(&self.config));
+        let groups_before = self.watched_groups.send_replace(watched_groups(&self.config));
         let registered = self.registrations.send_replace(registrations(&self.config));
         self.watched.send_replace(self.now_watched());
         self.show_groups();
@@ -221,7 +220,7 @@ impl AgentTasks {
             || before.resolver != now.resolver
             || before.sentinel_login != now.sentinel_login;
         let templates =
-            before.templates != now.templates || layouts_before != *self.layouts.borrow();
+            before.templates != now.templates || groups_before != *self.watched_groups.borrow();
         changes.note_if(sentinels, "[sentinels]");
         changes.note_if(registered != *self.registrations.borrow(), "what this host registers");
         changes.note_if(before.handover != now.handover, "[agent] handover");
@@ -467,8 +466,12 @@ fn is_remote(config: &Config) -> bool {
     config.redis.is_empty() && config.sentinels.is_empty()
 }
 
-fn layouts(config: &Config) -> Vec<Layout> {
-    config.groups.iter().map(|group| group.layout.clone()).collect()
+fn watched_groups(config: &Config) -> Vec<WatchedGroup> {
+    let shown = |group: &GroupConfig| WatchedGroup {
+        layout: group.layout.clone(),
+        manages: !group.only_publishes(),
+    };
+    config.groups.iter().map(shown).collect()
 }
 
 fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock) -> Watched {

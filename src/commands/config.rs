@@ -14,6 +14,7 @@ use crate::core::group::Outcome;
 use crate::core::identity::address::GroupName;
 use crate::core::policy::{WantedQuorum, WantedSettings};
 use crate::core::published::projection::{Layout, Op};
+use crate::core::published::store::StoreAnswer;
 use crate::exit::{Exit, Failure};
 
 /// The settings for programs: what is not set is null.
@@ -54,6 +55,7 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
     let clock = Clock::start();
     let layout = Layout::new(&config.prefix, &args.configured);
     let store = consul.group(&layout, ReadMode::Consistent, &clock).await?.value;
+    let unkept = unkept(&store);
     let mut wanted = match store.config {
         Ok(wanted) => wanted,
         // Setting something replaces what cannot be read.
@@ -81,6 +83,9 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
             }
         }
     }
+    if let Some(why) = unkept.filter(|_| !args.settings.is_empty()) {
+        eprintln!("warning: {why}");
+    }
     let down_after_ms = wanted.down_after_ms;
     if let Some(why) = short_down_after(down_after_ms) {
         eprintln!("warning: down_after {}ms is {why}", down_after_ms.unwrap_or_default());
@@ -91,6 +96,22 @@ pub async fn run(config: Config, args: &ConfigArgs) -> Result<(), Failure> {
         show(&wanted);
     }
     Ok(())
+}
+
+/// Why no Sentinel gets the settings for now, if none does.
+fn unkept(store: &StoreAnswer) -> Option<String> {
+    if store.agents.is_empty() {
+        let why = "no agent watches the group: no Sentinel gets these settings before one does";
+        return Some(why.to_owned());
+    }
+    let agents: Vec<&str> = store.agents.iter().map(String::as_str).collect();
+    let all = store.agents.is_subset(&store.publishing_only);
+    all.then(|| {
+        format!(
+            "all agents of the group have manage = false ({}): no Sentinel gets these settings",
+            agents.join(", ")
+        )
+    })
 }
 
 /// Consul did not take what was to be written, or its answer was lost.

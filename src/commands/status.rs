@@ -33,6 +33,8 @@ use crate::observe::{look, look_without_consul};
 
 /// Changes shown of the history.
 const HISTORY_SHOWN: usize = 5;
+/// What is said of an agent that changes no instance and no Sentinel.
+const MANAGES_NOTHING: &str = " (manage = false)";
 
 /// Shows every group, once or until interrupted. [`Exit::Unhealthy`] when one of them was not healthy at the last look,
 /// else [`Exit::Degraded`] when one was degraded.
@@ -278,7 +280,14 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
     }
     let agents = match status.agents.as_slice() {
         [] => "none".to_owned(),
-        agents => agents.join(", "),
+        agents => {
+            let named = agents.iter().map(|agent| {
+                let note =
+                    if status.publishing_only.contains(agent) { MANAGES_NOTHING } else { "" };
+                format!("{agent}{note}")
+            });
+            named.collect::<Vec<_>>().join(", ")
+        }
     };
     let _ = writeln!(text, "  watched by: {agents}");
     table(&mut text, "instances", status.instances.iter().map(instance_row).collect(), style);

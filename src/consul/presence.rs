@@ -36,6 +36,15 @@ struct SessionId {
     id: String,
 }
 
+/// A group that an agent watches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatchedGroup {
+    /// Where its keys are.
+    pub layout: Layout,
+    /// The agent changes instances and Sentinels of it; else it only publishes (`manage = false`).
+    pub manages: bool,
+}
+
 /// An agent that shows itself.
 pub struct Presence {
     /// Where.
@@ -43,7 +52,7 @@ pub struct Presence {
     /// Under this name.
     pub agent: String,
     /// Below each of these groups.
-    pub groups: watch::Receiver<Vec<Layout>>,
+    pub groups: watch::Receiver<Vec<WatchedGroup>>,
     /// What its keys say.
     pub value: Value,
     /// What the key below each group says of clocks as well, by the group's root.
@@ -94,7 +103,7 @@ pub async fn be_present(mut presence: Presence, stop: CancellationToken) {
 
 impl Presence {
     /// A session, and the groups whose keys it holds.
-    async fn open(&mut self) -> Result<(String, Vec<Layout>), ConsulError> {
+    async fn open(&mut self) -> Result<(String, Vec<WatchedGroup>), ConsulError> {
         let name = format!("consul-redis {}", self.agent);
         let session =
             json!({"Name": name, "TTL": SESSION_TTL, "Behavior": "delete", "LockDelay": "0s"});
@@ -114,18 +123,26 @@ impl Presence {
     }
 
     /// Several at a time: a session that is not renewed yet must outlive the first of them.
-    async fn show_all(&self, groups: &[Layout], session: &str) -> Result<(), ConsulError> {
+    async fn show_all(&self, groups: &[WatchedGroup], session: &str) -> Result<(), ConsulError> {
         for some in groups.chunks(SHOWN_AT_ONCE) {
             // What was said of clocks is out of date by now: the group's loop has it said anew.
-            let shown = some.iter().map(|layout| self.show(layout, &self.value, session));
+            let shown = some.iter().map(|group| self.show(group, self.value.clone(), session));
             try_join_all(shown).await?;
         }
         Ok(())
     }
 
-    async fn show(&self, layout: &Layout, value: &Value, session: &str) -> Result<(), ConsulError> {
-        let path = format!("/v1/kv/{}", layout.agent(&self.agent));
-        let acquired = self.consul.put(&path, &[("acquire", session)], Some(value)).await?;
+    async fn show(
+        &self,
+        group: &WatchedGroup,
+        mut value: Value,
+        session: &str,
+    ) -> Result<(), ConsulError> {
+        if let Some(value) = value.as_object_mut() {
+            value.insert("manage".to_owned(), json!(group.manages));
+        }
+        let path = format!("/v1/kv/{}", group.layout.agent(&self.agent));
+        let acquired = self.consul.put(&path, &[("acquire", session)], Some(&value)).await?;
         if acquired.starts_with(b"true") {
             return Ok(());
         }
@@ -139,7 +156,7 @@ impl Presence {
     async fn keep(
         &mut self,
         session: &str,
-        mut shown: Vec<Layout>,
+        mut shown: Vec<WatchedGroup>,
         stop: &CancellationToken,
     ) -> SessionEnd {
         let path = format!("/v1/session/renew/{session}");
@@ -161,10 +178,10 @@ impl Presence {
                 }
                 Ok(()) = self.clocks.changed() => {
                     let clocks = self.clocks.borrow_and_update().clone();
-                    for layout in &shown {
-                        let root = layout.root();
+                    for group in &shown {
+                        let root = group.layout.root();
                         if clocks.get(&root) != told.get(&root) {
-                            self.show_clock(layout, clocks.get(&root), session).await;
+                            self.show_clock(group, clocks.get(&root), session).await;
                         }
                     }
                     told = clocks;
@@ -181,27 +198,28 @@ impl Presence {
     }
 
     /// Where that is lost, the group's loop does not see it, and has it said again.
-    async fn show_clock(&self, layout: &Layout, clock: Option<&AgentClock>, session: &str) {
+    async fn show_clock(&self, group: &WatchedGroup, clock: Option<&AgentClock>, session: &str) {
         let mut value = self.value.clone();
         if let (Some(value), Ok(clock)) = (value.as_object_mut(), serde_json::to_value(clock)) {
             value.insert("clock".to_owned(), clock);
         }
-        let showing = tokio::time::timeout(CLOCK_TIMEOUT, self.show(layout, &value, session)).await;
+        let showing = tokio::time::timeout(CLOCK_TIMEOUT, self.show(group, value, session)).await;
         if !matches!(showing, Ok(Ok(()))) {
-            debug!("what this agent's clock says is not shown below {}", layout.root());
+            debug!("what this agent's clock says is not shown below {}", group.layout.root());
         }
     }
 
     async fn show_instead(
         &self,
-        wanted: &[Layout],
-        shown: &[Layout],
+        wanted: &[WatchedGroup],
+        shown: &[WatchedGroup],
         session: &str,
     ) -> Result<(), ConsulError> {
-        let new = wanted.iter().filter(|layout| !shown.contains(layout));
+        let new = wanted.iter().filter(|group| !shown.contains(group));
         self.show_all(&new.cloned().collect::<Vec<_>>(), session).await?;
-        for layout in shown.iter().filter(|layout| !wanted.contains(layout)) {
-            let path = format!("/v1/kv/{}", layout.agent(&self.agent));
+        let left = |group: &&WatchedGroup| wanted.iter().all(|new| new.layout != group.layout);
+        for group in shown.iter().filter(left) {
+            let path = format!("/v1/kv/{}", group.layout.agent(&self.agent));
             let answer = self.consul.call(Method::DELETE, &path, &[], None, CALL_TIMEOUT).await?;
             answer.ok(&format!("DELETE {path}"))?;
         }
@@ -233,7 +251,8 @@ mod tests {
         })
         .await;
         let layout = |n: usize| Layout::new("redis-ha", &format!("group-{n}").parse().unwrap());
-        let groups: Vec<Layout> = (0..64).map(layout).collect();
+        let group = |n| WatchedGroup { layout: layout(n), manages: true };
+        let groups: Vec<WatchedGroup> = (0..64).map(group).collect();
         let mut presence = Presence {
             consul: slow.consul.clone(),
             agent: "a".to_owned(),

@@ -125,3 +125,41 @@ async fn sighup_looks_now_and_json_logs_are_json() {
         assert!(line["timestamp"].is_string() && line["message"].is_string(), "{line}");
     }
 }
+
+/// An agent that changes no instance and no Sentinel is named so, as long as it is one; and settings that none keeps are
+/// not taken in silence.
+#[tokio::test]
+async fn an_agent_that_only_publishes_is_shown_as_one() {
+    let world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    let path = world.dir().join("a.toml");
+    let config = "[[group]]\nname = \"redis\"\n";
+    std::fs::write(&path, format!("{config}manage = false\n")).unwrap();
+    let args = ["--config", path.to_str().unwrap()];
+    let publisher = agent(&world, "publisher", &args, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_shown(&world, "watched by: publisher (manage = false)").await;
+    let set = |timeout: &str| text(&run(&world, &["config", "redis", timeout], &[]));
+    let said = set("failover_timeout=31s");
+    let warning = "all agents of the group have manage = false (publisher)";
+    assert!(said.contains(warning), "{said}");
+    // One that does both stands beside it: the settings are kept.
+    let _manager = agent(&world, "manager", &[], &[]);
+    until_shown(&world, "watched by: manager, publisher (manage = false)").await;
+    let said = set("failover_timeout=32s");
+    assert!(!said.contains("warning"), "{said}");
+    std::fs::write(&path, config).unwrap();
+    publisher.signal(Signal::SIGHUP).unwrap();
+    until_shown(&world, "watched by: manager, publisher\n").await;
+    std::fs::write(&path, format!("{config}manage = false\n")).unwrap();
+    publisher.signal(Signal::SIGHUP).unwrap();
+    until_shown(&world, "watched by: manager, publisher (manage = false)\n").await;
+}
+
+async fn until_shown(world: &World, wanted: &str) {
+    until(&format!("`{wanted}`"), Duration::from_secs(20), || async {
+        let said = text(&run(world, &["status"], &[]));
+        if said.contains(wanted) { Ok(()) } else { Err(LabError(said)) }
+    })
+    .await
+    .unwrap();
+}

@@ -356,6 +356,7 @@ struct ByHand {
 
 impl ByHand {
     async fn start(group: &GroupName) -> Self {
+        publishing_only: Vec::new(),
         let (listen, token) = ((Ipv4Addr::LOCALHOST, 0).into(), SecretSource::None);
         let settings = HttpConfig { listen, token, tls: None };
         let meter = Meter::new(Clock::start(), Counters::default());

@@ -141,6 +141,8 @@ pub struct StoreAnswer {
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoredState {
     /// The key does not exist: nothing was ever published.
+    /// Those of them that change no instance and no Sentinel of it (`manage = false`).
+    pub publishing_only: BTreeSet<String>,
     Absent,
     /// A record this version understands.
     Known(Box<Record>),
@@ -196,6 +198,7 @@ impl StoreAnswer {
                     answer.config_index = modify_index;
                     answer.config =
                         serde_json::from_slice(&value).map_err(|error| error.to_string());
+            publishing_only: BTreeSet::new(),
                 }
                 "maintenance" => {
                     answer.maintenance_index = modify_index;
@@ -240,6 +243,9 @@ impl StoreAnswer {
         let seen = name.strip_suffix(SEEN).and_then(|name| name.strip_suffix('/'));
         match seen.and_then(|address| address.parse().ok()) {
             Some(address) => {
+                        if key.manage == Some(false) {
+                            answer.publishing_only.insert(agent.to_owned());
+                        }
                 if let Ok(seen) = serde_json::from_slice(value) {
                     self.seen.insert(address, seen);
                 }
@@ -291,6 +297,8 @@ pub struct Continued {
     pub led: bool,
 }
 
+    // Agents before this one do not say it.
+    manage: Option<bool>,
 /// What an agent has seen of an instance on its own host, kept where an agent that is started anew finds it: an append-only
 /// file does not hold how its data's history is called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

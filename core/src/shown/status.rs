@@ -63,6 +63,8 @@ pub struct GroupStatus {
     pub sentinels: Vec<SentinelStatus>,
     /// The agents that watch the group.
     pub agents: Vec<String>,
+    /// Those of them that change no instance and no Sentinel of it (`manage = false`).
+    pub publishing_only: Vec<String>,
     /// The last changes, newest first.
     pub history: Vec<Change>,
     /// What a running agent of this host knows, where a command could not read Consul and that agent answers by HTTP.
@@ -390,6 +392,9 @@ pub fn assess(view: &View<'_>, layout: &Layout, decision: &Decision) -> GroupSta
         instances: instances(view, decision),
         sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
         agents: store.map(|s| s.agents.iter().cloned().collect()).unwrap_or_default(),
+        publishing_only: store
+            .map(|s| s.publishing_only.iter().cloned().collect())
+            .unwrap_or_default(),
         history: store.map(|store| store.history.clone()).unwrap_or_default(),
         known_by_agent: None,
     }
