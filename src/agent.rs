@@ -79,15 +79,12 @@ impl Agent {
     /// # Errors
     /// A [`Failure`] with [`Exit::Config`](crate::exit::Exit::Config).
     pub fn check_secrets(&self) -> Result<(), Failure> {
-        let Config { consul, http, sentinel_login, instance_login, groups, .. } = &self.config;
-        let logins = groups.iter().map(|group| &group.login);
-        let logins = [sentinel_login, instance_login].into_iter().chain(logins);
-        let told = groups.iter().map(|group| &group.sentinel_auth.password);
-        let tokens = std::iter::once(&consul.token).chain(http.iter().map(|http| &http.token));
-        let passwords = logins.clone().map(|login| &login.password);
-        for secret in tokens.chain(passwords).chain(told) {
+        for secret in self.config.secrets() {
             secret.read().map_err(|error| ConfigError::Usage(error.to_string()))?;
         }
+        let Config { http, sentinel_login, instance_login, groups, .. } = &self.config;
+        let logins = groups.iter().map(|group| &group.login);
+        let logins = [sentinel_login, instance_login].into_iter().chain(logins);
         if let Some(http) = http {
             check_certificates(http)?;
         }

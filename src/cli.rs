@@ -34,7 +34,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// What all commands share.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Options of every command")]
     pub common: Common,
 }
 

@@ -71,7 +71,7 @@ impl fmt::Display for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let hint = error.hint().map(str::to_owned);
+        let hint = error.hint();
         Self { code: Exit::Config, message: error.to_string(), hint }
     }
 }

@@ -1,6 +1,7 @@
 //! Secrets: where they come from, read anew whenever they are used, shown nowhere.
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -8,6 +9,8 @@ use thiserror::Error;
 
 /// Longest secret read from a file, in bytes. More than that is the wrong file.
 pub const SECRET_LEN_MAX: u64 = 16 * 1024;
+/// In the mode of a file: those who neither own it nor are of its group may read it.
+const READ_BY_OTHERS: u32 = 0o004;
 
 /// Variables that hold our own secrets. No program that we start has any need of them.
 pub const VARIABLES: [&str; 4] = [
@@ -57,6 +60,13 @@ impl SecretSource {
             Self::Value(secret) => Ok(Some(secret.clone())),
             Self::File(path) => read_file(path).map(Some),
         }
+    }
+
+    /// The file, if every user may read the secret in it.
+    pub fn open_to_all(&self) -> Option<&Path> {
+        let Self::File(path) = self else { return None };
+        let mode = std::fs::metadata(path).ok()?.permissions().mode();
+        (mode & READ_BY_OTHERS != 0).then_some(path)
     }
 
     /// There is a secret, readable or not.

@@ -88,7 +88,7 @@ impl Changes {
     /// Logs what was changed and what waits for a restart.
     pub fn say(&self) {
         match self.done.as_slice() {
-            [] => info!("the config says what it said before"),
+            [] => info!("the config is unchanged"),
             done => info!("the new config is in force: {}", done.join(", ")),
         }
         if !self.waiting.is_empty() {

@@ -1,5 +1,8 @@
 //! `consul-redis check-config`: whether an agent could go by the config, before one does.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use super::terminal::{Style, columns};
 use crate::cli::Common;
 use crate::config::{Config, ONLY_PUBLISHES};
@@ -7,6 +10,7 @@ use crate::core::doctor::short_down_after;
 use crate::core::policy::Policy;
 use crate::exit::{Exit, Failure};
 use crate::reload::check_alone;
+use crate::secret::SecretSource;
 use crate::sentinel::login::Login;
 
 /// Checks all settings, secrets, certificates and templates, connects to no server, and shows what they come to.
@@ -14,8 +18,12 @@ use crate::sentinel::login::Login;
 /// # Errors
 /// A [`Failure`] that says what is wrong, and where.
 pub fn run(config: Config, common: &Common) -> Result<(), Failure> {
-    check_alone(&config)?;
-    check_sentinel_logins(&config)?;
+    if config.only_renders() {
+        super::render::renderer(&config)?;
+    } else {
+        check_alone(&config)?;
+        check_sentinel_logins(&config)?;
+    }
     let of = match &common.config {
         Some(file) => file.display().to_string(),
         None => "the command line and the environment".to_owned(),
@@ -51,7 +59,12 @@ fn warnings(config: &Config) -> Vec<String> {
         let why = short_down_after(ms)?;
         Some(format!("group {}: down_after {}ms is {why}", policy.group, ms.unwrap_or_default()))
     };
-    config.groups.iter().filter_map(|group| warning(&group.policy)).collect()
+    let open: BTreeSet<&Path> = config.secrets().filter_map(SecretSource::open_to_all).collect();
+    let open = open.into_iter().map(|path| {
+        let path = path.display();
+        format!("every user may read the secret in {path}: chmod o-rwx {path}")
+    });
+    config.groups.iter().filter_map(|group| warning(&group.policy)).chain(open).collect()
 }
 
 fn rows(config: &Config) -> Vec<Vec<String>> {
@@ -65,7 +78,11 @@ fn rows(config: &Config) -> Vec<Vec<String>> {
     }
     let listed = config.sources.listed.iter().map(ToString::to_string);
     let service = config.sources.consul_service.iter().map(|s| format!("those of service {s}"));
-    say("Sentinels", listed.chain(service).collect::<Vec<_>>().join(", "));
+    if config.only_renders() {
+        say("Sentinels", "none: for `consul-redis render`, and for no agent".to_owned());
+    } else {
+        say("Sentinels", listed.chain(service).collect::<Vec<_>>().join(", "));
+    }
     say("Consul", config.consul.display());
     let redis = config.redis.iter().map(|redis| format!("Redis {}", redis.address));
     let sentinels = config.sentinels.iter().map(|local| format!("Sentinel {}", local.address));

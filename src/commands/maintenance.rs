@@ -182,11 +182,16 @@ impl Keeper<'_> {
         let Some(before) = kept.remove(instance) else {
             return self.done(&kept, &format!("{instance} is not in maintenance"));
         };
-        if let Err(failure) = self.set_priority(instance, before).await {
+        let restored = self.set_priority(instance, before).await;
+        if let Err(failure) = &restored {
             eprintln!("{}: its {PRIORITY}, {before} before, is still 0", failure.message);
         }
         self.write(&kept, index).await?;
-        self.done(&kept, &format!("{instance} is back; it answers as a replica once it is in sync"))
+        let rest = match restored {
+            Ok(()) => "is back; it answers as a replica once it is in sync",
+            Err(_) => "is in maintenance no more; it is in no name while it does not answer",
+        };
+        self.done(&kept, &format!("{instance} {rest}"))
     }
 
     async fn write(&self, kept: &BTreeMap<Address, u64>, index: u64) -> Result<(), Failure> {

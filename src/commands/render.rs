@@ -35,7 +35,11 @@ pub async fn run(
     watch(renderer, settings, &log).await
 }
 
-fn renderer(config: &Config) -> Result<Renderer, Failure> {
+/// What is to be rendered, read and parsed.
+///
+/// # Errors
+/// A [`Failure`] when that is nothing, or cannot be.
+pub(super) fn renderer(config: &Config) -> Result<Renderer, Failure> {
     let consul = Consul::new(&config.consul)?;
     Renderer::new(config, consul, Clock::start())?.ok_or_else(|| {
         ConfigError::Usage("there is nothing to render: the config has no [[template]]".to_owned())

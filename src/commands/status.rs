@@ -271,7 +271,7 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
         let level = status.level.map(|level| format!(", level {}", level.as_str()));
         let _ = writeln!(
             text,
-            "  named by {} of {} Sentinels{}{}",
+            "  now named by {} of {} Sentinels{}{}",
             status.votes,
             status.known_sentinels,
             status.epoch.map(|epoch| format!(" at epoch {epoch}")).unwrap_or_default(),

@@ -37,11 +37,18 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Exit, Failure> {
     let mut watch = GroupWatch::new(consul.clone(), layout.clone(), Clock::start(), WATCH_WAIT);
     let end = Instant::now() + args.timeout.0;
     let mut last: Result<String, ConsulError> = Ok("Consul has not answered".to_owned());
+    let mut unknown = false;
     let progress = Progress::new(format!("{}: waiting for Consul", args.awaited));
     while let Ok(answer) = tokio::time::timeout_at(end, watch.next()).await {
-        if matches!(&answer, Ok(keys) if keys.state == StoredState::Absent) {
-            // Of nothing it is not known whether it is there.
-            consul.may_read(&layout.state()).await?;
+        if let Ok(keys) = &answer {
+            let was_unknown = std::mem::replace(&mut unknown, keys.state == StoredState::Absent);
+            if unknown {
+                // Of nothing it is not known whether it is there.
+                consul.may_read(&layout.state()).await?;
+            }
+            if unknown && !was_unknown {
+                tell_others(&config, &consul, &args.awaited).await;
+            }
         }
         last = match answer {
             Ok(keys) => match look(&layout, &keys, args.replicas) {
@@ -65,6 +72,16 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Exit, Failure> {
     eprintln!("{}: not within {} ms: {why}", args.awaited, args.timeout.as_ms());
     eprintln!("hint: consul-redis status --group {} says what is wrong", args.awaited);
     Ok(Exit::Unhealthy)
+}
+
+/// Says which groups there are while there is not the one that is waited for: its name may be mistyped.
+async fn tell_others(config: &Config, consul: &Consul, awaited: &GroupName) {
+    let known = consul.groups(&config.prefix).await.unwrap_or_default();
+    if !known.is_empty() {
+        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        let known = known.join(", ");
+        eprintln!("{awaited}: nothing was ever published, waiting; the groups there are: {known}");
+    }
 }
 
 /// The record, when it has what was waited for; else why it is not there.

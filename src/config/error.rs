@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+/// From which likeness on a key is taken for another one, mistyped: 1 is the same, 0 nothing alike.
+const LIKENESS_MIN: f64 = 0.85;
+
 /// Settings that cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -40,8 +43,15 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// What to do about it, where there is more to say.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
         let text = self.to_string();
+        if let Some(meant) = meant(&text) {
+            return Some(format!("did you mean `{meant}`? docs/config.md has every key"));
+        }
+        self.usual_hint(&text).map(str::to_owned)
+    }
+
+    fn usual_hint(&self, text: &str) -> Option<&'static str> {
         let has = |needle: &str| text.contains(needle);
         let hints = [
             (
@@ -59,6 +69,10 @@ impl ConfigError {
             (
                 "no Sentinels",
                 "for example: consul-redis agent --sentinels 10.0.0.1:26379,10.0.0.2:26379,10.0.0.3:26379",
+            ),
+            (
+                "invalid type: map, expected a sequence",
+                "there may be several: write it as [[group]], with two brackets",
             ),
             ("invalid socket address", "write ip:port, or [v6]:port"),
             (
@@ -93,4 +107,16 @@ impl ConfigError {
         }
         None
     }
+}
+
+/// The key that is most like an unknown one, if any is much like it. Those of secrets have a hint of their own.
+fn meant(text: &str) -> Option<&str> {
+    let mut quoted = text.split_once("unknown field `")?.1.split('`').step_by(2);
+    let unknown = quoted.next()?;
+    if unknown.starts_with("password") || unknown.starts_with("token") {
+        return None;
+    }
+    let likeness = |known: &str| strsim::jaro_winkler(unknown, known);
+    let best = quoted.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) >= LIKENESS_MIN).then_some(best)
 }

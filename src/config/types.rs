@@ -70,6 +70,22 @@ pub struct Config {
 }
 
 impl Config {
+    /// Every token and password, wherever it is read from.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
+        let Self { consul, http, sentinel_login, instance_login, groups, .. } = self;
+        let logins = groups.iter().map(|group| &group.login);
+        let logins = [sentinel_login, instance_login].into_iter().chain(logins);
+        let told = groups.iter().map(|group| &group.sentinel_auth.password);
+        let tokens = std::iter::once(&consul.token).chain(http.iter().map(|http| &http.token));
+        tokens.chain(logins.map(|login| &login.password)).chain(told)
+    }
+
+    /// Its templates can be rendered, and there is no Sentinel that an agent could ask.
+    pub fn only_renders(&self) -> bool {
+        let no_sentinels = self.sources.listed.is_empty() && self.sources.consul_service.is_none();
+        no_sentinels && !self.templates.is_empty()
+    }
+
     /// The same, with one more Redis of this host: the only group's.
     ///
     /// # Errors

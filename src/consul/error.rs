@@ -93,19 +93,20 @@ impl ConsulError {
                 "is Consul running there? set CONSUL_HTTP_ADDR or --http-addr"
             }
             Self::Denied { what, .. } if has(what, "ACL not found") => {
-                "Consul does not know this token: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE is mistyped, of another \
-                 cluster, or was deleted"
+                "Consul does not know this token: the one in CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE or [consul] token_file \
+                 is mistyped, of another cluster, or was deleted"
             }
             Self::Denied { what, .. } if !is_consuls(what) => {
                 "these are not Consul's words: what stands before it asks for a login (CONSUL_HTTP_AUTH=USER:PASSWORD), \
                  or CONSUL_HTTP_ADDR leads elsewhere"
             }
             Self::Denied { call, .. } if call.starts_with("GET ") => {
-                "check CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE against consul/reader-policy.hcl, and an agent's against \
-                 consul/agent-policy.hcl"
+                "check the token (CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, [consul] token_file) against \
+                 consul/reader-policy.hcl, and an agent's against consul/agent-policy.hcl"
             }
             Self::Denied { .. } => {
-                "check CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE against consul/agent-policy.hcl"
+                "check the token (CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, [consul] token_file) against \
+                 consul/agent-policy.hcl"
             }
             Self::Status { what, .. } if has(what, "HTTP request to an HTTPS server") => {
                 "that port speaks TLS: write https://, or set CONSUL_HTTP_SSL=true"

@@ -148,7 +148,9 @@ impl Presence {
         }
         Err(ConsulError::Unreadable {
             call: format!("PUT {path}?acquire"),
-            what: "another session still holds this agent's key".to_owned(),
+            what: "another agent has this id: give each agent one of its own (--id); an agent that was killed holds \
+                   it for 20 s"
+                .to_owned(),
         })
     }
 

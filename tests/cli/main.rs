@@ -385,10 +385,18 @@ fn a_support_bundle_has_no_secret_whatever_holds_one() {
     let secrets = ["hunter2-token", "hunter2-\"redis\"", "hunter2-sentinel", "hunter2-comment"];
     write("token", secrets[0]);
     write("redis-password", &format!("{}\n", secrets[1]));
+    set_mode(&at("token"), 0o640);
     // What another program wrote into the log.
     write("agent.log", &format!("started\nAUTH {} {}\nAUTH ab cab ab,\n", secrets[1], secrets[2]));
     let config = format!(
         "# the password is {}\n[consul]\naddress = \"http://127.0.0.1:1\"\ntoken_file = \"{}\"\n\
+    for (mode, is_open) in [(0o600, false), (0o644, true), (0o604, true), (0o660, false)] {
+        set_mode(&at("token"), mode);
+        let (code, said) = check();
+        let warned = said.contains("warning: every user may read the secret in token: chmod");
+        assert_eq!((code, warned), (0, is_open), "{mode:o}: {said}");
+    }
+    set_mode(&at("token"), 0o600);
          [sentinels]\naddresses = [\"127.0.0.1:1\"]\n[instances]\npassword_file = \"{}\"\n\
          [[group]]\nname = \"redis\"\n\
          [[template]]\nsource = \"a\"\ndestination = \"b\"\ncommand = [\"curl\", \"-u\", \"me:hunter2-command\"]\n",
@@ -411,6 +419,44 @@ fn a_support_bundle_has_no_secret_whatever_holds_one() {
         "config.json",
         "doctor.json",
         "history.json",
+fn set_mode(path: &str, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the file");
+}
+
+/// What `render` reads is not asked for Sentinels, and checked all the same.
+#[test]
+fn a_config_that_only_renders_is_checked_as_such() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let template =
+        format!("[[template]]\nsource = \"{}\"\ndestination = \"{}\"\n", at("a.j2"), at("a"));
+    std::fs::write(at("a.toml"), template).expect("the file");
+    for (source, wanted) in [
+        ("{{ groups.redis.writer }}", (0, "none: for `consul-redis render`, and for no agent")),
+        ("{{ groups. }}", (64, "a.j2:1: syntax error")),
+        ("\n{% for %}", (64, "a.j2:2: syntax error")),
+    ] {
+        std::fs::write(at("a.j2"), source).expect("the file");
+        let (code, said) = run(&["check-config", "--config", &at("a.toml")], &[]);
+        assert_eq!((code, said.contains(wanted.1)), (wanted.0, true), "{source}: {said}");
+    }
+}
+
+#[test]
+fn a_mistyped_key_and_a_mistyped_table_get_a_hint_of_their_own() {
+    for (config, hint) in [
+        ("[instances]\npasswd_file = \"/x\"\n", "hint: did you mean `password_file`?"),
+        ("[log]\nlevl = \"debug\"\n", "hint: did you mean `level`?"),
+        ("[instance]\ntls = true\n", "hint: did you mean `instances`?"),
+        ("[log]\ncolour = true\n", "hint: docs/config.md has every key"),
+        ("[group]\nname = \"redis\"\n", "hint: there may be several: write it as [[group]]"),
+        ("[template]\nsource = \"a\"\n", "hint: there may be several: write it as [[group]]"),
+    ] {
+        let said = config_error(config);
+        assert!(said.contains(hint), "{config}: {said}");
+    }
+}
+
         "log-0-agent.log",
         "status.json",
     ];

@@ -216,8 +216,8 @@ async fn a_token_that_is_wrong_or_too_weak_is_a_clear_error(consul_servers: u8) 
     assert_eq!(
         text(&unknown),
         "error: Consul denies GET /v1/kv/redis-ha/redis/: ACL not found\n\
-         hint: Consul does not know this token: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE is mistyped, of another \
-         cluster, or was deleted\n"
+         hint: Consul does not know this token: the one in CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE or [consul] \
+         token_file is mistyped, of another cluster, or was deleted\n"
     );
     let rules =
         policy("agent-policy.hcl").replace("service \"redis-primary\"", "service \"other\"");

@@ -186,7 +186,9 @@ pub async fn left_to_sentinel_when_the_operator_wants_it_so() {
     let server = world.server(&old).unwrap();
     assert_eq!(server.follows().await.unwrap(), None, "{}", logs(&agents));
     let status = run(&world, &["status", "--config", config.to_str().unwrap()], &[]);
-    let said = format!("{old} is a stray primary, and fence = false leaves it to Sentinel");
+    let said = format!(
+        "{old} is a stray primary, and it is left to Sentinel (fence = false, or manage = false)"
+    );
     assert!(text(&status).contains(&said), "{}", text(&status));
     until_follows(server, &new).await;
     // The agent lives, and left it alone all the same.

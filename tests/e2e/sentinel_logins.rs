@@ -412,7 +412,7 @@ async fn a_login_under_which_a_sentinel_loses_the_primary_is_taken_back() {
     .await
     .unwrap();
     look_again(&running);
-    until_said(&running, "the config says what it said before", 1).await;
+    until_said(&running, "the config is unchanged", 1).await;
     assert_eq!(running.log().matches(given).count(), 3, "{}", running.log());
     world.calm().await.unwrap();
     must_follow_a_failover(&mut world).await;

@@ -1114,7 +1114,10 @@ impl fmt::Display for LeftAlone {
                 write!(f, "{address} is a stray primary, and {why}")
             }
             WhyLeft::SwitchedOff => {
-                write!(f, "{address} is a stray primary, and fence = false leaves it to Sentinel")
+                write!(
+                    f,
+                    "{address} is a stray primary, and it is left to Sentinel (fence = false, or manage = false)"
+                )
             }
         }
     }
