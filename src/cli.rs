@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 
+use crate::completion::groups;
 use crate::config::file::{LogFormat, Span};
 use crate::core::identity::address::{Address, GroupName, ServiceName};
 use crate::core::policy::WantedQuorum;
@@ -143,7 +145,7 @@ fn every(text: &str) -> Result<Span, String> {
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
     /// The group
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
     pub shown: GroupName,
     /// Show each switch step by step, in ms: down, withdrawn, chosen, promoted, sent to Consul, in DNS, confirmed
     #[arg(long, conflicts_with = "json")]
@@ -165,7 +167,7 @@ pub struct PlanArgs {
 #[derive(Debug, Args)]
 pub struct WaitArgs {
     /// The group
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
     pub awaited: GroupName,
     /// Wait for a writer (what it does when nothing is said)
     #[arg(long, conflicts_with = "replicas")]
@@ -202,7 +204,7 @@ pub struct ManArgs {
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// The group [default: all that are configured, or that Consul knows]
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
     pub examined: Option<GroupName>,
     /// Print JSON
     #[arg(long)]
@@ -236,7 +238,7 @@ pub struct RenderHow {
 #[derive(Debug, Args)]
 pub struct RetireArgs {
     /// The group
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
     pub retired: GroupName,
     /// Do it even though agents still watch the group (they will publish it again)
     #[arg(long)]
@@ -247,7 +249,7 @@ pub struct RetireArgs {
 #[derive(Debug, Args)]
 pub struct AdoptArgs {
     /// The group
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
     pub adopted: GroupName,
     /// Do not ask
     #[arg(long)]
@@ -258,7 +260,7 @@ pub struct AdoptArgs {
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The group
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
     pub configured: GroupName,
     /// quorum (a number or auto), down_after, failover_timeout, parallel_syncs, reboot_down_after; KEY= takes one
     /// away
@@ -273,7 +275,7 @@ pub struct ConfigArgs {
 #[derive(Debug, Args)]
 pub struct SwitchoverArgs {
     /// The group
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
     pub moved: GroupName,
     /// The replica to become the primary [default: Sentinel's choice]
     #[arg(long, value_name = "HOST:PORT")]
@@ -392,7 +394,8 @@ pub struct Common {
         global = true,
         env = "CONSUL_REDIS_GROUP",
         value_name = "NAME[=SERVICE]",
-        value_delimiter = ','
+        value_delimiter = ',',
+        add = ArgValueCandidates::new(groups)
     )]
     pub group: Vec<GroupFlag>,
     /// How sure a publication must be: `promotion` (as soon as the replica chosen by an elected

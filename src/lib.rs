@@ -15,6 +15,8 @@ pub mod clock;
 #[doc(hidden)]
 pub mod commands;
 #[doc(hidden)]
+pub mod completion;
+#[doc(hidden)]
 pub mod config;
 #[doc(hidden)]
 pub mod consul;

@@ -6,12 +6,14 @@ use clap::builder::Resettable;
 use clap::{Command, CommandFactory, FromArgMatches};
 use consul_redis::cli::{Cli, Command as Chosen};
 use consul_redis::commands;
+use consul_redis::completion;
 use consul_redis::config::default_file;
 use consul_redis::exec::settings::{Environment, with_known_names};
 use consul_redis::exit::{Exit, Failure};
 use consul_redis::reload::ConfigSource;
 
 fn main() -> ExitCode {
+    completion::answer_shell();
     match parse().and_then(run) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -5,19 +5,15 @@ use std::io::Write as _;
 use clap::CommandFactory as _;
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
+use crate::completion;
 use crate::exit::{Exit, Failure};
-
-/// The program, as it is called.
-const NAME: &str = "consul-redis";
 
 /// Prints a shell's completions.
 ///
 /// # Errors
 /// A [`Failure`] when they cannot be written.
 pub fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), NAME, &mut script);
-    std::io::stdout().write_all(&script)?;
+    std::io::stdout().write_all(&completion::script(args.shell)?)?;
     Ok(())
 }
 

@@ -256,6 +256,22 @@ fn consul_that_does_not_answer_is_69_with_a_hint() {
     insta::assert_snapshot!(error);
 }
 
+/// What the program answers a shell that has these words, the last of which is not complete.
+fn completed(shell: &str, words: &[&str], env: &[(&str, &str)]) -> Vec<String> {
+    let index = words.len().to_string();
+    let asked = [
+        ("CONSUL_REDIS_COMPLETE", shell),
+        ("_CLAP_COMPLETE_INDEX", index.as_str()),
+        ("_CLAP_IFS", "\n"),
+    ];
+    let args = [&["--", "consul-redis"][..], words].concat();
+    let (code, said) = run(&args, &[&asked[..], env].concat());
+    assert_eq!(code, 0, "{said}");
+    // Some shells want a word's meaning behind it, and one an escape before a colon.
+    let word = |line: &str| line.split(['\t', ':']).next().unwrap_or_default().trim().to_owned();
+    said.lines().map(word).filter(|word| !word.is_empty()).collect()
+}
+
 #[test]
 fn every_shell_completes_every_command_and_flag() {
     let help = run(&["--help"], &[]).1;
@@ -268,25 +284,58 @@ fn every_shell_completes_every_command_and_flag() {
     assert!(commands.len() > 10, "{commands:?}");
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         // Where nothing is set up yet, and what is set up cannot be used.
-        let (code, script) = run(&["completions", shell], &[("CONSUL_HTTP_ADDR", "ftp://consul")]);
-        assert_eq!(code, 0, "{script}");
-        for word in commands.iter().copied().chain(["sentinel-service", "replicas"]) {
-            assert!(script.contains(word), "{shell} does not know {word}");
+        let broken = [("CONSUL_HTTP_ADDR", "ftp://consul")];
+        let (code, script) = run(&["completions", shell], &broken);
+        assert_eq!((code, script.contains("CONSUL_REDIS_COMPLETE")), (0, true), "{script}");
+        let known = completed(shell, &[""], &broken);
+        for word in &commands {
+            assert!(known.iter().any(|one| one == word), "{shell} does not know {word}: {known:?}");
         }
+        let known = completed(shell, &["wait", "--re"], &broken);
+        assert!(known.iter().any(|one| one.starts_with("--replicas")), "{shell}: {known:?}");
     }
-    // Bash itself takes it.
-    let script = run(&["completions", "bash"], &[]).1;
-    let asked = "
-        completing=$(complete -p consul-redis); completing=${completing#*-F }
-        COMP_WORDS=(consul-redis switch) COMP_CWORD=1
-        ${completing%% *} consul-redis switch consul-redis
-        echo \"${COMPREPLY[*]}\"";
-    // Longer than an argument may be.
+}
+
+/// Of the config that the line names; Consul does not answer here, and tests/e2e/scripts.rs has one that does.
+#[test]
+fn every_command_that_takes_a_group_completes_those_of_the_config() {
     let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("asked.bash");
-    std::fs::write(&file, script + asked).expect("the script");
-    let bash = Command::new("bash").arg(&file).output().expect("bash runs");
-    assert_eq!(String::from_utf8_lossy(&bash.stdout), "switchover\n", "{bash:?}");
+    let file = dir.path().join("a.toml");
+    let path = file.to_str().expect("a path");
+    std::fs::write(&file, "[[group]]\nname = \"cache\"\n[[group]]\nname = \"queue\"\n")
+        .expect("the file");
+    let away = [("CONSUL_HTTP_ADDR", "127.0.0.1:1")];
+    let named = [("CONSUL_HTTP_ADDR", "127.0.0.1:1"), ("CONSUL_REDIS_CONFIG", path)];
+    let groups_only = |words: &[&str], env: &[(&str, &str)]| {
+        let all = completed("bash", words, env);
+        all.into_iter().filter(|word| !word.starts_with('-')).collect::<Vec<_>>()
+    };
+    for command in ["history", "wait", "doctor", "retire", "adopt", "config", "switchover"] {
+        let groups = groups_only(&["--config", path, command, ""], &away);
+        assert_eq!(groups, ["cache", "queue"], "{command}");
+        assert_eq!(completed("fish", &[command, "q"], &named), ["queue"], "{command}");
+    }
+    let groups = groups_only(&["status", "--config", path, "--group", ""], &away);
+    assert_eq!(groups, ["cache", "queue"]);
+    // A config that cannot be read names none, and Bash itself takes it.
+    std::fs::write(&file, "[[group]\n").expect("the file");
+    assert_eq!(groups_only(&["wait", ""], &named), [""; 0]);
+    std::fs::write(&file, "[[group]]\nname = \"cache\"\n").expect("the file");
+    let script = run(&["completions", "bash"], &[]).1;
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_consul-redis"));
+    let path_dir = program.parent().expect("a directory").display();
+    let asked = format!(
+        "
+        export PATH={path_dir}:$PATH CONSUL_REDIS_CONFIG={path} CONSUL_HTTP_ADDR=127.0.0.1:1
+        completing=$(complete -p consul-redis); completing=${{completing#*-F }}
+        COMP_WORDS=(consul-redis switchover c) COMP_CWORD=2 COMP_TYPE=9
+        ${{completing%% *}} consul-redis c switchover
+        echo \"${{COMPREPLY[*]}}\""
+    );
+    let asked_file = dir.path().join("asked.bash");
+    std::fs::write(&asked_file, script + &asked).expect("the script");
+    let bash = Command::new("bash").arg(&asked_file).output().expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&bash.stdout).trim(), "cache", "{bash:?}");
 }
 
 #[test]
@@ -336,10 +385,18 @@ fn a_config_is_checked_down_to_its_secrets_and_templates() {
         ),
     );
     write("token", "secret");
+    set_mode(&at("token"), 0o640);
     write("writer.j2", "{{ groups.mymaster.writer }}");
     let (code, good) = check();
     assert_eq!(code, 0, "{good}");
     insta::assert_snapshot!("checked", good);
+    for (mode, is_open) in [(0o600, false), (0o644, true), (0o604, true), (0o660, false)] {
+        set_mode(&at("token"), mode);
+        let (code, said) = check();
+        let warned = said.contains("warning: every user may read the secret in token: chmod");
+        assert_eq!((code, warned), (0, is_open), "{mode:o}: {said}");
+    }
+    set_mode(&at("token"), 0o600);
     // Good, and unwise: a setting that agents keep.
     let sound = std::fs::read_to_string(at("agent.toml")).expect("the file");
     for (down_after, warned) in [("1100ms", true), ("1499ms", true), ("1500ms", false)] {
@@ -362,63 +419,6 @@ fn a_config_is_checked_down_to_its_secrets_and_templates() {
     }
 }
 
-/// The files of a support bundle, by name.
-fn unpacked(path: &std::path::Path) -> BTreeMap<String, String> {
-    let file = std::fs::File::open(path).expect("the bundle");
-    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
-    let entries = archive.entries().expect("entries");
-    let read = entries.map(|entry| {
-        let mut entry = entry.expect("an entry");
-        let name = entry.path().expect("a path").display().to_string();
-        let mut text = String::new();
-        entry.read_to_string(&mut text).expect("text");
-        (name.trim_start_matches("consul-redis-support/").to_owned(), text)
-    });
-    read.collect()
-}
-
-#[test]
-fn a_support_bundle_has_no_secret_whatever_holds_one() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let at = |name: &str| dir.path().join(name).display().to_string();
-    let write = |name: &str, text: &str| std::fs::write(at(name), text).expect("the file");
-    let secrets = ["hunter2-token", "hunter2-\"redis\"", "hunter2-sentinel", "hunter2-comment"];
-    write("token", secrets[0]);
-    write("redis-password", &format!("{}\n", secrets[1]));
-    set_mode(&at("token"), 0o640);
-    // What another program wrote into the log.
-    write("agent.log", &format!("started\nAUTH {} {}\nAUTH ab cab ab,\n", secrets[1], secrets[2]));
-    let config = format!(
-        "# the password is {}\n[consul]\naddress = \"http://127.0.0.1:1\"\ntoken_file = \"{}\"\n\
-    for (mode, is_open) in [(0o600, false), (0o644, true), (0o604, true), (0o660, false)] {
-        set_mode(&at("token"), mode);
-        let (code, said) = check();
-        let warned = said.contains("warning: every user may read the secret in token: chmod");
-        assert_eq!((code, warned), (0, is_open), "{mode:o}: {said}");
-    }
-    set_mode(&at("token"), 0o600);
-         [sentinels]\naddresses = [\"127.0.0.1:1\"]\n[instances]\npassword_file = \"{}\"\n\
-         [[group]]\nname = \"redis\"\n\
-         [[template]]\nsource = \"a\"\ndestination = \"b\"\ncommand = [\"curl\", \"-u\", \"me:hunter2-command\"]\n",
-        secrets[3],
-        at("token"),
-        at("redis-password")
-    );
-    write("agent.toml", &config);
-    let (bundle, log) = (at("bundle.tar.gz"), at("agent.log"));
-    let config = at("agent.toml");
-    let args = ["support-bundle", &bundle, "--log-file", &log, "--config", &config];
-    let env = [("CONSUL_REDIS_SENTINEL_PASSWORD", secrets[2]), ("CONSUL_HTTP_AUTH", "user:ab")];
-    // Nothing answers here: it says so in the file, and is written all the same.
-    let (code, said) = run(&args, &env);
-    assert_eq!(code, 0, "{said}");
-    let files = unpacked(std::path::Path::new(&bundle));
-    let names: Vec<&str> = files.keys().map(String::as_str).collect();
-    let wanted = [
-        "about.json",
-        "config.json",
-        "doctor.json",
-        "history.json",
 fn set_mode(path: &str, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the file");
 }
@@ -457,6 +457,55 @@ fn a_mistyped_key_and_a_mistyped_table_get_a_hint_of_their_own() {
     }
 }
 
+/// The files of a support bundle, by name.
+fn unpacked(path: &std::path::Path) -> BTreeMap<String, String> {
+    let file = std::fs::File::open(path).expect("the bundle");
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let entries = archive.entries().expect("entries");
+    let read = entries.map(|entry| {
+        let mut entry = entry.expect("an entry");
+        let name = entry.path().expect("a path").display().to_string();
+        let mut text = String::new();
+        entry.read_to_string(&mut text).expect("text");
+        (name.trim_start_matches("consul-redis-support/").to_owned(), text)
+    });
+    read.collect()
+}
+
+#[test]
+fn a_support_bundle_has_no_secret_whatever_holds_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let write = |name: &str, text: &str| std::fs::write(at(name), text).expect("the file");
+    let secrets = ["hunter2-token", "hunter2-\"redis\"", "hunter2-sentinel", "hunter2-comment"];
+    write("token", secrets[0]);
+    write("redis-password", &format!("{}\n", secrets[1]));
+    // What another program wrote into the log.
+    write("agent.log", &format!("started\nAUTH {} {}\nAUTH ab cab ab,\n", secrets[1], secrets[2]));
+    let config = format!(
+        "# the password is {}\n[consul]\naddress = \"http://127.0.0.1:1\"\ntoken_file = \"{}\"\n\
+         [sentinels]\naddresses = [\"127.0.0.1:1\"]\n[instances]\npassword_file = \"{}\"\n\
+         [[group]]\nname = \"redis\"\n\
+         [[template]]\nsource = \"a\"\ndestination = \"b\"\ncommand = [\"curl\", \"-u\", \"me:hunter2-command\"]\n",
+        secrets[3],
+        at("token"),
+        at("redis-password")
+    );
+    write("agent.toml", &config);
+    let (bundle, log) = (at("bundle.tar.gz"), at("agent.log"));
+    let config = at("agent.toml");
+    let args = ["support-bundle", &bundle, "--log-file", &log, "--config", &config];
+    let env = [("CONSUL_REDIS_SENTINEL_PASSWORD", secrets[2]), ("CONSUL_HTTP_AUTH", "user:ab")];
+    // Nothing answers here: it says so in the file, and is written all the same.
+    let (code, said) = run(&args, &env);
+    assert_eq!(code, 0, "{said}");
+    let files = unpacked(std::path::Path::new(&bundle));
+    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    let wanted = [
+        "about.json",
+        "config.json",
+        "doctor.json",
+        "history.json",
         "log-0-agent.log",
         "status.json",
     ];

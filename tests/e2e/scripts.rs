@@ -51,6 +51,16 @@ async fn a_script_waits_for_what_it_needs_and_reads_what_happened() {
     assert!(lines[2].contains(&format!("{first} -> none")), "{history}");
     let changes = json(&world, "history", &["history", "redis", "--json"]);
     assert_eq!(changes[0]["to"], other.as_str(), "{changes}");
+    // A name that no group has is told from one that is about to be there.
+    let mistyped = run(&world, &["wait", "radis", "--timeout", "300ms"], &[]);
+    let said = "radis: nothing was ever published, waiting; the groups there are: redis\n";
+    assert!(text(&mistyped).contains(said), "{}", text(&mistyped));
+    let asked =
+        [("CONSUL_REDIS_COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", "4"), ("_CLAP_IFS", "\n")];
+    let words = ["--", "consul-redis", "--group", "ours", "wait", ""];
+    let completed = text(&run(&world, &words, &asked));
+    let groups = completed.split_whitespace().filter(|word| !word.starts_with('-'));
+    assert_eq!(groups.collect::<Vec<_>>(), ["ours", "redis"]);
 }
 
 #[tokio::test]

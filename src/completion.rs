@@ -1,0 +1,71 @@
+//! What a shell completes, asked of the program itself: commands and flags, from their definition, and the names of
+//! groups.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use clap_complete::engine::CompletionCandidate;
+use clap_complete::{CompleteEnv, Shell, env::Shells};
+
+use crate::cli::{Cli, Common};
+use crate::config::{Config, default_file};
+use crate::consul::client::Consul;
+use crate::core::identity::address::GroupName;
+use crate::exec::settings::Environment;
+use crate::reload::ConfigSource;
+
+/// The program, as it is called.
+const NAME: &str = "consul-redis";
+/// What a shell sets to ask, to its name.
+const ASKED: &str = "CONSUL_REDIS_COMPLETE";
+/// Consul's deadline: a person waits for the Tab key.
+const CONSUL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Answers a shell that asks what a line may go on with, and ends; does nothing for any other call.
+pub fn answer_shell() {
+    CompleteEnv::with_factory(Cli::command).var(ASKED).complete();
+}
+
+/// The script by which a shell asks.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn script(shell: Shell) -> std::io::Result<Vec<u8>> {
+    let mut script = Vec::new();
+    if let Some(shell) = Shells::builtins().completer(&shell.to_string()) {
+        shell.write_registration(ASKED, NAME, NAME, NAME, &mut script)?;
+    }
+    Ok(script)
+}
+
+/// The groups of the config that the line names, and those that Consul has. What cannot be read adds none.
+pub fn groups() -> Vec<CompletionCandidate> {
+    let Some(config) = configured() else { return Vec::new() };
+    let mut names: BTreeSet<GroupName> = in_consul(&config).unwrap_or_default();
+    names.extend(config.groups.iter().map(|group| group.policy.group.clone()));
+    names.iter().map(|name| CompletionCandidate::new(name.to_string())).collect()
+}
+
+/// The settings of the line as far as it is written.
+fn configured() -> Option<Config> {
+    // What is completed comes after `--`, and its last word is not complete.
+    let mut words: Vec<OsString> =
+        std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
+    words.pop();
+    let matches = Cli::command().ignore_errors(true).try_get_matches_from(words).ok()?;
+    let mut common = Common::from_arg_matches(&matches).ok()?;
+    if common.config.is_none() {
+        common.config = default_file();
+    }
+    ConfigSource { common, env: Environment::of_this_process() }.read().ok()
+}
+
+fn in_consul(config: &Config) -> Option<BTreeSet<GroupName>> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let consul = Consul::new(&config.consul).ok()?;
+    let asked = async { tokio::time::timeout(CONSUL_TIMEOUT, consul.groups(&config.prefix)).await };
+    runtime.block_on(asked).ok()?.ok()
+}
