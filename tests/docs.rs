@@ -143,25 +143,6 @@ fn the_findings_are_those_of_their_document() {
     assert_eq!(cells.len(), FindingCode::ALL.len(), "each once");
 }
 
-#[test]
-fn the_exit_codes_are_those_of_the_help() {
-    let page = read("docs/reference.md");
-    let help = run(&["--help"]).1;
-    let codes: Vec<(&str, &str)> = help
-        .lines()
-        .skip_while(|line| !line.starts_with("Exit codes:"))
-        .skip(1)
-        .filter_map(|line| line.trim().split_once(' '))
-        .map(|(code, meaning)| (code, meaning.trim()))
-        .collect();
-    assert_eq!(codes.len(), 8, "{codes:?}");
-    for (code, meaning) in codes {
-        let row = page.lines().find(|line| line.starts_with(&format!("| {code} | ")));
-        let row = row.unwrap_or_else(|| panic!("exit code {code}"));
-        assert_eq!(row.replace('`', ""), format!("| {code} | {meaning} |"));
-    }
-}
-
 /// A page that a reader takes in at once, on any screen.
 #[test]
 fn the_readme_is_a_page() {

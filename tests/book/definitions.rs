@@ -174,7 +174,7 @@ fn is_serde_default(attribute: &Attribute) -> bool {
 }
 
 /// A doc comment as one line.
-fn comment(attributes: &[Attribute]) -> String {
+pub fn comment(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
         Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
             Expr::Lit(literal) => match &literal.lit {

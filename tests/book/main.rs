@@ -1,6 +1,7 @@
 //! The handbook is true of the program: what can be written from the definitions is, and the rest is held to them.
 //!
-//! `make docs` writes docs/config.md, docs/schemas/config-file.schema.json and the figures of docs/guarantees.md anew.
+//! `make docs` writes docs/config.md, docs/schemas/config-file.schema.json, the figures of docs/guarantees.md, and the names,
+//! keys and exit codes of docs/reference.md anew.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod commands;
@@ -10,6 +11,7 @@ mod figures;
 mod overrides;
 #[path = "../shared/promises.rs"]
 mod promises;
+mod reference;
 mod settings;
 
 use std::path::{Path, PathBuf};

@@ -214,21 +214,31 @@ pub struct ServiceName(String);
 
 impl ServiceName {
     /// The name as text: the service that holds one row an instance.
+    ///
+    /// Answers every instance; each with its role as a tag: `primary.redis.service.consul`,
+    /// `replica.redis.service.consul`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The service whose only row is the writer.
+    ///
+    /// Answers the writer; no answer (NXDOMAIN) while there is none. In programs with a dot at its end
+    /// ([clients.md](clients.md)).
     pub fn primary(&self) -> String {
         format!("{}-primary", self.0)
     }
 
     /// The service with one row for each replica in sync.
+    ///
+    /// Answers every replica that is in sync.
     pub fn replica(&self) -> String {
         format!("{}-replica", self.0)
     }
 
     /// The service that node mode registers on the local Consul agent: health, no role.
+    ///
+    /// Answers in node mode: every Redis whose TCP check passes, whatever its role.
     pub fn server(&self) -> String {
         format!("{}-server", self.0)
     }

@@ -32,36 +32,56 @@ impl Layout {
     }
 
     /// The key of the record; every transaction checks its index.
+    ///
+    /// Holds JSON: writer, `generation`, evidence, since, why, instances. The plain keys are written together with it,
+    /// in one transaction.
     pub fn state(&self) -> String {
         format!("{}state", self.root())
     }
 
     /// The key of the last published changes.
+    ///
+    /// Holds JSON: the last 50 changes, with times and reasons.
     pub fn history(&self) -> String {
         format!("{}history", self.root())
     }
 
     /// The Sentinel settings that all agents keep.
+    ///
+    /// Holds JSON: the Sentinel settings that agents keep, written by `consul-redis config`.
     pub fn config(&self) -> String {
         format!("{}config", self.root())
     }
 
     /// The instances that the operator has taken out of service.
+    ///
+    /// Holds JSON: the instances in maintenance, with the `replica-priority` that each had before.
     pub fn maintenance(&self) -> String {
         format!("{}maintenance", self.root())
     }
 
     /// The key that says that an agent watches the group.
+    ///
+    /// Holds JSON: version, mode, since when, where it looks for Sentinels, and whether it changes instances and
+    /// Sentinels (`manage`). One key for each agent that watches; gone at most 20 s after the agent. `clock` says what
+    /// its wall clock said then, and whose are ahead of it.
     pub fn agent(&self, id: &str) -> String {
         format!("{}{AGENTS}{id}", self.root())
     }
 
     /// What a history goes on from that an instance had to begin anew.
+    ///
+    /// Holds JSON: for a history that an instance under `exec` had to begin anew, the history that it continues; gone
+    /// when the instance has its role.
     pub fn continued(&self, history: &ReplId) -> String {
         format!("{}{HISTORIES}{}", self.root(), history.0)
     }
 
     /// The key of what an agent has seen of an instance on its own host.
+    ///
+    /// Holds JSON: the [history](glossary.md#history) that an agent in node mode last saw its own instance write or
+    /// follow, with run id, offset and config file; gone when that history is no more in the
+    /// [lineage](glossary.md#lineage).
     pub fn seen(&self, instance: &Address) -> String {
         format!("{}{SEEN}", self.seen_dir(instance))
     }
@@ -77,11 +97,16 @@ impl Layout {
     }
 
     /// The key that holds off a second planned move while one is under way.
+    ///
+    /// Holds the time since when a planned move is under way: a second one does not begin.
     pub fn moving(&self) -> String {
         format!("{}move", self.root())
     }
 
     /// The key that says that agents gave this Sentinel its login for the instances.
+    ///
+    /// Holds which agent `given by` this Sentinel its login for the instances, or is about to (`giving by`), so that one tells it.
+    /// Agents that gave it renew it; delete it to keep the Sentinel's login to yourself.
     pub fn login_given(&self, sentinel: &SentinelId) -> String {
         format!("{}logins/{}", self.root(), sentinel.0)
     }
@@ -116,6 +141,8 @@ pub struct StoreAnswer {
     pub plain: BTreeMap<String, String>,
     /// The agents that watch this group now.
     pub agents: BTreeSet<String>,
+    /// Those of them that change no instance and no Sentinel of it (`manage = false`).
+    pub publishing_only: BTreeSet<String>,
     /// Where each of them looks for Sentinels, where it says so.
     pub agent_sources: BTreeMap<String, BTreeSet<String>>,
     /// What each of them says of its clock, and of those of others, where it does.
@@ -141,8 +168,6 @@ pub struct StoreAnswer {
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoredState {
     /// The key does not exist: nothing was ever published.
-    /// Those of them that change no instance and no Sentinel of it (`manage = false`).
-    pub publishing_only: BTreeSet<String>,
     Absent,
     /// A record this version understands.
     Known(Box<Record>),
@@ -173,6 +198,7 @@ impl StoreAnswer {
             history: Vec::new(),
             plain: BTreeMap::new(),
             agents: BTreeSet::new(),
+            publishing_only: BTreeSet::new(),
             agent_sources: BTreeMap::new(),
             clocks: BTreeMap::new(),
             continued: BTreeMap::new(),
@@ -198,7 +224,6 @@ impl StoreAnswer {
                     answer.config_index = modify_index;
                     answer.config =
                         serde_json::from_slice(&value).map_err(|error| error.to_string());
-            publishing_only: BTreeSet::new(),
                 }
                 "maintenance" => {
                     answer.maintenance_index = modify_index;
@@ -218,6 +243,9 @@ impl StoreAnswer {
                         answer.agents.insert(agent.to_owned());
                         let key: AgentKey = serde_json::from_slice(&value).unwrap_or_default();
                         let (sources, clock) = (key.sentinels, key.clock);
+                        if key.manage == Some(false) {
+                            answer.publishing_only.insert(agent.to_owned());
+                        }
                         answer.agent_sources.extend(sources.map(|s| (agent.to_owned(), s)));
                         answer.clocks.extend(clock.map(|clock| (agent.to_owned(), clock)));
                     }
@@ -243,9 +271,6 @@ impl StoreAnswer {
         let seen = name.strip_suffix(SEEN).and_then(|name| name.strip_suffix('/'));
         match seen.and_then(|address| address.parse().ok()) {
             Some(address) => {
-                        if key.manage == Some(false) {
-                            answer.publishing_only.insert(agent.to_owned());
-                        }
                 if let Ok(seen) = serde_json::from_slice(value) {
                     self.seen.insert(address, seen);
                 }
@@ -272,6 +297,8 @@ impl StoreAnswer {
 struct AgentKey {
     sentinels: Option<BTreeSet<String>>,
     clock: Option<AgentClock>,
+    // Agents before this one do not say it.
+    manage: Option<bool>,
 }
 
 /// What an agent's key says of wall clocks ([`crate::known::clocks`]).
@@ -297,8 +324,6 @@ pub struct Continued {
     pub led: bool,
 }
 
-    // Agents before this one do not say it.
-    manage: Option<bool>,
 /// What an agent has seen of an instance on its own host, kept where an agent that is started anew finds it: an append-only
 /// file does not hold how its data's history is called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
