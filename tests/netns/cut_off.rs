@@ -50,7 +50,8 @@ enum Then {
 /// Cuts the primary's host off, waits until another writer is published, and heals it again; all agents agree in
 /// the end.
 async fn cut_off_and_heal(hold_when_cut_off: bool, then: Then) -> Lost {
-    let spec = HostsSpec { down_after_ms: DOWN_AFTER_MS, hold_when_cut_off };
+    let spec =
+        HostsSpec { down_after_ms: DOWN_AFTER_MS, hold_when_cut_off, ..HostsSpec::default() };
     let mut hosts = Hosts::start(spec).await;
     let old = hosts.until_writer(&[0], None).await;
     let losing = hosts.of(&old);

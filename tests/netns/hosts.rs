@@ -13,6 +13,7 @@ use consul_redis::lab::redis::{LabServer, ServerSpec};
 use consul_redis::lab::tools::{self, Tool};
 use consul_redis::lab::wait::until;
 use consul_redis::redis_link::{LinkSettings, fields};
+use consul_redis::secret::SecretSource;
 use tempfile::TempDir;
 
 use crate::namespace::{Namespace, Switch};
@@ -25,13 +26,20 @@ const SWITCH: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 /// Lines of each log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
 
+/// The token that may do everything, where Consul has ACLs.
+pub const MANAGEMENT_TOKEN: &str = "5d9a9ce8-3f5c-4d0b-9a53-0d0e9d1f6c11";
+/// The password of Redis' user `default`, where it has one.
+pub const FIRST_PASSWORD: &str = "the-first-password";
+
 /// What hosts are made of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct HostsSpec {
     /// Sentinel's `down-after-milliseconds`.
     pub down_after_ms: u64,
     /// The agents' `hold_when_cut_off`.
     pub hold_when_cut_off: bool,
+    /// Consul has ACLs, Redis has a password, and agents read both below this directory, as below /etc.
+    pub secrets: Option<PathBuf>,
 }
 
 /// One host and what runs on it.
@@ -65,7 +73,7 @@ impl Hosts {
     /// must lead. Waits until all agents and Sentinels agree on that, and moves the calling thread to the switch.
     pub async fn start(spec: HostsSpec) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let mut hosts = Self::boot(spec).await.unwrap_or_else(|error| panic!("{error}"));
+        let mut hosts = Self::boot(&spec).await.unwrap_or_else(|error| panic!("{error}"));
         let first = hosts.consul_leader().await.expect("Consul's leader");
         hosts.all[first].redis.ask(&["SET", "first", "1"]).await.expect("a key");
         for host in &mut hosts.all {
@@ -73,11 +81,22 @@ impl Hosts {
         }
         let all: Vec<usize> = (0..hosts.all.len()).collect();
         let writer = hosts.all[first].redis.address.clone();
+        if spec.secrets.is_some() {
+            // No name is answered before Consul's DNS has a token.
+            assert_eq!(hosts.until_writer(&all, None).await, writer);
+            for host in &hosts.all {
+                let calm = until("its Sentinel is calm", Duration::from_secs(60), || async {
+                    host.sentinel_is_calm(&writer, 2, Some(spec.down_after_ms)).await
+                });
+                calm.await.unwrap_or_else(|error| panic!("{}: {error}", host.name));
+            }
+            return hosts;
+        }
         hosts.until_settled(&all, &writer, Some(spec.down_after_ms)).await;
         hosts
     }
 
-    async fn boot(spec: HostsSpec) -> Result<Self, LabError> {
+    async fn boot(spec: &HostsSpec) -> Result<Self, LabError> {
         let switch = Switch::new(SWITCH)?;
         switch.enter()?;
         let dir = tempfile::Builder::new().prefix("consul-redis-hosts-").tempdir()?;
@@ -88,13 +107,13 @@ impl Hosts {
             switch.connect(&name, &namespace, ip)?;
             let home = dir.path().join(&name);
             std::fs::create_dir_all(&home)?;
-            let consul = start_consul(&name, &namespace, ip, &home)?;
+            let consul = start_consul(spec, &name, &namespace, ip, &home)?;
             begun.push((name, ip, namespace, home, consul));
         }
         let mut all = Vec::new();
         for (name, ip, namespace, home, consul) in begun {
             consul.until_led().await?;
-            let redis = start_redis(&namespace, ip, &home).await?;
+            let redis = start_redis(spec, &namespace, ip, &home).await?;
             let sentinel = start_sentinel(&namespace, ip, &home).await?;
             let config = home.join("agent.toml");
             std::fs::write(&config, agent_config(spec, ip))?;
@@ -142,6 +161,31 @@ impl Hosts {
         host.redis.kill();
         host.sentinel.kill();
         host.consul.kill();
+    }
+
+    /// Ends a host's Sentinel, and its config with it: it is blank when it is started again.
+    pub fn lose_sentinel(&mut self, host: usize) {
+        let ip = HOSTS[host];
+        let host = &mut self.all[host];
+        host.sentinel.kill();
+        let dir = host.config.parent().expect("a directory").join("sentinel");
+        let config = sentinel_config(&dir).replace("{ip}", &ip.to_string());
+        let config = config.replace("{port}", "26379");
+        std::fs::write(dir.join("server.conf"), config).expect("its config");
+    }
+
+    /// Throws away the data of all Consul servers, and starts them again.
+    pub async fn wipe_consul(&mut self) {
+        for host in &mut self.all {
+            host.consul.wipe().expect("Consul's data");
+        }
+        let [first, second, third] = &mut self.all[..] else { panic!("three hosts") };
+        let restarted = tokio::try_join!(
+            first.consul.restart(),
+            second.consul.restart(),
+            third.consul.restart()
+        );
+        restarted.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Starts everything on a host again, on the files that it left.
@@ -199,7 +243,8 @@ impl Hosts {
 }
 
 impl Host {
-    fn start_agent(&mut self) -> Result<(), LabError> {
+    /// Starts the agent.
+    pub fn start_agent(&mut self) -> Result<(), LabError> {
         let program = Tool::at(PathBuf::from(env!("CARGO_BIN_EXE_consul-redis")));
         let tool = program.within(&self.namespace.path());
         let args = ["agent", "--config"].map(str::to_owned);
@@ -218,6 +263,12 @@ impl Host {
         if let Some(mut agent) = self.agent.take() {
             agent.kill();
         }
+    }
+
+    /// Has the agent read its config again.
+    pub fn reload_agent(&self) {
+        let agent = self.agent.as_ref().expect("an agent");
+        agent.signal(nix::sys::signal::Signal::SIGHUP).expect("a signal");
     }
 
     async fn record(&self) -> Result<Record, LabError> {
@@ -282,6 +333,7 @@ impl Host {
 }
 
 fn start_consul(
+    spec: &HostsSpec,
     name: &str,
     namespace: &Namespace,
     ip: Ipv4Addr,
@@ -291,7 +343,7 @@ fn start_consul(
         tool: tools::consul()?.within(&namespace.path()),
         ip,
         dir: home,
-        master_token: None,
+        master_token: spec.secrets.is_some().then_some(MANAGEMENT_TOKEN),
         tls: None,
         script_checks: false,
         cluster: Some(ClusterSpec { node: name, servers: &HOSTS, ports: USUAL_PORTS }),
@@ -300,6 +352,7 @@ fn start_consul(
 }
 
 async fn start_redis(
+    spec: &HostsSpec,
     namespace: &Namespace,
     ip: Ipv4Addr,
     home: &Path,
@@ -307,9 +360,18 @@ async fn start_redis(
     let dir = home.join("redis");
     let config = format!(
         "bind {{ip}}\nport {{port}}\nprotected-mode no\ndir {}\nappendonly yes\n\
-         repl-diskless-sync-delay 0\n",
-        dir.display()
+         repl-diskless-sync-delay 0\n{}",
+        dir.display(),
+        if spec.secrets.is_some() {
+            format!("requirepass {FIRST_PASSWORD}\nmasterauth {FIRST_PASSWORD}\n")
+        } else {
+            String::new()
+        }
     );
+    let password = match spec.secrets {
+        Some(_) => SecretSource::Value(FIRST_PASSWORD.to_owned().into()),
+        None => SecretSource::None,
+    };
     LabServer::start(ServerSpec {
         name: "redis",
         tool: tools::redis_server()?.within(&namespace.path()),
@@ -319,7 +381,7 @@ async fn start_redis(
         published: None,
         config: &config,
         args: &[],
-        login: LinkSettings::default(),
+        login: LinkSettings { password, ..LinkSettings::default() },
         dir: home,
         life: Life::WithUs,
     })
@@ -332,7 +394,7 @@ async fn start_sentinel(
     home: &Path,
 ) -> Result<LabServer, LabError> {
     let dir = home.join("sentinel");
-    let config = format!("bind {{ip}}\nport {{port}}\ndir {}\n", dir.display());
+    let config = sentinel_config(&dir);
     LabServer::start(ServerSpec {
         name: "sentinel",
         tool: tools::redis_server()?.within(&namespace.path()),
@@ -349,15 +411,28 @@ async fn start_sentinel(
     .await
 }
 
+/// A Sentinel that knows no group.
+fn sentinel_config(dir: &Path) -> String {
+    format!("bind {{ip}}\nport {{port}}\ndir {}\n", dir.display())
+}
+
 /// Node mode, with Sentinels found by list.
-fn agent_config(spec: HostsSpec, ip: Ipv4Addr) -> String {
+fn agent_config(spec: &HostsSpec, ip: Ipv4Addr) -> String {
     let sentinels: Vec<String> = HOSTS.iter().map(|ip| format!("\"{ip}:26379\"")).collect();
+    let secrets = spec.secrets.as_ref().map(|etc| {
+        let etc = etc.display();
+        format!(
+            "[consul]\ntoken_file = \"{etc}/consul-redis/consul-token\"\n\n\
+             [instances]\npassword_file = \"{etc}/redis/password\"\n\n"
+        )
+    });
     format!(
-        "[sentinels]\naddresses = [{}]\n\n\
+        "{}[sentinels]\naddresses = [{}]\n\n\
          [[group]]\nname = \"redis\"\nexpect = {}\nhold_when_cut_off = {}\n\n\
          [group.settings]\nquorum = \"auto\"\ndown_after = \"{}ms\"\nfailover_timeout = \"10s\"\n\n\
          [[redis]]\naddress = \"{ip}:6379\"\ncheck_interval = \"1s\"\n\n\
          [[sentinel]]\naddress = \"{ip}:26379\"\ncheck_interval = \"1s\"\n",
+        secrets.unwrap_or_default(),
         sentinels.join(", "),
         HOSTS.len(),
         spec.hold_when_cut_off,

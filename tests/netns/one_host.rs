@@ -42,7 +42,8 @@ async fn until_written(hosts: &Hosts, survivors: &[usize], value: &str) {
 
 #[tokio::test]
 async fn losing_any_one_host_leaves_a_writer_and_it_joins_again_by_itself() {
-    let spec = HostsSpec { down_after_ms: DOWN_AFTER_MS, hold_when_cut_off: true };
+    let spec =
+        HostsSpec { down_after_ms: DOWN_AFTER_MS, hold_when_cut_off: true, ..HostsSpec::default() };
     let mut hosts = Hosts::start(spec).await;
     let readers = Readers::start(&hosts);
     let mut moves = 0;
