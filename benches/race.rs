@@ -127,7 +127,7 @@ async fn race() {
 }
 
 fn start_agents(world: &World) -> Vec<Process> {
-    let program = Path::new(env!("CARGO_BIN_EXE_consul-redis"));
+    let program = &support::program();
     ["promotion", "quorum"]
         .iter()
         .map(|level| {
@@ -497,7 +497,7 @@ async fn footprint(agents: &[Process]) -> String {
         let resident = resident_mb(agent.id());
         let _ = writeln!(text, "| {} | {resident:.1} | {percent:.2} |", agent.name());
     }
-    let size = std::fs::metadata(env!("CARGO_BIN_EXE_consul-redis")).expect("the program").len();
+    let size = std::fs::metadata(support::program()).expect("the program").len();
     let _ = writeln!(text, "\nThe stripped binary: {:.1} MB.", size as f64 / 1e6);
     text
 }

@@ -145,7 +145,7 @@ async fn lap(world: &World, record: &mut Record, check: Check) -> Lap {
 
 /// A group as an agent publishes it; the agent is gone afterwards.
 async fn published(world: &World) -> Record {
-    let program = Path::new(env!("CARGO_BIN_EXE_consul-redis"));
+    let program = &support::program();
     let _agent = world.start_agent(program, "agent", &[], &[]).expect("an agent");
     until("a group", Duration::from_secs(30), || async {
         let state = world.consul.key("redis-ha/redis/state").await?;
@@ -181,7 +181,7 @@ fn renderer(world: &World, check: Check, noted: &Path) -> Process {
         noted.display()
     );
     std::fs::write(&config, text).expect("a config");
-    let tool = Tool::at(env!("CARGO_BIN_EXE_consul-redis").into());
+    let tool = Tool::at(support::program());
     let args = ["render", "--watch", "--config", config.to_str().expect("a path")];
     start(world, &format!("render-{}", check.name()), &tool, &args)
 }

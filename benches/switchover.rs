@@ -60,7 +60,7 @@ fn row(name: &str, gaps: &[f64], overlaps: &[f64]) {
 type Ack = (Address, Instant);
 
 async fn switchovers(level: &str) -> (Vec<f64>, Vec<f64>) {
-    let program = Path::new(env!("CARGO_BIN_EXE_consul-redis"));
+    let program = &support::program();
     let world = World::start(WorldSpec::default()).await.expect("a world");
     let _agents: Vec<_> = ["agent-a", "agent-b"]
         .iter()
