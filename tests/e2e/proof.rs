@@ -94,9 +94,8 @@ async fn a_writer_that_is_killed_is_replaced_at_once_at_level_quorum(consul_serv
 }
 
 /// However it ends.
-async fn ends_by(command: &[&str]) {
-    let lines = "enable-debug-command yes\n";
-    let (world, agents, first) = proving(WorldSpec { redis_lines: lines, ..patient() }, "").await;
+async fn ends_by(spec: WorldSpec, command: &[&str]) {
+    let (world, agents, first) = proving(spec, "").await;
     let _ = world.server(&first).unwrap().ask(command).await;
     until_replaced(&world, &first).await;
     assert_eq!(asked(&agents, &first), 1, "{}", logs(&agents));
@@ -104,12 +103,13 @@ async fn ends_by(command: &[&str]) {
 
 #[tokio::test]
 async fn one_that_is_told_to_shut_down_is_replaced_at_once() {
-    ends_by(&["SHUTDOWN", "NOSAVE"]).await;
+    ends_by(patient(), &["SHUTDOWN", "NOSAVE"]).await;
 }
 
 #[tokio::test]
 async fn one_that_crashes_is_replaced_at_once() {
-    ends_by(&["DEBUG", "SEGFAULT"]).await;
+    let (redis_lines, since) = ("enable-debug-command yes\n", Some("7.0"));
+    ends_by(WorldSpec { redis_lines, since, ..patient() }, &["DEBUG", "SEGFAULT"]).await;
 }
 
 /// Nothing ends, so nothing is proven: Sentinel's own pace, and no worse than that.

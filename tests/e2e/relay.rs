@@ -156,7 +156,8 @@ async fn without_the_relay_acknowledged_writes_are_lost_with_the_leader() {
 /// A Sentinel's user without the right: the agents say so, and publish when a majority names the writer.
 #[tokio::test]
 async fn where_sentinels_refuse_the_relay_it_is_said_and_the_majority_is_waited_for() {
-    let world = world(WorldSpec::default()).await;
+    // A Sentinel has no users before that.
+    let world = world(WorldSpec { since: Some("6.2"), ..WorldSpec::default() }).await;
     let user = |more: &'static str| {
         let all = ["ACL", "SETUSER", "ours", "on", ">secret", "+ping", "+sentinel", "+info"];
         [&all[..], &["+subscribe", more, "&*"]].concat()

@@ -367,7 +367,8 @@ async fn a_login_under_which_a_sentinel_loses_the_primary_is_taken_back() {
     network.enter().unwrap();
     // Each Sentinel asks from its own address, which to Redis is no loopback one.
     let (sentinel_lines, redis_lines) = ("bind-source-addr {ip}\n", "protected-mode no\n");
-    let spec = WorldSpec { sentinel_lines, redis_lines, ..WorldSpec::default() };
+    let since = Some("7.0");
+    let spec = WorldSpec { sentinel_lines, redis_lines, since, ..WorldSpec::default() };
     let mut world = world(spec).await;
     for redis in &world.groups[0].redis {
         for user in ["before", "after"] {
