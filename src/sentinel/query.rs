@@ -213,7 +213,7 @@ fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
     match (reconfigure.what, &now.group) {
         (ReconfigureKind::Monitor, group) => group.is_none(),
         (ReconfigureKind::Repoint, Some(group)) => {
-            group.failover.is_none() && group.primary != reconfigure.primary
+            (group.failover.is_none() || group.is_stuck()) && group.primary != reconfigure.primary
         }
         (ReconfigureKind::Settings, Some(group)) => !reconfigure.to_set(group.settings).is_empty(),
         (ReconfigureKind::Remove(_), _) => reconfigure.still_holds(now),
@@ -499,6 +499,15 @@ mod tests {
         assert!(!holds(ReconfigureKind::Repoint, &answer(new, None)), "it knows by now");
         let leads = answer(old, Some(FailoverPhase::WaitPromotion));
         assert!(!holds(ReconfigureKind::Repoint, &leads), "it would forget its failover");
+        let mut stuck = answer(old, Some(FailoverPhase::ReconfReplicas));
+        assert!(!holds(ReconfigureKind::Repoint, &stuck), "it ends by itself");
+        stuck.group.as_mut().unwrap().replicas.push(SentinelReplica {
+            address: old.parse().unwrap(),
+            s_down: true,
+            promoted: true,
+            priority: None,
+        });
+        assert!(holds(ReconfigureKind::Repoint, &stuck));
         assert!(!holds(ReconfigureKind::Repoint, &nothing), "what it lacks it gets by MONITOR");
         assert!(holds(ReconfigureKind::Remove(1), &answer(old, None)));
         assert!(!holds(ReconfigureKind::Remove(1), &leads));

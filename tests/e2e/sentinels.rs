@@ -8,16 +8,17 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::{Link, LinkSettings, fields};
+use consul_redis::redis_link::{Link, LinkSettings, fields, list, text as words};
 use consul_redis::sentinel::query;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
+use crate::fencing::until_follows;
 use crate::hammer::Hammer;
 use crate::promises::{DISAGREEMENT, SETTINGS_TOLD};
 use crate::support::{
     agent, agents, logs, must_follow_a_failover, record, run, text, until_in_sync, until_named,
-    until_record, until_writer, world,
+    until_record, until_replicas_are, until_writer, world,
 };
 
 async fn failed_over(world: &mut World) -> (String, String) {
@@ -71,9 +72,8 @@ async fn ends_well(mut world: World, hammer: Hammer, running: &[Process]) {
         let mut named = Vec::new();
         for sentinel in &world.sentinels {
             let answer = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "redis"]).await?;
-            let parts = consul_redis::redis_link::list(&answer).map_err(LabError)?;
-            let parts: Result<Vec<String>, String> =
-                parts.iter().map(consul_redis::redis_link::text).collect();
+            let parts = list(&answer).map_err(LabError)?;
+            let parts: Result<Vec<String>, String> = parts.iter().map(words).collect();
             named.push(parts.map_err(LabError)?.join(":"));
         }
         let record = record(&world, "redis").await?;
@@ -305,6 +305,52 @@ async fn a_sentinel_that_disagrees_for_long_is_reconfigured() {
     assert_eq!(stranger.follows().await.unwrap(), None, "it is none of ours");
     world.settle().await.unwrap();
     assert_eq!(until_writer(&world, "redis", 5, None).await, writer);
+}
+
+/// Its leader does not end a failover while the replica that it promoted is down (`docs/facts/sentinel.md` 13).
+#[tokio::test]
+async fn a_failover_that_its_leader_never_ends_hides_no_later_one() {
+    let spec = WorldSpec { failover_timeout_ms: 10_000, ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let running = agents(&world, 2, &[]);
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    // One replica may not be chosen, and will not come to follow another primary.
+    let late = &world.groups[0].redis[2];
+    late.ask(&["CONFIG", "SET", "replica-priority", "0"]).await.unwrap();
+    late.ask(&["CONFIG", "SET", "masterauth", "wrong"]).await.unwrap();
+    let port = late.address.port().to_string();
+    let host = late.address.host().to_owned();
+    let known = |row: &std::collections::BTreeMap<String, String>| {
+        row["ip"] != host || row["port"] != port || row["slave-priority"] == "0"
+    };
+    until_replicas_are(&world, "the Sentinels know which may not be chosen", 20, known).await;
+    world.calm().await.unwrap();
+    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    let second = until_writer(&world, "redis", 20, Some(&first)).await;
+    until_follows(world.server(&first).unwrap(), &second).await;
+    world.server_mut(&second).unwrap().kill();
+    let third = until_writer(&world, "redis", 30, Some(&second)).await;
+    assert_eq!(third, first, "{}", logs(&running));
+    let leads = world.sentinels[0].ask(&["SENTINEL", "MASTER", "redis"]).await.unwrap();
+    let state = fields(&leads).unwrap().remove("failover-state");
+    assert_eq!(state.as_deref(), Some("reconf_slaves"), "{}", logs(&running));
+    // It would go on with it for as long as that replica is down.
+    until("it names what the others name", Duration::from_secs(60), || async {
+        let named =
+            world.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "redis"]).await?;
+        let named: Vec<String> =
+            list(&named).and_then(|parts| parts.iter().map(words).collect()).map_err(LabError)?;
+        if named.join(":") == first { Ok(()) } else { Err(LabError(named.join(":"))) }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", logs(&running)));
+    let late = &world.groups[0].redis[2];
+    late.ask(&["CONFIG", "SET", "masterauth", ""]).await.unwrap();
+    world.server_mut(&second).unwrap().restart().await.unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    must_follow_a_failover(&mut world).await;
 }
 
 /// Between the decision and the command it may begin a failover, which `REMOVE` would end, or be reconfigured by another agent.

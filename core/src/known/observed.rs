@@ -225,6 +225,15 @@ pub struct SentinelGroup {
     pub peers: Vec<SentinelPeer>,
 }
 
+impl SentinelGroup {
+    /// It leads a failover that does not end by itself: the replica that it has promoted is down
+    /// (`docs/facts/sentinel.md` 13).
+    pub fn is_stuck(&self) -> bool {
+        let promoted = self.replicas.iter().any(|replica| replica.promoted && replica.s_down);
+        promoted && self.failover >= Some(FailoverPhase::ReconfReplicas)
+    }
+}
+
 /// How far one Sentinel's opinion of a primary's death has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DownOpinion {

@@ -68,6 +68,19 @@ pub struct Failover {
     pub forced: bool,
 }
 
+impl Failover {
+    /// A majority has reached its epoch: how it ended is known, or it was overtaken.
+    pub fn is_reached(&self, elected: &Elected) -> bool {
+        self.epoch.is_some_and(|epoch| epoch <= elected.epoch)
+    }
+
+    /// It replaces, chooses and vetoes nothing any more: a majority has reached its epoch and names another one. Its
+    /// leader goes on with it for as long as the replica that it promoted is down (`docs/facts/sentinel.md` 13).
+    fn is_over(&self, elected: &Elected) -> bool {
+        self.is_reached(elected) && self.chosen.as_ref() != Some(&elected.address)
+    }
+}
+
 /// How many Sentinels call an address down.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DownCount {
@@ -142,6 +155,9 @@ impl Tally {
                 votes: votes.count,
             },
         );
+        if let Some(elected) = &tally.elected {
+            tally.failovers.retain(|failover| !failover.is_over(elected));
+        }
         tally
     }
 

@@ -72,10 +72,13 @@ fn is_outdated(view: &View<'_>, failover: &Failover) -> bool {
     })
 }
 
-/// The one replica that a leader has chosen. Two leaders with two choices are no choice. Of two with one choice the newest
-/// counts: an older failover may have ended long ago for all others (`docs/facts/sentinel.md` 13).
+/// The one replica that a leader has chosen, and that no majority has followed. Two leaders with two choices are no
+/// choice. Of two with one choice the newest counts.
 fn only_choice<'v>(view: &'v View<'_>) -> Option<(&'v Failover, &'v Address)> {
-    let mut choices = view.tally.failovers.iter().filter_map(|f| f.chosen.as_ref().map(|c| (f, c)));
+    let elected = view.tally.elected.as_ref();
+    let open = |f: &&Failover| elected.is_none_or(|elected| !f.is_reached(elected));
+    let open = view.tally.failovers.iter().filter(open);
+    let mut choices = open.filter_map(|f| f.chosen.as_ref().map(|chosen| (f, chosen)));
     let first = choices.next()?;
     choices.try_fold(first, |newest, other| {
         let newer = if other.0.epoch > newest.0.epoch { other } else { newest };

@@ -144,6 +144,25 @@ fn settings_that_cannot_be_read_are_ignored_and_said() {
     assert!(decision.said()[0].contains("redis-ha/redis/config is ignored"), "{decision:?}");
 }
 
+/// A Sentinel goes on with a failover while the replica that it promoted is down, whatever the others name.
+#[test]
+fn one_that_leads_a_failover_that_is_over_is_reconfigured() {
+    let leads = |epoch| {
+        Scene::healthy(3)
+            .leading(0, B, FailoverPhase::ReconfReplicas)
+            .sentinel(0, |group| {
+                (group.primary, group.config_epoch) = (at(B), epoch);
+                group.replicas.iter_mut().for_each(|replica| replica.s_down = replica.promoted);
+            })
+            .dead(B)
+            .lasting(DISAGREES_AFTER_MS)
+    };
+    let over = told(&leads(1));
+    let wanted = (ReconfigureKind::Repoint, &sentinel_at(0));
+    assert_eq!(over.iter().map(|told| (told.what, &told.sentinel)).collect::<Vec<_>>(), [wanted]);
+    assert!(told(&leads(2)).is_empty());
+}
+
 #[test]
 fn one_that_disagrees_with_the_majority_for_long_is_reconfigured() {
     let stuck = || Scene::healthy(3).naming(&[2], B, 1);

@@ -4,7 +4,7 @@
 use consul_redis_core::duty::action::{Action, Purpose};
 use consul_redis_core::known::observed::{DownOpinion, FailoverPhase};
 use consul_redis_core::published::publication::Verdict;
-use consul_redis_core::published::record::{Change, Level, Timeline};
+use consul_redis_core::published::record::{Change, Level, Timeline, Writer};
 use consul_redis_core::time::{Mono, after};
 
 use jiff::Timestamp;
@@ -89,6 +89,50 @@ fn of_two_leaders_with_one_choice_the_newer_one_counts() {
         assert_eq!(scene.published_now(), (B.to_owned(), Level::Promotion), "{old} is over");
         assert_eq!(scene.write().record.unwrap().why, "promoted by Sentinel epoch 2");
     }
+}
+
+/// Sentinel 0 has made B the primary at epoch 2, and cannot end that since B died.
+fn never_ended(epoch: u64) -> Scene {
+    Scene::healthy(3)
+        .published(|record| {
+            let replid = promoted_b().replid;
+            record.generation = 9;
+            record.writer = None;
+            record.last_writer = Some(Writer { address: at(B), replid: replid.clone() });
+            record.lineage.push(replid);
+            record.evidence.confirmed_epoch = 2;
+        })
+        .leading(0, B, FailoverPhase::ReconfReplicas)
+        .sentinel(0, |group| {
+            (group.primary, group.config_epoch, group.down) = (at(B), epoch, DownOpinion::Up);
+        })
+        .dead(B)
+}
+
+#[test]
+fn a_failover_whose_epoch_a_majority_has_reached_replaces_nothing() {
+    // A hello has raised the epoch of the one that is stuck, and left its address.
+    for epoch in [2, 3] {
+        let scene = never_ended(epoch).naming(&[1, 2], A, 3).instance(A, primary(3, Some(2), &[]));
+        assert_eq!(scene.published_now(), (A.to_owned(), Level::Quorum), "{epoch}");
+    }
+    let newer = never_ended(4).naming(&[1, 2], A, 3).instance(A, primary(3, Some(2), &[]));
+    assert!(!matches!(newer.verdict(), Verdict::Publish { .. }), "{:?}", newer.verdict());
+}
+
+#[test]
+fn a_failover_that_a_majority_has_followed_is_no_second_choice() {
+    let scene = |epoch| {
+        never_ended(epoch)
+            .naming(&[1, 2], B, 2)
+            .leading(1, C, FailoverPhase::WaitPromotion)
+            .sentinel(1, |group| {
+                group.peers.iter_mut().for_each(|peer| peer.voted = Some((id(1), 3)));
+            })
+            .instance(C, primary(3, Some(2), &[]))
+    };
+    assert_eq!(scene(2).published_now(), (C.to_owned(), Level::Promotion));
+    assert!(!matches!(scene(3).verdict(), Verdict::Publish { .. }), "two choices");
 }
 
 #[test]
