@@ -24,7 +24,8 @@ use tokio::time::Instant;
 use super::guard::{addressed, authorised, kept_in};
 use super::{Groups, Shown, Site};
 use crate::clock::wall;
-use crate::core::identity::address::GroupName;
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::published::record::Change;
 use crate::core::shown::status::GroupStatus;
 use crate::core::shown::timeline::{Switch, switches};
 use crate::snapshot::Snapshot;
@@ -85,6 +86,15 @@ struct GroupView {
     reasons: Vec<String>,
     /// The last switches, newest first.
     switches: Vec<Switch>,
+    /// Since when which writer was published, oldest first: for the timeline of a day.
+    writers: Vec<WriterSince>,
+}
+
+/// One stretch of the timeline.
+#[derive(Debug, PartialEq, Serialize)]
+struct WriterSince {
+    at: Timestamp,
+    writer: Option<Address>,
 }
 
 /// One event.
@@ -105,12 +115,16 @@ fn draw(group: &GroupName, snapshot: Option<Snapshot>) -> GroupView {
             summary: None,
             reasons: Vec::new(),
             switches: Vec::new(),
+            writers: Vec::new(),
         };
     };
     // The switches say it all, and say it shorter.
-    let mut switches = switches(&std::mem::take(&mut status.history));
+    let history = std::mem::take(&mut status.history);
+    let mut switches = switches(&history);
     switches.truncate(SWITCHES_MAX);
-    GroupView { group, status: Some(status), summary, reasons, switches }
+    let since = |change: Change| WriterSince { at: change.at, writer: change.to };
+    let writers = history.into_iter().rev().map(since).collect();
+    GroupView { group, status: Some(status), summary, reasons, switches, writers }
 }
 
 /// A page that looks on.

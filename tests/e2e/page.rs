@@ -94,6 +94,20 @@ async fn a_failover_is_seen_without_a_reload() {
     browser.until("the new writer is shown", &writer(&second), TEXT).await;
     browser.until("a majority has followed", &shows("Majority has followed"), TEXT).await;
     browser.until("it was seen in DNS", &shows("Seen in DNS"), TEXT).await;
+    browser
+        .until(
+            "the day has a gap",
+            "return document.querySelectorAll('.day .none').length === 1",
+            TEXT,
+        )
+        .await;
+    browser
+        .until(
+            "and says so",
+            &shows("The last day: 1 change of the writer, without one for "),
+            TEXT,
+        )
+        .await;
     assert_eq!(browser.run("return window.sameAsBefore").await, json!(true));
     let said = browser.run("return document.getElementById('news').textContent").await;
     assert!(said.as_str().unwrap().contains("redis"), "a screen reader does not say it: {said}");
@@ -341,6 +355,7 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
         instances: vec![instance],
         sentinels: vec![sentinel],
         agents: vec![words.to_owned()],
+        publishing_only: Vec::new(),
         history: vec![change],
         known_by_agent: None,
     }
@@ -356,7 +371,6 @@ struct ByHand {
 
 impl ByHand {
     async fn start(group: &GroupName) -> Self {
-        publishing_only: Vec::new(),
         let (listen, token) = ((Ipv4Addr::LOCALHOST, 0).into(), SecretSource::None);
         let settings = HttpConfig { listen, token, tls: None };
         let meter = Meter::new(Clock::start(), Counters::default());
@@ -425,6 +439,7 @@ async fn is_spoken(browser: &Browser, second: &str) {
         ("region", "cache"),
         ("image", "redis-primary.service.consul leads to "),
         ("image", "cache-primary.service.consul leads to "),
+        ("image", "The last day: no change of the writer, never without one."),
         ("table", "Instances"),
         ("table", "Sentinels: 2 of "),
         ("columnheader", "Published as"),
@@ -466,27 +481,38 @@ async fn several_groups_and_what_is_wrong_with_each_can_be_seen_and_heard() {
     };
     for group in ["redis", "cache"] {
         browser.until("it is well", &within(group, "✓ healthy"), TEXT).await;
+        let only = within(group, "Watched by agent (manage = false).");
+        browser.until("it only publishes", &only, TEXT).await;
     }
-    // One Sentinel of the first group monitors another primary; a replica of the second one becomes one.
+    let order =
+        "return [...document.querySelectorAll('nav li')].map(one => one.dataset.group).join()";
+    assert_eq!(browser.run(order).await, json!("cache,redis"), "by name, where all is well");
+    // A replica of one group is lost, for good.
+    world.groups[0].redis[1].kill();
+    let first = format!("{order} === 'redis,cache'");
+    browser.until("what is wrong comes first", &first, TEXT).await;
+    let glance = "return document.querySelector('nav li .badge').textContent === '✓ healthy'";
+    assert_eq!(browser.run(glance).await, json!(false), "and it is said to be");
+    // One Sentinel of the second group monitors another primary; a replica of the first one becomes one.
     let stranger = world.start_redis("stranger", None).await.unwrap();
     let (host, port) = (stranger.address.host(), stranger.address.port().to_string());
     let mut both = redis::pipe();
-    both.cmd("SENTINEL").arg("REMOVE").arg("redis").cmd("SENTINEL").arg("MONITOR").arg("redis");
+    both.cmd("SENTINEL").arg("REMOVE").arg("cache").cmd("SENTINEL").arg("MONITOR").arg("cache");
     both.arg(host).arg(port).arg(2);
     world.sentinels[2].link().await.unwrap().ask(&both).await.unwrap();
-    let second = &world.groups[1].redis[2];
+    let second = &world.groups[0].redis[2];
     second.ask(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
-    browser.until("a stray primary", &within("cache", "second-primary"), TEXT).await;
-    let names = within("redis", &stranger.address.to_string());
+    browser.until("a stray primary", &within("redis", "second-primary"), TEXT).await;
+    let names = within("cache", &stranger.address.to_string());
     browser.until("a Sentinel disagrees", &names, TEXT).await;
-    assert_eq!(browser.run(&within("cache", &stranger.address.to_string())).await, json!(false));
-    assert_eq!(browser.run(&within("redis", "second-primary at")).await, json!(false));
+    assert_eq!(browser.run(&within("redis", &stranger.address.to_string())).await, json!(false));
+    assert_eq!(browser.run(&within("cache", "second-primary at")).await, json!(false));
     let warned = "return ['redis', 'cache'].map(group => document.querySelectorAll(\
                   `#group-${group} .drawing .box.is-warn`).length > 0)";
     assert_eq!(browser.run(warned).await, json!([true, true]), "the drawings show it");
 
     is_spoken(&browser, &second.address.to_string()).await;
-    // The keys lead to each group, in the order of their names.
+    // The keys lead to each group, in the order that is shown.
     browser.run("document.activeElement.blur(); scrollTo(0, 0)").await;
     let mut reached = Vec::new();
     for _ in 0..3 {
@@ -494,10 +520,53 @@ async fn several_groups_and_what_is_wrong_with_each_can_be_seen_and_heard() {
         reached.push(browser.run("return document.activeElement.textContent").await);
     }
     assert_eq!(reached, [json!("Skip to the groups"), json!("cache"), json!("redis")]);
-    browser.look(PHONE.0, PHONE.1, "dark").await;
-    assert_eq!(browser.run(OVERFLOW).await, json!(0));
+    for colours in ["light", "dark"] {
+        for (name, (width, height)) in [("groups", DESK), ("groups-phone", PHONE)] {
+            browser.look(width, height, colours).await;
+            assert_eq!(browser.run(OVERFLOW).await, json!(0), "{name}, {width} px");
+            keep_picture(&format!("{name}-{colours}"), &browser.picture(PICTURE_HEIGHT_MAX).await);
+        }
+    }
     assert_eq!(browser.console().await, [""; 0]);
     browser.close().await;
+}
+
+/// The day before now, minute by minute: what is older only says who led when it began.
+#[tokio::test]
+async fn the_last_day_is_drawn_as_the_history_has_it() {
+    let group: GroupName = "redis".parse().unwrap();
+    let ByHand { url, show, stop, running } = ByHand::start(&group).await;
+    let mut status = ill(&group, "as it was");
+    let [first, second] =
+        ["10.0.0.1:6379", "10.0.0.2:6379"].map(|text| text.parse::<Address>().unwrap());
+    let now = jiff::Timestamp::now();
+    let change = |minutes: i64, to: Option<&Address>| Change {
+        at: now - jiff::SignedDuration::from_mins(minutes),
+        to: to.cloned(),
+        ..status.history[0].clone()
+    };
+    // Newest first; more than a day ago, half a day ago, and an hour later.
+    let history = vec![change(660, Some(&second)), change(720, None), change(1_800, Some(&first))];
+    status.history = history;
+    show.send_replace(Some(Snapshot { status, summary: None, reasons: Vec::new() }));
+    let dir = tempfile::tempdir().unwrap();
+    let browser = Browser::start(dir.path()).await;
+    browser.look(DESK.0, DESK.1, "light").await;
+    browser.open(&url).await;
+    let said = "The last day: 1 change of the writer, without one for 60 min.";
+    browser.until("it is said", &shows(said), TEXT).await;
+    let drawn = browser
+        .run(
+            "return [...document.querySelectorAll('.last-day .day rect:not(.unknown)')].map(one => \
+             [one.classList[0], Math.round(one.getAttribute('x') / 10), \
+              Math.round(one.getAttribute('width') / 10)])",
+        )
+        .await;
+    assert_eq!(drawn, json!([["led", 0, 72], ["led", 78, 66], ["none", 72, 6]]));
+    assert_eq!(browser.console().await, [""; 0]);
+    browser.close().await;
+    stop.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test]

@@ -24,6 +24,9 @@ const STEPS = {
   "in-dns": "Seen in DNS",
   "confirmed": "Majority has followed",
 };
+const DAY_MS = 86400000;
+// The day's bar: a minute is one wide, and what is shorter than this many minutes is as wide as these.
+const DAY = { width: 1440, height: 14, least: 6 };
 const ROLES = {
   "primary": "primary",
   "replica": "replica",
@@ -76,6 +79,7 @@ function ago(then, now) {
   if (s < 172800) return `${Math.floor(s / 3600)} h`;
   return `${Math.floor(s / 86400)} days`;
 }
+const minute = (now) => Math.floor(Date.parse(now) / 60000);
 function millis(ms) {
   return ms < 10000 ? `${number(ms)} ms` : `${number((ms / 1000).toFixed(1))} s`;
 }
@@ -330,16 +334,75 @@ function timeline(view, open) {
   return shown;
 }
 
+// ---- The last day ----
+
+// Which writer was published from when to when, and for how long there was none, within a day before now.
+function lastDay(writers, now) {
+  const end = Date.parse(now);
+  const begin = end - DAY_MS;
+  const stretches = [];
+  const found = { stretches, begin, changes: 0, without: 0 };
+  let before = null;
+  writers.forEach((one, index) => {
+    const next = writers[index + 1];
+    const from = Math.max(begin, Date.parse(one.at));
+    const to = Math.min(end, next ? Date.parse(next.at) : end);
+    const isAnother = one.writer && before && one.writer !== before;
+    if (isAnother && Date.parse(one.at) >= begin) found.changes += 1;
+    before = or(one.writer, before);
+    if (to < from || to < begin) return;
+    if (!one.writer) found.without += to - from;
+    stretches.push({ from, to, writer: one.writer });
+  });
+  return found;
+}
+function dayText(found) {
+  if (found.stretches.length === 0) return "The last day: nothing was published.";
+  const changes = found.changes === 0 ? "no change of the writer" : plural(found.changes, "change of the writer", "changes of the writer");
+  const without = found.without === 0 ? "never without one" : `without one for ${span(found.without)}`;
+  return `The last day: ${changes}, ${without}.`;
+}
+function span(ms) {
+  if (ms < 120000) return millis(ms);
+  if (ms < 7200000) return `${Math.round(ms / 60000)} min`;
+  return `${(ms / 3600000).toFixed(1)} h`;
+}
+function dayBar(found) {
+  const x = (at) => (at - found.begin) * DAY.width / DAY_MS;
+  const rects = found.stretches.map((one, index) => {
+    const width = Math.max(one.writer ? 0 : DAY.least, x(one.to) - x(one.from));
+    const kind = !one.writer ? "none" : index % 2 === 0 ? "led" : "led next";
+    const title = svg("title", {}, `${or(one.writer, "no writer")} from ${time(new Date(one.from).toISOString())}`);
+    return svg("rect", { class: kind, x: Math.min(x(one.from), DAY.width - width), y: 0, width, height: DAY.height }, title);
+  });
+  // What is short stays visible.
+  rects.sort((a, b) => a.classList.contains("none") - b.classList.contains("none"));
+  return svg("svg", { class: "day", viewBox: `0 0 ${DAY.width} ${DAY.height}`, preserveAspectRatio: "none", role: "img", "aria-label": dayText(found) },
+    svg("rect", { class: "unknown", x: 0, y: 0, width: DAY.width, height: DAY.height }), ...rects);
+}
+function day(view, now) {
+  const found = lastDay(view.writers, now);
+  return [
+    make("p", { class: "soft" }, dayText(found)),
+    dayBar(found),
+    make("p", { class: "scale", "aria-hidden": "true" }, make("span", {}, "24 h ago"), make("span", {}, "12 h"), make("span", {}, "now")),
+  ];
+}
+
 // ---- A group ----
+
+function badge(status) {
+  if (!status) return make("span", { class: "badge warn" }, "? unknown");
+  if (status.healthy && !status.degraded) return make("span", { class: "badge good" }, "✓ healthy");
+  if (status.healthy) return make("span", { class: "badge warn" }, "▲ degraded");
+  return make("span", { class: "badge bad" }, `▲ ${plural(status.problems.length, "problem", "problems")}`);
+}
 
 function summary(view) {
   const { status, reasons } = view;
   const count = status.problems.length;
-  const badge = status.healthy && !status.degraded ? make("span", { class: "badge good" }, "✓ healthy")
-    : status.healthy ? make("span", { class: "badge warn" }, "▲ degraded")
-    : make("span", { class: "badge bad" }, `▲ ${plural(count, "problem", "problems")}`);
   return [
-    make("div", { class: "title" }, make("h2", { id: `title-${view.group}` }, view.group), badge),
+    make("div", { class: "title" }, make("h2", { id: `title-${view.group}` }, view.group), badge(status)),
     make("p", { class: "lead" }, make("code", {}, status.name), " → ", make("strong", { class: "mono writer" }, or(status.writer, "no writer"))),
     status.why ? make("p", {}, `Generation ${status.generation}: ${status.why}`) : null,
     view.summary ? make("p", { class: "soft" }, "Last decision: ", view.summary) : null,
@@ -361,9 +424,9 @@ function section(group) {
   const known = shownGroups.get(group);
   if (known) return known;
   const part = (kind) => ({ place: make("div", { class: kind }), shows: null });
-  const parts = { summary: part("summary"), drawing: part("drawing"), since: part("soft"), timeline: part("timeline"), tables: part("tables") };
+  const parts = { summary: part("summary"), drawing: part("drawing"), since: part("soft"), day: part("last-day"), timeline: part("timeline"), tables: part("tables") };
   parts.whole = make("section", { class: "card", id: `group-${group}`, "aria-labelledby": `title-${group}` },
-    parts.summary.place, parts.since.place, parts.drawing.place, parts.timeline.place, parts.tables.place);
+    parts.summary.place, parts.since.place, parts.drawing.place, parts.day.place, parts.timeline.place, parts.tables.place);
   shownGroups.set(group, parts);
   at("groups").append(parts.whole);
   return parts;
@@ -378,12 +441,15 @@ function show(view, now) {
   }
   const { healthy, degraded, problems, writer, generation, why, name, instances: some, sentinels: them, votes } = status;
   put(parts, "summary", [healthy, degraded, problems, writer, generation, why, name, view.summary, view.reasons], () => summary(view));
-  const watched = status.agents.length === 0 ? "no agent" : status.agents.join(", ");
+  const onlyPublish = new Set(status.publishing_only);
+  const agents = status.agents.map((agent) => (onlyPublish.has(agent) ? `${agent} (manage = false)` : agent));
+  const watched = agents.length === 0 ? "no agent" : agents.join(", ");
   const since = status.since ? `Since ${time(status.since)} (${ago(status.since, now)}). ` : "";
   put(parts, "since", [since, watched], () => [make("p", {}, `${since}Watched by ${watched}.`)]);
   const width = Math.max(260, Math.floor(parts.drawing.place.clientWidth));
   put(parts, "drawing", [width, writer, some, them, votes, generation, status.level, why], () => [drawing(status, width)]);
   put(parts, "tables", [some, them, votes, status.known_sentinels], () => [instances(status), sentinels(status)]);
+  put(parts, "day", [view.writers, minute(now)], () => day(view, now));
   put(parts, "timeline", view.switches, () => {
     const open = new Set([...parts.timeline.place.querySelectorAll("details[open]")].map((one) => Number(one.dataset.generation)));
     return timeline(view, open);
@@ -394,13 +460,32 @@ function show(view, now) {
 
 let last = null;
 
-function navigation(groups) {
+// All groups at a glance, what is wrong first.
+function rank(status) {
+  if (!status || !status.healthy) return 0;
+  return status.degraded ? 1 : 2;
+}
+function overview(view, now) {
+  const { group, status } = view;
+  const worst = status && status.problems[0];
+  return make("li", { "data-group": group },
+    make("a", { href: `#group-${group}` }, group), badge(status),
+    make("span", { class: "mono" }, status ? or(status.writer, "no writer") : ""),
+    dayBar(lastDay(view.writers, now)),
+    worst ? make("p", { class: "worst" }, make("code", {}, worst.code), " ", worst.text) : null);
+}
+function navigation(groups, now) {
   const nav = at("nav");
   nav.hidden = groups.length < 2;
-  const names = groups.map((view) => view.group);
-  if (nav.dataset.shows === JSON.stringify(names)) return;
-  nav.dataset.shows = JSON.stringify(names);
-  nav.replaceChildren(make("ul", {}, ...names.map((name) => make("li", {}, make("a", { href: `#group-${name}` }, name)))));
+  if (nav.hidden) return;
+  const sorted = [...groups].sort((a, b) => rank(a.status) - rank(b.status) || a.group.localeCompare(b.group));
+  const shows = JSON.stringify([minute(now), sorted.map(({ group, status, writers }) =>
+    [group, writers, status && [status.healthy, status.degraded, status.problems, status.writer]])]);
+  if (nav.dataset.shows === shows) return;
+  nav.dataset.shows = shows;
+  const focused = nav.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  nav.replaceChildren(make("ul", {}, ...sorted.map((view) => overview(view, now))));
+  if (focused) [...nav.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
 }
 function health(status) {
   if (!status.healthy) return "not healthy";
@@ -424,7 +509,7 @@ function render(view) {
   at("version").textContent = `consul-redis ${view.version}.`;
   const ill = view.groups.filter((one) => !one.status || !one.status.healthy).length;
   document.title = ill > 0 ? `▲ ${ill} · consul-redis` : "✓ consul-redis";
-  navigation(view.groups);
+  navigation(view.groups, view.at);
   for (const group of view.groups) show(group, view.at);
 }
 function link(kind, text) {
