@@ -1,10 +1,10 @@
 //! The race: how long after a primary's death can a client write through each name again?
 //!
-//! Three Consul servers with disks, three Redis, three Sentinels, and every contender at once, each with a name of its own in
-//! that Consul. An oracle asks all Redis directly; its first acknowledged write is the first instant that any write was
-//! possible. consul-redis has a client for each Consul server, whose DNS it asks; each other contender has one, at the server
-//! where it registers. The figures are the first acknowledged write of the first client and of the last, behind the oracle.
-//! `docs/race.md` explains the contenders and keeps the table.
+//! Three Consul servers with disks, three Redis, three Sentinels, and every contender at once, each with a name of its
+//! own in that Consul. An oracle asks all Redis directly; its first acknowledged write is the first instant that any
+//! write was possible. consul-redis has a client for each Consul server, whose DNS it asks; each other contender has
+//! one, at the server where it registers. The figures are the first acknowledged write of the first client and of the
+//! last, behind the oracle. `docs/race.md` explains the contenders and keeps the table.
 //!
 //! `make race` runs it; `RACE_KILLS=<n>` sets the number of kills, `RACE_CONSULS=1` the number of Consul servers.
 
@@ -263,7 +263,8 @@ async fn one_kill(world: &mut World, returns: &mut Returns) -> Option<Lap> {
     let (old, _) = first_primary(servers).await;
     let (port, login) = (old.port(), servers[0].login.clone());
     let mut writers: Vec<Client> = Vec::new();
-    // Ours are asked of each Consul server, the peers' of the one where they register: more clients would keep two cores busy.
+    // Ours are asked of each Consul server, the peers' of the one where they register: more clients would keep two
+    // cores busy.
     let peer = |c: &Contender| !c.name.ends_with("-primary");
     let asks = |c: &Contender, s: &ConsulServer| !peer(c) || s.http == world.consul.http;
     let all = CONTENDERS.iter().flat_map(|c| world.consul_servers().map(move |s| (c, s)));
@@ -320,8 +321,8 @@ fn acknowledged(clients: &[Client]) -> u64 {
     clients.iter().map(|(_, written, _)| written.borrow().acknowledged).sum()
 }
 
-/// The old primary comes back as a primary; for how long it takes writes, in ms. Then waits until all Sentinels and agents agree on
-/// everything.
+/// The old primary comes back as a primary; for how long it takes writes, in ms. Then waits until all Sentinels and
+/// agents agree on everything.
 async fn recover(world: &mut World, old: &Address, new: &Address, returns: &mut Returns) -> f64 {
     let returned = come_back(world, old).await;
     world.calm().await.expect("calm Sentinels");

@@ -4,7 +4,8 @@
 //! CONSUL_DNS=127.0.0.1:8600 cargo run --example redis_rs
 //! ```
 //!
-//! Without `CONSUL_DNS`, the system's resolver is asked, which has to pass `consul.` on to Consul, and the port is 6379.
+//! Without `CONSUL_DNS`, the system's resolver is asked, which has to pass `consul.` on to Consul, and the port is
+//! 6379.
 
 use std::error::Error;
 use std::net::SocketAddr;

@@ -75,8 +75,8 @@ pub async fn keep_beating() {
     }
 }
 
-/// The program itself stood still until a moment ago: that an answer did not come in time says nothing of the server that
-/// was asked. False where [`keep_beating`] does not run.
+/// The program itself stood still until a moment ago: that an answer did not come in time says nothing of the server
+/// that was asked. False where [`keep_beating`] does not run.
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn stood_still() -> bool {
     let now = Instant::now();

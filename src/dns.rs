@@ -80,8 +80,8 @@ fn place_of(name: &str) -> watch::Sender<Looked> {
 }
 
 /// The addresses of a server that is known by its name: those that DNS and this machine's files give now, or gave last
-/// while the answer is late or fails. The look-up goes on by itself when a connection gives up waiting for it, and takes
-/// no thread.
+/// while the answer is late or fails. The look-up goes on by itself when a connection gives up waiting for it, and
+/// takes no thread.
 ///
 /// # Errors
 /// [`DnsError::Lookup`] when nothing was ever answered, or the name does not exist.
@@ -283,8 +283,8 @@ impl Names {
     }
 }
 
-/// The zone in whose name a server says that there is no record, when that is not `domain`: a server that passes questions on
-/// knows nothing of Consul's names.
+/// The zone in whose name a server says that there is no record, when that is not `domain`: a server that passes
+/// questions on knows nothing of Consul's names.
 fn foreign(error: &NetError, domain: &str) -> Option<String> {
     let NetError::Dns(hickory_resolver::net::DnsError::NoRecordsFound(none)) = error else {
         return None;
@@ -311,8 +311,9 @@ fn build(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
     options.cache_size = 0;
     options.timeout = DNS_TIMEOUT;
     options.attempts = 1;
-    // Its own choice is any port above 1023: one that a server of this host is about to listen on, which then does not start.
-    // The system keeps to its range for clients, and out of what `net.ipv4.ip_local_reserved_ports` keeps for servers.
+    // Its own choice is any port above 1023: one that a server of this host is about to listen on, which then does not
+    // start. The system keeps to its range for clients, and out of what `net.ipv4.ip_local_reserved_ports` keeps for
+    // servers.
     options.os_port_selection = true;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     if server.is_some() {

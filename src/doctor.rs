@@ -211,8 +211,8 @@ fn named_user(login: &LinkSettings) -> String {
     login.username.clone().unwrap_or_else(|| "default".to_owned())
 }
 
-/// What a Sentinel forbids of what agents tell it. It is asked about a group that it does not have, and of which it says that: there
-/// is no transaction there.
+/// What a Sentinel forbids of what agents tell it. It is asked about a group that it does not have, and of which it
+/// says that: there is no transaction there.
 async fn refused_by_sentinel(
     link: &mut Link,
     group: &GroupConfig,
@@ -382,8 +382,8 @@ fn needs(policy: &Policy, can_hold: bool) -> Vec<&'static [&'static str]> {
     needs
 }
 
-/// The users that Sentinels are logged in as, and what each may not do that Sentinel needs, in a list. `Err(_)` within: it
-/// cannot be asked by this login, or of this version.
+/// The users that Sentinels are logged in as, and what each may not do that Sentinel needs, in a list. `Err(_)` within:
+/// it cannot be asked by this login, or of this version.
 ///
 /// # Errors
 /// [`LinkError`] without an answer.

@@ -1,5 +1,5 @@
-//! One group's loop over real connections: what happens is turned into [`Input`]s, and [`GroupLoop`]'s outputs are carried
-//! out. The only place where the rest of the agent meets the loop.
+//! One group's loop over real connections: what happens is turned into [`Input`]s, and [`GroupLoop`]'s outputs are
+//! carried out. The only place where the rest of the agent meets the loop.
 //!
 //! The one task that owns a group's state. Everything slow (Consul, Redis, Sentinel) happens in tasks of
 //! its own and comes back as an event, so no server that hangs can hold up a switch.
@@ -629,8 +629,8 @@ impl Executor {
         })));
     }
 
-    /// One more entry in Consul's log, right behind a change of the writer: the followers learn with it that the change is
-    /// committed. Without it, their DNS answers are some 80 ms late.
+    /// One more entry in Consul's log, right behind a change of the writer: the followers learn with it that the change
+    /// is committed. Without it, their DNS answers are some 80 ms late.
     fn follow_up(&self, ops: Vec<Op>) {
         let (consul, fence) = (self.consul.clone(), self.group.layout.state());
         let group = self.group.policy.group.clone();

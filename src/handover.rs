@@ -22,8 +22,8 @@ pub const HAND_OVER_MAX: Duration = Duration::from_secs(20);
 
 /// What a Sentinel answers that has not asked its replicas since they came into sync: it does so every 10 s.
 const NO_GOOD_REPLICA: &str = "NOGOODSLAVE";
-/// Under `exec` the others may be about to be stopped as well: those that are chosen then would be promoted when they are
-/// started again. They are gone by the end of this.
+/// Under `exec` the others may be about to be stopped as well: those that are chosen then would be promoted when they
+/// are started again. They are gone by the end of this.
 const STOPPED_TOGETHER: Duration = Duration::from_secs(1);
 /// Between two attempts then; writes are held for some milliseconds in each.
 const AGAIN_EVERY: Duration = Duration::from_secs(1);

@@ -135,7 +135,8 @@ fn parse(
     })
 }
 
-/// Why a primary refuses writes that PING says nothing of. Without a number that changes all the time: the text is compared.
+/// Why a primary refuses writes that PING says nothing of. Without a number that changes all the time: the text is
+/// compared.
 fn refuses_writes(
     replication: &BTreeMap<&str, &str>,
     memory: &BTreeMap<&str, &str>,
@@ -214,10 +215,10 @@ pub const FOLLOW_AT_ONCE: [&[&str]; 3] = [
     &["CLIENT", "KILL", "TYPE", "pubsub"],
 ];
 
-/// Makes a primary that cannot hold its writes a replica of another instance, and closes its clients' connections in the same
-/// moment. Redis answers clients, and sends replicas what it has taken, at the end of each round of its loop: what it has
-/// taken in this round goes to no replica any more, and is acknowledged to no client either. What it took before was sent, unless a replica's
-/// connection was full; whether none was. (`docs/facts/sentinel.md` 19.)
+/// Makes a primary that cannot hold its writes a replica of another instance, and closes its clients' connections in
+/// the same moment. Redis answers clients, and sends replicas what it has taken, at the end of each round of its loop:
+/// what it has taken in this round goes to no replica any more, and is acknowledged to no client either. What it took
+/// before was sent, unless a replica's connection was full; whether none was. (`docs/facts/sentinel.md` 19.)
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal: then nothing of it is done.
@@ -414,8 +415,8 @@ pub async fn follow(
     }
 }
 
-/// What is to be done with one instance: a place for each kind of command, so none is ever left out because others wait.
-/// Another one of a kind takes the place of the one before, which says nothing that this one does not.
+/// What is to be done with one instance: a place for each kind of command, so none is ever left out because others
+/// wait. Another one of a kind takes the place of the one before, which says nothing that this one does not.
 #[derive(Debug, Default, PartialEq)]
 pub struct Todo {
     hold: Option<u64>,

@@ -2,8 +2,8 @@
 //!
 //! [`client`] is for other programs: it gives a group's writer and its changes.
 //!
-//! Everything else is what the command is made of, may change with any version, and is not shown here. `core`, a crate of
-//! its own, decides, and does nothing else; the rest asks, and carries out. ARCHITECTURE.md has the map.
+//! Everything else is what the command is made of, may change with any version, and is not shown here. `core`, a crate
+//! of its own, decides, and does nothing else; the rest asks, and carries out. ARCHITECTURE.md has the map.
 
 #[doc(hidden)]
 pub mod agent;

@@ -1,5 +1,5 @@
-//! What waits for one task to do. What is posted is merged with what waits there already, so there is no queue that could
-//! be full, and nothing that matters is left out because something else came before it.
+//! What waits for one task to do. What is posted is merged with what waits there already, so there is no queue that
+//! could be full, and nothing that matters is left out because something else came before it.
 
 use tokio::sync::watch;
 

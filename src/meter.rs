@@ -212,7 +212,8 @@ impl GroupMeter {
         self.meter.sentinels_seen.remove(&labels);
     }
 
-    /// An instance answered, or failed to. An instance that is not watched any more may be answered for once more, and does not count.
+    /// An instance answered, or failed to. An instance that is not watched any more may be answered for once more, and
+    /// does not count.
     pub fn instance_answered(&self, instance: &Address, reading: &Reading<InstanceAnswer>) {
         let Meter { instance_errors, instances_seen, .. } = &self.meter;
         if self.followed.contains(instance) {

@@ -1,8 +1,9 @@
-//! The process of an instance on this host. Its kernel gives a handle of it (`pidfd`) that becomes readable when it ends, however
-//! it does, and at once.
+//! The process of an instance on this host. Its kernel gives a handle of it (`pidfd`) that becomes readable when it
+//! ends, however it does, and at once.
 //!
-//! What answers at an address names its process id, which means nothing in another pid namespace. So the process must own the
-//! socket that listens on the instance's port, in our own network. Whatever cannot be looked at is no proof, and is said.
+//! What answers at an address names its process id, which means nothing in another pid namespace. So the process must
+//! own the socket that listens on the instance's port, in our own network. Whatever cannot be looked at is no proof,
+//! and is said.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -22,7 +23,8 @@ use crate::core::known::observed::{Death, ProcessState, ProofKind};
 use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, text};
 use crate::retry::Retry;
 
-/// Pause before it is looked again for a process: the first and the longest one. One that was started again at once is found soon.
+/// Pause before it is looked again for a process: the first and the longest one. One that was started again at once is
+/// found soon.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// The lists of this host's sockets.
 const SOCKETS: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
@@ -47,8 +49,8 @@ struct Handle {
     fd: AsyncFd<OwnedFd>,
 }
 
-/// Watches the process at an address, and the next one when it has ended. Another login counts from the next process on. Ends when
-/// the receiver of the news has ended.
+/// Watches the process at an address, and the next one when it has ended. Another login counts from the next process
+/// on. Ends when the receiver of the news has ended.
 pub async fn watch_process(
     address: Address,
     login: watch::Receiver<LinkSettings>,

@@ -140,8 +140,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// Longest part of a server's first words that is kept, in bytes.
 const FIRST_WORDS_LEN_MAX: usize = 512;
 
-/// A connection that remembers the server's first words when they are an error. A server that turns us away says why before
-/// it was asked anything, and closes; the protocol layer, which has no question for that answer, only sees a pipe break.
+/// A connection that remembers the server's first words when they are an error. A server that turns us away says why
+/// before it was asked anything, and closes; the protocol layer, which has no question for that answer, only sees a
+/// pipe break.
 struct GreetingStream {
     stream: Box<dyn Stream>,
     /// Its first words are still to come.
@@ -295,8 +296,8 @@ impl Link {
         self.ask_for(commands, self.timeout).await
     }
 
-    /// As [`Link::ask`], of what the server answers only once it has written its config file: its disk may be slow, and what it
-    /// has done must not be taken for failed.
+    /// As [`Link::ask`], of what the server answers only once it has written its config file: its disk may be slow, and
+    /// what it has done must not be taken for failed.
     ///
     /// # Errors
     /// As [`Link::ask`], after [`SAVING_TIMEOUT`].

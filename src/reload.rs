@@ -59,7 +59,8 @@ pub async fn again(
     }
 }
 
-/// An agent by `config`, once everything has been tried that needs no server: settings, secrets, certificates, templates.
+/// An agent by `config`, once everything has been tried that needs no server: settings, secrets, certificates,
+/// templates.
 ///
 /// # Errors
 /// A [`Failure`] that says what is wrong, and where.
@@ -71,7 +72,8 @@ pub fn check_alone(config: &Config) -> Result<Agent, Failure> {
 }
 
 /// Whether an agent could go by `next` instead of `now`: everything that can be known without doing anything, and then
-/// whether Consul grants what it takes. A Consul that does not answer is a reason against it only where it is another one.
+/// whether Consul grants what it takes. A Consul that does not answer is a reason against it only where it is another
+/// one.
 async fn check(next: &Config, now: &Config) -> Result<(), Failure> {
     let agent = check_alone(next)?;
     match agent.check_rights().await {

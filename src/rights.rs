@@ -1,8 +1,8 @@
 //! What a login may do on a server, asked without doing any of it.
 //!
 //! Every command is put into a transaction that is then discarded: a server refuses what it does not know and what the
-//! login may not do when it is put in (`docs/facts/sentinel.md` 16). This needs no right but `MULTI`, works from 6.0 on,
-//! and heeds `rename-command`, which `ACL DRYRUN` does not.
+//! login may not do when it is put in (`docs/facts/sentinel.md` 16). This needs no right but `MULTI`, works from 6.0
+//! on, and heeds `rename-command`, which `ACL DRYRUN` does not.
 
 use redis::Value;
 

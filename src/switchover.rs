@@ -1,9 +1,9 @@
 //! Moving a primary on purpose, without losing an acknowledged write.
 //!
-//! Writes are paused on the old primary until its replicas have them all; one Sentinel fails over; the agents
-//! publish the new primary; and the old one is made its replica before the pause ends, so no write is ever
-//! taken by a primary that is about to lose it (`docs/facts/sentinel.md` 4.4). Where it cannot pause them (before Redis 6.2), it is
-//! made a replica before another one is promoted.
+//! Writes are paused on the old primary until its replicas have them all; one Sentinel fails over; the agents publish
+//! the new primary; and the old one is made its replica before the pause ends, so no write is ever taken by a primary
+//! that is about to lose it (`docs/facts/sentinel.md` 4.4). Where it cannot pause them (before Redis 6.2), it is made a
+//! replica before another one is promoted.
 
 use std::time::Duration;
 
@@ -87,8 +87,8 @@ pub struct Mover<'a> {
     pub consul: &'a Consul,
     /// The clock of all readings.
     pub clock: Clock,
-    /// The old primary is about to be stopped: whatever becomes of the move, it takes no writes any more. A replica may have
-    /// been promoted unseen, or be chosen once it is gone.
+    /// The old primary is about to be stopped: whatever becomes of the move, it takes no writes any more. A replica may
+    /// have been promoted unseen, or be chosen once it is gone.
     pub server_stops: bool,
     /// Hears of each step.
     pub report: &'a (dyn Fn(SwitchoverStep) + Sync),
@@ -259,8 +259,8 @@ impl Mover<'_> {
         }
     }
 
-    /// Has one replica promoted, once each that may be has taken all that it was sent by the old primary, which closed their
-    /// connections; which one.
+    /// Has one replica promoted, once each that may be has taken all that it was sent by the old primary, which closed
+    /// their connections; which one.
     async fn promote_sent(
         &self,
         switchover: &Switchover,
@@ -503,8 +503,8 @@ fn keep_paused(from: Address, login: LinkSettings) -> AbortOnDropHandle<()> {
     }))
 }
 
-/// Whether all that a move takes may be done on every instance, by this login and by Sentinel's: asked without doing any of
-/// it. Where that cannot be known, nothing speaks against the move.
+/// Whether all that a move takes may be done on every instance, by this login and by Sentinel's: asked without doing
+/// any of it. Where that cannot be known, nothing speaks against the move.
 pub async fn rights(group: &GroupConfig, switchover: &Switchover) -> Check {
     const HOLDING: [&[&str]; 3] = [
         &["CLIENT", "PAUSE", "1", "WRITE"],
@@ -556,7 +556,8 @@ pub async fn rights(group: &GroupConfig, switchover: &Switchover) -> Check {
     Check { what: "rights", found }
 }
 
-/// What of `needs` an instance refuses; of REPLICAOF and SLAVEOF, which are one, either will do. `Err` within: it cannot be asked.
+/// What of `needs` an instance refuses; of REPLICAOF and SLAVEOF, which are one, either will do. `Err` within: it
+/// cannot be asked.
 async fn refused(
     at: &Address,
     login: &LinkSettings,

@@ -64,8 +64,8 @@ fn tell(what: &[NotifyState<'_>]) {
     }
 }
 
-/// Sends the status line of the groups whenever that changes, and that we are alive as often as systemd wants to hear it, for
-/// as long as every group's loop turns.
+/// Sends the status line of the groups whenever that changes, and that we are alive as often as systemd wants to hear
+/// it, for as long as every group's loop turns.
 pub async fn keep_telling(groups: watch::Receiver<Groups>, meter: Meter, stop: CancellationToken) {
     let watchdog = sd_notify::watchdog_enabled();
     // Half of what it waits, as its manual says.

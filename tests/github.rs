@@ -1,4 +1,5 @@
-//! .github: workflows, forms and the rest are what their schemas say, call only make targets that exist, and name files that exist.
+//! .github: workflows, forms and the rest are what their schemas say, call only make targets that exist, and name files
+//! that exist.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! The Debian package: what is in it, and what becomes of a clean system when it is installed, upgraded, removed and purged.
+//! The Debian package: what is in it, and what becomes of a clean system when it is installed, upgraded, removed and
+//! purged.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;

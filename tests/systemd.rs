@@ -1,4 +1,5 @@
-//! contrib/systemd: what systemd itself says of the units, and how much they are exposed, as docs/packages.md states it.
+//! contrib/systemd: what systemd itself says of the units, and how much they are exposed, as docs/packages.md states
+//! it.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};

@@ -13,8 +13,8 @@ pub fn run(benchmark: impl Future<Output = ()>) {
     runtime.block_on(benchmark);
 }
 
-/// The consul-redis that is measured: `CONSUL_REDIS_BIN`, to compare another build of it on the same machine, or the one that
-/// was built with the benchmark.
+/// The consul-redis that is measured: `CONSUL_REDIS_BIN`, to compare another build of it on the same machine, or the
+/// one that was built with the benchmark.
 pub fn program() -> PathBuf {
     let other = std::env::var_os("CONSUL_REDIS_BIN");
     other.unwrap_or_else(|| env!("CARGO_BIN_EXE_consul-redis").into()).into()

@@ -1,7 +1,7 @@
 //! One decision: from what is known to what is to be done, with no I/O and no clock.
 //!
-//! `consul-redis plan` prints exactly this; the agent carries it out; `status`, the page, `/primary` and the metrics read
-//! it. Nothing else asks a rule.
+//! `consul-redis plan` prints exactly this; the agent carries it out; `status`, the page, `/primary` and the metrics
+//! read it. Nothing else asks a rule.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -37,7 +37,8 @@ pub struct Decision {
     pub instances: BTreeMap<Address, Duty>,
     /// What is done to each Sentinel that is not left alone.
     pub sentinels: BTreeMap<Address, SentinelDuty>,
-    /// This host sees neither Consul nor a majority of the Sentinels, or has not seen since that its primary still leads.
+    /// This host sees neither Consul nor a majority of the Sentinels, or has not seen since that its primary still
+    /// leads.
     pub is_isolated: bool,
     /// What is concluded, in one sentence, for the log and for `plan`.
     pub summary: String,

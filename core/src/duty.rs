@@ -1,7 +1,7 @@
 //! What is done to one instance, and to one Sentinel: by its type at most one thing in one decision.
 //!
-//! Several rules may want something of the same instance. The order in which they come is that of [`Duty`]: what makes an
-//! instance a primary goes first, then what keeps its data, then what makes it a replica, then what only holds it.
+//! Several rules may want something of the same instance. The order in which they come is that of [`Duty`]: what makes
+//! an instance a primary goes first, then what keeps its data, then what makes it a replica, then what only holds it.
 
 pub mod action;
 pub mod fence;
@@ -71,7 +71,8 @@ impl Duty {
 }
 
 impl SentinelDuty {
-    /// The action that carries it out at once; `None` for [`SentinelDuty::Leave`], and where a write in Consul comes first.
+    /// The action that carries it out at once; `None` for [`SentinelDuty::Leave`], and where a write in Consul comes
+    /// first.
     pub fn action(&self) -> Option<Action> {
         match self.clone() {
             Self::Relay(relay) => Some(Action::Relay(relay)),

@@ -74,7 +74,8 @@ pub enum Input {
     GaveUp(Address, GaveUp),
     /// What the kernel tells of the process of an instance on this host.
     Process(Address, ProcessState),
-    /// The Sentinel that was asked to replace a primary whose process (`run_id`) had ended begins no failover: its words.
+    /// The Sentinel that was asked to replace a primary whose process (`run_id`) had ended begins no failover: its
+    /// words.
     NotBegun(Replace, String),
     /// DNS answers what was published with this generation.
     SeenInDns(u64),
@@ -131,8 +132,8 @@ pub enum Output {
     ReadRows,
     /// Send this transaction and report its [`Outcome`] under this number.
     Write(u64, Box<Write>),
-    /// Send a transaction that was committed once more, for Consul's followers: it fails, for `state` has moved on, and changes
-    /// nothing. How it ends is of no interest.
+    /// Send a transaction that was committed once more, for Consul's followers: it fails, for `state` has moved on, and
+    /// changes nothing. How it ends is of no interest.
     FollowUp(Vec<Op>),
     /// Hold an instance's writes.
     Hold(Hold),
@@ -167,7 +168,8 @@ pub enum Aftermath {
     Asked,
     /// It has refused.
     Refused,
-    /// It is left to the Sentinels, for this reason ([`WhyNotFast::as_str`](crate::shown::reasons::WhyNotFast::as_str)).
+    /// It is left to the Sentinels, for this reason
+    /// ([`WhyNotFast::as_str`](crate::shown::reasons::WhyNotFast::as_str)).
     Left(&'static str),
     /// Another writer is published, so many ms after the death.
     Replaced(u64),
@@ -388,7 +390,8 @@ impl GroupLoop {
         }
     }
 
-    /// What the kernel tells. Once it tells of an end, every Sentinel and instance is asked: what is decided on is to be new.
+    /// What the kernel tells. Once it tells of an end, every Sentinel and instance is asked: what is decided on is to
+    /// be new.
     fn fold_process(
         &mut self,
         instance: Address,

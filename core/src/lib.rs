@@ -3,8 +3,8 @@
 //! Nothing in here does I/O, reads a clock or draws a random number: it depends on nothing that could, and
 //! `tests/purity.rs` holds the rest.
 //!
-//! A look at the world goes through the modules in this order: [`identity`], [`known`], [`situation`], [`published`] and
-//! [`duty`], which [`decide`] puts together; [`group`] repeats it, and [`shown`] and [`doctor`] say what came out.
+//! A look at the world goes through the modules in this order: [`identity`], [`known`], [`situation`], [`published`]
+//! and [`duty`], which [`decide`] puts together; [`group`] repeats it, and [`shown`] and [`doctor`] say what came out.
 
 pub mod decide;
 pub mod doctor;

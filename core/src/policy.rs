@@ -40,7 +40,8 @@ pub struct Policy {
     pub hold_when_cut_off: bool,
     /// Turn a stray primary into a replica of the writer.
     pub fence: bool,
-    /// Have a primary that has come back without its data replaced, and keep the instances that hold it from copying that.
+    /// Have a primary that has come back without its data replaced, and keep the instances that hold it from copying
+    /// that.
     pub replace_emptied: bool,
     /// Have the writer replaced at once when its process is seen to end.
     pub fast_failover: FastFailover,
@@ -158,26 +159,29 @@ pub const HOLD_RENEW_MS: u64 = 1_000;
 /// seconds: longer than Sentinel itself would let it be.
 pub const RESTARTED_EMPTY_UPTIME_MAX_S: u64 = 30;
 /// How long others may take to show up before the old primary leads again, when not all that are recorded answer: the
-/// same containers may have other addresses now, and more data. Longer than two looks at the registered instances are apart.
+/// same containers may have other addresses now, and more data. Longer than two looks at the registered instances are
+/// apart.
 pub const REINSTATED_AFTER_MS: u64 = 6_000;
-/// How long a last writer that most Sentinels have forgotten must be seen so, before it is named again: longer than a Sentinel
-/// that lives elsewhere takes to show itself by its hello.
+/// How long a last writer that most Sentinels have forgotten must be seen so, before it is named again: longer than a
+/// Sentinel that lives elsewhere takes to show itself by its hello.
 pub const FORGOTTEN_AFTER_MS: u64 = 2_500;
-/// How long a failover that was asked for may take before another one is, in ms: a Sentinel that cannot choose a replica
-/// says so within a second.
+/// How long a failover that was asked for may take before another one is, in ms: a Sentinel that cannot choose a
+/// replica says so within a second.
 pub const REPLACE_AGAIN_MS: u64 = 5_000;
-/// The least `down-after-milliseconds` with which a failover is asked for at once, in ms: a forced failover is no election, so
-/// the other Sentinels hear of it at its end only, 1.3 s later, and may have begun their own by then (`docs/facts/sentinel.md` 19).
+/// The least `down-after-milliseconds` with which a failover is asked for at once, in ms: a forced failover is no
+/// election, so the other Sentinels hear of it at its end only, 1.3 s later, and may have begun their own by then
+/// (`docs/facts/sentinel.md` 19).
 pub const FAST_DOWN_AFTER_MIN_MS: u64 = 3_000;
-/// How long before the Sentinels call a dead writer down one may still be asked to replace it, in ms: the 1.3 s until all follow,
-/// and the 1 s by which the last answer may be older than the death.
+/// How long before the Sentinels call a dead writer down one may still be asked to replace it, in ms: the 1.3 s until
+/// all follow, and the 1 s by which the last answer may be older than the death.
 pub const FAST_BEFORE_DOWN_MS: u64 = 2_500;
 /// How long after the death a Sentinel may still be asked, in ms, however long they would wait.
 pub const FAST_WITHIN_MAX_MS: u64 = 2_000;
-/// How long a writer whose failover was asked for stays unpublished although the Sentinels go on naming it, in ms: as long as the
-/// request may be late, and the Sentinel that was asked may take to show what it does.
+/// How long a writer whose failover was asked for stays unpublished although the Sentinels go on naming it, in ms: as
+/// long as the request may be late, and the Sentinel that was asked may take to show what it does.
 pub const SUPERSEDED_FOR_MS: u64 = 5_000;
-/// For how long of that its writes are held when it is back, in ms: Sentinel takes one that is held for longer for dead.
+/// For how long of that its writes are held when it is back, in ms: Sentinel takes one that is held for longer for
+/// dead.
 pub const SUPERSEDED_HELD_MS: u64 = 2_500;
 /// How long a death is remembered, in ms.
 pub const DEATH_KNOWN_MS: u64 = 60_000;
@@ -201,12 +205,12 @@ pub const SET_AGAIN_MS: u64 = 1_000;
 /// How often one Sentinel is told a setting that it does not show, in ms.
 pub const REBOOT_AGAIN_MS: u64 = 3_600_000;
 /// How long a primary may take to load its data after a restart before it counts as down, where an agent has told a
-/// Sentinel of the group, in ms: with 0, Sentinel's own default, it may take for ever. Together with the 10 s in which the
-/// restart is noticed it must stay below ten times `down-after-milliseconds`, after which no replica may be chosen
+/// Sentinel of the group, in ms: with 0, Sentinel's own default, it may take for ever. Together with the 10 s in which
+/// the restart is noticed it must stay below ten times `down-after-milliseconds`, after which no replica may be chosen
 /// (`docs/facts/sentinel.md` 18).
 pub const REBOOT_DOWN_AFTER_MS: u64 = 3_000;
-/// How old the last answer of a Sentinel that leads a failover may be, in ms, before agents tell the others how its election ended: it
-/// is asked every 100 ms then.
+/// How old the last answer of a Sentinel that leads a failover may be, in ms, before agents tell the others how its
+/// election ended: it is asked every 100 ms then.
 pub const LEADER_SILENT_MS: u64 = 200;
 /// How long it may take to tell a majority, from the promotion, in ms: by itself it sees the promotion within 1 s.
 pub const TELL_WITHIN_MS: u64 = 1_500;
@@ -216,11 +220,11 @@ pub const RELAY_AGAIN_MS: u64 = 500;
 pub const DISAGREES_AFTER_MS: u64 = 30_000;
 /// How often one Sentinel is reconfigured for one group, in ms.
 pub const RECONFIGURE_AGAIN_MS: u64 = 5_000;
-/// How often rows or keys that another program changes are put back, in ms: a token that may write rows and not see them
-/// would keep an agent at it all the time.
+/// How often rows or keys that another program changes are put back, in ms: a token that may write rows and not see
+/// them would keep an agent at it all the time.
 pub const REPAIR_AGAIN_MS: u64 = 1_000;
-/// How long after a switch DNS may first have been seen to answer it, to be noted, in ms: an agent that was started later
-/// has not seen the first time.
+/// How long after a switch DNS may first have been seen to answer it, to be noted, in ms: an agent that was started
+/// later has not seen the first time.
 pub const IN_DNS_WITHIN_MS: u64 = 60_000;
 /// Instances of one group that get a row. More than that is a mistake of another program.
 pub const INSTANCES_MAX: usize = 128;

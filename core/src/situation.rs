@@ -1,8 +1,9 @@
 //! What a group is in: one situation at a time, and the first that fits.
 //!
 //! This is the only place that says which rule goes before which. Each rule is a module that answers for one situation;
-//! what is published ([`crate::published::publication`]) and what is done to each server ([`crate::duty`]) follow from the answer.
-//! That a host is isolated is another matter: it is of the host, and not of the group ([`crate::duty::hold`]).
+//! what is published ([`crate::published::publication`]) and what is done to each server ([`crate::duty`]) follow from
+//! the answer. That a host is isolated is another matter: it is of the host, and not of the group
+//! ([`crate::duty::hold`]).
 
 pub mod bootstrap;
 pub mod data_loss;

@@ -261,8 +261,8 @@ impl AgentTasks {
         changes.note("[http]");
     }
 
-    /// Starts groups that are new, ends those that are gone, and passes the changes to the others. A group that is published
-    /// as another service begins anew.
+    /// Starts groups that are new, ends those that are gone, and passes the changes to the others. A group that is
+    /// published as another service begins anew.
     async fn turn_groups(&mut self, before: &Config, changes: &mut Changes) {
         let wanted: BTreeMap<GroupName, GroupConfig> =
             self.config.groups.iter().map(|g| (g.policy.group.clone(), g.clone())).collect();

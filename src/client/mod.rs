@@ -23,13 +23,15 @@
 //! A task in the background asks Consul, by a blocking query on the group's keys; so a change is here some milliseconds
 //! after it was published. It ends with the last [`Writers`] and [`Changes`] that belong to it. What it rests on:
 //!
-//! - An answer with an older generation than one that was seen is not believed, unless a consistent read shows it too, as
-//!   it does after Consul was wiped or restored. Nothing else leads a program back to an old writer.
-//! - Silence takes nothing away: while Consul does not answer, denies, or holds nothing that can be read, the last known
-//!   writer stays, [`Seen::age`] grows and [`Seen::trouble`] says why. Whether it is too old is for the program to say.
-//! - That there is no writer is an answer, and not silence: [`Writers::writer`] is `Ok(None)`, [`Changes::next`] is `None`.
-//! - A connection to a writer that was replaced may still be open: `READONLY` from Redis, or a closed connection, means the
-//!   same as a change here.
+//! - An answer with an older generation than one that was seen is not believed, unless a consistent read shows it too,
+//!   as it does after Consul was wiped or restored. Nothing else leads a program back to an old writer.
+//! - Silence takes nothing away: while Consul does not answer, denies, or holds nothing that can be read, the last
+//!   known writer stays, [`Seen::age`] grows and [`Seen::trouble`] says why. Whether it is too old is for the program
+//!   to say.
+//! - That there is no writer is an answer, and not silence: [`Writers::writer`] is `Ok(None)`, [`Changes::next`] is
+//!   `None`.
+//! - A connection to a writer that was replaced may still be open: `READONLY` from Redis, or a closed connection, means
+//!   the same as a change here.
 //!
 //! By DNS alone ([`Writers::by_dns`]), a name is looked up every half second, and there are no generations.
 
@@ -110,8 +112,8 @@ impl Writers {
         Builder::of_env(&|name| env.get(name).map(str::to_owned))
     }
 
-    /// By Consul's DNS at `server`, such as 127.0.0.1:8600, which may be asked more cheaply and by more programs. `name`
-    /// is the writer's, such as `redis-primary.service.consul`.
+    /// By Consul's DNS at `server`, such as 127.0.0.1:8600, which may be asked more cheaply and by more programs.
+    /// `name` is the writer's, such as `redis-primary.service.consul`.
     ///
     /// DNS does not say whether there is no writer, nothing was ever published, or Consul's DNS token may not see it:
     /// all of it is "no writer".

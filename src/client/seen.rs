@@ -130,8 +130,8 @@ pub(super) fn in_records(name: &str, records: &[(String, u16)]) -> Result<Writer
     Ok(WriterAnswer { writer, generation: None, why: why.to_owned() })
 }
 
-/// The host that an SRV record's target stands for: the address that Consul has put into it (`0a000001.addr.dc1.consul`,
-/// `docs/facts/consul.md` 3), or the name itself.
+/// The host that an SRV record's target stands for: the address that Consul has put into it
+/// (`0a000001.addr.dc1.consul`, `docs/facts/consul.md` 3), or the name itself.
 fn host(target: &str) -> String {
     let name = target.trim_end_matches('.');
     let mut labels = name.split('.');

@@ -1,5 +1,5 @@
-//! What a running agent of this host knows, for commands that cannot read Consul themselves: it is asked where the config
-//! says that it answers by HTTP.
+//! What a running agent of this host knows, for commands that cannot read Consul themselves: it is asked where the
+//! config says that it answers by HTTP.
 
 use std::error::Error as _;
 use std::fmt::Write as _;
@@ -89,8 +89,8 @@ async fn ask(http: &HttpConfig, url: &str) -> Result<Vec<Value>, String> {
     serde_json::from_slice(&body).map_err(|error| format!("it answers something else: {error}"))
 }
 
-/// As the agent is set up: its certificate is the one in the file, and where it asks for a certificate and for no token, the
-/// same one is shown.
+/// As the agent is set up: its certificate is the one in the file, and where it asks for a certificate and for no
+/// token, the same one is shown.
 fn client_tls(tls: &HttpTls, token: Option<&SecretString>) -> Result<ClientConfig, String> {
     let own = pem::certificates(&tls.cert)?;
     let certificate = own.first().cloned();

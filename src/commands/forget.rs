@@ -1,8 +1,9 @@
-//! `consul-redis forget HOST:PORT...`: the Sentinels forget servers that are gone for good now, and not after `forget_after`.
+//! `consul-redis forget HOST:PORT...`: the Sentinels forget servers that are gone for good now, and not after
+//! `forget_after`.
 //!
-//! It is the agents' own rule (`core::duty::stale_peers`) with the operator's word in the place of the time that a server must
-//! have been silent: one Sentinel at a time, each noted in `state` first, and only while the group is at rest. A server that
-//! answers is never forgotten.
+//! It is the agents' own rule (`core::duty::stale_peers`) with the operator's word in the place of the time that a
+//! server must have been silent: one Sentinel at a time, each noted in `state` first, and only while the group is at
+//! rest. A server that answers is never forgotten.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -35,7 +36,8 @@ use crate::redis_link::Link;
 use crate::sentinel::pool::find;
 use crate::sentinel::query;
 
-/// How long all of it may take: each Sentinel is reset 30 s after the one before, and finds the others again within 10 s.
+/// How long all of it may take: each Sentinel is reset 30 s after the one before, and finds the others again within 10
+/// s.
 const TAKE_MAX: Duration = Duration::from_secs(600);
 /// How long the agents may take to remove the row once no Sentinel names the server.
 const ROW_MAX: Duration = Duration::from_secs(40);

@@ -1,7 +1,7 @@
 //! `consul-redis maintenance on|off|list [HOST:PORT]`: keeps an instance out of the names, and from being chosen.
 //!
-//! The key `maintenance` keeps it out of the names, whatever agents there are; its `replica-priority` of 0 keeps Sentinel
-//! from choosing it. What it was before stands in the key, so that nothing is lost in between.
+//! The key `maintenance` keeps it out of the names, whatever agents there are; its `replica-priority` of 0 keeps
+//! Sentinel from choosing it. What it was before stands in the key, so that nothing is lost in between.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -81,7 +81,8 @@ async fn commit(consul: &Consul, ops: &[Op]) -> Result<(), Failure> {
     committed(consul.txn(ops, "").await, lost, "run the command again: it does no harm twice")
 }
 
-/// What became of an operator's transaction, with what to do when the group changed meanwhile, and when the answer was lost.
+/// What became of an operator's transaction, with what to do when the group changed meanwhile, and when the answer was
+/// lost.
 pub(super) fn committed(outcome: Outcome, lost: &str, unknown: &str) -> Result<(), Failure> {
     match outcome {
         Outcome::Committed { .. } => Ok(()),

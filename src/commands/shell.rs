@@ -1,4 +1,5 @@
-//! `consul-redis completions` and `consul-redis man`: what shells and `man` know of the command line, from its definition.
+//! `consul-redis completions` and `consul-redis man`: what shells and `man` know of the command line, from its
+//! definition.
 
 use std::io::Write as _;
 

@@ -210,7 +210,8 @@ pub async fn groups(
     }
     let mut groups = Vec::new();
     let listed = match consul.groups(&config.prefix).await {
-        // A token for one group lists no others, and a Consul that is away none: those that the config names are looked at.
+        // A token for one group lists no others, and a Consul that is away none: those that the config names are looked
+        // at.
         Err(ConsulError::Denied { .. }) => BTreeSet::new(),
         Err(error) if error.is_transient() => BTreeSet::new(),
         listed => listed?,

@@ -1,7 +1,7 @@
 //! `consul-redis support-bundle FILE.tar.gz`: what a bug report needs, in one file, without secrets.
 //!
-//! What is collected holds no secret by itself. Still, every secret that the config and the environment name is looked for in
-//! every text and taken out: a log of another program may have it.
+//! What is collected holds no secret by itself. Still, every secret that the config and the environment name is looked
+//! for in every text and taken out: a log of another program may have it.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;

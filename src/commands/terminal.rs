@@ -76,8 +76,8 @@ impl Style {
     }
 }
 
-/// Rows with columns as wide as their widest cell, nothing after the last cell, and cut where the terminal ends. Columns
-/// without anything in them are left out.
+/// Rows with columns as wide as their widest cell, nothing after the last cell, and cut where the terminal ends.
+/// Columns without anything in them are left out.
 pub fn columns(text: &mut String, indent: &str, rows: Vec<Vec<String>>, style: Style) {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let len = |cell: &String| cell.chars().count();

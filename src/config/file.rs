@@ -48,8 +48,8 @@ pub struct AgentTable {
     pub id: Option<String>,
     /// Node mode: move this host's primaries away before it stops. Default: `false`; for `exec` `true`.
     pub handover: Option<bool>,
-    /// The installation that its groups belong to, such as `prod-eu`. Once it is recorded, agents of another installation, or of
-    /// none, leave the group alone.
+    /// The installation that its groups belong to, such as `prod-eu`. Once it is recorded, agents of another
+    /// installation, or of none, leave the group alone.
     pub installation: Option<String>,
 }
 
@@ -221,16 +221,16 @@ pub struct GroupTable {
     /// them from copying its emptiness.
     #[serde(default)]
     pub replace_emptied: Option<bool>,
-    /// Node mode, and `exec`: when the kernel tells that the writer's process has ended, have a replica take its place at once
-    /// (`down-after-milliseconds` 3000 and more); or leave it to the Sentinels.
+    /// Node mode, and `exec`: when the kernel tells that the writer's process has ended, have a replica take its place
+    /// at once (`down-after-milliseconds` 3000 and more); or leave it to the Sentinels.
     #[serde(default)]
     pub fast_failover: Option<FastFailover>,
-    /// Node mode: find a first primary for a blank group; another one where all that the Sentinels know are
-    /// gone, and the instances are back at other addresses; and make one that came back before it was replaced the primary
-    /// again.
+    /// Node mode: find a first primary for a blank group; another one where all that the Sentinels know are gone, and
+    /// the instances are back at other addresses; and make one that came back before it was replaced the primary again.
     #[serde(default)]
     pub bootstrap: Option<bool>,
-    /// How many instances the first primary is chosen among, or that of a relocated group. Default: all that are there after `bootstrap_wait`.
+    /// How many instances the first primary is chosen among, or that of a relocated group. Default: all that are there
+    /// after `bootstrap_wait`.
     #[serde(default)]
     pub expect: Option<u8>,
     /// How long instances are waited for, where `expect` does not say how many.
@@ -240,8 +240,8 @@ pub struct GroupTable {
     /// settings.
     #[serde(default)]
     pub tell_sentinels: Option<bool>,
-    /// Tell the other Sentinels how an election ended where the Sentinel that leads it does not, so that what is written to the new
-    /// primary is not lost with that Sentinel (`PUBLISH __sentinel__:hello`).
+    /// Tell the other Sentinels how an election ended where the Sentinel that leads it does not, so that what is
+    /// written to the new primary is not lost with that Sentinel (`PUBLISH __sentinel__:hello`).
     #[serde(default)]
     pub relay: Option<bool>,
     /// Settings that all Sentinels are kept at.

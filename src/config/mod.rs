@@ -20,8 +20,8 @@ use source::Source;
 /// The config file of every command where neither `--config` nor `CONSUL_REDIS_CONFIG` names one, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/consul-redis/consul-redis.toml";
 
-/// [`DEFAULT_FILE`], if it exists. One that this user may not look at exists: reading it says so, where the defaults would be
-/// taken in silence.
+/// [`DEFAULT_FILE`], if it exists. One that this user may not look at exists: reading it says so, where the defaults
+/// would be taken in silence.
 pub fn default_file() -> Option<PathBuf> {
     Path::new(DEFAULT_FILE).try_exists().unwrap_or(true).then(|| PathBuf::from(DEFAULT_FILE))
 }
@@ -37,7 +37,8 @@ pub fn resolve(common: &Common, env: Env<'_>) -> Result<Config, ConfigError> {
     resolve_for(common, env, None)
 }
 
-/// Resolves all settings again, for an agent that runs by `running`: its name, and where its groups are in Consul, stay.
+/// Resolves all settings again, for an agent that runs by `running`: its name, and where its groups are in Consul,
+/// stay.
 ///
 /// # Errors
 /// [`ConfigError`]: what runs goes on as it is.

@@ -1,5 +1,5 @@
-//! Blocking queries (`docs/facts/consul.md` 4): how the index goes on, how long one waits, how soon the next one is sent,
-//! and when one that failed is sent again. No other place knows any of it.
+//! Blocking queries (`docs/facts/consul.md` 4): how the index goes on, how long one waits, how soon the next one is
+//! sent, and when one that failed is sent again. No other place knows any of it.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ const CUT_SPREAD_MAX: Duration = Duration::from_millis(500);
 const WAIT_MIN: Duration = Duration::from_secs(1);
 /// What a gateway answers in the place of a Consul that has not answered in its time.
 const GATEWAY: [u16; 3] = [502, 503, 504];
-/// Least time between two answers of one query, but for a burst: what changes all the time would keep Consul and us busy.
+/// Least time between two answers of one query, but for a burst: what changes all the time would keep Consul and us
+/// busy.
 const ANSWER_GAP: Duration = Duration::from_millis(20);
 /// Answers that may follow one another at once.
 const ANSWER_BURST: u32 = 3;
@@ -84,8 +85,8 @@ impl BlockingQuery {
         format!("GET {}", self.path)
     }
 
-    /// The next answer, as `read` reads it; the first one at once. After an error it pauses before it asks again. Cancel
-    /// safe.
+    /// The next answer, as `read` reads it; the first one at once. After an error it pauses before it asks again.
+    /// Cancel safe.
     ///
     /// # Errors
     /// Any [`ConsulError`]. [`ConsulError::Unreadable`] where an answer has no index to go on from.
@@ -105,8 +106,8 @@ impl BlockingQuery {
         result
     }
 
-    /// One that was ended while it waited is asked again at once, and for an answer at once: only when that fails, too, is it
-    /// Consul that does not answer.
+    /// One that was ended while it waited is asked again at once, and for an answer at once: only when that fails, too,
+    /// is it Consul that does not answer.
     async fn answer(&mut self) -> Result<Response, ConsulError> {
         let asked = Instant::now();
         let mut answer = self.ask().await;

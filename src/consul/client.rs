@@ -63,8 +63,8 @@ impl Consul {
         Ok(Prepared(Connection::new(endpoint)?))
     }
 
-    /// From now on this client and its clones go that way. Blocking queries that wait for an answer of another Consul end
-    /// without one.
+    /// From now on this client and its clones go that way. Blocking queries that wait for an answer of another Consul
+    /// end without one.
     pub fn apply_config(&self, Prepared(mut next): Prepared) {
         let before = self.connection();
         let elsewhere = before.endpoint != next.endpoint;

@@ -57,8 +57,8 @@ impl Consul {
         Ok(Indexed { index, value: in_answer(layout, clock, answer)? })
     }
 
-    /// Consul leaves out of a list what the token may not see, and so an empty list is no answer: of a single key it says
-    /// that it is denied.
+    /// Consul leaves out of a list what the token may not see, and so an empty list is no answer: of a single key it
+    /// says that it is denied.
     ///
     /// # Errors
     /// Any [`ConsulError`].

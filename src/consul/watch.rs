@@ -109,8 +109,8 @@ pub async fn watch_group(
     }
 }
 
-/// Hands the addresses registered under a service to `found` whenever they may have changed, until the receiver takes no
-/// more. Consul away is unknown, not gone: those that were registered stay.
+/// Hands the addresses registered under a service to `found` whenever they may have changed, until the receiver takes
+/// no more. Consul away is unknown, not gone: those that were registered stay.
 pub async fn watch_registered(
     consul: Consul,
     service: String,

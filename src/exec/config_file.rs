@@ -5,8 +5,8 @@
 //! stands there then is the server's own.
 //!
 //! Files that it includes are copied into it: the server writes its config anew, and would find what it has written and
-//! what it includes to say the same twice. What it was made of is kept beside it, so that another image's file, which is
-//! not used any more, is not passed over without a word.
+//! what it includes to say the same twice. What it was made of is kept beside it, so that another image's file, which
+//! is not used any more, is not passed over without a word.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -56,8 +56,8 @@ impl ServerConfig {
     }
 }
 
-/// Finds the file on the data volume, or copies it there. One that is made says when Redis saves its data, if it `saves` as it
-/// does without a word.
+/// Finds the file on the data volume, or copies it there. One that is made says when Redis saves its data, if it
+/// `saves` as it does without a word.
 ///
 /// # Errors
 /// A [`Failure`] that names the file which cannot be read or written.
@@ -106,8 +106,8 @@ pub fn prepare(
     Ok(ServerConfig { path, text, is_new: true, differs: BTreeSet::new() })
 }
 
-/// The text with every file that it includes in its place. The server looks for them from its working directory, the data
-/// directory; an image's file may mean those beside it.
+/// The text with every file that it includes in its place. The server looks for them from its working directory, the
+/// data directory; an image's file may mean those beside it.
 fn included(path: &Path, text: &str, data: &Path, depth: usize) -> Result<String, Failure> {
     let mut whole = String::new();
     for line in text.lines() {
@@ -158,8 +158,8 @@ fn keep_source(path: &Path, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// The directives of `given` that `text` was not made of, and does not hold. Once it holds them all, it is as good as made
-/// of this one.
+/// The directives of `given` that `text` was not made of, and does not hold. Once it holds them all, it is as good as
+/// made of this one.
 fn changed(path: &Path, given: &str, text: &str) -> Result<BTreeSet<String>, Failure> {
     let Some(before) = read(&source_of(path))? else {
         // An earlier version has noted nothing: from now on it is.
@@ -191,8 +191,8 @@ fn lines(text: &str) -> BTreeSet<Vec<String>> {
     text.lines().map(words).filter(|line| !comment(line)).collect()
 }
 
-/// Redis before 7.0 saves nothing when it has a config that says nothing of it, and does without one: what later ones do is
-/// written down.
+/// Redis before 7.0 saves nothing when it has a config that says nothing of it, and does without one: what later ones
+/// do is written down.
 fn made(role: ServerKind, saves: bool) -> String {
     let saves = match role {
         ServerKind::Redis if saves => "save 3600 1\nsave 300 100\nsave 60 10000\n",
@@ -242,7 +242,8 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// One from before is for its owner alone from now on: the server writes passwords into it that it is told while it runs.
+/// One from before is for its owner alone from now on: the server writes passwords into it that it is told while it
+/// runs.
 fn narrow(path: &Path) {
     let narrowed = std::fs::set_permissions(path, std::fs::Permissions::from_mode(OURS_ALONE));
     if let Err(error) = narrowed {

@@ -1,8 +1,9 @@
 //! What the data on the volume belongs to, noted beside it.
 //!
-//! An append-only file does not hold the replication id (`docs/facts/sentinel.md` 8), so a Redis that keeps nothing else
-//! comes back with data of an unknown history; and where its address has changed too, no agent can see that it is
-//! the group's own. So the last history that it followed or led is noted on the volume, and the record knows the group's.
+//! An append-only file does not hold the replication id (`docs/facts/sentinel.md` 8), so a Redis that keeps nothing
+//! else comes back with data of an unknown history; and where its address has changed too, no agent can see that it is
+//! the group's own. So the last history that it followed or led is noted on the volume, and the record knows the
+//! group's.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -77,7 +78,8 @@ impl Membership {
         let mut file = tempfile::NamedTempFile::new_in(data)?;
         serde_json::to_writer(&mut file, self)?;
         file.flush()?;
-        // On disk before it takes the old one's place: after a power cut an empty note would make the data a stranger's.
+        // On disk before it takes the old one's place: after a power cut an empty note would make the data a
+        // stranger's.
         file.as_file().sync_all()?;
         file.persist(data.join(FILE))?;
         std::fs::File::open(data)?.sync_all()
@@ -95,7 +97,8 @@ impl Membership {
     }
 }
 
-/// What is noted of the data: on the volume, and in Consul, while the agents cannot see from it alone that it is the group's.
+/// What is noted of the data: on the volume, and in Consul, while the agents cannot see from it alone that it is the
+/// group's.
 pub(super) struct Note {
     /// What was on the volume before the server was started.
     before: Option<Membership>,
@@ -115,8 +118,8 @@ impl Note {
         Self { before, now: None, anew: None, explained }
     }
 
-    /// What was there belongs to a group, and the server has not found its place since it was started: the agents may wait
-    /// to be told whose history its data goes on from.
+    /// What was there belongs to a group, and the server has not found its place since it was started: the agents may
+    /// wait to be told whose history its data goes on from.
     pub fn is_awaited(&self) -> bool {
         self.before.is_some()
             && self.now.is_none()

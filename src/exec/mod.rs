@@ -63,7 +63,8 @@ const LOOPBACK: &str = "127.0.0.1";
 /// How long Consul may take to note it, and the last look before the server is told to stop: no program waits for that.
 const NOTE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long the agent may take, once the server has died, until it has written down that a Sentinel is asked to replace it.
+/// How long the agent may take, once the server has died, until it has written down that a Sentinel is asked to replace
+/// it.
 const NOTED_MAX: Duration = Duration::from_millis(500);
 /// How long until another writer is published.
 const REPLACED_MAX: Duration = Duration::from_secs(3);
@@ -284,7 +285,8 @@ async fn find_address(config: &Config, port: u16) -> Result<Address, Failure> {
 pub async fn run(exec: Exec, log: Log) -> Result<u8, Failure> {
     let mut received = Received::listen()?;
     say_start(&exec);
-    // The server writes its config anew, with passwords that it is told while it runs: this keeps others from reading it.
+    // The server writes its config anew, with passwords that it is told while it runs: this keeps others from reading
+    // it.
     umask(Mode::from_bits_truncate(0o077));
     let beside = Beside::start(exec.agent_config()?);
     let follow = tokio::select! {
@@ -403,7 +405,8 @@ impl ExecProcess {
         }
     }
 
-    /// Goes by settings that were read again. The server is not started anew, and reads its own config by its own commands.
+    /// Goes by settings that were read again. The server is not started anew, and reads its own config by its own
+    /// commands.
     fn go_by(&mut self, next: Config) {
         self.exec.config = next;
         self.tell_agent();

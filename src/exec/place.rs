@@ -1,9 +1,9 @@
 //! What a Redis follows when it is started. It never starts as a primary.
 //!
-//! It is the first thing that can go wrong: a primary that comes back without its data would empty all
-//! others that still follow it. So it follows the published writer, where that is another one and following it can
-//! delete nothing, and otherwise starts detached ([`is_detached_address`](crate::core::published::projection::is_detached_address)), until the agents
-//! give it its place.
+//! It is the first thing that can go wrong: a primary that comes back without its data would empty all others that
+//! still follow it. So it follows the published writer, where that is another one and following it can delete nothing,
+//! and otherwise starts detached ([`is_detached_address`](crate::core::published::projection::is_detached_address)),
+//! until the agents give it its place.
 
 use std::path::Path;
 use std::time::Duration;
@@ -90,8 +90,8 @@ pub fn place(record: Option<&Record>, own: &Address, volume: &Volume) -> StartRo
     }
 }
 
-/// Finds out which address the instance is to follow; waits while the Sentinels replace it, as they do with a primary that
-/// is down. Started before that, it would answer them, and they take 20 s and more to see that it is no primary.
+/// Finds out which address the instance is to follow; waits while the Sentinels replace it, as they do with a primary
+/// that is down. Started before that, it would answer them, and they take 20 s and more to see that it is no primary.
 pub async fn find(
     config: &Config,
     group: &GroupConfig,

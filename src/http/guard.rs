@@ -77,8 +77,8 @@ fn same(given: &[u8], wanted: &[u8]) -> bool {
     given.len() == wanted.len() && difference == 0
 }
 
-/// Where nothing is asked for, only a request for this machine by address, or for `localhost`, is answered: another site's script
-/// could make its own name lead here, and would be let read what it gets.
+/// Where nothing is asked for, only a request for this machine by address, or for `localhost`, is answered: another
+/// site's script could make its own name lead here, and would be let read what it gets.
 pub async fn addressed(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let asks = site.asks.token.is_some() || site.asks.certificate;

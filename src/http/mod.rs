@@ -83,8 +83,8 @@ impl HttpServer {
     /// Listens.
     ///
     /// # Errors
-    /// A [`Failure`]: with [`Exit::Failed`] when the address cannot be had now, with [`Exit::Config`] when a certificate
-    /// cannot be read or used.
+    /// A [`Failure`]: with [`Exit::Failed`] when the address cannot be had now, with [`Exit::Config`] when a
+    /// certificate cannot be read or used.
     pub async fn bind(settings: &HttpConfig, exhibits: HttpSources) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
             let message = format!("cannot listen on {}: {error}", settings.listen);

@@ -131,8 +131,8 @@ impl Certificates {
         Ok(Self { config: config(files)?, files: files.clone(), stamps })
     }
 
-    /// For the next connection: with new files, when they have changed. What cannot be used, such as a certificate whose
-    /// key is still to come, changes nothing.
+    /// For the next connection: with new files, when they have changed. What cannot be used, such as a certificate
+    /// whose key is still to come, changes nothing.
     fn acceptor(&mut self) -> TlsAcceptor {
         let stamps = stamps(&self.files);
         if stamps != self.stamps {

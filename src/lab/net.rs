@@ -27,8 +27,8 @@ pub fn free_port(ips: &[Ipv4Addr]) -> Result<u16, LabError> {
 /// # Errors
 /// When they cannot be had.
 pub fn free_ports(ips: &[Ipv4Addr], count: usize) -> Result<Vec<u16>, LabError> {
-    // Below those that the system gives to whatever asks a server: a question of another test, from any address of this machine,
-    // must not sit on a port between now and the server's start.
+    // Below those that the system gives to whatever asks a server: a question of another test, from any address of this
+    // machine, must not sit on a port between now and the server's start.
     let span = u64::from(PORT_END - PORT_START);
     let start = RandomState::new().hash_one(std::process::id()) % span;
     // Held until all are found, so that none is found twice.
@@ -51,8 +51,8 @@ pub fn free_ports(ips: &[Ipv4Addr], count: usize) -> Result<Vec<u16>, LabError> 
     Ok(found.into_iter().map(|(port, _)| port).collect())
 }
 
-/// What leads from an address to a server that listens elsewhere, as a router that translates addresses does, or the published
-/// port of a container. It goes on while the test waits for a program. Dropped, it leads nowhere.
+/// What leads from an address to a server that listens elsewhere, as a router that translates addresses does, or the
+/// published port of a container. It goes on while the test waits for a program. Dropped, it leads nowhere.
 #[derive(Debug)]
 pub struct Forward {
     _until: oneshot::Sender<()>,

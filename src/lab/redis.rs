@@ -63,8 +63,8 @@ pub struct ServerSpec<'a> {
 }
 
 impl LabServer {
-    /// Starts a server from a config that `{ip}`, `{port}`, `{host}` and `{announced}` stand in: where it listens, and what it
-    /// announces.
+    /// Starts a server from a config that `{ip}`, `{port}`, `{host}` and `{announced}` stand in: where it listens, and
+    /// what it announces.
     ///
     /// # Errors
     /// When it does not answer in time: with the end of its log.

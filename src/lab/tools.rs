@@ -51,8 +51,8 @@ pub fn redis_server() -> Result<Tool, LabError> {
     find("REDIS_SERVER_BIN", "redis-server")
 }
 
-/// The same, or where that is a Redis before `least` (`7.0`) the oldest one of `.tools/versions` that is not: for what a later
-/// version has brought.
+/// The same, or where that is a Redis before `least` (`7.0`) the oldest one of `.tools/versions` that is not: for what
+/// a later version has brought.
 ///
 /// # Errors
 /// Says how to get it, or that it does not say its version.
@@ -91,8 +91,8 @@ pub enum Age {
     Newest,
 }
 
-/// From here on this process starts the oldest or newest supported server of a family in `.tools/versions`, unless a world
-/// asks for another.
+/// From here on this process starts the oldest or newest supported server of a family in `.tools/versions`, unless a
+/// world asks for another.
 ///
 /// # Errors
 /// None is there, or another one was chosen before.

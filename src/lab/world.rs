@@ -25,9 +25,9 @@ use crate::secret::SecretSource;
 /// followed by a false one: a Sentinel that has just followed a switch may wait a second before it connects
 /// to the new primary, which it then calls down (`docs/facts/sentinel.md` 6).
 const DOWN_AFTER_MS: u64 = 1_500;
-/// Sentinel's `failover-timeout` unless said otherwise, in ms. Where an election ends without a leader or finds no good replica,
-/// the next one begins after twice as long and up to 1 s more (`docs/facts/sentinel.md`): what waits for a failover for 20 s
-/// outlasts one that failed.
+/// Sentinel's `failover-timeout` unless said otherwise, in ms. Where an election ends without a leader or finds no good
+/// replica, the next one begins after twice as long and up to 1 s more (`docs/facts/sentinel.md`): what waits for a
+/// failover for 20 s outlasts one that failed.
 const FAILOVER_TIMEOUT_MS: u64 = 6_000;
 /// Worlds that one process can have.
 const WORLDS_MAX: u8 = 8;
@@ -72,7 +72,8 @@ pub struct WorldSpec {
     pub script_checks: bool,
     /// The Redis or Valkey of `.tools/versions` that [`tools::version`] finds by this, instead of the usual one.
     pub version: Option<&'static str>,
-    /// The Redis that has brought what the world is for (`7.0`): an older one is not started ([`tools::redis_server_since`]).
+    /// The Redis that has brought what the world is for (`7.0`): an older one is not started
+    /// ([`tools::redis_server_since`]).
     pub since: Option<&'static str>,
     /// What Redis and Sentinels announce themselves as.
     pub announced: Announced,
@@ -118,8 +119,8 @@ impl Default for WorldSpec {
 pub enum Announced {
     /// Their loopback address.
     Ipv4,
-    /// Another loopback address and another port than they listen at, from where everything is forwarded to them: they are
-    /// behind NAT, or in containers with published ports.
+    /// Another loopback address and another port than they listen at, from where everything is forwarded to them: they
+    /// are behind NAT, or in containers with published ports.
     Published,
     /// An address in `fd00::/64`, which is there already: in a network of the world's own.
     Ipv6,
@@ -414,9 +415,9 @@ impl World {
         calm
     }
 
-    /// Sentinels ask for INFO more often than they do by themselves, until [`Self::calm`] returns: a primary that says it is a
-    /// replica is called down two of these periods after `down-after-milliseconds`. Their hellos keep their pace: how soon
-    /// they turn an old primary into a replica depends on that.
+    /// Sentinels ask for INFO more often than they do by themselves, until [`Self::calm`] returns: a primary that says
+    /// it is a replica is called down two of these periods after `down-after-milliseconds`. Their hellos keep their
+    /// pace: how soon they turn an old primary into a replica depends on that.
     pub async fn hurry(&self) {
         self.set_periods(HURRIED_PERIOD_MS, PUBLISH_PERIOD_MS).await;
     }

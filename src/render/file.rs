@@ -159,16 +159,16 @@ impl Candidate {
             keep(&at.path, &at.old(), at.dir())?;
         }
         if due {
-            // Not flushed, nor is the directory: after a loss of power the program is started anew, and a file is either
-            // the old one or the new one.
+            // Not flushed, nor is the directory: after a loss of power the program is started anew, and a file is
+            // either the old one or the new one.
             mark(&at.pending())?;
         }
         file.persist(&at.path).map(drop).map_err(|error| error.error)
     }
 }
 
-/// Makes an empty file, where there is none yet. A user who may write to the directory must not lead us to another file by a link
-/// of its name.
+/// Makes an empty file, where there is none yet. A user who may write to the directory must not lead us to another file
+/// by a link of its name.
 fn mark(path: &Path) -> io::Result<()> {
     match File::options().write(true).create_new(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

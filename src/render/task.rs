@@ -79,7 +79,8 @@ impl Renderer {
     /// Checks what can be checked without doing anything; `None` when there are no templates.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Exit::Config`]: a template that cannot be read or parsed, or an owner that is not a user of this system.
+    /// A [`Failure`] with [`Exit::Config`]: a template that cannot be read or parsed, or an owner that is not a user of
+    /// this system.
     pub fn new(config: &Config, consul: Consul, clock: Clock) -> Result<Option<Self>, Failure> {
         let wrong = |what: String| {
             Failure::new(Exit::Config, what)

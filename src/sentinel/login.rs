@@ -1,8 +1,8 @@
 //! The login that Sentinels have for a group's instances.
 //!
-//! A Sentinel with a wrong one calls every instance down, so a login is tried on the instances before a Sentinel gets it.
-//! Only a login that an agent gave, or that the operator has chosen for Sentinels (`auth_password_file`), is renewed: a
-//! Sentinel's own is left as it is.
+//! A Sentinel with a wrong one calls every instance down, so a login is tried on the instances before a Sentinel gets
+//! it. Only a login that an agent gave, or that the operator has chosen for Sentinels (`auth_password_file`), is
+//! renewed: a Sentinel's own is left as it is.
 
 use secrecy::{ExposeSecret, SecretString};
 

@@ -212,8 +212,8 @@ impl Pool {
         }
     }
 
-    /// What is said of it is not passed on: it is one more address of a Sentinel, or of none. The groups hear no more of
-    /// it until it answers.
+    /// What is said of it is not passed on: it is one more address of a Sentinel, or of none. The groups hear no more
+    /// of it until it answers.
     async fn is_quiet(
         &self,
         sentinel: &Address,

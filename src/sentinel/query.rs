@@ -19,7 +19,8 @@ use crate::redis_link::{Link, LinkError, fields, info_fields, list, server_error
 pub const ROWS_MAX: usize = 256;
 /// Names of other groups that are kept of one Sentinel.
 const OTHERS_MAX: usize = 8;
-/// How old the last answer to a PING may be, at the least, of an instance that answers, in ms: Sentinel sends one a second.
+/// How old the last answer to a PING may be, at the least, of an instance that answers, in ms: Sentinel sends one a
+/// second.
 const PING_REPLY_AGE_MIN_MS: u64 = 2_500;
 
 /// What a Sentinel answers, from 7.0 on, that has done what it was told and could not write it into its config file
@@ -75,8 +76,8 @@ pub async fn identity(link: &mut Link) -> Result<Identity, LinkError> {
     Ok(Identity { id, process, refuses_relay: None })
 }
 
-/// Whether the login may say a hello to the Sentinel, asked with one that says nothing: a Sentinel ignores what has not eight parts. Its
-/// words where it refuses.
+/// Whether the login may say a hello to the Sentinel, asked with one that says nothing: a Sentinel ignores what has not
+/// eight parts. Its words where it refuses.
 ///
 /// # Errors
 /// [`LinkError`] without an answer.
@@ -167,7 +168,8 @@ pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
     Ok(groups)
 }
 
-/// Tells the Sentinel what [`Reconfigure`] says, after it was asked once more what it knows. `None`: that has changed meanwhile.
+/// Tells the Sentinel what [`Reconfigure`] says, after it was asked once more what it knows. `None`: that has changed
+/// meanwhile.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -207,8 +209,9 @@ pub async fn reconfigure(
     Ok(Some(Done { set, saved }))
 }
 
-/// What was decided still holds for what the Sentinel says now. A Sentinel that was reconfigured by another agent meanwhile, or corrected
-/// by another Sentinel, is left as it is; and a Sentinel that leads a failover is never made to forget it, which `REMOVE` does.
+/// What was decided still holds for what the Sentinel says now. A Sentinel that was reconfigured by another agent
+/// meanwhile, or corrected by another Sentinel, is left as it is; and a Sentinel that leads a failover is never made to
+/// forget it, which `REMOVE` does.
 fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
     match (reconfigure.what, &now.group) {
         (ReconfigureKind::Monitor, group) => group.is_none(),

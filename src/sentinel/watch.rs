@@ -37,7 +37,8 @@ const INVENTORY_EVERY: Duration = Duration::from_secs(10);
 /// Hints waiting to be acted on. Those that do not fit are covered by the ones that do.
 const HINTS_MAX: usize = 256;
 /// Commands of all groups waiting for one Sentinel. One more is left out: what is wanted is decided anew after
-/// [`RECONFIGURE_AGAIN_MS`](crate::core::policy::RECONFIGURE_AGAIN_MS), and what was written down first is written down again.
+/// [`RECONFIGURE_AGAIN_MS`](crate::core::policy::RECONFIGURE_AGAIN_MS), and what was written down first is written down
+/// again.
 pub const COMMANDS_MAX: usize = 256;
 
 /// What a watcher is asked to do with its Sentinel.
@@ -202,8 +203,8 @@ pub struct WatchSettings {
     pub groups: Vec<GroupName>,
     /// For each group whose Sentinels are told anything, the login that they need for its instances.
     pub logins: BTreeMap<GroupName, Giving>,
-    /// Some group's agents tell Sentinels how an election ended: whether the login may is asked on each connection, and every
-    /// 10 s.
+    /// Some group's agents tell Sentinels how an election ended: whether the login may is asked on each connection, and
+    /// every 10 s.
     pub relays: bool,
     /// The clock of all readings.
     pub clock: Clock,
@@ -272,7 +273,8 @@ pub async fn watch_sentinel(
     let mut inventory = ticks_every(INVENTORY_EVERY);
     let mut questions = Questions { due: watcher.all_groups(), ..Questions::default() };
     loop {
-        // What it is to do, then what was hinted at, then what is due; each may have come while the last one was answered.
+        // What it is to do, then what was hinted at, then what is due; each may have come while the last one was
+        // answered.
         loop {
             while let Ok(group) = hints.try_recv() {
                 questions.hinted.insert(group);

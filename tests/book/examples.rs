@@ -1,5 +1,5 @@
-//! What the handbook shows can be typed: every command line of ours parses, every piece of a config file is accepted, and
-//! every link leads to a file, and to a heading in it.
+//! What the handbook shows can be typed: every command line of ours parses, every piece of a config file is accepted,
+//! and every link leads to a file, and to a heading in it.
 
 use std::collections::BTreeSet;
 use std::path::Path;

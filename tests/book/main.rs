@@ -1,7 +1,7 @@
 //! The handbook is true of the program: what can be written from the definitions is, and the rest is held to them.
 //!
-//! `make docs` writes docs/config.md, docs/schemas/config-file.schema.json, the figures of docs/guarantees.md, and the names,
-//! keys and exit codes of docs/reference.md anew.
+//! `make docs` writes docs/config.md, docs/schemas/config-file.schema.json, the figures of docs/guarantees.md, and the
+//! names, keys and exit codes of docs/reference.md anew.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod commands;

@@ -1,5 +1,6 @@
-//! docker-compose.yml as it is, on stand-ins for the public images: everything that a person would do to the containers, and a reader
-//! that asks Consul's DNS all the time. `make test-compose` runs it; without Docker it says that it was skipped.
+//! docker-compose.yml as it is, on stand-ins for the public images: everything that a person would do to the
+//! containers, and a reader that asks Consul's DNS all the time. `make test-compose` runs it; without Docker it says
+//! that it was skipped.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod docker;

@@ -1,5 +1,5 @@
-//! The pods of `kubernetes/`, as containers: image, arguments, environment, user and volumes are what the manifests say,
-//! and each pod that is started has an address that none had before, as on Kubernetes.
+//! The pods of `kubernetes/`, as containers: image, arguments, environment, user and volumes are what the manifests
+//! say, and each pod that is started has an address that none had before, as on Kubernetes.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

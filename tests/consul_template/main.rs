@@ -1,7 +1,7 @@
 //! The templates for consul-template, rendered by Go's own text/template from what an agent publishes.
 //!
-//! Debian has no consul-template, so what is run is the language it is made of, with the functions that the templates use
-//! (main.go beside this). What they read is what `core::published::projection` writes.
+//! Debian has no consul-template, so what is run is the language it is made of, with the functions that the templates
+//! use (main.go beside this). What they read is what `core::published::projection` writes.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};

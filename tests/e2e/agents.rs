@@ -126,8 +126,8 @@ async fn sighup_looks_now_and_json_logs_are_json() {
     }
 }
 
-/// An agent that changes no instance and no Sentinel is named so, as long as it is one; and settings that none keeps are
-/// not taken in silence.
+/// An agent that changes no instance and no Sentinel is named so, as long as it is one; and settings that none keeps
+/// are not taken in silence.
 #[tokio::test]
 async fn an_agent_that_only_publishes_is_shown_as_one() {
     let world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;

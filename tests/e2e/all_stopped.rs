@@ -65,8 +65,8 @@ async fn stop_everything(kept: Kept, since: Option<&'static str>) -> Stopped {
     stop_everything_of(WorldSpec { since, ..WorldSpec::default() }, kept).await
 }
 
-/// As above, where servers are to be back, and known to the Sentinels, before these call the primary down: a Redis takes a
-/// second to start on a busy machine.
+/// As above, where servers are to be back, and known to the Sentinels, before these call the primary down: a Redis
+/// takes a second to start on a busy machine.
 async fn stop_everything_for_a_moment(kept: Kept, since: Option<&'static str>) -> Stopped {
     let spec = WorldSpec { down_after_ms: 6_000, since, ..WorldSpec::default() };
     stop_everything_of(spec, kept).await
@@ -112,7 +112,8 @@ async fn as_installed(world: &World) {
     }
 }
 
-/// What it has is on the disk. While an fsync is under way, Redis keeps for up to 2 s what would go to the append-only file.
+/// What it has is on the disk. While an fsync is under way, Redis keeps for up to 2 s what would go to the append-only
+/// file.
 async fn save(world: &World, address: &str, kept: Kept) {
     let server = world.server(address).unwrap();
     if kept == Kept::Rdb {

@@ -143,7 +143,8 @@ fn last_before_failure(lines: &[Line], seen: usize) -> Vec<u64> {
 
 /// The primary does not serve any more: waits for the next one, and for the sample to write to it.
 async fn follow(world: &World, sample: &Sample, old: &str, outcome: &mut Outcome) -> String {
-    // A Sentinel without `SENTINEL DEBUG` (before 7.0) calls a primary that says it is a replica down after 20 s and more.
+    // A Sentinel without `SENTINEL DEBUG` (before 7.0) calls a primary that says it is a replica down after 20 s and
+    // more.
     until("another writer", Duration::from_secs(60), || async {
         let record = record(world, "redis").await?;
         let writer = record.writer_address().map(Address::to_string);
@@ -186,9 +187,10 @@ async fn survives(name: &str, interpreter: PathBuf, args: &[String]) {
     world.calm().await.unwrap();
     sample.until_some_more().await;
 
-    // A replica by mistake, of TEST-NET-1 (not of 192.0.2.1, which agents know as their own word, and heal): it answers, closes
-    // nothing, and takes no writes. Sentinels call that down two of their INFO periods after down-after-milliseconds (some
-    // 20 s, which is not the subject here), and make it follow the next primary, and close its connections, 8 s after that.
+    // A replica by mistake, of TEST-NET-1 (not of 192.0.2.1, which agents know as their own word, and heal): it
+    // answers, closes nothing, and takes no writes. Sentinels call that down two of their INFO periods after
+    // down-after-milliseconds (some 20 s, which is not the subject here), and make it follow the next primary, and
+    // close its connections, 8 s after that.
     let seen = sample.lines().len();
     world.hurry().await;
     let server = world.server(&second).unwrap();

@@ -183,7 +183,8 @@ async fn all_is_well(world: &consul_redis::lab::world::World, token: &str) {
     let doctor = run(world, &["doctor", "redis", "--json"], &token);
     let found: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
     let found = found[0]["findings"].as_array().unwrap();
-    // DNS has no token here, this Consul is of 2020, the lab's Redis save nothing, one agent is enough, and so is Redis 6.0.
+    // DNS has no token here, this Consul is of 2020, the lab's Redis save nothing, one agent is enough, and so is Redis
+    // 6.0.
     let expected =
         ["dns-token", "consul-txn-acl", "persistence-off", "one-agent", "sentinel-version"];
     let unexpected: Vec<_> = found

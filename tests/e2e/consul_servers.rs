@@ -17,8 +17,8 @@ use crate::support::{
 /// Transactions that are sent and fail.
 const SENT: u64 = 200;
 
-/// How long Consul takes to elect another leader, with `raft_multiplier = 1` and on a busy machine. Until then a follower
-/// may not know that what the dead leader acknowledged last is committed.
+/// How long Consul takes to elect another leader, with `raft_multiplier = 1` and on a busy machine. Until then a
+/// follower may not know that what the dead leader acknowledged last is committed.
 const ELECTION_MAX: Duration = Duration::from_secs(10);
 
 /// Which of `more_consul` leads. The test asks another one, wherever the leadership has gone since the start.
@@ -30,8 +30,8 @@ async fn leader(world: &mut World) -> usize {
     world.more_consul.iter().position(|server| server.http.ip() == leader).unwrap()
 }
 
-/// Between the withdrawal of the old writer and the publication of the new one. An agent asks one Consul, so the one whose
-/// server that was can only wait for it; the others publish.
+/// Between the withdrawal of the old writer and the publication of the new one. An agent asks one Consul, so the one
+/// whose server that was can only wait for it; the others publish.
 #[tokio::test]
 async fn the_name_follows_although_the_leader_of_consul_dies_in_mid_switch() {
     let mut world = world(WorldSpec { consul_servers: 3, ..WorldSpec::default() }).await;
@@ -88,8 +88,8 @@ async fn last_entry(server: &ConsulServer) -> Result<u64, LabError> {
 }
 
 /// A follower learns with the next entry that the last one is committed. An agent that has changed the writer sends its
-/// transaction once more: it fails, changes nothing, and is an entry of Consul's log all the same. How soon the last server
-/// answers with it and without is measured by the race.
+/// transaction once more: it fails, changes nothing, and is an entry of Consul's log all the same. How soon the last
+/// server answers with it and without is measured by the race.
 #[tokio::test]
 async fn a_transaction_that_fails_is_an_entry_of_every_servers_log() {
     let world = world(WorldSpec { consul_servers: 3, ..WorldSpec::default() }).await;

@@ -1,5 +1,5 @@
-//! Containers, more or less: each is a process of ours with a Redis or a Sentinel as its child, and all that it knows is
-//! where Consul is.
+//! Containers, more or less: each is a process of ours with a Redis or a Sentinel as its child, and all that it knows
+//! is where Consul is.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -291,8 +291,8 @@ async fn sentinels_with_one_id_are_named() {
     assert!(!doctor.contains("same-sentinel-id"), "{doctor}");
 }
 
-/// A blank Redis and a blank Sentinel, started with nothing but Consul's address, where a group of the default name belongs
-/// to an installation.
+/// A blank Redis and a blank Sentinel, started with nothing but Consul's address, where a group of the default name
+/// belongs to an installation.
 #[tokio::test]
 async fn an_installation_does_not_let_blank_servers_of_others_in() {
     let mut world = world(spec()).await;

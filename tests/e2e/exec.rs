@@ -302,8 +302,8 @@ async fn a_primary_that_is_stopped_hands_over_first() {
     none_lost(&writers.stop(), &writer, &new).await;
 }
 
-/// `nomad job stop` and `run`, or `compose down` and `up`: all Redis are told to stop at once, while clients write, and are
-/// started again at their addresses. Their append-only files do not say which of them has come farthest; the last
+/// `nomad job stop` and `run`, or `compose down` and `up`: all Redis are told to stop at once, while clients write, and
+/// are started again at their addresses. Their append-only files do not say which of them has come farthest; the last
 /// writer's note does.
 #[tokio::test]
 async fn where_all_were_stopped_the_last_writer_leads_again_and_nothing_is_lost() {

@@ -372,7 +372,8 @@ impl Seen {
         assert!(other.is_none(), "not {writer}: {other:?}");
     }
 
-    /// No answer named another writer than this one. A Consul server that has just been started may not know of any yet.
+    /// No answer named another writer than this one. A Consul server that has just been started may not know of any
+    /// yet.
     #[track_caller]
     pub fn never_another_than(&self, writer: &str) {
         self.never_two_writers();

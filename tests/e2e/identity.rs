@@ -26,7 +26,8 @@ use crate::support::{
 
 /// Keys that all instances have.
 const KEYS: usize = 100;
-/// How long a failover may take, in s: Sentinels that vote for three leaders try again after twice failover-timeout (10 s).
+/// How long a failover may take, in s: Sentinels that vote for three leaders try again after twice failover-timeout (10
+/// s).
 const FOLLOWED_WITHIN_S: u64 = 50;
 
 /// Another way to write the address, which the resolver takes for a name and looks up.
@@ -84,7 +85,8 @@ fn findings(world: &World) -> Vec<String> {
     all.iter().map(|found| found["code"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// `replicaof redis-master PORT`: the primary comes back without its data while one replica, which may have more, is away.
+/// `replicaof redis-master PORT`: the primary comes back without its data while one replica, which may have more, is
+/// away.
 #[tokio::test]
 async fn replicas_that_follow_a_name_copy_no_primary_without_data() {
     let mut world = world(WorldSpec::default()).await;
@@ -245,8 +247,8 @@ async fn forgotten_by_all(world: &World, old: &str) {
     until_record(world, "redis", 60, "it has no row any more", without).await;
 }
 
-/// The host comes back whole. Its agent remembers nothing, and no Sentinel lists its Redis: what the agent saw before is in
-/// Consul.
+/// The host comes back whole. Its agent remembers nothing, and no Sentinel lists its Redis: what the agent saw before
+/// is in Consul.
 #[tokio::test]
 async fn an_old_primary_whose_agent_was_away_too_is_known_by_what_that_one_noted() {
     let mut world = world(with_files()).await;

@@ -1,4 +1,5 @@
-//! The scenarios of the main job on the oldest and the newest Redis and Valkey of Debian's suites, whatever the others run on.
+//! The scenarios of the main job on the oldest and the newest Redis and Valkey of Debian's suites, whatever the others
+//! run on.
 
 use consul_redis::lab::tools::{Age, Family, run_all_on};
 

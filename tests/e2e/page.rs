@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use consul_redis::clock::Clock;
+use consul_redis::clock::{Clock, wall};
 use consul_redis::config::HttpConfig;
 use consul_redis::core::identity::address::{Address, GroupName};
 use consul_redis::core::published::record::{Change, PublishedRole, Timeline};
@@ -539,7 +539,7 @@ async fn the_last_day_is_drawn_as_the_history_has_it() {
     let mut status = ill(&group, "as it was");
     let [first, second] =
         ["10.0.0.1:6379", "10.0.0.2:6379"].map(|text| text.parse::<Address>().unwrap());
-    let now = jiff::Timestamp::now();
+    let now = wall();
     let change = |minutes: i64, to: Option<&Address>| Change {
         at: now - jiff::SignedDuration::from_mins(minutes),
         to: to.cloned(),

@@ -1,4 +1,5 @@
-//! A writer whose process ends: its host's kernel tells the agent there, which has it replaced long before Sentinels would.
+//! A writer whose process ends: its host's kernel tells the agent there, which has it replaced long before Sentinels
+//! would.
 
 use std::time::Duration;
 
@@ -156,8 +157,8 @@ async fn what_the_operator_switches_off_is_left_to_the_sentinels() {
     assert_eq!(asked(&agents, &first), 0, "{}", logs(&agents));
 }
 
-/// It is started again after so many ms. Whichever of the two leads in the end, one does, what was replicated is there, and all
-/// others follow.
+/// It is started again after so many ms. Whichever of the two leads in the end, one does, what was replicated is there,
+/// and all others follow.
 async fn back_after(pause_ms: u64, lines: &'static str) {
     let (mut world, agents, first) =
         proving(WorldSpec { redis_lines: lines, ..patient() }, "").await;

@@ -1,4 +1,5 @@
-//! Servers that announce another address and another port than they listen at: behind NAT, or with a container's published port.
+//! Servers that announce another address and another port than they listen at: behind NAT, or with a container's
+//! published port.
 
 use consul_redis::lab::world::{Announced, World, WorldSpec};
 use consul_redis::redis_link::text as said;

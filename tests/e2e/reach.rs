@@ -119,8 +119,8 @@ async fn a_group_that_has_lost_its_replicas_or_a_host_is_degraded() {
     until_status(&world, 3, &["no replica can be read from"]).await;
 }
 
-/// `SENTINEL RESET` by cron as the primary dies: the Sentinels find replicas through it alone, and so none any more. The
-/// primary that died.
+/// `SENTINEL RESET` by cron as the primary dies: the Sentinels find replicas through it alone, and so none any more.
+/// The primary that died.
 async fn reset_as_the_primary_dies(world: &mut World) -> String {
     let first = until_writer(world, "redis", 20, None).await;
     let server = world.server(&first).unwrap();

@@ -1,4 +1,5 @@
-//! The Sentinel that leads a failover dies as its replica says that it is the primary: no other Sentinel has heard of that.
+//! The Sentinel that leads a failover dies as its replica says that it is the primary: no other Sentinel has heard of
+//! that.
 
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use crate::writers::{Done, Kind, lost};
 
 /// Writes before and after.
 const SOME: usize = 200;
-/// How long another failover may take that a dead leader leaves behind, in s: twice `failover-timeout`, and one more election.
+/// How long another failover may take that a dead leader leaves behind, in s: twice `failover-timeout`, and one more
+/// election.
 const ANOTHER_WITHIN_S: u64 = 60;
 
 /// How far the Sentinel is with the failover that it leads.
@@ -36,8 +38,8 @@ fn config(world: &World, lines: &str) -> String {
     path.display().to_string()
 }
 
-/// Kills the primary, and stops the Sentinel that leads the failover as soon as a replica says that it is the primary. That
-/// replica.
+/// Kills the primary, and stops the Sentinel that leads the failover as soon as a replica says that it is the primary.
+/// That replica.
 async fn lose_the_leader(world: &mut World, first: &str, signal: Signal) -> Address {
     world.server_mut(first).unwrap().kill();
     let (promoted, _) = first_primary(&world.groups[0].redis).await;
@@ -123,8 +125,8 @@ async fn no_acknowledged_write_is_lost_with_the_leader_at_level_quorum() {
     nothing_is_lost("quorum", Signal::SIGKILL).await;
 }
 
-/// What the others rest on: without the relay, the Sentinels that are left elect once more, and where they choose another one the
-/// writes are gone.
+/// What the others rest on: without the relay, the Sentinels that are left elect once more, and where they choose
+/// another one the writes are gone.
 #[tokio::test]
 async fn without_the_relay_acknowledged_writes_are_lost_with_the_leader() {
     let (mut world, agents, first) = begun("relay = false\n", "promotion").await;

@@ -1,5 +1,5 @@
-//! Everything stops at once and comes back at other addresses, as containers do when they are made anew: of all that the
-//! Sentinels know, no instance is left. Consul alone goes on.
+//! Everything stops at once and comes back at other addresses, as containers do when they are made anew: of all that
+//! the Sentinels know, no instance is left. Consul alone goes on.
 
 use std::time::Duration;
 

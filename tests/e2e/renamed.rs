@@ -1,4 +1,5 @@
-//! `rename-command`, as guides to harden a Redis advise: Sentinel has the other name in its config, and an agent does not know it.
+//! `rename-command`, as guides to harden a Redis advise: Sentinel has the other name in its config, and an agent does
+//! not know it.
 
 use std::time::Duration;
 

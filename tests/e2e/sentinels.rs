@@ -107,8 +107,8 @@ async fn a_reset_on_the_leader_in_mid_failover_ends_with_one_writer() {
     until_in_sync(&world, "redis", 2).await;
     let hammer = Hammer::start(&world);
     world.server_mut(&first).unwrap().kill();
-    // The leader is the one that has chosen a replica; its promotion is decided, and the replica has not got the command.
-    // An election that failed is tried again after twice the failover-timeout.
+    // The leader is the one that has chosen a replica; its promotion is decided, and the replica has not got the
+    // command. An election that failed is tried again after twice the failover-timeout.
     let leader = until("a leader", Duration::from_secs(20), || async {
         for (index, sentinel) in world.sentinels.iter().enumerate() {
             let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
@@ -353,7 +353,8 @@ async fn a_failover_that_its_leader_never_ends_hides_no_later_one() {
     must_follow_a_failover(&mut world).await;
 }
 
-/// Between the decision and the command it may begin a failover, which `REMOVE` would end, or be reconfigured by another agent.
+/// Between the decision and the command it may begin a failover, which `REMOVE` would end, or be reconfigured by
+/// another agent.
 #[tokio::test]
 async fn a_sentinel_is_asked_once_more_before_it_is_reconfigured() {
     let world = world(WorldSpec { redis: 2, sentinels: 1, ..WorldSpec::default() }).await;

@@ -138,8 +138,8 @@ async fn what_is_gone_for_good_is_forgotten_when_an_operator_says_so() {
     until_writer(&world, "redis", 30, Some(&first)).await;
 }
 
-/// One Sentinel was made anew three times, with another id at another address each time: three of six that are counted live.
-/// No agent resets any without a majority.
+/// One Sentinel was made anew three times, with another id at another address each time: three of six that are counted
+/// live. No agent resets any without a majority.
 #[tokio::test]
 async fn where_most_sentinels_that_are_counted_are_gone_status_says_what_to_reset() {
     let mut world = world(WorldSpec::default()).await;

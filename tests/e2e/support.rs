@@ -71,7 +71,8 @@ pub fn node_agents(world: &World, more: &str) -> Vec<Process> {
         .collect()
 }
 
-/// Makes a user on an instance that Sentinels may log in as: in every channel, where there are rights to channels (6.2).
+/// Makes a user on an instance that Sentinels may log in as: in every channel, where there are rights to channels
+/// (6.2).
 pub async fn set_sentinel_user(redis: &LabServer, rules: &[&str]) {
     let channels = redis.probe().await.unwrap().can_hold_writes().then_some("&*");
     let command: Vec<&str> =
@@ -285,9 +286,9 @@ pub fn until_named<'a>(
     }
 }
 
-/// Ends a scenario in which nothing was to change, or in which Sentinels alone could have done everything: the writer of
-/// the first group is killed, and the agents publish the next one. Agents that had died on the way would not. A failover
-/// that is still under way is waited for by `World::calm`, before. The new writer.
+/// Ends a scenario in which nothing was to change, or in which Sentinels alone could have done everything: the writer
+/// of the first group is killed, and the agents publish the next one. Agents that had died on the way would not. A
+/// failover that is still under way is waited for by `World::calm`, before. The new writer.
 #[track_caller]
 pub fn must_follow_a_failover(world: &mut World) -> impl Future<Output = String> {
     let caller = std::panic::Location::caller();

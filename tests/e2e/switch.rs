@@ -134,14 +134,15 @@ pub async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consu
     let agents = agents(&world, 2, &[]);
     let old = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
-    // A primary begins a history with its first replica; a replica is published at once that goes on from what is recorded.
+    // A primary begins a history with its first replica; a replica is published at once that goes on from what is
+    // recorded.
     let replid = world.server(&old).unwrap().probe().await.unwrap().replid;
     let known = |r: &consul_redis::core::published::record::Record| {
         r.writer.as_ref().is_some_and(|writer| writer.replid == replid)
     };
     until_record(&world, "redis", 20, "the writer's history", known).await;
-    // The writer lists a replica before that one has read all of its first copy (seen on Valkey 9.1): until then, its history
-    // is another one.
+    // The writer lists a replica before that one has read all of its first copy (seen on Valkey 9.1): until then, its
+    // history is another one.
     for server in &world.groups[0].redis {
         until("it has the writer's history", Duration::from_secs(20), || async {
             let found = server.probe().await?.replid;
@@ -155,7 +156,8 @@ pub async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consu
         r.writer_address().is_some_and(|writer| writer.to_string() != old)
     };
     let new = until_record(&world, "redis", 20, "another writer", moved).await;
-    // What it takes from here on is lost, and Sentinel alone would let it until it follows (docs/facts/sentinel.md 4.1).
+    // What it takes from here on is lost, and Sentinel alone would let it until it follows (docs/facts/sentinel.md
+    // 4.1).
     tokio::time::sleep(Duration::from_millis(50)).await;
     let server = world.server(&old).unwrap();
     let write = server.ask(&["SET", "lost", "1"]).await;

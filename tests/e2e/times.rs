@@ -1,5 +1,5 @@
-//! Agents whose clocks differ or are set, agents and a Consul that stand still for a while: what is said of when, and what
-//! is done late.
+//! Agents whose clocks differ or are set, agents and a Consul that stand still for a while: what is said of when, and
+//! what is done late.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,9 +1,10 @@
-//! The pages of docs/how-to and docs/tutorials: each command is run as it stands there, page by page, on three hosts with a Redis, a
-//! Sentinel, an agent and a Consul server each. What cannot be run is marked in the page, above its block:
+//! The pages of docs/how-to and docs/tutorials: each command is run as it stands there, page by page, on three hosts
+//! with a Redis, a Sentinel, an agent and a Consul server each. What cannot be run is marked in the page, above its
+//! block:
 //!
 //! - `<!-- not run: REASON -->`: the block below is not run;
-//! - `<!-- test: WHAT -->`: the test does what no command there can do ([`do_in_test`]). `config` is the `toml` block below, which
-//!   becomes a part of every agent's config.
+//! - `<!-- test: WHAT -->`: the test does what no command there can do ([`do_in_test`]). `config` is the `toml` block
+//!   below, which becomes a part of every agent's config.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
-//! The jobs' tasks as processes: each with the command line, the environment and the directories that Nomad would give it. What a
-//! scheduler does besides, and Docker, are not here.
+//! The jobs' tasks as processes: each with the command line, the environment and the directories that Nomad would give
+//! it. What a scheduler does besides, and Docker, are not here.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -124,8 +124,9 @@ async fn consumed(world: &World) -> Result<String, String> {
     render(&consumer_template(), &[("redis-ha/redis/state", &state)])
 }
 
-/// Three Sentinels, three Redis and an observer start blank and at once, and become a group. The primary's allocation is stopped as Nomad
-/// stops it: it hands over within `kill_timeout`, and every template is rendered with the new writer.
+/// Three Sentinels, three Redis and an observer start blank and at once, and become a group. The primary's allocation
+/// is stopped as Nomad stops it: it hands over within `kill_timeout`, and every template is rendered with the new
+/// writer.
 #[tokio::test]
 async fn the_jobs_become_a_group_and_a_stopped_allocation_hands_over() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -10,7 +10,8 @@ use std::time::Duration;
 /// write is a lost one on any machine.
 pub const BUSY_FACTOR: u32 = 2;
 
-/// `down-after-milliseconds` from which on the primary of an isolated host holds its writes before another one is published.
+/// `down-after-milliseconds` from which on the primary of an isolated host holds its writes before another one is
+/// published.
 pub const HELD_DOWN_AFTER_MS: u64 = 5_000;
 
 const GUARANTEES: &str = "docs/guarantees.md";
@@ -130,8 +131,8 @@ pub const DIED_FIRST: Promise = Promise {
     held_by: &["a_primary_that_dies_in_its_first_seconds_is_replaced"],
 };
 
-/// Sentinels that are reset as the primary dies, and agents beside no instance: 6 s in which others may follow, and what it takes
-/// to tell the Sentinels.
+/// Sentinels that are reset as the primary dies, and agents beside no instance: 6 s in which others may follow, and
+/// what it takes to tell the Sentinels.
 pub const RESET_AS_IT_DIED: Promise = Promise {
     page: GUARANTEES,
     says: "9 s",
@@ -153,8 +154,8 @@ pub const EMPTIED: Promise = Promise {
     held_by: &["a_primary_restarted_without_its_data_leads_no_instance_that_has_it"],
 };
 
-/// The same where all were stopped: a Sentinel that has just met a replica may not choose it yet, and is asked again 5 s
-/// later; and those that have not returned are waited for, for 6 s.
+/// The same where all were stopped: a Sentinel that has just met a replica may not choose it yet, and is asked again 5
+/// s later; and those that have not returned are waited for, for 6 s.
 pub const EMPTIED_ALONE: Promise = Promise {
     page: GUARANTEES,
     says: "7 s",
@@ -288,7 +289,8 @@ pub const ALL_RESTARTED: Promise = Promise {
     held_by: &["where_all_were_stopped_the_last_writer_leads_again_and_nothing_is_lost"],
 };
 
-/// The kernel of its host tells of it, whatever `down-after-milliseconds` is. At level `quorum` all Sentinels have followed.
+/// The kernel of its host tells of it, whatever `down-after-milliseconds` is. At level `quorum` all Sentinels have
+/// followed.
 pub const PROVEN: Promise = Promise {
     page: GUARANTEES,
     says: "2 s",

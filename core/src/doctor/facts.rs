@@ -79,17 +79,18 @@ pub struct InstanceFacts {
     pub config: Result<Fields, String>,
     /// All fields of `INFO`, or why it could not be read.
     pub info: Result<Fields, String>,
-    /// How far its clock is ahead of ours, in ms, once the time that the question took is taken off; below 0 when it is behind.
+    /// How far its clock is ahead of ours, in ms, once the time that the question took is taken off; below 0 when it is
+    /// behind.
     pub clock_ahead_ms: Result<i64, String>,
-    /// The users that Sentinels are logged in as, and the commands that a failover needs and that each may not run. `Err`
-    /// where the login may not ask for that, or the server is older than 7.0.
+    /// The users that Sentinels are logged in as, and the commands that a failover needs and that each may not run.
+    /// `Err` where the login may not ask for that, or the server is older than 7.0.
     pub sentinel_users: Result<BTreeMap<String, String>, String>,
     /// What it refuses this login of what agents do to an instance.
     pub refused: Result<Refused, String>,
     /// The commands of a failover that it does not know by their names (`rename-command`).
     pub renamed: Result<Vec<String>, String>,
-    /// Why the end of its process would not be seen from here; `None` where it would, or where it is not wanted to be: on other
-    /// hosts, or with `fast_failover = "off"`.
+    /// Why the end of its process would not be seen from here; `None` where it would, or where it is not wanted to be:
+    /// on other hosts, or with `fast_failover = "off"`.
     pub death_unseen: Option<String>,
 }
 

@@ -1,7 +1,8 @@
 //! What is wrong with a group, and with what it runs on: facts in, findings out.
 //!
 //! One small function a check, by subject; each code stands in `docs/findings.md`, and `tests/rules/doctor.rs` has a
-//! world with that fault for each. A fact that could not be read is no fault: it gives [`FindingCode::Unread`] and nothing else.
+//! world with that fault for each. A fact that could not be read is no fault: it gives [`FindingCode::Unread`] and
+//! nothing else.
 
 mod agents;
 mod consul;
@@ -326,8 +327,8 @@ pub fn diagnose(facts: &Facts<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The same finding of several servers, each told by what its evidence is from, is one: with all their evidence, and each
-/// cure once.
+/// The same finding of several servers, each told by what its evidence is from, is one: with all their evidence, and
+/// each cure once.
 fn merged(findings: impl Iterator<Item = Finding>) -> Vec<Finding> {
     let subject_of = |finding: &Finding| {
         let from = finding.evidence.first().map(|seen| seen.from.clone()).unwrap_or_default();

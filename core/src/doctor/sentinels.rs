@@ -513,8 +513,8 @@ fn times(facts: &Facts<'_>) -> Vec<Finding> {
     .collect()
 }
 
-/// Sentinels since 7.0 can give up on a primary that loads for long, and do not by themselves. What they have is shown by
-/// none of them (`docs/facts/sentinel.md` 18).
+/// Sentinels since 7.0 can give up on a primary that loads for long, and do not by themselves. What they have is shown
+/// by none of them (`docs/facts/sentinel.md` 18).
 fn reboot_unbounded(facts: &Facts<'_>) -> Vec<Finding> {
     let able = |more: &super::SentinelFacts| {
         let version = more.version.as_ref().ok().and_then(|text| version(text));

@@ -72,8 +72,8 @@ pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
 }
 
 impl Fence {
-    /// Whether what answers where the writer is, right before the command, is still the process that leads: a command that comes late
-    /// makes no instance a replica of a writer that is gone, nor of itself.
+    /// Whether what answers where the writer is, right before the command, is still the process that leads: a command
+    /// that comes late makes no instance a replica of a writer that is gone, nor of itself.
     pub fn is_led_by(&self, writer: &InstanceAnswer) -> bool {
         let same = self.follow_run.as_ref().is_none_or(|run| *run == writer.run_id);
         same && writer.run_id != self.run_id && matches!(writer.role, Role::Primary { .. })
@@ -121,8 +121,9 @@ pub fn stray_primaries<'v, 'a>(
         })
 }
 
-/// What answers at the address of a writer of before may be that one: it holds data of the group, or such as cannot tell. The
-/// address may be another group's by now: then its data says so, or it has replicas of its own, or there is nothing to lose.
+/// What answers at the address of a writer of before may be that one: it holds data of the group, or such as cannot
+/// tell. The address may be another group's by now: then its data says so, or it has replicas of its own, or there is
+/// nothing to lose.
 pub(crate) fn may_be_former(view: &View<'_>, answer: &InstanceAnswer) -> bool {
     let known = InstanceRows::new(view).known();
     let Role::Primary { replicas } = &answer.role else { return false };
@@ -193,9 +194,10 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     Ok(Fence { instance, run_id, follow, follow_run, kind, replid })
 }
 
-/// It holds data of the group. Where it cannot say which history its data belongs to ([`InstanceAnswer::forgets_history`]),
-/// it is known by its place: a majority of the Sentinels lists it, which would make it a replica all the same, only later; or
-/// the agent on its own host has seen the run before at this address, with a history of the group.
+/// It holds data of the group. Where it cannot say which history its data belongs to
+/// ([`InstanceAnswer::forgets_history`]), it is known by its place: a majority of the Sentinels lists it, which would
+/// make it a replica all the same, only later; or the agent on its own host has seen the run before at this address,
+/// with a history of the group.
 fn is_related(
     view: &View<'_>,
     address: &Address,
@@ -214,8 +216,8 @@ fn is_related(
         || (answer.forgets_history() && by_place())
 }
 
-/// The agent on its host has noted in Consul that it had data of the group, and it was started from the same config file.
-/// One under `exec` never starts as a primary, and has a note with its data.
+/// The agent on its host has noted in Consul that it had data of the group, and it was started from the same config
+/// file. One under `exec` never starts as a primary, and has a note with its data.
 fn was_seen(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let Some(store) = &view.observed.store else { return false };
     // Its agent may have it by another one of its addresses.
@@ -229,7 +231,8 @@ fn is_known(view: &View<'_>, history: &ReplId) -> bool {
     view.record.is_some_and(|record| record.lineage.contains(history))
 }
 
-/// Why an instance with other data is left alone: it is another group's, or it was the group's and cannot prove what it holds.
+/// Why an instance with other data is left alone: it is another group's, or it was the group's and cannot prove what it
+/// holds.
 fn unrelated(
     view: &View<'_>,
     address: &Address,
@@ -250,8 +253,8 @@ fn unrelated(
     WhyLeft::Unrelated { keys }
 }
 
-/// It is registered for the group, or a majority of the Sentinels lists it: an instance that a single Sentinel was pointed at
-/// by mistake is another group's.
+/// It is registered for the group, or a majority of the Sentinels lists it: an instance that a single Sentinel was
+/// pointed at by mistake is another group's.
 fn is_ours(view: &View<'_>, address: &Address) -> bool {
     view.observed.registered.contains(address)
         || view.policy.local.contains(address)

@@ -1,12 +1,12 @@
 //! Rule 3, the other half: while a promotion waits for its majority, the old primary must not go on
 //! taking writes that will be lost.
 //!
-//! A hold is `CLIENT PAUSE <ms> WRITE`: reads go on, it ends by itself, and Sentinel's own `SLAVEOF` is not
-//! held up by it (`docs/facts/sentinel.md` 4.3). It must be short: Sentinel's own PUBLISH is a write, so a
-//! Sentinel whose PUBLISH is held gets no answer to the PINGs behind it and calls the instance down, and
-//! an instance that it calls down it never turns into a replica. So a hold lasts until the majority has followed,
-//! and is not the way to fence an old primary for good. Redis before 6.2 can hold no writes alone: a pause of all clients holds
-//! PING and REPLICAOF as well, and cannot be ended, so nothing is held there (`docs/facts/sentinel.md` 19).
+//! A hold is `CLIENT PAUSE <ms> WRITE`: reads go on, it ends by itself, and Sentinel's own `SLAVEOF` is not held up by
+//! it (`docs/facts/sentinel.md` 4.3). It must be short: Sentinel's own PUBLISH is a write, so a Sentinel whose PUBLISH
+//! is held gets no answer to the PINGs behind it and calls the instance down, and an instance that it calls down it
+//! never turns into a replica. So a hold lasts until the majority has followed, and is not the way to fence an old
+//! primary for good. Redis before 6.2 can hold no writes alone: a pause of all clients holds PING and REPLICAOF as
+//! well, and cannot be ended, so nothing is held there (`docs/facts/sentinel.md` 19).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -37,8 +37,8 @@ pub struct Hold {
 pub enum HoldReason {
     /// Another primary has taken its place.
     SupersededBy(Address),
-    /// Another one is the writer, and this one was the group's and cannot prove whose data it holds: it is left as it is,
-    /// and what it took would be lost.
+    /// Another one is the writer, and this one was the group's and cannot prove whose data it holds: it is left as it
+    /// is, and what it took would be lost.
     Unproven(Address),
     /// Its process had ended, a Sentinel was asked to replace it, and it is back before that is done.
     BeingReplaced,
@@ -82,8 +82,8 @@ fn being_replaced(view: &View<'_>) -> Option<Hold> {
     })
 }
 
-/// Stray primaries that are left alone because no agent knows what they hold. A primary that a Sentinel lists is about to be
-/// made a replica by it, which a hold would keep it from.
+/// Stray primaries that are left alone because no agent knows what they hold. A primary that a Sentinel lists is about
+/// to be made a replica by it, which a hold would keep it from.
 pub fn unproven(view: &View<'_>, left: &[LeftAlone]) -> Vec<Hold> {
     let listed = |address: &Address| view.tally.replicas.contains_key(address);
     let due = |left: &&LeftAlone| {

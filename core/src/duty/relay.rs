@@ -1,9 +1,10 @@
 //! Telling the other Sentinels how an election ended, where its leader does not tell them itself.
 //!
-//! The outcome of an election is unique: a majority of the Sentinels voted for one leader at one epoch, the leader chose one
-//! replica, and the replica obeyed. For up to a second only the leader knows that. If it dies then, the others elect another replica,
-//! and what was written meanwhile is lost. A hello that says what the leader is about to say makes them follow at once, and elect no
-//! other (`docs/facts/sentinel.md` 14). A forced failover has no votes, and is never told.
+//! The outcome of an election is unique: a majority of the Sentinels voted for one leader at one epoch, the leader
+//! chose one replica, and the replica obeyed. For up to a second only the leader knows that. If it dies then, the
+//! others elect another replica, and what was written meanwhile is lost. A hello that says what the leader is about to
+//! say makes them follow at once, and elect no other (`docs/facts/sentinel.md` 14). A forced failover has no votes, and
+//! is never told.
 
 use std::fmt;
 
@@ -76,8 +77,8 @@ impl Relay {
     }
 }
 
-/// The Sentinel has yet to hear how the election ended, and leads none itself: where it knows the leader. A hello whose sender a
-/// Sentinel does not know would bring another Sentinel into its list.
+/// The Sentinel has yet to hear how the election ended, and leads none itself: where it knows the leader. A hello whose
+/// sender a Sentinel does not know would bring another Sentinel into its list.
 fn lacks<'a>(
     answer: &'a SentinelAnswer,
     leader: &SentinelId,
@@ -93,7 +94,8 @@ fn lacks<'a>(
     group.peers.iter().find(|peer| &peer.id == leader).map(|peer| &peer.address)
 }
 
-/// The last election whose outcome was seen, for [`crate::known::memory::Memory::election`]: what was remembered, or a newer one.
+/// The last election whose outcome was seen, for [`crate::known::memory::Memory::election`]: what was remembered, or a
+/// newer one.
 pub fn election(view: &View<'_>) -> Option<Election> {
     let known = view.memory.election.as_ref().filter(|known| !is_over(view, known));
     let newest = view.sentinels().filter_map(|(_, answer)| won(view, answer));
@@ -195,8 +197,8 @@ fn untold(view: &View<'_>, election: &Election) -> Option<RelayReason> {
     late.then_some(RelayReason::Late)
 }
 
-/// The Sentinels that do not let this agent tell them, and their words, where too few others are left: a promotion could be lost with its
-/// leader, so a writer is published when a majority names it.
+/// The Sentinels that do not let this agent tell them, and their words, where too few others are left: a promotion
+/// could be lost with its leader, so a writer is published when a majority names it.
 pub fn refusing<'v>(view: &'v View<'_>) -> Vec<(&'v Address, &'v str)> {
     if !view.policy.relay {
         return Vec::new();

@@ -33,7 +33,8 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
     }
 }
 
-/// No Sentinel is told of an epoch that it has reached, of a primary that has not said so, or of one that others contradict.
+/// No Sentinel is told of an epoch that it has reached, of a primary that has not said so, or of one that others
+/// contradict.
 fn veto_relay(view: &View<'_>, relay: &Relay) -> Option<String> {
     let Relay { sentinel, epoch, chosen, .. } = relay;
     if !says_primary(view, chosen) {
@@ -54,8 +55,8 @@ fn veto_relay(view: &View<'_>, relay: &Relay) -> Option<String> {
     other.map(|other| format!("Sentinel {} leads another failover", other.leader))
 }
 
-/// Only the instance in `claim`, while no Sentinel names an instance that is up; and the last writer while a majority names it
-/// and no other instance leads.
+/// Only the instance in `claim`, while no Sentinel names an instance that is up; and the last writer while a majority
+/// names it and no other instance leads.
 fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
     let up = |group: &SentinelGroup| {
         let answers = |replica: &Address| view.instance(replica).is_some();
@@ -97,8 +98,8 @@ fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
     rivals.next().map(|rival| format!("{rival} says that it is the primary"))
 }
 
-/// Only an instance with data is kept from copying one without, or one that had none when it was started; never one that a
-/// Sentinel may want as the primary.
+/// Only an instance with data is kept from copying one without, or one that had none when it was started; never one
+/// that a Sentinel may want as the primary.
 fn veto_detach(view: &View<'_>, detach: &Detach) -> Option<String> {
     let Detach { instance, from, .. } = detach;
     if view.instance(instance).is_none_or(|answer| answer.keys == 0) {
@@ -141,8 +142,8 @@ fn veto_replace(view: &View<'_>, replace: &Replace) -> Option<String> {
     (!held).then(|| format!("no instance but {} has data", replace.primary))
 }
 
-/// A failover is asked for at once only where the writer's process is known to have ended and does not answer since, and another
-/// instance has the data.
+/// A failover is asked for at once only where the writer's process is known to have ended and does not answer since,
+/// and another instance has the data.
 fn veto_fast(view: &View<'_>, replace: &Replace) -> Option<String> {
     let Replace { primary, .. } = replace;
     let Some(death) = view.observed.deaths.get(primary) else {

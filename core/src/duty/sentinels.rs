@@ -85,7 +85,8 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
     else {
         return Vec::new();
     };
-    // The first primary of all has no majority to name it before they are reconfigured; nor has one in a relocated group.
+    // The first primary of all has no majority to name it before they are reconfigured; nor has one in a relocated
+    // group.
     let first = record.evidence.basis == Basis::Agents;
     let promotion = matches!(record.evidence.basis, Basis::Promotion { .. });
     if promotion || !view.tally.failovers.is_empty() {
@@ -135,8 +136,8 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
         .collect()
 }
 
-/// How long a restarted primary may load before it counts as down: what is wanted, else, for a Sentinel that was told of
-/// the group by us, what fits. One that was set up by its operator is left as it is.
+/// How long a restarted primary may load before it counts as down: what is wanted, else, for a Sentinel that was told
+/// of the group by us, what fits. One that was set up by its operator is left as it is.
 fn reboot(view: &View<'_>, sentinel: &Address, wanted: &WantedSettings) -> Option<ReconfigureKind> {
     let ours = view.memory.reconfigured.contains_key(&(sentinel.clone(), ReconfigureKind::Monitor));
     let ms = wanted.reboot_down_after_ms.or(ours.then_some(REBOOT_DOWN_AFTER_MS))?;

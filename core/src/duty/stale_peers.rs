@@ -1,10 +1,11 @@
 //! Stale peers: Sentinels and replicas that are gone for good.
 //!
-//! A Sentinel never forgets either by itself: a dead Sentinel counts in every majority for ever, a dead replica is asked
-//! for ever. The only way is `SENTINEL RESET`, which makes it forget all peers and find the living again, and which
-//! does harm in the wrong moment. So it is done by the book (`docs/facts/sentinel.md` 5): one Sentinel at a time, the
-//! next no sooner than 30 s later and only when the last one knows all peers again, and only while all of them agree that
-//! nothing is going on. Which one is next is written into `state` first, so that any number of agents do it once.
+//! A Sentinel never forgets either by itself: a dead Sentinel counts in every majority for ever, a dead replica is
+//! asked for ever. The only way is `SENTINEL RESET`, which makes it forget all peers and find the living again, and
+//! which does harm in the wrong moment. So it is done by the book (`docs/facts/sentinel.md` 5): one Sentinel at a time,
+//! the next no sooner than 30 s later and only when the last one knows all peers again, and only while all of them
+//! agree that nothing is going on. Which one is next is written into `state` first, so that any number of agents do it
+//! once.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -24,8 +24,8 @@ pub const FORGET_WITHIN_MS: u64 = 5_000;
 /// [`REPLACE_AGAIN_MS`](crate::policy::REPLACE_AGAIN_MS), so that no two are under way.
 pub const REPLACE_WITHIN_MS: u64 = 2_000;
 
-/// How long after it was sent a write that turns out to be committed is still followed up, in ms: Consul's followers learn of
-/// it by themselves within 100 ms of its commit (`docs/facts/consul.md` 3).
+/// How long after it was sent a write that turns out to be committed is still followed up, in ms: Consul's followers
+/// learn of it by themselves within 100 ms of its commit (`docs/facts/consul.md` 3).
 pub const FOLLOW_UP_WITHIN_MS: u64 = 2_000;
 
 /// One write that was sent.

@@ -49,8 +49,8 @@ impl Obstacle {
         Self { since: now, kind: (String::new(), now), said: None }
     }
 
-    /// Whether this text is to be said now: the first one of the subject once the subject has lasted, another one once it has
-    /// itself.
+    /// Whether this text is to be said now: the first one of the subject once the subject has lasted, another one once
+    /// it has itself.
     fn is_due(&mut self, text: &str, now: Mono) -> bool {
         let kind = kind_of(text);
         if self.kind.0 != kind {
@@ -143,8 +143,8 @@ impl Noted {
     }
 }
 
-/// The text with a place for each number, time and span: a count of keys that grows is no other obstacle. Addresses stay as
-/// they are.
+/// The text with a place for each number, time and span: a count of keys that grows is no other obstacle. Addresses
+/// stay as they are.
 fn kind_of(text: &str) -> String {
     let number = |word: &str| {
         let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());
@@ -357,7 +357,8 @@ impl GroupLoop {
 }
 
 impl GroupLoop {
-    /// Says, once each, what has lasted for some seconds ([`standing`](crate::shown::status::standing)), and that it is over.
+    /// Says, once each, what has lasted for some seconds ([`standing`](crate::shown::status::standing)), and that it is
+    /// over.
     pub(super) fn note_standing(
         &mut self,
         problems: Vec<((ProblemCode, Address), Problem)>,

@@ -1,7 +1,7 @@
 //! An operator's word that the Sentinels here are the group's electorate from now on (`consul-redis adopt`).
 //!
-//! It changes whose word counts, and no data: where the primary that is named does not go on from what was published, the
-//! histories before are no more the group's own, and no instance that holds them is made a replica.
+//! It changes whose word counts, and no data: where the primary that is named does not go on from what was published,
+//! the histories before are no more the group's own, and no instance that holds them is made a replica.
 
 use crate::duty::sentinels::{addresses, ids};
 use crate::identity::electorate::not_ours;

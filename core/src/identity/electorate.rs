@@ -1,9 +1,9 @@
 //! Whose Sentinels these are: an electorate is a recorded set of Sentinels, and not a name that two teams may choose.
 //!
-//! The record notes the ids of the Sentinels that it rests on. An agent none of whose Sentinels is among them publishes,
-//! withdraws and commands nothing: what it sees is another group of the same name. Sentinels change their ids when they are
-//! made anew, and their addresses when they move, so a Sentinel is known as well by the address that is recorded, by a
-//! Sentinel or an instance of the record that it lists, or by the data of the primary that it names.
+//! The record notes the ids of the Sentinels that it rests on. An agent none of whose Sentinels is among them
+//! publishes, withdraws and commands nothing: what it sees is another group of the same name. Sentinels change their
+//! ids when they are made anew, and their addresses when they move, so a Sentinel is known as well by the address that
+//! is recorded, by a Sentinel or an instance of the record that it lists, or by the data of the primary that it names.
 
 use std::collections::BTreeSet;
 
@@ -67,9 +67,9 @@ pub fn is_known(record: &Record, at: &Address, answer: &SentinelAnswer) -> bool 
         })
 }
 
-/// The primary that is named holds the data of the record's last writers, and nothing is left of where that was: the group
-/// has moved, with Sentinels that were made anew. Data alone proves nothing while others may have the original: a copy of it,
-/// restored for another group, has the same history.
+/// The primary that is named holds the data of the record's last writers, and nothing is left of where that was: the
+/// group has moved, with Sentinels that were made anew. Data alone proves nothing while others may have the original: a
+/// copy of it, restored for another group, has the same history.
 fn continues(view: &View<'_>) -> bool {
     let elected = view.tally.elected.as_ref().map(|elected| &elected.address);
     let Some(answer) = elected.and_then(|elected| view.instance(elected)) else { return false };

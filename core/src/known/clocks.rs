@@ -1,9 +1,9 @@
 //! Agents' wall clocks: whether one is ahead of ours.
 //!
-//! Each agent shows in its key what its clock says now. A moment that was shown before we read it and lies in our future
-//! proves that the other clock is ahead, however long the way through Consul took. Whichever of two clocks is behind, its
-//! agent sees that, as soon as the other one has shown itself anew. So an agent that has started, or whose clock was set,
-//! asks for that in its key, and each of the others answers once.
+//! Each agent shows in its key what its clock says now. A moment that was shown before we read it and lies in our
+//! future proves that the other clock is ahead, however long the way through Consul took. Whichever of two clocks is
+//! behind, its agent sees that, as soon as the other one has shown itself anew. So an agent that has started, or whose
+//! clock was set, asks for that in its key, and each of the others answers once.
 
 use std::collections::BTreeMap;
 

@@ -38,7 +38,8 @@ impl<T> Reading<T> {
 pub struct Observed {
     /// The last reading of each Sentinel, by the address we reach it at.
     pub sentinels: BTreeMap<Address, Reading<SentinelAnswer>>,
-    /// The last answer of each Sentinel whose last reading is a failure: a Sentinel that times out may still lead a failover.
+    /// The last answer of each Sentinel whose last reading is a failure: a Sentinel that times out may still lead a
+    /// failover.
     pub sentinels_answered: BTreeMap<Address, Reading<SentinelAnswer>>,
     /// The last reading of each instance, by the address Sentinel announces.
     pub instances: BTreeMap<Address, Reading<InstanceAnswer>>,
@@ -90,8 +91,8 @@ impl Observed {
         }
     }
 
-    /// Gives Sentinels before 6.2, which do not say their id and answer with their process, the id by which the others list them at
-    /// their address: it is what peers, votes and the record know them by.
+    /// Gives Sentinels before 6.2, which do not say their id and answer with their process, the id by which the others
+    /// list them at their address: it is what peers, votes and the record know them by.
     pub fn name_sentinels(&mut self) {
         let mut listed: BTreeMap<Address, BTreeMap<SentinelId, usize>> = BTreeMap::new();
         let answers = self.sentinels.values().filter_map(|reading| reading.result.as_ref().ok());
@@ -115,8 +116,8 @@ impl Observed {
     }
 }
 
-/// That the process of an instance has ended, as its host's kernel says. Nothing else is one of these: no closed connection, no
-/// refusal and no silence.
+/// That the process of an instance has ended, as its host's kernel says. Nothing else is one of these: no closed
+/// connection, no refusal and no silence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
     /// The `run_id` of the process.
@@ -177,8 +178,8 @@ pub struct SentinelAnswer {
     pub group: Option<SentinelGroup>,
     /// Which groups it monitors, where it does not monitor this one.
     pub others: Vec<GroupName>,
-    /// Its words when it does not let this agent say a hello to it (`PUBLISH __sentinel__:hello`); `None` as well where it was not
-    /// asked.
+    /// Its words when it does not let this agent say a hello to it (`PUBLISH __sentinel__:hello`); `None` as well where
+    /// it was not asked.
     pub refuses_relay: Option<String>,
 }
 
@@ -301,8 +302,8 @@ pub struct SentinelSettings {
 pub struct SentinelReplica {
     /// Where the replica listens.
     pub address: Address,
-    /// This Sentinel gets no answer from it. One that answers PING with an error other than `LOADING` and `MASTERDOWN` is
-    /// called down as well (a full disk: `MISCONF`), and is not down here (`docs/facts/sentinel.md` 8).
+    /// This Sentinel gets no answer from it. One that answers PING with an error other than `LOADING` and `MASTERDOWN`
+    /// is called down as well (a full disk: `MISCONF`), and is not down here (`docs/facts/sentinel.md` 8).
     pub s_down: bool,
     /// The failover this Sentinel leads has chosen it.
     pub promoted: bool,
@@ -350,8 +351,8 @@ pub struct InstanceAnswer {
     pub keys: u64,
     /// It had no data when it was started, and keeps no append-only file: all its keys were written since.
     pub started_empty: bool,
-    /// It keeps an append-only file, and what it was started with is from that: such a file does not hold which history its
-    /// data belongs to (`docs/facts/sentinel.md` 8).
+    /// It keeps an append-only file, and what it was started with is from that: such a file does not hold which history
+    /// its data belongs to (`docs/facts/sentinel.md` 8).
     pub append_only: bool,
     /// Sentinels are to show it to others (`replica-announced`). They choose one that is not announced all the same.
     pub announced: bool,
@@ -390,14 +391,14 @@ impl InstanceAnswer {
         })
     }
 
-    /// It is a primary, and was not promoted a moment ago: a promotion keeps the history that it followed before as its second
-    /// one (`master_replid2`), until it has had no replica for `repl-backlog-ttl` (an hour).
+    /// It is a primary, and was not promoted a moment ago: a promotion keeps the history that it followed before as its
+    /// second one (`master_replid2`), until it has had no replica for `repl-backlog-ttl` (an hour).
     pub fn not_lately_promoted(&self) -> bool {
         matches!(self.role, Role::Primary { .. }) && self.replid2.is_none()
     }
 
-    /// Where it restarted as a primary, it does not know whose history its data is of: an append-only file does not hold that,
-    /// and Redis before 7.0 reads it from a snapshot only as a replica (`docs/facts/sentinel.md` 19).
+    /// Where it restarted as a primary, it does not know whose history its data is of: an append-only file does not
+    /// hold that, and Redis before 7.0 reads it from a snapshot only as a replica (`docs/facts/sentinel.md` 19).
     pub fn forgets_history(&self) -> bool {
         let primary = matches!(self.role, Role::Primary { .. });
         self.append_only || (primary && self.is_before((7, 0)))

@@ -115,8 +115,8 @@ impl<'a> View<'a> {
         self.observed.instances.get(address)?.since(self.recent)
     }
 
-    /// The instance that answers at this address as well, where the group knows it by another one. An instance is a process,
-    /// told by its run id; of its addresses one counts, and what is done to it is done there.
+    /// The instance that answers at this address as well, where the group knows it by another one. An instance is a
+    /// process, told by its run id; of its addresses one counts, and what is done to it is done there.
     pub fn alias_of(&self, address: &Address) -> Option<&Address> {
         self.aliases().get(address)
     }
@@ -199,8 +199,8 @@ impl<'a> View<'a> {
         histories(answer).find_map(|id| store.continued.get(id)).filter(|_| !known)
     }
 
-    /// How many writers of the group came after the one whose data an instance holds; `None` when it is not known to hold
-    /// any of theirs.
+    /// How many writers of the group came after the one whose data an instance holds; `None` when it is not known to
+    /// hold any of theirs.
     pub fn age(&self, answer: &InstanceAnswer) -> Option<usize> {
         let lineage = self.record.map(|record| record.lineage.as_slice()).unwrap_or_default();
         let place = |id: &ReplId| lineage.iter().position(|known| known == id);

@@ -56,8 +56,8 @@ const PREFIX: &str = "prefix";
 /// See [`PREFIX`]; the rows have it, too.
 const GROUP: &str = "group";
 
-/// The node of these rows, which has the name of the group's, is that of another group of ours. A node from before nodes said
-/// whose they are is known by its rows.
+/// The node of these rows, which has the name of the group's, is that of another group of ours. A node from before
+/// nodes said whose they are is known by its rows.
 pub fn is_of_another_group(rows: &Rows, layout: &Layout) -> bool {
     let other = |meta: &BTreeMap<String, String>, key: &str, own: &str| {
         meta.get(key).is_some_and(|found| found != own)
@@ -311,8 +311,8 @@ pub fn plain_changes(
         .collect()
 }
 
-/// The node shows what it should. Agents of an older version write none of what tells nodes apart, and would take it back
-/// again and again: it comes with the next change.
+/// The node shows what it should. Agents of an older version write none of what tells nodes apart, and would take it
+/// back again and again: it comes with the next change.
 fn shows(found: &NodeRow, wanted: &NodeRow) -> bool {
     let may_lack = |key: &String| key == PREFIX || key == GROUP;
     found.address == wanted.address

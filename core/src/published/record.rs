@@ -8,8 +8,8 @@ use crate::identity::ids::{ReplId, SentinelId};
 
 /// Version of the record format. A record with a higher one is left alone.
 ///
-/// While a fleet is upgraded, older agents write this record too, and drop the fields that they do not know. A new field
-/// that may be lost so leaves the version as it is; one that may not, or a new word in a field of old, raises it
+/// While a fleet is upgraded, older agents write this record too, and drop the fields that they do not know. A new
+/// field that may be lost so leaves the version as it is; one that may not, or a new word in a field of old, raises it
 /// (`docs/packages.md`, "Upgrade and rollback").
 pub const RECORD_VERSION: u32 = 1;
 /// How many changes `history` keeps.
@@ -362,15 +362,16 @@ pub struct Change {
     pub timeline: Timeline,
 }
 
-/// The steps of a failover, all on the clock of the agent that published it: their differences are those of its monotonic
-/// clock. What another agent has seen after the publication is as long after it as that agent saw it after the generation
-/// was in Consul. Times of two agents' wall clocks are never compared.
+/// The steps of a failover, all on the clock of the agent that published it: their differences are those of its
+/// monotonic clock. What another agent has seen after the publication is as long after it as that agent saw it after
+/// the generation was in Consul. Times of two agents' wall clocks are never compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
     /// The writer before it had last said that it is the primary, and ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<Timestamp>,
-    /// The old primary's process ended, as its host's kernel said; a Sentinel was asked for a failover with this change.
+    /// The old primary's process ended, as its host's kernel said; a Sentinel was asked for a failover with this
+    /// change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub died: Option<Timestamp>,
     /// The Sentinels agreed that the old primary is down.

@@ -46,8 +46,9 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
         })
     }
 
-    /// All that are asked: besides those to stay connected to the writers of the last hour (`forget_after`), which may come
-    /// back as primaries although no Sentinel lists them any more (`SENTINEL RESET`). They count for nothing but that.
+    /// All that are asked: besides those to stay connected to the writers of the last hour (`forget_after`), which may
+    /// come back as primaries although no Sentinel lists them any more (`SENTINEL RESET`). They count for nothing but
+    /// that.
     pub fn watched(&self) -> &'v BTreeSet<Address> {
         let view = self.view;
         view.found.watched.get_or_init(|| {
@@ -109,8 +110,8 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
 
     /// An instance loses its row once no Sentinel names it, or once it has been down for long. That Sentinels have
     /// forgotten their replicas (`SENTINEL RESET`) is no reason while there is no writer, through which alone they find
-    /// them again; nor while the instance itself answers and follows one of the group, or waits for one that is gone with
-    /// the group's data.
+    /// them again; nor while the instance itself answers and follows one of the group, or waits for one that is gone
+    /// with the group's data.
     fn forgotten(&self, address: &Address, writer: Option<&Address>) -> bool {
         let down = Condition::Down(address.clone());
         let unnamed = is_unnamed(self.view, address);
@@ -130,8 +131,8 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
         })
     }
 
-    /// A replica without a link, of whatever address, that holds data of the group: the primary that it followed has no row
-    /// any more, and Sentinels find a replica through its primary alone.
+    /// A replica without a link, of whatever address, that holds data of the group: the primary that it followed has no
+    /// row any more, and Sentinels find a replica through its primary alone.
     fn waits_with_our_data(&self, address: &Address) -> bool {
         self.view.instance(address).is_some_and(|answer| {
             matches!(answer.role, Role::Replica { link_up: false, .. })

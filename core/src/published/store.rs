@@ -105,8 +105,8 @@ impl Layout {
 
     /// The key that says that agents gave this Sentinel its login for the instances.
     ///
-    /// Holds which agent `given by` this Sentinel its login for the instances, or is about to (`giving by`), so that one tells it.
-    /// Agents that gave it renew it; delete it to keep the Sentinel's login to yourself.
+    /// Holds which agent `given by` this Sentinel its login for the instances, or is about to (`giving by`), so that
+    /// one tells it. Agents that gave it renew it; delete it to keep the Sentinel's login to yourself.
     pub fn login_given(&self, sentinel: &SentinelId) -> String {
         format!("{}logins/{}", self.root(), sentinel.0)
     }
@@ -151,8 +151,8 @@ pub struct StoreAnswer {
     pub continued: BTreeMap<ReplId, Continued>,
     /// What the agents in node mode have seen of the instances beside them, while these had data of the group.
     pub seen: BTreeMap<Address, Seen>,
-    /// The instances that are in maintenance, with the replica-priority that each had before, from the key `maintenance`;
-    /// or why it cannot be read.
+    /// The instances that are in maintenance, with the replica-priority that each had before, from the key
+    /// `maintenance`; or why it cannot be read.
     pub maintenance: Result<BTreeMap<Address, u64>, String>,
     /// ModifyIndex of `maintenance`, 0 when it does not exist.
     pub maintenance_index: u64,
@@ -265,8 +265,8 @@ impl StoreAnswer {
         lately.filter_map(|change| change.from.as_ref())
     }
 
-    /// What is noted of a history, by its key below [`HISTORIES`]: of one that was begun anew, or of the one that an instance
-    /// was seen with.
+    /// What is noted of a history, by its key below [`HISTORIES`]: of one that was begun anew, or of the one that an
+    /// instance was seen with.
     pub(crate) fn note_history(&mut self, name: &str, value: &[u8]) {
         let seen = name.strip_suffix(SEEN).and_then(|name| name.strip_suffix('/'));
         match seen.and_then(|address| address.parse().ok()) {
@@ -324,8 +324,8 @@ pub struct Continued {
     pub led: bool,
 }
 
-/// What an agent has seen of an instance on its own host, kept where an agent that is started anew finds it: an append-only
-/// file does not hold how its data's history is called.
+/// What an agent has seen of an instance on its own host, kept where an agent that is started anew finds it: an
+/// append-only file does not hold how its data's history is called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// The history that it wrote or followed, one of the group's.

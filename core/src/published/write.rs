@@ -49,7 +49,8 @@ pub struct Next<'n> {
     pub fast: Option<&'n Replace>,
 }
 
-/// The write that the verdict, the roster or a repair asks for; and when all is written, what was seen of this host's instances.
+/// The write that the verdict, the roster or a repair asks for; and when all is written, what was seen of this host's
+/// instances.
 ///
 /// # Errors
 /// [`Reason`]: why nothing can be written.
@@ -68,7 +69,8 @@ pub fn write(
     }
 }
 
-/// A majority names the published writer, and no Sentinel calls it down: a switch does not wait for a write that could have waited.
+/// A majority names the published writer, and no Sentinel calls it down: a switch does not wait for a write that could
+/// have waited.
 fn is_quiet(view: &View<'_>) -> bool {
     let elected = view.tally.elected.as_ref().map(|elected| &elected.address);
     elected.is_some()
@@ -77,8 +79,8 @@ fn is_quiet(view: &View<'_>) -> bool {
         && view.groups().all(|group| group.down == DownOpinion::Up)
 }
 
-/// What was seen of the instances on this host, where that is not what is noted; and what was noted of an instance whose
-/// history is the group's no more goes.
+/// What was seen of the instances on this host, where that is not what is noted; and what was noted of an instance
+/// whose history is the group's no more goes.
 fn seen_here(view: &View<'_>, layout: &Layout) -> Option<Write> {
     let (store, record) = (view.observed.store.as_ref()?, view.record?);
     let mut ops = Vec::new();
@@ -311,7 +313,8 @@ fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> 
             next.claim = None;
             next.data_loss = None;
             if is_another(view, to) {
-                // Data of the histories before is no more the group's own: no instance is made to copy what replaced it.
+                // Data of the histories before is no more the group's own: no instance is made to copy what replaced
+                // it.
                 next.lineage.clear();
             }
             next.note_lineage();
@@ -364,8 +367,8 @@ fn died(view: &View<'_>, fast: &Replace) -> Option<DeathRecord> {
     })
 }
 
-/// The writer's data does not go on from any that was published before. (One that has its history anew and stayed where it
-/// was has read it from an append-only file, which keeps no name of it.)
+/// The writer's data does not go on from any that was published before. (One that has its history anew and stayed where
+/// it was has read it from an append-only file, which keeps no name of it.)
 fn is_another(view: &View<'_>, to: &Writer) -> bool {
     let Some(last) = view.record.and_then(|record| record.last_writer.as_ref()) else {
         return false;
@@ -523,9 +526,9 @@ pub(crate) fn remembered(store: &StoreAnswer, change: Change) -> Vec<Change> {
     std::iter::once(change).chain(store.history.iter().cloned()).take(HISTORY_LEN_MAX).collect()
 }
 
-/// The history with the moments in which Consul had acknowledged the last switch, a majority had followed it, and DNS was
-/// seen to; `None` when it has all that is known. This agent's own moments are counted from when it saw the generation in
-/// Consul, which the agent that published it did as it was acknowledged.
+/// The history with the moments in which Consul had acknowledged the last switch, a majority had followed it, and DNS
+/// was seen to; `None` when it has all that is known. This agent's own moments are counted from when it saw the
+/// generation in Consul, which the agent that published it did as it was acknowledged.
 fn better_known(view: &View<'_>, store: &StoreAnswer, next: &Record) -> Option<Vec<Change>> {
     let memory = view.memory;
     let change = store.history.first().filter(|change| change.generation == next.generation)?;

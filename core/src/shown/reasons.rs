@@ -52,8 +52,8 @@ pub enum WithdrawReason {
         /// How many are known.
         known: usize,
     },
-    /// Rule 4: it answers neither us nor any Sentinel that answers, and those cannot agree: they do not find one another,
-    /// or have lost what they knew.
+    /// Rule 4: it answers neither us nor any Sentinel that answers, and those cannot agree: they do not find one
+    /// another, or have lost what they knew.
     OutOfReach {
         /// The published one.
         writer: Address,
@@ -257,7 +257,8 @@ pub enum NoFirst {
 /// Why no instance takes the place of those that are gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotRelocated {
-    /// The group has a writer or never had one, its Sentinels know an instance that answers, or no other one is registered.
+    /// The group has a writer or never had one, its Sentinels know an instance that answers, or no other one is
+    /// registered.
     NoCase,
     /// The operator does it himself (`bootstrap = false`, or `tell_sentinels = false`).
     SwitchedOff,

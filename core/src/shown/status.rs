@@ -514,8 +514,9 @@ fn replicas_missing(view: &View<'_>) -> Vec<Problem> {
     problems
 }
 
-/// The writer does not list it as online and recent, or it says itself that its link is down: for some seconds, as far as
-/// one look can tell. One that is not to be shown is kept out on purpose, and a second primary is a problem of its own.
+/// The writer does not list it as online and recent, or it says itself that its link is down: for some seconds, as far
+/// as one look can tell. One that is not to be shown is kept out on purpose, and a second primary is a problem of its
+/// own.
 fn is_out_of_sync(view: &View<'_>, instance: &InstanceRecord) -> bool {
     let address = &instance.address;
     let said =
@@ -584,8 +585,8 @@ fn error_of(view: &View<'_>, address: &Address) -> String {
     }
 }
 
-/// What an operator may do where those that answer are all that live, by what each of them says: agents reset none without a
-/// majority.
+/// What an operator may do where those that answer are all that live, by what each of them says: agents reset none
+/// without a majority.
 fn to_reset(view: &View<'_>) -> String {
     let heard =
         || view.sentinels().filter_map(|(at, answer)| Some((at, answer, answer.group.as_ref()?)));
@@ -693,8 +694,8 @@ fn out_of_reach(view: &View<'_>) -> Option<String> {
     Some(format!("a majority of the Sentinels names {leads}, and {unreachable}"))
 }
 
-/// What has lasted for some seconds and keeps the group from being used, or this agent from doing its duty: each with what
-/// it is told apart by, whatever its text says now.
+/// What has lasted for some seconds and keeps the group from being used, or this agent from doing its duty: each with
+/// what it is told apart by, whatever its text says now.
 pub(crate) fn standing(view: &View<'_>) -> Vec<((ProblemCode, Address), Problem)> {
     let mut problems = Vec::new();
     for found in unreachable(view) {

@@ -24,7 +24,8 @@ pub struct Switch {
     /// The agent that published it.
     pub by: String,
     /// How long clients had no writer, in ms: from the last answer of the old one until the new one was in DNS, or was
-    /// acknowledged or sent where that was not seen. `None` where the agent that published it had not heard the old one.
+    /// acknowledged or sent where that was not seen. `None` where the agent that published it had not heard the old
+    /// one.
     pub outage_ms: Option<i64>,
     /// What was seen on the way, in time's order.
     pub steps: Vec<SwitchStep>,

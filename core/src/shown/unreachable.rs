@@ -1,5 +1,5 @@
-//! Instances that the Sentinels reach and this agent does not: a login that is refused there, a way that is closed. The agent
-//! could not follow the promotion of such a one.
+//! Instances that the Sentinels reach and this agent does not: a login that is refused there, a way that is closed. The
+//! agent could not follow the promotion of such a one.
 
 use std::fmt;
 

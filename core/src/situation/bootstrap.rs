@@ -1,7 +1,8 @@
-//! The first primary of a group that is blank everywhere: nothing was ever published, and no Sentinel monitors the group.
+//! The first primary of a group that is blank everywhere: nothing was ever published, and no Sentinel monitors the
+//! group.
 //!
-//! The instances that are registered for the group are compared by what they hold (`docs/facts/sentinel.md` 8).
-//! The instance whose data includes that of all others leads; of blank ones the lowest address. Where the data of two has
+//! The instances that are registered for the group are compared by what they hold (`docs/facts/sentinel.md` 8). The
+//! instance whose data includes that of all others leads; of blank ones the lowest address. Where the data of two has
 //! gone different ways, nothing is done, and the operator is asked. One agent's transaction decides: `state` is
 //! created, or changed, at the index that was read.
 

@@ -1,10 +1,10 @@
 //! A primary that has come back without its data, while others hold it.
 //!
-//! To Sentinels it is a primary that answers, so they go on announcing it, and those that follow it copy its
-//! emptiness: at once, or after `repl-diskless-sync-delay` (5 s unless changed, since Redis 7). Three things keep the
-//! data. Each instance that holds it is detached ([`detachments`]), and can be chosen all the same; the primary is
-//! not published; and one Sentinel is asked for a failover ([`replace`]), by the one agent whose transaction has written
-//! that down. When those that may hold the data do not answer, they are waited for.
+//! To Sentinels it is a primary that answers, so they go on announcing it, and those that follow it copy its emptiness:
+//! at once, or after `repl-diskless-sync-delay` (5 s unless changed, since Redis 7). Three things keep the data. Each
+//! instance that holds it is detached ([`detachments`]), and can be chosen all the same; the primary is not published;
+//! and one Sentinel is asked for a failover ([`replace`]), by the one agent whose transaction has written that down.
+//! When those that may hold the data do not answer, they are waited for.
 
 use crate::identity::address::Address;
 use crate::known::memory::{Condition, Origin};
@@ -178,8 +178,8 @@ pub fn detachments(view: &View<'_>) -> Vec<Detach> {
 }
 
 /// A stray primary with data may be one that a leader promotes, and that we do not hear. It is taken for a stray one
-/// under the conditions under which a stray one is made a replica ([`crate::duty::fence`]): it has been one for long enough,
-/// and every Sentinel has been asked since.
+/// under the conditions under which a stray one is made a replica ([`crate::duty::fence`]): it has been one for long
+/// enough, and every Sentinel has been asked since.
 fn was_not_promoted(view: &View<'_>, address: &Address, run_id: &str) -> bool {
     let stray = Condition::Stray(address.clone());
     let wait_ms = view.memory.origin(address, run_id).left_alone_ms();
@@ -279,8 +279,8 @@ pub fn noted(view: &View<'_>, asked: Option<&Replace>) -> Option<DataLossRecord>
     })
 }
 
-/// It has begun anew and has no keys, or had none when it was started a moment ago. What clients have written since is not the group's
-/// data; one that was found to be like that stays so while it runs.
+/// It has begun anew and has no keys, or had none when it was started a moment ago. What clients have written since is
+/// not the group's data; one that was found to be like that stays so while it runs.
 fn is_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let noted = view.record.and_then(|record| record.data_loss.as_ref());
     let found = noted.is_some_and(|noted| noted.run_id == answer.run_id)
@@ -291,8 +291,8 @@ fn is_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool
         let began_anew = answer.started_empty && !ours;
         return began_anew && (answer.uptime_s <= RESTARTED_EMPTY_UPTIME_MAX_S || found);
     }
-    // What has not restarted has lost nothing: it writes a history of the group itself, or was promoted in this run. (One
-    // that loaded an old snapshot names the group's history too, as the one before its own.)
+    // What has not restarted has lost nothing: it writes a history of the group itself, or was promoted in this run.
+    // (One that loaded an old snapshot names the group's history too, as the one before its own.)
     let writes = view.record.is_some_and(|record| record.lineage.contains(&answer.replid));
     let promoted = ours && view.memory.origin(address, &answer.run_id) == Origin::WasReplica;
     !(writes || promoted)
@@ -316,8 +316,8 @@ fn is_ours(view: &View<'_>, primary: &Address, address: &Address, answer: &Insta
     is_of_lineage(view.record, answer) || (placed && follows)
 }
 
-/// The replica that a Sentinel would choose: of the replicas that answer, the lowest priority above 0, then the one that has come
-/// farthest (`docs/facts/sentinel.md` 1).
+/// The replica that a Sentinel would choose: of the replicas that answer, the lowest priority above 0, then the one
+/// that has come farthest (`docs/facts/sentinel.md` 1).
 fn would_choose<'a>(view: &View<'a>) -> Option<&'a Address> {
     let up = |address: &Address| {
         let counted = view.tally.replicas.get(address);

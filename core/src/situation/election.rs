@@ -234,8 +234,8 @@ fn distinct_answers(
     latest.into_iter().map(|(id, (_, heard))| (id, heard)).collect()
 }
 
-/// The Sentinels that answer with one id and are several processes: their config file was copied. Each takes the hellos of the
-/// others for its own, and they count as one.
+/// The Sentinels that answer with one id and are several processes: their config file was copied. Each takes the hellos
+/// of the others for its own, and they count as one.
 pub fn copies(observed: &Observed, since: Mono) -> Vec<Vec<Address>> {
     let mut by_id: BTreeMap<&SentinelId, BTreeMap<&String, &Address>> = BTreeMap::new();
     for (at, reading) in &observed.sentinels {

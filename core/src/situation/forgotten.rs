@@ -1,9 +1,10 @@
-//! A group that most of its Sentinels have forgotten: a scheduler has made them anew, blank, and the last writer is back.
+//! A group that most of its Sentinels have forgotten: a scheduler has made them anew, blank, and the last writer is
+//! back.
 //!
-//! The Sentinel that still knows the group is no majority, and the blank ones are told of a writer only once there is one.
-//! Where all Sentinels that live are blank or name the last writer, and it holds everything that the others hold, nothing
-//! else could lead: it is named again, and the blank ones are told. A Sentinel that is listed and lives elsewhere would
-//! show itself by its hellos, through the very instances, within 2 s.
+//! The Sentinel that still knows the group is no majority, and the blank ones are told of a writer only once there is
+//! one. Where all Sentinels that live are blank or name the last writer, and it holds everything that the others hold,
+//! nothing else could lead: it is named again, and the blank ones are told. A Sentinel that is listed and lives
+//! elsewhere would show itself by its hellos, through the very instances, within 2 s.
 
 use crate::identity::address::Address;
 use crate::known::memory::Condition;
@@ -63,15 +64,15 @@ fn step(view: &View<'_>, last: &Address, answer: &InstanceAnswer) -> Result<Step
     })
 }
 
-/// It has its history anew, from the append-only file that it wrote itself, and the other one is of that history: how far each
-/// came is not known, and the writer has all of it.
+/// It has its history anew, from the append-only file that it wrote itself, and the other one is of that history: how
+/// far each came is not known, and the writer has all of it.
 fn went_on(view: &View<'_>, answer: &InstanceAnswer, other: &InstanceAnswer) -> bool {
     let led = view.continued(answer).is_some_and(|continued| continued.led);
     led && view.age(answer) == Some(0) && view.age(other).is_some()
 }
 
-/// The last writer that answers, where no writer is published, a minority of the Sentinels names it, and all others that
-/// there are know no group.
+/// The last writer that answers, where no writer is published, a minority of the Sentinels names it, and all others
+/// that there are know no group.
 fn last_writer<'a>(view: &View<'a>) -> Option<(&'a Address, &'a InstanceAnswer)> {
     let record = view.record.filter(|record| record.writer.is_none())?;
     let last = &record.last_writer.as_ref()?.address;

@@ -1,10 +1,10 @@
 //! The old primary that comes back before another instance has taken its place.
 //!
-//! An instance under `consul-redis exec` always starts detached ([`is_detached_address`]), so that an instance that has lost its
-//! data cannot empty those that follow it. When it was the primary, and its Sentinels still announce it, they wait
-//! 20 s and more before they take "I am a replica" for an outage (`docs/facts/sentinel.md` 4.1), and where there is
-//! no other instance they wait for ever. It is made the primary again at once when that cannot lose anything:
-//! a majority names it, no other instance is being put in its place, and it holds everything that the others hold.
+//! An instance under `consul-redis exec` always starts detached ([`is_detached_address`]), so that an instance that has
+//! lost its data cannot empty those that follow it. When it was the primary, and its Sentinels still announce it, they
+//! wait 20 s and more before they take "I am a replica" for an outage (`docs/facts/sentinel.md` 4.1), and where there
+//! is no other instance they wait for ever. It is made the primary again at once when that cannot lose anything: a
+//! majority names it, no other instance is being put in its place, and it holds everything that the others hold.
 
 use crate::identity::address::Address;
 use crate::known::memory::Condition;
@@ -63,16 +63,16 @@ pub fn promote_again(view: &View<'_>) -> Result<Promote, NotPromotedAgain> {
     Ok(Promote { instance: old.clone(), run_id: answer.run_id.clone() })
 }
 
-/// Its data is what the last writer wrote, for it wrote that itself: its note says so (`exec`), where the append-only file
-/// that it was started with does not.
+/// Its data is what the last writer wrote, for it wrote that itself: its note says so (`exec`), where the append-only
+/// file that it was started with does not.
 fn wrote_last(view: &View<'_>, answer: &InstanceAnswer) -> bool {
     let last = view.record.and_then(|record| record.last_writer.as_ref());
     let own = view.continued(answer).filter(|own| own.led && answer.keys > 0);
     own.is_some_and(|own| last.is_some_and(|last| last.replid == own.of))
 }
 
-/// It was started with an append-only file, too, and has nothing of its own: what it holds it had from that writer, or from
-/// one before.
+/// It was started with an append-only file, too, and has nothing of its own: what it holds it had from that writer, or
+/// from one before.
 fn holds_no_more(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
     let explained = view.continued(answer).is_some_and(|of| !of.led);

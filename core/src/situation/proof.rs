@@ -1,8 +1,9 @@
 //! The writer's process has ended, and its host's kernel says so: one Sentinel is asked for a failover at once.
 //!
-//! Sentinels take a silence for a death after `down-after-milliseconds`. The kernel knows at once, and an agent on that host
-//! asks it ([`Death`]). The name is withdrawn and the request written into `state` in one transaction, so that of several agents
-//! one asks, and once; then one Sentinel gets `SENTINEL FAILOVER`. What it does is seen, and published, as any failover.
+//! Sentinels take a silence for a death after `down-after-milliseconds`. The kernel knows at once, and an agent on that
+//! host asks it ([`Death`]). The name is withdrawn and the request written into `state` in one transaction, so that of
+//! several agents one asks, and once; then one Sentinel gets `SENTINEL FAILOVER`. What it does is seen, and published,
+//! as any failover.
 //!
 //! That is no election: the other Sentinels hear of it when it has ended. So nothing is asked where they may begin
 //! their own meanwhile, and whatever else is under way goes first ([`WhyNotFast`]).
@@ -88,7 +89,8 @@ fn allowed(view: &View<'_>, writer: &Address, death: &Death) -> Result<Mono, Why
         return Err(WhyNotFast::NoMajority { heard: tally.answering, known: tally.known });
     }
     let unconfirmed = record.is_some_and(|record| record.evidence.is_unconfirmed());
-    // A failover is under way, or about to be: this agent may have been stopped for a while, and hear of the death late.
+    // A failover is under way, or about to be: this agent may have been stopped for a while, and hear of the death
+    // late.
     let busy = |group: &SentinelGroup| group.failover.is_some() || group.down > DownOpinion::Up;
     let elected = tally.elected.as_ref().filter(|elected| &elected.address == writer);
     let Some(elected) = elected.filter(|_| !unconfirmed && !view.groups().any(busy)) else {
@@ -142,8 +144,8 @@ fn candidates<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Address> {
     })
 }
 
-/// A Sentinel that names the writer, trusts its clock and sees a replica that was in sync. One of another host goes first: the
-/// writer's may be about to end.
+/// A Sentinel that names the writer, trusts its clock and sees a replica that was in sync. One of another host goes
+/// first: the writer's may be about to end.
 fn healthy_sentinel<'a>(view: &View<'a>, writer: &Address) -> Result<&'a Address, WhyNotFast> {
     if candidates(view).next().is_none() {
         return Err(WhyNotFast::NoReplica);

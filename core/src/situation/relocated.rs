@@ -1,15 +1,15 @@
 //! A relocated group: none of the addresses that its Sentinels know answers, and its instances are back at others.
 //!
-//! A Sentinel finds replicas through the primary that it monitors, and nowhere else. When everything is started anew
-//! at other addresses, as containers are, it has no replica to choose (`-failover-abort-no-good-slave`), for ever. But the
+//! A Sentinel finds replicas through the primary that it monitors, and nowhere else. When everything is started anew at
+//! other addresses, as containers are, it has no replica to choose (`-failover-abort-no-good-slave`), for ever. But the
 //! instances are registered, and hold the group's data: the one whose data includes that of all others is written down
-//! (`claim`), made the primary, and published. Then every Sentinel gets `REMOVE` for the dead one, and, when none
-//! names it any more, `MONITOR` for this one: a Sentinel that got it earlier would be changed back by the others, whose epoch is
-//! higher.
+//! (`claim`), made the primary, and published. Then every Sentinel gets `REMOVE` for the dead one, and, when none names
+//! it any more, `MONITOR` for this one: a Sentinel that got it earlier would be changed back by the others, whose epoch
+//! is higher.
 //!
-//! The same holds for a group whose Sentinels were reset while its primary was dead (`SENTINEL RESET`): where agents run
-//! beside none of the instances, and so register none, those that have a row and answer with the last writer's own data
-//! take the place of the registered ones.
+//! The same holds for a group whose Sentinels were reset while its primary was dead (`SENTINEL RESET`): where agents
+//! run beside none of the instances, and so register none, those that have a row and answer with the last writer's own
+//! data take the place of the registered ones.
 
 use crate::identity::address::Address;
 use crate::known::memory::{Condition, ReturnedInstance};
@@ -56,8 +56,8 @@ pub fn successor(view: &View<'_>) -> Result<Step, NotRelocated> {
     let claim_answers = claim.is_none_or(|claim| view.instance(claim).is_some());
     let sure = all && answered >= known && claim_answers && data != Data::Unsure;
     let wait_ms = if sure { REINSTATED_AFTER_MS } else { view.policy.bootstrap_wait_ms };
-    // Where the instances that are back hold less than the last writer's history, the others are waited for, however long; when
-    // even their rows are gone, none is left to wait for.
+    // Where the instances that are back hold less than the last writer's history, the others are waited for, however
+    // long; when even their rows are gone, none is left to wait for.
     let hopeless = places == 0;
     let waited = view.memory.lasted(&same(view, &back), wait_ms, view.now);
     if !waited || (data == Data::Older && !all && !hopeless) {
@@ -86,8 +86,8 @@ pub fn successor(view: &View<'_>) -> Result<Step, NotRelocated> {
     })
 }
 
-/// The condition of this module, for [`crate::known::memory::Memory::keep`]: since when the very same are back, with what each
-/// is known to hold.
+/// The condition of this module, for [`crate::known::memory::Memory::keep`]: since when the very same are back, with
+/// what each is known to hold.
 pub fn condition(view: &View<'_>) -> Option<Condition> {
     let back = back(view);
     (!back.is_empty()).then(|| same(view, &back))
@@ -103,8 +103,8 @@ fn same(view: &View<'_>, back: &[Candidate<'_>]) -> Condition {
     Condition::Relocated(back.iter().map(known).collect())
 }
 
-/// No instance that this Sentinel knows answers: neither the primary that it monitors nor any replica. An instance that has lost
-/// its place, and says so, may have got the address of the old primary.
+/// No instance that this Sentinel knows answers: neither the primary that it monitors nor any replica. An instance that
+/// has lost its place, and says so, may have got the address of the old primary.
 pub fn knows_only_silent(view: &View<'_>, group: &SentinelGroup) -> bool {
     let leads_nobody = view
         .instance(&group.monitored)
@@ -127,8 +127,8 @@ fn places_besides_the_last(view: &View<'_>) -> usize {
     record.instances.iter().filter(|instance| Some(&instance.address) != last).count()
 }
 
-/// It holds the last writer's own data, or is the one that was written down. Another group's instance that answers at the
-/// address of a row is neither.
+/// It holds the last writer's own data, or is the one that was written down. Another group's instance that answers at
+/// the address of a row is neither.
 fn holds_the_last_data(view: &View<'_>, (address, answer): &Candidate<'_>) -> bool {
     let claimed = view.record.is_some_and(|record| record.claim.as_ref() == Some(address));
     claimed || view.age(answer) == Some(0)
@@ -208,8 +208,8 @@ enum Data {
 }
 
 /// Those with the group's data as the last of its writers have left it that are back, or, where none holds any, all of
-/// them. An instance that has stayed behind in the history of an earlier writer may hold writes that were lost when another one
-/// took its place.
+/// them. An instance that has stayed behind in the history of an earlier writer may hold writes that were lost when
+/// another one took its place.
 fn able<'a>(view: &View<'a>, back: &[Candidate<'a>]) -> Result<Able<'a>, NotRelocated> {
     let with_data = |(_, answer): &&Candidate<'a>| answer.keys > 0;
     let Some((address, answer)) = back.iter().find(with_data) else {

@@ -1,18 +1,19 @@
-//! A writer whose process has ended and for which a failover was asked for a moment ago ([`crate::situation::proof`]): what is at
-//! its address by now is not the writer again.
+//! A writer whose process has ended and for which a failover was asked for a moment ago ([`crate::situation::proof`]):
+//! what is at its address by now is not the writer again.
 
 use crate::identity::address::Address;
 use crate::known::observed::Role;
 use crate::known::view::View;
 use crate::policy::{SUPERSEDED_FOR_MS, SUPERSEDED_HELD_MS};
 
-/// A failover that replaces it was asked for a moment ago, and may be under way where no Sentinel shows it yet: whatever answers at
-/// its address meanwhile is not the writer again.
+/// A failover that replaces it was asked for a moment ago, and may be under way where no Sentinel shows it yet:
+/// whatever answers at its address meanwhile is not the writer again.
 pub fn is_superseded(view: &View<'_>, address: &Address) -> bool {
     superseded_for(view, address).is_some_and(|ms| ms < SUPERSEDED_FOR_MS)
 }
 
-/// How long ago a failover that replaces it was asked for, in ms, unless the Sentinel that this agent asked begins none.
+/// How long ago a failover that replaces it was asked for, in ms, unless the Sentinel that this agent asked begins
+/// none.
 fn superseded_for(view: &View<'_>, address: &Address) -> Option<u64> {
     let death = view.record?.death.as_ref().filter(|death| &death.instance == address)?;
     let refused = view.memory.not_superseded.as_ref() == Some(&death.run_id);

@@ -93,8 +93,8 @@ fn every_form_is_read_and_written_again_whole() {
     }
 }
 
-/// Before `lineage` was kept, the only history that the record has is the last writer's. Without it, that instance would
-/// be a stranger after two more failovers.
+/// Before `lineage` was kept, the only history that the record has is the last writer's. Without it, that instance
+/// would be a stranger after two more failovers.
 #[test]
 fn the_last_writers_history_is_taken_over() {
     let forms = forms();

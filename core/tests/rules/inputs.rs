@@ -197,8 +197,8 @@ fn follow_ups(outputs: &[Output]) -> Vec<&Output> {
     outputs.iter().filter(|output| matches!(output, Output::FollowUp(_))).collect()
 }
 
-/// Consul's followers learn with the next entry that the last one is committed. The agent whose transaction was committed sends
-/// that entry, and no other agent does; so however many there are, a change of the writer has one.
+/// Consul's followers learn with the next entry that the last one is committed. The agent whose transaction was
+/// committed sends that entry, and no other agent does; so however many there are, a change of the writer has one.
 #[test]
 fn a_change_of_the_writer_is_followed_up_once_by_the_agent_that_wrote_it() {
     let promoted = Scene::healthy(3)
@@ -264,8 +264,8 @@ fn said_of_a_lost_answer(turns: impl Iterator<Item = u64>) -> Vec<LogLevel> {
     said.collect()
 }
 
-/// An agent that was suspended in the middle of a write has lost the answer by itself: Consul is not to blame, and an operator
-/// has nothing to look for.
+/// An agent that was suspended in the middle of a write has lost the answer by itself: Consul is not to blame, and an
+/// operator has nothing to look for.
 #[test]
 fn a_lost_answer_is_said_once_and_is_a_warning_unless_the_agent_stood_still() {
     assert_eq!(said_of_a_lost_answer((2..8).map(|s| s * 1_000)), [LogLevel::Warn], "in time");

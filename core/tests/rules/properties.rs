@@ -346,8 +346,9 @@ proptest! {
         }
     }
 
-    /// At either level, whatever it says of the primary, its epoch, and who is down. One that knows of Sentinels that no other one
-    /// knows makes the majority larger: then the others are none, and a stray primary that it names is a split.
+    /// At either level, whatever it says of the primary, its epoch, and who is down. One that knows of Sentinels that
+    /// no other one knows makes the majority larger: then the others are none, and a stray primary that it names is a
+    /// split.
     #[test]
     fn a_minority_cannot_move_a_writer_that_the_majority_names(
         liar in said(),
@@ -420,7 +421,8 @@ proptest! {
         prop_assert!(quiet, "{:?}", scene.decision());
     }
 
-    /// A name that leads nowhere, to what is no primary, or to another one than a majority names, has a reason that is said.
+    /// A name that leads nowhere, to what is no primary, or to another one than a majority names, has a reason that is
+    /// said.
     #[test]
     fn no_name_is_empty_or_wrong_without_a_problem(scene in scene()) {
         let mut scene = scene;
@@ -508,8 +510,8 @@ fn a_minority_that_says_it_was_elected_is_believed() {
     denied.keeps();
 }
 
-/// It makes the majority larger than there are Sentinels: nothing moves until the others are all it knows again. At level
-/// `promotion` an elected leader's choice is published all the same.
+/// It makes the majority larger than there are Sentinels: nothing moves until the others are all it knows again. At
+/// level `promotion` an elected leader's choice is published all the same.
 #[test]
 fn a_minority_that_knows_many_others_keeps_a_majority_from_moving_the_name() {
     let followed = |level| {

@@ -395,8 +395,8 @@ fn a_writer_out_of_reach_is_withdrawn_though_the_sentinels_cannot_agree() {
     assert!(!mixed.conditions().contains(&Condition::OutOfReach(at(A))));
 }
 
-/// `SENTINEL RESET` while the primary is dead, and agents beside no instance: what the record knows takes the place of what is
-/// registered.
+/// `SENTINEL RESET` while the primary is dead, and agents beside no instance: what the record knows takes the place of
+/// what is registered.
 #[test]
 fn one_with_a_row_leads_where_none_is_registered_and_no_sentinel_knows_any() {
     let waiting_for = |answered| NotRelocated::Waiting { answered, of: 2 };

@@ -157,7 +157,8 @@ fn a_forced_failover_is_published_while_the_old_primary_still_lives() {
     );
 }
 
-/// Before Redis 7.0 a Sentinel does not say that it was forced, and its list still has the votes of the election before.
+/// Before Redis 7.0 a Sentinel does not say that it was forced, and its list still has the votes of the election
+/// before.
 #[test]
 fn a_forced_failover_is_none_of_the_election_before() {
     let forced = |objective: bool| {

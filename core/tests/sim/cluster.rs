@@ -155,7 +155,8 @@ pub struct Cluster {
     pub cut_sentinels: BTreeSet<(usize, usize)>,
     /// Pairs that cannot speak: Sentinel and instance.
     pub cut_instances: BTreeSet<(usize, Address)>,
-    /// By epoch, which leaders a majority has elected, and what each chose: one, unless a Sentinel was made anew and voted twice.
+    /// By epoch, which leaders a majority has elected, and what each chose: one, unless a Sentinel was made anew and
+    /// voted twice.
     pub elections: BTreeMap<u64, BTreeSet<(usize, Address)>>,
     /// `down-after-milliseconds`.
     pub down_after_ms: u64,
@@ -316,8 +317,8 @@ impl Cluster {
         })
     }
 
-    /// How long until the next tick. Drawn here, so that Sentinels do the same in a world without agents as in one whose
-    /// agents leave them alone.
+    /// How long until the next tick. Drawn here, so that Sentinels do the same in a world without agents as in one
+    /// whose agents leave them alone.
     pub fn pause(&mut self) -> u64 {
         SENTINEL_TICK_MS - 10 + self.rng.random_range(0..20)
     }
@@ -814,8 +815,8 @@ impl Cluster {
         instance.kicks += 1;
     }
 
-    /// An instance is replaced by one with unrelated data, a primary by its own config.
-    /// history: an append-only file at a place that the Sentinels know is taken for the one that was there (`docs/guarantees.md`).
+    /// An instance is replaced by one with unrelated data, a primary by its own config. history: an append-only file at
+    /// a place that the Sentinels know is taken for the one that was there (`docs/guarantees.md`).
     pub fn start_foreign(&mut self, index: usize) {
         let replid = self.new_replid();
         let instance = &mut self.instances[index];
@@ -948,8 +949,8 @@ impl Cluster {
     }
 
     /// The primary was restarted without its data, and Sentinels would choose one that has copied that (because no
-    /// agent could reach it in time) before one that has not, or may not choose the one that has not: an agent that asks for
-    /// a failover loses the data.
+    /// agent could reach it in time) before one that has not, or may not choose the one that has not: an agent that
+    /// asks for a failover loses the data.
     pub fn is_left_to_the_operator(&self, primary: &Address) -> bool {
         let Some(leads) = self.instance(primary).filter(|leads| leads.started_empty) else {
             return false;

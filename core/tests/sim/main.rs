@@ -115,8 +115,8 @@ fn play(
     }
 }
 
-/// One drawn history in which agents of an older version take part, and are upgraded one after the other; in some, one is
-/// left behind.
+/// One drawn history in which agents of an older version take part, and are upgraded one after the other; in some, one
+/// is left behind.
 fn rolling_history(seed: u64, as_it_is: fn(World) -> World) -> Result<World, String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let sizes =
@@ -139,7 +139,8 @@ fn moving_history(seed: u64, as_it_is: fn(World) -> World) -> Result<World, Stri
     for _ in 0..rng.random_range(1..=2) {
         world.schedule(rng.random_range(5_000..FAULTS_UNTIL_MS), Operation::MoveAll);
     }
-    // Those who do not come back are waited for, keep their rows for a minute, and are forgotten one Sentinel after the other.
+    // Those who do not come back are waited for, keep their rows for a minute, and are forgotten one Sentinel after the
+    // other.
     play(world, &mut rng, sizes, (seed, 5 * STILL_MS))
 }
 
@@ -161,13 +162,14 @@ fn relocated_groups_hold() {
     println!("{successors} times one took the place of those who were gone");
     if from == 0 {
         assert!(successors * 2 >= count, "only {successors}");
-        // In the rest the operator has to decide (data that has gone two ways, above all), or a Sentinel was pointed at one
-        // that is no primary, which the model's do not see.
+        // In the rest the operator has to decide (data that has gone two ways, above all), or a Sentinel was pointed at
+        // one that is no primary, which the model's do not see.
         assert!(converged * 10 >= count * 7, "only {converged} of {count} histories came to rest");
     }
 }
 
-/// One drawn history in which agents hear of the ends of the processes beside them. Primaries die, and some are back at once.
+/// One drawn history in which agents hear of the ends of the processes beside them. Primaries die, and some are back at
+/// once.
 fn told_history(seed: u64, as_it_is: fn(World) -> World) -> Result<World, String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let sizes =
@@ -197,7 +199,8 @@ fn told_history(seed: u64, as_it_is: fn(World) -> World) -> Result<World, String
     play(world, &mut rng, sizes, (seed, 2 * STILL_MS))
 }
 
-/// Proofs come late and twice, agents and the Sentinels that they ask die in between, and what has died is back at every step.
+/// Proofs come late and twice, agents and the Sentinels that they ask die in between, and what has died is back at
+/// every step.
 #[test]
 fn proven_deaths_hold() {
     let count = histories() / 16;

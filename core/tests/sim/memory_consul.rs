@@ -1,7 +1,7 @@
 //! Consul in memory: what `/v1/txn`, KV reads and the catalog do, as far as the agent can tell.
 //!
-//! `tests/contract.rs` of the program runs one suite against this and against a real Consul, so that what the simulation
-//! shows holds outside it.
+//! `tests/contract.rs` of the program runs one suite against this and against a real Consul, so that what the
+//! simulation shows holds outside it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

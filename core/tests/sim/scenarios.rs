@@ -97,8 +97,8 @@ enum Fate {
     GivesUp,
 }
 
-/// The others hear of it from the agents, elect no other one, and its name is published once. Where an agent has not seen the
-/// election in time, or saw half of its votes, another one may follow: as if there were no agents.
+/// The others hear of it from the agents, elect no other one, and its name is published once. Where an agent has not
+/// seen the election in time, or saw half of its votes, another one may follow: as if there were no agents.
 #[test]
 fn a_promotion_outlives_its_leader() {
     for fate in [Fate::Dies, Fate::StandsStill, Fate::IsCutOff, Fate::GivesUp] {
@@ -345,8 +345,8 @@ fn forgets_one_at_a_time(mut world: World) {
     finish(&mut world);
 }
 
-/// The primary comes back without its data before a Sentinel calls it down: another one leads, with all that it had, and
-/// no instance has copied the emptiness.
+/// The primary comes back without its data before a Sentinel calls it down: another one leads, with all that it had,
+/// and no instance has copied the emptiness.
 #[test]
 fn a_primary_that_comes_back_empty_leads_no_instance_with_data() {
     for seed in 0..seeds() {
@@ -412,7 +412,8 @@ fn an_empty_primary_that_stays_alone_leads_after_the_wait() {
     assert_eq!(published(&world).unwrap().writer.unwrap().address, old);
 }
 
-/// Sentinels that know only dead ones elect none, for ever: the agents find the one with the most data, and reconfigure them.
+/// Sentinels that know only dead ones elect none, for ever: the agents find the one with the most data, and reconfigure
+/// them.
 #[test]
 fn a_relocated_group_is_led_by_the_one_with_the_most_data() {
     for seed in 0..seeds() {

@@ -338,8 +338,8 @@ impl Watcher {
         }
     }
 
-    /// Tries a login on the primary that the Sentinel names, and on the replicas that it reaches. What is wrong with it,
-    /// when something is; `Err(None)` when that cannot be known now.
+    /// Tries a login on the primary that the Sentinel names, and on the replicas that it reaches. What is wrong with
+    /// it, when something is; `Err(None)` when that cannot be known now.
     async fn try_on_all(
         &mut self,
         group: &GroupName,
@@ -376,8 +376,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// What has become of the Sentinel's instances since it was given another login. One that calls a primary down which
-    /// lets us in by that login gets the one before, and no other until the file changes.
+    /// What has become of the Sentinel's instances since it was given another login. One that calls a primary down
+    /// which lets us in by that login gets the one before, and no other until the file changes.
     pub(super) async fn judge_login(&mut self, group: &GroupName, now: &SentinelAnswer) {
         let Some(known) = self.logins.get_mut(group) else { return };
         let (Some(trial), Some(login)) = (&known.on_trial, known.login.clone()) else { return };
@@ -427,8 +427,8 @@ impl Watcher {
         let _ = self.reports.send(SentinelReport::Login { sentinel, group, wrong }).await;
     }
 
-    /// The login that goes with a group that is new to the Sentinel, once the writer has taken it. `Err`: it gets none, and
-    /// so is not told of the group; why, when that is known.
+    /// The login that goes with a group that is new to the Sentinel, once the writer has taken it. `Err`: it gets none,
+    /// and so is not told of the group; why, when that is known.
     pub(super) async fn login_for(
         &mut self,
         group: &GroupName,

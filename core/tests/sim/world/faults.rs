@@ -115,7 +115,8 @@ impl World {
         self.consul.txn(&[set], &self.layout.state());
     }
 
-    /// An agent reads its config again. Whatever is due has been decided before, so what is decided now is the reload's.
+    /// An agent reads its config again. Whatever is due has been decided before, so what is decided now is the
+    /// reload's.
     pub(super) fn reload(&mut self, agent: usize, change: Change) {
         let policy = &mut self.policies[agent];
         match change {

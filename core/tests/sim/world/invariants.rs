@@ -106,7 +106,8 @@ impl World {
         }
     }
 
-    /// A blank one is about to lead: an instance that the agent reaches, and that has been there for a while, holds the group's data.
+    /// A blank one is about to lead: an instance that the agent reaches, and that has been there for a while, holds the
+    /// group's data.
     pub(super) fn holder_passed_over(
         &self,
         agent: usize,

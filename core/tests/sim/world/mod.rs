@@ -55,7 +55,8 @@ const FORGET_GAP_MS: u64 = 22_000;
 const REPLACE_GAP_MS: u64 = 1_000;
 /// A renewed hold may come this much late, for the same reason.
 const HOLD_GAP_MS: u64 = 1_000;
-/// What is younger no agent can know yet. An instance that follows one which has just lost its data is detached afterwards.
+/// What is younger no agent can know yet. An instance that follows one which has just lost its data is detached
+/// afterwards.
 const UNSEEN_MS: u64 = 150;
 /// Deadline of a question to a Sentinel or an instance, in ms.
 const ASK_TIMEOUT_MS: u64 = 500;
@@ -72,8 +73,9 @@ const PROOF_AGE_MAX_MS: u64 = 4_500;
 /// confirm a promotion, and a little.
 const WRONG_FOR_MAX_MS: u64 = 12_000;
 
-/// What an older version did not know of a record, by version: each forgot it whenever it wrote. What is noted at every look
-/// (`sentinel_ids`, `installation`) cannot be shown so: these agents, which are of our code, would miss it and note it again.
+/// What an older version did not know of a record, by version: each forgot it whenever it wrote. What is noted at every
+/// look (`sentinel_ids`, `installation`) cannot be shown so: these agents, which are of our code, would miss it and
+/// note it again.
 const UNKNOWN: [&[&str]; 4] = [
     &["death"],
     &["death", "emptied"],
