@@ -33,8 +33,20 @@ async fn proving(spec: WorldSpec, more: &str) -> (World, Vec<Process>, String) {
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
     let server = world.server(&first).unwrap();
-    server.ask(&["SET", "kept", "1"]).await.unwrap();
-    assert_eq!(server.ask(&["WAIT", "2", "10000"]).await.unwrap(), redis::Value::Int(2));
+    // WAIT is about the writes of its own connection.
+    let mut write = redis::pipe();
+    write.cmd("SET").arg("kept").arg(1).cmd("WAIT").arg(2).arg(300);
+    until("all replicas have it", Duration::from_secs(20), || async {
+        let answers = server.link().await?.ask(&write).await.map_err(LabError::new)?;
+        let count = answers.last();
+        if count == Some(&redis::Value::Int(2)) {
+            Ok(())
+        } else {
+            Err(LabError(format!("{count:?}")))
+        }
+    })
+    .await
+    .unwrap();
     let pid = server.id().unwrap();
     let said = format!("the end of process {pid} of {first} would be seen at once");
     until_logged(|| logs(&agents), 20, &said, 1).await;
