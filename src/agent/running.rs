@@ -15,10 +15,10 @@ use crate::consul::client::{Consul, Prepared};
 use crate::consul::presence::{Presence, WatchedGroup, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};
 use crate::consul::sentinel_rows;
-use crate::consul::services::{AGENT, INSTALLATION};
+use crate::consul::services::AGENT;
 use crate::core::group::Published;
 use crate::core::identity::address::GroupName;
-use crate::core::published::sentinel_rows::SERVICE as SENTINEL_SERVICE;
+use crate::core::published::sentinel_rows::{INSTALLATION, SERVICE as SENTINEL_SERVICE};
 use crate::core::published::store::AgentClock;
 use crate::dns::Names;
 use crate::exit::Failure;
@@ -159,7 +159,10 @@ impl AgentTasks {
         let monitored = self.monitored.clone();
         let consul = || self.consul.clone();
         let prefix = self.config.prefix.clone();
-        let rows = sentinel_rows::publish(consul(), prefix, self.clock, heard, monitored);
+        let watched = self.watched.subscribe();
+        let installation = move || watched.borrow().sources.installation.clone();
+        let rows =
+            sentinel_rows::publish(consul(), prefix, self.clock, installation, heard, monitored);
         let pool = Pool {
             watched: self.watched.subscribe(),
             consul: consul(),

@@ -37,11 +37,12 @@ impl Consul {
     }
 }
 
-/// Publishes the Sentinels' rows until all watchers have ended.
+/// Publishes the Sentinels' rows until all watchers have ended, as those of the installation that `installation` gives.
 pub async fn publish(
     consul: Consul,
     prefix: String,
     clock: Clock,
+    installation: impl Fn() -> Option<String>,
     mut news: mpsc::Receiver<SentinelNews>,
     monitored: watch::Sender<Monitored>,
 ) {
@@ -71,7 +72,8 @@ pub async fn publish(
             }
             _ = look.tick() => {}
         }
-        let failure = update(&consul, &prefix, clock, &mut directory).await.err();
+        let ours = installation();
+        let failure = update(&consul, &prefix, ours.as_deref(), clock, &mut directory).await.err();
         let failure = failure.filter(|_| !stood_still());
         if let Some(failure) = failure.as_ref().filter(|failure| said.as_ref() != Some(failure)) {
             warn!("cannot publish where the Sentinels are: {failure}");
@@ -83,6 +85,7 @@ pub async fn publish(
 async fn update(
     consul: &Consul,
     prefix: &str,
+    installation: Option<&str>,
     clock: Clock,
     directory: &mut Directory,
 ) -> Result<(), String> {
@@ -92,7 +95,7 @@ async fn update(
         return Err(format!("node {node} exists and is not ours"));
     }
     let elsewhere = consul.registered_elsewhere(&node).await.map_err(|error| error.to_string())?;
-    let wanted = directory.rows(found.found.as_ref(), &elsewhere, clock.now());
+    let wanted = directory.rows(found.found.as_ref(), &elsewhere, installation, clock.now());
     if found.found.is_none() && wanted.services.is_empty() {
         return Ok(());
     }

@@ -6,6 +6,8 @@ use serde::Deserialize;
 
 use super::client::{Consul, ConsulError, Response};
 use crate::core::identity::address::Address;
+use crate::core::published::projection::MANAGED_BY;
+use crate::core::published::sentinel_rows::INSTALLATION;
 
 /// One instance of a service.
 #[derive(Debug, Deserialize)]
@@ -34,8 +36,6 @@ struct HealthService {
     meta: Option<BTreeMap<String, String>>,
 }
 
-/// What a registration says of the installation that it belongs to.
-pub const INSTALLATION: &str = "installation";
 /// The agent that registered it: what others have registered says nothing of installations.
 pub const AGENT: &str = "agent";
 
@@ -52,11 +52,12 @@ impl HealthEntry {
         Address::new(host, self.service.port).ok()
     }
 
-    /// It was not registered by an agent of another installation.
+    /// It was not registered, and its row was not made, by an agent of another installation.
     fn is_of(&self, installation: Option<&str>) -> bool {
         let Some(meta) = &self.service.meta else { return true };
         let theirs = meta.get(INSTALLATION).map(String::as_str);
-        !meta.contains_key(AGENT) || theirs == installation
+        let by_agents = meta.contains_key(AGENT) || meta.contains_key(MANAGED_BY.0);
+        !by_agents || theirs == installation
     }
 }
 
@@ -94,5 +95,33 @@ impl Consul {
         let all = self.instances(service).await?;
         let ours = all.iter().filter(|entry| entry.is_of(installation));
         Ok(ours.filter_map(HealthEntry::address).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_agents_of_another_installation_registered_or_made_a_row_of_is_none_of_ours() {
+        let entry = |meta| -> HealthEntry {
+            let service = json!({"Address": "10.0.0.1", "Port": 26379, "Meta": meta});
+            let node = json!({"Node": "n", "Address": "10.0.0.1"});
+            serde_json::from_value(json!({"Node": node, "Service": service})).unwrap()
+        };
+        let (agent, row) = (json!({"agent": "a"}), json!({"managed-by": "consul-redis"}));
+        let by_hand = entry(serde_json::Value::Null);
+        for made in [agent, row] {
+            let of_none = entry(made.clone());
+            assert!(of_none.is_of(None) && !of_none.is_of(Some("prod")), "{made}");
+            let mut made = made;
+            made["installation"] = json!("prod");
+            let of_prod = entry(made);
+            assert!(of_prod.is_of(Some("prod")) && !of_prod.is_of(None));
+            assert!(!of_prod.is_of(Some("test")));
+        }
+        assert!(by_hand.is_of(None) && by_hand.is_of(Some("prod")), "it says nothing of that");
     }
 }

@@ -12,6 +12,8 @@ use crate::time::{Mono, Now};
 
 /// The service that all Sentinels are rows of.
 pub const SERVICE: &str = "redis-sentinel";
+/// What a row or a registration says of the installation that it belongs to.
+pub const INSTALLATION: &str = "installation";
 /// A Sentinel that has not answered this agent for this long is one it does not know, in ms.
 pub const SILENT_AFTER_MS: u64 = 60_000;
 /// What one Sentinel said of the others counts for this long, in ms.
@@ -49,8 +51,15 @@ impl Directory {
     }
 
     /// The rows there should be, given those that are there and the Sentinels that Consul agents have
-    /// registered themselves.
-    pub fn rows(&mut self, found: Option<&Rows>, elsewhere: &BTreeSet<Address>, now: Now) -> Rows {
+    /// registered themselves. A row belongs to the installation of the agent that made it, so that agents of another one
+    /// do not take that Sentinel for theirs.
+    pub fn rows(
+        &mut self,
+        found: Option<&Rows>,
+        elsewhere: &BTreeSet<Address>,
+        installation: Option<&str>,
+        now: Now,
+    ) -> Rows {
         self.heard.retain(|_, (_, at)| now.mono - *at < SILENT_AFTER_MS);
         self.opinions.retain(|_, (_, at)| now.mono - *at < OPINION_AGE_MAX_MS);
         let mut rows =
@@ -58,7 +67,7 @@ impl Directory {
         for (address, (groups, _)) in &self.heard {
             if !elsewhere.contains(address) {
                 let tags = groups.iter().map(ToString::to_string).collect();
-                self.add(&mut rows, address, tags, found);
+                self.add(&mut rows, address, tags, found, installation);
             }
         }
         for (id, row) in found.iter().flat_map(|rows| &rows.services) {
@@ -67,15 +76,27 @@ impl Directory {
             // Without a Sentinel's word on it, a row is left to the agents that know better.
             let nobody_knows = self.opinions.is_empty();
             if !decided && (nobody_knows || self.named(&address)) {
-                self.add(&mut rows, &address, row.tags.clone(), found);
+                self.add(&mut rows, &address, row.tags.clone(), found, None);
             }
         }
         rows
     }
 
-    fn add(&self, rows: &mut Rows, address: &Address, tags: Vec<String>, found: Option<&Rows>) {
+    fn add(
+        &self,
+        rows: &mut Rows,
+        address: &Address,
+        tags: Vec<String>,
+        found: Option<&Rows>,
+        installation: Option<&str>,
+    ) {
         let (key, value) = MANAGED_BY;
         let id = format!("{SERVICE}:{address}");
+        // Agents of two installations may watch one Sentinel: its row stays with the first of them.
+        let first = found.and_then(|rows| rows.services.get(&id)?.meta.get(INSTALLATION)).cloned();
+        let installation = first.or_else(|| installation.map(str::to_owned));
+        let mut meta = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        meta.extend(installation.map(|name| (INSTALLATION.to_owned(), name)));
         let before = found.and_then(|rows| rows.checks.get(&id)).map(|check| check.status);
         // Without a Sentinel's word on it, it stays what it was.
         let down = if self.named(address) {
@@ -90,7 +111,7 @@ impl Directory {
                 address: address.host().to_owned(),
                 port: address.port(),
                 tags,
-                meta: BTreeMap::from([(key.to_owned(), value.to_owned())]),
+                meta,
             },
         );
         rows.checks.insert(
@@ -167,7 +188,7 @@ mod tests {
         let mut directory = Directory::default();
         assert!(directory.hear(at("s1:1"), vec![group()], now(1)));
         assert!(!directory.hear(at("s1:1"), vec![group()], now(2)));
-        let rows = directory.rows(None, &BTreeSet::new(), now(3));
+        let rows = directory.rows(None, &BTreeSet::new(), None, now(3));
         assert_eq!(rows.services["redis-sentinel:s1:1"].tags, ["redis"]);
         assert_eq!(rows.checks["redis-sentinel:s1:1"].status, CheckStatus::Passing);
     }
@@ -177,7 +198,7 @@ mod tests {
         let mut directory = Directory::default();
         directory.hear(at("s1:1"), vec![group()], now(1));
         let elsewhere = BTreeSet::from([at("s1:1")]);
-        assert!(directory.rows(None, &elsewhere, now(2)).services.is_empty());
+        assert!(directory.rows(None, &elsewhere, None, now(2)).services.is_empty());
     }
 
     #[test]
@@ -186,10 +207,10 @@ mod tests {
         directory.hear(at("s1:1"), vec![group()], now(1));
         directory.note_peers(at("s2:1"), group(), &view(&[("s1:1", true)]), now(1));
         directory.note_peers(at("s3:1"), group(), &view(&[("s1:1", true)]), now(1));
-        let rows = directory.rows(None, &BTreeSet::new(), now(2));
+        let rows = directory.rows(None, &BTreeSet::new(), None, now(2));
         assert_eq!(rows.checks["redis-sentinel:s1:1"].status, CheckStatus::Critical);
         directory.note_peers(at("s3:1"), group(), &view(&[("s1:1", false)]), now(2));
-        let rows = directory.rows(None, &BTreeSet::new(), now(3));
+        let rows = directory.rows(None, &BTreeSet::new(), None, now(3));
         assert_eq!(rows.checks["redis-sentinel:s1:1"].status, CheckStatus::Passing);
     }
 
@@ -197,16 +218,34 @@ mod tests {
     fn a_silent_one_goes_when_no_other_names_it_and_stays_when_one_does() {
         let mut directory = Directory::default();
         directory.hear(at("s1:1"), vec![group()], now(1));
-        let found = directory.rows(None, &BTreeSet::new(), now(2));
+        let found = directory.rows(None, &BTreeSet::new(), None, now(2));
         let later = now(1 + SILENT_AFTER_MS);
         let mut named = directory.clone();
         named.note_peers(at("s2:1"), group(), &view(&[("s1:1", true)]), later);
-        let rows = named.rows(Some(&found), &BTreeSet::new(), later);
+        let rows = named.rows(Some(&found), &BTreeSet::new(), None, later);
         assert_eq!(rows.checks["redis-sentinel:s1:1"].status, CheckStatus::Critical);
         let mut unnamed = directory.clone();
         unnamed.note_peers(at("s2:1"), group(), &view(&[("s3:1", false)]), later);
-        assert!(unnamed.rows(Some(&found), &BTreeSet::new(), later).services.is_empty());
+        assert!(unnamed.rows(Some(&found), &BTreeSet::new(), None, later).services.is_empty());
         // No Sentinel has said anything: another agent may know better.
-        assert_eq!(directory.rows(Some(&found), &BTreeSet::new(), later), found);
+        assert_eq!(directory.rows(Some(&found), &BTreeSet::new(), None, later), found);
+    }
+
+    #[test]
+    fn a_row_belongs_to_the_installation_whose_agent_was_the_first() {
+        let of =
+            |rows: &Rows| rows.services.values().next().unwrap().meta.get(INSTALLATION).cloned();
+        let mut directory = Directory::default();
+        directory.hear(at("s1:1"), vec![group()], now(1));
+        let mut turn = |found: Option<&Rows>, installation| {
+            directory.rows(found, &BTreeSet::new(), installation, now(2))
+        };
+        let of_none = turn(None, None);
+        assert_eq!(of(&of_none), None);
+        let of_prod = turn(Some(&of_none), Some("prod"));
+        assert_eq!(of(&of_prod).as_deref(), Some("prod"));
+        for other in [None, Some("test"), Some("prod")] {
+            assert_eq!(turn(Some(&of_prod), other), of_prod, "two do not fight over it");
+        }
     }
 }
