@@ -66,7 +66,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Runs a command once. Whoever repeats it has to know that it may have been done already.
+    /// Runs a command once. To repeat it is the caller's decision: it may have been done already.
     async fn call<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,

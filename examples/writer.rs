@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Some(server) => Writers::by_dns(server.parse()?, &name)?,
         None => Writers::from_env()?.group(&name).start()?,
     };
-    // Whoever asks for what is not there is told so, and does not wait for ever.
+    // A client that asks for what is not there is told so, and does not wait for ever.
     writers.writer().await?;
     let mut changes = writers.watch();
     loop {

@@ -35,7 +35,7 @@ function isGone(error) {
 
 // A client of the present writer; another one after each failure that may mean another writer.
 class Writer {
-  // Runs a command once. Whoever repeats it has to know that it may have been done already.
+  // Runs a command once. To repeat it is the caller's decision: it may have been done already.
   async call(...command) {
     try {
       this.client ??= this.open();
@@ -52,7 +52,7 @@ class Writer {
     // By itself it would connect to the same address again, and keep commands until it has.
     socket.reconnectStrategy = () => new Error('looked up again instead');
     const client = createClient({ socket, disableOfflineQueue: true });
-    // Whoever waits for a command is told; without a listener the process would end.
+    // The caller that waits for a command is told; without a listener the process would end.
     client.on('error', () => {});
     await within(TIMEOUT, client.connect());
     return client;

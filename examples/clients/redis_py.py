@@ -45,7 +45,7 @@ class Writer:
         self.client = None
 
     def call(self, *command):
-        """Runs a command once. Whoever repeats it has to know that it may have been done already."""
+        """Runs a command once. To repeat it is the caller's decision: it may have been done already."""
         try:
             if self.client is None:
                 host, port = lookup()

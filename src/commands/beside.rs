@@ -137,7 +137,7 @@ fn why_silent(error: &reqwest::Error) -> String {
     innermost
 }
 
-/// Believes one certificate, whatever name it is made out to and whoever has issued it.
+/// Believes one certificate, whatever name it is made out to and whichever authority has issued it.
 #[derive(Debug)]
 struct Only {
     certificate: CertificateDer<'static>,

@@ -159,7 +159,7 @@ fn make_anew(world: &World, index: usize) {
     std::fs::write(&file, own.collect::<Vec<_>>().join("\n") + "\n").unwrap();
 }
 
-/// A scheduler took their hosts for lost, and the writer's: it is back as `exec` starts it, a replica of nobody.
+/// A scheduler took their hosts for lost, and the writer's: it is back as `exec` starts it, a replica of no instance.
 #[tokio::test]
 async fn a_group_that_most_of_its_sentinels_have_forgotten_is_named_again() {
     let mut world = world(WorldSpec::default()).await;

@@ -338,7 +338,7 @@ async fn a_failover_while_dns_is_a_black_hole_is_published() {
     let running = agents(&world, 2, &[]);
     let first = until_writer(&world, "redis", 30, None).await;
     until_in_sync(&world, "redis", 2).await;
-    assert!(names.asked() > 0, "nobody has asked it");
+    assert!(names.asked() > 0, "no agent has asked it");
     names.fall_silent();
     world.server_mut(&first).unwrap().kill();
     let second = until_writer(&world, "redis", 30, Some(&first)).await;
@@ -352,10 +352,10 @@ async fn a_failover_while_dns_is_a_black_hole_is_published() {
 #[tokio::test]
 async fn addresses_of_one_name_are_candidates_and_no_sentinels() {
     let mut world = world(WorldSpec::default()).await;
-    let (nobody, server) = (world.address(), world.address());
+    let (absent_ip, server) = (world.address(), world.address());
     let sentinel = world.sentinels[0].address.clone();
     let port = consul_redis::lab::world::free_port(&[server]).unwrap();
-    let hosts = format!("{} s.test\n{nobody} s.test\n", sentinel.host());
+    let hosts = format!("{} s.test\n{absent_ip} s.test\n", sentinel.host());
     let _names = NameServer::start(server.into(), port, &hosts);
     let listed = format!("s.test:{}", sentinel.port());
     let resolver = format!("{server}:{port}");
@@ -363,7 +363,7 @@ async fn addresses_of_one_name_are_candidates_and_no_sentinels() {
     let running = [agent(&world, "agent-0", &args, &[])];
     until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
-    let absent = format!("{nobody}:{}", sentinel.port());
+    let absent = format!("{absent_ip}:{}", sentinel.port());
     let url = crate::support::http_address(&running[0]).await;
     until("the agent knows three Sentinels", Duration::from_secs(20), || async {
         let (_, body) = crate::support::get(&format!("{url}/status.json"), None).await?;

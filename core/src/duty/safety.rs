@@ -65,7 +65,7 @@ fn veto_promote(view: &View<'_>, instance: &Address) -> Option<String> {
             || group.replicas.iter().any(|replica| !replica.s_down || answers(&replica.address))
     };
     let agreed = view.record.and_then(|record| record.claim.as_ref()) == Some(instance);
-    // The last writer, which whoever knows the group names.
+    // The last writer, which each agent that knows the group names.
     let again = || {
         let last = view.record.and_then(|record| record.last_writer.as_ref());
         let names = |group: &SentinelGroup| &group.primary == instance && group.failover.is_none();
