@@ -164,7 +164,8 @@ fn open_fd(pid: u32) -> Result<OwnedFd, String> {
 /// The process that answers is in another pid namespace.
 fn elsewhere(pid: u32) -> String {
     format!(
-        "process {pid}, which it names, is none of those that this agent sees: it runs in a container of its own. Run the agent          in the same pid namespace (`consul-redis exec` beside it)"
+        "process {pid}, which it names, is none of those that this agent sees: it runs in a container of its own. \
+         Run the agent in the same pid namespace (`consul-redis exec` beside it)"
     )
 }
 
