@@ -43,7 +43,7 @@ pub enum InstanceCommand {
     Promote(Promote),
 }
 
-/// Asks an instance about itself, in one write.
+/// Asks an instance about itself, in one write; a primary that says how many replicas keep up is asked how many must.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with one that cannot be read.
@@ -74,7 +74,10 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let not_ready = if loading { Some("LOADING".to_owned()) } else { not_ready };
     let memory = text(memory).map_err(LinkError::Unexpected)?;
     let replication = info_fields(&replication);
-    let refuses_writes = refuses_writes(&replication, &info_fields(&memory));
+    let refuses_writes = match too_few_replicas(link, &replication).await? {
+        None => refuses_writes(&replication, &info_fields(&memory)),
+        few => few,
+    };
     let answer = parse(not_ready, &replication, &info_fields(&server));
     answer
         .map(|answer| InstanceAnswer { keys, started_empty, append_only, refuses_writes, ..answer })
@@ -133,6 +136,22 @@ fn parse(
         priority: replication.get("slave_priority").and_then(|priority| priority.parse().ok()),
         refuses_writes: None,
     })
+}
+
+/// Fewer replicas keep up than a primary's `min-replicas-to-write` asks for, and some do. INFO does not say how many it
+/// asks for.
+async fn too_few_replicas(
+    link: &mut Link,
+    replication: &BTreeMap<&str, &str>,
+) -> Result<Option<String>, LinkError> {
+    let good = replication.get("min_slaves_good_slaves").and_then(|good| good.parse::<u64>().ok());
+    let Some(good) = good.filter(|good| *good > 0) else { return Ok(None) };
+    let wanted = link.setting("min-replicas-to-write").await?;
+    let wanted = wanted.and_then(|wanted| wanted.parse::<u64>().ok());
+    let few = wanted.filter(|wanted| good < *wanted);
+    Ok(few.map(|wanted| {
+        format!("NOREPLICAS, for `min-replicas-to-write` is {wanted} and fewer replicas keep up")
+    }))
 }
 
 /// Why a primary refuses writes that PING says nothing of. Without a number that changes all the time: the text is

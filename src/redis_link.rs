@@ -228,6 +228,8 @@ pub struct Link {
     words: FirstWords,
     /// It has answered: its first words say nothing of what ends it.
     answered: bool,
+    /// The server does not let this login read settings: it is asked once a connection.
+    settings_refused: bool,
     closed: CancellationToken,
     _driver: AbortOnDropHandle<()>,
 }
@@ -260,8 +262,16 @@ impl Link {
             let driver = AbortOnDropHandle::new(driver);
             let (timeout, login) = (settings.timeout, settings.login_named());
             let answered = false;
-            let mut link =
-                Self { connection, timeout, login, words, answered, closed, _driver: driver };
+            let mut link = Self {
+                connection,
+                timeout,
+                login,
+                words,
+                answered,
+                settings_refused: false,
+                closed,
+                _driver: driver,
+            };
             if let Some(auth) = auth {
                 link.log_in(&auth).await?;
             }
@@ -349,6 +359,25 @@ impl Link {
     /// As [`Link::call`], after [`SAVING_TIMEOUT`].
     pub async fn call_to_save(&mut self, command: &[&str]) -> Result<Value, LinkError> {
         only(self.ask_to_save(&one(command)).await?)
+    }
+
+    /// One setting of the server (`CONFIG GET`); `None` where the login may not ask for it, or where the server has none
+    /// of that name.
+    ///
+    /// # Errors
+    /// [`LinkError`] without an answer.
+    pub async fn setting(&mut self, name: &str) -> Result<Option<String>, LinkError> {
+        if self.settings_refused {
+            return Ok(None);
+        }
+        match self.call(&["CONFIG", "GET", name]).await {
+            Ok(answer) => Ok(list(&answer).ok().and_then(|row| text(row.get(1)?).ok())),
+            Err(LinkError::Unexpected(_)) => {
+                self.settings_refused = true;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Resolves when the connection is closed. Cancel safe.

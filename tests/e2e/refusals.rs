@@ -129,6 +129,27 @@ async fn a_writer_that_refuses_every_write_is_said_with_the_cause() {
     until_named(&world, "redis-primary", &[writer]).await;
 }
 
+/// INFO says how many replicas keep up, and not how many are asked for.
+#[tokio::test]
+async fn a_writer_that_asks_for_more_replicas_than_are_left_is_said() {
+    let redis_lines = "min-replicas-to-write 2\nmin-replicas-max-lag 1\n";
+    let world = &mut world(WorldSpec { redis_lines, ..WorldSpec::default() }).await;
+    let running = agent(world, "agent-0", &["--listen", "127.0.0.1:0"], &[]);
+    let url = http_address(&running).await;
+    let writer = until_writer(world, "redis", 20, None).await;
+    let record = until_in_sync(world, "redis", 2).await;
+    until_status(&url, "\"writes-refused\"", false).await;
+    let replica = record.replicas().next().unwrap().to_string();
+    world.server_mut(&replica).unwrap().kill();
+    until_said(&running, &format!("the writer {writer} refuses writes: NOREPLICAS")).await;
+    until_status(&url, "\"writes-refused\"", true).await;
+    let refused = world.server(&writer).unwrap().ask(&["SET", "a", "b"]).await.unwrap_err();
+    assert!(refused.to_string().contains("NOREPLICAS"), "{refused}");
+    world.server_mut(&replica).unwrap().restart().await.unwrap();
+    until_status(&url, "\"writes-refused\"", false).await;
+    must_follow_a_failover(world).await;
+}
+
 #[tokio::test]
 async fn a_move_that_lacks_a_right_does_not_begin_and_one_begins_at_a_time() {
     let world = world(WorldSpec { since: Some("6.2"), ..WorldSpec::default() }).await;
