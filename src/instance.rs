@@ -556,8 +556,7 @@ impl Follower {
         match result {
             Ok(true) => info!("{instance} was {what}; it is a replica of {follow} now"),
             Ok(false) => return debug!(%instance, "no stray primary any more"),
-            // A peer that was faster disconnects us: whether it is done is for the instance to say.
-            Err(error) if self.follows(follow).await => {
+            Err(error) if self.is_now(|now| now.follows(follow)).await => {
                 return debug!(%instance, %error, "another agent has made it a replica of {follow}");
             }
             Err(error) => {
@@ -582,10 +581,11 @@ impl Follower {
         probe(&mut Link::open(address, &settings).await?).await
     }
 
-    /// It says that it follows this one.
-    async fn follows(&mut self, primary: &Address) -> bool {
+    /// Asked after a command that came to nothing: a peer that was faster disconnects us, and so does Sentinel. Whether what
+    /// was wanted is done is for the instance to say.
+    async fn is_now(&mut self, done: impl Fn(&InstanceAnswer) -> bool) -> bool {
         let (_, answer) = self.probe_once().await;
-        answer.is_ok_and(|now| matches!(&now.role, Role::Replica { of, .. } if of == primary))
+        answer.is_ok_and(|now| done(&now))
     }
 
     async fn detach(&mut self, wanted: &Detach) {
@@ -596,6 +596,9 @@ impl Follower {
                 "{instance} is detached and keeps its data: {from} came back without its data"
             ),
             Ok(false) => debug!(%instance, "not what it was any more"),
+            Err(error) if self.is_now(|now| !now.follows(from)).await => {
+                debug!(%instance, %error, "another agent has detached it");
+            }
             Err(error) => warn!(%instance, %error, "cannot keep it from following {from}"),
         }
     }
@@ -606,6 +609,9 @@ impl Follower {
         match result {
             Ok(true) => info!("{instance} was detached; it is a primary now"),
             Ok(false) => debug!(%instance, "not what it was any more"),
+            Err(error) if self.is_now(InstanceAnswer::is_primary).await => {
+                debug!(%instance, %error, "another agent has made it a primary");
+            }
             Err(error) => warn!(%instance, %error, "cannot make it a primary"),
         }
     }
@@ -614,6 +620,9 @@ impl Follower {
         let result = self.on_link(async |link: &mut Link| hold(link, for_ms).await).await;
         match result {
             Ok(()) => debug!(instance = %self.address, for_ms, "writes held"),
+            Err(error) if self.is_now(|now| !now.is_primary()).await => {
+                debug!(instance = %self.address, %error, "a replica by now: it takes no writes");
+            }
             Err(error) => warn!(instance = %self.address, %error, "cannot hold writes"),
         }
     }

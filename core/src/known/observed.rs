@@ -365,6 +365,16 @@ pub struct InstanceAnswer {
 }
 
 impl InstanceAnswer {
+    /// It says that it is a primary.
+    pub fn is_primary(&self) -> bool {
+        matches!(self.role, Role::Primary { .. })
+    }
+
+    /// It says that it is a replica of this one.
+    pub fn follows(&self, primary: &Address) -> bool {
+        matches!(&self.role, Role::Replica { of, .. } if of == primary)
+    }
+
     /// Nothing speaks against taking what it shows of its data for all that it has. A replica that serves nothing stale
     /// (`replica-serve-stale-data no`) refuses PING while it is detached, and is well.
     pub fn shows_its_data(&self) -> bool {
