@@ -122,7 +122,12 @@ impl LabServer {
     /// # Errors
     /// Without an answer, or with an error for an answer.
     pub async fn ask(&self, command: &[&str]) -> Result<Value, LabError> {
-        self.link().await?.call(command).await.map_err(LabError::new)
+        let mut link = self.link().await?;
+        let answer = match saves(command) {
+            true => link.call_to_save(command).await,
+            false => link.call(command).await,
+        };
+        answer.map_err(LabError::new)
     }
 
     /// What it says about itself.
@@ -188,4 +193,14 @@ impl LabServer {
     pub fn name(&self) -> &str {
         &self.name
     }
+}
+
+/// It is answered once a file is on the disk.
+fn saves(command: &[&str]) -> bool {
+    matches!(
+        command,
+        ["SAVE"]
+            | ["CONFIG", "REWRITE"]
+            | ["SENTINEL", "SET" | "MONITOR" | "REMOVE" | "FLUSHCONFIG", ..]
+    )
 }

@@ -20,12 +20,13 @@ pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(
     mut look: impl FnMut() -> F,
 ) -> Result<T, LabError> {
     let end = Instant::now() + deadline;
+    let mut last = "nothing".to_owned();
     loop {
-        let last = match tokio::time::timeout_at(end, look()).await {
+        match tokio::time::timeout_at(end, look()).await {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "the last look did not come back".to_owned(),
-        };
+            Ok(Err(error)) => last = error.to_string(),
+            Err(_) => last.push_str(", and the last look did not come back"),
+        }
         if Instant::now() + STEP > end {
             return Err(LabError(format!(
                 "{what}: not within {} ms; last seen: {last}",

@@ -143,9 +143,7 @@ fn last_before_failure(lines: &[Line], seen: usize) -> Vec<u64> {
 
 /// The primary does not serve any more: waits for the next one, and for the sample to write to it.
 async fn follow(world: &World, sample: &Sample, old: &str, outcome: &mut Outcome) -> String {
-    // A Sentinel without `SENTINEL DEBUG` (before 7.0) calls a primary that says it is a replica down after 20 s and
-    // more.
-    until("another writer", Duration::from_secs(60), || async {
+    until("another writer", Duration::from_secs(30), || async {
         let record = record(world, "redis").await?;
         let writer = record.writer_address().map(Address::to_string);
         match writer {
