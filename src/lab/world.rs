@@ -165,6 +165,7 @@ impl World {
     /// When a server does not come up.
     pub async fn start(spec: WorldSpec) -> Result<Self, LabError> {
         static WORLDS: AtomicU8 = AtomicU8::new(0);
+        super::wait::note_stalls();
         let world = WORLDS.fetch_add(1, Ordering::Relaxed) % WORLDS_MAX;
         let base = 1 + world * ADDRESSES_PER_WORLD;
         let dir = tempfile::Builder::new().prefix("consul-redis-lab-").tempdir()?;
