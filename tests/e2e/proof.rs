@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use crate::containers::{group_with, spec as containers};
 use crate::promises::PROVEN;
 use crate::support::{
-    logs, node_agents, on_one_and_three_servers, record, until_in_sync, until_logged, until_record,
-    until_writer, world,
+    logs, node_agents, on_one_and_three_servers, record, until_all_have, until_in_sync,
+    until_logged, until_record, until_writer, world,
 };
 
 on_one_and_three_servers!(
@@ -33,20 +33,7 @@ async fn proving(spec: WorldSpec, more: &str) -> (World, Vec<Process>, String) {
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
     let server = world.server(&first).unwrap();
-    // WAIT is about the writes of its own connection.
-    let mut write = redis::pipe();
-    write.cmd("SET").arg("kept").arg(1).cmd("WAIT").arg(2).arg(300);
-    until("all replicas have it", Duration::from_secs(20), || async {
-        let answers = server.link().await?.ask(&write).await.map_err(LabError::new)?;
-        let count = answers.last();
-        if count == Some(&redis::Value::Int(2)) {
-            Ok(())
-        } else {
-            Err(LabError(format!("{count:?}")))
-        }
-    })
-    .await
-    .unwrap();
+    until_all_have(server, "kept", 2).await;
     let pid = server.id().unwrap();
     let said = format!("the end of process {pid} of {first} would be seen at once");
     until_logged(|| logs(&agents), 20, &said, 1).await;

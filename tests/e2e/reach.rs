@@ -20,8 +20,8 @@ use crate::hostnames::own_hosts_file;
 use crate::name_server::NameServer;
 use crate::support::{
     agent, agents, logs, must_follow_a_failover, off_schema, record, run, set_priorities, text,
-    until_in_sync, until_logged, until_named, until_record, until_replicas_are, until_writer,
-    world,
+    until_all_have, until_in_sync, until_logged, until_named, until_record, until_replicas_are,
+    until_writer, world,
 };
 
 /// What `status` says, and its exit code.
@@ -123,9 +123,8 @@ async fn a_group_that_has_lost_its_replicas_or_a_host_is_degraded() {
 /// The primary that died.
 async fn reset_as_the_primary_dies(world: &mut World) -> String {
     let first = until_writer(world, "redis", 20, None).await;
-    let server = world.server(&first).unwrap();
-    server.ask(&["SET", "kept", "1"]).await.unwrap();
     until_in_sync(world, "redis", 2).await;
+    until_all_have(world.server(&first).unwrap(), "kept", 2).await;
     world.server(&first).unwrap().ask(&["SAVE"]).await.unwrap();
     world.server_mut(&first).unwrap().kill();
     for sentinel in &world.sentinels {

@@ -367,3 +367,19 @@ pub fn base64(text: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(text)
 }
+
+/// Writes a key, and waits until so many replicas have it.
+pub async fn until_all_have(primary: &LabServer, key: &str, replicas: i64) {
+    // WAIT is about the writes of its own connection.
+    let mut write = redis::pipe();
+    write.cmd("SET").arg(key).arg(1).cmd("WAIT").arg(replicas).arg(300);
+    until("all replicas have it", Duration::from_secs(20), || async {
+        let answers = primary.link().await?.ask(&write).await.map_err(LabError::new)?;
+        match answers.last() {
+            Some(redis::Value::Int(count)) if *count >= replicas => Ok(()),
+            other => Err(LabError(format!("{other:?}"))),
+        }
+    })
+    .await
+    .unwrap();
+}
