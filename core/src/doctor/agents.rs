@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 
+use super::instances::min_replicas;
 use super::{Check, Facts, Finding, FindingCode, Observation, seen};
 use crate::known::clocks::{ahead_ms, skews};
 use crate::shown::status::{Problem, ProblemCode};
@@ -66,7 +67,12 @@ fn watching(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn healthy(facts: &Facts<'_>) -> Vec<Finding> {
-    let others = facts.problems.iter().filter(|problem| !SAID_ELSEWHERE.contains(&problem.code));
+    // With what is to be done about it.
+    let unmet = min_replicas(facts).iter().any(|found| found.code == FindingCode::MinReplicasUnmet);
+    let elsewhere = |code: &ProblemCode| {
+        SAID_ELSEWHERE.contains(code) || (unmet && *code == ProblemCode::WritesRefused)
+    };
+    let others = facts.problems.iter().filter(|problem| !elsewhere(&problem.code));
     let say = |problem: &Problem| {
         let evidence = vec![seen("consul-redis status", problem.code.as_str())];
         let mend = format!("docs/metrics.md says what to do about {}", problem.code.as_str());

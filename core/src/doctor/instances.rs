@@ -253,7 +253,7 @@ fn priorities(facts: &Facts<'_>) -> Vec<Finding> {
     forgotten.map(say).collect()
 }
 
-fn min_replicas(facts: &Facts<'_>) -> Vec<Finding> {
+pub(super) fn min_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     let wanted = facts.settings("min-replicas-to-write");
     let mend = |count: u64| {
         format!("redis-cli CONFIG SET min-replicas-to-write {count}, on every instance")
