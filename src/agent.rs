@@ -82,13 +82,10 @@ impl Agent {
         for secret in self.config.secrets() {
             secret.read().map_err(|error| ConfigError::Usage(error.to_string()))?;
         }
-        let Config { http, sentinel_login, instance_login, groups, .. } = &self.config;
-        let logins = groups.iter().map(|group| &group.login);
-        let logins = [sentinel_login, instance_login].into_iter().chain(logins);
-        if let Some(http) = http {
+        if let Some(http) = &self.config.http {
             check_certificates(http)?;
         }
-        for tls in logins.filter_map(|login| login.tls.as_ref()) {
+        for tls in self.config.logins().filter_map(|login| login.tls.as_ref()) {
             redis_link::tls_config(tls).map_err(|error| ConfigError::Usage(error.to_string()))?;
         }
         Ok(())

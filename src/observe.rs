@@ -123,8 +123,7 @@ async fn see_servers(
         let answer = reading.result.as_ref();
         answer.is_ok_and(|answer| {
             let own = answer.append_only || is_of_lineage(record.as_ref(), answer);
-            shown.contains(address)
-                || matches!(answer.role, Role::Primary { .. }) && answer.keys > 0 && own
+            shown.contains(address) || answer.is_primary() && answer.keys > 0 && own
         })
     };
     observed.instances.extend(more.into_iter().filter(counts));

@@ -577,7 +577,7 @@ async fn refused(
 pub const PRIORITY: &str = "replica-priority";
 
 fn is_primary(answer: &InstanceAnswer) -> bool {
-    matches!(answer.role, Role::Primary { .. })
+    answer.is_primary()
 }
 
 /// What one server did not do.

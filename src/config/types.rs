@@ -72,12 +72,16 @@ pub struct Config {
 impl Config {
     /// Every token and password, wherever it is read from.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
-        let Self { consul, http, sentinel_login, instance_login, groups, .. } = self;
-        let logins = groups.iter().map(|group| &group.login);
-        let logins = [sentinel_login, instance_login].into_iter().chain(logins);
+        let Self { consul, http, groups, .. } = self;
         let told = groups.iter().map(|group| &group.sentinel_auth.password);
         let tokens = std::iter::once(&consul.token).chain(http.iter().map(|http| &http.token));
-        tokens.chain(logins.map(|login| &login.password)).chain(told)
+        tokens.chain(self.logins().map(|login| &login.password)).chain(told)
+    }
+
+    /// How it logs in to Sentinels and to instances, those of each group too.
+    pub fn logins(&self) -> impl Iterator<Item = &LinkSettings> {
+        let logins = self.groups.iter().map(|group| &group.login);
+        [&self.sentinel_login, &self.instance_login].into_iter().chain(logins)
     }
 
     /// Its templates can be rendered, and there is no Sentinel that an agent could ask.

@@ -316,7 +316,7 @@ impl<'a> Facts<'a> {
     pub(super) fn writer(&self) -> Option<(&'a Address, &'a InstanceAnswer)> {
         let writer = self.view.writer()?;
         let answer = self.view.instance(writer)?;
-        matches!(answer.role, Role::Primary { .. }).then_some((writer, answer))
+        answer.is_primary().then_some((writer, answer))
     }
 
     /// How many replicas are connected to the writer and in sync, once it has said so.

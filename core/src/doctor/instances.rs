@@ -127,7 +127,7 @@ fn loading_writer(facts: &Facts<'_>) -> Vec<Finding> {
 fn second_primary(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(writer) = facts.view.writer() else { return Vec::new() };
     let others = answers(facts)
-        .filter(|(at, answer)| *at != writer && matches!(answer.role, Role::Primary { .. }))
+        .filter(|(at, answer)| *at != writer && answer.is_primary())
         .filter(|(at, _)| facts.view.alias_of(at).is_none());
     let say = |(at, answer): (&Address, &InstanceAnswer)| {
         let text = format!("{at} says that it is a primary as well as {writer}");

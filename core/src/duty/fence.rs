@@ -76,7 +76,7 @@ impl Fence {
     /// that comes late makes no instance a replica of a writer that is gone, nor of itself.
     pub fn is_led_by(&self, writer: &InstanceAnswer) -> bool {
         let same = self.follow_run.as_ref().is_none_or(|run| *run == writer.run_id);
-        same && writer.run_id != self.run_id && matches!(writer.role, Role::Primary { .. })
+        same && writer.run_id != self.run_id && writer.is_primary()
     }
 
     /// Whether what the instance says at the last moment is still what the fence was decided on: another
@@ -113,7 +113,7 @@ pub fn stray_primaries<'v, 'a>(
         })
         .filter_map(move |(address, reading)| Some((address, reading.since(recent)?)))
         .filter(|(address, answer)| {
-            let primary = matches!(answer.role, Role::Primary { .. });
+            let primary = answer.is_primary();
             match known.contains(*address) {
                 true => primary || is_lost(view, address, answer),
                 false => may_be_former(view, answer),
@@ -223,7 +223,7 @@ fn was_seen(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool
     // Its agent may have it by another one of its addresses.
     let others = view.aliases().iter().filter(|(_, of)| *of == address).map(|(other, _)| other);
     let mut seen = others.chain([address]).filter_map(|at| store.seen.get(at));
-    matches!(answer.role, Role::Primary { .. })
+    answer.is_primary()
         && seen.any(|seen| is_known(view, &seen.of) && seen.config_file == answer.config_file)
 }
 

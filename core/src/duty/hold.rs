@@ -159,7 +159,7 @@ fn isolated_primaries<'a>(
     let local = local.iter().filter(move |_| held);
     local
         .filter_map(move |address| Some((address, observed.instances.get(address)?.since(recent)?)))
-        .filter(|(_, answer)| matches!(answer.role, Role::Primary { .. }))
+        .filter(|(_, answer)| answer.is_primary())
 }
 
 /// The primaries of this isolated host that should be held and are too old for it.
@@ -189,7 +189,7 @@ fn superseded(view: &View<'_>) -> Vec<Hold> {
         .iter()
         .filter(|(address, _)| **address != successor && due(view, address))
         .filter_map(|(address, reading)| Some((address, reading.since(view.since)?)))
-        .filter(|(_, answer)| matches!(answer.role, Role::Primary { .. }))
+        .filter(|(_, answer)| answer.is_primary())
         .filter(|(_, answer)| answer.can_hold_writes())
         .filter(|(_, answer)| share_history(answer, new) && answer.run_id != new.run_id)
         .map(|(address, _)| Hold {

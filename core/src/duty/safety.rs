@@ -116,9 +116,9 @@ fn veto_detach(view: &View<'_>, detach: &Detach) -> Option<String> {
 }
 
 fn not_lost_its_data(view: &View<'_>, primary: &Address) -> Option<String> {
-    let empty = view.instance(primary).is_some_and(|answer| {
-        matches!(answer.role, Role::Primary { .. }) && (answer.keys == 0 || answer.started_empty)
-    });
+    let empty = view
+        .instance(primary)
+        .is_some_and(|answer| answer.is_primary() && (answer.keys == 0 || answer.started_empty));
     if !empty {
         return Some(format!("{primary} is no primary without data"));
     }
@@ -325,5 +325,5 @@ fn same_process(view: &View<'_>, one: &Address, other: &Address) -> bool {
 
 /// The instance's last answer is recent and says primary.
 fn says_primary(view: &View<'_>, address: &Address) -> bool {
-    view.instance(address).is_some_and(|answer| matches!(answer.role, Role::Primary { .. }))
+    view.instance(address).is_some_and(|answer| answer.is_primary())
 }

@@ -72,7 +72,7 @@ pub fn has_all(target: u64, replica: &InstanceAnswer) -> bool {
 
 /// How the old primary is made a replica of the new one; `None` when it is a replica already.
 pub fn retire(from: &Address, now: &InstanceAnswer, new: &Address) -> Option<Fence> {
-    matches!(now.role, Role::Primary { .. }).then(|| Fence {
+    now.is_primary().then(|| Fence {
         instance: from.clone(),
         run_id: now.run_id.clone(),
         follow: new.clone(),

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::identity::address::Address;
-use crate::known::observed::{Role, SentinelAnswer, SentinelGroup, SentinelId};
+use crate::known::observed::{SentinelAnswer, SentinelGroup, SentinelId};
 use crate::known::view::View;
 use crate::published::record::Record;
 use crate::published::replicas::named_by;
@@ -73,9 +73,7 @@ pub fn is_known(record: &Record, at: &Address, answer: &SentinelAnswer) -> bool 
 fn continues(view: &View<'_>) -> bool {
     let elected = view.tally.elected.as_ref().map(|elected| &elected.address);
     let Some(answer) = elected.and_then(|elected| view.instance(elected)) else { return false };
-    let is_the_data = matches!(answer.role, Role::Primary { .. })
-        && answer.keys > 0
-        && view.age(answer).is_some();
+    let is_the_data = answer.is_primary() && answer.keys > 0 && view.age(answer).is_some();
     let places = view.record.iter().flat_map(|record| &record.instances);
     let last = view.record.and_then(|record| record.last_writer.as_ref());
     let mut places = places.map(|instance| &instance.address).chain(last.map(|last| &last.address));

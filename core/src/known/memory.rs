@@ -312,7 +312,7 @@ impl Memory {
         let reading = writer.and_then(|writer| Some((writer, observed.instances.get(writer)?)));
         let Some((writer, reading)) = reading else { return };
         let Ok(answer) = &reading.result else { return };
-        if answer.not_ready.is_none() && matches!(answer.role, Role::Primary { .. }) {
+        if answer.not_ready.is_none() && answer.is_primary() {
             self.writer_answered = Some((writer.clone(), reading.answered));
         }
     }

@@ -404,13 +404,13 @@ impl InstanceAnswer {
     /// It is a primary, and was not promoted a moment ago: a promotion keeps the history that it followed before as its
     /// second one (`master_replid2`), until it has had no replica for `repl-backlog-ttl` (an hour).
     pub fn not_lately_promoted(&self) -> bool {
-        matches!(self.role, Role::Primary { .. }) && self.replid2.is_none()
+        self.is_primary() && self.replid2.is_none()
     }
 
     /// Where it restarted as a primary, it does not know whose history its data is of: an append-only file does not
     /// hold that, and Redis before 7.0 reads it from a snapshot only as a replica (`docs/facts/sentinel.md` 19).
     pub fn forgets_history(&self) -> bool {
-        let primary = matches!(self.role, Role::Primary { .. });
+        let primary = self.is_primary();
         self.append_only || (primary && self.is_before((7, 0)))
     }
 

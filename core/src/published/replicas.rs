@@ -162,7 +162,7 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
             return PublishedRole::Down;
         }
         // Another primary is no read endpoint: its data is about to be discarded.
-        let primary = own.is_some_and(|answer| matches!(answer.role, Role::Primary { .. }));
+        let primary = own.is_some_and(|answer| answer.is_primary());
         let not_ready = own.is_some_and(|answer| !answer.serves_reads());
         // Nor is one that its operator keeps from being shown (`replica-announced no`).
         let hidden = own.is_some_and(|answer| !answer.announced);

@@ -519,8 +519,7 @@ fn replicas_missing(view: &View<'_>) -> Vec<Problem> {
 /// own.
 fn is_out_of_sync(view: &View<'_>, instance: &InstanceRecord) -> bool {
     let address = &instance.address;
-    let said =
-        |answer: &InstanceAnswer| !answer.announced || matches!(answer.role, Role::Primary { .. });
+    let said = |answer: &InstanceAnswer| !answer.announced || answer.is_primary();
     if view.instance(address).is_some_and(said) {
         return false;
     }

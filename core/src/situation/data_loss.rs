@@ -117,9 +117,8 @@ fn find(view: &View<'_>) -> Option<DataLoss> {
     let elected = &view.tally.elected.as_ref()?.address;
     let (primary, reading) = view.observed.instances.get_key_value(elected)?;
     let answer = reading.since(view.since)?;
-    let empty = matches!(answer.role, Role::Primary { .. })
-        && answer.not_ready.is_none()
-        && is_empty(view, primary, answer);
+    let empty =
+        answer.is_primary() && answer.not_ready.is_none() && is_empty(view, primary, answer);
     if !empty {
         return None;
     }

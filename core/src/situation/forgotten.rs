@@ -43,7 +43,7 @@ fn step(view: &View<'_>, last: &Address, answer: &InstanceAnswer) -> Result<Step
         if own.keys == 0 {
             continue;
         }
-        if matches!(own.role, Role::Primary { .. }) {
+        if own.is_primary() {
             return Err(NotAgain::Rival(other.clone()));
         }
         if answer.keys == 0 || !(includes(answer, own) || went_on(view, answer, own)) {
@@ -54,7 +54,7 @@ fn step(view: &View<'_>, last: &Address, answer: &InstanceAnswer) -> Result<Step
     if !view.memory.lasted(&since, FORGOTTEN_AFTER_MS, view.now) {
         return Err(NotAgain::Waiting(last.clone()));
     }
-    if matches!(answer.role, Role::Primary { .. }) {
+    if answer.is_primary() {
         return Ok(Step::publish(last, answer));
     }
     let claim = view.record.and_then(|record| record.claim.as_ref());

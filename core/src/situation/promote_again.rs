@@ -39,7 +39,7 @@ pub fn promote_again(view: &View<'_>) -> Result<Promote, NotPromotedAgain> {
     let (others, mut missing) = (instance_rows.followed(), None);
     for other in others.iter().filter(|a| *a != old && view.alias_of(a).is_none()) {
         match view.instance(other) {
-            Some(rival) if matches!(rival.role, Role::Primary { .. }) => {
+            Some(rival) if rival.is_primary() => {
                 return Err(NotPromotedAgain::Rival(other.clone()));
             }
             // Without data there is nothing that the old primary could lack.

@@ -71,12 +71,11 @@ pub fn successor(view: &View<'_>) -> Result<Step, NotRelocated> {
             _ => NotRelocated::NeverToLead,
         })?,
     };
-    if matches!(answer.role, Role::Primary { .. }) {
+    if answer.is_primary() {
         return Ok(Step::publish(address, answer));
     }
-    let rival = |(other, own): &&Candidate<'_>| {
-        *other != address && own.keys > 0 && matches!(own.role, Role::Primary { .. })
-    };
+    let rival =
+        |(other, own): &&Candidate<'_>| *other != address && own.keys > 0 && own.is_primary();
     if let Some((rival, _)) = back.iter().find(rival) {
         return Err(NotRelocated::Rival(address.clone(), (*rival).clone()));
     }
@@ -173,9 +172,7 @@ pub fn stranded<'a>(view: &View<'a>) -> Option<(&'a Address, &'a InstanceAnswer)
     let answers = || view.observed.instances.keys().filter_map(|a| Some((a, view.instance(a)?)));
     let registered =
         |a: &Address| view.observed.registered.contains(a) || view.policy.local.contains(a);
-    let leads = |answer: &InstanceAnswer| {
-        matches!(answer.role, Role::Primary { .. }) || follows_a_living_one(answer)
-    };
+    let leads = |answer: &InstanceAnswer| answer.is_primary() || follows_a_living_one(answer);
     if answers().any(|(address, answer)| registered(address) || leads(answer)) {
         return None;
     }

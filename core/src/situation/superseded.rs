@@ -2,7 +2,6 @@
 //! what is at its address by now is not the writer again.
 
 use crate::identity::address::Address;
-use crate::known::observed::Role;
 use crate::known::view::View;
 use crate::policy::{SUPERSEDED_FOR_MS, SUPERSEDED_HELD_MS};
 
@@ -30,6 +29,6 @@ pub fn back_too_soon<'a>(view: &View<'a>) -> Option<&'a Address> {
     let death = record.death.as_ref()?;
     let held = superseded_for(view, &death.instance).is_some_and(|ms| ms < SUPERSEDED_HELD_MS);
     let answer = view.instance(&death.instance).filter(|_| held)?;
-    let back = matches!(answer.role, Role::Primary { .. }) && answer.run_id != death.run_id;
+    let back = answer.is_primary() && answer.run_id != death.run_id;
     back.then_some(&death.instance)
 }
