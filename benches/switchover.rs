@@ -90,7 +90,7 @@ async fn bare() -> Vec<f64> {
         world.calm().await.expect("calm Sentinels");
         let (acks, clients) = clients(&world);
         tokio::time::sleep(Duration::from_millis(300)).await;
-        world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.expect("a failover");
+        world.sentinels[0].fail_over("redis").await.expect("a failover");
         tokio::time::sleep(AFTER_BARE).await;
         let (_, direct) = collect(acks, clients).await;
         overlaps.push(overlap(&direct));

@@ -331,22 +331,35 @@ impl Mover<'_> {
         self.fail_over(switchover, begun).await
     }
 
-    /// Has the Sentinel promote one of the candidates; which one.
+    /// Has the Sentinel promote one of the candidates; which one. A failover that it accepted and gave up is asked for
+    /// again, and where it refuses then, its words are said (`docs/facts/sentinel.md` 20).
     async fn fail_over(&self, switchover: &Switchover, begun: Instant) -> Result<Address, Failure> {
-        let group = self.group.policy.group.as_str();
-        self.sentinel(&switchover.sentinel, &["SENTINEL", "FAILOVER", group]).await?;
+        let (group, sentinel) = (&self.group.policy.group, &switchover.sentinel);
+        let opened = Link::open(sentinel, &self.config.sentinel_login).await;
+        let mut link = opened.map_err(|error| failed(sentinel, &error))?;
         let until = Instant::now() + PROMOTION_MAX;
-        // All candidates are watched, when one was asked for and another is chosen.
         while Instant::now() < until {
-            for address in &switchover.candidates {
-                if self.probe(address).await.is_ok_and(|answer| is_primary(&answer)) {
-                    self.step(begun, "promoted", &format!("{address} says that it is the primary"));
-                    return Ok(address.clone());
+            let asked = link.call(&["SENTINEL", "FAILOVER", group.as_str()]).await;
+            asked.map_err(|error| failed(sentinel, &error))?;
+            while Instant::now() < until {
+                // Before the replicas: a failover that is over by now has promoted one, or was given up.
+                let leads = query::leads(&mut link, group).await.unwrap_or(true);
+                // All candidates are watched, when one was asked for and another is chosen.
+                for address in &switchover.candidates {
+                    if self.probe(address).await.is_ok_and(|answer| is_primary(&answer)) {
+                        let said = format!("{address} says that it is the primary");
+                        self.step(begun, "promoted", &said);
+                        return Ok(address.clone());
+                    }
                 }
+                if !leads {
+                    self.note("again", format!("{sentinel} gave the failover up"));
+                    break;
+                }
+                tokio::time::sleep(STEP).await;
             }
-            tokio::time::sleep(STEP).await;
         }
-        let message = format!("not moved: {} promoted no replica", switchover.sentinel);
+        let message = format!("not moved: {sentinel} promoted no replica");
         Err(Failure::new(Exit::Failed, message))
     }
 
@@ -463,12 +476,6 @@ impl Mover<'_> {
 
     async fn instance(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
         let mut link = Link::open(at, &self.group.login).await.map_err(|e| failed(at, &e))?;
-        link.call(command).await.map_err(|error| failed(at, &error))
-    }
-
-    async fn sentinel(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
-        let login = &self.config.sentinel_login;
-        let mut link = Link::open(at, login).await.map_err(|error| failed(at, &error))?;
         link.call(command).await.map_err(|error| failed(at, &error))
     }
 

@@ -15,7 +15,7 @@ use super::wait::until;
 use crate::core::identity::address::Address;
 use crate::core::known::observed::{InstanceAnswer, Role};
 use crate::instance::probe;
-use crate::redis_link::{Link, LinkSettings};
+use crate::redis_link::{Link, LinkSettings, fields};
 
 /// How long a server may take to answer its first PING.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -128,6 +128,53 @@ impl LabServer {
             false => link.call(command).await,
         };
         answer.map_err(LabError::new)
+    }
+
+    /// Has this Sentinel replace the primary of a group, and returns once it has chosen a replica. A Sentinel accepts
+    /// the command and gives up two rounds later where its last INFO of every replica has grown too old meanwhile, on a
+    /// busy machine (`docs/facts/sentinel.md` 20): it is asked again then.
+    ///
+    /// # Errors
+    /// When it refuses, or has chosen none in time.
+    pub async fn fail_over(&self, group: &str) -> Result<(), LabError> {
+        self.fail_over_by(&["SENTINEL", "FAILOVER", group], group).await
+    }
+
+    /// As [`Self::fail_over`], by another form of the command.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn fail_over_by(&self, command: &[&str], group: &str) -> Result<(), LabError> {
+        const CHOOSES: [&str; 2] = ["wait_start", "select_slave"];
+        let mut link = self.link().await?;
+        let before = self.named(&mut link, group).await?.0;
+        let until = tokio::time::Instant::now() + START_TIMEOUT;
+        while tokio::time::Instant::now() < until {
+            link.call(command).await.map_err(LabError::new)?;
+            loop {
+                let (primary, state) = self.named(&mut link, group).await?;
+                match state {
+                    _ if primary != before => return Ok(()),
+                    None => break,
+                    Some(state) if !CHOOSES.contains(&state.as_str()) => return Ok(()),
+                    Some(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        }
+        Err(LabError(format!("{} gives every failover up", self.name)))
+    }
+
+    /// The primary that this Sentinel names, and the state of the failover that it leads.
+    async fn named(
+        &self,
+        link: &mut Link,
+        group: &str,
+    ) -> Result<([String; 2], Option<String>), LabError> {
+        let answer = link.call(&["SENTINEL", "MASTER", group]).await.map_err(LabError::new)?;
+        let mut master = fields(&answer).map_err(LabError)?;
+        let mut take = |name: &str| master.remove(name);
+        let state = take("failover-state").filter(|state| state != "none");
+        Ok((["ip", "port"].map(|name| take(name).unwrap_or_default()), state))
     }
 
     /// What it says about itself.

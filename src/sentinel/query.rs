@@ -345,6 +345,16 @@ pub async fn replace(
     Ok(true)
 }
 
+/// Whether the Sentinel leads a failover of the group at this moment.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with one that cannot be read.
+pub async fn leads(link: &mut Link, group: &GroupName) -> Result<bool, LinkError> {
+    let answer = link.call(&["SENTINEL", "MASTER", group.as_str()]).await?;
+    let master = fields(&answer).map_err(LinkError::Unexpected)?;
+    Ok(flags(&master).contains(&"failover_in_progress"))
+}
+
 fn unexpected(what: &str) -> LinkError {
     LinkError::Unexpected(what.to_owned())
 }

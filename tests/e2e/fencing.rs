@@ -163,7 +163,7 @@ pub async fn a_primary_replaced_by_hand_is_fenced_once_the_majority_has_followed
     let old = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
     let begun = Instant::now();
-    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    world.sentinels[0].fail_over("redis").await.unwrap();
     let new = until_writer(&world, "redis", 20, Some(&old)).await;
     until_follows(world.server(&old).unwrap(), &new).await;
     assert!(begun.elapsed() < SENTINEL_WAITS, "Sentinel did it: {}", logs(&agents));
@@ -180,7 +180,7 @@ pub async fn left_to_sentinel_when_the_operator_wants_it_so() {
     let agents = agents(&world, 1, &["--config", config.to_str().unwrap()]);
     let old = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
-    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    world.sentinels[0].fail_over("redis").await.unwrap();
     let new = until_writer(&world, "redis", 20, Some(&old)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let server = world.server(&old).unwrap();

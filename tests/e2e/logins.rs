@@ -207,7 +207,7 @@ async fn the_users_of_the_reference_may_do_all_that_an_agent_does() {
     })
     .await
     .unwrap();
-    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    world.sentinels[0].fail_over("redis").await.unwrap();
     until_writer(&world, "redis", 20, Some(&old)).await;
     until_in_sync(&world, "redis", 3).await;
     let log = logs(&agents);

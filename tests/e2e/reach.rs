@@ -283,7 +283,7 @@ async fn a_primary_that_loads_for_long_is_said_and_doctor_says_how_it_is_replace
         assert_eq!(record(&world, "redis").await.unwrap().generation, 1, "nothing replaces it");
         // Not while its last look at the replicas is too old.
         until("a Sentinel replaces it", Duration::from_secs(20), || async {
-            world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await
+            world.sentinels[0].fail_over("redis").await
         })
         .await
         .unwrap();

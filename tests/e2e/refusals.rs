@@ -71,7 +71,7 @@ async fn an_instance_that_does_not_let_the_agent_in_is_said_before_and_while_it_
     })
     .await
     .unwrap();
-    sentinel.ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    sentinel.fail_over("redis").await.unwrap();
     until_status(&url, &format!("a majority of the Sentinels names {stranger}, and {said}"), true)
         .await;
     world.server(&stranger).unwrap().ask(&user).await.unwrap();

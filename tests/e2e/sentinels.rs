@@ -134,9 +134,8 @@ async fn two_failovers_at_once_end_with_one_writer() {
     until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
     let hammer = Hammer::start(&world);
-    let command = ["SENTINEL", "FAILOVER", "redis"];
     let (one, other) =
-        tokio::join!(world.sentinels[0].ask(&command), world.sentinels[1].ask(&command));
+        tokio::join!(world.sentinels[0].fail_over("redis"), world.sentinels[1].fail_over("redis"));
     one.unwrap();
     other.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -328,7 +327,7 @@ async fn a_failover_that_its_leader_never_ends_hides_no_later_one() {
     };
     until_replicas_are(&world, "the Sentinels know which may not be chosen", 20, known).await;
     world.calm().await.unwrap();
-    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    world.sentinels[0].fail_over("redis").await.unwrap();
     let second = until_writer(&world, "redis", 20, Some(&first)).await;
     until_follows(world.server(&first).unwrap(), &second).await;
     world.server_mut(&second).unwrap().kill();
@@ -394,7 +393,7 @@ async fn a_sentinel_is_asked_once_more_before_it_is_reconfigured() {
     world.calm().await.unwrap();
     // It leads a failover, which goes on for as long as the replica does not answer.
     replica.signal(Signal::SIGSTOP).unwrap();
-    sentinel.ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    sentinel.fail_over("redis").await.unwrap();
     let repoint = tell(ReconfigureKind::Repoint, &replica.address);
     assert!(query::reconfigure(&mut link, &id, &group, &repoint, &[]).await.unwrap().is_none());
     let now = query::ask(&mut link, &id, &group).await.unwrap().group.unwrap();

@@ -95,7 +95,7 @@ async fn life_of_a_group(level: &str, consul_servers: u8) {
     // Replaced by hand, while it is alive and well.
     let hammer = Hammer::start(&world);
     hammer.until_answered().await;
-    world.sentinels[1].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    world.sentinels[1].fail_over("redis").await.unwrap();
     let fourth = until_writer(&world, "redis", 30, Some(&third)).await;
     named_everywhere(&world, &fourth).await;
     until_in_sync(&world, "redis", 2).await;
@@ -151,7 +151,7 @@ pub async fn writes_on_the_old_primary_are_held_while_it_is_being_replaced(consu
         .await
         .unwrap();
     }
-    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    world.sentinels[0].fail_over("redis").await.unwrap();
     let moved = |r: &consul_redis::core::published::record::Record| {
         r.writer_address().is_some_and(|writer| writer.to_string() != old)
     };

@@ -76,7 +76,7 @@ pub async fn a_bare_sentinel_failover_loses_acknowledged_writes() {
     let writers = writers(&world);
     writers.until_more(SOME).await;
     let asked = Instant::now();
-    world.sentinels[0].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    world.sentinels[0].fail_over("redis").await.unwrap();
     let new = until_writer(&world, "redis", 20, Some(&old)).await;
     writers.until_more(SOME).await;
     // Only then is what the old one took gone.
@@ -127,6 +127,62 @@ pub async fn it_goes_where_it_was_asked_to_and_refuses_with_reasons() {
     assert_eq!(until_writer(&world, "redis", 5, Some(&old)).await, last);
     let kept = priority.ask(&["CONFIG", "GET", "replica-priority"]).await.unwrap();
     assert!(format!("{kept:?}").contains("100"), "{kept:?}");
+}
+
+/// How old a Sentinel's INFO of a replica may be is three of these, in ms.
+async fn set_info_period(world: &World, ms: &str) {
+    for sentinel in &world.sentinels {
+        sentinel.ask(&["SENTINEL", "DEBUG", "info-period", ms]).await.unwrap();
+    }
+}
+
+/// With it, a replica that fits when a failover is asked for does so no more at the Sentinel's next round.
+const GIVES_UP: &str = "15";
+
+#[tokio::test]
+pub async fn a_failover_that_sentinel_gives_up_is_asked_for_again() {
+    let world = world(WorldSpec { since: Some("7.0"), ..WorldSpec::default() }).await;
+    let _agents = agents(&world, 1, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    set_info_period(&world, GIVES_UP).await;
+    until("it is given up", Duration::from_secs(30), || async {
+        let output = run_async(&world, &["switchover", "redis", "--yes"]).await;
+        let said = text(&output);
+        if said.contains("gave the failover up") { Ok(()) } else { Err(LabError(said)) }
+    })
+    .await
+    .unwrap();
+    set_info_period(&world, "1000").await;
+    world.calm().await.unwrap();
+    let before = until_writer(&world, "redis", 10, None).await;
+    let output = run_async(&world, &["switchover", "redis", "--yes"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    until_writer(&world, "redis", 5, Some(&before)).await;
+}
+
+#[tokio::test]
+pub async fn a_handover_that_sentinels_give_up_at_first_is_made_all_the_same() {
+    let world = world(WorldSpec { since: Some("7.0"), ..WorldSpec::default() }).await;
+    let primary = &world.groups[0].redis[0].address;
+    let config = world.dir().join("node.toml");
+    let text = format!("[[group]]\nname = \"redis\"\n[[redis]]\naddress = \"{primary}\"\n");
+    std::fs::write(&config, text).unwrap();
+    let args = ["--config", config.to_str().unwrap(), "--handover"];
+    let mut node = agent(&world, "node", &args, &[]);
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    set_info_period(&world, GIVES_UP).await;
+    node.signal(Signal::SIGTERM).unwrap();
+    // Three to six attempts.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    set_info_period(&world, "1000").await;
+    let code = node.end(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(code, 0, "{}", node.log());
+    let new = until_writer(&world, "redis", 5, Some(&old)).await;
+    assert!(node.log().contains(&format!("handed over from {old} to {new}")), "{}", node.log());
 }
 
 async fn until_a_writer_is_published(world: &World) -> String {

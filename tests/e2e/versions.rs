@@ -136,7 +136,8 @@ async fn coordinated_by_another(level: &str) {
     let (hammer, writers) = (Hammer::start(&world), Writers::start(&world, 2));
     writers.until_more(MOVED_AMONG).await;
     let asked = &world.sentinels[1];
-    asked.ask(&["SENTINEL", "FAILOVER", "redis", "COORDINATED"]).await.unwrap();
+    let command = ["SENTINEL", "FAILOVER", "redis", "COORDINATED"];
+    asked.fail_over_by(&command, "redis").await.unwrap();
     let seen = until_flag(&world, 1, "coordinated_failover").await;
     assert!(!seen["flags"].contains("force_failover"), "{seen:?}");
     let new = until_writer(&world, "redis", 20, Some(&old)).await;
@@ -191,7 +192,7 @@ async fn a_forced_failover_after_an_election_is_published_at_the_promotion() {
         std::fs::read_to_string(log).unwrap().contains("+elected-leader")
     };
     let leader = world.sentinels.iter().find(elected).expect("one was elected");
-    leader.ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    leader.fail_over("redis").await.unwrap();
     let third = until_writer(&world, "redis", 20, Some(&second)).await;
     let change = history(&world).await.unwrap().remove(0);
     assert_eq!(change.to.map(|writer| writer.to_string()), Some(third));
