@@ -342,8 +342,6 @@ impl Mover<'_> {
             let asked = link.call(&["SENTINEL", "FAILOVER", group.as_str()]).await;
             asked.map_err(|error| failed(sentinel, &error))?;
             while Instant::now() < until {
-                // Before the replicas: a failover that is over by now has promoted one, or was given up.
-                let leads = query::leads(&mut link, group).await.unwrap_or(true);
                 // All candidates are watched, when one was asked for and another is chosen.
                 for address in &switchover.candidates {
                     if self.probe(address).await.is_ok_and(|answer| is_primary(&answer)) {
@@ -352,7 +350,8 @@ impl Mover<'_> {
                         return Ok(address.clone());
                     }
                 }
-                if !leads {
+                let gave_up = query::gave_up(&mut link, group, &switchover.from).await;
+                if gave_up.unwrap_or(false) {
                     self.note("again", format!("{sentinel} gave the failover up"));
                     break;
                 }

@@ -345,14 +345,23 @@ pub async fn replace(
     Ok(true)
 }
 
-/// Whether the Sentinel leads a failover of the group at this moment.
+/// Whether the Sentinel has given up the failover of this primary that it was asked for: it leads none, and names that
+/// primary still. The end of a failover, and the name of the new primary, are one to it.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with one that cannot be read.
-pub async fn leads(link: &mut Link, group: &GroupName) -> Result<bool, LinkError> {
+pub async fn gave_up(
+    link: &mut Link,
+    group: &GroupName,
+    primary: &Address,
+) -> Result<bool, LinkError> {
     let answer = link.call(&["SENTINEL", "MASTER", group.as_str()]).await?;
-    let master = fields(&answer).map_err(LinkError::Unexpected)?;
-    Ok(flags(&master).contains(&"failover_in_progress"))
+    let read = || -> Result<bool, String> {
+        let master = fields(&answer)?;
+        let named = address(field(&master, "ip")?, field(&master, "port")?)?;
+        Ok(named == *primary && !flags(&master).contains(&"failover_in_progress"))
+    };
+    read().map_err(LinkError::Unexpected)
 }
 
 fn unexpected(what: &str) -> LinkError {
