@@ -222,7 +222,7 @@ pub const DISAGREES_AFTER_MS: u64 = 30_000;
 pub const RECONFIGURE_AGAIN_MS: u64 = 5_000;
 /// How often rows or keys that another program changes are put back, in ms: a token that may write rows and not see
 /// them would keep an agent at it all the time.
-pub const REPAIR_AGAIN_MS: u64 = 1_000;
+pub const REPAIR_AGAIN_MS: u64 = 500;
 /// How long after a switch DNS may first have been seen to answer it, to be noted, in ms: an agent that was started
 /// later has not seen the first time.
 pub const IN_DNS_WITHIN_MS: u64 = 60_000;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{GroupLoop, Output};
 use crate::identity::address::Address;
 use crate::known::observed::{DownOpinion, FailoverPhase, RowsAnswer};
+use crate::policy::REPAIR_AGAIN_MS;
 use crate::time::{Mono, Now};
 
 /// How often everything is read again when nothing happens, in ms.
@@ -23,7 +24,10 @@ impl GroupLoop {
     /// When [`Input::Tick`](super::Input::Tick) is due next.
     pub fn next_wake(&self) -> Mono {
         let chase = self.chosen().map_or(self.next_look, |_| self.next_chase);
-        self.next_look.min(chase).min(self.next_audit)
+        // What was swept since the last repair is put back as soon as it may be.
+        let repair = self.memory.repaired.map(|at| at.plus_ms(REPAIR_AGAIN_MS));
+        let repair = repair.filter(|at| *at > self.turned).unwrap_or(self.next_look);
+        self.next_look.min(chase).min(self.next_audit).min(repair)
     }
 
     /// Asks for what is due.

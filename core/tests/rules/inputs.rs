@@ -5,7 +5,7 @@ use consul_redis_core::group::{FOLLOW_UP_WITHIN_MS, GroupLoop, Input, LogLevel, 
 use consul_redis_core::known::observed::{
     DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, SentinelAnswer,
 };
-use consul_redis_core::policy::Policy;
+use consul_redis_core::policy::{Policy, REPAIR_AGAIN_MS};
 use consul_redis_core::published::record::Level;
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
@@ -240,6 +240,29 @@ fn what_changes_no_writer_is_not_followed_up() {
     assert_eq!(write.purpose, Purpose::Confirm);
     let outputs = machine.on(Input::Written(id, Outcome::Committed { index: 500 }), now(1_010));
     assert!(follow_ups(&outputs).is_empty());
+}
+
+/// A clean-up job takes one row after the other: the second one does not wait for the next look as well.
+#[test]
+fn what_is_swept_right_after_a_repair_is_put_back_as_soon_as_it_may_be() {
+    let mut fed = Fed::new();
+    for _ in 0..3 {
+        fed.second(&[(A, primary(1, None, &[B, C])), (B, replica(1, A)), (C, replica(1, A))]);
+    }
+    let mut rows = Scene::healthy(3).observed.rows.expect("rows");
+    rows.asked = Mono(fed.at + 1);
+    rows.found.as_mut().expect("a node").services.remove("redis-primary");
+    let outputs = fed.machine.on(Input::Rows(rows), now(fed.at + 2));
+    let id = outputs.iter().find_map(|output| match output {
+        Output::Write(id, write) if write.purpose == Purpose::Repair => Some(*id),
+        _ => None,
+    });
+    let (repaired, id) = (fed.at + 10, id.expect("a repair"));
+    fed.machine.on(Input::Written(id, Outcome::Committed { index: 500 }), now(repaired));
+    let free = Mono(repaired + REPAIR_AGAIN_MS);
+    assert_eq!(fed.machine.next_wake(), free);
+    fed.machine.on(Input::Tick, now(free.0));
+    assert!(fed.machine.next_wake() > free, "once");
 }
 
 /// What the loop says of a lost answer, by level, when it runs at these times and the client gives up at the last one.

@@ -255,14 +255,14 @@ fn rows_that_another_program_changed_are_put_back() {
 }
 
 #[test]
-fn rows_that_do_not_stay_are_put_back_once_a_second() {
+fn rows_that_do_not_stay_are_put_back_twice_a_second() {
     let mut scene = Scene::healthy(3);
     let rows = scene.observed.rows.as_mut().unwrap().found.as_mut().unwrap();
     rows.services.remove("redis-primary");
-    scene.memory.repaired = Some(Mono(NOW - 999));
+    scene.memory.repaired = Some(Mono(NOW - 499));
     assert!(scene.decision().actions().is_empty(), "{:?}", scene.decision());
     assert!(!scene.decision().sound, "they are not as they should be");
-    scene.memory.repaired = Some(Mono(NOW - 1_000));
+    scene.memory.repaired = Some(Mono(NOW - 500));
     assert_eq!(scene.write().purpose, Purpose::Repair);
 }
 
