@@ -6,14 +6,16 @@ use std::str::FromStr;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::engine::ArgValueCandidates;
 
-use crate::completion::groups;
 use crate::config::file::{LogFormat, Span};
 use crate::core::identity::address::{Address, GroupName, ServiceName};
 use crate::core::policy::WantedQuorum;
 use crate::core::published::record::Level;
 
+/// What stands for a group's name in the help. Shells complete it (`completion`).
+pub const GROUP: &str = "GROUP";
+/// The same in `--group`.
+pub const GROUP_FLAG: &str = "NAME[=SERVICE]";
 /// The least time between two looks of `status --watch`, in ms.
 const WATCH_EVERY_MIN_MS: u64 = 100;
 
@@ -145,7 +147,7 @@ fn every(text: &str) -> Result<Span, String> {
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
     /// The group
-    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
+    #[arg(value_name = GROUP)]
     pub shown: GroupName,
     /// Show each switch step by step, in ms: down, withdrawn, chosen, promoted, sent to Consul, in DNS, confirmed
     #[arg(long, conflicts_with = "json")]
@@ -167,7 +169,7 @@ pub struct PlanArgs {
 #[derive(Debug, Args)]
 pub struct WaitArgs {
     /// The group
-    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
+    #[arg(value_name = GROUP)]
     pub awaited: GroupName,
     /// Wait for a writer (what it does when nothing is said)
     #[arg(long, conflicts_with = "replicas")]
@@ -204,7 +206,7 @@ pub struct ManArgs {
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// The group [default: all that are configured, or that Consul knows]
-    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
+    #[arg(value_name = GROUP)]
     pub examined: Option<GroupName>,
     /// Print JSON
     #[arg(long)]
@@ -238,7 +240,7 @@ pub struct RenderHow {
 #[derive(Debug, Args)]
 pub struct RetireArgs {
     /// The group
-    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
+    #[arg(value_name = GROUP)]
     pub retired: GroupName,
     /// Do it even though agents still watch the group (they will publish it again)
     #[arg(long)]
@@ -249,7 +251,7 @@ pub struct RetireArgs {
 #[derive(Debug, Args)]
 pub struct AdoptArgs {
     /// The group
-    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
+    #[arg(value_name = GROUP)]
     pub adopted: GroupName,
     /// Do not ask
     #[arg(long)]
@@ -260,7 +262,7 @@ pub struct AdoptArgs {
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The group
-    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
+    #[arg(value_name = GROUP)]
     pub configured: GroupName,
     /// quorum (a number or auto), down_after, failover_timeout, parallel_syncs, reboot_down_after; KEY= takes one
     /// away
@@ -275,7 +277,7 @@ pub struct ConfigArgs {
 #[derive(Debug, Args)]
 pub struct SwitchoverArgs {
     /// The group
-    #[arg(value_name = "GROUP", add = ArgValueCandidates::new(groups))]
+    #[arg(value_name = GROUP)]
     pub moved: GroupName,
     /// The replica to become the primary [default: Sentinel's choice]
     #[arg(long, value_name = "HOST:PORT")]
@@ -393,9 +395,8 @@ pub struct Common {
         long,
         global = true,
         env = "CONSUL_REDIS_GROUP",
-        value_name = "NAME[=SERVICE]",
-        value_delimiter = ',',
-        add = ArgValueCandidates::new(groups)
+        value_name = GROUP_FLAG,
+        value_delimiter = ','
     )]
     pub group: Vec<GroupFlag>,
     /// How sure a publication must be: `promotion` (as soon as the replica chosen by an elected

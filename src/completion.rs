@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
-use clap_complete::engine::CompletionCandidate;
+use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _};
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::{CompleteEnv, Shell, env::Shells};
 
-use crate::cli::{Cli, Common};
+use crate::cli::{Cli, Common, GROUP, GROUP_FLAG};
 use crate::config::{Config, default_file};
 use crate::consul::client::Consul;
 use crate::core::identity::address::GroupName;
@@ -25,7 +25,21 @@ const CONSUL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Answers a shell that asks what a line may go on with, and ends; does nothing for any other call.
 pub fn answer_shell() {
-    CompleteEnv::with_factory(Cli::command).var(ASKED).complete();
+    CompleteEnv::with_factory(command).var(ASKED).complete();
+}
+
+/// The command line, in which the name of a group is completed.
+fn command() -> Command {
+    Cli::command().mut_args(completed).mut_subcommands(|command| command.mut_args(completed))
+}
+
+fn completed(arg: Arg) -> Arg {
+    match arg.get_value_names() {
+        Some([name]) if *name == GROUP || *name == GROUP_FLAG => {
+            arg.add(ArgValueCandidates::new(groups))
+        }
+        _ => arg,
+    }
 }
 
 /// The script by which a shell asks.
@@ -41,7 +55,7 @@ pub fn script(shell: Shell) -> std::io::Result<Vec<u8>> {
 }
 
 /// The groups of the config that the line names, and those that Consul has. What cannot be read adds none.
-pub fn groups() -> Vec<CompletionCandidate> {
+fn groups() -> Vec<CompletionCandidate> {
     let Some(config) = configured() else { return Vec::new() };
     let mut names: BTreeSet<GroupName> = in_consul(&config).unwrap_or_default();
     names.extend(config.groups.iter().map(|group| group.policy.group.clone()));

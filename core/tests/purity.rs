@@ -63,55 +63,94 @@ fn the_core_depends_on_nothing_that_does() {
     assert_eq!(names, DEPENDENCIES);
 }
 
-/// Directories that are one module each; in the others, each file is a module.
-const WHOLE: [&str; 2] = ["doctor", "group"];
-
-/// Which modules of the core each one takes something from, by the last part of their names, which no two share.
-fn imports() -> BTreeMap<String, BTreeSet<String>> {
-    let src = root().join("src");
-    let name_of = |path: &Path| {
-        let below = path.strip_prefix(&src).expect("a source file").to_string_lossy().into_owned();
-        let below = below.trim_end_matches(".rs");
-        let (dir, file) = below.split_once('/').unwrap_or((below, below));
-        if WHOLE.contains(&dir) { dir.to_owned() } else { file.to_owned() }
+/// Which modules of a crate each one takes something from, by their paths. What is in one of `whole` is one module.
+fn imports(src: &Path, whole: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let path_of = |path: &Path| {
+        let below = path.strip_prefix(src).expect("a source file").to_string_lossy().into_owned();
+        let below = below.trim_end_matches(".rs").trim_end_matches("/mod");
+        below.replace('/', "::")
     };
-    let files: Vec<PathBuf> =
-        sources(&src).into_iter().filter(|path| !path.ends_with("lib.rs")).collect();
-    let modules: BTreeSet<String> = files.iter().map(|path| name_of(path)).collect();
+    let module_of = |path: &str| {
+        let first = path.split("::").next().unwrap_or_default();
+        if whole.contains(&first) { first.to_owned() } else { path.to_owned() }
+    };
+    let files: Vec<(PathBuf, String)> = sources(src)
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|kind| kind == "rs"))
+        .filter(|path| !path.ends_with("lib.rs") && !path.ends_with("main.rs"))
+        .map(|path| (path.clone(), path_of(&path)))
+        .collect();
+    let modules: BTreeSet<&str> = files.iter().map(|(_, path)| path.as_str()).collect();
+    // The longest part of a path that is a module: what follows is in it.
+    let taken = |path: &str| {
+        let mut path = path;
+        loop {
+            if modules.contains(path) {
+                return Some(module_of(path));
+            }
+            path = path.rsplit_once("::")?.0;
+        }
+    };
     let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for path in &files {
-        let text = std::fs::read_to_string(path).expect("a source file");
+    for (file, path) in &files {
+        let text = std::fs::read_to_string(file).expect("a source file");
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        let code = code.lines().map(|line| line.split("//").next().unwrap_or_default());
-        let name = name_of(path);
-        let found = imports.entry(name.clone()).or_default();
-        for line in code {
-            for path in line.split("super::").skip(1).chain(line.split("crate::").skip(1)) {
-                let mut words = path.split(|c: char| c != '_' && c != ':' && !c.is_alphanumeric());
-                let words = words.next().unwrap_or_default().split("::");
-                // A directory's module is what is taken; the directory itself, where something of its own file is.
-                let taken = words.take_while(|word| modules.contains(*word)).last();
-                found.extend(taken.filter(|taken| *taken != name).map(str::to_owned));
+        let code: String = code
+            .lines()
+            .flat_map(|line| [line.split("//").next().unwrap_or_default(), "\n"])
+            .collect();
+        let own = module_of(path);
+        let found = imports.entry(own.clone()).or_default();
+        let parent = path.rsplit_once("::").map(|(parent, _)| format!("{parent}::"));
+        for (start, base) in [("crate::", String::new()), ("super::", parent.unwrap_or_default())] {
+            for rest in code.split(start).skip(1) {
+                let words = rest.split(|c: char| c != '_' && c != ':' && !c.is_alphanumeric());
+                let words = words.take(1).collect::<String>();
+                let path = format!("{base}{}", words.trim_end_matches(':'));
+                found.extend(taken(&path).filter(|taken| *taken != own));
             }
         }
     }
     imports
 }
 
-#[test]
-fn imports_go_one_way() {
-    let mut left = imports();
-    assert!(left.values().map(BTreeSet::len).sum::<usize>() > 100, "{left:?}");
+/// Those that take something from one another.
+fn circles(mut left: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     // Those that take nothing from any that is left go, until none does: the rest takes from itself.
     loop {
         let before = left.len();
         let names: BTreeSet<String> = left.keys().cloned().collect();
         left.retain(|_, from| !from.is_disjoint(&names));
+        left.values_mut().for_each(|from| from.retain(|name| names.contains(name)));
         if left.len() == before {
-            break;
+            return left;
         }
     }
-    let names: BTreeSet<String> = left.keys().cloned().collect();
-    left.values_mut().for_each(|from| from.retain(|name| names.contains(name)));
+}
+
+#[test]
+fn imports_of_the_core_go_one_way() {
+    // Directories that are one module each.
+    let all = imports(&root().join("src"), &["doctor", "group"]);
+    assert!(all.values().map(BTreeSet::len).sum::<usize>() > 100, "{all:?}");
+    let left = circles(all);
     assert!(left.is_empty(), "circles: {left:#?}");
+}
+
+#[test]
+fn imports_of_the_program_go_one_way() {
+    let all = imports(&root().join("../src"), &[]);
+    assert!(all.values().map(BTreeSet::len).sum::<usize>() > 200, "{all:?}");
+    let left = circles(all);
+    assert!(left.is_empty(), "circles, and what takes from them: {left:#?}");
+}
+
+#[test]
+fn a_circle_is_found() {
+    let take = |name: &str, from: &[&str]| {
+        (name.to_owned(), from.iter().map(|name| (*name).to_owned()).collect())
+    };
+    let all = [take("a", &["b"]), take("b", &["c"]), take("c", &["b"]), take("d", &[])];
+    let left = circles(BTreeMap::from(all));
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
 }
