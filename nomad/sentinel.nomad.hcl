@@ -2,7 +2,7 @@
 #
 #   nomad job run nomad/sentinel.nomad.hcl
 #
-# They know nobody when they start: the agents tell them where each group's primary is. docs/deploy.md has the rest.
+# They know no group when they start: the agents tell them where each group's primary is. docs/deploy.md has the rest.
 
 # The image that this repository's Dockerfile makes, where your clients find it.
 variable "image" {

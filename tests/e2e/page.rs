@@ -239,9 +239,15 @@ async fn what_is_served_is_kept_in_and_the_same_as_status_says() {
         }
         all
     };
-    let said = run(&world, &["status", "--json", "--dns", &dns], &[]);
-    let shown = get(&format!("{url}/status.json"), None).await.unwrap().1;
-    assert_eq!(still(&shown), still(&String::from_utf8(said.stdout).unwrap()));
+    // The last steps of a switch are written down a moment after it.
+    until("both say the same", Duration::from_secs(20), || async {
+        let said = run(&world, &["status", "--json", "--dns", &dns], &[]);
+        let said = still(&String::from_utf8(said.stdout).unwrap());
+        let shown = still(&get(&format!("{url}/status.json"), None).await?.1);
+        if shown == said { Ok(()) } else { Err(LabError(format!("{shown:#}\n{said:#}"))) }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use consul_redis_core::time::Mono;
 
 use crate::scene::{A, B, C, NOW, Scene, at, id, primary, replica, run, sentinel_at};
 
-/// It follows nobody, and holds the last writer's history up to there.
+/// It follows no instance, and holds the last writer's history up to there.
 fn waiting(offset: u64) -> InstanceAnswer {
     let role = Role::Replica { of: detached_address(), link_up: false };
     InstanceAnswer { role, offset, ..replica(1, A) }
@@ -95,7 +95,7 @@ fn it_is_not_named_again_while_anything_may_lead_elsewhere() {
     is_not_called_for(&forgotten().silent(1));
     is_not_called_for(&forgotten().sentinel(0, |group| group.primary = at(B)));
     is_not_called_for(&forgotten().answer(1, |answer| answer.tilt = true));
-    // It waits for somebody.
+    // It waits for another instance.
     is_not_called_for(&forgotten().instance(A, cut_loose(B)));
     let why = |scene: Scene| scene.keeps();
     assert!(why(forgotten().instance(A, waiting(999))).contains(&format!("holds less than {B}")));
