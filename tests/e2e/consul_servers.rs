@@ -42,7 +42,8 @@ async fn the_name_follows_although_the_leader_of_consul_dies_in_mid_switch() {
     let leader = leader(&mut world).await;
     let dead = world.more_consul[leader].http;
     let hammer = Hammer::start(&world);
-    hammer.until_answered().await;
+    // Of the one that is going to die, too.
+    hammer.until_enough().await;
     world.server_mut(&first).unwrap().kill();
     until_record(&world, "redis", 10, "the writer is withdrawn", |r| r.writer.is_none()).await;
     world.more_consul[leader].kill();

@@ -56,6 +56,7 @@ async fn one_sentinel_rolled_back_to_an_old_address_moves_nothing() {
         "{}",
         logs(&agents)
     );
+    hammer.until_enough().await;
     let seen = hammer.stop().await;
     seen.never_two_writers();
     seen.never_a_replica();

@@ -149,6 +149,7 @@ async fn coordinated_by_another(level: &str) {
     world.calm().await.unwrap();
     let missing = first_missing(&world, &new, &acknowledged).await;
     assert_eq!(missing, None, "of {} acknowledged\n{}", acknowledged.len(), logs(&agents));
+    hammer.until_enough().await;
     let seen = hammer.stop().await;
     seen.never_two_writers();
     // The old primary says that it is a replica 2 ms after the promotion, and the name follows some ms later.
