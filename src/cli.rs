@@ -77,6 +77,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Keep an instance out of the names and from being chosen, or put it back
     Maintenance(MaintenanceArgs),
+    /// Show which nodes of a Redis Cluster can take requests, and why the others cannot
+    Cluster(ClusterArgs),
     /// Make the Sentinels forget a server that is gone for good now, and not after `forget_after`
     Forget(ForgetArgs),
     /// Write what a bug report needs into one file, without secrets
@@ -141,6 +143,17 @@ fn every(text: &str) -> Result<Span, String> {
         return Err(format!("at least {WATCH_EVERY_MIN_MS}ms"));
     }
     Ok(span)
+}
+
+/// Options of `cluster`.
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// Nodes to begin with; a name stands for all of its addresses
+    #[arg(value_name = "HOST:PORT", required = true)]
+    pub seeds: Vec<Address>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `history`.

@@ -13,6 +13,8 @@ pub mod client;
 #[doc(hidden)]
 pub mod clock;
 #[doc(hidden)]
+pub mod cluster;
+#[doc(hidden)]
 pub mod commands;
 #[doc(hidden)]
 pub mod completion;

@@ -83,6 +83,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Chosen::History(args) => {
                 commands::history::run(config, args).await.map(|()| Exit::Done)?
             }
+            Chosen::Cluster(args) => commands::cluster::run(config, args).await?,
             Chosen::Wait(args) => commands::wait::run(config, args).await?,
             Chosen::Doctor(args) => commands::doctor::run(config, args).await?,
             Chosen::Plan(args) => commands::plan::run(config, args).await.map(|()| Exit::Done)?,

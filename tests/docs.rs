@@ -314,7 +314,9 @@ fn every_command_that_prints_json_has_a_schema_that_a_test_holds() {
     // That of the config file is for editors: tests/book holds it.
     let schemas: BTreeSet<String> = schemas.filter(|name| name != "config-file").collect();
     assert_eq!(with_json, schemas);
-    let tests = ["scripts.rs", "doctor.rs"].map(|name| read(&format!("tests/e2e/{name}"))).concat();
+    let tests = ["scripts.rs", "doctor.rs", "cluster.rs"]
+        .map(|name| read(&format!("tests/e2e/{name}")))
+        .concat();
     let held = |name: &String| {
         let calls = ["json(&world, ", "json(world, ", "off_schema("];
         calls.iter().any(|call| tests.contains(&format!("{call}\"{name}\"")))

@@ -5,7 +5,9 @@
 //!
 //! A look at the world goes through the modules in this order: [`identity`], [`known`], [`situation`], [`published`]
 //! and [`duty`], which [`decide`] puts together; [`group`] repeats it, and [`shown`] and [`doctor`] say what came out.
+//! [`cluster`] is of Redis Cluster, which needs none of these.
 
+pub mod cluster;
 pub mod decide;
 pub mod doctor;
 pub mod duty;

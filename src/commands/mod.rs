@@ -4,6 +4,7 @@ pub mod adopt;
 pub mod agent;
 pub mod beside;
 pub mod check_config;
+pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod doctor;

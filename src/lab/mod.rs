@@ -5,6 +5,7 @@
 //! it ends, by process id, and nothing else.
 
 pub mod clients;
+pub mod cluster;
 pub mod consul;
 pub mod net;
 pub mod process;

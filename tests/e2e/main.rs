@@ -12,6 +12,7 @@ mod browser;
 mod certificates;
 mod client;
 mod clients;
+mod cluster;
 mod consul;
 mod consul_servers;
 mod containers;

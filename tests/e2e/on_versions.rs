@@ -30,6 +30,9 @@ macro_rules! each_on {
                     it_goes_where_it_was_asked_to_and_refuses_with_reasons(),
                     an_agent_that_is_stopped_hands_its_primary_over(),
                     what_cannot_be_handed_over_stays_and_the_agent_stops()}
+                cluster::{from_blank_nodes_to_a_cluster_whose_primary_dies_and_comes_back(),
+                    a_node_that_all_others_have_forgotten_is_fit_for_nothing(),
+                    a_minority_is_not_believed_and_neither_is_a_server_without_a_cluster()}
             );
         }
     };

@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod clocks;
+mod cluster;
 mod data_loss;
 mod doctor;
 mod electorate;

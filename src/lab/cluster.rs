@@ -1,0 +1,147 @@
+//! A Redis Cluster of real nodes.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::LabError;
+use super::net::free_port;
+use super::process::Life;
+use super::redis::{LabServer, ServerSpec};
+use super::tools;
+use super::wait::until;
+use super::world::World;
+use crate::cluster::ask;
+use crate::core::cluster::judgement::NodeAnswer;
+use crate::core::cluster::slots::SLOTS;
+use crate::core::cluster::table::TableRole;
+use crate::redis_link::LinkSettings;
+
+/// How far from its port a node's bus listens.
+const BUS_OFFSET: u16 = 10_000;
+/// How long nodes may take to agree: 5 s on an idle machine (`docs/facts/cluster.md` 4).
+const AGREE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Nodes of a cluster, or blank ones.
+#[derive(Debug)]
+pub struct LabCluster {
+    /// Primaries first, each with slots, then the replica of each.
+    pub nodes: Vec<LabServer>,
+}
+
+impl LabCluster {
+    /// Starts blank nodes, each at an address of its own.
+    ///
+    /// # Errors
+    /// When one does not answer in time.
+    pub async fn start_blank(
+        world: &mut World,
+        names: &[&str],
+        node_timeout_ms: u64,
+    ) -> Result<Self, LabError> {
+        let mut nodes = Vec::new();
+        for name in names {
+            let ip = IpAddr::V4(world.address());
+            nodes.push(start_node(world.dir(), name, ip, node_timeout_ms).await?);
+        }
+        Ok(Self { nodes })
+    }
+
+    /// Makes a cluster of them: the first half own slots, and each of the others follows one of those.
+    ///
+    /// # Errors
+    /// When they do not agree in time.
+    pub async fn create(&self) -> Result<(), LabError> {
+        let (primaries, replicas) = self.nodes.split_at(self.nodes.len() / 2);
+        let share = SLOTS.div_ceil(primaries.len());
+        for (index, node) in primaries.iter().enumerate() {
+            let (first, end) = (index * share, ((index + 1) * share).min(SLOTS));
+            let (first, last) = (first.to_string(), (end - 1).to_string());
+            let epoch = (index + 1).to_string();
+            node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]).await?;
+            node.ask(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]).await?;
+        }
+        let [first, others @ ..] = &self.nodes[..] else { return Ok(()) };
+        for node in others {
+            first.meet(node).await?;
+        }
+        until("all nodes know one another", AGREE_TIMEOUT, || self.agree(|_, known| known)).await?;
+        for (node, primary) in replicas.iter().zip(primaries) {
+            let id = id(primary).await?;
+            node.ask(&["CLUSTER", "REPLICATE", &id]).await?;
+        }
+        until("all nodes agree on who follows whom", AGREE_TIMEOUT, || {
+            self.agree(|node, known| known && node.state_ok && node.link.is_none_or(|link| link.up))
+        })
+        .await?;
+        let roles = async || {
+            for node in &self.nodes {
+                let table = ask(&node.address, &node.login).await.map_err(LabError::new)?.table;
+                let follow = |role: &TableRole| matches!(role, TableRole::Replica(_));
+                let count = table.rows.values().filter(|row| follow(&row.role)).count();
+                if count != replicas.len() {
+                    return Err(LabError(format!("{} knows {count} replicas", node.name())));
+                }
+            }
+            Ok(())
+        };
+        until("all nodes know all replicas", AGREE_TIMEOUT, roles).await
+    }
+
+    async fn agree(&self, fits: impl Fn(&NodeAnswer, bool) -> bool) -> Result<(), LabError> {
+        for node in &self.nodes {
+            let answer = ask(&node.address, &node.login).await.map_err(LabError::new)?;
+            let rows = &answer.table.rows;
+            let known = rows.len() == self.nodes.len() && rows.values().all(|row| row.is_well());
+            if !fits(&answer, known) {
+                return Err(LabError(format!("{}: {answer:?}", node.name())));
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn start_node(
+    dir: &Path,
+    name: &str,
+    ip: IpAddr,
+    node_timeout_ms: u64,
+) -> Result<LabServer, LabError> {
+    let IpAddr::V4(v4) = ip else { return Err(LabError::new("an IPv4 address is needed")) };
+    // Nothing else listens at this address, so the port of the bus is free as well.
+    let port = free_port(&[v4])?;
+    let config = format!(
+        "bind {{ip}}\nport {{port}}\ndir {}\nsave \"\"\nappendonly no\nrepl-diskless-sync yes\n\
+         repl-diskless-sync-delay 0\ncluster-enabled yes\ncluster-announce-ip {ip}\ncluster-config-file nodes.conf\n\
+         cluster-node-timeout {node_timeout_ms}\n",
+        dir.join(name).display()
+    );
+    let host = ip.to_string();
+    let tool = tools::redis_server_since("7.0")?;
+    let (args, login, published, life) = (&[][..], LinkSettings::default(), None, Life::WithUs);
+    let config = config.as_str();
+    let spec =
+        ServerSpec { name, tool, ip, host: &host, port, published, config, args, login, dir, life };
+    LabServer::start(spec).await
+}
+
+/// A node's id.
+///
+/// # Errors
+/// Without an answer.
+pub async fn id(node: &LabServer) -> Result<String, LabError> {
+    let answer = node.ask(&["CLUSTER", "MYID"]).await?;
+    crate::redis_link::text(&answer).map_err(LabError)
+}
+
+impl LabServer {
+    /// Has this node of a cluster meet another one.
+    ///
+    /// # Errors
+    /// Without an answer.
+    pub async fn meet(&self, other: &Self) -> Result<(), LabError> {
+        let (host, port) = (other.address.host(), other.address.port());
+        let (bus, port) = ((port + BUS_OFFSET).to_string(), port.to_string());
+        self.ask(&["CLUSTER", "MEET", host, &port, &bus]).await.map(|_| ())
+    }
+}
