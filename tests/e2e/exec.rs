@@ -154,7 +154,7 @@ async fn a_lone_primary_with_its_data_is_the_primary_again() {
 #[tokio::test]
 async fn signals_reach_the_server_its_exit_code_is_ours_and_orphans_are_reaped() {
     let mut world = world(spec()).await;
-    let wrapper = ["sh", "-c", "(sleep 1 &); exec \"$@\"", "sh"];
+    let wrapper = ["sh", "-c", "(sleep 5 &); exec \"$@\"", "sh"];
     let config = world.dir().join("agent.toml");
     std::fs::write(&config, "").unwrap();
     let options = ["--config", config.to_str().unwrap()];
@@ -164,7 +164,7 @@ async fn signals_reach_the_server_its_exit_code_is_ours_and_orphans_are_reaped()
     let ours = container.process().id();
     let orphans = || children(ours).into_iter().filter(|(_, name, _)| name == "sleep");
     assert_eq!(orphans().count(), 1, "{:?}", children(ours));
-    until("no zombie is left", Duration::from_secs(10), || async {
+    until("no zombie is left", Duration::from_secs(20), || async {
         match orphans().next() {
             None => Ok(()),
             Some(orphan) => Err(LabError(format!("{orphan:?}"))),

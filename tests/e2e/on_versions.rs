@@ -29,7 +29,9 @@ macro_rules! each_on {
                     a_bare_sentinel_failover_loses_acknowledged_writes(),
                     it_goes_where_it_was_asked_to_and_refuses_with_reasons(),
                     an_agent_that_is_stopped_hands_its_primary_over(),
-                    what_cannot_be_handed_over_stays_and_the_agent_stops()}
+                    what_cannot_be_handed_over_stays_and_the_agent_stops(),
+                    a_failover_that_sentinel_gives_up_is_asked_for_again(),
+                    a_handover_that_sentinels_give_up_at_first_is_made_all_the_same()}
                 cluster::{from_blank_nodes_to_a_cluster_whose_primary_dies_and_comes_back(),
                     a_node_that_all_others_have_forgotten_is_fit_for_nothing(),
                     a_minority_is_not_believed_and_neither_is_a_server_without_a_cluster()}
@@ -74,6 +76,7 @@ fn no_scenario_of_the_main_job_is_missing() {
         include_str!("fencing.rs"),
         include_str!("first_primary.rs"),
         include_str!("switchover.rs"),
+        include_str!("cluster.rs"),
     ] {
         let alone = text.split("#[tokio::test]\n").skip(1).filter_map(|rest| rest.lines().next());
         let alone = alone.filter_map(|line| line.split_once("fn ")?.1.split('(').next());
