@@ -166,3 +166,38 @@ fn the_dashboard_is_one_that_grafana_can_lay_out() {
         }
     }
 }
+
+/// What Prometheus's plugin reads of an annotation besides what Grafana does.
+const OF_PROMETHEUS: [&str; 4] = ["step", "textFormat", "titleFormat", "useValueForTime"];
+
+#[test]
+fn the_dashboard_is_as_grafanas_own_schema_says() {
+    let schema = read("tests/fixtures/grafana/dashboard.json");
+    let schema: Value = serde_json::from_str(&schema).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let off = |dashboard: &Value| -> Vec<String> {
+        let errors = validator.iter_errors(dashboard);
+        errors.map(|error| format!("{}: {error}", error.instance_path())).collect()
+    };
+    let mut dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
+    for note in dashboard["annotations"]["list"].as_array_mut().expect("annotations") {
+        let note = note.as_object_mut().expect("an annotation");
+        note.retain(|key, _| !OF_PROMETHEUS.contains(&key.as_str()));
+    }
+    assert_eq!(off(&dashboard), Vec::<String>::new());
+    // Each part is held: a panel, its options, its queries, a variable.
+    let wrong = [
+        ("/title", Value::from(1)),
+        ("/panels/1/gridPos/w", Value::from("half")),
+        ("/panels/1/options/no_such_option", Value::from(1)),
+        ("/panels/1/targets/0/no_such_key", Value::from(1)),
+        ("/templating/list/0/type", Value::from("no such type")),
+    ];
+    for (place, value) in wrong {
+        let mut other = dashboard.clone();
+        let (parent, key) = place.rsplit_once('/').expect("a place");
+        let parent = other.pointer_mut(parent).expect(place).as_object_mut().expect(place);
+        parent.insert(key.to_owned(), value);
+        assert_ne!(off(&other), Vec::<String>::new(), "{place}");
+    }
+}
