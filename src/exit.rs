@@ -1,6 +1,7 @@
 //! How the process ends: documented codes, a message, and a hint where there is more to say.
 
 use std::fmt;
+use std::path::Path;
 
 use crate::config::ConfigError;
 use crate::consul::client::{ClientError, ConsulError};
@@ -51,12 +52,47 @@ impl Failure {
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
+    /// The same with its line in the config file, where a value that the message names stands there. What is found when
+    /// the file itself is read names its line already; this is for what is found when its values are used: a secret, a
+    /// certificate, an owner, a level.
+    #[must_use]
+    pub fn located(mut self, file: Option<&Path>) -> Self {
+        let Some(file) = file.filter(|_| self.code == Exit::Config) else { return self };
+        let name = file.display().to_string();
+        if self.message.starts_with(&name) {
+            return self;
+        }
+        let line =
+            std::fs::read_to_string(file).ok().and_then(|text| line_of(&text, &self.message));
+        if let Some(line) = line {
+            self.message = format!("{name}:{line}: {}", self.message);
+        }
+        self
+    }
+
     /// The same with a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
+}
+
+/// The line, counted from 1, with a value that a message names: in backticks, or else a path.
+fn line_of(text: &str, message: &str) -> Option<usize> {
+    let quoted = |value: &str| message.contains(&format!("`{value}`"));
+    let is_path = |value: &str| {
+        let mut words = message.split(|c: char| c.is_whitespace() || ":,;`".contains(c));
+        value.starts_with('/') && words.any(|word| word == value)
+    };
+    let line_with = |named: &dyn Fn(&str) -> bool| {
+        let holds = |line: &str| {
+            let mut values = line.split(['"', '\'']).skip(1).step_by(2);
+            !line.trim_start().starts_with('#') && values.any(named)
+        };
+        text.lines().position(holds).map(|at| at + 1)
+    };
+    line_with(&quoted).or_else(|| line_with(&is_path))
 }
 
 impl fmt::Display for Failure {

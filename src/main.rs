@@ -66,12 +66,17 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     if common.config.is_none() && !matches!(cli.command, Chosen::Demo(_)) {
         common.config = default_file();
     }
-    let settings = ConfigSource { common, env };
+    let file = common.config.clone();
+    run_by(cli.command, ConfigSource { common, env })
+        .map_err(|failure| failure.located(file.as_deref()))
+}
+
+fn run_by(command: Chosen, settings: ConfigSource) -> Result<u8, Failure> {
     let config = settings.read()?;
     // One thread: an agent waits far more than it works, and a single one keeps it small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
-        let code = match &cli.command {
+        let code = match &command {
             // Its exit code is that of its server.
             Chosen::Exec(args) => return commands::exec::run(config, args, settings).await,
             Chosen::Health(args) => commands::health::run(config, args, &settings.env).await?,

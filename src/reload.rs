@@ -1,5 +1,7 @@
 //! Reading the config again while something runs by it (SIGHUP).
 
+use std::path::Path;
+
 use tracing::{info, warn};
 
 use crate::agent::Agent;
@@ -36,8 +38,10 @@ impl ConfigSource {
     }
 }
 
-/// Has `read` read all settings again, and checks them against what runs `now`. Says why not, when they are refused.
+/// Has `read` read all settings again, from `file` too, and checks them against what runs `now`. Says why not, when
+/// they are refused.
 pub async fn again(
+    file: Option<&Path>,
     read: impl FnOnce() -> Result<Config, Failure>,
     now: &Config,
     log: &Log,
@@ -53,6 +57,7 @@ pub async fn again(
         // The agent says when it is in force.
         Ok(next) => Some(next),
         Err(failure) => {
+            let failure = failure.located(file);
             warn!("the config is refused, the running one stays: {}", failure.in_one_line());
             None
         }

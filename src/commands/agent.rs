@@ -26,7 +26,14 @@ pub async fn run(config: Config, settings: ConfigSource) -> Result<(), Failure> 
         while hangup.recv().await.is_some() {
             systemd::reloading();
             let now = configs.borrow().clone();
-            match reload::again(|| Ok(settings.read_again(&now)?), &now, &log).await {
+            match reload::again(
+                settings.common.config.as_deref(),
+                || Ok(settings.read_again(&now)?),
+                &now,
+                &log,
+            )
+            .await
+            {
                 Some(next) => drop(configs.send_replace(next)),
                 None => systemd::ready(),
             }

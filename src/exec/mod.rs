@@ -152,7 +152,11 @@ impl Exec {
                     with_server(next.clone(), role, address.clone())?;
                     Ok(next)
                 };
-                let Some(next) = reload::again(read, &now, &log).await else { continue };
+                let Some(next) =
+                    reload::again(settings.common.config.as_deref(), read, &now, &log).await
+                else {
+                    continue;
+                };
                 now = next.clone();
                 if tell.send(next).await.is_err() {
                     return;

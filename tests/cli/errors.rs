@@ -279,6 +279,60 @@ fn a_mistake_in_the_file_is_reported_with_what_to_do() {
     }
 }
 
+/// What is found when a value is used, and not when the file is read, has its line all the same. So has each kind of
+/// mistake that the parser finds, with the column.
+#[test]
+fn a_value_that_cannot_be_used_names_its_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("consul-redis.toml");
+    let shown = path.display();
+    for (text, said) in [
+        ("[instances]\npassword_file = \"/no/such\"\n", "4: cannot read the secret in /no/such: "),
+        (
+            "[sentinels.login]\npassword_file = \"/no/such\"\n",
+            "4: cannot read the secret in /no/such: ",
+        ),
+        ("[group]\n# /no/such\n", "line 3, column 1"),
+        (
+            "[[group]]\nname = \"redis\"\n[group.login]\npassword_file = '/no/such'\n",
+            "6: cannot read the secret in /no/such: ",
+        ),
+        ("[[group]]\nname = \"redis\"\nconfirm_within = \"soon\"\n", "line 5, column 18"),
+        ("[[group]]\nservice = \"redis\"\n", "line 3, column 1"),
+        (
+            "[instances]\ntls = true\nca_cert = \"/no/such.pem\"\n",
+            "5: TLS: cannot read /no/such.pem: ",
+        ),
+        (
+            "[consul]\n# \"/no/such\"\ntoken_file = \"/no/such\"\n",
+            "5: cannot read the secret in /no/such: ",
+        ),
+        ("[consul]\nca_cert = \"/no/such.pem\"\n", "4: cannot read /no/such.pem: "),
+        ("[log]\nlevel = \"loud\"\n", "4: `loud` is no log level: "),
+        (
+            "[[template]]\nsource = \"/no/such.j2\"\ndestination = \"/tmp/no-such\"\n",
+            "4: cannot read /no/such.j2: ",
+        ),
+        (
+            "[[template]]\nsource = \"/dev/null\"\ndestination = \"/tmp/no-such\"\nowner = \"no-such-user:\"\n",
+            "5: /tmp/no-such: there is no user `no-such-user`",
+        ),
+    ] {
+        let text = format!("[sentinels]\naddresses = [\"10.0.0.1:26379\"]\n{text}");
+        std::fs::write(&path, &text).expect("a file");
+        let (code, error) = run(&["check-config", "--config", path.to_str().expect("a path")], &[]);
+        assert_eq!(code, 64, "{text}{error}");
+        let parsed = format!("error: {shown}: TOML parse error at {said}");
+        let used = format!("error: {shown}:{said}");
+        assert!(error.starts_with(&parsed) || error.starts_with(&used), "{text}{error}");
+    }
+    // What is not in the file is not said to be.
+    std::fs::write(&path, "[sentinels]\naddresses = [\"10.0.0.1:26379\"]\n").expect("a file");
+    let args = ["check-config", "--config", path.to_str().expect("a path")];
+    let (_, error) = run(&args, &[("CONSUL_REDIS_LOG", "loud")]);
+    assert!(error.starts_with("error: `loud` is no log level: "), "{error}");
+}
+
 #[test]
 fn a_template_that_cannot_be_used_names_its_line() {
     let dir = tempfile::tempdir().expect("a directory");
