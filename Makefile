@@ -17,7 +17,7 @@ help:
 	@echo 'make test-compose   docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (8 minutes)'
 	@echo 'make test-versions  all scenarios on each Redis and Valkey of Debian, and README says so; MODULES="switch relocated" for some, CONSUL_BINS for several Consuls'
 	@echo 'make pictures  docs/img: the status page after a failover (1 minute after the build)'
-	@echo 'make docs    docs/config.md, the schema of the config file and the figures of docs/guarantees.md, from the definitions'
+	@echo 'make docs    docs/config.md, the schema of the config file and the figures of docs/guarantees.md, findings, metrics, names and exit codes, from the definitions'
 	@echo 'make book    target/book/html: docs/ as a searchable site, by mdBook'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
 	@echo 'make fmt     format the code'

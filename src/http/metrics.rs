@@ -3,6 +3,7 @@
 //! docs/metrics.md explains each of them, and a test holds it to [`names`].
 
 use prometheus_client::encoding::text::encode as encode_registry;
+use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::clock::Clock;
@@ -42,12 +43,36 @@ pub fn encode(
 /// The names of all metrics, as queries write them: counters with `_total`; of a histogram, what stands before
 /// `_bucket`, `_count` and `_sum`.
 pub fn names() -> Vec<String> {
-    Metrics::new(&Meter::new(Clock::start(), Counters::default())).names
+    definitions().into_iter().map(|definition| definition.name).collect()
 }
+
+/// What each metric is, in the order in which they are shown.
+pub fn definitions() -> Vec<Definition> {
+    Metrics::new(&Meter::new(Clock::start(), Counters::default())).definitions
+}
+
+/// What a metric is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// As queries write it.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// The labels of each of its lines.
+    pub labels: &'static [&'static str],
+    /// What its value is, without a full stop.
+    pub help: &'static str,
+}
+
+/// The labels that most have.
+const OF_GROUP: &[&str] = &["group"];
+const OF_SENTINEL: &[&str] = &["group", "sentinel"];
+const OF_INSTANCE: &[&str] = &["group", "address"];
+const OF_SERVER: &[&str] = &["group", "server"];
 
 struct Metrics {
     registry: Registry,
-    names: Vec<String>,
+    definitions: Vec<Definition>,
     build: Gauges,
     healthy: Gauges,
     degraded: Gauges,
@@ -78,84 +103,131 @@ const ROLES: [PublishedRole; 5] = [
     PublishedRole::Maintenance,
 ];
 
+/// What the values of the metrics are.
+const DEATHS: &str = "Ends of the writer's process that the kernel told this agent of, by proof (process; child under \
+    exec) and by what became of it: asked (a Sentinel, for a failover), then replaced (another writer is published) or \
+    refused; or left to the Sentinels, and why: switched-off, down-after, failover, switchover, maintenance, \
+    asked-lately, too-late, no-majority, no-replica, no-sentinel";
+const HEALTHY: &str =
+    "1 when the group has a confirmed writer, agents watch it, and Consul shows what was published";
+const DEGRADED: &str = "1 when the group is healthy, and a replica or a Sentinel is missing: it survives less than it could";
+const PROBLEM: &str = "1 while a problem of this kind exists, else 0";
+const WRITER: &str = "1 for the published writer; no such line while there is none";
+const KNOWN: &str =
+    "Sentinels known, whether they answer or not: every majority is counted against them";
+const ANSWERING: &str = "Sentinels that answer about the group";
+const VOTES: &str = "Sentinels that name the published writer";
+const INSTANCES: &str =
+    "How many are published as primary, replica, out-of-sync, down, in-maintenance";
+const BEHIND: &str = "How far a replica is behind the writer, in bytes";
+const LAG: &str = "Since the writer last heard from the replica";
+const CONSUL_AGE: &str =
+    "Since Consul last answered about the group; up to 10 when nothing happens";
+const SENTINEL_AGE: &str = "Since the Sentinel last answered, or since the agent's start";
+const INSTANCE_AGE: &str = "Since the instance last answered, or since the agent's start";
+const RENDERED: &str =
+    "1 when the file of a [[template]] is up to date and its command succeeded, else 0";
+
 /// A registry that is being filled.
 struct Filling {
     registry: Registry,
-    names: Vec<String>,
+    definitions: Vec<Definition>,
 }
 
 impl Filling {
-    fn put(&mut self, name: &str, suffix: &str, help: &str, metric: impl Metric) {
+    fn put(
+        &mut self,
+        name: &str,
+        labels: &'static [&'static str],
+        help: &'static str,
+        metric: impl Metric,
+    ) {
+        let (kind, suffix) = match metric.metric_type() {
+            MetricType::Counter => ("counter", "_total"),
+            MetricType::Histogram => ("histogram", ""),
+            _ => ("gauge", ""),
+        };
         self.registry.register(name, help, metric);
-        self.names.push(format!("{PREFIX}_{name}{suffix}"));
+        let name = format!("{PREFIX}_{name}{suffix}");
+        self.definitions.push(Definition { name, kind, labels, help });
     }
 
-    fn gauge(&mut self, name: &str, help: &str) -> Gauges {
+    fn gauge(&mut self, name: &str, labels: &'static [&'static str], help: &'static str) -> Gauges {
         let gauges = Gauges::default();
-        self.put(name, "", help, gauges.clone());
+        self.put(name, labels, help, gauges.clone());
         gauges
     }
 
-    fn counted(&mut self, meter: &Meter) {
-        let mut counter = |name: &str, help: &str, counters: &Counters| {
-            self.put(name, "_total", help, counters.clone());
-        };
-        counter("decisions", "Decisions, by what was concluded", &meter.decisions);
-        counter("writes", "Transactions sent to Consul, by purpose and outcome", &meter.writes);
-        counter("consul_errors", "Calls that Consul did not answer well", &meter.consul_errors);
-        let help = "Questions about the group that the Sentinel did not answer";
-        counter("sentinel_errors", help, &meter.sentinel_errors);
-        let help = "Questions that the instance did not answer";
-        counter("instance_errors", help, &meter.instance_errors);
-        let help = "Ends of writers' processes that the kernel told of, by what became of them";
-        counter("deaths", help, &meter.deaths);
-        let help = "From the end of a writer's process to when another one was published";
+    /// What is counted or timed on the way.
+    fn metered(&mut self, meter: &Meter) {
+        let help = "Decisions by result: keep, publish, withdraw, claim, confirm";
+        self.put("decisions", &["group", "verdict"], help, meter.decisions.clone());
+        let help = "Transactions sent to Consul: committed; lost to another agent that wrote first, usual with several \
+                    agents; refused; unknown, when the answer was lost";
+        self.put("writes", &["group", "purpose", "outcome"], help, meter.writes.clone());
+        let help = "Calls that Consul did not answer well: unreachable, denied, failed (500 and above, or too many \
+                    requests), unreadable";
+        self.put("consul_errors", &["kind"], help, meter.consul_errors.clone());
+        let help = "Queries that the Sentinel did not answer";
+        self.put("sentinel_errors", OF_SENTINEL, help, meter.sentinel_errors.clone());
+        let help = "Queries that the instance did not answer";
+        self.put("instance_errors", OF_INSTANCE, help, meter.instance_errors.clone());
+        self.put("deaths", &["group", "kind", "outcome"], DEATHS, meter.deaths.clone());
+        let help = "From the end of the writer's process to when another writer was seen to be published; only on the \
+                    agent beside it";
         let published = meter.death_to_published.clone();
-        self.put("death_to_published_seconds", "", help, published);
-        let help =
-            "From when the new primary was seen to be one to when this agent had published it";
+        self.put("death_to_published_seconds", OF_GROUP, help, published);
+        let help = "From when this agent saw the new primary's role to when it had published it; only on the agent \
+                    that published";
         let published = meter.promotion_to_published.clone();
-        self.put("promotion_to_published_seconds", "", help, published);
-        let help = "From when the new primary was seen to be one to when DNS answered it";
-        self.put("promotion_to_dns_seconds", "", help, meter.promotion_to_dns.clone());
-        let help =
-            "Answers of DNS for the group's name, by how they compare with what was published";
-        self.put("dns_answers", "_total", help, meter.dns_answers.clone());
-        let help = "1 while DNS answers something else than what was published";
-        self.put("dns_wrong", "", help, meter.dns_wrong.clone());
-        let help = "How old the answer of DNS is when it is not what was published, else 0";
-        self.put("dns_stale_seconds", "", help, meter.dns_stale.clone());
+        self.put("promotion_to_published_seconds", OF_GROUP, help, published);
+        let help = "From when this agent saw the new primary's role to when DNS answered with it";
+        self.put("promotion_to_dns_seconds", OF_SERVER, help, meter.promotion_to_dns.clone());
+        let help = "Answers of DNS: right; missing (none, and there is a writer); other; unwanted (one, and there is \
+                    no writer); silent. Some that are not right after each switch are usual";
+        self.put("dns_answers", &["group", "server", "result"], help, meter.dns_answers.clone());
+        let help = "1 while the answer has not been what was published for 2 s; no such line while the server is \
+                    silent";
+        self.put("dns_wrong", OF_SERVER, help, meter.dns_wrong.clone());
+        let help = "How old a wrong answer is: since its content was no longer published, or since it was first \
+                    seen; else 0";
+        self.put("dns_stale_seconds", OF_SERVER, help, meter.dns_stale.clone());
+    }
+
+    /// What the groups' loops last knew.
+    fn metrics(mut self) -> Metrics {
+        let to = &mut self;
+        Metrics {
+            build: to.gauge("build_info", &["version"], "1"),
+            healthy: to.gauge("healthy", OF_GROUP, HEALTHY),
+            degraded: to.gauge("degraded", OF_GROUP, DEGRADED),
+            problem: to.gauge("problem", &["group", "code"], PROBLEM),
+            generation: to.gauge("generation", OF_GROUP, "Number of the publication"),
+            writer: to.gauge("writer", OF_INSTANCE, WRITER),
+            since: to.gauge("generation_since_seconds", OF_GROUP, "When it began, in Unix time"),
+            sentinels: to.gauge("sentinels_known", OF_GROUP, KNOWN),
+            answering: to.gauge("sentinels_answering", OF_GROUP, ANSWERING),
+            votes: to.gauge("sentinels_naming_writer", OF_GROUP, VOTES),
+            others: to.gauge("sentinels_naming_another", OF_GROUP, "Sentinels that disagree"),
+            agents: to.gauge("agents", OF_GROUP, "Agents that watch the group"),
+            instances: to.gauge("instances", &["group", "role"], INSTANCES),
+            behind: to.gauge("replica_behind_bytes", OF_INSTANCE, BEHIND),
+            lag: to.gauge("replica_lag_seconds", OF_INSTANCE, LAG),
+            consul_age: to.gauge("consul_look_age_seconds", OF_GROUP, CONSUL_AGE),
+            sentinel_age: to.gauge("sentinel_look_age_seconds", OF_SENTINEL, SENTINEL_AGE),
+            instance_age: to.gauge("instance_look_age_seconds", OF_INSTANCE, INSTANCE_AGE),
+            rendered: to.gauge("rendered", &["destination"], RENDERED),
+            registry: self.registry,
+            definitions: self.definitions,
+        }
     }
 }
 
 impl Metrics {
     fn new(meter: &Meter) -> Self {
-        let mut to = Filling { registry: Registry::with_prefix(PREFIX), names: Vec::new() };
-        to.counted(meter);
-        Self {
-            build: to.gauge("build_info", "1, with the version of this agent"),
-            healthy: to.gauge("healthy", "1 when the group has a writer and agents, as it should"),
-            degraded: to.gauge("degraded", "1 when it is healthy, and survives less than it could"),
-            problem: to.gauge("problem", "1 while something of this kind is wrong"),
-            generation: to.gauge("generation", "Number of the publication"),
-            writer: to.gauge("writer", "1 for the published writer; none while there is none"),
-            since: to.gauge("generation_since_seconds", "When the generation began, in Unix time"),
-            sentinels: to.gauge("sentinels_known", "Sentinels known, whether they answer or not"),
-            answering: to.gauge("sentinels_answering", "Sentinels that answer about the group"),
-            votes: to.gauge("sentinels_naming_writer", "Sentinels that name the published writer"),
-            others: to.gauge("sentinels_naming_another", "Sentinels that name another primary"),
-            agents: to.gauge("agents", "Agents that watch the group"),
-            instances: to.gauge("instances", "Instances by what they are published as"),
-            behind: to.gauge("replica_behind_bytes", "How far a replica is behind the writer"),
-            lag: to.gauge("replica_lag_seconds", "Since the writer last heard from the replica"),
-            consul_age: to.gauge("consul_look_age_seconds", "Since Consul last answered"),
-            sentinel_age: to.gauge("sentinel_look_age_seconds", "Since the Sentinel last answered"),
-            instance_age: to.gauge("instance_look_age_seconds", "Since the instance last answered"),
-            rendered: to
-                .gauge("rendered", "1 when the file is up to date and its command succeeded"),
-            registry: to.registry,
-            names: to.names,
-        }
+        let mut to = Filling { registry: Registry::with_prefix(PREFIX), definitions: Vec::new() };
+        to.metered(meter);
+        to.metrics()
     }
 
     fn add_file(&self, file: &FileState) {

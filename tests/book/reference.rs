@@ -12,10 +12,9 @@ use consul_redis::core::published::sentinel_rows;
 use syn::{ImplItem, Item, Type, Visibility};
 
 use crate::definitions::comment;
-use crate::{hold, read};
+use crate::{hold, read, written};
 
 const PAGE: &str = "docs/reference.md";
-const END: &str = "<!-- The end of what `make docs` writes. -->\n";
 /// The keys besides those of [`Layout`]: `projection.rs` writes them together.
 const PLAIN: [(&str, &str); 3] = [
     ("primary", "`host:port` of the writer; empty while there is none, never missing"),
@@ -128,11 +127,7 @@ fn names_keys_and_exit_codes_are_those_of_the_program() {
     ];
     let mut page = read(PAGE);
     for (source, wanted) in parts {
-        let begin = format!("<!-- Written by `make docs` from {source}: change that. -->\n");
-        let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("{PAGE}: {begin}"));
-        let (_, after) =
-            rest.split_once(END).unwrap_or_else(|| panic!("{PAGE}: no end of {begin}"));
-        page = [before, &begin, &wanted, END, after].concat();
+        page = written(&page, PAGE, source, &wanted);
     }
     hold(PAGE, &page);
 }

@@ -74,193 +74,410 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Too few Sentinels answer for a failover.
+    // Sentinels.
+    /// Fewer than half of the known Sentinels answer: no failover is possible.
+    ///
+    /// Cure: start them again; check the network from here; gone for good:
+    /// [recover-sentinels.md](how-to/recover-sentinels.md).
     NoMajority "no-majority" Error;
     /// More Sentinels must agree than there are.
+    ///
+    /// Cure: `consul-redis config GROUP quorum=auto`.
     QuorumTooHigh "quorum-too-high" Error;
-    /// A Sentinel says itself that no failover is possible.
+    /// A Sentinel says (`SENTINEL CKQUORUM`) that it hears too few others.
+    ///
+    /// Cure: the network between the Sentinels, their `announce-ip`, their passwords.
     NoQuorum "no-quorum" Error;
-    /// A Sentinel names another primary than the majority.
+    /// Not all Sentinels name the published writer.
+    ///
+    /// Cure: agents correct a minority after 30 s; the finding has the commands: `SENTINEL REMOVE`, `MONITOR` and `SET`
+    /// on it.
     SentinelsDisagree "sentinels-disagree" Error;
-    /// A Sentinel does not trust its own clock.
+    /// A Sentinel's clock jumped or it stood still; it calls no instance down for 30 s.
+    ///
+    /// Cure: when it comes back: the host's clock, disk and DNS.
     Tilt "tilt" Error;
-    /// Several Sentinels have one id: their config was copied.
+    /// Sentinels were copied with their config file, `sentinel myid` included: they do not find one another, and count
+    /// as one.
+    ///
+    /// Cure: delete the line `sentinel myid` in all but one of the files, and start those again.
     SameSentinelId "same-sentinel-id" Error;
-    /// The Sentinels know no replica of a primary that is gone, and instances that they do not know hold its data.
+    /// The Sentinels know no replica of a primary that is gone (`SENTINEL RESET` while it was down), so that they can
+    /// elect none, and instances that they do not know hold its data.
+    ///
+    /// Cure: the finding has the commands, for the instance that holds the most: `REPLICAOF NO ONE` there, then
+    /// `SENTINEL REMOVE` and `SENTINEL MONITOR` with its address on every Sentinel. Agents that tell Sentinels do it
+    /// themselves, some 9 s after the name is withdrawn.
     ReplicasForgotten "replicas-forgotten" Error;
-    /// Names are announced that a Sentinel does not look up.
+    /// An address is announced by name, and a Sentinel resolves no names.
+    ///
+    /// Cure: `SENTINEL CONFIG SET resolve-hostnames yes` on it.
     NamesNotResolved "names-not-resolved" Error;
-    /// The login that Sentinels are to have for the instances is refused, or cannot be stored.
+    /// The login that agents give Sentinels (`auth_password_file`) is refused by an instance, lacks rights that
+    /// Sentinel needs, or cannot be stored by Sentinel.
+    ///
+    /// Cure: correct the file; `ACL SETUSER` on every instance; a password without spaces and quotes.
     SentinelLogin "sentinel-login" Error;
-    /// The user that Sentinels are logged in as may not do what a failover needs.
+    /// The user that Sentinels are logged in as may not do what a failover needs (asked by `ACL DRYRUN`, before 7.0 by
+    /// `ACL GETUSER`).
+    ///
+    /// Cure: `ACL SETUSER` on every instance, with [the rights that Sentinel
+    /// needs](https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/#redis-access-control-list-authentication).
     SentinelUserWeak "sentinel-user-weak" Error;
-    /// A Sentinel of the group is down, and still counts in every majority.
+    /// No other Sentinel hears a Sentinel, and it still counts in every majority.
+    ///
+    /// Cure: start it again; agents make the others forget it after `forget_sentinels_after`.
     SentinelDown "sentinel-down" Warning;
-    /// The other Sentinels hear a Sentinel, and we do not.
+    /// Other Sentinels hear it, and it does not answer from here.
+    ///
+    /// Cure: the network from here; the Sentinels' password and TLS.
     SentinelUnreachable "sentinel-unreachable" Warning;
-    /// A Sentinel does not let the agents tell it how an election ended.
+    /// A Sentinel does not let the agents' user say a hello to it, so that agents cannot tell it how an election ended
+    /// whose leader dies; where too few others are left, a new writer is published when a majority names it, some 0.9 s
+    /// later.
+    ///
+    /// Cure: `ACL SETUSER` on it: `+publish` and `&__sentinel__:hello`; or `relay = false`.
     RelayRefused "relay-refused" Warning;
     /// A Sentinel does not know the group.
+    ///
+    /// Cure: `SENTINEL MONITOR` and `SENTINEL SET` on it, as the finding has them; agents with `tell_sentinels` do so.
+    /// Where no Sentinel knows it, and they know another one: `--group` with that name.
     SentinelLacksGroup "sentinel-lacks-group" Warning;
-    /// Sentinels know different numbers of Sentinels.
+    /// Sentinels know different numbers of Sentinels, so their majorities differ.
+    ///
+    /// Cure: `SENTINEL RESET`, one Sentinel at a time, 30 s apart.
     SentinelCountDiffers "sentinel-count-differs" Warning;
-    /// Fewer than three Sentinels.
+    /// One or two Sentinels: no failover when one is gone.
+    ///
+    /// Cure: start another one on another host.
     SentinelsFew "sentinels-few" Warning;
-    /// An even number of Sentinels.
+    /// An even number survives no more losses than one less.
+    ///
+    /// Cure: start another one on another host.
     SentinelsEven "sentinels-even" Warning;
-    /// All Sentinels must agree: one that is down stops failovers.
+    /// All Sentinels must agree that the primary is down.
+    ///
+    /// Cure: `consul-redis config GROUP quorum=auto`.
     QuorumNoSpare "quorum-no-spare" Warning;
     /// One Sentinel alone calls the primary down.
+    ///
+    /// Cure: the same.
     QuorumOne "quorum-one" Warning;
     /// Sentinels have different quorums.
+    ///
+    /// Cure: the same.
     QuorumDiffers "quorum-differs" Warning;
-    /// Sentinels have different down-after-milliseconds.
+    /// Sentinels have different `down-after-milliseconds`.
+    ///
+    /// Cure: `consul-redis config GROUP down_after=...`.
     DownAfterDiffers "down-after-differs" Warning;
-    /// So short that one failover brings another.
+    /// Below 1500 ms one failover may become two; at 1100 ms or less Sentinel at times replaces a healthy new primary
+    /// by itself, for it sends it the first PING a second after the switch.
+    ///
+    /// Cure: the same, 1500 ms or more.
     DownAfterShort "down-after-short" Warning;
-    /// Sentinels have different failover-timeouts.
+    /// Sentinels have different `failover-timeout`.
+    ///
+    /// Cure: `consul-redis config GROUP failover_timeout=20s`.
     FailoverTimeoutDiffers "failover-timeout-differs" Warning;
-    /// So short that a failover is given up that would have succeeded.
+    /// Below 5 s: a slow failover may be aborted.
+    ///
+    /// Cure: the same.
     FailoverTimeoutShort "failover-timeout-short" Warning;
-    /// Sentinels have different parallel-syncs.
+    /// Sentinels have different `parallel-syncs`.
+    ///
+    /// Cure: `consul-redis config GROUP parallel_syncs=1`.
     ParallelSyncsDiffers "parallel-syncs-differs" Warning;
-    /// Sentinels differ from the settings that were given to the group.
+    /// Sentinels differ from the settings of `consul-redis config`.
+    ///
+    /// Cure: check that an agent with `tell_sentinels` runs.
     SettingsNotKept "settings-not-kept" Warning;
-    /// A replica that all Sentinels call down.
+    /// A [stale peer](glossary.md#stale-peer): every Sentinel calls a replica down, and none forgets it.
+    ///
+    /// Cure: start it again; agents make the Sentinels forget it after `forget_after`.
     GhostReplica "ghost-replica" Warning;
-    /// Some of the group are announced by name and some by address.
+    /// Some addresses are announced by name and some by IP: Sentinels take one server for two.
+    ///
+    /// Cure: `replica-announce-ip`, `resolve-hostnames`, `announce-hostnames` alike everywhere.
     NamesMixed "names-mixed" Warning;
-    /// Some announce an address that leads only to themselves.
+    /// Some servers announce 127.0.0.1, which every host takes for itself.
+    ///
+    /// Cure: monitor the primary by its own address; `replica-announce-ip`, `sentinel announce-ip`.
     LoopbackAnnounced "loopback-announced" Error;
-    /// A Sentinel that is new would get a login that may not do what a failover needs.
+    /// A Sentinel that agents configure would get the agents' own login, which lacks rights that Sentinel needs.
+    ///
+    /// Cure: `auth_user` and `auth_password_file` below `[group.settings]`.
     SentinelLoginWeak "sentinel-login-weak" Warning;
-    /// A Sentinel refuses this login what agents ask of it.
+    /// A Sentinel refuses the login of `doctor` what agents tell Sentinels (asked about a group that it does not have):
+    /// give `doctor` the agents' login.
+    ///
+    /// Cure: `ACL SETUSER` there, as the finding has it.
     SentinelRight "sentinel-right" Warning;
-    /// A Sentinel cannot save its config file.
+    /// A Sentinel cannot save its config file: after a restart it has forgotten what it was told.
+    ///
+    /// Cure: mount the directory, not the file; its disk.
     SentinelConfigUnsaved "sentinel-config-unsaved" Warning;
-    /// A version of Sentinel with a known fault.
+    /// A version with a known fault.
+    ///
+    /// Cure: upgrade it.
     SentinelVersion "sentinel-version" Warning;
-    /// So long that writes fail for longer than they have to.
+    /// Above 10 s: writes fail for that long before anything happens.
+    ///
+    /// Cure: `consul-redis config GROUP down_after=5s`.
     DownAfterLong "down-after-long" Hint;
-    /// A restarted primary may load for ever, and no failover begins.
+    /// No agent keeps `master-reboot-down-after-period` (Redis 7.0 and later; Sentinel does not show its own value,
+    /// which is 0 unless it was set): a primary that restarts and loads for minutes is not replaced.
+    ///
+    /// Cure: `consul-redis config GROUP reboot_down_after=3s`.
     RebootUnbounded "reboot-unbounded" Hint;
-    /// So long that the second attempt comes late.
+    /// Above 60 s: after a failover that failed, the next comes after twice that.
+    ///
+    /// Cure: `consul-redis config GROUP failover_timeout=20s`.
     FailoverTimeoutLong "failover-timeout-long" Hint;
 
-    /// An instance besides the writer says that it is a primary.
+    // Instances.
+    /// A [stray primary](glossary.md#stray-primary): another instance reports the role of a primary.
+    ///
+    /// Cure: an agent makes it a replica, unless it holds other data: `REPLICAOF` gives that up.
     SecondPrimary "second-primary" Error;
-    /// The writer has no replica.
+    /// The writer has no replica in sync: a failover has no instance to select.
+    ///
+    /// Cure: `REPLICAOF` on another instance.
     NoReplicas "no-replicas" Error;
-    /// No replica may be chosen.
+    /// Every replica has `replica-priority` 0.
+    ///
+    /// Cure: `CONFIG SET replica-priority 100`.
     NobodyEligible "nobody-eligible" Error;
-    /// The writer refuses writes: it has fewer replicas than it wants.
+    /// The writer refuses writes: fewer replicas than `min-replicas-to-write`.
+    ///
+    /// Cure: start replicas, or lower it.
     MinReplicasUnmet "min-replicas-unmet" Error;
-    /// What is to be saved is not.
+    /// The last save failed.
+    ///
+    /// Cure: its disk, its log.
     PersistenceFails "persistence-fails" Error;
-    /// An instance does not answer us, and the Sentinels do not call it down.
+    /// It does not answer from here, and the Sentinels do not call it down.
+    ///
+    /// Cure: the network from here; its password and TLS.
     InstanceSilent "instance-silent" Warning;
-    /// An instance is loading, or refuses commands.
+    /// It is loading, or refuses commands.
+    ///
+    /// Cure: wait for the first (`INFO persistence` shows the progress); its log.
     InstanceNotReady "instance-not-ready" Warning;
     /// A replica's link to its primary is down.
+    ///
+    /// Cure: its log, `masterauth`, `client-output-buffer-limit`.
     LinkDown "link-down" Warning;
-    /// A replica follows another than the writer.
+    /// A replica follows another instance than the writer.
+    ///
+    /// Cure: `REPLICAOF` with the writer.
     FollowsAnother "follows-another" Warning;
-    /// A replica is late.
+    /// The writer has not heard a replica for 10 s.
+    ///
+    /// Cure: its host: network, disk, `SLOWLOG GET`.
     ReplicaLags "replica-lags" Warning;
-    /// One replica that is lost stops writes.
+    /// Writes stop when one replica is lost.
+    ///
+    /// Cure: lower `min-replicas-to-write`.
     MinReplicasNoSpare "min-replicas-no-spare" Warning;
-    /// Instances want different numbers of replicas.
+    /// `min-replicas-to-write` differs: a failover changes when writes are refused.
+    ///
+    /// Cure: set it alike.
     MinReplicasDiffer "min-replicas-differ" Warning;
-    /// Nothing is saved.
+    /// Neither RDB nor an append-only file: all data is gone when all stop at once.
+    ///
+    /// Cure: `CONFIG SET appendonly yes`.
     PersistenceOff "persistence-off" Warning;
-    /// An instance refuses this login what agents do to it.
+    /// An instance refuses the login of `doctor` what agents do to it (asked in a transaction that is discarded), by
+    /// its ACL or by `rename-command`: give `doctor` the agents' login.
+    ///
+    /// Cure: `ACL SETUSER` there, as the finding has it.
     InstanceRight "instance-right" Warning;
-    /// An instance does not know commands of a failover by their names.
+    /// An instance does not know commands of a failover by their names (`rename-command`): a Sentinel that was not told
+    /// the others cannot fail over, and no command says whether it was.
+    ///
+    /// Cure: `SENTINEL SET GROUP rename-command COMMAND ITS-NAME` on every Sentinel; better an ACL than
+    /// `rename-command`.
     CommandRenamed "command-renamed" Hint;
-    /// An instance is of a version that cannot hold writes.
+    /// Redis before 6.2 cannot hold its writes: as the primary of an isolated host, or while another one is promoted,
+    /// it goes on taking what will be lost.
+    ///
+    /// Cure: Redis 6.2 or later; until then `min-replicas-to-write` 1 bounds what an isolated one takes.
     WritesNotHeld "writes-not-held" Hint;
-    /// One process answers at two addresses of the group's.
+    /// One process answers at two addresses: the group knows it by one, and an agent or a service has the other.
+    ///
+    /// Cure: write the one that the Sentinels know in `[[redis]]`.
     TwoAddresses "two-addresses" Warning;
-    /// A loopback address is registered for a group that is known elsewhere.
+    /// A loopback address is registered for a group that is known elsewhere; it is ignored, for it leads every host to
+    /// itself.
+    ///
+    /// Cure: write the address that the Sentinels know in `[[redis]]`.
     LoopbackAddress "loopback-address" Warning;
-    /// An instance announces another address than Sentinels know it by.
+    /// It announces another address than Sentinels know it by.
+    ///
+    /// Cure: `CONFIG SET replica-announce-ip`, then `CLIENT KILL TYPE master` on a replica, which says it once for each
+    /// connection.
     AnnounceDiffers "announce-differs" Warning;
-    /// Clients can write to a replica.
+    /// Clients can write to a replica, and lose these writes.
+    ///
+    /// Cure: `CONFIG SET replica-read-only yes`.
     ReplicaWritable "replica-writable" Warning;
-    /// A full synchronisation is longer than the buffer for it.
+    /// The buffer for replicas is less than a tenth of the data: a full synchronisation under load never ends.
+    ///
+    /// Cure: `CONFIG SET client-output-buffer-limit`.
     ReplicaBufferSmall "replica-buffer-small" Warning;
-    /// Instances have different limits of memory.
+    /// An instance that takes over may refuse writes or evict.
+    ///
+    /// Cure: set it everywhere as the writer has it.
     MaxmemoryDiffers "maxmemory-differs" Warning;
-    /// Instances evict differently.
+    /// A failover changes which keys are evicted.
+    ///
+    /// Cure: the same.
     MaxmemoryPolicyDiffers "maxmemory-policy-differs" Warning;
-    /// An instance has no config file to note its role in.
+    /// Without a config file it forgets its role when it is restarted.
+    ///
+    /// Cure: start it with one, or with `consul-redis exec`.
     ConfigFileMissing "config-file-missing" Warning;
-    /// Clocks differ.
+    /// Its clock is more than a second off ours.
+    ///
+    /// Cure: `chronyc makestep`.
     ClockSkew "clock-skew" Warning;
-    /// A replica is older than the writer.
+    /// A replica is older than the writer, and may not understand it.
+    ///
+    /// Cure: upgrade replicas first.
     VersionsDiffer "versions-differ" Warning;
-    /// A replica will never be chosen.
+    /// A replica will never be selected, and is not in maintenance.
+    ///
+    /// Cure: `CONFIG SET replica-priority 100`.
     PriorityZero "priority-zero" Hint;
-    /// A replica that is not announced may be chosen.
+    /// A replica with `replica-announced no` is no read endpoint, and a failover may select it all the same.
+    ///
+    /// Cure: `CONFIG SET replica-priority 0`.
     ReplicaUnannounced "replica-unannounced" Hint;
-    /// A primary that is cut off goes on taking writes.
+    /// `min-replicas-to-write` 0: an isolated primary keeps taking writes (agents in node mode hold them).
+    ///
+    /// Cure: `CONFIG SET min-replicas-to-write 1`.
     MinReplicasOff "min-replicas-off" Hint;
-    /// A full synchronisation waits for long.
+    /// Every full synchronisation waits for more than 5 s.
+    ///
+    /// Cure: `CONFIG SET repl-diskless-sync-delay 5`.
     DisklessDelay "diskless-delay" Hint;
-    /// The end of an instance's process is not seen at once.
+    /// Node mode, with `fast_failover = "proof"`: an agent that runs like this command would not see at once that the
+    /// Redis of this host has died (another user's process, `hidepid` or `ProtectProc`, another pid namespace);
+    /// Sentinels wait for `down-after-milliseconds`.
+    ///
+    /// Cure: run the agent as the user of Redis, where it sees its processes ([packages.md](packages.md)); or set
+    /// `fast_failover = "off"`.
     DeathUnseen "death-unseen" Hint;
     /// An instance is kept out of service.
+    ///
+    /// Cure: `consul-redis maintenance off HOST:PORT`.
     InMaintenance "in-maintenance" Hint;
 
-    /// A version of Consul whose DNS ignores tags.
+    // Consul.
+    /// 1.19.0 and 1.19.1: DNS ignores tags.
+    ///
+    /// Cure: upgrade; `experiments = ["v1dns"]`; look up `NAME-primary`.
     ConsulTags "consul-tags" Error;
-    /// Another program registers under the group's names.
+    /// Another program registers under the group's names: DNS answers both.
+    ///
+    /// Cure: `consul services deregister`.
     ForeignRow "foreign-row" Error;
-    /// A node that another program registered has the name of the group's.
+    /// The group's node belongs to another program: nothing can be published.
+    ///
+    /// Cure: another `--prefix`.
     ForeignNode "foreign-node" Error;
-    /// The token lacks a right.
+    /// The token lacks a right that an agent needs.
+    ///
+    /// Cure: add the rule that it names ([agent-policy.hcl](../consul/agent-policy.hcl)).
     AclRight "acl-right" Error;
-    /// DNS may not see what is published.
+    /// Consul has the row and DNS answers nothing: its token may not see it.
+    ///
+    /// Cure: give the DNS or default token [reader-policy.hcl](../consul/reader-policy.hcl).
     DnsToken "dns-token" Error;
-    /// A version of Consul that checks too few rights.
+    /// With ACLs, up to 1.8.14, 1.9.8 and 1.10.1: tokens write services that they have no right to.
+    ///
+    /// Cure: upgrade.
     ConsulTxnAcl "consul-txn-acl" Warning;
-    /// DNS answers for years from what it last knew.
+    /// A server that is isolated answers DNS from what it last knew, for ten years by default.
+    ///
+    /// Cure: [consul-agent.hcl](../consul/consul-agent.hcl).
     MaxStale "max-stale" Warning;
-    /// The writer's name may be cached.
+    /// Resolvers may keep the writer's name for longer than a second.
+    ///
+    /// Cure: `service_ttl` 0 for it.
     ServiceTtl "service-ttl" Warning;
-    /// DNS answers from the Consul agent's cache.
+    /// DNS answers from the agent's cache.
+    ///
+    /// Cure: `use_cache = false`.
     DnsCache "dns-cache" Warning;
-    /// DNS answers rows whose check warns.
+    /// A row whose check warns is answered.
+    ///
+    /// Cure: `only_passing = true`, or the cause of the check's warning.
     OnlyPassing "only-passing" Warning;
-    /// The token has no session right.
+    /// Without a session the agent does not show in `status`.
+    ///
+    /// Cure: `session_prefix "" { policy = "write" }`.
     AclSession "acl-session" Hint;
-    /// DNS leaves replicas out of its answers, and does not say so.
+    /// DNS leaves replicas out of UDP answers, and does not say so.
+    ///
+    /// Cure: `enable_truncate = true`.
     DnsTruncate "dns-truncate" Hint;
 
-    /// DNS answers something else for the writer's name.
+    // Names.
+    /// DNS answers something else than the writer for 2 s.
+    ///
+    /// Cure: look for another program that registers the name; check that the server has a leader.
     DnsWrong "dns-wrong" Error;
-    /// DNS answers something else for the writer's tag.
+    /// The same for `primary.NAME`.
+    ///
+    /// Cure: the same; `consul-tags`.
     DnsTagWrong "dns-tag-wrong" Error;
-    /// DNS answers something else for the replicas' name.
+    /// DNS answers other addresses than the replicas.
+    ///
+    /// Cure: the same.
     DnsReplicasWrong "dns-replicas-wrong" Warning;
-    /// A DNS server that was named does not answer.
+    /// A server of `--dns` does not answer.
+    ///
+    /// Cure: start it, or correct `--dns`: `dig @SERVER redis-primary.service.consul`.
     DnsSilent "dns-silent" Warning;
 
-    /// What is published under this name is another group's.
+    // Agents.
+    /// What is published under this name rests on other Sentinels, or belongs to another
+    /// [installation](operations.md#several-groups-on-one-consul): these agents do nothing.
+    ///
+    /// Cure: choose another group name, or another service and prefix; after a move, `consul-redis adopt GROUP`.
     NotOurs "not-ours" Error;
-    /// No agent watches the group.
+    /// Nothing will follow a failover.
+    ///
+    /// Cure: start `consul-redis agent`.
     NoAgents "no-agents" Error;
-    /// The group is not well, as `status` says.
+    /// Another problem that `status` shows.
+    ///
+    /// Cure: [metrics.md](metrics.md) has a row for each.
     NotHealthy "not-healthy" Error;
-    /// A key that operators write cannot be read.
+    /// `config` or `maintenance` is damaged; the settings, and the instances that are kept out of the names, stay as
+    /// they were.
+    ///
+    /// Cure: `consul kv delete` it: the Sentinels keep their settings until `consul-redis config` gives them others;
+    /// without `maintenance` all instances are back in the names, then `maintenance on` again for those that are to
+    /// stay out.
     KeyUnreadable "key-unreadable" Error;
-    /// One agent alone watches the group.
+    /// When it stops, nothing follows a failover.
+    ///
+    /// Cure: start another one elsewhere.
     OneAgent "one-agent" Warning;
-    /// The primary moves too often.
+    /// Eight changes of the writer, or more, within an hour; one failover is two.
+    ///
+    /// Cure: `status` says why each; a longer `down_after`.
     Flapping "flapping" Warning;
-    /// An agent's clock is ahead of another one's, or of this machine's.
+    /// An agent's clock is more than a second ahead of another agent's, or of ours.
+    ///
+    /// Cure: `chronyc makestep`.
     AgentClock "agent-clock" Warning;
-    /// Something could not be read.
+    /// Something could not be read, and was not checked.
+    ///
+    /// Cure: the rights above.
     Unread "unread" Hint;
 }
 

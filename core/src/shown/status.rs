@@ -136,81 +136,180 @@ pub struct Problem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemCode {
-    /// The key `state` cannot be used.
+    /// The key `state` is damaged, or a newer version wrote it.
+    ///
+    /// Cure: upgrade this agent; a damaged one: delete the key, and agents write it again.
     StateUnreadable,
     /// What is published under this name is another group's.
+    ///
+    /// Cure: another group name, or another service and prefix; after a move of the group, `consul-redis adopt GROUP`.
     NotOurs,
-    /// Nothing was ever published.
+    /// The group was never published.
+    ///
+    /// Cure: wait for the first agent; look at its log.
     NothingPublished,
-    /// There is no first primary yet.
+    /// The group has no first primary yet.
+    ///
+    /// Cure: `text` names what the agents wait for: `expect`, `bootstrap_wait`.
     NoFirstPrimary,
-    /// There is no first primary, since data has gone different ways: the operator has to decide.
+    /// The data of two instances has [diverged](glossary.md#diverged-data), and neither is recorded as the last writer.
+    ///
+    /// Cure: decide which data is right, and delete the other's: nothing is overwritten until then
+    /// ([recover-data.md](how-to/recover-data.md#the-data-of-two-instances-has-diverged)).
     DataDiverged,
-    /// There is no writer.
+    /// The name is withdrawn: a majority of the Sentinels says that the primary is down, or they are split.
+    ///
+    /// Cure: wait for the failover; longer than that: Sentinels' logs for `-failover-abort-...`, often no replica that
+    /// may be selected.
     NoWriter,
-    /// The writer fails the writer test, or does not answer.
+    /// The published writer does not answer from here, or does not report the role of a primary.
+    ///
+    /// Cure: the network from this agent, when other agents reach it; else Sentinels are about to fail over.
     WriterFails,
-    /// The Sentinels name another writer than the published one.
+    /// A majority of the Sentinels names another address, or none.
+    ///
+    /// Cure: `status` shows what each Sentinel names; agents correct a minority after 30 s. A majority that names a
+    /// dead primary: [recover-sentinels.md](how-to/recover-sentinels.md).
     SentinelsDisagree,
-    /// The majority has yet to confirm the writer.
+    /// The writer was promoted, and a majority has yet to follow.
+    ///
+    /// Cure: longer than `confirm_within`: the Sentinels do not hear one another; the network between them, their
+    /// `announce-ip`, their logs.
     Unconfirmed,
     /// No agent watches the group.
+    ///
+    /// Cure: start one.
     NoAgents,
-    /// Consul does not show what was published.
+    /// Rows or keys in Consul are not what was published.
+    ///
+    /// Cure: agents put them back within 10 s; longer: look for another program that changes them.
     Drift,
-    /// Another node publishes the service.
+    /// Another node shows the service of the group's writer: the name has two writers, or the group is not published
+    /// for that reason.
+    ///
+    /// Cure: choose another service, or `consul-redis retire` the group below the other prefix.
     ServiceTaken,
-    /// The node that the group's rows are on is another's.
+    /// The node that the group's rows belong on is another program's or another group's: nothing is published.
+    ///
+    /// Cure: choose another prefix or group name.
     ForeignNode,
-    /// The config wants another service name than the published one.
+    /// The config wants another service name.
+    ///
+    /// Cure: `text` has the command.
     Renamed,
-    /// An instance besides the writer says that it is a primary.
+    /// A [stray primary](glossary.md#stray-primary): another instance reports the role of a primary.
+    ///
+    /// Cure: `text` says why it is left alone; if it holds other data:
+    /// [recover-data.md](how-to/recover-data.md#the-data-of-two-instances-has-diverged).
     SecondPrimary,
-    /// An instance answers at an address besides the one that the group knows it by.
+    /// One process answers at two addresses: the group knows it by one, and an agent or a service has the other.
+    ///
+    /// Cure: `text` has both: write the one that the Sentinels know in `[[redis]]`. Nothing is done to the instance at
+    /// the other address.
     TwoAddresses,
-    /// A loopback address is registered for a group that is known elsewhere.
+    /// A loopback address is configured or registered, and the group is known at other addresses: it would lead every
+    /// host to itself, so it is ignored.
+    ///
+    /// Cure: write the address that the Sentinels know in `[[redis]]`.
     LoopbackAddress,
-    /// An instance in maintenance may be chosen, or is the writer.
+    /// An instance in maintenance may be selected by a failover, or is the writer.
+    ///
+    /// Cure: `consul-redis maintenance on` or `switchover`.
     Maintenance,
-    /// Several Sentinels have one id.
+    /// Several Sentinels have one id, and count as one.
+    ///
+    /// Cure: delete `sentinel myid` in the config of all but one, and start those again.
     SameSentinelId,
-    /// Sentinels do not let the agent tell them how an election ended.
+    /// Sentinels do not let the agent tell them how an election ended whose leader dies: at level `promotion` a new
+    /// writer is published when a majority names it, some 0.9 s later.
+    ///
+    /// Cure: `ACL SETUSER` on the Sentinels `text` names: `+publish` and `&__sentinel__:hello`; or `relay = false`.
     RelayRefused,
     /// Too few Sentinels answer for a failover.
+    ///
+    /// Cure: start them again ([recover-sentinels.md](how-to/recover-sentinels.md), when they are gone for good).
     NoMajority,
-    /// Sentinels could not be looked for.
+    /// The look-up of the Sentinels fails.
+    ///
+    /// Cure: correct the name or the service that they are listed under; `dig` it.
     SentinelsNotFound,
-    /// Consul's DNS answers something else than what was published.
+    /// A DNS server answers something else than what was published, for 2 s or more.
+    ///
+    /// Cure: the name is answered elsewhere, and not here: `text` has the server. `, N s out of date`: it lags behind
+    /// Consul's leader, or caches. Two addresses: something else is registered under the same service name. Nothing at
+    /// all, with ACLs: its DNS token lacks [consul/reader-policy.hcl](../consul/reader-policy.hcl); or no client uses
+    /// DNS: `[dns] check = false`.
     DnsWrong,
-    /// A DNS server that is to be asked does not answer.
+    /// A server of `[dns] servers` does not answer, or answers for another domain.
+    ///
+    /// Cure: start it, or correct `servers` and `domain`.
     DnsSilent,
-    /// The login that Sentinels are to have for the instances is refused, or cannot be used.
+    /// The login that Sentinels have or are to get for the instances is refused, lacks rights that Sentinel needs, or
+    /// cannot be stored by it; Sentinels keep the one that they have.
+    ///
+    /// Cure: `text` names the file and the server: correct the file, or `ACL SETUSER` on every instance.
     SentinelLogin,
-    /// The Sentinels reach an instance, and this agent does not.
+    /// Sentinels call an instance up and it does not answer this agent, for 5 s and longer than
+    /// `down-after-milliseconds`.
+    ///
+    /// Cure: the network and firewall from this agent; TLS.
     InstanceSilent,
-    /// An instance does not let this agent in.
+    /// An instance does not take the agent's login, for 5 s: this agent could not follow its promotion.
+    ///
+    /// Cure: `text` names the instance and the file: correct it, or `ACL SETUSER` there (Redis does not replicate
+    /// users).
     InstanceRefuses,
-    /// Consul refuses what this agent asks.
+    /// Consul denies what this agent reads, for 5 s.
+    ///
+    /// Cure: `text` names the file with the token: replace it, or compare it with
+    /// [consul/agent-policy.hcl](../consul/agent-policy.hcl).
     ConsulRefuses,
-    /// Consul does not answer this agent.
+    /// Consul does not answer this agent, for 5 s; what is published stays.
+    ///
+    /// Cure: the way to it; its own log.
     ConsulSilent,
-    /// The writer refuses writes.
+    /// The writer refuses every write, for 5 s: `NOREPLICAS` (`min-replicas-to-write`, and no replica keeps up) or
+    /// `OOM` (`maxmemory` under `noeviction`), known from INFO. The name stays, since no other instance could take the
+    /// writes. (`MISCONF` and `READONLY` are `writer-fails`).
+    ///
+    /// Cure: start replicas, or lower `min-replicas-to-write`; more memory, or another `maxmemory-policy`.
     WritesRefused,
-    /// The writes of an isolated primary cannot be held.
+    /// Node mode: this host is [isolated](glossary.md#isolated), and its primary is a Redis before 6.2, which cannot
+    /// hold writes: what it takes may be lost.
+    ///
+    /// Cure: the network of this host; `min-replicas-to-write` 1, or Redis 6.2 or later.
     WritesNotHeld,
-    /// There are instances besides the writer, and none to read from.
+    /// There are instances besides the writer, and `<service>-replica` is empty.
+    ///
+    /// Cure: `text` says of each why it is not to be read from.
     NoReplicas,
-    /// An instance is down, as a majority of the Sentinels says.
+    /// A majority of the Sentinels gets no answer from an instance.
+    ///
+    /// Cure: start it again; an instance that is gone for good is forgotten after `forget_after`.
     InstanceDown,
-    /// A replica cannot save its data (`MISCONF`), so that no failover selects it.
+    /// A replica answers PING with `MISCONF`: it cannot save its data. It stays in `<service>-replica`, and no failover
+    /// selects it.
+    ///
+    /// Cure: its disk, and its log; `BGSAVE`.
     CannotSave,
-    /// A replica is not in sync with the writer: it serves no reads, and what it lacks is lost where it is chosen.
+    /// A replica is out of sync for more than 5 s: its link is down, or the writer has not heard it. Others serve
+    /// reads.
+    ///
+    /// Cure: its log, its network, `masterauth`; `status` says which.
     ReplicaOutOfSync,
     /// Some Sentinels do not answer, and a majority does.
+    ///
+    /// Cure: start them again; a Sentinel that is gone for good is forgotten after `forget_sentinels_after`.
     SentinelsMissing,
-    /// The clock of an agent is ahead of another one's.
+    /// The clock of an agent is more than a second ahead of another one's, as that one has found. Nothing rests on it
+    /// but the times of logs.
+    ///
+    /// Cure: `chronyc makestep`, on the host that is wrong.
     ClockSkew,
-    /// Consul does not answer, or has not been asked yet.
+    /// Consul does not answer, or has not been read yet: what is published is not known here.
+    ///
+    /// Cure: [recover-consul.md](how-to/recover-consul.md), when its data is lost; what the Sentinels and instances
+    /// report is shown all the same.
     ConsulUnread,
 }
 
