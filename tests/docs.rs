@@ -323,3 +323,36 @@ fn every_command_that_prints_json_has_a_schema_that_a_test_holds() {
     };
     assert!(schemas.iter().all(held), "{schemas:?}");
 }
+
+/// A program is written from its schema alone.
+#[test]
+fn every_field_of_a_schema_says_what_it_is() {
+    fn walk(schema: &serde_json::Value, at: &str, missing: &mut Vec<String>) {
+        let properties = schema["properties"].as_object().into_iter().flatten();
+        for (name, property) in properties {
+            let here = format!("{at}/{name}");
+            if property["description"].as_str().is_none_or(|text| text.len() < 4) {
+                missing.push(here.clone());
+            }
+            walk(property, &here, missing);
+        }
+        let forms = ["anyOf", "oneOf"].into_iter().filter_map(|of| schema[of].as_array()).flatten();
+        forms
+            .chain([&schema["items"]])
+            .filter(|part| part.is_object())
+            .for_each(|part| walk(part, at, missing));
+    }
+    let mut missing = Vec::new();
+    for entry in std::fs::read_dir(root().join("docs/schemas")).expect("schemas") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("a schema");
+        let schema: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert!(
+            schema["description"].is_string() || schema["title"].is_string(),
+            "{}",
+            path.display()
+        );
+        walk(&schema, &path.display().to_string(), &mut missing);
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
