@@ -120,7 +120,7 @@ pub struct ExecArgs {
 /// Options of `health`.
 #[derive(Debug, Args)]
 pub struct HealthArgs {
-    /// Whom to ask [default: 127.0.0.1:6379, or port 26379 where SENTINEL=1]
+    /// The server to ask [default: 127.0.0.1:6379, or port 26379 where SENTINEL=1]
     #[arg(value_name = "HOST:PORT")]
     pub asked: Option<Address>,
 }

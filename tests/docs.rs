@@ -143,6 +143,61 @@ fn the_findings_are_those_of_their_document() {
     assert_eq!(cells.len(), FindingCode::ALL.len(), "each once");
 }
 
+/// A Sentinel that is told of a primary has a `down-after-milliseconds` of 30 s and no login, until it is told those, too.
+#[test]
+fn what_tells_a_sentinel_of_a_primary_tells_it_the_settings() {
+    let mut count = 0;
+    for dir in ["docs", "docs/how-to", "docs/tutorials"] {
+        for entry in std::fs::read_dir(root().join(dir)).expect(dir) {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_none_or(|end| end != "md") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a page");
+            let blocks = text.split("```").skip(1).step_by(2);
+            for block in blocks.filter(|block| block.to_lowercase().contains("sentinel monitor")) {
+                count += 1;
+                assert!(block.contains("down-after-milliseconds"), "{}: {block}", path.display());
+            }
+        }
+    }
+    assert!(count >= 3, "only {count} blocks were found");
+}
+
+/// Servers, agents and operators are named as such, in documents and in what the program prints.
+#[test]
+fn no_text_says_nobody_or_whoever() {
+    const WORDS: [&str; 6] = ["nobody", "somebody", "whoever", "whomever", "everybody", "anybody"];
+    let mut dirs = ["docs", "src", "core/src"].map(|dir| root().join(dir)).to_vec();
+    let pages = ["README.md", "SECURITY.md", "ARCHITECTURE.md"].map(|page| root().join(page));
+    let (mut files, mut found) = (pages.to_vec(), Vec::new());
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            match path.extension().and_then(|end| end.to_str()) {
+                // Notes of what was measured.
+                _ if path.ends_with("docs/facts") => {}
+                _ if path.is_dir() => dirs.push(path),
+                Some("md" | "rs" | "js" | "html" | "json") => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    assert!(files.len() > 100, "only {} files", files.len());
+    for path in files {
+        let text = std::fs::read_to_string(&path).expect("a file");
+        for (number, line) in text.lines().enumerate() {
+            // The code of a finding, which stays.
+            let line = line.to_lowercase().replace("nobody-eligible", "");
+            let mut words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            if words.any(|word| WORDS.contains(&word)) {
+                found.push(format!("{}:{}: {line}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 /// A page that a reader takes in at once, on any screen.
 #[test]
 fn the_readme_is_a_page() {

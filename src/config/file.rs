@@ -104,7 +104,7 @@ pub struct HttpTable {
 pub struct DnsTable {
     /// Ask at all.
     pub check: Option<bool>,
-    /// Whom to ask. One that is named here must answer. Default: Consul's host with port 8600, which may be silent.
+    /// The servers to ask. Each that is named here must answer. Default: Consul's host with port 8600, which may be silent.
     pub servers: Option<Vec<Address>>,
     /// Consul's domain.
     pub domain: Option<String>,
@@ -200,7 +200,7 @@ pub struct GroupTable {
     /// A Sentinel that no other one has heard for this long is forgotten by the others.
     #[serde(default)]
     pub forget_sentinels_after: Option<Span>,
-    /// Have Sentinels forget those who are gone for good (`SENTINEL RESET`, one Sentinel at a time, 30 s apart).
+    /// Have Sentinels forget the servers that are gone for good (`SENTINEL RESET`, one Sentinel at a time, 30 s apart).
     #[serde(default)]
     pub forget_ghosts: Option<bool>,
     /// `false`: only observe and publish; the other duties below, and `forget_ghosts`, are off unless they are
@@ -217,16 +217,16 @@ pub struct GroupTable {
     /// Turn a stray primary (a returned old one, or a blank one) into a replica of the writer at once.
     #[serde(default)]
     pub fence: Option<bool>,
-    /// When the primary comes back without its data, while others hold it: have one of them replace it, and keep
-    /// them from copying its emptiness.
+    /// If the primary comes back without its data, promote a replica that still has the data, and keep the others from
+    /// copying the empty data set.
     #[serde(default)]
     pub replace_emptied: Option<bool>,
     /// Node mode, and `exec`: when the kernel tells that the writer's process has ended, have a replica take its place
     /// at once (`down-after-milliseconds` 3000 and more); or leave it to the Sentinels.
     #[serde(default)]
     pub fast_failover: Option<FastFailover>,
-    /// Node mode: find a first primary for a blank group; another one where all that the Sentinels know are gone, and
-    /// the instances are back at other addresses; and make one that came back before it was replaced the primary again.
+    /// Node mode: choose a primary when no Sentinel knows one. That is for a new group, after all instances changed
+    /// address, and for a primary that is back before it was replaced.
     #[serde(default)]
     pub bootstrap: Option<bool>,
     /// How many instances the first primary is chosen among, or that of a relocated group. Default: all that are there
