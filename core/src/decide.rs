@@ -106,7 +106,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     sentinels.extend(write.as_deref().and_then(once_written));
     let Duties { instances, left_alone, refused: forbidden } = duties(view, &situation);
     refused.extend(forbidden.into_iter().chain(sentinels_refused));
-    reasons.extend(not_held(view));
+    reasons.extend(isolated(view));
     reasons.extend(again(&situation));
     reasons.extend(gave_up(view));
     reasons.extend(left_alone.into_iter().map(Reason::LeftAlone));
@@ -192,11 +192,11 @@ fn again(situation: &Situation) -> Option<Reason> {
     }
 }
 
-/// The primaries of an isolated host that go on taking writes.
-fn not_held(view: &View<'_>) -> impl Iterator<Item = Reason> {
-    hold::not_held(view).map(|(instance, answer)| Reason::NotHeld {
-        instance: instance.clone(),
-        version: answer.version.clone(),
+/// The primaries of an isolated host: whose writes are held, and which go on taking writes.
+fn isolated(view: &View<'_>) -> impl Iterator<Item = Reason> {
+    hold::isolated_primaries(view).map(|(instance, answer)| match answer.can_hold_writes() {
+        true => Reason::Held(instance.clone()),
+        false => Reason::NotHeld { instance: instance.clone(), version: answer.version.clone() },
     })
 }
 

@@ -148,8 +148,8 @@ fn isolated(view: &View<'_>) -> Vec<Hold> {
         .collect()
 }
 
-/// The primaries of this host, once it has been isolated for long enough.
-fn isolated_primaries<'a>(
+/// The primaries of this host, once it has been isolated for long enough: their writes are to be held.
+pub fn isolated_primaries<'a>(
     view: &View<'a>,
 ) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> + use<'a> {
     let lasted = view.memory.lasted(&Condition::Isolated, CUT_OFF_AFTER_MS, view.now);
@@ -160,13 +160,6 @@ fn isolated_primaries<'a>(
     local
         .filter_map(move |address| Some((address, observed.instances.get(address)?.since(recent)?)))
         .filter(|(_, answer)| answer.is_primary())
-}
-
-/// The primaries of this isolated host that should be held and are too old for it.
-pub fn not_held<'a>(
-    view: &View<'a>,
-) -> impl Iterator<Item = (&'a Address, &'a InstanceAnswer)> + use<'a> {
-    isolated_primaries(view).filter(|(_, answer)| !answer.can_hold_writes())
 }
 
 fn due(view: &View<'_>, address: &Address) -> bool {

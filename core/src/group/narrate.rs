@@ -95,7 +95,7 @@ impl Subject {
             Reason::TwoAddresses { address, .. } | Reason::Loopback { address, .. } => {
                 Some(address)
             }
-            Reason::NotHeld { instance, .. } => Some(instance),
+            Reason::Held(instance) | Reason::NotHeld { instance, .. } => Some(instance),
             _ => None,
         };
         Self::Reason(discriminant(reason), instance.cloned())
@@ -210,7 +210,11 @@ impl GroupLoop {
             }
             Purpose::Forget => {
                 let sentinel = record.reset.as_ref().map(|reset| reset.sentinel.to_string());
-                format!("{}: Sentinel {} is to forget", record.group, sentinel.unwrap_or_default())
+                format!(
+                    "{}: Sentinel {} is to forget the servers that are gone (SENTINEL RESET)",
+                    record.group,
+                    sentinel.unwrap_or_default()
+                )
             }
             Purpose::Replace => {
                 let data_loss = record.data_loss.as_ref();
@@ -310,7 +314,10 @@ impl GroupLoop {
                 out.push(say(LogLevel::Warn, text));
             }
             Some(_) => {}
-            None if was_said => out.push(say(LogLevel::Info, decision.summary.clone())),
+            None if was_said => {
+                let now = decision.summary.replacen(": ", ": resolved: ", 1);
+                out.push(say(LogLevel::Info, now));
+            }
             None => {}
         }
     }

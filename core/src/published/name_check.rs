@@ -269,7 +269,13 @@ pub fn problem(
         Some(writer) => format!("{writer} is published"),
         None => "no writer is published".to_owned(),
     };
-    let age = stale.map(|age| format!(", {} s out of date", age.as_secs())).unwrap_or_default();
+    // No answer is of no date.
+    let nothing = answer.ips.is_empty() && answer.services.is_empty();
+    let age = stale.map(|age| match (age.as_secs(), nothing) {
+        (s, true) => format!(", for {s} s"),
+        (s, false) => format!(", {s} s out of date"),
+    });
+    let age = age.unwrap_or_default();
     let text = format!("DNS at {server} answers {answer} for {name}{age}: {wanted}");
     ProblemCode::DnsWrong.says(text)
 }

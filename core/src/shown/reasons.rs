@@ -603,6 +603,8 @@ pub enum Reason {
         /// It stands in this agent's config.
         configured: bool,
     },
+    /// The host is isolated, and the writes of its primary are held.
+    Held(Address),
     /// The host is isolated, and its primary is a Redis that cannot hold its writes.
     NotHeld {
         /// The primary.
@@ -671,6 +673,11 @@ impl fmt::Display for Reason {
                      addresses. Write the address that the Sentinels know in [[redis]]"
                 )
             }
+            Self::Held(instance) => write!(
+                f,
+                "this host sees neither Consul nor a majority of the Sentinels: the writes of {instance} are held, and its \
+                 clients wait"
+            ),
             Self::NotHeld { instance, version } => write!(
                 f,
                 "this host sees neither Consul nor a majority of the Sentinels, and {instance} takes writes that may be lost: \
@@ -795,13 +802,17 @@ impl fmt::Display for NotAtRest {
     }
 }
 
+/// What is said of a writer whose replication history does not continue the last writer's.
+const UNRELATED: &str =
+    ", with a new replication history, as after a restart from an append-only file or a restore";
+
 impl fmt::Display for PublishReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Majority { votes, known, epoch, unrelated } => {
                 write!(f, "named by {votes} of {known} Sentinels at epoch {epoch}")?;
                 if *unrelated {
-                    f.write_str(", with a history that does not continue the last writer's")?;
+                    f.write_str(UNRELATED)?;
                 }
                 Ok(())
             }

@@ -274,6 +274,11 @@ pub enum ProblemCode {
     ///
     /// Cure: start replicas, or lower `min-replicas-to-write`; more memory, or another `maxmemory-policy`.
     WritesRefused,
+    /// Node mode: this host is [isolated](glossary.md#isolated), and the writes of its primary are held: its clients wait.
+    ///
+    /// Cure: the network of this host; the writes go on by themselves once it sees Consul or the Sentinels, and that it
+    /// still is the primary.
+    WritesHeld,
     /// Node mode: this host is [isolated](glossary.md#isolated), and its primary is a Redis before 6.2, which cannot
     /// hold writes: what it takes may be lost.
     ///
@@ -315,7 +320,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -346,6 +351,7 @@ impl ProblemCode {
         Self::ConsulRefuses,
         Self::ConsulSilent,
         Self::WritesRefused,
+        Self::WritesHeld,
         Self::WritesNotHeld,
         Self::NoReplicas,
         Self::InstanceDown,
@@ -407,6 +413,7 @@ impl ProblemCode {
             Self::ConsulRefuses => "consul-refuses",
             Self::ConsulSilent => "consul-silent",
             Self::WritesRefused => "writes-refused",
+            Self::WritesHeld => "writes-held",
             Self::WritesNotHeld => "writes-not-held",
             Self::NoReplicas => "no-replicas",
             Self::InstanceDown => "instance-down",
@@ -831,6 +838,7 @@ fn noteworthy(reason: &Reason) -> Option<Problem> {
         Reason::ForeignNode(_) => Some(ProblemCode::ForeignNode.says(reason.to_string())),
         Reason::LeftAlone(left) => Some(ProblemCode::SecondPrimary.says(second_primary(left))),
         Reason::TwoAddresses { .. } => Some(ProblemCode::TwoAddresses.says(reason.to_string())),
+        Reason::Held(_) => Some(ProblemCode::WritesHeld.says(reason.to_string())),
         Reason::NotHeld { .. } => Some(ProblemCode::WritesNotHeld.says(reason.to_string())),
         Reason::Loopback { .. } => Some(ProblemCode::LoopbackAddress.says(reason.to_string())),
         _ => None,

@@ -69,7 +69,7 @@ fn a_history_that_does_not_go_on_is_published_with_a_remark() {
     // Restarted from an append-only file, which keeps no replication id.
     let scene = failed_over().instance(B, primary(77, None, &[]));
     let record = scene.write().record.unwrap();
-    assert!(record.why.ends_with("with a history that does not continue the last writer's"));
+    assert!(record.why.ends_with("as after a restart from an append-only file or a restore"));
 }
 
 #[test]
