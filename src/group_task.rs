@@ -550,9 +550,11 @@ impl Executor {
         for address in wanted {
             let (clock, login, readings) =
                 (self.clock, self.login.subscribe(), self.readings.clone());
+            let group = self.group.policy.group.clone();
             self.instances.entry(address.clone()).or_insert_with(|| {
                 let todo = Arc::<Mailbox<Todo>>::default();
-                let task = tokio::spawn(follow(address, login, clock, todo.clone(), readings));
+                let task =
+                    tokio::spawn(follow(group, address, login, clock, todo.clone(), readings));
                 Instance { todo, _task: AbortOnDropHandle::new(task) }
             });
         }

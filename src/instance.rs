@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::core::duty::action::Promote;
 use crate::core::duty::fence::{Fence, StrayKind};
-use crate::core::identity::address::Address;
+use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
 use crate::core::published::projection::detached_address;
 use crate::core::situation::data_loss::Detach;
@@ -373,19 +373,20 @@ pub async fn promote(link: &mut Link, wanted: &Promote) -> Result<bool, LinkErro
     Ok(true)
 }
 
-/// Stays connected to one instance, answers commands, and asks anew the moment the connection closes:
+/// Stays connected to one instance of a group, answers commands, and asks anew the moment the connection closes:
 /// a replica that is promoted closes it in the very transaction that promotes it
 /// (`docs/facts/sentinel.md` 6).
 ///
 /// Another login counts from the next connection on. Ends when the receiver of the readings has ended.
 pub async fn follow(
+    group: GroupName,
     address: Address,
     settings: watch::Receiver<LinkSettings>,
     clock: Clock,
     commands: Arc<Mailbox<Todo>>,
     readings: mpsc::Sender<(Address, Reading<InstanceAnswer>)>,
 ) {
-    let mut follower = Follower { address, settings, clock, link: None };
+    let mut follower = Follower { group, address, settings, clock, link: None };
     let mut retry = Retry::returning();
     let mut next_attempt = Some(Instant::now());
     loop {
@@ -472,6 +473,7 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 struct Follower {
+    group: GroupName,
     address: Address,
     settings: watch::Receiver<LinkSettings>,
     clock: Clock,
@@ -536,12 +538,13 @@ impl Follower {
     }
 
     async fn fence(&mut self, wanted: &Fence) {
+        let group = self.group.clone();
         let Fence { instance, follow, run_id, .. } = wanted;
         // What answers there is asked right before: a process that listens at two addresses never follows itself.
         match self.probe_at(follow).await {
             Ok(writer) if wanted.is_led_by(&writer) => {}
             Ok(writer) if writer.run_id == *run_id => {
-                return warn!("{instance} and {follow} are one process: nothing is done");
+                return warn!("{group}: {instance} and {follow} are one process: nothing is done");
             }
             Ok(_) => return debug!(%instance, "{follow} is not the writer that it was"),
             Err(error) => return debug!(%instance, %error, "the writer {follow} does not answer"),
@@ -554,20 +557,20 @@ impl Follower {
             StrayKind::Lost => "a replica of an address that does not answer",
         };
         match result {
-            Ok(true) => info!("{instance} was {what}; it is a replica of {follow} now"),
+            Ok(true) => info!("{group}: {instance} was {what}; it is a replica of {follow} now"),
             Ok(false) => return debug!(%instance, "no stray primary any more"),
             Err(error) if self.is_now(|now| now.follows(follow)).await => {
                 return debug!(%instance, %error, "another agent has made it a replica of {follow}");
             }
             Err(error) => {
-                return warn!(%instance, %error, "cannot make it a replica of {follow}");
+                return warn!(%instance, %error, "{group}: cannot make it a replica of {follow}");
             }
         }
         let rest = self.on_link(async |link: &mut Link| after_fence(link, wanted).await).await;
         match rest {
             Ok(refused) => {
                 for refused in refused {
-                    info!(%instance, "a replica now, it refused {refused}");
+                    info!(%instance, "{group}: a replica now, it refused {refused}");
                 }
             }
             // Another agent's fence disconnects this one, too.
@@ -589,41 +592,44 @@ impl Follower {
     }
 
     async fn detach(&mut self, wanted: &Detach) {
+        let group = self.group.clone();
         let result = self.on_link(async |link: &mut Link| detach(link, wanted).await).await;
         let Detach { instance, from, .. } = wanted;
         match result {
             Ok(true) => info!(
-                "{instance} is detached and keeps its data: {from} came back without its data"
+                "{group}: {instance} is detached and keeps its data: {from} came back without its data"
             ),
             Ok(false) => debug!(%instance, "not what it was any more"),
             Err(error) if self.is_now(|now| !now.follows(from)).await => {
                 debug!(%instance, %error, "another agent has detached it");
             }
-            Err(error) => warn!(%instance, %error, "cannot keep it from following {from}"),
+            Err(error) => warn!(%instance, %error, "{group}: cannot keep it from following {from}"),
         }
     }
 
     async fn promote(&mut self, wanted: &Promote) {
+        let group = self.group.clone();
         let result = self.on_link(async |link: &mut Link| promote(link, wanted).await).await;
         let instance = &wanted.instance;
         match result {
-            Ok(true) => info!("{instance} was detached; it is a primary now"),
+            Ok(true) => info!("{group}: {instance} was detached; it is a primary now"),
             Ok(false) => debug!(%instance, "not what it was any more"),
             Err(error) if self.is_now(InstanceAnswer::is_primary).await => {
                 debug!(%instance, %error, "another agent has made it a primary");
             }
-            Err(error) => warn!(%instance, %error, "cannot make it a primary"),
+            Err(error) => warn!(%instance, %error, "{group}: cannot make it a primary"),
         }
     }
 
     async fn hold(&mut self, for_ms: u64) {
+        let group = self.group.clone();
         let result = self.on_link(async |link: &mut Link| hold(link, for_ms).await).await;
         match result {
             Ok(()) => debug!(instance = %self.address, for_ms, "writes held"),
             Err(error) if self.is_now(|now| !now.is_primary()).await => {
                 debug!(instance = %self.address, %error, "a replica by now: it takes no writes");
             }
-            Err(error) => warn!(instance = %self.address, %error, "cannot hold writes"),
+            Err(error) => warn!(instance = %self.address, %error, "{group}: cannot hold writes"),
         }
     }
 }
@@ -695,7 +701,8 @@ mod tests {
         let (_keep, login) = watch::channel(settings);
         let (readings, mut read) = mpsc::channel(1_024);
         let todo = Arc::new(Mailbox::<Todo>::default());
-        let following = follow(instance, login, Clock::start(), todo.clone(), readings);
+        let group = "redis".parse().unwrap();
+        let following = follow(group, instance, login, Clock::start(), todo.clone(), readings);
         let _task = AbortOnDropHandle::new(tokio::spawn(following));
         assert!(read.recv().await.unwrap().1.result.is_err());
         for _ in 0..1_000 {

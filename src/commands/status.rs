@@ -22,7 +22,7 @@ use crate::core::known::memory::Memory;
 use crate::core::known::view::View;
 use crate::core::policy::Policy;
 use crate::core::published::projection::Layout;
-use crate::core::published::record::{PublishedRole, Record};
+use crate::core::published::record::{Level, PublishedRole, Record};
 use crate::core::shown::status::{
     GroupStatus, InstanceStatus, ProblemCode, SentinelStatus, assess,
 };
@@ -269,7 +269,10 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
         );
     }
     if status.known_sentinels > 0 {
-        let level = status.level.map(|level| format!(", level {}", level.as_str()));
+        let level = status.level.map(|level| match level {
+            Level::Promotion => ", not yet confirmed by a majority",
+            Level::Quorum => ", confirmed by a majority",
+        });
         let _ = writeln!(
             text,
             "  now named by {} of {} Sentinels{}{}",

@@ -190,8 +190,11 @@ async fn register(
     }
     // Without replace-existing-checks a running check keeps its status.
     consul.put("/v1/agent/service/register", &[], Some(&registration.body())).await?;
-    let again = done.insert(registration.id.clone(), registration.clone()).is_some();
-    let how = if again { "registered again" } else { "registered" };
+    let how = match done.insert(registration.id.clone(), registration.clone()) {
+        Some(known) if known == *registration => "registered again",
+        Some(_) => "changed the registration of",
+        None => "registered",
+    };
     info!("{how} {} as {} on the local Consul agent", registration.address, registration.service);
     Ok(())
 }

@@ -131,7 +131,9 @@ pub async fn ask(
     let tilt = fields.get("sentinel_tilt").is_some_and(|tilt| *tilt != "0");
     let group = match primary {
         Value::Nil => None,
-        Value::ServerError(error) => return Err(LinkError::Unexpected(server_error(error))),
+        Value::ServerError(error) => {
+            return Err(LinkError::Unexpected(refusal(server_error(error))));
+        }
         primary => {
             Some(parse_group(primary, master, replicas, peers).map_err(LinkError::Unexpected)?)
         }
@@ -139,6 +141,15 @@ pub async fn ask(
     let others = if group.is_none() { monitored(&fields) } else { Vec::new() };
     let Identity { id, process, refuses_relay } = id.clone();
     Ok(SentinelAnswer { id, process, tilt, group, others, refuses_relay })
+}
+
+/// What a server says that answers no question about a group. One that does not know `SENTINEL` is a Redis.
+fn refusal(words: String) -> String {
+    if words.contains("unknown command") {
+        format!("a Redis, and no Sentinel, listens there ({words})")
+    } else {
+        words
+    }
 }
 
 /// The groups that INFO names: `master0:name=mymaster,status=ok,...`.

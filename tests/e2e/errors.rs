@@ -140,6 +140,12 @@ async fn a_server_that_does_not_answer_is_reported_with_what_to_look_at() {
         (&["status", "--dns", "127.0.0.1:1"], &[], 2, "127.0.0.1:1 does not answer", ""),
     ];
     answered(&world, mistakes);
+    let redis = world.groups[0].redis[1].address.to_string();
+    let status = text(&run(&world, &["status", "--sentinels", &redis], &[]));
+    let said = format!(
+        "{redis}  unexpected answer: a Redis, and no Sentinel, listens there (ERR unknown command"
+    );
+    assert!(status.contains(&said), "{status}");
 }
 
 /// A Redis that has too many clients says so before it is asked, as one in protected mode does.

@@ -242,7 +242,7 @@ async fn a_listener_moves_under_those_who_look_on() {
 
     // This host's Redis is checked more often; the only group begins anew.
     reload(&running, &path, &config(&open, "redis", "1s"));
-    until_said(&running, "registered again", 1).await;
+    until_said(&running, "changed the registration of", 1).await;
     reload(&running, &path, &config(&open, "other", "1s"));
     until_said(&running, "in force: group redis is watched", 1).await;
     assert_eq!(get(&format!("{url}/healthz"), None).await.unwrap().0, 200);

@@ -212,7 +212,14 @@ pub async fn an_instance_that_closes_the_connection_while_it_is_asked_is_asked_a
     let (answers, mut readings) = mpsc::channel(1);
     let login = watch::Sender::new(LinkSettings::default());
     let (address, clock) = (server.address.clone(), Clock::start());
-    tokio::spawn(follow(address, login.subscribe(), clock, todo.clone(), answers));
+    tokio::spawn(follow(
+        "redis".parse().unwrap(),
+        address,
+        login.subscribe(),
+        clock,
+        todo.clone(),
+        answers,
+    ));
     let (_, first) = readings.recv().await.unwrap();
     assert!(first.result.is_ok(), "{first:?}");
     let mut other = server.link().await.unwrap();

@@ -27,6 +27,7 @@ const STEPS = {
 const DAY_MS = 86400000;
 // The day's bar: a minute is one wide, and what is shorter than this many minutes is as wide as these.
 const DAY = { width: 1440, height: 14, least: 6 };
+const PUBLISHED = { "promotion": "published, not yet confirmed", "quorum": "published, confirmed by a majority" };
 const ROLES = {
   "primary": "primary",
   "replica": "replica",
@@ -151,7 +152,7 @@ function nodes(status) {
       : { address: null, head: "no writer", sub: or(status.why, ""), look: "bad" });
   const name = {
     head: status.name, look: status.writer ? "accent" : "bad",
-    sub: status.writer ? `published, level ${or(status.level, "unknown")}` : "answers nothing",
+    sub: status.writer ? PUBLISHED[status.level] || "published" : "answers nothing",
   };
   const sentinels = status.sentinels.map((sentinel) => {
     const { look, note } = sentinelLook(sentinel, status);
