@@ -1,7 +1,9 @@
 //! What an agent answers by HTTP.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use consul_redis::http::metrics::definitions;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
@@ -63,6 +65,41 @@ async fn metrics_follow_a_failover() {
     let age = counted(&all, &format!("consul_redis_instance_look_age_seconds{labels}"));
     assert!(age > 1.0, "it was killed before the Sentinels agreed\n{all}");
     assert!(all.ends_with("# EOF\n"), "{all}");
+    labels_are_those_of_the_document(&all);
+}
+
+/// docs/metrics.md has the definitions; each line has the labels of its own.
+fn labels_are_those_of_the_document(all: &str) {
+    let definitions = definitions();
+    let mut held = BTreeSet::new();
+    for line in all.lines().filter(|line| !line.starts_with('#')) {
+        let (name, rest) = line.split_once('{').expect("each has labels");
+        let name = ["_bucket", "_count", "_sum"]
+            .iter()
+            .find_map(|end| name.strip_suffix(end))
+            .unwrap_or(name);
+        let found = definitions.iter().find(|definition| definition.name == name);
+        let labels = rest.rsplit_once('}').expect("an end").0.split("\",");
+        let labels =
+            labels.filter_map(|label| label.split('=').next()).filter(|label| *label != "le");
+        assert_eq!(labels.collect::<Vec<_>>(), found.expect(name).labels, "{line}");
+        held.insert(name);
+    }
+    let unseen = definitions.iter().filter(|definition| !held.contains(definition.name.as_str()));
+    let unseen: Vec<&str> = unseen.map(|definition| definition.name.as_str()).collect();
+    // No name of this world is asked for, no writer's process is watched, and no file is written.
+    let without = [
+        "deaths",
+        "death_to",
+        "promotion_to_dns",
+        "dns_",
+        "rendered",
+        "consul_errors",
+        "sentinel_errors",
+    ];
+    let excused =
+        |name: &&&str| without.iter().any(|part| name.contains(&format!("consul_redis_{part}")));
+    assert!(unseen.iter().all(|name| excused(&name)), "{unseen:?}");
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ mod reload;
 mod relocated;
 mod renamed;
 mod render;
+mod round_trips;
 mod scripts;
 mod sentinel_logins;
 mod sentinels;
