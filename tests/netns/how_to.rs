@@ -339,7 +339,11 @@ async fn do_in_test(hosts: &mut Hosts, dir: &Path, page: &str, what: &str) {
     }
 }
 
-/// No page is forgotten, and what is not run is the smaller part.
+/// The languages of blocks that are no commands.
+const NO_COMMANDS: [&str; 3] = ["text", "toml", "yaml"];
+
+/// No page is forgotten, what is not run is the smaller part, and no block of commands is called something else. README
+/// has its commands from the tutorials, which are run: each block says so.
 #[test]
 fn every_how_to_page_and_tutorial_is_run() {
     let mut found = Vec::new();
@@ -358,4 +362,14 @@ fn every_how_to_page_and_tutorial_is_run() {
         (run + steps.len(), left_out + marked)
     });
     assert!(run > 2 * left_out, "{run} are run, {left_out} are not");
+    for page in pages.iter().chain([&"../README.md"]) {
+        let text = std::fs::read_to_string(docs().join(page)).expect("a page");
+        let fences = text.lines().filter_map(|line| line.trim_start().strip_prefix("```"));
+        // Every second one ends a block.
+        for language in fences.step_by(2).filter(|language| *language != "sh") {
+            assert!(NO_COMMANDS.contains(&language), "{page}: a block of `{language}`");
+        }
+    }
+    let (steps, marked) = steps("../README.md");
+    assert_eq!((steps, marked), (Vec::new(), 2), "README: a block without a mark");
 }

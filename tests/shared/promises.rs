@@ -287,6 +287,16 @@ pub const RETURNED_WHOLE: Promise = Promise {
     held_by: &["an_old_primary_whose_agent_was_away_too_is_known_by_what_that_one_noted"],
 };
 
+/// A replica that was chosen and hung, and that obeys when another one is the writer.
+pub const OVERTAKEN: Promise = Promise {
+    page: GUARANTEES,
+    says: "1 s",
+    what: "from the first to the last write that a replica takes which a failover chose, which hung, and which wakes when another one is the writer",
+    at_least_ms: 0,
+    within_ms: 1_000,
+    held_by: &["a_replica_that_was_chosen_before_the_writer_and_wakes_is_fenced_at_once"],
+};
+
 /// All Redis under `exec` are stopped and started again.
 pub const ALL_RESTARTED: Promise = Promise {
     page: GUARANTEES,
@@ -312,7 +322,7 @@ pub const PROVEN: Promise = Promise {
 };
 
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 21] = [
+pub const ALL: [(&str, &Promise); 22] = [
     ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
     ("FORGOTTEN", &FORGOTTEN),
     ("MOVED", &MOVED),
@@ -332,6 +342,7 @@ pub const ALL: [(&str, &Promise); 21] = [
     ("LATE_SERVER", &LATE_SERVER),
     ("RETURNED_AOF", &RETURNED_AOF),
     ("RETURNED_WHOLE", &RETURNED_WHOLE),
+    ("OVERTAKEN", &OVERTAKEN),
     ("ALL_RESTARTED", &ALL_RESTARTED),
     ("PROVEN", &PROVEN),
 ];

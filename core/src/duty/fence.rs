@@ -7,7 +7,7 @@
 
 use crate::identity::address::Address;
 use crate::known::memory::{Condition, Origin};
-use crate::known::observed::{InstanceAnswer, ReplId, Role};
+use crate::known::observed::{InstanceAnswer, ReplId, Role, SentinelPeer};
 use crate::known::view::View;
 use crate::policy::{RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_UNSEEN_MS};
 use crate::published::projection::is_detached_address;
@@ -15,7 +15,7 @@ use crate::published::replicas::{InstanceRows, named_by};
 pub use crate::shown::reasons::{LeftAlone, WhyLeft};
 use crate::situation::data_loss::data_loss;
 use crate::situation::election::{Tally, TallyBounds, led_in_silence};
-use crate::situation::writer::{WriterTest, share_history, writer_test};
+use crate::situation::writer::{Lineage, WriterTest, share_history, writer_test};
 
 /// One stray primary that is to follow the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +183,7 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     }
     let wait_ms = match view.memory.origin(address, &answer.run_id) {
         _ if kind == StrayKind::Lost => STRAY_UNSEEN_MS,
+        _ if was_overtaken(view, answer) => 0,
         Origin::Unseen if answer.not_lately_promoted() => 0,
         origin => origin.left_alone_ms(),
     };
@@ -192,6 +193,16 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     let (instance, run_id) = (address.clone(), answer.run_id.clone());
     let (follow_run, replid) = (Some(writer.run_id.clone()), answer.replid.clone());
     Ok(Fence { instance, run_id, follow, follow_run, kind, replid })
+}
+
+/// No failover that is under way promotes it: it goes on from the data of a writer before, and what is promoted in the
+/// place of the writer goes on from the writer's own. The failover that chose it is over, and its command was late
+/// (`docs/facts/sentinel.md` 21). A Sentinel that only this agent does not reach may know better.
+fn was_overtaken(view: &View<'_>, answer: &InstanceAnswer) -> bool {
+    let earlier = view.age(answer).is_some() && !Lineage::of(answer, view.record).continues();
+    let heard = |peer: &SentinelPeer| view.sentinels().any(|(_, other)| other.id == peer.id);
+    let mut peers = view.groups().flat_map(|group| &group.peers);
+    earlier && !peers.any(|peer| !peer.s_down && !heard(peer))
 }
 
 /// It holds data of the group. Where it cannot say which history its data belongs to
@@ -307,7 +318,8 @@ fn certain_writer<'a>(
     }
     // What a leader said a moment ago counts too, when it has said nothing since.
     let lately = led_in_silence(view.observed, view.recent);
-    let mut failovers = lately.iter().chain(&tally.failovers);
+    let lately = lately.iter().filter(|failover| !failover.is_over(elected));
+    let mut failovers = lately.chain(&tally.failovers);
     if failovers.any(|failover| failover.chosen.as_ref() != Some(writer)) {
         return Err("a failover is under way");
     }

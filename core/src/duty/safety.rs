@@ -229,7 +229,10 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
         return Some(format!("the majority does not name {follow}"));
     }
     let silent = led_in_silence(view.observed, view.recent);
-    let mut failovers = tally.failovers.iter().chain(&silent);
+    // One whose epoch a majority has reached with another primary promotes nothing any more.
+    let reached = tally.votes.get(follow).map_or(0, |votes| votes.epoch);
+    let open = silent.iter().filter(|f| f.epoch.is_none_or(|epoch| epoch > reached));
+    let mut failovers = tally.failovers.iter().chain(open);
     let chosen = failovers.any(|f| f.chosen.as_ref() == Some(instance));
     if chosen {
         return Some(format!("a Sentinel is promoting {instance}"));

@@ -76,7 +76,7 @@ impl Failover {
 
     /// It replaces, chooses and vetoes nothing any more: a majority has reached its epoch and names another one. Its
     /// leader goes on with it for as long as the replica that it promoted is down (`docs/facts/sentinel.md` 13).
-    fn is_over(&self, elected: &Elected) -> bool {
+    pub(crate) fn is_over(&self, elected: &Elected) -> bool {
         self.is_reached(elected) && self.chosen.as_ref() != Some(&elected.address)
     }
 }

@@ -18,7 +18,7 @@ use consul_redis_core::published::write::take_seen;
 use consul_redis_core::time::Mono;
 
 use crate::scene::{
-    A, ASKED, B, C, NOW, Scene, at, layout, primary, promoted_b, replica, run, sentinel_at,
+    A, ASKED, B, C, NOW, Scene, at, id, layout, primary, promoted_b, replica, run, sentinel_at,
 };
 
 /// No Sentinel of the scene knows it.
@@ -215,6 +215,82 @@ fn data_of_an_unrelated_history_is_never_wiped() {
 fn one_that_was_a_replica_in_this_run_may_have_been_promoted() {
     left_alone(&stray(STRAY_PROMOTED_MS - 1, Origin::WasReplica), "may be promoting");
     assert_eq!(fences(&stray(STRAY_PROMOTED_MS, Origin::WasReplica)).len(), 1);
+}
+
+/// It was chosen, hung, and obeyed when another one had been elected: it goes on from the writer before.
+fn overtaken() -> Scene {
+    let scene = stray(NOW - ASKED, Origin::WasReplica).instance(C, primary(3, Some(8), &[]));
+    scene.published(|record| record.lineage.push(ReplId("8".to_owned())))
+}
+
+#[test]
+fn one_whose_failover_was_overtaken_by_another_is_fenced_at_once() {
+    assert_eq!(fences(&overtaken())[0].kind, StrayKind::Returned);
+    // Its agents were started after it had obeyed.
+    let mut unseen = overtaken();
+    unseen.memory.lives.insert(at(C), Life { run_id: run(C), origin: Origin::Unseen });
+    assert_eq!(fences(&unseen).len(), 1);
+    let own = overtaken().instance(C, primary(3, Some(1), &[]));
+    left_alone(&own, "may be promoting");
+    let promoting = overtaken().leading(0, C, FailoverPhase::WaitPromotion);
+    left_alone(&promoting, "a failover is under way");
+}
+
+/// The Sentinel that leads may be one that this agent does not reach.
+#[test]
+fn one_that_a_sentinel_may_promote_which_only_the_others_reach_is_left_alone() {
+    left_alone(&overtaken().silent(2), "may be promoting");
+    let down = |scene: Scene, index: usize| {
+        scene.sentinel(index, |group| {
+            group.peers.iter_mut().for_each(|peer| peer.s_down = peer.id == id(2));
+        })
+    };
+    left_alone(&down(overtaken().silent(2), 0), "may be promoting");
+    let dead = down(down(overtaken().silent(2), 0), 1);
+    assert_eq!(fences(&dead).len(), 1, "one that is dead leads nothing");
+}
+
+/// The leader hung with the replica that it chose, on one host, and was overtaken.
+#[test]
+fn a_silent_leader_whose_epoch_a_majority_has_reached_promotes_nothing() {
+    let leads = |epoch: u64| {
+        let mut scene = Scene::healthy(3)
+            .leading(2, C, FailoverPhase::WaitPromotion)
+            .answer(2, |answer| {
+                let peers = answer.group.iter_mut().flat_map(|group| &mut group.peers);
+                peers.for_each(|peer| peer.voted = Some((id(2), epoch)));
+            })
+            .sentinel(2, |group| group.config_epoch = 1);
+        let reading = Reading {
+            asked: Mono(ASKED + 1),
+            answered: Mono(ASKED + 2),
+            result: Err("no answer in time".to_owned()),
+        };
+        scene.observed.see_sentinel(sentinel_at(2), reading);
+        for index in [0, 1] {
+            scene = scene.sentinel(index, |group| {
+                group.config_epoch = 3;
+                group.peers.iter_mut().for_each(|peer| peer.s_down = peer.id == id(2));
+            });
+        }
+        let scene = scene.published(|record| {
+            record.lineage.push(ReplId("8".to_owned()));
+            record.evidence.basis = Basis::Majority { epoch: 3, votes: 2 };
+            record.evidence.confirmed_epoch = 3;
+        });
+        let mut scene = scene.instance(C, primary(3, Some(8), &[]));
+        let life = Life { run_id: run(C), origin: Origin::WasReplica };
+        scene.memory.lives.insert(at(C), life);
+        scene.memory.since.insert(Condition::Stray(at(C)), Mono(ASKED));
+        scene
+    };
+    let over = leads(2);
+    let fence = fences(&over).remove(0);
+    assert_eq!(safety::veto(&over.view(), &Action::Fence(fence.clone())), None);
+    let newer = leads(4);
+    left_alone(&newer, "a failover is under way");
+    let veto = safety::veto(&newer.view(), &Action::Fence(fence));
+    assert_eq!(veto, Some(format!("a Sentinel is promoting {C}")));
 }
 
 #[test]
