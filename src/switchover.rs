@@ -34,7 +34,8 @@ use crate::sentinel::query;
 
 /// How long writes are paused at the most: the pause ends by itself if we die.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long writes are paused on a server that is being stopped: longer than that takes.
+/// The same on a server that is being stopped, from the beginning: longer than the move, the agent's leaving and the
+/// server's end take together. However the move ends, and wherever it is broken off, the server takes none again.
 const HELD_UNTIL_STOPPED: Duration = Duration::from_secs(60);
 /// How long the replicas may take to catch up while writes are paused.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
@@ -178,9 +179,10 @@ impl Mover<'_> {
         let begun = Instant::now();
         let (promoted, renewed) = match &switchover.stops {
             Stops::Holding => {
-                instance::hold(&mut old, ms(PAUSE)).await.map_err(|error| failed(from, &error))?;
+                let pause = if self.server_stops { HELD_UNTIL_STOPPED } else { PAUSE };
+                instance::hold(&mut old, ms(pause)).await.map_err(|error| failed(from, &error))?;
                 self.step(begun, "paused", &format!("writes on {from}"));
-                let renewed = keep_paused(from.clone(), self.group.login.clone());
+                let renewed = keep_paused(from.clone(), self.group.login.clone(), pause);
                 (self.promote(switchover, &mut old, begun).await, Some(renewed))
             }
             Stops::Following(first) => {
@@ -212,9 +214,6 @@ impl Mover<'_> {
         let new = match promoted {
             Ok(new) => new,
             Err(failure) if self.server_stops => {
-                if renewed.is_some() {
-                    let _ = instance::hold(&mut old, ms(HELD_UNTIL_STOPPED)).await;
-                }
                 return Err(failure.hint(format!("{from} takes no writes: it is being stopped")));
             }
             Err(failure) => {
@@ -488,9 +487,9 @@ impl Mover<'_> {
     }
 }
 
-/// Holds writes on and on, for as long as what is returned lives and [`PAUSE`] more: nothing that the old primary takes
+/// Holds writes on and on, for as long as what is returned lives and `pause` more: nothing that the old primary takes
 /// before it follows the new one would be kept.
-fn keep_paused(from: Address, login: LinkSettings) -> AbortOnDropHandle<()> {
+fn keep_paused(from: Address, login: LinkSettings, pause: Duration) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut link = None;
         loop {
@@ -501,7 +500,7 @@ fn keep_paused(from: Address, login: LinkSettings) -> AbortOnDropHandle<()> {
                 None => Link::open(&from, &login).await,
             };
             if let Ok(mut open) = open
-                && instance::hold(&mut open, ms(PAUSE)).await.is_ok()
+                && instance::hold(&mut open, ms(pause)).await.is_ok()
             {
                 link = Some(open);
             }

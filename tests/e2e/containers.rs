@@ -212,17 +212,22 @@ impl Group {
         self.redis.iter().position(at).expect("an address")
     }
 
-    /// Every Sentinel lists every replica: from now on a failover has a replica to choose.
+    /// Every Sentinel lists every replica, and trusts its clock, which it does not for 30 s where the machine stood still:
+    /// from now on a failover has a replica to choose.
     pub async fn until_known(&self) {
         for sentinel in &self.sentinels {
             let what = format!("{} knows all replicas", sentinel.name);
-            until(&what, Duration::from_secs(40), || async {
+            until(&what, Duration::from_secs(60), || async {
                 let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
                 let fields = fields(&answer).map_err(LabError)?;
                 let counts = [fields.get("num-slaves"), fields.get("num-other-sentinels")];
                 let counts = counts.map(|count| count.and_then(|c| c.parse::<usize>().ok()));
                 let wanted = [Some(self.redis.len() - 1), Some(2)];
-                if counts == wanted { Ok(()) } else { Err(LabError(format!("{counts:?}"))) }
+                let info = reply(&sentinel.ask(&["INFO", "sentinel"]).await?).map_err(LabError)?;
+                match info.contains("sentinel_tilt:0") {
+                    true if counts == wanted => Ok(()),
+                    _ => Err(LabError(format!("{counts:?} {info}"))),
+                }
             })
             .await
             .unwrap();

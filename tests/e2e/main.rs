@@ -61,6 +61,7 @@ mod scripts;
 mod sentinel_logins;
 mod sentinels;
 mod stale_peers;
+mod stopping;
 mod support;
 mod switch;
 mod switchover;
