@@ -112,6 +112,12 @@ pub async fn elsewhere() -> io::Result<IpAddr> {
     }
 }
 
+/// It is an address of this machine, on an interface that is up: the kernel sends from it to itself.
+pub async fn is_here(host: &str) -> bool {
+    let Ok(ip) = host.parse::<IpAddr>() else { return false };
+    source(SocketAddr::new(ip, ELSEWHERE[0].port())).await.is_ok_and(|from| from == ip)
+}
+
 /// Connecting a UDP socket sends nothing; the kernel says which address it would send from.
 async fn source(target: SocketAddr) -> io::Result<IpAddr> {
     let any: SocketAddr = match target {
@@ -197,9 +203,11 @@ mod tests {
             // A machine without a network has none, and says so.
             if let Ok(ip) = towards(&endpoint(address)).await {
                 assert!(!ip.is_loopback() && !ip.is_unspecified(), "{ip}");
-                UdpSocket::bind((ip, 0)).await.unwrap();
+                assert!(is_here(&ip.to_string()).await, "{ip}");
             }
         }
+        assert!(is_here("127.0.0.7").await);
+        assert!(!is_here("192.0.2.1").await && !is_here("redis-0.example").await);
         assert!(towards(&endpoint("no-such-name.invalid:8500")).await.is_err());
     }
 }

@@ -46,7 +46,7 @@ use config_file::ServerConfig;
 use membership::Note;
 use settings::{Environment, FORGOTTEN_AFTER, ServerCommand, ServerKind};
 
-/// How often the address of the interface that leads to Consul is looked at.
+/// How often it is looked whether the machine still has the address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(2);
 /// How often what the data belongs to is looked at, to be noted on the volume.
 const NOTE_EVERY: Duration = Duration::from_secs(2);
@@ -424,8 +424,13 @@ impl ExecProcess {
         }
     }
 
-    /// The address that it has now, or the last one while it has none.
+    /// The address that it has now, or the last one while it has none. The way to Consul may change from one of the
+    /// machine's networks to another: the one that others know stays as long as the machine has it, and where it leads
+    /// is theirs to say.
     async fn address_now(&self) -> Address {
+        if announce::is_here(self.exec.address.host()).await {
+            return self.exec.address.clone();
+        }
         let now = announce::towards(&self.exec.config.consul).await.ok();
         let now = now.and_then(|ip| Address::new(&ip.to_string(), self.exec.address.port()).ok());
         now.unwrap_or_else(|| self.exec.address.clone())

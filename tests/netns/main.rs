@@ -17,4 +17,5 @@ mod promises;
 mod readers;
 #[path = "../shared/writers.rs"]
 mod shared_writers;
+mod two_networks;
 mod writers;
