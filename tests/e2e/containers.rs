@@ -212,8 +212,8 @@ impl Group {
         self.redis.iter().position(at).expect("an address")
     }
 
-    /// Every Sentinel lists every replica, and trusts its clock, which it does not for 30 s where the machine stood still:
-    /// from now on a failover has a replica to choose.
+    /// Every Sentinel lists every replica, and trusts its clock, which it does not for 30 s where the machine stood
+    /// still: from now on a failover has a replica to choose.
     pub async fn until_known(&self) {
         for sentinel in &self.sentinels {
             let what = format!("{} knows all replicas", sentinel.name);
