@@ -63,40 +63,76 @@ const STOOD_STILL_AFTER: Duration = Duration::from_secs(2);
 /// What was asked before that ends late for as long after it.
 const LATE_FOR: Duration = Duration::from_secs(3);
 
-/// When the program last noted that it runs, and until when what ends late is its own fault.
-static LIFE: Mutex<Option<(Instant, Option<Instant>)>> = Mutex::new(None);
+/// A note that is later than this had no processor meanwhile.
+const LATE: Duration = Duration::from_millis(100);
+
+/// What the program's own notes say of it.
+#[derive(Default)]
+struct Life {
+    /// When it last noted that it runs.
+    last: Option<Instant>,
+    /// Until then, what ends late is its own fault.
+    late_until: Option<Instant>,
+    /// For how long it had no processor, all in all.
+    lost: Duration,
+}
+
+static LIFE: Mutex<Life> = Mutex::new(Life { last: None, late_until: None, lost: Duration::ZERO });
 
 /// Notes that the program runs, for as long as it does.
 pub async fn keep_beating() {
     let mut ticks = ticks_every(BEAT_EVERY);
     loop {
         ticks.tick().await;
-        stood_still();
+        beat(BEAT_EVERY);
     }
+}
+
+/// Notes that the program runs, where it does so this often. Until when what ends late is its own fault.
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
+pub fn beat(every: Duration) -> Option<Instant> {
+    let now = Instant::now();
+    let mut life = LIFE.lock().unwrap_or_else(PoisonError::into_inner);
+    let gap = life.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+    let late = gap.saturating_sub(every);
+    if late > LATE {
+        life.lost += late;
+    }
+    if gap >= STOOD_STILL_AFTER {
+        let s = gap.as_secs();
+        info!("this program stood still for {s} s: answers that came meanwhile are late");
+        life.late_until = Some(now + LATE_FOR);
+    }
+    life.last = Some(now);
+    life.late_until.filter(|until| *until > now)
+}
+
+/// For how long the program had no processor, as its notes say; no time where it notes nothing.
+pub fn stood_still_for() -> Duration {
+    LIFE.lock().unwrap_or_else(PoisonError::into_inner).lost
 }
 
 /// The program itself stood still until a moment ago: that an answer did not come in time says nothing of the server
 /// that was asked. False where [`keep_beating`] does not run.
-#[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn stood_still() -> bool {
-    let now = Instant::now();
-    let mut life = LIFE.lock().unwrap_or_else(PoisonError::into_inner);
-    let (last, until) = life.unwrap_or((now, None));
-    let gap = now.saturating_duration_since(last);
-    let until = if gap >= STOOD_STILL_AFTER {
-        let s = gap.as_secs();
-        info!("this program stood still for {s} s: answers that came meanwhile are late");
-        Some(now + LATE_FOR)
-    } else {
-        until.filter(|until| *until > now)
-    };
-    *life = Some((now, until));
-    until.is_some()
+    beat(BEAT_EVERY).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_without_a_processor_knows_for_how_long() {
+        let every = Duration::from_millis(20);
+        beat(every);
+        let before = stood_still_for();
+        std::thread::sleep(Duration::from_millis(300));
+        beat(every);
+        // Other tests of this process may beat as well.
+        let lost = stood_still_for() - before;
+        assert!(lost >= Duration::from_millis(250), "{lost:?}");
+    }
 
     #[tokio::test]
     async fn ticks_that_were_missed_are_not_made_up_for() {

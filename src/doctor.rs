@@ -30,7 +30,7 @@ use crate::dns::Names;
 use crate::name_check;
 use crate::observe::{look, look_without_consul};
 use crate::process::{Named, is_provable};
-use crate::redis_link::{Link, LinkError, LinkSettings, fields, info_fields, list, text};
+use crate::redis_link::{Fields as Answered, Link, LinkError, LinkSettings, fields, list, text};
 use crate::rights::{Rights, either_follows, is_unknown, lacks, may, named};
 use crate::sentinel::login::{Login, SENTINEL_NEEDS, Trial};
 use crate::sentinel::query::NOT_SAVED;
@@ -181,12 +181,12 @@ async fn sentinel(
         return Err(LinkError::Unexpected("more answers expected".to_owned()));
     };
     let info = text(info);
-    let info = info.as_ref().map(|info| info_fields(info));
+    let info = info.as_ref().map(|info| Answered::of_info(info));
     let version = info.as_ref().map_err(|error| (*error).clone()).and_then(|info| {
         let version = info.get("valkey_version").or_else(|| info.get("redis_version"));
-        version.map(|version| (*version).to_owned()).ok_or_else(|| "INFO has no version".to_owned())
+        version.map(str::to_owned).ok_or_else(|| "INFO has no version".to_owned())
     });
-    let valkey = info.is_ok_and(|info| info.contains_key("valkey_version"));
+    let valkey = info.is_ok_and(|info| info.get("valkey_version").is_some());
     let saved = match text(saved) {
         Err(error) if error.contains(NOT_SAVED) => Ok(Err(error)),
         saved => saved.map(|_| Ok(())),
@@ -321,8 +321,8 @@ async fn instance(
         return Err(LinkError::Unexpected("more answers expected".to_owned()));
     };
     let owned = |info: String| -> Fields {
-        let fields = info_fields(&info);
-        fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        let fields = Answered::of_info(&info);
+        fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     };
     // By itself, so that the answer comes as soon as it is asked for.
     let mut time = redis::pipe();

@@ -18,7 +18,7 @@ use crate::core::published::projection::detached_address;
 use crate::core::situation::data_loss::Detach;
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
-use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, list, server_error, text};
+use crate::redis_link::{Fields, Link, LinkError, LinkSettings, list, server_error, text, words};
 use crate::retry::Retry;
 
 /// Replicas read from one primary's INFO.
@@ -44,15 +44,20 @@ pub enum InstanceCommand {
 }
 
 /// Asks an instance about itself, in one write; a primary that says how many replicas keep up is asked how many must.
+/// What a replica was the last time is not asked for its memory, which only a primary refuses writes for: where it has
+/// become one, the next look asks.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with one that cannot be read.
 pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let mut commands = redis::pipe();
     commands.cmd("PING").cmd("INFO").arg("replication").cmd("INFO").arg("server");
-    commands.cmd("INFO").arg("keyspace").cmd("INFO").arg("persistence").cmd("INFO").arg("memory");
+    commands.cmd("INFO").arg("keyspace").cmd("INFO").arg("persistence");
+    if !link.was_replica {
+        commands.cmd("INFO").arg("memory");
+    }
     let answers = link.ask(&commands).await?;
-    let [ping, replication, server, keyspace, persistence, memory] = answers.as_slice() else {
+    let [ping, replication, server, keyspace, persistence, memory @ ..] = answers.as_slice() else {
         return Err(LinkError::Unexpected("six answers expected".to_owned()));
     };
     let not_ready = match ping {
@@ -60,37 +65,37 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
         Value::ServerError(_) => text(ping).err(),
         other => Some(format!("{other:?}")),
     };
-    let replication = text(replication).map_err(LinkError::Unexpected)?;
-    let server = text(server).map_err(LinkError::Unexpected)?;
-    let keyspace = text(keyspace).map_err(LinkError::Unexpected)?;
-    let keys = count_keys(&info_fields(&keyspace));
-    let persistence = text(persistence).map_err(LinkError::Unexpected)?;
-    let persistence = info_fields(&persistence);
+    let replication = words(replication).map_err(LinkError::Unexpected)?;
+    let server = words(server).map_err(LinkError::Unexpected)?;
+    let keyspace = words(keyspace).map_err(LinkError::Unexpected)?;
+    let keys = count_keys(&Fields::of_info(&keyspace));
+    let persistence = words(persistence).map_err(LinkError::Unexpected)?;
+    let persistence = Fields::of_info(&persistence);
     let started_empty = started_empty(&persistence);
-    let append_only = persistence.get("aof_enabled").is_some_and(|value| *value == "1");
+    let append_only = persistence.get("aof_enabled") == Some("1");
     // A replica that serves nothing stale refuses PING with that, and hides that it is loading.
-    let loads = |name: &str| persistence.get(name).is_some_and(|value| *value == "1");
+    let loads = |name: &str| persistence.get(name) == Some("1");
     let loading = loads("loading") || loads("async_loading");
     let not_ready = if loading { Some("LOADING".to_owned()) } else { not_ready };
-    let memory = text(memory).map_err(LinkError::Unexpected)?;
-    let replication = info_fields(&replication);
+    let memory = memory.first().map(words).transpose().map_err(LinkError::Unexpected)?;
+    let memory = memory.as_deref().map(Fields::of_info).unwrap_or_default();
+    let replication = Fields::of_info(&replication);
     let refuses_writes = match too_few_replicas(link, &replication).await? {
-        None => refuses_writes(&replication, &info_fields(&memory)),
+        None => refuses_writes(&replication, &memory),
         few => few,
     };
-    let answer = parse(not_ready, &replication, &info_fields(&server));
-    answer
-        .map(|answer| InstanceAnswer { keys, started_empty, append_only, refuses_writes, ..answer })
-        .map_err(LinkError::Unexpected)
+    let answer = parse(not_ready, &replication, &Fields::of_info(&server));
+    let answer = answer.map_err(LinkError::Unexpected)?;
+    link.was_replica = answer.is_replica();
+    Ok(InstanceAnswer { keys, started_empty, append_only, refuses_writes, ..answer })
 }
 
 fn parse(
     not_ready: Option<String>,
-    replication: &BTreeMap<&str, &str>,
-    server: &BTreeMap<&str, &str>,
+    replication: &Fields<'_>,
+    server: &Fields<'_>,
 ) -> Result<InstanceAnswer, String> {
-    let field =
-        |name: &str| replication.get(name).copied().ok_or_else(|| format!("INFO has no `{name}`"));
+    let field = |name: &str| replication.get(name).ok_or_else(|| format!("INFO has no `{name}`"));
     let role = match field("role")? {
         "master" => Role::Primary { replicas: connected_replicas(replication) },
         "slave" => {
@@ -101,7 +106,7 @@ fn parse(
         other => return Err(format!("unknown role `{other}`")),
     };
     // Before 6.2 there is neither FAILOVER nor this field.
-    let failover = replication.get("master_failover_state").copied().unwrap_or("no-failover");
+    let failover = replication.get("master_failover_state").unwrap_or("no-failover");
     // A history of forty zeros is none.
     let replid2 = replication.get("master_replid2").filter(|id| id.bytes().any(|b| b != b'0'));
     // A replica that never synced has no offset yet.
@@ -115,23 +120,22 @@ fn parse(
         role,
         not_ready,
         failover_running: failover != "no-failover",
-        run_id: server.get("run_id").copied().unwrap_or_default().to_owned(),
-        config_file: server.get("config_file").copied().unwrap_or_default().to_owned(),
+        run_id: server.get("run_id").unwrap_or_default().to_owned(),
+        config_file: server.get("config_file").unwrap_or_default().to_owned(),
         version: server
             .get("valkey_version")
             .or_else(|| server.get("redis_version"))
-            .copied()
             .unwrap_or_default()
             .to_owned(),
         replid: ReplId(field("master_replid")?.to_owned()),
-        replid2: replid2.map(|id| ReplId((*id).to_owned())),
+        replid2: replid2.map(|id| ReplId(id.to_owned())),
         forked_at: replication.get("second_repl_offset").and_then(|at| at.parse().ok()),
         offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
         keys: 0,
         started_empty: false,
         append_only: false,
         // Before 6.2 there is neither the setting nor this field, and a primary does not say.
-        announced: replication.get("replica_announced").is_none_or(|value| *value != "0"),
+        announced: replication.get("replica_announced") != Some("0"),
         uptime_s: server.get("uptime_in_seconds").and_then(|up| up.parse().ok()).unwrap_or(0),
         priority: replication.get("slave_priority").and_then(|priority| priority.parse().ok()),
         refuses_writes: None,
@@ -142,7 +146,7 @@ fn parse(
 /// asks for.
 async fn too_few_replicas(
     link: &mut Link,
-    replication: &BTreeMap<&str, &str>,
+    replication: &Fields<'_>,
 ) -> Result<Option<String>, LinkError> {
     let good = replication.get("min_slaves_good_slaves").and_then(|good| good.parse::<u64>().ok());
     let Some(good) = good.filter(|good| *good > 0) else { return Ok(None) };
@@ -156,15 +160,12 @@ async fn too_few_replicas(
 
 /// Why a primary refuses writes that PING says nothing of. Without a number that changes all the time: the text is
 /// compared.
-fn refuses_writes(
-    replication: &BTreeMap<&str, &str>,
-    memory: &BTreeMap<&str, &str>,
-) -> Option<String> {
-    if replication.get("role") != Some(&"master") {
+fn refuses_writes(replication: &Fields<'_>, memory: &Fields<'_>) -> Option<String> {
+    if replication.get("role") != Some("master") {
         return None;
     }
     // Only there where `min-replicas-to-write` is set, which is one at least.
-    if replication.get("min_slaves_good_slaves") == Some(&"0") {
+    if replication.get("min_slaves_good_slaves") == Some("0") {
         return Some(
             "NOREPLICAS, for `min-replicas-to-write` is set and no replica keeps up".to_owned(),
         );
@@ -172,25 +173,25 @@ fn refuses_writes(
     let number = |name: &str| memory.get(name).and_then(|value| value.parse::<u64>().ok());
     let (used, max) = (number("used_memory")?, number("maxmemory").filter(|max| *max > 0)?);
     let counted = used.saturating_sub(number("mem_not_counted_for_evict").unwrap_or(0));
-    let keeps_all = memory.get("maxmemory_policy") == Some(&"noeviction");
+    let keeps_all = memory.get("maxmemory_policy") == Some("noeviction");
     let why = "OOM, for `maxmemory` is used up under `noeviction`";
     (keeps_all && counted > max).then(|| why.to_owned())
 }
 
 /// Before 7.0 Redis does not say how many keys it has loaded; then it counts as unknown.
-fn started_empty(persistence: &BTreeMap<&str, &str>) -> bool {
-    let is = |name: &str| persistence.get(name).copied() == Some("0");
+fn started_empty(persistence: &Fields<'_>) -> bool {
+    let is = |name: &str| persistence.get(name) == Some("0");
     is("rdb_last_load_keys_loaded") && is("aof_enabled")
 }
 
 /// `db0:keys=12,expires=0,avg_ttl=0`, a line for each database that holds any.
-fn count_keys(keyspace: &BTreeMap<&str, &str>) -> u64 {
+fn count_keys(keyspace: &Fields<'_>) -> u64 {
     let keys = |row: &str| row.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok();
-    keyspace.values().filter_map(|row| keys(row)).sum()
+    keyspace.iter().filter_map(|(_, row)| keys(row)).sum()
 }
 
 /// `slave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=1`
-fn connected_replicas(replication: &BTreeMap<&str, &str>) -> Vec<ConnectedReplica> {
+fn connected_replicas(replication: &Fields<'_>) -> Vec<ConnectedReplica> {
     let is_row = |name: &str| {
         name.strip_prefix("slave")
             .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
@@ -365,7 +366,7 @@ pub async fn detach(link: &mut Link, wanted: &Detach) -> Result<bool, LinkError>
 /// [`LinkError`] without an answer, or with a refusal.
 pub async fn promote(link: &mut Link, wanted: &Promote) -> Result<bool, LinkError> {
     let now = probe(link).await?;
-    let replica = matches!(now.role, Role::Replica { .. });
+    let replica = now.is_replica();
     if now.run_id != wanted.run_id || !replica || !now.shows_its_data() {
         return Ok(false);
     }

@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use crate::clock::Clock;
 use crate::core::identity::address::Address;
 use crate::core::known::observed::{Death, ProcessState, ProofKind};
-use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, text};
+use crate::redis_link::{Fields, Link, LinkError, LinkSettings, text};
 use crate::retry::Retry;
 
 /// Pause before it is looked again for a process: the first and the longest one. One that was started again at once is
@@ -120,11 +120,11 @@ async fn take(address: &Address, settings: &LinkSettings) -> Result<Option<Handl
 /// [`LinkError`] without an answer, or with one that cannot be read.
 pub async fn ask(link: &mut Link) -> Result<Named, LinkError> {
     let info = text(&link.call(&["INFO", "server"]).await?).map_err(LinkError::Unexpected)?;
-    let fields = info_fields(&info);
+    let fields = Fields::of_info(&info);
     let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u32>().ok());
     let named = || {
         Some(Named {
-            run_id: (*fields.get("run_id")?).to_owned(),
+            run_id: fields.get("run_id")?.to_owned(),
             pid: number("process_id")?,
             port: number("tcp_port")?.try_into().ok()?,
         })

@@ -4,6 +4,7 @@
 //! The redis crate's own client reconnects or hides outages; an agent that must distinguish *unknown* from
 //! *down* needs neither, so this module makes the stream and hands it to the crate's protocol layer.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -230,6 +231,8 @@ pub struct Link {
     answered: bool,
     /// The server does not let this login read settings: it is asked once a connection.
     settings_refused: bool,
+    /// What it was when it was last asked about itself: a replica.
+    pub was_replica: bool,
     closed: CancellationToken,
     _driver: AbortOnDropHandle<()>,
 }
@@ -269,6 +272,7 @@ impl Link {
                 words,
                 answered,
                 settings_refused: false,
+                was_replica: false,
                 closed,
                 _driver: driver,
             };
@@ -543,12 +547,19 @@ pub fn tls_config(tls: &TlsSettings) -> Result<rustls::ClientConfig, LinkError> 
 /// # Errors
 /// The server's own error, or that the reply is of another kind.
 pub fn text(value: &Value) -> Result<String, String> {
+    words(value).map(Cow::into_owned)
+}
+
+/// The same without a copy, where there is none to make.
+///
+/// # Errors
+/// As there.
+pub fn words(value: &Value) -> Result<Cow<'_, str>, String> {
     match value {
-        Value::BulkString(bytes) => Ok(String::from_utf8_lossy(bytes).into_owned()),
-        Value::SimpleString(text) => Ok(text.clone()),
-        Value::VerbatimString { text, .. } => Ok(text.clone()),
-        Value::Okay => Ok("OK".to_owned()),
-        Value::Int(number) => Ok(number.to_string()),
+        Value::BulkString(bytes) => Ok(String::from_utf8_lossy(bytes)),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Ok(text.into()),
+        Value::Okay => Ok("OK".into()),
+        Value::Int(number) => Ok(number.to_string().into()),
         Value::ServerError(error) => Err(server_error(error)),
         other => Err(format!("text expected, got {other:?}")),
     }
@@ -571,17 +582,8 @@ pub fn list(value: &Value) -> Result<&[Value], String> {
 /// # Errors
 /// The server's own error, or that the reply is of another kind.
 pub fn fields(value: &Value) -> Result<std::collections::BTreeMap<String, String>, String> {
-    if let Value::Map(pairs) = value {
-        return pairs.iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect();
-    }
-    let items = list(value)?;
-    items
-        .chunks_exact(2)
-        .map(|pair| match pair {
-            [name, value] => Ok((text(name)?, text(value)?)),
-            _ => Err("a name without a value".to_owned()),
-        })
-        .collect()
+    let fields = Fields::of_list(value)?;
+    Ok(fields.0.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
 }
 
 /// A server's error in its own words: `LOADING Redis is loading the dataset in memory`.
@@ -592,9 +594,47 @@ pub fn server_error(error: &redis::ServerError) -> String {
     }
 }
 
-/// The `name:value` lines of an INFO answer.
-pub fn info_fields(info: &str) -> std::collections::BTreeMap<&str, &str> {
-    info.lines().filter_map(|line| line.split_once(':')).collect()
+/// Names and values as a server gives them, in its order: to look a few up in. Every server is asked every second, and
+/// a map of all that it says would be most of what an idle agent does.
+#[derive(Debug, Default)]
+pub struct Fields<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Fields<'a> {
+    /// The `name:value` lines of an INFO answer.
+    pub fn of_info(info: &'a str) -> Self {
+        let lines = info.lines().filter_map(|line| line.split_once(':'));
+        Self(lines.map(|(name, value)| (name.into(), value.into())).collect())
+    }
+
+    /// A flat list of names and values.
+    ///
+    /// # Errors
+    /// The server's own error, or that the reply is of another kind.
+    pub fn of_list(value: &'a Value) -> Result<Self, String> {
+        let pair = |name, value| Ok((words(name)?, words(value)?));
+        if let Value::Map(pairs) = value {
+            return pairs
+                .iter()
+                .map(|(name, value)| pair(name, value))
+                .collect::<Result<_, _>>()
+                .map(Self);
+        }
+        let pairs = list(value)?.chunks_exact(2).map(|both| match both {
+            [name, value] => pair(name, value),
+            _ => Err("a name without a value".to_owned()),
+        });
+        pairs.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The value of this name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find_map(|(found, value)| (found == name).then_some(value))
+    }
+
+    /// All names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::core::duty::switchover::{Check, Stops, Switchover, has_all, retire};
 use crate::core::group::Outcome;
 use crate::core::identity::address::Address;
 use crate::core::known::memory::Memory;
-use crate::core::known::observed::{InstanceAnswer, Role};
+use crate::core::known::observed::InstanceAnswer;
 use crate::core::known::view::View;
 use crate::core::published::projection::Op;
 use crate::dns::Names;
@@ -275,7 +275,7 @@ impl Mover<'_> {
             offsets.push(loop {
                 let answer = self.probe(address).await.map_err(|error| failed(address, &error))?;
                 // What was sent is read before the end of the connection is.
-                if matches!(answer.role, Role::Replica { link_up: false, .. }) {
+                if answer.is_detached() {
                     break answer.offset;
                 }
                 if Instant::now() > until {
@@ -462,7 +462,7 @@ impl Mover<'_> {
             instance::after_fence(&mut old, &fence).await?;
         }
         // It may follow one that was not chosen.
-        if matches!(&now.role, Role::Replica { of, .. } if of != new) {
+        if now.is_replica() && !now.follows(new) {
             instance::replica_of(&mut old, new.host(), &new.port().to_string()).await?;
         }
         Ok(old)

@@ -16,7 +16,7 @@ use crate::config::GroupConfig;
 use crate::consul::client::Consul;
 use crate::core::group::Outcome;
 use crate::core::identity::address::GroupName;
-use crate::core::known::observed::{Continued, InstanceAnswer, ReplId, Role};
+use crate::core::known::observed::{Continued, InstanceAnswer, ReplId};
 use crate::core::published::projection::Op;
 use crate::core::published::record::Record;
 use crate::core::situation::writer::histories;
@@ -47,12 +47,9 @@ impl Membership {
 
     /// What is to be noted of an instance: the history it leads, or follows with its link up.
     pub fn of(group: &GroupName, answer: &InstanceAnswer) -> Option<Self> {
-        let (led, is_at_it) = match answer.role {
-            Role::Primary { .. } => (true, true),
-            Role::Replica { link_up, .. } => (false, link_up),
-        };
+        let led = answer.is_primary();
         let (group, replid) = (group.clone(), answer.replid.clone());
-        (is_at_it && answer.not_ready.is_none()).then_some(Self {
+        ((led || answer.is_linked()) && answer.not_ready.is_none()).then_some(Self {
             group,
             replid,
             led,
@@ -63,7 +60,7 @@ impl Membership {
     /// What the history of a server that was started on this volume goes on from, where it had to begin one anew, and
     /// has not found its place yet.
     pub fn continued(&self, group: &GroupName, answer: &InstanceAnswer) -> Option<Continued> {
-        let waits = matches!(answer.role, Role::Replica { link_up: false, .. });
+        let waits = answer.is_detached();
         let anew = histories(answer).all(|id| id != &self.replid);
         let ours = &self.group == group && answer.keys > 0 && answer.shows_its_data();
         let (of, led) = (self.replid.clone(), self.led);

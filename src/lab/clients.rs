@@ -10,7 +10,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::LabError;
 use super::redis::LabServer;
 use crate::core::identity::address::Address;
-use crate::core::known::observed::Role;
 use crate::dns::Names;
 use crate::instance::probe;
 use crate::redis_link::{Link, LinkSettings, text};
@@ -124,7 +123,7 @@ pub async fn first_primary(servers: &[LabServer]) -> (Address, Instant) {
                         None => None,
                     };
                     match answer {
-                        Some(answer) if matches!(answer.role, Role::Primary { .. }) => {
+                        Some(answer) if answer.is_primary() => {
                             let _ = send.send((address.clone(), Instant::now())).await;
                             return;
                         }

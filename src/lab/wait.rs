@@ -2,44 +2,31 @@
 
 use std::fmt::Display;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::LabError;
+use crate::clock;
 
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(20);
 
-/// How often it is seen whether this program runs.
+/// How often it is noted that this program runs.
 const BEAT: Duration = Duration::from_millis(20);
-/// Later than this by so much, the machine stood still.
-const LATE: Duration = Duration::from_millis(100);
 
-static STOOD_STILL_MS: AtomicU64 = AtomicU64::new(0);
-
-/// Begins to note for how long this program has no processor: what stands still beside it does so, too.
+/// Begins to note for how long this program has no processor ([`clock::stood_still_for`]): what runs beside it has none
+/// meanwhile, either.
 pub fn note_stalls() {
     static BEGUN: Once = Once::new();
     BEGUN.call_once(|| {
         std::thread::spawn(|| {
             loop {
-                let before = Instant::now();
+                clock::beat(BEAT);
                 std::thread::sleep(BEAT);
-                let late = before.elapsed().saturating_sub(BEAT);
-                if late > LATE {
-                    let ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
-                    STOOD_STILL_MS.fetch_add(ms, Ordering::Relaxed);
-                }
             }
         });
     });
-}
-
-/// For how long it had none since [`note_stalls`].
-pub fn stood_still() -> Duration {
-    Duration::from_millis(STOOD_STILL_MS.load(Ordering::Relaxed))
 }
 
 /// Looks until `look` gives a value.

@@ -1,7 +1,5 @@
 //! Asking one Sentinel, and reconfiguring it.
 
-use std::collections::BTreeMap;
-
 use redis::Value;
 
 use crate::core::duty::relay::Relay;
@@ -13,7 +11,7 @@ use crate::core::known::observed::{
     SentinelReplica, SentinelSettings,
 };
 use crate::core::situation::data_loss::Replace;
-use crate::redis_link::{Link, LinkError, fields, info_fields, list, server_error, text};
+use crate::redis_link::{Fields, Link, LinkError, list, server_error, text, words};
 
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
 pub const ROWS_MAX: usize = 256;
@@ -59,11 +57,9 @@ pub async fn identity(link: &mut Link) -> Result<Identity, LinkError> {
     commands.cmd("SENTINEL").arg("MYID").cmd("INFO").arg("server");
     let answers = link.ask(&commands).await?;
     let [id, info] = answers.as_slice() else { return Err(unexpected("two answers expected")) };
-    let info = text(info);
-    let process = info
-        .as_ref()
-        .ok()
-        .and_then(|info| info_fields(info).get("run_id").map(|process| (*process).to_owned()));
+    let info = words(info);
+    let process =
+        info.as_ref().ok().and_then(|info| Fields::of_info(info).get("run_id").map(str::to_owned));
     let id = match text(id) {
         Ok(id) => Some(id),
         // Which the login may not be allowed to say.
@@ -126,9 +122,9 @@ pub async fn ask(
     let [primary, master, replicas, peers, info] = answers.as_slice() else {
         return Err(unexpected("five answers expected"));
     };
-    let info = text(info).map_err(LinkError::Unexpected)?;
-    let fields = info_fields(&info);
-    let tilt = fields.get("sentinel_tilt").is_some_and(|tilt| *tilt != "0");
+    let info = words(info).map_err(LinkError::Unexpected)?;
+    let fields = Fields::of_info(&info);
+    let tilt = fields.get("sentinel_tilt").is_some_and(|tilt| tilt != "0");
     let group = match primary {
         Value::Nil => None,
         Value::ServerError(error) => {
@@ -153,7 +149,7 @@ fn refusal(words: String) -> String {
 }
 
 /// The groups that INFO names: `master0:name=mymaster,status=ok,...`.
-fn monitored(info: &BTreeMap<&str, &str>) -> Vec<GroupName> {
+fn monitored(info: &Fields<'_>) -> Vec<GroupName> {
     let is_row = |name: &str| {
         name.strip_prefix("master").is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
     };
@@ -173,7 +169,7 @@ pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
     let mut groups: Vec<GroupName> = rows
         .iter()
         .take(ROWS_MAX)
-        .filter_map(|row| fields(row).ok()?.get("name")?.parse().ok())
+        .filter_map(|row| Fields::of_list(row).ok()?.get("name")?.parse().ok())
         .collect();
     groups.sort();
     Ok(groups)
@@ -315,7 +311,7 @@ pub async fn refusing(link: &mut Link, group: &GroupName) -> Result<Vec<Address>
     };
     let rows = std::iter::once(master).chain(list(replicas).map_err(LinkError::Unexpected)?);
     let refuse = rows.take(ROWS_MAX).filter_map(|row| {
-        let row = fields(row).ok()?;
+        let row = Fields::of_list(row).ok()?;
         let refuses = flags(&row).contains(&"s_down") && answers_with_an_error(&row);
         refuses.then(|| address(row.get("ip")?, row.get("port")?).ok())?
     });
@@ -368,7 +364,7 @@ pub async fn gave_up(
 ) -> Result<bool, LinkError> {
     let answer = link.call(&["SENTINEL", "MASTER", group.as_str()]).await?;
     let read = || -> Result<bool, String> {
-        let master = fields(&answer)?;
+        let master = Fields::of_list(&answer)?;
         let named = address(field(&master, "ip")?, field(&master, "port")?)?;
         Ok(named == *primary && !flags(&master).contains(&"failover_in_progress"))
     };
@@ -379,6 +375,10 @@ fn unexpected(what: &str) -> LinkError {
     LinkError::Unexpected(what.to_owned())
 }
 
+fn rows(value: &Value) -> Result<Vec<Fields<'_>>, String> {
+    list(value)?.iter().take(ROWS_MAX).map(Fields::of_list).collect()
+}
+
 fn parse_group(
     primary: &Value,
     master: &Value,
@@ -386,14 +386,11 @@ fn parse_group(
     peers: &Value,
 ) -> Result<SentinelGroup, String> {
     let primary = match list(primary)? {
-        [host, port] => address(&text(host)?, &text(port)?)?,
+        [host, port] => address(&words(host)?, &words(port)?)?,
         other => return Err(format!("an address expected, got {other:?}")),
     };
-    let master = fields(master)?;
+    let master = Fields::of_list(master)?;
     let flags = flags(&master);
-    let rows = |value: &Value| -> Result<Vec<BTreeMap<String, String>>, String> {
-        list(value)?.iter().take(ROWS_MAX).map(fields).collect()
-    };
     let peers = rows(peers)?;
     Ok(SentinelGroup {
         primary,
@@ -405,7 +402,7 @@ fn parse_group(
             () => DownOpinion::Up,
         },
         only_master_flag: flags == ["master"],
-        failover: master.get("failover-state").and_then(|state| FailoverPhase::parse(state)),
+        failover: master.get("failover-state").and_then(FailoverPhase::parse),
         failover_forced: flags.contains(&"force_failover"),
         // One whose address another has taken stays with port 0 (`+sentinel-invalid-addr`).
         other_sentinels: usize::try_from(number(&master, "num-other-sentinels")?)
@@ -423,11 +420,11 @@ fn parse_group(
     })
 }
 
-fn is_invalid(row: &BTreeMap<String, String>) -> bool {
+fn is_invalid(row: &Fields<'_>) -> bool {
     row.get("port").is_some_and(|port| port == "0")
 }
 
-fn parse_replica(row: &BTreeMap<String, String>) -> Option<SentinelReplica> {
+fn parse_replica(row: &Fields<'_>) -> Option<SentinelReplica> {
     let flags = flags(row);
     Some(SentinelReplica {
         address: address(row.get("ip")?, row.get("port")?).ok()?,
@@ -439,36 +436,36 @@ fn parse_replica(row: &BTreeMap<String, String>) -> Option<SentinelReplica> {
 
 /// It answers PING, and its answers do not count for Sentinel: all but PONG, LOADING and MASTERDOWN
 /// (`docs/facts/sentinel.md` 8).
-fn answers_with_an_error(row: &BTreeMap<String, String>) -> bool {
+fn answers_with_an_error(row: &Fields<'_>) -> bool {
     let ms = |name: &str| number(row, name).ok();
     let (any, good) = (ms("last-ping-reply"), ms("last-ok-ping-reply"));
     let recent = ms("down-after-milliseconds").unwrap_or_default().max(PING_REPLY_AGE_MIN_MS);
     any.zip(good).is_some_and(|(any, good)| any < good && any < recent)
 }
 
-fn parse_peer(row: &BTreeMap<String, String>) -> Option<SentinelPeer> {
+fn parse_peer(row: &Fields<'_>) -> Option<SentinelPeer> {
     let voted = row
         .get("voted-leader")
         .filter(|leader| *leader != "?")
         .zip(row.get("voted-leader-epoch").and_then(|epoch| epoch.parse().ok()))
-        .map(|(leader, epoch)| (SentinelId(leader.clone()), epoch));
+        .map(|(leader, epoch)| (SentinelId(leader.to_owned()), epoch));
     Some(SentinelPeer {
         address: address(row.get("ip")?, row.get("port")?).ok()?,
-        id: SentinelId(row.get("runid")?.clone()),
+        id: SentinelId(row.get("runid")?.to_owned()),
         s_down: flags(row).contains(&"s_down"),
         voted,
     })
 }
 
-fn flags(row: &BTreeMap<String, String>) -> Vec<&str> {
+fn flags<'a>(row: &'a Fields<'_>) -> Vec<&'a str> {
     row.get("flags").map(|flags| flags.split(',').collect()).unwrap_or_default()
 }
 
-fn field<'a>(row: &'a BTreeMap<String, String>, name: &str) -> Result<&'a str, String> {
-    row.get(name).map(String::as_str).ok_or_else(|| format!("no field `{name}`"))
+fn field<'a>(row: &'a Fields<'_>, name: &str) -> Result<&'a str, String> {
+    row.get(name).ok_or_else(|| format!("no field `{name}`"))
 }
 
-fn number(row: &BTreeMap<String, String>, name: &str) -> Result<u64, String> {
+fn number(row: &Fields<'_>, name: &str) -> Result<u64, String> {
     let text = field(row, name)?;
     text.parse().map_err(|_| format!("field `{name}` is no number: {text}"))
 }

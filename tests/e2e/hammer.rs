@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use consul_redis::consul::client::Consul;
 use consul_redis::core::identity::address::Address;
-use consul_redis::core::known::observed::Role;
 use consul_redis::core::published::record::{Change, decode};
 use consul_redis::dns::Names;
 use consul_redis::instance::probe;
@@ -294,7 +293,7 @@ async fn watch_role(address: Address, login: LinkSettings, stop: CancellationTok
         if let Some(open) = &mut link {
             match probe(open).await {
                 Ok(answer) => {
-                    let replica = matches!(answer.role, Role::Replica { .. });
+                    let replica = answer.is_replica();
                     looks.push(Look { at: Instant::now(), replica });
                 }
                 Err(_) => link = None,

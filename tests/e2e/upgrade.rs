@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use consul_redis::core::known::observed::Role;
 use consul_redis::core::published::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
@@ -171,10 +170,7 @@ async fn a_record_of_a_newer_version_is_left_alone() {
     world.server_mut(&writer).unwrap().kill();
     until("another primary", Duration::from_secs(20), || async {
         for server in world.groups[0].redis.iter().filter(|s| s.address.to_string() != writer) {
-            let is_primary = |answer: consul_redis::core::known::observed::InstanceAnswer| {
-                matches!(answer.role, Role::Primary { .. })
-            };
-            if server.probe().await.is_ok_and(is_primary) {
+            if server.probe().await.is_ok_and(|answer| answer.is_primary()) {
                 return Ok(());
             }
         }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use consul_redis::lab::wait::stood_still;
+use consul_redis::clock::stood_still_for;
 
 /// The noise of a busy machine: what is promised within a time is asserted within so many times that, for `make test`
 /// runs several scenarios at once on two cores, and within as long again as the machine was seen to stand still. What
@@ -43,7 +43,7 @@ impl Promise {
     pub fn kept(&self, took: Duration) {
         println!("promised: {}, {}; it took {} ms", self.says, self.what, took.as_millis());
         let (least, most) = (Duration::from_millis(self.at_least_ms), self.patience());
-        let still = stood_still();
+        let still = stood_still_for();
         assert!(took >= least, "{}: {took:?}, and {least:?} at least", self.what);
         assert!(
             took <= most + still,

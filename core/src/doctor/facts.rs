@@ -333,7 +333,7 @@ impl<'a> Facts<'a> {
         let answers = view.observed.instances.keys();
         answers
             .filter_map(move |at| Some((at, view.instance(at)?)))
-            .filter(|(_, answer)| matches!(answer.role, Role::Replica { .. }))
+            .filter(|(_, answer)| answer.is_replica())
     }
 
     /// One setting of every instance, where it could be read.

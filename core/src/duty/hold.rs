@@ -13,7 +13,7 @@ use std::fmt;
 
 use crate::identity::address::Address;
 use crate::known::memory::{Condition, Origin};
-use crate::known::observed::{InstanceAnswer, Role};
+use crate::known::observed::InstanceAnswer;
 use crate::known::view::View;
 use crate::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS, HOLD_MS, HOLD_RENEW_MS};
 use crate::shown::reasons::{LeftAlone, WhyLeft};
@@ -124,7 +124,7 @@ fn consul_answers(view: &View<'_>) -> bool {
 fn in_doubt(view: &View<'_>, address: &Address) -> bool {
     let address = view.alias_of(address).unwrap_or(address);
     let answer = view.instance(address);
-    let replica = answer.is_some_and(|answer| matches!(answer.role, Role::Replica { .. }));
+    let replica = answer.is_some_and(InstanceAnswer::is_replica);
     let last = view.record.and_then(|record| record.last_writer.as_ref());
     let led = last.is_some_and(|last| &last.address == address)
         || answer.is_some_and(|a| view.memory.origin(address, &a.run_id) == Origin::WasWriter);

@@ -159,8 +159,8 @@ fn veto_fast(view: &View<'_>, replace: &Replace) -> Option<String> {
     }
     let others = view.observed.instances.keys().filter(|address| *address != primary);
     let all = others.filter_map(|address| view.instance(address));
-    let follows = |own: &InstanceAnswer| matches!(own.role, Role::Replica { .. });
-    (!all.into_iter().any(follows)).then(|| format!("no replica of {primary} answers"))
+    (!all.into_iter().any(InstanceAnswer::is_replica))
+        .then(|| format!("no replica of {primary} answers"))
 }
 
 /// Only what another primary has superseded for certain is held, or what is on our own host while we are blind.

@@ -370,6 +370,21 @@ impl InstanceAnswer {
         matches!(self.role, Role::Primary { .. })
     }
 
+    /// It says that it is a replica, with a link or without one.
+    pub fn is_replica(&self) -> bool {
+        matches!(self.role, Role::Replica { .. })
+    }
+
+    /// It says that it is a replica whose link to its primary is up.
+    pub fn is_linked(&self) -> bool {
+        matches!(self.role, Role::Replica { link_up: true, .. })
+    }
+
+    /// It says that it is a replica whose link to its primary is down.
+    pub fn is_detached(&self) -> bool {
+        matches!(self.role, Role::Replica { link_up: false, .. })
+    }
+
     /// It says that it is a replica of this one.
     pub fn follows(&self, primary: &Address) -> bool {
         matches!(&self.role, Role::Replica { of, .. } if of == primary)
@@ -388,11 +403,8 @@ impl InstanceAnswer {
 
     /// What its own agent notes of it: the history that it leads, or follows with its link up.
     pub fn seen(&self) -> Option<Seen> {
-        let (led, is_at_it) = match self.role {
-            Role::Primary { .. } => (true, true),
-            Role::Replica { link_up, .. } => (false, link_up),
-        };
-        (is_at_it && self.not_ready.is_none() && self.keys > 0).then(|| Seen {
+        let led = self.is_primary();
+        ((led || self.is_linked()) && self.not_ready.is_none() && self.keys > 0).then(|| Seen {
             of: self.replid.clone(),
             led,
             offset: self.offset,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::identity::address::Address;
 use crate::known::memory::Condition;
-use crate::known::observed::{Role, SentinelGroup};
+use crate::known::observed::{InstanceAnswer, Role, SentinelGroup};
 use crate::known::view::View;
 use crate::policy::{INSTANCES_MAX, UNNAMED_AFTER_MS};
 use crate::published::record::{InstanceRecord, PublishedRole};
@@ -135,9 +135,7 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
     /// row any more, and Sentinels find a replica through its primary alone.
     fn waits_with_our_data(&self, address: &Address) -> bool {
         self.view.instance(address).is_some_and(|answer| {
-            matches!(answer.role, Role::Replica { link_up: false, .. })
-                && answer.keys > 0
-                && self.view.age(answer).is_some()
+            answer.is_detached() && answer.keys > 0 && self.view.age(answer).is_some()
         })
     }
 
@@ -195,10 +193,7 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
             replica.online
                 && replica.lag_s.saturating_mul(1_000) <= self.view.policy.replica_lag_max_ms
         });
-        let denies = self
-            .view
-            .instance(address)
-            .is_some_and(|own| matches!(own.role, Role::Replica { link_up: false, .. }));
+        let denies = self.view.instance(address).is_some_and(InstanceAnswer::is_detached);
         Some(fresh && !denies)
     }
 

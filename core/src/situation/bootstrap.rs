@@ -141,9 +141,7 @@ pub(crate) fn leader<'a>(candidates: &[Candidate<'a>]) -> Result<Candidate<'a>, 
     let with_data: Vec<Candidate<'a>> =
         candidates.iter().filter(|(_, answer)| answer.keys > 0).copied().collect();
     let none = NoFirst::Waiting { answered: 0, expect: None };
-    let first = |(address, answer): &&Candidate<'a>| {
-        (matches!(answer.role, Role::Replica { .. }), *address)
-    };
+    let first = |(address, answer): &&Candidate<'a>| (answer.is_replica(), *address);
     if with_data.is_empty() {
         let may = |(_, answer): &&Candidate<'a>| answer.priority != Some(0);
         let lowest = candidates.iter().filter(may).min_by_key(first);

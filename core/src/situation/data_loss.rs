@@ -159,7 +159,7 @@ fn holders<'a>(
 pub fn detachments(view: &View<'_>) -> Vec<Detach> {
     let Some(loss) = data_loss(view) else { return Vec::new() };
     let due = |address: &Address, answer: &InstanceAnswer| {
-        let replica = matches!(answer.role, Role::Replica { .. });
+        let replica = answer.is_replica();
         is_exposed(view, answer, &loss.primary)
             && (replica || was_not_promoted(view, address, &answer.run_id))
             && view.memory.commanded_long_ago(address, view.now)
@@ -329,7 +329,7 @@ fn would_choose<'a>(view: &View<'a>) -> Option<&'a Address> {
         .iter()
         .filter_map(|(address, reading)| Some((address, reading.since(view.recent)?)))
         .filter(|(address, answer)| {
-            let replica = matches!(answer.role, Role::Replica { .. });
+            let replica = answer.is_replica();
             replica && answer.priority != Some(0) && up(address)
         })
         .min_by_key(|(_, answer)| {

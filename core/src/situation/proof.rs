@@ -9,9 +9,7 @@
 //! their own meanwhile, and whatever else is under way goes first ([`WhyNotFast`]).
 
 use crate::identity::address::Address;
-use crate::known::observed::{
-    Death, DownOpinion, InstanceAnswer, Role, SentinelAnswer, SentinelGroup,
-};
+use crate::known::observed::{Death, DownOpinion, InstanceAnswer, SentinelAnswer, SentinelGroup};
 use crate::known::view::View;
 use crate::policy::{
     CLOCKS_APART_MAX_MS, DEATH_KNOWN_MS, FAST_BEFORE_DOWN_MS, FAST_DOWN_AFTER_MIN_MS,
@@ -134,11 +132,8 @@ fn candidates<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Address> {
     let in_sync = view.record.into_iter().flat_map(|record| record.replicas());
     in_sync.filter(|address| {
         let own = view.instance(address);
-        let well = own.is_some_and(|own| {
-            matches!(own.role, Role::Replica { .. })
-                && own.shows_its_data()
-                && own.priority != Some(0)
-        });
+        let well = own
+            .is_some_and(|own| own.is_replica() && own.shows_its_data() && own.priority != Some(0));
         let down = view.tally.replicas.get(address).is_some_and(|count| count.down > 0);
         well && !down && !view.in_maintenance(address)
     })

@@ -13,7 +13,7 @@
 
 use crate::identity::address::Address;
 use crate::known::memory::{Condition, ReturnedInstance};
-use crate::known::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
+use crate::known::observed::{DownOpinion, InstanceAnswer, SentinelGroup};
 use crate::known::view::View;
 use crate::policy::REINSTATED_AFTER_MS;
 use crate::published::record::{InstanceRecord, Record};
@@ -105,9 +105,7 @@ fn same(view: &View<'_>, back: &[Candidate<'_>]) -> Condition {
 /// No instance that this Sentinel knows answers: neither the primary that it monitors nor any replica. An instance that
 /// has lost its place, and says so, may have got the address of the old primary.
 pub fn knows_only_silent(view: &View<'_>, group: &SentinelGroup) -> bool {
-    let leads_nobody = view
-        .instance(&group.monitored)
-        .is_none_or(|answer| matches!(answer.role, Role::Replica { link_up: false, .. }));
+    let leads_nobody = view.instance(&group.monitored).is_none_or(InstanceAnswer::is_detached);
     let gone = |address: &Address| view.instance(address).is_none();
     group.down > DownOpinion::Up
         && leads_nobody
@@ -184,7 +182,7 @@ pub fn stranded<'a>(view: &View<'a>) -> Option<(&'a Address, &'a InstanceAnswer)
 
 /// Its link is up, so the instance that it follows is alive.
 pub(crate) fn follows_a_living_one(answer: &InstanceAnswer) -> bool {
-    matches!(answer.role, Role::Replica { link_up: true, .. })
+    answer.is_linked()
 }
 
 /// Those with the best data, and what is known of it.
