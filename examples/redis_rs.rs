@@ -16,7 +16,9 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, Value, from_redis_value_ref,
+};
 use tokio::time::{sleep, timeout};
 
 const NAME: &str = "redis-primary.service.consul.";
@@ -84,8 +86,15 @@ impl Writer {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
             .set_response_timeout(Some(TIMEOUT));
-        let client = Client::open(lookup().await?)?;
-        Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
+        let (host, port) = lookup().await?;
+        let client = Client::open((host.as_str(), port))?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        // What a name leads to may be another server than the one that is meant.
+        let said: Vec<Value> = Cmd::new().arg("ROLE").query_async(&mut connection).await?;
+        match said.first().map(from_redis_value_ref::<String>) {
+            Some(Ok(role)) if role == "master" => Ok(connection),
+            _ => Err(format!("{host}:{port} is no primary").into()),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! CONSUL_HTTP_ADDR=127.0.0.1:8500 cargo run --example writer redis
-//! cargo run --example writer redis-primary.service.consul 127.0.0.1:8600    # by DNS alone
+//! cargo run --example writer redis-primary.service.consul. 127.0.0.1:8600    # by DNS alone
 //! ```
 
 use std::error::Error;

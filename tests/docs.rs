@@ -17,6 +17,16 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// A file, or all files below a directory.
+fn files_below(path: &Path, found: &mut Vec<PathBuf>) {
+    match std::fs::read_dir(path) {
+        Ok(entries) => {
+            entries.for_each(|entry| files_below(&entry.expect("an entry").path(), found));
+        }
+        Err(_) => found.push(path.to_owned()),
+    }
+}
+
 /// Runs the program in an empty environment; its exit code and all that it printed.
 fn run(args: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_consul-redis"))
@@ -340,6 +350,29 @@ fn the_image_is_built_from_all_that_the_program_includes() {
         assert!(docker.contains(&format!("COPY {dir} {dir}\n")), "{file}");
         assert!(ignore.contains(&format!("!{dir}\n")), "{file}");
     }
+}
+
+/// A resolver with a search domain tries others' names where a name has no dot at its end.
+#[test]
+fn names_in_commands_and_samples_are_absolute() {
+    let domain = "service.consul";
+    let mut seen = 0;
+    let mut files = Vec::new();
+    for path in ["README.md", "docker-compose.yml", "docs", "examples", "swarm", "scripts"] {
+        files_below(&root().join(path), &mut files);
+    }
+    for path in files {
+        let sample = path.components().any(|part| part.as_os_str() == "examples");
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        for line in text.lines().filter(|line| sample || line.contains("dig ")) {
+            for (at, _) in line.match_indices(domain) {
+                seen += 1;
+                let rest = &line[at + domain.len()..];
+                assert!(rest.starts_with('.'), "{}: {line}", path.display());
+            }
+        }
+    }
+    assert!(seen > 10, "{seen} names");
 }
 
 /// Scripts that read `doctor --json` know every code.

@@ -55,7 +55,11 @@ class Writer {
     // The caller that waits for a command is told; without a listener the process would end.
     client.on('error', () => {});
     await within(TIMEOUT, client.connect());
-    return client;
+    // What a name leads to may be another server than the one that is meant.
+    const [role] = await within(TIMEOUT, client.sendCommand(['ROLE']));
+    if (role === 'master') return client;
+    await client.disconnect();
+    throw new Error(`${socket.host}:${socket.port} is no primary`);
   }
 
   async forget() {

@@ -38,6 +38,14 @@ def lookup():
     return resolver.resolve(row.target, "A")[0].address, row.port
 
 
+def primary_only(connection):
+    """On every new connection of the pool: what a name leads to may be another server than the one that is meant."""
+    connection.on_connect()
+    connection.send_command("ROLE")
+    if connection.read_response()[0] not in (b"master", "master"):
+        raise redis.ConnectionError(f"{connection.host}:{connection.port} is no primary")
+
+
 class Writer:
     """A client of the present writer, with its pool; another one after each failure that may mean another writer."""
 
@@ -54,6 +62,7 @@ class Writer:
                     port=port,
                     socket_timeout=TIMEOUT,
                     socket_connect_timeout=TIMEOUT,
+                    redis_connect_func=primary_only,
                     # By default it repeats whatever failed, INCR too.
                     retry=Retry(NoBackoff(), 0),
                 )

@@ -201,6 +201,9 @@ async fn survives(name: &str, interpreter: PathBuf, args: &[String]) {
     server.ask(&["REPLICAOF", "192.0.2.7", "6379"]).await.unwrap();
     let refused = |lines: &[Line]| lines.iter().any(Line::is_refused);
     sample.until("a write is refused", seen, refused).await;
+    // The name leads there for as long as no other one is published: a new connection is asked for its role.
+    let asked = |lines: &[Line]| lines.iter().any(|line| line.why.contains("is no primary"));
+    sample.until("it has asked for ROLE", seen, asked).await;
     let third = follow(&world, &sample, &second, &mut outcome).await;
     outcome.at_risk.extend(last_before_failure(&sample.lines(), seen));
     until_in_sync(&world, "redis", 2).await;
