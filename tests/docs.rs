@@ -352,6 +352,43 @@ fn the_image_is_built_from_all_that_the_program_includes() {
     }
 }
 
+/// Every variable that Consul's own tools read (its module `api`, `DefaultConfig`, and Go's proxies) is taken, or said
+/// not to be.
+#[test]
+fn every_variable_of_consuls_tools_is_taken_or_refused_by_name() {
+    let page = read("docs/how-to/consul-tls.md");
+    let (taken, refused) = page.split_once("is not used: ").expect("what is not used");
+    let code = read("src/config/resolver/consul.rs") + &read("src/cli.rs");
+    for name in [
+        "CONSUL_HTTP_ADDR",
+        "CONSUL_HTTP_TOKEN",
+        "CONSUL_HTTP_TOKEN_FILE",
+        "CONSUL_HTTP_AUTH",
+        "CONSUL_HTTP_SSL",
+        "CONSUL_HTTP_SSL_VERIFY",
+        "CONSUL_TLS_SERVER_NAME",
+        "CONSUL_CACERT",
+        "CONSUL_CAPATH",
+        "CONSUL_CLIENT_CERT",
+        "CONSUL_CLIENT_KEY",
+        "CONSUL_NAMESPACE",
+        "CONSUL_PARTITION",
+    ] {
+        assert!(taken.contains(&format!("`{name}`")), "{name}");
+        assert!(code.contains(&format!("\"{name}\"")), "{name}");
+    }
+    for name in [
+        "CONSUL_GRPC_ADDR",
+        "CONSUL_GRPC_CACERT",
+        "CONSUL_GRPC_CAPATH",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+    ] {
+        assert!(refused.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
 /// A resolver with a search domain tries others' names where a name has no dot at its end.
 #[test]
 fn names_in_commands_and_samples_are_absolute() {

@@ -1,6 +1,7 @@
 //! `consul-redis exec` as containers run it: each Redis and each Sentinel is the child of a process of ours, and knows
 //! of the others only where Consul is.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use consul_redis::core::published::record::Record;
@@ -344,6 +345,27 @@ async fn where_all_were_stopped_the_last_writer_leads_again_and_nothing_is_lost(
     none_lost(&writers.stop(), &writer, &new).await;
     ALL_RESTARTED.kept(took);
     until_in_sync(&world, "redis", 2).await;
+}
+
+/// Redis writes its users into the file that it was started with, and does not start where it finds one in two files.
+#[tokio::test]
+async fn a_server_whose_config_includes_its_users_starts_again_after_it_has_written_them() {
+    let mut world = world(spec()).await;
+    let (config, more) = (world.dir().join("image.conf"), world.dir().join("more.conf"));
+    std::fs::write(&config, "include more.conf\n").unwrap();
+    std::fs::write(&more, "user app on >hunter2 ~* +@all\n").unwrap();
+    let said = Said { config: Some(&config), ..PLAIN };
+    let mut container = Container::start(&mut world, "redis-0", said).await;
+    container.until_answers().await;
+    for _ in 0..2 {
+        container.ask(&["CONFIG", "REWRITE"]).await.unwrap();
+        container.restart(&world);
+        container.until_answers().await;
+        let users = format!("{:?}", container.ask(&["ACL", "USERS"]).await.unwrap());
+        assert!(users.contains("app"), "{users}: {}", container.log());
+    }
+    let kept = std::fs::metadata(container.data.join("image.conf")).unwrap().permissions();
+    assert_eq!(kept.mode() & 0o777, 0o600);
 }
 
 /// As Debian's own config has it. Others are told an address where nothing listens, and the health check is well.

@@ -10,7 +10,7 @@ use consul_redis::lab::clients::write_to;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::{fields, list, subscribe};
+use consul_redis::redis_link::{Link, fields, list, subscribe};
 use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
@@ -222,8 +222,20 @@ pub async fn foreign_data_is_refused_with_a_reason(consul_servers: u8) {
     let own = text.lines().filter(|line| !line.starts_with("replicaof "));
     std::fs::write(&config, own.collect::<Vec<_>>().join("\n")).unwrap();
     world.server_mut(&reused.to_string()).unwrap().restart().await.unwrap();
-    let said = format!("{reused} is a primary with 1 keys of an unrelated history");
-    until_left_alone(&agents, &reused.to_string(), 8, &said).await;
+    // Its own clients go on writing, so that what is said of it changes all the time.
+    let login = world.server(&reused.to_string()).unwrap().login.clone();
+    let (address, settings) = (reused.clone(), login);
+    let client = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut link = Link::open(&address, &settings).await.unwrap();
+        for number in 0_u64.. {
+            link.call(&["SET", &format!("theirs-{number}"), "1"]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }));
+    let said = " keys of an unrelated history";
+    until_left_alone(&agents, &reused.to_string(), 8, said).await;
+    assert!(logs(&agents).contains(&format!("{reused} is a primary with ")), "{}", logs(&agents));
+    assert!(!client.is_finished(), "the client writes all the time");
 }
 
 /// A client that never let go writes to it within a millisecond of its return, so it is not blank for long.

@@ -69,6 +69,7 @@ fn certificates(dir: &std::path::Path) -> TlsFiles {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one world, and each way to its Consul")]
 async fn users_and_tls_towards_redis_sentinel_and_consul() {
     let dir = tempfile::tempdir().unwrap();
     let tls = certificates(dir.path());
@@ -92,11 +93,15 @@ async fn users_and_tls_towards_redis_sentinel_and_consul() {
         format!("[[group]]\nname = \"redis\"\n[instances]\n{login}[sentinels.login]\n{login}");
     std::fs::write(&config, text).unwrap();
     let https = format!("https://{}", world.consul.https);
+    // Authorities as a system has them: a directory.
+    let authorities = dir.path().join("authorities");
+    std::fs::create_dir(&authorities).unwrap();
+    std::fs::copy(&tls.ca, authorities.join("lab.pem")).unwrap();
     let (ca, cert, key) = (ca.to_string(), cert.to_string(), key.to_string());
     let env = [
         ("CONSUL_REDIS_CONFIG", config.to_str().unwrap()),
         ("CONSUL_HTTP_ADDR", https.as_str()),
-        ("CONSUL_CACERT", ca.as_str()),
+        ("CONSUL_CAPATH", authorities.to_str().unwrap()),
         ("CONSUL_CLIENT_CERT", cert.as_str()),
         ("CONSUL_CLIENT_KEY", key.as_str()),
         ("CONSUL_TLS_SERVER_NAME", tls.name.as_str()),
@@ -114,6 +119,20 @@ async fn users_and_tls_towards_redis_sentinel_and_consul() {
         let plain = LinkSettings { tls: None, ..server.login.clone() };
         assert!(Link::open(&server.address, &plain).await.is_err(), "{} speaks it", server.name());
     }
+    let by_file = [&env[..2], &[("CONSUL_CACERT", ca.as_str())], &env[3..]].concat();
+    for env in [&env[..], &by_file] {
+        let status = run(&world, &["status"], env);
+        assert!(
+            crate::support::text(&status).contains(&second),
+            "{}",
+            crate::support::text(&status)
+        );
+    }
+    // Another authority in that directory is none of this Consul's.
+    std::fs::remove_file(authorities.join("lab.pem")).unwrap();
+    Authority::new(&authorities, "other");
+    let refused = run(&world, &["status"], &env);
+    assert_eq!(refused.status.code(), Some(69), "{}", crate::support::text(&refused));
     // The same Consul on its socket.
     let socket = format!("unix://{}", world.consul.socket.display());
     let env = [env[0], ("CONSUL_HTTP_ADDR", socket.as_str())];

@@ -10,7 +10,7 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::process::{Life, Process};
 use consul_redis::lab::tools::{self, Tool};
 use consul_redis::lab::wait::until;
-use consul_redis::lab::world::{World, WorldSpec, free_ports};
+use consul_redis::lab::world::{World, WorldSpec, free_port, free_ports};
 use consul_redis::redis_link::text as value_text;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -288,6 +288,50 @@ fn ports(ip: Ipv4Addr) -> Ports {
 fn haproxy(dir: &Path, config: &Path) -> Process {
     let args = ["-W", "-f", config.to_str().unwrap(), "-p", "haproxy.pid"].map(str::to_owned);
     Process::start("haproxy", &tools::haproxy().unwrap(), &args, &[], dir, Life::WithUs).unwrap()
+}
+
+/// What an operator has before Consul, that nothing gets through without a login.
+#[tokio::test]
+async fn a_proxy_before_consul_that_asks_for_a_login_is_given_it() {
+    let spec = WorldSpec { redis: 2, ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let ip = world.address();
+    let port = free_port(&[ip]).unwrap();
+    let dir = world.dir().join("proxy");
+    std::fs::create_dir(&dir).unwrap();
+    let cfg = dir.join("haproxy.cfg");
+    let config = format!(
+        "global\ndefaults\n  mode http\n  timeout connect 2s\n  timeout client 10m\n  timeout server 10m\n\
+         userlist people\n  user agents insecure-password secret\n\
+         frontend consul\n  bind {ip}:{port}\n  http-request auth unless {{ http_auth(people) }}\n  \
+         default_backend consul\nbackend consul\n  server consul {}\n",
+        world.consul.http
+    );
+    std::fs::write(&cfg, config).unwrap();
+    let proxy = haproxy(&dir, &cfg);
+    let at = format!("{ip}:{port}");
+    until("the proxy is there", Duration::from_secs(20), || async {
+        TcpStream::connect(&at).await
+    })
+    .await
+    .unwrap();
+    let refused = run(&world, &["status"], &[("CONSUL_HTTP_ADDR", &at)]);
+    let said = text(&refused);
+    assert_ne!(refused.status.code(), Some(0), "{said}");
+    assert!(said.contains("CONSUL_HTTP_AUTH=USER:PASSWORD"), "{said}");
+    let env = [("CONSUL_HTTP_ADDR", at.as_str()), ("CONSUL_HTTP_AUTH", "agents:secret")];
+    let _agent = agent(&world, "agent-0", &[], &env);
+    let first = until_writer(&world, "redis", 30, None).await;
+    until_in_sync(&world, "redis", 1).await;
+    until("status is well", Duration::from_secs(40), || async {
+        let status = run(&world, &["status"], &env);
+        if status.status.success() { Ok(()) } else { Err(LabError(text(&status))) }
+    })
+    .await
+    .unwrap();
+    world.server_mut(&first).unwrap().kill();
+    until_writer(&world, "redis", 30, Some(&first)).await;
+    end(proxy).await;
 }
 
 /// Waits until a write through `address` is acknowledged, and says when it was.

@@ -12,7 +12,7 @@ use tokio::io::AsyncBufReadExt as _;
 
 use crate::support::{
     agent, agents, get, http_address, logs, must_follow_a_failover, run, text, until_in_sync,
-    until_logged, until_named, until_writer, world, writers,
+    until_logged, until_metric, until_named, until_writer, world, writers,
 };
 use crate::writers::none_lost;
 
@@ -99,6 +99,16 @@ async fn a_consul_token_that_is_revoked_is_said_with_its_file() {
     assert_eq!(ready(&url).await, 503);
     std::fs::write(&file, MASTER).unwrap();
     until_status(&url, "\"consul-refuses\"", false).await;
+    assert_eq!(ready(&url).await, 200);
+    // A Consul that does not answer is no less of one.
+    world.consul.signal(Signal::SIGSTOP).unwrap();
+    until_status(&url, "\"consul-silent\"", true).await;
+    assert_eq!(ready(&url).await, 503);
+    let problem = "consul_redis_problem{group=\"redis\",code=\"consul-silent\"}";
+    until_metric(&url, &format!("{problem} 1.0")).await;
+    world.consul.signal(Signal::SIGCONT).unwrap();
+    until_status(&url, "\"consul-silent\"", false).await;
+    until_metric(&url, &format!("{problem} 0.0")).await;
     assert_eq!(ready(&url).await, 200);
     must_follow_a_failover(&mut world).await;
 }
