@@ -2,7 +2,6 @@
 
 use jiff::SignedDuration;
 
-use super::instances::min_replicas;
 use super::{Check, Facts, Finding, FindingCode, Observation, seen};
 use crate::known::clocks::{ahead_ms, skews};
 use crate::shown::status::{Problem, ProblemCode};
@@ -11,28 +10,8 @@ use crate::shown::status::{Problem, ProblemCode};
 const FLAPPING_CHANGES: usize = 8;
 /// The time in which [`FLAPPING_CHANGES`] changes of the writer are too many.
 const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
-/// What `status` finds wrong and another check says, with evidence.
-const SAID_ELSEWHERE: [ProblemCode; 17] = [
-    ProblemCode::ServiceTaken,
-    ProblemCode::ForeignNode,
-    ProblemCode::SameSentinelId,
-    ProblemCode::RelayRefused,
-    ProblemCode::NoMajority,
-    ProblemCode::SentinelsDisagree,
-    ProblemCode::NoAgents,
-    ProblemCode::SecondPrimary,
-    ProblemCode::DnsWrong,
-    ProblemCode::DnsSilent,
-    ProblemCode::InstanceSilent,
-    ProblemCode::InstanceRefuses,
-    ProblemCode::InstanceDown,
-    ProblemCode::CannotSave,
-    ProblemCode::SentinelsMissing,
-    ProblemCode::ClockSkew,
-    ProblemCode::ReplicaOutOfSync,
-];
 
-pub(super) const CHECKS: &[Check] = &[watching, healthy, keys, flapping, clock, unread];
+pub(super) const CHECKS: &[Check] = &[watching, keys, flapping, clock, unread];
 
 /// What is published is about another group: nothing else that is read can be compared.
 pub(super) fn not_ours(facts: &Facts<'_>) -> Option<Finding> {
@@ -66,13 +45,10 @@ fn watching(facts: &Facts<'_>) -> Vec<Finding> {
     }
 }
 
-fn healthy(facts: &Facts<'_>) -> Vec<Finding> {
-    // With what is to be done about it.
-    let unmet = min_replicas(facts).iter().any(|found| found.code == FindingCode::MinReplicasUnmet);
-    let elsewhere = |code: &ProblemCode| {
-        SAID_ELSEWHERE.contains(code) || (unmet && *code == ProblemCode::WritesRefused)
-    };
-    let others = facts.problems.iter().filter(|problem| !elsewhere(&problem.code));
+/// What `status` finds wrong and none of these findings explains, with evidence and a cure.
+pub(super) fn unexplained(facts: &Facts<'_>, findings: &[Finding]) -> Vec<Finding> {
+    let explained = |code| findings.iter().any(|finding| finding.code.explains().contains(&code));
+    let others = facts.problems.iter().filter(|problem| !explained(problem.code));
     let say = |problem: &Problem| {
         let evidence = vec![seen("consul-redis status", problem.code.as_str())];
         let mend = format!("docs/metrics.md says what to do about {}", problem.code.as_str());

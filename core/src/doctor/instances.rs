@@ -226,7 +226,8 @@ fn lags(facts: &Facts<'_>) -> Vec<Finding> {
 fn no_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     let Some((writer, 0)) = facts.replicas_online() else { return Vec::new() };
     let text = "the writer has no replica in sync: when it is gone, there is none to choose";
-    let mend = format!("redis-cli -h REPLICA REPLICAOF {} {}", writer.host(), writer.port());
+    let mend =
+        format!("redis-cli -h REPLICA -p PORT REPLICAOF {} {}", writer.host(), writer.port());
     vec![FindingCode::NoReplicas.found(text, vec![seen(writer, "0 replicas online")], mend)]
 }
 
@@ -253,7 +254,7 @@ fn priorities(facts: &Facts<'_>) -> Vec<Finding> {
     forgotten.map(say).collect()
 }
 
-pub(super) fn min_replicas(facts: &Facts<'_>) -> Vec<Finding> {
+fn min_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     let wanted = facts.settings("min-replicas-to-write");
     let mend = |count: u64| {
         format!("redis-cli CONFIG SET min-replicas-to-write {count}, on every instance")
@@ -331,12 +332,9 @@ fn announced(facts: &Facts<'_>) -> Vec<Finding> {
             };
             let port = port.map_or_else(String::new, |port| format!(" {port}"));
             // A replica says it once for each connection to its primary.
-            let role = facts.view.instance(at).map(|answer| &answer.role);
-            let mend = match role {
-                Some(Role::Replica { .. }) => {
-                    format!("{mend}; {}", redis_cli(at, "CLIENT KILL TYPE master"))
-                }
-                _ => mend,
+            let mend = match facts.view.instance(at).is_some_and(InstanceAnswer::is_replica) {
+                true => format!("{mend}; {}", redis_cli(at, "CLIENT KILL TYPE master")),
+                false => mend,
             };
             (
                 format!("{at} announces another address: after a failover it is known by two"),

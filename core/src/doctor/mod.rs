@@ -17,6 +17,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::identity::address::Address;
+use crate::shown::status::ProblemCode;
 
 pub use sentinels::short_down_after;
 
@@ -481,6 +482,47 @@ codes! {
     Unread "unread" Hint;
 }
 
+impl FindingCode {
+    /// The problems of `status` that a finding of this kind is about, with evidence and a cure.
+    pub fn explains(self) -> &'static [ProblemCode] {
+        use ProblemCode as Problem;
+        match self {
+            Self::NoMajority => &[Problem::NoMajority, Problem::SentinelsMissing],
+            Self::SentinelsDisagree => &[Problem::SentinelsDisagree],
+            Self::SentinelLacksGroup => &[Problem::SentinelsDisagree, Problem::SentinelsMissing],
+            Self::SameSentinelId => &[Problem::SameSentinelId],
+            Self::SentinelLogin => &[Problem::SentinelLogin],
+            Self::SentinelDown | Self::SentinelUnreachable | Self::SentinelCountDiffers => {
+                &[Problem::SentinelsMissing]
+            }
+            Self::RelayRefused => &[Problem::RelayRefused],
+            Self::GhostReplica => &[Problem::InstanceDown, Problem::ReplicaOutOfSync],
+            Self::SecondPrimary => &[Problem::SecondPrimary],
+            Self::NoReplicas => &[Problem::NoReplicas, Problem::WritesRefused],
+            Self::MinReplicasUnmet => &[Problem::WritesRefused],
+            Self::PersistenceFails => &[Problem::CannotSave, Problem::WritesRefused],
+            Self::InstanceSilent => {
+                &[Problem::InstanceSilent, Problem::InstanceRefuses, Problem::ReplicaOutOfSync]
+            }
+            Self::InstanceNotReady => {
+                &[Problem::CannotSave, Problem::InstanceDown, Problem::ReplicaOutOfSync]
+            }
+            Self::LinkDown | Self::FollowsAnother | Self::ReplicaLags => {
+                &[Problem::ReplicaOutOfSync]
+            }
+            Self::TwoAddresses => &[Problem::TwoAddresses],
+            Self::LoopbackAddress => &[Problem::LoopbackAddress],
+            Self::ForeignRow => &[Problem::ServiceTaken, Problem::DnsWrong],
+            Self::ForeignNode => &[Problem::ForeignNode],
+            Self::DnsToken | Self::DnsWrong => &[Problem::DnsWrong],
+            Self::DnsSilent => &[Problem::DnsSilent],
+            Self::NoAgents => &[Problem::NoAgents],
+            Self::AgentClock => &[Problem::ClockSkew],
+            _ => &[],
+        }
+    }
+}
+
 impl fmt::Display for FindingCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -539,7 +581,9 @@ pub fn diagnose(facts: &Facts<'_>) -> Vec<Finding> {
         return vec![other];
     }
     let all = [sentinels::CHECKS, instances::CHECKS, consul::CHECKS, names::CHECKS, agents::CHECKS];
-    let mut findings = merged(all.into_iter().flatten().flat_map(|check| check(facts)));
+    let found: Vec<Finding> = all.into_iter().flatten().flat_map(|check| check(facts)).collect();
+    let others = agents::unexplained(facts, &found);
+    let mut findings = merged(found.into_iter().chain(others));
     findings.sort_by_key(|finding| (finding.severity, finding.code));
     findings
 }

@@ -45,7 +45,7 @@ fn silent(facts: &Facts<'_>) -> Vec<Finding> {
         let error = asked.answer.as_ref().err()?;
         let text = format!("DNS at {} does not answer for {}", asked.server, asked.name);
         let mend =
-            format!("dig @{} -p {} {}", asked.server.host(), asked.server.port(), asked.name);
+            format!("dig @{} -p {} {}.", asked.server.host(), asked.server.port(), asked.name);
         Some(FindingCode::DnsSilent.found(text, vec![seen(&asked.server, error)], mend))
     };
     asked.filter_map(say).collect()

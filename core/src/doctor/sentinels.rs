@@ -406,9 +406,15 @@ fn count_differs(facts: &Facts<'_>) -> Vec<Finding> {
     let counts = facts.groups().map(|(at, _, group)| (at, group.other_sentinels)).collect();
     let Some(evidence) = differing("num-other-sentinels", counts) else { return Vec::new() };
     let text = "the Sentinels know different numbers of Sentinels: their majorities differ";
-    let mend =
-        format!("redis-cli SENTINEL RESET {}, one Sentinel at a time, 30 s apart", facts.group());
-    vec![FindingCode::SentinelCountDiffers.found(text, evidence, mend)]
+    vec![FindingCode::SentinelCountDiffers.found(text, evidence, reset_all(facts))]
+}
+
+/// What has every Sentinel find all others, and all replicas, anew.
+fn reset_all(facts: &Facts<'_>) -> String {
+    let reset =
+        |(at, ..): (&Address, _, _)| redis_cli(at, format!("SENTINEL RESET {}", facts.group()));
+    let commands: Vec<String> = facts.groups().map(reset).collect();
+    commands.join("; 30 s later, while the primary is well: ")
 }
 
 fn how_many(facts: &Facts<'_>) -> Vec<Finding> {

@@ -759,6 +759,26 @@ fn a_short_down_after_is_reported_with_its_reason() {
     assert_eq!(short_down_after(None), None);
 }
 
+/// `status` and `doctor` look at the same world: what both see is said once, and what `doctor` has no check for is said.
+#[test]
+fn a_problem_is_a_finding_where_no_other_finding_explains_it() {
+    let mut explained = 0;
+    for (code, fault) in faults() {
+        let problems = code.explains().iter().map(|problem| problem.says(problem.as_str()));
+        let problems: Vec<Problem> = problems.collect();
+        explained += problems.len();
+        let mut world = World::healthy();
+        fault(&mut world);
+        let without = codes(&world.findings());
+        world.problems.extend(problems.clone());
+        assert_eq!(codes(&world.findings()), without, "{code}");
+        let mut world = World::healthy();
+        world.problems.clone_from(&problems);
+        assert_eq!(codes(&world.findings()), vec![FindingCode::NotHealthy; problems.len()]);
+    }
+    assert!(explained > 20, "{explained}");
+}
+
 #[test]
 fn the_worst_comes_first() {
     let mut world = World::healthy();
