@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "shared/cures.rs"]
+mod cures;
+
 use consul_redis::core::doctor::FindingCode;
 use consul_redis::core::shown::status::ProblemCode;
 use consul_redis::http::metrics::names;
@@ -352,6 +355,29 @@ fn the_image_is_built_from_all_that_the_program_includes() {
     }
 }
 
+/// Each cure is carried out by a scenario, or there is a reason why it is not.
+#[test]
+fn every_finding_of_doctor_has_a_scenario_that_carries_out_its_cure() {
+    let mut listed: Vec<&str> = cures::CURES.iter().map(|(code, _)| *code).collect();
+    let ours: BTreeSet<&str> = FindingCode::ALL.iter().map(|code| code.as_str()).collect();
+    assert_eq!(listed.iter().copied().collect::<BTreeSet<&str>>(), ours);
+    listed.dedup();
+    assert_eq!(listed.len(), ours.len(), "a code is listed twice");
+    for (code, cure) in cures::CURES {
+        match cure {
+            cures::Cure::NotHere(reason) => assert!(reason.len() > 20, "{code}: {reason}"),
+            cures::Cure::CarriedOut(scenario) => {
+                let (file, test) = scenario.split_once("::").expect("file::test");
+                let text = read(&format!("tests/e2e/{file}.rs"));
+                let begin = text.find(&format!("#[tokio::test]\nasync fn {test}("));
+                let begin = begin.unwrap_or_else(|| panic!("{code}: no test {scenario}"));
+                let test = text[begin..].split("\n}\n").next().unwrap_or_default();
+                assert!(test.contains(&format!("\"{code}\"")), "{scenario} does not name {code}");
+            }
+        }
+    }
+}
+
 /// Every variable that Consul's own tools read (its module `api`, `DefaultConfig`, and Go's proxies) is taken, or said
 /// not to be.
 #[test]
@@ -439,7 +465,7 @@ fn every_command_that_prints_json_has_a_schema_that_a_test_holds() {
     // That of the config file is for editors: tests/book holds it.
     let schemas: BTreeSet<String> = schemas.filter(|name| name != "config-file").collect();
     assert_eq!(with_json, schemas);
-    let tests = ["scripts.rs", "doctor.rs", "cluster.rs"]
+    let tests = ["scripts.rs", "cures.rs", "cluster.rs"]
         .map(|name| read(&format!("tests/e2e/{name}")))
         .concat();
     let held = |name: &String| {

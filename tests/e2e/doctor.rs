@@ -1,77 +1,24 @@
 //! `doctor` on real servers: none of its findings where all is well, and each fault as an operator makes it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use consul_redis::core::known::observed::Role;
 use consul_redis::lab::LabError;
 use consul_redis::lab::consul::ConsulServer;
-use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
-use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::lab::world::WorldSpec;
 use serde_json::{Value, json};
 
-use crate::support::{agent, agents, off_schema, run, text, until_in_sync, until_writer, world};
+use crate::cures::{codes, cure, cure_of, doctor, set, until_found, until_found_among, well};
+use crate::support::{agent, agents, run, text, until_in_sync, until_writer, world};
 
 const MASTER: &str = "11111111-2222-3333-4444-555555555555";
-
-/// What `doctor --json` says: its exit code, and the findings.
-fn doctor(world: &World, env: &[(&str, &str)]) -> (Option<i32>, Vec<Value>) {
-    let dns = world.consul.dns.to_string();
-    let output = run(world, &["doctor", "redis", "--json", "--dns", &dns], env);
-    let said: Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", text(&output)));
-    assert_eq!(off_schema("doctor", &said), Vec::<String>::new(), "{said:#}");
-    assert_eq!(said[0]["group"], "redis");
-    (output.status.code(), said[0]["findings"].as_array().unwrap().clone())
-}
-
-fn codes(findings: &[Value]) -> BTreeSet<&str> {
-    findings.iter().map(|finding| finding["code"].as_str().unwrap()).collect()
-}
-
-/// Waits until the findings are exactly of these kinds.
-async fn until_found(world: &World, env: &[(&str, &str)], wanted: &[&str]) -> Vec<Value> {
-    let wanted: BTreeSet<&str> = wanted.iter().copied().collect();
-    until(&format!("doctor finds {wanted:?}"), Duration::from_secs(30), || async {
-        let (code, findings) = doctor(world, env);
-        let error = findings.iter().any(|finding| finding["severity"] == "error");
-        assert_eq!(code, Some(if error { 2 } else { 0 }), "{findings:#?}");
-        if codes(&findings) == wanted {
-            Ok(findings)
-        } else {
-            Err(LabError(format!("{findings:#?}")))
-        }
-    })
-    .await
-    .unwrap()
-}
-
-async fn set(servers: &[LabServer], name: &str, value: &str) {
-    for server in servers {
-        server.ask(&["CONFIG", "SET", name, value]).await.unwrap();
-    }
-}
 
 async fn tell(sentinels: &[LabServer], option: &str, value: &str) {
     for sentinel in sentinels {
         sentinel.ask(&["SENTINEL", "SET", "redis", option, value]).await.unwrap();
     }
-}
-
-/// A world in which all is well: saved to disk, and held to one replica.
-async fn well(spec: WorldSpec) -> (World, Vec<Process>, String) {
-    // What an older one lacks is a finding by itself.
-    let world = world(WorldSpec { since: Some("7.0"), ..spec }).await;
-    set(&world.groups[0].redis, "save", "3600 1").await;
-    set(&world.groups[0].redis, "min-replicas-to-write", "1").await;
-    let running = agents(&world, 2, &[]);
-    let writer = until_writer(&world, "redis", 20, None).await;
-    until_in_sync(&world, "redis", 2).await;
-    let kept = run(&world, &["config", "redis", "reboot_down_after=3s"], &[]);
-    assert_eq!(kept.status.code(), Some(0), "{}", text(&kept));
-    (world, running, writer)
 }
 
 async fn register(consul: &ConsulServer, body: &Value) {
@@ -121,51 +68,6 @@ async fn what_is_wrong_with_redis_is_found() {
     let findings = until_found(&world, &[], &wanted).await;
     assert_eq!(findings[0]["code"], "min-replicas-unmet", "the worst comes first");
     assert_eq!(findings[0]["evidence"][0]["from"], *writer);
-}
-
-/// The words of a command, as a shell takes them apart.
-fn words(command: &str) -> Vec<&str> {
-    let parts = command.split('"').enumerate();
-    let words = parts.map(|(index, part)| match index % 2 {
-        0 => part.split_whitespace().collect(),
-        _ => vec![part],
-    });
-    words.collect::<Vec<Vec<&str>>>().concat()
-}
-
-/// Carries out what the findings say: commands to one server, to all of a kind, to Consul, and our own.
-async fn cure(world: &World, findings: &[Value]) {
-    for finding in findings {
-        let mend = finding["mend"].as_str().unwrap();
-        for cure in mend.split("; ") {
-            let everywhere = cure.strip_suffix(", on every instance");
-            let command = everywhere.or(cure.strip_suffix(", on that node")).unwrap_or(cure);
-            match words(command)[..] {
-                ["consul", ref theirs @ ..] => {
-                    let tool = consul_redis::lab::tools::consul().unwrap();
-                    let mut consul = std::process::Command::new(tool.path);
-                    let output = consul.args(theirs).envs(world.agent_env()).output().unwrap();
-                    assert!(output.status.success(), "{cure}: {}", text(&output));
-                }
-                ["consul-redis", ref ours @ ..] => {
-                    let output = run(world, ours, &[]);
-                    assert_eq!(output.status.code(), Some(0), "{cure}: {}", text(&output));
-                }
-                ["redis-cli", "-h", host, "-p", port, ref command @ ..] => {
-                    let at = format!("{host}:{port}");
-                    let sentinel = world.sentinels.iter().find(|s| s.address.to_string() == at);
-                    let server = world.server(&at).or(sentinel).expect("a server of this world");
-                    server.ask(command).await.unwrap();
-                }
-                ["redis-cli", ref command @ ..] if everywhere.is_some() => {
-                    for server in &world.groups[0].redis {
-                        server.ask(command).await.unwrap();
-                    }
-                }
-                _ => panic!("no command: {cure}"),
-            }
-        }
-    }
 }
 
 /// Each cure that is a command is carried out, word for word, and the finding is gone, with no other in its place.
@@ -235,13 +137,6 @@ async fn what_doctor_says_cures_what_it_found() {
         cure(&world, &findings).await;
         until_found(&world, &[], &[]).await;
     }
-}
-
-/// Waits until this is found, among others, and carries out what it says.
-async fn cure_of(world: &World, code: &str) {
-    let found = until_found_among(world, code).await;
-    let of_code: Vec<Value> = found.into_iter().filter(|found| found["code"] == code).collect();
-    cure(world, &of_code).await;
 }
 
 /// As a container has it that got another address: its primary knows it by the wrong one as soon as it connects anew.
@@ -357,20 +252,6 @@ async fn what_doctor_says_of_consul_cures_it() {
 
 /// The key with the group's Sentinel settings.
 const CONFIG_KEY: &str = "/v1/kv/redis-ha/redis/config";
-
-/// Waits until this is found; what else there is may be one fault with it.
-async fn until_found_among(world: &World, code: &str) -> Vec<Value> {
-    until(&format!("doctor finds {code}"), Duration::from_secs(30), || async {
-        let (_, findings) = doctor(world, &[]);
-        if codes(&findings).contains(code) {
-            Ok(findings)
-        } else {
-            Err(LabError(format!("{findings:#?}")))
-        }
-    })
-    .await
-    .unwrap()
-}
 
 #[tokio::test]
 async fn what_is_wrong_with_sentinels_is_found() {

@@ -103,6 +103,8 @@ async fn another_group_of_the_same_name_is_left_alone_until_an_operator_adopts_i
     let adopted = until_writer(&ours, "redis", 20, Some(&writer)).await;
     assert_eq!(adopted, other.groups[0].redis[0].address.to_string(), "{}", logs(&others));
     until_said(&first, "another group is published as redis, by other-").await;
+    let (_, found) = run_at(&other, &ours, &["doctor", "redis"]);
+    assert!(!found.contains("not-ours"), "{found}");
     until_whole(&ours, KEYS).await;
     until_whole(&other, 3).await;
     assert_eq!(until_writer(&ours, "redis", 5, None).await, adopted);

@@ -16,6 +16,7 @@ mod cluster;
 mod consul;
 mod consul_servers;
 mod containers;
+mod cures;
 mod demo;
 mod doctor;
 mod electorate;

@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use consul_redis::core::known::observed::Role;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
@@ -85,6 +84,9 @@ async fn replicas_whose_disks_are_full_serve_reads_and_status_says_why_none_is_c
     let doctor = text(&run(&world, &["doctor"], &[]));
     assert!(doctor.contains("MISCONF") && doctor.contains("look at its disk"), "{doctor}");
     assert!(!doctor.contains("ghost-replica"), "{doctor}");
+    for code in ["instance-not-ready", "persistence-fails"] {
+        assert!(doctor.contains(code), "{doctor}");
+    }
     // As it says: there is room again, and the next save succeeds.
     for replica in replicas {
         std::fs::remove_dir(world.dir().join(replica.name()).join("dump.rdb")).unwrap();
@@ -534,7 +536,7 @@ async fn one_replica_that_is_out_of_sync_degrades_the_group_with_its_cause() {
     for replica in &world.groups[0].redis[1..] {
         let down = format!("{} is out of sync (its link to {first} is down)", replica.address);
         let answer = until("its link is known", Duration::from_secs(10), || replica.probe());
-        if matches!(answer.await.unwrap().role, Role::Replica { link_up: false, .. }) {
+        if answer.await.unwrap().is_detached() {
             late = Some(down);
         }
     }

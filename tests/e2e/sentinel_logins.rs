@@ -155,6 +155,8 @@ async fn a_login_that_the_writer_refuses_is_given_to_no_sentinel() {
     .await
     .unwrap();
     assert!(!running.log().contains("mistyped"), "{}", running.log());
+    let doctor = text(&run(&world, &["doctor", "redis", "--config", path.to_str().unwrap()], &[]));
+    assert!(!doctor.contains("sentinel-login"), "{doctor}");
     must_follow_a_failover(&mut world).await;
 }
 

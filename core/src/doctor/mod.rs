@@ -146,7 +146,7 @@ codes! {
     SentinelLacksGroup "sentinel-lacks-group" Warning;
     /// Sentinels know different numbers of Sentinels, so their majorities differ.
     ///
-    /// Cure: `SENTINEL RESET`, one Sentinel at a time, 30 s apart.
+    /// Cure: `SENTINEL RESET`, one Sentinel at a time, 30 s apart, as the finding has it.
     SentinelCountDiffers "sentinel-count-differs" Warning;
     /// One or two Sentinels: no failover when one is gone.
     ///
@@ -440,7 +440,7 @@ codes! {
     DnsReplicasWrong "dns-replicas-wrong" Warning;
     /// A server of `--dns` does not answer.
     ///
-    /// Cure: start it, or correct `--dns`: `dig @SERVER redis-primary.service.consul`.
+    /// Cure: start it, or correct `--dns`: `dig @SERVER redis-primary.service.consul.`.
     DnsSilent "dns-silent" Warning;
 
     // Agents.
