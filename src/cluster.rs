@@ -1,6 +1,6 @@
 //! Asking the nodes of a Redis Cluster: each that a seed or another node's table names, once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use redis::Value;
@@ -9,7 +9,7 @@ use crate::core::cluster::judgement::{NodeAnswer, NodeReadings, ReplicaLink};
 use crate::core::cluster::table::{NODES_MAX, Table};
 use crate::core::identity::address::Address;
 use crate::dns::{DnsError, Names};
-use crate::redis_link::{Link, LinkError, LinkSettings, info_fields, text};
+use crate::redis_link::{Fields, Link, LinkError, LinkSettings, text};
 
 /// How often new addresses may come up in what those before have answered: nodes that know one another at all do so
 /// after one or two.
@@ -72,17 +72,17 @@ fn read(
 ) -> Result<NodeAnswer, String> {
     let table = Table::parse(&text(nodes)?)?;
     let info = text(info)?;
-    let state_ok = info_fields(&info).get("cluster_state").is_some_and(|state| *state == "ok");
+    let state_ok = Fields::of_info(&info).get("cluster_state").is_some_and(|state| state == "ok");
     let replication = text(replication)?;
-    let link = replica_link(&info_fields(&replication))?;
+    let link = replica_link(&Fields::of_info(&replication))?;
     Ok(NodeAnswer { table, state_ok, not_ready: text(ping).err(), link })
 }
 
 /// None on a primary.
-fn replica_link(replication: &BTreeMap<&str, &str>) -> Result<Option<ReplicaLink>, String> {
+fn replica_link(replication: &Fields<'_>) -> Result<Option<ReplicaLink>, String> {
     let Some(status) = replication.get("master_link_status") else { return Ok(None) };
-    let heard = replication.get("master_last_io_seconds_ago").copied().unwrap_or("-1");
+    let heard = replication.get("master_last_io_seconds_ago").unwrap_or("-1");
     // -1: there is no link.
     let heard: i64 = heard.parse().map_err(|_| format!("`{heard}` is no number of seconds"))?;
-    Ok(Some(ReplicaLink { up: *status == "up", heard_s: u64::try_from(heard).ok() }))
+    Ok(Some(ReplicaLink { up: status == "up", heard_s: u64::try_from(heard).ok() }))
 }

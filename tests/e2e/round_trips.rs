@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use consul_redis::core::identity::address::Address;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::{info_fields, text as redis_text};
+use consul_redis::redis_link::{Fields, text as redis_text};
 
 use crate::support::{agents, run, text, until_in_sync, until_writer, world};
 
@@ -60,8 +60,11 @@ async fn connections(world: &World) -> BTreeMap<Address, u64> {
     for server in servers {
         let info = server.ask(&["INFO", "stats"]).await.unwrap();
         let info = redis_text(&info).unwrap();
-        let info = info_fields(&info);
-        all.insert(server.address.clone(), info["total_connections_received"].parse().unwrap());
+        let info = Fields::of_info(&info);
+        all.insert(
+            server.address.clone(),
+            info.get("total_connections_received").unwrap().parse().unwrap(),
+        );
     }
     all
 }
