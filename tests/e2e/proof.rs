@@ -1,6 +1,7 @@
 //! A writer whose process ends: its host's kernel tells the agent there, which has it replaced long before Sentinels
 //! would.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consul_redis::core::published::record::Record;
@@ -25,6 +26,9 @@ on_one_and_three_servers!(
 
 /// What Sentinels wait for, in ms: longer than any scenario here.
 const PATIENT_MS: u64 = 60_000;
+
+/// What a Redis may take that is to run out of memory, besides what it has taken before.
+const OOM_BYTES: u64 = 48 << 20;
 
 /// A world whose Sentinels wait for a minute, and an agent beside each Redis.
 async fn proving(spec: WorldSpec, more: &str) -> (World, Vec<Process>, String) {
@@ -110,6 +114,55 @@ async fn one_that_is_told_to_shut_down_is_replaced_at_once() {
 async fn one_that_crashes_is_replaced_at_once() {
     let (redis_lines, since) = ("enable-debug-command yes\n", Some("7.0"));
     ends_by(WorldSpec { redis_lines, since, ..patient() }, &["DEBUG", "SEGFAULT"]).await;
+}
+
+/// A cgroup with a limit on memory, of either version. It goes when it is dropped, which its processes must be gone for.
+struct MemoryLimit(PathBuf);
+
+impl MemoryLimit {
+    /// Puts a process into it.
+    fn on(pid: u32, bytes: u64) -> std::io::Result<Self> {
+        let (root, limit) = match Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists() {
+            true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            false => ("/sys/fs/cgroup", "memory.max"),
+        };
+        let made = Self(Path::new(root).join(format!("consul-redis-{pid}")));
+        std::fs::create_dir(&made.0)?;
+        std::fs::write(made.0.join(limit), bytes.to_string())?;
+        std::fs::write(made.0.join("cgroup.procs"), pid.to_string())?;
+        Ok(made)
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// The kernel kills it for the memory that it takes.
+#[tokio::test]
+async fn one_that_runs_out_of_memory_is_replaced_at_once() {
+    let (world, agents, first) = proving(patient(), "").await;
+    let server = world.server(&first).unwrap();
+    let limit = match MemoryLimit::on(server.id().unwrap(), OOM_BYTES) {
+        Ok(limit) => limit,
+        Err(error) => {
+            // Without cgroups, or the right to make one, no limit can be set: the other ends are tried all the same.
+            return eprintln!("NOT APPLICABLE: no cgroup with a limit on memory here: {error}");
+        }
+    };
+    let value = "x".repeat(1 << 20);
+    let mut taken = 0;
+    while server.ask(&["SET", &format!("filler:{taken}"), &value]).await.is_ok() {
+        taken += 1;
+        assert!(taken < OOM_BYTES >> 18, "it takes more than its limit");
+    }
+    eprintln!("killed after {taken} MiB");
+    let found = until_replaced(&world, &first).await;
+    assert_eq!(found.death.expect("it is written down").instance.to_string(), first);
+    assert_eq!(asked(&agents, &first), 1, "{}", logs(&agents));
+    drop(limit);
 }
 
 /// Nothing ends, so nothing is proven: Sentinel's own pace, and no worse than that.
