@@ -115,7 +115,9 @@ pub async fn elsewhere() -> io::Result<IpAddr> {
 /// It is an address of this machine, on an interface that is up: the kernel sends from it to itself.
 pub async fn is_here(host: &str) -> bool {
     let Ok(ip) = host.parse::<IpAddr>() else { return false };
-    source(SocketAddr::new(ip, ELSEWHERE[0].port())).await.is_ok_and(|from| from == ip)
+    // The kernel sends to all of 127.0.0.0/8 from 127.0.0.1.
+    ip.is_loopback()
+        || source(SocketAddr::new(ip, ELSEWHERE[0].port())).await.is_ok_and(|from| from == ip)
 }
 
 /// Connecting a UDP socket sends nothing; the kernel says which address it would send from.
