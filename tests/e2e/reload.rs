@@ -303,7 +303,8 @@ async fn a_token_that_is_replaced_is_read_again_and_a_bad_one_is_refused() {
     reload(&running, &path, &format!("[consul]\ntoken_file = \"{}\"\n", bad.display()));
     until_said(&running, "the config is refused, the running one stays: Consul denies", 1).await;
     reload(&running, &path, "[consul]\ntoken_file = \"/no/such/file\"\n");
-    until_said(&running, "stays: cannot read the secret in /no/such/file", 1).await;
+    let said = format!("stays: {}:2: cannot read the secret in /no/such/file", path.display());
+    until_said(&running, &said, 1).await;
     reload(&running, &path, &config);
     until_said(&running, "the config is unchanged", 1).await;
 }

@@ -351,13 +351,13 @@ async fn templates_that_cannot_be_used_are_refused_at_once() {
         format!("source = \"{0}/{source}\"\ndestination = \"{0}/out\"\n{more}", dir.display())
     };
     let said = refused(&world, &dir, &entry("none.j2", ""));
-    assert!(said.starts_with("error: cannot read none.j2: No such file"), "{said}");
+    assert!(said.starts_with("error: refused.toml:2: cannot read none.j2: No such file"), "{said}");
     let said = refused(&world, &dir, &entry("bad.j2", ""));
-    assert!(said.starts_with("error: bad.j2:2: syntax error"), "{said}");
+    assert!(said.starts_with("error: refused.toml:2: bad.j2:2: syntax error"), "{said}");
     let said = refused(&world, &dir, &entry("good.j2", "owner = \"no-such-user\""));
     assert_eq!(
         said,
-        "error: out: there is no user `no-such-user`\n\
+        "error: refused.toml:4: out: there is no user `no-such-user`\n\
          hint: owner = \"user:group\", of users and groups that this machine knows\n"
     );
     // A template that asks for what is not there gets an error with the line.

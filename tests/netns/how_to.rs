@@ -47,6 +47,8 @@ const SECRETS: [&str; 3] =
     ["how-to/consul-acls.md", "how-to/redis-users.md", "how-to/rotate-secrets.md"];
 /// Sentinel's `down-after-milliseconds`, as docs/how-to/set-sentinel-settings.md sets it.
 const DOWN_AFTER_MS: u64 = 2_000;
+/// How long the hosts may take to settle between two pages.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What of /etc the programs of a page need, and every user may read.
 const ETC: [&str; 8] = [
@@ -206,6 +208,7 @@ impl Shell {
     /// Runs a page on these hosts; how many blocks there were.
     async fn page(&self, hosts: &mut Hosts, page: &str) -> usize {
         let mut count = 0;
+        self.settle().await;
         for step in steps(page).0 {
             match step {
                 Step::Run(block) => {
@@ -220,12 +223,30 @@ impl Shell {
         count
     }
 
+    /// The page before may have moved the primary a moment ago: a person reads for longer than what that leaves takes
+    /// to be put right.
+    async fn settle(&self) {
+        let end = tokio::time::Instant::now() + SETTLED_WITHIN;
+        let well = || matches!(self.output("consul-redis status").status.code(), Some(0 | 3));
+        while !well() && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// Runs a block; it must succeed, each of its commands.
     fn run(&self, page: &str, block: &str) -> Output {
+        let output = self.output(block);
+        let text = [output.stdout.clone(), output.stderr.clone()].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(output.status.success(), "{page}: {}\n{block}\n{text}", output.status);
+        output
+    }
+
+    fn output(&self, block: &str) -> Output {
         let dir = self.dir.display();
         let mounts = format!("mount --bind {dir}/etc /etc; mount --bind {dir}/tmp /tmp");
         let script = format!("{mounts}\nset -eux\n{block}");
-        let output = Command::new("nsenter")
+        Command::new("nsenter")
             .arg(format!("--net={}", self.net.display()))
             .args(["unshare", "--mount", "sh", "-c", &script])
             .env_clear()
@@ -233,11 +254,7 @@ impl Shell {
             .env("CONSUL_HTTP_ADDR", "10.0.0.1:8500")
             .envs(self.token.iter().map(|token| ("CONSUL_HTTP_TOKEN", token)))
             .output()
-            .expect("nsenter");
-        let text = [output.stdout.clone(), output.stderr.clone()].concat();
-        let text = String::from_utf8_lossy(&text);
-        assert!(output.status.success(), "{page}: {}\n{block}\n{text}", output.status);
-        output
+            .expect("nsenter")
     }
 }
 
