@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::duty::switchover::{Check, Stops, Switchover, has_all, retire};
+use crate::core::duty::switchover::{Check, Stops, Switchover, has_all, has_said, retire};
 use crate::core::group::Outcome;
 use crate::core::identity::address::Address;
 use crate::core::known::memory::Memory;
@@ -39,6 +39,10 @@ const PAUSE: Duration = Duration::from_secs(5);
 const HELD_UNTIL_STOPPED: Duration = Duration::from_secs(60);
 /// How long the replicas may take to catch up while writes are paused.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+/// How long the primary may take to hear from each replica how far it is: they say it every second.
+const HEARD_MAX: Duration = Duration::from_secs(5);
+/// Pause between two looks at that.
+const HEARD_STEP: Duration = Duration::from_millis(20);
 /// How long Sentinel may take to promote one.
 const PROMOTION_MAX: Duration = Duration::from_secs(4);
 /// How long the agents and the majority may take to follow.
@@ -159,7 +163,10 @@ impl Mover<'_> {
             Some(to) => Some((to, self.prefer(to, &switchover.sentinel).await?)),
             None => None,
         };
-        let moved = self.move_primary(switchover).await;
+        let moved = match self.until_heard(switchover).await {
+            Ok(()) => self.move_primary(switchover).await,
+            Err(failure) => Err(failure),
+        };
         if let Some((to, before)) = priority {
             // Whatever became of it, the next election is as before.
             let command = ["CONFIG", "SET", PRIORITY, before.as_str()];
@@ -171,6 +178,31 @@ impl Mover<'_> {
             }
         }
         moved
+    }
+
+    /// Where the old primary follows first, its replicas must all have been sent the same by then: waits until it has
+    /// heard from each that may be chosen.
+    async fn until_heard(&self, switchover: &Switchover) -> Result<(), Failure> {
+        if switchover.stops == Stops::Holding {
+            return Ok(());
+        }
+        let from = &switchover.from;
+        let until = Instant::now() + HEARD_MAX;
+        let mut target = None;
+        loop {
+            let primary = self.probe(from).await.map_err(|error| failed(from, &error))?;
+            let target = *target.get_or_insert(primary.offset);
+            let mut wanted = wanted(switchover).iter();
+            let Some(silent) = wanted.find(|at| !has_said(target, &primary, at)) else {
+                return Ok(());
+            };
+            if Instant::now() > until {
+                let message = format!("not moved: {from} has not heard how far {silent} is");
+                let failure = Failure::new(Exit::Failed, message);
+                return Err(failure.hint(format!("writes go on at {from}")));
+            }
+            tokio::time::sleep(HEARD_STEP).await;
+        }
     }
 
     async fn move_primary(&self, switchover: &Switchover) -> Result<Moved, Failure> {
@@ -265,12 +297,8 @@ impl Mover<'_> {
         switchover: &Switchover,
         begun: Instant,
     ) -> Result<Address, Failure> {
-        let wanted = match &switchover.to {
-            Some(to) => std::slice::from_ref(to),
-            None => &switchover.candidates[..],
-        };
         let mut offsets = Vec::new();
-        for address in wanted {
+        for address in wanted(switchover) {
             let until = Instant::now() + CATCH_UP_MAX;
             offsets.push(loop {
                 let answer = self.probe(address).await.map_err(|error| failed(address, &error))?;
@@ -301,12 +329,8 @@ impl Mover<'_> {
         begun: Instant,
     ) -> Result<Address, Failure> {
         let from = &switchover.from;
-        let wanted = match &switchover.to {
-            Some(to) => vec![to.clone()],
-            None => switchover.candidates.clone(),
-        };
         let mut links = Vec::new();
-        for address in &wanted {
+        for address in wanted(switchover) {
             let link = Link::open(address, &self.group.login).await;
             links.push((address, link.map_err(|error| failed(address, &error))?));
         }
@@ -484,6 +508,14 @@ impl Mover<'_> {
 
     fn note(&self, what: &'static str, detail: String) {
         (self.report)(SwitchoverStep { after: None, what, detail });
+    }
+}
+
+/// The replicas of which one is to be promoted.
+fn wanted(switchover: &Switchover) -> &[Address] {
+    match &switchover.to {
+        Some(to) => std::slice::from_ref(to),
+        None => &switchover.candidates,
     }
 }
 

@@ -204,6 +204,42 @@ async fn a_forced_failover_after_an_election_is_published_at_the_promotion() {
     must_follow_a_failover(&mut world).await;
 }
 
+/// Redis 6.0 cannot hold writes, so the old primary becomes a replica first. A replica that has just copied everything
+/// is up for both sides, and is sent none of what is written since before its next word (`docs/facts/sentinel.md` 19).
+#[tokio::test]
+async fn a_move_on_redis_6_waits_until_every_replica_is_sent_what_is_written() {
+    let world = world(WorldSpec { version: Some("redis-6.0"), ..WorldSpec::default() }).await;
+    let all = agents(&world, 2, &[]);
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    let writers = crate::support::writers(&world);
+    writers.until_more(200).await;
+    let servers = &world.groups[0].redis;
+    let late = servers.iter().find(|server| server.address.to_string() != old).unwrap();
+    let (host, port) = old.rsplit_once(':').unwrap();
+    // It writes a history of its own, so that it copies everything.
+    late.ask(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    late.ask(&["REPLICAOF", host, port]).await.unwrap();
+    until("its link is up", Duration::from_secs(20), || async {
+        match late.probe().await?.role {
+            consul_redis::core::known::observed::Role::Replica { link_up: true, .. } => Ok(()),
+            other => Err(LabError(format!("{other:?}"))),
+        }
+    })
+    .await
+    .unwrap();
+    let mut command = tokio::process::Command::new(crate::support::program());
+    command.args(["switchover", "redis", "--yes"]).envs(world.agent_env());
+    let output = command.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}{}", crate::support::text(&output), logs(&all));
+    let new = until_writer(&world, "redis", 20, Some(&old)).await;
+    writers.until_more(200).await;
+    let done = writers.stop();
+    let lost = crate::writers::lost(&done, &new).await;
+    assert!(lost.is_empty(), "{} lost of {}: {:?}", lost.len(), done.len(), lost.first());
+}
+
 /// Valkey asks and is asked in other words, and answers in the old ones (`docs/facts/sentinel.md` 15).
 #[tokio::test]
 async fn sentinels_that_are_asked_for_a_primary_answer_as_for_a_master() {

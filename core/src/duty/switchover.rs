@@ -70,6 +70,14 @@ pub fn has_all(target: u64, replica: &InstanceAnswer) -> bool {
     replica.offset >= target
 }
 
+/// The primary has heard from a replica that it has what was written up to this offset: it is sent what is written.
+/// After a copy of everything without a disk it is sent nothing before it has said so once, though both call the link up
+/// (`docs/facts/sentinel.md` 19).
+pub fn has_said(target: u64, primary: &InstanceAnswer, replica: &Address) -> bool {
+    let Role::Primary { replicas } = &primary.role else { return false };
+    replicas.iter().any(|row| row.address == *replica && row.online && row.offset >= target)
+}
+
 /// How the old primary is made a replica of the new one; `None` when it is a replica already.
 pub fn retire(from: &Address, now: &InstanceAnswer, new: &Address) -> Option<Fence> {
     now.is_primary().then(|| Fence {

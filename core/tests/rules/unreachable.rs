@@ -1,11 +1,11 @@
 //! Instances that the Sentinels reach and this agent does not, and a writer that refuses writes.
 
-use consul_redis_core::duty::switchover::{Stops, prepare};
-use consul_redis_core::known::observed::InstanceAnswer;
+use consul_redis_core::duty::switchover::{Stops, has_said, prepare};
+use consul_redis_core::known::observed::{ConnectedReplica, InstanceAnswer, Role};
 use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::shown::unreachable::{LOGIN_REFUSED, UNREACHABLE_AFTER_MS};
 
-use crate::scene::{A, B, C, Scene, at, layout, primary};
+use crate::scene::{A, B, C, Scene, at, layout, primary, replica};
 
 fn problems(scene: &Scene) -> Vec<ProblemCode> {
     let status = assess(&scene.view(), &layout(), &scene.decision());
@@ -74,6 +74,20 @@ fn a_move_follows_first_where_writes_cannot_be_held_alone() {
             assert_eq!(said.contains("is made a replica first"), !can, "{version}: {said}");
         }
     }
+}
+
+/// After a copy of everything it is listed as online, and is sent nothing before its first word.
+#[test]
+fn a_replica_that_the_primary_has_not_heard_from_is_not_sent_what_is_written() {
+    let heard = |offset: u64, online: bool| {
+        let row = ConnectedReplica { address: at(B), online, offset, lag_s: 0 };
+        let role = Role::Primary { replicas: vec![row] };
+        has_said(900, &InstanceAnswer { role, ..primary(1, None, &[]) }, &at(B))
+    };
+    assert!(heard(900, true) && heard(950, true));
+    assert!(!heard(0, true) && !heard(899, true) && !heard(900, false));
+    assert!(!has_said(0, &primary(1, None, &[B]), &at(C)), "it does not list it");
+    assert!(!has_said(0, &replica(1, A), &at(B)), "no primary any more");
 }
 
 #[test]
