@@ -68,7 +68,7 @@ const LATE: Duration = Duration::from_millis(100);
 
 /// What the program's own notes say of it.
 #[derive(Default)]
-struct Life {
+struct Turns {
     /// When it last noted that it runs.
     last: Option<Instant>,
     /// Until then, what ends late is its own fault.
@@ -77,7 +77,8 @@ struct Life {
     lost: Duration,
 }
 
-static LIFE: Mutex<Life> = Mutex::new(Life { last: None, late_until: None, lost: Duration::ZERO });
+static LIFE: Mutex<Turns> =
+    Mutex::new(Turns { last: None, late_until: None, lost: Duration::ZERO });
 
 /// Notes that the program runs, for as long as it does.
 pub async fn keep_beating() {

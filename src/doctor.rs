@@ -15,8 +15,8 @@ use crate::consul::client::{CALL_TIMEOUT, Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::decide::decide;
 use crate::core::doctor::{
-    ConsulAgent, ConsulRow, Facts, Fields, Finding, InstanceFacts, LoginFacts, NameAnswer, Refused,
-    Right, SentinelFacts, diagnose, rights,
+    ConsulAgent, ConsulRow, Facts, Finding, InstanceFacts, LoginFacts, NameAnswer, ReadFields,
+    Refused, Right, SentinelFacts, diagnose, rights,
 };
 use crate::core::identity::address::{Address, ServiceName};
 use crate::core::known::memory::Memory;
@@ -29,7 +29,7 @@ use crate::core::shown::status::{ProblemCode, assess};
 use crate::dns::Names;
 use crate::name_check;
 use crate::observe::{look, look_without_consul};
-use crate::process::{Named, is_provable};
+use crate::process::{NamedProcess, is_provable};
 use crate::redis_link::{Fields as Answered, Link, LinkError, LinkSettings, fields, list, text};
 use crate::rights::{Rights, either_follows, is_unknown, lacks, may, named};
 use crate::sentinel::login::{Login, SENTINEL_NEEDS, Trial};
@@ -195,7 +195,7 @@ async fn sentinel(
     // Before 6.2 there is no SENTINEL CONFIG, and a Sentinel knows no names.
     let config = match merged(settings) {
         Err(error) if error.to_lowercase().contains("unknown sentinel subcommand") => {
-            Ok(Fields::new())
+            Ok(ReadFields::new())
         }
         config => config,
     };
@@ -251,8 +251,8 @@ fn refusal(value: &Value) -> Result<Result<String, String>, String> {
 }
 
 /// The answers to one CONFIG GET each, as one. Some servers know more names than others, and answer nothing.
-fn merged(answers: &[Value]) -> Result<Fields, String> {
-    let mut all = Fields::new();
+fn merged(answers: &[Value]) -> Result<ReadFields, String> {
+    let mut all = ReadFields::new();
     for answer in answers {
         all.extend(fields(answer)?);
     }
@@ -296,7 +296,7 @@ async fn death_unseen(group: &GroupConfig, at: &Address, facts: &InstanceFacts) 
     if *fast_failover == FastFailover::Off || !local.contains(at) {
         return None;
     }
-    let named = Named {
+    let named = NamedProcess {
         run_id: facts.info("run_id")?.to_owned(),
         pid: facts.info("process_id")?.parse().ok()?,
         port: facts.info("tcp_port")?.parse().ok()?,
@@ -320,7 +320,7 @@ async fn instance(
     let [info, settings @ ..] = answers.as_slice() else {
         return Err(LinkError::Unexpected("more answers expected".to_owned()));
     };
-    let owned = |info: String| -> Fields {
+    let owned = |info: String| -> ReadFields {
         let fields = Answered::of_info(&info);
         fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     };
@@ -488,21 +488,21 @@ async fn agent(consul: &Consul) -> Result<ConsulAgent, String> {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct HealthRow {
-    node: HealthNode,
-    service: HealthService,
-    checks: Vec<HealthCheck>,
+    node: AnsweredNode,
+    service: AnsweredService,
+    checks: Vec<AnsweredCheck>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct HealthNode {
+struct AnsweredNode {
     node: String,
     address: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct HealthService {
+struct AnsweredService {
     #[serde(rename = "ID")]
     id: String,
     address: String,
@@ -513,7 +513,7 @@ struct HealthService {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct HealthCheck {
+struct AnsweredCheck {
     status: String,
 }
 

@@ -93,7 +93,7 @@ enum Event {
     Registered(BTreeSet<Address>),
     /// The rows on the group's node have changed.
     Rows,
-    Done(Done),
+    Done(Completed),
     InDns(u64),
     Config(Box<GroupConfig>),
     Look,
@@ -101,17 +101,17 @@ enum Event {
 }
 
 /// How something ended that the loop asked for.
-enum Done {
+enum Completed {
     ReadStore(Box<StoreAnswer>),
     ReadRows(RowsAnswer),
     Wrote(u64, Outcome),
     /// A read failed.
-    Failed(Source, ConsulError),
+    Failed(StorePart, ConsulError),
 }
 
 /// What is read in Consul.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Source {
+enum StorePart {
     Keys,
     Rows,
 }
@@ -128,7 +128,7 @@ type InstanceReading = (Address, Reading<InstanceAnswer>);
 struct Events {
     processes: mpsc::Receiver<(Address, ProcessState)>,
     instances: mpsc::Receiver<InstanceReading>,
-    done: mpsc::Receiver<Done>,
+    done: mpsc::Receiver<Completed>,
     sentinels: mpsc::Receiver<PoolReport>,
     keys: mpsc::Receiver<Result<StoreAnswer, ConsulError>>,
     registered: mpsc::Receiver<BTreeSet<Address>>,
@@ -182,7 +182,7 @@ struct Executor {
     consul: Consul,
     clock: Clock,
     sentinels: watch::Receiver<SentinelHandles>,
-    done: mpsc::Sender<Done>,
+    done: mpsc::Sender<Completed>,
     readings: mpsc::Sender<InstanceReading>,
     process_news: mpsc::Sender<(Address, ProcessState)>,
     instances: BTreeMap<Address, Instance>,
@@ -195,7 +195,7 @@ struct Executor {
     /// What is wrong with the logins of Sentinels for the instances.
     wrong_logins: BTreeMap<Address, String>,
     /// What Consul refuses, or does not answer.
-    trouble: BTreeMap<Source, Trouble>,
+    trouble: BTreeMap<StorePart, Trouble>,
     meter: GroupMeter,
     published: watch::Sender<Option<Published>>,
     clocks: watch::Sender<BTreeMap<String, AgentClock>>,
@@ -361,7 +361,7 @@ impl Executor {
             Event::Process(address, state) => Input::Process(address, state),
             Event::Keys(answer) => self.keys(answer, now),
             Event::Registered(found) => Input::Registered(found),
-            Event::Done(Done::Failed(source, error)) => {
+            Event::Done(Completed::Failed(source, error)) => {
                 self.note_trouble(source, &error, now);
                 Input::Tick
             }
@@ -370,17 +370,17 @@ impl Executor {
                 self.read_rows();
                 Input::Tick
             }
-            Event::Done(Done::ReadStore(answer)) => {
-                self.trouble.remove(&Source::Keys);
+            Event::Done(Completed::ReadStore(answer)) => {
+                self.trouble.remove(&StorePart::Keys);
                 self.meter.consul_answered(now.mono);
                 Input::Consistent(*answer)
             }
-            Event::Done(Done::ReadRows(answer)) => {
-                self.trouble.remove(&Source::Rows);
+            Event::Done(Completed::ReadRows(answer)) => {
+                self.trouble.remove(&StorePart::Rows);
                 self.meter.consul_answered(now.mono);
                 Input::Rows(answer)
             }
-            Event::Done(Done::Wrote(id, outcome)) => Input::Written(id, outcome),
+            Event::Done(Completed::Wrote(id, outcome)) => Input::Written(id, outcome),
             Event::InDns(generation) => Input::SeenInDns(generation),
             Event::Config(group) => {
                 self.login.send_replace(group.login.clone());
@@ -416,7 +416,7 @@ impl Executor {
     }
 
     /// Consul refuses what is read, or does not answer: said once, with the token in question.
-    fn note_trouble(&mut self, source: Source, error: &ConsulError, now: Now) {
+    fn note_trouble(&mut self, source: StorePart, error: &ConsulError, now: Now) {
         let refused = matches!(error, ConsulError::Denied { .. } | ConsulError::Secret(_));
         let problem = match refused {
             true => {
@@ -437,7 +437,7 @@ impl Executor {
     fn keys(&mut self, answer: Result<StoreAnswer, ConsulError>, now: Now) -> Input {
         match answer {
             Ok(answer) => {
-                self.trouble.remove(&Source::Keys);
+                self.trouble.remove(&StorePart::Keys);
                 let owed = self.away.take().unwrap_or_default();
                 if owed.keys {
                     self.read_store();
@@ -449,7 +449,7 @@ impl Executor {
                 Input::Watched(answer)
             }
             Err(error) => {
-                self.note_trouble(Source::Keys, &error, now);
+                self.note_trouble(StorePart::Keys, &error, now);
                 if error.is_transient() {
                     self.away.get_or_insert_default();
                 } else {
@@ -597,11 +597,11 @@ impl Executor {
         self.reading_store = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             match consul.group(&layout, ReadMode::Consistent, &clock).await {
                 Ok(answer) => {
-                    let _ = done.send(Done::ReadStore(Box::new(answer.value))).await;
+                    let _ = done.send(Completed::ReadStore(Box::new(answer.value))).await;
                 }
                 Err(error) => {
                     debug!("{}: {error}", layout.group);
-                    let _ = done.send(Done::Failed(Source::Keys, error)).await;
+                    let _ = done.send(Completed::Failed(StorePart::Keys, error)).await;
                 }
             }
         })));
@@ -620,12 +620,12 @@ impl Executor {
         self.reading_rows = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             match consul.rows_of(&layout.node(), &service, &clock).await {
                 Ok(rows) => {
-                    let _ = done.send(Done::ReadRows(rows)).await;
+                    let _ = done.send(Completed::ReadRows(rows)).await;
                 }
                 // Being away is said by the watch; being denied would keep us from ever writing.
                 Err(error) => {
                     debug!("{}: {error}", layout.group);
-                    let _ = done.send(Done::Failed(Source::Rows, error)).await;
+                    let _ = done.send(Completed::Failed(StorePart::Rows, error)).await;
                 }
             }
         })));
@@ -653,7 +653,7 @@ impl Executor {
         tokio::spawn(async move {
             let outcome: Outcome = consul.txn(&write.ops, &fence).await;
             count(&outcome);
-            let _ = done.send(Done::Wrote(id, outcome)).await;
+            let _ = done.send(Completed::Wrote(id, outcome)).await;
         });
     }
 }

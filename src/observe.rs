@@ -16,7 +16,7 @@ use crate::core::situation::writer::is_of_lineage;
 use crate::dns::Names;
 use crate::instance;
 use crate::redis_link::{Link, LinkError, LinkSettings};
-use crate::sentinel::pool::{Found, SENTINELS_MAX, find};
+use crate::sentinel::pool::{FoundSentinels, SENTINELS_MAX, find};
 use crate::sentinel::query;
 
 /// One look at a group.
@@ -132,7 +132,11 @@ async fn see_servers(
 
 /// Further addresses of a name under which a Sentinel answers, which do not answer, and which no Sentinel names: they
 /// are no Sentinels.
-fn candidates(found: &Found, recorded: &BTreeSet<Address>, observed: &Observed) -> Vec<Address> {
+fn candidates(
+    found: &FoundSentinels,
+    recorded: &BTreeSet<Address>,
+    observed: &Observed,
+) -> Vec<Address> {
     let answers = |at: &Address| observed.sentinels.get(at).is_some_and(|r| r.result.is_ok());
     let groups =
         || observed.sentinels.values().filter_map(|r| r.result.as_ref().ok()?.group.as_ref());
@@ -149,7 +153,7 @@ fn candidates(found: &Found, recorded: &BTreeSet<Address>, observed: &Observed) 
 }
 
 /// Some Sentinel that was asked for knows the group, and the record knows none of those.
-fn are_strangers(observed: &Observed, found: &Found) -> bool {
+fn are_strangers(observed: &Observed, found: &FoundSentinels) -> bool {
     let Some(record) = observed.record() else { return false };
     let answers = observed.sentinels.iter().filter(|(at, _)| found.contains_key(*at));
     let mut heard = answers.filter_map(|(at, reading)| {
@@ -163,7 +167,7 @@ fn are_strangers(observed: &Observed, found: &Found) -> bool {
 struct Asker<'a> {
     config: &'a Config,
     group: &'a Policy,
-    found: &'a Found,
+    found: &'a FoundSentinels,
     clock: &'a Clock,
 }
 

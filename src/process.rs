@@ -33,7 +33,7 @@ const LISTENS: &str = "0A";
 
 /// What an instance says of its process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct NamedProcess {
     /// The `run_id`.
     pub run_id: String,
     /// `process_id`, in its own pid namespace.
@@ -44,7 +44,7 @@ pub struct Named {
 
 /// A process that is known to be the instance's.
 struct Handle {
-    named: Named,
+    named: NamedProcess,
     kind: ProofKind,
     fd: AsyncFd<OwnedFd>,
 }
@@ -65,7 +65,7 @@ pub async fn watch_process(
             Ok(Some(handle)) => {
                 retry.reset();
                 said = None;
-                let Named { run_id, pid, .. } = handle.named.clone();
+                let NamedProcess { run_id, pid, .. } = handle.named.clone();
                 let watched = ProcessState::Watched { run_id: run_id.clone(), pid };
                 if news.send((address.clone(), watched)).await.is_err() {
                     return;
@@ -118,12 +118,12 @@ async fn take(address: &Address, settings: &LinkSettings) -> Result<Option<Handl
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with one that cannot be read.
-pub async fn ask(link: &mut Link) -> Result<Named, LinkError> {
+pub async fn ask(link: &mut Link) -> Result<NamedProcess, LinkError> {
     let info = text(&link.call(&["INFO", "server"]).await?).map_err(LinkError::Unexpected)?;
     let fields = Fields::of_info(&info);
     let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u32>().ok());
     let named = || {
-        Some(Named {
+        Some(NamedProcess {
             run_id: fields.get("run_id")?.to_owned(),
             pid: number("process_id")?,
             port: number("tcp_port")?.try_into().ok()?,
@@ -136,7 +136,7 @@ pub async fn ask(link: &mut Link) -> Result<Named, LinkError> {
 ///
 /// # Errors
 /// Why not, with what to do about it.
-pub fn is_provable(named: &Named) -> Result<(), String> {
+pub fn is_provable(named: &NamedProcess) -> Result<(), String> {
     open_fd(named.pid)?;
     check(named).map(|_| ())
 }
@@ -170,8 +170,8 @@ fn elsewhere(pid: u32) -> String {
 }
 
 /// The process owns a socket that listens on its port; what its end would be known by.
-fn check(named: &Named) -> Result<ProofKind, String> {
-    let Named { pid, port, .. } = named;
+fn check(named: &NamedProcess) -> Result<ProofKind, String> {
+    let NamedProcess { pid, port, .. } = named;
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| match error.kind() {
         ErrorKind::NotFound => format!(
             "/proc does not show process {pid} (hidepid, or ProtectProc in the agent's unit): docs/packages.md"
@@ -234,10 +234,10 @@ mod tests {
     fn a_process_that_does_not_listen_there_is_not_the_instance() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (run_id, port) = ("a".to_owned(), listener.local_addr().unwrap().port());
-        let own = Named { run_id, pid: std::process::id(), port };
+        let own = NamedProcess { run_id, pid: std::process::id(), port };
         assert_eq!(is_provable(&own), Ok(()));
         // Process 1 is there, and listens on no such port.
-        let other = Named { pid: 1, ..own.clone() };
+        let other = NamedProcess { pid: 1, ..own.clone() };
         assert!(is_provable(&other).is_err());
         drop(listener);
         let why = is_provable(&own).unwrap_err();

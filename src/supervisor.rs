@@ -14,7 +14,7 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A set of tasks that live and die together.
 #[derive(Default)]
 pub struct Supervisor {
-    tasks: JoinSet<Ended>,
+    tasks: JoinSet<EndedTask>,
     stop: CancellationToken,
 }
 
@@ -22,7 +22,7 @@ pub struct Supervisor {
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A task ended by itself.
-struct Ended {
+struct EndedTask {
     name: &'static str,
     was_told: bool,
 }
@@ -65,7 +65,7 @@ impl Supervisor {
         let task = self.tasks.spawn(async move {
             let _gone = gone;
             task.await;
-            Ended { name, was_told: told.is_cancelled() }
+            EndedTask { name, was_told: told.is_cancelled() }
         });
         TaskHandle { stop, ended, task }
     }

@@ -17,7 +17,7 @@ use crate::known::view::View;
 use crate::published::projection::Layout;
 use crate::published::publication::{Verdict, verdict};
 use crate::published::record::Level;
-use crate::published::write::{Next, Wanted, claimed, taken, write};
+use crate::published::write::{Next, WantedWrite, claimed, taken, write};
 use crate::shown::reasons::{NotPromotedAgain, Reason};
 use crate::situation::data_loss::replace;
 use crate::situation::election::copies;
@@ -93,9 +93,9 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     };
     let (mut wanted, mut sound) = (None, false);
     match write(view, layout, &verdict, &next) {
-        Ok(Wanted::Write(write)) => wanted = Some(write),
-        Ok(Wanted::Sound) => sound = true,
-        Ok(Wanted::Nothing) => {}
+        Ok(WantedWrite::Write(write)) => wanted = Some(write),
+        Ok(WantedWrite::Sound) => sound = true,
+        Ok(WantedWrite::Nothing) => {}
         Err(reason) => reasons.push(*reason),
     }
     let write = wanted.filter(|write| {

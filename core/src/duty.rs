@@ -95,9 +95,9 @@ pub struct Duties {
 
 /// What every rule wants of the instances, by instance, in the order of [`Duty`].
 #[derive(Default)]
-struct Wanted(BTreeMap<Address, Vec<Duty>>);
+struct WantedDuties(BTreeMap<Address, Vec<Duty>>);
 
-impl Wanted {
+impl WantedDuties {
     fn add(&mut self, instance: &Address, duty: Duty) {
         self.0.entry(instance.clone()).or_default().push(duty);
     }
@@ -105,7 +105,7 @@ impl Wanted {
 
 /// What is to be done to each instance.
 pub fn duties(view: &View<'_>, situation: &Situation) -> Duties {
-    let mut wanted = Wanted::default();
+    let mut wanted = WantedDuties::default();
     let due = |promote: &&Promote| view.memory.commanded_long_ago(&promote.instance, view.now);
     if let Some(promote) = situation.promotes().filter(due) {
         wanted.add(&promote.instance, Duty::Promote(promote.clone()));

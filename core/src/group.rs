@@ -14,7 +14,7 @@ pub use self::flight::{
     FOLLOW_UP_WITHIN_MS, FORGET_WITHIN_MS, REFUSED_PAUSE_MS, REPLACE_WITHIN_MS, WRITE_ANSWER_MAX_MS,
 };
 pub use self::narrate::OBSTACLE_SAID_AFTER_MS;
-use self::narrate::{Noted, Obstacles, change_line, say};
+use self::narrate::{Obstacles, OpenProblems, change_line, say};
 pub use self::pace::{AUDIT_MS, CHASE_MS, TICK_MS, TICK_URGENT_MS, URGENT_FOR_MS};
 use crate::decide::{Decision, decide};
 use crate::duty::action::{Action, Promote, Write};
@@ -31,7 +31,7 @@ use crate::known::observed::{
     Death, InstanceAnswer, Observed, ProcessState, ProofKind, Reading, RowsAnswer, SentinelAnswer,
     StoreAnswer, StoredState,
 };
-use crate::known::view::{Found, View};
+use crate::known::view::{Derived, View};
 use crate::policy::{ANSWER_AGE_MAX_MS, DEATH_KNOWN_MS, HOLD_MS, Policy};
 use crate::published::projection::{Layout, Op};
 use crate::published::record::{Change, Record};
@@ -254,7 +254,7 @@ pub struct GroupLoop {
     obstacles: Obstacles,
     /// What has been said that still is so.
     standing: BTreeSet<(ProblemCode, Address)>,
-    noted: Noted,
+    noted: OpenProblems,
     /// The death of which it was said why no failover is asked for at once.
     not_fast: Option<(Address, u32)>,
     decision: Option<Decision>,
@@ -293,7 +293,7 @@ impl GroupLoop {
             woke: Mono(0),
             obstacles: Obstacles::default(),
             standing: BTreeSet::new(),
-            noted: Noted::default(),
+            noted: OpenProblems::default(),
             not_fast: None,
             decision: None,
         }
@@ -483,7 +483,7 @@ impl GroupLoop {
     }
 
     /// Folds what is known into what is remembered; what was found in the readings meanwhile.
-    fn remember(&mut self, now: Now, out: &mut Vec<Output>) -> (Tally, Found) {
+    fn remember(&mut self, now: Now, out: &mut Vec<Output>) -> (Tally, Derived) {
         let before = self.memory.generation.map(|(generation, _)| generation);
         self.memory.see_generation(&self.observed, now);
         let after = self.memory.generation.map(|(generation, _)| generation);
@@ -531,7 +531,7 @@ impl GroupLoop {
     }
 
     /// Decides, and turns the decision into outputs.
-    fn act(&mut self, found: (Tally, Found), now: Now, out: &mut Vec<Output>) {
+    fn act(&mut self, found: (Tally, Derived), now: Now, out: &mut Vec<Output>) {
         let view = View::with(&self.policy, &self.memory, &self.observed, now, found);
         let decision = decide(&view, &self.layout);
         let standing = standing(&view);

@@ -154,3 +154,29 @@ fn a_circle_is_found() {
     let left = circles(BTreeMap::from(all));
     assert_eq!(left.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
 }
+
+/// A name of a type means one thing. These two are one thing in two forms: what Consul holds, and what other programs are
+/// given of it.
+const TWO_FORMS: [&str; 1] = ["Writer"];
+
+#[test]
+fn no_two_types_have_one_name() {
+    let mut found: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for path in [root().join("src"), root().join("../src")].iter().flat_map(|dir| sources(dir)) {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        for line in code.lines() {
+            let words = line.trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+            let words = words.trim_start_matches("pub(super) ");
+            let kinds = ["struct ", "enum ", "trait ", "type "];
+            let Some(name) = kinds.iter().find_map(|kind| words.strip_prefix(kind)) else {
+                continue;
+            };
+            let name = name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            found.entry(name.to_owned()).or_default().push(path.clone());
+        }
+    }
+    assert!(found.len() > 300, "only {} types: what is read?", found.len());
+    found.retain(|name, at| at.len() > 1 && !TWO_FORMS.contains(&name.as_str()));
+    assert!(found.is_empty(), "{found:#?}");
+}

@@ -77,14 +77,14 @@ struct GroupPart {
 
 /// What a reload changed, and what waits for a restart.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct ReloadChanges {
     /// The parts that are in force now.
     done: Vec<String>,
     /// Keys that wait until the agent is started again.
     waiting: Vec<&'static str>,
 }
 
-impl Changes {
+impl ReloadChanges {
     /// Logs what was changed and what waits for a restart.
     pub fn say(&self) {
         match self.done.as_slice() {
@@ -202,8 +202,8 @@ impl AgentTasks {
     ///
     /// # Errors
     /// A [`Failure`]: everything is as it was.
-    pub async fn apply_config(&mut self, next: Config) -> Result<Changes, Failure> {
-        let mut changes = Changes { done: Vec::new(), waiting: next.waiting.clone() };
+    pub async fn apply_config(&mut self, next: Config) -> Result<ReloadChanges, Failure> {
+        let mut changes = ReloadChanges { done: Vec::new(), waiting: next.waiting.clone() };
         let renderer = Renderer::new(&next, self.consul.clone(), self.clock)?;
         // Certificates are read now: they may have changed by the time that the way is taken.
         let way = Consul::prepare(&next.consul)?;
@@ -239,7 +239,7 @@ impl AgentTasks {
     }
 
     /// This host's servers leave the Consul that they were registered on, if it is another one now.
-    async fn turn_consul(&mut self, way: Prepared, before: &Config, changes: &mut Changes) {
+    async fn turn_consul(&mut self, way: Prepared, before: &Config, changes: &mut ReloadChanges) {
         let elsewhere = before.consul != self.config.consul;
         if elsewhere && let Some(registrar) = self.registrar.take() {
             registrar.end().await;
@@ -252,7 +252,7 @@ impl AgentTasks {
         }
     }
 
-    async fn turn_http(&mut self, before: &Config, changes: &mut Changes) {
+    async fn turn_http(&mut self, before: &Config, changes: &mut ReloadChanges) {
         if before.http == self.config.http {
             return;
         }
@@ -266,7 +266,7 @@ impl AgentTasks {
 
     /// Starts groups that are new, ends those that are gone, and passes the changes to the others. A group that is
     /// published as another service begins anew.
-    async fn turn_groups(&mut self, before: &Config, changes: &mut Changes) {
+    async fn turn_groups(&mut self, before: &Config, changes: &mut ReloadChanges) {
         let wanted: BTreeMap<GroupName, GroupConfig> =
             self.config.groups.iter().map(|g| (g.policy.group.clone(), g.clone())).collect();
         let is_over = |group: &GroupName, part: &GroupPart| {

@@ -27,9 +27,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the agent beside this command told of all its groups.
 #[derive(Debug, Default)]
-pub struct Beside(Option<(String, Result<Vec<Value>, String>)>);
+pub struct AgentBeside(Option<(String, Result<Vec<Value>, String>)>);
 
-impl Beside {
+impl AgentBeside {
     /// Asks the agent, where the config says how.
     pub async fn ask(config: &Config) -> Self {
         let Some(http) = config.http.as_ref().filter(|http| http.listen.port() != 0) else {
@@ -214,7 +214,7 @@ mod tests {
     const URL: &str = "http://127.0.0.1:9121/status.json";
 
     fn told(group: &Value) -> String {
-        let beside = Beside(Some((URL.to_owned(), Ok(vec![group.clone()]))));
+        let beside = AgentBeside(Some((URL.to_owned(), Ok(vec![group.clone()]))));
         describe(&beside.of(&"redis".parse().unwrap()).unwrap())
     }
 

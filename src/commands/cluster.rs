@@ -17,7 +17,7 @@ use crate::exit::{Exit, Failure};
 
 /// A cluster, as `cluster --json` prints it.
 #[derive(Debug, Serialize)]
-struct Shown<'a> {
+struct ShownCluster<'a> {
     /// Every slot is served, and every node can take requests.
     whole: bool,
     /// Slots whose owner can take requests.
@@ -89,9 +89,9 @@ pub async fn run(config: Config, args: &ClusterArgs) -> Result<Exit, Failure> {
     Ok(code)
 }
 
-fn shown(judged: &Result<Judgement, NoVoters>) -> Shown<'_> {
+fn shown(judged: &Result<Judgement, NoVoters>) -> ShownCluster<'_> {
     let Ok(judged) = judged else {
-        return Shown {
+        return ShownCluster {
             whole: false,
             slots_served: 0,
             voters: 0,
@@ -120,7 +120,7 @@ fn shown(judged: &Result<Judgement, NoVoters>) -> Shown<'_> {
         why_not: why_not(node),
         migrating: node.migrating,
     });
-    Shown {
+    ShownCluster {
         whole: judged.is_whole(),
         slots_served: judged.served(),
         voters: judged.voters.len(),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::beside::{self, Beside};
+use super::beside::{self, AgentBeside};
 use super::status::groups;
 use super::terminal::{self, Progress, Style};
 use crate::cli::DoctorArgs;
@@ -75,7 +75,7 @@ pub async fn report(
         all.push(Examined { group: name, findings, known_by_agent: None });
     }
     if away.is_some() {
-        let beside = Beside::ask(config).await;
+        let beside = AgentBeside::ask(config).await;
         all.iter_mut().for_each(|one| one.known_by_agent = beside.of(&one.group));
     }
     if let (Some(wanted), true) = (wanted, all.is_empty()) {

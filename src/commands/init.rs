@@ -88,13 +88,13 @@ pub async fn run(config: Config, common: &Common, args: &InitArgs) -> Result<(),
 }
 
 /// One Sentinel that answers.
-struct Seen {
+struct SentinelSeen {
     at: Address,
     name: Option<String>,
     groups: Vec<GroupName>,
 }
 
-impl Seen {
+impl SentinelSeen {
     async fn open(config: &Config, at: &Address, name: Option<&str>) -> Result<Link, LinkError> {
         Link::open(at, &config.sentinel_login.clone().expecting(name)).await
     }
@@ -109,7 +109,7 @@ impl Seen {
 }
 
 /// What each Sentinel that answers knows. That one does not answer is said, and no reason to stop.
-async fn look(config: &Config, listed: &[Address]) -> Result<Vec<Seen>, Failure> {
+async fn look(config: &Config, listed: &[Address]) -> Result<Vec<SentinelSeen>, Failure> {
     let _progress = Progress::new("asking the Sentinels");
     let names = Names::new(config.resolver);
     let consul = Consul::new(&config.consul)?;
@@ -121,11 +121,11 @@ async fn look(config: &Config, listed: &[Address]) -> Result<Vec<Seen>, Failure>
     let mut all = Vec::new();
     for (at, name) in found {
         let asked = async {
-            let mut link = Seen::open(config, &at, name.as_deref()).await?;
+            let mut link = SentinelSeen::open(config, &at, name.as_deref()).await?;
             query::groups(&mut link).await
         };
         match asked.await {
-            Ok(groups) => all.push(Seen { at, name, groups }),
+            Ok(groups) => all.push(SentinelSeen { at, name, groups }),
             Err(error) => eprintln!("warning: Sentinel {at} does not answer: {error}"),
         }
     }
@@ -133,7 +133,7 @@ async fn look(config: &Config, listed: &[Address]) -> Result<Vec<Seen>, Failure>
 }
 
 /// The only group that the Sentinels know.
-fn the_group(found: &[Seen]) -> Result<GroupName, Failure> {
+fn the_group(found: &[SentinelSeen]) -> Result<GroupName, Failure> {
     let mut groups: Vec<&GroupName> = found.iter().flat_map(|seen| &seen.groups).collect();
     groups.sort();
     groups.dedup();

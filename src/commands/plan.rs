@@ -33,13 +33,13 @@ struct Planned {
     notes: Vec<String>,
     /// What is not done, and why not.
     not_done: Vec<String>,
-    actions: Vec<Todo>,
+    actions: Vec<PlannedAction>,
 }
 
 /// One action, in the form of `plan --json`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "action", rename_all = "lowercase")]
-enum Todo {
+enum PlannedAction {
     /// One transaction in Consul, and what is done once it is written.
     Write {
         purpose: &'static str,
@@ -112,12 +112,12 @@ fn plan(group: &GroupConfig, look: Look, clock: &Clock) -> Planned {
         group: group.policy.group.clone(),
         notes: look.failures,
         not_done: decision.said(),
-        actions: decision.actions().into_iter().map(Todo::from).collect(),
+        actions: decision.actions().into_iter().map(PlannedAction::from).collect(),
         summary: decision.summary,
     }
 }
 
-impl From<Action> for Todo {
+impl From<Action> for PlannedAction {
     fn from(action: Action) -> Self {
         match action {
             Action::Write(write) => Self::Write {
@@ -176,9 +176,9 @@ fn describe(planned: &Planned) -> String {
     text
 }
 
-fn todo(todo: &Todo) -> String {
+fn todo(todo: &PlannedAction) -> String {
     match todo {
-        Todo::Write { purpose, operations, forget, replace } => {
+        PlannedAction::Write { purpose, operations, forget, replace } => {
             let mut text = format!("  {purpose}: one transaction in Consul\n");
             for op in operations {
                 text.push_str(&format!("    {}\n", operation(op)));
@@ -195,20 +195,20 @@ fn todo(todo: &Todo) -> String {
             }
             text
         }
-        Todo::Hold { instance, for_ms, why } => {
+        PlannedAction::Hold { instance, for_ms, why } => {
             format!("  hold writes on {instance} for {for_ms} ms: {why}\n")
         }
-        Todo::Detach { instance, from } => {
+        PlannedAction::Detach { instance, from } => {
             format!("  detach {instance}, so that it does not copy {from}, which has no data\n")
         }
-        Todo::Promote { instance } => format!("  make {instance} a primary\n"),
-        Todo::Fence { instance, follow } => {
+        PlannedAction::Promote { instance } => format!("  make {instance} a primary\n"),
+        PlannedAction::Fence { instance, follow } => {
             format!("  turn {instance} into a replica of {follow}\n")
         }
-        Todo::Relay { sentinel, leader, epoch, primary } => format!(
+        PlannedAction::Relay { sentinel, leader, epoch, primary } => format!(
             "  tell Sentinel {sentinel} that {leader} was elected at epoch {epoch} and made {primary} the primary\n"
         ),
-        Todo::Reconfigure { sentinel, why, primary, settings } => format!(
+        PlannedAction::Reconfigure { sentinel, why, primary, settings } => format!(
             "  reconfigure Sentinel {sentinel} ({why}): the primary is {primary}, quorum {}\n",
             settings.quorum
         ),
@@ -363,7 +363,7 @@ mod tests {
             summary: "redis: unknown".to_owned(),
             notes: vec!["no name leads anywhere".to_owned()],
             not_done: vec!["not wanted".to_owned()],
-            actions: actions().into_iter().map(Todo::from).collect(),
+            actions: actions().into_iter().map(PlannedAction::from).collect(),
         }
     }
 

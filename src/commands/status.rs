@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::beside::{self, Beside};
+use super::beside::{self, AgentBeside};
 use super::history::or_none;
 use super::terminal::{self, Style, age, columns};
 use crate::cli::StatusArgs;
@@ -124,7 +124,7 @@ impl Looker {
             all.push(status);
         }
         if self.is_away() {
-            let beside = Beside::ask(config).await;
+            let beside = AgentBeside::ask(config).await;
             all.iter_mut().for_each(|status| status.known_by_agent = beside.of(&status.group));
         }
         Ok(all)

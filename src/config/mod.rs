@@ -15,7 +15,7 @@ pub use self::error::ConfigError;
 pub use self::types::*;
 use crate::cli::Common;
 use resolver::Resolver;
-use source::Source;
+use source::ConfigText;
 
 /// The config file of every command where neither `--config` nor `CONSUL_REDIS_CONFIG` names one, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/consul-redis/consul-redis.toml";
@@ -56,8 +56,8 @@ fn resolve_for(
     running: Option<&Config>,
 ) -> Result<Config, ConfigError> {
     let source = match &common.config {
-        Some(path) => Source::read(path)?,
-        None => Source { path: PathBuf::from("(no config file)"), text: String::new() },
+        Some(path) => ConfigText::read(path)?,
+        None => ConfigText { path: PathBuf::from("(no config file)"), text: String::new() },
     };
     Resolver { common, env, file: source.parse()?, source, running }.config()
 }

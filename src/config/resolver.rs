@@ -13,7 +13,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::file::{File, LogFormat};
-use super::source::Source;
+use super::source::ConfigText;
 use super::{Config, ConfigError, Env, LocalSentinel, SentinelSources};
 use crate::cli::Common;
 use crate::redis_link::LinkSettings;
@@ -31,7 +31,7 @@ pub struct Resolver<'a> {
     /// The config file.
     pub file: File,
     /// Its text.
-    pub source: Source,
+    pub source: ConfigText,
     /// What runs already.
     pub running: Option<&'a Config>,
 }

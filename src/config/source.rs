@@ -11,14 +11,14 @@ use super::file::File;
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// The file, or nothing at all.
-pub struct Source {
+pub struct ConfigText {
     /// Where it is.
     pub path: PathBuf,
     /// What is in it.
     pub text: String,
 }
 
-impl Source {
+impl ConfigText {
     /// Reads a file. Fails with its path when it cannot be read.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };

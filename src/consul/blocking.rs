@@ -36,7 +36,7 @@ pub struct BlockingQuery {
     wait: Duration,
     /// The index of the last answer; 0: the next one comes at once.
     index: u64,
-    pace: Pace,
+    pace: AnswerPace,
     refused: Retry,
     again: Option<Again>,
     /// After how long the last query was ended that was ended before its time.
@@ -66,7 +66,7 @@ impl BlockingQuery {
             query,
             wait,
             index: 0,
-            pace: Pace::new(ANSWER_GAP, ANSWER_BURST),
+            pace: AnswerPace::new(ANSWER_GAP, ANSWER_BURST),
             refused: Retry::between(REFUSED_PAUSE.0, REFUSED_PAUSE.1),
             again: None,
             cut: None,
@@ -76,7 +76,7 @@ impl BlockingQuery {
     /// The same with no two answers closer together than `gap`.
     #[must_use]
     pub fn paced(mut self, gap: Duration) -> Self {
-        self.pace = Pace::new(gap, 1);
+        self.pace = AnswerPace::new(gap, 1);
         self
     }
 
@@ -175,14 +175,14 @@ fn is_cut(answer: &Result<Response, ConsulError>) -> bool {
 
 /// How fast answers may follow one another: `burst` at once, and then one in each `gap`.
 #[derive(Debug)]
-struct Pace {
+struct AnswerPace {
     gap: Duration,
     burst: u32,
     /// When all of the burst may come again.
     full: Instant,
 }
 
-impl Pace {
+impl AnswerPace {
     fn new(gap: Duration, burst: u32) -> Self {
         Self { gap, burst, full: Instant::now() }
     }
@@ -338,7 +338,7 @@ mod tests {
     async fn the_pace_is_a_burst_and_then_even() {
         let start = Instant::now();
         let ms = |ms: u64| start + Duration::from_millis(ms);
-        let mut pace = Pace { gap: Duration::from_millis(20), burst: 3, full: start };
+        let mut pace = AnswerPace { gap: Duration::from_millis(20), burst: 3, full: start };
         for _ in 0..3 {
             assert!(pace.due() <= start, "{:?}", pace.due() - start);
             pace.answered(start);

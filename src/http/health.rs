@@ -15,7 +15,7 @@ const ANY: &str = "any";
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum HealthQuestion {
     /// It is the writer.
     Primary,
     /// It is a replica in sync.
@@ -40,17 +40,17 @@ pub struct Ask {
 pub type Groups = BTreeMap<GroupName, (Shown, Vec<Address>)>;
 
 /// The answer and a line about it.
-pub fn answer(wanted: Wanted, ask: &Ask, groups: &Groups) -> (StatusCode, String) {
+pub fn answer(wanted: HealthQuestion, ask: &Ask, groups: &Groups) -> (StatusCode, String) {
     match find(ask, groups) {
         Ok((status, instance)) => judge(wanted, ask, &status, instance.as_ref()),
         Err((code, why)) => (code, format!("{why}\n")),
     }
 }
 
-type Found = (GroupStatus, Option<Address>);
+type AskedGroup = (GroupStatus, Option<Address>);
 
 /// The group, and the instance unless it is any.
-fn find(ask: &Ask, groups: &Groups) -> Result<Found, (StatusCode, String)> {
+fn find(ask: &Ask, groups: &Groups) -> Result<AskedGroup, (StatusCode, String)> {
     let unclear = |why: &str| (StatusCode::BAD_REQUEST, why.to_owned());
     let (shown, local) = match &ask.group {
         Some(name) => {
@@ -77,15 +77,15 @@ fn find(ask: &Ask, groups: &Groups) -> Result<Found, (StatusCode, String)> {
 }
 
 fn judge(
-    wanted: Wanted,
+    wanted: HealthQuestion,
     ask: &Ask,
     status: &GroupStatus,
     instance: Option<&Address>,
 ) -> (StatusCode, String) {
     let is = |found: &&InstanceStatus| match wanted {
-        Wanted::Primary => found.serves == Some(PublishedRole::Primary),
-        Wanted::Replica => found.serves == Some(PublishedRole::Replica),
-        Wanted::Health => found.ready,
+        HealthQuestion::Primary => found.serves == Some(PublishedRole::Primary),
+        HealthQuestion::Replica => found.serves == Some(PublishedRole::Replica),
+        HealthQuestion::Health => found.ready,
     };
     let asked = |found: &&InstanceStatus| instance.is_none_or(|i| i == &found.address);
     let right = ask.generation.is_none_or(|generation| generation == status.generation);

@@ -33,7 +33,7 @@ use crate::secret::SecretSource;
 use crate::snapshot::Snapshot;
 use guard::authorised;
 pub use health::Groups;
-use health::{Ask, Wanted};
+use health::{Ask, HealthQuestion};
 pub use page::STREAMS_MAX;
 use tls::{Certificates, Peer, TlsListener};
 
@@ -113,9 +113,9 @@ impl HttpServer {
         let open = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
-            .route("/primary", role(Wanted::Primary))
-            .route("/replica", role(Wanted::Replica))
-            .route("/health", role(Wanted::Health));
+            .route("/primary", role(HealthQuestion::Primary))
+            .route("/replica", role(HealthQuestion::Replica))
+            .route("/health", role(HealthQuestion::Health));
         let closed = Router::new()
             .route("/metrics", get(show_metrics))
             .layer(from_fn_with_state(site.clone(), authorised));
@@ -242,7 +242,7 @@ async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
 }
 
 /// Load balancers ask with GET, HEAD or OPTIONS.
-fn role(wanted: Wanted) -> MethodRouter<Arc<Site>> {
+fn role(wanted: HealthQuestion) -> MethodRouter<Arc<Site>> {
     let answer = move |State(site): State<Arc<Site>>, Query(ask): Query<Ask>| async move {
         health::answer(wanted, &ask, &site.groups.borrow())
     };

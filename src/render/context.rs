@@ -11,10 +11,10 @@ use crate::core::published::record::{PublishedRole, Record};
 
 /// What is known of every group that templates see.
 #[derive(Debug, Clone)]
-pub struct GroupRecords(BTreeMap<GroupName, Known>);
+pub struct GroupRecords(BTreeMap<GroupName, KnownRecord>);
 
 #[derive(Debug, Clone)]
-enum Known {
+enum KnownRecord {
     /// It was not read yet, or there is nothing to read: why.
     Nothing(String),
     /// What was read last.
@@ -90,15 +90,15 @@ pub struct InstanceValue {
 impl GroupRecords {
     /// Nothing is known of these groups yet.
     pub fn new(groups: impl IntoIterator<Item = GroupName>) -> Self {
-        let nothing = || Known::Nothing("Consul has not been read yet".to_owned());
+        let nothing = || KnownRecord::Nothing("Consul has not been read yet".to_owned());
         Self(groups.into_iter().map(|group| (group, nothing())).collect())
     }
 
     /// The generation that was read last.
     pub fn generation(&self, group: &GroupName) -> Option<u64> {
         match self.0.get(group)? {
-            Known::Nothing(_) => None,
-            Known::Read { latest, .. } => Some(latest.generation),
+            KnownRecord::Nothing(_) => None,
+            KnownRecord::Read { latest, .. } => Some(latest.generation),
         }
     }
 
@@ -107,12 +107,12 @@ impl GroupRecords {
         let Some(known) = self.0.get_mut(group) else { return false };
         let record = Arc::new(record);
         let before = match known {
-            Known::Read { latest, .. } if **latest == *record => return false,
-            Known::Read { with_writer, .. } => with_writer.clone(),
-            Known::Nothing(_) => None,
+            KnownRecord::Read { latest, .. } if **latest == *record => return false,
+            KnownRecord::Read { with_writer, .. } => with_writer.clone(),
+            KnownRecord::Nothing(_) => None,
         };
         let with_writer = if record.writer.is_some() { Some(record.clone()) } else { before };
-        *known = Known::Read { latest: record, with_writer };
+        *known = KnownRecord::Read { latest: record, with_writer };
         true
     }
 
@@ -120,7 +120,7 @@ impl GroupRecords {
     /// is news.
     pub fn miss(&mut self, group: &GroupName, why: &str) -> bool {
         match self.0.get_mut(group) {
-            Some(Known::Nothing(before)) if before != why => {
+            Some(KnownRecord::Nothing(before)) if before != why => {
                 *before = why.to_owned();
                 true
             }
@@ -133,12 +133,12 @@ impl GroupRecords {
     /// # Errors
     /// [`Missing`]: the first group that nothing is known of; or that never had a writer, where it must have one.
     pub fn context(&self, on_no_writer: OnNoWriter) -> Result<Context, Missing> {
-        let shown = |(group, known): (&GroupName, &Known)| {
+        let shown = |(group, known): (&GroupName, &KnownRecord)| {
             let missing = |why: String| Missing { group: group.clone(), why };
             let record = match (known, on_no_writer) {
-                (Known::Nothing(why), _) => return Err(missing(why.clone())),
-                (Known::Read { latest, .. }, OnNoWriter::Render) => latest,
-                (Known::Read { latest, with_writer }, OnNoWriter::Keep) => with_writer
+                (KnownRecord::Nothing(why), _) => return Err(missing(why.clone())),
+                (KnownRecord::Read { latest, .. }, OnNoWriter::Render) => latest,
+                (KnownRecord::Read { latest, with_writer }, OnNoWriter::Keep) => with_writer
                     .as_ref()
                     .ok_or_else(|| missing(format!("there is no writer: {}", latest.why)))?,
             };

@@ -28,7 +28,7 @@ pub struct Destination {
 
 /// The new file, beside the old one.
 #[derive(Debug)]
-pub struct Candidate {
+pub struct NewFile {
     file: NamedTempFile,
     at: Destination,
 }
@@ -70,7 +70,7 @@ impl Destination {
     ///
     /// # Errors
     /// When that cannot be done; nothing is left behind.
-    pub fn prepare(&self, text: &str) -> io::Result<Candidate> {
+    pub fn prepare(&self, text: &str) -> io::Result<NewFile> {
         // A link stays a link: what it leads to is replaced.
         let path = match fs::canonicalize(&self.path) {
             Ok(path) => path,
@@ -97,7 +97,7 @@ impl Destination {
         // After the owner, for a change of owner takes some permissions away.
         file.as_file().set_permissions(Permissions::from_mode(mode))?;
         file.as_file().sync_all()?;
-        Ok(Candidate { file, at })
+        Ok(NewFile { file, at })
     }
 
     /// A command is due for the file as it is: it was put in place, and the command has not run since.
@@ -143,7 +143,7 @@ impl Destination {
     }
 }
 
-impl Candidate {
+impl NewFile {
     /// The path of the file that is rendered.
     pub fn path(&self) -> &Path {
         self.file.path()

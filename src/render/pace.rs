@@ -12,9 +12,9 @@ const BURST_WINDOW: Duration = Duration::from_secs(10);
 
 /// When a file was last changed.
 #[derive(Debug, Default)]
-pub struct Pace(VecDeque<Instant>);
+pub struct ChangePace(VecDeque<Instant>);
 
-impl Pace {
+impl ChangePace {
     /// Notes a change.
     pub fn changed(&mut self, at: Instant) {
         if self.0.len() == BURST_MAX {
@@ -37,7 +37,7 @@ mod tests {
     async fn the_first_changes_come_at_once_and_the_rest_in_turn() {
         let start = Instant::now();
         let ms = |ms: u64| start + Duration::from_millis(ms);
-        let mut pace = Pace::default();
+        let mut pace = ChangePace::default();
         for at in 0..5 {
             assert_eq!(pace.next(), None);
             pace.changed(ms(at * 100));

@@ -18,7 +18,7 @@ use super::command;
 use super::context::{Context, GroupRecords, Missing};
 use super::engine;
 use super::file::Destination;
-use super::pace::Pace;
+use super::pace::ChangePace;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::template::{FILE_PLACEHOLDER, TemplateConfig};
@@ -66,7 +66,7 @@ struct Template {
 
 /// What came of a rendering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Done {
+enum RenderOutcome {
     /// Everything was as it should be.
     Nothing,
     /// The file was replaced.
@@ -149,8 +149,10 @@ impl Renderer {
                 Err(missing) => Err(format!("{} stays as it is: {missing}", template.shown())),
             };
             match done {
-                Ok(Done::Nothing) => info!("{} is up to date", template.shown()),
-                Ok(Done::Replaced | Done::Notified) => info!("{} is rendered", template.shown()),
+                Ok(RenderOutcome::Nothing) => info!("{} is up to date", template.shown()),
+                Ok(RenderOutcome::Replaced | RenderOutcome::Notified) => {
+                    info!("{} is rendered", template.shown())
+                }
                 Err(what) => failed.push(what),
             }
         }
@@ -233,7 +235,7 @@ async fn keep_rendered(
     say: impl Fn(Result<(), String>),
 ) {
     let mut retry = Retry::between(RETRY_PAUSE.0, RETRY_PAUSE.1);
-    let mut pace = Pace::default();
+    let mut pace = ChangePace::default();
     let mut again: Option<Instant> = None;
     let mut waits_for: Option<Missing> = None;
     loop {
@@ -267,10 +269,10 @@ async fn keep_rendered(
         waits_for = None;
         match template.bring_about(context).await {
             Ok(done) => {
-                if done == Done::Replaced {
+                if done == RenderOutcome::Replaced {
                     pace.changed(Instant::now());
                 }
-                if done != Done::Nothing || again.is_some() {
+                if done != RenderOutcome::Nothing || again.is_some() {
                     info!("{} is rendered", template.shown());
                 }
                 say(Ok(()));
@@ -289,7 +291,7 @@ async fn keep_rendered(
 
 impl Template {
     /// Makes the file what `context` says, and has its command take notice.
-    async fn bring_about(&self, context: Context) -> Result<Done, String> {
+    async fn bring_about(&self, context: Context) -> Result<RenderOutcome, String> {
         let (of_file, wanted) = (self.clone(), context);
         let prepared = blocking(move || {
             let text = of_file.render(&wanted)?;
@@ -300,9 +302,9 @@ impl Template {
         });
         let (candidate, pending) = prepared.await?;
         let done = match (&candidate, &self.config.command) {
-            (Some(_), _) => Done::Replaced,
-            (None, Some(_)) if pending => Done::Notified,
-            (None, _) => return Ok(Done::Nothing),
+            (Some(_), _) => RenderOutcome::Replaced,
+            (None, Some(_)) if pending => RenderOutcome::Notified,
+            (None, _) => return Ok(RenderOutcome::Nothing),
         };
         if let Some(candidate) = candidate {
             if let Some(check) = &self.config.check {

@@ -29,15 +29,15 @@ const REFRESH_UNTIL_FOUND: Duration = Duration::from_secs(1);
 const REPORTS_MAX: usize = 1_024;
 
 /// Sentinels, and the name under which each was listed: what its TLS certificate is made out to.
-pub type Found = BTreeMap<Address, Option<String>>;
+pub type FoundSentinels = BTreeMap<Address, Option<String>>;
 
 /// The Sentinels that the sources give now, and what went wrong.
 pub async fn find(
     sources: &SentinelSources,
     names: &Names,
     consul: &Consul,
-) -> (Found, Vec<String>) {
-    let (mut found, mut failures) = (Found::new(), Vec::new());
+) -> (FoundSentinels, Vec<String>) {
+    let (mut found, mut failures) = (FoundSentinels::new(), Vec::new());
     let lookups = sources.listed.iter().map(|listed| async {
         (listed.ip().is_none().then(|| listed.host().to_owned()), names.addresses(listed).await)
     });
@@ -133,7 +133,7 @@ impl Pool {
     fn look_up_regularly(
         &self,
         watched: &Watched,
-    ) -> (mpsc::Receiver<(Found, Vec<String>)>, AbortOnDropHandle<()>) {
+    ) -> (mpsc::Receiver<(FoundSentinels, Vec<String>)>, AbortOnDropHandle<()>) {
         let (send, receive) = mpsc::channel(1);
         let (sources, names, consul) =
             (watched.sources.clone(), watched.names.clone(), self.consul.clone());
@@ -271,7 +271,11 @@ impl Pool {
                 let consul = self.consul.clone();
                 let watching =
                     watch_sentinel(address, name.clone(), settings, orders, consul, report);
-                Watcher { name, handle, _task: AbortOnDropHandle::new(tokio::spawn(watching)) }
+                KnownSentinel {
+                    name,
+                    handle,
+                    _task: AbortOnDropHandle::new(tokio::spawn(watching)),
+                }
             });
         }
         let watchers = &state.watchers;
@@ -287,7 +291,7 @@ impl Pool {
     }
 }
 
-fn note(found: Found, failures: Vec<String>, state: &mut PoolState) {
+fn note(found: FoundSentinels, failures: Vec<String>, state: &mut PoolState) {
     if failures.is_empty() {
         state.found = found;
     } else {
@@ -303,7 +307,7 @@ fn note(found: Found, failures: Vec<String>, state: &mut PoolState) {
 }
 
 /// One Sentinel's watcher.
-struct Watcher {
+struct KnownSentinel {
     /// The name that it was listed under.
     name: Option<String>,
     handle: SentinelHandle,
@@ -312,10 +316,10 @@ struct Watcher {
 
 #[derive(Default)]
 struct PoolState {
-    found: Found,
+    found: FoundSentinels,
     named: BTreeMap<Address, Instant>,
     ids: BTreeMap<Address, crate::core::known::observed::SentinelId>,
-    watchers: BTreeMap<Address, Watcher>,
+    watchers: BTreeMap<Address, KnownSentinel>,
     /// Those of whom the groups hear nothing.
     quiet: BTreeSet<Address>,
     said_failures: Vec<String>,
@@ -394,7 +398,7 @@ mod tests {
         assert_eq!(state.ids, BTreeMap::new());
         let (handle, _orders) = SentinelHandle::new();
         let _task = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
-        state.watchers.insert(sentinel.clone(), Watcher { name: None, handle, _task });
+        state.watchers.insert(sentinel.clone(), KnownSentinel { name: None, handle, _task });
         pool.pass_on(answer(), &watched, &mut state).await;
         assert!(matches!(hears.try_recv(), Ok(PoolReport::Answered(from, _)) if from == sentinel));
     }

@@ -27,7 +27,7 @@ pub const NOT_SAVED: &str = "Failed to save config file";
 
 /// What a Sentinel was told, and has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
+pub struct Reconfigured {
     /// The settings that were sent.
     pub set: Vec<(&'static str, u64)>,
     /// It has it in its config file, as far as it says.
@@ -186,7 +186,7 @@ pub async fn reconfigure(
     group: &GroupName,
     reconfigure: &Reconfigure,
     auth: &[(&str, String)],
-) -> Result<Option<Done>, LinkError> {
+) -> Result<Option<Reconfigured>, LinkError> {
     let now = ask(link, id, group).await?;
     if !still_differs(reconfigure, &now) {
         return Ok(None);
@@ -213,7 +213,7 @@ pub async fn reconfigure(
         commands.cmd("SENTINEL").arg("SET").arg(name).arg(*option).arg(*value);
     }
     let saved = all_done(link, &commands).await?;
-    Ok(Some(Done { set, saved }))
+    Ok(Some(Reconfigured { set, saved }))
 }
 
 /// What was decided still holds for what the Sentinel says now. A Sentinel that was reconfigured by another agent
@@ -236,12 +236,16 @@ fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
 }
 
 /// Sets how long a restarted primary may load. A Sentinel before 7.0 does not know the setting, and is left as it is.
-async fn set_reboot(link: &mut Link, name: &str, ms: u64) -> Result<Option<Done>, LinkError> {
+async fn set_reboot(
+    link: &mut Link,
+    name: &str,
+    ms: u64,
+) -> Result<Option<Reconfigured>, LinkError> {
     const OPTION: &str = "master-reboot-down-after-period";
     match link.call_to_save(&["SENTINEL", "SET", name, OPTION, &ms.to_string()]).await {
-        Ok(_) => Ok(Some(Done { set: Vec::new(), saved: true })),
+        Ok(_) => Ok(Some(Reconfigured { set: Vec::new(), saved: true })),
         Err(LinkError::Unexpected(error)) if error.contains(NOT_SAVED) => {
-            Ok(Some(Done { set: Vec::new(), saved: false }))
+            Ok(Some(Reconfigured { set: Vec::new(), saved: false }))
         }
         Err(LinkError::Unexpected(refused)) if refused.contains("Unknown option") => Ok(None),
         Err(error) => Err(error),
@@ -273,14 +277,14 @@ pub async fn remove(
     id: &Identity,
     group: &GroupName,
     reconfigure: &Reconfigure,
-) -> Result<Option<Done>, LinkError> {
+) -> Result<Option<Reconfigured>, LinkError> {
     if !reconfigure.still_holds(&ask(link, id, group).await?) {
         return Ok(None);
     }
     let mut commands = redis::pipe();
     commands.cmd("SENTINEL").arg("REMOVE").arg(group.as_str());
     let saved = all_done(link, &commands).await?;
-    Ok(Some(Done { set: Vec::new(), saved }))
+    Ok(Some(Reconfigured { set: Vec::new(), saved }))
 }
 
 /// Whether all of it is in the Sentinel's config file, too. What is done and not saved is done.

@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use self::renewal::Known;
+use self::renewal::KnownLogin;
 use super::events::groups_of;
 use super::login::{Giving, Login};
-use super::query::{self, Done, Identity};
+use super::query::{self, Identity, Reconfigured};
 use crate::clock::{Clock, stood_still, ticks_every};
 use crate::consul::client::Consul;
 use crate::core::duty::relay::Relay;
@@ -210,7 +210,7 @@ pub struct WatchSettings {
     pub clock: Clock,
 }
 
-fn say_reconfigured(group: &GroupName, reconfigure: &Reconfigure, done: &Done) {
+fn say_reconfigured(group: &GroupName, reconfigure: &Reconfigure, done: &Reconfigured) {
     let Reconfigure { sentinel, primary, settings, .. } = reconfigure;
     match reconfigure.what {
         ReconfigureKind::Monitor => info!(
@@ -318,7 +318,7 @@ struct Watcher {
     retry_at: Option<Instant>,
     /// Where it is noted which Sentinels were given a login.
     consul: Consul,
-    logins: BTreeMap<GroupName, Known>,
+    logins: BTreeMap<GroupName, KnownLogin>,
     /// It was said that the Sentinel cannot write its config file.
     said_unsaved: bool,
 }

@@ -41,6 +41,7 @@ mod names;
 mod namespace;
 mod node_mode;
 mod on_versions;
+mod overtaken;
 mod page;
 mod plain_hosts;
 mod progress;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::slots::{SLOTS, SlotRange, append, count, in_words};
-use super::table::{NodeId, Row, Table, TableRole};
+use super::table::{NodeId, Table, TableRole, TableRow};
 use crate::identity::address::Address;
 
 /// How long a replica may not have heard of its primary, in s: a primary says something every 10 s.
@@ -77,11 +77,11 @@ pub enum Unfit {
     /// It knows no other node.
     Blank,
     /// Too few voters have it in their tables: it was forgotten, or is a stranger.
-    Unlisted(Votes),
+    Unlisted(VoterCount),
     /// A majority calls it failing, or has no address of it.
-    Failing(Votes),
+    Failing(VoterCount),
     /// A majority has no link to it.
-    Unlinked(Votes),
+    Unlinked(VoterCount),
     /// A primary without slots.
     NoSlots,
     /// It claims slots that a majority gives to others, or to no node.
@@ -144,20 +144,20 @@ impl fmt::Display for Unfit {
 
 /// How many voters say something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Votes {
+pub struct VoterCount {
     /// So many.
     pub say: usize,
     /// Of so many, whether they answer or not.
     pub of: usize,
 }
 
-impl Votes {
+impl VoterCount {
     fn are_majority(self) -> bool {
         self.say * 2 > self.of
     }
 }
 
-impl fmt::Display for Votes {
+impl fmt::Display for VoterCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} voters", self.say, self.of)
     }
@@ -294,7 +294,7 @@ fn voters(readings: &NodeReadings) -> Result<BTreeSet<NodeId>, NoVoters> {
 fn owners(tables: &[&Table], of: usize) -> (Vec<Shard>, Vec<SlotRange>) {
     // Between two of these, no table's claim begins or ends.
     let mut starts = BTreeSet::from([0]);
-    let claims: Vec<BTreeMap<u16, (SlotRange, &Row)>> = tables
+    let claims: Vec<BTreeMap<u16, (SlotRange, &TableRow)>> = tables
         .iter()
         .map(|table| {
             let rows =
@@ -320,7 +320,7 @@ fn owners(tables: &[&Table], of: usize) -> (Vec<Shard>, Vec<SlotRange>) {
                 *votes.entry((&row.id, row.config_epoch)).or_default() += 1;
             }
         }
-        match votes.into_iter().find(|(_, say)| Votes { say: *say, of }.are_majority()) {
+        match votes.into_iter().find(|(_, say)| VoterCount { say: *say, of }.are_majority()) {
             Some(((owner, epoch), _)) => {
                 let shard = Shard { owner: owner.clone(), epoch, slots: Vec::new() };
                 append(&mut shards.entry(owner.clone()).or_insert(shard).slots, slots);
@@ -342,7 +342,7 @@ struct Majority<'a> {
 
 impl Majority<'_> {
     fn judge(&self, address: &Address, reading: &Result<NodeAnswer, String>) -> JudgedNode {
-        let of_address = |row: &&Row| row.address.as_ref() == Some(address);
+        let of_address = |row: &&TableRow| row.address.as_ref() == Some(address);
         let id = match reading {
             Ok(answer) => Some(answer.table.own.clone()),
             Err(_) => {
@@ -369,9 +369,9 @@ impl Majority<'_> {
         }
     }
 
-    fn votes(&self, says: impl Fn(&Row) -> bool, id: &NodeId) -> Votes {
+    fn votes(&self, says: impl Fn(&TableRow) -> bool, id: &NodeId) -> VoterCount {
         let say = self.tables.iter().filter(|table| table.rows.get(id).is_some_and(&says)).count();
-        Votes { say, of: self.of }
+        VoterCount { say, of: self.of }
     }
 
     fn shard(&self, owner: &NodeId) -> Option<&Shard> {
@@ -382,7 +382,7 @@ impl Majority<'_> {
     fn owner(&self, id: &NodeId) -> Option<&Shard> {
         self.shard(id).or_else(|| {
             let follows = |shard: &&Shard| {
-                let of = |row: &Row| row.role == TableRole::Replica(shard.owner.clone());
+                let of = |row: &TableRow| row.role == TableRole::Replica(shard.owner.clone());
                 self.votes(of, id).are_majority()
             };
             self.shards.iter().find(follows)
@@ -407,7 +407,7 @@ impl Majority<'_> {
             return Err(Unfit::Unlisted(listed));
         }
         let failing = self.votes(|row| !row.is_well(), id);
-        let well = self.votes(Row::is_well, id);
+        let well = self.votes(TableRow::is_well, id);
         if !well.are_majority() {
             return Err(Unfit::Failing(failing));
         }
@@ -429,7 +429,7 @@ impl Majority<'_> {
 }
 
 /// Whether its own claim is the majority's.
-fn primary(own: &Row, shard: Option<&Shard>) -> Result<Fitness, Unfit> {
+fn primary(own: &TableRow, shard: Option<&Shard>) -> Result<Fitness, Unfit> {
     let Some(shard) = shard else {
         return Err(match own.slots[..] {
             [] => Unfit::NoSlots,

@@ -56,7 +56,7 @@ pub enum TableRole {
 
 /// One row of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct TableRow {
     /// Whose row it is.
     pub id: NodeId,
     /// Where it answers clients. None where the table has no address: a blank node's own row.
@@ -77,7 +77,7 @@ pub struct Row {
     pub migrating: bool,
 }
 
-impl Row {
+impl TableRow {
     /// The table shows it as a member that answers.
     pub fn is_well(&self) -> bool {
         !self.failing && !self.outside
@@ -90,7 +90,7 @@ pub struct Table {
     /// The node whose table it is.
     pub own: NodeId,
     /// What it says of every node that it knows, itself too.
-    pub rows: BTreeMap<NodeId, Row>,
+    pub rows: BTreeMap<NodeId, TableRow>,
 }
 
 impl Table {
@@ -112,7 +112,7 @@ impl Table {
     }
 
     /// Its own row.
-    pub fn own_row(&self) -> Option<&Row> {
+    pub fn own_row(&self) -> Option<&TableRow> {
         self.rows.get(&self.own)
     }
 
@@ -122,14 +122,14 @@ impl Table {
     }
 
     /// The nodes that own slots.
-    pub fn owners(&self) -> impl Iterator<Item = &Row> {
+    pub fn owners(&self) -> impl Iterator<Item = &TableRow> {
         self.rows.values().filter(|row| !row.slots.is_empty())
     }
 }
 
 /// One line: `<id> <ip:port@busport[,hostname…]> <flags> <primary or -> <ping> <pong> <epoch> <link> <slots…>`. Whether
 /// it is the answering node's own.
-fn row(line: &str) -> Result<(Row, bool), String> {
+fn row(line: &str) -> Result<(TableRow, bool), String> {
     let mut fields = line.split_whitespace();
     let mut next = |what: &str| fields.next().ok_or_else(|| format!("no {what}"));
     let id = NodeId::parse(next("id")?)?;
@@ -147,7 +147,7 @@ fn row(line: &str) -> Result<(Row, bool), String> {
         (_, true, primary) if primary != "-" => TableRole::Replica(NodeId::parse(primary)?),
         _ => TableRole::Unknown,
     };
-    let row = Row {
+    let row = TableRow {
         id,
         address,
         role,

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Check, Facts, Finding, FindingCode, Observation, seen};
+use super::{CheckFn, Facts, Finding, FindingCode, Observation, seen};
 use crate::known::clocks::{ahead_ms, skews};
 use crate::shown::status::{Problem, ProblemCode};
 
@@ -11,7 +11,7 @@ const FLAPPING_CHANGES: usize = 8;
 /// The time in which [`FLAPPING_CHANGES`] changes of the writer are too many.
 const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 
-pub(super) const CHECKS: &[Check] = &[watching, keys, flapping, clock, unread];
+pub(super) const CHECKS: &[CheckFn] = &[watching, keys, flapping, clock, unread];
 
 /// What is published is about another group: nothing else that is read can be compared.
 pub(super) fn not_ours(facts: &Facts<'_>) -> Option<Finding> {

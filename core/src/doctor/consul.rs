@@ -2,14 +2,14 @@
 
 use jiff::SignedDuration;
 
-use super::{Check, Facts, Finding, FindingCode, NameKind, Right, RightKind, seen, version};
+use super::{CheckFn, Facts, Finding, FindingCode, NameKind, Right, RightKind, seen, version};
 
 /// For how long DNS may answer from what it last knew.
 const MAX_STALE: SignedDuration = SignedDuration::from_secs(60);
 /// For how long the writer's name may be cached.
 const TTL_MAX: SignedDuration = SignedDuration::from_secs(1);
 
-pub(super) const CHECKS: &[Check] = &[
+pub(super) const CHECKS: &[CheckFn] = &[
     tags,
     txn_acl,
     max_stale,

@@ -14,7 +14,7 @@ use crate::shown::status::Problem;
 use crate::{identity::address::ServiceName, published::sentinel_rows};
 
 /// Names and values, as a server gives them.
-pub type Fields = BTreeMap<String, String>;
+pub type ReadFields = BTreeMap<String, String>;
 
 /// Everything that was read. Whatever could not be is an error in words.
 pub struct Facts<'a> {
@@ -59,7 +59,7 @@ pub struct LoginFacts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentinelFacts {
     /// `SENTINEL CONFIG GET`: `resolve-hostnames` and `announce-hostnames`. Redis before 6.2 has none.
-    pub config: Result<Fields, String>,
+    pub config: Result<ReadFields, String>,
     /// What `SENTINEL CKQUORUM` answers; a refusal is an answer.
     pub quorum: Result<Result<String, String>, String>,
     /// Its version, as INFO gives it.
@@ -76,9 +76,9 @@ pub struct SentinelFacts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceFacts {
     /// `CONFIG GET` of [`InstanceFacts::SETTINGS`].
-    pub config: Result<Fields, String>,
+    pub config: Result<ReadFields, String>,
     /// All fields of `INFO`, or why it could not be read.
-    pub info: Result<Fields, String>,
+    pub info: Result<ReadFields, String>,
     /// How far its clock is ahead of ours, in ms, once the time that the question took is taken off; below 0 when it is
     /// behind.
     pub clock_ahead_ms: Result<i64, String>,

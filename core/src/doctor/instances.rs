@@ -1,8 +1,8 @@
 //! The instances: whether one could take over, and what would be lost.
 
 use super::{
-    Check, Facts, Finding, FindingCode, InstanceFacts, Observation, differing, redis_cli, refusals,
-    seen, version,
+    CheckFn, Facts, Finding, FindingCode, InstanceFacts, Observation, differing, redis_cli,
+    refusals, seen, version,
 };
 use crate::identity::address::Address;
 use crate::known::observed::{InstanceAnswer, Role};
@@ -15,7 +15,7 @@ const DISKLESS_DELAY_MAX_S: u64 = 5;
 /// Clocks that differ by more make logs and expiry times differ, in ms.
 const CLOCK_SKEW_MAX_MS: u64 = 1_000;
 
-pub(super) const CHECKS: &[Check] = &[
+pub(super) const CHECKS: &[CheckFn] = &[
     silent,
     not_ready,
     second_primary,

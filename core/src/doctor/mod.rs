@@ -22,7 +22,7 @@ use crate::shown::status::ProblemCode;
 pub use sentinels::short_down_after;
 
 pub use facts::{
-    ConsulAgent, ConsulRow, Facts, Fields, InstanceFacts, LoginFacts, NameAnswer, NameKind,
+    ConsulAgent, ConsulRow, Facts, InstanceFacts, LoginFacts, NameAnswer, NameKind, ReadFields,
     Refused, Right, RightKind, SentinelFacts, rights,
 };
 
@@ -572,7 +572,7 @@ impl FindingCode {
 }
 
 /// Finds the faults of one subject; what could not be read gives none.
-type Check = fn(&Facts<'_>) -> Vec<Finding>;
+type CheckFn = fn(&Facts<'_>) -> Vec<Finding>;
 
 /// All findings, the worst first.
 pub fn diagnose(facts: &Facts<'_>) -> Vec<Finding> {

@@ -1,8 +1,8 @@
 //! What DNS answers.
 
-use super::{Check, Facts, Finding, FindingCode, NameAnswer, NameKind, consul::dns_token, seen};
+use super::{CheckFn, Facts, Finding, FindingCode, NameAnswer, NameKind, consul::dns_token, seen};
 
-pub(super) const CHECKS: &[Check] = &[wrong, silent];
+pub(super) const CHECKS: &[CheckFn] = &[wrong, silent];
 
 fn wrong(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(record) = facts.view.record else { return Vec::new() };

@@ -1,7 +1,8 @@
 //! The Sentinels: whether they could fail over, and agree.
 
 use super::{
-    Check, Facts, Finding, FindingCode, Observation, differing, redis_cli, refusals, seen, version,
+    CheckFn, Facts, Finding, FindingCode, Observation, differing, redis_cli, refusals, seen,
+    version,
 };
 use crate::identity::address::{Address, GroupName};
 use crate::known::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
@@ -24,7 +25,7 @@ const FAILOVER_TIMEOUT_MAX_MS: u64 = 60_000;
 /// Fewer Sentinels have no majority when one is gone.
 const SENTINELS_MIN: usize = 3;
 
-pub(super) const CHECKS: &[Check] = &[
+pub(super) const CHECKS: &[CheckFn] = &[
     no_majority,
     quorum,
     quorum_by_itself,

@@ -130,13 +130,13 @@ impl Obstacles {
 
 /// Problems that are said in the log, each once.
 #[derive(Default)]
-pub(super) struct Noted {
+pub(super) struct OpenProblems {
     at: Mono,
     /// By code, and by the instance that it is about where there may be several.
     open: BTreeMap<(ProblemCode, String), Obstacle>,
 }
 
-impl Noted {
+impl OpenProblems {
     /// It is time to look for problems again.
     pub(super) fn is_due(&self, now: Now) -> bool {
         now.mono - self.at >= PROBLEMS_EVERY_MS

@@ -95,7 +95,7 @@ pub enum StalePeer {
 
 /// One run of an instance, as far as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Life {
+pub struct InstanceRun {
     /// The `run_id` of the process.
     pub run_id: String,
     /// What it has been in that run.
@@ -221,7 +221,7 @@ pub struct Memory {
     /// When each instance was last commanded to follow another one, or to be a primary.
     pub fenced: BTreeMap<Address, Mono>,
     /// What each instance has been in its present run, as far as it was seen.
-    pub lives: BTreeMap<Address, Life>,
+    pub lives: BTreeMap<Address, InstanceRun>,
     /// The last history of the group that was seen at each address.
     pub histories: BTreeMap<Address, ReplId>,
     /// When each Sentinel was last told what about the group.
@@ -338,7 +338,7 @@ impl Memory {
                 self.histories.insert(address.clone(), answer.replid.clone());
             }
             let run_id = answer.run_id.clone();
-            self.lives.insert(address.clone(), Life { run_id, origin });
+            self.lives.insert(address.clone(), InstanceRun { run_id, origin });
         }
         let known = &observed.instances;
         self.lives.retain(|address, _| known.contains_key(address));

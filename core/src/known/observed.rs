@@ -12,7 +12,7 @@ use crate::identity::address::{Address, GroupName};
 pub use crate::identity::ids::{ReplId, SentinelId};
 use crate::published::projection::{Layout, Rows, is_of_another_group};
 use crate::published::record::Record;
-pub use crate::published::store::{Continued, Key, Seen, StoreAnswer, StoredState};
+pub use crate::published::store::{Continued, Key, SeenHistory, StoreAnswer, StoredState};
 use crate::time::Mono;
 
 /// One question and its answer.
@@ -402,14 +402,16 @@ impl InstanceAnswer {
     }
 
     /// What its own agent notes of it: the history that it leads, or follows with its link up.
-    pub fn seen(&self) -> Option<Seen> {
+    pub fn seen(&self) -> Option<SeenHistory> {
         let led = self.is_primary();
-        ((led || self.is_linked()) && self.not_ready.is_none() && self.keys > 0).then(|| Seen {
-            of: self.replid.clone(),
-            led,
-            offset: self.offset,
-            run_id: self.run_id.clone(),
-            config_file: self.config_file.clone(),
+        ((led || self.is_linked()) && self.not_ready.is_none() && self.keys > 0).then(|| {
+            SeenHistory {
+                of: self.replid.clone(),
+                led,
+                offset: self.offset,
+                run_id: self.run_id.clone(),
+                config_file: self.config_file.clone(),
+            }
         })
     }
 

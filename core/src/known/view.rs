@@ -35,12 +35,12 @@ pub struct View<'a> {
     /// The moment of the decision; rules read no other clock.
     pub now: Now,
     /// Answers of rules that several others ask, worked out once.
-    pub(crate) found: Found,
+    pub(crate) found: Derived,
 }
 
 /// What many rules ask of the same readings, found when it is first asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct Derived {
     /// [`InstanceRows::known`](crate::published::replicas::InstanceRows::known).
     pub known: OnceCell<BTreeSet<Address>>,
     /// [`InstanceRows::followed`](crate::published::replicas::InstanceRows::followed).
@@ -59,7 +59,7 @@ impl<'a> View<'a> {
     /// The view at `now`.
     pub fn new(policy: &'a Policy, memory: &'a Memory, observed: &'a Observed, now: Now) -> Self {
         let tally = count(policy, observed, bounds(memory, now).0);
-        Self::with(policy, memory, observed, now, (tally, Found::default()))
+        Self::with(policy, memory, observed, now, (tally, Derived::default()))
     }
 
     /// The same with what was found in these very readings by a view that had less to remember.
@@ -68,7 +68,7 @@ impl<'a> View<'a> {
         memory: &'a Memory,
         observed: &'a Observed,
         now: Now,
-        (tally, found): (Tally, Found),
+        (tally, found): (Tally, Derived),
     ) -> Self {
         let (since, recent) = bounds(memory, now);
         let record = observed.record();
@@ -83,7 +83,7 @@ impl<'a> View<'a> {
         now: Now,
     ) -> Self {
         let (since, recent) = (Mono(0), Mono(0));
-        let found = (count(policy, observed, since), Found::default());
+        let found = (count(policy, observed, since), Derived::default());
         Self { since, recent, ..Self::with(policy, memory, observed, now, found) }
     }
 

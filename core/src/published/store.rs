@@ -150,7 +150,7 @@ pub struct StoreAnswer {
     /// The histories that instances have begun anew since they were started, and what each goes on from.
     pub continued: BTreeMap<ReplId, Continued>,
     /// What the agents in node mode have seen of the instances beside them, while these had data of the group.
-    pub seen: BTreeMap<Address, Seen>,
+    pub seen: BTreeMap<Address, SeenHistory>,
     /// The instances that are in maintenance, with the replica-priority that each had before, from the key
     /// `maintenance`; or why it cannot be read.
     pub maintenance: Result<BTreeMap<Address, u64>, String>,
@@ -327,7 +327,7 @@ pub struct Continued {
 /// What an agent has seen of an instance on its own host, kept where an agent that is started anew finds it: an
 /// append-only file does not hold how its data's history is called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct SeenHistory {
     /// The history that it wrote or followed, one of the group's.
     pub of: ReplId,
     /// It wrote that history itself.
@@ -340,7 +340,7 @@ pub struct Seen {
     pub config_file: String,
 }
 
-impl Seen {
+impl SeenHistory {
     /// The same but for how far it has come, which changes all the time.
     pub fn is_as(&self, other: &Self) -> bool {
         *self == Self { offset: self.offset, ..other.clone() }

@@ -29,7 +29,7 @@ const FIXED_OPS: usize = 2;
 const ACKNOWLEDGED_LATE_MS: i64 = 1_000;
 
 /// What is to be written.
-pub enum Wanted {
+pub enum WantedWrite {
     /// This transaction.
     Write(Box<Write>),
     /// Nothing: rows and keys were compared with the record, and show it.
@@ -59,11 +59,11 @@ pub fn write(
     layout: &Layout,
     verdict: &Verdict,
     next_to: &Next<'_>,
-) -> Result<Wanted, Box<Reason>> {
+) -> Result<WantedWrite, Box<Reason>> {
     match published(view, layout, verdict, next_to)? {
-        write @ Wanted::Write(_) => Ok(write),
+        write @ WantedWrite::Write(_) => Ok(write),
         done if is_quiet(view) => {
-            Ok(seen_here(view, layout).map_or(done, |write| Wanted::Write(Box::new(write))))
+            Ok(seen_here(view, layout).map_or(done, |write| WantedWrite::Write(Box::new(write))))
         }
         done => Ok(done),
     }
@@ -130,8 +130,8 @@ fn published(
     layout: &Layout,
     verdict: &Verdict,
     next_to: &Next<'_>,
-) -> Result<Wanted, Box<Reason>> {
-    let Some(store) = &view.observed.store else { return Ok(Wanted::Nothing) };
+) -> Result<WantedWrite, Box<Reason>> {
+    let Some(store) = &view.observed.store else { return Ok(WantedWrite::Nothing) };
     let rows = may_write(view, layout, store)?;
     let record = view.record;
     let (mut purpose, mut next) = match (next_record(view, verdict), record) {
@@ -141,7 +141,7 @@ fn published(
             Some(next) => (Purpose::Publish, next),
             None => (Purpose::InstanceRows, record.clone()),
         },
-        (None, _) => return Ok(Wanted::Nothing),
+        (None, _) => return Ok(WantedWrite::Nothing),
     };
     next.instances = InstanceRows::new(view).rows(next.writer_address());
     note_whose(view, layout, &mut next);
@@ -163,14 +163,14 @@ fn published(
             let repair = repair(view, layout, store, &next);
             let due = view.tally.failovers.is_empty()
                 && better_known(view, store, &next).is_some_and(|better| is_news(store, &better));
-            if !due || matches!(repair, Some(Wanted::Write(_))) {
-                return Ok(repair.unwrap_or(Wanted::Nothing));
+            if !due || matches!(repair, Some(WantedWrite::Write(_))) {
+                return Ok(repair.unwrap_or(WantedWrite::Nothing));
             }
             purpose = Purpose::Note;
         }
     }
     if purpose == Purpose::InstanceRows && !looked_since_last_change(view) {
-        return Ok(Wanted::Nothing);
+        return Ok(WantedWrite::Nothing);
     }
     let base = Base::new(view, rows);
     let changes = fit(layout, &base, store, &mut next);
@@ -192,7 +192,7 @@ fn published(
     let ops = transaction(layout, store, &next, changes, history.as_deref());
     let (base_index, record) = (store.state_index, Some(next));
     let write = Write { purpose, base_index, record, history, forget, replace, ops };
-    Ok(Wanted::Write(Box::new(write)))
+    Ok(WantedWrite::Write(Box::new(write)))
 }
 
 /// Other nodes show the service that the group is published as: its name would answer with two writers.
@@ -595,7 +595,7 @@ fn repair(
     layout: &Layout,
     store: &StoreAnswer,
     record: &Record,
-) -> Option<Wanted> {
+) -> Option<WantedWrite> {
     let rows = view.observed.rows.as_ref();
     // Rows read before the record changed would show differences that are none.
     let rows = rows.filter(|rows| rows.asked >= view.memory.store_changed)?;
@@ -609,7 +609,7 @@ fn repair(
     let mut ops = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
     ops.extend(plain_changes(layout, &store.plain, &shown.plain));
     if ops.is_empty() {
-        return Some(Wanted::Sound);
+        return Some(WantedWrite::Sound);
     }
     let guard = Op::KeyCheckIndex { key: layout.state(), index: store.state_index };
     ops.insert(0, guard);
@@ -618,5 +618,5 @@ fn repair(
     let (purpose, record, history) = (Purpose::Repair, None, None);
     let (forget, replace) = (None, None);
     let write = Write { purpose, base_index, record, history, forget, replace, ops };
-    Some(Wanted::Write(Box::new(write)))
+    Some(WantedWrite::Write(Box::new(write)))
 }

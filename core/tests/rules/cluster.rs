@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use consul_redis_core::cluster::judgement::{
-    Fitness, Judgement, NoVoters, NodeAnswer, NodeReadings, ReplicaLink, Unfit, Votes, judge,
+    Fitness, Judgement, NoVoters, NodeAnswer, NodeReadings, ReplicaLink, Unfit, VoterCount, judge,
 };
 use consul_redis_core::cluster::slots::{SLOTS, SlotRange, count};
-use consul_redis_core::cluster::table::{NodeId, Row, Table, TableRole};
+use consul_redis_core::cluster::table::{NodeId, Table, TableRole, TableRow};
 use consul_redis_core::identity::address::Address;
 use proptest::prelude::*;
 
@@ -142,8 +142,8 @@ impl Cluster {
     }
 }
 
-fn votes(say: usize) -> Votes {
-    Votes { say, of: 3 }
+fn votes(say: usize) -> VoterCount {
+    VoterCount { say, of: 3 }
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn a_node_that_was_forgotten_is_fit_for_nothing_whatever_it_says_itself() {
             Err(none) => panic!("{none}"),
         };
         let of = if forgotten == 'a' { 2 } else { 3 };
-        assert_eq!(fitness, Fitness::Unfit(Unfit::Unlisted(Votes { say: 0, of })), "{known}");
+        assert_eq!(fitness, Fitness::Unfit(Unfit::Unlisted(VoterCount { say: 0, of })), "{known}");
     }
 }
 
@@ -400,7 +400,7 @@ proptest! {
                 let own = node.id.clone().unwrap();
                 let shard = judged.shards.iter().find(|shard| shard.owner == own).unwrap();
                 taken.extend(&shard.slots);
-                let by = |says: &dyn Fn(&Row) -> bool| {
+                let by = |says: &dyn Fn(&TableRow) -> bool| {
                     let voters = readings.values().flatten();
                     let voters = voters.filter(|node| judged.voters.contains(&node.table.own));
                     let say = voters.filter(|node| node.table.rows.get(&own).is_some_and(says));

@@ -3,7 +3,7 @@
 use consul_redis_core::duty::action::{Action, Purpose};
 use consul_redis_core::duty::fence::fences;
 use consul_redis_core::duty::safety::veto;
-use consul_redis_core::known::memory::{Asked, Condition, Life, Origin};
+use consul_redis_core::known::memory::{Asked, Condition, InstanceRun, Origin};
 use consul_redis_core::known::observed::{InstanceAnswer, ReplId, Role};
 use consul_redis_core::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
 use consul_redis_core::published::projection::detached_address;
@@ -198,7 +198,7 @@ fn a_stray_primary_with_the_data_is_kept_unless_it_may_have_been_promoted() {
     let second = primary(2, Some(1), &[]);
     let lived = |origin| {
         let mut scene = reborn().instance(B, second.clone());
-        scene.memory.lives.insert(at(B), Life { run_id: run(B), origin });
+        scene.memory.lives.insert(at(B), InstanceRun { run_id: run(B), origin });
         scene.memory.since.insert(Condition::Stray(at(B)), Mono(NOW - 1_000));
         kept_from_copying(&scene)
     };
@@ -315,10 +315,10 @@ fn a_writer_without_keys_that_never_restarted_has_lost_nothing() {
     // It was promoted a moment ago.
     let promoted = InstanceAnswer { keys: 0, ..primary(2, Some(1), &[C]) };
     let mut scene = old(reborn().instance(A, promoted));
-    scene.memory.lives.insert(at(A), Life { run_id: run(A), origin: Origin::WasReplica });
+    scene.memory.lives.insert(at(A), InstanceRun { run_id: run(A), origin: Origin::WasReplica });
     assert_eq!(data_loss(&scene.view()), None);
     // A snapshot of long ago names the history too, as the one before its own.
-    scene.memory.lives.insert(at(A), Life { run_id: run(A), origin: Origin::Started });
+    scene.memory.lives.insert(at(A), InstanceRun { run_id: run(A), origin: Origin::Started });
     assert!(data_loss(&scene.view()).is_some());
     assert!(data_loss(&old(reborn()).view()).is_some());
 }

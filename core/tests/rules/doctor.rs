@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use consul_redis_core::doctor::{
-    ConsulAgent, ConsulRow, Facts, Fields, Finding, FindingCode, InstanceFacts, LoginFacts,
-    NameAnswer, NameKind, Refused, Right, RightKind, SentinelFacts, diagnose, rights,
+    ConsulAgent, ConsulRow, Facts, Finding, FindingCode, InstanceFacts, LoginFacts, NameAnswer,
+    NameKind, ReadFields, Refused, Right, RightKind, SentinelFacts, diagnose, rights,
     short_down_after,
 };
 use consul_redis_core::identity::address::Address;
@@ -33,7 +33,7 @@ struct World {
     login: Option<LoginFacts>,
 }
 
-fn fields(pairs: &[(&str, &str)]) -> Fields {
+fn fields(pairs: &[(&str, &str)]) -> ReadFields {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 

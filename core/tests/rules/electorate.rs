@@ -3,7 +3,7 @@
 use consul_redis_core::duty::action::Action;
 use consul_redis_core::duty::safety;
 use consul_redis_core::identity::adopt::adoption;
-use consul_redis_core::known::memory::{Condition, Life, Origin};
+use consul_redis_core::known::memory::{Condition, InstanceRun, Origin};
 use consul_redis_core::known::observed::{InstanceAnswer, ReplId, SentinelId};
 use consul_redis_core::published::publication::Verdict;
 use consul_redis_core::published::record::{InstanceRecord, PublishedRole, Writer};
@@ -34,7 +34,7 @@ pub fn others() -> Scene {
     scene.set_instance(X, answer(primary(1, None, &[Y])));
     scene.set_instance(Y, answer(replica(1, X)));
     // It would be fenced at once.
-    let life = Life { run_id: run(X), origin: Origin::Started };
+    let life = InstanceRun { run_id: run(X), origin: Origin::Started };
     scene.memory.lives.insert(at(X), life);
     scene.memory.since.insert(Condition::Stray(at(X)), Mono(NOW - 20_000));
     scene
@@ -181,7 +181,7 @@ fn an_unrelated_history_is_no_licence_to_delete_the_one_before() {
         record.lineage = vec![ReplId("9".to_owned())];
         record.evidence.confirmed_epoch = 2;
     });
-    let life = Life { run_id: run(A), origin: Origin::Started };
+    let life = InstanceRun { run_id: run(A), origin: Origin::Started };
     later.memory.lives.insert(at(A), life);
     later.memory.since.insert(Condition::Stray(at(A)), Mono(NOW - 20_000));
     let said = later.decision().said().join("\n");

@@ -3,9 +3,9 @@
 use consul_redis_core::duty::action::{Action, Purpose};
 use consul_redis_core::duty::fence::{Fence, StrayKind};
 use consul_redis_core::duty::safety;
-use consul_redis_core::known::memory::{Condition, Life, Origin};
+use consul_redis_core::known::memory::{Condition, InstanceRun, Origin};
 use consul_redis_core::known::observed::{
-    Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, Seen,
+    Continued, DownOpinion, FailoverPhase, InstanceAnswer, Reading, ReplId, Role, SeenHistory,
     SentinelGroup, SentinelReplica,
 };
 use consul_redis_core::policy::{
@@ -43,7 +43,7 @@ fn left_alone(scene: &Scene, why: &str) {
 /// C says that it is a primary, first seen so long ago, with this past.
 fn stray(ms_ago: u64, origin: Origin) -> Scene {
     let mut scene = Scene::healthy(3).instance(C, primary(3, Some(1), &[]));
-    let life = Life { run_id: run(C), origin };
+    let life = InstanceRun { run_id: run(C), origin };
     scene.memory.lives.insert(at(C), life);
     scene.memory.since.insert(Condition::Stray(at(C)), Mono(NOW - ms_ago));
     scene
@@ -228,7 +228,7 @@ fn one_whose_failover_was_overtaken_by_another_is_fenced_at_once() {
     assert_eq!(fences(&overtaken())[0].kind, StrayKind::Returned);
     // Its agents were started after it had obeyed.
     let mut unseen = overtaken();
-    unseen.memory.lives.insert(at(C), Life { run_id: run(C), origin: Origin::Unseen });
+    unseen.memory.lives.insert(at(C), InstanceRun { run_id: run(C), origin: Origin::Unseen });
     assert_eq!(fences(&unseen).len(), 1);
     let own = overtaken().instance(C, primary(3, Some(1), &[]));
     left_alone(&own, "may be promoting");
@@ -279,7 +279,7 @@ fn a_silent_leader_whose_epoch_a_majority_has_reached_promotes_nothing() {
             record.evidence.confirmed_epoch = 3;
         });
         let mut scene = scene.instance(C, primary(3, Some(8), &[]));
-        let life = Life { run_id: run(C), origin: Origin::WasReplica };
+        let life = InstanceRun { run_id: run(C), origin: Origin::WasReplica };
         scene.memory.lives.insert(at(C), life);
         scene.memory.since.insert(Condition::Stray(at(C)), Mono(ASKED));
         scene
@@ -298,7 +298,7 @@ fn one_whose_past_no_agent_saw_may_have_been_promoted() {
     left_alone(&stray(STRAY_UNSEEN_MS - 1, Origin::Unseen), "may be promoting");
     assert_eq!(fences(&stray(STRAY_UNSEEN_MS, Origin::Unseen)).len(), 1);
     let mut other_run = stray(STRAY_UNSEEN_MS - 1, Origin::Started);
-    let life = Life { run_id: "another run".to_owned(), origin: Origin::Started };
+    let life = InstanceRun { run_id: "another run".to_owned(), origin: Origin::Started };
     other_run.memory.lives.insert(at(C), life);
     left_alone(&other_run, "may be promoting");
 }
@@ -325,7 +325,7 @@ fn the_old_primary_is_fenced_while_its_successor_s_leader_still_points_replicas(
             record.evidence.confirmed_epoch = 2;
         });
     scene.memory.since.insert(Condition::Stray(at(A)), Mono(ASKED));
-    let life = Life { run_id: run(A), origin: Origin::WasWriter };
+    let life = InstanceRun { run_id: run(A), origin: Origin::WasWriter };
     scene.memory.lives.insert(at(A), life);
     assert_eq!(fences(&scene)[0].follow, at(B));
 }
@@ -476,7 +476,8 @@ fn one_with_an_append_only_file_is_known_by_what_its_agent_has_noted() {
         let mut scene = unlisted(stray(NOW - ASKED, Origin::Unseen).instance(C, from_a_file()));
         let store = scene.observed.store.as_mut().expect("a record");
         let (of, config_file) = (ReplId(of.to_owned()), config_file.to_owned());
-        let seen = Seen { of, led: true, offset: 1, run_id: "before".to_owned(), config_file };
+        let seen =
+            SeenHistory { of, led: true, offset: 1, run_id: "before".to_owned(), config_file };
         store.seen.insert(at(C), seen);
         scene
     };
@@ -518,7 +519,7 @@ fn what_an_agent_sees_of_its_own_instances_is_noted_and_goes_with_their_history(
     assert_eq!(sound(&mut scene), None);
     scene.set_instance(B, replica(1, A));
     // Of one that is gone: twenty writers later.
-    let old = Seen { of: ReplId("0".to_owned()), ..own };
+    let old = SeenHistory { of: ReplId("0".to_owned()), ..own };
     scene.observed.store.as_mut().expect("it").seen.insert(at(D), old);
     let write = sound(&mut scene).expect("a write");
     let prefix = format!("redis-ha/redis/histories/{D}/");

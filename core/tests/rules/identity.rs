@@ -3,7 +3,7 @@
 use consul_redis_core::duty::action::Action;
 use consul_redis_core::duty::fence::{Fence, StrayKind};
 use consul_redis_core::duty::safety::veto;
-use consul_redis_core::known::memory::{Condition, Life, Origin};
+use consul_redis_core::known::memory::{Condition, InstanceRun, Origin};
 use consul_redis_core::known::observed::{FailoverPhase, InstanceAnswer, ReplId, Role};
 use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::time::Mono;
@@ -56,7 +56,7 @@ fn what_answers_with_the_writer_s_run_is_the_writer() {
 fn its_run_is_known_while_it_does_not_answer_at_its_own_address() {
     let mut scene = configured(SECOND, of_a(primary(1, None, &[B, C]))).dead(A);
     assert_eq!(problems(&scene), [ProblemCode::WriterFails, ProblemCode::SecondPrimary]);
-    let life = Life { run_id: run(A), origin: Origin::WasWriter };
+    let life = InstanceRun { run_id: run(A), origin: Origin::WasWriter };
     scene.memory.lives.insert(at(A), life);
     assert_eq!(problems(&scene), [ProblemCode::WriterFails, ProblemCode::TwoAddresses]);
 }
@@ -65,7 +65,10 @@ fn its_run_is_known_while_it_does_not_answer_at_its_own_address() {
 #[test]
 fn the_writer_is_asked_after_another_primary_was_seen() {
     let mut scene = configured(SECOND, primary(5, Some(1), &[]));
-    scene.memory.lives.insert(at(SECOND), Life { run_id: run(SECOND), origin: Origin::Started });
+    scene
+        .memory
+        .lives
+        .insert(at(SECOND), InstanceRun { run_id: run(SECOND), origin: Origin::Started });
     scene.memory.since.insert(Condition::Stray(at(SECOND)), Mono(ASKED));
     let late = scene.clone().instance_asked(A, ASKED - 1);
     assert_eq!(done(&late), []);

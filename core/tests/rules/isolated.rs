@@ -2,7 +2,7 @@
 
 use consul_redis_core::duty::action::Action;
 use consul_redis_core::duty::hold::{HoldReason, is_isolated};
-use consul_redis_core::known::memory::{Condition, Life, Origin};
+use consul_redis_core::known::memory::{Condition, InstanceRun, Origin};
 use consul_redis_core::known::observed::InstanceAnswer;
 use consul_redis_core::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS};
 use consul_redis_core::shown::status::{ProblemCode, assess};
@@ -81,7 +81,7 @@ fn one_that_was_isolated_holds_on_until_it_sees_who_leads() {
     assert_eq!(held(&withdrawn), [A]);
     // Consul is back and shows the new writer: until it is fenced.
     let mut moved = healing().promoted(B, 100);
-    let life = Life { run_id: run(A), origin: Origin::WasWriter };
+    let life = InstanceRun { run_id: run(A), origin: Origin::WasWriter };
     moved.memory.lives.insert(at(A), life);
     assert!(is_isolated(&moved.view()));
     // It follows already.

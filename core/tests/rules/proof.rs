@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use consul_redis_core::duty::action::{Action, Purpose};
 use consul_redis_core::duty::hold::HoldReason;
 use consul_redis_core::duty::safety::veto;
-use consul_redis_core::known::memory::{Asked, Life, Origin};
+use consul_redis_core::known::memory::{Asked, InstanceRun, Origin};
 use consul_redis_core::known::observed::{
     Death, DownOpinion, FailoverPhase, InstanceAnswer, ProofKind, Role,
 };
@@ -35,7 +35,7 @@ pub fn died() -> Scene {
         scene = scene.sentinel(index, |group| group.settings.down_after_ms = 30_000);
     }
     let mut scene = scene.dead(A).instance(B, lonely()).instance(C, lonely());
-    let life = Life { run_id: run(A), origin: Origin::WasWriter };
+    let life = InstanceRun { run_id: run(A), origin: Origin::WasWriter };
     scene.memory.lives = BTreeMap::from([(at(A), life)]);
     let (run_id, at_ms) = (run(A), Mono(NOW - AGO));
     let death = Death { run_id, pid: 4711, kind: ProofKind::Process, at: at_ms };

@@ -18,13 +18,13 @@ use crate::sentinel::query::{self, Identity};
 
 /// What is known of the login that the Sentinel has for one group's instances.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct KnownLogin {
     /// What the file said when the Sentinel was last told, or when it was first looked at.
     login: Option<Login>,
     /// We gave the Sentinel its login, and that is to be noted in Consul (`false`), or is (`true`).
     given: Option<bool>,
     /// The note of that as it was when the Sentinel had `login`, as far as this agent knows.
-    noted: Option<Noted>,
+    noted: Option<LoginNote>,
     /// The note says that this agent is about to give a login, at this ModifyIndex.
     claim: Option<u64>,
     /// The note has said that another agent is about to, since when.
@@ -52,7 +52,7 @@ struct OnTrial {
 const TRIAL: Duration = Duration::from_secs(5);
 
 /// A note that was read.
-struct Noted {
+struct LoginNote {
     /// Its ModifyIndex, 0 where there is none.
     index: u64,
     read: Instant,
@@ -60,7 +60,7 @@ struct Noted {
     changed: Option<Instant>,
 }
 
-impl Noted {
+impl LoginNote {
     fn at(index: u64) -> Self {
         Self { index, read: Instant::now(), changed: None }
     }
@@ -113,7 +113,7 @@ impl Watcher {
             let noted = self.read_note(group, &giving).await.ok();
             debug!("{group}: Sentinel {} is taken to have the login as it is now", self.sentinel);
             let known = self.logins.entry(group.clone()).or_default();
-            known.noted = noted.map(|(index, _)| Noted::at(index));
+            known.noted = noted.map(|(index, _)| LoginNote::at(index));
         }
         self.doubt(group, &login, &giving).await;
         let known = self.logins.entry(group.clone()).or_default();
@@ -143,7 +143,7 @@ impl Watcher {
                 );
                 let known = self.logins.entry(group.clone()).or_default();
                 (known.login, known.believed) = (Some(login), Some(before));
-                (known.noted, known.given) = (Some(Noted::at(index)), Some(true));
+                (known.noted, known.given) = (Some(LoginNote::at(index)), Some(true));
                 return self.report_login(group, None).await;
             }
             Ok(Turn::None) => {
@@ -221,10 +221,10 @@ impl Watcher {
         match &mut known.noted {
             Some(noted) if noted.index != index && !is_giving => {
                 let (now, at) = (Instant::now(), index);
-                *noted = Noted { index: at, read: now, changed: Some(now) };
+                *noted = LoginNote { index: at, read: now, changed: Some(now) };
             }
             Some(noted) => noted.read = Instant::now(),
-            None => known.noted = Some(Noted::at(index)),
+            None => known.noted = Some(LoginNote::at(index)),
         }
     }
 
@@ -329,7 +329,7 @@ impl Watcher {
         let known = self.logins.entry(group.clone()).or_default();
         match outcome {
             Outcome::Committed { index } => {
-                known.noted = Some(Noted::at(index));
+                known.noted = Some(LoginNote::at(index));
                 (known.given, known.claim) = (Some(true), None);
             }
             // Another agent has taken it that this one had died.
