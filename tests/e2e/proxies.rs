@@ -432,6 +432,8 @@ async fn haproxy_is_reloaded_without_losing_a_connection() {
     }
     assert!(!hammer.is_finished(), "{:?}", hammer.await);
     hammer.abort();
+    // A file is changed five times within so long at most (docs/consumers.md): the switch begins after that.
+    tokio::time::sleep(Duration::from_secs(10)).await;
 
     let took = switch(&mut world, &ports.writer, &first).await;
     println!("a write arrived {} ms after the new writer was published", took.as_millis());

@@ -56,6 +56,8 @@ async fn replicas_whose_disks_are_full_serve_reads_and_status_says_why_none_is_c
     let running = agents(&world, 2, &[]);
     until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
+    // Until then, one may have been out of sync.
+    let begun: Vec<usize> = running.iter().map(|agent| agent.log().len()).collect();
     let replicas = &world.groups[0].redis[1..];
     let addresses: Vec<String> = replicas.iter().map(|r| r.address.to_string()).collect();
     for replica in replicas {
@@ -78,7 +80,8 @@ async fn replicas_whose_disks_are_full_serve_reads_and_status_says_why_none_is_c
     // Both are looked at again, and stay.
     until_status(&world, 3, &["degraded", "MISCONF", "no failover selects it"]).await;
     until_named(&world, "redis-replica", &addresses).await;
-    let said = logs(&running);
+    let said = running.iter().zip(begun).map(|(agent, begun)| agent.log().split_off(begun));
+    let said: String = said.collect();
     assert!(!said.contains(" down"), "{said}");
     assert!(!said.contains("out of sync"), "{said}");
     let doctor = text(&run(&world, &["doctor"], &[]));
@@ -532,15 +535,19 @@ async fn one_replica_that_is_out_of_sync_degrades_the_group_with_its_cause() {
     let list = consul_redis::redis_link::text(&list).unwrap();
     let link = list.split(' ').find_map(|word| word.strip_prefix("addr=")).unwrap().to_owned();
     writer.ask(&["CLIENT", "KILL", "ADDR", &link]).await.unwrap();
-    let mut late = None;
-    for replica in &world.groups[0].redis[1..] {
-        let down = format!("{} is out of sync (its link to {first} is down)", replica.address);
-        let answer = until("its link is known", Duration::from_secs(10), || replica.probe());
-        if answer.await.unwrap().is_detached() {
-            late = Some(down);
+    let said = until("one has lost its link", Duration::from_secs(20), || async {
+        let mut late = Vec::new();
+        for replica in &world.groups[0].redis[1..] {
+            if replica.probe().await?.is_detached() {
+                late.push(replica.address.to_string());
+            }
         }
-    }
-    let said = late.expect("one has lost its link");
+        match &late[..] {
+            [one] => Ok(format!("{one} is out of sync (its link to {first} is down)")),
+            _ => Err(LabError(format!("{late:?}"))),
+        }
+    });
+    let said = said.await.unwrap();
     until_status(&world, 3, &["redis: degraded", &said]).await;
     let problem = "consul_redis_problem{group=\"redis\",code=\"replica-out-of-sync\"} 1.0";
     crate::support::until_metric(&url, problem).await;
