@@ -102,9 +102,8 @@ fn shown(judged: &Result<Judgement, NoVoters>) -> ShownCluster<'_> {
             nodes: Vec::new(),
         };
     };
-    let shard = |shard: &'_ Shard| -> (Option<_>, Vec<_>) { served_by(judged, shard) };
     let shards = judged.shards.iter().map(|each| {
-        let (primary, replicas) = shard(each);
+        let (primary, replicas) = served_by(judged, each);
         let Shard { owner, epoch, slots } = each;
         ShownShard { owner: owner.as_str(), epoch: *epoch, slots, primary, replicas }
     });

@@ -71,21 +71,14 @@ impl LabCluster {
             node.ask(&["CLUSTER", "REPLICATE", &id]).await?;
         }
         until("all nodes agree on who follows whom", AGREE_TIMEOUT, || {
-            self.agree(|node, known| known && node.state_ok && node.link.is_none_or(|link| link.up))
+            self.agree(|node, known| {
+                let rows = node.table.rows.values();
+                let follow = rows.filter(|row| matches!(row.role, TableRole::Replica(_))).count();
+                let linked = node.link.is_none_or(|link| link.up);
+                known && node.state_ok && linked && follow == replicas.len()
+            })
         })
-        .await?;
-        let roles = async || {
-            for node in &self.nodes {
-                let table = ask(&node.address, &node.login).await.map_err(LabError::new)?.table;
-                let follow = |role: &TableRole| matches!(role, TableRole::Replica(_));
-                let count = table.rows.values().filter(|row| follow(&row.role)).count();
-                if count != replicas.len() {
-                    return Err(LabError(format!("{} knows {count} replicas", node.name())));
-                }
-            }
-            Ok(())
-        };
-        until("all nodes know all replicas", AGREE_TIMEOUT, roles).await
+        .await
     }
 
     async fn agree(&self, fits: impl Fn(&NodeAnswer, bool) -> bool) -> Result<(), LabError> {

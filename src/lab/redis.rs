@@ -164,6 +164,14 @@ impl LabServer {
         Err(LabError(format!("{} gives every failover up", self.name)))
     }
 
+    /// How far this Sentinel is with the failover of a group that it leads.
+    ///
+    /// # Errors
+    /// Without an answer.
+    pub async fn failover_state(&self, group: &str) -> Result<Option<String>, LabError> {
+        Ok(self.named(&mut self.link().await?, group).await?.1)
+    }
+
     /// The primary that this Sentinel names, and the state of the failover that it leads.
     async fn named(
         &self,

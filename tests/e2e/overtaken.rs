@@ -8,7 +8,6 @@ use consul_redis::lab::clients::write_to;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::fields;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
@@ -19,19 +18,13 @@ use crate::support::{
     world,
 };
 
-/// How far a Sentinel is with the failover that it leads.
-async fn failover_state(sentinel: &LabServer) -> Option<String> {
-    let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await.ok()?;
-    fields(&answer).ok()?.remove("failover-state")
-}
-
 /// Waits until a Sentinel chooses, stops the replica that it is about to choose, and waits until it has sent that one
 /// what promotes it. A Sentinel whose last look at the replicas is too old gives up, and chooses again later.
 async fn hang_as_it_is_chosen(world: &World, chosen: &LabServer) {
     const CHOOSES: [&str; 2] = ["select_slave", "send_slaveof_noone"];
     until("a choice, and no more", Duration::from_secs(120), || async {
         for sentinel in &world.sentinels {
-            let state = failover_state(sentinel).await;
+            let state = sentinel.failover_state("redis").await.ok().flatten();
             if !state.as_deref().is_some_and(|state| CHOOSES.contains(&state)) {
                 continue;
             }
@@ -39,7 +32,7 @@ async fn hang_as_it_is_chosen(world: &World, chosen: &LabServer) {
             let mut now = state;
             while now.as_deref().is_some_and(|state| CHOOSES.contains(&state)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                now = failover_state(sentinel).await;
+                now = sentinel.failover_state("redis").await.ok().flatten();
             }
             if now.as_deref() == Some("wait_promotion") {
                 return Ok(());

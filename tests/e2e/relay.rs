@@ -7,10 +7,8 @@ use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::clients::first_primary;
 use consul_redis::lab::process::Process;
-use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::fields;
 use nix::sys::signal::Signal;
 
 use crate::support::{
@@ -25,12 +23,6 @@ const SOME: usize = 200;
 /// election.
 const ANOTHER_WITHIN_S: u64 = 60;
 
-/// How far the Sentinel is with the failover that it leads.
-async fn failover_state(sentinel: &LabServer) -> Result<Option<String>, LabError> {
-    let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
-    Ok(fields(&answer).map_err(LabError)?.remove("failover-state"))
-}
-
 /// A config with these lines for the group.
 fn config(world: &World, lines: &str) -> String {
     let path = world.dir().join("relay.toml");
@@ -43,7 +35,7 @@ fn config(world: &World, lines: &str) -> String {
 async fn lose_the_leader(world: &mut World, first: &str, signal: Signal) -> Address {
     world.server_mut(first).unwrap().kill();
     let (promoted, _) = first_primary(&world.groups[0].redis).await;
-    let asked = world.sentinels.iter().map(failover_state);
+    let asked = world.sentinels.iter().map(|sentinel| sentinel.failover_state("redis"));
     let states = futures_util::future::join_all(asked).await;
     let leads = |state: &Result<Option<String>, LabError>| {
         let state = state.as_ref().ok().and_then(Option::as_deref);
@@ -96,7 +88,7 @@ async fn nothing_is_lost(level: &str, signal: Signal) {
     // The leader is back, and says nothing else.
     for sentinel in &mut world.sentinels {
         let _ = sentinel.signal(Signal::SIGCONT);
-        if failover_state(sentinel).await.is_err() {
+        if sentinel.failover_state("redis").await.is_err() {
             sentinel.restart().await.unwrap();
         }
     }

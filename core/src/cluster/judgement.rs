@@ -245,7 +245,7 @@ impl Judgement {
 pub fn judge(readings: &NodeReadings) -> Result<Judgement, NoVoters> {
     let voters = voters(readings)?;
     let tables: Vec<&Table> = answers(readings)
-        .map(|(_, answer)| &answer.table)
+        .map(|answer| &answer.table)
         .filter(|table| voters.contains(&table.own))
         .collect();
     let (shards, unowned) = owners(&tables, voters.len());
@@ -257,18 +257,16 @@ pub fn judge(readings: &NodeReadings) -> Result<Judgement, NoVoters> {
 }
 
 /// One answer a node, though it may answer at several addresses.
-fn answers(readings: &NodeReadings) -> impl Iterator<Item = (&Address, &NodeAnswer)> {
+fn answers(readings: &NodeReadings) -> impl Iterator<Item = &NodeAnswer> {
     let mut seen = BTreeSet::new();
-    let answers =
-        readings.iter().filter_map(|(address, reading)| Some((address, reading.as_ref().ok()?)));
-    answers.filter(move |(_, answer)| seen.insert(answer.table.own.clone()))
+    readings.values().flatten().filter(move |answer| seen.insert(&answer.table.own))
 }
 
 /// The owners of slots that more than half of themselves hold for the owners.
 fn voters(readings: &NodeReadings) -> Result<BTreeSet<NodeId>, NoVoters> {
     let mut held: BTreeMap<BTreeSet<NodeId>, usize> = BTreeMap::new();
     let mut silent = true;
-    for (_, answer) in answers(readings) {
+    for answer in answers(readings) {
         silent = false;
         let owners: BTreeSet<NodeId> = answer.table.owners().map(|row| row.id.clone()).collect();
         if owners.contains(&answer.table.own) {
@@ -351,10 +349,9 @@ impl Majority<'_> {
             }
         };
         let owner = id.as_ref().and_then(|id| self.owner(id));
-        let fitness = match (reading, &id) {
-            (Err(why), _) => Err(Unfit::Silent(why.clone())),
-            (Ok(answer), Some(id)) => self.fitness(id, owner, answer),
-            (Ok(_), None) => Err(Unfit::Unknown),
+        let fitness = match reading {
+            Err(why) => Err(Unfit::Silent(why.clone())),
+            Ok(answer) => self.fitness(owner, answer),
         };
         let migrating = reading
             .as_ref()
@@ -374,13 +371,9 @@ impl Majority<'_> {
         VoterCount { say, of: self.of }
     }
 
-    fn shard(&self, owner: &NodeId) -> Option<&Shard> {
-        self.shards.iter().find(|shard| shard.owner == *owner)
-    }
-
     /// The shard that a node owns, or whose owner a majority has it follow.
     fn owner(&self, id: &NodeId) -> Option<&Shard> {
-        self.shard(id).or_else(|| {
+        self.shards.iter().find(|shard| shard.owner == *id).or_else(|| {
             let follows = |shard: &&Shard| {
                 let of = |row: &TableRow| row.role == TableRole::Replica(shard.owner.clone());
                 self.votes(of, id).are_majority()
@@ -389,12 +382,8 @@ impl Majority<'_> {
         })
     }
 
-    fn fitness(
-        &self,
-        id: &NodeId,
-        shard: Option<&Shard>,
-        answer: &NodeAnswer,
-    ) -> Result<Fitness, Unfit> {
+    fn fitness(&self, shard: Option<&Shard>, answer: &NodeAnswer) -> Result<Fitness, Unfit> {
+        let id = &answer.table.own;
         if let Some(words) = &answer.not_ready {
             return Err(Unfit::NotReady(words.clone()));
         }

@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
-
 use super::slots::SlotRange;
 use crate::identity::address::Address;
 
@@ -17,7 +15,7 @@ const ID_LEN_SHOWN: usize = 8;
 pub const NODES_MAX: usize = 1_024;
 
 /// A node's own name, which it keeps at every address.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeId(String);
 
 impl NodeId {
