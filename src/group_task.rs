@@ -190,6 +190,8 @@ struct Executor {
     processes: BTreeMap<Address, AbortOnDropHandle<()>>,
     reading_store: Option<AbortOnDropHandle<()>>,
     reading_rows: Option<AbortOnDropHandle<()>>,
+    /// The rows have changed since they were asked for: what is being read may be older.
+    rows_changed: bool,
     /// Consul does not answer the watch, which asks again and again: what is to be read once it does.
     away: Option<Owed>,
     /// What is wrong with the logins of Sentinels for the instances.
@@ -310,6 +312,7 @@ impl GroupTask {
             processes: BTreeMap::new(),
             reading_store: None,
             reading_rows: None,
+            rows_changed: false,
             away: None,
             wrong_logins: BTreeMap::new(),
             trouble: BTreeMap::new(),
@@ -363,10 +366,14 @@ impl Executor {
             Event::Registered(found) => Input::Registered(found),
             Event::Done(Completed::Failed(source, error)) => {
                 self.note_trouble(source, &error, now);
+                if source == StorePart::Rows {
+                    self.rows_were_read();
+                }
                 Input::Tick
             }
             Event::Rows => {
                 // Only a hint: what is on the group's node is read, and put back where it is not what was published.
+                self.rows_changed = self.is_reading_rows();
                 self.read_rows();
                 Input::Tick
             }
@@ -378,6 +385,7 @@ impl Executor {
             Event::Done(Completed::ReadRows(answer)) => {
                 self.trouble.remove(&StorePart::Rows);
                 self.meter.consul_answered(now.mono);
+                self.rows_were_read();
                 Input::Rows(answer)
             }
             Event::Done(Completed::Wrote(id, outcome)) => Input::Written(id, outcome),
@@ -612,7 +620,7 @@ impl Executor {
             owed.rows = true;
             return;
         }
-        if self.reading_rows.as_ref().is_some_and(|task| !task.is_finished()) {
+        if self.is_reading_rows() {
             return;
         }
         let (consul, layout, clock) = (self.consul.clone(), self.group.layout.clone(), self.clock);
@@ -629,6 +637,18 @@ impl Executor {
                 }
             }
         })));
+    }
+
+    fn is_reading_rows(&self) -> bool {
+        self.reading_rows.as_ref().is_some_and(|task| !task.is_finished())
+    }
+
+    /// A read has ended; a change that came while it was under way is read, too.
+    fn rows_were_read(&mut self) {
+        self.reading_rows = None;
+        if std::mem::take(&mut self.rows_changed) {
+            self.read_rows();
+        }
     }
 
     /// One more entry in Consul's log, right behind a change of the writer: the followers learn with it that the change

@@ -14,7 +14,7 @@ pub use self::flight::{
     FOLLOW_UP_WITHIN_MS, FORGET_WITHIN_MS, REFUSED_PAUSE_MS, REPLACE_WITHIN_MS, WRITE_ANSWER_MAX_MS,
 };
 pub use self::narrate::OBSTACLE_SAID_AFTER_MS;
-use self::narrate::{Obstacles, OpenProblems, change_line, say};
+use self::narrate::{LinePace, Obstacles, OpenProblems, change_line, say};
 pub use self::pace::{AUDIT_MS, CHASE_MS, TICK_MS, TICK_URGENT_MS, URGENT_FOR_MS};
 use crate::decide::{Decision, decide};
 use crate::duty::action::{Action, Promote, Write};
@@ -255,6 +255,9 @@ pub struct GroupLoop {
     /// What has been said that still is so.
     standing: BTreeSet<(ProblemCode, Address)>,
     noted: OpenProblems,
+    /// Lines on changes of rows, and on what was put back.
+    rows_line: LinePace,
+    repair_line: LinePace,
     /// The death of which it was said why no failover is asked for at once.
     not_fast: Option<(Address, u32)>,
     decision: Option<Decision>,
@@ -294,6 +297,8 @@ impl GroupLoop {
             obstacles: Obstacles::default(),
             standing: BTreeSet::new(),
             noted: OpenProblems::default(),
+            rows_line: LinePace::default(),
+            repair_line: LinePace::default(),
             not_fast: None,
             decision: None,
         }

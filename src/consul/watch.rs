@@ -18,8 +18,8 @@ use crate::core::published::projection::Layout;
 /// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
 const REGISTERED_PAUSE: Duration = Duration::from_millis(200);
 
-/// Pause between two looks for a node that is not there.
-const MISSING_PAUSE: Duration = Duration::from_secs(1);
+/// Pause between two looks for a node that is not there. Consul does not wait for one.
+const MISSING_PAUSE: Duration = Duration::from_millis(500);
 
 /// One group's keys, asked for again and again.
 #[derive(Debug)]
@@ -133,7 +133,8 @@ pub async fn watch_registered(
     }
 }
 
-/// Says whenever what is on a group's node has changed, until the receiver takes no more.
+/// Says whenever what is on a group's node may have changed, until the receiver takes no more. A node that is still
+/// missing may have been there between two looks: it is said at each.
 pub async fn watch_rows(consul: Consul, node: String, changed: mpsc::Sender<()>) {
     let path = format!("/v1/catalog/node-services/{node}");
     let query = BlockingQuery::new(consul, path, Vec::new(), WATCH_WAIT);
@@ -144,14 +145,13 @@ pub async fn watch_rows(consul: Consul, node: String, changed: mpsc::Sender<()>)
         match query.next(|answer| answer.ok(&call)).await {
             Ok(answer) => {
                 let is_missing = is_no_node(&answer.body);
-                if before.as_ref() != Some(&answer.body) {
+                if is_missing || before.as_ref() != Some(&answer.body) {
                     before = Some(answer.body);
                     if changed.send(()).await.is_err() {
                         return;
                     }
                 }
                 if is_missing {
-                    // Consul does not wait for a node that is not there.
                     tokio::time::sleep(MISSING_PAUSE).await;
                 }
             }

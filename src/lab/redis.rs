@@ -117,6 +117,15 @@ impl LabServer {
         }
     }
 
+    /// The same by another program, as after an upgrade.
+    ///
+    /// # Errors
+    /// As [`restart`](Self::restart).
+    pub async fn upgrade(&mut self, tool: Tool) -> Result<(), LabError> {
+        self.tool = tool;
+        self.restart().await
+    }
+
     /// One command, on a connection of its own.
     ///
     /// # Errors

@@ -42,6 +42,14 @@ pub struct Context {
     pub groups: BTreeMap<String, GroupValue>,
 }
 
+impl Context {
+    /// Each group's writer, by the group's name.
+    pub fn writers(&self) -> BTreeMap<String, Option<String>> {
+        let writer = |group: &GroupValue| group.writer.as_ref().map(|at| at.address.clone());
+        self.groups.iter().map(|(name, group)| (name.clone(), writer(group))).collect()
+    }
+}
+
 /// One group as a template sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GroupValue {

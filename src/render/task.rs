@@ -3,7 +3,7 @@
 //!
 //! Every template has a task of its own, so one whose command hangs holds up no other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::command;
 use super::context::{Context, GroupRecords, Missing};
 use super::engine;
 use super::file::Destination;
-use super::pace::ChangePace;
+use super::pace::{ChangePace, FileNews};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::template::{FILE_PLACEHOLDER, TemplateConfig};
@@ -238,24 +238,38 @@ async fn keep_rendered(
     let mut pace = ChangePace::default();
     let mut again: Option<Instant> = None;
     let mut waits_for: Option<Missing> = None;
+    // The writers when it was last rendered, with success or without.
+    let mut writers = BTreeMap::new();
+    // What is new is not rendered yet.
+    let mut due = false;
     loop {
-        let due = async {
-            match again {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
+        let news = match picture.borrow().context(template.config.on_no_writer) {
+            Ok(context) if context.writers() != writers => FileNews::Writer,
+            Ok(_) | Err(_) => FileNews::Rest,
         };
+        // What failed has a time of its own, which only another writer or the operator makes shorter.
+        let waits = match again {
+            Some(at) if news == FileNews::Rest => Some(at),
+            _ => pace.next(news),
+        };
+        let at = waits.unwrap_or_else(Instant::now);
         // Cancel safe: watch channels and a timer.
         tokio::select! {
-            changed = picture.changed() => if changed.is_err() { return },
-            changed = look.changed() => if changed.is_err() { return },
-            () = due => {}
-        }
-        tokio::time::sleep(JOIN).await;
-        if let Some(at) = pace.next() {
-            tokio::time::sleep_until(at).await;
+            changed = picture.changed() => if changed.is_err() { return } else {
+                due = true;
+                // More may come with it.
+                tokio::time::sleep(JOIN).await;
+                continue;
+            },
+            changed = look.changed() => if changed.is_err() { return } else {
+                due = true;
+                again = None;
+                continue;
+            },
+            () = tokio::time::sleep_until(at), if due || again.is_some() => {}
         }
         let context = picture.borrow_and_update().context(template.config.on_no_writer);
+        due = false;
         let context = match context {
             Ok(context) => context,
             Err(missing) => {
@@ -263,14 +277,19 @@ async fn keep_rendered(
                     info!("{} stays as it is: {missing}", template.shown());
                     waits_for = Some(missing);
                 }
+                again = None;
                 continue;
             }
         };
         waits_for = None;
+        if news == FileNews::Writer {
+            writers = context.writers();
+            retry.reset();
+        }
         match template.bring_about(context).await {
             Ok(done) => {
                 if done == RenderOutcome::Replaced {
-                    pace.changed(Instant::now());
+                    pace.changed(news, Instant::now());
                 }
                 if done != RenderOutcome::Nothing || again.is_some() {
                     info!("{} is rendered", template.shown());

@@ -196,6 +196,54 @@ async fn announce(sentinel: &LabServer, host: &str) {
     sentinel.ask(&["SENTINEL", "CONFIG", "SET", "announce-ip", host]).await.unwrap();
 }
 
+/// A group on Redis 6.0 is upgraded, and for a while its writer is newer than its replicas.
+#[tokio::test]
+async fn an_upgrade_cures_what_older_versions_lack() {
+    let spec = WorldSpec {
+        version: Some("redis-6.0"),
+        // A Sentinel of 6.0 connects from its own address, which a newer Redis does not take for this machine's.
+        redis_lines: "save 3600 1\nmin-replicas-to-write 1\nprotected-mode no\n",
+        ..WorldSpec::default()
+    };
+    let mut world = world(spec).await;
+    let running = agents(&world, 2, &[]);
+    let old = make_well(&world).await;
+    until_found_among(&world, "writes-not-held").await;
+    until_found_among(&world, "sentinel-version").await;
+    let newer = tools::version("redis-7.0").unwrap();
+
+    let replicas: Vec<String> =
+        world.groups[0].redis[1..].iter().map(|redis| redis.address.to_string()).collect();
+    assert!(!replicas.contains(&old));
+    world.server_mut(&replicas[0]).unwrap().upgrade(newer.clone()).await.unwrap();
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    let moved = run(&world, &["switchover", "redis", "--to", &replicas[0], "--yes"], &[]);
+    assert_eq!(moved.status.code(), Some(0), "{}{}", text(&moved), crate::support::logs(&running));
+    let found = until_found_among(&world, "versions-differ").await;
+    assert_eq!(mend(&found, "versions-differ"), "upgrade replicas before the primary");
+    for late in [&replicas[1], &old] {
+        world.server_mut(late).unwrap().upgrade(newer.clone()).await.unwrap();
+        until_in_sync(&world, "redis", 2).await;
+    }
+    until_gone(&world, "versions-differ").await;
+    until_gone(&world, "writes-not-held").await;
+    for sentinel in &mut world.sentinels {
+        sentinel.upgrade(newer.clone()).await.unwrap();
+    }
+    // What 6.0 has written of a user has no channels in it, and to 7.0 that means none (`docs/facts/sentinel.md` 15).
+    let lost = ["sentinel-user-weak", "relay-refused"];
+    let found = until_found(&world, &[], &lost).await;
+    let weak: Vec<Value> =
+        found.into_iter().filter(|found| found["code"] == "sentinel-user-weak").collect();
+    cure(&world, &weak).await;
+    for sentinel in &world.sentinels {
+        sentinel.ask(&["ACL", "SETUSER", "default", "allchannels"]).await.unwrap();
+        sentinel.ask(&["SENTINEL", "FLUSHCONFIG"]).await.unwrap();
+    }
+    until_found(&world, &[], &[]).await;
+}
+
 /// Sentinels that are gone, that others have forgotten, that hear too few, and that do not trust their clock.
 #[tokio::test]
 async fn sentinels_that_are_gone_or_hear_too_few_are_brought_back() {

@@ -6,6 +6,7 @@ use consul_redis::lab::world::{Announced, World, WorldSpec};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::cures::{until_found_among, until_gone};
 use crate::support::{
     logs, node_agents, run, text, until_in_sync, until_named, until_well, until_writer, world,
 };
@@ -77,5 +78,30 @@ async fn names_that_sentinels_announce_are_followed_through_a_failover() {
     let third = until_writer(&world, "redis", 5, Some(&second)).await;
     until_shown(&world, &third).await;
     // Sentinel has nothing to repair at what was pointed there by us.
+    until_well(&world).await;
+}
+
+/// One Sentinel answers with addresses where the others answer with names, and then looks up no names at all.
+#[tokio::test]
+async fn sentinels_that_do_not_use_names_as_the_others_do_are_found_and_cured() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = own_hosts_file(dir.path());
+    let spec =
+        WorldSpec { announced: Announced::Name(hosts), since: Some("6.2"), ..WorldSpec::default() };
+    let world = world(spec).await;
+    let _agents = node_agents(&world, "");
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    for (setting, code) in
+        [("announce-hostnames", "names-mixed"), ("resolve-hostnames", "names-not-resolved")]
+    {
+        let sentinel = &world.sentinels[1];
+        sentinel.ask(&["SENTINEL", "CONFIG", "SET", setting, "no"]).await.unwrap();
+        let found = until_found_among(&world, code).await;
+        let mend = found.iter().find(|finding| finding["code"] == code).unwrap()["mend"].clone();
+        assert!(mend.as_str().unwrap().contains(setting), "{mend}");
+        sentinel.ask(&["SENTINEL", "CONFIG", "SET", setting, "yes"]).await.unwrap();
+        until_gone(&world, code).await;
+    }
     until_well(&world).await;
 }

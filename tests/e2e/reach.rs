@@ -422,6 +422,26 @@ async fn a_node_that_is_swept_is_back_within_a_second_and_the_log_says_what_was_
     .unwrap();
 }
 
+/// The node is taken in the moment in which it is made: what watches it has seen none before, and sees none after.
+#[tokio::test]
+async fn a_node_that_is_swept_as_it_is_made_is_back_within_a_second() {
+    let world = world(WorldSpec::default()).await;
+    let consul = world.consul.client().unwrap();
+    let _running = agents(&world, 2, &[]);
+    loop {
+        if world.consul.key("redis-ha/redis/state").await.is_ok_and(|state| state.is_some()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let body = json!({"Node": "redis-ha-redis"});
+    let swept = Instant::now();
+    consul.put("/v1/catalog/deregister", &[], Some(&body)).await.unwrap();
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_named(&world, "redis-primary", std::slice::from_ref(&writer)).await;
+    crate::promises::SWEPT.kept(swept.elapsed());
+}
+
 /// A clean-up job takes a single row, or a key.
 #[tokio::test]
 async fn a_row_or_a_key_that_is_swept_is_back_within_a_second_and_the_log_says_which() {

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use consul_redis::core::identity::address::Address;
+use consul_redis::core::published::record::Record;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::tools::Tool;
@@ -327,6 +329,71 @@ async fn a_storm_of_changes_is_joined() {
     client.put("/v1/txn", &[], Some(&set)).await.unwrap();
     rendered.until_out(20, "1\n").await;
     assert_eq!(rendered.until_noted("1").await, times + 1);
+}
+
+/// Writes a record as another agent would.
+async fn write_record(world: &World, record: &Record) {
+    let value = base64(&consul_redis::core::published::record::encode(record));
+    let set = json!([{"KV": {"Verb": "set", "Key": "redis-ha/redis/state", "Value": value}}]);
+    world.consul.client().unwrap().put("/v1/txn", &[], Some(&set)).await.unwrap();
+}
+
+/// The instance that is not `writer`.
+fn other(record: &Record, writer: &Address) -> Address {
+    let mut addresses = record.instances.iter().map(|instance| &instance.address);
+    addresses.find(|address| *address != writer).unwrap().clone()
+}
+
+/// Seven other changes, far enough apart that each is one of its own.
+async fn storm(world: &World, record: &mut Record) {
+    for generation in 2..=8 {
+        record.generation = generation;
+        write_record(world, record).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_switch_in_a_storm_of_other_changes_is_shown_at_once() {
+    let world = world(small()).await;
+    let running = agent(&world, "agent", &[], &[]);
+    until_writer(&world, "redis", 20, None).await;
+    let mut record = until_in_sync(&world, "redis", 1).await;
+    drop(running);
+    let rendered =
+        Rendered::new(&world, "{{ groups.redis.generation }} {{ groups.redis.writer.address }}\n");
+    let _watching = watcher(&world, &rendered.config("", &rendered.noting()));
+    let writer = record.writer_address().unwrap().clone();
+    rendered.until_out(10, &format!("1 {writer}\n")).await;
+    storm(&world, &mut record).await;
+    let replica = other(&record, &writer);
+    record.generation = 9;
+    record.writer.as_mut().unwrap().address = replica.clone();
+    write_record(&world, &record).await;
+    rendered.until_out(3, &format!("9 {replica}\n")).await;
+}
+
+#[tokio::test]
+async fn a_command_that_fails_keeps_its_pause_whatever_else_changes() {
+    let world = world(small()).await;
+    let running = agent(&world, "agent", &[], &[]);
+    until_writer(&world, "redis", 20, None).await;
+    let mut record = until_in_sync(&world, "redis", 1).await;
+    drop(running);
+    let rendered = Rendered::new(&world, "{{ groups.redis.generation }}\n");
+    let watching = watcher(&world, &rendered.config("", "command = [\"false\"]"));
+    until_log(&watching, 10, "trying again in").await;
+    storm(&world, &mut record).await;
+    // After 1 s and after 2 s more, each a third more or less.
+    let tries = watching.log().matches("trying again in").count();
+    assert!(tries <= 2, "{}", watching.log());
+    // Another writer is tried at once.
+    let writer = record.writer_address().unwrap().clone();
+    let replica = other(&record, &writer);
+    record.generation = 9;
+    record.writer.as_mut().unwrap().address = replica;
+    write_record(&world, &record).await;
+    rendered.until_out(1, "9\n").await;
 }
 
 /// What a config with this `[[template]]` is answered with, at once.

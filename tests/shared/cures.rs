@@ -33,10 +33,9 @@ const DISKS: Cure = CarriedOut(
     "reach::replicas_whose_disks_are_full_serve_reads_and_status_says_why_none_is_chosen",
 );
 
-const UPGRADE: &str =
-    "the cure is an upgrade of the servers, which tests/e2e/versions.rs runs by version";
-const NAMES: &str =
-    "no scenario yet: where names are announced, doctor reaches a Sentinel by its address as well";
+const UPGRADE: Cure = CarriedOut("cures::an_upgrade_cures_what_older_versions_lack");
+const NAMES: Cure =
+    CarriedOut("hostnames::sentinels_that_do_not_use_names_as_the_others_do_are_found_and_cured");
 
 /// All findings, by code.
 pub const CURES: &[(&str, Cure)] = &[
@@ -52,7 +51,7 @@ pub const CURES: &[(&str, Cure)] = &[
             "reach::replicas_that_sentinels_have_forgotten_keep_their_rows_and_doctor_says_how_one_leads",
         ),
     ),
-    ("names-not-resolved", NotHere(NAMES)),
+    ("names-not-resolved", NAMES),
     (
         "sentinel-login",
         CarriedOut("sentinel_logins::a_login_that_the_writer_refuses_is_given_to_no_sentinel"),
@@ -80,7 +79,7 @@ pub const CURES: &[(&str, Cure)] = &[
     ("parallel-syncs-differs", SETTINGS),
     ("settings-not-kept", OBSERVED),
     ("ghost-replica", SENTINELS),
-    ("names-mixed", NotHere(NAMES)),
+    ("names-mixed", NAMES),
     ("loopback-announced", LOOPBACK),
     ("sentinel-login-weak", RIGHTS),
     ("sentinel-right", RIGHTS),
@@ -88,7 +87,7 @@ pub const CURES: &[(&str, Cure)] = &[
         "sentinel-config-unsaved",
         CarriedOut("sentinel_logins::a_sentinel_that_cannot_save_its_config_is_told_once"),
     ),
-    ("sentinel-version", NotHere(UPGRADE)),
+    ("sentinel-version", UPGRADE),
     ("down-after-long", SETTINGS),
     ("reboot-unbounded", CONSUL),
     ("failover-timeout-long", SETTINGS),
@@ -112,7 +111,7 @@ pub const CURES: &[(&str, Cure)] = &[
             "no Sentinel shows which names it was told: tests/e2e/renamed.rs fails over with them",
         ),
     ),
-    ("writes-not-held", NotHere(UPGRADE)),
+    ("writes-not-held", UPGRADE),
     (
         "two-addresses",
         CarriedOut("identity::a_primary_at_two_addresses_is_never_told_to_follow_itself"),
@@ -130,7 +129,7 @@ pub const CURES: &[(&str, Cure)] = &[
     ("maxmemory-policy-differs", SETTINGS),
     ("config-file-missing", HOSTS),
     ("clock-skew", HOSTS),
-    ("versions-differ", NotHere(UPGRADE)),
+    ("versions-differ", UPGRADE),
     ("priority-zero", SETTINGS),
     ("replica-unannounced", SETTINGS),
     ("min-replicas-off", SETTINGS),

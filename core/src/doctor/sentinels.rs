@@ -250,17 +250,27 @@ fn login(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// The logins that Sentinels have.
 fn users(facts: &Facts<'_>) -> Vec<Finding> {
-    let mut weak: std::collections::BTreeMap<&str, Vec<Observation>> = <_>::default();
+    let mut weak: std::collections::BTreeMap<&str, (Vec<Observation>, bool)> = <_>::default();
     for (at, more) in &facts.instances {
         for (user, lacks) in more.sentinel_users.iter().flatten().filter(|(_, l)| !l.is_empty()) {
-            weak.entry(user).or_default().push(seen(at, format!("refuses it {lacks}")));
+            let (evidence, channels) = weak.entry(user).or_insert((Vec::new(), true));
+            evidence.push(seen(at, format!("refuses it {lacks}")));
+            *channels &=
+                lacks.split(", ").all(|command| ["PUBLISH", "SUBSCRIBE"].contains(&command));
         }
     }
-    let found = weak.into_iter().map(|(user, evidence)| {
+    let found = weak.into_iter().map(|(user, (evidence, channels))| {
         let text =
             format!("Sentinels are logged in as {user}, which may not do what a failover needs");
-        let mend =
-            format!("ACL SETUSER {user} on every instance, with the rights that Sentinel needs");
+        // What Redis before 6.2 has written of a user has no channels in it, and from 7.0 on that means none.
+        let mend = if channels {
+            format!(
+                "redis-cli ACL SETUSER {user} allchannels, on every instance; redis-cli CONFIG REWRITE, on every instance; \
+                 where users are in an aclfile, ACL SAVE instead"
+            )
+        } else {
+            format!("ACL SETUSER {user} on every instance, with the rights that Sentinel needs")
+        };
         FindingCode::SentinelUserWeak.found(text, evidence, mend)
     });
     found.collect()

@@ -139,7 +139,8 @@ impl GroupLoop {
             let group = &self.policy.group;
             let what = put_back(&ops);
             let text = format!("{group}: put back rows or keys that were changed: {what}");
-            out.push(say(LogLevel::Info, text));
+            let line = self.repair_line.line(text, now.mono);
+            out.extend(line.map(|text| say(LogLevel::Info, text)));
             out.push(Output::ReadRows);
             return;
         };

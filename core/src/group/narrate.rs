@@ -1,6 +1,6 @@
 //! What goes to the log and the history: each change once, and what has stood in the way for a while.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,6 +34,34 @@ const SAID: [ProblemCode; 6] = [
     ProblemCode::ReplicaOutOfSync,
     ProblemCode::ClockSkew,
 ];
+
+/// Lines of one kind that are said as they come...
+const LINES_MAX: usize = 5;
+/// ... within this long, in ms. What more there is of them is counted.
+const LINES_WINDOW_MS: u64 = 10_000;
+
+/// The pace of a line that may repeat for as long as two sides disagree.
+#[derive(Default)]
+pub(super) struct LinePace {
+    said: VecDeque<Mono>,
+    left_out: u32,
+}
+
+impl LinePace {
+    /// The line, where it may be said now, with how many were left out before it.
+    pub(super) fn line(&mut self, text: String, now: Mono) -> Option<String> {
+        self.said.retain(|at| now - *at < LINES_WINDOW_MS);
+        if self.said.len() >= LINES_MAX {
+            self.left_out += 1;
+            return None;
+        }
+        self.said.push_back(now);
+        match std::mem::take(&mut self.left_out) {
+            0 => Some(text),
+            more => Some(format!("{text} ({more} like it before, not logged)")),
+        }
+    }
+}
 
 /// What stands in the way, of one subject: since when, whatever words it is in.
 struct Obstacle {
@@ -174,7 +202,7 @@ fn instance_of(problem: &Problem) -> String {
 
 impl GroupLoop {
     pub(super) fn say_committed(
-        &self,
+        &mut self,
         purpose: Purpose,
         record: &Record,
         now: Now,
@@ -206,7 +234,9 @@ impl GroupLoop {
                     .iter()
                     .map(|i| format!("{} {}", i.address, i.role.as_str()))
                     .collect();
-                format!("{}: instances: {}", record.group, rows.join(", "))
+                let text = format!("{}: instances: {}", record.group, rows.join(", "));
+                let Some(text) = self.rows_line.line(text, now.mono) else { return };
+                text
             }
             Purpose::Forget => {
                 let sentinel = record.reset.as_ref().map(|reset| reset.sentinel.to_string());
@@ -415,6 +445,21 @@ pub(super) fn say(weight: LogLevel, text: String) -> Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_repeats_has_a_pace_and_what_was_left_out_is_counted() {
+        let mut pace = LinePace::default();
+        let line = |pace: &mut LinePace, ms| pace.line("rows".to_owned(), Mono(ms));
+        for ms in 0..5 {
+            assert_eq!(line(&mut pace, ms * 100), Some("rows".to_owned()));
+        }
+        for ms in 5..100 {
+            assert_eq!(line(&mut pace, ms * 100), None);
+        }
+        let again = Some("rows (95 like it before, not logged)".to_owned());
+        assert_eq!(line(&mut pace, 10_000), again);
+        assert_eq!(line(&mut pace, 30_000), Some("rows".to_owned()));
+    }
 
     #[test]
     fn what_changes_in_a_text_is_no_part_of_its_kind() {
