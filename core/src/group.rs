@@ -562,10 +562,14 @@ impl GroupLoop {
                     out.push(Output::Hold(hold.clone()));
                 }
                 Action::Relay(relay) => {
-                    let Relay { sentinel, leader_at, epoch, chosen, why, .. } = relay;
+                    let Relay { sentinel, leader_at, epoch, forced, chosen, why, .. } = relay;
+                    let how = if *forced {
+                        format!("was asked for a failover (from now on epoch {epoch})")
+                    } else {
+                        format!("was elected at epoch {epoch}")
+                    };
                     let text = format!(
-                        "{}: telling Sentinel {sentinel} that {leader_at} was elected at epoch {epoch} and made {chosen} the \
-                         primary: {why}",
+                        "{}: telling Sentinel {sentinel} that {leader_at} {how} and made {chosen} the primary: {why}",
                         self.policy.group
                     );
                     out.push(say(LogLevel::Info, text));

@@ -214,6 +214,9 @@ pub const REBOOT_DOWN_AFTER_MS: u64 = 3_000;
 pub const LEADER_SILENT_MS: u64 = 200;
 /// How long it may take to tell a majority, from the promotion, in ms: by itself it sees the promotion within 1 s.
 pub const TELL_WITHIN_MS: u64 = 1_500;
+/// How far above all epochs that are seen the one is at which Sentinels are told of a forced failover: an election that
+/// begins in the same moment takes the next one, and must not have the same.
+pub const FORCED_EPOCH_AHEAD: u64 = 8;
 /// How often one Sentinel is told how one election ended, in ms.
 pub const RELAY_AGAIN_MS: u64 = 500;
 /// How long a Sentinel may disagree with the majority before it is reconfigured: they correct one another within 2 s.

@@ -343,6 +343,7 @@ mod tests {
                 leader: SentinelId("leader".to_owned()),
                 leader_at: address("10.0.0.8:26379"),
                 epoch: 4,
+                forced: false,
                 old: old.clone(),
                 chosen: old.clone(),
                 why: RelayReason::Silent,

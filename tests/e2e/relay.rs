@@ -12,13 +12,15 @@ use consul_redis::lab::world::{World, WorldSpec};
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    agents, logs, must_follow_a_failover, run, text, until_in_sync, until_record, until_writer,
-    world, writers,
+    agents, logs, must_follow_a_failover, node_agents, run, text, until_in_sync, until_record,
+    until_writer, world, writers,
 };
 use crate::writers::{Done, Kind, lost};
 
 /// Writes before and after.
 const SOME: usize = 200;
+/// What Sentinels wait for where the agents do not, in ms.
+const PATIENT_MS: u64 = 60_000;
 /// How long another failover may take that a dead leader leaves behind, in s: twice `failover-timeout`, and one more
 /// election.
 const ANOTHER_WITHIN_S: u64 = 60;
@@ -30,11 +32,34 @@ fn config(world: &World, lines: &str) -> String {
     path.display().to_string()
 }
 
-/// Kills the primary, and stops the Sentinel that leads the failover as soon as a replica says that it is the primary.
-/// That replica.
-async fn lose_the_leader(world: &mut World, first: &str, signal: Signal) -> Address {
-    world.server_mut(first).unwrap().kill();
-    let (promoted, _) = first_primary(&world.groups[0].redis).await;
+/// How a failover begins whose leader dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begins {
+    /// The primary dies, and Sentinels elect a leader.
+    Elected,
+    /// The primary dies, which the agent beside it sees at once: one Sentinel is asked.
+    Proven,
+    /// An operator asks one Sentinel.
+    Asked,
+}
+
+/// Has the primary replaced, and stops the Sentinel that leads the failover as soon as a replica says that it is the
+/// primary. That replica.
+async fn lose_the_leader(
+    world: &mut World,
+    first: &str,
+    begins: Begins,
+    signal: Signal,
+) -> Address {
+    match begins {
+        Begins::Elected | Begins::Proven => world.server_mut(first).unwrap().kill(),
+        Begins::Asked => {
+            world.sentinels[1].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+        }
+    }
+    let replicas = &world.groups[0].redis[1..];
+    assert!(replicas.iter().all(|replica| replica.address.to_string() != first));
+    let (promoted, _) = first_primary(replicas).await;
     let asked = world.sentinels.iter().map(|sentinel| sentinel.failover_state("redis"));
     let states = futures_util::future::join_all(asked).await;
     let leads = |state: &Result<Option<String>, LabError>| {
@@ -53,10 +78,16 @@ fn acknowledged_by(done: Vec<Done>, server: &Address) -> Vec<Done> {
     done.into_iter().filter(|done| done.kind != Kind::Reader && done.by.to_string() == by).collect()
 }
 
-async fn begun(lines: &str, level: &str) -> (World, Vec<Process>, String) {
-    let world = world(WorldSpec::default()).await;
-    let config = config(&world, lines);
-    let agents = agents(&world, 3, &["--config", &config, "--publish", level]);
+async fn begun(lines: &str, level: &str, begins: Begins) -> (World, Vec<Process>, String) {
+    let spec = WorldSpec::default();
+    let down_after_ms = if begins == Begins::Proven { PATIENT_MS } else { spec.down_after_ms };
+    let world = world(WorldSpec { down_after_ms, ..spec }).await;
+    let agents = if begins == Begins::Proven {
+        node_agents(&world, &format!("{lines}publish = \"{level}\""))
+    } else {
+        let config = config(&world, lines);
+        agents(&world, 3, &["--config", &config, "--publish", level])
+    };
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
     world.calm().await.unwrap();
@@ -64,12 +95,12 @@ async fn begun(lines: &str, level: &str) -> (World, Vec<Process>, String) {
 }
 
 /// What the promoted one acknowledges stays, its name is published once and not withdrawn.
-async fn nothing_is_lost(level: &str, signal: Signal) {
-    let (mut world, agents, first) = begun("", level).await;
+async fn nothing_is_lost(level: &str, begins: Begins, signal: Signal) {
+    let (mut world, agents, first) = begun("", level, begins).await;
     let before = until_in_sync(&world, "redis", 2).await;
     let writers = writers(&world);
     writers.until_more(SOME).await;
-    let promoted = lose_the_leader(&mut world, &first, signal).await;
+    let promoted = lose_the_leader(&mut world, &first, begins, signal).await;
     let second = until_writer(&world, "redis", 20, Some(&first)).await;
     assert_eq!(second, promoted.to_string(), "{}", logs(&agents));
     writers.until_more(SOME).await;
@@ -92,39 +123,64 @@ async fn nothing_is_lost(level: &str, signal: Signal) {
             sentinel.restart().await.unwrap();
         }
     }
-    world.server_mut(&first).unwrap().restart().await.unwrap();
+    if begins != Begins::Asked {
+        world.server_mut(&first).unwrap().restart().await.unwrap();
+    }
     until_in_sync(&world, "redis", 2).await;
     world.calm().await.unwrap();
     let now = until_in_sync(&world, "redis", 2).await;
     assert_eq!(now.writer_address(), Some(&promoted), "{}", logs(&agents));
     assert_eq!(now.generation, after.generation, "{}", logs(&agents));
-    must_follow_a_failover(&mut world).await;
+    if begins != Begins::Proven {
+        must_follow_a_failover(&mut world).await;
+    }
 }
 
 #[tokio::test]
 async fn no_acknowledged_write_is_lost_with_the_leader_at_level_promotion() {
-    nothing_is_lost("promotion", Signal::SIGKILL).await;
+    nothing_is_lost("promotion", Begins::Elected, Signal::SIGKILL).await;
 }
 
 #[tokio::test]
 async fn no_acknowledged_write_is_lost_with_a_leader_that_stands_still() {
-    nothing_is_lost("promotion", Signal::SIGSTOP).await;
+    nothing_is_lost("promotion", Begins::Elected, Signal::SIGSTOP).await;
 }
 
 /// The majority itself names it, so the level does not matter.
 #[tokio::test]
 async fn no_acknowledged_write_is_lost_with_the_leader_at_level_quorum() {
-    nothing_is_lost("quorum", Signal::SIGKILL).await;
+    nothing_is_lost("quorum", Begins::Elected, Signal::SIGKILL).await;
+}
+
+/// No Sentinel voted for a leader that was asked: agents tell the others at an epoch that no election has.
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_with_a_leader_that_was_asked_at_level_promotion() {
+    nothing_is_lost("promotion", Begins::Asked, Signal::SIGKILL).await;
+}
+
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_with_a_leader_that_was_asked_at_level_quorum() {
+    nothing_is_lost("quorum", Begins::Asked, Signal::SIGKILL).await;
+}
+
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_with_the_leader_after_a_proven_death() {
+    nothing_is_lost("promotion", Begins::Proven, Signal::SIGKILL).await;
+}
+
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_with_a_leader_that_stands_still_after_a_proven_death() {
+    nothing_is_lost("promotion", Begins::Proven, Signal::SIGSTOP).await;
 }
 
 /// What the others rest on: without the relay, the Sentinels that are left elect once more, and where they choose
 /// another one the writes are gone.
 #[tokio::test]
 async fn without_the_relay_acknowledged_writes_are_lost_with_the_leader() {
-    let (mut world, agents, first) = begun("relay = false\n", "promotion").await;
+    let (mut world, agents, first) = begun("relay = false\n", "promotion", Begins::Elected).await;
     let writers = writers(&world);
     writers.until_more(SOME).await;
-    let promoted = lose_the_leader(&mut world, &first, Signal::SIGKILL).await;
+    let promoted = lose_the_leader(&mut world, &first, Begins::Elected, Signal::SIGKILL).await;
     // They may choose either replica. The lower number goes first.
     let other = world.groups[0]
         .redis

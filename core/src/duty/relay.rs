@@ -3,16 +3,21 @@
 //! The outcome of an election is unique: a majority of the Sentinels voted for one leader at one epoch, the leader
 //! chose one replica, and the replica obeyed. For up to a second only the leader knows that. If it dies then, the
 //! others elect another replica, and what was written meanwhile is lost. A hello that says what the leader is about to
-//! say makes them follow at once, and elect no other (`docs/facts/sentinel.md` 14). A forced failover has no votes, and
-//! is never told.
+//! say makes them follow at once, and elect no other (`docs/facts/sentinel.md` 14).
+//!
+//! A forced failover (`SENTINEL FAILOVER`) has no votes, and another Sentinel may have its epoch. It is told only while
+//! no other has begun anything: none calls the old primary down, none was voted for since, and all name the old one. Then
+//! the epoch is one that no election can have ([`FORCED_EPOCH_AHEAD`]).
 
 use std::fmt;
 
 use crate::identity::address::{Address, GroupName};
 use crate::known::memory::Election;
-use crate::known::observed::{FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId};
+use crate::known::observed::{
+    DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId,
+};
 use crate::known::view::View;
-use crate::policy::{LEADER_SILENT_MS, RELAY_AGAIN_MS, TELL_WITHIN_MS};
+use crate::policy::{FORCED_EPOCH_AHEAD, LEADER_SILENT_MS, RELAY_AGAIN_MS, TELL_WITHIN_MS};
 use crate::situation::election::{elected_by, led_in_silence};
 use crate::situation::writer::{Lineage, WriterTest};
 
@@ -27,6 +32,8 @@ pub struct Relay {
     pub leader_at: Address,
     /// The epoch of the election.
     pub epoch: u64,
+    /// The failover was forced, and its epoch is ours.
+    pub forced: bool,
     /// The primary that the Sentinel still names.
     pub old: Address,
     /// The replica that the leader chose, and that is a primary now.
@@ -73,8 +80,14 @@ impl Relay {
     /// What was decided still holds for what the Sentinel says now.
     pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
         let Self { leader, epoch, old, chosen, .. } = self;
-        lacks(now, leader, *epoch, (old, chosen)) == Some(&self.leader_at)
+        let calm = !self.forced || now.group.as_ref().is_some_and(is_calm);
+        calm && lacks(now, leader, *epoch, (old, chosen)) == Some(&self.leader_at)
     }
+}
+
+/// It may be about to begin no election.
+fn is_calm(group: &SentinelGroup) -> bool {
+    group.down == DownOpinion::Up && group.failover.is_none()
 }
 
 /// The Sentinel has yet to hear how the election ended, and leads none itself: where it knows the leader. A hello whose
@@ -102,7 +115,7 @@ pub fn election(view: &View<'_>) -> Option<Election> {
     let newest = newest.max_by_key(|election| election.epoch);
     // Of one epoch there is one outcome: the one that was seen first stays, with when it was.
     let mut election = match (known, newest) {
-        (Some(known), Some(new)) if new.epoch > known.epoch => new,
+        (Some(known), Some(new)) if is_newer(&new, known) => new,
         (None, Some(new)) => new,
         (known, _) => known?.clone(),
     };
@@ -112,27 +125,56 @@ pub fn election(view: &View<'_>) -> Option<Election> {
     Some(election)
 }
 
-/// The Sentinel leads a failover for which a majority voted, and has chosen a replica.
+/// The highest epoch that was seen when it was.
+fn seen_at(election: &Election) -> u64 {
+    let ahead = if election.forced { FORCED_EPOCH_AHEAD } else { 0 };
+    election.epoch.saturating_sub(ahead)
+}
+
+fn is_newer(new: &Election, known: &Election) -> bool {
+    let another = (&new.leader, &new.chosen) != (&known.leader, &known.chosen);
+    match new.forced {
+        true => (another || !known.forced) && seen_at(new) >= seen_at(known),
+        false => new.epoch > seen_at(known),
+    }
+}
+
+/// The Sentinel leads a failover for which a majority voted, or that was forced, and has chosen a replica.
 fn won(view: &View<'_>, answer: &SentinelAnswer) -> Option<Election> {
     let group = answer.group.as_ref()?;
-    let (epoch, votes) = elected_by(answer, group)?;
-    if view.memory.voted_before.get(&answer.id).is_some_and(|before| *before >= epoch) {
-        return None;
-    }
     let chosen = group.replicas.iter().find(|replica| replica.promoted)?;
-    (votes >= view.tally.majority()).then(|| Election {
+    let of = |epoch, forced| Election {
         leader: answer.id.clone(),
         epoch,
+        forced,
         old: group.monitored.clone(),
         chosen: chosen.address.clone(),
         seen: view.now.mono,
         promoted: None,
-    })
+    };
+    let Some((epoch, votes)) = elected_by(answer, group) else {
+        let forced = group.failover.is_some_and(FailoverPhase::elected) && !group.peers.is_empty();
+        return forced.then(|| of(highest_epoch(view) + FORCED_EPOCH_AHEAD, true));
+    };
+    if view.memory.voted_before.get(&answer.id).is_some_and(|before| *before >= epoch) {
+        return None;
+    }
+    (votes >= view.tally.majority()).then(|| of(epoch, false))
+}
+
+/// The highest epoch that any Sentinel shows, or that was recorded.
+fn highest_epoch(view: &View<'_>) -> u64 {
+    let in_force = view.groups().map(|group| group.config_epoch);
+    let voted = view.sentinels().flat_map(|(_, answer)| answer.votes());
+    let recorded = view.record.map_or(0, |record| record.evidence.confirmed_epoch);
+    in_force.chain(voted).max().unwrap_or(0).max(recorded)
 }
 
 /// A majority has followed it, or a newer one.
 fn is_over(view: &View<'_>, election: &Election) -> bool {
-    view.tally.elected.as_ref().is_some_and(|elected| elected.epoch >= election.epoch)
+    view.tally.elected.as_ref().is_some_and(|elected| {
+        elected.epoch >= election.epoch || (election.forced && elected.address != election.old)
+    })
 }
 
 /// The chosen replica says, since the election was seen, that it is the primary, and goes on from what was published.
@@ -153,15 +195,15 @@ pub fn relays(view: &View<'_>) -> Vec<Relay> {
         return Vec::new();
     }
     let Some(why) = untold(view, election) else { return Vec::new() };
-    let Election { leader, epoch, old, chosen, .. } = election;
+    let Election { leader, epoch, forced, old, chosen, .. } = election;
     view.sentinels()
         .filter_map(|(sentinel, answer)| {
             let leader_at = lacks(answer, leader, *epoch, (old, chosen))?.clone();
             let last = view.memory.relayed.get(sentinel).filter(|(told, _)| told == epoch);
             let due = last.is_none_or(|(_, at)| view.now.mono - *at >= RELAY_AGAIN_MS);
             let (sentinel, leader, epoch) = (sentinel.clone(), leader.clone(), *epoch);
-            let (old, chosen) = (old.clone(), chosen.clone());
-            due.then_some(Relay { sentinel, leader, leader_at, epoch, old, chosen, why })
+            let (old, chosen, forced) = (old.clone(), chosen.clone(), *forced);
+            due.then_some(Relay { sentinel, leader, leader_at, epoch, forced, old, chosen, why })
         })
         .collect()
 }
@@ -173,8 +215,29 @@ fn is_disputed(view: &View<'_>, election: &Election) -> bool {
     let later = |group: &SentinelGroup| {
         group.config_epoch >= election.epoch && group.primary != election.chosen
     };
-    failovers.any(|f| f.forced || f.chosen.as_ref() != Some(&election.chosen))
+    let own = |leader: &Address| election.forced && leads_at(view, election, leader);
+    failovers.any(|f| f.chosen.as_ref() != Some(&election.chosen) || (f.forced && !own(&f.leader)))
         || view.groups().any(later)
+        || (election.forced && may_be_overtaken(view, election))
+}
+
+/// The leader was last heard at this address.
+fn leads_at(view: &View<'_>, election: &Election, at: &Address) -> bool {
+    let readings = [view.observed.sentinels.get(at), view.observed.sentinels_answered.get(at)];
+    let mut answers = readings.into_iter().flatten().filter_map(|r| r.result.as_ref().ok());
+    answers.any(|answer| answer.id == election.leader)
+}
+
+/// Another Sentinel has begun an election since a failover was forced, or may be about to, or has ended one.
+fn may_be_overtaken(view: &View<'_>, election: &Election) -> bool {
+    let others = view.sentinels().filter(|(_, answer)| answer.id != election.leader);
+    let since = seen_at(election);
+    let mut others = others.filter_map(|(_, answer)| Some((answer, answer.group.as_ref()?)));
+    others.any(|(answer, group)| {
+        let newer = group.config_epoch > since && group.config_epoch < election.epoch;
+        let follows = group.primary == election.chosen;
+        newer || answer.votes().any(|epoch| epoch > since) || (!follows && !is_calm(group))
+    })
 }
 
 /// Why the leader does not tell the others; `None` while it may yet.

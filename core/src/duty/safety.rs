@@ -36,7 +36,7 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
 /// No Sentinel is told of an epoch that it has reached, of a primary that has not said so, or of one that others
 /// contradict.
 fn veto_relay(view: &View<'_>, relay: &Relay) -> Option<String> {
-    let Relay { sentinel, epoch, chosen, .. } = relay;
+    let Relay { sentinel, leader, epoch, forced, old, chosen, .. } = relay;
     if !says_primary(view, chosen) {
         return Some(format!("{chosen} has not said that it is the primary"));
     }
@@ -52,7 +52,14 @@ fn veto_relay(view: &View<'_>, relay: &Relay) -> Option<String> {
     }
     let mut failovers = view.tally.failovers.iter();
     let other = failovers.find(|f| f.chosen.as_ref().is_some_and(|other| other != chosen));
-    other.map(|other| format!("Sentinel {} leads another failover", other.leader))
+    if let Some(other) = other {
+        return Some(format!("Sentinel {} leads another failover", other.leader));
+    }
+    // No votes stand for a forced failover: an election of the others would.
+    let down = |group: &SentinelGroup| &group.primary == old && group.down > DownOpinion::Up;
+    let mut others = view.sentinels().filter(|(_, answer)| &answer.id != leader);
+    let doubts = others.find(|(_, answer)| answer.group.as_ref().is_some_and(down));
+    doubts.filter(|_| *forced).map(|(at, _)| format!("Sentinel {at} calls {old} down"))
 }
 
 /// Only the instance in `claim`, while no Sentinel names an instance that is up; and the last writer while a majority

@@ -158,13 +158,16 @@ impl<T: Clone + PartialEq> Asked<T> {
     }
 }
 
-/// An election whose outcome was seen: a majority voted for one leader at one epoch, and the leader chose a replica.
+/// An election whose outcome was seen: a majority voted for one leader at one epoch, and the leader chose a replica. Or
+/// a forced failover, whose leader was not voted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Election {
-    /// The Sentinel that was elected.
+    /// The Sentinel that was elected, or asked.
     pub leader: SentinelId,
-    /// The epoch of the votes.
+    /// The epoch of the votes. Of a forced failover: one that no other has, above all that are seen.
     pub epoch: u64,
+    /// The failover was forced (`SENTINEL FAILOVER`).
+    pub forced: bool,
     /// The primary that is replaced.
     pub old: Address,
     /// The replica that the leader chose.

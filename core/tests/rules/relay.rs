@@ -7,7 +7,9 @@ use consul_redis_core::duty::safety;
 use consul_redis_core::group::{GroupLoop, Input, Output};
 use consul_redis_core::known::memory::Election;
 use consul_redis_core::known::observed::{DownOpinion, FailoverPhase, Reading, SentinelId};
-use consul_redis_core::policy::{LEADER_SILENT_MS, RELAY_AGAIN_MS, TELL_WITHIN_MS};
+use consul_redis_core::policy::{
+    FORCED_EPOCH_AHEAD, LEADER_SILENT_MS, RELAY_AGAIN_MS, TELL_WITHIN_MS,
+};
 use consul_redis_core::published::record::Level;
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
@@ -62,15 +64,16 @@ fn an_election_is_a_majority_of_votes_and_a_choice() {
     let wanted = Election {
         leader: id(0),
         epoch: 2,
+        forced: false,
         old: at(A),
         chosen: at(B),
         seen: Mono(ASKED),
         promoted: Some(Mono(NOW)),
     };
     assert_eq!(seen, wanted);
-    let none = |scene: Scene| assert_eq!(election(&scene.view()), None);
+    // One that was not voted for was forced.
+    let none = |scene: Scene| assert!(election(&scene.view()).is_none_or(|seen| seen.forced));
     none(promotion(3).leading(0, B, FailoverPhase::WaitStart));
-    none(promotion(3).sentinel(0, |group| group.failover_forced = true));
     none(
         promotion(3)
             .sentinel(0, |group| group.replicas.iter_mut().for_each(|r| r.promoted = false)),
@@ -98,6 +101,78 @@ fn an_election_is_a_majority_of_votes_and_a_choice() {
     };
     none(promotion(5).sentinel(0, half));
     assert!(election(&promotion(3).sentinel(0, half).view()).is_some(), "two of three");
+}
+
+/// Sentinel 0 was asked for a failover; A lives, and no other Sentinel has begun anything.
+fn forced() -> Scene {
+    let scene = Scene::healthy(3).leading(0, B, FailoverPhase::WaitPromotion);
+    let scene = scene.sentinel(0, |group| {
+        group.failover_forced = true;
+        group.peers.iter_mut().for_each(|peer| peer.voted = None);
+    });
+    remembered(scene.instance(B, promoted_b()))
+}
+
+#[test]
+fn a_forced_failover_is_told_at_an_epoch_that_no_election_has() {
+    let seen = forced().memory.election.expect("a forced failover");
+    assert_eq!((seen.forced, seen.epoch), (true, 1 + FORCED_EPOCH_AHEAD));
+    assert_eq!(told(&forced()), [], "its leader is at work");
+    let scene = forced().silent(0);
+    assert_eq!(told(&scene), both(RelayReason::Silent));
+    let hello = relays(&scene)[0].hello(&"redis".parse().expect("a group"));
+    assert_eq!(hello, "10.0.1.1,26379,sentinel-0,9,redis,10.0.0.2,6379,9");
+    // Seen once more, it is the same one.
+    let again = forced();
+    assert_eq!(election(&again.view()), again.memory.election);
+    assert_eq!(election(&scene.clone().naming(&[1, 2], B, 9).view()), None, "a majority follows");
+}
+
+#[test]
+fn a_forced_failover_is_not_told_where_another_one_may_have_begun() {
+    let scene = || forced().silent(0);
+    assert_eq!(told(&scene().down(&[2], DownOpinion::Subjective)), []);
+    let stands = scene().sentinel(1, |group| group.failover = Some(FailoverPhase::WaitStart));
+    assert_eq!(told(&stands), []);
+    assert_eq!(told(&scene().leading(1, C, FailoverPhase::SelectReplica)), []);
+    assert_eq!(told(&scene().naming(&[1], C, 2)), [], "it has ended");
+    let voted = scene().sentinel(1, |group| {
+        group.peers.iter_mut().for_each(|peer| peer.voted = Some((id(1), 2)));
+    });
+    assert_eq!(told(&voted), []);
+    let forced_too = scene().leading(1, B, FailoverPhase::WaitPromotion).sentinel(1, |group| {
+        group.failover_forced = true;
+        group.peers.iter_mut().for_each(|peer| peer.voted = None);
+    });
+    assert_eq!(told(&forced_too), []);
+    assert_eq!(election(&scene().naming(&[1, 2], C, 2).view()), None, "and is over");
+}
+
+#[test]
+fn an_election_after_a_forced_failover_takes_its_place() {
+    let mut scene = elected();
+    let known = forced().memory.election;
+    scene.memory.election = known.clone();
+    assert_eq!(election(&scene.view()).map(|seen| (seen.forced, seen.epoch)), Some((false, 2)));
+    let mut later = elected();
+    later.memory.election = known.map(|known| Election { epoch: 2 + FORCED_EPOCH_AHEAD, ..known });
+    assert_eq!(election(&later.view()).map(|seen| seen.forced), Some(true), "it was before");
+}
+
+#[test]
+fn a_forced_failover_that_comes_late_finds_that_it_does_not_hold() {
+    let relay = relays(&forced().silent(0)).remove(0);
+    let says = |scene: &Scene| {
+        let answer = scene.observed.sentinels[&sentinel_at(1)].result.clone();
+        relay.still_holds(&answer.expect("an answer"))
+    };
+    assert!(says(&forced()));
+    assert!(!says(&forced().down(&[1], DownOpinion::Subjective)));
+    let veto = safety::veto(
+        &forced().silent(0).down(&[2], DownOpinion::Subjective).view(),
+        &Action::Relay(relay),
+    );
+    assert!(veto.unwrap_or_default().contains("calls 10.0.0.1:6379 down"));
 }
 
 #[test]

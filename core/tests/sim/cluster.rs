@@ -158,6 +158,8 @@ pub struct Cluster {
     /// By epoch, which leaders a majority has elected, and what each chose: one, unless a Sentinel was made anew and
     /// voted twice.
     pub elections: BTreeMap<u64, BTreeSet<(usize, Address)>>,
+    /// Which replica each Sentinel chose in a forced failover.
+    forced: BTreeSet<(usize, Address)>,
     /// `down-after-milliseconds`.
     pub down_after_ms: u64,
     /// No client writes yet.
@@ -236,6 +238,7 @@ impl Cluster {
             cut_sentinels: BTreeSet::new(),
             cut_instances: BTreeSet::new(),
             elections: BTreeMap::new(),
+            forced: BTreeSet::new(),
             rng: StdRng::seed_from_u64(seed ^ 0x5e17_14e1),
             down_after_ms: DOWN_AFTER_MS,
             idle: false,
@@ -456,8 +459,10 @@ impl Cluster {
             }
             FailoverPhase::SelectReplica => match self.best_replica(index) {
                 Some(chosen) => {
-                    if !failover.forced {
-                        let outcome = (index, chosen.clone());
+                    let outcome = (index, chosen.clone());
+                    if failover.forced {
+                        self.forced.insert(outcome);
+                    } else {
                         self.elections.entry(failover.epoch).or_default().insert(outcome);
                     }
                     if let Some(failover) = &mut self.sentinels[index].failover {
@@ -703,11 +708,16 @@ impl Cluster {
     /// # Errors
     /// When no election has ended so, or the epoch of the Sentinel would go back.
     pub fn relay(&mut self, to: usize, relay: &Relay) -> Result<bool, String> {
-        let Relay { leader, epoch, chosen, .. } = relay;
-        let ended = self.elections.get(epoch).into_iter().flatten();
-        let mut ended = ended.map(|(index, chosen)| (&self.sentinels[*index].id, chosen));
+        let Relay { leader, epoch, forced, chosen, .. } = relay;
+        let elected = self.elections.get(epoch).into_iter().flatten();
+        let ended: Vec<_> = if *forced { self.forced.iter().collect() } else { elected.collect() };
+        let mut ended = ended.iter().map(|(index, chosen)| (&self.sentinels[*index].id, chosen));
         if !ended.any(|outcome| outcome == (leader, chosen)) {
             return Err(format!("{chosen} was told for epoch {epoch}, and no election ended so"));
+        }
+        let other = |s: &Sentinel| s.config_epoch == *epoch && announced(s) != chosen;
+        if self.sentinels.iter().any(other) {
+            return Err(format!("{chosen} was told for epoch {epoch}, which another one has"));
         }
         let sentinel = &mut self.sentinels[to];
         let before = (sentinel.config_epoch, sentinel.current_epoch);

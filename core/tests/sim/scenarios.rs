@@ -101,11 +101,21 @@ enum Fate {
 /// seen the election in time, or saw half of its votes, another one may follow: as if there were no agents.
 #[test]
 fn a_promotion_outlives_its_leader() {
+    outlives_its_leader(Operation::KillPrimary);
+}
+
+/// No Sentinel voted for its leader: it is told at an epoch that no election has.
+#[test]
+fn a_forced_failover_outlives_its_leader() {
+    outlives_its_leader(Operation::ForceFailover(0));
+}
+
+fn outlives_its_leader(begins: Operation) {
     for fate in [Fate::Dies, Fate::StandsStill, Fate::IsCutOff, Fate::GivesUp] {
         let (mut kept, mut relays) = (0, 0);
         for seed in 0..seeds() {
             let mut world = settled(seed, 3);
-            world.schedule(world.now + 10, Operation::KillPrimary);
+            world.schedule(world.now + 10, begins.clone());
             run_until(&mut world, 20_000, |world| world.cluster.awaits_promotion().is_some());
             let (leader, chosen) = world.cluster.awaits_promotion().unwrap();
             let others = (0..3).filter(|other| *other != leader);
