@@ -22,7 +22,7 @@ use crate::core::identity::address::{Address, ServiceName};
 use crate::core::known::memory::Memory;
 use crate::core::known::observed::{InstanceAnswer, Observed, Reading};
 use crate::core::known::view::View;
-use crate::core::policy::{FastFailover, Policy};
+use crate::core::policy::Policy;
 use crate::core::published::projection::MANAGED_BY;
 use crate::core::published::record::Record;
 use crate::core::shown::status::{ProblemCode, assess};
@@ -292,8 +292,7 @@ async fn all_instances(
 
 /// Why the end of an instance of this host would not be seen from here.
 async fn death_unseen(group: &GroupConfig, at: &Address, facts: &InstanceFacts) -> Option<String> {
-    let Policy { local, fast_failover, .. } = &group.policy;
-    if *fast_failover == FastFailover::Off || !local.contains(at) {
+    if !group.policy.acts_on_death_of(at) {
         return None;
     }
     let named = NamedProcess {

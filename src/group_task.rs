@@ -25,7 +25,7 @@ use crate::core::identity::address::Address;
 use crate::core::known::observed::{
     InstanceAnswer, ProcessState, Reading, RowsAnswer, StoreAnswer,
 };
-use crate::core::policy::{FastFailover, Policy};
+use crate::core::policy::Policy;
 use crate::core::published::projection::Op;
 use crate::core::published::store::AgentClock;
 use crate::core::shown::status::{Problem, ProblemCode};
@@ -571,14 +571,12 @@ impl Executor {
 
     /// Watches the processes of this host's instances, where that is of use.
     fn watch_processes(&mut self) {
-        let Policy { local, fast_failover, .. } = &self.group.policy;
+        let policy = &self.group.policy;
         let wanted = |address: &Address| {
-            *fast_failover == FastFailover::Proof
-                && local.contains(address)
-                && self.instances.contains_key(address)
+            policy.acts_on_death_of(address) && self.instances.contains_key(address)
         };
         self.processes.retain(|address, _| wanted(address));
-        for address in local.iter().filter(|address| wanted(address)) {
+        for address in policy.local.iter().filter(|address| wanted(address)) {
             let (login, clock, news) =
                 (self.login.subscribe(), self.clock, self.process_news.clone());
             self.processes.entry(address.clone()).or_insert_with(|| {

@@ -312,7 +312,7 @@ pub async fn fence(link: &mut Link, fence: &Fence) -> Result<bool, LinkError> {
 /// [`LinkError`] without an answer.
 pub async fn after_fence(link: &mut Link, fence: &Fence) -> Result<Vec<String>, LinkError> {
     let mut commands: Vec<&[&str]> = Vec::new();
-    if fence.kind != StrayKind::Lost {
+    if !matches!(fence.kind, StrayKind::Lost | StrayKind::LeftBehind) {
         // A replica's clients read; those of a primary must find the writer.
         commands.push(&["CLIENT", "KILL", "TYPE", "normal"]);
         commands.push(&["CLIENT", "KILL", "TYPE", "pubsub"]);
@@ -556,6 +556,7 @@ impl Follower {
             StrayKind::Blank => "blank",
             StrayKind::RestartedEmpty => "a stray primary, restarted without its data",
             StrayKind::Lost => "a replica of an address that does not answer",
+            StrayKind::LeftBehind => "a replica of the primary before",
         };
         match result {
             Ok(true) => info!("{group}: {instance} was {what}; it is a replica of {follow} now"),

@@ -15,6 +15,7 @@ use crate::core::published::replicas::named_by;
 use crate::core::situation::writer::is_of_lineage;
 use crate::dns::Names;
 use crate::instance;
+use crate::process;
 use crate::redis_link::{Link, LinkError, LinkSettings};
 use crate::sentinel::pool::{FoundSentinels, SENTINELS_MAX, find};
 use crate::sentinel::query;
@@ -99,7 +100,13 @@ async fn see_servers(
         let reading = probe(&address, &group.login, clock).await;
         (address, reading)
     });
-    observed.instances = futures_util::future::join_all(probes).await.into_iter().collect();
+    let local = group.policy.local.iter().filter(|at| group.policy.acts_on_death_of(at));
+    let looks = local
+        .map(async |address| Some((address.clone(), process::look(address, &group.login).await?)));
+    let (probed, seen) =
+        tokio::join!(futures_util::future::join_all(probes), futures_util::future::join_all(looks));
+    observed.instances = probed.into_iter().collect();
+    observed.processes = seen.into_iter().flatten().collect();
     // What follows a primary of the group and no Sentinel shows (`replica-announced no`), where it answers.
     let connected = |answer: &InstanceAnswer| match &answer.role {
         Role::Primary { replicas } => replicas.iter().map(|r| r.address.clone()).collect(),

@@ -132,6 +132,15 @@ pub async fn ask(link: &mut Link) -> Result<NamedProcess, LinkError> {
     named().ok_or_else(|| LinkError::Unexpected("INFO names no process".to_owned()))
 }
 
+/// Whether the end of the process that answers there would be seen from here; `None` where it does not answer.
+pub async fn look(address: &Address, settings: &LinkSettings) -> Option<ProcessState> {
+    let mut link = Link::open(address, settings).await.ok()?;
+    let named = ask(&mut link).await.ok()?;
+    let (run_id, pid) = (named.run_id.clone(), named.pid);
+    let provable = spawn_blocking(move || is_provable(&named)).await.ok()?;
+    Some(provable.map_or_else(ProcessState::Unseen, |()| ProcessState::Watched { run_id, pid }))
+}
+
 /// Whether the end of the process that an instance names could be seen from here.
 ///
 /// # Errors

@@ -55,6 +55,8 @@ pub struct Policy {
     pub tell_sentinels: bool,
     /// Tell the other Sentinels how an election ended where its leader does not (`PUBLISH __sentinel__:hello`).
     pub relay: bool,
+    /// When they are told.
+    pub announce: Announce,
     /// The installation that this agent belongs to, where it was told.
     pub installation: Option<String>,
     /// Where this agent looks for Sentinels: addresses, and a service.
@@ -79,6 +81,26 @@ impl FastFailover {
         match self {
             Self::Proof => "proof",
             Self::Off => "off",
+        }
+    }
+}
+
+/// Who tells the other Sentinels how a failover ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Announce {
+    /// The Sentinel that leads it; agents only where it does not.
+    Leader,
+    /// The agents, as soon as the replica says that it is the primary.
+    Eager,
+}
+
+impl Announce {
+    /// The word used in configs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Eager => "eager",
         }
     }
 }
@@ -233,6 +255,11 @@ pub const IN_DNS_WITHIN_MS: u64 = 60_000;
 pub const INSTANCES_MAX: usize = 128;
 
 impl Policy {
+    /// The end of this instance's process is to be acted on at once: it is on this host, and that is wanted.
+    pub fn acts_on_death_of(&self, instance: &Address) -> bool {
+        self.fast_failover == FastFailover::Proof && self.local.contains(instance)
+    }
+
     /// Switches every duty off that changes an instance or a Sentinel: what is left observes and publishes.
     pub fn leave_alone(&mut self) {
         self.hold_writes = false;
@@ -243,6 +270,7 @@ impl Policy {
         self.bootstrap = false;
         self.tell_sentinels = false;
         self.relay = false;
+        self.announce = Announce::Leader;
         self.forget_ghosts = false;
     }
 
@@ -271,6 +299,7 @@ impl Policy {
             fast_failover: FastFailover::Proof,
             tell_sentinels: true,
             relay: true,
+            announce: Announce::Leader,
             installation: None,
             sources: BTreeSet::new(),
             settings: WantedSettings::default(),

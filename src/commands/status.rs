@@ -24,7 +24,7 @@ use crate::core::policy::Policy;
 use crate::core::published::projection::Layout;
 use crate::core::published::record::{Level, PublishedRole, Record};
 use crate::core::shown::status::{
-    GroupStatus, InstanceStatus, ProblemCode, SentinelStatus, assess,
+    GroupStatus, InstanceStatus, ProblemCode, SEEN_AT_ONCE, SentinelStatus, assess,
 };
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
@@ -322,7 +322,15 @@ fn instance_row(instance: &InstanceStatus) -> Vec<String> {
         (None, _, Some(offset)) => format!("at offset {offset}"),
         (None, _, None) => String::new(),
     };
-    vec![instance.address.to_string(), published.to_owned(), behind, says]
+    let unseen = instance.end_seen.as_deref().filter(|seen| *seen != SEEN_AT_ONCE);
+    let unseen = unseen.map(|why| format!("its end would not be seen at once: {why}"));
+    vec![
+        instance.address.to_string(),
+        published.to_owned(),
+        behind,
+        says,
+        unseen.unwrap_or_default(),
+    ]
 }
 
 fn sentinel_row(sentinel: &SentinelStatus) -> Vec<String> {

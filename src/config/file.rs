@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::core::identity::address::{Address, GroupName, ServiceName};
-use crate::core::policy::FastFailover;
+use crate::core::policy::{Announce, FastFailover};
 use crate::core::published::record::Level;
 
 /// The whole file.
@@ -244,6 +244,11 @@ pub struct GroupTable {
     /// written to the new primary is not lost with that Sentinel (`PUBLISH __sentinel__:hello`).
     #[serde(default)]
     pub relay: Option<bool>,
+    /// Who tells the Sentinels how a failover ended: the Sentinel that leads it, and agents where that one does not; or,
+    /// with `eager`, the agents as soon as the replica says that it is the primary. Then Sentinel's own clients switch
+    /// some 0.9 s sooner, and the agents point the other replicas at it.
+    #[serde(default)]
+    pub announce: Option<Spanned<Announce>>,
     /// Settings that all Sentinels are kept at.
     #[serde(default)]
     pub settings: SettingsTable,

@@ -117,6 +117,7 @@ pub fn defaults() -> BTreeMap<&'static str, String> {
         ("group.fence", policy.fence.to_string()),
         ("group.replace_emptied", policy.replace_emptied.to_string()),
         ("group.fast_failover", policy.fast_failover.as_str().to_owned()),
+        ("group.announce", policy.announce.as_str().to_owned()),
         ("group.bootstrap", policy.bootstrap.to_string()),
         ("group.bootstrap_wait", ms(policy.bootstrap_wait_ms)),
         ("group.tell_sentinels", policy.tell_sentinels.to_string()),

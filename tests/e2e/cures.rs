@@ -369,6 +369,16 @@ async fn hosts_that_are_not_as_they_should_be_are_put_right() {
     let found = until_doctor("doctor finds death-unseen", apart, is).await;
     let said = mend(&found, "death-unseen");
     assert!(said.contains("where it sees its processes"), "{said}");
+    let status = |way: &[&str]| {
+        let all = status_apart(&world, &config, way);
+        let instances = all[0]["instances"].as_array().unwrap().clone();
+        let local = world.groups[0].redis[1].address.to_string();
+        let of = |at: &Value| at["address"] == local;
+        instances.iter().find(|one| of(one)).unwrap()["end_seen"].clone()
+    };
+    let unseen = status(&["unshare", "--pid", "--fork", "--mount-proc"]);
+    assert!(unseen.as_str().unwrap().contains("pid namespace"), "{unseen}");
+    assert_eq!(status(&["env"]), "at once");
     let is_not = |now: &BTreeSet<&str>| now.is_empty();
     until_doctor("where it sees its processes", beside, is_not).await;
     assert!(said.contains("fast_failover = \"off\""), "{said}");
@@ -391,6 +401,16 @@ async fn hosts_that_are_not_as_they_should_be_are_put_right() {
     bare.with_a_file(&world);
     bare.until_answers().await;
     until_found(&world, &[], &[]).await;
+}
+
+/// What `status` says that runs by way of another program.
+fn status_apart(world: &World, config: &Path, way: &[&str]) -> Value {
+    let mut command = std::process::Command::new(way[0]);
+    command.args(&way[1..]).arg(program()).envs(world.agent_env());
+    command.args(["status", "--json", "--config", config.to_str().unwrap()]);
+    let output = command.output().unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
 }
 
 /// What `doctor` says that runs by way of another program.

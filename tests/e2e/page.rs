@@ -323,6 +323,7 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
         lag_s: None,
         version: Some(words.to_owned()),
         error: Some(words.to_owned()),
+        end_seen: Some(words.to_owned()),
     };
     let sentinel = SentinelStatus {
         address: "10.0.0.2:26379".parse().unwrap(),

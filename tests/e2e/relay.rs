@@ -9,6 +9,7 @@ use consul_redis::lab::clients::first_primary;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::{list, text as text_of};
 use nix::sys::signal::Signal;
 
 use crate::support::{
@@ -19,6 +20,8 @@ use crate::writers::{Done, Kind, lost};
 
 /// Writes before and after.
 const SOME: usize = 200;
+/// The Sentinel that an operator asks.
+const ASKED: usize = 1;
 /// What Sentinels wait for where the agents do not, in ms.
 const PATIENT_MS: u64 = 60_000;
 /// How long another failover may take that a dead leader leaves behind, in s: twice `failover-timeout`, and one more
@@ -43,6 +46,15 @@ enum Begins {
     Asked,
 }
 
+async fn begin(world: &mut World, first: &str, begins: Begins) {
+    match begins {
+        Begins::Elected | Begins::Proven => world.server_mut(first).unwrap().kill(),
+        Begins::Asked => {
+            world.sentinels[ASKED].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+        }
+    }
+}
+
 /// Has the primary replaced, and stops the Sentinel that leads the failover as soon as a replica says that it is the
 /// primary. That replica.
 async fn lose_the_leader(
@@ -51,15 +63,31 @@ async fn lose_the_leader(
     begins: Begins,
     signal: Signal,
 ) -> Address {
-    match begins {
-        Begins::Elected | Begins::Proven => world.server_mut(first).unwrap().kill(),
-        Begins::Asked => {
-            world.sentinels[1].ask(&["SENTINEL", "FAILOVER", "redis"]).await.unwrap();
+    begin(world, first, begins).await;
+    let asked = match begins {
+        Begins::Elected => None,
+        Begins::Asked => Some(ASKED),
+        Begins::Proven => {
+            let asked = until_record(world, "redis", 20, "a Sentinel is asked", |record| {
+                record.death.is_some()
+            });
+            let asked = asked.await.death.unwrap().sentinel;
+            world.sentinels.iter().position(|sentinel| sentinel.address == asked)
         }
-    }
+    };
     let replicas = &world.groups[0].redis[1..];
     assert!(replicas.iter().all(|replica| replica.address.to_string() != first));
     let (promoted, _) = first_primary(replicas).await;
+    let leader = match asked {
+        Some(leader) => leader,
+        None => elected(world, &promoted).await,
+    };
+    world.sentinels[leader].signal(signal).unwrap();
+    promoted
+}
+
+/// The Sentinel that waits for this replica to become the primary.
+async fn elected(world: &World, promoted: &Address) -> usize {
     let asked = world.sentinels.iter().map(|sentinel| sentinel.failover_state("redis"));
     let states = futures_util::future::join_all(asked).await;
     let leads = |state: &Result<Option<String>, LabError>| {
@@ -67,9 +95,7 @@ async fn lose_the_leader(
         matches!(state, Some("send_slaveof_noone" | "wait_promotion"))
     };
     let leader = states.iter().position(leads);
-    let leader = leader.unwrap_or_else(|| panic!("no leader waits for {promoted}: {states:?}"));
-    world.sentinels[leader].signal(signal).unwrap();
-    promoted
+    leader.unwrap_or_else(|| panic!("no leader waits for {promoted}: {states:?}"))
 }
 
 /// Writes that this server acknowledged.
@@ -171,6 +197,64 @@ async fn no_acknowledged_write_is_lost_with_the_leader_after_a_proven_death() {
 #[tokio::test]
 async fn no_acknowledged_write_is_lost_with_a_leader_that_stands_still_after_a_proven_death() {
     nothing_is_lost("promotion", Begins::Proven, Signal::SIGSTOP).await;
+}
+
+/// The agents tell the Sentinels at the promotion: all name the new primary before the leader says a word, and the
+/// replica that the leader points nowhere any more follows by the agents' hand.
+async fn announced_at_once(begins: Begins) {
+    let (mut world, agents, first) = begun("announce = \"eager\"\n", "quorum", begins).await;
+    let before = until_in_sync(&world, "redis", 2).await;
+    let writers = writers(&world);
+    writers.until_more(SOME).await;
+    begin(&mut world, &first, begins).await;
+    let (promoted, _) = first_primary(&world.groups[0].redis[1..]).await;
+    until("all Sentinels name it", Duration::from_secs(2), || async {
+        for sentinel in &world.sentinels {
+            let asked = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "redis"];
+            let answer = sentinel.ask(&asked).await?;
+            let words = list(&answer).map_err(LabError)?.iter().map(text_of);
+            let named = words.collect::<Result<Vec<_>, _>>().map_err(LabError)?.join(":");
+            if named != promoted.to_string() {
+                return Err(LabError(format!("{} names {named}", sentinel.address)));
+            }
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let second = until_writer(&world, "redis", 20, Some(&first)).await;
+    assert_eq!(second, promoted.to_string(), "{}", logs(&agents));
+    // Sentinel itself would do it after 10 s.
+    let other = world.groups[0].redis[1..].iter().find(|redis| redis.address != promoted).unwrap();
+    until("the other one follows", Duration::from_secs(5), || async {
+        let of = other.follows().await?;
+        if of.as_ref() == Some(&promoted) { Ok(()) } else { Err(LabError(format!("{of:?}"))) }
+    })
+    .await
+    .unwrap();
+    writers.until_more(SOME).await;
+    let done = acknowledged_by(writers.stop(), &promoted);
+    let lost = lost(&done, &second).await;
+    assert!(done.len() >= SOME && lost.is_empty(), "{lost:?}");
+    let log = logs(&agents);
+    assert!(log.contains("announce = \"eager\""), "{log}");
+    if begins != Begins::Asked {
+        world.server_mut(&first).unwrap().restart().await.unwrap();
+    }
+    let after = until_in_sync(&world, "redis", 2).await;
+    assert_eq!(after.writer_address(), Some(&promoted), "{log}");
+    assert!(after.generation <= before.generation + 2, "{log}");
+    must_follow_a_failover(&mut world).await;
+}
+
+#[tokio::test]
+async fn agents_that_are_eager_announce_an_election_at_once() {
+    announced_at_once(Begins::Elected).await;
+}
+
+#[tokio::test]
+async fn agents_that_are_eager_announce_a_forced_failover_at_once() {
+    announced_at_once(Begins::Asked).await;
 }
 
 /// What the others rest on: without the relay, the Sentinels that are left elect once more, and where they choose

@@ -160,6 +160,42 @@ async fn a_login_that_the_writer_refuses_is_given_to_no_sentinel() {
     must_follow_a_failover(&mut world).await;
 }
 
+/// Sentinel would write it without quotes, and not start again.
+#[tokio::test]
+async fn a_login_that_sentinel_cannot_store_is_told_to_none() {
+    let mut world = world(WorldSpec::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
+    std::fs::write(&file, "two words").unwrap();
+    let config = format!(
+        "[[group]]\nname = \"redis\"\n\
+         settings = {{ auth_user = \"watcher\", auth_password_file = \"{}\" }}\n",
+        file.display()
+    );
+    std::fs::write(&path, config).unwrap();
+    for redis in &world.groups[0].redis {
+        set_sentinel_user(redis, &["watcher", "on", ">two words", "+@all"]).await;
+    }
+    let args = ["--config", path.to_str().unwrap()];
+    let named = format!("user watcher, password in {}", file.display());
+    let cannot = format!("no Sentinel is given {named}: it has a space");
+    let checked = text(&run(&world, &["check-config", args[0], args[1]], &[]));
+    assert!(checked.contains("it has a space"), "{checked}");
+    let running = agent(&world, "agent-0", &args, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_said(&running, &cannot, 1).await;
+    let doctor = text(&run(&world, &["doctor", "redis", args[0], args[1]], &[]));
+    assert!(doctor.contains("sentinel-login") && doctor.contains("it has a space"), "{doctor}");
+    for sentinel in &mut world.sentinels {
+        sentinel.restart().await.unwrap();
+        until_up(sentinel).await;
+    }
+    for redis in &world.groups[0].redis {
+        assert!(users(redis).await.iter().all(|user| user == "default"));
+    }
+    must_follow_a_failover(&mut world).await;
+}
+
 #[tokio::test]
 async fn what_an_agent_gave_another_one_renews_and_a_user_that_is_taken_out_goes() {
     let secret = "redis-secret";

@@ -17,7 +17,9 @@ use crate::known::observed::{
     DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId,
 };
 use crate::known::view::View;
-use crate::policy::{FORCED_EPOCH_AHEAD, LEADER_SILENT_MS, RELAY_AGAIN_MS, TELL_WITHIN_MS};
+use crate::policy::{
+    Announce, FORCED_EPOCH_AHEAD, LEADER_SILENT_MS, RELAY_AGAIN_MS, TELL_WITHIN_MS,
+};
 use crate::situation::election::{elected_by, led_in_silence};
 use crate::situation::writer::{Lineage, WriterTest};
 
@@ -51,6 +53,8 @@ pub enum RelayReason {
     GaveUp,
     /// No majority has heard of it for long.
     Late,
+    /// The operator wants it at once (`announce = "eager"`).
+    Eager,
 }
 
 impl fmt::Display for RelayReason {
@@ -59,6 +63,7 @@ impl fmt::Display for RelayReason {
             Self::Silent => "the leader does not answer",
             Self::GaveUp => "the leader has given up the failover, or was started again",
             Self::Late => "the leader has told no majority in time",
+            Self::Eager => "announce = \"eager\"",
         })
     }
 }
@@ -255,6 +260,9 @@ fn untold(view: &View<'_>, election: &Election) -> Option<RelayReason> {
     });
     if !goes_on {
         return Some(RelayReason::GaveUp);
+    }
+    if view.policy.announce == Announce::Eager {
+        return Some(RelayReason::Eager);
     }
     let late = election.promoted.is_some_and(|at| view.now.mono - at > TELL_WITHIN_MS);
     late.then_some(RelayReason::Late)

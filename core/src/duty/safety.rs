@@ -1,7 +1,7 @@
 //! The veto layer: what must never be done, checked again, apart from the rules that wanted it.
 
 use crate::duty::action::{Action, Purpose, Write};
-use crate::duty::fence::{Fence, StrayKind};
+use crate::duty::fence::{Fence, StrayKind, is_left_behind};
 use crate::duty::hold::{Hold, HoldReason};
 use crate::duty::relay::Relay;
 use crate::duty::stale_peers::Forget;
@@ -213,7 +213,9 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
         Role::Replica { of, link_up } => *link_up || !is_detached_address(of),
     });
     let named = view.groups().any(|group| named_by(group).any(|named| named == instance));
-    if placed && named {
+    let left = fence.kind == StrayKind::LeftBehind
+        && view.instance(instance).is_some_and(|answer| is_left_behind(view, answer));
+    if placed && named && !left {
         return Some(format!("{instance} is a replica that Sentinels know"));
     }
     if instance == follow || view.writer() != Some(follow) {

@@ -11,8 +11,8 @@ use crate::identity::address::{Address, GroupName};
 use crate::known::clocks::skews;
 use crate::known::memory::Condition;
 use crate::known::observed::{
-    DownOpinion, InstanceAnswer, Reading, Role, SentinelAnswer, SentinelId, StoreAnswer,
-    StoredState,
+    DownOpinion, InstanceAnswer, ProcessState, Reading, Role, SentinelAnswer, SentinelId,
+    StoreAnswer, StoredState,
 };
 use crate::known::view::View;
 use crate::policy::Policy;
@@ -454,7 +454,13 @@ pub struct InstanceStatus {
     pub version: Option<String>,
     /// Why it does not answer, or is not ready.
     pub error: Option<String>,
+    /// An instance of this host, where its end is to be acted on at once (`fast_failover`): `at once`, or why it would
+    /// not be seen.
+    pub end_seen: Option<String>,
 }
+
+/// What of [`InstanceStatus::end_seen`] is well.
+pub const SEEN_AT_ONCE: &str = "at once";
 
 /// One Sentinel.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -927,9 +933,18 @@ fn instances(view: &View<'_>, decision: &Decision) -> Vec<InstanceStatus> {
                     Ok(answer) => answer.not_ready.clone(),
                     Err(error) => Some(error.clone()),
                 },
+                end_seen: end_seen(view, address),
             }
         })
         .collect()
+}
+
+fn end_seen(view: &View<'_>, address: &Address) -> Option<String> {
+    match view.observed.processes.get(address)? {
+        ProcessState::Watched { .. } => Some(SEEN_AT_ONCE.to_owned()),
+        ProcessState::Unseen(why) => Some(why.clone()),
+        ProcessState::Ended(_) => None,
+    }
 }
 
 fn sentinel(address: &Address, reading: &Reading<SentinelAnswer>) -> SentinelStatus {

@@ -9,7 +9,7 @@ use consul_redis_core::known::observed::{
     SentinelGroup, SentinelReplica,
 };
 use consul_redis_core::policy::{
-    ANSWER_AGE_MAX_MS, FENCE_AGAIN_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_PROMOTED_MS,
+    ANSWER_AGE_MAX_MS, Announce, FENCE_AGAIN_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_PROMOTED_MS,
     STRAY_UNSEEN_MS,
 };
 use consul_redis_core::published::projection::Op;
@@ -651,4 +651,31 @@ fn what_follows_a_known_instance_is_not_lost_while_that_one_is_away() {
         scene.sentinel(index, |group| group.replicas.retain(|replica| replica.address != at(B)))
     });
     assert_eq!(fences(&gone)[0].kind, StrayKind::Lost);
+}
+
+/// The agents have told the Sentinels of A in the leader's place, and B still follows C, the primary before.
+#[test]
+fn a_replica_that_the_leader_points_nowhere_is_pointed_at_the_writer() {
+    let scene = |announce, of: &str, link_up| {
+        let mut left = replica(1, C);
+        left.role = Role::Replica { of: at(of), link_up };
+        let mut scene = Scene::healthy(3).instance(B, left);
+        scene.policy.announce = announce;
+        scene.memory.since.insert(Condition::Stray(at(B)), Mono(ASKED));
+        let then = scene.view().now.wall;
+        scene.observed.store.as_mut().expect("a store").history.push(ceased(then));
+        scene
+    };
+    for link_up in [false, true] {
+        let fence = &fences(&scene(Announce::Eager, C, link_up))[0];
+        assert_eq!((fence.kind, &fence.follow), (StrayKind::LeftBehind, &at(A)));
+        let mut now = replica(1, C);
+        now.run_id = run(B);
+        assert!(fence.still_holds(&now));
+        now.role = Role::Replica { of: at(A), link_up };
+        assert!(!fence.still_holds(&now), "Sentinel was first");
+    }
+    assert_eq!(fences(&scene(Announce::Leader, C, false)), [], "its leader does it");
+    assert_eq!(fences(&scene(Announce::Eager, A, false)), []);
+    assert_eq!(fences(&scene(Announce::Eager, "10.0.0.9:6379", true)), [], "an operator's wish");
 }

@@ -8,7 +8,7 @@ use consul_redis_core::group::{GroupLoop, Input, Output};
 use consul_redis_core::known::memory::Election;
 use consul_redis_core::known::observed::{DownOpinion, FailoverPhase, Reading, SentinelId};
 use consul_redis_core::policy::{
-    FORCED_EPOCH_AHEAD, LEADER_SILENT_MS, RELAY_AGAIN_MS, TELL_WITHIN_MS,
+    Announce, FORCED_EPOCH_AHEAD, LEADER_SILENT_MS, RELAY_AGAIN_MS, TELL_WITHIN_MS,
 };
 use consul_redis_core::published::record::Level;
 use consul_redis_core::time::{Mono, Now};
@@ -223,6 +223,18 @@ fn a_leader_that_no_sentinel_hears_is_late() {
     };
     assert_eq!(since(TELL_WITHIN_MS), []);
     assert_eq!(since(TELL_WITHIN_MS + 1), both(RelayReason::Late));
+}
+
+#[test]
+fn where_the_operator_wants_it_agents_tell_it_at_once() {
+    let eager = |mut scene: Scene| {
+        scene.policy.announce = Announce::Eager;
+        scene
+    };
+    assert_eq!(told(&eager(elected())), both(RelayReason::Eager));
+    assert_eq!(told(&eager(forced())), both(RelayReason::Eager));
+    assert_eq!(told(&eager(elected().silent(0))), both(RelayReason::Silent));
+    assert_eq!(told(&eager(promotion(3))), [], "it was not asked since");
 }
 
 #[test]

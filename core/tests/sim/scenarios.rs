@@ -115,7 +115,7 @@ fn outlives_its_leader(begins: Operation) {
         let (mut kept, mut relays) = (0, 0);
         for seed in 0..seeds() {
             let mut world = settled(seed, 3);
-            world.schedule(world.now + 10, begins.clone());
+            world.schedule(world.now + 10, begins);
             run_until(&mut world, 20_000, |world| world.cluster.awaits_promotion().is_some());
             let (leader, chosen) = world.cluster.awaits_promotion().unwrap();
             let others = (0..3).filter(|other| *other != leader);

@@ -10,7 +10,7 @@ use crate::config::{
     SentinelAuth, auth_of,
 };
 use crate::core::identity::address::{GroupName, NameError, ServiceName};
-use crate::core::policy::{Policy, WantedQuorum, WantedSettings};
+use crate::core::policy::{Announce, Policy, WantedQuorum, WantedSettings};
 use crate::core::published::projection::Layout;
 use crate::core::published::sentinel_rows;
 use crate::secret::SecretSource;
@@ -73,6 +73,13 @@ impl Resolver<'_> {
         };
         if let Some(table) = table {
             apply(&mut policy, table);
+            if let Some(announce) =
+                table.announce.as_ref().filter(|a| *a.get_ref() == Announce::Eager)
+                && !policy.relay
+            {
+                let what = "announce = \"eager\" needs relay = true: agents tell the Sentinels nothing without it";
+                return Err(self.source.contradiction(announce, what.to_owned()));
+            }
         }
         if let Some(level) = self.common.publish {
             policy.publish = level;
@@ -235,6 +242,7 @@ fn apply(policy: &mut Policy, table: &GroupTable) {
     policy.hold_writes = table.hold_writes.unwrap_or(policy.hold_writes);
     policy.tell_sentinels = table.tell_sentinels.unwrap_or(policy.tell_sentinels);
     policy.relay = table.relay.unwrap_or(policy.relay);
+    policy.announce = table.announce.as_ref().map_or(policy.announce, |a| *a.get_ref());
     policy.settings = wanted(&table.settings);
 }
 

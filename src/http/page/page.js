@@ -278,12 +278,15 @@ function table(caption, heads, rows, kind) {
     make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...head)),
     make("tbody", { role: "rowgroup" }, ...body));
 }
+function unseen(one) {
+  return one.end_seen && one.end_seen !== "at once" ? `its end would not be seen at once: ${one.end_seen}` : null;
+}
 function instances(status) {
   const heads = [{ name: "Instance" }, { name: "Published as" }, { name: "It says" }, { name: "Behind", number: true }, { name: "Lag", number: true }, { name: "Version" }];
   const rows = status.instances.map((one) => [
     one.address,
     one.published ? ROLES[one.published] : "not published",
-    [one.says, one.error].filter(Boolean).join(", ") || "nothing",
+    [one.says, one.error, unseen(one)].filter(Boolean).join(", ") || "nothing",
     one.behind_bytes === null ? "" : bytes(one.behind_bytes),
     one.lag_s === null ? "" : `${one.lag_s} s`,
     one.version,

@@ -21,7 +21,7 @@ use consul_redis_core::known::observed::{
     Death, InstanceAnswer, ProcessState, ProofKind, Reading, Role, StoreAnswer, StoredState,
 };
 use consul_redis_core::known::view::View;
-use consul_redis_core::policy::{FastFailover, Policy, WantedQuorum};
+use consul_redis_core::policy::{Announce, FastFailover, Policy, WantedQuorum};
 use consul_redis_core::published::projection::{Layout, Op, project};
 use consul_redis_core::published::record::{Level, PublishedRole, Record, decode, encode};
 use consul_redis_core::situation::data_loss::{Detach, Replace, WhyReplace};
@@ -365,6 +365,16 @@ fn policies(
         .collect()
 }
 
+/// What differs from world to world, and not from agent to agent.
+fn vary(policies: &mut [Policy], seed: u64, instances: usize) {
+    if seed % 4 == 3 {
+        policies.iter_mut().for_each(|policy| policy.announce = Announce::Eager);
+    }
+    if has_aliases(seed) {
+        use_aliases(policies, instances);
+    }
+}
+
 /// The agents beside instances have other addresses of these in their configs than the Sentinels.
 fn use_aliases(policies: &mut [Policy], instances: usize) {
     for (host, policy) in policies.iter_mut().enumerate().take(instances) {
@@ -378,9 +388,7 @@ impl World {
         let group: GroupName = "redis".parse().expect("a group");
         let layout = Layout::new("redis-ha", &group);
         let mut policies = policies(&mut rng, &group, agents, instances, sentinels);
-        if has_aliases(seed) {
-            use_aliases(&mut policies, instances);
-        }
+        vary(&mut policies, seed, instances);
         let new_agent =
             |policy: &Policy| Agent::new(GroupLoop::new(policy.clone(), layout.clone()), sentinels);
         let machines: Vec<Agent> = policies.iter().map(new_agent).collect();
