@@ -21,7 +21,7 @@ help:
 	@echo 'make book    target/book/html: docs/ as a searchable site, by mdBook'
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
 	@echo 'make fmt     format the code'
-	@echo 'make race    the benchmark beside the peers (about 10 minutes): docs/race.md'
+	@echo 'make race    the benchmark beside the peers (about 45 minutes): docs/race.md'
 	@echo 'make audit   security advisories; needs the advisory database on the network'
 	@echo 'make build   target/release/consul-redis'
 	@echo 'make deb     a Debian package in target/package: docs/packages.md'
@@ -79,9 +79,9 @@ fmt:
 
 race:
 	scripts/tools.sh race
-	cargo bench --bench race --bench switchover --bench reload --no-run
+	cargo bench --bench race --bench switchover --bench deaths --bench reload --no-run
 	PATH="$$PATH:$(ROOT)/usr/bin" LD_LIBRARY_PATH="$(ROOT)/usr/lib/$$(uname -m)-linux-gnu" \
-		cargo bench --bench race --bench switchover --bench reload
+		cargo bench --bench race --bench switchover --bench deaths --bench reload
 
 audit:
 	scripts/tools.sh deny

@@ -6,10 +6,13 @@
 //! one, at the server where it registers. The figures are the first acknowledged write of the first client and of the
 //! last, behind the oracle. `docs/race.md` explains the contenders and keeps the table.
 //!
-//! `make race` runs it; `RACE_KILLS=<n>` sets the number of kills, `RACE_CONSULS=1` the number of Consul servers.
+//! `make race` runs it; `RACE_KILLS=<n>` sets the number of kills, `RACE_CONSULS=1` the number of Consul servers,
+//! `RACE_ANNOUNCE=eager` who tells the Sentinels.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a race that cannot be run has no result")]
 
+#[path = "support/figures.rs"]
+mod figures;
 mod support;
 
 use std::collections::BTreeMap;
@@ -30,6 +33,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+
+use figures::{median, worst};
 
 /// Kills, unless RACE_KILLS says otherwise.
 const KILLS: usize = 20;
@@ -128,12 +133,18 @@ async fn race() {
 
 fn start_agents(world: &World) -> Vec<Process> {
     let program = &support::program();
+    let announce = std::env::var("RACE_ANNOUNCE").unwrap_or_else(|_| "leader".to_owned());
     ["promotion", "quorum"]
         .iter()
         .map(|level| {
             let group = format!("redis={level}");
             let prefix = format!("race-{level}");
-            let args = ["--group", &group, "--prefix", &prefix, "--publish", level];
+            let config = world.dir().join(format!("{level}.toml"));
+            let text = format!("[[group]]\nname = \"redis\"\nannounce = \"{announce}\"\n");
+            std::fs::write(&config, text).expect("a config");
+            let config = config.to_str().expect("a path");
+            let args =
+                ["--group", &group, "--prefix", &prefix, "--publish", level, "--config", config];
             world.start_agent(program, level, &args, &[]).expect("an agent")
         })
         .collect()
@@ -425,25 +436,6 @@ fn oracle(world: &World, old: &Address) -> impl Future<Output = (Address, Instan
     }
 }
 
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len().is_multiple_of(2) {
-        f64::midpoint(sorted[middle - 1], sorted[middle])
-    } else {
-        sorted[middle]
-    }
-}
-
-fn worst(values: &[f64]) -> f64 {
-    values.iter().copied().fold(0.0, f64::max)
-}
-
 /// How many percent of them are within a time.
 fn percent_within(values: &[f64], ms: f64) -> f64 {
     let within = values.iter().filter(|value| **value <= ms).count();
@@ -535,4 +527,8 @@ fn check_reach(behind: &BTreeMap<&str, Vec<Behind>>, step_ms: f64) {
         held(quorum <= step_ms),
         step_ms
     );
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
 }

@@ -8,6 +8,8 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a race that cannot be run has no result")]
 
+#[path = "support/figures.rs"]
+mod figures;
 mod support;
 
 use std::path::Path;
@@ -24,6 +26,8 @@ use consul_redis::lab::tools::{Tool, haproxy};
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::json;
+
+use figures::{median, worst};
 
 /// Switches.
 const SWITCHES: u64 = 20;
@@ -220,14 +224,4 @@ async fn until_count(path: &Path, count: usize) -> f64 {
     })
     .await
     .unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn worst(values: &[f64]) -> f64 {
-    values.iter().copied().fold(0.0, f64::max)
 }
