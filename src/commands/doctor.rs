@@ -110,7 +110,7 @@ fn describe(examined: &Examined, style: Style) -> String {
         for seen in &finding.evidence {
             let _ = writeln!(text, "    {}", style.dim(&format!("{}: {}", seen.from, seen.read)));
         }
-        let _ = writeln!(text, "    do: {}", finding.mend);
+        let _ = writeln!(text, "    do: {}", finding.mend.replace('\n', "\n        "));
     }
     text
 }

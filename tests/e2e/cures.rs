@@ -499,8 +499,42 @@ async fn what_agents_that_observe_leave_alone_is_done_by_an_operator() {
     assert_eq!(kept.status.code(), Some(0), "{}", text(&kept));
     let found = until_found(&world, &[], &["settings-not-kept"]).await;
     let said = mend(&found, "settings-not-kept");
-    assert!(said.contains("an agent with tell_sentinels"), "{said}");
+    assert!(said.contains("all agents have manage = false (agent-0, agent-1)"), "{said}");
     let _third = agent(&world, "agent-2", &["--group", "redis"], &[]);
+    until_found(&world, &[], &[]).await;
+}
+
+/// Sentinels with a wrong password call a primary down that answers agents and clients.
+#[tokio::test]
+async fn a_primary_that_sentinels_cannot_log_in_to_is_called_down_and_up_again() {
+    let spec = WorldSpec {
+        since: Some("7.0"),
+        redis_password: Some("secret".to_owned()),
+        ..WorldSpec::default()
+    };
+    let world = world(spec).await;
+    let config = world.dir().join("observe.toml");
+    std::fs::write(&config, "[[group]]\nname = \"redis\"\nmanage = false\n").unwrap();
+    let _agents = agents(&world, 2, &["--config", config.to_str().unwrap()]);
+    let writer = make_well(&world).await;
+    until_found(&world, &[], &[]).await;
+    let told = async |password: &str| {
+        for sentinel in &world.sentinels {
+            let set = ["SENTINEL", "SET", "redis", "auth-pass", password];
+            sentinel.ask(&set).await.unwrap();
+        }
+    };
+    told("wrong").await;
+    // Nothing is gone, or to be started again.
+    let found = until_found_among(&world, "called-down").await;
+    let down = found.iter().find(|finding| finding["code"] == "called-down").unwrap();
+    assert_eq!(down["evidence"][0]["from"], *writer, "{found:#?}");
+    assert!(!codes(&found).contains("ghost-replica"), "{found:#?}");
+    let said = mend(&found, "called-down");
+    assert!(said.contains("SENTINEL SET redis auth-pass PASSWORD"), "{said}");
+    told("secret").await;
+    until_gone(&world, "called-down").await;
+    until_writer(&world, "redis", 60, None).await;
     until_found(&world, &[], &[]).await;
 }
 

@@ -250,6 +250,24 @@ async fn what_doctor_says_of_consul_cures_it() {
     until_found(&world, &[], &[]).await;
 }
 
+/// What comes before the first agent is a hint, and `doctor` ends well; the agents that it says begin.
+#[tokio::test]
+async fn before_the_first_agent_doctor_says_that_it_is_not_started() {
+    let world = world(WorldSpec { since: Some("7.0"), ..WorldSpec::default() }).await;
+    set(&world.groups[0].redis, "save", "3600 1").await;
+    set(&world.groups[0].redis, "min-replicas-to-write", "1").await;
+    let kept = run(&world, &["config", "redis", "reboot_down_after=3s"], &[]);
+    assert_eq!(kept.status.code(), Some(0), "{}", text(&kept));
+    let found = until_found(&world, &[], &["not-started"]).await;
+    assert_eq!(found[0]["severity"], "hint", "and no failure: {found:#?}");
+    let args = found[0]["mend"].as_str().unwrap().strip_prefix("consul-redis agent ").unwrap();
+    let args: Vec<&str> = args.split(' ').collect();
+    let _agents = [agent(&world, "agent-0", &args, &[]), agent(&world, "agent-1", &args, &[])];
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    until_found(&world, &[], &[]).await;
+}
+
 /// The key with the group's Sentinel settings.
 const CONFIG_KEY: &str = "/v1/kv/redis-ha/redis/config";
 

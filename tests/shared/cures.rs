@@ -80,6 +80,10 @@ pub const CURES: &[(&str, Cure)] = &[
     ("settings-not-kept", OBSERVED),
     ("ghost-replica", SENTINELS),
     ("names-mixed", NAMES),
+    (
+        "called-down",
+        CarriedOut("cures::a_primary_that_sentinels_cannot_log_in_to_is_called_down_and_up_again"),
+    ),
     ("loopback-announced", LOOPBACK),
     ("sentinel-login-weak", RIGHTS),
     ("sentinel-right", RIGHTS),
@@ -171,6 +175,10 @@ pub const CURES: &[(&str, Cure)] = &[
         CarriedOut(
             "times::a_switch_that_two_agents_saw_is_timed_though_their_clocks_differ_by_hours",
         ),
+    ),
+    (
+        "not-started",
+        CarriedOut("doctor::before_the_first_agent_doctor_says_that_it_is_not_started"),
     ),
     ("unread", LOGINS),
 ];

@@ -4,11 +4,13 @@ use jiff::SignedDuration;
 
 use super::{CheckFn, Facts, Finding, FindingCode, Observation, seen};
 use crate::known::clocks::{ahead_ms, skews};
+use crate::known::observed::StoredState;
 use crate::shown::status::{Problem, ProblemCode};
 
-/// So many changes of the writer in [`FLAPPING_WITHIN`] are too many. One failover is two: withdrawn, and published.
-const FLAPPING_CHANGES: usize = 8;
-/// The time in which [`FLAPPING_CHANGES`] changes of the writer are too many.
+/// So many withdrawals of the writer in [`FLAPPING_WITHIN`] are too many. A failover withdraws it once, a planned move
+/// not at all.
+const FLAPPING_WITHDRAWALS: usize = 4;
+/// The time in which [`FLAPPING_WITHDRAWALS`] withdrawals of the writer are too many.
 const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 
 pub(super) const CHECKS: &[CheckFn] = &[watching, keys, flapping, clock, unread];
@@ -32,9 +34,24 @@ fn watching(facts: &Facts<'_>) -> Vec<Finding> {
     let mend = "start consul-redis agent on another host (or: its token has no right to sessions)";
     match store.agents.iter().collect::<Vec<_>>()[..] {
         [] => {
-            let text = "no agent watches the group: nothing will follow a failover";
-            let mend = format!("consul-redis agent --group {}", facts.group());
-            vec![FindingCode::NoAgents.found(text, vec![seen(from, "none")], mend)]
+            let (group, service) = (facts.group(), facts.service().as_str());
+            let named = match service == group {
+                true => group.to_owned(),
+                false => format!("{group}={service}"),
+            };
+            let mend = format!("consul-redis agent --group {named}");
+            let (code, text) = match store.state {
+                // Not even an agent that was told to stop: that one leaves what it published.
+                StoredState::Absent => (
+                    FindingCode::NotStarted,
+                    "not started yet: nothing has been published, and no agent watches the group",
+                ),
+                StoredState::Known(_) | StoredState::Unreadable(_) => (
+                    FindingCode::NoAgents,
+                    "no agent watches the group: nothing will follow a failover",
+                ),
+            };
+            vec![code.found(text, vec![seen(from, "none")], mend)]
         }
         [only] => {
             let text =
@@ -84,17 +101,17 @@ fn flapping(facts: &Facts<'_>) -> Vec<Finding> {
     let now = facts.view.now.wall;
     let recent =
         store.history.iter().filter(|change| now.duration_since(change.at) < FLAPPING_WITHIN);
-    let count = recent.count();
-    if count < FLAPPING_CHANGES {
+    let count = recent.filter(|change| change.to.is_none()).count();
+    if count < FLAPPING_WITHDRAWALS {
         return Vec::new();
     }
-    let read = format!("{count} changes of the writer within the last hour");
+    let read = format!("withdrawn {count} times within the last hour");
     let evidence = vec![seen(format!("key {}", facts.layout.history()), read)];
     let mend = format!(
-        "consul-redis status says why each; consul-redis config {} down_after=5s, if the network is slow",
+        "consul-redis history {0} says why each; if the network is slow: consul-redis config {0} down_after=..., longer than now",
         facts.group()
     );
-    vec![FindingCode::Flapping.found("the primary moves too often", evidence, mend)]
+    vec![FindingCode::Flapping.found("the primary is lost too often", evidence, mend)]
 }
 
 /// Clocks that are ahead of this machine's, and those that agents have found ahead of their own.

@@ -1,5 +1,7 @@
 //! Consul: what it would do to what is published, and what it lets us do.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 
 use super::{CheckFn, Facts, Finding, FindingCode, NameKind, Right, RightKind, seen, version};
@@ -187,32 +189,50 @@ fn foreign_node(facts: &Facts<'_>) -> Vec<Finding> {
     )]
 }
 
+/// All rules that a policy lacks, to be added at once, and sessions, which are no error.
 fn acl_rights(facts: &Facts<'_>) -> Vec<Finding> {
     let Ok(Some(rights)) = &facts.rights else { return Vec::new() };
-    let missing = rights.iter().filter(|(_, allowed)| !allowed);
-    let say = |(right, _): &(Right, bool)| {
-        let Right { kind, on, access } = right;
-        let evidence =
-            |rule: &str| vec![seen("Consul, of this command's token", format!("{rule}: denied"))];
-        if *kind == RightKind::Session {
-            let rule = format!("session_prefix \"\" {{ policy = \"{access}\" }}");
-            let text = "the token has no right to sessions: the agent does not show in status";
-            return FindingCode::AclSession.found(
-                text,
-                evidence(&rule),
-                format!("add to its policy: {rule}"),
-            );
-        }
-        let rule = match kind {
-            RightKind::Key => {
-                format!("key_prefix \"{}\" {{ policy = \"{access}\" }}", facts.layout.root())
+    let missing = rights.iter().filter(|(_, allowed)| !allowed).map(|(right, _)| right);
+    let (sessions, others): (Vec<&Right>, Vec<&Right>) =
+        missing.partition(|right| right.kind == RightKind::Session);
+    let lacks = |code: FindingCode, rights: &[&Right], text: String| {
+        let mut rules: Vec<String> = Vec::new();
+        for rule in rights.iter().map(|right| rule(facts, right)) {
+            if !rules.contains(&rule) {
+                rules.push(rule);
             }
-            _ => format!("{} \"{on}\" {{ policy = \"{access}\" }}", kind.as_str()),
+        }
+        let from = "Consul, of this command's token";
+        let evidence = rules.iter().map(|rule| seen(from, format!("{rule}: denied"))).collect();
+        let mend = match rules.as_slice() {
+            [only] => format!("add to its policy: {only}"),
+            all => format!("add to its policy:\n{}", all.join("\n")),
         };
-        let text = format!("the token has no right to {access} the {} {on}", kind.as_str());
-        FindingCode::AclRight.found(text, evidence(&rule), format!("add to its policy: {rule}"))
+        (!rules.is_empty()).then(|| code.found(text, evidence, mend))
     };
-    missing.map(say).collect()
+    let mut named: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for Right { kind, on, access } in &others {
+        named.entry(access).or_default().push(format!("the {} {on}", kind.as_str()));
+    }
+    let named = named.iter().map(|(access, on)| format!("{access} {}", on.join(", ")));
+    let text = format!("the token has no right to {}", named.collect::<Vec<_>>().join("; or to "));
+    let no_session = "the token has no right to sessions: the agent does not show in status";
+    let found = [
+        lacks(FindingCode::AclRight, &others, text),
+        lacks(FindingCode::AclSession, &sessions, no_session.to_owned()),
+    ];
+    found.into_iter().flatten().collect()
+}
+
+/// The rule of a policy that gives a right.
+fn rule(facts: &Facts<'_>, right: &Right) -> String {
+    let Right { kind, on, access } = right;
+    let (resource, name) = match kind {
+        RightKind::Key => ("key_prefix", facts.layout.root()),
+        RightKind::Session => ("session_prefix", String::new()),
+        RightKind::Node | RightKind::Service => (kind.as_str(), on.clone()),
+    };
+    format!("{resource} \"{name}\" {{ policy = \"{access}\" }}")
 }
 
 /// Consul has the row, we see it, and DNS answers nothing: DNS asks with another token.

@@ -312,6 +312,11 @@ impl<'a> Facts<'a> {
         self.view.policy.group.as_str()
     }
 
+    /// The service that the group is published as, or is to be.
+    pub(super) fn service(&self) -> &'a ServiceName {
+        self.view.record.map_or(&self.view.policy.service, |record| &record.service)
+    }
+
     /// The published writer, and what it says, when it says that it is a primary.
     pub(super) fn writer(&self) -> Option<(&'a Address, &'a InstanceAnswer)> {
         let writer = self.view.writer()?;

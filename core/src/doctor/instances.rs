@@ -17,6 +17,7 @@ const CLOCK_SKEW_MAX_MS: u64 = 1_000;
 
 pub(super) const CHECKS: &[CheckFn] = &[
     silent,
+    up_and_called_down,
     not_ready,
     second_primary,
     misnamed,
@@ -75,6 +76,28 @@ fn silent(facts: &Facts<'_>) -> Vec<Finding> {
         FindingCode::InstanceSilent.found(text, vec![seen(at, error)], mend)
     };
     silent.map(say).collect()
+}
+
+/// Sentinels get no answer from an instance that is up: their login is refused there, or the way from them is cut.
+fn up_and_called_down(facts: &Facts<'_>) -> Vec<Finding> {
+    let tally = &facts.view.tally;
+    let ready = answers(facts).filter(|(_, answer)| answer.not_ready.is_none());
+    let say = |(at, _): (&Address, &InstanceAnswer)| {
+        let replica = tally.replicas.get(at).map_or(0, |count| count.down);
+        let count = replica.max(tally.down.get(at).map_or(0, |count| count.subjective));
+        let text = format!(
+            "the Sentinels call {at} down, and it answers from here: no failover selects it"
+        );
+        let evidence =
+            vec![seen(at, format!("{count} Sentinels get no answer from it; PONG from here"))];
+        let mend = format!(
+            "look at the login that the Sentinels have for the instances (SENTINEL SET {0} auth-pass PASSWORD, and auth-user, \
+             on every Sentinel), and at the network from them to the instance",
+            facts.group()
+        );
+        FindingCode::CalledDown.found(text, evidence, mend)
+    };
+    ready.filter(|(at, _)| called_down(facts, at)).map(say).collect()
 }
 
 /// The answers of all instances that answer.
@@ -297,7 +320,9 @@ fn persistence_off(facts: &Facts<'_>) -> Vec<Finding> {
         let off = more.setting("save")?.is_empty() && more.setting("appendonly")? == "no";
         off.then(|| {
             (
-                format!("{at} saves nothing: when all stop at once, all data is gone"),
+                format!(
+                    "{at} saves nothing: a primary that restarts is empty, and when all stop at once, all data is gone"
+                ),
                 "save \"\", appendonly no".to_owned(),
                 redis_cli(at, "CONFIG SET appendonly yes"),
             )

@@ -133,9 +133,8 @@ codes! {
     ///
     /// Cure: the network from here; the Sentinels' password and TLS.
     SentinelUnreachable "sentinel-unreachable" Warning;
-    /// A Sentinel does not let the agents' user say a hello to it, so that agents cannot tell it how an election ended
-    /// whose leader dies; where too few others are left, a new writer is published when a majority names it, some 0.9 s
-    /// later.
+    /// A Sentinel does not let the agents' user say a hello to it. So agents cannot tell it how an election ended whose
+    /// leader dies. Where too few others are left, a new writer is published when a majority names it, some 0.9 s later.
     ///
     /// Cure: `ACL SETUSER` on it: `+publish` and `&__sentinel__:hello`; or `relay = false`.
     RelayRefused "relay-refused" Warning;
@@ -191,7 +190,7 @@ codes! {
     ParallelSyncsDiffers "parallel-syncs-differs" Warning;
     /// Sentinels differ from the settings of `consul-redis config`.
     ///
-    /// Cure: check that an agent with `tell_sentinels` runs.
+    /// Cure: an agent with `tell_sentinels`, and without `manage = false`; the finding says which of them there are.
     SettingsNotKept "settings-not-kept" Warning;
     /// A [stale peer](glossary.md#stale-peer): every Sentinel calls a replica down, and none forgets it.
     ///
@@ -261,6 +260,11 @@ codes! {
     ///
     /// Cure: the network from here; its password and TLS.
     InstanceSilent "instance-silent" Warning;
+    /// The Sentinels call an instance down that answers from here: as the primary it is withdrawn, as a replica no
+    /// failover selects it.
+    ///
+    /// Cure: the Sentinels' login for the instances (`auth-pass`, `auth-user`), and the network from them to it.
+    CalledDown "called-down" Error;
     /// It is loading, or refuses commands.
     ///
     /// Cure: wait for the first (`INFO persistence` shows the progress); its log.
@@ -285,7 +289,7 @@ codes! {
     ///
     /// Cure: set it alike.
     MinReplicasDiffer "min-replicas-differ" Warning;
-    /// Neither RDB nor an append-only file: all data is gone when all stop at once.
+    /// Neither RDB nor an append-only file: a primary that restarts is empty, and all data is gone when all stop at once.
     ///
     /// Cure: `CONFIG SET appendonly yes`.
     PersistenceOff "persistence-off" Warning;
@@ -468,14 +472,19 @@ codes! {
     ///
     /// Cure: start another one elsewhere.
     OneAgent "one-agent" Warning;
-    /// Eight changes of the writer, or more, within an hour; one failover is two.
+    /// The writer was withdrawn four times, or more, within an hour. Planned moves do not count.
     ///
-    /// Cure: `status` says why each; a longer `down_after`.
+    /// Cure: `history` says why each; a longer `down_after`.
     Flapping "flapping" Warning;
     /// An agent's clock is more than a second ahead of another agent's, or of ours.
     ///
     /// Cure: `chronyc makestep`.
     AgentClock "agent-clock" Warning;
+    /// No agent has published the group yet: what a new group, or a new installation, looks like before its first agent.
+    ///
+    /// Cure: start `consul-redis agent`; where the group was published before, Consul has lost its data:
+    /// [recover-consul.md](how-to/recover-consul.md).
+    NotStarted "not-started" Hint;
     /// Something could not be read, and was not checked.
     ///
     /// Cure: the rights above.
@@ -510,6 +519,7 @@ impl FindingCode {
             Self::LinkDown | Self::FollowsAnother | Self::ReplicaLags => {
                 &[Problem::ReplicaOutOfSync]
             }
+            Self::CalledDown => &[Problem::InstanceDown],
             Self::TwoAddresses => &[Problem::TwoAddresses],
             Self::LoopbackAddress => &[Problem::LoopbackAddress],
             Self::ForeignRow => &[Problem::ServiceTaken, Problem::DnsWrong],
@@ -517,6 +527,9 @@ impl FindingCode {
             Self::DnsToken | Self::DnsWrong => &[Problem::DnsWrong],
             Self::DnsSilent => &[Problem::DnsSilent],
             Self::NoAgents => &[Problem::NoAgents],
+            Self::NotStarted => {
+                &[Problem::NothingPublished, Problem::NoAgents, Problem::NoFirstPrimary]
+            }
             Self::AgentClock => &[Problem::ClockSkew],
             _ => &[],
         }

@@ -572,14 +572,25 @@ fn not_kept(facts: &Facts<'_>) -> Vec<Finding> {
         return Vec::new();
     }
     let text = format!("Sentinels differ from the key {}", facts.layout.config());
-    let mend =
-        "an agent with tell_sentinels reconfigures them within 2 s: is one running, and may it?";
+    let mend = match store {
+        Some(store) if store.agents.is_empty() => "start an agent: none watches the group".to_owned(),
+        Some(store) if store.agents.is_subset(&store.publishing_only) => {
+            let agents: Vec<&str> = store.agents.iter().map(String::as_str).collect();
+            format!(
+                "all agents have manage = false ({}): take that out of the config of one, or SENTINEL SET on each Sentinel",
+                agents.join(", ")
+            )
+        }
+        _ => "an agent with tell_sentinels reconfigures them within 2 s: its log says what hinders it".to_owned(),
+    };
     vec![FindingCode::SettingsNotKept.found(text, evidence, mend)]
 }
 
 fn ghost_replicas(facts: &Facts<'_>) -> Vec<Finding> {
     let counts = facts.view.tally.replicas.iter();
-    let gone = counts.filter(|(_, count)| count.up == 0 && count.down > 0);
+    // One that answers is not gone: `called-down` says what it is.
+    let gone = counts
+        .filter(|(at, count)| count.up == 0 && count.down > 0 && facts.view.instance(at).is_none());
     let say = |(at, count): (&Address, &crate::situation::election::ReplicaCount)| {
         let text = format!("replica {at} is down, and Sentinels never forget it by themselves");
         let evidence = vec![seen(at, format!("{} Sentinels get no answer from it", count.down))];

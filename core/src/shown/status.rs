@@ -105,7 +105,7 @@ pub struct AgentShows {
 pub struct AgentProblem {
     /// Which kind of problem.
     pub code: String,
-    /// In words.
+    /// What is wrong, as that agent says it.
     pub text: String,
 }
 

@@ -5,17 +5,17 @@ use std::fmt::Write as _;
 
 use consul_redis_core::doctor::{
     ConsulAgent, ConsulRow, Facts, Finding, FindingCode, InstanceFacts, LoginFacts, NameAnswer,
-    NameKind, ReadFields, Refused, Right, RightKind, SentinelFacts, diagnose, rights,
+    NameKind, ReadFields, Refused, Right, RightKind, SentinelFacts, Severity, diagnose, rights,
     short_down_after,
 };
-use consul_redis_core::identity::address::Address;
+use consul_redis_core::identity::address::{Address, ServiceName};
 use consul_redis_core::known::observed::{
-    ConnectedReplica, DownOpinion, InstanceAnswer, Role, SentinelGroup, StoreAnswer,
+    ConnectedReplica, DownOpinion, InstanceAnswer, Role, SentinelGroup, StoreAnswer, StoredState,
 };
 use consul_redis_core::published::name_check::DnsAnswer;
 use consul_redis_core::published::record::{Change, InstanceRecord, PublishedRole, Timeline};
 use consul_redis_core::published::store::AgentClock;
-use consul_redis_core::shown::status::{Problem, ProblemCode};
+use consul_redis_core::shown::status::{Problem, ProblemCode, assess};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::scene::{A, B, C, Scene, at, layout, primary, replica, run, sentinel_at};
@@ -353,6 +353,12 @@ const SENTINEL_FAULTS: &[(FindingCode, Fault)] = &[
     (FindingCode::SettingsNotKept, |w| {
         w.store().config.as_mut().expect("settings").down_after_ms = Some(5_000);
     }),
+    (FindingCode::CalledDown, |w| {
+        w.every_sentinel(|group| {
+            let replica = group.replicas.iter_mut().find(|replica| replica.address == at(C));
+            replica.expect("a replica").s_down = true;
+        });
+    }),
     (FindingCode::GhostReplica, |w| {
         w.every_sentinel(|group| {
             let mut stale_peer = group.replicas[0].clone();
@@ -561,7 +567,16 @@ const AGENT_FAULTS: &[(FindingCode, Fault)] = &[
     }),
     (FindingCode::Flapping, |w| {
         let at = w.scene.view().now.wall - SignedDuration::from_mins(10);
-        w.store().history = (0..8).map(|generation| change(generation, at)).collect();
+        w.store().history = (0..4).map(|generation| change(generation, at)).collect();
+    }),
+    (FindingCode::NotStarted, |w| {
+        let service = w.scene.policy.service.clone();
+        w.store().agents.clear();
+        w.store().state = StoredState::Absent;
+        w.store().plain.clear();
+        w.scene.observed.rows.as_mut().expect("rows").found = None;
+        w.rows().retain(|row| row.service == service.as_str());
+        NameKind::ALL.into_iter().for_each(|kind| w.answers(kind, Ok(DnsAnswer::default())));
     }),
     (FindingCode::AgentClock, |w| {
         let now = w.scene.view().now.wall;
@@ -732,6 +747,115 @@ fn what_cannot_be_read_raises_no_alarm() {
     assert_eq!(world.findings(), []);
     // And where there are no ACLs, there are no rights.
     world.rights = Ok(None);
+    assert_eq!(world.findings(), []);
+}
+
+/// A policy is completed at once, and not by a right a run.
+#[test]
+fn all_rules_that_a_token_lacks_are_one_finding() {
+    let mut world = World::healthy();
+    world.deny(|right| matches!(right.kind, RightKind::Key | RightKind::Node));
+    let findings = world.findings();
+    let [lacks] = &findings[..] else { panic!("{findings:#?}") };
+    assert_eq!(lacks.code, FindingCode::AclRight);
+    let rules = [
+        "key_prefix \"redis-ha/redis/\" { policy = \"write\" }",
+        "node \"redis-ha-redis\" { policy = \"write\" }",
+        "node \"redis-ha-sentinels\" { policy = \"write\" }",
+    ];
+    assert_eq!(lacks.mend, format!("add to its policy:\n{}", rules.join("\n")));
+    let read: Vec<&str> = lacks.evidence.iter().map(|seen| seen.read.as_str()).collect();
+    assert_eq!(read, rules.map(|rule| format!("{rule}: denied")));
+    assert!(lacks.text.contains(", the key redis-ha/redis/history, "), "{}", lacks.text);
+}
+
+/// What comes before the first agent is no fault, and `status` says nothing else of it.
+#[test]
+fn a_group_that_was_never_started_is_a_hint() {
+    let (_, never) = faults().find(|(code, _)| *code == FindingCode::NotStarted).expect("a fault");
+    let mut world = World::healthy();
+    never(&mut world);
+    let view = world.scene.view();
+    world.problems = assess(&view, &layout(), &world.scene.decision()).problems;
+    let problems: Vec<ProblemCode> = world.problems.iter().map(|problem| problem.code).collect();
+    assert_eq!(problems, [ProblemCode::NothingPublished, ProblemCode::NoAgents]);
+    let findings = world.findings();
+    assert_eq!(codes(&findings), [FindingCode::NotStarted]);
+    assert_eq!(findings[0].severity, Severity::Hint);
+    // An agent that runs and publishes nothing is another matter.
+    world.store().agents.insert("agent-0".to_owned());
+    world.problems.pop();
+    assert_eq!(codes(&world.findings()), [FindingCode::NotHealthy, FindingCode::OneAgent]);
+}
+
+/// Which agents there are is known: a finding asks no riddle.
+#[test]
+fn settings_that_no_agent_may_keep_are_said_with_the_agents() {
+    let mend = |change: fn(&mut StoreAnswer)| {
+        let mut world = World::healthy();
+        world.store().config.as_mut().expect("settings").down_after_ms = Some(5_000);
+        change(world.store());
+        let findings = world.findings();
+        let found = findings.iter().find(|finding| finding.code == FindingCode::SettingsNotKept);
+        found.expect("settings that are not kept").mend.clone()
+    };
+    assert!(mend(|_| ()).starts_with("an agent with tell_sentinels"));
+    assert!(mend(|store| store.agents.clear()).starts_with("start an agent"));
+    let all = mend(|store| store.publishing_only = store.agents.clone());
+    assert!(all.starts_with("all agents have manage = false (agent-0, agent-1)"), "{all}");
+    let one = mend(|store| {
+        store.publishing_only.insert("agent-0".to_owned());
+    });
+    assert!(one.starts_with("an agent with tell_sentinels"), "{one}");
+}
+
+/// A primary that all Sentinels lost, and that answers, is not to be started again.
+#[test]
+fn an_instance_that_answers_is_no_stale_peer_however_many_call_it_down() {
+    let mut world = World::healthy();
+    world.change(|scene| scene.down(&[0, 1, 2], DownOpinion::Objective));
+    world.every_sentinel(|group| group.replicas.iter_mut().for_each(|r| r.s_down = true));
+    let findings = world.findings();
+    let [down] = &findings[..] else { panic!("{findings:#?}") };
+    assert_eq!(down.code, FindingCode::CalledDown);
+    assert!([A, B, C].iter().all(|at| down.text.contains(at)), "{}", down.text);
+    // One that loads, or cannot save, has a finding of its own.
+    world.change(|scene| {
+        let loading =
+            |of| InstanceAnswer { not_ready: Some("LOADING".to_owned()), ..replica(1, of) };
+        scene.instance(B, loading(A)).instance(C, loading(A))
+    });
+    let findings = world.findings();
+    let down = findings.iter().find(|finding| finding.code == FindingCode::CalledDown);
+    assert!(!down.expect("the primary").text.contains(B), "{findings:#?}");
+}
+
+/// The command has the service's name, too.
+#[test]
+fn agents_are_started_for_the_service_that_was_published() {
+    let mut world = World::healthy();
+    world.store().agents.clear();
+    assert_eq!(world.findings()[0].mend, "consul-redis agent --group redis");
+    let service = "cache".parse::<ServiceName>().expect("a name");
+    world.change(|scene| scene.published(|record| record.service = service));
+    let findings = world.findings();
+    let found = findings.iter().find(|finding| finding.code == FindingCode::NoAgents);
+    assert_eq!(found.expect("no agents").mend, "consul-redis agent --group redis=cache");
+}
+
+/// An operator who moves the primary on purpose, again and again, has done it.
+#[test]
+fn planned_moves_are_no_flapping() {
+    let mut world = World::healthy();
+    let at = world.scene.view().now.wall - SignedDuration::from_mins(10);
+    let moved = |generation| Change {
+        from: Some(crate::scene::at(A)),
+        to: Some(crate::scene::at(B)),
+        ..change(generation, at)
+    };
+    world.store().history = (0..12).map(moved).collect();
+    assert_eq!(world.findings(), []);
+    world.store().history = (0..3).map(|generation| change(generation, at)).collect();
     assert_eq!(world.findings(), []);
 }
 
