@@ -1,15 +1,20 @@
 //! `consul-redis check-config`: whether an agent could go by the config, before one does.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::terminal::{Style, columns};
 use crate::cli::Common;
-use crate::config::{Config, ONLY_PUBLISHES};
+use crate::config::template::TemplateConfig;
+use crate::config::{Config, GroupConfig, ONLY_PUBLISHES};
 use crate::core::doctor::short_down_after;
 use crate::core::policy::Policy;
+use crate::core::published::record::PublishedRole;
 use crate::exit::{Exit, Failure};
 use crate::reload::check_alone;
+use crate::render::context::{Context, Endpoint, GroupValue, InstanceValue};
+use crate::render::engine::render;
 use crate::secret::SecretSource;
 use crate::sentinel::login::Login;
 
@@ -64,7 +69,78 @@ fn warnings(config: &Config) -> Vec<String> {
         let path = path.display();
         format!("every user may read the secret in {path}: chmod o-rwx {path}")
     });
-    config.groups.iter().filter_map(|group| warning(&group.policy)).chain(open).collect()
+    let templates = config.templates.iter().flat_map(|template| {
+        let file = template.destination.display().to_string();
+        let warn = move |what: String| format!("template {file}: {what}");
+        template_warnings(template, &config.groups).into_iter().map(warn)
+    });
+    let groups = config.groups.iter().filter_map(|group| warning(&group.policy));
+    groups.chain(open).chain(templates).collect()
+}
+
+/// What would keep a template from being rendered, put in place or followed by its command, as far as it is seen here
+/// and now. No error: a directory or a program may come later, and an agent has another PATH.
+fn template_warnings(template: &TemplateConfig, groups: &[GroupConfig]) -> Vec<String> {
+    let mut found = Vec::new();
+    let dir = template.destination.parent().filter(|dir| !dir.as_os_str().is_empty());
+    if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
+        found.push(format!("there is no directory {}", dir.display()));
+    }
+    for (key, command) in [("check", &template.check), ("command", &template.command)] {
+        let program = command.as_ref().and_then(|command| command.first());
+        if let Some(program) = program.filter(|program| !is_program(program)) {
+            found.push(format!("its `{key}` runs {program}, and there is no such program"));
+        }
+    }
+    let name = template.source.display().to_string();
+    if let Ok(source) = std::fs::read_to_string(&template.source)
+        && let Err(why) = render(&name, &source, &sample(groups))
+    {
+        found.push(format!("with a writer and two replicas, {why}"));
+    }
+    found
+}
+
+/// A file that may be executed: by its path, or on the PATH. Where there is no PATH, a name without a path is not
+/// looked for.
+fn is_program(program: &str) -> bool {
+    let may_run = |path: &Path| {
+        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    if program.contains('/') {
+        return may_run(Path::new(program));
+    }
+    let Some(path) = std::env::var_os("PATH") else { return true };
+    std::env::split_paths(&path).any(|dir| may_run(&dir.join(program)))
+}
+
+/// What a template sees of healthy groups, at addresses that are for examples (TEST-NET-1).
+fn sample(groups: &[GroupConfig]) -> Context {
+    let host = |n: usize| format!("192.0.2.{n}");
+    let endpoint = |n| Endpoint { address: format!("{}:6379", host(n)), host: host(n), port: 6379 };
+    let instance = |(n, role)| InstanceValue {
+        address: format!("{}:6379", host(n)),
+        host: host(n),
+        port: 6379,
+        role,
+    };
+    let roles = [PublishedRole::Primary, PublishedRole::Replica, PublishedRole::Replica];
+    let instances: Vec<InstanceValue> = (1..).zip(roles).map(instance).collect();
+    let value = |group: &GroupConfig| {
+        let name = group.policy.group.to_string();
+        let value = GroupValue {
+            name: name.clone(),
+            service: group.policy.service.to_string(),
+            writer: Some(endpoint(1)),
+            replicas: vec![endpoint(2), endpoint(3)],
+            generation: 1,
+            since: "2026-01-01T00:00:00Z".to_owned(),
+            why: "an example".to_owned(),
+            instances: instances.clone(),
+        };
+        (name, value)
+    };
+    Context { groups: groups.iter().map(value).collect() }
 }
 
 fn rows(config: &Config) -> Vec<Vec<String>> {

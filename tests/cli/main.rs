@@ -423,6 +423,52 @@ fn set_mode(path: &str, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the file");
 }
 
+/// Good as far as it can be said without a server, and it would not do what is wanted.
+#[test]
+fn what_a_template_lacks_is_a_warning() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(at("run"), "#!/bin/sh\n").expect("the file");
+    let said = |source: &str, destination: &str, program: &str, path: Option<&str>| {
+        let (from, to) = (at("a.j2"), at(destination));
+        let text = format!(
+            "[[group]]\nname = \"cache\"\n[[template]]\nsource = \"{from}\"\ndestination = \"{to}\"\n\
+             check = [\"{program}\", \"{{}}\"]\ncommand = [\"{program}\"]\n"
+        );
+        std::fs::write(at("a.toml"), text).expect("the file");
+        std::fs::write(&from, source).expect("the file");
+        let env: Vec<(&str, &str)> = path.map(|path| ("PATH", path)).into_iter().collect();
+        let (code, said) = run(&["check-config", "--config", &at("a.toml")], &env);
+        assert_eq!(code, 0, "{said}");
+        let said = said.replace(&format!("{}/", dir.path().display()), "");
+        let warnings = said.lines().filter_map(|line| line.trim().strip_prefix("warning: "));
+        warnings.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let whole = "{{ groups.cache.writer.host }} {{ groups['cache'].replicas[1].port }}\n\
+                 {% for i in groups.cache.instances %}{{ i.role }} {% endfor %}\n";
+    let no_program = |program| {
+        ["check", "command"].map(|key| {
+            format!("template a: its `{key}` runs {program}, and there is no such program")
+        })
+    };
+    let here = dir.path().to_str();
+    assert_eq!(said(whole, "a", &at("run"), None), no_program("run"), "not executable");
+    set_mode(&at("run"), 0o755);
+    assert_eq!(said(whole, "a", &at("run"), None), [""; 0]);
+    assert_eq!(said(whole, "a", "run", here), [""; 0]);
+    assert_eq!(said(whole, "a", "walk", here), no_program("walk"));
+    assert_eq!(said(whole, "a", &at("walk"), None), no_program("walk"));
+    let lacks = |source: &str, why: &str| {
+        let wanted = format!("template a: with a writer and two replicas, a.j2:1: {why}");
+        assert!(said(source, "a", "run", here)[0].starts_with(&wanted), "{source}");
+    };
+    lacks("{{ groups.cache.writer | nosuch }}", "unknown filter");
+    lacks("{{ groups.redis.writer }}", "undefined value");
+    lacks("{{ groups.cache.writer.hots }}", "undefined value");
+    let away = said(whole, "b/c/a", "run", here);
+    assert_eq!(away, ["template b/c/a: there is no directory b/c"]);
+}
+
 /// What `render` reads is not asked for Sentinels, and checked all the same.
 #[test]
 fn a_config_that_only_renders_is_checked_as_such() {
