@@ -129,7 +129,8 @@ impl Agent {
                 Err(error) if !error.is_transient() => return Err(error.into()),
                 Err(error) => {
                     let delay = retry.next_delay();
-                    warn!("{error}; trying again in {} ms", delay.as_millis());
+                    let what = Failure::from(error).in_one_line();
+                    warn!("{what}; trying again in {} ms", delay.as_millis());
                     tokio::time::sleep(delay).await;
                 }
             }

@@ -269,18 +269,7 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
         );
     }
     if status.known_sentinels > 0 {
-        let level = status.level.map(|level| match level {
-            Level::Promotion => ", not yet confirmed by a majority",
-            Level::Quorum => ", confirmed by a majority",
-        });
-        let _ = writeln!(
-            text,
-            "  now named by {} of {} Sentinels{}{}",
-            status.votes,
-            status.known_sentinels,
-            status.epoch.map(|epoch| format!(" at epoch {epoch}")).unwrap_or_default(),
-            level.unwrap_or_default()
-        );
+        let _ = writeln!(text, "  {}", named_by(status));
     }
     let agents = match status.agents.as_slice() {
         [] => "none".to_owned(),
@@ -306,6 +295,21 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
     });
     table(&mut text, "history", history.collect(), style);
     text
+}
+
+/// How many Sentinels name the writer now; without a writer, how many answer: each of them has a row with what it names.
+fn named_by(status: &GroupStatus) -> String {
+    let known = status.known_sentinels;
+    let Some(level) = status.level else {
+        let answering = status.sentinels.iter().filter(|one| one.names.is_some()).count();
+        return format!("now {answering} of {known} Sentinels answer, and no writer is published");
+    };
+    let level = match level {
+        Level::Promotion => "not yet confirmed by a majority",
+        Level::Quorum => "confirmed by a majority",
+    };
+    let epoch = status.epoch.map(|epoch| format!(" at epoch {epoch}")).unwrap_or_default();
+    format!("now named by {} of {known} Sentinels{epoch}, {level}", status.votes)
 }
 
 fn instance_row(instance: &InstanceStatus) -> Vec<String> {
@@ -348,5 +352,57 @@ fn table(text: &mut String, title: &str, rows: Vec<Vec<String>>, style: Style) {
     if !rows.is_empty() {
         let _ = writeln!(text, "  {}", style.dim(title));
         columns(text, "    ", rows, style);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(writer: Option<Level>) -> GroupStatus {
+        let names = |n: u8, address: Option<&str>| SentinelStatus {
+            address: format!("10.0.0.{n}:26379").parse().unwrap(),
+            names: address.map(|address| address.parse().unwrap()),
+            epoch: Some(4),
+            opinion: None,
+            tilt: false,
+            error: None,
+        };
+        let (down, next) = (Some("10.0.0.1:6379"), Some("10.0.0.2:6379"));
+        GroupStatus {
+            group: "redis".parse().unwrap(),
+            name: "redis-primary.service.consul".to_owned(),
+            healthy: false,
+            degraded: false,
+            consul_read: true,
+            problems: Vec::new(),
+            writer: writer.and(next).map(|address| address.parse().unwrap()),
+            generation: 7,
+            since: None,
+            why: None,
+            level: writer,
+            epoch: writer.and(Some(4)),
+            votes: if writer.is_some() { 1 } else { 0 },
+            known_sentinels: 3,
+            instances: Vec::new(),
+            sentinels: vec![names(1, down), names(2, next), names(3, None)],
+            agents: Vec::new(),
+            publishing_only: Vec::new(),
+            history: Vec::new(),
+            known_by_agent: None,
+        }
+    }
+
+    /// While no writer is published, none is named by 0 Sentinels: each of them names an address all the same.
+    #[test]
+    fn without_a_writer_it_is_not_said_how_many_name_it() {
+        assert_eq!(
+            named_by(&status(None)),
+            "now 2 of 3 Sentinels answer, and no writer is published"
+        );
+        assert_eq!(
+            named_by(&status(Some(Level::Promotion))),
+            "now named by 1 of 3 Sentinels at epoch 4, not yet confirmed by a majority"
+        );
     }
 }

@@ -79,6 +79,11 @@ impl Registration {
         tagged
     }
 
+    /// Another one of the same server, which differs in its tags alone.
+    fn differs_in_tags(&self, other: &Self) -> bool {
+        self.tags != other.tags && Self { tags: other.tags.clone(), ..self.clone() } == *other
+    }
+
     /// The registered service says the same as this one.
     fn matches(&self, found: &Value) -> bool {
         let tags: Vec<&str> =
@@ -190,13 +195,28 @@ async fn register(
     }
     // Without replace-existing-checks a running check keeps its status.
     consul.put("/v1/agent/service/register", &[], Some(&registration.body())).await?;
-    let how = match done.insert(registration.id.clone(), registration.clone()) {
-        Some(known) if known == *registration => "registered again",
-        Some(_) => "changed the registration of",
-        None => "registered",
-    };
-    info!("{how} {} as {} on the local Consul agent", registration.address, registration.service);
+    let known = done.insert(registration.id.clone(), registration.clone());
+    info!("{}", said_of(known.as_ref(), registration));
     Ok(())
+}
+
+/// What the log says of a registration that was made, by the one that this agent had made before.
+fn said_of(known: Option<&Registration>, made: &Registration) -> String {
+    let Registration { address, service, .. } = made;
+    match known {
+        None => format!("registered {address} as {service} on the local Consul agent"),
+        Some(known) if known == made => {
+            format!("registered again {address} as {service} on the local Consul agent")
+        }
+        // Nothing was lost: the Sentinel has said which groups it monitors.
+        Some(known) if service == SENTINEL_SERVICE && known.differs_in_tags(made) => {
+            let groups = made.tags.join(", ");
+            format!("{service} {address} is shown with the groups that it monitors: {groups}")
+        }
+        Some(_) => {
+            format!("changed the registration of {address} as {service} on the local Consul agent")
+        }
+    }
 }
 
 async fn is_registered(consul: &Consul, registration: &Registration) -> Result<bool, ConsulError> {
@@ -216,5 +236,40 @@ async fn deregister(consul: &Consul, id: &str) -> Result<(), ConsulError> {
     match answer.status {
         StatusCode::NOT_FOUND => Ok(()),
         _ => answer.ok(&format!("PUT {path}")).map(|_| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentinel(tags: &[&str]) -> Registration {
+        Registration {
+            id: "redis-sentinel-10.0.0.1:26379".to_owned(),
+            service: SENTINEL_SERVICE.to_owned(),
+            address: "10.0.0.1:26379".parse().unwrap(),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            meta: BTreeMap::new(),
+            check_interval: Duration::from_secs(1),
+            forgotten_after: None,
+        }
+    }
+
+    /// A Sentinel is registered at once, and says a moment later which groups it monitors.
+    #[test]
+    fn only_what_was_lost_is_said_to_be_registered_again() {
+        let (bare, tagged) = (sentinel(&[]), sentinel(&["redis", "cache"]));
+        let server = "10.0.0.1:26379 as redis-sentinel on the local Consul agent";
+        assert_eq!(said_of(None, &bare), format!("registered {server}"));
+        assert_eq!(
+            said_of(Some(&bare), &tagged),
+            "redis-sentinel 10.0.0.1:26379 is shown with the groups that it monitors: redis, cache"
+        );
+        assert_eq!(said_of(Some(&tagged), &tagged), format!("registered again {server}"));
+        let slower = Registration { check_interval: Duration::from_secs(9), ..tagged.clone() };
+        assert_eq!(
+            said_of(Some(&tagged), &slower),
+            format!("changed the registration of {server}")
+        );
     }
 }

@@ -322,7 +322,10 @@ async fn an_agent_that_starts_before_consul_waits_for_it() {
     until("it says that it tries again", Duration::from_secs(5), || async {
         let log = agent.log();
         let line = format!("Consul at http://{address} does not answer: ");
-        if log.contains(&line) && log.contains("; trying again in ") { Ok(()) } else { Err(log) }
+        // As every command says it, with what to look at.
+        let hint =
+            "; is Consul running there? set CONSUL_HTTP_ADDR or --http-addr; trying again in ";
+        if log.contains(&line) && log.contains(hint) { Ok(()) } else { Err(log) }
     })
     .await
     .unwrap();

@@ -259,7 +259,12 @@ impl GroupLoop {
             }
             Purpose::Note | Purpose::Repair | Purpose::Seen => return,
         };
-        out.push(say(LogLevel::Info, text));
+        // Clients have no writer: a log that is filtered by level shows it, too.
+        let weight = match purpose {
+            Purpose::Withdraw => LogLevel::Warn,
+            _ => LogLevel::Info,
+        };
+        out.push(say(weight, text));
     }
 
     /// Notes when each step of a failover was first seen, for the log and the history.

@@ -227,6 +227,30 @@ fn a_change_of_the_writer_is_followed_up_once_by_the_agent_that_wrote_it() {
     }
 }
 
+/// Clients have no writer: a log that is filtered by level shows that, too.
+#[test]
+fn the_log_has_a_withdrawal_as_a_warning() {
+    let promoted = Scene::healthy(3)
+        .leading(0, B, FailoverPhase::WaitPromotion)
+        .dead(A)
+        .instance(B, promoted_b());
+    let down = Scene::healthy(3).down(&[0, 1, 2], DownOpinion::Objective).dead(A);
+    for (scene, level, said) in [
+        (promoted, LogLevel::Info, "redis: writer 10.0.0.1:6379 -> 10.0.0.2:6379, generation 8"),
+        (down, LogLevel::Warn, "redis: no writer, generation 8: 10.0.0.1:6379 is down"),
+    ] {
+        let mut machine = GroupLoop::new(scene.policy.clone(), layout());
+        let (id, _) = sent(&scene, &mut machine);
+        let outputs = machine.on(Input::Written(id, Outcome::Committed { index: 500 }), now(1_010));
+        let lines = outputs.iter().filter_map(|output| match output {
+            Output::Say(line) => Some((line.weight, line.text.as_str())),
+            _ => None,
+        });
+        let lines: Vec<_> = lines.collect();
+        assert!(lines.iter().any(|(l, text)| *l == level && text.starts_with(said)), "{lines:?}");
+    }
+}
+
 /// The same writer, better known: no name changes.
 #[test]
 fn what_changes_no_writer_is_not_followed_up() {
