@@ -105,8 +105,8 @@ const ROLES: [PublishedRole; 5] = [
 
 /// What the values of the metrics are.
 const DEATHS: &str = "Ends of the writer's process that the kernel told this agent of, by proof (process; child under \
-    exec) and by what became of it: asked (a Sentinel, for a failover), then replaced (another writer is published) or \
-    refused; or left to the Sentinels, and why: switched-off, down-after, failover, switchover, maintenance, \
+    exec) and outcome. First asked (a Sentinel, for a failover), then replaced (another writer is published) or refused. \
+    Or left to the Sentinels, and why: switched-off, down-after, failover, switchover, maintenance, \
     asked-lately, too-late, no-majority, no-replica, no-sentinel";
 const HEALTHY: &str =
     "1 when the group has a confirmed writer, agents watch it, and Consul shows what was published";
