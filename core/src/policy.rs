@@ -219,6 +219,9 @@ pub const STRAY_PROMOTED_MS: u64 = 15_000;
 /// How long a stray primary is left alone whose past this agent has not seen: longer than a majority needs to
 /// follow a promotion.
 pub const STRAY_UNSEEN_MS: u64 = 3_000;
+/// How long a replica of the primary before is left to the leader of the failover, in ms, once no Sentinel leads one any
+/// more: it may have been told, and be about to say so.
+pub const LEFT_BEHIND_MS: u64 = 1_000;
 /// The pause between two Sentinels that are made to forget, and after a switch, in ms: a reset one knows no peer for up
 /// to 10 s (`docs/facts/sentinel.md` 5).
 pub const RESET_GAP_MS: u64 = 30_000;

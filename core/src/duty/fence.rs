@@ -9,7 +9,7 @@ use crate::identity::address::Address;
 use crate::known::memory::{Condition, Origin};
 use crate::known::observed::{InstanceAnswer, ReplId, Role, SentinelPeer};
 use crate::known::view::View;
-use crate::policy::{Announce, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_UNSEEN_MS};
+use crate::policy::{Announce, LEFT_BEHIND_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_UNSEEN_MS};
 use crate::published::projection::is_detached_address;
 use crate::published::replicas::{InstanceRows, named_by};
 pub use crate::shown::reasons::{LeftAlone, WhyLeft};
@@ -48,8 +48,7 @@ pub enum StrayKind {
     RestartedEmpty,
     /// No primary but a replica: detached, or of an address that does not answer while no Sentinel knows it.
     Lost,
-    /// A replica of the primary before, which the leader will point at the new one no more: the agents have told the
-    /// Sentinels in its place (`announce = "eager"`).
+    /// A replica of the primary before, which no leader will point at the new one any more.
     LeftBehind,
 }
 
@@ -124,7 +123,11 @@ pub fn stray_primaries<'v, 'a>(
         .filter(|(address, answer)| {
             let primary = answer.is_primary();
             match known.contains(*address) {
-                true => primary || is_lost(view, address, answer) || is_left_behind(view, answer),
+                true => {
+                    primary
+                        || is_lost(view, address, answer)
+                        || is_left_behind(view, address, answer)
+                }
                 false => may_be_former(view, answer),
             }
         })
@@ -155,15 +158,21 @@ fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool 
     ours && (!known || is_detached_address(of)) && view.writer().is_some_and(|writer| writer != of)
 }
 
-/// It follows the primary before, and the agents have ended the failover in its leader's place.
-pub(crate) fn is_left_behind(view: &View<'_>, answer: &InstanceAnswer) -> bool {
+/// Sentinels list it, it follows the primary before, and no leader is at work that would point it at the new one: it
+/// died, or the agents have told the Sentinels in its place. Sentinel itself would do so some 10 s later.
+pub(crate) fn is_left_behind(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let Role::Replica { of, .. } = &answer.role else { return false };
     let store = view.observed.store.as_ref();
     // A withdrawal may stand between them.
     let mut changes = store.into_iter().flat_map(|store| &store.history);
-    let from =
-        changes.find_map(|change| change.from.as_ref().filter(|from| Some(*from) != view.writer()));
-    view.policy.announce == Announce::Eager && from == Some(of)
+    let other = |from: &&Address| Some(*from) != view.writer();
+    let before = changes.find_map(|change| change.from.as_ref().filter(other));
+    let led = || view.groups().any(|group| group.failover.is_some());
+    before == Some(of) && is_listed(view, address) && (is_eager(view) || !led())
+}
+
+fn is_eager(view: &View<'_>) -> bool {
+    view.policy.announce == Announce::Eager
 }
 
 /// It follows another instance of the group, as its operator wants, and that one is only away: it has the writer's own
@@ -185,7 +194,7 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
         _ if answer.keys > 0 && !is_related(view, address, answer, writer) => {
             return Err(unrelated(view, address, answer, &follow));
         }
-        Role::Replica { .. } if is_left_behind(view, answer) => StrayKind::LeftBehind,
+        Role::Replica { .. } if is_left_behind(view, address, answer) => StrayKind::LeftBehind,
         Role::Replica { .. } => StrayKind::Lost,
         Role::Primary { .. } if answer.keys == 0 => {
             if !is_ours(view, address) {
@@ -204,7 +213,8 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     }
     let wait_ms = match view.memory.origin(address, &answer.run_id) {
         _ if kind == StrayKind::Lost => STRAY_UNSEEN_MS,
-        _ if kind == StrayKind::LeftBehind => 0,
+        _ if kind == StrayKind::LeftBehind && is_eager(view) => 0,
+        _ if kind == StrayKind::LeftBehind => LEFT_BEHIND_MS,
         _ if was_overtaken(view, answer) => 0,
         Origin::Unseen if answer.not_lately_promoted() => 0,
         origin => origin.left_alone_ms(),

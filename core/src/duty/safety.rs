@@ -214,7 +214,7 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
     });
     let named = view.groups().any(|group| named_by(group).any(|named| named == instance));
     let left = fence.kind == StrayKind::LeftBehind
-        && view.instance(instance).is_some_and(|answer| is_left_behind(view, answer));
+        && view.instance(instance).is_some_and(|answer| is_left_behind(view, instance, answer));
     if placed && named && !left {
         return Some(format!("{instance} is a replica that Sentinels know"));
     }

@@ -9,8 +9,8 @@ use consul_redis_core::known::observed::{
     SentinelGroup, SentinelReplica,
 };
 use consul_redis_core::policy::{
-    ANSWER_AGE_MAX_MS, Announce, FENCE_AGAIN_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_PROMOTED_MS,
-    STRAY_UNSEEN_MS,
+    ANSWER_AGE_MAX_MS, Announce, FENCE_AGAIN_MS, LEFT_BEHIND_MS, RESTARTED_EMPTY_UPTIME_MAX_S,
+    STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
 };
 use consul_redis_core::published::projection::Op;
 use consul_redis_core::published::record::{Basis, Change, Level, Timeline};
@@ -653,21 +653,22 @@ fn what_follows_a_known_instance_is_not_lost_while_that_one_is_away() {
     assert_eq!(fences(&gone)[0].kind, StrayKind::Lost);
 }
 
-/// The agents have told the Sentinels of A in the leader's place, and B still follows C, the primary before.
+/// A leads in the place of C, and B still follows C.
 #[test]
-fn a_replica_that_the_leader_points_nowhere_is_pointed_at_the_writer() {
-    let scene = |announce, of: &str, link_up| {
+fn a_replica_that_no_leader_points_at_the_writer_is_pointed_there() {
+    let scene = |announce, of: &str, link_up, seen_ms| {
         let mut left = replica(1, C);
         left.role = Role::Replica { of: at(of), link_up };
         let mut scene = Scene::healthy(3).instance(B, left);
         scene.policy.announce = announce;
-        scene.memory.since.insert(Condition::Stray(at(B)), Mono(ASKED));
+        scene.memory.since.insert(Condition::Stray(at(B)), Mono(NOW - seen_ms));
         let then = scene.view().now.wall;
         scene.observed.store.as_mut().expect("a store").history.push(ceased(then));
         scene
     };
-    for link_up in [false, true] {
-        let fence = &fences(&scene(Announce::Eager, C, link_up))[0];
+    let (leader, eager) = (Announce::Leader, Announce::Eager);
+    for (announce, link_up) in [(eager, false), (eager, true), (leader, false), (leader, true)] {
+        let fence = &fences(&scene(announce, C, link_up, LEFT_BEHIND_MS))[0];
         assert_eq!((fence.kind, &fence.follow), (StrayKind::LeftBehind, &at(A)));
         let mut now = replica(1, C);
         now.run_id = run(B);
@@ -675,7 +676,15 @@ fn a_replica_that_the_leader_points_nowhere_is_pointed_at_the_writer() {
         now.role = Role::Replica { of: at(A), link_up };
         assert!(!fence.still_holds(&now), "Sentinel was first");
     }
-    assert_eq!(fences(&scene(Announce::Leader, C, false)), [], "its leader does it");
-    assert_eq!(fences(&scene(Announce::Eager, A, false)), []);
-    assert_eq!(fences(&scene(Announce::Eager, "10.0.0.9:6379", true)), [], "an operator's wish");
+    // Its leader may have told it, or be about to; agents that are eager have told the Sentinels themselves.
+    assert_eq!(fences(&scene(leader, C, false, LEFT_BEHIND_MS - 1)), []);
+    let works = |scene: Scene| scene.leading(2, A, FailoverPhase::ReconfReplicas);
+    assert_eq!(fences(&works(scene(leader, C, false, LEFT_BEHIND_MS))), []);
+    assert_eq!(fences(&scene(eager, A, false, LEFT_BEHIND_MS)), []);
+    // An operator's wish: of something else, or of an instance that no Sentinel lists.
+    assert_eq!(fences(&scene(eager, "10.0.0.9:6379", true, LEFT_BEHIND_MS)), []);
+    let unlisted = (0..3).fold(scene(leader, C, true, LEFT_BEHIND_MS), |scene, index| {
+        scene.sentinel(index, |group| group.replicas.retain(|replica| replica.address != at(B)))
+    });
+    assert_eq!(fences(&unlisted), []);
 }
