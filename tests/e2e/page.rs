@@ -415,6 +415,10 @@ async fn what_servers_say_is_shown_as_text_and_never_run() {
     let times = said.as_str().unwrap().matches("<img src=x").count();
     assert!(times >= 8, "{times} times in {said}");
     assert!(said.as_str().unwrap().contains("no-writer"), "{said}");
+    // There is no writer that a Sentinel could name.
+    let captions = "return [...document.querySelectorAll('caption')].map(one => one.textContent)";
+    let captions = browser.run(captions).await;
+    assert_eq!(captions, json!(["Instances", "Sentinels: 0 of 1 answer"]));
     assert_eq!(browser.run("return document.images.length").await, json!(0));
     assert_eq!(browser.run("return document.body.className").await, json!(""));
     assert_eq!(browser.run(OVERFLOW).await, json!(0));

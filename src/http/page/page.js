@@ -244,6 +244,13 @@ function stacked(parts, width) {
   return { height: y, edges, labels };
 }
 
+// Without a writer each Sentinel names an address all the same.
+function naming(status) {
+  const { known_sentinels: known, sentinels: all } = status;
+  if (status.writer) return `Sentinels: ${status.votes} of ${known} name the writer`;
+  return `Sentinels: ${all.filter((one) => one.names).length} of ${known} answer`;
+}
+
 function drawing(status, width) {
   const parts = nodes(status);
   const { height, edges, labels } = width >= COLUMNS_FROM_PX ? columns(parts, width) : stacked(parts, width);
@@ -252,7 +259,7 @@ function drawing(status, width) {
   const end = writer.y - 1;
   const kind = status.writer ? "is-name" : "is-bad";
   const said = `${status.name} leads to ${or(status.writer, "nothing")}. ` +
-    `${plural(parts.others.length, "other instance", "other instances")}, ${status.votes} of ${status.known_sentinels} Sentinels name the writer. The tables below say the same.`;
+    `${plural(parts.others.length, "other instance", "other instances")}, ${naming(status)}. The tables below say the same.`;
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": said },
     svg("g", { "aria-hidden": "true" },
       ...labels, ...edges,
@@ -301,7 +308,7 @@ function sentinels(status) {
     [one.opinion, one.tilt ? "in TILT" : null, one.error].filter(Boolean).join(", "),
     one.epoch,
   ]);
-  return table(`Sentinels: ${status.votes} of ${status.known_sentinels} name the writer`, heads, rows, "wide");
+  return table(naming(status), heads, rows, "wide");
 }
 
 function steps(found) {
