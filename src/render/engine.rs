@@ -115,9 +115,12 @@ mod tests {
     #[test]
     fn an_unknown_name_is_an_error_with_its_line() {
         for (source, said) in [
-            ("a\n{{ grups }}", "a.j2:2: undefined value"),
-            ("{{ groups.other.writer }}", "a.j2:1: undefined value"),
-            ("{% if groups['my-cache'].wirter %}{% endif %}", "a.j2:1: undefined value"),
+            ("a\n{{ grups }}", "a.j2:2: undefined value: `grups` is undefined"),
+            ("{{ groups.other.writer }}", "a.j2:1: undefined value: `groups.other` is undefined"),
+            (
+                "{% if groups['my-cache'].wirter %}{% endif %}",
+                "a.j2:1: undefined value: `groups['my-cache'].wirter` is undefined",
+            ),
             ("\n\n{{ 1 | nosuch }}", "a.j2:3: unknown filter"),
             ("{% for %}", "a.j2:1: syntax error"),
             ("{{ fail('there is no writer') }}", "a.j2:1: invalid operation: there is no writer"),
