@@ -19,6 +19,7 @@ use crate::core::doctor::{
     Refused, Right, SentinelFacts, diagnose, rights,
 };
 use crate::core::identity::address::{Address, ServiceName};
+use crate::core::identity::mark::MarkKey;
 use crate::core::known::memory::Memory;
 use crate::core::known::observed::{InstanceAnswer, Observed, Reading};
 use crate::core::known::view::View;
@@ -343,9 +344,19 @@ async fn instance(
         Rights::Unknown(words) => Err(words),
     };
     let user = named_user(&group.login);
-    let refused = match may(&mut link, &needs(&group.policy, can_hold)).await? {
+    let mark = group.policy.mark.as_ref().map(MarkKey::as_str).unwrap_or_default();
+    let (read, write) = (["GETRANGE", mark, "0", "0"], ["SET", mark, ""]);
+    let mut needs = needs(&group.policy, can_hold);
+    if !mark.is_empty() {
+        needs.push(&read);
+        needs.extend(group.policy.write_mark.then_some(&write[..]));
+    }
+    let refused = match may(&mut link, &needs).await? {
         Rights::Refuses(mut commands) => {
             either_follows(&mut commands);
+            // A replica refuses it to every login, and so does a primary that is full.
+            let is_right = |words: &str| words.starts_with("NOPERM") || is_unknown(words);
+            commands.retain(|(command, words)| command != "SET" || is_right(words));
             Ok(Refused { user, commands })
         }
         Rights::Unknown(words) => Err(words),
@@ -363,7 +374,7 @@ async fn instance(
 }
 
 /// What agents with this policy do to an instance, sooner or later.
-fn needs(policy: &Policy, can_hold: bool) -> Vec<&'static [&'static str]> {
+fn needs<'a>(policy: &Policy, can_hold: bool) -> Vec<&'a [&'a str]> {
     const FENCE: [&[&str]; 4] = [
         &["REPLICAOF", "NO", "ONE"],
         &["SLAVEOF", "NO", "ONE"],

@@ -20,6 +20,7 @@ use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::consul::watch::{watch_group, watch_registered, watch_rows};
 use crate::core::duty::action::Write;
+use crate::core::duty::mark::Marking;
 use crate::core::group::{GroupLoop, Input, LogLevel, Outcome, Output, Published};
 use crate::core::identity::address::Address;
 use crate::core::known::observed::{
@@ -30,12 +31,12 @@ use crate::core::published::projection::Op;
 use crate::core::published::store::AgentClock;
 use crate::core::shown::status::{Problem, ProblemCode};
 use crate::core::time::{Mono, Now};
-use crate::instance::{InstanceCommand, Todo, follow};
+use crate::instance::{InstanceCommand, Todo, follow, write_mark};
 use crate::mailbox::Mailbox;
 use crate::meter::GroupMeter;
 use crate::name_check::Findings;
 use crate::process::watch_process;
-use crate::redis_link::LinkSettings;
+use crate::redis_link::{LinkError, LinkSettings};
 use crate::sentinel::pool::{PoolReport, SentinelHandles};
 use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand};
 use crate::snapshot::Snapshot;
@@ -105,6 +106,7 @@ enum Completed {
     ReadStore(Box<StoreAnswer>),
     ReadRows(RowsAnswer),
     Wrote(u64, Outcome),
+    Marked(Marking, Result<bool, String>),
     /// A read failed.
     Failed(StorePart, ConsulError),
 }
@@ -192,6 +194,7 @@ struct Executor {
     reading_rows: Option<AbortOnDropHandle<()>>,
     /// The rows have changed since they were asked for: what is being read may be older.
     rows_changed: bool,
+    marking: Option<AbortOnDropHandle<()>>,
     /// Consul does not answer the watch, which asks again and again: what is to be read once it does.
     away: Option<Owed>,
     /// What is wrong with the logins of Sentinels for the instances.
@@ -313,6 +316,7 @@ impl GroupTask {
             reading_store: None,
             reading_rows: None,
             rows_changed: false,
+            marking: None,
             away: None,
             wrong_logins: BTreeMap::new(),
             trouble: BTreeMap::new(),
@@ -389,6 +393,19 @@ impl Executor {
                 Input::Rows(answer)
             }
             Event::Done(Completed::Wrote(id, outcome)) => Input::Written(id, outcome),
+            Event::Done(Completed::Marked(wanted, outcome)) => {
+                let Marking { instance, key, mark, .. } = &wanted;
+                match &outcome {
+                    Ok(true) => info!(
+                        "{}: the data set of {instance} has the mark of generation {} in its key {key}",
+                        mark.group, mark.generation
+                    ),
+                    Ok(false) => debug!(%instance, "not what it was any more: no mark is written"),
+                    Err(error) => debug!(%instance, error, "the mark is not written"),
+                }
+                self.command(instance, InstanceCommand::Probe);
+                Input::Marked(wanted, outcome)
+            }
             Event::InDns(generation) => Input::SeenInDns(generation),
             Event::Config(group) => {
                 self.login.send_replace(group.login.clone());
@@ -499,6 +516,7 @@ impl Executor {
                 let instance = promote.instance.clone();
                 self.command(&instance, InstanceCommand::Promote(promote));
             }
+            Output::Mark(marking) => self.mark(marking),
             Output::Fence(fence) => {
                 let instance = fence.instance.clone();
                 self.command(&instance, InstanceCommand::Fence(fence));
@@ -662,6 +680,22 @@ impl Executor {
                 }
             }
         });
+    }
+
+    /// Writes the mark. The next one waits for this one's deadline.
+    fn mark(&mut self, wanted: Marking) {
+        if self.marking.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (login, done) = (self.group.login.clone(), self.done.clone());
+        self.marking = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let outcome = write_mark(&wanted, &login).await.map_err(|error| match error {
+                // In the words of Redis alone.
+                LinkError::Unexpected(words) => words,
+                error => error.to_string(),
+            });
+            let _ = done.send(Completed::Marked(wanted, outcome)).await;
+        })));
     }
 
     fn write(&self, id: u64, write: Write) {

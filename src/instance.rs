@@ -12,7 +12,9 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::core::duty::action::Promote;
 use crate::core::duty::fence::{Fence, StrayKind};
+use crate::core::duty::mark::Marking;
 use crate::core::identity::address::{Address, GroupName};
+use crate::core::identity::mark::{FoundMark, MARK_LEN_MAX};
 use crate::core::known::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
 use crate::core::published::projection::detached_address;
 use crate::core::situation::data_loss::Detach;
@@ -56,7 +58,13 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     if !link.was_replica {
         commands.cmd("INFO").arg("memory");
     }
-    let answers = link.ask(&commands).await?;
+    if let Some(key) = &link.mark {
+        // No more of it than a mark has, whatever the key holds; and after the count of the keys.
+        commands.cmd("GETRANGE").arg(key.as_str()).arg(0).arg(MARK_LEN_MAX);
+    }
+    let mut answers = link.ask(&commands).await?;
+    let mark = link.mark.as_ref().and_then(|_| answers.pop());
+    let mark = mark.as_ref().map(found_mark).unwrap_or_default();
     let [ping, replication, server, keyspace, persistence, memory @ ..] = answers.as_slice() else {
         return Err(LinkError::Unexpected("six answers expected".to_owned()));
     };
@@ -68,7 +76,9 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let replication = words(replication).map_err(LinkError::Unexpected)?;
     let server = words(server).map_err(LinkError::Unexpected)?;
     let keyspace = words(keyspace).map_err(LinkError::Unexpected)?;
+    // An instance that has nothing but the mark has no data.
     let keys = count_keys(&Fields::of_info(&keyspace));
+    let keys = keys.saturating_sub(u64::from(mark.mark().is_some()));
     let persistence = words(persistence).map_err(LinkError::Unexpected)?;
     let persistence = Fields::of_info(&persistence);
     let started_empty = started_empty(&persistence);
@@ -87,7 +97,21 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let answer = parse(not_ready, &replication, &Fields::of_info(&server));
     let answer = answer.map_err(LinkError::Unexpected)?;
     link.was_replica = answer.is_replica();
-    Ok(InstanceAnswer { keys, started_empty, append_only, refuses_writes, ..answer })
+    Ok(InstanceAnswer { keys, mark, started_empty, append_only, refuses_writes, ..answer })
+}
+
+/// What `GETRANGE` gave. A key that does not exist is an empty string for it.
+fn found_mark(answer: &Value) -> FoundMark {
+    match answer {
+        Value::BulkString(value) => FoundMark::of_value(value),
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => FoundMark::Other,
+        // One that loads, or serves nothing stale, cannot tell.
+        Value::ServerError(error) if ["LOADING", "MASTERDOWN"].contains(&error.code()) => {
+            FoundMark::Unknown
+        }
+        Value::ServerError(error) => FoundMark::Refused(server_error(error)),
+        _ => FoundMark::Unknown,
+    }
 }
 
 fn parse(
@@ -132,6 +156,7 @@ fn parse(
         forked_at: replication.get("second_repl_offset").and_then(|at| at.parse().ok()),
         offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
         keys: 0,
+        mark: FoundMark::Unknown,
         started_empty: false,
         append_only: false,
         // Before 6.2 there is neither the setting nor this field, and a primary does not say.
@@ -374,6 +399,27 @@ pub async fn promote(link: &mut Link, wanted: &Promote) -> Result<bool, LinkErro
     Ok(true)
 }
 
+/// Writes the mark into the writer's data set, on a connection of its own: an instance whose writes are held does not
+/// answer, and what else is asked of it must not wait for that. Whether it did: what is in the key and is no mark is
+/// left as it is.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal.
+pub async fn write_mark(wanted: &Marking, settings: &LinkSettings) -> Result<bool, LinkError> {
+    let mut link = Link::open(&wanted.instance, settings).await?;
+    let now = probe(&mut link).await?;
+    if !wanted.still_holds(&now) {
+        return Ok(false);
+    }
+    let (key, value) = (wanted.key.as_str(), wanted.mark.encode());
+    // An application may have made the key meanwhile; and an empty value is one.
+    let set: &[&str] = match now.mark {
+        FoundMark::Absent => &["SET", key, &value, "NX"],
+        _ => &["SET", key, &value],
+    };
+    Ok(link.call(set).await? != Value::Nil)
+}
+
 /// Stays connected to one instance of a group, answers commands, and asks anew the moment the connection closes:
 /// a replica that is promoted closes it in the very transaction that promotes it
 /// (`docs/facts/sentinel.md` 6).
@@ -497,7 +543,14 @@ impl Follower {
                 Link::open(&self.address, &settings).await?
             }
         };
-        Ok(self.link.insert(link))
+        let link = self.link.insert(link);
+        // Unlike a login it counts on an open connection as well.
+        let wanted = self.settings.borrow();
+        if link.mark != wanted.mark {
+            link.mark.clone_from(&wanted.mark);
+        }
+        drop(wanted);
+        Ok(link)
     }
 
     /// Does something on the connection. A server that failed to answer would answer the next question with this one's.

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::identity::address::Address;
+use crate::core::identity::mark::MarkKey;
 use crate::core::shown::unreachable::LOGIN_REFUSED;
 use crate::dns::{DnsError, look_up};
 use crate::pem;
@@ -46,6 +47,8 @@ pub struct LinkSettings {
     pub tls: Option<TlsSettings>,
     /// Deadline for a connection, and for each question on it.
     pub timeout: Duration,
+    /// The key of the mark in the data set, which an instance is asked for with what it says of itself.
+    pub mark: Option<MarkKey>,
 }
 
 impl Default for LinkSettings {
@@ -55,6 +58,7 @@ impl Default for LinkSettings {
             password: SecretSource::None,
             tls: None,
             timeout: Duration::from_millis(500),
+            mark: None,
         }
     }
 }
@@ -233,6 +237,8 @@ pub struct Link {
     settings_refused: bool,
     /// What it was when it was last asked about itself: a replica.
     pub was_replica: bool,
+    /// The key of the mark that it is asked for.
+    pub mark: Option<MarkKey>,
     closed: CancellationToken,
     _driver: AbortOnDropHandle<()>,
 }
@@ -273,6 +279,7 @@ impl Link {
                 answered,
                 settings_refused: false,
                 was_replica: false,
+                mark: settings.mark.clone(),
                 closed,
                 _driver: driver,
             };

@@ -104,7 +104,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
         refused.is_empty()
     });
     sentinels.extend(write.as_deref().and_then(once_written));
-    let Duties { instances, left_alone, refused: forbidden } = duties(view, &situation);
+    let Duties { instances, left_alone, not_marked, refused: forbidden } = duties(view, &situation);
     refused.extend(forbidden.into_iter().chain(sentinels_refused));
     reasons.extend(isolated(view));
     reasons.extend(again(&situation));
@@ -116,6 +116,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     reasons.extend(refused);
     reasons.extend(ignored(view, layout));
     reasons.extend(misnamed(view));
+    reasons.extend(not_marked.map(Reason::NotMarked));
     let summary = summary(view, &verdict);
     let is_isolated = is_blind(view) || is_isolated(view);
     Decision {

@@ -1,11 +1,13 @@
 //! What is done to one instance, and to one Sentinel: by its type at most one thing in one decision.
 //!
 //! Several rules may want something of the same instance. The order in which they come is that of [`Duty`]: what makes
-//! an instance a primary goes first, then what keeps its data, then what makes it a replica, then what only holds it.
+//! an instance a primary goes first, then what keeps its data, then what makes it a replica, then what only holds it,
+//! then the mark in its data set.
 
 pub mod action;
 pub mod fence;
 pub mod hold;
+pub mod mark;
 pub mod relay;
 pub mod safety;
 pub mod sentinels;
@@ -17,12 +19,13 @@ use std::collections::BTreeMap;
 use crate::duty::action::Action;
 use crate::duty::fence::{Fence, fences};
 use crate::duty::hold::{Hold, holds, unproven};
+use crate::duty::mark::{Marking, marking};
 use crate::duty::relay::{Relay, relays};
 use crate::duty::sentinels::{Reconfigure, reconfigurations};
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
 use crate::known::view::View;
-use crate::shown::reasons::{LeftAlone, Reason};
+use crate::shown::reasons::{LeftAlone, NotMarked, Reason};
 use crate::situation::Situation;
 use crate::situation::bootstrap::Promote;
 use crate::situation::data_loss::{Detach, Replace, detachments};
@@ -38,6 +41,8 @@ pub enum Duty {
     Fence(Fence),
     /// Hold its writes for a moment.
     Hold(Hold),
+    /// Write the mark into its data set.
+    Mark(Marking),
     /// No command: it is as it should be, or a reason says why not.
     Leave,
 }
@@ -65,6 +70,7 @@ impl Duty {
             Self::Detach(detach) => Some(Action::Detach(detach)),
             Self::Fence(fence) => Some(Action::Fence(fence)),
             Self::Hold(hold) => Some(Action::Hold(hold)),
+            Self::Mark(marking) => Some(Action::Mark(marking)),
             Self::Leave => None,
         }
     }
@@ -89,6 +95,8 @@ pub struct Duties {
     pub instances: BTreeMap<Address, Duty>,
     /// Stray primaries that are left alone.
     pub left_alone: Vec<LeftAlone>,
+    /// Why the writer's data set lacks the mark.
+    pub not_marked: Option<NotMarked>,
     /// What the safety layer forbids.
     pub refused: Vec<Reason>,
 }
@@ -120,7 +128,11 @@ pub fn duties(view: &View<'_>, situation: &Situation) -> Duties {
     for hold in holds(view).into_iter().chain(unproven(view, &left_alone)) {
         wanted.add(&hold.instance.clone(), Duty::Hold(hold));
     }
-    let mut duties = Duties { left_alone, ..Duties::default() };
+    let (marking, not_marked) = marking(view);
+    if let Some(marking) = marking {
+        wanted.add(&marking.instance.clone(), Duty::Mark(marking));
+    }
+    let mut duties = Duties { left_alone, not_marked, ..Duties::default() };
     for (instance, wanted) in wanted.0 {
         let duty = duty(view, wanted, &mut duties.refused);
         if duty != Duty::Leave {

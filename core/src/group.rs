@@ -20,10 +20,12 @@ use crate::decide::{Decision, decide};
 use crate::duty::action::{Action, Promote, Write};
 use crate::duty::fence::Fence;
 use crate::duty::hold::Hold;
+use crate::duty::mark::Marking;
 use crate::duty::relay::{Relay, election};
 use crate::duty::sentinels::Reconfigure;
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::{Address, ServiceName};
+use crate::identity::mark::FailedMark;
 use crate::known::conditions::conditions;
 use crate::known::memory::{Condition, Memory};
 use crate::known::observed::GaveUp;
@@ -77,6 +79,8 @@ pub enum Input {
     /// The Sentinel that was asked to replace a primary whose process (`run_id`) had ended begins no failover: its
     /// words.
     NotBegun(Replace, String),
+    /// How the mark in the data set was written: whether it was, or the words of the instance.
+    Marked(Marking, Result<bool, String>),
     /// DNS answers what was published with this generation.
     SeenInDns(u64),
     /// How the write with this number ended.
@@ -143,6 +147,8 @@ pub enum Output {
     Detach(Detach),
     /// Make a replica the first primary.
     Promote(Promote),
+    /// Write the mark into the writer's data set, and report how that ended.
+    Mark(Marking),
     /// Tell a Sentinel how an election ended, unless it is later than this.
     Relay(Relay, Mono),
     /// Change what a Sentinel monitors, or its settings.
@@ -385,6 +391,11 @@ impl GroupLoop {
                 );
                 out.push(say(LogLevel::Warn, text));
             }
+            Input::Marked(wanted, outcome) => {
+                let Marking { run_id, mark, .. } = wanted;
+                self.memory.not_marked =
+                    outcome.err().map(|words| FailedMark { run_id, mark, words });
+            }
             Input::SeenInDns(generation) => self.memory.see_in_dns(generation, now),
             Input::Tick => {}
             Input::Look => self.next_look = now.mono,
@@ -587,6 +598,10 @@ impl GroupLoop {
                 Action::Promote(promote) => {
                     self.memory.fenced.insert(promote.instance.clone(), now.mono);
                     out.push(Output::Promote(promote.clone()));
+                }
+                Action::Mark(marking) => {
+                    self.memory.marked = Some(now.mono);
+                    out.push(Output::Mark(marking.clone()));
                 }
                 Action::Reconfigure(reconfigure) => {
                     self.memory

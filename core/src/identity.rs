@@ -4,3 +4,4 @@ pub mod address;
 pub mod adopt;
 pub mod electorate;
 pub mod ids;
+pub mod mark;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::identity::mark::MarkKey;
 use crate::published::record::Level;
 
 /// Settings of one group, with all defaults filled in. Times in milliseconds.
@@ -57,6 +58,10 @@ pub struct Policy {
     pub relay: bool,
     /// When they are told.
     pub announce: Announce,
+    /// The key of the mark in the data set, where there is to be one.
+    pub mark: Option<MarkKey>,
+    /// Write that key on the writer; else it is only read.
+    pub write_mark: bool,
     /// The installation that this agent belongs to, where it was told.
     pub installation: Option<String>,
     /// Where this agent looks for Sentinels: addresses, and a service.
@@ -244,6 +249,11 @@ pub const TELL_WITHIN_MS: u64 = 1_500;
 pub const FORCED_EPOCH_AHEAD: u64 = 8;
 /// How often one Sentinel is told how one election ended, in ms.
 pub const RELAY_AGAIN_MS: u64 = 500;
+/// How often one agent writes the mark in the data set, in ms, whatever becomes of it.
+pub const MARK_AGAIN_MS: u64 = 5_000;
+/// How long after a generation began its mark may be missing before one look says so, in seconds: it is written once
+/// a majority has confirmed the writer.
+pub const MARK_LATE_S: i64 = 15;
 /// How long a Sentinel may disagree with the majority before it is reconfigured: they correct one another within 2 s.
 pub const DISAGREES_AFTER_MS: u64 = 30_000;
 /// How often one Sentinel is reconfigured for one group, in ms.
@@ -274,6 +284,7 @@ impl Policy {
         self.tell_sentinels = false;
         self.relay = false;
         self.announce = Announce::Leader;
+        self.write_mark = false;
         self.forget_ghosts = false;
     }
 
@@ -303,6 +314,8 @@ impl Policy {
             tell_sentinels: true,
             relay: true,
             announce: Announce::Leader,
+            mark: None,
+            write_mark: true,
             installation: None,
             sources: BTreeSet::new(),
             settings: WantedSettings::default(),

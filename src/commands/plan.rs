@@ -11,9 +11,11 @@ use crate::core::decide::decide;
 use crate::core::duty::action::{Action, Promote};
 use crate::core::duty::fence::Fence;
 use crate::core::duty::hold::Hold;
+use crate::core::duty::mark::Marking;
 use crate::core::duty::relay::Relay;
 use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::identity::address::{Address, GroupName};
+use crate::core::identity::mark::MarkKey;
 use crate::core::known::memory::Memory;
 use crate::core::known::observed::SentinelSettings;
 use crate::core::known::view::View;
@@ -56,6 +58,8 @@ enum PlannedAction {
     Promote { instance: Address },
     /// Make an instance a replica.
     Fence { instance: Address, follow: Address },
+    /// Write the mark into the writer's data set.
+    Mark { instance: Address, key: MarkKey, generation: u64 },
     /// Tell a Sentinel how an election ended whose leader does not.
     Relay { sentinel: Address, leader: Address, epoch: u64, primary: Address },
     /// Reconfigure a Sentinel (`tell` in JSON).
@@ -137,6 +141,9 @@ impl From<Action> for PlannedAction {
             Action::Hold(Hold { instance, why, for_ms }) => {
                 Self::Hold { instance, for_ms, why: why.to_string() }
             }
+            Action::Mark(Marking { instance, key, mark, .. }) => {
+                Self::Mark { instance, key, generation: mark.generation }
+            }
             Action::Detach(Detach { instance, from, .. }) => Self::Detach { instance, from },
             Action::Promote(Promote { instance, .. }) => Self::Promote { instance },
             Action::Fence(Fence { instance, follow, .. }) => Self::Fence { instance, follow },
@@ -205,6 +212,9 @@ fn todo(todo: &PlannedAction) -> String {
         PlannedAction::Fence { instance, follow } => {
             format!("  turn {instance} into a replica of {follow}\n")
         }
+        PlannedAction::Mark { instance, key, generation } => format!(
+            "  write the mark of generation {generation} into the key {key} of {instance}\n"
+        ),
         PlannedAction::Relay { sentinel, leader, epoch, primary } => format!(
             "  tell Sentinel {sentinel} that {leader} was elected at epoch {epoch} and made {primary} the primary\n"
         ),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::core::identity::address::{Address, GroupName, ServiceName};
+use crate::core::identity::mark::MarkKey;
 use crate::core::policy::{Announce, FastFailover};
 use crate::core::published::record::Level;
 
@@ -249,6 +250,12 @@ pub struct GroupTable {
     /// some 0.9 s sooner, and the agents point the other replicas at it.
     #[serde(default)]
     pub announce: Option<Spanned<Announce>>,
+    /// Keep a mark in the data set: one small key of this name in database 0, which agents write on the writer. An old
+    /// primary whose append-only file does not say whose data it holds is known by it, and fenced at once. The same on
+    /// all agents; the agents' login needs `+getrange +set` and `~KEY`. With `manage = false` the key is only read.
+    /// Default: no mark.
+    #[serde(default)]
+    pub mark: Option<MarkKey>,
     /// Settings that all Sentinels are kept at.
     #[serde(default)]
     pub settings: SettingsTable,

@@ -147,6 +147,7 @@ fn the_table_of_duties_is_true_of_the_settings() {
         ("bootstrap", left.bootstrap),
         ("tell_sentinels", left.tell_sentinels),
         ("relay", left.relay),
+        ("mark", left.write_mark),
         ("forget_ghosts", left.forget_ghosts),
     ];
     for (key, on) in switches {

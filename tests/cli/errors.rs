@@ -298,6 +298,7 @@ fn a_value_that_cannot_be_used_names_its_line() {
             "6: cannot read the secret in /no/such: ",
         ),
         ("[[group]]\nname = \"redis\"\nconfirm_within = \"soon\"\n", "line 5, column 18"),
+        ("[[group]]\nname = \"redis\"\nmark = \"a key\"\n", "5: mark `a key` must be 1 to 128 of "),
         ("[[group]]\nservice = \"redis\"\n", "line 3, column 1"),
         (
             "[instances]\ntls = true\nca_cert = \"/no/such.pem\"\n",

@@ -174,12 +174,12 @@ async fn a_primary_at_two_addresses_is_never_told_to_follow_itself() {
 }
 
 /// As production keeps its data: `appendonly yes`.
-fn with_files() -> WorldSpec {
+pub fn with_files() -> WorldSpec {
     WorldSpec { redis_lines: "appendonly yes\n", ..WorldSpec::default() }
 }
 
 /// The writer is killed, another one has taken its place, and it is about to come back with its data.
-async fn replaced(world: &mut World) -> (String, String) {
+pub async fn replaced(world: &mut World) -> (String, String) {
     let old = until_writer(world, "redis", 20, None).await;
     until_in_sync(world, "redis", 2).await;
     let server = world.server_mut(&old).unwrap();
@@ -194,7 +194,7 @@ async fn replaced(world: &mut World) -> (String, String) {
 }
 
 /// A client that never let go of it: how long it takes that one's writes when it is back.
-async fn late_writes(address: Address, login: LinkSettings) -> Duration {
+pub async fn late_writes(address: Address, login: LinkSettings) -> Duration {
     let (mut first, mut last) = (None, None);
     loop {
         match write_to(&address, &login, "late").await {
@@ -237,7 +237,7 @@ async fn fenced_as_soon_as_it_is_back(spec: WorldSpec) {
 }
 
 /// Every Sentinel is reset while one instance is away: none lists it any more, and it loses its row.
-async fn forgotten_by_all(world: &World, old: &str) {
+pub async fn forgotten_by_all(world: &World, old: &str) {
     for sentinel in &world.sentinels {
         sentinel.ask(&["SENTINEL", "RESET", "redis"]).await.unwrap();
     }

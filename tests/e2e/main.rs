@@ -34,6 +34,7 @@ mod identity;
 mod ipv6;
 mod logins;
 mod maintenance;
+mod mark;
 mod name_server;
 mod names;
 #[path = "../netns/namespace.rs"]

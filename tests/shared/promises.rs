@@ -277,11 +277,21 @@ pub const RETURNED_AOF: Promise = Promise {
     ],
 };
 
+/// The same where nothing but the mark in its data set says whose data it is.
+pub const RETURNED_MARKED: Promise = Promise {
+    page: GUARANTEES,
+    says: "250 ms",
+    what: "the same where only the mark in its data set can tell whose data it holds (`mark`)",
+    at_least_ms: 0,
+    within_ms: 250,
+    held_by: &["an_old_primary_is_known_by_the_mark_in_its_append_only_file"],
+};
+
 /// The same where its agent was away with it, and no Sentinel lists it any more.
 pub const RETURNED_WHOLE: Promise = Promise {
     page: GUARANTEES,
     says: "2 s",
-    what: "from the first to the last write that such a one takes when its host is back whole, and no Sentinel lists it any more",
+    what: "from the first to the last write that an old primary with an append-only file takes when its host is back whole, and no Sentinel lists it any more",
     at_least_ms: 0,
     within_ms: 2_000,
     held_by: &["an_old_primary_whose_agent_was_away_too_is_known_by_what_that_one_noted"],
@@ -322,7 +332,7 @@ pub const PROVEN: Promise = Promise {
 };
 
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 22] = [
+pub const ALL: [(&str, &Promise); 23] = [
     ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
     ("FORGOTTEN", &FORGOTTEN),
     ("MOVED", &MOVED),
@@ -341,6 +351,7 @@ pub const ALL: [(&str, &Promise); 22] = [
     ("BOTH_WRITE", &BOTH_WRITE),
     ("LATE_SERVER", &LATE_SERVER),
     ("RETURNED_AOF", &RETURNED_AOF),
+    ("RETURNED_MARKED", &RETURNED_MARKED),
     ("RETURNED_WHOLE", &RETURNED_WHOLE),
     ("OVERTAKEN", &OVERTAKEN),
     ("ALL_RESTARTED", &ALL_RESTARTED),

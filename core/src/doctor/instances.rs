@@ -1,10 +1,11 @@
 //! The instances: whether one could take over, and what would be lost.
 
 use super::{
-    CheckFn, Facts, Finding, FindingCode, InstanceFacts, Observation, differing, redis_cli,
-    refusals, seen, version,
+    CheckFn, Facts, Finding, FindingCode, InstanceFacts, Observation, Refused, differing,
+    redis_cli, refusals, seen, version,
 };
 use crate::identity::address::Address;
+use crate::identity::mark::MarkKey;
 use crate::known::observed::{InstanceAnswer, Role};
 use crate::published::replicas::InstanceRows;
 
@@ -503,12 +504,23 @@ fn versions(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// What agents may not do where they will have to. `doctor` asks with the login that it has.
 fn rights(facts: &Facts<'_>) -> Vec<Finding> {
+    const OF_MARK: [&str; 2] = ["GETRANGE", "SET"];
+    let key = facts.view.policy.mark.as_ref().map(MarkKey::as_str);
     let refusing = facts.instances.iter().filter_map(|(at, more)| {
-        let (evidence, mend) = refusals(at, more.refused.as_ref().ok()?)?;
-        let text = format!("{at} refuses this login what agents do to a stray primary, or to one whose writes are to be held");
-        Some(FindingCode::InstanceRight.found(text, evidence, mend))
+        let Refused { user, commands } = more.refused.as_ref().ok()?;
+        let (of_mark, others): (Vec<_>, Vec<_>) =
+            commands.iter().partition(|(command, _)| OF_MARK.contains(&command.as_str()));
+        let found = |commands: &[&(String, String)], key: Option<&str>, what: &str| {
+            let (evidence, mend) = refusals(at, user, commands, key)?;
+            let text = format!("{at} refuses this login {what}");
+            Some(FindingCode::InstanceRight.found(text, evidence, mend))
+        };
+        let commanded =
+            "what agents do to a stray primary, or to one whose writes are to be held";
+        let marked = "the mark in the data set: an old primary with an append-only file may only be held when it comes back";
+        Some([found(&others, None, commanded), found(&of_mark, key, marked)])
     });
-    refusing.collect()
+    refusing.flatten().flatten().collect()
 }
 
 /// Whether Sentinels know the other names cannot be asked.

@@ -294,7 +294,7 @@ codes! {
     /// Cure: `CONFIG SET appendonly yes`.
     PersistenceOff "persistence-off" Warning;
     /// An instance refuses the login of `doctor` what agents do to it (asked in a transaction that is discarded), by
-    /// its ACL or by `rename-command`: give `doctor` the agents' login.
+    /// its ACL or by `rename-command`, or the key of the [mark](glossary.md#mark): give `doctor` the agents' login.
     ///
     /// Cure: `ACL SETUSER` there, as the finding has it.
     InstanceRight "instance-right" Warning;
@@ -521,6 +521,7 @@ impl FindingCode {
             }
             Self::CalledDown => &[Problem::InstanceDown],
             Self::TwoAddresses => &[Problem::TwoAddresses],
+            Self::InstanceRight => &[Problem::MarkMissing],
             Self::LoopbackAddress => &[Problem::LoopbackAddress],
             Self::ForeignRow => &[Problem::ServiceTaken, Problem::DnsWrong],
             Self::ForeignNode => &[Problem::ForeignNode],
@@ -659,16 +660,29 @@ fn differing<T: PartialEq + fmt::Display>(
 }
 
 /// What one server refuses a login, as evidence, and the command that allows it; `None` where it refuses nothing.
-fn refusals(at: &Address, refused: &Refused) -> Option<(Vec<Observation>, String)> {
-    let Refused { user, commands } = refused;
+fn refusals(
+    at: &Address,
+    user: &str,
+    commands: &[&(String, String)],
+    key: Option<&str>,
+) -> Option<(Vec<Observation>, String)> {
     if commands.is_empty() {
         return None;
     }
-    let words = |(command, words): &(String, String)| seen(at, format!("{command}: {words}"));
+    let words = |(command, words): &&(String, String)| seen(at, format!("{command}: {words}"));
     let forbidden = commands.iter().filter(|(_, words)| words.starts_with("NOPERM"));
-    let rule =
-        |(command, _): &(String, String)| format!(" +{}", command.to_lowercase().replace(' ', "|"));
-    let rules: String = forbidden.map(rule).collect();
+    let rule = |(command, words): &&(String, String)| match key {
+        // The command is allowed, and the key is not.
+        Some(key) if words.contains(" access ") => format!(" ~{key}"),
+        _ => format!(" +{}", command.to_lowercase().replace(' ', "|")),
+    };
+    let mut rules: Vec<String> = Vec::new();
+    for rule in forbidden.map(rule) {
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    let rules = rules.concat();
     let mend = match rules.is_empty() {
         true => "take the command's rename-command out of its config: an ACL keeps users from it as well".to_owned(),
         false => redis_cli(at, format!("ACL SETUSER {user}{rules}")),

@@ -1,8 +1,8 @@
 //! The Sentinels: whether they could fail over, and agree.
 
 use super::{
-    CheckFn, Facts, Finding, FindingCode, Observation, differing, redis_cli, refusals, seen,
-    version,
+    CheckFn, Facts, Finding, FindingCode, Observation, Refused, differing, redis_cli, refusals,
+    seen, version,
 };
 use crate::identity::address::{Address, GroupName};
 use crate::known::observed::{SentinelAnswer, SentinelGroup, SentinelSettings};
@@ -279,7 +279,9 @@ fn users(facts: &Facts<'_>) -> Vec<Finding> {
 /// What agents may not tell a Sentinel. `doctor` asks with the login that it has.
 fn rights(facts: &Facts<'_>) -> Vec<Finding> {
     let refusing = facts.sentinels.iter().filter_map(|(at, more)| {
-        let (evidence, mend) = refusals(at, more.refused.as_ref().ok()?)?;
+        let Refused { user, commands } = more.refused.as_ref().ok()?;
+        let commands: Vec<_> = commands.iter().collect();
+        let (evidence, mend) = refusals(at, user, &commands, None)?;
         let text = format!("Sentinel {at} refuses this login what agents tell Sentinels");
         Some(FindingCode::SentinelRight.found(text, evidence, mend))
     });

@@ -2,6 +2,7 @@
 
 use crate::duty::fence::Fence;
 use crate::duty::hold::Hold;
+use crate::duty::mark::Marking;
 use crate::duty::relay::Relay;
 use crate::duty::sentinels::Reconfigure;
 use crate::duty::stale_peers::Forget;
@@ -27,6 +28,8 @@ pub enum Action {
     Promote(Promote),
     /// Change what a Sentinel monitors, or its settings.
     Reconfigure(Reconfigure),
+    /// Write the mark into the writer's data set.
+    Mark(Marking),
 }
 
 impl Action {
@@ -40,6 +43,7 @@ impl Action {
             Self::Fence(_) => 4,
             Self::Promote(_) => 5,
             Self::Reconfigure(_) => 6,
+            Self::Mark(_) => 7,
         }
     }
 }

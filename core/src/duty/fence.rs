@@ -5,6 +5,7 @@
 //! (its clients are disconnected too), or a blank instance that was just started. Never an instance that Sentinels
 //! may be promoting, and never one that holds unrelated data.
 
+use crate::duty::mark::{self, leads_others};
 use crate::identity::address::Address;
 use crate::known::memory::{Condition, Origin};
 use crate::known::observed::{InstanceAnswer, ReplId, Role, SentinelPeer};
@@ -137,10 +138,13 @@ pub fn stray_primaries<'v, 'a>(
 /// tell. The address may be another group's by now: then its data says so, or it has replicas of its own, or there is
 /// nothing to lose.
 pub(crate) fn may_be_former(view: &View<'_>, answer: &InstanceAnswer) -> bool {
-    let known = InstanceRows::new(view).known();
-    let Role::Primary { replicas } = &answer.role else { return false };
-    let leads_others = replicas.iter().any(|replica| !known.contains(&replica.address));
-    answer.keys > 0 && (view.age(answer).is_some() || answer.append_only && !leads_others)
+    let cannot_tell = || {
+        let marked = answer.forgets_history() && answer.mark.mark().is_some();
+        (answer.append_only || marked)
+            && !mark::is_anothers(view, answer)
+            && !leads_others(view, answer)
+    };
+    answer.is_primary() && answer.keys > 0 && (view.age(answer).is_some() || cannot_tell())
 }
 
 /// A registered instance that follows something that does not answer, and that no Sentinel would point anywhere
@@ -168,7 +172,7 @@ pub(crate) fn is_left_behind(view: &View<'_>, address: &Address, answer: &Instan
     let other = |from: &&Address| Some(*from) != view.writer();
     let before = changes.find_map(|change| change.from.as_ref().filter(other));
     let led = || view.groups().any(|group| group.failover.is_some());
-    before == Some(of) && is_listed(view, address) && (is_eager(view) || !led())
+    before == Some(of) && view.is_listed(address) && (is_eager(view) || !led())
 }
 
 fn is_eager(view: &View<'_>) -> bool {
@@ -197,7 +201,7 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
         Role::Replica { .. } if is_left_behind(view, address, answer) => StrayKind::LeftBehind,
         Role::Replica { .. } => StrayKind::Lost,
         Role::Primary { .. } if answer.keys == 0 => {
-            if !is_ours(view, address) {
+            if !view.is_ours(address) {
                 return Err(WhyLeft::Stranger);
             }
             StrayKind::Blank
@@ -240,7 +244,7 @@ fn was_overtaken(view: &View<'_>, answer: &InstanceAnswer) -> bool {
 /// It holds data of the group. Where it cannot say which history its data belongs to
 /// ([`InstanceAnswer::forgets_history`]), it is known by its place: a majority of the Sentinels lists it, which would
 /// make it a replica all the same, only later; or the agent on its own host has seen the run before at this address,
-/// with a history of the group.
+/// with a history of the group; or its data set has a mark, and the mark goes before the place, which is a guess.
 fn is_related(
     view: &View<'_>,
     address: &Address,
@@ -252,11 +256,14 @@ fn is_related(
         let before =
             seen.is_some_and(|id| is_known(view, id)) && view.policy.local.contains(address);
         let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
-        (placed && is_listed(view, address)) || before || was_seen(view, address, answer)
+        (placed && view.is_listed(address)) || before || was_seen(view, address, answer)
     };
+    let marked = || answer.is_primary() && mark::proof(view, address, answer).is_ok();
     share_history(answer, writer)
         || view.age(answer).is_some()
-        || (answer.forgets_history() && by_place())
+        || (answer.forgets_history()
+            && !mark::is_anothers(view, answer)
+            && (marked() || by_place()))
 }
 
 /// The agent on its host has noted in Consul that it had data of the group, and it was started from the same config
@@ -288,25 +295,14 @@ fn unrelated(
     let until = changes.find(|change| change.from.as_ref() == Some(address));
     let until = until.map(|change| change.generation.saturating_sub(1));
     let placed = view.record.is_some_and(|record| record.role_of(address).is_some());
-    if answer.forgets_history() && (placed || until.is_some()) {
+    let anothers = mark::is_anothers(view, answer);
+    let mark = mark::proof(view, address, answer).err().flatten();
+    if answer.forgets_history() && !anothers && (placed || until.is_some()) {
         let (writer, append_only) = (writer.clone(), answer.append_only);
         let holds = answer.can_hold_writes();
-        return WhyLeft::Unproven { keys, until, writer, append_only, holds };
+        return WhyLeft::Unproven { keys, until, writer, append_only, holds, mark };
     }
-    WhyLeft::Unrelated { keys }
-}
-
-/// It is registered for the group, or a majority of the Sentinels lists it: an instance that a single Sentinel was
-/// pointed at by mistake is another group's.
-fn is_ours(view: &View<'_>, address: &Address) -> bool {
-    view.observed.registered.contains(address)
-        || view.policy.local.contains(address)
-        || is_listed(view, address)
-}
-
-fn is_listed(view: &View<'_>, address: &Address) -> bool {
-    let listed = view.tally.replicas.get(address).map_or(0, |count| count.up + count.down);
-    listed >= view.tally.majority()
+    WhyLeft::Unrelated { keys, mark: mark.filter(|_| anothers) }
 }
 
 /// A majority of the Sentinels lists it as this group's, it was started after it was last seen, and all that it holds
@@ -314,7 +310,7 @@ fn is_listed(view: &View<'_>, address: &Address) -> bool {
 fn restarted_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     answer.started_empty
         && answer.uptime_s <= RESTARTED_EMPTY_UPTIME_MAX_S
-        && is_listed(view, address)
+        && view.is_listed(address)
         && view.memory.origin(address, &answer.run_id) == Origin::Started
 }
 

@@ -3,6 +3,7 @@
 use crate::duty::action::{Action, Purpose, Write};
 use crate::duty::fence::{Fence, StrayKind, is_left_behind};
 use crate::duty::hold::{Hold, HoldReason};
+use crate::duty::mark::Marking;
 use crate::duty::relay::Relay;
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
@@ -23,6 +24,7 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
         Action::Fence(fence) => veto_fence(view, fence),
         Action::Detach(detach) => veto_detach(view, detach),
         Action::Promote(promote) => veto_promote(view, &promote.instance),
+        Action::Mark(marking) => veto_mark(view, marking),
         Action::Reconfigure(reconfigure) => {
             if view.writer() != Some(&reconfigure.primary) {
                 return Some(format!("{} is not the published writer", reconfigure.primary));
@@ -31,6 +33,20 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
             leaving.then(|| format!("{} is being replaced", reconfigure.primary))
         }
     }
+}
+
+/// Only the published writer's data set is marked as that of what is published.
+fn veto_mark(view: &View<'_>, marking: &Marking) -> Option<String> {
+    let Marking { instance, mark, .. } = marking;
+    if view.writer() != Some(instance) || !says_primary(view, instance) {
+        return Some(format!("{instance} is not the writer, and gets no mark"));
+    }
+    if view.tally.votes_for(instance) < view.tally.majority() {
+        return Some(format!("the majority does not name {instance}"));
+    }
+    let published = view.record.map(|record| record.generation);
+    (published != Some(mark.generation))
+        .then(|| format!("generation {} is not the published one", mark.generation))
 }
 
 /// No Sentinel is told of an epoch that it has reached, of a primary that has not said so, or of one that others

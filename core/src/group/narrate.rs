@@ -120,6 +120,7 @@ impl Subject {
         let instance = match reason {
             Reason::LeftAlone(left) => Some(&left.instance),
             Reason::NotFast(why) => Some(&why.instance),
+            Reason::NotMarked(why) => Some(&why.writer),
             Reason::TwoAddresses { address, .. } | Reason::Loopback { address, .. } => {
                 Some(address)
             }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identity::address::Address;
 use crate::identity::ids::{ReplId, SentinelId};
+use crate::identity::mark::FailedMark;
 use crate::known::clocks::Clocks;
 use crate::known::observed::GaveUp;
 use crate::known::observed::{Observed, Role};
@@ -223,6 +224,10 @@ pub struct Memory {
     pub held: BTreeMap<Address, Mono>,
     /// When each instance was last commanded to follow another one, or to be a primary.
     pub fenced: BTreeMap<Address, Mono>,
+    /// When this agent last set about to write the mark in the data set.
+    pub marked: Option<Mono>,
+    /// The mark that could not be written last.
+    pub not_marked: Option<FailedMark>,
     /// What each instance has been in its present run, as far as it was seen.
     pub lives: BTreeMap<Address, InstanceRun>,
     /// The last history of the group that was seen at each address.

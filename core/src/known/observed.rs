@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::identity::address::{Address, GroupName};
 pub use crate::identity::ids::{ReplId, SentinelId};
+use crate::identity::mark::FoundMark;
 use crate::published::projection::{Layout, Rows, is_of_another_group};
 use crate::published::record::Record;
 pub use crate::published::store::{Continued, Key, SeenHistory, StoreAnswer, StoredState};
@@ -347,8 +348,10 @@ pub struct InstanceAnswer {
     pub forked_at: Option<u64>,
     /// How far it has come in `replid`, in bytes.
     pub offset: u64,
-    /// Keys in all its databases.
+    /// Keys in all its databases, without the mark.
     pub keys: u64,
+    /// What its data set says of whose data it is, where that is asked for.
+    pub mark: FoundMark,
     /// It had no data when it was started, and keeps no append-only file: all its keys were written since.
     pub started_empty: bool,
     /// It keeps an append-only file, and what it was started with is from that: such a file does not hold which history

@@ -213,6 +213,20 @@ impl<'a> View<'a> {
         self.sentinels().map(|(_, answer)| &answer.id).collect::<BTreeSet<&SentinelId>>().len()
     }
 
+    /// A majority of the Sentinels lists it as a replica.
+    pub fn is_listed(&self, address: &Address) -> bool {
+        let listed = self.tally.replicas.get(address).map_or(0, |count| count.up + count.down);
+        listed >= self.tally.majority()
+    }
+
+    /// It is registered for the group, or a majority of the Sentinels lists it: an instance that a single Sentinel was
+    /// pointed at by mistake is another group's.
+    pub fn is_ours(&self, address: &Address) -> bool {
+        self.observed.registered.contains(address)
+            || self.policy.local.contains(address)
+            || self.is_listed(address)
+    }
+
     /// Some Sentinel does not trust its clock, and what it calls down may be up.
     pub fn any_tilt(&self) -> bool {
         self.sentinels().any(|(_, answer)| answer.tilt)

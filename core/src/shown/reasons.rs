@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::identity::mark::{DataMark, MarkKey};
 use crate::known::memory::StalePeer;
 use crate::known::observed::GaveUp;
 use crate::situation::writer::NotWriter;
@@ -350,6 +351,8 @@ pub enum WhyLeft {
     Unrelated {
         /// How many keys it holds.
         keys: u64,
+        /// What its mark says, where that is another group's.
+        mark: Option<NoProof>,
     },
     /// It was an instance of the group, and begins with another history than any of the group's: whose data it holds
     /// cannot be told. Its writes are held where they can be.
@@ -364,6 +367,8 @@ pub enum WhyLeft {
         append_only: bool,
         /// Its writes can be held.
         holds: bool,
+        /// Why its mark proves nothing, where one is asked for.
+        mark: Option<NoProof>,
     },
     /// It has data and the writer has none, which would delete them: the writer may have come back without its own.
     WriterIsEmpty {
@@ -380,6 +385,63 @@ pub enum WhyLeft {
     NoCertainWriter(&'static str),
     /// `fence = false` leaves it to Sentinel.
     SwitchedOff,
+}
+
+/// Why the mark of a stray primary does not prove that its data is the group's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoProof {
+    /// It has none.
+    Absent,
+    /// The key holds something that is no mark.
+    Other,
+    /// It does not let this login read the key, in these words.
+    Unread(String),
+    /// It is another group's.
+    Anothers(Box<DataMark>),
+    /// It is of a generation that was not published yet.
+    Later {
+        /// The generation of the mark.
+        generation: u64,
+        /// The one that is published.
+        published: u64,
+    },
+    /// It has the group's names, and its history is none of the last 20 writers'.
+    UnknownHistory {
+        /// The generation of the mark.
+        generation: u64,
+    },
+    /// The instance has replicas that the group does not know.
+    LeadsOthers,
+    /// The group does not know its address.
+    NoPlace,
+}
+
+/// Why the writer's data set has no mark of what is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotMarked {
+    /// The writer.
+    pub writer: Address,
+    /// The generation that is published.
+    pub generation: u64,
+    /// The key of the mark.
+    pub key: MarkKey,
+    /// What is in the way.
+    pub why: WhyNotMarked,
+}
+
+/// What keeps the mark out of the writer's data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyNotMarked {
+    /// The key holds something that is no mark, which is never overwritten.
+    Other,
+    /// The writer does not let this login read the key, in these words.
+    Unread(String),
+    /// It could not be written: the words of the writer, or why it did not answer.
+    Unwritten(String),
+    /// The names in it are too long.
+    TooLong,
+    /// One look cannot tell: no agent has written it for long.
+    Late,
 }
 
 /// Why a primary without data is not published.
@@ -587,6 +649,8 @@ pub enum Reason {
         /// When Sentinels may try again, in seconds.
         again_s: u64,
     },
+    /// The writer's data set has no mark of what is published.
+    NotMarked(NotMarked),
     /// The safety layer forbids it.
     Refused(String),
     /// An instance answers at an address besides the one that the group knows it by.
@@ -659,6 +723,7 @@ impl fmt::Display for Reason {
                     seconds => write!(f, "Sentinels try again in some {seconds} s"),
                 }
             }
+            Self::NotMarked(why) => write!(f, "{why}"),
             Self::Refused(veto) => write!(f, "refused: {veto}"),
             Self::TwoAddresses { address, of } => write!(
                 f,
@@ -1083,12 +1148,16 @@ impl fmt::Display for LeftAlone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = &self.instance;
         match &self.why {
-            WhyLeft::Unrelated { keys } => write!(
-                f,
-                "{address} is a primary with {keys} keys of an unrelated history: neither published, nor \
-                 made a replica, which would delete them. If they are of no use, run REPLICAOF there"
-            ),
-            WhyLeft::Unproven { until, writer, append_only, holds, .. } => {
+            WhyLeft::Unrelated { keys, mark } => {
+                let mark = in_brackets(mark.as_ref());
+                write!(
+                    f,
+                    "{address} is a primary with {keys} keys of an unrelated history{mark}: neither published, nor \
+                     made a replica, which would delete them. If they are of no use, run REPLICAOF there"
+                )
+            }
+            WhyLeft::Unproven { until, writer, append_only, holds, mark, .. } => {
+                let mark = in_brackets(mark.as_ref());
                 let was = match until {
                     Some(generation) => format!("was the writer until generation {generation}"),
                     None => "was an instance of this group".to_owned(),
@@ -1103,7 +1172,7 @@ impl fmt::Display for LeftAlone {
                 };
                 write!(
                     f,
-                    "{address} {was} and is a primary again; {what} cannot prove whose data it holds. Its \
+                    "{address} {was} and is a primary again; {what} cannot prove whose data it holds{mark}. Its \
                      writes {held} and its data is not touched. If the data is of no use, run REPLICAOF {} {} there",
                     writer.host(),
                     writer.port()
@@ -1131,6 +1200,67 @@ impl fmt::Display for LeftAlone {
                     "{address} is a stray primary, and it is left to Sentinel (fence = false, or manage = false)"
                 )
             }
+        }
+    }
+}
+
+/// What a mark says, behind what it is about.
+fn in_brackets(mark: Option<&NoProof>) -> String {
+    mark.map(|mark| format!(" ({mark})")).unwrap_or_default()
+}
+
+impl fmt::Display for NoProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("it has no mark"),
+            Self::Other => f.write_str("the key of its mark holds something else"),
+            Self::Unread(words) => write!(f, "its mark cannot be read: {words}"),
+            Self::Anothers(mark) => {
+                write!(f, "its mark is of group {}", mark.group)?;
+                if let Some(prefix) = &mark.prefix {
+                    write!(f, " below {prefix}")?;
+                }
+                if let Some(installation) = &mark.installation {
+                    write!(f, " of installation {installation}")?;
+                }
+                write!(f, ", generation {}", mark.generation)
+            }
+            Self::Later { generation, published } => {
+                write!(f, "its mark is of generation {generation}, and {published} is published")
+            }
+            Self::UnknownHistory { generation } => write!(
+                f,
+                "its mark is of generation {generation}, and names a history that is none of the last writers'"
+            ),
+            Self::LeadsOthers => f.write_str("it has replicas that the group does not know"),
+            Self::NoPlace => f.write_str("the group does not know its address"),
+        }
+    }
+}
+
+impl fmt::Display for NotMarked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { writer, generation, key, why } = self;
+        write!(
+            f,
+            "the data set of the writer {writer} has no mark of generation {generation} in its key {key}: {why}. Until it \
+             has, an old primary with an append-only file may only be held when it comes back"
+        )
+    }
+}
+
+impl fmt::Display for WhyNotMarked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other => f.write_str(
+                "the key holds something that is no mark, which is left as it is (choose another key in `mark`)",
+            ),
+            Self::Unread(words) => {
+                write!(f, "this login may not read it (`{words}`: it needs +getrange, +set and the key)")
+            }
+            Self::Unwritten(words) => write!(f, "it could not be written (`{words}`)"),
+            Self::TooLong => f.write_str("prefix and installation are too long for one"),
+            Self::Late => f.write_str("no agent has written it"),
         }
     }
 }

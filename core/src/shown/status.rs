@@ -306,6 +306,12 @@ pub enum ProblemCode {
     ///
     /// Cure: start them again; a Sentinel that is gone for good is forgotten after `forget_sentinels_after`.
     SentinelsMissing,
+    /// The writer's data set has no mark of what is published, although there is to be one (`mark`): the agents' login
+    /// may not read or write the key, Redis refuses it (`OOM`, `MISCONF`, `NOREPLICAS`), or the key holds something else.
+    ///
+    /// Cure: `text` has the words of Redis. `NOPERM`: `ACL SETUSER` on every instance, `+getrange +set` and `~KEY`
+    /// ([redis-users.md](how-to/redis-users.md)); a key that holds something else: another one in `mark`.
+    MarkMissing,
     /// The clock of an agent is more than a second ahead of another one's, as that one has found. Nothing rests on it
     /// but the times of logs.
     ///
@@ -320,7 +326,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -358,6 +364,7 @@ impl ProblemCode {
         Self::CannotSave,
         Self::ReplicaOutOfSync,
         Self::SentinelsMissing,
+        Self::MarkMissing,
         Self::ClockSkew,
         Self::ConsulUnread,
     ];
@@ -365,8 +372,8 @@ impl ProblemCode {
     /// The writer serves all the same, and the group survives less than it could, or its history cannot be trusted.
     pub fn only_degrades(self) -> bool {
         use ProblemCode::{
-            CannotSave, ClockSkew, InstanceDown, NoReplicas, RelayRefused, ReplicaOutOfSync,
-            SentinelsMissing,
+            CannotSave, ClockSkew, InstanceDown, MarkMissing, NoReplicas, RelayRefused,
+            ReplicaOutOfSync, SentinelsMissing,
         };
         matches!(
             self,
@@ -376,6 +383,7 @@ impl ProblemCode {
                 | RelayRefused
                 | ReplicaOutOfSync
                 | SentinelsMissing
+                | MarkMissing
                 | ClockSkew
         )
     }
@@ -420,6 +428,7 @@ impl ProblemCode {
             Self::CannotSave => "cannot-save",
             Self::SentinelsMissing => "sentinels-missing",
             Self::ReplicaOutOfSync => "replica-out-of-sync",
+            Self::MarkMissing => "mark-missing",
             Self::ClockSkew => "clock-skew",
             Self::ConsulUnread => "consul-unread",
         }
@@ -846,6 +855,7 @@ fn noteworthy(reason: &Reason) -> Option<Problem> {
         Reason::TwoAddresses { .. } => Some(ProblemCode::TwoAddresses.says(reason.to_string())),
         Reason::Held(_) => Some(ProblemCode::WritesHeld.says(reason.to_string())),
         Reason::NotHeld { .. } => Some(ProblemCode::WritesNotHeld.says(reason.to_string())),
+        Reason::NotMarked(_) => Some(ProblemCode::MarkMissing.says(reason.to_string())),
         Reason::Loopback { .. } => Some(ProblemCode::LoopbackAddress.says(reason.to_string())),
         _ => None,
     }

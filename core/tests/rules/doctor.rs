@@ -695,6 +695,32 @@ fn a_finding_of_several_servers_is_one_with_all_their_evidence() {
 }
 
 /// One that is not announced is to have priority 0, and is then not said to have it by mistake.
+/// The commands first, for Redis names the key only to a user that may run them.
+#[test]
+fn what_a_login_lacks_for_the_mark_is_a_finding_of_its_own() {
+    let run =
+        |command: &str| format!("NOPERM User x has no permissions to run the '{command}' command");
+    let mends = |commands: &[(&str, &str)]| {
+        let mut world = World::healthy();
+        world.scene.policy.mark = Some("app:mark".parse().expect("a key"));
+        world.instances.get_mut(&at(B)).expect("it").refused = Ok(refused(commands));
+        let findings = world.findings();
+        assert!(findings.iter().all(|found| found.code == FindingCode::InstanceRight));
+        findings.into_iter().map(|found| found.mend).collect::<Vec<_>>()
+    };
+    let user = format!("redis-cli -h 10.0.0.2 -p 6379 ACL SETUSER {}", nothing_refused().user);
+    let both = [("GETRANGE", run("getrange")), ("SET", run("set"))];
+    let both = both.each_ref().map(|(command, words)| (*command, words.as_str()));
+    assert_eq!(mends(&both), [format!("{user} +getrange +set")]);
+    let key = "NOPERM No permissions to access a key";
+    let old = "NOPERM this user has no permissions to access one of the keys used as arguments";
+    assert_eq!(mends(&[("GETRANGE", key), ("SET", key)]), [format!("{user} ~app:mark")]);
+    assert_eq!(mends(&[("GETRANGE", old), ("SET", both[1].1)]), [format!("{user} ~app:mark +set")]);
+    let hold = run("client|pause");
+    let two = mends(&[("CLIENT PAUSE", &hold), both[1]]);
+    assert_eq!(two, [format!("{user} +client|pause"), format!("{user} +set")]);
+}
+
 #[test]
 fn the_cure_of_an_unannounced_replica_is_no_finding() {
     let mut world = World::healthy();

@@ -14,6 +14,7 @@ mod identity;
 mod inputs;
 mod instance_rows;
 mod isolated;
+mod mark;
 mod names;
 mod promote_again;
 mod proof;

@@ -491,7 +491,11 @@ fn is_acted_on(action: &Action, name: &str) -> bool {
         Action::Hold(hold) => hold.instance == at(name),
         Action::Fence(fence) => fence.instance == at(name),
         Action::Detach(detach) => detach.instance == at(name),
-        Action::Write(_) | Action::Relay(_) | Action::Promote(_) | Action::Reconfigure(_) => false,
+        Action::Write(_)
+        | Action::Relay(_)
+        | Action::Promote(_)
+        | Action::Reconfigure(_)
+        | Action::Mark(_) => false,
     }
 }
 

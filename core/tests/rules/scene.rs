@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use consul_redis_core::decide::{Decision, decide};
 use consul_redis_core::duty::action::{Action, Write};
 use consul_redis_core::identity::address::Address;
+use consul_redis_core::identity::mark::FoundMark;
 use consul_redis_core::known::memory::{Condition, Memory};
 use consul_redis_core::known::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, Observed, Reading, ReplId, Role,
@@ -395,6 +396,7 @@ fn answer(role: Role, replid: u64, replid2: Option<u64>) -> InstanceAnswer {
         forked_at: replid2.map(|_| 500),
         offset: 1_000,
         keys: 10,
+        mark: FoundMark::Unknown,
         started_empty: false,
         append_only: false,
         announced: true,

@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::duty::fence::Fence;
+use consul_redis_core::duty::mark::Marking;
 use consul_redis_core::duty::relay::Relay;
 use consul_redis_core::identity::address::Address;
+use consul_redis_core::identity::mark::{DataMark, FoundMark};
 use consul_redis_core::known::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelAnswer,
     SentinelGroup, SentinelId, SentinelPeer, SentinelReplica, SentinelSettings,
@@ -48,6 +50,8 @@ pub struct Instance {
     pub follows: Option<Address>,
     /// It keeps an append-only file alone, which does not hold the history.
     pub append_only: bool,
+    /// The mark in its data set, in a world whose agents keep one.
+    pub mark: Option<DataMark>,
     /// Its config has a name for whom it follows, and so it says; what it is told has an address.
     pub by_name: bool,
     pub link_up: bool,
@@ -170,6 +174,13 @@ pub struct Cluster {
     now: u64,
     rng: StdRng,
     next_replid: u64,
+    /// Agents keep a mark in the data set.
+    marks: bool,
+}
+
+/// In some worlds with append-only files the agents keep a mark in the data set.
+pub fn has_marks(seed: u64) -> bool {
+    seed % 16 == 13
 }
 
 /// In some worlds the agents beside the instances have other addresses of them in their configs than the Sentinels.
@@ -193,6 +204,7 @@ impl Cluster {
             frozen: false,
             follows: (index > 0).then(|| primary.clone()),
             append_only: seed % 8 == 5,
+            mark: None,
             by_name: seed % 4 == 3,
             link_up: index > 0,
             replid: 1,
@@ -245,6 +257,7 @@ impl Cluster {
             says_forced: seed % 3 != 1,
             now: 0,
             next_replid: 2,
+            marks: has_marks(seed),
         }
     }
 
@@ -368,6 +381,7 @@ impl Cluster {
                         (instance.replid, instance.offset) = (source.replid, source.offset);
                         instance.replid2 = None;
                         instance.foreign = source.foreign;
+                        instance.mark.clone_from(&source.mark);
                     }
                 }
             }
@@ -814,7 +828,7 @@ impl Cluster {
         (instance.started, instance.started_empty) = (self.now, empty);
         if empty {
             (instance.replid, instance.replid2, instance.offset) = (replid, None, 0);
-            instance.foreign = false;
+            (instance.foreign, instance.mark) = (false, None);
         } else if instance.append_only {
             (instance.replid, instance.replid2) = (replid, None);
         } else if instance.is_primary() {
@@ -826,11 +840,20 @@ impl Cluster {
     }
 
     /// An instance is replaced by one with unrelated data, a primary by its own config. history: an append-only file at
-    /// a place that the Sentinels know is taken for the one that was there (`docs/guarantees.md`).
+    /// a place that the Sentinels know is taken for the one that was there (`docs/guarantees.md`), unless it has the
+    /// mark of another group.
     pub fn start_foreign(&mut self, index: usize) {
-        let replid = self.new_replid();
+        let (replid, marks) = (self.new_replid(), self.marks);
         let instance = &mut self.instances[index];
-        (instance.append_only, instance.config_file) = (false, "other.conf");
+        let mark = DataMark {
+            group: "other".parse().expect("a group"),
+            prefix: Some("redis-ha".to_owned()),
+            installation: None,
+            generation: 1,
+            history: ReplId("f".repeat(40)),
+        };
+        instance.mark = marks.then_some(mark);
+        (instance.append_only, instance.config_file) = (marks, "other.conf");
         (instance.up, instance.frozen, instance.held_until) = (true, false, 0);
         (instance.follows, instance.link_up) = (None, false);
         (instance.stray_since, instance.copying) = (None, None);
@@ -855,6 +878,18 @@ impl Cluster {
         instance.stray_since = None;
         instance.kicks += 1;
         true
+    }
+
+    /// `SET`, as an agent writes the mark: after it has looked once more.
+    pub fn mark(&mut self, index: usize, marking: &Marking) -> bool {
+        let now = self.probe(&self.instances[index].address);
+        let holds = now.is_some_and(|now| marking.still_holds(&now));
+        let instance = &mut self.instances[index];
+        if holds && self.now >= instance.held_until {
+            instance.mark = Some(marking.mark.clone());
+            return true;
+        }
+        false
     }
 
     /// Detaches an instance, as an agent does with one that would copy a primary without data.
@@ -895,6 +930,11 @@ impl Cluster {
             forked_at: instance.replid2.map(|_| instance.forked_at),
             offset: instance.offset,
             keys: instance.offset / 10,
+            mark: match (self.marks, &instance.mark) {
+                (false, _) => FoundMark::Unknown,
+                (true, None) => FoundMark::Absent,
+                (true, Some(mark)) => FoundMark::Is(mark.clone()),
+            },
             started_empty: instance.started_empty,
             append_only: instance.append_only,
             announced: true,

@@ -84,10 +84,11 @@ impl Resolver<'_> {
         if let Some(level) = self.common.publish {
             policy.publish = level;
         }
-        let login = match table {
+        let mut login = match table {
             Some(table) => self.login(table.login.as_ref(), common.login.clone())?,
             None => common.login.clone(),
         };
+        login.mark.clone_from(&policy.mark);
         let settings = table.map(|table| &table.settings);
         let sentinel_auth = match settings.and_then(|s| s.auth_password_file.clone()) {
             Some(file) => SentinelAuth {
@@ -243,6 +244,7 @@ fn apply(policy: &mut Policy, table: &GroupTable) {
     policy.tell_sentinels = table.tell_sentinels.unwrap_or(policy.tell_sentinels);
     policy.relay = table.relay.unwrap_or(policy.relay);
     policy.announce = table.announce.as_ref().map_or(policy.announce, |a| *a.get_ref());
+    policy.mark.clone_from(&table.mark);
     policy.settings = wanted(&table.settings);
 }
 

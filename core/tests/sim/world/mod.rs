@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use consul_redis_core::duty::action::{Promote, Purpose, Write};
 use consul_redis_core::duty::fence::Fence;
+use consul_redis_core::duty::mark::Marking;
 use consul_redis_core::duty::relay::Relay;
 use consul_redis_core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use consul_redis_core::duty::stale_peers::Forget;
@@ -31,7 +32,7 @@ use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::cluster::{Cluster, Instance, PRIORITY, Sentinel, has_aliases};
+use crate::cluster::{Cluster, Instance, PRIORITY, Sentinel, has_aliases, has_marks};
 use crate::memory_consul::MemoryConsul;
 use crate::operation::{Change, Operation};
 
@@ -104,6 +105,7 @@ enum Event {
     AskAlias(usize, usize, Address, u64),
     Hold(usize, usize, u64),
     Fence(usize, usize, Fence),
+    Mark(usize, usize, Marking),
     Detach(usize, usize, Detach),
     Replace(usize, usize, Replace, Mono),
     Relay(usize, usize, Relay, Mono),
@@ -212,6 +214,8 @@ pub struct Counts {
     pub late_commands: usize,
     /// Instances with unrelated data that were seen as primaries beside the group's.
     pub foreign: usize,
+    /// Marks written into a data set.
+    pub marks: usize,
     pub reloads: usize,
     pub looks: usize,
     /// Planned moves that ended well, without a write lost.
@@ -223,7 +227,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn all(&mut self) -> [&mut usize; 12] {
+    fn all(&mut self) -> [&mut usize; 13] {
         [
             &mut self.relays,
             &mut self.dismissals,
@@ -232,6 +236,7 @@ impl Counts {
             &mut self.lags,
             &mut self.late_commands,
             &mut self.foreign,
+            &mut self.marks,
             &mut self.reloads,
             &mut self.looks,
             &mut self.moves_done,
@@ -248,7 +253,7 @@ impl Counts {
 
     /// Whatever is drawn has happened at least once.
     pub fn nothing_is_missing(mut self) -> bool {
-        self.all()[..10].iter().all(|count| **count > 0)
+        self.all()[..11].iter().all(|count| **count > 0)
     }
 }
 
@@ -370,6 +375,7 @@ fn vary(policies: &mut [Policy], seed: u64, instances: usize) {
     if seed % 4 == 3 {
         policies.iter_mut().for_each(|policy| policy.announce = Announce::Eager);
     }
+    use_marks(seed, policies);
     if has_aliases(seed) {
         use_aliases(policies, instances);
     }
@@ -379,6 +385,14 @@ fn vary(policies: &mut [Policy], seed: u64, instances: usize) {
 fn use_aliases(policies: &mut [Policy], instances: usize) {
     for (host, policy) in policies.iter_mut().enumerate().take(instances) {
         policy.local = BTreeSet::from([crate::cluster::address(8, host)]);
+    }
+}
+
+/// In some worlds the agents keep a mark in the data set.
+fn use_marks(seed: u64, policies: &mut [Policy]) {
+    let key = has_marks(seed).then(|| "consul-redis".parse().expect("a key"));
+    for policy in policies {
+        policy.mark.clone_from(&key);
     }
 }
 
@@ -550,6 +564,7 @@ impl World {
         policy.forget_ghosts &= !unknown.contains(&"reset");
         policy.bootstrap &= !unknown.contains(&"claim");
         policy.relay &= unknown.is_empty();
+        policy.write_mark &= unknown.is_empty();
         if unknown.contains(&"death") {
             policy.fast_failover = FastFailover::Off;
         }
@@ -637,6 +652,7 @@ impl World {
                 self.relay(agent, sentinel, &relay, until);
             }
             Event::Fence(agent, instance, fence) => self.fence(agent, instance, &fence),
+            Event::Mark(agent, instance, marking) => self.mark(agent, instance, &marking),
             Event::Reconfigure(agent, sentinel, reconfigure) => {
                 self.reconfigure(agent, sentinel, &reconfigure)
             }

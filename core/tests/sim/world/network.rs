@@ -41,6 +41,24 @@ impl World {
         }
     }
 
+    /// The mark of a generation is never written on another instance than its writer.
+    pub(super) fn mark(&mut self, agent: usize, index: usize, marking: &Marking) {
+        if self.agents[agent].cut.contains(&Peer::Instance(index)) {
+            return;
+        }
+        let written = self.cluster.mark(index, marking);
+        self.counts.marks += usize::from(written);
+        let record = self.last_record.as_ref();
+        let record = record.filter(|record| record.generation == marking.mark.generation);
+        let other = record.is_some_and(|record| record.writer_address() != Some(&marking.instance));
+        if written && other {
+            self.break_with(format!("{} has the mark of another writer", marking.instance));
+        }
+        if written {
+            self.input(agent, Input::Marked(marking.clone(), Ok(true)));
+        }
+    }
+
     pub(super) fn reconfigure(&mut self, agent: usize, sentinel: usize, reconfigure: &Reconfigure) {
         if self.agents[agent].cut.contains(&Peer::Sentinel(sentinel)) {
             return;
@@ -170,6 +188,7 @@ impl World {
             Output::Fence(fence) => (&fence.instance, self.command_delay()),
             Output::Detach(detach) => (&detach.instance, self.command_delay()),
             Output::Promote(promote) => (&promote.instance, self.command_delay()),
+            Output::Mark(marking) => (&marking.instance, self.command_delay()),
             other => panic!("{other:?} is no command"),
         };
         let Some(index) = self.index_of(instance) else { return };
@@ -178,6 +197,7 @@ impl World {
             Output::Fence(fence) => Event::Fence(agent, index, fence),
             Output::Detach(detach) => Event::Detach(agent, index, detach),
             Output::Promote(promote) => Event::Promote(agent, index, promote),
+            Output::Mark(marking) => Event::Mark(agent, index, marking),
             other => panic!("{other:?} is no command"),
         };
         self.push(self.now + delay, event);
