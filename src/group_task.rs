@@ -375,12 +375,7 @@ impl Executor {
                 }
                 Input::Tick
             }
-            Event::Rows => {
-                // Only a hint: what is on the group's node is read, and put back where it is not what was published.
-                self.rows_changed = self.is_reading_rows();
-                self.read_rows();
-                Input::Tick
-            }
+            Event::Rows => self.rows_have_changed(),
             Event::Done(Completed::ReadStore(answer)) => {
                 self.trouble.remove(&StorePart::Keys);
                 self.meter.consul_answered(now.mono);
@@ -657,6 +652,13 @@ impl Executor {
 
     fn is_reading_rows(&self) -> bool {
         self.reading_rows.as_ref().is_some_and(|task| !task.is_finished())
+    }
+
+    /// Only a hint: what is on the group's node is read, and put back where it is not what was published.
+    fn rows_have_changed(&mut self) -> Input {
+        self.rows_changed = self.is_reading_rows();
+        self.read_rows();
+        Input::Tick
     }
 
     /// A read has ended; a change that came while it was under way is read, too.
