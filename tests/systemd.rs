@@ -97,7 +97,7 @@ fn the_exposure_is_what_the_document_says() {
     };
     stated(&exposure(&unit), "says exposure {} (0 is best");
     add_drop_in(&unit, &read(DROP_IN));
-    stated(&exposure(&unit), "and exposure is {})");
+    stated(&exposure(&unit), "and exposure is {}. Or");
     let closed = document.split("```ini").nth(1).and_then(|block| block.split("```").next());
     add_drop_in(&unit, closed.expect("the first drop-in of the document"));
     stated(&exposure(&unit), "brings exposure down to {}:");

@@ -198,7 +198,8 @@ codes! {
     GhostReplica "ghost-replica" Warning;
     /// Some addresses are announced by name and some by IP: Sentinels take one server for two.
     ///
-    /// Cure: `replica-announce-ip`, `resolve-hostnames`, `announce-hostnames` alike everywhere.
+    /// Cure: `replica-announce-ip`, `resolve-hostnames`, `announce-hostnames` alike everywhere; then `SENTINEL RESET`
+    /// where a Sentinel lists one server twice.
     NamesMixed "names-mixed" Warning;
     /// Some servers announce 127.0.0.1, which every host takes for itself.
     ///

@@ -609,7 +609,11 @@ fn names_mixed(facts: &Facts<'_>) -> Vec<Finding> {
     let (Some(named), Some(numbered)) = (named, numbered) else { return Vec::new() };
     let evidence = [named, numbered].map(|(from, address)| seen(from, address)).into();
     let text = "some of the group are announced by name and some by address: Sentinels take one server for two";
-    let mend = "set replica-announce-ip, resolve-hostnames and announce-hostnames alike everywhere";
+    let mend = format!(
+        "set replica-announce-ip, resolve-hostnames and announce-hostnames alike everywhere; then SENTINEL RESET {} on \
+         each Sentinel that lists one server twice, one at a time",
+        facts.group()
+    );
     vec![FindingCode::NamesMixed.found(text, evidence, mend)]
 }
 
