@@ -26,6 +26,9 @@ use crate::retry::Retry;
 /// Pause before it is looked again for a process: the first and the longest one. One that was started again at once is
 /// found soon.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How often the list of sockets is read that lacks the one that is looked for, and the pause between.
+const LOOKS_MAX: usize = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The lists of this host's sockets.
 const SOCKETS: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 /// `TCP_LISTEN`, as those lists have it.
@@ -178,8 +181,23 @@ fn elsewhere(pid: u32) -> String {
     )
 }
 
-/// The process owns a socket that listens on its port; what its end would be known by.
+/// The process owns a socket that listens on its port; what its end would be known by. The list of sockets is no
+/// snapshot: on a host where many begin and end it may lack one, and is read again.
 fn check(named: &NamedProcess) -> Result<ProofKind, String> {
+    let mut looked = look_at(named);
+    for _ in 1..LOOKS_MAX {
+        match looked {
+            Ok(None) => std::thread::sleep(LOOK_AGAIN),
+            Ok(Some(kind)) => return Ok(kind),
+            Err(why) => return Err(why),
+        }
+        looked = look_at(named);
+    }
+    looked?.ok_or_else(|| format!("{}, or in a network of its own", elsewhere(named.pid)))
+}
+
+/// The same by one look; `None` where the list lacks the socket.
+fn look_at(named: &NamedProcess) -> Result<Option<ProofKind>, String> {
     let NamedProcess { pid, port, .. } = named;
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| match error.kind() {
         ErrorKind::NotFound => format!(
@@ -201,10 +219,10 @@ fn check(named: &NamedProcess) -> Result<ProofKind, String> {
     let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
     let mut sockets = links.filter_map(|link| link.to_str().map(str::to_owned));
     if !sockets.any(|socket| listening.contains(&socket)) {
-        return Err(format!("{}, or in a network of its own", elsewhere(*pid)));
+        return Ok(None);
     }
     let ours = parent(*pid) == Some(std::process::id());
-    Ok(if ours { ProofKind::Child } else { ProofKind::Process })
+    Ok(Some(if ours { ProofKind::Child } else { ProofKind::Process }))
 }
 
 /// The name of the socket in a row of `/proc/net/tcp`, where it listens on this port.

@@ -10,7 +10,6 @@ use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::text as reply;
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::fencing::until_follows;

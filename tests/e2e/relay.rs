@@ -13,8 +13,8 @@ use consul_redis::redis_link::{list, text as text_of};
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    agents, logs, must_follow_a_failover, node_agents, run, text, until_in_sync, until_record,
-    until_writer, world, writers,
+    agents, logs, must_follow_a_failover, node_agents, run, text, until_in_sync, until_logged,
+    until_record, until_writer, world, writers,
 };
 use crate::writers::{Done, Kind, lost};
 
@@ -116,6 +116,11 @@ async fn begun(lines: &str, level: &str, begins: Begins) -> (World, Vec<Process>
     };
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
+    if begins == Begins::Proven {
+        let pid = world.server(&first).unwrap().id().unwrap();
+        let said = format!("the end of process {pid} of {first} would be seen at once");
+        until_logged(|| logs(&agents), 20, &said, 1).await;
+    }
     world.calm().await.unwrap();
     (world, agents, first)
 }
@@ -131,7 +136,8 @@ async fn nothing_is_lost(level: &str, begins: Begins, signal: Signal) {
     assert_eq!(second, promoted.to_string(), "{}", logs(&agents));
     writers.until_more(SOME).await;
     // The one that is left follows, by a Sentinel's hand: the leader's own would have been sooner.
-    let after = until_in_sync(&world, "redis", 1).await;
+    let left = if begins == Begins::Asked { 2 } else { 1 };
+    let after = until_in_sync(&world, "redis", left).await;
     let published = after.generation - before.generation;
     assert!(published <= 2, "withdrawn and published, once each\n{}", logs(&agents));
     assert_eq!(after.writer_address(), Some(&promoted));

@@ -111,11 +111,12 @@ impl<'v, 'a> InstanceRows<'v, 'a> {
     /// An instance loses its row once no Sentinel names it, or once it has been down for long. That Sentinels have
     /// forgotten their replicas (`SENTINEL RESET`) is no reason while there is no writer, through which alone they find
     /// them again; nor while the instance itself answers and follows one of the group, or waits for one that is gone
-    /// with the group's data.
+    /// with the group's data. Another address of a process that has a row is no instance.
     fn forgotten(&self, address: &Address, writer: Option<&Address>) -> bool {
         let down = Condition::Down(address.clone());
         let unnamed = is_unnamed(self.view, address);
-        let ours = self.follows_one_of_us(address) || self.waits_with_our_data(address);
+        let ours = self.view.alias_of(address).is_none()
+            && (self.follows_one_of_us(address) || self.waits_with_our_data(address));
         unnamed && writer.is_some() && !ours || self.lasted(&down, self.view.policy.forget_after_ms)
     }
 

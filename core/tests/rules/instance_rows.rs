@@ -2,9 +2,11 @@
 
 use consul_redis_core::duty::action::Purpose;
 use consul_redis_core::duty::switchover::prepare;
+use consul_redis_core::known::memory::Condition;
 use consul_redis_core::known::observed::{
     DownOpinion, FailoverPhase, InstanceAnswer, Role, SentinelReplica,
 };
+use consul_redis_core::policy::UNNAMED_AFTER_MS;
 use consul_redis_core::published::projection::Op;
 use consul_redis_core::published::record::{Basis, InstanceRecord, PublishedRole, Record};
 use consul_redis_core::shown::health::{is_ready, serves};
@@ -13,7 +15,7 @@ use consul_redis_core::situation::relocated::stranded;
 use consul_redis_core::time::Mono;
 use jiff::Timestamp;
 
-use crate::scene::{A, ASKED, B, C, NOW, Scene, at, layout, primary, promoted_b, replica};
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, layout, primary, promoted_b, replica, run};
 
 const D: &str = "10.0.0.4:6379";
 
@@ -563,4 +565,23 @@ fn a_replica_that_is_out_of_sync_for_some_seconds_degrades_the_group() {
     answer.announced = false;
     hidden.set_instance(B, answer);
     assert!(!said(&found(&hidden.lasting(60_000))));
+}
+
+/// It follows the writer and answers; but it is B, which has a row already.
+#[test]
+fn another_address_of_an_instance_loses_its_row_once_no_sentinel_names_it() {
+    let row = |process: &str| {
+        let mut scene = Scene::healthy(3).instance(D, replica(1, A)).published(|record| {
+            let role = PublishedRole::OutOfSync;
+            record.instances.push(InstanceRecord { address: at(D), role });
+        });
+        let reading = scene.observed.instances.get_mut(&at(D)).expect("a reading");
+        reading.result.as_mut().expect("an answer").run_id = run(process);
+        scene.memory.since.insert(Condition::Unnamed(at(D)), Mono(NOW - UNNAMED_AFTER_MS));
+        let write = scene.decision().write;
+        let record = write.and_then(|write| write.record);
+        record.is_none_or(|record| record.role_of(&at(D)).is_some())
+    };
+    assert!(row(D), "an instance of its own keeps it");
+    assert!(!row(B));
 }
