@@ -115,8 +115,12 @@ fn sentinels(view: &View<'_>) -> Result<String, String> {
     if heard < tally.majority() {
         return Err(format!("only {heard} of {known} answer: no majority could follow"));
     }
-    if let Some((address, _)) = view.sentinels().find(|(_, answer)| answer.tilt) {
-        return Err(format!("{address} is in TILT: it does not trust its own clock"));
+    // One of the others is asked, and follows as all do: the move takes no vote.
+    let in_tilt: Vec<String> =
+        view.sentinels().filter(|(_, answer)| answer.tilt).map(|(at, _)| at.to_string()).collect();
+    if heard.saturating_sub(in_tilt.len()) < tally.majority() {
+        let all = in_tilt.join(", ");
+        return Err(format!("in TILT, and not to be trusted by their own clocks: {all}"));
     }
     let elected = tally.elected.as_ref().map(|elected| &elected.address);
     if elected != view.writer() || tally.votes.len() > 1 {

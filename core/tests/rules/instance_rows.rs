@@ -585,3 +585,25 @@ fn another_address_of_an_instance_loses_its_row_once_no_sentinel_names_it() {
     assert!(row(D), "an instance of its own keeps it");
     assert!(!row(B));
 }
+
+/// The move takes no vote: one that trusts its clock is asked, and the others follow.
+#[test]
+fn a_move_needs_a_majority_of_sentinels_that_trust_their_clocks() {
+    let tilted = |count: usize| {
+        let scene = (0..count).fold(Scene::healthy(3), |scene, index| {
+            scene.answer(index, |answer| answer.tilt = true)
+        });
+        let mut scene = scene;
+        let store = scene.observed.store.as_mut().expect("a store");
+        store.agents.insert("agent-0".to_owned());
+        let (checks, switchover) = prepare(&scene.view(), None);
+        let said = checks.into_iter().find(|check| check.what == "Sentinels").expect("it").found;
+        (said, switchover.map(|switchover| switchover.sentinel))
+    };
+    let (said, asked) = tilted(1);
+    assert!(said.is_ok(), "{said:?}");
+    assert_eq!(asked, Some(crate::scene::sentinel_at(1)), "not the one in TILT");
+    let (said, asked) = tilted(2);
+    assert!(said.is_err_and(|why| why.contains("in TILT")), "it names them");
+    assert_eq!(asked, None);
+}
