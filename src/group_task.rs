@@ -24,7 +24,7 @@ use crate::core::duty::mark::Marking;
 use crate::core::group::{GroupLoop, Input, LogLevel, Outcome, Output, Published};
 use crate::core::identity::address::Address;
 use crate::core::known::observed::{
-    InstanceAnswer, ProcessState, Reading, RowsAnswer, StoreAnswer,
+    InstanceAnswer, ProcessState, Reading, Refusal, RowsAnswer, StoreAnswer,
 };
 use crate::core::policy::Policy;
 use crate::core::published::projection::Op;
@@ -88,6 +88,7 @@ pub struct GroupTask {
 /// What wakes the group's task.
 enum Event {
     Process(Address, ProcessState),
+    Refused(Address, Option<Refusal>),
     Instance(Address, Reading<InstanceAnswer>),
     Sentinel(PoolReport),
     Keys(Result<StoreAnswer, ConsulError>),
@@ -129,6 +130,7 @@ type InstanceReading = (Address, Reading<InstanceAnswer>);
 /// All that a group's loop listens to.
 struct Events {
     processes: mpsc::Receiver<(Address, ProcessState)>,
+    refusals: mpsc::Receiver<(Address, Option<Refusal>)>,
     instances: mpsc::Receiver<InstanceReading>,
     done: mpsc::Receiver<Completed>,
     sentinels: mpsc::Receiver<PoolReport>,
@@ -147,6 +149,7 @@ impl Events {
         tokio::select! {
             biased;
             Some((address, state)) = self.processes.recv() => Event::Process(address, state),
+            Some((address, refusal)) = self.refusals.recv() => Event::Refused(address, refusal),
             Some((address, reading)) = self.instances.recv() => Event::Instance(address, reading),
             Some(done) = self.done.recv() => Event::Done(done),
             Some(report) = self.sentinels.recv() => Event::Sentinel(report),
@@ -187,6 +190,7 @@ struct Executor {
     done: mpsc::Sender<Completed>,
     readings: mpsc::Sender<InstanceReading>,
     process_news: mpsc::Sender<(Address, ProcessState)>,
+    refusal_news: mpsc::Sender<(Address, Option<Refusal>)>,
     instances: BTreeMap<Address, Instance>,
     /// The tasks that watch the processes of this host's instances.
     processes: BTreeMap<Address, AbortOnDropHandle<()>>,
@@ -284,8 +288,10 @@ impl GroupTask {
         let (readings, instances) = mpsc::channel(EVENTS_MAX);
         let (tell_done, done) = mpsc::channel(EVENTS_MAX);
         let (process_news, processes) = mpsc::channel(ANSWERS_MAX);
+        let (refusal_news, refusals) = mpsc::channel(ANSWERS_MAX);
         let events = Events {
             processes,
+            refusals,
             instances,
             done,
             sentinels: self.reports,
@@ -311,6 +317,7 @@ impl GroupTask {
             done: tell_done,
             readings,
             process_news,
+            refusal_news,
             instances: BTreeMap::new(),
             processes: BTreeMap::new(),
             reading_store: None,
@@ -366,6 +373,7 @@ impl Executor {
                 Input::NotBegun(replace, words)
             }
             Event::Process(address, state) => Input::Process(address, state),
+            Event::Refused(address, refusal) => Input::Refused(address, refusal),
             Event::Keys(answer) => self.keys(answer, now),
             Event::Registered(found) => Input::Registered(found),
             Event::Done(Completed::Failed(source, error)) => {
@@ -571,11 +579,12 @@ impl Executor {
         for address in wanted {
             let (clock, login, readings) =
                 (self.clock, self.login.subscribe(), self.readings.clone());
-            let group = self.group.policy.group.clone();
+            let (group, refusals) = (self.group.policy.group.clone(), self.refusal_news.clone());
             self.instances.entry(address.clone()).or_insert_with(|| {
                 let todo = Arc::<Mailbox<Todo>>::default();
-                let task =
-                    tokio::spawn(follow(group, address, login, clock, todo.clone(), readings));
+                let following =
+                    follow(group, address, login, clock, todo.clone(), readings, refusals);
+                let task = tokio::spawn(following);
                 Instance { todo, _task: AbortOnDropHandle::new(task) }
             });
         }

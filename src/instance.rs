@@ -15,12 +15,15 @@ use crate::core::duty::fence::{Fence, StrayKind};
 use crate::core::duty::mark::Marking;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::identity::mark::{FoundMark, MARK_LEN_MAX};
-use crate::core::known::observed::{ConnectedReplica, InstanceAnswer, Reading, ReplId, Role};
+use crate::core::known::observed::{
+    ConnectedReplica, InstanceAnswer, Reading, Refusal, ReplId, Role,
+};
 use crate::core::published::projection::detached_address;
 use crate::core::situation::data_loss::Detach;
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
 use crate::redis_link::{Fields, Link, LinkError, LinkSettings, list, server_error, text, words};
+use crate::refusal::RefusalWatch;
 use crate::retry::Retry;
 
 /// Replicas read from one primary's INFO.
@@ -432,8 +435,10 @@ pub async fn follow(
     clock: Clock,
     commands: Arc<Mailbox<Todo>>,
     readings: mpsc::Sender<(Address, Reading<InstanceAnswer>)>,
+    refusals: mpsc::Sender<(Address, Option<Refusal>)>,
 ) {
-    let mut follower = Follower { group, address, settings, clock, link: None };
+    let refusal = RefusalWatch::default();
+    let mut follower = Follower { group, address, settings, clock, link: None, refusal };
     let mut retry = Retry::returning();
     let mut next_attempt = Some(Instant::now());
     loop {
@@ -441,6 +446,7 @@ pub async fn follow(
             // Cancel safe: a token, a mailbox and a timer; nothing is lost with the others.
             () = follower.closed() => {
                 follower.link = None;
+                follower.refusal.closed(clock.now().mono);
                 debug!(instance = %follower.address, "connection closed");
                 commands.post(Todo::probe);
                 commands.take().await
@@ -464,7 +470,7 @@ pub async fn follow(
         if let Some(promote) = &todo.promote {
             follower.promote(promote).await;
         }
-        let reading = if todo.probe { Some(follower.probe().await) } else { None };
+        let reading = if todo.probe { Some(follower.probe(&refusals).await) } else { None };
         next_attempt = if follower.link.is_some() {
             retry.reset();
             None
@@ -525,6 +531,7 @@ struct Follower {
     settings: watch::Receiver<LinkSettings>,
     clock: Clock,
     link: Option<Link>,
+    refusal: RefusalWatch,
 }
 
 impl Follower {
@@ -568,14 +575,29 @@ impl Follower {
         result
     }
 
-    async fn probe(&mut self) -> Reading<InstanceAnswer> {
+    async fn probe(
+        &mut self,
+        refusals: &mpsc::Sender<(Address, Option<Refusal>)>,
+    ) -> Reading<InstanceAnswer> {
         let was_open = self.link.is_some();
         let (mut asked, mut result) = self.probe_once().await;
         // It closed the connection while it was being asked, as it may when it is promoted: no reason to wait.
         if was_open && matches!(result, Err(LinkError::Redis(_))) {
+            self.refusal.closed(self.clock.now().mono);
             (asked, result) = self.probe_once().await;
         }
         let answered = self.clock.now().mono;
+        let news = match &result {
+            Ok(answer) => {
+                self.refusal.answered(&answer.run_id);
+                None
+            }
+            Err(error) => self.refusal.failed(error, answered),
+        };
+        if let Some(news) = news {
+            // Its receiver lives as long as that of the readings.
+            let _ = refusals.send((self.address.clone(), news)).await;
+        }
         Reading { asked, answered, result: result.map_err(|e| e.to_string()) }
     }
 
@@ -757,7 +779,9 @@ mod tests {
         let (readings, mut read) = mpsc::channel(1_024);
         let todo = Arc::new(Mailbox::<Todo>::default());
         let group = "redis".parse().unwrap();
-        let following = follow(group, instance, login, Clock::start(), todo.clone(), readings);
+        let (refusals, _refused) = mpsc::channel(1);
+        let clock = Clock::start();
+        let following = follow(group, instance, login, clock, todo.clone(), readings, refusals);
         let _task = AbortOnDropHandle::new(tokio::spawn(following));
         assert!(read.recv().await.unwrap().1.result.is_err());
         for _ in 0..1_000 {

@@ -55,6 +55,7 @@ pub mod process;
 #[doc(hidden)]
 pub mod redis_link;
 #[doc(hidden)]
+pub mod refusal;
 pub mod reload;
 #[doc(hidden)]
 pub mod render;

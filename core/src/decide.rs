@@ -21,6 +21,7 @@ use crate::published::write::{Next, WantedWrite, claimed, taken, write};
 use crate::shown::reasons::{NotPromotedAgain, Reason};
 use crate::situation::data_loss::replace;
 use crate::situation::election::copies;
+use crate::situation::haste;
 use crate::situation::proof::fast;
 use crate::situation::{Situation, situation};
 
@@ -81,6 +82,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let mut sentinels_refused = Vec::new();
     let mut sentinels = sentinel_duties(view, &mut sentinels_refused);
     let (replacing, forgetting, fast) = (replace(view), forget(view), fast(view));
+    let haste = haste::due(view);
     let next = Next {
         // A Sentinel that is reconfigured now is made to forget the next time.
         forget: forgetting
@@ -90,6 +92,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
             .filter(|forget| !sentinels.contains_key(&forget.sentinel)),
         replace: replacing.as_ref().ok().and_then(Option::as_ref),
         fast: fast.as_ref().ok().and_then(Option::as_ref),
+        haste: haste.as_ref(),
     };
     let (mut wanted, mut sound) = (None, false);
     match write(view, layout, &verdict, &next) {

@@ -21,7 +21,7 @@ use crate::duty::fence::{Fence, fences};
 use crate::duty::hold::{Hold, holds, unproven};
 use crate::duty::mark::{Marking, marking};
 use crate::duty::relay::{Relay, relays};
-use crate::duty::sentinels::{Reconfigure, reconfigurations};
+use crate::duty::sentinels::{Reconfigure, paces, reconfigurations};
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
 use crate::known::view::View;
@@ -160,8 +160,9 @@ pub fn sentinel_duties(
 ) -> BTreeMap<Address, SentinelDuty> {
     let relays =
         relays(view).into_iter().map(|relay| (relay.sentinel.clone(), SentinelDuty::Relay(relay)));
-    let reconfigurations = reconfigurations(view)
+    let reconfigurations = paces(view)
         .into_iter()
+        .chain(reconfigurations(view))
         .map(|tell| (tell.sentinel.clone(), SentinelDuty::Reconfigure(tell)));
     let mut sentinel_duties = BTreeMap::new();
     for (sentinel, duty) in relays.chain(reconfigurations) {

@@ -30,8 +30,8 @@ use crate::known::conditions::conditions;
 use crate::known::memory::{Condition, Memory};
 use crate::known::observed::GaveUp;
 use crate::known::observed::{
-    Death, InstanceAnswer, Observed, ProcessState, ProofKind, Reading, RowsAnswer, SentinelAnswer,
-    StoreAnswer, StoredState,
+    Death, InstanceAnswer, Observed, ProcessState, ProofKind, Reading, Refusal, RowsAnswer,
+    SentinelAnswer, StoreAnswer, StoredState,
 };
 use crate::known::view::{Derived, View};
 use crate::policy::{ANSWER_AGE_MAX_MS, DEATH_KNOWN_MS, HOLD_MS, Policy};
@@ -74,6 +74,9 @@ pub enum Input {
     Registered(BTreeSet<Address>),
     /// A Sentinel says that it has given up a failover.
     GaveUp(Address, GaveUp),
+    /// An instance has closed its connection and refuses this agent's since; `None`: it does not refuse any more, or
+    /// something else is in the way.
+    Refused(Address, Option<Refusal>),
     /// What the kernel tells of the process of an instance on this host.
     Process(Address, ProcessState),
     /// The Sentinel that was asked to replace a primary whose process (`run_id`) had ended begins no failover: its
@@ -379,6 +382,7 @@ impl GroupLoop {
                 self.memory.gave_up = Some((sentinel, why, now.mono));
             }
             Input::Process(instance, state) => self.fold_process(instance, state, now, out),
+            Input::Refused(instance, refusal) => self.fold_refused(instance, refusal, now),
             Input::NotBegun(replace, words) => {
                 if let WhyReplace::Died { run_id, .. } = replace.why {
                     self.memory.not_superseded = Some(run_id);
@@ -403,6 +407,17 @@ impl GroupLoop {
                 self.policy = *policy;
                 self.next_look = now.mono;
             }
+        }
+    }
+
+    /// Once an instance refuses connections, every Sentinel and instance is asked: what is decided on is to be new.
+    fn fold_refused(&mut self, instance: Address, refusal: Option<Refusal>, now: Now) {
+        let before = match refusal.clone() {
+            Some(refusal) => self.observed.refusals.insert(instance, refusal),
+            None => self.observed.refusals.remove(&instance),
+        };
+        if refusal.is_some() && refusal != before {
+            self.next_look = now.mono;
         }
     }
 
@@ -539,6 +554,7 @@ impl GroupLoop {
         let (known, recent) = (&self.known, Mono(now.mono.0.saturating_sub(ANSWER_AGE_MAX_MS)));
         self.observed.instances.retain(|a, reading| known.contains(a) || reading.asked > recent);
         self.observed.deaths.retain(|_, death| now.mono - death.at < DEATH_KNOWN_MS);
+        self.observed.refusals.retain(|_, refusal| now.mono - refusal.since < DEATH_KNOWN_MS);
         self.memory.held.retain(|address, _| known.contains(address));
         let sentinels = &self.observed.sentinels;
         self.memory.reconfigured.retain(|(address, _), _| sentinels.contains_key(address));

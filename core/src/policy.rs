@@ -76,6 +76,9 @@ pub struct Policy {
 pub enum FastFailover {
     /// When the kernel of the writer's host says so.
     Proof,
+    /// When that is so, or the writer's host refuses connections and all else fits: the Sentinels wait for a moment
+    /// only, look for themselves, and vote.
+    Vote,
     /// Never: the Sentinels wait for `down-after-milliseconds`.
     Off,
 }
@@ -85,6 +88,7 @@ impl FastFailover {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Proof => "proof",
+            Self::Vote => "vote",
             Self::Off => "off",
         }
     }
@@ -210,6 +214,20 @@ pub const SUPERSEDED_FOR_MS: u64 = 5_000;
 /// For how long of that its writes are held when it is back, in ms: Sentinel takes one that is held for longer for
 /// dead.
 pub const SUPERSEDED_HELD_MS: u64 = 2_500;
+/// What Sentinels wait for while they are to vote at once, in ms: the shortest time that a living primary on a busy host
+/// answers within.
+pub const HASTE_MS: u64 = 200;
+/// How long they wait for no longer than that, in ms: an election is over by then, or there is none.
+pub const HASTE_FOR_MS: u64 = 3_000;
+/// How long that stays written down, in ms: a command that was on its way is undone by what is written.
+pub const HASTE_KEPT_MS: i64 = 15_000;
+/// The least `down-after-milliseconds` with which they are told so: below it there is little to gain.
+pub const HASTE_DOWN_AFTER_MIN_MS: u64 = 1_000;
+/// How far apart two refused connections are, in ms, before they say anything: a server that was started again
+/// listens by then.
+pub const REFUSED_TWICE_MS: u64 = 50;
+/// How old a refusal may be to be acted on, in ms.
+pub const REFUSED_KNOWN_MS: u64 = 2_000;
 /// How long a death is remembered, in ms.
 pub const DEATH_KNOWN_MS: u64 = 60_000;
 /// How far apart two hosts' clocks may be, in ms, before a death that one wrote down counts as old for the other.
@@ -270,7 +288,7 @@ pub const INSTANCES_MAX: usize = 128;
 impl Policy {
     /// The end of this instance's process is to be acted on at once: it is on this host, and that is wanted.
     pub fn acts_on_death_of(&self, instance: &Address) -> bool {
-        self.fast_failover == FastFailover::Proof && self.local.contains(instance)
+        self.fast_failover != FastFailover::Off && self.local.contains(instance)
     }
 
     /// Switches every duty off that changes an instance or a Sentinel: what is left observes and publishes.

@@ -9,6 +9,7 @@ pub mod bootstrap;
 pub mod data_loss;
 pub mod election;
 pub mod forgotten;
+pub mod haste;
 pub mod loss;
 pub mod majority;
 pub mod promote_again;

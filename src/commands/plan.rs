@@ -158,6 +158,9 @@ impl From<Action> for PlannedAction {
                         "it knows only addresses that do not answer, and is to forget them first"
                     }
                     ReconfigureKind::Settings => "its settings differ",
+                    ReconfigureKind::Pace(_) => {
+                        "it is to wait for a moment only, or as before again"
+                    }
                     ReconfigureKind::Reboot(_) => {
                         "master-reboot-down-after-period, which no Sentinel shows, is told once an hour"
                     }

@@ -200,11 +200,12 @@ pub async fn reconfigure(
     if reconfigure.what == ReconfigureKind::Repoint {
         commands.cmd("SENTINEL").arg("REMOVE").arg(name);
     }
-    if reconfigure.what != ReconfigureKind::Settings {
+    let alone = matches!(reconfigure.what, ReconfigureKind::Settings | ReconfigureKind::Pace(_));
+    if !alone {
         let (host, port) = (reconfigure.primary.host(), reconfigure.primary.port());
         commands.cmd("SENTINEL").arg("MONITOR").arg(name).arg(host).arg(port).arg(settings.quorum);
     }
-    let auth = if reconfigure.what == ReconfigureKind::Settings { &[] } else { auth };
+    let auth = if alone { &[] } else { auth };
     for (option, value) in auth {
         commands.cmd("SENTINEL").arg("SET").arg(name).arg(*option).arg(value);
     }
@@ -225,11 +226,16 @@ fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
         (ReconfigureKind::Repoint, Some(group)) => {
             (group.failover.is_none() || group.is_stuck()) && group.primary != reconfigure.primary
         }
-        (ReconfigureKind::Settings, Some(group)) => !reconfigure.to_set(group.settings).is_empty(),
+        (ReconfigureKind::Settings | ReconfigureKind::Pace(_), Some(group)) => {
+            !reconfigure.to_set(group.settings).is_empty()
+        }
         (ReconfigureKind::Remove(_), _) => reconfigure.still_holds(now),
         (ReconfigureKind::Reboot(_), Some(group)) => group.primary == reconfigure.primary,
         (
-            ReconfigureKind::Repoint | ReconfigureKind::Settings | ReconfigureKind::Reboot(_),
+            ReconfigureKind::Repoint
+            | ReconfigureKind::Settings
+            | ReconfigureKind::Pace(_)
+            | ReconfigureKind::Reboot(_),
             None,
         ) => false,
     }
@@ -406,6 +412,7 @@ fn parse_group(
             () => DownOpinion::Up,
         },
         only_master_flag: flags == ["master"],
+        disconnected: flags.contains(&"disconnected"),
         failover: master.get("failover-state").and_then(FailoverPhase::parse),
         failover_forced: flags.contains(&"force_failover"),
         // One whose address another has taken stays with port 0 (`+sentinel-invalid-addr`).
@@ -498,6 +505,7 @@ mod tests {
             config_epoch: 1,
             down: DownOpinion::Objective,
             only_master_flag: false,
+            disconnected: false,
             failover,
             failover_forced: false,
             other_sentinels: 2,

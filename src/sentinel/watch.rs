@@ -225,7 +225,7 @@ fn say_reconfigured(group: &GroupName, reconfigure: &Reconfigure, done: &Reconfi
                 "{group}: reconfigured Sentinel {sentinel}: it let go of addresses that do not answer"
             )
         }
-        ReconfigureKind::Settings => {
+        ReconfigureKind::Settings | ReconfigureKind::Pace(_) => {
             let set: Vec<String> =
                 done.set.iter().map(|(name, value)| format!("{name} {value}")).collect();
             info!("{group}: reconfigured Sentinel {sentinel}: {}", set.join(", "));
@@ -478,7 +478,9 @@ impl Watcher {
             return self.remove(group, reconfigure).await;
         }
         let login = match reconfigure.what {
-            ReconfigureKind::Settings | ReconfigureKind::Reboot(_) => None,
+            ReconfigureKind::Settings | ReconfigureKind::Pace(_) | ReconfigureKind::Reboot(_) => {
+                None
+            }
             _ => match self.login_for(group, reconfigure).await {
                 Ok(login) => login,
                 Err(wrong) => return self.report_login(group, wrong).await,

@@ -97,6 +97,7 @@ fn keys() -> String {
         ("continued", layout.continued(&ReplId("<id>".to_owned()))),
         ("seen", shown(layout.seen(&address), "127.0.0.1:6379", "<address>")),
         ("moving", layout.moving()),
+        ("refused", layout.refused("<agent>")),
         ("login_given", layout.login_given(&SentinelId("<Sentinel>".to_owned()))),
     ];
     let said = said("core/src/published/store.rs", "Layout", "Holds");

@@ -72,5 +72,6 @@ mod systemd;
 mod times;
 mod upgrade;
 mod versions;
+mod votes;
 #[path = "../shared/writers.rs"]
 mod writers;

@@ -219,6 +219,7 @@ pub async fn an_instance_that_closes_the_connection_while_it_is_asked_is_asked_a
         clock,
         todo.clone(),
         answers,
+        mpsc::channel(1).0,
     ));
     let (_, first) = readings.recv().await.unwrap();
     assert!(first.result.is_ok(), "{first:?}");

@@ -331,8 +331,18 @@ pub const PROVEN: Promise = Promise {
     ],
 };
 
+/// `fast_failover = "vote"`: all agents are refused by the dead writer's host.
+pub const VOTED: Promise = Promise {
+    page: GUARANTEES,
+    says: "3 s",
+    what: "where Sentinels are to vote at once, from when the writer's process ends until another one is published",
+    at_least_ms: 0,
+    within_ms: 3_000,
+    held_by: &["a_writer_that_refuses_all_agents_is_voted_out_at_once"],
+};
+
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 23] = [
+pub const ALL: [(&str, &Promise); 24] = [
     ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
     ("FORGOTTEN", &FORGOTTEN),
     ("MOVED", &MOVED),
@@ -356,4 +366,5 @@ pub const ALL: [(&str, &Promise); 23] = [
     ("OVERTAKEN", &OVERTAKEN),
     ("ALL_RESTARTED", &ALL_RESTARTED),
     ("PROVEN", &PROVEN),
+    ("VOTED", &VOTED),
 ];

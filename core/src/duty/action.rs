@@ -84,11 +84,13 @@ pub enum Purpose {
     Forget,
     /// Still no writer; a Sentinel is about to be asked to replace one without data.
     Replace,
+    /// The same writer; Sentinels are about to be told to wait for a moment only.
+    Hasten,
     /// The same writer; when DNS was first seen to answer it.
     Note,
     /// Rows or keys that another program changed.
     Repair,
-    /// What was seen of the instances on the agent's own host.
+    /// What this agent has seen: of the instances on its own host, and of those that refuse it.
     Seen,
 }
 
@@ -103,6 +105,7 @@ impl Purpose {
             Self::InstanceRows => "roster",
             Self::Forget => "forget",
             Self::Replace => "replace",
+            Self::Hasten => "hasten",
             Self::Note => "note",
             Self::Repair => "repair",
             Self::Seen => "seen",

@@ -5,10 +5,12 @@ use crate::duty::fence::{Fence, StrayKind, is_left_behind};
 use crate::duty::hold::{Hold, HoldReason};
 use crate::duty::mark::Marking;
 use crate::duty::relay::Relay;
+use crate::duty::sentinels::{Reconfigure, ReconfigureKind};
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
 use crate::known::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use crate::known::view::View;
+use crate::policy::HASTE_MS;
 use crate::published::projection::{TXN_OPS_MAX, is_detached_address};
 use crate::published::record::PublishedRole;
 use crate::published::replicas::named_by;
@@ -25,6 +27,7 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
         Action::Detach(detach) => veto_detach(view, detach),
         Action::Promote(promote) => veto_promote(view, &promote.instance),
         Action::Mark(marking) => veto_mark(view, marking),
+        Action::Reconfigure(reconfigure) if is_pace(reconfigure) => veto_pace(view, reconfigure),
         Action::Reconfigure(reconfigure) => {
             if view.writer() != Some(&reconfigure.primary) {
                 return Some(format!("{} is not the published writer", reconfigure.primary));
@@ -33,6 +36,27 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
             leaving.then(|| format!("{} is being replaced", reconfigure.primary))
         }
     }
+}
+
+fn is_pace(reconfigure: &Reconfigure) -> bool {
+    matches!(reconfigure.what, ReconfigureKind::Pace(_))
+}
+
+/// What a Sentinel waits for is changed as it is written down, and back; no primary that answers is given less time.
+fn veto_pace(view: &View<'_>, reconfigure: &Reconfigure) -> Option<String> {
+    let Reconfigure { sentinel, settings, had, primary, .. } = reconfigure;
+    let haste = view.record.and_then(|record| record.haste.as_ref());
+    let before = haste.and_then(|haste| haste.before.get(sentinel));
+    let Some(before) = before else {
+        return Some(format!("what Sentinel {sentinel} waits for is not written down"));
+    };
+    let (down_after_ms, quicker) =
+        (settings.down_after_ms, settings.down_after_ms < had.down_after_ms);
+    if quicker && view.instance(primary).is_some() {
+        return Some(format!("{primary} answers"));
+    }
+    let known = [HASTE_MS, *before].contains(&down_after_ms);
+    (!known).then(|| format!("Sentinel {sentinel} was not to wait for {down_after_ms} ms"))
 }
 
 /// Only the published writer's data set is marked as that of what is published.

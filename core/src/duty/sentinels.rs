@@ -13,10 +13,11 @@ use crate::known::observed::{
 };
 use crate::known::view::View;
 use crate::policy::{
-    DISAGREES_AFTER_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS, RECONFIGURE_AGAIN_MS, SET_AGAIN_MS,
-    WantedQuorum, WantedSettings,
+    DISAGREES_AFTER_MS, HASTE_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS, RECONFIGURE_AGAIN_MS,
+    SET_AGAIN_MS, WantedQuorum, WantedSettings,
 };
 use crate::published::record::Basis;
+use crate::situation::haste::pace;
 use crate::situation::relocated::knows_only_silent;
 use crate::situation::writer::WriterTest;
 
@@ -58,7 +59,8 @@ impl Reconfigure {
         ];
         let wanted = |of: fn(&SentinelSettings) -> u64| {
             let to = of(&self.settings);
-            self.what != ReconfigureKind::Settings || (of(&self.had) != to && of(&has) != to)
+            let alone = matches!(self.what, ReconfigureKind::Settings | ReconfigureKind::Pace(_));
+            !alone || (of(&self.had) != to && of(&has) != to)
         };
         let chosen = all.into_iter().filter(|(_, of)| wanted(*of));
         chosen.map(|(name, of)| (name, of(&self.settings))).collect()
@@ -114,6 +116,12 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
                     .then_some((ReconfigureKind::Repoint, RECONFIGURE_AGAIN_MS))?,
                 _ if contradicted => return None,
                 None => (ReconfigureKind::Monitor, RECONFIGURE_AGAIN_MS),
+                // It is to be as it was first.
+                Some(group)
+                    if group.settings.down_after_ms == HASTE_MS && hastens(view, sentinel) =>
+                {
+                    return None;
+                }
                 Some(group) => {
                     let differs = group.settings != apply(&wanted, group.settings, view);
                     match differs {
@@ -136,12 +144,37 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
         .collect()
 }
 
+/// The Sentinels that are to wait for a moment only, or as before again.
+pub fn paces(view: &View<'_>) -> Vec<Reconfigure> {
+    if !view.policy.tell_sentinels {
+        return Vec::new();
+    }
+    let groups = view.sentinels().filter_map(|(at, answer)| Some((at, answer.group.as_ref()?)));
+    groups
+        .filter_map(|(sentinel, group)| {
+            let what = pace(view, sentinel, group)?;
+            let ReconfigureKind::Pace(down_after_ms) = what else { return None };
+            let last = view.memory.reconfigured.get(&(sentinel.clone(), what));
+            let due = last.is_none_or(|at| view.now.mono - *at >= SET_AGAIN_MS);
+            let (sentinel, primary) = (sentinel.clone(), group.monitored.clone());
+            let settings = SentinelSettings { down_after_ms, ..group.settings };
+            due.then_some(Reconfigure { sentinel, what, primary, settings, had: group.settings })
+        })
+        .collect()
+}
+
 /// How long a restarted primary may load before it counts as down: what is wanted, else, for a Sentinel that was told
 /// of the group by us, what fits. One that was set up by its operator is left as it is.
 fn reboot(view: &View<'_>, sentinel: &Address, wanted: &WantedSettings) -> Option<ReconfigureKind> {
     let ours = view.memory.reconfigured.contains_key(&(sentinel.clone(), ReconfigureKind::Monitor));
     let ms = wanted.reboot_down_after_ms.or(ours.then_some(REBOOT_DOWN_AFTER_MS))?;
     Some(ReconfigureKind::Reboot(ms))
+}
+
+/// The Sentinel is to wait for a moment only, or was.
+fn hastens(view: &View<'_>, sentinel: &Address) -> bool {
+    let haste = view.record.and_then(|record| record.haste.as_ref());
+    haste.is_some_and(|haste| haste.before.contains_key(sentinel))
 }
 
 /// The Sentinels that name another primary than the majority does, for [`crate::known::memory::Memory::keep`].

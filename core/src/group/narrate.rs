@@ -9,6 +9,7 @@ use crate::decide::Decision;
 use crate::duty::action::Purpose;
 use crate::identity::address::Address;
 use crate::known::memory::Steps;
+use crate::policy::HASTE_MS;
 use crate::published::publication::{KeepReason, Verdict};
 use crate::published::record::Record;
 use crate::shown::reasons::Reason;
@@ -256,6 +257,16 @@ impl GroupLoop {
                     record.group,
                     sentinel.unwrap_or_default(),
                     primary.unwrap_or_default()
+                )
+            }
+            Purpose::Hasten => {
+                let haste = record.haste.as_ref();
+                let (instance, evidence) = haste.map_or((String::new(), ""), |haste| {
+                    (haste.instance.to_string(), haste.evidence.as_str())
+                });
+                format!(
+                    "{}: {instance} seems to be dead ({evidence}): Sentinels are to wait {HASTE_MS} ms for it, and to vote",
+                    record.group
                 )
             }
             Purpose::Note | Purpose::Repair | Purpose::Seen => return,

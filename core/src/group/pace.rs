@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{GroupLoop, Output};
 use crate::identity::address::Address;
 use crate::known::observed::{DownOpinion, FailoverPhase, RowsAnswer};
-use crate::policy::REPAIR_AGAIN_MS;
+use crate::policy::{REFUSED_KNOWN_MS, REPAIR_AGAIN_MS};
 use crate::time::{Mono, Now};
 
 /// How often everything is read again when nothing happens, in ms.
@@ -82,7 +82,11 @@ impl GroupLoop {
             .values()
             .filter_map(|reading| reading.result.as_ref().ok()?.group.as_ref())
             .any(|group| group.down > DownOpinion::Up || group.failover.is_some());
-        let trouble = trouble || self.blind;
+        // What refuses this agent may be dead: what the others see of it is to be new.
+        let refused = record
+            .and_then(|record| self.observed.refusals.get(record.writer_address()?))
+            .is_some_and(|refusal| now.mono - refusal.since <= REFUSED_KNOWN_MS);
+        let trouble = trouble || self.blind || refused;
         self.urgent_since = match (unsettled || trouble, self.urgent_since) {
             (true, None) => Some(now.mono),
             (true, since) => since,

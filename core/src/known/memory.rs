@@ -11,7 +11,7 @@ use crate::known::clocks::Clocks;
 use crate::known::observed::GaveUp;
 use crate::known::observed::{Observed, Role};
 use crate::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
-use crate::published::record::{DataLossRecord, DeathRecord, Reset};
+use crate::published::record::{DataLossRecord, DeathRecord, HasteRecord, Reset};
 use crate::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -81,6 +81,8 @@ pub enum ReconfigureKind {
     Remove(u64),
     /// Its settings differ from those that are wanted.
     Settings,
+    /// What it waits for, in ms, for a moment or as before ([`crate::situation::haste`]): `down-after-milliseconds`.
+    Pace(u64),
     /// `master-reboot-down-after-period`, in ms, which no Sentinel shows (`docs/facts/sentinel.md` 18).
     Reboot(u64),
 }
@@ -250,6 +252,8 @@ pub struct Memory {
     pub replacing: Asked<DataLossRecord>,
     /// The last failover in the record that was asked for because the writer's process had ended.
     pub superseding: Asked<DeathRecord>,
+    /// The last time in the record that Sentinels were to wait for a moment only.
+    pub hastened: Asked<HasteRecord>,
     /// The run of a process whose end was proven, and for which the Sentinel that this agent asked begins no failover.
     pub not_superseded: Option<String>,
     /// How many records this agent has written: the changing part of its nonces.
@@ -288,6 +292,7 @@ impl Memory {
         let data_loss = record.and_then(|record| record.data_loss.as_ref());
         self.replacing.see(data_loss.filter(|data_loss| data_loss.asked > 0), now.mono);
         self.superseding.see(record.and_then(|record| record.death.as_ref()), now.mono);
+        self.hastened.see(record.and_then(|record| record.haste.as_ref()), now.mono);
     }
 
     /// DNS answers what was published with this generation: the first time counts.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::identity::address::{Address, GroupName};
 pub use crate::identity::ids::{ReplId, SentinelId};
@@ -54,6 +54,8 @@ pub struct Observed {
     pub processes: BTreeMap<Address, ProcessState>,
     /// The last process of each of this host's instances whose end was proven.
     pub deaths: BTreeMap<Address, Death>,
+    /// The instances that refuse this agent's connections since they closed the one that it had.
+    pub refusals: BTreeMap<Address, Refusal>,
 }
 
 impl Observed {
@@ -115,6 +117,17 @@ impl Observed {
         self.sentinels.remove(address);
         self.sentinels_answered.remove(address);
     }
+}
+
+/// That an instance closed the connection that an agent had, and that its host has refused each one since: twice at
+/// least, some time apart. It is no proof: what stands before the instance may do the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The `run_id` of the process that closed it.
+    pub run_id: String,
+    /// When.
+    #[serde(skip)]
+    pub since: Mono,
 }
 
 /// That the process of an instance has ended, as its host's kernel says. Nothing else is one of these: no closed
@@ -213,6 +226,8 @@ pub struct SentinelGroup {
     pub down: DownOpinion,
     /// Its flags for `monitored` are `master` and nothing else: nothing is going on.
     pub only_master_flag: bool,
+    /// It has lost its connection to `monitored`.
+    pub disconnected: bool,
     /// The failover it leads, if it leads one.
     pub failover: Option<FailoverPhase>,
     /// That failover was forced by `SENTINEL FAILOVER` and needed no election, as it says from Redis 7.0 on.

@@ -1,5 +1,7 @@
 //! What one group's `state` key holds: the fence, and everything the rows are made from.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +74,28 @@ pub struct Record {
     /// The last writer whose process was seen to end, and for which a Sentinel was asked for a failover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub death: Option<DeathRecord>,
+    /// The Sentinels that are to wait for a moment only, since the writer seems to be dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub haste: Option<HasteRecord>,
+}
+
+/// Why Sentinels are to wait for a moment only, and what they waited for before, written down before they are told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HasteRecord {
+    /// The writer that seems to be dead.
+    pub instance: Address,
+    /// The `run_id` of its process: a restart of it is another case.
+    pub run_id: String,
+    /// What that rests on: `refused`, `process` or `child`.
+    pub evidence: String,
+    /// When, by the clock of the agent that wrote it.
+    pub at: Timestamp,
+    /// The epoch at which the Sentinels named it: at one epoch they are told once at most.
+    pub epoch: u64,
+    /// The Sentinel that is to lead the failover: it is told last, so that no two stand for election at once.
+    pub leader: Address,
+    /// What each Sentinel that is told waited for before (`down-after-milliseconds`), the leader among them.
+    pub before: BTreeMap<Address, u64>,
 }
 
 /// The proven end of the writer's process, written down before a Sentinel is asked to replace it.

@@ -157,6 +157,7 @@ mod tests {
             config_epoch: 1,
             down: DownOpinion::Up,
             only_master_flag: true,
+            disconnected: false,
             failover: None,
             failover_forced: false,
             other_sentinels: peers.len(),

@@ -111,6 +111,24 @@ impl Layout {
         format!("{}logins/{}", self.root(), sentinel.0)
     }
 
+    /// The key of what an agent notes of an instance that refuses its connections.
+    ///
+    /// Holds JSON: with `fast_failover = "vote"`, the instance that closed this agent's connection and has refused each
+    /// one since, and its `run_id`; gone when another instance is the writer.
+    pub fn refused(&self, agent: &str) -> String {
+        format!("{}{NOTE}", self.refused_dir(agent))
+    }
+
+    /// The directory of that key, with a slash at the end: no other agent's begins with it.
+    pub fn refused_dir(&self, agent: &str) -> String {
+        format!("{}{REFUSED}{agent}/", self.root())
+    }
+
+    /// The agent whose key of that kind this is.
+    pub(crate) fn refused_in<'k>(&self, key: &'k str) -> Option<&'k str> {
+        refused_by(key.strip_prefix(&self.root())?)
+    }
+
     /// The synthetic node.
     pub fn node(&self) -> String {
         format!("{}-{}", self.prefix.replace('/', "-"), self.group)
@@ -123,8 +141,18 @@ pub const AGENTS: &str = "agents/";
 /// The directory of the histories that were begun anew, below [`Layout::root`].
 pub const HISTORIES: &str = "histories/";
 
+/// The directory of what agents note of instances that refuse them, below [`Layout::root`].
+pub const REFUSED: &str = "refused/";
+
 /// The name of what was seen of an instance, below its directory.
 const SEEN: &str = "seen";
+
+/// The name of what an agent notes, below its directory.
+const NOTE: &str = "note";
+
+fn refused_by(name: &str) -> Option<&str> {
+    name.strip_prefix(REFUSED)?.strip_suffix(NOTE)?.strip_suffix('/')
+}
 
 /// The group's part of the KV store, read as one snapshot.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,6 +190,17 @@ pub struct StoreAnswer {
     pub config_index: u64,
     /// Since when a planned move is under way, from the key `move`: one that died leaves it behind.
     pub moving: Option<Timestamp>,
+    /// Which instance refuses the connections of which agent, and which run of it closed the last one.
+    pub refused: BTreeMap<String, RefusedNote>,
+}
+
+/// What an agent notes of an instance that refuses its connections ([`crate::known::observed::Refusal`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedNote {
+    /// The instance.
+    pub instance: Address,
+    /// The `run_id` of the process that closed the last connection.
+    pub run_id: String,
 }
 
 /// The `state` key, decoded.
@@ -208,6 +247,7 @@ impl StoreAnswer {
             config: Ok(WantedSettings::default()),
             config_index: 0,
             moving: None,
+            refused: BTreeMap::new(),
         };
         let root = layout.root();
         for Key { key, value, modify_index, locked } in keys {
@@ -252,6 +292,9 @@ impl StoreAnswer {
                     if let Some(history) = name.strip_prefix(HISTORIES) {
                         answer.note_history(history, &value);
                     }
+                    if let Some(agent) = refused_by(name) {
+                        answer.note_refused(agent, &value);
+                    }
                 }
             }
         }
@@ -280,6 +323,13 @@ impl StoreAnswer {
                     self.continued.insert(ReplId(name.to_owned()), of);
                 }
             }
+        }
+    }
+
+    /// What an agent notes of an instance that refuses its connections, by the agent's id.
+    pub(crate) fn note_refused(&mut self, agent: &str, value: &[u8]) {
+        if let Ok(note) = serde_json::from_slice(value) {
+            self.refused.insert(agent.to_owned(), note);
         }
     }
 

@@ -6,18 +6,20 @@ use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
 use crate::known::observed::{DownOpinion, RowsAnswer, StoreAnswer, StoredState};
 use crate::known::view::View;
-use crate::policy::{IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
+use crate::policy::{FastFailover, IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
 use crate::published::projection::{
     Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes,
 };
 use crate::published::publication::{KeepReason, Verdict, WithdrawReason};
 use crate::published::record::{
-    Basis, Change, DeathRecord, Evidence, HISTORY_LEN_MAX, InstanceRecord, Level, PublishedRole,
-    RECORD_VERSION, Record, Reset, Timeline, Writer, encode,
+    Basis, Change, DeathRecord, Evidence, HISTORY_LEN_MAX, HasteRecord, InstanceRecord, Level,
+    PublishedRole, RECORD_VERSION, Record, Reset, Timeline, Writer, encode,
 };
 use crate::published::replicas::InstanceRows;
+use crate::published::store::RefusedNote;
 use crate::shown::reasons::Reason;
 use crate::situation::data_loss::{Replace, noted};
+use crate::situation::haste::{is_rested, own_refusal};
 use crate::situation::proof::proven;
 use crate::situation::writer::WriterTest;
 use crate::time::{Mono, Now, after};
@@ -47,6 +49,8 @@ pub struct Next<'n> {
     pub replace: Option<&'n Replace>,
     /// The failover that is asked for with the withdrawal, since the writer's process has ended.
     pub fast: Option<&'n Replace>,
+    /// Why Sentinels are to wait for a moment only.
+    pub haste: Option<&'n HasteRecord>,
 }
 
 /// The write that the verdict, the roster or a repair asks for; and when all is written, what was seen of this host's
@@ -60,13 +64,13 @@ pub fn write(
     verdict: &Verdict,
     next_to: &Next<'_>,
 ) -> Result<WantedWrite, Box<Reason>> {
-    match published(view, layout, verdict, next_to)? {
-        write @ WantedWrite::Write(_) => Ok(write),
-        done if is_quiet(view) => {
-            Ok(seen_here(view, layout).map_or(done, |write| WantedWrite::Write(Box::new(write))))
-        }
-        done => Ok(done),
-    }
+    let done = match published(view, layout, verdict, next_to)? {
+        write @ WantedWrite::Write(_) => return Ok(write),
+        done => done,
+    };
+    let noted = refused_here(view, layout)
+        .or_else(|| is_quiet(view).then(|| seen_here(view, layout)).flatten());
+    Ok(noted.map_or(done, |write| WantedWrite::Write(Box::new(write))))
 }
 
 /// A majority names the published writer, and no Sentinel calls it down: a switch does not wait for a write that could
@@ -97,6 +101,29 @@ fn seen_here(view: &View<'_>, layout: &Layout) -> Option<Write> {
         let over = store.seen.iter().filter(|(_, seen)| !record.lineage.contains(&seen.of));
         ops.extend(over.map(|(at, _)| Op::KeyDeleteTree { prefix: layout.seen_dir(at) }));
     }
+    let own = layout.refused_dir(&view.policy.agent);
+    let note = store.refused.get(&view.policy.agent);
+    // Of a writer of before, or of one that answers again.
+    let over = |note: &RefusedNote| own_refusal(view, &note.instance).is_none();
+    ops.extend(note.filter(|note| over(note)).map(|_| Op::KeyDeleteTree { prefix: own }));
+    noted_here(view, layout, ops)
+}
+
+/// That the writer refuses this agent, which the others are to know, and do not yet.
+fn refused_here(view: &View<'_>, layout: &Layout) -> Option<Write> {
+    let (store, writer) = (view.observed.store.as_ref()?, view.writer()?);
+    let wanted = view.policy.fast_failover == FastFailover::Vote && view.policy.tell_sentinels;
+    let refusal = own_refusal(view, writer).filter(|_| wanted && store.agents.len() > 1)?;
+    let note = RefusedNote { instance: writer.clone(), run_id: refusal.run_id.clone() };
+    if store.refused.get(&view.policy.agent) == Some(&note) {
+        return None;
+    }
+    let (key, value) = (layout.refused(&view.policy.agent), serde_json::to_string(&note).ok()?);
+    noted_here(view, layout, vec![Op::KeySet { key, value }])
+}
+
+fn noted_here(view: &View<'_>, layout: &Layout, mut ops: Vec<Op>) -> Option<Write> {
+    let store = view.observed.store.as_ref()?;
     if ops.is_empty() {
         return None;
     }
@@ -115,9 +142,13 @@ pub fn take_seen(store: &mut StoreAnswer, layout: &Layout, ops: &[Op]) {
                 if let Some(name) = layout.history_in(key) {
                     store.note_history(name, value.as_bytes());
                 }
+                if let Some(agent) = layout.refused_in(key) {
+                    store.note_refused(agent, value.as_bytes());
+                }
             }
             Op::KeyDeleteTree { prefix } => {
                 store.seen.retain(|address, _| layout.seen_dir(address) != *prefix);
+                store.refused.retain(|agent, _| layout.refused_dir(agent) != *prefix);
             }
             _ => {}
         }
@@ -149,6 +180,13 @@ fn published(
         next_to.fast.filter(|_| matches!(verdict, Verdict::Withdraw(WithdrawReason::Died { .. })));
     if let Some(fast) = fast {
         next.death = died(view, fast);
+    }
+    if next.haste.as_ref().is_some_and(|haste| is_rested(view, haste)) {
+        next.haste = None;
+    }
+    if purpose == Purpose::InstanceRows && next_to.haste.is_some() {
+        next.haste = next_to.haste.cloned();
+        purpose = Purpose::Hasten;
     }
     if purpose == Purpose::InstanceRows && next_to.replace.is_some() {
         next.data_loss = noted(view, next_to.replace);
@@ -407,6 +445,7 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
         reset: None,
         data_loss: None,
         death: None,
+        haste: None,
     }
 }
 

@@ -128,7 +128,7 @@ fn asked_ago(view: &View<'_>, within_ms: u64) -> Option<u64> {
 }
 
 /// The replicas that were in sync, and that may be chosen.
-fn candidates<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Address> {
+pub(crate) fn candidates<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Address> {
     let in_sync = view.record.into_iter().flat_map(|record| record.replicas());
     in_sync.filter(|address| {
         let own = view.instance(address);

@@ -10,6 +10,7 @@ mod fencing;
 mod first_primary;
 mod forgotten;
 mod forms;
+mod haste;
 mod identity;
 mod inputs;
 mod instance_rows;

@@ -361,6 +361,7 @@ pub fn group_view(index: usize, count: usize) -> SentinelGroup {
         config_epoch: 1,
         down: DownOpinion::Up,
         only_master_flag: true,
+        disconnected: false,
         failover: None,
         failover_forced: false,
         other_sentinels: count - 1,
@@ -463,5 +464,6 @@ fn record(sentinels: usize) -> Record {
         reset: None,
         data_loss: None,
         death: None,
+        haste: None,
     }
 }

@@ -123,6 +123,8 @@ pub struct Sentinel {
     pub objective: bool,
     pub failover: Option<Failover>,
     pub tilt_until: u64,
+    /// What it was told to wait for, in ms, in the place of all Sentinels' own.
+    pub pace: Option<u64>,
     /// Counts the events it has published.
     pub events: u64,
 }
@@ -242,6 +244,7 @@ impl Cluster {
             objective: false,
             failover: None,
             tilt_until: 0,
+            pace: None,
             events: 0,
         };
         Self {
@@ -443,7 +446,8 @@ impl Cluster {
 
     fn subjective(&self, index: usize, address: &Address, now: u64) -> bool {
         let sentinel = &self.sentinels[index];
-        let silent = sentinel.last_ok.get(address).is_some_and(|ok| now - ok > self.down_after_ms);
+        let wait_ms = sentinel.pace.unwrap_or(self.down_after_ms);
+        let silent = sentinel.last_ok.get(address).is_some_and(|ok| now - ok > wait_ms);
         let is_none = address == &sentinel.primary && sentinel.primary_is_none(now);
         now >= sentinel.tilt_until && (silent || is_none)
     }
@@ -1019,7 +1023,7 @@ impl Cluster {
         let sentinel = self.sentinels.get(index).filter(|sentinel| sentinel.up)?;
         let settings = SentinelSettings {
             quorum: sentinel.quorum,
-            down_after_ms: self.down_after_ms,
+            down_after_ms: sentinel.pace.unwrap_or(self.down_after_ms),
             failover_timeout_ms: FAILOVER_TIMEOUT_MS,
             parallel_syncs: 1,
         };
@@ -1037,6 +1041,7 @@ impl Cluster {
             only_master_flag: sentinel.failover.is_none()
                 && !sentinel.objective
                 && !self.subjective(index, &sentinel.primary, now),
+            disconnected: !self.reaches(index, &sentinel.primary),
             failover: sentinel.failover.as_ref().map(|failover| failover.phase),
             failover_forced: self.says_forced
                 && sentinel.failover.as_ref().is_some_and(|failover| failover.forced),

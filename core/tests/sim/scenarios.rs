@@ -527,6 +527,88 @@ fn told(seed: u64) -> World {
     world
 }
 
+/// Agents that are refused by what has died, and Sentinels that wait for 5 s.
+fn refused(seed: u64) -> World {
+    let mut world = World::patient(seed, 3, 3, 3).refused_by_the_dead();
+    world.run(5_000);
+    assert!(published(&world).is_some(), "{}", world.log.join("\n"));
+    world
+}
+
+/// They vote at once, and wait as before again.
+#[test]
+fn where_a_writer_refuses_all_agents_the_sentinels_vote_at_once() {
+    let mut soon = 0;
+    for seed in 0..seeds() {
+        let mut world = refused(seed);
+        let first = published(&world).unwrap().writer.unwrap();
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        let begun = world.now;
+        run_until(&mut world, 60_000, |world| {
+            published(world).is_some_and(|r| r.writer.is_some_and(|w| w.address != first.address))
+        });
+        // Half of the time that they wait; what is heard of late, or not at all, is theirs.
+        soon += u64::from(world.now - begun < 2_500);
+        world.run(world.now + 10_000);
+        let paces: Vec<_> = world.cluster.sentinels.iter().filter_map(|s| s.pace).collect();
+        assert_eq!(paces, Vec::<u64>::new(), "seed {seed}\n{}", world.log.join("\n"));
+        finish(&mut world);
+    }
+    assert!(soon * 10 >= seeds() * 6, "only {soon} of {}", seeds());
+}
+
+/// What stands before a living writer refuses the agents in its place: it answers the Sentinels.
+#[test]
+fn a_writer_that_lives_is_not_replaced_where_something_else_refuses_the_agents() {
+    for seed in 0..seeds() {
+        let mut world = refused(seed);
+        let before = published(&world).unwrap();
+        let index = 0;
+        assert_eq!(world.cluster.instances[index].address, before.writer.clone().unwrap().address);
+        world.refuse_falsely(index);
+        world.run(world.now + 20_000);
+        let after = published(&world).unwrap();
+        assert_eq!(after.generation, before.generation, "{}", world.log.join("\n"));
+        assert_eq!(world.counts.paces, 0, "{}", world.log.join("\n"));
+        finish(&mut world);
+    }
+}
+
+/// It is back as the Sentinels vote, or before.
+#[test]
+fn a_writer_that_refused_and_is_back_leaves_one_writer_and_the_sentinels_at_their_pace() {
+    for seed in 0..seeds() {
+        let mut world = refused(seed);
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        let back = Operation::StartDead { empty: seed % 3 == 0 };
+        world.schedule(world.now + 40 + 50 * seed, back);
+        world.run(world.now + 40_000);
+        let paces: Vec<_> = world.cluster.sentinels.iter().filter_map(|s| s.pace).collect();
+        assert_eq!(paces, Vec::<u64>::new(), "seed {seed}\n{}", world.log.join("\n"));
+        finish(&mut world);
+    }
+}
+
+/// The agent that has told them is gone: any other one tells them to wait as before.
+#[test]
+fn sentinels_wait_as_before_again_whichever_agents_are_left() {
+    for seed in 0..seeds() {
+        let mut world = refused(seed);
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        let end = world.now + 3_000;
+        while world.counts.paces == 0 && world.now < end {
+            world.run(world.now + 5);
+        }
+        for agent in 0..2 {
+            world.schedule(world.now + seed, Operation::KillAgent(agent));
+        }
+        world.run(world.now + 40_000);
+        let paces: Vec<_> = world.cluster.sentinels.iter().filter_map(|s| s.pace).collect();
+        assert_eq!(paces, Vec::<u64>::new(), "seed {seed}\n{}", world.log.join("\n"));
+        finish(&mut world);
+    }
+}
+
 fn is_withdrawn(world: &World) -> bool {
     published(world).is_some_and(|record| record.writer.is_none() && record.death.is_some())
 }

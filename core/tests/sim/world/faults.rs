@@ -301,8 +301,31 @@ impl World {
             let now = &self.cluster.instances[index];
             if was_up && (!now.up || now.run != run) {
                 self.tell_of_death(index, run, &address);
+                self.refuse(&format!("run-{run}-{address}"), &address);
             }
         }
+    }
+
+    /// Every agent that reaches its host is refused from now on: some see it late, and some not at all.
+    fn refuse(&mut self, run_id: &str, address: &Address) {
+        for agent in 0..self.agents.len() {
+            if !self.refused || self.rng.random_range(0..8) == 0 {
+                continue;
+            }
+            let late = self.rng.random_range(0..8) == 0;
+            let delay = if late { self.rng.random_range(200..3_000) } else { 55 + self.delay() };
+            let refusal = Refusal { run_id: run_id.to_owned(), since: Mono(self.now) };
+            let refused = Input::Refused(address.clone(), Some(refusal));
+            self.push(self.now + delay, Event::Deliver(agent, Box::new(refused)));
+        }
+    }
+
+    /// What stands before a living instance refuses connections in its place.
+    pub fn refuse_falsely(&mut self, index: usize) {
+        let instance = &self.cluster.instances[index];
+        let (run_id, address) =
+            (format!("run-{}-{}", instance.run, instance.address), instance.address.clone());
+        self.refuse(&run_id, &address);
     }
 
     /// The kernel tells at once, and the agent may be busy with something else; it may hear of it twice.

@@ -19,7 +19,8 @@ use consul_redis_core::group::{GroupLoop, Input, Outcome, Output};
 use consul_redis_core::identity::address::{Address, GroupName};
 use consul_redis_core::known::memory::Memory;
 use consul_redis_core::known::observed::{
-    Death, InstanceAnswer, ProcessState, ProofKind, Reading, Role, StoreAnswer, StoredState,
+    Death, InstanceAnswer, ProcessState, ProofKind, Reading, Refusal, Role, StoreAnswer,
+    StoredState,
 };
 use consul_redis_core::known::view::View;
 use consul_redis_core::policy::{Announce, FastFailover, Policy, WantedQuorum};
@@ -202,6 +203,8 @@ impl Agent {
 pub struct Counts {
     /// Sentinels that followed an election's outcome because an agent told it.
     pub relays: usize,
+    /// How often a Sentinel was told to wait for a moment only, or as before again.
+    pub paces: usize,
     /// Sentinels that an agent found no more.
     pub dismissals: usize,
     /// Answers of those that came afterwards.
@@ -227,9 +230,10 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn all(&mut self) -> [&mut usize; 13] {
+    fn all(&mut self) -> [&mut usize; 14] {
         [
             &mut self.relays,
+            &mut self.paces,
             &mut self.dismissals,
             &mut self.late_answers,
             &mut self.full_queues,
@@ -293,6 +297,8 @@ pub struct World {
     pub superseded: BTreeSet<(Address, u64)>,
     /// The agents hear of the ends of the processes beside them.
     told: bool,
+    /// Agents are refused by what has died, and have the Sentinels vote at once.
+    refused: bool,
     pub counts: Counts,
     /// What is left is for the operator to decide.
     pub left_to_the_operator: bool,
@@ -425,6 +431,7 @@ impl World {
             replacements: 0,
             superseded: BTreeSet::new(),
             told: false,
+            refused: false,
             counts: Counts::default(),
             left_to_the_operator: false,
             no_agents: false,
@@ -529,6 +536,19 @@ impl World {
     pub fn told_of_deaths(mut self) -> Self {
         self.cluster.down_after_ms = PATIENT_DOWN_AFTER_MS;
         self.told = true;
+        self
+    }
+
+    /// The same with agents that are refused by what has died.
+    pub fn refused_by_the_dead(mut self) -> Self {
+        self.cluster.down_after_ms = PATIENT_DOWN_AFTER_MS;
+        self.refused = true;
+        for (agent, policy) in self.agents.iter_mut().zip(&mut self.policies) {
+            policy.fast_failover = FastFailover::Vote;
+            policy.settings.down_after_ms = None;
+            let machine = GroupLoop::new(policy.clone(), self.layout.clone());
+            agent.machine = machine;
+        }
         self
     }
 

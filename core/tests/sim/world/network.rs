@@ -79,6 +79,12 @@ impl World {
                 }
                 return;
             }
+            ReconfigureKind::Pace(ms) if up && knows => {
+                let own = self.cluster.down_after_ms;
+                self.cluster.sentinels[sentinel].pace = (ms != own).then_some(ms);
+                self.counts.paces += 1;
+                return;
+            }
             ReconfigureKind::Reboot(_) => return,
             ReconfigureKind::Remove(_) => {
                 let now = self.cluster.ask(sentinel, self.now);

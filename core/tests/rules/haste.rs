@@ -1,0 +1,192 @@
+//! The writer refuses connections, and nothing proves its death: the Sentinels are told to wait for a moment only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consul_redis_core::duty::SentinelDuty;
+use consul_redis_core::duty::action::{Action, Purpose};
+use consul_redis_core::duty::safety;
+use consul_redis_core::known::memory::{Asked, InstanceRun, Origin, ReconfigureKind};
+use consul_redis_core::known::observed::{
+    DownOpinion, FailoverPhase, InstanceAnswer, Refusal, Role,
+};
+use consul_redis_core::policy::{FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_MS};
+use consul_redis_core::published::record::HasteRecord;
+use consul_redis_core::published::store::RefusedNote;
+use consul_redis_core::situation::haste::due;
+use consul_redis_core::time::Mono;
+use jiff::Timestamp;
+
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, primary, replica, run, sentinel_at};
+
+/// What the Sentinels wait for by themselves, in ms.
+const PATIENT_MS: u64 = 30_000;
+
+fn lonely() -> InstanceAnswer {
+    InstanceAnswer { role: Role::Replica { of: at(A), link_up: false }, ..replica(1, A) }
+}
+
+/// A refuses two of three agents since it closed their connections, and all that followed it have lost it.
+fn refused() -> Scene {
+    let mut scene = Scene::healthy(3);
+    for index in 0..3 {
+        scene = scene.sentinel(index, |group| {
+            group.settings.down_after_ms = PATIENT_MS;
+            group.disconnected = true;
+        });
+    }
+    let mut scene = scene.dead(A).instance(B, lonely()).instance(C, lonely());
+    scene.policy.fast_failover = FastFailover::Vote;
+    let life = InstanceRun { run_id: run(A), origin: Origin::WasWriter };
+    scene.memory.lives = BTreeMap::from([(at(A), life)]);
+    let refusal = Refusal { run_id: run(A), since: Mono(ASKED) };
+    scene.observed.refusals = BTreeMap::from([(at(A), refusal)]);
+    let own = scene.policy.agent.clone();
+    let store = scene.observed.store.as_mut().expect("a store");
+    store.agents = BTreeSet::from([own, "second".to_owned(), "third".to_owned()]);
+    let note = RefusedNote { instance: at(A), run_id: run(A) };
+    store.refused = BTreeMap::from([("second".to_owned(), note)]);
+    scene
+}
+
+/// It is written down, and the Sentinels are to hurry.
+fn hurried() -> Scene {
+    let haste = due(&refused().view()).expect("it is due");
+    let scene = refused().published(|record| record.haste = Some(haste));
+    remembered(scene, 10)
+}
+
+/// The same, seen so many ms ago.
+fn remembered(mut scene: Scene, ago_ms: u64) -> Scene {
+    let haste = scene.view().record.and_then(|record| record.haste.clone());
+    scene.memory.hastened = Asked::<HasteRecord>::default();
+    scene.memory.hastened.see(haste.as_ref(), Mono(NOW - ago_ms));
+    scene
+}
+
+/// What each Sentinel is told to wait for now.
+fn told(scene: &Scene) -> Vec<(String, u64)> {
+    let duties = scene.decision().sentinels;
+    let paces = duties.into_iter().filter_map(|(at, duty)| match duty {
+        SentinelDuty::Reconfigure(tell) => match tell.what {
+            ReconfigureKind::Pace(ms) => Some((at.to_string(), ms)),
+            _ => None,
+        },
+        _ => None,
+    });
+    paces.collect()
+}
+
+#[test]
+fn as_many_sentinels_as_must_agree_are_written_down_with_what_they_waited_for() {
+    let scene = refused();
+    let write = scene.write();
+    assert_eq!(write.purpose, Purpose::Hasten);
+    let record = write.record.expect("a record");
+    assert_eq!(record.writer_address(), Some(&at(A)), "the name stays until they agree");
+    let haste = record.haste.expect("it is in it");
+    assert_eq!((haste.instance, haste.evidence.as_str(), haste.epoch), (at(A), "refused", 1));
+    assert_eq!(haste.leader, sentinel_at(0));
+    let before = BTreeMap::from([(sentinel_at(0), PATIENT_MS), (sentinel_at(1), PATIENT_MS)]);
+    assert_eq!(haste.before, before);
+    assert_eq!(told(&scene), [], "nothing is told before that");
+}
+
+#[test]
+fn a_minority_of_the_agents_a_link_or_a_connection_that_is_left_speak_against_it() {
+    let none = |scene: Scene| assert_eq!(due(&scene.view()), None);
+    let mut alone = refused();
+    alone.observed.store.as_mut().expect("a store").refused.clear();
+    none(alone.clone());
+    // One agent is all of one.
+    alone.observed.store.as_mut().expect("a store").agents.clear();
+    assert!(due(&alone.view()).is_some());
+    none(refused().instance(B, replica(1, A)));
+    none(refused().dead(B).dead(C));
+    none(refused().instance_asked(B, ASKED - 1).instance_asked(C, ASKED - 1));
+    let connected = |scene: Scene, index| scene.sentinel(index, |group| group.disconnected = false);
+    assert!(due(&connected(refused(), 2).view()).is_some(), "two of three");
+    none(connected(connected(refused(), 2), 1));
+    none(refused().instance(A, primary(1, None, &[B, C])));
+    let mut another = refused();
+    another.observed.refusals.get_mut(&at(A)).expect("one").run_id = "another".to_owned();
+    none(another);
+}
+
+#[test]
+fn whatever_else_is_under_way_goes_before_it() {
+    let none = |scene: Scene| assert_eq!(due(&scene.view()), None);
+    none(refused().leading(1, B, FailoverPhase::WaitStart));
+    none(refused().down(&[0, 1], DownOpinion::Objective));
+    none(refused().naming(&[0, 1], B, 2));
+    none(refused().sentinel(1, |group| group.settings.down_after_ms = HASTE_MS));
+    for policy in [FastFailover::Proof, FastFailover::Off] {
+        let mut scene = refused();
+        scene.policy.fast_failover = policy;
+        none(scene);
+    }
+    let mut observing = refused();
+    observing.policy.leave_alone();
+    none(observing);
+    // Once an epoch.
+    none(hurried());
+}
+
+#[test]
+fn the_one_that_is_to_lead_is_told_once_the_others_agree() {
+    let second = (sentinel_at(1).to_string(), HASTE_MS);
+    assert_eq!(told(&hurried()), [second]);
+    let lowered = |scene: Scene, index| {
+        scene.sentinel(index, |group| group.settings.down_after_ms = HASTE_MS)
+    };
+    assert_eq!(told(&lowered(hurried(), 1)), []);
+    let agreed = lowered(hurried(), 1).down(&[1], DownOpinion::Subjective);
+    assert_eq!(told(&agreed), [(sentinel_at(0).to_string(), HASTE_MS)]);
+}
+
+#[test]
+fn they_wait_as_before_once_one_is_elected_or_it_is_over() {
+    let all = || {
+        (0..2).fold(hurried(), |scene, index| {
+            scene.sentinel(index, |group| group.settings.down_after_ms = HASTE_MS)
+        })
+    };
+    assert_eq!(told(&all()), []);
+    let both: Vec<(String, u64)> =
+        [0, 1].map(|index| (sentinel_at(index).to_string(), PATIENT_MS)).into();
+    assert_eq!(told(&all().leading(0, B, FailoverPhase::SelectReplica)), both);
+    assert_eq!(told(&all().leading(0, B, FailoverPhase::WaitStart)), []);
+    assert_eq!(told(&remembered(all(), HASTE_FOR_MS)), both);
+    assert_eq!(told(&all().instance(A, primary(1, None, &[B, C]))), both, "it answers");
+    // Whichever agent is left does it, one that has just been started as well.
+    let mut fresh = all();
+    fresh.memory.hastened = Asked::default();
+    assert_eq!(told(&fresh), both);
+    // Then the record has it no more, once no command can be on its way.
+    let rested = |ago_ms: i64| {
+        let scene = remembered(hurried().instance(A, primary(1, None, &[B, C])), HASTE_FOR_MS);
+        let scene = scene.published(|record| {
+            let haste = record.haste.as_mut().expect("it is in it");
+            haste.at =
+                Timestamp::from_millisecond(haste.at.as_millisecond() - ago_ms).expect("a time");
+        });
+        let record = scene.decision().write.and_then(|write| write.record);
+        record.map(|record| record.haste.is_none())
+    };
+    assert_eq!(rested(HASTE_KEPT_MS), Some(true));
+    assert_ne!(rested(HASTE_KEPT_MS - 1), Some(true));
+}
+
+#[test]
+fn the_safety_layer_gives_no_primary_that_answers_less_time() {
+    let tell = |scene: &Scene| {
+        let mut duties = scene.decision().sentinels.into_values();
+        duties.find_map(|duty| duty.action()).expect("a Sentinel is told")
+    };
+    let action: Action = tell(&hurried());
+    let veto = |scene: &Scene| safety::veto(&scene.view(), &action);
+    assert_eq!(veto(&hurried()), None);
+    let lives = veto(&hurried().instance(A, primary(1, None, &[B, C])));
+    assert_eq!(lives.as_deref(), Some("10.0.0.1:6379 answers"));
+    let unwritten = veto(&refused()).unwrap_or_default();
+    assert!(unwritten.contains("is not written down"), "{unwritten}");
+}
