@@ -203,7 +203,8 @@ impl Agent {
 pub struct Counts {
     /// Sentinels that followed an election's outcome because an agent told it.
     pub relays: usize,
-    /// How often a Sentinel was told to wait for a moment only, or as before again.
+    /// How often a Sentinel was told to wait for a moment only, or as before again: where agents vote, which drawn
+    /// histories do not.
     pub paces: usize,
     /// Sentinels that an agent found no more.
     pub dismissals: usize,
@@ -230,10 +231,9 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn all(&mut self) -> [&mut usize; 14] {
+    fn all(&mut self) -> [&mut usize; 13] {
         [
             &mut self.relays,
-            &mut self.paces,
             &mut self.dismissals,
             &mut self.late_answers,
             &mut self.full_queues,
