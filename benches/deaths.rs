@@ -12,23 +12,21 @@
 
 #[path = "support/figures.rs"]
 mod figures;
+#[path = "support/listeners.rs"]
+mod listeners;
 mod support;
 
 use std::time::Duration;
 
-use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::clients::{NameWriter, first_primary};
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::subscribe;
-use futures_util::StreamExt;
-use serde_json::json;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use figures::{median, worst};
+use listeners::{listen, register};
 
 /// Kills in each world, unless DEATHS_KILLS says otherwise.
 const KILLS: usize = 20;
@@ -45,7 +43,9 @@ const FAILOVER_MAX: Duration = Duration::from_secs(60);
 /// The reach at 3000 ms and more, with proof: median and worst, in ms.
 const REACH: (f64, f64) = (300.0, 500.0);
 /// The names that are looked up.
-const NAMES: [&str; 2] = ["redis-primary", "listener"];
+const NAMES: [&str; 2] = ["redis-primary", PEER];
+/// The name that a peer keeps: a listener of `+switch-master` on all Sentinels.
+const PEER: &str = "listener";
 
 fn main() {
     support::run(deaths());
@@ -89,7 +89,8 @@ async fn run(down_after_ms: u64, mode: &str, kills: usize) -> [Vec<f64>; 2] {
     let mut world = World::start(spec).await.expect("a world");
     let _agents = start_agents(&world, mode);
     let first = world.groups[0].redis[0].address.clone();
-    let _listeners = start_listeners(&world, &first).await;
+    register(&world, PEER, &first).await.expect("registered");
+    let _listeners = listen(&world, PEER, world.sentinels.len());
     let mut all = [Vec::new(), Vec::new()];
     settle(&world).await;
     for _ in 0..kills {
@@ -119,41 +120,6 @@ fn start_agents(world: &World, mode: &str) -> Vec<Process> {
         .collect()
 }
 
-/// A peer: whatever `+switch-master` says is registered, as soon as a Sentinel says it.
-async fn start_listeners(world: &World, first: &Address) -> Vec<AbortOnDropHandle<()>> {
-    register(world, first).await.expect("registered");
-    let mut listeners = Vec::new();
-    for sentinel in &world.sentinels {
-        let (address, login) = (sentinel.address.clone(), sentinel.login.clone());
-        let client = world.consul.client().expect("a client");
-        listeners.push(AbortOnDropHandle::new(tokio::spawn(async move {
-            let events = subscribe(&address, &login).await.expect("a subscription");
-            let mut events = events.into_on_message();
-            while let Some(event) = events.next().await {
-                let text = String::from_utf8_lossy(event.get_payload_bytes()).into_owned();
-                let [_, _, _, host, port] = text.split(' ').collect::<Vec<_>>()[..] else {
-                    continue;
-                };
-                let is_switch = event.get_channel_name() == "+switch-master";
-                let Some(port) = port.parse::<u16>().ok().filter(|_| is_switch) else { continue };
-                let _ = client.put("/v1/catalog/register", &[], Some(&row(host, port))).await;
-            }
-        })));
-    }
-    listeners
-}
-
-fn row(host: &str, port: u16) -> serde_json::Value {
-    let service = json!({"Service": "listener", "Address": host, "Port": port});
-    json!({"Node": "listener", "Address": host, "Service": service})
-}
-
-async fn register(world: &World, at: &Address) -> Result<(), LabError> {
-    let body = row(at.host(), at.port());
-    let client = world.consul.client()?;
-    client.put("/v1/catalog/register", &[], Some(&body)).await.map_err(LabError::new).map(|_| ())
-}
-
 async fn one_kill(world: &mut World, down_after_ms: u64) -> [f64; 2] {
     let (old, _) = first_primary(&world.groups[0].redis).await;
     let login = world.groups[0].redis[0].login.clone();
@@ -161,7 +127,7 @@ async fn one_kill(world: &mut World, down_after_ms: u64) -> [f64; 2] {
     for server in world.consul_servers() {
         for name in NAMES {
             // The peer registers on one server.
-            if name == "listener" && server.http != world.consul.http {
+            if name == PEER && server.http != world.consul.http {
                 continue;
             }
             let names = server.names().expect("a DNS client");
@@ -192,7 +158,7 @@ async fn one_kill(world: &mut World, down_after_ms: u64) -> [f64; 2] {
         let moved = tokio::time::timeout(within, moved).await;
         let moved = moved.unwrap_or_else(|_| panic!("{name} never moved from {old}"));
         let at = by_another(&moved.expect("a client")).expect("a write");
-        let index = usize::from(*name == "listener");
+        let index = usize::from(*name == PEER);
         took[index] = took[index].max(ms(at.saturating_duration_since(killed)));
     }
     drop(clients);
@@ -208,7 +174,7 @@ async fn one_kill(world: &mut World, down_after_ms: u64) -> [f64; 2] {
 async fn settle(world: &World) {
     world.calm().await.expect("calm Sentinels");
     let (primary, _) = first_primary(&world.groups[0].redis).await;
-    register(world, &primary).await.expect("registered");
+    register(world, PEER, &primary).await.expect("registered");
     for name in NAMES {
         let wanted = [primary.to_string()];
         until(name, Duration::from_secs(60), || async {

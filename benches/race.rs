@@ -13,6 +13,8 @@
 
 #[path = "support/figures.rs"]
 mod figures;
+#[path = "support/listeners.rs"]
+mod listeners;
 mod support;
 
 use std::collections::BTreeMap;
@@ -27,14 +29,13 @@ use consul_redis::lab::consul::ConsulServer;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::subscribe;
-use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use figures::{median, worst};
+use listeners::{listen, register};
 
 /// Kills, unless RACE_KILLS says otherwise.
 const KILLS: usize = 20;
@@ -150,43 +151,12 @@ fn start_agents(world: &World) -> Vec<Process> {
         .collect()
 }
 
-/// What most scripts do: register the new address under a name, on a node of its own.
-async fn register(world: &World, name: &str, address: &Address) -> Result<(), LabError> {
-    let client = world.consul.client()?;
-    let body = json!({
-        "Node": name, "Address": address.host(),
-        "Service": {"Service": name, "Address": address.host(), "Port": address.port()},
-    });
-    client.put("/v1/catalog/register", &[], Some(&body)).await.map_err(LabError::new).map(|_| ())
-}
-
 /// Listeners that register whatever +switch-master says, as soon as it says it.
 async fn start_listeners(world: &World, first: &Address) -> Vec<AbortOnDropHandle<()>> {
     let mut listeners = Vec::new();
     for (name, count) in [("listener-one", 1), ("listener-all", world.sentinels.len())] {
         register(world, name, first).await.expect("registered");
-        for sentinel in world.sentinels.iter().take(count) {
-            let (address, login) = (sentinel.address.clone(), sentinel.login.clone());
-            let client = world.consul.client().expect("a client");
-            listeners.push(AbortOnDropHandle::new(tokio::spawn(async move {
-                let events = subscribe(&address, &login).await.expect("a subscription");
-                let mut events = events.into_on_message();
-                while let Some(event) = events.next().await {
-                    if event.get_channel_name() != "+switch-master" {
-                        continue;
-                    }
-                    let text = String::from_utf8_lossy(event.get_payload_bytes()).into_owned();
-                    let words: Vec<&str> = text.split(' ').collect();
-                    let [_, _, _, host, port] = words[..] else { continue };
-                    let body = json!({
-                        "Node": name, "Address": host,
-                        "Service": {"Service": name, "Address": host,
-                                    "Port": port.parse::<u16>().unwrap_or_default()},
-                    });
-                    let _ = client.put("/v1/catalog/register", &[], Some(&body)).await;
-                }
-            })));
-        }
+        listeners.extend(listen(world, name, count));
     }
     listeners
 }

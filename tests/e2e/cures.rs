@@ -412,23 +412,22 @@ async fn hosts_that_are_not_as_they_should_be_are_put_right() {
     until_found(&world, &[], &[]).await;
 }
 
-/// What `status` says that runs by way of another program.
+/// What comes of a command that runs by way of another program.
+fn apart(world: &World, config: &Path, way: &[&str], command: &[&str]) -> Output {
+    let mut by = std::process::Command::new(way[0]);
+    by.args(&way[1..]).arg(program()).args(command).envs(world.agent_env());
+    by.args(["--json", "--config", config.to_str().unwrap()]);
+    by.env_remove("CONSUL_REDIS_CONFIG").output().unwrap()
+}
+
 fn status_apart(world: &World, config: &Path, way: &[&str]) -> Value {
-    let mut command = std::process::Command::new(way[0]);
-    command.args(&way[1..]).arg(program()).envs(world.agent_env());
-    command.args(["status", "--json", "--config", config.to_str().unwrap()]);
-    let output = command.output().unwrap();
+    let output = apart(world, config, way, &["status"]);
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
 }
 
-/// What `doctor` says that runs by way of another program.
 fn doctor_apart(world: &World, config: &Path, way: &[&str]) -> (Option<i32>, Vec<Value>) {
-    let mut command = std::process::Command::new(way[0]);
-    command.args(&way[1..]).arg(program()).envs(world.agent_env());
-    command.args(["doctor", "redis", "--json", "--config", config.to_str().unwrap()]);
-    command.env_remove("CONSUL_REDIS_CONFIG");
-    said(&command.output().unwrap())
+    said(&apart(world, config, way, &["doctor", "redis"]))
 }
 
 /// A replica that was started from a command line.

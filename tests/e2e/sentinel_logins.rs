@@ -59,6 +59,16 @@ fn file_config(path: &Path, lines: &str, file: &Path) {
     std::fs::write(path, text).unwrap();
 }
 
+/// Sentinels are to have a user of their own.
+fn watcher_config(path: &Path, file: &Path) {
+    let config = format!(
+        "[[group]]\nname = \"redis\"\n\
+         settings = {{ auth_user = \"watcher\", auth_password_file = \"{}\" }}\n",
+        file.display()
+    );
+    std::fs::write(path, config).unwrap();
+}
+
 /// The Sentinels' tags come from a look in which the agent took note of what they know.
 async fn until_looked_at(world: &World, sentinels: usize) {
     until("the Sentinels' tags", Duration::from_secs(20), || async {
@@ -105,12 +115,7 @@ async fn a_login_that_the_writer_refuses_is_given_to_no_sentinel() {
     let dir = tempfile::tempdir().unwrap();
     let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
     std::fs::write(&file, "old").unwrap();
-    let config = format!(
-        "[[group]]\nname = \"redis\"\n\
-         settings = {{ auth_user = \"watcher\", auth_password_file = \"{}\" }}\n",
-        file.display()
-    );
-    std::fs::write(&path, config).unwrap();
+    watcher_config(&path, &file);
     let named = format!("user watcher, password in {}", file.display());
     let args = ["--config", path.to_str().unwrap(), "--listen", "127.0.0.1:0"];
     let running = agent(&world, "agent-0", &args, &[]);
@@ -167,12 +172,7 @@ async fn a_login_that_sentinel_cannot_store_is_told_to_none() {
     let dir = tempfile::tempdir().unwrap();
     let (path, file) = (dir.path().join("agent.toml"), dir.path().join("password"));
     std::fs::write(&file, "two words").unwrap();
-    let config = format!(
-        "[[group]]\nname = \"redis\"\n\
-         settings = {{ auth_user = \"watcher\", auth_password_file = \"{}\" }}\n",
-        file.display()
-    );
-    std::fs::write(&path, config).unwrap();
+    watcher_config(&path, &file);
     for redis in &world.groups[0].redis {
         set_sentinel_user(redis, &["watcher", "on", ">two words", "+@all"]).await;
     }

@@ -152,8 +152,8 @@ pub fn paces(view: &View<'_>) -> Vec<Reconfigure> {
     let groups = view.sentinels().filter_map(|(at, answer)| Some((at, answer.group.as_ref()?)));
     groups
         .filter_map(|(sentinel, group)| {
-            let what = pace(view, sentinel, group)?;
-            let ReconfigureKind::Pace(down_after_ms) = what else { return None };
+            let down_after_ms = pace(view, sentinel, group)?;
+            let what = ReconfigureKind::Pace(down_after_ms);
             let last = view.memory.reconfigured.get(&(sentinel.clone(), what));
             let due = last.is_none_or(|at| view.now.mono - *at >= SET_AGAIN_MS);
             let (sentinel, primary) = (sentinel.clone(), group.monitored.clone());

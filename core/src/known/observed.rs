@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::identity::address::{Address, GroupName};
 pub use crate::identity::ids::{ReplId, SentinelId};
@@ -121,12 +121,11 @@ impl Observed {
 
 /// That an instance closed the connection that an agent had, and that its host has refused each one since: twice at
 /// least, some time apart. It is no proof: what stands before the instance may do the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The `run_id` of the process that closed it.
     pub run_id: String,
     /// When.
-    #[serde(skip)]
     pub since: Mono,
 }
 

@@ -14,15 +14,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identity::address::Address;
-use crate::known::memory::ReconfigureKind;
 use crate::known::observed::{DownOpinion, Refusal, SentinelGroup, SentinelSettings};
 use crate::known::view::View;
 use crate::policy::{
     CLOCKS_APART_MAX_MS, FastFailover, HASTE_DOWN_AFTER_MIN_MS, HASTE_FOR_MS, HASTE_KEPT_MS,
-    HASTE_MS, MOVE_KNOWN_MS, REFUSED_KNOWN_MS,
+    HASTE_MS, REFUSED_KNOWN_MS,
 };
 use crate::published::record::HasteRecord;
-use crate::situation::proof::{candidates, proven};
+use crate::situation::proof::{candidates, is_moving, proven};
 use crate::time::Mono;
 
 /// What the writer's death is taken from.
@@ -102,9 +101,6 @@ pub fn own_refusal<'a>(view: &View<'a>, writer: &Address) -> Option<&'a Refusal>
 /// Nothing else is under way: the epoch at which a majority names the writer.
 fn calm(view: &View<'_>, writer: &Address) -> Option<u64> {
     let (tally, record) = (&view.tally, view.record?);
-    let moving = view.observed.store.as_ref().and_then(|store| store.moving);
-    let move_age_ms = moving
-        .map(|since| (view.now.wall.as_millisecond() - since.as_millisecond()).unsigned_abs());
     let elected = tally.elected.as_ref().filter(|elected| &elected.address == writer)?;
     let mut groups = view.groups();
     let busy = groups.any(|group| group.failover.is_some() || group.down == DownOpinion::Objective);
@@ -119,7 +115,7 @@ fn calm(view: &View<'_>, writer: &Address) -> Option<u64> {
     let calm = !busy
         && !again
         && !record.evidence.is_unconfirmed()
-        && move_age_ms.is_none_or(|age_ms| age_ms >= MOVE_KNOWN_MS)
+        && !is_moving(view)
         && !view.in_maintenance(writer)
         && tally.answering >= tally.majority()
         && candidates(view).next().is_some()
@@ -164,23 +160,23 @@ pub fn is_on(view: &View<'_>, haste: &HasteRecord) -> bool {
     fresh && recent && same && !led && view.instance(&haste.instance).is_none()
 }
 
-/// What a Sentinel is to wait for now, where it has been told to hurry or is to be.
-pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<ReconfigureKind> {
+/// What a Sentinel is to wait for now, in ms, where it has been told to hurry or is to be.
+pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64> {
     let haste = view.record.and_then(|record| record.haste.as_ref())?;
     let before = *haste.before.get(at)?;
     let now = group.settings.down_after_ms;
     if !is_on(view, haste) {
-        return (now == HASTE_MS && before != HASTE_MS).then_some(ReconfigureKind::Pace(before));
+        return (now == HASTE_MS && before != HASTE_MS).then_some(before);
     }
     let agreed = || {
-        let followers = haste.before.keys().filter(|other| **other != haste.leader);
-        followers.clone().all(|other| {
+        let mut followers = haste.before.keys().filter(|other| **other != haste.leader);
+        followers.all(|other| {
             let answer = view.sentinels().find(|(at, _)| *at == other);
             answer.and_then(|(_, a)| a.group.as_ref()).is_some_and(|g| g.down > DownOpinion::Up)
         })
     };
     let due = now == before && (at != &haste.leader || agreed());
-    due.then_some(ReconfigureKind::Pace(HASTE_MS))
+    due.then_some(HASTE_MS)
 }
 
 /// Every Sentinel that was told waits as before again, as far as it answers, and no command is on its way any more.

@@ -74,10 +74,7 @@ fn allowed(view: &View<'_>, writer: &Address, death: &Death) -> Result<Mono, Why
     if view.policy.fast_failover == FastFailover::Off {
         return Err(WhyNotFast::SwitchedOff);
     }
-    let moving = view.observed.store.as_ref().and_then(|store| store.moving);
-    let move_age_ms = moving
-        .map(|since| (view.now.wall.as_millisecond() - since.as_millisecond()).unsigned_abs());
-    if move_age_ms.is_some_and(|age_ms| age_ms < MOVE_KNOWN_MS) {
+    if is_moving(view) {
         return Err(WhyNotFast::Switchover);
     }
     if view.in_maintenance(writer) {
@@ -113,6 +110,15 @@ fn allowed(view: &View<'_>, writer: &Address, death: &Death) -> Result<Mono, Why
         return Err(WhyNotFast::TooLate { ago_ms: view.now.mono - death.at });
     }
     Ok(until)
+}
+
+/// A planned move is under way, by the key `move`; one that died speaks for a while only.
+pub(crate) fn is_moving(view: &View<'_>) -> bool {
+    let moving = view.observed.store.as_ref().and_then(|store| store.moving);
+    moving.is_some_and(|since| {
+        let age_ms = view.now.wall.as_millisecond() - since.as_millisecond();
+        age_ms.unsigned_abs() < MOVE_KNOWN_MS
+    })
 }
 
 /// How long ago the last failover was asked for, where that is less than this.

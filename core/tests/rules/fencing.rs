@@ -13,12 +13,13 @@ use consul_redis_core::policy::{
     STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
 };
 use consul_redis_core::published::projection::Op;
-use consul_redis_core::published::record::{Basis, Change, Level, Timeline};
+use consul_redis_core::published::record::{Basis, Level};
 use consul_redis_core::published::write::take_seen;
 use consul_redis_core::time::Mono;
 
 use crate::scene::{
-    A, ASKED, B, C, NOW, Scene, at, id, layout, primary, promoted_b, replica, run, sentinel_at,
+    A, ASKED, B, C, NOW, Scene, at, ceased, id, layout, primary, promoted_b, replica, run,
+    sentinel_at,
 };
 
 /// No Sentinel of the scene knows it.
@@ -572,21 +573,6 @@ fn what_cannot_prove_its_data_takes_no_writes() {
     let mut off = was;
     off.policy.hold_writes = false;
     assert!(!held(&off));
-}
-
-/// C was the writer until then.
-fn ceased(then: jiff::Timestamp) -> Change {
-    Change {
-        generation: 7,
-        at: then,
-        from: Some(at(C)),
-        to: Some(at(A)),
-        level: Some(Level::Quorum),
-        epoch: Some(1),
-        why: String::new(),
-        by: String::new(),
-        timeline: Timeline::default(),
-    }
 }
 
 /// It ceased to be the writer a while ago, no Sentinel lists it any more (`SENTINEL RESET`), and it has no row.

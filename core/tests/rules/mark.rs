@@ -12,11 +12,10 @@ use consul_redis_core::known::memory::{Condition, InstanceRun, Memory, Origin};
 use consul_redis_core::known::observed::{FailoverPhase, InstanceAnswer, ReplId, SentinelReplica};
 use consul_redis_core::known::view::View;
 use consul_redis_core::policy::{MARK_AGAIN_MS, MARK_LATE_S};
-use consul_redis_core::published::record::{Change, Level, Timeline};
 use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, ASKED, B, C, NOW, Scene, at, layout, primary, run};
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, ceased, layout, primary, run};
 
 /// No Sentinel of the scene knows it.
 const D: &str = "10.0.0.4:6379";
@@ -246,17 +245,7 @@ fn back(answer: InstanceAnswer) -> Scene {
         record.lineage = vec![ReplId("1".to_owned()), ReplId("0".to_owned())];
     });
     let wall = scene.view().now.wall;
-    let change = Change {
-        generation: 7,
-        at: wall - Duration::from_secs(60),
-        from: Some(at(C)),
-        to: Some(at(A)),
-        level: Some(Level::Quorum),
-        epoch: Some(1),
-        why: String::new(),
-        by: String::new(),
-        timeline: Timeline::default(),
-    };
+    let change = ceased(wall - Duration::from_secs(60));
     scene.observed.store.as_mut().expect("it").history.push(change);
     scene.memory.lives.insert(at(C), InstanceRun { run_id: run(C), origin: Origin::Unseen });
     // It was seen a moment ago, and all were asked since.

@@ -17,7 +17,8 @@ use consul_redis_core::policy::Policy;
 use consul_redis_core::published::projection::{Layout, project};
 use consul_redis_core::published::publication::Verdict;
 use consul_redis_core::published::record::{
-    Basis, Evidence, InstanceRecord, Level, PublishedRole, RECORD_VERSION, Record, Writer,
+    Basis, Change, Evidence, InstanceRecord, Level, PublishedRole, RECORD_VERSION, Record,
+    Timeline, Writer,
 };
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
@@ -50,6 +51,21 @@ pub fn sentinel_at(index: usize) -> Address {
 
 pub fn id(index: usize) -> SentinelId {
     SentinelId(format!("sentinel-{index}"))
+}
+
+/// C was the writer until then.
+pub fn ceased(then: Timestamp) -> Change {
+    Change {
+        generation: 7,
+        at: then,
+        from: Some(at(C)),
+        to: Some(at(A)),
+        level: Some(Level::Quorum),
+        epoch: Some(1),
+        why: String::new(),
+        by: String::new(),
+        timeline: Timeline::default(),
+    }
 }
 
 /// One group as one agent sees it.

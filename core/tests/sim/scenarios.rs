@@ -535,6 +535,11 @@ fn refused(seed: u64) -> World {
     world
 }
 
+fn they_wait_as_before(world: &World, seed: u64) {
+    let paces: Vec<_> = world.cluster.sentinels.iter().filter_map(|s| s.pace).collect();
+    assert_eq!(paces, Vec::<u64>::new(), "seed {seed}\n{}", world.log.join("\n"));
+}
+
 /// They vote at once, and wait as before again.
 #[test]
 fn where_a_writer_refuses_all_agents_the_sentinels_vote_at_once() {
@@ -550,8 +555,7 @@ fn where_a_writer_refuses_all_agents_the_sentinels_vote_at_once() {
         // Half of the time that they wait; what is heard of late, or not at all, is theirs.
         soon += u64::from(world.now - begun < 2_500);
         world.run(world.now + 10_000);
-        let paces: Vec<_> = world.cluster.sentinels.iter().filter_map(|s| s.pace).collect();
-        assert_eq!(paces, Vec::<u64>::new(), "seed {seed}\n{}", world.log.join("\n"));
+        they_wait_as_before(&world, seed);
         finish(&mut world);
     }
     assert!(soon * 10 >= seeds() * 6, "only {soon} of {}", seeds());
@@ -583,8 +587,7 @@ fn a_writer_that_refused_and_is_back_leaves_one_writer_and_the_sentinels_at_thei
         let back = Operation::StartDead { empty: seed % 3 == 0 };
         world.schedule(world.now + 40 + 50 * seed, back);
         world.run(world.now + 40_000);
-        let paces: Vec<_> = world.cluster.sentinels.iter().filter_map(|s| s.pace).collect();
-        assert_eq!(paces, Vec::<u64>::new(), "seed {seed}\n{}", world.log.join("\n"));
+        they_wait_as_before(&world, seed);
         finish(&mut world);
     }
 }
@@ -603,8 +606,7 @@ fn sentinels_wait_as_before_again_whichever_agents_are_left() {
             world.schedule(world.now + seed, Operation::KillAgent(agent));
         }
         world.run(world.now + 40_000);
-        let paces: Vec<_> = world.cluster.sentinels.iter().filter_map(|s| s.pace).collect();
-        assert_eq!(paces, Vec::<u64>::new(), "seed {seed}\n{}", world.log.join("\n"));
+        they_wait_as_before(&world, seed);
         finish(&mut world);
     }
 }
