@@ -218,6 +218,14 @@ get_ip() {
     [ -e "$root/usr/bin/ip" ] || ln -s ../../bin/ip "$root/usr/bin/ip"
 }
 
+# It makes the firewalls of the tests in tests/netns. Debian keeps it in sbin.
+get_nft() {
+    [ -n "${NFT_BIN:-}" ] && return
+    has nft && return
+    get_debian nft nftables
+    [ -e "$root/usr/bin/nft" ] || ln -s ../sbin/nft "$root/usr/bin/nft"
+}
+
 # It scrapes agents and runs the rules of contrib/; promtool comes with it.
 get_prometheus() {
     [ -n "${PROMETHEUS_BIN:-}" ] || get_debian prometheus prometheus
@@ -381,6 +389,7 @@ tests)
     get_clients
     get_go
     get_ip
+    get_nft
     get_faketime
     get_prometheus
     get_chromium

@@ -541,7 +541,7 @@ impl Executor {
                 self.meter.published(&published);
                 self.published.send_replace(Some(*published));
             }
-            Output::Died(kind, aftermath) => self.meter.died(kind, aftermath),
+            Output::Died(sign, aftermath) => self.meter.died(sign, aftermath),
             Output::Replace(replace, until) => {
                 let sentinel = replace.sentinel.clone();
                 self.tell(&sentinel, SentinelCommand::Replace(group.clone(), replace, until));

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::core::duty::action::Purpose;
 use crate::core::group::{Aftermath, Outcome, Published};
 use crate::core::identity::address::{Address, GroupName};
-use crate::core::known::observed::{InstanceAnswer, ProofKind, Reading, SentinelAnswer};
+use crate::core::known::observed::{DeathSign, InstanceAnswer, Reading, SentinelAnswer};
 use crate::core::published::name_check::{self, CheckResult};
 use crate::core::published::publication::Verdict;
 use crate::core::shown::status::Problem;
@@ -254,10 +254,10 @@ impl GroupMeter {
     }
 
     /// A writer's process has ended, and this became of it.
-    pub fn died(&self, kind: ProofKind, aftermath: Aftermath) {
+    pub fn died(&self, sign: DeathSign, aftermath: Aftermath) {
         let labels = vec![
             ("group", self.group.to_string()),
-            ("kind", kind.as_str().to_owned()),
+            ("kind", sign.as_str().to_owned()),
             ("outcome", aftermath.as_str().to_owned()),
         ];
         self.meter.deaths.get_or_create(&labels).inc();

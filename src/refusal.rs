@@ -18,6 +18,17 @@ pub struct RefusalWatch {
     told: bool,
 }
 
+/// What a failed attempt says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// Nothing yet, or nothing new.
+    Nothing,
+    /// It refuses connections.
+    Refused(Refusal),
+    /// It may not be refusing: something else is in the way since.
+    TakenBack,
+}
+
 impl RefusalWatch {
     /// It answers, as this run.
     pub fn answered(&mut self, run_id: &str) {
@@ -31,27 +42,59 @@ impl RefusalWatch {
         }
     }
 
-    /// An attempt has failed. What is to be told of it: that it refuses connections, or that something else is in the
-    /// way since.
-    pub fn failed(&mut self, error: &LinkError, at: Mono) -> Option<Option<Refusal>> {
-        let closed = self.closed?;
-        if !is_refused(error) {
-            // A time-out, no route, too many clients: whether its process has ended is not known.
-            let told = std::mem::take(&mut self.told);
-            (self.closed, self.refused) = (None, None);
-            return told.then_some(None);
+    /// An attempt has failed: what that says.
+    pub fn failed(&mut self, error: &LinkError, at: Mono) -> Attempt {
+        let Some(closed) = self.closed else { return Attempt::Nothing };
+        match FailedBy::of(error) {
+            FailedBy::Refused => {
+                let first = *self.refused.get_or_insert(at);
+                if at - first < REFUSED_TWICE_MS {
+                    return Attempt::Nothing;
+                }
+                self.told = true;
+                let run_id = self.run_id.clone();
+                Attempt::Refused(Refusal { run_id, since: closed, latest: at })
+            }
+            // A process that ends closes what its listener had taken for it, too; it counts from there.
+            FailedBy::Closed => {
+                (self.closed, self.refused) = (Some(at), None);
+                self.take_back()
+            }
+            FailedBy::Other => {
+                (self.closed, self.refused) = (None, None);
+                self.take_back()
+            }
         }
-        let first = *self.refused.get_or_insert(at);
-        if self.told || at - first < REFUSED_TWICE_MS {
-            return None;
-        }
-        self.told = true;
-        Some(Some(Refusal { run_id: self.run_id.clone(), since: closed }))
+    }
+
+    fn take_back(&mut self) -> Attempt {
+        if std::mem::take(&mut self.told) { Attempt::TakenBack } else { Attempt::Nothing }
     }
 }
 
-fn is_refused(error: &LinkError) -> bool {
-    matches!(error, LinkError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+/// What an attempt came to.
+enum FailedBy {
+    /// The host refuses the connection.
+    Refused,
+    /// The connection was made, and closed by the other side.
+    Closed,
+    /// A time-out, no route, too many clients: whether its process has ended is not known.
+    Other,
+}
+
+impl FailedBy {
+    fn of(error: &LinkError) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset};
+        match error {
+            LinkError::Connect(error) => match error.kind() {
+                ConnectionRefused => Self::Refused,
+                ConnectionReset | ConnectionAborted | BrokenPipe => Self::Closed,
+                _ => Self::Other,
+            },
+            LinkError::Redis(error) if error.is_connection_dropped() => Self::Closed,
+            _ => Self::Other,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -72,13 +115,15 @@ mod tests {
     }
 
     #[test]
-    fn two_refusals_some_time_apart_are_told_once() {
+    fn refusals_some_time_apart_are_told() {
         let mut watch = watch();
-        assert_eq!(watch.failed(&refused(), Mono(1_001)), None);
-        assert_eq!(watch.failed(&refused(), Mono(1_050)), None);
-        let refusal = Refusal { run_id: "run".to_owned(), since: Mono(1_000) };
-        assert_eq!(watch.failed(&refused(), Mono(1_051)), Some(Some(refusal)));
-        assert_eq!(watch.failed(&refused(), Mono(2_000)), None);
+        assert_eq!(watch.failed(&refused(), Mono(1_001)), Attempt::Nothing);
+        assert_eq!(watch.failed(&refused(), Mono(1_050)), Attempt::Nothing);
+        for at in [1_051, 2_000] {
+            let (since, latest) = (Mono(1_000), Mono(at));
+            let refusal = Refusal { run_id: "run".to_owned(), since, latest };
+            assert_eq!(watch.failed(&refused(), latest), Attempt::Refused(refusal));
+        }
     }
 
     #[test]
@@ -86,31 +131,44 @@ mod tests {
         for other in [
             LinkError::Timeout(Duration::from_millis(500)),
             LinkError::Connect(io::ErrorKind::HostUnreachable.into()),
-            LinkError::Connect(io::ErrorKind::ConnectionReset.into()),
             LinkError::TurnedAway("max number of clients reached".to_owned()),
         ] {
             let mut watch = watch();
-            assert_eq!(watch.failed(&refused(), Mono(1_001)), None);
-            assert_eq!(watch.failed(&other, Mono(1_040)), None);
-            assert_eq!(watch.failed(&refused(), Mono(1_100)), None, "{other}");
-            assert_eq!(watch.failed(&refused(), Mono(1_200)), None, "{other}");
+            assert_eq!(watch.failed(&refused(), Mono(1_001)), Attempt::Nothing);
+            assert_eq!(watch.failed(&other, Mono(1_040)), Attempt::Nothing);
+            assert_eq!(watch.failed(&refused(), Mono(1_100)), Attempt::Nothing, "{other}");
+            assert_eq!(watch.failed(&refused(), Mono(1_200)), Attempt::Nothing, "{other}");
         }
         let mut told = watch();
         told.failed(&refused(), Mono(1_001));
-        assert!(told.failed(&refused(), Mono(1_060)).is_some_and(|told| told.is_some()));
-        assert_eq!(told.failed(&LinkError::Timeout(Duration::ZERO), Mono(1_100)), Some(None));
+        assert!(matches!(told.failed(&refused(), Mono(1_060)), Attempt::Refused(_)));
+        let late = LinkError::Timeout(Duration::ZERO);
+        assert_eq!(told.failed(&late, Mono(1_100)), Attempt::TakenBack);
+    }
+
+    /// The listener of a process that ends has taken a connection, and it is reset.
+    #[test]
+    fn a_connection_that_is_closed_once_more_is_counted_from_there() {
+        let mut watch = watch();
+        assert_eq!(watch.failed(&refused(), Mono(1_001)), Attempt::Nothing);
+        let reset = LinkError::Connect(io::ErrorKind::ConnectionReset.into());
+        assert_eq!(watch.failed(&reset, Mono(1_040)), Attempt::Nothing);
+        assert_eq!(watch.failed(&refused(), Mono(1_060)), Attempt::Nothing);
+        let refusal = Refusal { run_id: "run".to_owned(), since: Mono(1_040), latest: Mono(1_110) };
+        assert_eq!(watch.failed(&refused(), Mono(1_110)), Attempt::Refused(refusal));
+        assert_eq!(watch.failed(&reset, Mono(1_200)), Attempt::TakenBack);
     }
 
     #[test]
     fn what_was_never_connected_is_not_refused() {
         let mut watch = RefusalWatch::default();
         watch.closed(Mono(1));
-        assert_eq!(watch.failed(&refused(), Mono(2)), None);
-        assert_eq!(watch.failed(&refused(), Mono(100)), None);
+        assert_eq!(watch.failed(&refused(), Mono(2)), Attempt::Nothing);
+        assert_eq!(watch.failed(&refused(), Mono(100)), Attempt::Nothing);
         // Nor one that answers again.
         let mut back = self::watch();
         back.failed(&refused(), Mono(1_001));
         back.answered("another");
-        assert_eq!(back.failed(&refused(), Mono(1_100)), None);
+        assert_eq!(back.failed(&refused(), Mono(1_100)), Attempt::Nothing);
     }
 }

@@ -82,7 +82,10 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     let mut sentinels_refused = Vec::new();
     let mut sentinels = sentinel_duties(view, &mut sentinels_refused);
     let (replacing, forgetting, fast) = (replace(view), forget(view), fast(view));
-    let haste = haste::due(view);
+    let haste = match &fast {
+        Ok(Some(_)) => Ok(None),
+        _ => haste::due(view),
+    };
     let next = Next {
         // A Sentinel that is reconfigured now is made to forget the next time.
         forget: forgetting
@@ -92,7 +95,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
             .filter(|forget| !sentinels.contains_key(&forget.sentinel)),
         replace: replacing.as_ref().ok().and_then(Option::as_ref),
         fast: fast.as_ref().ok().and_then(Option::as_ref),
-        haste: haste.as_ref(),
+        haste: haste.as_ref().ok().and_then(Option::as_ref),
     };
     let (mut wanted, mut sound) = (None, false);
     match write(view, layout, &verdict, &next) {
@@ -113,7 +116,10 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     reasons.extend(again(&situation));
     reasons.extend(gave_up(view));
     reasons.extend(left_alone.into_iter().map(Reason::LeftAlone));
-    reasons.extend(fast.err().map(|why| Reason::NotFast(*why)));
+    // What no Sentinel is asked for they may be voting on.
+    let voting = haste::is_voting(view) || matches!(haste, Ok(Some(_)));
+    let not_fast = fast.err().or(haste.err()).filter(|_| !voting);
+    reasons.extend(not_fast.map(|why| Reason::NotFast(*why)));
     reasons.extend(replacing.err().map(|why| Reason::NotReplaced(*why)));
     reasons.extend(forgetting.err().map(|why| Reason::NotForgotten(*why)));
     reasons.extend(refused);

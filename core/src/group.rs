@@ -3,6 +3,7 @@
 //! The agent runs it over real connections; the simulation runs thousands of it over a scripted world.
 //! Whatever arrives only wakes it: it decides anew from everything it knows each time.
 
+mod deaths;
 mod flight;
 mod narrate;
 mod pace;
@@ -30,19 +31,21 @@ use crate::known::conditions::conditions;
 use crate::known::memory::{Condition, Memory};
 use crate::known::observed::GaveUp;
 use crate::known::observed::{
-    Death, InstanceAnswer, Observed, ProcessState, ProofKind, Reading, Refusal, RowsAnswer,
+    Death, DeathSign, InstanceAnswer, Observed, ProcessState, Reading, Refusal, RowsAnswer,
     SentinelAnswer, StoreAnswer, StoredState,
 };
 use crate::known::view::{Derived, View};
 use crate::policy::{ANSWER_AGE_MAX_MS, DEATH_KNOWN_MS, HOLD_MS, Policy};
 use crate::published::projection::{Layout, Op};
-use crate::published::record::{Change, Record};
+use crate::published::record::Change;
 use crate::published::replicas::InstanceRows;
 use crate::published::store::AgentClock;
+use crate::shown::reasons::NotFast;
 use crate::shown::status::{GroupStatus, ProblemCode, assess, problems, standing};
 use crate::situation::data_loss::{Detach, Replace, WhyReplace};
 use crate::situation::election::Tally;
 use crate::time::{Mono, Now};
+use deaths::Voting;
 
 /// How long it is remembered that a Sentinel was dismissed, in ms: no report waits in a queue for longer.
 pub const DISMISSED_FOR_MS: u64 = 60_000;
@@ -164,8 +167,8 @@ pub enum Output {
     Replace(Replace, Mono),
     /// Have this agent's key say this of its clock.
     ShowClock(AgentClock),
-    /// What became of a process whose end this agent has seen.
-    Died(ProofKind, Aftermath),
+    /// What became of a process whose end this agent has seen, or takes for ended.
+    Died(DeathSign, Aftermath),
     /// Write to the log.
     Say(LogLine),
 }
@@ -177,6 +180,10 @@ pub enum Aftermath {
     Asked,
     /// It has refused.
     Refused,
+    /// The Sentinels are to look for themselves, and to vote.
+    Voting,
+    /// They have left the writer in its place.
+    Stayed,
     /// It is left to the Sentinels, for this reason
     /// ([`WhyNotFast::as_str`](crate::shown::reasons::WhyNotFast::as_str)).
     Left(&'static str),
@@ -190,6 +197,8 @@ impl Aftermath {
         match self {
             Self::Asked => "asked",
             Self::Refused => "refused",
+            Self::Voting => "voting",
+            Self::Stayed => "stayed",
             Self::Left(why) => why,
             Self::Replaced(_) => "replaced",
         }
@@ -267,19 +276,11 @@ pub struct GroupLoop {
     /// Lines on changes of rows, and on what was put back.
     rows_line: LinePace,
     repair_line: LinePace,
-    /// The death of which it was said why no failover is asked for at once.
-    not_fast: Option<(Address, u32)>,
+    /// The death of which it was said why it is left to the Sentinels.
+    not_fast: Option<NotFast>,
+    /// What this agent had the Sentinels vote on.
+    voting: Option<Voting>,
     decision: Option<Decision>,
-}
-
-/// What a publication says of a death that this agent has seen: told once.
-fn replaced(deaths: &mut BTreeMap<Address, Death>, record: &Record, now: Now) -> Option<Output> {
-    let noted = record.death.as_ref()?;
-    record.writer_address().filter(|writer| *writer != &noted.instance)?;
-    let death = deaths.get(&noted.instance).filter(|death| death.run_id == noted.run_id)?;
-    let told = Output::Died(death.kind, Aftermath::Replaced(now.mono - death.at));
-    deaths.remove(&noted.instance);
-    Some(told)
 }
 
 impl GroupLoop {
@@ -309,6 +310,7 @@ impl GroupLoop {
             rows_line: LinePace::default(),
             repair_line: LinePace::default(),
             not_fast: None,
+            voting: None,
             decision: None,
         }
     }
@@ -387,7 +389,9 @@ impl GroupLoop {
                 if let WhyReplace::Died { run_id, .. } = replace.why {
                     self.memory.not_superseded = Some(run_id);
                     let death = self.observed.deaths.get(&replace.primary);
-                    out.extend(death.map(|d| Output::Died(d.kind, Aftermath::Refused)));
+                    out.extend(
+                        death.map(|d| Output::Died(DeathSign::Proven(d.kind), Aftermath::Refused)),
+                    );
                 }
                 let text = format!(
                     "{}: Sentinel {} begins no failover in the place of {}: {words}",
@@ -416,7 +420,8 @@ impl GroupLoop {
             Some(refusal) => self.observed.refusals.insert(instance, refusal),
             None => self.observed.refusals.remove(&instance),
         };
-        if refusal.is_some() && refusal != before {
+        let since = |refusal: Option<Refusal>| refusal.map(|refusal| refusal.since);
+        if refusal.is_some() && since(refusal) != since(before) {
             self.next_look = now.mono;
         }
     }
@@ -507,7 +512,7 @@ impl GroupLoop {
             if old.map(|old| old.generation) != Some(record.generation) {
                 let history = answer.history.clone();
                 out.push(self.published(record, history, now, false));
-                out.extend(replaced(&mut self.observed.deaths, record, now));
+                self.tell_replaced(record, now, out);
             }
         }
         self.observed.store = Some(answer);
@@ -554,7 +559,7 @@ impl GroupLoop {
         let (known, recent) = (&self.known, Mono(now.mono.0.saturating_sub(ANSWER_AGE_MAX_MS)));
         self.observed.instances.retain(|a, reading| known.contains(a) || reading.asked > recent);
         self.observed.deaths.retain(|_, death| now.mono - death.at < DEATH_KNOWN_MS);
-        self.observed.refusals.retain(|_, refusal| now.mono - refusal.since < DEATH_KNOWN_MS);
+        self.observed.refusals.retain(|_, refusal| now.mono - refusal.latest < DEATH_KNOWN_MS);
         self.memory.held.retain(|address, _| known.contains(address));
         let sentinels = &self.observed.sentinels;
         self.memory.reconfigured.retain(|(address, _), _| sentinels.contains_key(address));
@@ -573,7 +578,7 @@ impl GroupLoop {
         }
         self.remember_decided(&decision, now);
         self.note_obstacle(&decision, now, out);
-        self.note_not_fast(&decision, out);
+        self.note_not_fast(&decision, now, out);
         for action in decision.actions() {
             match &action {
                 Action::Write(write) => self.send(write, now, out),

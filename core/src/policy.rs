@@ -226,7 +226,7 @@ pub const HASTE_DOWN_AFTER_MIN_MS: u64 = 1_000;
 /// How far apart two refused connections are, in ms, before they say anything: a server that was started again
 /// listens by then.
 pub const REFUSED_TWICE_MS: u64 = 50;
-/// How old a refusal may be to be acted on, in ms.
+/// How old the last refusal may be, in ms, for an instance that refuses connections still.
 pub const REFUSED_KNOWN_MS: u64 = 2_000;
 /// How long a death is remembered, in ms.
 pub const DEATH_KNOWN_MS: u64 = 60_000;
@@ -328,7 +328,7 @@ impl Policy {
             hold_when_cut_off: true,
             fence: true,
             replace_emptied: true,
-            fast_failover: FastFailover::Proof,
+            fast_failover: FastFailover::Vote,
             tell_sentinels: true,
             relay: true,
             announce: Announce::Leader,

@@ -83,8 +83,8 @@ pub fn or_none(address: Option<&Address>) -> String {
 /// From the moment that the first of its steps was seen to its publication.
 fn took(change: &Change) -> String {
     let steps = &change.timeline;
-    let first =
-        [steps.died, steps.down_agreed, steps.selected, steps.promoted].into_iter().flatten().min();
+    let first = [steps.died, steps.hastened, steps.down_agreed, steps.selected, steps.promoted];
+    let first = first.into_iter().flatten().min();
     let ms = |since: Timestamp| change.at.duration_since(since).as_millis();
     first.map(|since| format!("{} ms", ms(since))).unwrap_or_default()
 }

@@ -454,7 +454,7 @@ impl ExecProcess {
     async fn until_replaced(&self) {
         let exec = &self.exec;
         let group = exec.config.groups.first().filter(|_| exec.command.role == ServerKind::Redis);
-        let fast = |group: &&GroupConfig| group.policy.fast_failover == FastFailover::Proof;
+        let fast = |group: &&GroupConfig| group.policy.fast_failover != FastFailover::Off;
         let Some(group) = group.filter(fast) else { return };
         let Ok(consul) = Consul::new(&exec.config.consul) else { return };
         let (begun, clock) = (Instant::now(), Clock::start());

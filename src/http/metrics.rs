@@ -104,10 +104,11 @@ const ROLES: [PublishedRole; 5] = [
 ];
 
 /// What the values of the metrics are.
-const DEATHS: &str = "Ends of the writer's process that the kernel told this agent of, by proof (process; child under \
-    exec) and outcome. First asked (a Sentinel, for a failover), then replaced (another writer is published) or refused. \
-    Or left to the Sentinels, and why: switched-off, down-after, failover, switchover, maintenance, \
-    asked-lately, too-late, no-majority, no-replica, no-sentinel";
+const DEATHS: &str = "Deaths of the writer, by what this agent takes them from (process and child, under exec: the kernel; \
+    refused: connections) and outcome. First asked (a Sentinel, for a failover) or voting (the Sentinels are to, at once), \
+    then replaced (another writer is published), refused (by the Sentinel) or stayed (they left it in its place). Or left to \
+    the Sentinels, and why: switched-off, down-after, failover, switchover, maintenance, asked-lately, too-late, \
+    no-majority, no-replica, no-sentinel, disagree";
 const HEALTHY: &str =
     "1 when the group has a confirmed writer, agents watch it, and Consul shows what was published";
 const DEGRADED: &str = "1 when the group is healthy, and a replica or a Sentinel is missing: it survives less than it could";

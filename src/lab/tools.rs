@@ -156,6 +156,14 @@ pub fn ip() -> Result<Tool, LabError> {
     find("IP_BIN", "ip")
 }
 
+/// Finds `nft`, which makes firewalls: `$NFT_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn nft() -> Result<Tool, LabError> {
+    find("NFT_BIN", "nft")
+}
+
 /// Finds HAProxy: `$HAPROXY_BIN`, then PATH, then `.tools`.
 ///
 /// # Errors

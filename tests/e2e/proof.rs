@@ -183,7 +183,7 @@ async fn one_that_hangs_is_left_to_the_sentinels() {
 #[tokio::test]
 async fn one_whose_agent_is_dead_is_left_to_the_sentinels() {
     let spec = WorldSpec { down_after_ms: 4_000, ..WorldSpec::default() };
-    let (mut world, mut agents, first) = proving(spec, "").await;
+    let (mut world, mut agents, first) = proving(spec, "fast_failover = \"proof\"").await;
     let beside = world.groups[0].redis.iter().position(|s| s.address.to_string() == first);
     agents.remove(beside.unwrap()).kill();
     let begun = Instant::now();

@@ -267,7 +267,8 @@ async fn agents_that_are_eager_announce_a_forced_failover_at_once() {
 /// another one the writes are gone.
 #[tokio::test]
 async fn without_the_relay_acknowledged_writes_are_lost_with_the_leader() {
-    let (mut world, agents, first) = begun("relay = false\n", "promotion", Begins::Elected).await;
+    let (mut world, agents, first) =
+        begun("relay = false\nfast_failover = \"proof\"\n", "promotion", Begins::Elected).await;
     let writers = writers(&world);
     writers.until_more(SOME).await;
     let promoted = lose_the_leader(&mut world, &first, Begins::Elected, Signal::SIGKILL).await;

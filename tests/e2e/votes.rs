@@ -6,12 +6,14 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::fields;
+use consul_redis::redis_link::{fields, text as said};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::promises::VOTED;
-use crate::support::{agents, logs, record, until_in_sync, until_record, until_writer, world};
+use crate::support::{
+    agents, logs, node_agents, record, until_in_sync, until_record, until_writer, world,
+};
 
 /// What the Sentinels wait for by themselves, in ms: longer than any scenario here.
 const PATIENT_MS: u64 = 60_000;
@@ -25,9 +27,25 @@ async fn voting() -> (World, Vec<Process>, String) {
     std::fs::write(&config, "[[group]]\nname = \"redis\"\nfast_failover = \"vote\"\n").unwrap();
     let agents = agents(&world, 3, &["--config", config.to_str().unwrap()]);
     let first = until_writer(&world, "redis", 20, None).await;
+    until_connected(&world, &first, agents.len()).await;
     until_in_sync(&world, "redis", 2).await;
     world.calm().await.unwrap();
     (world, agents, first)
+}
+
+/// So many agents have a connection to the writer: what closes none is not missed.
+async fn until_connected(world: &World, writer: &str, count: usize) {
+    until("the agents are connected to the writer", Duration::from_secs(20), || async {
+        let server = world.server(writer).unwrap();
+        let clients = said(&server.ask(&["CLIENT", "LIST", "TYPE", "normal"]).await?);
+        let clients = clients.map_err(LabError)?;
+        // Sentinels' have names, and this one asks for the list.
+        let is_agent = |line: &&str| line.contains(" name= ") && !line.contains(" cmd=client");
+        let agents = clients.lines().filter(is_agent).count();
+        if agents >= count { Ok(()) } else { Err(LabError(clients)) }
+    })
+    .await
+    .unwrap();
 }
 
 /// What each Sentinel waits for now.
@@ -76,6 +94,25 @@ async fn a_writer_that_refuses_all_agents_is_voted_out_at_once() {
         record.haste.is_none()
     })
     .await;
+}
+
+/// The agent beside it would have proved its end, and has died first: what the others see is enough.
+#[tokio::test]
+async fn one_whose_agent_has_died_too_is_voted_out_by_what_the_others_see() {
+    let mut world = world(WorldSpec { down_after_ms: PATIENT_MS, ..WorldSpec::default() }).await;
+    let mut agents = node_agents(&world, "");
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_connected(&world, &first, agents.len()).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    let beside = world.groups[0].redis.iter().position(|s| s.address.to_string() == first);
+    agents.remove(beside.unwrap()).kill();
+    world.server_mut(&first).unwrap().kill();
+    until_writer(&world, "redis", 40, Some(&first)).await;
+    let noted = logs(&agents);
+    assert!(noted.contains("seems to be dead (refused)"), "{noted}");
+    until_patient(&world, &agents).await;
+    assert_eq!(record(&world, "redis").await.unwrap().death, None, "{noted}");
 }
 
 /// It refuses no connection: it takes them, and does not answer.

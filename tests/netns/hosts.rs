@@ -154,6 +154,28 @@ impl Hosts {
         self.switch.heal(&self.all[host].name).expect("healed");
     }
 
+    /// A firewall on a host resets every connection from these to its Redis, made or to be made.
+    pub fn reject(&self, host: usize, from: &[usize]) {
+        let from: Vec<String> = from.iter().map(|from| HOSTS[*from].to_string()).collect();
+        let commands = format!(
+            "add table inet firewall; \
+             add chain inet firewall in {{ type filter hook input priority 0; }}; \
+             add rule inet firewall in ip saddr {{ {} }} tcp dport 6379 reject with tcp reset",
+            from.join(", ")
+        );
+        self.all[host].namespace.nft(&commands).expect("a firewall");
+    }
+
+    /// Takes it away.
+    pub fn let_in(&self, host: usize) {
+        self.all[host].namespace.nft("delete table inet firewall").expect("no firewall");
+    }
+
+    /// What a host's agent has said.
+    pub fn agent_log(&self, host: usize) -> String {
+        self.all[host].agent.as_ref().map(Process::log).unwrap_or_default()
+    }
+
     /// Ends everything on a host at once.
     pub fn kill(&mut self, host: usize) {
         let host = &mut self.all[host];

@@ -8,6 +8,7 @@
 )]
 
 mod cut_off;
+mod firewall;
 mod hosts;
 mod how_to;
 mod namespace;

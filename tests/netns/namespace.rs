@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use consul_redis::lab::LabError;
-use consul_redis::lab::tools;
+use consul_redis::lab::tools::{self, Tool};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network of its own.
@@ -64,18 +64,29 @@ impl Namespace {
     /// # Errors
     /// When `ip` does.
     pub fn ip(&self, command: &str) -> Result<(), LabError> {
-        let tool = tools::ip()?;
+        self.run("ip", &tools::ip()?, &command.split(' ').collect::<Vec<&str>>())
+    }
+
+    /// Runs commands of `nft` in it.
+    ///
+    /// # Errors
+    /// When `nft` does.
+    pub fn nft(&self, commands: &str) -> Result<(), LabError> {
+        self.run("nft", &tools::nft()?, &[commands])
+    }
+
+    fn run(&self, name: &str, tool: &Tool, args: &[&str]) -> Result<(), LabError> {
         let mut run = Command::new("nsenter");
         run.arg(format!("--net={}", self.path().display())).arg(&tool.path);
         if let Some(path) = &tool.library_path {
             run.env("LD_LIBRARY_PATH", path);
         }
-        let Output { status, stderr, .. } = run.args(command.split(' ')).output()?;
+        let Output { status, stderr, .. } = run.args(args).output()?;
         if status.success() {
             return Ok(());
         }
         let stderr = String::from_utf8_lossy(&stderr);
-        Err(LabError(format!("ip {command}: {status}: {}", stderr.trim())))
+        Err(LabError(format!("{name} {args:?}: {status}: {}", stderr.trim())))
     }
 }
 

@@ -368,7 +368,7 @@ codes! {
     ///
     /// Cure: `CONFIG SET repl-diskless-sync-delay 5`.
     DisklessDelay "diskless-delay" Hint;
-    /// Node mode, with `fast_failover = "proof"`: an agent that runs like this command would not see at once that the
+    /// Node mode, unless `fast_failover = "off"`: an agent that runs like this command would not see at once that the
     /// Redis of this host has died (another user's process, `hidepid` or `ProtectProc`, another pid namespace);
     /// Sentinels wait for `down-after-milliseconds`.
     ///

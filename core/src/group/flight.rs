@@ -1,10 +1,10 @@
 //! The one write that is under way: how it ended, and what follows.
 
 use super::narrate::say;
-use super::{Aftermath, GroupLoop, LogLevel, Outcome, Output, Published, replaced};
+use super::{Aftermath, GroupLoop, LogLevel, Outcome, Output, Published};
 use crate::duty::action::{Purpose, Write};
 use crate::known::memory::Steps;
-use crate::known::observed::{StoreAnswer, StoredState};
+use crate::known::observed::{DeathSign, StoreAnswer, StoredState};
 use crate::published::projection::{Op, project};
 use crate::published::record::{Change, Record};
 use crate::published::write::take_seen;
@@ -130,7 +130,9 @@ impl GroupLoop {
             if due {
                 let death = self.observed.deaths.get(&replace.primary);
                 let died = death.filter(|_| replace.why != WhyReplace::DataLoss);
-                out.extend(died.map(|death| Output::Died(death.kind, Aftermath::Asked)));
+                out.extend(
+                    died.map(|death| Output::Died(DeathSign::Proven(death.kind), Aftermath::Asked)),
+                );
                 out.push(Output::Replace(replace, until));
             }
         }
@@ -145,6 +147,9 @@ impl GroupLoop {
             return;
         };
         self.say_committed(purpose, &record, now, out);
+        if purpose == Purpose::Hasten {
+            self.tell_voting(&record, now, out);
+        }
         if purpose == Purpose::Publish {
             self.memory.acknowledged = Some((record.generation, now.mono - sent));
         }
@@ -155,7 +160,7 @@ impl GroupLoop {
             }
             let history = history.clone().unwrap_or_default();
             out.push(self.published(&record, history, now, true));
-            out.extend(replaced(&mut self.observed.deaths, &record, now));
+            self.tell_replaced(&record, now, out);
         }
         if let Some(store) = &mut self.observed.store {
             store.plain.extend(project(&record).plain);

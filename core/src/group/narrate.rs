@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Aftermath, GroupLoop, LogLevel, LogLine, Output};
+use super::{GroupLoop, LogLevel, LogLine, Output};
 use crate::decide::Decision;
 use crate::duty::action::Purpose;
 use crate::identity::address::Address;
@@ -120,7 +120,6 @@ impl Subject {
     fn of_reason(reason: &Reason) -> Self {
         let instance = match reason {
             Reason::LeftAlone(left) => Some(&left.instance),
-            Reason::NotFast(why) => Some(&why.instance),
             Reason::NotMarked(why) => Some(&why.writer),
             Reason::TwoAddresses { address, .. } | Reason::Loopback { address, .. } => {
                 Some(address)
@@ -260,14 +259,16 @@ impl GroupLoop {
                 )
             }
             Purpose::Hasten => {
-                let haste = record.haste.as_ref();
-                let (instance, evidence) = haste.map_or((String::new(), ""), |haste| {
-                    (haste.instance.to_string(), haste.evidence.as_str())
-                });
-                format!(
-                    "{}: {instance} seems to be dead ({evidence}): Sentinels are to wait {HASTE_MS} ms for it, and to vote",
-                    record.group
-                )
+                let (group, Some(haste)) = (&record.group, &record.haste) else { return };
+                let (instance, evidence) = (&haste.instance, &haste.evidence);
+                match &haste.answers {
+                    Some(agent) => {
+                        format!("{group}: {instance} answers {agent}: Sentinels wait as before")
+                    }
+                    None => format!(
+                        "{group}: {instance} seems to be dead ({evidence}): Sentinels are to wait {HASTE_MS} ms for it, and to vote"
+                    ),
+                }
             }
             Purpose::Note | Purpose::Repair | Purpose::Seen => return,
         };
@@ -342,14 +343,20 @@ impl GroupLoop {
                 KeepReason::NoFirst(_) | KeepReason::NotRelocated(_) | KeepReason::NotAgain(_)
             )
         );
-        let reasons = || decision.reasons.iter().map(|reason| (Subject::of_reason(reason), reason));
+        // A death has a line of its own.
+        let lasting = |reason: &&Reason| !matches!(reason, Reason::NotFast(_));
+        let reasons = || {
+            let all = decision.reasons.iter().filter(lasting);
+            all.map(|reason| (Subject::of_reason(reason), reason))
+        };
         let all = reasons().map(|(subject, _)| subject).chain(kept.map(Subject::of_kept)).collect();
         let blocked = kept.map(|why| (Subject::of_kept(why), decision.summary.clone()));
         let blocked = match blocked {
             Some(blocked) if first => Some(blocked),
             blocked => {
-                let reason =
-                    reasons().next().map(|(subject, reason)| (subject, reason.to_string()));
+                let group = &self.policy.group;
+                let reason = reasons().next();
+                let reason = reason.map(|(subject, why)| (subject, format!("{group}: {why}")));
                 reason.or(blocked)
             }
         };
@@ -366,23 +373,6 @@ impl GroupLoop {
                 out.push(say(LogLevel::Info, now));
             }
             None => {}
-        }
-    }
-
-    /// Says at once, of each death once, why it is left to the Sentinels.
-    pub(super) fn note_not_fast(&mut self, decision: &Decision, out: &mut Vec<Output>) {
-        let why = decision.reasons.iter().find_map(|reason| match reason {
-            Reason::NotFast(why) => Some(why),
-            _ => None,
-        });
-        let Some(why) = why else { return };
-        let death = (why.instance.clone(), why.pid);
-        if self.not_fast.as_ref() != Some(&death) {
-            out.push(say(LogLevel::Warn, format!("{}: {why}", self.policy.group)));
-            let seen = self.observed.deaths.get(&why.instance);
-            let left = Aftermath::Left(why.why.as_str());
-            out.extend(seen.map(|seen| Output::Died(seen.kind, left)));
-            self.not_fast = Some(death);
         }
     }
 

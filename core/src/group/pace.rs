@@ -85,7 +85,7 @@ impl GroupLoop {
         // What refuses this agent may be dead: what the others see of it is to be new.
         let refused = record
             .and_then(|record| self.observed.refusals.get(record.writer_address()?))
-            .is_some_and(|refusal| now.mono - refusal.since <= REFUSED_KNOWN_MS);
+            .is_some_and(|refusal| now.mono - refusal.latest <= REFUSED_KNOWN_MS);
         let trouble = trouble || self.blind || refused;
         self.urgent_since = match (unsettled || trouble, self.urgent_since) {
             (true, None) => Some(now.mono),

@@ -127,6 +127,8 @@ pub struct Refusal {
     pub run_id: String,
     /// When.
     pub since: Mono,
+    /// When it last refused one.
+    pub latest: Mono,
 }
 
 /// That the process of an instance has ended, as its host's kernel says. Nothing else is one of these: no closed
@@ -158,6 +160,25 @@ impl ProofKind {
         match self {
             Self::Process => "process",
             Self::Child => "child",
+        }
+    }
+}
+
+/// What the writer's death is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeathSign {
+    /// Its host's kernel says so.
+    Proven(ProofKind),
+    /// It refuses connections ([`Refusal`]), and all else speaks for it: the Sentinels are to look for themselves.
+    Refused,
+}
+
+impl DeathSign {
+    /// As the label `kind` and the record have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Proven(kind) => kind.as_str(),
+            Self::Refused => "refused",
         }
     }
 }

@@ -96,6 +96,9 @@ pub struct HasteRecord {
     pub leader: Address,
     /// What each Sentinel that is told waited for before (`down-after-milliseconds`), the leader among them.
     pub before: BTreeMap<Address, u64>,
+    /// The agent that it answers: the Sentinels wait as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<String>,
 }
 
 /// The proven end of the writer's process, written down before a Sentinel is asked to replace it.
@@ -398,6 +401,9 @@ pub struct Timeline {
     /// change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub died: Option<Timestamp>,
+    /// The Sentinels were to wait for the old primary for a moment only, and to vote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hastened: Option<Timestamp>,
     /// The Sentinels agreed that the old primary is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down_agreed: Option<Timestamp>,

@@ -19,7 +19,7 @@ use crate::published::replicas::InstanceRows;
 use crate::published::store::RefusedNote;
 use crate::shown::reasons::Reason;
 use crate::situation::data_loss::{Replace, noted};
-use crate::situation::haste::{is_rested, own_refusal};
+use crate::situation::haste::{is_rested, own_refusal, speaks_for};
 use crate::situation::proof::proven;
 use crate::situation::writer::WriterTest;
 use crate::time::{Mono, Now, after};
@@ -181,13 +181,7 @@ fn published(
     if let Some(fast) = fast {
         next.death = died(view, fast);
     }
-    if next.haste.as_ref().is_some_and(|haste| is_rested(view, haste)) {
-        next.haste = None;
-    }
-    if purpose == Purpose::InstanceRows && next_to.haste.is_some() {
-        next.haste = next_to.haste.cloned();
-        purpose = Purpose::Hasten;
-    }
+    purpose = note_haste(view, &mut next, purpose, next_to.haste);
     if purpose == Purpose::InstanceRows && next_to.replace.is_some() {
         next.data_loss = noted(view, next_to.replace);
         purpose = Purpose::Replace;
@@ -241,6 +235,32 @@ pub(crate) fn taken(view: &View<'_>, layout: &Layout) -> Option<Reason> {
     let nodes: Vec<String> = others.cloned().collect();
     let service = view.record.map_or(&view.policy.service, |record| &record.service).primary();
     (!nodes.is_empty()).then_some(Reason::Taken { service, nodes })
+}
+
+/// Notes that Sentinels are to wait for a moment only, that the instance answers, or that it is over; what the write is
+/// for then.
+fn note_haste(
+    view: &View<'_>,
+    next: &mut Record,
+    purpose: Purpose,
+    wanted: Option<&HasteRecord>,
+) -> Purpose {
+    if next.haste.as_ref().is_some_and(|haste| is_rested(view, haste)) {
+        next.haste = None;
+    }
+    let answers = next.haste.as_ref().and_then(|haste| speaks_for(view, haste));
+    let says = answers.is_some();
+    if let Some(haste) = next.haste.as_mut().filter(|_| says) {
+        haste.answers = answers;
+    }
+    let due = wanted.filter(|_| purpose == Purpose::InstanceRows);
+    if let Some(haste) = due {
+        next.haste = Some(haste.clone());
+    }
+    match purpose {
+        Purpose::InstanceRows if says || due.is_some() => Purpose::Hasten,
+        other => other,
+    }
 }
 
 /// Notes which Sentinels the record rests on, and whose it is.
@@ -543,12 +563,15 @@ fn timeline(view: &View<'_>, next: &Record) -> Timeline {
     let answered = answered.filter(|(of, _)| last.is_some_and(|last| last.address == *of));
     let withdrawn = view.record.is_some_and(|r| r.writer.is_none() && r.last_writer.is_some());
     let withdrawn = memory.generation.filter(|_| withdrawn && memory.saw_it_begin);
+    let haste = view.record.and_then(|record| record.haste.as_ref());
+    let hastened = haste.is_some_and(|haste| last.is_some_and(|l| l.address == haste.instance));
     let decided = memory.decided.as_ref();
     let decided = decided.filter(|(of, _)| Some(of) == next.writer_address());
     let decided = decided.map_or(now.mono, |(_, at)| *at);
     Timeline {
         answered: at(answered.map(|(_, at)| *at)),
         died: None,
+        hastened: at(memory.hastened.at().filter(|_| hastened)),
         down_agreed: at(memory.steps.down_agreed),
         withdrawn: at(withdrawn.map(|(_, at)| at)),
         selected: at(memory.steps.selected),

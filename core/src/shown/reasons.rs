@@ -9,6 +9,7 @@ use crate::identity::mark::{DataMark, MarkKey};
 use crate::known::memory::StalePeer;
 use crate::known::observed::GaveUp;
 use crate::situation::writer::NotWriter;
+use crate::time::Mono;
 
 /// Why a writer is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -481,15 +482,25 @@ pub enum WhyNotReplaced {
     NoSentinel(Address),
 }
 
-/// Why no Sentinel is asked for a failover although the writer's process has ended.
+/// Why the Sentinels are neither asked for a failover nor to vote at once, although the writer's process has ended, or
+/// seems to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotFast {
     /// The writer.
     pub instance: Address,
-    /// Its process.
-    pub pid: u32,
+    /// What is known of its process.
+    pub end: End,
     /// What speaks against it.
     pub why: WhyNotFast,
+}
+
+/// What is known of the end of the writer's process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It is proven: its process id.
+    Proven(u32),
+    /// It refuses this agent's connections: since when, by this agent's clock.
+    Refused(Mono),
 }
 
 /// What speaks against a failover at once. The Sentinels begin theirs when they see the death themselves.
@@ -510,7 +521,7 @@ pub enum WhyNotFast {
     },
     /// A failover is under way, or about to be.
     Failover,
-    /// The Sentinels see it so soon themselves that two failovers could collide: their least `down-after-milliseconds`.
+    /// The Sentinels see it soon themselves, and two failovers could collide: their least `down-after-milliseconds`.
     DownAfter(u64),
     /// One was asked for a short while ago.
     AskedLately {
@@ -528,6 +539,26 @@ pub enum WhyNotFast {
     NoReplica,
     /// No Sentinel that trusts its clock sees such a replica.
     NoSentinel,
+    /// Not more than half of the agents are refused.
+    NotAllRefused {
+        /// How many are.
+        refused: usize,
+        /// How many there are.
+        agents: usize,
+    },
+    /// No replica has answered since.
+    ReplicasSilent,
+    /// A replica has its link to it still.
+    Followed(Address),
+    /// Too many Sentinels have a connection to it still.
+    Connected {
+        /// How many have lost it.
+        lost: usize,
+        /// How many are known.
+        known: usize,
+    },
+    /// Too few Sentinels that name it and trust their clocks can be told.
+    TooFew,
 }
 
 impl WhyNotFast {
@@ -543,7 +574,11 @@ impl WhyNotFast {
             Self::AskedLately { .. } | Self::AskedAtThisEpoch(_) => "asked-lately",
             Self::TooLate { .. } => "too-late",
             Self::NoReplica => "no-replica",
-            Self::NoSentinel => "no-sentinel",
+            Self::NoSentinel | Self::TooFew => "no-sentinel",
+            Self::NotAllRefused { .. }
+            | Self::ReplicasSilent
+            | Self::Followed(_)
+            | Self::Connected { .. } => "disagree",
         }
     }
 }
@@ -801,8 +836,12 @@ impl fmt::Display for NotReplaced {
 
 impl fmt::Display for NotFast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { instance, pid, why } = self;
-        write!(f, "process {pid} of {instance} has ended, and it is left to the Sentinels: {why}")
+        let Self { instance, end, why } = self;
+        match end {
+            End::Proven(pid) => write!(f, "process {pid} of {instance} has ended")?,
+            End::Refused(_) => write!(f, "{instance} refuses connections")?,
+        }
+        write!(f, ", and it is left to the Sentinels: {why}")
     }
 }
 
@@ -833,6 +872,15 @@ impl fmt::Display for WhyNotFast {
             Self::NoSentinel => {
                 f.write_str("none that trusts its clock sees a replica that was in sync")
             }
+            Self::NotAllRefused { refused, agents } => {
+                write!(f, "{refused} of {agents} agents are refused")
+            }
+            Self::ReplicasSilent => f.write_str("no replica has answered since"),
+            Self::Followed(replica) => write!(f, "{replica} has its link to it still"),
+            Self::Connected { lost, known } => {
+                write!(f, "only {lost} of {known} known Sentinels have lost their connection to it")
+            }
+            Self::TooFew => f.write_str("too few that trust their clocks name it"),
         }
     }
 }

@@ -52,6 +52,8 @@ pub enum StepKind {
     Answered,
     /// The old primary's process ended, as its host's kernel said.
     Died,
+    /// The Sentinels were to wait for the old primary for a moment only, and to vote.
+    Hastened,
     /// The Sentinels agreed that the old primary is down.
     DownAgreed,
     /// The name was withdrawn.
@@ -80,6 +82,7 @@ impl StepKind {
         match self {
             Self::Answered => "last answer of the writer",
             Self::Died => "process ended",
+            Self::Hastened => "Sentinels told to vote",
             Self::DownAgreed => "agreed to be down",
             Self::Withdrawn => "withdrawn",
             Self::Asked => "Sentinel asked",
@@ -126,6 +129,7 @@ fn switch(change: &Change, withdrawn: Option<&Change>) -> Switch {
     let moments = [
         (StepKind::Answered, timeline.answered),
         (StepKind::Died, died),
+        (StepKind::Hastened, timeline.hastened),
         (StepKind::DownAgreed, timeline.down_agreed),
         (StepKind::Withdrawn, withdrawn_at),
         (StepKind::Asked, died.and(withdrawn_at.or(Some(change.at)))),
@@ -203,6 +207,7 @@ mod tests {
         let timeline = Timeline {
             answered: Some(at(-700)),
             died: None,
+            hastened: Some(at(950)),
             down_agreed: Some(at(1_000)),
             withdrawn: Some(at(1_009)),
             selected: Some(at(1_150)),
@@ -224,7 +229,8 @@ mod tests {
             told(last),
             [
                 (StepKind::Answered, 0, 0),
-                (StepKind::DownAgreed, 1_700, 1_700),
+                (StepKind::Hastened, 1_650, 1_650),
+                (StepKind::DownAgreed, 1_700, 50),
                 (StepKind::Withdrawn, 1_709, 9),
                 (StepKind::Selected, 1_850, 141),
                 (StepKind::Promoted, 1_900, 50),

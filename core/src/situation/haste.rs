@@ -14,84 +14,105 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identity::address::Address;
-use crate::known::observed::{DownOpinion, Refusal, SentinelGroup, SentinelSettings};
+use crate::known::observed::{
+    DeathSign, DownOpinion, InstanceAnswer, Refusal, SentinelGroup, SentinelSettings,
+};
 use crate::known::view::View;
 use crate::policy::{
     CLOCKS_APART_MAX_MS, FastFailover, HASTE_DOWN_AFTER_MIN_MS, HASTE_FOR_MS, HASTE_KEPT_MS,
     HASTE_MS, REFUSED_KNOWN_MS,
 };
 use crate::published::record::HasteRecord;
-use crate::situation::proof::{candidates, is_moving, proven};
+use crate::shown::reasons::{End, NotFast, WhyNotFast};
+use crate::situation::proof::{asked_ago, back, candidates, is_moving, proven};
 use crate::time::Mono;
 
-/// What the writer's death is taken from.
-struct Suspicion<'a> {
-    writer: &'a Address,
-    run_id: &'a str,
-    evidence: &'static str,
-}
-
-/// What is to be written down before the Sentinels are told; `None` when nothing is.
-pub fn due(view: &View<'_>) -> Option<HasteRecord> {
-    if view.policy.fast_failover != FastFailover::Vote || !view.policy.tell_sentinels {
-        return None;
+/// What is to be written down before the Sentinels are told; `None` when the writer is not taken for dead here, or they
+/// are told already.
+///
+/// # Errors
+/// What speaks against it.
+pub fn due(view: &View<'_>) -> Result<Option<HasteRecord>, Box<NotFast>> {
+    let wanted = view.policy.fast_failover == FastFailover::Vote && view.policy.tell_sentinels;
+    let Some(writer) = view.writer().filter(|_| wanted && !is_voting(view)) else {
+        return Ok(None);
+    };
+    // Where it is back, Sentinels that look for themselves find it alive.
+    let gone = proven(view).filter(|(_, death)| back(view, writer, death).is_none());
+    let (run_id, sign, end) = if let Some((_, death)) = gone {
+        (&death.run_id, DeathSign::Proven(death.kind), End::Proven(death.pid))
+    } else if let Some(refusal) = own_refusal(view, writer) {
+        (&refusal.run_id, DeathSign::Refused, End::Refused(refusal.since))
+    } else {
+        return Ok(None);
+    };
+    let haste = || {
+        let epoch = calm(view, writer)?;
+        if let End::Refused(since) = end {
+            refused(view, writer, run_id, since)?;
+        }
+        let (leader, before) = told(view, writer)?;
+        let (instance, run_id) = (writer.clone(), run_id.clone());
+        let (evidence, at) = (sign.as_str().to_owned(), view.now.wall);
+        let answers = None;
+        Ok(HasteRecord { instance, run_id, evidence, at, epoch, leader, before, answers })
+    };
+    match haste() {
+        Ok(haste) => Ok(Some(haste)),
+        // It is what they are wanted to do.
+        Err(WhyNotFast::Failover) => Ok(None),
+        Err(why) => Err(Box::new(NotFast { instance: writer.clone(), end: end.clone(), why })),
     }
-    let suspicion = proved(view).or_else(|| refused(view))?;
-    let Suspicion { writer, run_id, evidence } = suspicion;
-    let epoch = calm(view, writer)?;
-    let (leader, before) = told(view, writer)?;
-    let at = view.now.wall;
-    let (instance, run_id, evidence) = (writer.clone(), run_id.to_owned(), evidence.to_owned());
-    Some(HasteRecord { instance, run_id, evidence, at, epoch, leader, before })
 }
 
-/// The kernel of its host says so.
-fn proved<'a>(view: &View<'a>) -> Option<Suspicion<'a>> {
-    let (writer, death) = proven(view)?;
-    Some(Suspicion { writer, run_id: &death.run_id, evidence: death.kind.as_str() })
+/// It is written down, and they are at it.
+pub fn is_voting(view: &View<'_>) -> bool {
+    view.record.and_then(|record| record.haste.as_ref()).is_some_and(|haste| is_on(view, haste))
 }
 
 /// A majority of the agents is refused, its replicas have lost their links, and a majority of the Sentinels their
 /// connections.
-fn refused<'a>(view: &View<'a>) -> Option<Suspicion<'a>> {
-    let writer = view.writer()?;
-    let refusal = own_refusal(view, writer)?;
-    let store = view.observed.store.as_ref()?;
-    let same = |agent: &String| {
-        store
-            .refused
-            .get(agent)
-            .is_some_and(|note| &note.instance == writer && note.run_id == refusal.run_id)
+fn refused(view: &View<'_>, writer: &Address, run_id: &str, since: Mono) -> Result<(), WhyNotFast> {
+    let notes = view.observed.store.as_ref();
+    let same = |agent: &&String| {
+        let note = notes.and_then(|store| store.refused.get(*agent));
+        note.is_some_and(|note| &note.instance == writer && note.run_id == run_id)
     };
     let own = &view.policy.agent;
-    let others = store.agents.iter().filter(|agent| *agent != own);
-    let seeing = 1 + others.clone().filter(|agent| same(agent)).count();
-    if seeing * 2 <= 1 + others.count() {
-        return None;
+    let others = notes.into_iter().flat_map(|store| store.agents.iter().filter(|a| *a != own));
+    let agents = 1 + others.clone().count();
+    let refused = 1 + others.filter(same).count();
+    if refused * 2 <= agents {
+        return Err(WhyNotFast::NotAllRefused { refused, agents });
     }
     let readings = view.observed.instances.iter().filter(|(address, _)| *address != writer);
-    let mut answers = readings.filter_map(|(_, reading)| reading.since(refusal.since)).peekable();
-    answers.peek()?;
-    let lost = answers.all(|answer| !answer.follows(writer) || answer.is_detached());
-    let lost_by = view
+    let mut answers =
+        readings.filter_map(|(at, reading)| Some((at, reading.since(since)?))).peekable();
+    if answers.peek().is_none() {
+        return Err(WhyNotFast::ReplicasSilent);
+    }
+    let linked = |answer: &InstanceAnswer| answer.follows(writer) && !answer.is_detached();
+    if let Some((at, _)) = answers.find(|(_, answer)| linked(answer)) {
+        return Err(WhyNotFast::Followed(at.clone()));
+    }
+    let lost = view
         .sentinels()
         .filter_map(|(at, answer)| Some((at, answer.group.as_ref()?)))
         .filter(|(at, group)| {
-            let since = view.observed.sentinels.get(*at).is_some_and(|r| r.asked >= refusal.since);
-            since && group.disconnected && &group.monitored == writer
+            let asked = view.observed.sentinels.get(*at).is_some_and(|r| r.asked >= since);
+            asked && group.disconnected && &group.monitored == writer
         })
         .count();
-    (lost && lost_by >= view.tally.majority()).then(|| Suspicion {
-        writer,
-        run_id: &refusal.run_id,
-        evidence: "refused",
-    })
+    if lost < view.tally.majority() {
+        return Err(WhyNotFast::Connected { lost, known: view.tally.known });
+    }
+    Ok(())
 }
 
 /// The writer refuses this agent's connections, and has not answered since.
 pub fn own_refusal<'a>(view: &View<'a>, writer: &Address) -> Option<&'a Refusal> {
     let refusal = view.observed.refusals.get(writer)?;
-    let fresh = view.now.mono - refusal.since <= REFUSED_KNOWN_MS;
+    let fresh = view.now.mono - refusal.latest <= REFUSED_KNOWN_MS;
     let answered =
         view.observed.instances.get(writer).and_then(|reading| reading.since(refusal.since));
     let life = view.memory.lives.get(writer).is_some_and(|life| life.run_id == refusal.run_id);
@@ -99,33 +120,43 @@ pub fn own_refusal<'a>(view: &View<'a>, writer: &Address) -> Option<&'a Refusal>
 }
 
 /// Nothing else is under way: the epoch at which a majority names the writer.
-fn calm(view: &View<'_>, writer: &Address) -> Option<u64> {
-    let (tally, record) = (&view.tally, view.record?);
-    let elected = tally.elected.as_ref().filter(|elected| &elected.address == writer)?;
+fn calm(view: &View<'_>, writer: &Address) -> Result<u64, WhyNotFast> {
+    let tally = &view.tally;
+    if is_moving(view) {
+        return Err(WhyNotFast::Switchover);
+    }
+    if view.in_maintenance(writer) {
+        return Err(WhyNotFast::Maintenance);
+    }
+    if tally.answering < tally.majority() {
+        return Err(WhyNotFast::NoMajority { heard: tally.answering, known: tally.known });
+    }
+    let unconfirmed = view.record.is_some_and(|record| record.evidence.is_unconfirmed());
     let mut groups = view.groups();
     let busy = groups.any(|group| group.failover.is_some() || group.down == DownOpinion::Objective);
-    let again = record
-        .haste
-        .as_ref()
-        .is_some_and(|haste| &haste.instance == writer && haste.epoch == elected.epoch);
-    let lately = |at: Option<Mono>| {
-        let timeout_ms = view.groups().map(|g| g.settings.failover_timeout_ms).max().unwrap_or(0);
-        at.is_some_and(|at| view.now.mono - at < timeout_ms.saturating_mul(2))
+    let elected = tally.elected.as_ref().filter(|elected| &elected.address == writer);
+    let Some(elected) = elected.filter(|_| !unconfirmed && !busy) else {
+        return Err(WhyNotFast::Failover);
     };
-    let calm = !busy
-        && !again
-        && !record.evidence.is_unconfirmed()
-        && !is_moving(view)
-        && !view.in_maintenance(writer)
-        && tally.answering >= tally.majority()
-        && candidates(view).next().is_some()
-        && !lately(view.memory.hastened.at())
-        && !lately(view.memory.superseding.at());
-    calm.then_some(elected.epoch)
+    if candidates(view).next().is_none() {
+        return Err(WhyNotFast::NoReplica);
+    }
+    let timeout_ms = view.groups().map(|g| g.settings.failover_timeout_ms).max().unwrap_or(0);
+    if let Some(ago_ms) = asked_ago(view, timeout_ms.saturating_mul(2)) {
+        return Err(WhyNotFast::AskedLately { ago_s: ago_ms / 1_000 });
+    }
+    let same = |haste: &HasteRecord| &haste.instance == writer && haste.epoch == elected.epoch;
+    if view.record.and_then(|record| record.haste.as_ref()).is_some_and(same) {
+        return Err(WhyNotFast::AskedAtThisEpoch(elected.epoch));
+    }
+    Ok(elected.epoch)
 }
 
 /// Which Sentinels are told, and what each waits for now: as many as must agree, and of them the one that is to lead.
-fn told(view: &View<'_>, writer: &Address) -> Option<(Address, BTreeMap<Address, u64>)> {
+fn told(
+    view: &View<'_>,
+    writer: &Address,
+) -> Result<(Address, BTreeMap<Address, u64>), WhyNotFast> {
     // One that is reached at two addresses is one.
     let mut heard = BTreeSet::new();
     let mut well: Vec<(&Address, &SentinelSettings)> = view
@@ -135,29 +166,43 @@ fn told(view: &View<'_>, writer: &Address) -> Option<(Address, BTreeMap<Address,
         .filter(|(_, group)| &group.primary == writer)
         .map(|(at, group)| (at, &group.settings))
         .collect();
-    let slow = |settings: &SentinelSettings| settings.down_after_ms >= HASTE_DOWN_AFTER_MIN_MS;
-    if !well.iter().all(|(_, settings)| slow(settings)) {
-        return None;
+    let least = well.iter().map(|(_, settings)| settings.down_after_ms).min();
+    if let Some(ms) = least.filter(|ms| *ms < HASTE_DOWN_AFTER_MIN_MS) {
+        return Err(WhyNotFast::DownAfter(ms));
     }
     // One of another host leads: the writer's may be about to end.
     well.sort_by_key(|(at, _)| (at.host() == writer.host(), *at));
-    let (leader, settings) = well.first()?;
-    let quorum = usize::try_from(settings.quorum).ok()?.max(1);
-    let before: BTreeMap<Address, u64> =
-        well.iter().take(quorum).map(|(at, s)| ((*at).clone(), s.down_after_ms)).collect();
-    (before.len() == quorum).then(|| ((*leader).clone(), before))
+    let (leader, settings) = well.first().ok_or(WhyNotFast::TooFew)?;
+    let quorum = usize::try_from(settings.quorum).unwrap_or(usize::MAX).max(1);
+    if well.len() < quorum {
+        return Err(WhyNotFast::TooFew);
+    }
+    let told = well.iter().take(quorum);
+    Ok(((*leader).clone(), told.map(|(at, s)| ((*at).clone(), s.down_after_ms)).collect()))
+}
+
+/// Its word for all agents, where the instance has answered this one since: what refuses the others is not its host.
+pub fn speaks_for(view: &View<'_>, haste: &HasteRecord) -> Option<String> {
+    let seen = view.memory.hastened.at().filter(|_| is_recent(view, haste))?;
+    let reading = view.observed.instances.get(&haste.instance)?;
+    let answers = reading.asked >= seen && reading.since(seen).is_some();
+    (answers && haste.answers.is_none()).then(|| view.policy.agent.clone())
 }
 
 /// The Sentinels are still to wait for a moment only.
 pub fn is_on(view: &View<'_>, haste: &HasteRecord) -> bool {
-    let fresh = view.memory.hastened.at().is_some_and(|at| view.now.mono - at < HASTE_FOR_MS);
     let published = view.record.and_then(|record| record.last_writer.as_ref());
     let same = published.is_some_and(|last| last.address == haste.instance);
     let led = view.groups().any(|group| group.failover.is_some_and(|phase| phase.elected()));
-    // What is old, or is there since this agent was started, is over.
+    let silent = view.instance(&haste.instance).is_none() && haste.answers.is_none();
+    is_recent(view, haste) && same && !led && silent
+}
+
+/// It is not old, and was not there before this agent was started.
+fn is_recent(view: &View<'_>, haste: &HasteRecord) -> bool {
+    let fresh = view.memory.hastened.at().is_some_and(|at| view.now.mono - at < HASTE_FOR_MS);
     let age_ms = view.now.wall.as_millisecond() - haste.at.as_millisecond();
-    let recent = age_ms.unsigned_abs() < CLOCKS_APART_MAX_MS;
-    fresh && recent && same && !led && view.instance(&haste.instance).is_none()
+    fresh && age_ms.unsigned_abs() < CLOCKS_APART_MAX_MS
 }
 
 /// What a Sentinel is to wait for now, in ms, where it has been told to hurry or is to be.

@@ -16,7 +16,7 @@ use crate::policy::{
     FAST_WITHIN_MAX_MS, FastFailover, MOVE_KNOWN_MS,
 };
 use crate::published::record::DeathRecord;
-use crate::shown::reasons::{NotFast, WhyNotFast};
+use crate::shown::reasons::{End, NotFast, WhyNotFast};
 use crate::situation::bootstrap::includes;
 use crate::situation::data_loss::{Replace, WhyReplace};
 use crate::situation::writer::share_history;
@@ -41,7 +41,11 @@ pub fn proven<'a>(view: &View<'a>) -> Option<(&'a Address, &'a Death)> {
 }
 
 /// What answers at its address and was asked since.
-fn back<'a>(view: &View<'a>, writer: &Address, death: &Death) -> Option<&'a InstanceAnswer> {
+pub(crate) fn back<'a>(
+    view: &View<'a>,
+    writer: &Address,
+    death: &Death,
+) -> Option<&'a InstanceAnswer> {
     let reading = view.observed.instances.get(writer)?;
     reading.since(death.at).filter(|_| reading.asked > death.at)
 }
@@ -59,13 +63,13 @@ fn lacks(view: &View<'_>, writer: &Address, answer: &InstanceAnswer) -> bool {
 /// What speaks against it.
 pub fn fast(view: &View<'_>) -> Result<Option<Replace>, Box<NotFast>> {
     let Some((writer, death)) = proven(view) else { return Ok(None) };
-    let (instance, pid) = (writer.clone(), death.pid);
+    let (instance, end) = (writer.clone(), End::Proven(death.pid));
     let found = allowed(view, writer, death).and_then(|until| {
         let sentinel = healthy_sentinel(view, writer)?;
         let why = WhyReplace::Died { run_id: death.run_id.clone(), until };
         Ok(Replace { sentinel: sentinel.clone(), primary: writer.clone(), why })
     });
-    found.map(Some).map_err(|why| Box::new(NotFast { instance, pid, why }))
+    found.map(Some).map_err(|why| Box::new(NotFast { instance, end, why }))
 }
 
 /// Nothing speaks against it; until when it may be asked for.
@@ -121,16 +125,23 @@ pub(crate) fn is_moving(view: &View<'_>) -> bool {
     })
 }
 
-/// How long ago the last failover was asked for, where that is less than this.
-fn asked_ago(view: &View<'_>, within_ms: u64) -> Option<u64> {
-    let ago_ms = view.memory.superseding.at().map(|at| view.now.mono - at)?;
-    // An agent that was started a moment ago sees an old one for the first time.
-    let noted = view.record.and_then(|record| record.death.as_ref());
-    let old = noted.is_some_and(|noted| {
-        let age_ms = view.now.wall.as_millisecond() - noted.at.as_millisecond();
-        age_ms > i64::try_from(within_ms.saturating_add(CLOCKS_APART_MAX_MS)).unwrap_or(i64::MAX)
+/// How long ago the Sentinels were last asked for a failover, or to vote at once, where that is less than this.
+pub(crate) fn asked_ago(view: &View<'_>, within_ms: u64) -> Option<u64> {
+    let (memory, record) = (view.memory, view.record);
+    let death = record.and_then(|record| record.death.as_ref()).map(|death| death.at);
+    let haste = record.and_then(|record| record.haste.as_ref()).map(|haste| haste.at);
+    let asked = [(memory.superseding.at(), death), (memory.hastened.at(), haste)];
+    let ages = asked.into_iter().filter_map(|(seen, noted)| {
+        let ago_ms = view.now.mono - seen?;
+        // An agent that was started a moment ago sees an old one for the first time.
+        let old = noted.is_some_and(|noted| {
+            let age_ms = view.now.wall.as_millisecond() - noted.as_millisecond();
+            let most_ms = within_ms.saturating_add(CLOCKS_APART_MAX_MS);
+            age_ms > i64::try_from(most_ms).unwrap_or(i64::MAX)
+        });
+        (ago_ms < within_ms && !old).then_some(ago_ms)
     });
-    (ago_ms < within_ms && !old).then_some(ago_ms)
+    ages.min()
 }
 
 /// The replicas that were in sync, and that may be chosen.

@@ -38,7 +38,7 @@ fn refused() -> Scene {
     scene.policy.fast_failover = FastFailover::Vote;
     let life = InstanceRun { run_id: run(A), origin: Origin::WasWriter };
     scene.memory.lives = BTreeMap::from([(at(A), life)]);
-    let refusal = Refusal { run_id: run(A), since: Mono(ASKED) };
+    let refusal = Refusal { run_id: run(A), since: Mono(ASKED), latest: Mono(ASKED) };
     scene.observed.refusals = BTreeMap::from([(at(A), refusal)]);
     let own = scene.policy.agent.clone();
     let store = scene.observed.store.as_mut().expect("a store");
@@ -50,7 +50,7 @@ fn refused() -> Scene {
 
 /// It is written down, and the Sentinels are to hurry.
 fn hurried() -> Scene {
-    let haste = due(&refused().view()).expect("it is due");
+    let haste = due(&refused().view()).expect("nothing against it").expect("it is due");
     let scene = refused().published(|record| record.haste = Some(haste));
     remembered(scene, 10)
 }
@@ -93,18 +93,21 @@ fn as_many_sentinels_as_must_agree_are_written_down_with_what_they_waited_for() 
 
 #[test]
 fn a_minority_of_the_agents_a_link_or_a_connection_that_is_left_speak_against_it() {
-    let none = |scene: Scene| assert_eq!(due(&scene.view()), None);
+    let none = |scene: Scene| assert!(!matches!(due(&scene.view()), Ok(Some(_))));
     let mut alone = refused();
     alone.observed.store.as_mut().expect("a store").refused.clear();
     none(alone.clone());
     // One agent is all of one.
     alone.observed.store.as_mut().expect("a store").agents.clear();
-    assert!(due(&alone.view()).is_some());
+    assert!(due(&alone.view()).is_ok_and(|haste| haste.is_some()));
     none(refused().instance(B, replica(1, A)));
     none(refused().dead(B).dead(C));
     none(refused().instance_asked(B, ASKED - 1).instance_asked(C, ASKED - 1));
     let connected = |scene: Scene, index| scene.sentinel(index, |group| group.disconnected = false);
-    assert!(due(&connected(refused(), 2).view()).is_some(), "two of three");
+    assert!(
+        due(&connected(refused(), 2).view()).is_ok_and(|haste| haste.is_some()),
+        "two of three"
+    );
     none(connected(connected(refused(), 2), 1));
     none(refused().instance(A, primary(1, None, &[B, C])));
     let mut another = refused();
@@ -114,7 +117,7 @@ fn a_minority_of_the_agents_a_link_or_a_connection_that_is_left_speak_against_it
 
 #[test]
 fn whatever_else_is_under_way_goes_before_it() {
-    let none = |scene: Scene| assert_eq!(due(&scene.view()), None);
+    let none = |scene: Scene| assert!(!matches!(due(&scene.view()), Ok(Some(_))));
     none(refused().leading(1, B, FailoverPhase::WaitStart));
     none(refused().down(&[0, 1], DownOpinion::Objective));
     none(refused().naming(&[0, 1], B, 2));
@@ -174,6 +177,36 @@ fn they_wait_as_before_once_one_is_elected_or_it_is_over() {
     };
     assert_eq!(rested(HASTE_KEPT_MS), Some(true));
     assert_ne!(rested(HASTE_KEPT_MS - 1), Some(true));
+}
+
+/// A firewall refuses most agents: the one that reaches it speaks for it, once, and all others go by that.
+#[test]
+fn an_agent_that_it_answers_has_them_wait_as_before() {
+    let lowered = |scene: Scene| {
+        (0..2).fold(scene, |scene, index| {
+            scene.sentinel(index, |group| group.settings.down_after_ms = HASTE_MS)
+        })
+    };
+    let answering = |scene: Scene| {
+        lowered(scene).instance(A, primary(1, None, &[B, C])).instance_asked(A, NOW - 5)
+    };
+    let reaching = answering(hurried());
+    let write = reaching.write();
+    assert_eq!(write.purpose, Purpose::Hasten);
+    let answers = write.record.expect("a record").haste.expect("it is in it").answers;
+    assert_eq!(answers.as_deref(), Some(reaching.policy.agent.as_str()));
+    let spoken = |scene: Scene| {
+        scene.published(|record| {
+            record.haste.as_mut().expect("it is in it").answers = Some("another".to_owned());
+        })
+    };
+    let both: Vec<(String, u64)> =
+        [0, 1].map(|index| (sentinel_at(index).to_string(), PATIENT_MS)).into();
+    assert_eq!(told(&spoken(lowered(hurried()))), both, "the ones that are refused, too");
+    let says = |scene: Scene| scene.decision().write.and_then(|w| w.record?.haste?.answers);
+    assert_eq!(says(reaching.clone().instance_asked(A, NOW - 20)), None, "answered before that");
+    assert_eq!(says(reaching), answers);
+    assert_eq!(says(spoken(answering(hurried()))), None, "it is said once");
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub fn died() -> Scene {
         scene = scene.sentinel(index, |group| group.settings.down_after_ms = 30_000);
     }
     let mut scene = scene.dead(A).instance(B, lonely()).instance(C, lonely());
+    scene.policy.fast_failover = FastFailover::Proof;
     let life = InstanceRun { run_id: run(A), origin: Origin::WasWriter };
     scene.memory.lives = BTreeMap::from([(at(A), life)]);
     let (run_id, at_ms) = (run(A), Mono(NOW - AGO));

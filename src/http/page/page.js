@@ -15,6 +15,7 @@ const STEPS = {
   "died": "Its process ended",
   "down-agreed": "Sentinels agreed: down",
   "withdrawn": "Name withdrawn",
+  "hastened": "The Sentinels were told to vote at once",
   "asked": "A Sentinel was asked for a failover",
   "selected": "Replica chosen by the leader",
   "promoted": "It says it is the primary",

@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// How often an agent tells that an instance refuses it, and every how many ms.
+const REFUSED_TIMES: u64 = 6;
+const REFUSED_AGAIN_MS: u64 = 700;
+
 impl World {
     /// One that is gone for good, and that no other Sentinel names, is not asked any more.
     pub(super) fn dismiss_the_unnamed(&mut self) {
@@ -314,9 +318,14 @@ impl World {
             }
             let late = self.rng.random_range(0..8) == 0;
             let delay = if late { self.rng.random_range(200..3_000) } else { 55 + self.delay() };
-            let refusal = Refusal { run_id: run_id.to_owned(), since: Mono(self.now) };
-            let refused = Input::Refused(address.clone(), Some(refusal));
-            self.push(self.now + delay, Event::Deliver(agent, Box::new(refused)));
+            // As long as it goes on, it is told again.
+            for again in 0..REFUSED_TIMES {
+                let at = self.now + delay + again * REFUSED_AGAIN_MS;
+                let (run_id, since) = (run_id.to_owned(), Mono(self.now));
+                let refusal = Refusal { run_id, since, latest: Mono(at) };
+                let refused = Input::Refused(address.clone(), Some(refusal));
+                self.push(at, Event::Deliver(agent, Box::new(refused)));
+            }
         }
     }
 
