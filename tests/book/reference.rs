@@ -86,6 +86,7 @@ fn names() -> String {
 fn keys() -> String {
     let group: GroupName = "redis".parse().expect("a name");
     let layout = Layout::new("redis-ha", &group);
+    let cluster = Layout::of_cluster("redis-ha", &"orders".parse().expect("a name"));
     let address: Address = "127.0.0.1:6379".parse().expect("an address");
     let shown = |key: String, of: &str, word: &str| key.replace(of, word);
     let values = [
@@ -99,6 +100,10 @@ fn keys() -> String {
         ("moving", layout.moving()),
         ("refused", layout.refused("<agent>")),
         ("login_given", layout.login_given(&SentinelId("<Sentinel>".to_owned()))),
+        ("seeds", cluster.seeds()),
+        ("slots", cluster.slots()),
+        ("shard_primary", cluster.shard_primary("<N>")),
+        ("shard_replicas", cluster.shard_replicas("<N>")),
     ];
     let said = said("core/src/published/store.rs", "Layout", "Holds");
     let plain = PLAIN.map(|(name, words)| format!("| `{}{name}` | {words} |\n", layout.root()));

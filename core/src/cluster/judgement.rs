@@ -187,6 +187,8 @@ pub struct JudgedNode {
     pub fitness: Fitness,
     /// Slots are moving from it or to it.
     pub migrating: bool,
+    /// A majority of the voters calls it well, and not more than half have no link to it.
+    pub trusted: bool,
 }
 
 /// The slots of one owner.
@@ -357,12 +359,17 @@ impl Majority<'_> {
             .as_ref()
             .is_ok_and(|answer| answer.table.own_row().is_some_and(|row| row.migrating));
         let owner = owner.map(|shard| shard.owner.clone());
+        let trusted = id.as_ref().is_some_and(|id| {
+            self.votes(TableRow::is_well, id).are_majority()
+                && !self.votes(|row| !row.linked, id).are_majority()
+        });
         JudgedNode {
             address: address.clone(),
             id,
             owner,
             fitness: fitness.unwrap_or_else(Fitness::Unfit),
             migrating,
+            trusted,
         }
     }
 

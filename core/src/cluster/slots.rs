@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How many hash slots a Redis Cluster has.
 pub const SLOTS: usize = 16_384;
@@ -71,6 +72,12 @@ impl Serialize for SlotRange {
     }
 }
 
+impl<'de> Deserialize<'de> for SlotRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// Adds slots to a list of them in order that has none after these: to its last range where they follow it.
 pub(crate) fn append(ranges: &mut Vec<SlotRange>, more: SlotRange) {
     match ranges.last_mut() {
@@ -84,6 +91,16 @@ pub(crate) fn append(ranges: &mut Vec<SlotRange>, more: SlotRange) {
 /// How many slots these ranges hold, which have none in common.
 pub fn count(ranges: &[SlotRange]) -> usize {
     ranges.iter().map(|range| range.count()).sum()
+}
+
+/// The slots that are in both lists.
+pub fn common(one: &[SlotRange], other: &[SlotRange]) -> Vec<SlotRange> {
+    let both =
+        |a: &SlotRange, b: &SlotRange| SlotRange::new(a.first.max(b.first), a.last.min(b.last));
+    let mut found: Vec<SlotRange> =
+        one.iter().flat_map(|a| other.iter().filter_map(move |b| both(a, b))).collect();
+    found.sort();
+    found
 }
 
 /// `0-5460 7000-7002`, or `none`.

@@ -10,7 +10,7 @@ use std::num::NonZeroU16;
 
 use serde::Serialize;
 
-use crate::identity::address::{Address, ServiceName};
+use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::published::record::{PublishedRole, Record};
 pub use crate::published::store::Layout;
 
@@ -212,10 +212,8 @@ pub enum Op {
 
 /// Everything Consul is to show of `record`.
 pub fn project(record: &Record) -> Projection {
-    let mut node = node_row(record.writer_address().map(Address::host));
-    let prefix = record.prefix.as_ref().map(|prefix| (PREFIX.to_owned(), prefix.clone()));
-    node.meta.extend(prefix);
-    node.meta.insert(GROUP.to_owned(), record.group.to_string());
+    let host = record.writer_address().map(Address::host);
+    let node = marked_node(host, record.prefix.as_deref(), &record.group);
     let mut rows = Rows { node, services: BTreeMap::new(), checks: BTreeMap::new() };
     if let Some(writer) = &record.writer {
         let row = service_row(record, record.service.primary(), &writer.address, None);
@@ -259,12 +257,22 @@ pub fn node_row(host: Option<&str>) -> NodeRow {
     }
 }
 
-fn service_row(record: &Record, service: String, at: &Address, tag: Option<&str>) -> ServiceRow {
+/// The same, and whose it is.
+pub(crate) fn marked_node(host: Option<&str>, prefix: Option<&str>, group: &GroupName) -> NodeRow {
+    let mut node = node_row(host);
+    node.meta.extend(prefix.map(|prefix| (PREFIX.to_owned(), prefix.to_owned())));
+    node.meta.insert(GROUP.to_owned(), group.to_string());
+    node
+}
+
+/// The metadata that all rows of a group have.
+pub(crate) fn row_meta(group: &GroupName) -> BTreeMap<String, String> {
     let (key, value) = MANAGED_BY;
-    let mut meta = BTreeMap::from([
-        (key.to_owned(), value.to_owned()),
-        (GROUP.to_owned(), record.group.to_string()),
-    ]);
+    [(key, value), (GROUP, group.as_str())].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+}
+
+fn service_row(record: &Record, service: String, at: &Address, tag: Option<&str>) -> ServiceRow {
+    let mut meta = row_meta(&record.group);
     // Only the writer's rows change with the generation; the others' need not be written again.
     if record.writer_address() == Some(at) {
         meta.insert("generation".to_owned(), record.generation.to_string());

@@ -26,6 +26,11 @@ impl Layout {
         Self { prefix: prefix.to_owned(), group: group.clone() }
     }
 
+    /// Where the cluster `name` lives under `prefix`: as a group would below a prefix of its own.
+    pub fn of_cluster(prefix: &str, name: &GroupName) -> Self {
+        Self::new(&format!("{prefix}/{CLUSTERS}"), name)
+    }
+
     /// The prefix of all the group's keys, with a slash at the end.
     pub fn root(&self) -> String {
         format!("{}/{}/", self.prefix, self.group)
@@ -129,11 +134,50 @@ impl Layout {
         refused_by(key.strip_prefix(&self.root())?)
     }
 
+    /// The nodes of a cluster that can take requests.
+    ///
+    /// Holds of a [cluster](cluster.md): every node that can take requests, one `host:port` a line.
+    pub fn seeds(&self) -> String {
+        format!("{}seeds", self.root())
+    }
+
+    /// Who serves which slots of a cluster.
+    ///
+    /// Holds of a cluster: a line for each range of slots, `FIRST-LAST HOST:PORT`; `-` where no node serves it.
+    pub fn slots(&self) -> String {
+        format!("{}slots", self.root())
+    }
+
+    /// Who serves a shard's slots.
+    ///
+    /// Holds of a cluster: `host:port` of the shard's primary; empty while it has none that can take requests.
+    pub fn shard_primary(&self, shard: &str) -> String {
+        format!("{}{}primary", self.root(), shard_dir(shard))
+    }
+
+    /// Who can be read in its place.
+    ///
+    /// Holds of a cluster: the shard's replicas that can take requests, one `host:port` a line.
+    pub fn shard_replicas(&self, shard: &str) -> String {
+        format!("{}{}replicas", self.root(), shard_dir(shard))
+    }
+
     /// The synthetic node.
     pub fn node(&self) -> String {
         format!("{}-{}", self.prefix.replace('/', "-"), self.group)
     }
 }
+
+/// The directory of all clusters' keys, below the prefix.
+pub const CLUSTERS: &str = "cluster";
+
+/// The directory of a shard's keys, below [`Layout::root`], with a slash at the end.
+pub fn shard_dir(shard: &str) -> String {
+    format!("{SHARDS}{shard}/")
+}
+
+/// The directory of all shards' keys, below [`Layout::root`].
+pub const SHARDS: &str = "shards/";
 
 /// The directory of the agents' keys, below [`Layout::root`].
 pub const AGENTS: &str = "agents/";

@@ -11,35 +11,38 @@ use consul_redis_core::identity::address::Address;
 use proptest::prelude::*;
 
 /// Three shards: a, b and c own slots; d, e and f follow them.
-const NODES: [char; 6] = ['a', 'b', 'c', 'd', 'e', 'f'];
-const SLOTS_OF: [&str; 3] = ["0-5460", "5461-10922", "10923-16383"];
+pub(crate) const NODES: [char; 6] = ['a', 'b', 'c', 'd', 'e', 'f'];
+pub(crate) const SLOTS_OF: [&str; 3] = ["0-5460", "5461-10922", "10923-16383"];
 
-fn id(node: char) -> NodeId {
+pub(crate) fn id(node: char) -> NodeId {
     NodeId::parse(&node.to_string().repeat(40)).expect("an id")
 }
 
-fn at(node: char) -> Address {
-    let last = u32::from(node) - u32::from('a') + 1;
+pub(crate) fn at(node: char) -> Address {
+    let last = match node.to_digit(10) {
+        Some(digit) => 100 + digit,
+        None => u32::from(node) - u32::from('a') + 1,
+    };
     format!("10.0.0.{last}:6379").parse().expect("an address")
 }
 
 /// One row of a table, before it is written as Redis writes it.
 #[derive(Debug, Clone)]
-struct Line {
-    flags: String,
-    primary: Option<char>,
-    epoch: u64,
-    link: &'static str,
-    slots: String,
+pub(crate) struct Line {
+    pub(crate) flags: String,
+    pub(crate) primary: Option<char>,
+    pub(crate) epoch: u64,
+    pub(crate) link: &'static str,
+    pub(crate) slots: String,
 }
 
 impl Line {
-    fn primary(epoch: u64, slots: &str) -> Self {
+    pub(crate) fn primary(epoch: u64, slots: &str) -> Self {
         let flags = "master".to_owned();
         Self { flags, primary: None, epoch, link: "connected", slots: slots.to_owned() }
     }
 
-    fn replica(of: char, epoch: u64) -> Self {
+    pub(crate) fn replica(of: char, epoch: u64) -> Self {
         let flags = "slave".to_owned();
         Self { flags, primary: Some(of), epoch, link: "connected", slots: String::new() }
     }
@@ -47,20 +50,20 @@ impl Line {
 
 /// One node: its table, and what it says of itself.
 #[derive(Debug, Clone)]
-struct Node {
-    table: BTreeMap<char, Line>,
-    answers: bool,
-    state_ok: bool,
-    not_ready: Option<String>,
-    link: Option<ReplicaLink>,
+pub(crate) struct Node {
+    pub(crate) table: BTreeMap<char, Line>,
+    pub(crate) answers: bool,
+    pub(crate) state_ok: bool,
+    pub(crate) not_ready: Option<String>,
+    pub(crate) link: Option<ReplicaLink>,
 }
 
 /// A cluster, node by node.
 #[derive(Debug, Clone)]
-struct Cluster(BTreeMap<char, Node>);
+pub(crate) struct Cluster(pub(crate) BTreeMap<char, Node>);
 
 impl Cluster {
-    fn healthy() -> Self {
+    pub(crate) fn healthy() -> Self {
         let mut table = BTreeMap::new();
         for (index, slots) in SLOTS_OF.iter().enumerate() {
             let epoch = index as u64 + 1;
@@ -78,12 +81,12 @@ impl Cluster {
         Self(NODES.into_iter().map(|name| (name, node(name))).collect())
     }
 
-    fn node(&mut self, name: char) -> &mut Node {
+    pub(crate) fn node(&mut self, name: char) -> &mut Node {
         self.0.get_mut(&name).expect("a node")
     }
 
     /// What these say of one node.
-    fn say(&mut self, who: &[char], of: char, change: impl Fn(&mut Line)) {
+    pub(crate) fn say(&mut self, who: &[char], of: char, change: impl Fn(&mut Line)) {
         for name in who {
             if let Some(line) = self.node(*name).table.get_mut(&of) {
                 change(line);
@@ -91,7 +94,7 @@ impl Cluster {
         }
     }
 
-    fn dies(&mut self, name: char) {
+    pub(crate) fn dies(&mut self, name: char) {
         self.node(name).answers = false;
         for other in NODES {
             self.say(&[other], name, |line| line.link = "disconnected");
@@ -99,7 +102,7 @@ impl Cluster {
     }
 
     /// d takes the place of a, which is known as its replica's predecessor without slots.
-    fn d_is_elected(&mut self) {
+    pub(crate) fn d_is_elected(&mut self) {
         let others: Vec<char> = NODES.into_iter().filter(|name| *name != 'a').collect();
         self.say(&others, 'd', |line| *line = Line::primary(4, SLOTS_OF[0]));
         self.say(&others, 'a', |line| line.slots.clear());
@@ -120,7 +123,7 @@ impl Cluster {
         rows.collect()
     }
 
-    fn readings(&self) -> NodeReadings {
+    pub(crate) fn readings(&self) -> NodeReadings {
         let read = |name: char, node: &Node| {
             if !node.answers {
                 return Err("no answer within 500 ms".to_owned());

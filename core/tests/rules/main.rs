@@ -3,6 +3,7 @@
 
 mod clocks;
 mod cluster;
+mod cluster_names;
 mod data_loss;
 mod doctor;
 mod electorate;

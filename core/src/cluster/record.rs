@@ -1,0 +1,243 @@
+//! What one cluster's `state` key holds: everything that its rows and keys are made from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::slots::{SlotRange, count};
+use super::table::NodeId;
+use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::published::store::{Key, Layout};
+use crate::time::Mono;
+
+/// Version of the format. A record with a higher one is left alone.
+pub const CLUSTER_RECORD_VERSION: u32 = 1;
+
+/// The published truth about one cluster. Its rows and plain keys are a function of this value
+/// ([`crate::cluster::rows::project`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    /// Version of the format, [`CLUSTER_RECORD_VERSION`].
+    pub v: u32,
+    /// The cluster's name in the agents' config.
+    pub cluster: GroupName,
+    /// The service name that it is published under.
+    pub service: ServiceName,
+    /// Below which prefix its keys are: what its node in Consul is told apart by.
+    pub prefix: String,
+    /// +1 whenever a node or a shard changes.
+    pub generation: u64,
+    /// The id of the agent that wrote this.
+    pub by: String,
+    /// When this generation began.
+    pub since: Timestamp,
+    /// What has changed with it, in one line.
+    pub why: String,
+    /// The primaries that own slots, and vote.
+    pub voters: BTreeSet<NodeId>,
+    /// Who owns which slots, by the shard's own number, which it keeps when its owner changes.
+    pub shards: BTreeMap<u32, ShardRecord>,
+    /// The number of the next new shard: no number is used again.
+    pub next_shard: u32,
+    /// Every member, those in no name too.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// An agent hears no majority of the voters. Another one that hears it takes this out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unheard: Option<Unheard>,
+}
+
+/// Who hears no majority, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unheard {
+    /// The agent.
+    pub by: String,
+    /// What it hears instead.
+    pub why: String,
+}
+
+/// The slots that are owned together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRecord {
+    /// The node that a majority gives them to; of slots that have no owner now, the last one.
+    pub owner: NodeId,
+    /// The epoch of its claim.
+    pub epoch: u64,
+    /// The slots, in order.
+    pub slots: Vec<SlotRange>,
+}
+
+/// What a node is to its shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterRole {
+    /// It owns the slots.
+    Primary,
+    /// It follows the owner.
+    Replica,
+}
+
+impl ClusterRole {
+    /// The word of tags and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Where it answers clients, as the voters have it.
+    pub address: Address,
+    /// What it is to its shard; none of a node that belongs to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<ClusterRole>,
+    /// Its shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u32>,
+    /// The slots that it owns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<SlotRange>,
+    /// Whom it follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<NodeId>,
+    /// The epoch of its shard's owner.
+    pub epoch: u64,
+    /// It can take requests, and so is in the names.
+    pub fit: bool,
+    /// Why it was found unfit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Since when all of this is so.
+    pub since: Timestamp,
+    /// The generation that this began with.
+    pub generation: u64,
+}
+
+impl NodeRecord {
+    /// It says the same of the node. Why it is unfit, agents see differently.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let Self { why, since, generation, .. } = other.clone();
+        *other == Self { why, since, generation, ..self.clone() }
+    }
+
+    /// What it is in the names.
+    pub fn serves(&self) -> Option<(ClusterRole, u32)> {
+        self.role.zip(self.shard).filter(|_| self.fit)
+    }
+}
+
+impl ClusterRecord {
+    /// It says the same of every node and shard.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let same = |(id, node): (&NodeId, &NodeRecord)| {
+            self.nodes.get(id).is_some_and(|own| own.is_as(node))
+        };
+        self.shards == other.shards
+            && self.voters == other.voters
+            && self.nodes.len() == other.nodes.len()
+            && other.nodes.iter().all(same)
+    }
+
+    /// The names and their rows are the same: what differs can wait.
+    pub fn names_as(&self, other: &Self) -> bool {
+        fn named(
+            record: &ClusterRecord,
+        ) -> impl Iterator<Item = (&NodeId, &Address, Option<(ClusterRole, u32)>)> {
+            let fit = record.nodes.iter().filter(|(_, node)| node.fit);
+            fit.map(|(id, node)| (id, &node.address, node.serves()))
+        }
+        named(self).eq(named(other))
+    }
+
+    /// The nodes of a shard that can take requests as this.
+    pub fn serving(&self, shard: u32, role: ClusterRole) -> impl Iterator<Item = &Address> {
+        let serves = move |node: &&NodeRecord| node.serves() == Some((role, shard));
+        self.nodes.values().filter(serves).map(|node| &node.address)
+    }
+
+    /// How many slots have an owner that can take requests.
+    pub fn served(&self) -> usize {
+        let served = self
+            .shards
+            .iter()
+            .filter(|(number, _)| self.serving(**number, ClusterRole::Primary).next().is_some());
+        served.map(|(_, shard)| count(&shard.slots)).sum()
+    }
+}
+
+/// The `state` key of a cluster, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredCluster {
+    /// The key does not exist.
+    Absent,
+    /// A record that this version understands.
+    Known(Box<ClusterRecord>),
+    /// Something else: a newer version's record, or damage. Never overwritten.
+    Unreadable(String),
+}
+
+/// A cluster's keys, read as one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStore {
+    /// When it was asked for.
+    pub asked: Mono,
+    /// The record.
+    pub state: StoredCluster,
+    /// ModifyIndex of `state`, 0 when it does not exist.
+    pub index: u64,
+    /// The plain keys, by their name below the cluster's root.
+    pub plain: BTreeMap<String, String>,
+}
+
+impl ClusterStore {
+    /// Makes sense of the keys below a cluster's root.
+    pub fn from_keys(layout: &Layout, asked: Mono, keys: impl IntoIterator<Item = Key>) -> Self {
+        let state = StoredCluster::Absent;
+        let mut answer = Self { asked, state, index: 0, plain: BTreeMap::new() };
+        let root = layout.root();
+        for Key { key, value, modify_index, .. } in keys {
+            match key.strip_prefix(&root) {
+                Some("state") => {
+                    answer.index = modify_index;
+                    answer.state = match decode(&value) {
+                        Ok(record) => StoredCluster::Known(Box::new(record)),
+                        Err(error) => StoredCluster::Unreadable(error),
+                    };
+                }
+                Some(name) => {
+                    let text = String::from_utf8_lossy(&value).into_owned();
+                    answer.plain.insert(name.to_owned(), text);
+                }
+                None => {}
+            }
+        }
+        answer
+    }
+
+    /// The record, where there is one that can be read.
+    pub fn record(&self) -> Option<&ClusterRecord> {
+        match &self.state {
+            StoredCluster::Known(record) => Some(record),
+            StoredCluster::Absent | StoredCluster::Unreadable(_) => None,
+        }
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<ClusterRecord, String> {
+    #[derive(Deserialize)]
+    struct VersionAlone {
+        v: u32,
+    }
+    let form = |error: serde_json::Error| format!("not a cluster's record: {error}");
+    let VersionAlone { v } = serde_json::from_slice(bytes).map_err(form)?;
+    if v > CLUSTER_RECORD_VERSION {
+        return Err(format!(
+            "written by a newer consul-redis (format {v}, this build knows {CLUSTER_RECORD_VERSION}): upgrade this one"
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(form)
+}

@@ -1,0 +1,674 @@
+//! One cluster's loop, as a state machine without I/O: readings in, things to do out. Whatever arrives, it decides anew
+//! from everything it knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::judgement::{Judgement, NodeAnswer};
+use super::record::{ClusterRecord, ClusterRole, ClusterStore, NodeRecord, StoredCluster};
+use super::renewal::{
+    ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, renew,
+};
+use super::rows::{Found, ops_to, project, step};
+use super::slots::SLOTS;
+use super::table::{NODES_MAX, NodeId};
+use crate::group::{LogLevel, LogLine, Outcome};
+use crate::identity::address::Address;
+use crate::known::observed::RowsAnswer;
+use crate::published::projection::{Op, TXN_OPS_MAX};
+use crate::time::{Mono, Now};
+
+/// How often the nodes are asked when nothing happens, in ms.
+pub const ASK_MS: u64 = 1_000;
+/// How often they are asked after something has, in ms, ...
+pub const ASK_QUICK_MS: u64 = 200;
+/// ... of a large cluster after so long for each of them: their tables grow with their number.
+const QUICK_PER_NODE_MS: u64 = 10;
+/// ... and for how long, in ms.
+pub const QUICK_FOR_MS: u64 = 30_000;
+/// How often those that do not vote are asked for all of their table, in ms.
+pub const ASK_ALL_MS: u64 = 10_000;
+/// What a round of questions brings is waited for this long, in ms, before it is gone by in part: the tables of a moment
+/// belong together. A node that answers no more is not waited with.
+pub const SETTLE_MS: u64 = 30;
+/// How often the rows are compared with the record, in ms.
+pub const CLUSTER_AUDIT_MS: u64 = 10_000;
+/// Pause before a write that Consul refused is tried again, or a read that failed, in ms.
+const AGAIN_MS: u64 = 2_000;
+/// Changes that alter no name, such as slots that move, are written no more often than this, in ms.
+const CALM_WRITE_MS: u64 = 1_000;
+/// A problem is said again after so long, in ms, and another one after [`SAID_GAP_MS`].
+const SAID_AGAIN_MS: u64 = 300_000;
+/// See [`SAID_AGAIN_MS`].
+const SAID_GAP_MS: u64 = 10_000;
+/// Lines of one change that are said each.
+const LINES_MAX: usize = 20;
+
+/// What one node said, or why it did not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeReading {
+    /// When it was asked.
+    pub asked: Mono,
+    /// Its answer.
+    pub answer: Result<NodeAnswer, NoAnswer>,
+}
+
+/// What a shell hands in.
+#[derive(Debug, Clone)]
+pub enum ClusterInput {
+    /// The addresses that the seeds stand for.
+    Seeds(BTreeSet<Address>),
+    /// A node answered, or did not.
+    Node(Address, NodeReading),
+    /// The cluster's keys, from the watch.
+    Watched(ClusterStore),
+    /// The cluster's keys, from a read that the leader confirmed.
+    Consistent(ClusterStore),
+    /// The rows of the cluster's node in Consul.
+    Rows(RowsAnswer),
+    /// A read of Consul failed.
+    ReadFailed,
+    /// Consul did not answer the watch: it may be another one, or a restored one, when it is back. No write before that
+    /// is known.
+    ConsulSilent,
+    /// How the write ended.
+    Written(Outcome),
+    /// Look at everything now.
+    Look,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the loop wants a shell to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClusterOutput {
+    /// Stay connected to exactly these nodes.
+    Follow(BTreeSet<Address>),
+    /// Ask every node; these for all of their tables.
+    Ask(BTreeSet<Address>),
+    /// Read the keys with the leader's confirmation.
+    ReadStore,
+    /// Read the rows.
+    ReadRows,
+    /// Send this transaction and report its [`Outcome`].
+    Write(Vec<Op>),
+    /// Write to the log.
+    Say(LogLine),
+}
+
+/// What is shown of a cluster in figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClusterFigures {
+    /// Number of the publication.
+    pub generation: u64,
+    /// Slots with a published primary.
+    pub slots_served: usize,
+    /// Nodes published as primaries.
+    pub primaries: usize,
+    /// Nodes published as replicas.
+    pub replicas: usize,
+    /// Members in no name.
+    pub unfit: usize,
+    /// Voters known, and how many of them answer this agent; 0 where no majority is heard.
+    pub voters: usize,
+    /// See `voters`.
+    pub answering: usize,
+}
+
+/// A write under way.
+#[derive(Debug)]
+struct Sent {
+    /// The record that it makes, where it makes one.
+    record: Option<ClusterRecord>,
+    silent: BTreeSet<NodeId>,
+}
+
+/// What is read in Consul before anything is decided.
+#[derive(Debug, Default)]
+struct ClusterReads {
+    /// The keys are being read, or are to be at that time.
+    store: Option<Mono>,
+    rows: Option<Mono>,
+}
+
+/// What was said of a problem, and when.
+#[derive(Debug)]
+struct Said {
+    text: String,
+    at: Mono,
+}
+
+/// One cluster's loop: [`ClusterInput`]s in, [`ClusterOutput`]s out.
+#[derive(Debug)]
+pub struct ClusterLoop {
+    policy: ClusterPolicy,
+    seeds: BTreeSet<Address>,
+    nodes: BTreeMap<Address, NodeSeen>,
+    followed: BTreeSet<Address>,
+    store: Option<ClusterStore>,
+    rows: Option<RowsAnswer>,
+    /// When the keys last changed, by whichever agent.
+    stored: Mono,
+    /// When another agent last changed them.
+    changed: Mono,
+    sent: Option<Sent>,
+    /// What the watch said meanwhile.
+    late: Option<ClusterStore>,
+    reads: ClusterReads,
+    next_write: Mono,
+    next_ask: Mono,
+    next_all: Mono,
+    quick_until: Mono,
+    generation: u64,
+    /// What this agent has withdrawn since it is silent.
+    silenced: BTreeSet<NodeId>,
+    overruled: BTreeSet<NodeId>,
+    unheard_since: Option<Mono>,
+    unheard_said: Option<Mono>,
+    others_hear: bool,
+    judged: Option<Judgement>,
+    /// All nodes had been asked when it last decided.
+    looked: bool,
+    /// Those of this round that have not answered yet.
+    pending: BTreeSet<Address>,
+    /// They are waited for until then.
+    settles: Option<Mono>,
+    problem: Option<Said>,
+    served_all: Option<bool>,
+}
+
+impl ClusterLoop {
+    /// A loop that knows nothing yet.
+    pub fn new(policy: ClusterPolicy) -> Self {
+        Self {
+            policy,
+            seeds: BTreeSet::new(),
+            nodes: BTreeMap::new(),
+            followed: BTreeSet::new(),
+            store: None,
+            rows: None,
+            stored: Mono::default(),
+            changed: Mono::default(),
+            sent: None,
+            late: None,
+            reads: ClusterReads { store: None, rows: Some(Mono::default()) },
+            next_write: Mono::default(),
+            next_ask: Mono::default(),
+            next_all: Mono::default(),
+            quick_until: Mono::default(),
+            generation: 0,
+            silenced: BTreeSet::new(),
+            overruled: BTreeSet::new(),
+            unheard_since: None,
+            unheard_said: None,
+            others_hear: false,
+            judged: None,
+            looked: false,
+            pending: BTreeSet::new(),
+            settles: None,
+            problem: None,
+            served_all: None,
+        }
+    }
+
+    /// When it is to be woken if nothing happens before.
+    pub fn next_wake(&self) -> Mono {
+        let reads = [self.reads.store, self.reads.rows].into_iter().flatten();
+        reads.chain(self.settles).chain([self.next_ask]).min().unwrap_or(self.next_ask)
+    }
+
+    /// What is known, in figures.
+    pub fn figures(&self) -> ClusterFigures {
+        let judged = self.judged.as_ref();
+        let (voters, answering) = judged.map_or((0, 0), |j| (j.voters.len(), j.answering));
+        let Some(record) = self.store.as_ref().and_then(ClusterStore::record) else {
+            return ClusterFigures { voters, answering, ..ClusterFigures::default() };
+        };
+        let published = |role: Option<ClusterRole>| {
+            let is = |node: &&NodeRecord| node.serves().map(|(role, _)| role) == role;
+            record.nodes.values().filter(is).count()
+        };
+        ClusterFigures {
+            generation: record.generation,
+            slots_served: record.served(),
+            primaries: published(Some(ClusterRole::Primary)),
+            replicas: published(Some(ClusterRole::Replica)),
+            unfit: published(None),
+            voters,
+            answering,
+        }
+    }
+
+    /// Takes what happened, and says what to do.
+    pub fn on(&mut self, input: ClusterInput, now: Now) -> Vec<ClusterOutput> {
+        let mut outputs = Vec::new();
+        let mut is_news = true;
+        match input {
+            ClusterInput::Seeds(seeds) => self.seeds = seeds,
+            ClusterInput::Node(address, reading) => {
+                is_news = self.see(address, reading, now.mono) || !self.looked;
+                is_news |= self.settles.is_some() && self.pending.is_empty();
+            }
+            ClusterInput::Watched(store) => self.watched(store, now.mono, &mut outputs),
+            ClusterInput::Consistent(store) => {
+                self.reads.store = None;
+                self.confirmed(store, now.mono, &mut outputs);
+            }
+            ClusterInput::Rows(rows) => {
+                // Those of before the last write say nothing: they are asked for again.
+                let fresh = rows.asked > self.stored;
+                let wait = if fresh { CLUSTER_AUDIT_MS } else { 1 };
+                self.reads.rows = Some(now.mono.plus_ms(wait));
+                if self.rows.as_ref().is_none_or(|known| known.asked <= rows.asked) {
+                    self.rows = Some(rows);
+                }
+            }
+            ClusterInput::ReadFailed => {
+                let again = now.mono.plus_ms(AGAIN_MS);
+                self.reads.store = self.reads.store.map(|_| again);
+                self.reads.rows = Some(again);
+            }
+            ClusterInput::ConsulSilent => drop(self.reads.store.get_or_insert(now.mono)),
+            ClusterInput::Written(outcome) => self.written(outcome, now, &mut outputs),
+            ClusterInput::Look => self.hurry(now.mono),
+            ClusterInput::Tick => {}
+        }
+        if is_news {
+            self.ask(now.mono, &mut outputs);
+            self.decide(now, &mut outputs);
+        }
+        outputs
+    }
+
+    /// Everything is asked at once, and often for a while.
+    fn hurry(&mut self, now: Mono) {
+        self.quick_until = now.plus_ms(QUICK_FOR_MS);
+        self.next_ask = self.next_ask.min(now.plus_ms(ASK_QUICK_MS));
+        self.next_all = self.next_all.min(now);
+    }
+
+    /// Takes a reading. Whether it says something else than the one before: the same again is no reason to decide.
+    fn see(&mut self, address: Address, reading: NodeReading, now: Mono) -> bool {
+        let NodeReading { asked, answer } = reading;
+        let seen = NodeSeen { asked, answer: None, missing: None };
+        if !self.followed.contains(&address) {
+            return false;
+        }
+        self.pending.remove(&address);
+        let seen = self.nodes.entry(address).or_insert(seen);
+        if asked < seen.asked {
+            return false;
+        }
+        let before = seen.answer.as_ref().filter(|_| seen.missing.is_none());
+        let is_news = match (&answer, before) {
+            (Ok(answer), Some((_, before))) => answer != before,
+            (Ok(_), None) => true,
+            (Err(missing), _) => seen.missing.as_ref() != Some(missing),
+        };
+        let is_lost = answer.is_err() && before.is_some();
+        let hint = match (&answer, before) {
+            (Ok(answer), Some((_, before))) => {
+                answer.state_ok != before.state_ok || answer.table != before.table
+            }
+            (Ok(_), None) => true,
+            (Err(_), before) => before.is_some(),
+        };
+        seen.asked = asked;
+        match answer {
+            Ok(answer) => (seen.answer, seen.missing) = (Some((asked, answer)), None),
+            Err(missing) => seen.missing = Some(missing),
+        }
+        if hint {
+            self.hurry(now);
+        }
+        if is_lost {
+            self.settles = None;
+            self.pending.clear();
+        } else if is_news && !self.pending.is_empty() {
+            self.settles.get_or_insert(now.plus_ms(SETTLE_MS));
+        }
+        is_news
+    }
+
+    /// An older state is that of a server that lags, or of a Consul that was wiped: a consistent read tells.
+    fn watched(&mut self, store: ClusterStore, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        match &self.store {
+            Some(known) if store.index < known.index => {
+                self.reads.store.get_or_insert(now);
+            }
+            // It may be this agent's own write, of which the answer is on its way.
+            Some(_) if self.sent.is_some() => self.late = Some(store),
+            _ => self.take(store, now, outputs),
+        }
+    }
+
+    /// What the leader has confirmed, unless more has been written since it was asked.
+    fn confirmed(&mut self, store: ClusterStore, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        let known = self.store.as_ref();
+        match known.is_some_and(|known| store.index < known.index) && store.asked < self.stored {
+            true => self.reads.store = Some(now),
+            false => self.take(store, now, outputs),
+        }
+    }
+
+    /// Goes by what another agent may have written.
+    fn take(&mut self, store: ClusterStore, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        let known = self.store.as_ref();
+        if known.is_some_and(|known| known.index == store.index) {
+            self.store = Some(store);
+            return;
+        }
+        let before = known.and_then(ClusterStore::record);
+        let record = store.record();
+        let fit = |record: Option<&ClusterRecord>, id: &NodeId| {
+            record.and_then(|record| record.nodes.get(id)).is_some_and(|node| node.fit)
+        };
+        let back = self.silenced.iter().filter(|id| fit(record, id)).cloned();
+        let back: BTreeSet<NodeId> = back.collect();
+        self.silenced.retain(|id| !back.contains(id));
+        self.overruled.extend(back);
+        let doubts = |record: Option<&ClusterRecord>| {
+            let unheard = record.and_then(|record| record.unheard.as_ref());
+            unheard.is_some_and(|unheard| unheard.by == self.policy.agent)
+        };
+        if doubts(before)
+            && !doubts(record)
+            && record.is_some_and(|r| r.nodes.values().any(|n| n.fit))
+        {
+            self.others_hear = self.unheard_since.is_some();
+        }
+        (self.changed, self.stored) = (now, now);
+        self.adopt(store, now, outputs);
+        self.hurry(now);
+        self.next_ask = now;
+        self.reads.rows = Some(now.plus_ms(1));
+    }
+
+    /// Makes it what is known, and says what is new.
+    fn adopt(&mut self, store: ClusterStore, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        let before = self.store.as_ref().and_then(ClusterStore::record);
+        if let Some(record) = store.record() {
+            self.generation = self.generation.max(record.generation);
+            let lines = differences(before, record);
+            let (generation, by) = (record.generation, &record.by);
+            let more = lines.len().saturating_sub(LINES_MAX);
+            // What was there before this agent is of no interest.
+            for line in lines.iter().take(LINES_MAX).filter(|_| self.store.is_some()) {
+                outputs
+                    .push(say(LogLevel::Info, format!("generation {generation} by {by}: {line}")));
+            }
+            if more > 0 && self.store.is_some() {
+                outputs.push(say(LogLevel::Info, format!("generation {generation}: {more} more")));
+            }
+            let served = record.served();
+            let all = served == SLOTS;
+            if self.served_all != Some(all) {
+                let level = if all { LogLevel::Info } else { LogLevel::Warn };
+                let text =
+                    format!("{served} of {SLOTS} slots are served (generation {generation})");
+                outputs.push(say(level, text));
+                self.served_all = Some(all);
+            }
+        }
+        let unheard = store.record().is_some_and(|record| record.unheard.is_some());
+        self.unheard_said = unheard.then(|| self.unheard_said.unwrap_or(now));
+        self.store = Some(store);
+    }
+
+    fn written(&mut self, outcome: Outcome, now: Now, outputs: &mut Vec<ClusterOutput>) {
+        let Some(Sent { record, silent }) = self.sent.take() else { return };
+        match outcome {
+            Outcome::Committed { index } => {
+                self.stored = now.mono;
+                self.reads.rows = Some(now.mono.plus_ms(1));
+                let Some(record) = record else { return self.repaired(now.mono, outputs) };
+                let fit = |id: &NodeId| record.nodes.get(id).is_some_and(|node| node.fit);
+                self.silenced = silent.into_iter().filter(|id| !fit(id)).collect();
+                let plain = project(&record).plain;
+                let state = StoredCluster::Known(Box::new(record));
+                let store = ClusterStore { asked: now.mono, state, index, plain };
+                self.adopt(store, now.mono, outputs);
+                self.hurry(now.mono);
+            }
+            Outcome::Lost => self.reads.store = Some(now.mono),
+            Outcome::Refused(why) => {
+                self.next_write = now.mono.plus_ms(AGAIN_MS);
+                self.reads.store = Some(now.mono.plus_ms(AGAIN_MS));
+                self.complain(format!("Consul refuses what is to be written: {why}"), now, outputs);
+            }
+            Outcome::Unknown(why) => {
+                self.reads.store = Some(now.mono.plus_ms(ASK_QUICK_MS));
+                outputs.push(say(LogLevel::Debug, format!("the write has no answer: {why}")));
+            }
+        }
+        self.take_late(now.mono, outputs);
+    }
+
+    /// What was put back is taken to be there until it is read.
+    fn repaired(&mut self, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        if let Some(store) = &mut self.store
+            && let Some(plain) = store.record().map(|record| project(record).plain)
+        {
+            store.plain = plain;
+        }
+        self.take_late(now, outputs);
+    }
+
+    fn take_late(&mut self, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        if let Some(late) = self.late.take() {
+            self.watched(late, now, outputs);
+        }
+    }
+
+    /// Says a problem, and not too often.
+    fn complain(&mut self, text: String, now: Now, outputs: &mut Vec<ClusterOutput>) {
+        let due = self.problem.as_ref().is_none_or(|said| {
+            let gap = if said.text == text { SAID_AGAIN_MS } else { SAID_GAP_MS };
+            now.mono - said.at >= gap
+        });
+        if due {
+            outputs.push(say(LogLevel::Warn, text.clone()));
+            self.problem = Some(Said { text, at: now.mono });
+        }
+    }
+
+    /// Follows the nodes that are known, and asks what is due.
+    fn ask(&mut self, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        let record = self.store.as_ref().and_then(ClusterStore::record);
+        let answers = || self.nodes.values().filter_map(|seen| Some(&seen.answer.as_ref()?.1));
+        let mut known = self.seeds.clone();
+        known.extend(record.into_iter().flat_map(|r| r.nodes.values()).map(|n| n.address.clone()));
+        let own: BTreeSet<&NodeId> =
+            record.map(|record| record.nodes.keys().collect()).unwrap_or_default();
+        // What a node of another cluster knows is none of this one.
+        let members = answers().filter(|a| own.is_empty() || own.contains(&a.table.own));
+        let named = members.flat_map(|answer| answer.table.rows.values());
+        known.extend(named.filter_map(|row| row.address.clone()));
+        let known: BTreeSet<Address> = known.into_iter().take(NODES_MAX).collect();
+        if known != self.followed {
+            self.nodes.retain(|address, _| known.contains(address));
+            outputs.push(ClusterOutput::Follow(known.clone()));
+            self.followed = known;
+        }
+        for (due, output) in [
+            (&mut self.reads.store, ClusterOutput::ReadStore),
+            (&mut self.reads.rows, ClusterOutput::ReadRows),
+        ] {
+            if due.is_some_and(|at| at <= now) {
+                // Until it is answered, or failed.
+                *due = Some(now.plus_ms(CLUSTER_AUDIT_MS));
+                outputs.push(output);
+            }
+        }
+        if now < self.next_ask {
+            return;
+        }
+        let all = now >= self.next_all;
+        let votes = |seen: &NodeSeen| {
+            let own = seen.answer.as_ref().and_then(|(_, answer)| answer.table.own_row());
+            own.is_none_or(|row| !row.slots.is_empty())
+        };
+        let full = self.followed.iter().filter(|at| all || self.nodes.get(at).is_none_or(votes));
+        outputs.push(ClusterOutput::Ask(full.cloned().collect()));
+        self.pending = self.followed.clone();
+        if all {
+            self.next_all = now.plus_ms(ASK_ALL_MS);
+        }
+        let nodes = u64::try_from(self.followed.len()).unwrap_or(u64::MAX);
+        let quick = nodes.saturating_mul(QUICK_PER_NODE_MS).clamp(ASK_QUICK_MS, ASK_MS);
+        let every = if now < self.quick_until { quick } else { ASK_MS };
+        self.next_ask = now.plus_ms(every);
+    }
+
+    /// Each node was asked since the record last changed, but for those that gave no answer.
+    fn has_looked(&self) -> bool {
+        let late = |seen: &NodeSeen| seen.missing.is_none() && seen.asked < self.changed;
+        self.followed.iter().all(|at| self.nodes.get(at).is_some_and(|seen| !late(seen)))
+    }
+
+    fn decide(&mut self, now: Now, outputs: &mut Vec<ClusterOutput>) {
+        let settled = self.settles.is_none_or(|at| at <= now.mono || self.pending.is_empty());
+        if !settled {
+            return;
+        }
+        self.settles = None;
+        self.looked = self.has_looked();
+        let Some(store) = &self.store else { return };
+        if !self.looked || self.followed.is_empty() {
+            return;
+        }
+        let view = ClusterView {
+            policy: &self.policy,
+            record: store.record(),
+            nodes: &self.nodes,
+            changed: self.changed,
+            overruled: &self.overruled,
+            unheard_since: self.unheard_since,
+            unheard_said: self.unheard_said,
+            others_hear: self.others_hear,
+            generation: self.generation,
+            now,
+        };
+        let Renewed { record, held, judged, silent } = renew(&view);
+        self.overruled.retain(|id| silent.contains(id));
+        match &judged {
+            Some(_) => {
+                self.others_hear = false;
+                if self.unheard_since.take().is_some() {
+                    // The first ones that are heard again are a majority before all of them are.
+                    self.changed = now.mono;
+                    self.next_ask = now.mono;
+                    self.looked = false;
+                    return self.ask(now.mono, outputs);
+                }
+            }
+            None => drop(self.unheard_since.get_or_insert(now.mono)),
+        }
+        self.judged = judged;
+        self.say_held(held, now, outputs);
+        if self.sent.is_some() || self.reads.store.is_some() || now.mono < self.next_write {
+            return;
+        }
+        if let Some(wanted) = record {
+            self.write(wanted, silent, now, outputs);
+        }
+    }
+
+    fn say_held(&mut self, held: Option<Held>, now: Now, outputs: &mut Vec<ClusterOutput>) {
+        let lasts = self.unheard_since.is_none_or(|at| now.mono - at >= ASK_MS);
+        match held {
+            Some(held) if lasts => {
+                self.complain(format!("nothing enters the names: {held}"), now, outputs);
+            }
+            Some(_) => {}
+            None => {
+                let ours = |said: &Said| said.text.starts_with("nothing enters");
+                if self.problem.as_ref().is_some_and(ours) {
+                    let text = "a majority of the voters is heard, and followed".to_owned();
+                    outputs.push(say(LogLevel::Info, text));
+                    self.problem = None;
+                }
+            }
+        }
+    }
+
+    /// Writes what is wanted, or puts back what another program has changed.
+    fn write(
+        &mut self,
+        wanted: ClusterRecord,
+        silent: BTreeSet<NodeId>,
+        now: Now,
+        outputs: &mut Vec<ClusterOutput>,
+    ) {
+        let (Some(store), Some(rows)) = (&self.store, &self.rows) else { return };
+        let (layout, record) = (&self.policy.layout, store.record());
+        if let Some(why) = self.obstacle(store, rows) {
+            return self.complain(why, now, outputs);
+        }
+        let fresh = rows.asked > self.stored;
+        let shown = record.map(|record| project(record).rows);
+        let found = Found {
+            rows: if fresh { rows.found.as_ref() } else { shown.as_ref() },
+            plain: &store.plain,
+            leftovers: fresh && record.is_none(),
+        };
+        let key = layout.state();
+        if record == Some(&wanted) {
+            let mut ops = ops_to(layout, &found, &wanted);
+            // Where Consul keeps something else than was written, it is not written over and over.
+            if ops.is_empty() || now.mono - self.stored < CALM_WRITE_MS {
+                return;
+            }
+            ops.insert(0, Op::KeyCheckIndex { key, index: store.index });
+            ops.truncate(TXN_OPS_MAX);
+            let text = "rows or keys in Consul are not what was published: put back".to_owned();
+            outputs.extend([say(LogLevel::Info, text), ClusterOutput::Write(ops)]);
+            self.sent = Some(Sent { record: None, silent });
+            return;
+        }
+        let calm = record.is_some_and(|r| r.names_as(&wanted) && r.unheard == wanted.unheard);
+        if (calm && now.mono - self.stored < CALM_WRITE_MS) || (record.is_none() && !fresh) {
+            return;
+        }
+        let (record, mut ops) = match step(layout, &found, record, &wanted) {
+            Some((record, ops)) => (Some(record), ops),
+            // There is more to repair than one transaction has room for.
+            None => (None, record.map(|r| ops_to(layout, &found, r)).unwrap_or_default()),
+        };
+        let index = store.index;
+        let state = record.as_ref().map(|r| serde_json::to_string(r).unwrap_or_default());
+        let fence = match state {
+            Some(value) => Op::KeyCas { key, index, value },
+            None => Op::KeyCheckIndex { key, index },
+        };
+        ops.insert(0, fence);
+        ops.truncate(TXN_OPS_MAX);
+        outputs.push(ClusterOutput::Write(ops));
+        self.sent = Some(Sent { record, silent });
+    }
+
+    /// Why nothing may be written at all.
+    fn obstacle(&self, store: &ClusterStore, rows: &RowsAnswer) -> Option<String> {
+        let ClusterPolicy { service, layout, .. } = &self.policy;
+        let node = layout.node();
+        if let StoredCluster::Unreadable(why) = &store.state {
+            return Some(format!("key {} is left alone: {why}", layout.state()));
+        }
+        if rows.is_anothers(layout) {
+            return Some(format!("node {node} in Consul is another's: nothing is published"));
+        }
+        let others: Vec<&str> = rows
+            .others
+            .iter()
+            .filter(|n| !n.eq_ignore_ascii_case(&node))
+            .map(String::as_str)
+            .collect();
+        (store.record().is_none() && !others.is_empty()).then(|| {
+            let (name, nodes) = (service.primary(), others.join(", "));
+            format!("service {name} is already on node {nodes}: nothing is published beside it")
+        })
+    }
+}
+
+fn say(weight: LogLevel, text: String) -> ClusterOutput {
+    ClusterOutput::Say(LogLine { weight, text })
+}

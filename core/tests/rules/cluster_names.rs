@@ -1,0 +1,581 @@
+//! What agents publish of a Redis Cluster: loops over a scripted cluster and a Consul in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consul_redis_core::cluster::judgement::{NodeAnswer, NodeReadings};
+use consul_redis_core::cluster::record::{ClusterRecord, ClusterStore};
+use consul_redis_core::cluster::renewal::{ClusterPolicy, HOLD_NAMES_MS, NoAnswer};
+use consul_redis_core::cluster::slots::SLOTS;
+use consul_redis_core::cluster::table::Table;
+use consul_redis_core::cluster::watch::{
+    ASK_QUICK_MS, ClusterInput, ClusterLoop, ClusterOutput, NodeReading,
+};
+use consul_redis_core::group::Outcome;
+use consul_redis_core::identity::address::Address;
+use consul_redis_core::known::observed::{Key, RowsAnswer};
+use consul_redis_core::published::projection::{Layout, Op, Rows, TXN_OPS_MAX};
+use consul_redis_core::time::{Mono, Now};
+use jiff::Timestamp;
+
+use crate::cluster::{Cluster, Line, NODES, SLOTS_OF, at, id};
+
+/// A turn of the scripted world.
+const STEP_MS: u64 = ASK_QUICK_MS;
+/// Long enough for whatever agents do at once.
+const AT_ONCE: usize = 4;
+/// Long enough for all that takes time.
+const LATER: usize = 60;
+
+fn layout() -> Layout {
+    Layout::of_cluster("redis-ha", &"orders".parse().expect("a name"))
+}
+
+/// Consul's part: keys and rows, and who wrote how often.
+#[derive(Default)]
+struct Kept {
+    index: u64,
+    keys: BTreeMap<String, (Vec<u8>, u64)>,
+    rows: Option<Rows>,
+    writes: Vec<String>,
+}
+
+impl Kept {
+    fn apply(&mut self, by: &str, ops: &[Op]) -> Outcome {
+        assert!(ops.len() <= TXN_OPS_MAX, "{} operations", ops.len());
+        let now = |key: &String| self.keys.get(key).map_or(0, |(_, index)| *index);
+        let holds = |op: &Op| match op {
+            Op::KeyCas { key, index, .. } | Op::KeyCheckIndex { key, index } => now(key) == *index,
+            _ => true,
+        };
+        if !ops.iter().all(holds) {
+            return Outcome::Lost;
+        }
+        self.index += 1;
+        self.writes.push(by.to_owned());
+        for op in ops.iter().cloned() {
+            match op {
+                Op::KeyCas { key, value, .. } | Op::KeySet { key, value } => {
+                    self.keys.insert(key, (value.into_bytes(), self.index));
+                }
+                Op::KeyDeleteTree { prefix } => {
+                    self.keys.retain(|key, _| !key.starts_with(&prefix))
+                }
+                Op::NodeSet { row, .. } => {
+                    let (services, checks) = (BTreeMap::new(), BTreeMap::new());
+                    let rows =
+                        self.rows.get_or_insert(Rows { node: row.clone(), services, checks });
+                    rows.node = row;
+                }
+                Op::NodeDelete { .. } => self.rows = None,
+                Op::ServiceSet { id, row, .. } => {
+                    self.rows.as_mut().expect("a node").services.insert(id, row);
+                }
+                Op::ServiceDelete { id, .. } => {
+                    let row = self.rows.as_mut().expect("a node").services.remove(&id);
+                    assert!(row.is_some(), "{id} is not there");
+                }
+                Op::KeyCheckIndex { .. } => {}
+                Op::CheckSet { .. } => panic!("no check is written"),
+            }
+        }
+        let state = layout().state();
+        Outcome::Committed { index: self.keys.get(&state).map_or(0, |(_, index)| *index) }
+    }
+
+    fn store(&self, asked: Mono) -> ClusterStore {
+        let keys = self.keys.iter().map(|(key, (value, index))| Key {
+            key: key.clone(),
+            value: value.clone(),
+            modify_index: *index,
+            locked: false,
+        });
+        ClusterStore::from_keys(&layout(), asked, keys)
+    }
+
+    fn key(&self, name: &str) -> String {
+        let key = format!("{}{name}", layout().root());
+        String::from_utf8(self.keys.get(&key).expect(name).0.clone()).expect("text")
+    }
+}
+
+/// One agent.
+struct Watcher {
+    name: String,
+    machine: ClusterLoop,
+    followed: BTreeSet<Address>,
+    seen: u64,
+    /// What it gets no answer from, and why.
+    deaf: BTreeMap<Address, NoAnswer>,
+    said: Vec<String>,
+}
+
+/// A scripted world.
+struct Stage {
+    cluster: Cluster,
+    /// Other nodes than those.
+    others: NodeReadings,
+    kept: Kept,
+    agents: Vec<Watcher>,
+    now: u64,
+}
+
+impl Stage {
+    fn new(cluster: Cluster, agents: usize) -> Self {
+        let agents = (0..agents).map(|n| format!("agent-{n}")).map(Watcher::new).collect();
+        let mut stage =
+            Self { cluster, others: NodeReadings::new(), kept: Kept::default(), agents, now: 1 };
+        stage.seed(&[at('f')]);
+        stage
+    }
+
+    fn seed(&mut self, seeds: &[Address]) {
+        for index in 0..self.agents.len() {
+            let seeds = seeds.iter().cloned().collect();
+            self.hand_in(index, ClusterInput::Seeds(seeds));
+        }
+    }
+
+    fn published() -> Self {
+        Self::published_by(1)
+    }
+
+    fn published_by(agents: usize) -> Self {
+        let mut stage = Self::new(Cluster::healthy(), agents);
+        stage.turn(AT_ONCE);
+        assert_eq!(stage.named("orders-primary"), ats("abc"));
+        stage.kept.writes.clear();
+        stage
+    }
+
+    fn turn(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.now += STEP_MS;
+            for index in 0..self.agents.len() {
+                self.hand_in(index, ClusterInput::Tick);
+                if self.agents[index].seen != self.kept.index {
+                    self.agents[index].seen = self.kept.index;
+                    let store = self.kept.store(Mono(self.now));
+                    self.hand_in(index, ClusterInput::Watched(store));
+                    // What the watch of the rows tells.
+                    let rows = self.rows();
+                    self.hand_in(index, ClusterInput::Rows(rows));
+                }
+            }
+        }
+    }
+
+    fn rows(&self) -> RowsAnswer {
+        let others = BTreeSet::new();
+        RowsAnswer { asked: Mono(self.now), found: self.kept.rows.clone(), foreign: false, others }
+    }
+
+    fn hand_in(&mut self, index: usize, input: ClusterInput) {
+        let now = Now {
+            mono: Mono(self.now),
+            wall: Timestamp::from_millisecond(1_700_000_000_000 + self.now as i64).expect("a time"),
+        };
+        let mut inputs = vec![input];
+        while !inputs.is_empty() {
+            for output in self.agents[index].machine.on(inputs.remove(0), now) {
+                match output {
+                    ClusterOutput::Follow(addresses) => self.agents[index].followed = addresses,
+                    ClusterOutput::Ask(_) => {
+                        for address in self.agents[index].followed.clone() {
+                            let answer = self.answer(index, &address);
+                            let reading = NodeReading { asked: now.mono, answer };
+                            inputs.push(ClusterInput::Node(address, reading));
+                        }
+                    }
+                    ClusterOutput::ReadStore => {
+                        inputs.push(ClusterInput::Consistent(self.kept.store(now.mono)));
+                    }
+                    ClusterOutput::ReadRows => inputs.push(ClusterInput::Rows(self.rows())),
+                    ClusterOutput::Write(ops) => {
+                        let name = self.agents[index].name.clone();
+                        inputs.push(ClusterInput::Written(self.kept.apply(&name, &ops)));
+                    }
+                    ClusterOutput::Say(line) => self.agents[index].said.push(line.text),
+                }
+            }
+        }
+    }
+
+    fn answer(&self, agent: usize, address: &Address) -> Result<NodeAnswer, NoAnswer> {
+        if let Some(why) = self.agents[agent].deaf.get(address) {
+            return Err(why.clone());
+        }
+        let readings = self.cluster.readings();
+        let refused = || NoAnswer::Refused("cannot connect: refused".to_owned());
+        let found = readings.get(address).or_else(|| self.others.get(address));
+        found.cloned().ok_or_else(refused)?.map_err(|_| refused())
+    }
+
+    fn record(&self) -> ClusterRecord {
+        self.kept.store(Mono(self.now)).record().expect("a record").clone()
+    }
+
+    /// Which addresses a name answers.
+    fn named(&self, service: &str) -> BTreeSet<String> {
+        let rows = self.kept.rows.iter().flat_map(|rows| rows.services.values());
+        rows.filter(|row| row.service == service)
+            .map(|row| format!("{}:{}", row.address, row.port))
+            .collect()
+    }
+
+    fn tags(&self, service: &str, node: char) -> Vec<String> {
+        let key = format!("{service}:{}", at(node));
+        self.kept.rows.as_ref().expect("rows").services[&key].tags.clone()
+    }
+
+    fn deafen(&mut self, agent: usize, nodes: &str, why: fn(String) -> NoAnswer) {
+        let why = why("no answer within 500 ms".to_owned());
+        self.agents[agent].deaf = nodes.chars().map(|node| (at(node), why.clone())).collect();
+    }
+
+    fn said(&self, agent: usize, words: &str) -> usize {
+        self.agents[agent].said.iter().filter(|line| line.contains(words)).count()
+    }
+}
+
+impl Watcher {
+    fn new(name: String) -> Self {
+        let policy = ClusterPolicy {
+            name: "orders".parse().expect("a name"),
+            service: "orders".parse().expect("a name"),
+            layout: layout(),
+            agent: name.clone(),
+        };
+        let machine = ClusterLoop::new(policy);
+        let (followed, deaf, said) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
+        Self { name, machine, followed, seen: u64::MAX, deaf, said }
+    }
+}
+
+fn ats(nodes: &str) -> BTreeSet<String> {
+    nodes.chars().map(|node| at(node).to_string()).collect()
+}
+
+/// d leads in a's place, and the cluster says so.
+fn replaced(cluster: &mut Cluster) {
+    cluster.dies('a');
+    cluster.d_is_elected();
+}
+
+/// a is back, as d's replica.
+fn back(cluster: &mut Cluster) {
+    let slave = Line::replica('d', 4);
+    let table = cluster.node('d').table.clone();
+    let up = cluster.node('e').link;
+    let a = cluster.node('a');
+    (a.answers, a.table, a.link) = (true, table, up);
+    cluster.say(&NODES, 'a', |line| *line = slave.clone());
+}
+
+#[test]
+fn blank_nodes_are_in_no_name_and_a_cluster_is_in_all_of_them_by_one_write() {
+    let mut stage = Stage::new(Cluster::healthy(), 1);
+    let whole = stage.cluster.clone();
+    for name in NODES {
+        let node = stage.cluster.node(name);
+        node.table.retain(|other, _| *other == name);
+        node.table.insert(name, Line::primary(0, ""));
+        (node.state_ok, node.link) = (false, None);
+    }
+    stage.seed(&NODES.map(at));
+    stage.turn(LATER);
+    assert_eq!((stage.kept.writes.len(), &stage.kept.rows), (0, &None));
+    assert_eq!(stage.said(0, "the nodes are blank"), 1, "{:?}", stage.agents[0].said);
+    stage.cluster = whole;
+    stage.turn(LATER);
+    assert_eq!(stage.kept.writes.len(), 1, "one write, and none after it");
+    assert_eq!(stage.named("orders"), ats("abcdef"));
+    assert_eq!(stage.named("orders-primary"), ats("abc"));
+    assert_eq!(stage.named("orders-replica"), ats("def"));
+    assert_eq!(stage.tags("orders", 'e'), ["replica", "shard-2"]);
+    assert_eq!(stage.tags("orders-primary", 'c'), ["shard-3"]);
+    assert_eq!(stage.kept.key("shards/1/primary"), at('a').to_string());
+    assert_eq!(stage.kept.key("shards/1/replicas"), format!("{}\n", at('d')));
+    let slots: String = (0..3).map(|n| format!("{} {}\n", SLOTS_OF[n], at(NODES[n]))).collect();
+    assert_eq!(stage.kept.key("slots"), slots);
+    assert_eq!(stage.kept.key("seeds").lines().count(), 6);
+    let record = stage.record();
+    assert_eq!((record.generation, record.served(), record.by.as_str()), (1, SLOTS, "agent-0"));
+    let row = &stage.kept.rows.as_ref().unwrap().services["orders-primary:10.0.0.1:6379"];
+    assert_eq!(row.meta["node"], id('a').as_str());
+    assert_eq!((row.meta["slots"].as_str(), row.meta["epoch"].as_str()), ("0-5460", "1"));
+}
+
+#[test]
+fn a_dead_primary_leaves_at_once_its_successor_has_its_shard_and_it_returns_as_a_replica() {
+    let mut stage = Stage::published();
+    stage.cluster.dies('a');
+    stage.turn(1);
+    assert_eq!(stage.named("orders-primary"), ats("bc"));
+    assert_eq!(stage.named("orders"), ats("bcdef"));
+    assert_eq!(stage.kept.key("shards/1/primary"), "");
+    assert!(stage.kept.key("slots").starts_with("0-5460 -\n"));
+    assert_eq!(stage.said(0, "10923 of 16384 slots are served"), 1, "{:?}", stage.agents[0].said);
+    let generation = stage.record().generation;
+    assert_eq!(generation, 2);
+    stage.cluster.d_is_elected();
+    stage.turn(1);
+    assert_eq!(stage.named("orders-primary"), ats("bcd"));
+    assert_eq!(stage.tags("orders", 'd'), ["primary", "shard-1"]);
+    assert_eq!(stage.named("orders-replica"), ats("ef"));
+    back(&mut stage.cluster);
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.named("orders-replica"), ats("aef"));
+    assert_eq!(stage.tags("orders-replica", 'a'), ["shard-1"]);
+    let (record, writes) = (stage.record(), stage.kept.writes.len());
+    assert_eq!((record.generation, writes), (4, 3));
+    assert_eq!(record.nodes[&id('d')].generation, 3);
+    stage.turn(LATER);
+    assert_eq!(stage.kept.writes.len(), writes, "nothing is written when nothing changes");
+}
+
+#[test]
+fn a_node_that_the_others_have_forgotten_is_in_no_name_and_gone_from_the_record() {
+    let mut stage = Stage::published();
+    for voter in NODES.into_iter().filter(|name| *name != 'f') {
+        stage.cluster.node(voter).table.remove(&'f');
+    }
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.named("orders"), ats("abcde"));
+    assert!(!stage.record().nodes.contains_key(&id('f')));
+    assert_eq!(stage.kept.writes.len(), 1);
+}
+
+#[test]
+fn what_two_agents_see_is_written_once() {
+    let mut stage = Stage::published_by(2);
+    replaced(&mut stage.cluster);
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders-primary"), ats("bcd"));
+    assert_eq!(stage.kept.writes.len(), 2, "a leaves, d leads: {:?}", stage.kept.writes);
+    stage.agents.remove(0);
+    back(&mut stage.cluster);
+    stage.turn(LATER);
+    assert_eq!(stage.kept.writes[2..], ["agent-1"]);
+    assert_eq!(stage.named("orders"), ats("abcdef"));
+}
+
+#[test]
+fn a_node_that_one_agent_alone_does_not_reach_is_put_back_by_another_and_stays() {
+    for why in [NoAnswer::Silent, NoAnswer::Refused] {
+        let mut stage = Stage::published_by(2);
+        stage.deafen(0, "d", why);
+        stage.turn(LATER);
+        assert_eq!(stage.named("orders"), ats("abcdef"));
+        assert_eq!(stage.kept.writes, ["agent-0", "agent-1"]);
+        // What the voters say of it counts all the same.
+        stage.cluster.dies('d');
+        stage.agents.remove(1);
+        stage.turn(AT_ONCE);
+        assert_eq!(stage.named("orders"), ats("abcef"));
+    }
+}
+
+#[test]
+fn an_agent_that_hears_no_majority_changes_no_name_while_another_hears_one() {
+    let mut stage = Stage::published_by(2);
+    stage.deafen(0, "abcdef", NoAnswer::Silent);
+    stage.turn(4 * LATER);
+    assert_eq!(stage.named("orders"), ats("abcdef"));
+    assert_eq!(stage.kept.writes, ["agent-0", "agent-1"], "a doubt, and its answer");
+    assert_eq!(stage.record().generation, 1);
+    stage.agents[0].deaf.clear();
+    stage.turn(AT_ONCE);
+    stage.deafen(1, "abcdef", NoAnswer::Silent);
+    stage.turn(LATER);
+    assert_eq!((stage.named("orders"), stage.record().generation), (ats("abcdef"), 1));
+}
+
+#[test]
+fn where_no_agent_hears_a_majority_all_names_are_held_and_go() {
+    let mut stage = Stage::published_by(2);
+    for agent in [0, 1] {
+        stage.deafen(agent, "abcdef", NoAnswer::Silent);
+    }
+    let held = usize::try_from(HOLD_NAMES_MS / STEP_MS).unwrap();
+    stage.turn(held - 2);
+    assert_eq!(stage.named("orders"), ats("abcdef"));
+    stage.turn(2 * held);
+    assert_eq!(stage.named("orders"), BTreeSet::new());
+    assert_eq!((stage.kept.key("seeds"), stage.kept.key("shards/2/primary")), Default::default());
+    let writes = stage.kept.writes.len();
+    assert_eq!(writes, 2, "a doubt that no agent answers, and the names");
+    stage.turn(LATER);
+    assert_eq!(stage.kept.writes.len(), writes);
+    for agent in [0, 1] {
+        stage.agents[agent].deaf.clear();
+    }
+    stage.turn(LATER);
+    assert_eq!((stage.named("orders"), stage.kept.writes.len()), (ats("abcdef"), writes + 1));
+}
+
+#[test]
+fn in_a_minority_what_refuses_or_says_that_it_refuses_goes_at_once() {
+    let mut stage = Stage::published();
+    for name in ['a', 'b', 'd'] {
+        stage.cluster.dies(name);
+    }
+    stage.turn(1);
+    assert_eq!(stage.named("orders"), ats("cef"));
+    stage.cluster.node('c').state_ok = false;
+    stage.turn(1);
+    assert_eq!(stage.named("orders"), ats("ef"));
+    assert!(stage.said(0, "nothing enters the names: no majority") <= 1);
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders"), BTreeSet::new());
+}
+
+#[test]
+fn a_login_that_fails_on_every_node_withdraws_nothing() {
+    let mut stage = Stage::published();
+    stage.deafen(0, "abcdef", NoAnswer::Denied);
+    stage.turn(4 * LATER);
+    assert_eq!((stage.named("orders"), stage.kept.writes.len()), (ats("abcdef"), 0));
+}
+
+#[test]
+fn a_stranger_that_owns_slots_of_recorded_nodes_enters_no_name() {
+    let mut stage = Stage::published();
+    let voters: Vec<char> = NODES.to_vec();
+    for name in voters {
+        let table = &mut stage.cluster.node(name).table;
+        table.insert('1', Line::primary(9, SLOTS_OF[0]));
+        table.get_mut(&'a').unwrap().slots.clear();
+    }
+    let mut stranger = stage.cluster.node('b').clone();
+    stranger.table.get_mut(&'b').unwrap();
+    stage.cluster.0.insert('1', stranger);
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders"), ats("bcef"), "a and its replica serve nothing");
+    assert_eq!(stage.said(0, "were two clusters merged?"), 1, "{:?}", stage.agents[0].said);
+    // The operator knows better.
+    stage.kept.keys.remove(&layout().state());
+    stage.kept.index += 1;
+    stage.turn(LATER);
+    assert!(stage.named("orders-primary").contains(&at('1').to_string()));
+    assert!(stage.record().generation > 2, "{}", stage.record().generation);
+}
+
+#[test]
+fn nodes_of_another_cluster_at_a_members_address_are_none_of_it() {
+    let mut stage = Stage::published();
+    stage.cluster.dies('f');
+    stage.cluster.0.remove(&'f');
+    let text =
+        format!("{} {}@1 myself,master - 0 0 1 connected 0-16383\n", id('9').as_str(), at('f'));
+    let table = Table::parse(&text).unwrap();
+    let answer = NodeAnswer { table, state_ok: true, not_ready: None, link: None };
+    stage.others.insert(at('f'), Ok(answer));
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders"), ats("abcde"));
+    assert_eq!(stage.record().served(), SLOTS);
+}
+
+#[test]
+fn slots_that_move_keep_the_numbers_of_their_shards() {
+    let mut stage = Stage::published();
+    stage.cluster.say(&NODES, 'a', |line| line.slots = "0-99".to_owned());
+    stage.cluster.say(&NODES, 'b', |line| {
+        (line.slots, line.epoch) = ("100-10922".to_owned(), 7);
+    });
+    stage.turn(LATER);
+    assert_eq!(stage.tags("orders-primary", 'b'), ["shard-2"]);
+    assert_eq!(stage.kept.key("slots").lines().next(), Some("0-99 10.0.0.1:6379"));
+    // a gives away its last slots, and gets others later.
+    stage.cluster.say(&NODES, 'a', |line| line.slots.clear());
+    stage.cluster.say(&NODES, 'b', |line| line.slots = "0-10922".to_owned());
+    stage.turn(LATER);
+    assert!(!stage.kept.keys.keys().any(|key| key.contains("shards/1/")));
+    stage.cluster.say(&NODES, 'b', |line| line.slots = "0-9999".to_owned());
+    stage.cluster.say(&NODES, 'a', |line| {
+        (line.slots, line.epoch) = ("10000-10922".to_owned(), 8);
+    });
+    stage.turn(LATER);
+    assert_eq!(stage.tags("orders-primary", 'a'), ["shard-4"]);
+}
+
+#[test]
+fn an_older_claim_to_recorded_slots_enters_no_name() {
+    let mut stage = Stage::published();
+    stage.cluster.d_is_elected();
+    stage.cluster.say(&NODES, 'd', |line| line.epoch = 1);
+    stage.cluster.say(&NODES, 'a', |line| line.slots.clear());
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.named("orders-primary"), ats("bc"));
+    assert_eq!(stage.said(0, "by epoch 1"), 1, "{:?}", stage.agents[0].said);
+}
+
+#[test]
+fn what_another_program_removes_is_put_back_and_a_wiped_consul_goes_on_above_the_generation() {
+    let mut stage = Stage::published();
+    replaced(&mut stage.cluster);
+    stage.turn(AT_ONCE);
+    stage.kept.rows.as_mut().unwrap().services.remove("orders-primary:10.0.0.4:6379");
+    stage.kept.keys.remove(&format!("{}seeds", layout().root()));
+    stage.kept.index += 1;
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders-primary"), ats("bcd"));
+    assert_eq!(stage.kept.key("seeds").lines().count(), 5);
+    let generation = stage.record().generation;
+    (stage.kept.keys, stage.kept.rows) = Default::default();
+    stage.kept.index = 1;
+    stage.hand_in(0, ClusterInput::ConsulSilent);
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.named("orders-primary"), ats("bcd"));
+    assert!(stage.record().generation > generation);
+}
+
+#[test]
+fn what_is_no_record_of_this_version_is_left_alone() {
+    let mut stage = Stage::published();
+    stage.kept.keys.insert(layout().state(), (br#"{"v": 99}"#.to_vec(), 77));
+    stage.kept.index = 77;
+    stage.cluster.dies('a');
+    stage.turn(LATER);
+    assert_eq!((stage.named("orders-primary"), stage.kept.writes.len()), (ats("abc"), 0));
+    assert_eq!(stage.said(0, "is left alone: written by a newer consul-redis"), 1);
+}
+
+/// 60 nodes do not fit one transaction of Consul's.
+#[test]
+fn a_large_cluster_is_published_by_several_writes_and_a_change_of_it_by_one() {
+    const SHARDS: usize = 30;
+    let node = |n: usize| format!("10.1.0.{}:6379", n + 1);
+    let ids = |n: usize| format!("{n:040x}");
+    let line = |own: usize, n: usize| {
+        let myself = if own == n { "myself," } else { "" };
+        let (first, end) = ((n % SHARDS) * SLOTS / SHARDS, (n % SHARDS + 1) * SLOTS / SHARDS);
+        let (epoch, of, at) = (n % SHARDS + 1, ids(n % SHARDS), node(n));
+        match n < SHARDS {
+            true => format!(
+                "{} {at}@1 {myself}master - 0 0 {epoch} connected {first}-{}\n",
+                ids(n),
+                end - 1
+            ),
+            false => format!("{} {at}@1 {myself}slave {of} 0 0 {epoch} connected\n", ids(n)),
+        }
+    };
+    let mut stage = Stage::new(Cluster(BTreeMap::new()), 2);
+    let up = consul_redis_core::cluster::judgement::ReplicaLink { up: true, heard_s: Some(1) };
+    for own in 0..2 * SHARDS {
+        let text: String = (0..2 * SHARDS).map(|n| line(own, n)).collect();
+        let table = Table::parse(&text).unwrap();
+        let link = (own >= SHARDS).then_some(up);
+        let answer = NodeAnswer { table, state_ok: true, not_ready: None, link };
+        stage.others.insert(node(own).parse().unwrap(), Ok(answer));
+    }
+    stage.seed(&[node(0).parse().unwrap()]);
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders").len(), 2 * SHARDS);
+    assert_eq!(stage.named("orders-primary").len(), SHARDS);
+    assert_eq!(stage.record().served(), SLOTS);
+    let writes = stage.kept.writes.len();
+    assert!((3..=6).contains(&writes), "{writes}");
+    stage.others.remove(&node(40).parse::<Address>().unwrap());
+    stage.turn(LATER);
+    assert_eq!((stage.named("orders").len(), stage.kept.writes.len()), (59, writes + 1));
+}
