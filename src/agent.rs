@@ -10,7 +10,10 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
+use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::group::Outcome;
+use crate::core::identity::address::ServiceName;
+use crate::core::published::projection::Layout;
 use crate::exit::Failure;
 use crate::handover::hand_over;
 use crate::http::check_certificates;
@@ -61,7 +64,9 @@ impl Agent {
     /// # Errors
     /// A [`Failure`] with [`Exit::Config`](crate::exit::Exit::Config).
     pub fn new(config: Config) -> Result<Self, Failure> {
-        if config.sources.listed.is_empty() && config.sources.consul_service.is_none() {
+        let no_sentinels =
+            config.sources.listed.is_empty() && config.sources.consul_service.is_none();
+        if no_sentinels && (!config.groups.is_empty() || config.clusters.is_empty()) {
             return Err(ConfigError::Usage(
                 "no Sentinels: give --sentinels or --sentinel-service, or list them in the config"
                     .to_owned(),
@@ -101,23 +106,33 @@ impl Agent {
         self.consul.check_token()?;
         for group in &self.config.groups {
             self.consul.group(&group.layout, ReadMode::Consistent, &self.clock).await?;
-            let ops = rights_probe(group);
-            match self.consul.txn(&ops, "").await {
-                Outcome::Committed { .. } | Outcome::Lost => {}
-                Outcome::Refused(what) => {
-                    let denied = denied_right(&what, &ops);
-                    let call = denied.unwrap_or_else(|| "PUT /v1/txn".to_owned());
-                    return Err(ConsulError::Denied { call, what });
-                }
-                Outcome::Unknown(reason) => {
-                    return Err(ConsulError::Unreachable {
-                        address: self.consul.address(),
-                        reason,
-                    });
-                }
-            }
+            self.check_writes(&group.layout, &group.policy.service).await?;
+        }
+        for cluster in &self.config.clusters {
+            let ClusterPolicy { layout, service, .. } = &cluster.policy;
+            self.consul.cluster(layout, &self.clock).await?;
+            self.check_writes(layout, service).await?;
         }
         Ok(())
+    }
+
+    async fn check_writes(
+        &self,
+        layout: &Layout,
+        service: &ServiceName,
+    ) -> Result<(), ConsulError> {
+        let ops = rights_probe(layout, service);
+        match self.consul.txn(&ops, "").await {
+            Outcome::Committed { .. } | Outcome::Lost => Ok(()),
+            Outcome::Refused(what) => {
+                let denied = denied_right(&what, &ops);
+                let call = denied.unwrap_or_else(|| "PUT /v1/txn".to_owned());
+                Err(ConsulError::Denied { call, what })
+            }
+            Outcome::Unknown(reason) => {
+                Err(ConsulError::Unreachable { address: self.consul.address(), reason })
+            }
+        }
     }
 
     /// Waits for Consul; any answer but a right one is final, silence is not.

@@ -8,7 +8,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::file::{LogFormat, Span};
-use crate::core::identity::address::{Address, GroupName, ServiceName};
+use crate::core::identity::address::{Address, AddressError, GroupName, ServiceName};
 use crate::core::policy::WantedQuorum;
 use crate::core::published::record::Level;
 
@@ -148,12 +148,34 @@ fn every(text: &str) -> Result<Span, String> {
 /// Options of `cluster`.
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
-    /// Nodes to begin with; a name stands for all of its addresses
-    #[arg(value_name = "HOST:PORT", required = true)]
-    pub seeds: Vec<Address>,
+    /// Nodes to begin with, where a name stands for all of its addresses; or a cluster that agents publish, by its name:
+    /// then what is published is shown as well
+    #[arg(value_name = "NAME|HOST:PORT", required = true)]
+    pub places: Vec<ClusterPlace>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Where to look for a cluster.
+#[derive(Debug, Clone)]
+pub enum ClusterPlace {
+    /// In the config or in Consul, under this name.
+    Published(GroupName),
+    /// At this node.
+    Node(Address),
+}
+
+impl FromStr for ClusterPlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains(':') {
+            return text.parse().map(Self::Node).map_err(|error: AddressError| error.to_string());
+        }
+        let named = text.parse().map(Self::Published);
+        named.map_err(|_| format!("`{text}` is no cluster's name, and no node: write host:port"))
+    }
 }
 
 /// Options of `history`.

@@ -1,19 +1,32 @@
-//! Asking the nodes of a Redis Cluster: each that a seed or another node's table names, once.
+//! Asking the nodes of a Redis Cluster: each that a seed or another node's table names, once, or one of them again and
+//! again.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::Value;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::clock::{Clock, stood_still};
 
 use crate::core::cluster::judgement::{NodeAnswer, NodeReadings, ReplicaLink};
-use crate::core::cluster::table::{NODES_MAX, Table};
+use crate::core::cluster::renewal::NoAnswer;
+use crate::core::cluster::table::{NODES_MAX, Table, TableRole};
+use crate::core::cluster::watch::NodeReading;
 use crate::core::identity::address::Address;
 use crate::dns::{DnsError, Names};
+use crate::mailbox::Mailbox;
 use crate::redis_link::{Fields, Link, LinkError, LinkSettings, text};
 
 /// How often new addresses may come up in what those before have answered: nodes that know one another at all do so
 /// after one or two.
 const ROUNDS_MAX: usize = 8;
+/// Least time between two attempts to connect to a node.
+const CONNECT_GAP: Duration = Duration::from_millis(50);
 
 /// Asks every node that can be found from these addresses. A name stands for all of its A and AAAA records.
 ///
@@ -53,29 +66,145 @@ pub async fn look(
 /// # Errors
 /// [`LinkError`] without an answer, or with one that cannot be read: of a server that is no node of a cluster.
 pub async fn ask(address: &Address, login: &LinkSettings) -> Result<NodeAnswer, LinkError> {
-    let mut link = Link::open(address, login).await?;
-    let mut commands = redis::pipe();
-    commands.cmd("PING").cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("NODES");
-    commands.cmd("INFO").arg("replication");
-    let answers = link.ask(&commands).await?;
-    let [ping, info, nodes, replication] = answers.as_slice() else {
-        return Err(LinkError::Unexpected("four answers expected".to_owned()));
-    };
-    read(ping, info, nodes, replication).map_err(LinkError::Unexpected)
+    ask_over(&mut Link::open(address, login).await?, None).await
 }
 
-fn read(
-    ping: &Value,
-    info: &Value,
-    nodes: &Value,
-    replication: &Value,
-) -> Result<NodeAnswer, String> {
-    let table = Table::parse(&text(nodes)?)?;
-    let info = text(info)?;
+/// The same over an open connection. With `table`, which is the node's own of a moment ago, it is not asked for all of
+/// it, unless its role is another one now.
+async fn ask_over(link: &mut Link, table: Option<&Table>) -> Result<NodeAnswer, LinkError> {
+    let mut commands = redis::pipe();
+    commands.cmd("PING").cmd("CLUSTER").arg("INFO").cmd("INFO").arg("replication");
+    if table.is_none() {
+        commands.cmd("CLUSTER").arg("NODES");
+    }
+    let answers = link.ask(&commands).await?;
+    let [ping, info, replication, nodes @ ..] = answers.as_slice() else {
+        return Err(LinkError::Unexpected("four answers expected".to_owned()));
+    };
+    let replication = text(replication).map_err(LinkError::Unexpected)?;
+    let replication = Fields::of_info(&replication);
+    let table = match (table, nodes) {
+        (Some(table), _) if has_role(table, &replication) => table.clone(),
+        (Some(_), _) => Table::parse(&words_of(&link.call(&["CLUSTER", "NODES"]).await?)?)
+            .map_err(LinkError::Unexpected)?,
+        (None, [nodes, ..]) => Table::parse(&words_of(nodes)?).map_err(LinkError::Unexpected)?,
+        (None, []) => return Err(LinkError::Unexpected("four answers expected".to_owned())),
+    };
+    let info = words_of(info)?;
     let state_ok = Fields::of_info(&info).get("cluster_state").is_some_and(|state| state == "ok");
-    let replication = text(replication)?;
-    let link = replica_link(&Fields::of_info(&replication))?;
+    let link = replica_link(&replication).map_err(LinkError::Unexpected)?;
     Ok(NodeAnswer { table, state_ok, not_ready: text(ping).err(), link })
+}
+
+fn words_of(value: &Value) -> Result<String, LinkError> {
+    text(value).map_err(LinkError::Unexpected)
+}
+
+/// The node's own row has the role that it says it has.
+fn has_role(table: &Table, replication: &Fields<'_>) -> bool {
+    let is_replica = replication.get("role") == Some("slave");
+    table.own_row().is_some_and(|row| matches!(row.role, TableRole::Replica(_)) == is_replica)
+}
+
+/// What one node is to be asked.
+#[derive(Debug, Default, PartialEq)]
+pub struct NodeQuestions {
+    due: bool,
+    whole_table: bool,
+}
+
+impl NodeQuestions {
+    /// It is to be asked; for all of its table as well.
+    pub fn add(&mut self, whole_table: bool) {
+        self.due = true;
+        self.whole_table |= whole_table;
+    }
+}
+
+/// Stays connected to one node and asks it when that is wanted, and at once when the connection is closed. Ends when
+/// the receiver of the readings has ended.
+pub async fn follow_node(
+    address: Address,
+    login: LinkSettings,
+    clock: Clock,
+    questions: Arc<Mailbox<NodeQuestions>>,
+    readings: mpsc::Sender<(Address, NodeReading)>,
+) {
+    let mut link: Option<Link> = None;
+    let mut table: Option<Table> = None;
+    questions.post(|questions| questions.add(true));
+    loop {
+        let wanted = match &link {
+            // Cancel safe: a token, and a mailbox.
+            Some(open) => tokio::select! {
+                () = open.closed() => NodeQuestions { due: true, whole_table: true },
+                wanted = questions.take() => wanted,
+            },
+            None => questions.take().await,
+        };
+        let (asked, started) = (clock.now().mono, Instant::now());
+        let open = link.take().filter(|link| !link.is_closed());
+        let known = table.as_ref().filter(|_| !wanted.whole_table);
+        let answer = match open {
+            Some(mut open) => match ask_over(&mut open, known).await {
+                // It was closed meanwhile: whether it may be opened again says more.
+                Err(LinkError::Redis(error)) if error.is_io_error() => {
+                    opened(&address, &login).await
+                }
+                answer => answer.map(|answer| (open, answer)),
+            },
+            None => opened(&address, &login).await,
+        };
+        let answer = match answer {
+            Ok((open, answer)) => {
+                (link, table) = (Some(open), Some(answer.table.clone()));
+                Ok(answer)
+            }
+            Err(error) => Err(no_answer(&error)),
+        };
+        // That it was late is this program's own fault.
+        let says_nothing = matches!(answer, Err(NoAnswer::Silent(_))) && stood_still();
+        if !says_nothing
+            && readings.send((address.clone(), NodeReading { asked, answer })).await.is_err()
+        {
+            return;
+        }
+        if link.is_none() {
+            tokio::time::sleep_until(started + CONNECT_GAP).await;
+        }
+    }
+}
+
+/// Asks over a new connection.
+async fn opened(address: &Address, login: &LinkSettings) -> Result<(Link, NodeAnswer), LinkError> {
+    let mut link = Link::open(address, login).await?;
+    let answer = ask_over(&mut link, None).await?;
+    Ok((link, answer))
+}
+
+/// What it says of the node that it gave no answer.
+fn no_answer(error: &LinkError) -> NoAnswer {
+    let words = error.to_string();
+    match error {
+        LinkError::Connect(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            NoAnswer::Refused(words)
+        }
+        LinkError::Connect(_) | LinkError::Timeout(_) | LinkError::Lookup(_) => {
+            NoAnswer::Silent(words)
+        }
+        // A server that closes the connection while it is asked is about to end, as a rule.
+        LinkError::Redis(error) if error.is_io_error() => NoAnswer::Silent(words),
+        // Redis before Valkey 9 says that of its table, too.
+        LinkError::Unexpected(said) if said.starts_with("LOADING") => NoAnswer::Refused(words),
+        LinkError::Unexpected(said) if !said.starts_with("NO") => NoAnswer::Silent(words),
+        // `NOPERM`, `NOAUTH`: the login.
+        LinkError::Unexpected(_)
+        | LinkError::Redis(_)
+        | LinkError::TurnedAway(_)
+        | LinkError::Refused { .. }
+        | LinkError::Tls(_)
+        | LinkError::Secret(_) => NoAnswer::Denied(words),
+    }
 }
 
 /// None on a primary.

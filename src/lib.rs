@@ -15,6 +15,8 @@ pub mod clock;
 #[doc(hidden)]
 pub mod cluster;
 #[doc(hidden)]
+pub mod cluster_task;
+#[doc(hidden)]
 pub mod commands;
 #[doc(hidden)]
 pub mod completion;

@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::clock::Clock;
+use crate::core::cluster::watch::ClusterFigures;
 use crate::core::duty::action::Purpose;
 use crate::core::group::{Aftermath, Outcome, Published};
 use crate::core::identity::address::{Address, GroupName};
@@ -72,6 +73,8 @@ pub struct Meter {
     pub dns_wrong: Gauges,
     /// For how long they have not been, in seconds.
     pub dns_stale: Gauges,
+    /// What is published of each cluster, by cluster.
+    pub clusters: ClusterGauges,
     consul_seen: Moments,
     sentinels_seen: Moments,
     instances_seen: Moments,
@@ -95,6 +98,7 @@ impl Meter {
             dns_answers: Counters::default(),
             dns_wrong: Gauges::default(),
             dns_stale: Gauges::default(),
+            clusters: ClusterGauges::default(),
             consul_seen: Moments::default(),
             sentinels_seen: Moments::default(),
             instances_seen: Moments::default(),
@@ -159,6 +163,69 @@ impl Meter {
     fn age(&self, moments: &Moments, labels: &Labels) -> f64 {
         let seen = moments.get(labels).map_or(0, |moment| moment.get());
         seconds(self.clock.now().mono - Mono(seen))
+    }
+}
+
+/// What is published of clusters, in figures.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterGauges {
+    /// The number of the publication, by cluster.
+    pub generation: Gauges,
+    /// Slots with a published primary, by cluster.
+    pub slots: Gauges,
+    /// Members, by cluster and what they are published as.
+    pub nodes: Gauges,
+    /// Voters, by cluster.
+    pub voters: Gauges,
+    /// Those of them that answer, by cluster.
+    pub answering: Gauges,
+}
+
+/// The part of a [`Meter`] that one cluster's loop shows its figures with, for as long as it is there.
+pub struct ClusterMeter {
+    gauges: ClusterGauges,
+    cluster: GroupName,
+}
+
+impl ClusterMeter {
+    /// A meter that labels all it shows with this cluster.
+    pub fn new(meter: &Meter, cluster: GroupName) -> Self {
+        Self { gauges: meter.clusters.clone(), cluster }
+    }
+
+    fn labels(&self) -> Labels {
+        vec![("cluster", self.cluster.to_string())]
+    }
+
+    fn as_what(&self, what: &str) -> Labels {
+        [self.labels(), vec![("published", what.to_owned())]].concat()
+    }
+
+    /// Shows what is known now.
+    pub fn show(&self, figures: &ClusterFigures) {
+        let set = |gauges: &Gauges, labels: Labels, value: f64| {
+            gauges.get_or_create(&labels).set(value);
+        };
+        let ClusterGauges { generation, slots, nodes, voters, answering } = &self.gauges;
+        set(generation, self.labels(), figures.generation as f64);
+        set(slots, self.labels(), figures.slots_served as f64);
+        set(voters, self.labels(), figures.voters as f64);
+        set(answering, self.labels(), figures.answering as f64);
+        set(nodes, self.as_what("primary"), figures.primaries as f64);
+        set(nodes, self.as_what("replica"), figures.replicas as f64);
+        set(nodes, self.as_what("none"), figures.unfit as f64);
+    }
+}
+
+impl Drop for ClusterMeter {
+    fn drop(&mut self) {
+        let ClusterGauges { generation, slots, nodes, voters, answering } = &self.gauges;
+        for gauges in [generation, slots, voters, answering] {
+            gauges.remove(&self.labels());
+        }
+        for what in ["primary", "replica", "none"] {
+            nodes.remove(&self.as_what(what));
+        }
     }
 }
 

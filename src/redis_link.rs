@@ -391,6 +391,11 @@ impl Link {
         }
     }
 
+    /// The connection is closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
     /// Resolves when the connection is closed. Cancel safe.
     pub async fn closed(&self) {
         self.closed.cancelled().await;

@@ -56,7 +56,7 @@ fn keys(table: &str) -> BTreeSet<String> {
 }
 
 /// Every table of the config file, with what must stand before its first unknown key.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 16] = [
     "",
     "[agent]",
     "[http]",
@@ -69,6 +69,7 @@ const TABLES: [&str; 15] = [
     "[[group]]\nname = \"redis\"",
     "[group.settings]",
     "[group.login]",
+    "[[cluster]]\nname = \"a\"\nseeds = [\"10.0.0.1:6379\"]",
     "[[redis]]\naddress = \"10.0.0.1:6379\"",
     "[[sentinel]]\naddress = \"10.0.0.1:26379\"",
     "[[template]]\nsource = \"a\"\ndestination = \"b\"",

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::GroupConfig;
-use crate::core::published::projection::{NO_ADDRESS, Op, ServiceRow, node_row};
+use crate::core::identity::address::ServiceName;
+use crate::core::published::projection::{Layout, NO_ADDRESS, Op, ServiceRow, node_row};
 
-/// Every kind of write the agent makes for a group, behind a guard that never holds.
-pub fn rights_probe(group: &GroupConfig) -> Vec<Op> {
-    let (layout, service) = (&group.layout, &group.policy.service);
+/// Every kind of write the agent makes for a group or a cluster, behind a guard that never holds.
+pub fn rights_probe(layout: &Layout, service: &ServiceName) -> Vec<Op> {
     let mut ops = vec![
         Op::KeyCheckIndex { key: layout.state(), index: u64::MAX >> 1 },
         Op::KeySet { key: layout.state(), value: String::new() },

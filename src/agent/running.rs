@@ -10,7 +10,8 @@ use tracing::{info, warn};
 
 use super::Agent;
 use crate::clock::{Clock, keep_beating};
-use crate::config::{Config, DnsConfig, GroupConfig, ONLY_PUBLISHES};
+use crate::cluster_task::ClusterTask;
+use crate::config::{ClusterConfig, Config, DnsConfig, GroupConfig, ONLY_PUBLISHES};
 use crate::consul::client::{Consul, Prepared};
 use crate::consul::presence::{Presence, WatchedGroup, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};
@@ -24,7 +25,7 @@ use crate::dns::Names;
 use crate::exit::Failure;
 use crate::group_task::{EVENTS_MAX, GroupTask, RIGHT_MAX};
 use crate::http::{Groups, HttpServer, HttpSources, Shown, check_certificates, keep_answering};
-use crate::meter::{GroupMeter, Meter};
+use crate::meter::{ClusterMeter, GroupMeter, Meter};
 use crate::name_check::{Checker, Findings};
 use crate::render::task::{FileState, Renderer};
 use crate::sentinel::login::{Giving, Login};
@@ -49,6 +50,7 @@ pub struct AgentTasks {
     meter: Meter,
     look: watch::Receiver<u64>,
     groups: BTreeMap<GroupName, GroupPart>,
+    clusters: BTreeMap<GroupName, (ClusterConfig, TaskHandle)>,
     sentinels: watch::Sender<SentinelHandles>,
     watched: watch::Sender<Watched>,
     watched_groups: watch::Sender<Vec<WatchedGroup>>,
@@ -119,6 +121,7 @@ impl AgentTasks {
             meter: Meter::new(clock, consul.errors()),
             look,
             groups: BTreeMap::new(),
+            clusters: BTreeMap::new(),
             sentinels: watch::Sender::default(),
             watched: watch::Sender::new(watched),
             watched_groups: watch::Sender::new(watched_groups(&config)),
@@ -143,6 +146,9 @@ impl AgentTasks {
         running.looked_at.send_replace(server.is_some() || systemd::listens());
         for group in running.config.groups.clone() {
             running.start_group(group);
+        }
+        for cluster in running.config.clusters.clone() {
+            running.start_cluster(cluster);
         }
         running.show_groups();
         running.watched.send_replace(running.now_watched());
@@ -214,6 +220,7 @@ impl AgentTasks {
         self.turn_consul(way, &before, &mut changes).await;
         self.turn_http(&before, &mut changes).await;
         self.turn_groups(&before, &mut changes).await;
+        self.turn_clusters(&before, &mut changes).await;
         let groups_before = self.watched_groups.send_replace(watched_groups(&self.config));
         let registered = self.registrations.send_replace(registrations(&self.config));
         self.watched.send_replace(self.now_watched());
@@ -319,6 +326,47 @@ impl AgentTasks {
         }
     }
 
+    /// Ends the clusters that are gone or have changed, and starts those that are new. Nothing that is published changes
+    /// with that, and what a loop forgets it sees again within a second.
+    async fn turn_clusters(&mut self, before: &Config, changes: &mut ReloadChanges) {
+        let resolver = before.resolver != self.config.resolver;
+        let wanted = self.config.clusters.clone();
+        let stays = |running: &ClusterConfig| !resolver && wanted.contains(running);
+        let over: Vec<GroupName> = self
+            .clusters
+            .iter()
+            .filter(|(_, (running, _))| !stays(running))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in over {
+            let Some((_, task)) = self.clusters.remove(&name) else { continue };
+            if !wanted.iter().any(|cluster| cluster.policy.name == name) {
+                changes.note(format!("cluster {name} is not watched any more"));
+            }
+            task.end().await;
+        }
+        for cluster in wanted {
+            if !self.clusters.contains_key(&cluster.policy.name) {
+                changes.note(format!("cluster {} is watched", cluster.policy.name));
+                self.start_cluster(cluster);
+            }
+        }
+    }
+
+    fn start_cluster(&mut self, cluster: ClusterConfig) {
+        let name = cluster.policy.name.clone();
+        let task = ClusterTask {
+            cluster: cluster.clone(),
+            consul: self.consul.clone(),
+            clock: self.clock,
+            names: Names::new(self.config.resolver),
+            look: self.look.clone(),
+            meter: ClusterMeter::new(&self.meter, name.clone()),
+        };
+        let task = self.supervisor.spawn("a cluster's loop", |stop| task.run(stop));
+        self.clusters.insert(name, (cluster, task));
+    }
+
     fn start_group(&mut self, group: GroupConfig) {
         let name = group.policy.group.clone();
         let (reports, heard) = mpsc::channel(EVENTS_MAX);
@@ -418,6 +466,10 @@ impl AgentTasks {
                 group.policy.service.primary(),
                 group.policy.publish.as_str()
             );
+        }
+        for cluster in &self.config.clusters {
+            let (name, service) = (&cluster.policy.name, &cluster.policy.service);
+            info!("{name}: watching the cluster, publishing {service}.service.consul");
         }
         for group in self.config.groups.iter().filter(|group| group.policy.tell_sentinels) {
             let login = Login::read(&group.sentinel_auth).ok().flatten();

@@ -152,11 +152,17 @@ fn rows(config: &Config) -> Vec<Vec<String>> {
         let only = if group.only_publishes() { ONLY_PUBLISHES } else { "" };
         say("group", format!("{} as {name}.service.consul, level {level}{only}", policy.group));
     }
+    for cluster in &config.clusters {
+        let (policy, seeds) = (&cluster.policy, &cluster.seeds);
+        let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
+        let (name, service, seeds) = (&policy.name, &policy.service, seeds.join(", "));
+        say("cluster", format!("{name} as {service}.service.consul, from {seeds}"));
+    }
     let listed = config.sources.listed.iter().map(ToString::to_string);
     let service = config.sources.consul_service.iter().map(|s| format!("those of service {s}"));
     if config.only_renders() {
         say("Sentinels", "none: for `consul-redis render`, and for no agent".to_owned());
-    } else {
+    } else if !config.groups.is_empty() {
         say("Sentinels", listed.chain(service).collect::<Vec<_>>().join(", "));
     }
     say("Consul", config.consul.display());

@@ -1,17 +1,22 @@
-//! `consul-redis cluster HOST:PORT...`: which nodes of a Redis Cluster can take requests, and why the others cannot.
+//! `consul-redis cluster NAME` or `HOST:PORT...`: which nodes of a Redis Cluster can take requests, and why the others
+//! cannot; and what is published of it.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use super::terminal::{self, Progress, Style};
-use crate::cli::ClusterArgs;
+use crate::cli::{ClusterArgs, ClusterPlace};
+use crate::clock::Clock;
 use crate::cluster::look;
 use crate::config::Config;
+use crate::consul::client::Consul;
 use crate::core::cluster::judgement::{Fitness, JudgedNode, Judgement, NoVoters, Shard, judge};
+use crate::core::cluster::record::{ClusterRecord, ClusterRole, NodeRecord};
 use crate::core::cluster::slots::{SLOTS, SlotRange, in_words};
 use crate::core::cluster::table::NodeId;
-use crate::core::identity::address::Address;
+use crate::core::identity::address::{Address, GroupName};
+use crate::core::published::projection::Layout;
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
 
@@ -30,6 +35,28 @@ struct ShownCluster<'a> {
     shards: Vec<ShownShard<'a>>,
     slots_unowned: Vec<SlotRange>,
     nodes: Vec<ShownNode<'a>>,
+    /// What Consul shows of it, where it was asked for by its name.
+    published: Option<ShownRecord<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownRecord<'a> {
+    service: String,
+    generation: u64,
+    since: String,
+    by: &'a str,
+    why: &'a str,
+    slots_served: usize,
+    primaries: Vec<&'a Address>,
+    replicas: Vec<&'a Address>,
+    /// Members in no name, and why.
+    unfit: Vec<ShownUnfit<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownUnfit<'a> {
+    address: &'a Address,
+    why: &'a str,
 }
 
 #[derive(Debug, Serialize)]
@@ -58,11 +85,12 @@ struct ShownNode<'a> {
 /// cannot take requests, [`Exit::Unhealthy`] when a slot is not served.
 ///
 /// # Errors
-/// A [`Failure`] when the name of a seed gives no address.
+/// A [`Failure`] when the name of a seed gives no address, or Consul does not say what is published.
 pub async fn run(config: Config, args: &ClusterArgs) -> Result<Exit, Failure> {
+    let (seeds, record) = places(&config, &args.places).await?;
     let progress = Progress::new("asking the nodes");
     let names = Names::new(config.resolver);
-    let found = look(&args.seeds, &config.instance_login, &names).await;
+    let found = look(&seeds, &config.instance_login, &names).await;
     let readings = found.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     drop(progress);
     let judged = judge(&readings);
@@ -72,7 +100,8 @@ pub async fn run(config: Config, args: &ClusterArgs) -> Result<Exit, Failure> {
         _ => Exit::Unhealthy,
     };
     if args.json {
-        println!("{}", terminal::json(&shown(&judged))?);
+        let published = record.as_ref().map(shown_record);
+        println!("{}", terminal::json(&ShownCluster { published, ..shown(&judged) })?);
         return Ok(code);
     }
     match &judged {
@@ -86,7 +115,97 @@ pub async fn run(config: Config, args: &ClusterArgs) -> Result<Exit, Failure> {
             }
         }
     }
+    if let Some(record) = &record {
+        print!("{}", record_in_text(record, Style::of_stdout()));
+    }
     Ok(code)
+}
+
+/// The nodes to begin with; and what is published, where a cluster is asked for by its name.
+async fn places(
+    config: &Config,
+    places: &[ClusterPlace],
+) -> Result<(Vec<Address>, Option<ClusterRecord>), Failure> {
+    if let [ClusterPlace::Published(name)] = places {
+        return published(config, name).await;
+    }
+    let node = |place: &ClusterPlace| match place {
+        ClusterPlace::Node(address) => Ok(address.clone()),
+        ClusterPlace::Published(name) => {
+            let message =
+                format!("`{name}` has no port: write host:port, or one cluster's name alone");
+            Err(Failure::new(Exit::Config, message))
+        }
+    };
+    Ok((places.iter().map(node).collect::<Result<_, _>>()?, None))
+}
+
+async fn published(
+    config: &Config,
+    name: &GroupName,
+) -> Result<(Vec<Address>, Option<ClusterRecord>), Failure> {
+    let consul = Consul::new(&config.consul)?;
+    let layout = Layout::of_cluster(&config.prefix, name);
+    let store = consul.cluster(&layout, &Clock::start()).await?;
+    let record = store.record().cloned();
+    let known = config.clusters.iter().find(|cluster| cluster.policy.name == *name);
+    let mut seeds: Vec<Address> = known.map(|known| known.seeds.clone()).unwrap_or_default();
+    let nodes = record.iter().flat_map(|record| record.nodes.values());
+    seeds.extend(nodes.map(|node| node.address.clone()));
+    if seeds.is_empty() {
+        let message = format!("no cluster {name} is configured here, and none is published");
+        let hint = "write it into the config as [[cluster]], or name its nodes: HOST:PORT";
+        return Err(Failure::new(Exit::Config, message).hint(hint));
+    }
+    Ok((seeds, record))
+}
+
+fn shown_record(record: &ClusterRecord) -> ShownRecord<'_> {
+    let fit = |role: ClusterRole| {
+        let serves = move |node: &&NodeRecord| node.serves().is_some_and(|(of, _)| of == role);
+        record.nodes.values().filter(serves).map(|node| &node.address).collect()
+    };
+    ShownRecord {
+        service: record.service.to_string(),
+        generation: record.generation,
+        since: record.since.to_string(),
+        by: &record.by,
+        why: &record.why,
+        slots_served: record.served(),
+        primaries: fit(ClusterRole::Primary),
+        replicas: fit(ClusterRole::Replica),
+        unfit: unfit(record).collect(),
+    }
+}
+
+fn unfit(record: &ClusterRecord) -> impl Iterator<Item = ShownUnfit<'_>> {
+    let unfit = record.nodes.values().filter(|node| node.serves().is_none());
+    unfit.map(|node| ShownUnfit {
+        address: &node.address,
+        why: node.why.as_deref().unwrap_or("it belongs to no shard"),
+    })
+}
+
+fn record_in_text(record: &ClusterRecord, style: Style) -> String {
+    let ClusterRecord { generation, since, by, why, service, .. } = record;
+    let shown = shown_record(record);
+    let (primaries, replicas) = (shown.primaries.len(), shown.replicas.len());
+    let mut text = format!(
+        "\npublished as {}: {primaries} in {}, {replicas} in {}\n  generation {generation}, {since}, by {by}: {why}\n",
+        style.bold(service.as_str()),
+        service.primary(),
+        service.replica()
+    );
+    if let Some(unheard) = &record.unheard {
+        let _ = writeln!(text, "  {} hears no majority: {}", unheard.by, unheard.why);
+    }
+    let rows = shown.unfit.iter().map(|node| vec![node.address.to_string(), node.why.to_owned()]);
+    let rows: Vec<Vec<String>> = rows.collect();
+    if !rows.is_empty() {
+        let _ = writeln!(text, "\n{}", style.bold("in no name"));
+        terminal::columns(&mut text, "  ", rows, style);
+    }
+    text
 }
 
 fn shown(judged: &Result<Judgement, NoVoters>) -> ShownCluster<'_> {
@@ -100,6 +219,7 @@ fn shown(judged: &Result<Judgement, NoVoters>) -> ShownCluster<'_> {
             shards: Vec::new(),
             slots_unowned: Vec::new(),
             nodes: Vec::new(),
+            published: None,
         };
     };
     let shards = judged.shards.iter().map(|each| {
@@ -128,6 +248,7 @@ fn shown(judged: &Result<Judgement, NoVoters>) -> ShownCluster<'_> {
         shards: shards.collect(),
         slots_unowned: judged.unowned.clone(),
         nodes: nodes.collect(),
+        published: None,
     }
 }
 

@@ -80,6 +80,7 @@ impl ConfigError {
                 "give [http] token_file or client_ca (--listen-token-file, --listen-client-ca), or listen on 127.0.0.1",
             ),
             ("publish as", "give one of them another service: --group NAME=SERVICE"),
+            ("both be published as", "give the cluster another service: service = \"...\""),
             (
                 "can be called",
                 "have Sentinel know it by another name: SENTINEL REMOVE, SENTINEL MONITOR",
@@ -88,6 +89,7 @@ impl ConfigError {
             ("exclude each other", "keep the one that holds the password"),
             ("only of use together", "give both, or neither"),
             ("but certificates are given", "write tls = true, or take the certificates away"),
+            ("has no seeds", "for example: seeds = [\"10.0.0.1:6379\"]"),
             ("is there twice", "one [[group]] for each name that Sentinel knows"),
             ("is rendered twice", "give one of the two another destination"),
             ("must say its group", "write group = \"NAME\" below it"),

@@ -33,6 +33,8 @@ pub struct File {
     pub instances: Option<Spanned<LoginTable>>,
     /// The groups to publish.
     pub group: Vec<GroupTable>,
+    /// The Redis Clusters to publish.
+    pub cluster: Vec<ClusterTable>,
     /// Node mode: this host's Redis instances.
     pub redis: Vec<RedisTable>,
     /// Node mode: this host's Sentinels.
@@ -297,6 +299,21 @@ pub enum Quorum {
     Auto,
     /// This many.
     Fixed(u64),
+}
+
+/// `[[cluster]]`: a Redis Cluster that is published, one table each: [cluster.md](cluster.md). The login is that of
+/// `[instances]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterTable {
+    /// What its keys and its node in Consul are called.
+    pub name: Spanned<GroupName>,
+    /// What Consul calls it: `orders` is published as `orders`, `orders-primary` and `orders-replica`. Default: the
+    /// name.
+    #[serde(default)]
+    pub service: Option<Spanned<ServiceName>>,
+    /// Some of its nodes, `host:port` each; the others are found. A name stands for all its A and AAAA records.
+    pub seeds: Spanned<Vec<Address>>,
 }
 
 /// `[[redis]]`: node mode: a Redis of this host.

@@ -1,5 +1,6 @@
 //! From the command line, the environment and the file to one value for each setting.
 
+mod clusters;
 mod consul;
 mod groups;
 mod http;
@@ -70,6 +71,7 @@ impl Resolver<'_> {
             sources: &sources,
         };
         let groups = self.groups(&wanted, &places, &common)?;
+        let clusters = self.clusters(&groups, &common)?;
         let redis = self.local_redis(&places, &groups);
         Ok(Config {
             consul,
@@ -86,6 +88,7 @@ impl Resolver<'_> {
             groups,
             groups_named: !self.common.group.is_empty() || !self.file.group.is_empty(),
             instance_login,
+            clusters,
             redis,
             sentinels,
             secret_variables: self.secret_variables(),

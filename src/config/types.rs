@@ -9,6 +9,7 @@ use super::error::ConfigError;
 use super::file::LogFormat;
 use super::template::TemplateConfig;
 use crate::consul::endpoint::ConsulEndpoint;
+use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::policy::Policy;
 use crate::core::published::projection::Layout;
@@ -59,6 +60,8 @@ pub struct Config {
     pub groups_named: bool,
     /// How to log in to instances of a group that is not configured.
     pub instance_login: LinkSettings,
+    /// The Redis Clusters to publish.
+    pub clusters: Vec<ClusterConfig>,
     /// Node mode: this host's instances.
     pub redis: Vec<LocalRedis>,
     /// Node mode: this host's Sentinels.
@@ -87,7 +90,7 @@ impl Config {
     /// Its templates can be rendered, and there is no Sentinel that an agent could ask.
     pub fn only_renders(&self) -> bool {
         let no_sentinels = self.sources.listed.is_empty() && self.sources.consul_service.is_none();
-        no_sentinels && !self.templates.is_empty()
+        no_sentinels && !self.templates.is_empty() && self.clusters.is_empty()
     }
 
     /// The same, with one more Redis of this host: the only group's.
@@ -143,6 +146,17 @@ pub struct GroupConfig {
     pub login: LinkSettings,
     /// The login that a reconfigured Sentinel gets for the instances.
     pub sentinel_auth: SentinelAuth,
+}
+
+/// One Redis Cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterConfig {
+    /// What is wanted of it.
+    pub policy: ClusterPolicy,
+    /// Where its nodes are looked for at first. A host that is a name stands for all its addresses.
+    pub seeds: Vec<Address>,
+    /// How to log in to its nodes.
+    pub login: LinkSettings,
 }
 
 /// What is said of a group whose agents change no instance and no Sentinel.

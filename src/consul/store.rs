@@ -10,12 +10,14 @@ use serde::Deserialize;
 use super::client::{CALL_TIMEOUT, Consul, ConsulError, Indexed, Response};
 use super::txn;
 use crate::clock::Clock;
+use crate::core::cluster::record::ClusterStore;
 use crate::core::group::Outcome;
 use crate::core::identity::address::{GroupName, ServiceName};
 use crate::core::known::observed::{Key, RowsAnswer, StoreAnswer};
 use crate::core::published::projection::{
     CheckRow, CheckStatus, Layout, NodeRow, Op, Rows, ServiceRow, is_ours,
 };
+use crate::core::published::store::CLUSTERS;
 
 /// How a group's keys are read once. Every change of them is read by [`GroupWatch`](super::watch::GroupWatch).
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +57,23 @@ impl Consul {
             self.may_read(&layout.state()).await?;
         }
         Ok(Indexed { index, value: in_answer(layout, clock, answer)? })
+    }
+
+    /// Reads all keys of a cluster as one snapshot.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn cluster(
+        &self,
+        layout: &Layout,
+        clock: &Clock,
+    ) -> Result<ClusterStore, ConsulError> {
+        let (path, query) = (keys_path(layout), [("recurse", ""), ("consistent", "")]);
+        let answer = self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            self.may_read(&layout.state()).await?;
+        }
+        cluster_in_answer(layout, clock, answer)
     }
 
     /// Consul leaves out of a list what the token may not see, and so an empty list is no answer: of a single key it
@@ -149,7 +168,15 @@ impl Consul {
         let keys: Vec<String> = answer.decode(&format!("GET {path}"))?.value;
         let head = format!("{prefix}/");
         let name = |key: &String| key.strip_prefix(&head)?.strip_suffix('/')?.parse().ok();
-        Ok(keys.iter().filter_map(name).collect())
+        let mut groups: BTreeSet<GroupName> = keys.iter().filter_map(name).collect();
+        // The directory of the clusters, unless a group of before has that name.
+        let clusters = groups.iter().find(|group| group.as_str() == CLUSTERS).cloned();
+        if let Some(clusters) = clusters
+            && self.key(&Layout::new(prefix, &clusters).state()).await?.is_none()
+        {
+            groups.remove(&clusters);
+        }
+        Ok(groups)
     }
 }
 
@@ -170,6 +197,20 @@ pub(super) fn in_answer(
     }
     let entries: Vec<KvEntry> = answer.decode(&format!("GET {}", keys_path(layout)))?.value;
     Ok(StoreAnswer::from_keys(layout, asked, keys(entries)))
+}
+
+/// The cluster's keys in Consul's answer.
+pub(super) fn cluster_in_answer(
+    layout: &Layout,
+    clock: &Clock,
+    answer: Response,
+) -> Result<ClusterStore, ConsulError> {
+    let asked = clock.mono(answer.asked);
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(ClusterStore::from_keys(layout, asked, []));
+    }
+    let entries: Vec<KvEntry> = answer.decode(&format!("GET {}", keys_path(layout)))?.value;
+    Ok(ClusterStore::from_keys(layout, asked, keys(entries)))
 }
 
 /// What Consul sent, with values in plain bytes.

@@ -7,10 +7,11 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::blocking::{BlockingQuery, WATCH_WAIT};
-use super::client::{Consul, ConsulError};
+use super::client::{Consul, ConsulError, Response};
 use super::services;
-use super::store::{ReadMode, in_answer, keys_path};
+use super::store::{ReadMode, cluster_in_answer, in_answer, keys_path};
 use crate::clock::{Clock, stood_still};
+use crate::core::cluster::record::ClusterStore;
 use crate::core::identity::address::Address;
 use crate::core::known::observed::StoreAnswer;
 use crate::core::published::projection::Layout;
@@ -84,10 +85,31 @@ pub async fn watch_group(
     clock: Clock,
     answers: mpsc::Sender<Result<StoreAnswer, ConsulError>>,
 ) {
-    let mut watch = GroupWatch::new(consul.clone(), layout.clone(), clock, WATCH_WAIT);
+    watch_keys(consul, layout, clock, in_answer, answers).await;
+}
+
+/// The same of a cluster.
+pub async fn watch_cluster(
+    consul: Consul,
+    layout: Layout,
+    clock: Clock,
+    answers: mpsc::Sender<Result<ClusterStore, ConsulError>>,
+) {
+    watch_keys(consul, layout, clock, cluster_in_answer, answers).await;
+}
+
+async fn watch_keys<T>(
+    consul: Consul,
+    layout: Layout,
+    clock: Clock,
+    read: fn(&Layout, &Clock, Response) -> Result<T, ConsulError>,
+    answers: mpsc::Sender<Result<T, ConsulError>>,
+) {
+    let (path, query) = (keys_path(&layout), vec![("recurse", "")]);
+    let mut query = BlockingQuery::new(consul.clone(), path, query, WATCH_WAIT);
     let mut away = false;
     while !answers.is_closed() {
-        let answer = watch.next().await;
+        let answer = query.next(|answer| read(&layout, &clock, answer)).await;
         match &answer {
             Ok(_) if away => {
                 info!("{}: Consul at {} answers again", layout.group, consul.address());

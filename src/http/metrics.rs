@@ -9,7 +9,7 @@ use prometheus_client::registry::{Metric, Registry};
 use crate::clock::Clock;
 use crate::core::published::record::PublishedRole;
 use crate::core::shown::status::{GroupStatus, ProblemCode};
-use crate::meter::{Counters, Gauges, Labels, Meter, instance_of, of, sentinel_of};
+use crate::meter::{ClusterGauges, Counters, Gauges, Labels, Meter, instance_of, of, sentinel_of};
 use crate::render::task::FileState;
 
 /// What the format calls itself.
@@ -69,6 +69,7 @@ const OF_GROUP: &[&str] = &["group"];
 const OF_SENTINEL: &[&str] = &["group", "sentinel"];
 const OF_INSTANCE: &[&str] = &["group", "address"];
 const OF_SERVER: &[&str] = &["group", "server"];
+const OF_CLUSTER: &[&str] = &["cluster"];
 
 struct Metrics {
     registry: Registry,
@@ -195,6 +196,22 @@ impl Filling {
         self.put("dns_stale_seconds", OF_SERVER, help, meter.dns_stale.clone());
     }
 
+    /// What is published of clusters.
+    fn clusters(&mut self, gauges: &ClusterGauges) {
+        let ClusterGauges { generation, slots, nodes, voters, answering } = gauges.clone();
+        let help = "Number of the publication of the Redis Cluster";
+        self.put("cluster_generation", OF_CLUSTER, help, generation);
+        let help = "Slots of 16384 whose owner is published as their primary";
+        self.put("cluster_slots_served", OF_CLUSTER, help, slots);
+        let help = "Members of the Redis Cluster that are published as primary, replica, none";
+        self.put("cluster_nodes", &["cluster", "published"], help, nodes);
+        let help =
+            "Primaries that own slots, and vote; 0 while this agent hears no majority of them";
+        self.put("cluster_voters", OF_CLUSTER, help, voters);
+        let help = "Voters that answer this agent; 0 while it hears no majority of them";
+        self.put("cluster_voters_answering", OF_CLUSTER, help, answering);
+    }
+
     /// What the groups' loops last knew.
     fn metrics(mut self) -> Metrics {
         let to = &mut self;
@@ -228,6 +245,7 @@ impl Metrics {
     fn new(meter: &Meter) -> Self {
         let mut to = Filling { registry: Registry::with_prefix(PREFIX), definitions: Vec::new() };
         to.metered(meter);
+        to.clusters(&meter.clusters);
         to.metrics()
     }
 

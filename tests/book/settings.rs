@@ -49,10 +49,11 @@ destination = '/b'
 ";
 
 /// The tables in the order of the page, each with the type that defines it. A login table stands in three places.
-const ORDER: [(&str, &str); 12] = [
+const ORDER: [(&str, &str); 13] = [
     ("sentinels", "SentinelsTable"),
     ("group", "GroupTable"),
     ("group.settings", "SettingsTable"),
+    ("cluster", "ClusterTable"),
     ("login", "LoginTable"),
     ("consul", "ConsulTable"),
     ("agent", "AgentTable"),
@@ -295,6 +296,7 @@ fn the_schema_takes_the_example_and_no_key_that_does_not_exist() {
         "no_such_table = 1",
         "[consul]\nno_such_key = 1",
         "[[group]]\nservice = 'a'",
+        "[[cluster]]\nname = 'a'",
         "[[group]]\nname = 'redis'\npublish = 'sometimes'",
         "[[group]]\nname = 'redis'\n[group.settings]\nquorum = 'most'",
         "[instances]\npassword = 'hunter2'",

@@ -269,6 +269,25 @@ fn a_mistake_in_the_file_is_reported_with_what_to_do() {
             "error: consul-redis.toml:2: prefix `a//b` must be names of A-Z a-z 0-9 . _ - with slashes between them\n",
         ),
         (
+            "[[cluster]]\nname = \"redis\"\nseeds = [\"10.0.0.5:6379\"]\n",
+            "error: consul-redis.toml:2: cluster `redis` and group `redis` cannot have one name\n",
+        ),
+        (
+            "[[cluster]]\nname = \"orders\"\nservice = \"redis\"\nseeds = [\"10.0.0.5:6379\"]\n",
+            "error: consul-redis.toml:2: group `redis` and cluster `orders` would both be published as `redis`\n\
+             hint: give the cluster another service: service = \"...\"\n",
+        ),
+        (
+            "[[cluster]]\nname = \"a.b\"\nseeds = [\"10.0.0.5:6379\"]\n",
+            "error: consul-redis.toml:2: cluster `a.b` needs a service name, for DNS has none like it: \
+             write service = \"...\"\n",
+        ),
+        (
+            "[[cluster]]\nname = \"orders\"\nseeds = []\n",
+            "error: consul-redis.toml:3: cluster `orders` has no seeds: write the address of a node\n\
+             hint: for example: seeds = [\"10.0.0.1:6379\"]\n",
+        ),
+        (
             "[agent]\nname = \"a\"\n",
             "hint: docs/config.md has every key, docs/consul-redis.toml an example of each\n",
         ),
@@ -277,6 +296,22 @@ fn a_mistake_in_the_file_is_reported_with_what_to_do() {
         assert!(error.ends_with(said), "{text}\n{error}");
         assert!(error.starts_with("error: consul-redis.toml:"), "{text}\n{error}");
     }
+}
+
+#[test]
+fn an_agent_with_clusters_alone_needs_no_sentinels_and_no_group() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("consul-redis.toml");
+    let args = ["check-config", "--config", path.to_str().expect("a path")];
+    let cluster = "[[cluster]]\nname = \"orders\"\nseeds = [\"10.0.0.5:6379\"]\n";
+    std::fs::write(&path, cluster).expect("a file");
+    let (code, said) = run(&args, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("orders as orders.service.consul, from 10.0.0.5:6379"), "{said}");
+    assert!(!said.contains("redis-primary") && !said.contains("Sentinels"), "{said}");
+    std::fs::write(&path, format!("{cluster}[[group]]\nname = \"redis\"\n")).expect("a file");
+    let (code, said) = run(&args, &[]);
+    assert!(code == 64 && said.contains("no Sentinels"), "{said}");
 }
 
 /// What is found when a value is used, and not when the file is read, has its line all the same. So has each kind of

@@ -1,20 +1,28 @@
-//! Redis Cluster on real nodes: which of them can take requests.
+//! Redis Cluster on real nodes: which of them can take requests, and which are in Consul's names.
 
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
 use consul_redis::lab::cluster::{LabCluster, id};
+use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::{Value, json};
 
-use crate::support::{off_schema, run, text, world};
+use crate::support::{
+    agent, get, http_address, logs, off_schema, run, text, until_logged, until_metric, until_named,
+    until_writer, world,
+};
 
 /// `cluster-node-timeout`, in ms.
 const NODE_TIMEOUT_MS: u64 = 2_000;
 /// How long a cluster may take to replace a primary: three of these, on a busy machine.
 const REPLACED_WITHIN: Duration = Duration::from_secs(60);
+/// How long agents may take for what they do at once, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(20);
+/// For so long it is looked whether nothing happens.
+const CALM: Duration = Duration::from_secs(2);
 
 /// Six nodes that know nothing, in a world that has little else.
 async fn blank() -> (World, LabCluster) {
@@ -144,4 +152,256 @@ pub async fn a_minority_is_not_believed_and_neither_is_a_server_without_a_cluste
 
 async fn text_of(node: &LabServer, command: &[&str]) -> String {
     consul_redis::redis_link::text(&node.ask(command).await.unwrap()).unwrap()
+}
+
+/// Six nodes that know nothing, and nothing else but Consul.
+async fn blank_alone() -> (World, LabCluster) {
+    let spec = WorldSpec { redis: 0, sentinels: 0, groups: Vec::new(), ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let names = ["node-0", "node-1", "node-2", "node-3", "node-4", "node-5"];
+    let cluster = LabCluster::start_blank(&mut world, &names, NODE_TIMEOUT_MS).await.unwrap();
+    (world, cluster)
+}
+
+/// The config of an agent that publishes these clusters, each from its last node.
+fn config(world: &World, clusters: &[(&str, &LabCluster)]) -> String {
+    let table = |(name, cluster): &(&str, &LabCluster)| {
+        let seed = &cluster.nodes.last().unwrap().address;
+        format!("[[cluster]]\nname = \"{name}\"\nseeds = [\"{seed}\"]\n")
+    };
+    let path = world.dir().join("clusters.toml");
+    std::fs::write(&path, clusters.iter().map(table).collect::<String>()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Agents that publish `orders`, and know no Sentinel.
+fn cluster_agents(world: &World, cluster: &LabCluster, count: usize) -> Vec<Process> {
+    let config = config(world, &[("orders", cluster)]);
+    let args = ["--config", &config, "--listen", "127.0.0.1:0"];
+    let env = [("CONSUL_REDIS_SENTINELS", "")];
+    (0..count).map(|n| agent(world, &format!("agent-{n}"), &args, &env)).collect()
+}
+
+/// The addresses of these nodes, as a name answers them.
+fn ats(nodes: &[&LabServer]) -> Vec<String> {
+    let mut all: Vec<String> = nodes.iter().map(|node| node.address.to_string()).collect();
+    all.sort();
+    all
+}
+
+async fn until_all_named(world: &World, cluster: &LabCluster) {
+    let nodes: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let (primaries, replicas) = nodes.split_at(nodes.len() / 2);
+    until_named(world, "orders-primary", &ats(primaries)).await;
+    until_named(world, "orders-replica", &ats(replicas)).await;
+    until_named(world, "orders", &ats(&nodes)).await;
+}
+
+/// Waits until a name answers what fits.
+async fn until_answers(
+    world: &World,
+    service: &str,
+    within: Duration,
+    fits: impl Fn(&[String]) -> bool,
+) {
+    until(service, within, || async {
+        let found = world.consul.passing(service).await?;
+        if fits(&found) { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+    })
+    .await
+    .unwrap();
+}
+
+/// What is published.
+async fn state(world: &World) -> Value {
+    let text = world.consul.key("redis-ha/cluster/orders/state").await.unwrap();
+    text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
+}
+
+async fn generation(world: &World) -> u64 {
+    state(world).await["generation"].as_u64().unwrap()
+}
+
+/// Waits until nothing is written any more. The generation.
+async fn until_calm(world: &World) -> u64 {
+    until("nothing is written any more", REPLACED_WITHIN, || async {
+        let before = state(world).await;
+        tokio::time::sleep(CALM).await;
+        let after = state(world).await;
+        if before == after { Ok(()) } else { Err(LabError(format!("{after:#}"))) }
+    })
+    .await
+    .unwrap();
+    generation(world).await
+}
+
+/// The shard of a node, by its tag in DNS.
+async fn until_in_shard(world: &World, shard: u32, node: &LabServer) {
+    let name = format!("shard-{shard}.orders-primary.service.consul");
+    until(&name, AT_ONCE, || async {
+        let found = world.consul.names()?.srv(&name).await.map_err(LabError::new)?;
+        let ports: Vec<u16> = found.into_iter().map(|(_, port)| port).collect();
+        if ports == [node.address.port()] { Ok(()) } else { Err(LabError(format!("{ports:?}"))) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+pub async fn a_cluster_is_in_the_names_through_the_death_of_a_primary_and_its_return() {
+    let (world, mut cluster) = blank_alone().await;
+    let agents = cluster_agents(&world, &cluster, 1);
+    let log = || logs(&agents);
+    until_logged(log, 20, "the nodes are blank", 1).await;
+    assert_eq!(state(&world).await, Value::Null);
+    cluster.create().await.unwrap();
+    until_all_named(&world, &cluster).await;
+    for shard in [0, 1, 2] {
+        until_in_shard(&world, shard + 1, &cluster.nodes[shard as usize]).await;
+    }
+    let seeds = world.consul.key("redis-ha/cluster/orders/seeds").await.unwrap().unwrap();
+    assert_eq!(seeds.lines().count(), 6, "{seeds}");
+    let url = http_address(&agents[0]).await;
+    until_metric(&url, "consul_redis_cluster_slots_served{cluster=\"orders\"} 16384.0").await;
+    let before = until_calm(&world).await;
+
+    let dead = cluster.nodes[0].address.to_string();
+    cluster.nodes[0].kill();
+    until_answers(&world, "orders-primary", AT_ONCE, |found| !found.contains(&dead)).await;
+    let nodes = &cluster.nodes;
+    let primaries = ats(&[&nodes[1], &nodes[2], &nodes[3]]);
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found == primaries).await;
+    until_named(&world, "orders-primary", &primaries).await;
+    until_named(&world, "orders-replica", &ats(&[&nodes[4], &nodes[5]])).await;
+    until_in_shard(&world, 1, &nodes[3]).await;
+    let key = world.consul.key("redis-ha/cluster/orders/shards/1/primary").await.unwrap();
+    assert_eq!(key, Some(nodes[3].address.to_string()));
+    let after = until_calm(&world).await;
+    assert!(after > before, "{after}");
+    let asked = run(&world, &["cluster", "orders", "--json"], &[]);
+    assert_eq!(asked.status.code(), Some(3), "{}", text(&asked));
+    let said: Value = serde_json::from_slice(&asked.stdout).unwrap();
+    assert_eq!(off_schema("cluster", &said), Vec::<String>::new(), "{said:#}");
+    assert_eq!(said["published"]["generation"], after);
+    assert_eq!(said["published"]["unfit"][0]["address"], dead);
+
+    cluster.nodes[0].restart().await.unwrap();
+    let nodes = &cluster.nodes;
+    let replicas = ats(&[&nodes[0], &nodes[4], &nodes[5]]);
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found == replicas).await;
+    let shown = run(&world, &["cluster", "orders"], &[]);
+    assert!(
+        text(&shown).contains("published as orders: 3 in orders-primary, 3 in orders-replica"),
+        "{}",
+        text(&shown)
+    );
+    let log = logs(&agents);
+    assert!(
+        log.contains(&format!("{dead} (")) && log.contains("primary of shard 1, leaves"),
+        "{log}"
+    );
+}
+
+/// It says that all is well, and serves reads that grow old.
+#[tokio::test]
+pub async fn a_node_that_all_others_have_forgotten_is_in_no_name() {
+    let (world, cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let _agents = cluster_agents(&world, &cluster, 1);
+    until_all_named(&world, &cluster).await;
+    let forgotten = &cluster.nodes[5];
+    let (its, address) = (id(forgotten).await.unwrap(), forgotten.address.to_string());
+    for node in &cluster.nodes[..5] {
+        node.ask(&["CLUSTER", "FORGET", &its]).await.unwrap();
+    }
+    until_answers(&world, "orders", AT_ONCE, |found| found.len() == 5 && !found.contains(&address))
+        .await;
+    let info = text_of(forgotten, &["CLUSTER", "INFO"]).await;
+    assert!(info.contains("cluster_state:ok"), "{info}");
+}
+
+#[tokio::test]
+pub async fn of_two_agents_one_is_enough_and_each_change_is_written_once() {
+    let (world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let mut agents = cluster_agents(&world, &cluster, 2);
+    until_all_named(&world, &cluster).await;
+    let before = until_calm(&world).await;
+    cluster.nodes[4].kill();
+    let nodes = &cluster.nodes;
+    until_named(&world, "orders-replica", &ats(&[&nodes[3], &nodes[5]])).await;
+    assert_eq!(until_calm(&world).await, before + 1, "{}", logs(&agents));
+    agents[0].kill();
+    cluster.nodes[4].restart().await.unwrap();
+    until_all_named(&world, &cluster).await;
+    assert!(until_calm(&world).await > before + 1);
+    assert_eq!(state(&world).await["by"], "agent-1");
+}
+
+#[tokio::test]
+pub async fn all_nodes_stop_and_are_started_again() {
+    let (world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let agents = cluster_agents(&world, &cluster, 2);
+    until_all_named(&world, &cluster).await;
+    for node in &mut cluster.nodes {
+        node.kill();
+    }
+    for service in ["orders", "orders-primary", "orders-replica"] {
+        until_answers(&world, service, AT_ONCE, <[String]>::is_empty).await;
+    }
+    let before = generation(&world).await;
+    for node in &mut cluster.nodes {
+        node.restart().await.unwrap();
+    }
+    let all: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let all = ats(&all);
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| found == all).await;
+    // Which of them lead is the cluster's own matter.
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found.len() == 3).await;
+    assert!(generation(&world).await > before, "{}", logs(&agents));
+}
+
+/// Beside a group, with the rights that the page names and no others.
+#[tokio::test]
+pub async fn two_clusters_and_a_group_are_in_one_consul() {
+    let master_token = Some("11111111-2222-3333-4444-555555555555".to_owned());
+    let spec = WorldSpec { redis: 2, sentinels: 1, master_token, ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let mut clusters = Vec::new();
+    for name in ["orders", "carts"] {
+        let names: Vec<String> = (0..4).map(|n| format!("{name}-{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let cluster = LabCluster::start_blank(&mut world, &names, NODE_TIMEOUT_MS).await.unwrap();
+        cluster.create().await.unwrap();
+        clusters.push(cluster);
+    }
+    let read = |path: &str| {
+        std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    };
+    let page = read("docs/cluster.md");
+    let rules = page.split("```hcl\n").nth(1).unwrap().split("```").next().unwrap();
+    let rules =
+        [read("consul/agent-policy.hcl"), rules.to_owned(), rules.replace("orders", "carts")];
+    let token = world.consul.token("agent", &rules.concat()).await.unwrap();
+    let config = config(&world, &[("orders", &clusters[0]), ("carts", &clusters[1])]);
+    let args = ["--config", &config, "--listen", "127.0.0.1:0"];
+    let agent = agent(&world, "agent-0", &args, &[("CONSUL_HTTP_TOKEN", &token)]);
+    until_writer(&world, "redis", 40, None).await;
+    for (name, cluster) in ["orders", "carts"].into_iter().zip(&mut clusters) {
+        let all: Vec<&LabServer> = cluster.nodes.iter().collect();
+        let (all, primaries) = (ats(&all), ats(&all[..2]));
+        until_answers(&world, name, AT_ONCE, |found| found == all).await;
+        let named = format!("{name}-primary");
+        until_answers(&world, &named, AT_ONCE, |found| found == primaries).await;
+    }
+    clusters[1].nodes[3].kill();
+    until_answers(&world, "carts-replica", AT_ONCE, |found| found.len() == 1).await;
+    assert_eq!(world.consul.passing("orders").await.unwrap().len(), 4);
+    let (_, metrics) = get(&format!("{}/metrics", http_address(&agent).await), None).await.unwrap();
+    let line = "consul_redis_cluster_nodes{cluster=\"carts\",published=\"none\"} 1.0";
+    assert!(metrics.contains(line), "{metrics}");
+    // The directory of the clusters is no group.
+    let status = run(&world, &["status"], &[]);
+    assert!(!text(&status).contains("cluster:"), "{}", text(&status));
 }

@@ -34,7 +34,12 @@ macro_rules! each_on {
                     a_handover_that_sentinels_give_up_at_first_is_made_all_the_same()}
                 cluster::{from_blank_nodes_to_a_cluster_whose_primary_dies_and_comes_back(),
                     a_node_that_all_others_have_forgotten_is_fit_for_nothing(),
-                    a_minority_is_not_believed_and_neither_is_a_server_without_a_cluster()}
+                    a_minority_is_not_believed_and_neither_is_a_server_without_a_cluster(),
+                    a_cluster_is_in_the_names_through_the_death_of_a_primary_and_its_return(),
+                    a_node_that_all_others_have_forgotten_is_in_no_name(),
+                    of_two_agents_one_is_enough_and_each_change_is_written_once(),
+                    all_nodes_stop_and_are_started_again(),
+                    two_clusters_and_a_group_are_in_one_consul()}
             );
         }
     };

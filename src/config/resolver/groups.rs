@@ -39,6 +39,15 @@ impl Resolver<'_> {
             let names = self.file.group.iter().map(|table| table.name.get_ref().clone());
             return Ok(names.map(named).collect());
         }
+        // The default is for Sentinels; without any, clusters alone are published.
+        let no_sentinels = self.common.sentinels.is_empty()
+            && self.common.sentinel_service.is_none()
+            && self.file.sentinels.addresses.is_none()
+            && self.file.sentinels.consul_service.is_none()
+            && self.file.sentinel.is_empty();
+        if no_sentinels && !self.file.cluster.is_empty() {
+            return Ok(Vec::new());
+        }
         let name = DEFAULT_GROUP.parse();
         Ok(vec![named(name.map_err(|e: NameError| ConfigError::Usage(e.to_string()))?)])
     }

@@ -1,0 +1,242 @@
+//! One cluster's loop over real connections: what happens is turned into [`ClusterInput`]s, and the outputs of
+//! [`ClusterLoop`] are carried out. No node is ever told anything: they are only asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, error, info, warn};
+
+use crate::clock::{Clock, ticks_every};
+use crate::cluster::{NodeQuestions, follow_node};
+use crate::config::ClusterConfig;
+use crate::consul::client::{Consul, ConsulError};
+use crate::consul::watch::{watch_cluster, watch_rows};
+use crate::core::cluster::record::ClusterStore;
+use crate::core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
+use crate::core::group::{LogLevel, LogLine};
+use crate::core::identity::address::Address;
+use crate::core::published::projection::Op;
+use crate::dns::Names;
+use crate::mailbox::Mailbox;
+use crate::meter::ClusterMeter;
+
+/// How often the names of seeds are looked up.
+const SEEDS_EVERY: Duration = Duration::from_secs(10);
+/// Readings and ends of calls to Consul that wait for one cluster.
+const WAITING_MAX: usize = 1_024;
+/// Answers of Consul's watches that wait.
+const ANSWERS_MAX: usize = 16;
+
+/// The settings and connections of one cluster's task.
+pub struct ClusterTask {
+    /// The cluster.
+    pub cluster: ClusterConfig,
+    /// The client for its keys and rows.
+    pub consul: Consul,
+    /// The clock of all readings.
+    pub clock: Clock,
+    /// Looks up the names of seeds.
+    pub names: Names,
+    /// Grows when everything is to be looked at now, as on SIGHUP.
+    pub look: watch::Receiver<u64>,
+    /// The cluster's metrics.
+    pub meter: ClusterMeter,
+}
+
+/// One node that is followed.
+struct FollowedNode {
+    questions: Arc<Mailbox<NodeQuestions>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Carries out what the loop asks for.
+struct ClusterHands {
+    cluster: ClusterConfig,
+    consul: Consul,
+    clock: Clock,
+    readings: mpsc::Sender<(Address, NodeReading)>,
+    done: mpsc::Sender<ClusterInput>,
+    nodes: BTreeMap<Address, FollowedNode>,
+    meter: ClusterMeter,
+    /// What Consul refuses.
+    refused: Option<String>,
+}
+
+impl ClusterTask {
+    /// Runs until `stop`. Nothing that is published changes when it ends.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.look.mark_unchanged();
+        let mut machine = ClusterLoop::new(self.cluster.policy.clone());
+        let layout = self.cluster.policy.layout.clone();
+        let (readings, mut read) = mpsc::channel(WAITING_MAX);
+        let (done, mut ended) = mpsc::channel(WAITING_MAX);
+        let (send, mut keys) = mpsc::channel(ANSWERS_MAX);
+        let watched = watch_cluster(self.consul.clone(), layout.clone(), self.clock, send);
+        let (send, mut rows) = mpsc::channel(ANSWERS_MAX);
+        let rows_watched = watch_rows(self.consul.clone(), layout.node(), send);
+        let seeds = resolve(self.cluster.clone(), self.names, done.clone());
+        let _tasks = [
+            AbortOnDropHandle::new(tokio::spawn(watched)),
+            AbortOnDropHandle::new(tokio::spawn(rows_watched)),
+            AbortOnDropHandle::new(tokio::spawn(seeds)),
+        ];
+        let nodes = BTreeMap::new();
+        let (cluster, consul, clock, meter) = (self.cluster, self.consul, self.clock, self.meter);
+        let refused = None;
+        let mut hands =
+            ClusterHands { cluster, consul, clock, readings, done, nodes, meter, refused };
+        loop {
+            // Cancel safe: a token, channels and a timer.
+            let input = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some((address, reading)) = read.recv() => ClusterInput::Node(address, reading),
+                Some(input) = ended.recv() => input,
+                Some(answer) = keys.recv() => hands.watched(answer),
+                Some(()) = rows.recv() => {
+                    hands.read_rows();
+                    ClusterInput::Tick
+                }
+                Ok(()) = self.look.changed() => ClusterInput::Look,
+                () = tokio::time::sleep_until(clock.instant(machine.next_wake())) => {
+                    ClusterInput::Tick
+                }
+            };
+            let is_reading = matches!(input, ClusterInput::Node(..));
+            for output in machine.on(input, clock.now()) {
+                hands.carry_out(output);
+            }
+            // Ticks come all the time.
+            if !is_reading {
+                hands.meter.show(&machine.figures());
+            }
+        }
+    }
+}
+
+/// Looks up what the seeds stand for, again and again. A name that gives no address keeps those that it had.
+async fn resolve(cluster: ClusterConfig, names: Names, found: mpsc::Sender<ClusterInput>) {
+    let mut known: BTreeMap<Address, Vec<Address>> = BTreeMap::new();
+    let mut failing = BTreeSet::new();
+    let mut ticks = ticks_every(SEEDS_EVERY);
+    loop {
+        ticks.tick().await;
+        for seed in &cluster.seeds {
+            match names.addresses(seed).await {
+                Ok(addresses) => {
+                    failing.remove(seed);
+                    known.insert(seed.clone(), addresses);
+                }
+                Err(error) => {
+                    if failing.insert(seed.clone()) {
+                        warn!("{}: {error}", cluster.policy.name);
+                    }
+                }
+            }
+        }
+        let all = known.values().flatten().cloned().collect();
+        if found.send(ClusterInput::Seeds(all)).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl ClusterHands {
+    /// What the watch says. That Consul is away it has said itself.
+    fn watched(&mut self, answer: Result<ClusterStore, ConsulError>) -> ClusterInput {
+        let refused = match &answer {
+            Err(error @ (ConsulError::Denied { .. } | ConsulError::Secret(_))) => {
+                Some(format!("{error} ({})", self.consul.token_named()))
+            }
+            _ => None,
+        };
+        if let Some(why) = &refused
+            && self.refused.as_ref() != Some(why)
+        {
+            error!("{}: {why}", self.cluster.policy.name);
+        }
+        self.refused = refused;
+        answer.map_or(ClusterInput::ConsulSilent, ClusterInput::Watched)
+    }
+
+    /// Starts what an output asks for. Never waits.
+    fn carry_out(&mut self, output: ClusterOutput) {
+        match output {
+            ClusterOutput::Follow(addresses) => self.follow(addresses),
+            ClusterOutput::Ask(whole) => {
+                for (address, node) in &self.nodes {
+                    node.questions.post(|questions| questions.add(whole.contains(address)));
+                }
+            }
+            ClusterOutput::ReadStore => self.read_store(),
+            ClusterOutput::ReadRows => self.read_rows(),
+            ClusterOutput::Write(ops) => self.write(ops),
+            ClusterOutput::Say(LogLine { weight, text }) => {
+                let name = &self.cluster.policy.name;
+                match weight {
+                    LogLevel::Debug => debug!("{name}: {text}"),
+                    LogLevel::Info => info!("{name}: {text}"),
+                    LogLevel::Warn => warn!("{name}: {text}"),
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self, wanted: BTreeSet<Address>) {
+        self.nodes.retain(|address, _| wanted.contains(address));
+        for address in wanted {
+            let (login, clock) = (self.cluster.login.clone(), self.clock);
+            let readings = self.readings.clone();
+            self.nodes.entry(address.clone()).or_insert_with(|| {
+                let questions = Arc::<Mailbox<NodeQuestions>>::default();
+                let task = follow_node(address, login, clock, questions.clone(), readings);
+                let task = AbortOnDropHandle::new(tokio::spawn(task));
+                FollowedNode { questions, _task: task }
+            });
+        }
+    }
+
+    fn read_store(&self) {
+        let (consul, clock, done) = (self.consul.clone(), self.clock, self.done.clone());
+        let (name, layout) = (self.cluster.policy.name.clone(), self.cluster.policy.layout.clone());
+        tokio::spawn(async move {
+            let input = match consul.cluster(&layout, &clock).await {
+                Ok(store) => ClusterInput::Consistent(store),
+                Err(error) => {
+                    debug!("{name}: {error}");
+                    ClusterInput::ReadFailed
+                }
+            };
+            let _ = done.send(input).await;
+        });
+    }
+
+    fn read_rows(&self) {
+        let (consul, clock, done) = (self.consul.clone(), self.clock, self.done.clone());
+        let policy = self.cluster.policy.clone();
+        tokio::spawn(async move {
+            let node = policy.layout.node();
+            let input = match consul.rows_of(&node, &policy.service, &clock).await {
+                Ok(rows) => ClusterInput::Rows(rows),
+                Err(error) => {
+                    debug!("{}: {error}", policy.name);
+                    ClusterInput::ReadFailed
+                }
+            };
+            let _ = done.send(input).await;
+        });
+    }
+
+    fn write(&self, ops: Vec<Op>) {
+        let (consul, done) = (self.consul.clone(), self.done.clone());
+        let fence = self.cluster.policy.layout.state();
+        tokio::spawn(async move {
+            let outcome = consul.txn(&ops, &fence).await;
+            let _ = done.send(ClusterInput::Written(outcome)).await;
+        });
+    }
+}

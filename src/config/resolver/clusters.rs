@@ -1,0 +1,109 @@
+//! The Redis Clusters.
+
+use std::collections::BTreeMap;
+
+use super::{CommonToAll, Resolver};
+use crate::config::file::ClusterTable;
+use crate::config::{ClusterConfig, ConfigError, GroupConfig};
+use crate::core::cluster::renewal::ClusterPolicy;
+use crate::core::identity::address::ServiceName;
+use crate::core::published::projection::Layout;
+use crate::core::published::sentinel_rows;
+use crate::core::published::store::CLUSTERS;
+
+impl Resolver<'_> {
+    pub(super) fn clusters(
+        &self,
+        groups: &[GroupConfig],
+        common: &CommonToAll<'_>,
+    ) -> Result<Vec<ClusterConfig>, ConfigError> {
+        let wanted = self.file.cluster.iter().map(|table| self.cluster(table, common));
+        let clusters: Vec<ClusterConfig> = wanted.collect::<Result<_, _>>()?;
+        self.refuse_taken_names(groups, &clusters)?;
+        Ok(clusters)
+    }
+
+    fn cluster(
+        &self,
+        table: &ClusterTable,
+        common: &CommonToAll<'_>,
+    ) -> Result<ClusterConfig, ConfigError> {
+        let name = table.name.get_ref();
+        if table.seeds.get_ref().is_empty() {
+            let what = format!("cluster `{name}` has no seeds: write the address of a node");
+            return Err(self.source.contradiction(&table.seeds, what));
+        }
+        let policy = ClusterPolicy {
+            name: name.clone(),
+            service: self.cluster_service(table)?,
+            layout: Layout::of_cluster(common.prefix, name),
+            agent: common.agent.to_owned(),
+        };
+        let mut seeds = table.seeds.get_ref().clone();
+        seeds.sort();
+        seeds.dedup();
+        Ok(ClusterConfig { policy, seeds, login: common.login.clone() })
+    }
+
+    fn cluster_service(&self, table: &ClusterTable) -> Result<ServiceName, ConfigError> {
+        if let Some(service) = &table.service {
+            return Ok(service.get_ref().clone());
+        }
+        let name = table.name.get_ref();
+        name.as_str().parse().map_err(|_| {
+            let what = format!(
+                "cluster `{name}` needs a service name, for DNS has none like it: write service = \"...\""
+            );
+            self.source.contradiction(&table.name, what)
+        })
+    }
+
+    /// What publishes one service, or is on one node in Consul, would answer for the other.
+    fn refuse_taken_names(
+        &self,
+        groups: &[GroupConfig],
+        clusters: &[ClusterConfig],
+    ) -> Result<(), ConfigError> {
+        let mut owners: BTreeMap<String, String> = BTreeMap::new();
+        owners.insert(sentinel_rows::SERVICE.to_owned(), "the Sentinels".to_owned());
+        let mut places: BTreeMap<String, String> = BTreeMap::new();
+        for group in groups {
+            let owner = format!("group `{}`", group.policy.group);
+            let services = group.policy.service.all();
+            owners.extend(services.map(|name| (name.to_ascii_lowercase(), owner.clone())));
+            places.insert(group.layout.node().to_ascii_lowercase(), owner.clone());
+            places.insert(group.layout.root(), owner);
+        }
+        for (cluster, table) in clusters.iter().zip(&self.file.cluster) {
+            let ClusterPolicy { name, service, layout, .. } = &cluster.policy;
+            let place = |what| Err(self.source.contradiction(&table.name, what));
+            let owner = format!("cluster `{name}`");
+            let named = |group: &&GroupConfig| {
+                group.policy.group.as_str().eq_ignore_ascii_case(name.as_str())
+            };
+            if let Some(group) = groups.iter().find(named) {
+                let group = &group.policy.group;
+                return place(format!("{owner} and group `{group}` cannot have one name"));
+            }
+            for service in [service.as_str().to_owned(), service.primary(), service.replica()] {
+                let taken = owners.insert(service.to_ascii_lowercase(), owner.clone());
+                if let Some(other) = taken {
+                    return place(format!(
+                        "{other} and {owner} would both be published as `{service}`"
+                    ));
+                }
+            }
+            let clusters = groups.iter().find(|group| group.policy.group.as_str() == CLUSTERS);
+            if clusters.is_some() {
+                return place(format!(
+                    "no group can be called `{CLUSTERS}` beside {owner}: their keys would be below its own"
+                ));
+            }
+            let node = layout.node();
+            if let Some(other) = places.insert(node.to_ascii_lowercase(), owner.clone()) {
+                return place(format!("{other} and {owner} would both be on node `{node}`"));
+            }
+        }
+        Ok(())
+    }
+}
