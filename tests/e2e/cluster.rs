@@ -405,3 +405,31 @@ pub async fn two_clusters_and_a_group_are_in_one_consul() {
     let status = run(&world, &["status"], &[]);
     assert!(!text(&status).contains("cluster:"), "{}", text(&status));
 }
+
+/// As `redis-cli --cluster reshard` moves them.
+#[tokio::test]
+pub async fn a_slot_that_moves_is_followed_and_changes_no_name() {
+    let (world, cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let agents = cluster_agents(&world, &cluster, 2);
+    until_all_named(&world, &cluster).await;
+    let (from, to) = (&cluster.nodes[0], &cluster.nodes[2]);
+    let (its, other) = (id(from).await.unwrap(), id(to).await.unwrap());
+    to.ask(&["CLUSTER", "SETSLOT", "0", "IMPORTING", &its]).await.unwrap();
+    from.ask(&["CLUSTER", "SETSLOT", "0", "MIGRATING", &other]).await.unwrap();
+    for node in [to, from] {
+        node.ask(&["CLUSTER", "SETSLOT", "0", "NODE", &other]).await.unwrap();
+    }
+    let moved = format!("0-0 {}\n1-5461 {}\n", to.address, from.address);
+    until("the keys follow", AT_ONCE, || async {
+        let slots = world.consul.key("redis-ha/cluster/orders/slots").await?.unwrap_or_default();
+        if slots.starts_with(&moved) { Ok(()) } else { Err(LabError(slots)) }
+    })
+    .await
+    .unwrap();
+    until_all_named(&world, &cluster).await;
+    until_in_shard(&world, 1, from).await;
+    until_in_shard(&world, 3, to).await;
+    let log = logs(&agents);
+    assert!(!log.contains("nothing enters the names"), "{log}");
+}

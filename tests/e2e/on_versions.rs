@@ -39,7 +39,8 @@ macro_rules! each_on {
                     a_node_that_all_others_have_forgotten_is_in_no_name(),
                     of_two_agents_one_is_enough_and_each_change_is_written_once(),
                     all_nodes_stop_and_are_started_again(),
-                    two_clusters_and_a_group_are_in_one_consul()}
+                    two_clusters_and_a_group_are_in_one_consul(),
+                    a_slot_that_moves_is_followed_and_changes_no_name()}
             );
         }
     };
