@@ -15,8 +15,8 @@ use crate::support::{
     until_writer, world,
 };
 
-/// `cluster-node-timeout`, in ms.
-const NODE_TIMEOUT_MS: u64 = 2_000;
+/// `cluster-node-timeout`, in ms: longer than a busy machine has a node stand still.
+const NODE_TIMEOUT_MS: u64 = 4_000;
 /// How long a cluster may take to replace a primary: three of these, on a busy machine.
 const REPLACED_WITHIN: Duration = Duration::from_secs(60);
 /// How long agents may take for what they do at once, on a busy machine.
@@ -218,6 +218,14 @@ async fn state(world: &World) -> Value {
     text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
 }
 
+/// The number of a node's shard. Which is which depends on what was seen first, where the cluster was still being made.
+async fn shard_of(world: &World, node: &LabServer) -> u32 {
+    let (state, its) = (state(world).await, node.address.to_string());
+    let mut nodes = state["nodes"].as_object().unwrap().values();
+    let found = nodes.find(|found| found["address"] == its.as_str()).unwrap();
+    u32::try_from(found["shard"].as_u64().unwrap()).unwrap()
+}
+
 async fn generation(world: &World) -> u64 {
     state(world).await["generation"].as_u64().unwrap()
 }
@@ -256,9 +264,15 @@ pub async fn a_cluster_is_in_the_names_through_the_death_of_a_primary_and_its_re
     assert_eq!(state(&world).await, Value::Null);
     cluster.create().await.unwrap();
     until_all_named(&world, &cluster).await;
-    for shard in [0, 1, 2] {
-        until_in_shard(&world, shard + 1, &cluster.nodes[shard as usize]).await;
+    let mut shards = Vec::new();
+    for node in &cluster.nodes[..3] {
+        shards.push(shard_of(&world, node).await);
+        until_in_shard(&world, shards[shards.len() - 1], node).await;
     }
+    let its = shards[0];
+    shards.sort_unstable();
+    shards.dedup();
+    assert_eq!(shards.len(), 3, "{shards:?}");
     let seeds = world.consul.key("redis-ha/cluster/orders/seeds").await.unwrap().unwrap();
     assert_eq!(seeds.lines().count(), 6, "{seeds}");
     let url = http_address(&agents[0]).await;
@@ -273,8 +287,9 @@ pub async fn a_cluster_is_in_the_names_through_the_death_of_a_primary_and_its_re
     until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found == primaries).await;
     until_named(&world, "orders-primary", &primaries).await;
     until_named(&world, "orders-replica", &ats(&[&nodes[4], &nodes[5]])).await;
-    until_in_shard(&world, 1, &nodes[3]).await;
-    let key = world.consul.key("redis-ha/cluster/orders/shards/1/primary").await.unwrap();
+    until_in_shard(&world, its, &nodes[3]).await;
+    let key = format!("redis-ha/cluster/orders/shards/{its}/primary");
+    let key = world.consul.key(&key).await.unwrap();
     assert_eq!(key, Some(nodes[3].address.to_string()));
     let after = until_calm(&world).await;
     assert!(after > before, "{after}");
@@ -297,7 +312,8 @@ pub async fn a_cluster_is_in_the_names_through_the_death_of_a_primary_and_its_re
     );
     let log = logs(&agents);
     assert!(
-        log.contains(&format!("{dead} (")) && log.contains("primary of shard 1, leaves"),
+        log.contains(&format!("{dead} ("))
+            && log.contains(&format!("primary of shard {its}, leaves")),
         "{log}"
     );
 }
@@ -327,14 +343,21 @@ pub async fn of_two_agents_one_is_enough_and_each_change_is_written_once() {
     let mut agents = cluster_agents(&world, &cluster, 2);
     until_all_named(&world, &cluster).await;
     let before = until_calm(&world).await;
+    // On a busy machine another node may be silent for a moment, and that is a change, too.
+    let its = format!("{} (", cluster.nodes[4].address);
+    let departures = |log: String| {
+        log.lines().filter(|line| line.contains(&its) && line.contains(" leaves: ")).count()
+    };
+    let left = departures(agents[1].log());
     cluster.nodes[4].kill();
     let nodes = &cluster.nodes;
     until_named(&world, "orders-replica", &ats(&[&nodes[3], &nodes[5]])).await;
-    assert_eq!(until_calm(&world).await, before + 1, "{}", logs(&agents));
+    let after = until_calm(&world).await;
+    assert_eq!(departures(agents[1].log()), left + 1, "{}", logs(&agents));
     agents[0].kill();
     cluster.nodes[4].restart().await.unwrap();
     until_all_named(&world, &cluster).await;
-    assert!(until_calm(&world).await > before + 1);
+    assert!(after > before && until_calm(&world).await > after);
     assert_eq!(state(&world).await["by"], "agent-1");
 }
 
@@ -415,6 +438,7 @@ pub async fn a_slot_that_moves_is_followed_and_changes_no_name() {
     until_all_named(&world, &cluster).await;
     let (from, to) = (&cluster.nodes[0], &cluster.nodes[2]);
     let (its, other) = (id(from).await.unwrap(), id(to).await.unwrap());
+    let shards = (shard_of(&world, from).await, shard_of(&world, to).await);
     to.ask(&["CLUSTER", "SETSLOT", "0", "IMPORTING", &its]).await.unwrap();
     from.ask(&["CLUSTER", "SETSLOT", "0", "MIGRATING", &other]).await.unwrap();
     for node in [to, from] {
@@ -428,8 +452,8 @@ pub async fn a_slot_that_moves_is_followed_and_changes_no_name() {
     .await
     .unwrap();
     until_all_named(&world, &cluster).await;
-    until_in_shard(&world, 1, from).await;
-    until_in_shard(&world, 3, to).await;
+    until_in_shard(&world, shards.0, from).await;
+    until_in_shard(&world, shards.1, to).await;
     let log = logs(&agents);
     assert!(!log.contains("nothing enters the names"), "{log}");
 }

@@ -93,8 +93,9 @@ fn unseen(all: &str) -> Vec<String> {
         held.insert(name);
     }
     let unseen = definitions.iter().filter(|definition| !held.contains(definition.name.as_str()));
-    // No name of this world is asked for, no writer's process is watched, and no file is written.
+    // No name of this world is asked for, no writer's process is watched, no cluster, and no file is written.
     let without = [
+        "cluster_",
         "deaths",
         "death_to",
         "promotion_to_dns",

@@ -314,7 +314,10 @@ async fn a_failover_that_its_leader_never_ends_hides_no_later_one() {
     let since = Some("7.0");
     let spec = WorldSpec { failover_timeout_ms: 10_000, since, ..WorldSpec::default() };
     let mut world = world(spec).await;
-    let running = agents(&world, 2, &[]);
+    // Where the others are told in its place, it ends.
+    let config = world.dir().join("no-relay.toml");
+    std::fs::write(&config, "[[group]]\nname = \"redis\"\nrelay = false\n").unwrap();
+    let running = agents(&world, 2, &["--config", config.to_str().unwrap()]);
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;
     // One replica may not be chosen, and will not come to follow another primary.

@@ -166,10 +166,10 @@ pub const EMPTIED: Promise = Promise {
 /// s later; and those that have not returned are waited for, for 6 s.
 pub const EMPTIED_ALONE: Promise = Promise {
     page: GUARANTEES,
-    says: "7 s",
+    says: "12 s",
     what: "from when an instance with the data returns to a primary that is empty until it is published",
     at_least_ms: 0,
-    within_ms: 7_000,
+    within_ms: 12_000,
     held_by: &[
         "an_empty_primary_that_is_the_first_to_return_leads_no_instance_with_data",
         "a_stray_primary_that_holds_the_data_leads_in_the_place_of_an_empty_one",
