@@ -77,25 +77,30 @@ async fn lose_the_leader(
     };
     let replicas = &world.groups[0].redis[1..];
     assert!(replicas.iter().all(|replica| replica.address.to_string() != first));
-    let (promoted, _) = first_primary(replicas).await;
-    let leader = match asked {
-        Some(leader) => leader,
-        None => elected(world, &promoted).await,
+    // Which one leads is known before: once the replica is promoted, it announces that at its next INFO.
+    let leader = async {
+        match asked {
+            Some(leader) => leader,
+            None => elected(world).await,
+        }
     };
+    let ((promoted, _), leader) = tokio::join!(first_primary(replicas), leader);
     world.sentinels[leader].signal(signal).unwrap();
     promoted
 }
 
-/// The Sentinel that waits for this replica to become the primary.
-async fn elected(world: &World, promoted: &Address) -> usize {
-    let asked = world.sentinels.iter().map(|sentinel| sentinel.failover_state("redis"));
-    let states = futures_util::future::join_all(asked).await;
-    let leads = |state: &Result<Option<String>, LabError>| {
-        let state = state.as_ref().ok().and_then(Option::as_deref);
-        matches!(state, Some("send_slaveof_noone" | "wait_promotion"))
-    };
-    let leader = states.iter().position(leads);
-    leader.unwrap_or_else(|| panic!("no leader waits for {promoted}: {states:?}"))
+/// The Sentinel that leads the failover, as soon as it does.
+async fn elected(world: &World) -> usize {
+    let found = until("a Sentinel leads the failover", Duration::from_secs(20), || async {
+        let asked = world.sentinels.iter().map(|sentinel| sentinel.failover_state("redis"));
+        let states = futures_util::future::join_all(asked).await;
+        let leads = |state: &Result<Option<String>, LabError>| {
+            let state = state.as_ref().ok().and_then(Option::as_deref);
+            matches!(state, Some("select_slave" | "send_slaveof_noone" | "wait_promotion"))
+        };
+        states.iter().position(leads).ok_or_else(|| LabError(format!("{states:?}")))
+    });
+    found.await.unwrap()
 }
 
 /// Writes that this server acknowledged.
