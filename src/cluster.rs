@@ -85,19 +85,17 @@ async fn ask_over(link: &mut Link, table: Option<&Table>) -> Result<NodeAnswer, 
     let replication = Fields::of_info(&replication);
     let table = match (table, nodes) {
         (Some(table), _) if has_role(table, &replication) => table.clone(),
-        (Some(_), _) => Table::parse(&words_of(&link.call(&["CLUSTER", "NODES"]).await?)?)
-            .map_err(LinkError::Unexpected)?,
-        (None, [nodes, ..]) => Table::parse(&words_of(nodes)?).map_err(LinkError::Unexpected)?,
-        (None, []) => return Err(LinkError::Unexpected("four answers expected".to_owned())),
+        (_, [nodes, ..]) => table_of(nodes)?,
+        (_, []) => table_of(&link.call(&["CLUSTER", "NODES"]).await?)?,
     };
-    let info = words_of(info)?;
+    let info = text(info).map_err(LinkError::Unexpected)?;
     let state_ok = Fields::of_info(&info).get("cluster_state").is_some_and(|state| state == "ok");
     let link = replica_link(&replication).map_err(LinkError::Unexpected)?;
     Ok(NodeAnswer { table, state_ok, not_ready: text(ping).err(), link })
 }
 
-fn words_of(value: &Value) -> Result<String, LinkError> {
-    text(value).map_err(LinkError::Unexpected)
+fn table_of(nodes: &Value) -> Result<Table, LinkError> {
+    text(nodes).and_then(|nodes| Table::parse(&nodes)).map_err(LinkError::Unexpected)
 }
 
 /// The node's own row has the role that it says it has.

@@ -23,7 +23,7 @@ use crate::core::situation::data_loss::Detach;
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
 use crate::redis_link::{Fields, Link, LinkError, LinkSettings, list, server_error, text, words};
-use crate::refusal::{Attempt, RefusalWatch};
+use crate::refusal::RefusalWatch;
 use crate::retry::Retry;
 
 /// Replicas read from one primary's INFO.
@@ -587,17 +587,12 @@ impl Follower {
             (asked, result) = self.probe_once().await;
         }
         let answered = self.clock.now().mono;
-        let attempt = match &result {
+        let news = match &result {
             Ok(answer) => {
                 self.refusal.answered(&answer.run_id);
-                Attempt::Nothing
+                None
             }
             Err(error) => self.refusal.failed(error, answered),
-        };
-        let news = match attempt {
-            Attempt::Nothing => None,
-            Attempt::Refused(refusal) => Some(Some(refusal)),
-            Attempt::TakenBack => Some(None),
         };
         if let Some(news) = news {
             // Its receiver lives as long as that of the readings.

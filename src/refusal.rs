@@ -18,17 +18,6 @@ pub struct RefusalWatch {
     told: bool,
 }
 
-/// What a failed attempt says.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Attempt {
-    /// Nothing yet, or nothing new.
-    Nothing,
-    /// It refuses connections.
-    Refused(Refusal),
-    /// It may not be refusing: something else is in the way since.
-    TakenBack,
-}
-
 impl RefusalWatch {
     /// It answers, as this run.
     pub fn answered(&mut self, run_id: &str) {
@@ -42,18 +31,19 @@ impl RefusalWatch {
         }
     }
 
-    /// An attempt has failed: what that says.
-    pub fn failed(&mut self, error: &LinkError, at: Mono) -> Attempt {
-        let Some(closed) = self.closed else { return Attempt::Nothing };
+    /// An attempt has failed. What is to be told of it: that it refuses connections, or that something else is in the
+    /// way since.
+    pub fn failed(&mut self, error: &LinkError, at: Mono) -> Option<Option<Refusal>> {
+        let closed = self.closed?;
         match FailedBy::of(error) {
             FailedBy::Refused => {
                 let first = *self.refused.get_or_insert(at);
                 if at - first < REFUSED_TWICE_MS {
-                    return Attempt::Nothing;
+                    return None;
                 }
                 self.told = true;
                 let run_id = self.run_id.clone();
-                Attempt::Refused(Refusal { run_id, since: closed, latest: at })
+                Some(Some(Refusal { run_id, since: closed, latest: at }))
             }
             // A process that ends closes what its listener had taken for it, too; it counts from there.
             FailedBy::Closed => {
@@ -67,8 +57,8 @@ impl RefusalWatch {
         }
     }
 
-    fn take_back(&mut self) -> Attempt {
-        if std::mem::take(&mut self.told) { Attempt::TakenBack } else { Attempt::Nothing }
+    fn take_back(&mut self) -> Option<Option<Refusal>> {
+        std::mem::take(&mut self.told).then_some(None)
     }
 }
 
@@ -117,12 +107,12 @@ mod tests {
     #[test]
     fn refusals_some_time_apart_are_told() {
         let mut watch = watch();
-        assert_eq!(watch.failed(&refused(), Mono(1_001)), Attempt::Nothing);
-        assert_eq!(watch.failed(&refused(), Mono(1_050)), Attempt::Nothing);
+        assert_eq!(watch.failed(&refused(), Mono(1_001)), None);
+        assert_eq!(watch.failed(&refused(), Mono(1_050)), None);
         for at in [1_051, 2_000] {
             let (since, latest) = (Mono(1_000), Mono(at));
             let refusal = Refusal { run_id: "run".to_owned(), since, latest };
-            assert_eq!(watch.failed(&refused(), latest), Attempt::Refused(refusal));
+            assert_eq!(watch.failed(&refused(), latest), Some(Some(refusal)));
         }
     }
 
@@ -134,41 +124,41 @@ mod tests {
             LinkError::TurnedAway("max number of clients reached".to_owned()),
         ] {
             let mut watch = watch();
-            assert_eq!(watch.failed(&refused(), Mono(1_001)), Attempt::Nothing);
-            assert_eq!(watch.failed(&other, Mono(1_040)), Attempt::Nothing);
-            assert_eq!(watch.failed(&refused(), Mono(1_100)), Attempt::Nothing, "{other}");
-            assert_eq!(watch.failed(&refused(), Mono(1_200)), Attempt::Nothing, "{other}");
+            assert_eq!(watch.failed(&refused(), Mono(1_001)), None);
+            assert_eq!(watch.failed(&other, Mono(1_040)), None);
+            assert_eq!(watch.failed(&refused(), Mono(1_100)), None, "{other}");
+            assert_eq!(watch.failed(&refused(), Mono(1_200)), None, "{other}");
         }
         let mut told = watch();
         told.failed(&refused(), Mono(1_001));
-        assert!(matches!(told.failed(&refused(), Mono(1_060)), Attempt::Refused(_)));
+        assert!(matches!(told.failed(&refused(), Mono(1_060)), Some(Some(_))));
         let late = LinkError::Timeout(Duration::ZERO);
-        assert_eq!(told.failed(&late, Mono(1_100)), Attempt::TakenBack);
+        assert_eq!(told.failed(&late, Mono(1_100)), Some(None));
     }
 
     /// The listener of a process that ends has taken a connection, and it is reset.
     #[test]
     fn a_connection_that_is_closed_once_more_is_counted_from_there() {
         let mut watch = watch();
-        assert_eq!(watch.failed(&refused(), Mono(1_001)), Attempt::Nothing);
+        assert_eq!(watch.failed(&refused(), Mono(1_001)), None);
         let reset = LinkError::Connect(io::ErrorKind::ConnectionReset.into());
-        assert_eq!(watch.failed(&reset, Mono(1_040)), Attempt::Nothing);
-        assert_eq!(watch.failed(&refused(), Mono(1_060)), Attempt::Nothing);
+        assert_eq!(watch.failed(&reset, Mono(1_040)), None);
+        assert_eq!(watch.failed(&refused(), Mono(1_060)), None);
         let refusal = Refusal { run_id: "run".to_owned(), since: Mono(1_040), latest: Mono(1_110) };
-        assert_eq!(watch.failed(&refused(), Mono(1_110)), Attempt::Refused(refusal));
-        assert_eq!(watch.failed(&reset, Mono(1_200)), Attempt::TakenBack);
+        assert_eq!(watch.failed(&refused(), Mono(1_110)), Some(Some(refusal)));
+        assert_eq!(watch.failed(&reset, Mono(1_200)), Some(None));
     }
 
     #[test]
     fn what_was_never_connected_is_not_refused() {
         let mut watch = RefusalWatch::default();
         watch.closed(Mono(1));
-        assert_eq!(watch.failed(&refused(), Mono(2)), Attempt::Nothing);
-        assert_eq!(watch.failed(&refused(), Mono(100)), Attempt::Nothing);
+        assert_eq!(watch.failed(&refused(), Mono(2)), None);
+        assert_eq!(watch.failed(&refused(), Mono(100)), None);
         // Nor one that answers again.
         let mut back = self::watch();
         back.failed(&refused(), Mono(1_001));
         back.answered("another");
-        assert_eq!(back.failed(&refused(), Mono(1_100)), Attempt::Nothing);
+        assert_eq!(back.failed(&refused(), Mono(1_100)), None);
     }
 }

@@ -389,9 +389,7 @@ impl GroupLoop {
                 if let WhyReplace::Died { run_id, .. } = replace.why {
                     self.memory.not_superseded = Some(run_id);
                     let death = self.observed.deaths.get(&replace.primary);
-                    out.extend(
-                        death.map(|d| Output::Died(DeathSign::Proven(d.kind), Aftermath::Refused)),
-                    );
+                    out.extend(death.map(|d| Output::Died(d.sign(), Aftermath::Refused)));
                 }
                 let text = format!(
                     "{}: Sentinel {} begins no failover in the place of {}: {words}",

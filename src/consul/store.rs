@@ -18,6 +18,7 @@ use crate::core::published::projection::{
     CheckRow, CheckStatus, Layout, NodeRow, Op, Rows, ServiceRow, is_ours,
 };
 use crate::core::published::store::CLUSTERS;
+use crate::core::time::Mono;
 
 /// How a group's keys are read once. Every change of them is read by [`GroupWatch`](super::watch::GroupWatch).
 #[derive(Debug, Clone, Copy)]
@@ -191,12 +192,7 @@ pub(super) fn in_answer(
     clock: &Clock,
     answer: Response,
 ) -> Result<StoreAnswer, ConsulError> {
-    let asked = clock.mono(answer.asked);
-    if answer.status == StatusCode::NOT_FOUND {
-        return Ok(StoreAnswer::from_keys(layout, asked, []));
-    }
-    let entries: Vec<KvEntry> = answer.decode(&format!("GET {}", keys_path(layout)))?.value;
-    Ok(StoreAnswer::from_keys(layout, asked, keys(entries)))
+    keys_in(layout, clock, answer, StoreAnswer::from_keys)
 }
 
 /// The cluster's keys in Consul's answer.
@@ -205,12 +201,21 @@ pub(super) fn cluster_in_answer(
     clock: &Clock,
     answer: Response,
 ) -> Result<ClusterStore, ConsulError> {
+    keys_in(layout, clock, answer, ClusterStore::from_keys)
+}
+
+fn keys_in<T>(
+    layout: &Layout,
+    clock: &Clock,
+    answer: Response,
+    from_keys: fn(&Layout, Mono, Vec<Key>) -> T,
+) -> Result<T, ConsulError> {
     let asked = clock.mono(answer.asked);
     if answer.status == StatusCode::NOT_FOUND {
-        return Ok(ClusterStore::from_keys(layout, asked, []));
+        return Ok(from_keys(layout, asked, Vec::new()));
     }
     let entries: Vec<KvEntry> = answer.decode(&format!("GET {}", keys_path(layout)))?.value;
-    Ok(ClusterStore::from_keys(layout, asked, keys(entries)))
+    Ok(from_keys(layout, asked, keys(entries).collect()))
 }
 
 /// What Consul sent, with values in plain bytes.

@@ -26,11 +26,17 @@ async fn voting() -> (World, Vec<Process>, String) {
     let config = world.dir().join("vote.toml");
     std::fs::write(&config, "[[group]]\nname = \"redis\"\nfast_failover = \"vote\"\n").unwrap();
     let agents = agents(&world, 3, &["--config", config.to_str().unwrap()]);
-    let first = until_writer(&world, "redis", 20, None).await;
-    until_connected(&world, &first, agents.len()).await;
-    until_in_sync(&world, "redis", 2).await;
-    world.calm().await.unwrap();
+    let first = until_ready(&world, &agents).await;
     (world, agents, first)
+}
+
+/// All agents and Sentinels know the group and are at rest. The writer.
+async fn until_ready(world: &World, agents: &[Process]) -> String {
+    let first = until_writer(world, "redis", 20, None).await;
+    until_connected(world, &first, agents.len()).await;
+    until_in_sync(world, "redis", 2).await;
+    world.calm().await.unwrap();
+    first
 }
 
 /// So many agents have a connection to the writer: what closes none is not missed.
@@ -101,10 +107,7 @@ async fn a_writer_that_refuses_all_agents_is_voted_out_at_once() {
 async fn one_whose_agent_has_died_too_is_voted_out_by_what_the_others_see() {
     let mut world = world(WorldSpec { down_after_ms: PATIENT_MS, ..WorldSpec::default() }).await;
     let mut agents = node_agents(&world, "");
-    let first = until_writer(&world, "redis", 20, None).await;
-    until_connected(&world, &first, agents.len()).await;
-    until_in_sync(&world, "redis", 2).await;
-    world.calm().await.unwrap();
+    let first = until_ready(&world, &agents).await;
     let beside = world.groups[0].redis.iter().position(|s| s.address.to_string() == first);
     agents.remove(beside.unwrap()).kill();
     world.server_mut(&first).unwrap().kill();

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use consul_redis::lab::LabError;
-use consul_redis::lab::wait::until;
 use tokio::time::Instant;
 
 use crate::hosts::{Hosts, HostsSpec};
@@ -69,14 +67,7 @@ async fn cut_off_and_heal(hold_when_cut_off: bool, then: Then) -> Lost {
     }
     let healed = Instant::now();
     hosts.heal(losing);
-    until("the old primary follows the new one", Duration::from_secs(40), || async {
-        match hosts.all[losing].redis.follows().await? {
-            Some(found) if found == new => Ok(()),
-            other => Err(LabError(format!("it follows {other:?}"))),
-        }
-    })
-    .await
-    .unwrap();
+    hosts.until_follows(losing, &new).await;
     let followed = healed.elapsed();
     hosts.until_settled(&[0, 1, 2], &new, Some(DOWN_AFTER_MS)).await;
 

@@ -30,14 +30,7 @@ async fn where_it_rejects_all_the_sentinels_vote_at_once_and_there_is_one_writer
     hosts.reject(host, &[0, 1, 2]);
     let new = hosts.until_writer(&others, Some(&old)).await;
     hosts.let_in(host);
-    until("the old primary follows the new one", Duration::from_secs(40), || async {
-        match hosts.all[host].redis.follows().await? {
-            Some(found) if found == new => Ok(()),
-            other => Err(LabError(format!("it follows {other:?}"))),
-        }
-    })
-    .await
-    .unwrap();
+    hosts.until_follows(host, &new).await;
     hosts.until_settled(&[0, 1, 2], &new, Some(PATIENT_MS)).await;
     let told = readers.stop().await;
     told.never_two();

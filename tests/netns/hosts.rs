@@ -250,6 +250,18 @@ impl Hosts {
         }
     }
 
+    /// Waits until a host's old primary is a replica of the new one.
+    pub async fn until_follows(&self, host: usize, new: &Address) {
+        let follows =
+            until("the old primary follows the new one", Duration::from_secs(40), || async {
+                match self.all[host].redis.follows().await? {
+                    Some(found) if &found == new => Ok(()),
+                    other => Err(LabError(format!("it follows {other:?}"))),
+                }
+            });
+        follows.await.unwrap();
+    }
+
     /// The writer that one of these hosts shows, once it is another one than `old` and a majority has confirmed it.
     pub async fn until_writer(&self, on: &[usize], other_than: Option<&Address>) -> Address {
         let found = until("a confirmed writer", Duration::from_secs(40), || async {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::slots::{SlotRange, count};
 use super::table::NodeId;
 use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::published::record::decode_form;
 use crate::published::store::{Key, Layout};
 use crate::time::Mono;
 
@@ -203,10 +204,11 @@ impl ClusterStore {
             match key.strip_prefix(&root) {
                 Some("state") => {
                     answer.index = modify_index;
-                    answer.state = match decode(&value) {
-                        Ok(record) => StoredCluster::Known(Box::new(record)),
-                        Err(error) => StoredCluster::Unreadable(error),
-                    };
+                    answer.state =
+                        match decode_form(&value, CLUSTER_RECORD_VERSION, "a cluster's record") {
+                            Ok(record) => StoredCluster::Known(Box::new(record)),
+                            Err(error) => StoredCluster::Unreadable(error),
+                        };
                 }
                 Some(name) => {
                     let text = String::from_utf8_lossy(&value).into_owned();
@@ -225,19 +227,4 @@ impl ClusterStore {
             StoredCluster::Absent | StoredCluster::Unreadable(_) => None,
         }
     }
-}
-
-fn decode(bytes: &[u8]) -> Result<ClusterRecord, String> {
-    #[derive(Deserialize)]
-    struct VersionAlone {
-        v: u32,
-    }
-    let form = |error: serde_json::Error| format!("not a cluster's record: {error}");
-    let VersionAlone { v } = serde_json::from_slice(bytes).map_err(form)?;
-    if v > CLUSTER_RECORD_VERSION {
-        return Err(format!(
-            "written by a newer consul-redis (format {v}, this build knows {CLUSTER_RECORD_VERSION}): upgrade this one"
-        ));
-    }
-    serde_json::from_slice(bytes).map_err(form)
 }

@@ -4,7 +4,7 @@ use super::narrate::say;
 use super::{Aftermath, GroupLoop, LogLevel, Output};
 use crate::decide::Decision;
 use crate::identity::address::Address;
-use crate::known::observed::DeathSign;
+use crate::known::observed::{Death, DeathSign};
 use crate::policy::HASTE_KEPT_MS;
 use crate::published::record::Record;
 use crate::shown::reasons::{End, NotFast, Reason};
@@ -37,7 +37,7 @@ impl GroupLoop {
         let death = self.observed.deaths.get(&noted.instance);
         if let Some(death) = death.filter(|death| death.run_id == noted.run_id) {
             let replaced = Aftermath::Replaced(now.mono - death.at);
-            out.push(Output::Died(DeathSign::Proven(death.kind), replaced));
+            out.push(Output::Died(death.sign(), replaced));
             self.observed.deaths.remove(&noted.instance);
         }
     }
@@ -50,7 +50,7 @@ impl GroupLoop {
         let instance = haste.instance.clone();
         let death = self.observed.deaths.get(&instance);
         let (sign, ended) = match death.filter(|death| death.run_id == haste.run_id) {
-            Some(death) => (DeathSign::Proven(death.kind), death.at),
+            Some(death) => (death.sign(), death.at),
             None => {
                 let refusal = self.observed.refusals.get(&instance);
                 (DeathSign::Refused, refusal.map_or(now.mono, |refusal| refusal.since))
@@ -83,7 +83,7 @@ impl GroupLoop {
         let sign = match why.end {
             End::Proven(_) => {
                 let death = self.observed.deaths.get(&why.instance);
-                death.map(|death| DeathSign::Proven(death.kind))
+                death.map(Death::sign)
             }
             End::Refused(_) => Some(DeathSign::Refused),
         };

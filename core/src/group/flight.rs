@@ -4,7 +4,7 @@ use super::narrate::say;
 use super::{Aftermath, GroupLoop, LogLevel, Outcome, Output, Published};
 use crate::duty::action::{Purpose, Write};
 use crate::known::memory::Steps;
-use crate::known::observed::{DeathSign, StoreAnswer, StoredState};
+use crate::known::observed::{StoreAnswer, StoredState};
 use crate::published::projection::{Op, project};
 use crate::published::record::{Change, Record};
 use crate::published::write::take_seen;
@@ -130,9 +130,7 @@ impl GroupLoop {
             if due {
                 let death = self.observed.deaths.get(&replace.primary);
                 let died = death.filter(|_| replace.why != WhyReplace::DataLoss);
-                out.extend(
-                    died.map(|death| Output::Died(DeathSign::Proven(death.kind), Aftermath::Asked)),
-                );
+                out.extend(died.map(|death| Output::Died(death.sign(), Aftermath::Asked)));
                 out.push(Output::Replace(replace, until));
             }
         }

@@ -183,6 +183,13 @@ impl DeathSign {
     }
 }
 
+impl Death {
+    /// What it is taken from.
+    pub fn sign(&self) -> DeathSign {
+        DeathSign::Proven(self.kind)
+    }
+}
+
 /// What this host's kernel tells of one of its instances.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcessState {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::address::{Address, GroupName, ServiceName};
@@ -444,21 +445,30 @@ pub fn encode(record: &Record) -> String {
 /// # Errors
 /// Says what is wrong when the bytes are not a record of a version this build knows.
 pub fn decode(bytes: &[u8]) -> Result<Record, String> {
-    #[derive(Deserialize)]
-    struct Version {
-        v: u32,
-    }
-    let Version { v } = serde_json::from_slice(bytes).map_err(|e| format!("not a record: {e}"))?;
-    if v > RECORD_VERSION {
-        return Err(format!(
-            "written by a newer consul-redis (format {v}, this build knows {RECORD_VERSION}): upgrade this one"
-        ));
-    }
-    let mut record: Record =
-        serde_json::from_slice(bytes).map_err(|e| format!("not a record: {e}"))?;
+    let mut record: Record = decode_form(bytes, RECORD_VERSION, "a record")?;
     // From before `lineage` was kept: the last writer's history is known all the same.
     if record.lineage.is_empty() {
         record.lineage.extend(record.last_writer.iter().map(|writer| writer.replid.clone()));
     }
     Ok(record)
+}
+
+/// What a `state` key holds, from its bytes: of a form that this build knows, up to this version.
+pub(crate) fn decode_form<T: DeserializeOwned>(
+    bytes: &[u8],
+    newest: u32,
+    what: &str,
+) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    let form = |error: serde_json::Error| format!("not {what}: {error}");
+    let Version { v } = serde_json::from_slice(bytes).map_err(form)?;
+    if v > newest {
+        return Err(format!(
+            "written by a newer consul-redis (format {v}, this build knows {newest}): upgrade this one"
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(form)
 }

@@ -24,7 +24,7 @@ use crate::policy::{
 };
 use crate::published::record::HasteRecord;
 use crate::shown::reasons::{End, NotFast, WhyNotFast};
-use crate::situation::proof::{asked_ago, back, candidates, is_moving, proven};
+use crate::situation::proof::{back, candidates, not_asked_lately, proven, undisturbed};
 use crate::time::Mono;
 
 /// What is to be written down before the Sentinels are told; `None` when the writer is not taken for dead here, or they
@@ -40,7 +40,7 @@ pub fn due(view: &View<'_>) -> Result<Option<HasteRecord>, Box<NotFast>> {
     // Where it is back, Sentinels that look for themselves find it alive.
     let gone = proven(view).filter(|(_, death)| back(view, writer, death).is_none());
     let (run_id, sign, end) = if let Some((_, death)) = gone {
-        (&death.run_id, DeathSign::Proven(death.kind), End::Proven(death.pid))
+        (&death.run_id, death.sign(), End::Proven(death.pid))
     } else if let Some(refusal) = own_refusal(view, writer) {
         (&refusal.run_id, DeathSign::Refused, End::Refused(refusal.since))
     } else {
@@ -121,35 +121,16 @@ pub fn own_refusal<'a>(view: &View<'a>, writer: &Address) -> Option<&'a Refusal>
 
 /// Nothing else is under way: the epoch at which a majority names the writer.
 fn calm(view: &View<'_>, writer: &Address) -> Result<u64, WhyNotFast> {
-    let tally = &view.tally;
-    if is_moving(view) {
-        return Err(WhyNotFast::Switchover);
-    }
-    if view.in_maintenance(writer) {
-        return Err(WhyNotFast::Maintenance);
-    }
-    if tally.answering < tally.majority() {
-        return Err(WhyNotFast::NoMajority { heard: tally.answering, known: tally.known });
-    }
-    let unconfirmed = view.record.is_some_and(|record| record.evidence.is_unconfirmed());
-    let mut groups = view.groups();
-    let busy = groups.any(|group| group.failover.is_some() || group.down == DownOpinion::Objective);
-    let elected = tally.elected.as_ref().filter(|elected| &elected.address == writer);
-    let Some(elected) = elected.filter(|_| !unconfirmed && !busy) else {
-        return Err(WhyNotFast::Failover);
-    };
+    let epoch = undisturbed(view, writer, DownOpinion::Objective)?;
     if candidates(view).next().is_none() {
         return Err(WhyNotFast::NoReplica);
     }
-    let timeout_ms = view.groups().map(|g| g.settings.failover_timeout_ms).max().unwrap_or(0);
-    if let Some(ago_ms) = asked_ago(view, timeout_ms.saturating_mul(2)) {
-        return Err(WhyNotFast::AskedLately { ago_s: ago_ms / 1_000 });
-    }
-    let same = |haste: &HasteRecord| &haste.instance == writer && haste.epoch == elected.epoch;
+    not_asked_lately(view)?;
+    let same = |haste: &HasteRecord| &haste.instance == writer && haste.epoch == epoch;
     if view.record.and_then(|record| record.haste.as_ref()).is_some_and(same) {
-        return Err(WhyNotFast::AskedAtThisEpoch(elected.epoch));
+        return Err(WhyNotFast::AskedAtThisEpoch(epoch));
     }
-    Ok(elected.epoch)
+    Ok(epoch)
 }
 
 /// Which Sentinels are told, and what each waits for now: as many as must agree, and of them the one that is to lead.

@@ -74,39 +74,19 @@ pub fn fast(view: &View<'_>) -> Result<Option<Replace>, Box<NotFast>> {
 
 /// Nothing speaks against it; until when it may be asked for.
 fn allowed(view: &View<'_>, writer: &Address, death: &Death) -> Result<Mono, WhyNotFast> {
-    let (tally, record) = (&view.tally, view.record);
     if view.policy.fast_failover == FastFailover::Off {
         return Err(WhyNotFast::SwitchedOff);
     }
-    if is_moving(view) {
-        return Err(WhyNotFast::Switchover);
-    }
-    if view.in_maintenance(writer) {
-        return Err(WhyNotFast::Maintenance);
-    }
-    if tally.answering < tally.majority() {
-        return Err(WhyNotFast::NoMajority { heard: tally.answering, known: tally.known });
-    }
-    let unconfirmed = record.is_some_and(|record| record.evidence.is_unconfirmed());
-    // A failover is under way, or about to be: this agent may have been stopped for a while, and hear of the death
-    // late.
-    let busy = |group: &SentinelGroup| group.failover.is_some() || group.down > DownOpinion::Up;
-    let elected = tally.elected.as_ref().filter(|elected| &elected.address == writer);
-    let Some(elected) = elected.filter(|_| !unconfirmed && !view.groups().any(busy)) else {
-        return Err(WhyNotFast::Failover);
-    };
-    let settings = || view.groups().map(|group| &group.settings);
-    let down_after_ms = settings().map(|s| s.down_after_ms).min().unwrap_or(0);
+    // This agent may have been stopped for a while, and hear of the death late: a failover may be about to begin.
+    let epoch = undisturbed(view, writer, DownOpinion::Subjective)?;
+    let down_after_ms = view.groups().map(|g| g.settings.down_after_ms).min().unwrap_or(0);
     if down_after_ms < FAST_DOWN_AFTER_MIN_MS {
         return Err(WhyNotFast::DownAfter(down_after_ms));
     }
-    let timeout_ms = settings().map(|s| s.failover_timeout_ms).max().unwrap_or(0);
-    if let Some(ago_ms) = asked_ago(view, timeout_ms.saturating_mul(2)) {
-        return Err(WhyNotFast::AskedLately { ago_s: ago_ms / 1_000 });
-    }
-    let same = |asked: &DeathRecord| &asked.instance == writer && asked.epoch == elected.epoch;
-    if record.and_then(|record| record.death.as_ref()).is_some_and(same) {
-        return Err(WhyNotFast::AskedAtThisEpoch(elected.epoch));
+    not_asked_lately(view)?;
+    let same = |asked: &DeathRecord| &asked.instance == writer && asked.epoch == epoch;
+    if view.record.and_then(|record| record.death.as_ref()).is_some_and(same) {
+        return Err(WhyNotFast::AskedAtThisEpoch(epoch));
     }
     let within_ms = (down_after_ms - FAST_BEFORE_DOWN_MS).min(FAST_WITHIN_MAX_MS);
     let until = death.at.plus_ms(within_ms);
@@ -116,8 +96,41 @@ fn allowed(view: &View<'_>, writer: &Address, death: &Death) -> Result<Mono, Why
     Ok(until)
 }
 
+/// Neither an operator nor a Sentinel is at it already: the epoch at which a majority names the writer. A Sentinel is
+/// where it leads a failover, or has come as far as this opinion of the writer's death.
+pub(crate) fn undisturbed(
+    view: &View<'_>,
+    writer: &Address,
+    opinion: DownOpinion,
+) -> Result<u64, WhyNotFast> {
+    let tally = &view.tally;
+    if is_moving(view) {
+        return Err(WhyNotFast::Switchover);
+    }
+    if view.in_maintenance(writer) {
+        return Err(WhyNotFast::Maintenance);
+    }
+    if tally.answering < tally.majority() {
+        return Err(WhyNotFast::NoMajority { heard: tally.answering, known: tally.known });
+    }
+    let unconfirmed = view.record.is_some_and(|record| record.evidence.is_unconfirmed());
+    let busy = |group: &SentinelGroup| group.failover.is_some() || group.down >= opinion;
+    let elected = tally.elected.as_ref().filter(|elected| &elected.address == writer);
+    let elected = elected.filter(|_| !unconfirmed && !view.groups().any(busy));
+    elected.map(|elected| elected.epoch).ok_or(WhyNotFast::Failover)
+}
+
+/// The Sentinels were not asked within two failover-timeouts, for a failover or to vote at once.
+pub(crate) fn not_asked_lately(view: &View<'_>) -> Result<(), WhyNotFast> {
+    let timeout_ms = view.groups().map(|g| g.settings.failover_timeout_ms).max().unwrap_or(0);
+    match asked_ago(view, timeout_ms.saturating_mul(2)) {
+        Some(ago_ms) => Err(WhyNotFast::AskedLately { ago_s: ago_ms / 1_000 }),
+        None => Ok(()),
+    }
+}
+
 /// A planned move is under way, by the key `move`; one that died speaks for a while only.
-pub(crate) fn is_moving(view: &View<'_>) -> bool {
+fn is_moving(view: &View<'_>) -> bool {
     let moving = view.observed.store.as_ref().and_then(|store| store.moving);
     moving.is_some_and(|since| {
         let age_ms = view.now.wall.as_millisecond() - since.as_millisecond();
@@ -126,7 +139,7 @@ pub(crate) fn is_moving(view: &View<'_>) -> bool {
 }
 
 /// How long ago the Sentinels were last asked for a failover, or to vote at once, where that is less than this.
-pub(crate) fn asked_ago(view: &View<'_>, within_ms: u64) -> Option<u64> {
+fn asked_ago(view: &View<'_>, within_ms: u64) -> Option<u64> {
     let (memory, record) = (view.memory, view.record);
     let death = record.and_then(|record| record.death.as_ref()).map(|death| death.at);
     let haste = record.and_then(|record| record.haste.as_ref()).map(|haste| haste.at);
