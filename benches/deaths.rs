@@ -2,9 +2,10 @@
 //! `down-after-milliseconds` says?
 //!
 //! A world for each `down-after-milliseconds` and each `fast_failover`: three Consul servers with disks, three Redis,
-//! three Sentinels and three agents; in node mode beside each Redis with `proof` and `off`, elsewhere with `vote`. A client for each Consul server looks `redis-primary` up for
-//! each write; the figure is from the kill to the first write that the last of them gets acknowledged. Beside it a
-//! listener of `+switch-master` on all Sentinels keeps a name of its own. `docs/race.md` keeps the table.
+//! three Sentinels and three agents; in node mode beside each Redis with `proof` and `off`, elsewhere with `vote`. A
+//! client for each Consul server looks `redis-primary` up for each write; the figure is from the kill to the first write
+//! that the last of them gets acknowledged. The peers are in the world with `off`, where no agent hastens the Sentinels
+//! for them too; it runs at the same time as the other two, one after the other. `docs/race.md` keeps the table.
 //!
 //! `make race` runs it; `DEATHS_KILLS=<n>` sets the number of kills, `DEATHS_DOWN_AFTER=<ms>[,<ms>]` the settings.
 
@@ -12,10 +13,11 @@
 
 #[path = "support/figures.rs"]
 mod figures;
-#[path = "support/listeners.rs"]
-mod listeners;
+#[path = "support/peers.rs"]
+mod peers;
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
@@ -26,7 +28,7 @@ use consul_redis::lab::world::{World, WorldSpec};
 use tokio::time::Instant;
 
 use figures::{median, worst};
-use listeners::{listen, register};
+use peers::{PEERS, reconfig_script};
 
 /// Kills in each world, unless DEATHS_KILLS says otherwise.
 const KILLS: usize = 20;
@@ -34,8 +36,10 @@ const KILLS: usize = 20;
 const DOWN_AFTER: &str = "1500,5000,30000";
 /// Agents ask for no failover within twice this long of the last one, in ms.
 const FAILOVER_TIMEOUT_MS: u64 = 3_000;
-/// Pause of a client between two attempts.
+/// Pause of a client between two attempts, ...
 const PAUSE: Duration = Duration::from_millis(2);
+/// ... and where it waits for seconds, beside clients that do not.
+const PAUSE_OFF: Duration = Duration::from_millis(20);
 /// How long the clients write before a kill.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// How long a failover may take beyond what Sentinels wait for.
@@ -44,10 +48,8 @@ const FAILOVER_MAX: Duration = Duration::from_secs(60);
 const PROOF_REACH: (f64, f64) = (300.0, 500.0);
 /// The reach with `vote`: median, in ms.
 const VOTE_REACH: f64 = 700.0;
-/// The names that are looked up.
-const NAMES: [&str; 2] = ["redis-primary", PEER];
-/// The name that a peer keeps: a listener of `+switch-master` on all Sentinels.
-const PEER: &str = "listener";
+/// The name that agents keep.
+const OURS: &str = "redis-primary";
 
 fn main() {
     support::run(deaths());
@@ -58,25 +60,32 @@ async fn deaths() {
     let settings = std::env::var("DEATHS_DOWN_AFTER").unwrap_or_else(|_| DOWN_AFTER.to_owned());
     println!(
         "From the kill to the first acknowledged write through the name, {kills} kills each:\n\n\
-         | down-after | fast_failover | median ms | worst ms | listener of +switch-master, median ms |\n\
-         |---:|---|---:|---:|---:|"
+         | down-after | contender | median ms | worst ms |\n\
+         |---:|---|---:|---:|"
     );
     let (mut proof, mut vote) = (None, None);
     for down_after in settings.split(',') {
         let down_after_ms: u64 = down_after.parse().expect("milliseconds");
-        for mode in ["proof", "vote", "off"] {
-            let [ours, peer] = run(down_after_ms, mode, kills).await;
-            let (median_ms, worst_ms) = (median(&ours), worst(&ours));
-            let peer = median(&peer);
-            println!("| {down_after_ms} | `{mode}` | {median_ms:.0} | {worst_ms:.0} | {peer:.0} |");
+        let hastened = async {
+            let by_proof = run(down_after_ms, "proof", kills).await;
+            (by_proof, run(down_after_ms, "vote", kills).await)
+        };
+        let ((by_proof, by_vote), off) = tokio::join!(hastened, run(down_after_ms, "off", kills));
+        for (mode, took) in [("proof", &by_proof), ("vote", &by_vote), ("off", &off)] {
+            let took = &took[OURS];
+            let label = format!("consul-redis, `{mode}`");
+            println!("{}", row(down_after_ms, &label, took));
             let (held, reached) = match mode {
                 "proof" if down_after_ms >= 3_000 => {
-                    (&mut proof, median_ms <= PROOF_REACH.0 && worst_ms <= PROOF_REACH.1)
+                    (&mut proof, median(took) <= PROOF_REACH.0 && worst(took) <= PROOF_REACH.1)
                 }
-                "vote" => (&mut vote, median_ms <= VOTE_REACH),
+                "vote" => (&mut vote, median(took) <= VOTE_REACH),
                 _ => continue,
             };
             *held = Some(held.unwrap_or(true) && reached);
+        }
+        for (name, label) in PEERS {
+            println!("{}", row(down_after_ms, label, &off[name]));
         }
     }
     let words = |held: Option<bool>| match held {
@@ -93,25 +102,39 @@ async fn deaths() {
     );
 }
 
+fn row(down_after_ms: u64, label: &str, took: &[f64]) -> String {
+    format!("| {down_after_ms} | {label} | {:.0} | {:.0} |", median(took), worst(took))
+}
+
+/// The names that clients look up in the world with this mode.
+fn names(mode: &str) -> impl Iterator<Item = &'static str> {
+    let peers = PEERS.into_iter().map(|(name, _)| name).filter(move |_| mode == "off");
+    std::iter::once(OURS).chain(peers)
+}
+
 /// From each kill to the first acknowledged write through each name, in ms.
-async fn run(down_after_ms: u64, mode: &str, kills: usize) -> [Vec<f64>; 2] {
+async fn run(down_after_ms: u64, mode: &str, kills: usize) -> BTreeMap<&'static str, Vec<f64>> {
+    let dir = tempfile::tempdir().expect("a directory");
     let spec = WorldSpec {
         down_after_ms,
         failover_timeout_ms: FAILOVER_TIMEOUT_MS,
         consul_servers: 3,
+        script_checks: true,
+        reconfig_script: (mode == "off").then(|| reconfig_script(dir.path())),
         ..WorldSpec::default()
     };
     let mut world = World::start(spec).await.expect("a world");
     let _agents = start_agents(&world, mode);
     let first = world.groups[0].redis[0].address.clone();
-    register(&world, PEER, &first).await.expect("registered");
-    let _listeners = listen(&world, PEER, world.sentinels.len());
-    let mut all = [Vec::new(), Vec::new()];
-    settle(&world).await;
+    let mut _peers = Vec::new();
+    if mode == "off" {
+        _peers = peers::start(&world, dir.path(), &first).await;
+    }
+    let mut all = BTreeMap::<&str, Vec<f64>>::new();
+    settle(&world, mode).await;
     for _ in 0..kills {
-        let took = one_kill(&mut world, down_after_ms).await;
-        for (all, took) in all.iter_mut().zip(took) {
-            all.push(took);
+        for (name, took) in one_kill(&mut world, down_after_ms, mode).await {
+            all.entry(name).or_default().push(took);
         }
     }
     all
@@ -135,14 +158,18 @@ fn start_agents(world: &World, mode: &str) -> Vec<Process> {
         .collect()
 }
 
-async fn one_kill(world: &mut World, down_after_ms: u64) -> [f64; 2] {
+async fn one_kill(
+    world: &mut World,
+    down_after_ms: u64,
+    mode: &str,
+) -> BTreeMap<&'static str, f64> {
     let (old, _) = first_primary(&world.groups[0].redis).await;
     let login = world.groups[0].redis[0].login.clone();
     let mut clients = Vec::new();
     for server in world.consul_servers() {
-        for name in NAMES {
-            // The peer registers on one server.
-            if name == PEER && server.http != world.consul.http {
+        for name in names(mode) {
+            // The peers register on one server.
+            if name != OURS && server.http != world.consul.http {
                 continue;
             }
             let names = server.names().expect("a DNS client");
@@ -152,7 +179,8 @@ async fn one_kill(world: &mut World, down_after_ms: u64) -> [f64; 2] {
                 port: old.port(),
                 login: login.clone(),
             };
-            let (written, task) = writer.keep_writing(PAUSE);
+            let pause = if mode == "off" { PAUSE_OFF } else { PAUSE };
+            let (written, task) = writer.keep_writing(pause);
             clients.push((name, written, task));
         }
     }
@@ -160,7 +188,7 @@ async fn one_kill(world: &mut World, down_after_ms: u64) -> [f64; 2] {
     world.server_mut(&old.to_string()).expect("the primary").kill();
     let killed = Instant::now();
     let within = Duration::from_millis(down_after_ms) + FAILOVER_MAX;
-    let mut took = [0.0_f64; 2];
+    let mut took = BTreeMap::<&str, f64>::new();
     for (name, written, _) in &mut clients {
         let by_another = |written: &consul_redis::lab::clients::Written| {
             written
@@ -173,24 +201,26 @@ async fn one_kill(world: &mut World, down_after_ms: u64) -> [f64; 2] {
         let moved = tokio::time::timeout(within, moved).await;
         let moved = moved.unwrap_or_else(|_| panic!("{name} never moved from {old}"));
         let at = by_another(&moved.expect("a client")).expect("a write");
-        let index = usize::from(*name == PEER);
-        took[index] = took[index].max(ms(at.saturating_duration_since(killed)));
+        let last = took.entry(*name).or_default();
+        *last = last.max(ms(at.saturating_duration_since(killed)));
     }
     drop(clients);
-    eprintln!("down-after {down_after_ms}: {:.0} ms, the listener {:.0} ms", took[0], took[1]);
+    eprintln!("down-after {down_after_ms}, {mode}: {took:.0?}");
     world.server_mut(&old.to_string()).expect("the old one").restart().await.expect("back");
-    settle(world).await;
+    settle(world, mode).await;
     // Another failover is asked for after that only.
     tokio::time::sleep(Duration::from_millis(2 * FAILOVER_TIMEOUT_MS)).await;
     took
 }
 
-/// Sentinels have nothing on their minds, and both names answer the primary alone.
-async fn settle(world: &World) {
+/// Sentinels have nothing on their minds, and every name answers the primary alone.
+async fn settle(world: &World, mode: &str) {
     world.calm().await.expect("calm Sentinels");
     let (primary, _) = first_primary(&world.groups[0].redis).await;
-    register(world, PEER, &primary).await.expect("registered");
-    for name in NAMES {
+    if mode == "off" {
+        peers::put_right(world, &primary).await;
+    }
+    for name in names(mode) {
         let wanted = [primary.to_string()];
         until(name, Duration::from_secs(60), || async {
             let found = world.consul.passing(name).await?;

@@ -13,13 +13,12 @@
 
 #[path = "support/figures.rs"]
 mod figures;
-#[path = "support/listeners.rs"]
-mod listeners;
+#[path = "support/peers.rs"]
+mod peers;
 mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consul_redis::core::identity::address::Address;
@@ -29,13 +28,12 @@ use consul_redis::lab::consul::ConsulServer;
 use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use figures::{median, worst};
-use listeners::{listen, register};
+use peers::{PEERS, reconfig_script};
 
 /// Kills, unless RACE_KILLS says otherwise.
 const KILLS: usize = 20;
@@ -52,20 +50,16 @@ const RETURNS_ALONE: usize = 3;
 /// How long an agent's idle CPU is measured.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// A contender: what it is, and the name it keeps.
-struct Contender {
-    label: &'static str,
-    name: &'static str,
-}
-
-const CONTENDERS: [Contender; 6] = [
-    Contender { label: "consul-redis, `promotion`", name: "promotion-primary" },
-    Contender { label: "consul-redis, `quorum`", name: "quorum-primary" },
-    Contender { label: "listener of +switch-master on all Sentinels", name: "listener-all" },
-    Contender { label: "listener of +switch-master on one Sentinel", name: "listener-one" },
-    Contender { label: "Sentinel's client-reconfig-script with curl", name: "reconfig" },
-    Contender { label: "Consul script check on ROLE, every second", name: "role-check" },
+/// The names that ours keep, and what each is.
+const OURS: [(&str, &str); 2] = [
+    ("promotion-primary", "consul-redis, `promotion`"),
+    ("quorum-primary", "consul-redis, `quorum`"),
 ];
+
+/// All contenders: the name that each keeps, and what it is.
+fn contenders() -> impl Iterator<Item = (&'static str, &'static str)> {
+    OURS.into_iter().chain(PEERS)
+}
 
 fn main() {
     support::run(race());
@@ -85,12 +79,9 @@ async fn race() {
         ..WorldSpec::default()
     };
     let mut world = World::start(spec).await.expect("a world");
-    std::fs::write(dir.path().join("consul"), world.consul.http.to_string()).expect("a file");
     let first = world.groups[0].redis[0].address.clone();
     let agents = start_agents(&world);
-    let _listeners = start_listeners(&world, &first).await;
-    register(&world, "reconfig", &first).await.expect("registered");
-    register_role_checks(&world).await.expect("registered");
+    let _peers = peers::start(&world, dir.path(), &first).await;
     all_names_answer(&world, &first).await;
     let footprint = footprint(&agents).await;
 
@@ -151,52 +142,11 @@ fn start_agents(world: &World) -> Vec<Process> {
         .collect()
 }
 
-/// Listeners that register whatever +switch-master says, as soon as it says it.
-async fn start_listeners(world: &World, first: &Address) -> Vec<AbortOnDropHandle<()>> {
-    let mut listeners = Vec::new();
-    for (name, count) in [("listener-one", 1), ("listener-all", world.sentinels.len())] {
-        register(world, name, first).await.expect("registered");
-        listeners.extend(listen(world, name, count));
-    }
-    listeners
-}
-
-/// Sentinel calls it with: group, role, state, old host, old port, new host, new port.
-fn reconfig_script(dir: &Path) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let path = dir.join("reconfig.sh");
-    let text = format!(
-        "#!/bin/sh\nexec curl -s -X PUT -d '{{\"Node\":\"reconfig\",\"Address\":\"'$6'\",\
-         \"Service\":{{\"Service\":\"reconfig\",\"Address\":\"'$6'\",\"Port\":'$7'}}}}' \
-         http://$(cat {}/consul)/v1/catalog/register\n",
-        dir.display()
-    );
-    std::fs::write(&path, text).expect("the script");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("the script");
-    path
-}
-
-/// Every Redis is registered with a check that passes while it says that it is the primary.
-async fn register_role_checks(world: &World) -> Result<(), LabError> {
-    let client = world.consul.client()?;
-    for server in &world.groups[0].redis {
-        let (host, port) = (server.address.host(), server.address.port());
-        let command = format!("redis-cli -h {host} -p {port} role | grep -q ^master || exit 2");
-        let body = json!({
-            "ID": server.name(), "Name": "role-check", "Address": host, "Port": port,
-            "Check": {"Args": ["sh", "-c", command], "Interval": "1s", "Timeout": "1s"},
-        });
-        let path = "/v1/agent/service/register";
-        client.put(path, &[], Some(&body)).await.map_err(LabError::new)?;
-    }
-    Ok(())
-}
-
 async fn all_names_answer(world: &World, wanted: &Address) {
-    for contender in &CONTENDERS {
-        until(contender.name, SLOWEST, || async {
+    for (name, _) in contenders() {
+        until(name, SLOWEST, || async {
             for server in world.consul_servers() {
-                let found = server.passing(contender.name).await?;
+                let found = server.passing(name).await?;
                 if found != [wanted.to_string()] {
                     return Err(LabError(format!("{found:?} at {}", server.http)));
                 }
@@ -246,15 +196,15 @@ async fn one_kill(world: &mut World, returns: &mut Returns) -> Option<Lap> {
     let mut writers: Vec<Client> = Vec::new();
     // Ours are asked of each Consul server, the peers' of the one where they register: more clients would keep two
     // cores busy.
-    let peer = |c: &Contender| !c.name.ends_with("-primary");
-    let asks = |c: &Contender, s: &ConsulServer| !peer(c) || s.http == world.consul.http;
-    let all = CONTENDERS.iter().flat_map(|c| world.consul_servers().map(move |s| (c, s)));
-    for (contender, server) in all.filter(|(c, s)| asks(c, s)) {
+    let ours = |name: &str| OURS.iter().any(|(own, _)| *own == name);
+    let asks = |name: &str, s: &ConsulServer| ours(name) || s.http == world.consul.http;
+    let all = contenders().flat_map(|(name, _)| world.consul_servers().map(move |s| (name, s)));
+    for (contender, server) in all.filter(|(name, s)| asks(name, s)) {
         let names = server.names().expect("a DNS client");
-        let name = format!("{}.service.consul", contender.name);
+        let name = format!("{contender}.service.consul");
         let writer = NameWriter { names, name, port, login: login.clone() };
         let (written, task) = writer.keep_writing(PAUSE);
-        writers.push((contender.name, written, task));
+        writers.push((contender, written, task));
         // So that they do not all wake up at once.
         tokio::time::sleep(Duration::from_micros(350)).await;
     }
@@ -311,13 +261,7 @@ async fn recover(world: &mut World, old: &Address, new: &Address, returns: &mut 
     let (primary, _) = first_primary(&world.groups[0].redis).await;
     let kept = if &primary == new { &mut returns.calm } else { &mut returns.disturbed };
     kept.push(returned);
-    // After two failovers in a row, one that writes down what it hears last may be wrong for good.
-    for name in ["listener-one", "listener-all", "reconfig"] {
-        if world.consul.passing(name).await.expect("an answer") != [primary.to_string()] {
-            eprintln!("{name} was left pointing elsewhere; set right for the next lap");
-            register(world, name, &primary).await.expect("registered");
-        }
-    }
+    peers::put_right(world, &primary).await;
     all_names_answer(world, &primary).await;
     returned
 }
@@ -431,12 +375,11 @@ fn table(
         median(oracle),
         worst(oracle)
     );
-    for contender in &CONTENDERS {
-        let (first, last) = first_and_last(&behind[contender.name]);
+    for (name, label) in contenders() {
+        let (first, last) = first_and_last(&behind[name]);
         let _ = writeln!(
             text,
-            "| {} | {:.1} | {:.1} | {:.1} | {:.1} |",
-            contender.label,
+            "| {label} | {:.1} | {:.1} | {:.1} | {:.1} |",
             median(&first),
             worst(&first),
             median(&last),

@@ -147,7 +147,11 @@ fn every(text: &str) -> Result<Span, String> {
 
 /// Options of `cluster`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct ClusterArgs {
+    /// What else is to be known of a cluster.
+    #[command(subcommand)]
+    pub more: Option<ClusterCommand>,
     /// Nodes to begin with, where a name stands for all of its addresses; or a cluster that agents publish, by its name:
     /// then what is published is shown as well
     #[arg(value_name = "NAME|HOST:PORT", required = true)]
@@ -155,6 +159,24 @@ pub struct ClusterArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `cluster` does besides.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show which of the blank nodes would own which slots, and who would follow whom
+    Create(ClusterCreateArgs),
+}
+
+/// Options of `cluster create`.
+#[derive(Debug, Args)]
+pub struct ClusterCreateArgs {
+    /// A cluster of the config, with `expect`
+    #[arg(value_name = "NAME")]
+    pub name: GroupName,
+    /// Change nothing: agents make the cluster, as soon as all of its nodes are there
+    #[arg(long, required = true)]
+    pub plan: bool,
 }
 
 /// Where to look for a cluster.
@@ -311,12 +333,15 @@ pub struct ConfigArgs {
 /// Options of `switchover`.
 #[derive(Debug, Args)]
 pub struct SwitchoverArgs {
-    /// The group
+    /// The group, or with --shard a Redis Cluster
     #[arg(value_name = GROUP)]
     pub moved: GroupName,
-    /// The replica to become the primary [default: Sentinel's choice]
+    /// The replica to become the primary [default: Sentinel's choice; of a shard, any that can take requests]
     #[arg(long, value_name = "HOST:PORT")]
     pub to: Option<Address>,
+    /// The shard of the Redis Cluster, by its number
+    #[arg(long, value_name = "NUMBER")]
+    pub shard: Option<u32>,
     /// Do not ask
     #[arg(long)]
     pub yes: bool,

@@ -1,5 +1,5 @@
 //! Asking the nodes of a Redis Cluster: each that a seed or another node's table names, once, or one of them again and
-//! again.
+//! again; and telling one of them something.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -14,13 +14,14 @@ use tokio::time::Instant;
 use crate::clock::{Clock, stood_still};
 
 use crate::core::cluster::judgement::{NodeAnswer, NodeReadings, ReplicaLink};
+use crate::core::cluster::order::{MetNode, NodeCommand, NodeOrder};
 use crate::core::cluster::renewal::NoAnswer;
 use crate::core::cluster::table::{NODES_MAX, Table, TableRole};
 use crate::core::cluster::watch::NodeReading;
 use crate::core::identity::address::Address;
 use crate::dns::{DnsError, Names};
 use crate::mailbox::Mailbox;
-use crate::redis_link::{Fields, Link, LinkError, LinkSettings, text};
+use crate::redis_link::{Fields, Link, LinkError, LinkSettings, list, text};
 
 /// How often new addresses may come up in what those before have answered: nodes that know one another at all do so
 /// after one or two.
@@ -28,7 +29,8 @@ const ROUNDS_MAX: usize = 8;
 /// Least time between two attempts to connect to a node.
 const CONNECT_GAP: Duration = Duration::from_millis(50);
 
-/// Asks every node that can be found from these addresses. A name stands for all of its A and AAAA records.
+/// Asks every node that can be found from these addresses; with `settings` for those that agents change, too. A name
+/// stands for all of its A and AAAA records.
 ///
 /// # Errors
 /// [`DnsError`] when a name gives no address; a node that does not answer is part of what is seen.
@@ -36,6 +38,7 @@ pub async fn look(
     seeds: &[Address],
     login: &LinkSettings,
     names: &Names,
+    settings: bool,
 ) -> Result<NodeReadings, DnsError> {
     let mut next = BTreeSet::new();
     for seed in seeds {
@@ -44,7 +47,8 @@ pub async fn look(
     let mut readings = NodeReadings::new();
     for _ in 0..ROUNDS_MAX {
         let asked = next.iter().map(|address| async {
-            let answer = ask(address, login).await.map_err(|error| error.to_string());
+            let answer = opened(address, login, settings).await;
+            let answer = answer.map(|(_, answer)| answer).map_err(|error| error.to_string());
             (address.clone(), answer)
         });
         readings.extend(join_all(asked).await);
@@ -66,21 +70,29 @@ pub async fn look(
 /// # Errors
 /// [`LinkError`] without an answer, or with one that cannot be read: of a server that is no node of a cluster.
 pub async fn ask(address: &Address, login: &LinkSettings) -> Result<NodeAnswer, LinkError> {
-    ask_over(&mut Link::open(address, login).await?, None).await
+    ask_over(&mut Link::open(address, login).await?, None, false).await
 }
 
 /// The same over an open connection. With `table`, which is the node's own of a moment ago, it is not asked for all of
-/// it, unless its role is another one now.
-async fn ask_over(link: &mut Link, table: Option<&Table>) -> Result<NodeAnswer, LinkError> {
+/// it, unless its role is another one now. With `settings` it is asked for those that agents change, too.
+async fn ask_over(
+    link: &mut Link,
+    table: Option<&Table>,
+    settings: bool,
+) -> Result<NodeAnswer, LinkError> {
     let mut commands = redis::pipe();
     commands.cmd("PING").cmd("CLUSTER").arg("INFO").cmd("INFO").arg("replication");
+    if settings {
+        commands.cmd("CONFIG").arg("GET").arg(NODE_TIMEOUT);
+    }
     if table.is_none() {
         commands.cmd("CLUSTER").arg("NODES");
     }
     let answers = link.ask(&commands).await?;
-    let [ping, info, replication, nodes @ ..] = answers.as_slice() else {
-        return Err(LinkError::Unexpected("four answers expected".to_owned()));
+    let [ping, info, replication, more @ ..] = answers.as_slice() else {
+        return Err(LinkError::Unexpected("three answers expected".to_owned()));
     };
+    let (timeout, nodes) = more.split_at_checked(usize::from(settings)).unwrap_or_default();
     let replication = text(replication).map_err(LinkError::Unexpected)?;
     let replication = Fields::of_info(&replication);
     let table = match (table, nodes) {
@@ -90,8 +102,55 @@ async fn ask_over(link: &mut Link, table: Option<&Table>) -> Result<NodeAnswer, 
     };
     let info = text(info).map_err(LinkError::Unexpected)?;
     let state_ok = Fields::of_info(&info).get("cluster_state").is_some_and(|state| state == "ok");
-    let link = replica_link(&replication).map_err(LinkError::Unexpected)?;
-    Ok(NodeAnswer { table, state_ok, not_ready: text(ping).err(), link })
+    let to_primary = replica_link(&replication).map_err(LinkError::Unexpected)?;
+    let has_keys = table.is_alone() && has_keys(link).await?;
+    let timeout = timeout.first().and_then(|answer| setting(answer, NODE_TIMEOUT));
+    let timeout_ms = timeout.and_then(|value| value.parse().ok());
+    Ok(NodeAnswer { table, state_ok, not_ready: text(ping).err(), link: to_primary, has_keys, timeout_ms })
+}
+
+/// How long nodes wait before they take another one for dead, in ms.
+const NODE_TIMEOUT: &str = "cluster-node-timeout";
+
+/// One setting of an answer to `CONFIG GET`.
+fn setting(answer: &Value, name: &str) -> Option<String> {
+    let words: Vec<String> = list(answer).ok()?.iter().filter_map(|word| text(word).ok()).collect();
+    let at = words.iter().position(|word| word == name)?;
+    words.get(at + 1).cloned()
+}
+
+/// Redis before 7 takes one section a question.
+async fn has_keys(link: &mut Link) -> Result<bool, LinkError> {
+    let keyspace = link.call(&["INFO", "keyspace"]).await?;
+    let keyspace = text(&keyspace).map_err(LinkError::Unexpected)?;
+    Ok(keyspace.lines().any(|line| line.starts_with("db")))
+}
+
+/// Sends a node what it is told, where it is still the one that is meant; a node that it is to meet, too.
+///
+/// # Errors
+/// Why it was not sent, or what the node said instead of `OK`.
+pub async fn tell(order: &NodeOrder, login: &LinkSettings) -> Result<(), String> {
+    let words = |error: LinkError| error.to_string();
+    if let NodeCommand::Meet(MetNode { id, address, blank, .. }) = &order.command {
+        let met = ask(address, login).await.map_err(words)?;
+        if met.table.own != *id {
+            return Err(format!("{address} is node {}", met.table.own));
+        }
+        if *blank && !met.is_blank() {
+            return Err(format!("{address} is not blank any more"));
+        }
+    }
+    let mut link = Link::open(&order.to, login).await.map_err(words)?;
+    let own = link.call(&["CLUSTER", "MYID"]).await.map_err(words)?;
+    let own = text(&own)?;
+    if own != order.id.as_str() {
+        return Err(format!("node {own} answers there"));
+    }
+    let command = order.command.words();
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    let said = text(&link.call(&command).await.map_err(words)?)?;
+    if said == "OK" { Ok(()) } else { Err(said) }
 }
 
 fn table_of(nodes: &Value) -> Result<Table, LinkError> {
@@ -124,6 +183,7 @@ impl NodeQuestions {
 pub async fn follow_node(
     address: Address,
     login: LinkSettings,
+    settings: bool,
     clock: Clock,
     questions: Arc<Mailbox<NodeQuestions>>,
     readings: mpsc::Sender<(Address, NodeReading)>,
@@ -144,14 +204,14 @@ pub async fn follow_node(
         let open = link.take().filter(|link| !link.is_closed());
         let known = table.as_ref().filter(|_| !wanted.whole_table);
         let answer = match open {
-            Some(mut open) => match ask_over(&mut open, known).await {
+            Some(mut open) => match ask_over(&mut open, known, settings).await {
                 // It was closed meanwhile: whether it may be opened again says more.
                 Err(LinkError::Redis(error)) if error.is_io_error() => {
-                    opened(&address, &login).await
+                    opened(&address, &login, settings).await
                 }
                 answer => answer.map(|answer| (open, answer)),
             },
-            None => opened(&address, &login).await,
+            None => opened(&address, &login, settings).await,
         };
         let answer = match answer {
             Ok((open, answer)) => {
@@ -174,9 +234,13 @@ pub async fn follow_node(
 }
 
 /// Asks over a new connection.
-async fn opened(address: &Address, login: &LinkSettings) -> Result<(Link, NodeAnswer), LinkError> {
+async fn opened(
+    address: &Address,
+    login: &LinkSettings,
+    settings: bool,
+) -> Result<(Link, NodeAnswer), LinkError> {
     let mut link = Link::open(address, login).await?;
-    let answer = ask_over(&mut link, None).await?;
+    let answer = ask_over(&mut link, None, settings).await?;
     Ok((link, answer))
 }
 
@@ -211,5 +275,7 @@ fn replica_link(replication: &Fields<'_>) -> Result<Option<ReplicaLink>, String>
     let heard = replication.get("master_last_io_seconds_ago").unwrap_or("-1");
     // -1: there is no link.
     let heard: i64 = heard.parse().map_err(|_| format!("`{heard}` is no number of seconds"))?;
-    Ok(Some(ReplicaLink { up: status == "up", heard_s: u64::try_from(heard).ok() }))
+    let place = replication.get("master_host").zip(replication.get("master_port"));
+    let primary = place.and_then(|(host, port)| Address::new(host, port.parse().ok()?).ok());
+    Ok(Some(ReplicaLink { up: status == "up", heard_s: u64::try_from(heard).ok(), primary }))
 }

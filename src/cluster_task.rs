@@ -1,23 +1,26 @@
 //! One cluster's loop over real connections: what happens is turned into [`ClusterInput`]s, and the outputs of
-//! [`ClusterLoop`] are carried out. No node is ever told anything: they are only asked.
+//! [`ClusterLoop`] are carried out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{Clock, ticks_every};
-use crate::cluster::{NodeQuestions, follow_node};
+use crate::cluster::{NodeQuestions, follow_node, tell};
 use crate::config::ClusterConfig;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::watch::{watch_cluster, watch_rows};
-use crate::core::cluster::record::ClusterStore;
+use crate::core::cluster::order::NodeOrder;
+use crate::core::cluster::record::{ANNOUNCED, AnnouncedNode, ClusterStore};
+use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
-use crate::core::group::{LogLevel, LogLine};
+use crate::core::group::{LogLevel, LogLine, Outcome};
 use crate::core::identity::address::Address;
 use crate::core::published::projection::Op;
 use crate::dns::Names;
@@ -28,6 +31,10 @@ use crate::meter::ClusterMeter;
 const SEEDS_EVERY: Duration = Duration::from_secs(10);
 /// Readings and ends of calls to Consul that wait for one cluster.
 const WAITING_MAX: usize = 1_024;
+/// Between two attempts to write down which nodes this agent stands beside.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(5);
+/// How long a node may take for what it is told.
+const TELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Answers of Consul's watches that wait.
 const ANSWERS_MAX: usize = 16;
 
@@ -51,6 +58,15 @@ pub struct ClusterTask {
 struct FollowedNode {
     questions: Arc<Mailbox<NodeQuestions>>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// The nodes that this agent stands beside, and which nodes agents say that of.
+struct Beside {
+    local: watch::Receiver<BTreeSet<Address>>,
+    /// As Consul last told; `None` while it does not answer.
+    announced: Option<BTreeMap<Address, AnnouncedNode>>,
+    /// Nothing is written before that.
+    next: Instant,
 }
 
 /// Carries out what the loop asks for.
@@ -78,7 +94,8 @@ impl ClusterTask {
         let watched = watch_cluster(self.consul.clone(), layout.clone(), self.clock, send);
         let (send, mut rows) = mpsc::channel(ANSWERS_MAX);
         let rows_watched = watch_rows(self.consul.clone(), layout.node(), send);
-        let seeds = resolve(self.cluster.clone(), self.names, done.clone());
+        let (found_local, local) = watch::channel(BTreeSet::new());
+        let seeds = resolve(self.cluster.clone(), self.names, done.clone(), found_local);
         let _tasks = [
             AbortOnDropHandle::new(tokio::spawn(watched)),
             AbortOnDropHandle::new(tokio::spawn(rows_watched)),
@@ -89,6 +106,7 @@ impl ClusterTask {
         let refused = None;
         let mut hands =
             ClusterHands { cluster, consul, clock, readings, done, nodes, meter, refused };
+        let mut beside = Beside { local, announced: None, next: Instant::now() };
         loop {
             // Cancel safe: a token, channels and a timer.
             let input = tokio::select! {
@@ -96,7 +114,10 @@ impl ClusterTask {
                 () = stop.cancelled() => return,
                 Some((address, reading)) = read.recv() => ClusterInput::Node(address, reading),
                 Some(input) = ended.recv() => input,
-                Some(answer) = keys.recv() => hands.watched(answer),
+                Some(answer) = keys.recv() => {
+                    beside.announced = answer.as_ref().ok().map(|store| store.announced.clone());
+                    hands.watched(answer)
+                }
                 Some(()) = rows.recv() => {
                     hands.read_rows();
                     ClusterInput::Tick
@@ -107,25 +128,35 @@ impl ClusterTask {
                 }
             };
             let is_reading = matches!(input, ClusterInput::Node(..));
+            if let ClusterInput::Told(order, result) = &input {
+                hands.meter.told(order.command.kind(), result.is_ok());
+            }
             for output in machine.on(input, clock.now()) {
                 hands.carry_out(output);
             }
             // Ticks come all the time.
             if !is_reading {
+                hands.announce(&mut beside);
                 hands.meter.show(&machine.figures());
             }
         }
     }
 }
 
-/// Looks up what the seeds stand for, again and again. A name that gives no address keeps those that it had.
-async fn resolve(cluster: ClusterConfig, names: Names, found: mpsc::Sender<ClusterInput>) {
+/// Looks up what the seeds and the nodes beside this agent stand for, again and again. A name that gives no address keeps
+/// those that it had.
+async fn resolve(
+    cluster: ClusterConfig,
+    names: Names,
+    found: mpsc::Sender<ClusterInput>,
+    local: watch::Sender<BTreeSet<Address>>,
+) {
     let mut known: BTreeMap<Address, Vec<Address>> = BTreeMap::new();
     let mut failing = BTreeSet::new();
     let mut ticks = ticks_every(SEEDS_EVERY);
     loop {
         ticks.tick().await;
-        for seed in &cluster.seeds {
+        for seed in cluster.seeds.iter().chain(&cluster.local) {
             match names.addresses(seed).await {
                 Ok(addresses) => {
                     failing.remove(seed);
@@ -139,6 +170,13 @@ async fn resolve(cluster: ClusterConfig, names: Names, found: mpsc::Sender<Clust
             }
         }
         let all = known.values().flatten().cloned().collect();
+        let beside = cluster.local.iter().filter_map(|name| known.get(name)).flatten();
+        let beside: BTreeSet<Address> = beside.cloned().collect();
+        local.send_if_modified(|local| {
+            let changed = *local != beside;
+            *local = beside;
+            changed
+        });
         if found.send(ClusterInput::Seeds(all)).await.is_err() {
             return;
         }
@@ -163,6 +201,37 @@ impl ClusterHands {
         answer.map_or(ClusterInput::ConsulSilent, ClusterInput::Watched)
     }
 
+    /// Writes down which nodes this agent stands beside, where Consul has something else.
+    fn announce(&self, beside: &mut Beside) {
+        if beside.next > Instant::now() {
+            return;
+        }
+        let local = beside.local.borrow().clone();
+        let ClusterPolicy { layout, agent, duties, .. } = &self.cluster.policy;
+        let Some(announced) = beside.announced.as_ref().filter(|_| duties.manage) else { return };
+        let mine = AnnouncedNode { agent: agent.clone(), host: agent.clone() };
+        let key = |address: &Address| format!("{}{ANNOUNCED}{address}", layout.root());
+        let mut ops = Vec::new();
+        for address in local.iter().filter(|address| announced.get(address) != Some(&mine)) {
+            let value = serde_json::to_string(&mine).unwrap_or_default();
+            ops.push(Op::KeySet { key: key(address), value });
+        }
+        let old = announced.iter().filter(|(address, node)| {
+            node.agent == *agent && !local.contains(address)
+        });
+        ops.extend(old.map(|(address, _)| Op::KeyDeleteTree { prefix: key(address) }));
+        if ops.is_empty() {
+            return;
+        }
+        beside.next = Instant::now() + ANNOUNCE_PAUSE;
+        let (consul, name) = (self.consul.clone(), self.cluster.policy.name.clone());
+        tokio::spawn(async move {
+            if let Outcome::Refused(why) | Outcome::Unknown(why) = consul.txn(&ops, "").await {
+                warn!("{name}: the node of this host is not announced: {why}");
+            }
+        });
+    }
+
     /// Starts what an output asks for. Never waits.
     fn carry_out(&mut self, output: ClusterOutput) {
         match output {
@@ -175,6 +244,7 @@ impl ClusterHands {
             ClusterOutput::ReadStore => self.read_store(),
             ClusterOutput::ReadRows => self.read_rows(),
             ClusterOutput::Write(ops) => self.write(ops),
+            ClusterOutput::Tell(order) => self.tell(order),
             ClusterOutput::Say(LogLine { weight, text }) => {
                 let name = &self.cluster.policy.name;
                 match weight {
@@ -190,10 +260,12 @@ impl ClusterHands {
         self.nodes.retain(|address, _| wanted.contains(address));
         for address in wanted {
             let (login, clock) = (self.cluster.login.clone(), self.clock);
+            let settings = self.cluster.policy.duties.manage;
             let readings = self.readings.clone();
             self.nodes.entry(address.clone()).or_insert_with(|| {
                 let questions = Arc::<Mailbox<NodeQuestions>>::default();
-                let task = follow_node(address, login, clock, questions.clone(), readings);
+                let task =
+                    follow_node(address, login, settings, clock, questions.clone(), readings);
                 let task = AbortOnDropHandle::new(tokio::spawn(task));
                 FollowedNode { questions, _task: task }
             });
@@ -228,6 +300,15 @@ impl ClusterHands {
                 }
             };
             let _ = done.send(input).await;
+        });
+    }
+
+    fn tell(&self, order: NodeOrder) {
+        let (login, done) = (self.cluster.login.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let told = tokio::time::timeout(TELL_TIMEOUT, tell(&order, &login)).await;
+            let result = told.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+            let _ = done.send(ClusterInput::Told(order, result)).await;
         });
     }
 

@@ -3,11 +3,16 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
-use crate::config::{Config, GroupConfig};
+use crate::cluster::look as look_at_nodes;
+use crate::config::{ClusterConfig, Config, GroupConfig};
 use crate::consul::client::Consul;
+use crate::core::cluster::judgement::judge;
+use crate::core::cluster::shard_move::{MovedShard, prepare_shard};
+use crate::core::cluster::table::NodeId;
 use crate::core::duty::switchover::prepare;
 use crate::core::identity::address::Address;
 use crate::core::known::memory::Memory;
@@ -15,6 +20,7 @@ use crate::core::known::view::View;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::observe::{Look, look};
+use crate::shard_move::move_shard;
 use crate::switchover::{Mover, SwitchoverStep, rights};
 
 /// How long all of it may take. Less than the 30 s after which Kubernetes and Nomad kill.
@@ -33,10 +39,55 @@ const AGAIN_EVERY: Duration = Duration::from_secs(1);
 pub async fn hand_over(config: &Config, consul: &Consul, clock: Clock) {
     let groups = config.groups.iter().filter(|group| !group.policy.local.is_empty());
     let moves = groups.map(|group| hand_over_one(config, group, consul, clock));
-    let all = futures_util::future::join_all(moves);
+    let clusters = config.clusters.iter().filter(|cluster| {
+        !cluster.local.is_empty() && cluster.policy.duties.manage
+    });
+    let shards = clusters.map(|cluster| async {
+        if let Err(why) = hand_over_shards(config, cluster, consul, clock).await {
+            warn!("{}: a shard is not handed over: {why}", cluster.policy.name);
+        }
+    });
+    let all = async {
+        tokio::join!(join_all(moves), join_all(shards));
+    };
     if tokio::time::timeout(HAND_OVER_MAX, all).await.is_err() {
         warn!("not everything was handed over in {} s", HAND_OVER_MAX.as_secs());
     }
+}
+
+/// Moves the shards that nodes of this host own to replicas of theirs elsewhere.
+async fn hand_over_shards(
+    config: &Config,
+    cluster: &ClusterConfig,
+    consul: &Consul,
+    clock: Clock,
+) -> Result<(), String> {
+    let (name, names) = (&cluster.policy.name, Names::new(config.resolver));
+    let store = consul.cluster(&cluster.policy.layout, &clock).await;
+    let store = store.map_err(|error| error.to_string())?;
+    let Some(record) = store.record() else { return Ok(()) };
+    let nodes: Vec<Address> = record.nodes.values().map(|node| node.address.clone()).collect();
+    for local in &cluster.local {
+        for at in names.addresses(local).await.map_err(|error| error.to_string())? {
+            let owns = |id: &NodeId| record.nodes.get(id).is_some_and(|node| node.address == at);
+            if !record.shards.values().any(|shard| owns(&shard.owner)) {
+                continue;
+            }
+            let readings = look_at_nodes(&nodes, &cluster.login, &names, true).await;
+            let readings = readings.map_err(|error| error.to_string())?;
+            let judged = judge(&readings).map_err(|none| none.to_string())?;
+            let (moved, now) = (MovedShard::OwnedAt(&at), clock.now().wall);
+            let (checks, plan) = prepare_shard(record, &judged, &readings, moved, None, now);
+            let Some(plan) = plan else {
+                let wrong = checks.into_iter().filter_map(|check| check.found.err());
+                return Err(wrong.collect::<Vec<_>>().join("; "));
+            };
+            let took = move_shard(&plan, &nodes, &cluster.login, &names).await?;
+            let (to, ms) = (&plan.to.1, took.as_millis());
+            info!("{name}: shard {} handed over from {at} to {to} in {ms} ms", plan.shard);
+        }
+    }
+    Ok(())
 }
 
 /// Under `exec` the server is told to stop as soon as the agent has left.

@@ -75,6 +75,8 @@ pub struct Meter {
     pub dns_stale: Gauges,
     /// What is published of each cluster, by cluster.
     pub clusters: ClusterGauges,
+    /// What nodes of clusters were told, by cluster, command and outcome.
+    pub cluster_told: Counters,
     consul_seen: Moments,
     sentinels_seen: Moments,
     instances_seen: Moments,
@@ -99,6 +101,7 @@ impl Meter {
             dns_wrong: Gauges::default(),
             dns_stale: Gauges::default(),
             clusters: ClusterGauges::default(),
+            cluster_told: Counters::default(),
             consul_seen: Moments::default(),
             sentinels_seen: Moments::default(),
             instances_seen: Moments::default(),
@@ -184,13 +187,21 @@ pub struct ClusterGauges {
 /// The part of a [`Meter`] that one cluster's loop shows its figures with, for as long as it is there.
 pub struct ClusterMeter {
     gauges: ClusterGauges,
+    told: Counters,
     cluster: GroupName,
 }
 
 impl ClusterMeter {
     /// A meter that labels all it shows with this cluster.
     pub fn new(meter: &Meter, cluster: GroupName) -> Self {
-        Self { gauges: meter.clusters.clone(), cluster }
+        Self { gauges: meter.clusters.clone(), told: meter.cluster_told.clone(), cluster }
+    }
+
+    /// Counts what a node was told.
+    pub fn told(&self, command: &'static str, done: bool) {
+        let outcome = if done { "done" } else { "failed" };
+        let more = vec![("command", command.to_owned()), ("outcome", outcome.to_owned())];
+        self.told.get_or_create(&[self.labels(), more].concat()).inc();
     }
 
     fn labels(&self) -> Labels {

@@ -50,6 +50,11 @@ pub fn after(at: Timestamp, ms: i64) -> Timestamp {
     at.checked_add(SignedDuration::from_millis(ms)).unwrap_or(at)
 }
 
+/// How long after the one moment the other is, in ms; 0 where it is before.
+pub fn between_ms(earlier: Timestamp, later: Timestamp) -> u64 {
+    u64::try_from(later.duration_since(earlier).as_millis()).unwrap_or_default()
+}
+
 impl fmt::Display for Now {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.wall)

@@ -6,13 +6,15 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::terminal::{self, Progress, Style};
-use crate::cli::{ClusterArgs, ClusterPlace};
+use crate::cli::{ClusterArgs, ClusterCommand, ClusterPlace};
 use crate::clock::Clock;
 use crate::cluster::look;
 use crate::config::Config;
 use crate::consul::client::Consul;
+use crate::core::cluster::claims::PlannedShard;
 use crate::core::cluster::judgement::{Fitness, JudgedNode, Judgement, NoVoters, Shard, judge};
-use crate::core::cluster::record::{ClusterRecord, ClusterRole, NodeRecord};
+use crate::core::cluster::make::{blank_nodes, plan};
+use crate::core::cluster::record::{ClusterRecord, ClusterRole, NodeRecord, host_of};
 use crate::core::cluster::slots::{SLOTS, SlotRange, in_words};
 use crate::core::cluster::table::NodeId;
 use crate::core::identity::address::{Address, GroupName};
@@ -51,6 +53,8 @@ struct ShownRecord<'a> {
     replicas: Vec<&'a Address>,
     /// Members in no name, and why.
     unfit: Vec<ShownUnfit<'a>>,
+    /// What agents have begun to do to it.
+    under_way: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,10 +91,13 @@ struct ShownNode<'a> {
 /// # Errors
 /// A [`Failure`] when the name of a seed gives no address, or Consul does not say what is published.
 pub async fn run(config: Config, args: &ClusterArgs) -> Result<Exit, Failure> {
+    if let Some(ClusterCommand::Create(args)) = &args.more {
+        return planned(config, &args.name).await;
+    }
     let (seeds, record) = places(&config, &args.places).await?;
     let progress = Progress::new("asking the nodes");
     let names = Names::new(config.resolver);
-    let found = look(&seeds, &config.instance_login, &names).await;
+    let found = look(&seeds, &config.instance_login, &names, false).await;
     let readings = found.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     drop(progress);
     let judged = judge(&readings);
@@ -119,6 +126,47 @@ pub async fn run(config: Config, args: &ClusterArgs) -> Result<Exit, Failure> {
         print!("{}", record_in_text(record, Style::of_stdout()));
     }
     Ok(code)
+}
+
+/// Who would become what.
+async fn planned(config: Config, name: &GroupName) -> Result<Exit, Failure> {
+    let known = config.clusters.iter().find(|cluster| cluster.policy.name == *name);
+    let wanted = known.and_then(|cluster| Some((cluster, cluster.policy.duties.make?)));
+    let Some((cluster, wanted)) = wanted else {
+        let message = format!("no cluster {name} with `expect` is configured here");
+        let hint = "write [[cluster]] name, seeds and expect = 6 into the config";
+        return Err(Failure::new(Exit::Config, message).hint(hint));
+    };
+    let consul = Consul::new(&config.consul)?;
+    let store = consul.cluster(&cluster.policy.layout, &Clock::start()).await?;
+    if let Some(record) = store.record().filter(|record| !record.nodes.is_empty()) {
+        println!("{name} is a cluster of {} nodes: there is nothing to make", record.nodes.len());
+        return Ok(Exit::Done);
+    }
+    let mut seeds = cluster.seeds.clone();
+    seeds.extend(cluster.local.iter().chain(store.announced.keys()).cloned());
+    let names = Names::new(config.resolver);
+    let found = look(&seeds, &config.instance_login, &names, false).await;
+    let readings = found.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let host = |address: &Address| host_of(&store.announced, address);
+    let nodes = readings.iter().map(|(address, reading)| (address, reading.as_ref().ok()));
+    let nodes = match blank_nodes(nodes, host, wanted) {
+        Ok(nodes) => nodes,
+        Err(why) => {
+            println!("the cluster is not made yet: {why}");
+            return Ok(Exit::Unhealthy);
+        }
+    };
+    let style = Style::of_stdout();
+    let mut text = format!("{} shards of {} nodes\n\n", wanted.shards, nodes.len());
+    let mut rows = vec![["slots", "primary", "replicas"].map(str::to_owned).to_vec()];
+    for PlannedShard { slots, primary, replicas } in plan(&nodes, wanted.shards) {
+        let replicas: Vec<String> = replicas.iter().map(|n| n.address.to_string()).collect();
+        rows.push(vec![slots.to_string(), primary.address.to_string(), replicas.join(" ")]);
+    }
+    terminal::columns(&mut text, "", rows, style);
+    print!("{text}");
+    Ok(Exit::Done)
 }
 
 /// The nodes to begin with; and what is published, where a cluster is asked for by its name.
@@ -175,6 +223,7 @@ fn shown_record(record: &ClusterRecord) -> ShownRecord<'_> {
         primaries: fit(ClusterRole::Primary),
         replicas: fit(ClusterRole::Replica),
         unfit: unfit(record).collect(),
+        under_way: record.claims.in_words(),
     }
 }
 
@@ -198,6 +247,9 @@ fn record_in_text(record: &ClusterRecord, style: Style) -> String {
     );
     if let Some(unheard) = &record.unheard {
         let _ = writeln!(text, "  {} hears no majority: {}", unheard.by, unheard.why);
+    }
+    for line in &shown.under_way {
+        let _ = writeln!(text, "  under way: {line}");
     }
     let rows = shown.unfit.iter().map(|node| vec![node.address.to_string(), node.why.to_owned()]);
     let rows: Vec<Vec<String>> = rows.collect();

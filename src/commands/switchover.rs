@@ -1,4 +1,5 @@
-//! `consul-redis switchover GROUP`: moves the primary on purpose, without losing a write.
+//! `consul-redis switchover GROUP`: moves the primary on purpose, without losing a write; with `--shard`, that of one
+//! shard of a cluster.
 
 use std::io::{BufRead, IsTerminal, Write as _};
 use std::sync::mpsc;
@@ -13,7 +14,10 @@ use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::duty::switchover::{Check, Switchover, prepare};
+use crate::cluster::look as look_at_nodes;
+use crate::core::cluster::judgement::judge;
+use crate::core::cluster::shard_move::{MovedShard, prepare_shard};
+use crate::core::duty::switchover::{Check, prepare};
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::memory::Memory;
 use crate::core::known::view::View;
@@ -21,6 +25,7 @@ use crate::core::published::projection::Layout;
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
 use crate::observe::look;
+use crate::shard_move::move_shard;
 use crate::switchover::{Moved, Mover, SwitchoverStep, rights};
 
 /// How a move went, for programs.
@@ -91,6 +96,9 @@ impl<'a> Report<'a> {
 /// # Errors
 /// A [`Failure`] when a check fails, or a step does not happen in time; writes go on where they were.
 pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
+    if let Some(shard) = args.shard {
+        return of_shard(config, args, shard).await;
+    }
     let style = Style::of_stdout();
     let consul = Consul::new(&config.consul)?;
     let names = Names::new(config.resolver);
@@ -113,7 +121,8 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
         show(&checks, style);
     }
     let (noted, steps) = mpsc::channel();
-    let ended = match allowed(args, &checks, switchover) {
+    let from = switchover.as_ref().map(|switchover| switchover.from.clone());
+    let ended = match allowed(args, &checks, switchover, from.as_ref()) {
         Ok(switchover) => {
             let progress = Progress::new("pausing writes");
             let report = |step: SwitchoverStep| {
@@ -130,9 +139,58 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
         }
         Err(failure) => Err(failure),
     };
+    let steps: Vec<SwitchoverStep> = steps.try_iter().collect();
+    ended_with(args, &checks, &steps, ended)
+}
+
+/// Moves one shard of a cluster.
+async fn of_shard(config: Config, args: &SwitchoverArgs, shard: u32) -> Result<(), Failure> {
+    let consul = Consul::new(&config.consul)?;
+    let (name, names) = (&args.moved, Names::new(config.resolver));
+    let layout = Layout::of_cluster(&config.prefix, name);
+    let clock = Clock::start();
+    let store = consul.cluster(&layout, &clock).await?;
+    let Some(record) = store.record().filter(|record| !record.nodes.is_empty()) else {
+        let message = format!("Consul knows no cluster `{name}`");
+        return Err(Failure::new(Exit::Failed, message)
+            .hint("without --shard, switchover moves the primary of a group"));
+    };
+    let progress = Progress::new(format!("{name}: asking the nodes"));
+    let nodes: Vec<Address> = record.nodes.values().map(|node| node.address.clone()).collect();
+    let login = &config.instance_login;
+    let found = look_at_nodes(&nodes, login, &names, true).await;
+    let readings = found.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    drop(progress);
+    let judged = judge(&readings).map_err(|none| {
+        Failure::new(Exit::Failed, format!("not moved: {none}"))
+            .hint(format!("consul-redis cluster {name} says which nodes answer"))
+    })?;
+    let (moved, now) = (MovedShard::Numbered(shard), clock.now().wall);
+    let (checks, plan) = prepare_shard(record, &judged, &readings, moved, args.to.as_ref(), now);
+    if !args.json {
+        show(&checks, Style::of_stdout());
+    }
+    let from = plan.as_ref().map(|plan| plan.from.1.clone());
+    let ended = match allowed(args, &checks, plan, from.as_ref()) {
+        Ok(plan) => move_shard(&plan, &nodes, login, &names)
+            .await
+            .map(|gap| Moved { from: plan.from.1, to: plan.to.1, gap })
+            .map_err(|why| Failure::new(Exit::Failed, why)),
+        Err(failure) => Err(failure),
+    };
+    ended_with(args, &checks, &[], ended)
+}
+
+/// Says how it went.
+fn ended_with(
+    args: &SwitchoverArgs,
+    checks: &[Check],
+    steps: &[SwitchoverStep],
+    ended: Result<Moved, Failure>,
+) -> Result<(), Failure> {
+    let style = Style::of_stdout();
     if args.json {
-        let steps: Vec<SwitchoverStep> = steps.try_iter().collect();
-        let report = Report::new(&args.moved, &checks, &steps, &ended);
+        let report = Report::new(&args.moved, checks, steps, &ended);
         println!("{}", terminal::json(&report)?);
     }
     let moved = ended?;
@@ -149,12 +207,13 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
 }
 
 /// The move, when nothing speaks against it.
-fn allowed(
+fn allowed<T>(
     args: &SwitchoverArgs,
     checks: &[Check],
-    switchover: Option<Switchover>,
-) -> Result<Switchover, Failure> {
-    let Some(switchover) = switchover else {
+    switchover: Option<T>,
+    from: Option<&Address>,
+) -> Result<T, Failure> {
+    let Some((switchover, from)) = switchover.zip(from) else {
         let wrong = checks.iter().filter(|check| check.found.is_err()).count();
         let message = format!("not moved: {wrong} of {} checks failed", checks.len());
         return Err(Failure::new(Exit::Failed, message).hint(format!(
@@ -162,7 +221,7 @@ fn allowed(
             args.moved
         )));
     };
-    if !args.yes && !confirmed(&switchover)? {
+    if !args.yes && !confirmed(from)? {
         return Err(Failure::new(Exit::Failed, "not moved: not confirmed")
             .hint("answer yes, or give --yes"));
     }
@@ -198,11 +257,11 @@ fn show(checks: &[Check], style: Style) {
     }
 }
 
-fn confirmed(switchover: &Switchover) -> Result<bool, Failure> {
+fn confirmed(from: &Address) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }
-    print!("Move the primary away from {}? [y/N] ", switchover.from);
+    print!("Move the primary away from {from}? [y/N] ");
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

@@ -312,8 +312,40 @@ pub struct ClusterTable {
     /// name.
     #[serde(default)]
     pub service: Option<Spanned<ServiceName>>,
-    /// Some of its nodes, `host:port` each; the others are found. A name stands for all its A and AAAA records.
-    pub seeds: Spanned<Vec<Address>>,
+    /// Some of its nodes, `host:port` each; the others are found. A name stands for all its A and AAAA records. Not
+    /// needed where agents stand beside nodes of it (`[[redis]] cluster`, `exec`).
+    #[serde(default)]
+    pub seeds: Option<Spanned<Vec<Address>>>,
+    /// Agents only ask the nodes with `false`, and publish what they find. Default: `true`.
+    #[serde(default)]
+    pub manage: Option<bool>,
+    /// When so many blank nodes are there, and no others, they are made into a cluster.
+    #[serde(default)]
+    pub expect: Option<Spanned<u16>>,
+    /// How many of `expect` nodes own slots, 3 at least. Default: what `replicas` leaves.
+    #[serde(default)]
+    pub shards: Option<Spanned<u16>>,
+    /// How many replicas each shard is made with, and gets from the blank nodes beside agents. Default: 1 where `expect`
+    /// is made into a cluster, and no bound for nodes that join.
+    #[serde(default)]
+    pub replicas: Option<Spanned<u16>>,
+    /// `off`: an owner of slots that has died is left to the nodes' own pace. Default: `vote`.
+    #[serde(default)]
+    pub fast_failover: Option<ClusterHaste>,
+    /// A member without slots that is dead for so long is forgotten by all others, and taken back when it returns; `0s`:
+    /// never. Default: `15m`.
+    #[serde(default)]
+    pub forget_after: Option<Span>,
+}
+
+/// What is done when an owner of slots has died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterHaste {
+    /// The others wait for a moment only before they call it failing, look for themselves, and vote.
+    Vote,
+    /// They wait for `cluster-node-timeout`.
+    Off,
 }
 
 /// `[[redis]]`: node mode: a Redis of this host.
@@ -325,6 +357,9 @@ pub struct RedisTable {
     /// The group it belongs to. Default: the only group.
     #[serde(default)]
     pub group: Option<Spanned<GroupName>>,
+    /// The Redis Cluster that it is a node of, or is to join, instead of a group.
+    #[serde(default)]
+    pub cluster: Option<Spanned<GroupName>>,
     /// How often Consul tries to connect.
     #[serde(default)]
     pub check_interval: Option<Span>,

@@ -119,6 +119,20 @@ impl Config {
         Ok(self)
     }
 
+    /// The same, with one more node of a Redis Cluster on this host: the only cluster's.
+    ///
+    /// # Errors
+    /// When there is none, or there are several.
+    pub fn with_node(mut self, address: Address) -> Result<Self, ConfigError> {
+        let [cluster] = &mut self.clusters[..] else {
+            return Err(ConfigError::Usage(
+                "cluster-enabled yes: the config has to have the one [[cluster]] that this Redis belongs to".to_owned(),
+            ));
+        };
+        cluster.local.push(address);
+        Ok(self)
+    }
+
     /// The same, with one more Sentinel of this host.
     #[must_use]
     pub fn with_sentinel(mut self, address: Address, forgotten_after: Duration) -> Self {
@@ -155,6 +169,8 @@ pub struct ClusterConfig {
     pub policy: ClusterPolicy,
     /// Where its nodes are looked for at first. A host that is a name stands for all its addresses.
     pub seeds: Vec<Address>,
+    /// The nodes that this agent stands beside.
+    pub local: Vec<Address>,
     /// How to log in to its nodes.
     pub login: LinkSettings,
 }

@@ -10,6 +10,7 @@ mod beside;
 mod blank;
 pub mod child;
 pub mod config_file;
+mod guard;
 pub mod membership;
 pub mod place;
 pub mod settings;
@@ -58,6 +59,8 @@ const AWAITED_MAX: Duration = Duration::from_secs(60);
 const REACH_EVERY: Duration = Duration::from_secs(5);
 /// How long one attempt to reach it may take.
 const REACH_TIMEOUT: Duration = Duration::from_millis(500);
+/// The file of a node of a cluster, where its config names no other.
+const NODES_FILE: &str = "nodes.conf";
 /// Where a server answers that no other host can reach.
 const LOOPBACK: &str = "127.0.0.1";
 /// How long Consul may take to note it, and the last look before the server is told to stop: no program waits for that.
@@ -87,6 +90,8 @@ pub struct Exec {
     /// The address was said, and not found out.
     is_fixed: bool,
     resolve_hostnames: bool,
+    /// It is a node of a Redis Cluster (`cluster-enabled yes`).
+    is_node: bool,
 }
 
 impl Exec {
@@ -120,6 +125,12 @@ impl Exec {
             None => find_address(&config, port).await?,
         };
         let resolve_hostnames = args.resolve_hostnames;
+        let is_node = command.role == ServerKind::Redis
+            && command.setting("cluster-enabled", &server.text).is_some_and(|on| on == "yes");
+        if is_node && address.ip().is_none() {
+            let what = format!("{address}: nodes of a cluster know one another by addresses, and not by names");
+            return Err(Failure::new(Exit::Config, what).hint("say an address: --announce"));
+        }
         let exec = Self {
             settings,
             expect,
@@ -131,6 +142,7 @@ impl Exec {
             address,
             is_fixed,
             resolve_hostnames,
+            is_node,
         };
         // Whatever is wrong with the settings is said now, and not by an agent that cannot start.
         Agent::new(exec.agent_config()?)?;
@@ -143,13 +155,14 @@ impl Exec {
         let (tell, reloaded) = mpsc::channel(1);
         let (settings, expect) = (self.settings.clone(), self.expect);
         let (role, address) = (self.command.role, self.address.clone());
+        let is_node = self.is_node;
         let mut now = self.config.clone();
         tokio::spawn(async move {
             while heard.recv().await.is_some() {
                 let read = || {
                     let next = contained(settings.read_again(&now)?, &settings.env, expect)?;
                     // Refused where no agent could go by it, before anything does.
-                    with_server(next.clone(), role, address.clone())?;
+                    with_server(next.clone(), role, is_node, address.clone())?;
                     Ok(next)
                 };
                 let Some(next) =
@@ -168,23 +181,31 @@ impl Exec {
 
     /// The agent's settings, with the server at the address that it has now.
     fn agent_config(&self) -> Result<Config, Failure> {
-        with_server(self.config.clone(), self.command.role, self.address.clone())
+        with_server(self.config.clone(), self.command.role, self.is_node, self.address.clone())
     }
 
     fn command_line(&self, follow: Option<&Address>) -> Vec<String> {
-        let Self { command, server, address, resolve_hostnames, .. } = self;
-        command.line(&server.path, address, *resolve_hostnames, follow)
+        let Self { command, server, address, resolve_hostnames, is_node, .. } = self;
+        command.line(&server.path, address, *resolve_hostnames, follow, *is_node)
     }
 
-    /// The address that the server follows at first; `None` for a Sentinel.
+    /// The address that the server follows at first; `None` for a Sentinel, and for a node of a cluster, which waits until
+    /// it may be started.
     async fn place(&self) -> Result<Option<Address>, Failure> {
         if self.command.role == ServerKind::Sentinel {
+            return Ok(None);
+        }
+        let consul = Consul::new(&self.config.consul)?;
+        if let Some(cluster) = self.config.clusters.first().filter(|_| self.is_node) {
+            let (config, data) = (&self.config, self.data_dir());
+            let file = self.command.setting("cluster-config-file", &self.server.text);
+            let file = data.join(file.unwrap_or_else(|| NODES_FILE.to_owned()));
+            guard::until_safe(config, cluster, &consul, &self.address, &data, &file).await;
             return Ok(None);
         }
         let [group] = &self.config.groups[..] else {
             return Err(Failure::new(Exit::Config, "a Redis belongs to one group"));
         };
-        let consul = Consul::new(&self.config.consul)?;
         Ok(Some(place::find(&self.config, group, &consul, &self.address, &self.data_dir()).await))
     }
 
@@ -197,7 +218,7 @@ impl Exec {
     /// What the Redis says of itself now, and its group; `None` for a Sentinel, or while it does not answer.
     async fn look(&self) -> Option<(&GroupConfig, InstanceAnswer)> {
         let group =
-            self.config.groups.first().filter(|_| self.command.role == ServerKind::Redis)?;
+            self.config.groups.first().filter(|_| self.command.role == ServerKind::Redis && !self.is_node)?;
         let mut link = Link::open(&self.address, &group.login).await.ok()?;
         Some((group, probe(&mut link).await.ok()?))
     }
@@ -228,6 +249,10 @@ impl Exec {
         let local = Address::new(host, self.port);
         let local = local.map_err(|error| LinkError::Unexpected(error.to_string()))?;
         match self.command.role {
+            ServerKind::Redis if self.is_node => {
+                let mut link = Link::open(&local, &config.instance_login).await?;
+                link.call(&["CONFIG", "SET", "cluster-announce-ip", host]).await?;
+            }
             ServerKind::Redis => {
                 let login = config.groups.first().map(|group| &group.login);
                 let mut link = Link::open(&local, login.unwrap_or(&config.instance_login)).await?;
@@ -243,8 +268,14 @@ impl Exec {
 }
 
 /// The settings of an agent beside a server that is reached at `address`.
-fn with_server(config: Config, role: ServerKind, address: Address) -> Result<Config, Failure> {
+fn with_server(
+    config: Config,
+    role: ServerKind,
+    is_node: bool,
+    address: Address,
+) -> Result<Config, Failure> {
     Ok(match role {
+        ServerKind::Redis if is_node => config.with_node(address)?,
         ServerKind::Redis => config.with_redis(address, FORGOTTEN_AFTER)?,
         ServerKind::Sentinel => config.with_sentinel(address, FORGOTTEN_AFTER),
     })
@@ -453,6 +484,9 @@ impl ExecProcess {
     /// The agent alone knows for certain that the server has died: it does not leave before it has acted on that.
     async fn until_replaced(&self) {
         let exec = &self.exec;
+        if exec.is_node {
+            return self.until_shard_replaced().await;
+        }
         let group = exec.config.groups.first().filter(|_| exec.command.role == ServerKind::Redis);
         let fast = |group: &&GroupConfig| group.policy.fast_failover != FastFailover::Off;
         let Some(group) = group.filter(fast) else { return };
@@ -470,6 +504,26 @@ impl ExecProcess {
                 Some(_) if begun.elapsed() > NOTED_MAX => return,
                 Some(_) | None => tokio::time::sleep(REPLACED_EVERY).await,
             }
+        }
+    }
+
+    /// The same where it was a node of a cluster: until another node owns its slots.
+    async fn until_shard_replaced(&self) {
+        let exec = &self.exec;
+        let Some(cluster) = exec.config.clusters.first() else { return };
+        let Ok(consul) = Consul::new(&exec.config.consul) else { return };
+        let (begun, clock) = (Instant::now(), Clock::start());
+        while begun.elapsed() < REPLACED_MAX {
+            let reading = consul.cluster(&cluster.policy.layout, &clock);
+            let Ok(Ok(store)) = tokio::time::timeout(REPLACED_MAX, reading).await else { return };
+            let Some(record) = store.record() else { return };
+            let here = |id| record.nodes.get(id).is_some_and(|n| n.address == exec.address);
+            let hastened = record.claims.hastened.as_ref().is_some_and(|hastened| here(&hastened.dead));
+            let owns = record.shards.values().any(|shard| here(&shard.owner));
+            if !owns || (!hastened && begun.elapsed() > NOTED_MAX) {
+                return;
+            }
+            tokio::time::sleep(REPLACED_EVERY).await;
         }
     }
 

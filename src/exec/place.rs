@@ -198,7 +198,7 @@ async fn read(
 }
 
 /// A snapshot or an append-only file lies there.
-fn holds_data(dir: &Path) -> bool {
+pub fn holds_data(dir: &Path) -> bool {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).any(|path| {
         let extension = path.extension().and_then(std::ffi::OsStr::to_str);

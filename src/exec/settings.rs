@@ -195,6 +195,7 @@ impl ServerCommand {
         address: &Address,
         resolve_hostnames: bool,
         follow: Option<&Address>,
+        is_node: bool,
     ) -> Vec<String> {
         let mut line = self.program.clone();
         line.push(config.display().to_string());
@@ -204,6 +205,8 @@ impl ServerCommand {
         // A server that went into the background would be gone for us.
         add(&["--daemonize", "no", "--supervised", "no"]);
         match self.role {
+            // The bus has the address, and each node sees the others' own ports.
+            ServerKind::Redis if is_node => add(&["--cluster-announce-ip", host]),
             ServerKind::Redis => {
                 add(&["--replica-announce-ip", host, "--replica-announce-port", &port]);
                 if let Some(follow) = follow {
@@ -298,7 +301,8 @@ pub fn apply(
         group.policy.expect = expect.map(usize::from).or(group.policy.expect);
     }
     let sources = &mut config.sources;
-    if sources.listed.is_empty() && sources.consul_service.is_none() {
+    let no_groups = config.groups.is_empty();
+    if sources.listed.is_empty() && sources.consul_service.is_none() && !no_groups {
         sources.consul_service = Some(SENTINEL_SERVICE.to_owned());
     }
     let names = sources.names();

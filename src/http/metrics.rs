@@ -197,7 +197,7 @@ impl Filling {
     }
 
     /// What is published of clusters.
-    fn clusters(&mut self, gauges: &ClusterGauges) {
+    fn clusters(&mut self, gauges: &ClusterGauges, told: &Counters) {
         let ClusterGauges { generation, slots, nodes, voters, answering } = gauges.clone();
         let help = "Number of the publication of the Redis Cluster";
         self.put("cluster_generation", OF_CLUSTER, help, generation);
@@ -210,6 +210,8 @@ impl Filling {
         self.put("cluster_voters", OF_CLUSTER, help, voters);
         let help = "Voters that answer this agent; 0 while it hears no majority of them";
         self.put("cluster_voters_answering", OF_CLUSTER, help, answering);
+        let help = "Commands to nodes of the Redis Cluster, by command and outcome (done, failed)";
+        self.put("cluster_told", &["cluster", "command", "outcome"], help, told.clone());
     }
 
     /// What the groups' loops last knew.
@@ -245,7 +247,7 @@ impl Metrics {
     fn new(meter: &Meter) -> Self {
         let mut to = Filling { registry: Registry::with_prefix(PREFIX), definitions: Vec::new() };
         to.metered(meter);
-        to.clusters(&meter.clusters);
+        to.clusters(&meter.clusters, &meter.cluster_told);
         to.metrics()
     }
 

@@ -47,6 +47,21 @@ impl LabCluster {
         Ok(Self { nodes })
     }
 
+    /// Ends all of them, and starts each with what it had at an address that none of them had before.
+    ///
+    /// # Errors
+    /// When one does not answer in time.
+    pub async fn move_all(&mut self, world: &mut World, node_timeout_ms: u64) -> Result<(), LabError> {
+        for node in &mut self.nodes {
+            node.kill();
+        }
+        for node in &mut self.nodes {
+            let (name, ip) = (node.name().to_owned(), IpAddr::V4(world.address()));
+            *node = start_node(world.dir(), &name, ip, node_timeout_ms).await?;
+        }
+        Ok(())
+    }
+
     /// Makes a cluster of them: the first half own slots, and each of the others follows one of those.
     ///
     /// # Errors
@@ -74,7 +89,7 @@ impl LabCluster {
             self.agree(|node, known| {
                 let rows = node.table.rows.values();
                 let follow = rows.filter(|row| matches!(row.role, TableRole::Replica(_))).count();
-                let linked = node.link.is_none_or(|link| link.up);
+                let linked = node.link.as_ref().is_none_or(|link| link.up);
                 known && node.state_ok && linked && follow == replicas.len()
             })
         })

@@ -296,7 +296,7 @@ fn the_schema_takes_the_example_and_no_key_that_does_not_exist() {
         "no_such_table = 1",
         "[consul]\nno_such_key = 1",
         "[[group]]\nservice = 'a'",
-        "[[cluster]]\nname = 'a'",
+        "[[cluster]]\nseeds = ['10.0.0.1:6379']",
         "[[group]]\nname = 'redis'\npublish = 'sometimes'",
         "[[group]]\nname = 'redis'\n[group.settings]\nquorum = 'most'",
         "[instances]\npassword = 'hunter2'",

@@ -13,6 +13,8 @@ mod certificates;
 mod client;
 mod clients;
 mod cluster;
+mod cluster_duties;
+mod cluster_exec;
 mod consul;
 mod consul_servers;
 mod containers;

@@ -21,15 +21,30 @@ pub struct NodeAnswer {
     pub not_ready: Option<String>,
     /// On a replica: its link to its primary.
     pub link: Option<ReplicaLink>,
+    /// It has keys; asked of a node that knows no other.
+    pub has_keys: bool,
+    /// Its `cluster-node-timeout`, in ms, where it says that.
+    pub timeout_ms: Option<u64>,
+}
+
+impl NodeAnswer {
+    /// It knows no other node, owns no slot, has no key and no epoch: it may become any cluster's.
+    pub fn is_blank(&self) -> bool {
+        let own = self.table.own_row();
+        let unclaimed = own.is_some_and(|row| row.slots.is_empty() && row.config_epoch == 0);
+        self.table.is_alone() && unclaimed && !self.has_keys && self.not_ready.is_none()
+    }
 }
 
 /// A replica's link to its primary, as `INFO replication` has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaLink {
     /// `master_link_status:up`.
     pub up: bool,
     /// How long ago it last heard of its primary, in s: `master_last_io_seconds_ago`.
     pub heard_s: Option<u64>,
+    /// Where it has its primary: `master_host` and `master_port`.
+    pub primary: Option<Address>,
 }
 
 /// What every address answered that a table names, or an operator; or why there is no answer.
@@ -416,7 +431,7 @@ impl Majority<'_> {
             TableRole::Primary => primary(own, shard.filter(|shard| shard.owner == *id)),
             TableRole::Replica(of) => {
                 let led = shard.is_some_and(|shard| shard.owner == *of);
-                if led { replica(answer.link) } else { Err(Unfit::FollowsAnother(of.clone())) }
+                if led { replica(answer.link.as_ref()) } else { Err(Unfit::FollowsAnother(of.clone())) }
             }
             TableRole::Unknown => Err(Unfit::Unknown),
         }
@@ -441,9 +456,9 @@ fn primary(own: &TableRow, shard: Option<&Shard>) -> Result<Fitness, Unfit> {
     if dropped.is_empty() { Ok(Fitness::Primary) } else { Err(Unfit::Dropped(dropped)) }
 }
 
-fn replica(link: Option<ReplicaLink>) -> Result<Fitness, Unfit> {
+fn replica(link: Option<&ReplicaLink>) -> Result<Fitness, Unfit> {
     match link {
-        Some(ReplicaLink { up: true, heard_s }) => match heard_s {
+        Some(ReplicaLink { up: true, heard_s, .. }) => match *heard_s {
             Some(seconds) if seconds > HEARD_WITHIN_S => Err(Unfit::Stale(seconds)),
             _ => Ok(Fitness::Replica),
         },

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::claims::Claims;
 use super::slots::{SlotRange, count};
 use super::table::NodeId;
 use crate::identity::address::{Address, GroupName, ServiceName};
@@ -46,6 +47,9 @@ pub struct ClusterRecord {
     /// An agent hears no majority of the voters. Another one that hears it takes this out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unheard: Option<Unheard>,
+    /// What agents have begun to do to it.
+    #[serde(default, skip_serializing_if = "Claims::is_none")]
+    pub claims: Claims,
 }
 
 /// Who hears no majority, and why.
@@ -66,6 +70,9 @@ pub struct ShardRecord {
     pub epoch: u64,
     /// The slots, in order.
     pub slots: Vec<SlotRange>,
+    /// Since when this owner has been seen to have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 /// What a node is to its shard.
@@ -170,6 +177,24 @@ impl ClusterRecord {
     }
 }
 
+/// A node that an agent stands beside, below the key `nodes/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedNode {
+    /// The agent.
+    pub agent: String,
+    /// The host that both are on.
+    pub host: String,
+}
+
+/// The host that a node is on: as its agent calls it, or its address.
+pub fn host_of(announced: &BTreeMap<Address, AnnouncedNode>, address: &Address) -> String {
+    let named = announced.get(address).map(|node| node.host.clone());
+    named.unwrap_or_else(|| address.host().to_owned())
+}
+
+/// Where the nodes are, below a cluster's root, that agents stand beside.
+pub const ANNOUNCED: &str = "nodes/";
+
 /// The `state` key of a cluster, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredCluster {
@@ -192,13 +217,16 @@ pub struct ClusterStore {
     pub index: u64,
     /// The plain keys, by their name below the cluster's root.
     pub plain: BTreeMap<String, String>,
+    /// The nodes that agents stand beside.
+    pub announced: BTreeMap<Address, AnnouncedNode>,
 }
 
 impl ClusterStore {
     /// Makes sense of the keys below a cluster's root.
     pub fn from_keys(layout: &Layout, asked: Mono, keys: impl IntoIterator<Item = Key>) -> Self {
         let state = StoredCluster::Absent;
-        let mut answer = Self { asked, state, index: 0, plain: BTreeMap::new() };
+        let (plain, announced) = (BTreeMap::new(), BTreeMap::new());
+        let mut answer = Self { asked, state, index: 0, plain, announced };
         let root = layout.root();
         for Key { key, value, modify_index, .. } in keys {
             match key.strip_prefix(&root) {
@@ -209,6 +237,11 @@ impl ClusterStore {
                             Ok(record) => StoredCluster::Known(Box::new(record)),
                             Err(error) => StoredCluster::Unreadable(error),
                         };
+                }
+                Some(name) if name.starts_with(ANNOUNCED) => {
+                    let address = name.strip_prefix(ANNOUNCED).and_then(|at| at.parse().ok());
+                    let node = serde_json::from_slice(&value).ok();
+                    answer.announced.extend(address.zip(node));
                 }
                 Some(name) => {
                     let text = String::from_utf8_lossy(&value).into_owned();

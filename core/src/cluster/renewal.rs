@@ -6,17 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::claims::Begun;
 use super::judgement::{
     Fitness, JudgedNode, Judgement, NoVoters, NodeAnswer, NodeReadings, Unfit, judge,
 };
 use super::record::{
-    CLUSTER_RECORD_VERSION, ClusterRecord, ClusterRole, NodeRecord, ShardRecord, Unheard,
+    AnnouncedNode, CLUSTER_RECORD_VERSION, ClusterRecord, ClusterRole, NodeRecord, ShardRecord,
+    Unheard, host_of,
 };
 use super::slots::{SlotRange, common, count, in_words};
 use super::table::NodeId;
+use super::wanted::ClusterDuties;
 use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::published::store::Layout;
 use crate::time::{Mono, Now};
+use jiff::Timestamp;
 
 /// A node that gives no answer for so long is silent, in ms. One that refuses the connection is at once.
 pub const SILENT_AFTER_MS: u64 = 1_500;
@@ -41,6 +45,8 @@ pub struct ClusterPolicy {
     pub layout: Layout,
     /// This agent.
     pub agent: String,
+    /// What it may do besides.
+    pub duties: ClusterDuties,
 }
 
 /// Why a node gives no answer.
@@ -63,6 +69,8 @@ pub struct NodeSeen {
     pub answer: Option<(Mono, NodeAnswer)>,
     /// Why there was none since.
     pub missing: Option<NoAnswer>,
+    /// Since when each connection has been refused.
+    pub refused_since: Option<Mono>,
 }
 
 impl NodeSeen {
@@ -81,6 +89,16 @@ impl NodeSeen {
         }
     }
 
+    /// Its answer, where the last question has one.
+    pub fn now(&self) -> Option<&NodeAnswer> {
+        self.answer.as_ref().filter(|_| self.missing.is_none()).map(|(_, answer)| answer)
+    }
+
+    /// For how long it has refused each connection, in ms.
+    pub fn refused_for_ms(&self) -> Option<u64> {
+        self.refused_since.map(|since| self.asked - since)
+    }
+
     fn is_denied(&self) -> bool {
         matches!(self.missing, Some(NoAnswer::Denied(_)))
     }
@@ -95,6 +113,8 @@ pub struct ClusterView<'a> {
     pub record: Option<&'a ClusterRecord>,
     /// What the nodes say.
     pub nodes: &'a BTreeMap<Address, NodeSeen>,
+    /// The nodes that agents stand beside.
+    pub announced: &'a BTreeMap<Address, AnnouncedNode>,
     /// When another agent last changed the record: what was asked before that changes nothing of it.
     pub changed: Mono,
     /// What this agent took for silent, and another one has put back since.
@@ -109,6 +129,18 @@ pub struct ClusterView<'a> {
     pub generation: u64,
     /// This instant.
     pub now: Now,
+}
+
+impl ClusterView<'_> {
+    /// The host that a node is on: as its agent calls it, or its address.
+    pub fn host(&self, address: &Address) -> String {
+        host_of(self.announced, address)
+    }
+
+    /// It begins now, by this agent.
+    pub fn begun(&self) -> Begun {
+        Begun { by: self.policy.agent.clone(), at: self.now.wall }
+    }
 }
 
 /// What is to be published, and what keeps it from being all of what is seen.
@@ -205,7 +237,7 @@ fn addresses(readings: &NodeReadings, judged: &Judgement) -> BTreeMap<NodeId, Ad
 /// Goes by the majority.
 fn followed(view: &ClusterView<'_>, readings: &NodeReadings, judged: Judgement) -> Renewed {
     let held = view.record.and_then(|record| foreign_claim(record, &judged));
-    let (shards, next_shard) = numbered(view.record, &judged);
+    let (shards, next_shard) = numbered(view.record, &judged, view.now.wall);
     let addresses = addresses(readings, &judged);
     let mut silent = BTreeSet::new();
     let mut next = match (view.record, &held) {
@@ -213,7 +245,7 @@ fn followed(view: &ClusterView<'_>, readings: &NodeReadings, judged: Judgement) 
         (record, _) => {
             let voters = judged.voters.clone();
             let nodes = record.map(|record| record.nodes.clone()).unwrap_or_default();
-            ClusterRecord { shards, next_shard, voters, nodes, ..blank(view) }
+            ClusterRecord { shards, next_shard, voters, nodes, ..nothing_yet(view) }
         }
     };
     if held.is_none() {
@@ -319,18 +351,19 @@ fn foreign_claim(record: &ClusterRecord, judged: &Judgement) -> Option<Held> {
 fn numbered(
     record: Option<&ClusterRecord>,
     judged: &Judgement,
+    now: Timestamp,
 ) -> (BTreeMap<u32, ShardRecord>, u32) {
     let mut left = record.map(|record| record.shards.clone()).unwrap_or_default();
     let mut next = record.map_or(1, |record| record.next_shard);
     let (mut shards, mut open) = (BTreeMap::new(), Vec::new());
     for shard in &judged.shards {
         let (owner, slots) = (shard.owner.clone(), shard.slots.clone());
-        let found = ShardRecord { owner, epoch: shard.epoch, slots };
+        let found = ShardRecord { owner, epoch: shard.epoch, slots, since: Some(now) };
         let same = left.iter().find(|(_, old)| old.owner == found.owner).map(|(n, _)| *n);
         match same {
             Some(number) => {
-                left.remove(&number);
-                shards.insert(number, found);
+                let since = left.remove(&number).and_then(|old| old.since);
+                shards.insert(number, ShardRecord { since, ..found });
             }
             None => open.push(found),
         }
@@ -397,8 +430,9 @@ fn unheard(view: &ClusterView<'_>, none: NoVoters) -> Renewed {
     Renewed { record, held: Some(Held::NoMajority(none)), judged: None, silent }
 }
 
-fn blank(view: &ClusterView<'_>) -> ClusterRecord {
-    let ClusterPolicy { name, service, layout, agent } = view.policy;
+/// A record without a node.
+pub fn nothing_yet(view: &ClusterView<'_>) -> ClusterRecord {
+    let ClusterPolicy { name, service, layout, agent, .. } = view.policy;
     ClusterRecord {
         v: CLUSTER_RECORD_VERSION,
         cluster: name.clone(),
@@ -413,6 +447,7 @@ fn blank(view: &ClusterView<'_>) -> ClusterRecord {
         next_shard: 1,
         nodes: BTreeMap::new(),
         unheard: None,
+        claims: view.record.map(|record| record.claims.clone()).unwrap_or_default(),
     }
 }
 
@@ -434,7 +469,7 @@ fn finished(view: &ClusterView<'_>, mut next: ClusterRecord) -> ClusterRecord {
     next.by.clone_from(&view.policy.agent);
     if same {
         return match view.record {
-            Some(record) => ClusterRecord { unheard: next.unheard, ..record.clone() },
+            Some(record) => ClusterRecord { unheard: next.unheard, claims: next.claims, ..record.clone() },
             None => next,
         };
     }

@@ -76,6 +76,8 @@ pub struct TableRow {
     pub id: NodeId,
     /// Where it answers clients. None where the table has no address: a blank node's own row.
     pub address: Option<Address>,
+    /// The port of its bus, where the table has one.
+    pub bus_port: Option<u16>,
     /// What it is.
     pub role: TableRole,
     /// Flag `fail?` or `fail`: the table's node, or a majority, gets no answer from it.
@@ -148,7 +150,8 @@ fn row(line: &str) -> Result<(TableRow, bool), String> {
     let mut fields = line.split_whitespace();
     let mut next = |what: &str| fields.next().ok_or_else(|| format!("no {what}"));
     let id = NodeId::parse(next("id")?)?;
-    let address = address(next("address")?)?;
+    let place = next("address")?;
+    let (address, bus_port) = (address(place)?, bus_port(place));
     let flags: Vec<&str> = next("flags")?.split(',').collect();
     let (primary, _, _) = (next("primary")?, next("ping")?, next("pong")?);
     let epoch = next("epoch")?;
@@ -165,6 +168,7 @@ fn row(line: &str) -> Result<(TableRow, bool), String> {
     let row = TableRow {
         id,
         address,
+        bus_port,
         role,
         failing: has("fail?") || has("fail"),
         outside: has("handshake") || has("noaddr"),
@@ -189,4 +193,10 @@ fn address(text: &str) -> Result<Option<Address>, String> {
         Ok(port) => Address::new(host, port).map(Some).map_err(|error| error.to_string()),
         Err(_) => Err(format!("`{text}` has no valid port")),
     }
+}
+
+/// The port behind the `@`.
+fn bus_port(text: &str) -> Option<u16> {
+    let (_, bus) = text.split_once('@')?;
+    bus.split(',').next()?.parse().ok().filter(|port| *port != 0)
 }

@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::claims::Claims;
+use super::duties::due;
 use super::judgement::{Judgement, NodeAnswer};
+use super::order::NodeOrder;
 use super::record::{ClusterRecord, ClusterRole, ClusterStore, NodeRecord, StoredCluster};
 use super::renewal::{
-    ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, renew,
+    ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, nothing_yet, renew,
 };
 use super::rows::{Found, ops_to, project, step};
 use super::slots::SLOTS;
@@ -40,6 +43,12 @@ const CALM_WRITE_MS: u64 = 1_000;
 const SAID_AGAIN_MS: u64 = 300_000;
 /// See [`SAID_AGAIN_MS`].
 const SAID_GAP_MS: u64 = 10_000;
+/// A node that was told something is told it again after so long, in ms, while it is still wanted.
+pub const TOLD_AGAIN_MS: u64 = 2_000;
+/// After the first refusal of a node that has answered before, all are asked again after so long, in ms.
+const REFUSED_AGAIN_MS: u64 = 60;
+/// A cluster that is not recorded yet, and has slots that no node owns, is taken to be as it is after so long, in ms.
+const WHOLE_WITHIN_MS: u64 = 10_000;
 /// Lines of one change that are said each.
 const LINES_MAX: usize = 20;
 
@@ -72,6 +81,8 @@ pub enum ClusterInput {
     ConsulSilent,
     /// How the write ended.
     Written(Outcome),
+    /// A node was told this; or why it was not, or did not do it.
+    Told(NodeOrder, Result<(), String>),
     /// Look at everything now.
     Look,
     /// Time has passed.
@@ -91,6 +102,8 @@ pub enum ClusterOutput {
     ReadRows,
     /// Send this transaction and report its [`Outcome`].
     Write(Vec<Op>),
+    /// Tell a node this, where it is still the one that is meant.
+    Tell(NodeOrder),
     /// Write to the log.
     Say(LogLine),
 }
@@ -128,6 +141,19 @@ struct ClusterReads {
     /// The keys are being read, or are to be at that time.
     store: Option<Mono>,
     rows: Option<Mono>,
+}
+
+/// What a problem is about: each is said at its own pace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Topic {
+    /// What enters no name.
+    Names,
+    /// What is not written.
+    Consul,
+    /// What is not done to the nodes.
+    Duties,
+    /// What a node was told in vain.
+    Told,
 }
 
 /// What was said of a problem, and when.
@@ -172,8 +198,14 @@ pub struct ClusterLoop {
     pending: BTreeSet<Address>,
     /// They are waited for until then.
     settles: Option<Mono>,
-    problem: Option<Said>,
+    problems: BTreeMap<Topic, Said>,
     served_all: Option<bool>,
+    /// Since when a cluster that is not recorded yet has been seen, with slots that no node owns.
+    partial_since: Option<Mono>,
+    /// What is begun, and since when this agent knows of it.
+    claims: (Claims, Mono),
+    /// What nodes were told, and when.
+    told: BTreeMap<NodeOrder, Mono>,
 }
 
 impl ClusterLoop {
@@ -205,8 +237,11 @@ impl ClusterLoop {
             looked: false,
             pending: BTreeSet::new(),
             settles: None,
-            problem: None,
+            problems: BTreeMap::new(),
             served_all: None,
+            partial_since: None,
+            claims: (Claims::default(), Mono::default()),
+            told: BTreeMap::new(),
         }
     }
 
@@ -269,6 +304,7 @@ impl ClusterLoop {
             }
             ClusterInput::ConsulSilent => drop(self.reads.store.get_or_insert(now.mono)),
             ClusterInput::Written(outcome) => self.written(outcome, now, &mut outputs),
+            ClusterInput::Told(order, result) => self.was_told(&order, result, now, &mut outputs),
             ClusterInput::Look => self.hurry(now.mono),
             ClusterInput::Tick => {}
         }
@@ -289,7 +325,7 @@ impl ClusterLoop {
     /// Takes a reading. Whether it says something else than the one before: the same again is no reason to decide.
     fn see(&mut self, address: Address, reading: NodeReading, now: Mono) -> bool {
         let NodeReading { asked, answer } = reading;
-        let seen = NodeSeen { asked, answer: None, missing: None };
+        let seen = NodeSeen { asked, answer: None, missing: None, refused_since: None };
         if !self.followed.contains(&address) {
             return false;
         }
@@ -313,12 +349,18 @@ impl ClusterLoop {
             (Err(_), before) => before.is_some(),
         };
         seen.asked = asked;
+        let refused = matches!(answer, Err(NoAnswer::Refused(_)));
+        let first = refused && seen.refused_since.is_none() && seen.answer.is_some();
+        seen.refused_since = seen.refused_since.or(Some(asked)).filter(|_| refused);
         match answer {
             Ok(answer) => (seen.answer, seen.missing) = (Some((asked, answer)), None),
             Err(missing) => seen.missing = Some(missing),
         }
         if hint {
             self.hurry(now);
+        }
+        if first {
+            self.next_ask = self.next_ask.min(now.plus_ms(REFUSED_AGAIN_MS));
         }
         if is_lost {
             self.settles = None;
@@ -409,6 +451,12 @@ impl ClusterLoop {
                 self.served_all = Some(all);
             }
         }
+        let claims = store.record().map(|record| record.claims.clone()).unwrap_or_default();
+        if claims != self.claims.0 {
+            let lines = claims.differ_in_words(&self.claims.0);
+            outputs.extend(lines.into_iter().map(|line| say(LogLevel::Info, line)));
+            self.claims = (claims, now);
+        }
         let unheard = store.record().is_some_and(|record| record.unheard.is_some());
         self.unheard_said = unheard.then(|| self.unheard_said.unwrap_or(now));
         self.store = Some(store);
@@ -425,7 +473,9 @@ impl ClusterLoop {
                 self.silenced = silent.into_iter().filter(|id| !fit(id)).collect();
                 let plain = project(&record).plain;
                 let state = StoredCluster::Known(Box::new(record));
-                let store = ClusterStore { asked: now.mono, state, index, plain };
+                let announced = self.store.as_ref().map(|store| store.announced.clone());
+                let announced = announced.unwrap_or_default();
+                let store = ClusterStore { asked: now.mono, state, index, plain, announced };
                 self.adopt(store, now.mono, outputs);
                 self.hurry(now.mono);
             }
@@ -433,7 +483,8 @@ impl ClusterLoop {
             Outcome::Refused(why) => {
                 self.next_write = now.mono.plus_ms(AGAIN_MS);
                 self.reads.store = Some(now.mono.plus_ms(AGAIN_MS));
-                self.complain(format!("Consul refuses what is to be written: {why}"), now, outputs);
+                let text = format!("Consul refuses what is to be written: {why}");
+                self.complain(Topic::Consul, text, now, outputs);
             }
             Outcome::Unknown(why) => {
                 self.reads.store = Some(now.mono.plus_ms(ASK_QUICK_MS));
@@ -460,14 +511,20 @@ impl ClusterLoop {
     }
 
     /// Says a problem, and not too often.
-    fn complain(&mut self, text: String, now: Now, outputs: &mut Vec<ClusterOutput>) {
-        let due = self.problem.as_ref().is_none_or(|said| {
+    fn complain(
+        &mut self,
+        about: Topic,
+        text: String,
+        now: Now,
+        outputs: &mut Vec<ClusterOutput>,
+    ) {
+        let due = self.problems.get(&about).is_none_or(|said| {
             let gap = if said.text == text { SAID_AGAIN_MS } else { SAID_GAP_MS };
             now.mono - said.at >= gap
         });
         if due {
             outputs.push(say(LogLevel::Warn, text.clone()));
-            self.problem = Some(Said { text, at: now.mono });
+            self.problems.insert(about, Said { text, at: now.mono });
         }
     }
 
@@ -477,6 +534,8 @@ impl ClusterLoop {
         let answers = || self.nodes.values().filter_map(|seen| Some(&seen.answer.as_ref()?.1));
         let mut known = self.seeds.clone();
         known.extend(record.into_iter().flat_map(|r| r.nodes.values()).map(|n| n.address.clone()));
+        let announced = self.store.iter().flat_map(|store| store.announced.keys());
+        known.extend(announced.cloned());
         let own: BTreeSet<&NodeId> =
             record.map(|record| record.nodes.keys().collect()).unwrap_or_default();
         // What a node of another cluster knows is none of this one.
@@ -540,6 +599,7 @@ impl ClusterLoop {
             policy: &self.policy,
             record: store.record(),
             nodes: &self.nodes,
+            announced: &store.announced,
             changed: self.changed,
             overruled: &self.overruled,
             unheard_since: self.unheard_since,
@@ -548,7 +608,9 @@ impl ClusterLoop {
             generation: self.generation,
             now,
         };
-        let Renewed { record, held, judged, silent } = renew(&view);
+        let renewed = renew(&view);
+        let due = due(&view, &renewed, now.mono - self.claims.1);
+        let Renewed { record, held, judged, silent } = with_claims(&view, renewed, due.claims);
         self.overruled.retain(|id| silent.contains(id));
         match &judged {
             Some(_) => {
@@ -563,8 +625,13 @@ impl ClusterLoop {
             }
             None => drop(self.unheard_since.get_or_insert(now.mono)),
         }
+        let record = record.filter(|wanted| !self.is_early(judged.as_ref(), wanted, now.mono));
         self.judged = judged;
         self.say_held(held, now, outputs);
+        if let Some(obstacle) = due.obstacle {
+            self.complain(Topic::Duties, obstacle, now, outputs);
+        }
+        self.tell(due.orders, now.mono, outputs);
         if self.sent.is_some() || self.reads.store.is_some() || now.mono < self.next_write {
             return;
         }
@@ -573,19 +640,63 @@ impl ClusterLoop {
         }
     }
 
+    /// A cluster that is being made has slots that no node owns: it is recorded when it is whole, or stays as it is. One
+    /// that agents are to make is theirs to make.
+    fn is_early(&mut self, judged: Option<&Judgement>, wanted: &ClusterRecord, now: Mono) -> bool {
+        let known = self.store.as_ref().and_then(ClusterStore::record);
+        let begins = known.is_none_or(|record| record.nodes.is_empty());
+        let partial = judged.is_some_and(|judged| !judged.unowned.is_empty());
+        if !begins || !partial || !wanted.claims.is_none() {
+            self.partial_since = None;
+            return false;
+        }
+        let since = *self.partial_since.get_or_insert(now);
+        self.policy.duties.make.is_some() || now - since < WHOLE_WITHIN_MS
+    }
+
+    /// Tells what has not been told a moment ago. Nothing is told by a record that Consul may not hold any more, but that
+    /// nodes are to wait as before.
+    fn tell(&mut self, orders: Vec<NodeOrder>, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        self.told.retain(|_, at| now - *at < TOLD_AGAIN_MS);
+        let unsure = self.reads.store.is_some();
+        for order in orders {
+            if self.told.contains_key(&order) || (unsure && !order.command.undoes()) {
+                continue;
+            }
+            let text = format!("{} ({}) is told: {}", order.to, order.id, order.command);
+            outputs.extend([say(LogLevel::Info, text), ClusterOutput::Tell(order.clone())]);
+            self.told.insert(order, now);
+        }
+    }
+
+    /// What it has changed is looked at.
+    fn was_told(
+        &mut self,
+        order: &NodeOrder,
+        result: Result<(), String>,
+        now: Now,
+        outputs: &mut Vec<ClusterOutput>,
+    ) {
+        if let Err(why) = result {
+            let NodeOrder { to, id, command } = order;
+            let text = format!("{to} ({id}) was told in vain: {command}: {why}");
+            self.complain(Topic::Told, text, now, outputs);
+        }
+        self.hurry(now.mono);
+    }
+
     fn say_held(&mut self, held: Option<Held>, now: Now, outputs: &mut Vec<ClusterOutput>) {
         let lasts = self.unheard_since.is_none_or(|at| now.mono - at >= ASK_MS);
         match held {
             Some(held) if lasts => {
-                self.complain(format!("nothing enters the names: {held}"), now, outputs);
+                let text = format!("nothing enters the names: {held}");
+                self.complain(Topic::Names, text, now, outputs);
             }
             Some(_) => {}
             None => {
-                let ours = |said: &Said| said.text.starts_with("nothing enters");
-                if self.problem.as_ref().is_some_and(ours) {
+                if self.problems.remove(&Topic::Names).is_some() {
                     let text = "a majority of the voters is heard, and followed".to_owned();
                     outputs.push(say(LogLevel::Info, text));
-                    self.problem = None;
                 }
             }
         }
@@ -602,7 +713,7 @@ impl ClusterLoop {
         let (Some(store), Some(rows)) = (&self.store, &self.rows) else { return };
         let (layout, record) = (&self.policy.layout, store.record());
         if let Some(why) = self.obstacle(store, rows) {
-            return self.complain(why, now, outputs);
+            return self.complain(Topic::Consul, why, now, outputs);
         }
         let fresh = rows.asked > self.stored;
         let shown = record.map(|record| project(record).rows);
@@ -625,7 +736,9 @@ impl ClusterLoop {
             self.sent = Some(Sent { record: None, silent });
             return;
         }
-        let calm = record.is_some_and(|r| r.names_as(&wanted) && r.unheard == wanted.unheard);
+        let calm = record.is_some_and(|r| {
+            r.names_as(&wanted) && r.unheard == wanted.unheard && r.claims == wanted.claims
+        });
         if (calm && now.mono - self.stored < CALM_WRITE_MS) || (record.is_none() && !fresh) {
             return;
         }
@@ -667,6 +780,19 @@ impl ClusterLoop {
             format!("service {name} is already on node {nodes}: nothing is published beside it")
         })
     }
+}
+
+/// What is begun is part of what is recorded; while a cluster is made, it is all of it.
+fn with_claims(view: &ClusterView<'_>, renewed: Renewed, claims: Claims) -> Renewed {
+    let making = claims.making.is_some();
+    let known = || view.record.cloned();
+    let record = match renewed.record {
+        Some(record) if !making => Some(record),
+        _ if !claims.is_none() => Some(known().unwrap_or_else(|| nothing_yet(view))),
+        other => other,
+    };
+    let record = record.map(|record| ClusterRecord { claims, ..record });
+    Renewed { record, ..renewed }
 }
 
 fn say(weight: LogLevel, text: String) -> ClusterOutput {

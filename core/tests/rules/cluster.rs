@@ -56,6 +56,13 @@ pub(crate) struct Node {
     pub(crate) state_ok: bool,
     pub(crate) not_ready: Option<String>,
     pub(crate) link: Option<ReplicaLink>,
+    pub(crate) has_keys: bool,
+    pub(crate) timeout_ms: Option<u64>,
+}
+
+/// A replica's link to this node.
+pub(crate) fn link_to(primary: char, up: bool, heard_s: Option<u64>) -> ReplicaLink {
+    ReplicaLink { up, heard_s, primary: Some(at(primary)) }
 }
 
 /// A cluster, node by node.
@@ -70,13 +77,15 @@ impl Cluster {
             table.insert(NODES[index], Line::primary(epoch, slots));
             table.insert(NODES[index + 3], Line::replica(NODES[index], epoch));
         }
-        let up = ReplicaLink { up: true, heard_s: Some(1) };
+        let up = |name: char| link_to(char::from(name as u8 - 3), true, Some(1));
         let node = |name: char| Node {
             table: table.clone(),
             answers: true,
             state_ok: true,
             not_ready: None,
-            link: ('d'..='f').contains(&name).then_some(up),
+            link: ('d'..='f').contains(&name).then(|| up(name)),
+            has_keys: false,
+            timeout_ms: Some(5_000),
         };
         Self(NODES.into_iter().map(|name| (name, node(name))).collect())
     }
@@ -129,8 +138,8 @@ impl Cluster {
                 return Err("no answer within 500 ms".to_owned());
             }
             let table = Table::parse(&self.table(name)).expect("a table");
-            let Node { state_ok, not_ready, link, .. } = node.clone();
-            Ok(NodeAnswer { table, state_ok, not_ready, link })
+            let Node { state_ok, not_ready, link, has_keys, timeout_ms, .. } = node.clone();
+            Ok(NodeAnswer { table, state_ok, not_ready, link, has_keys, timeout_ms })
         };
         self.0.iter().map(|(name, node)| (at(*name), read(*name, node))).collect()
     }
@@ -143,6 +152,12 @@ impl Cluster {
         let judged = self.judged();
         judged.nodes.into_iter().find(|node| node.address == at(name)).expect("a node").fitness
     }
+}
+
+/// What a node answers that is no replica.
+pub(crate) fn bare(table: Table, state_ok: bool) -> NodeAnswer {
+    let (not_ready, link, has_keys, timeout_ms) = (None, None, false, None);
+    NodeAnswer { table, state_ok, not_ready, link, has_keys, timeout_ms }
 }
 
 fn votes(say: usize) -> VoterCount {
@@ -295,7 +310,7 @@ fn nodes_of_two_clusters_are_none_that_can_be_judged() {
             format!("{id} 10.9.0.{other}:6379@16379 {myself} - 0 0 {other} connected {slots}\n")
         });
         let table = Table::parse(&others.collect::<String>()).unwrap();
-        let answer = NodeAnswer { table, state_ok: true, not_ready: None, link: None };
+        let answer = bare(table, true);
         readings.insert(format!("10.9.0.{}:6379", index + 1).parse().unwrap(), Ok(answer));
     }
     assert_eq!(judge(&readings).unwrap_err(), NoVoters::Several(2));
@@ -305,7 +320,7 @@ fn nodes_of_two_clusters_are_none_that_can_be_judged() {
 fn blank_nodes_are_said_to_be() {
     let blank = format!("{} :7000@17000 myself,master - 0 0 0 connected", id('9').as_str());
     let table = Table::parse(&blank).unwrap();
-    let answer = NodeAnswer { table, state_ok: false, not_ready: None, link: None };
+    let answer = bare(table, false);
     let alone = BTreeMap::from([(at('a'), Ok(answer.clone()))]);
     assert_eq!(judge(&alone).unwrap_err(), NoVoters::Blank);
     let mut readings = Cluster::healthy().readings();
@@ -337,7 +352,7 @@ fn one_voters_opinion_of_a_node_is_none_of_the_majority() {
 fn a_replica_serves_reads_while_it_hears_the_primary_that_the_majority_has_it_follow() {
     let with_link = |up, heard_s| {
         let mut cluster = Cluster::healthy();
-        cluster.node('d').link = Some(ReplicaLink { up, heard_s });
+        cluster.node('d').link = Some(link_to('a', up, heard_s));
         cluster.fitness('d')
     };
     assert_eq!(with_link(true, Some(10)), Fitness::Replica);

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::cluster::judgement::{NodeAnswer, NodeReadings};
+use consul_redis_core::cluster::order::NodeOrder;
 use consul_redis_core::cluster::record::{ClusterRecord, ClusterStore};
 use consul_redis_core::cluster::renewal::{ClusterPolicy, HOLD_NAMES_MS, NoAnswer};
 use consul_redis_core::cluster::slots::SLOTS;
 use consul_redis_core::cluster::table::Table;
+use consul_redis_core::cluster::wanted::ClusterDuties;
 use consul_redis_core::cluster::watch::{
     ASK_QUICK_MS, ClusterInput, ClusterLoop, ClusterOutput, NodeReading,
 };
@@ -17,26 +19,26 @@ use consul_redis_core::published::projection::{Layout, Op, Rows, TXN_OPS_MAX};
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
 
-use crate::cluster::{Cluster, Line, NODES, SLOTS_OF, at, id};
+use crate::cluster::{Cluster, Line, NODES, SLOTS_OF, at, bare, id, link_to};
 
 /// A turn of the scripted world.
-const STEP_MS: u64 = ASK_QUICK_MS;
+pub(crate) const STEP_MS: u64 = ASK_QUICK_MS;
 /// Long enough for whatever agents do at once.
-const AT_ONCE: usize = 4;
+pub(crate) const AT_ONCE: usize = 4;
 /// Long enough for all that takes time.
-const LATER: usize = 60;
+pub(crate) const LATER: usize = 60;
 
-fn layout() -> Layout {
+pub(crate) fn layout() -> Layout {
     Layout::of_cluster("redis-ha", &"orders".parse().expect("a name"))
 }
 
 /// Consul's part: keys and rows, and who wrote how often.
 #[derive(Default)]
-struct Kept {
-    index: u64,
-    keys: BTreeMap<String, (Vec<u8>, u64)>,
-    rows: Option<Rows>,
-    writes: Vec<String>,
+pub(crate) struct Kept {
+    pub(crate) index: u64,
+    pub(crate) keys: BTreeMap<String, (Vec<u8>, u64)>,
+    pub(crate) rows: Option<Rows>,
+    pub(crate) writes: Vec<String>,
 }
 
 impl Kept {
@@ -99,47 +101,57 @@ impl Kept {
 }
 
 /// One agent.
-struct Watcher {
-    name: String,
-    machine: ClusterLoop,
-    followed: BTreeSet<Address>,
-    seen: u64,
+pub(crate) struct Watcher {
+    pub(crate) name: String,
+    pub(crate) machine: ClusterLoop,
+    pub(crate) followed: BTreeSet<Address>,
+    pub(crate) seen: u64,
     /// What it gets no answer from, and why.
-    deaf: BTreeMap<Address, NoAnswer>,
-    said: Vec<String>,
+    pub(crate) deaf: BTreeMap<Address, NoAnswer>,
+    pub(crate) said: Vec<String>,
 }
 
 /// A scripted world.
-struct Stage {
-    cluster: Cluster,
+pub(crate) struct Stage {
+    pub(crate) cluster: Cluster,
     /// Other nodes than those.
-    others: NodeReadings,
-    kept: Kept,
-    agents: Vec<Watcher>,
-    now: u64,
+    pub(crate) others: NodeReadings,
+    pub(crate) kept: Kept,
+    pub(crate) agents: Vec<Watcher>,
+    pub(crate) now: u64,
+    /// Which agent has told what.
+    pub(crate) told: Vec<(String, NodeOrder)>,
+    /// What is done to the cluster when a node is told something.
+    pub(crate) obeys: fn(&mut Cluster, &NodeOrder),
 }
 
 impl Stage {
-    fn new(cluster: Cluster, agents: usize) -> Self {
-        let agents = (0..agents).map(|n| format!("agent-{n}")).map(Watcher::new).collect();
+    pub(crate) fn new(cluster: Cluster, agents: usize) -> Self {
+        Self::with_duties(cluster, agents, ClusterDuties::NONE)
+    }
+
+    pub(crate) fn with_duties(cluster: Cluster, agents: usize, duties: ClusterDuties) -> Self {
+        let names = (0..agents).map(|n| format!("agent-{n}"));
+        let agents = names.map(|name| Watcher::new(name, duties)).collect();
+        let (others, kept, told) = (NodeReadings::new(), Kept::default(), Vec::new());
         let mut stage =
-            Self { cluster, others: NodeReadings::new(), kept: Kept::default(), agents, now: 1 };
+            Self { cluster, others, kept, agents, now: 1, told, obeys: |_, _| {} };
         stage.seed(&[at('f')]);
         stage
     }
 
-    fn seed(&mut self, seeds: &[Address]) {
+    pub(crate) fn seed(&mut self, seeds: &[Address]) {
         for index in 0..self.agents.len() {
             let seeds = seeds.iter().cloned().collect();
             self.hand_in(index, ClusterInput::Seeds(seeds));
         }
     }
 
-    fn published() -> Self {
+    pub(crate) fn published() -> Self {
         Self::published_by(1)
     }
 
-    fn published_by(agents: usize) -> Self {
+    pub(crate) fn published_by(agents: usize) -> Self {
         let mut stage = Self::new(Cluster::healthy(), agents);
         stage.turn(AT_ONCE);
         assert_eq!(stage.named("orders-primary"), ats("abc"));
@@ -147,7 +159,7 @@ impl Stage {
         stage
     }
 
-    fn turn(&mut self, steps: usize) {
+    pub(crate) fn turn(&mut self, steps: usize) {
         for _ in 0..steps {
             self.now += STEP_MS;
             for index in 0..self.agents.len() {
@@ -164,12 +176,12 @@ impl Stage {
         }
     }
 
-    fn rows(&self) -> RowsAnswer {
+    pub(crate) fn rows(&self) -> RowsAnswer {
         let others = BTreeSet::new();
         RowsAnswer { asked: Mono(self.now), found: self.kept.rows.clone(), foreign: false, others }
     }
 
-    fn hand_in(&mut self, index: usize, input: ClusterInput) {
+    pub(crate) fn hand_in(&mut self, index: usize, input: ClusterInput) {
         let now = Now {
             mono: Mono(self.now),
             wall: Timestamp::from_millisecond(1_700_000_000_000 + self.now as i64).expect("a time"),
@@ -195,12 +207,17 @@ impl Stage {
                         inputs.push(ClusterInput::Written(self.kept.apply(&name, &ops)));
                     }
                     ClusterOutput::Say(line) => self.agents[index].said.push(line.text),
+                    ClusterOutput::Tell(order) => {
+                        (self.obeys)(&mut self.cluster, &order);
+                        self.told.push((self.agents[index].name.clone(), order.clone()));
+                        inputs.push(ClusterInput::Told(order, Ok(())));
+                    }
                 }
             }
         }
     }
 
-    fn answer(&self, agent: usize, address: &Address) -> Result<NodeAnswer, NoAnswer> {
+    pub(crate) fn answer(&self, agent: usize, address: &Address) -> Result<NodeAnswer, NoAnswer> {
         if let Some(why) = self.agents[agent].deaf.get(address) {
             return Err(why.clone());
         }
@@ -210,40 +227,41 @@ impl Stage {
         found.cloned().ok_or_else(refused)?.map_err(|_| refused())
     }
 
-    fn record(&self) -> ClusterRecord {
+    pub(crate) fn record(&self) -> ClusterRecord {
         self.kept.store(Mono(self.now)).record().expect("a record").clone()
     }
 
     /// Which addresses a name answers.
-    fn named(&self, service: &str) -> BTreeSet<String> {
+    pub(crate) fn named(&self, service: &str) -> BTreeSet<String> {
         let rows = self.kept.rows.iter().flat_map(|rows| rows.services.values());
         rows.filter(|row| row.service == service)
             .map(|row| format!("{}:{}", row.address, row.port))
             .collect()
     }
 
-    fn tags(&self, service: &str, node: char) -> Vec<String> {
+    pub(crate) fn tags(&self, service: &str, node: char) -> Vec<String> {
         let key = format!("{service}:{}", at(node));
         self.kept.rows.as_ref().expect("rows").services[&key].tags.clone()
     }
 
-    fn deafen(&mut self, agent: usize, nodes: &str, why: fn(String) -> NoAnswer) {
+    pub(crate) fn deafen(&mut self, agent: usize, nodes: &str, why: fn(String) -> NoAnswer) {
         let why = why("no answer within 500 ms".to_owned());
         self.agents[agent].deaf = nodes.chars().map(|node| (at(node), why.clone())).collect();
     }
 
-    fn said(&self, agent: usize, words: &str) -> usize {
+    pub(crate) fn said(&self, agent: usize, words: &str) -> usize {
         self.agents[agent].said.iter().filter(|line| line.contains(words)).count()
     }
 }
 
 impl Watcher {
-    fn new(name: String) -> Self {
+    pub(crate) fn new(name: String, duties: ClusterDuties) -> Self {
         let policy = ClusterPolicy {
             name: "orders".parse().expect("a name"),
             service: "orders".parse().expect("a name"),
             layout: layout(),
             agent: name.clone(),
+            duties,
         };
         let machine = ClusterLoop::new(policy);
         let (followed, deaf, said) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
@@ -251,7 +269,7 @@ impl Watcher {
     }
 }
 
-fn ats(nodes: &str) -> BTreeSet<String> {
+pub(crate) fn ats(nodes: &str) -> BTreeSet<String> {
     nodes.chars().map(|node| at(node).to_string()).collect()
 }
 
@@ -265,7 +283,7 @@ fn replaced(cluster: &mut Cluster) {
 fn back(cluster: &mut Cluster) {
     let slave = Line::replica('d', 4);
     let table = cluster.node('d').table.clone();
-    let up = cluster.node('e').link;
+    let up = Some(link_to('d', true, Some(1)));
     let a = cluster.node('a');
     (a.answers, a.table, a.link) = (true, table, up);
     cluster.say(&NODES, 'a', |line| *line = slave.clone());
@@ -468,7 +486,7 @@ fn nodes_of_another_cluster_at_a_members_address_are_none_of_it() {
     let text =
         format!("{} {}@1 myself,master - 0 0 1 connected 0-16383\n", id('9').as_str(), at('f'));
     let table = Table::parse(&text).unwrap();
-    let answer = NodeAnswer { table, state_ok: true, not_ready: None, link: None };
+    let answer = bare(table, true);
     stage.others.insert(at('f'), Ok(answer));
     stage.turn(LATER);
     assert_eq!(stage.named("orders"), ats("abcde"));
@@ -540,6 +558,22 @@ fn what_is_no_record_of_this_version_is_left_alone() {
     assert_eq!(stage.said(0, "is left alone: written by a newer consul-redis"), 1);
 }
 
+/// `redis-cli --cluster create` gives slots out one node after the other.
+#[test]
+fn a_cluster_that_is_being_made_is_recorded_when_it_is_whole_and_one_that_stays_in_part_after_a_while() {
+    let mut stage = Stage::new(Cluster::healthy(), 1);
+    stage.cluster.say(&NODES, 'a', |line| line.slots.clear());
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.kept.writes.len(), 0, "{:?}", stage.agents[0].said);
+    stage.cluster = Cluster::healthy();
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.tags("orders-primary", 'a'), ["shard-1"]);
+    let mut stage = Stage::new(Cluster::healthy(), 1);
+    stage.cluster.say(&NODES, 'a', |line| line.slots.clear());
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders-primary"), ats("bc"));
+}
+
 /// 60 nodes do not fit one transaction of Consul's.
 #[test]
 fn a_large_cluster_is_published_by_several_writes_and_a_change_of_it_by_one() {
@@ -560,12 +594,12 @@ fn a_large_cluster_is_published_by_several_writes_and_a_change_of_it_by_one() {
         }
     };
     let mut stage = Stage::new(Cluster(BTreeMap::new()), 2);
-    let up = consul_redis_core::cluster::judgement::ReplicaLink { up: true, heard_s: Some(1) };
+    let up = link_to('a', true, Some(1));
     for own in 0..2 * SHARDS {
         let text: String = (0..2 * SHARDS).map(|n| line(own, n)).collect();
         let table = Table::parse(&text).unwrap();
-        let link = (own >= SHARDS).then_some(up);
-        let answer = NodeAnswer { table, state_ok: true, not_ready: None, link };
+        let link = (own >= SHARDS).then(|| up.clone());
+        let answer = NodeAnswer { link, ..bare(table, true) };
         stage.others.insert(node(own).parse().unwrap(), Ok(answer));
     }
     stage.seed(&[node(0).parse().unwrap()]);

@@ -3,6 +3,7 @@
 
 mod clocks;
 mod cluster;
+mod cluster_duties;
 mod cluster_names;
 mod data_loss;
 mod doctor;

@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 
 use super::{CommonToAll, Resolver};
-use crate::config::file::ClusterTable;
+use toml::Spanned;
+
+use crate::config::file::{ClusterHaste, ClusterTable, Span};
 use crate::config::{ClusterConfig, ConfigError, GroupConfig};
 use crate::core::cluster::renewal::ClusterPolicy;
-use crate::core::identity::address::ServiceName;
+use crate::core::cluster::wanted::{ClusterDuties, SHARDS_MIN, Wanted};
+use crate::core::identity::address::{Address, ServiceName};
 use crate::core::published::projection::Layout;
 use crate::core::published::sentinel_rows;
 use crate::core::published::store::CLUSTERS;
+
+/// A dead member is forgotten after so long, in ms, unless the config says otherwise.
+const FORGET_AFTER_MS: u64 = 900_000;
 
 impl Resolver<'_> {
     pub(super) fn clusters(
@@ -19,6 +25,7 @@ impl Resolver<'_> {
     ) -> Result<Vec<ClusterConfig>, ConfigError> {
         let wanted = self.file.cluster.iter().map(|table| self.cluster(table, common));
         let clusters: Vec<ClusterConfig> = wanted.collect::<Result<_, _>>()?;
+        self.refuse_unknown_clusters()?;
         self.refuse_taken_names(groups, &clusters)?;
         Ok(clusters)
     }
@@ -29,20 +36,85 @@ impl Resolver<'_> {
         common: &CommonToAll<'_>,
     ) -> Result<ClusterConfig, ConfigError> {
         let name = table.name.get_ref();
-        if table.seeds.get_ref().is_empty() {
-            let what = format!("cluster `{name}` has no seeds: write the address of a node");
-            return Err(self.source.contradiction(&table.seeds, what));
-        }
+        let here = self.file.redis.iter().filter(|redis| {
+            redis.cluster.as_ref().is_some_and(|cluster| cluster.get_ref() == name)
+        });
+        let local: Vec<Address> = here.map(|redis| redis.address.get_ref().clone()).collect();
+        let seeds = table.seeds.as_ref();
         let policy = ClusterPolicy {
             name: name.clone(),
             service: self.cluster_service(table)?,
             layout: Layout::of_cluster(common.prefix, name),
             agent: common.agent.to_owned(),
+            duties: self.duties(table)?,
         };
-        let mut seeds = table.seeds.get_ref().clone();
+        let mut seeds = seeds.map(|seeds| seeds.get_ref().clone()).unwrap_or_default();
         seeds.sort();
         seeds.dedup();
-        Ok(ClusterConfig { policy, seeds, login: common.login.clone() })
+        Ok(ClusterConfig { policy, seeds, local, login: common.login.clone() })
+    }
+
+    fn duties(&self, table: &ClusterTable) -> Result<ClusterDuties, ConfigError> {
+        let count = |given: &Option<Spanned<u16>>| given.as_ref().map(|n| usize::from(*n.get_ref()));
+        let replicas = count(&table.replicas);
+        let make = match &table.expect {
+            Some(expect) => Some(self.made_of(table, expect)?),
+            None => None,
+        };
+        let alone = table.shards.as_ref().filter(|_| table.expect.is_none());
+        if let Some(shards) = alone {
+            let what = "shards needs expect: the number of nodes that are made into a cluster".to_owned();
+            return Err(self.source.contradiction(shards, what));
+        }
+        let forget_after = table.forget_after.map_or(FORGET_AFTER_MS, Span::as_ms);
+        Ok(ClusterDuties {
+            manage: table.manage.unwrap_or(true),
+            make,
+            replicas_max: replicas,
+            hasten: table.fast_failover != Some(ClusterHaste::Off),
+            forget_after_ms: Some(forget_after).filter(|ms| *ms > 0),
+        })
+    }
+
+    fn made_of(&self, table: &ClusterTable, expect: &Spanned<u16>) -> Result<Wanted, ConfigError> {
+        let nodes = usize::from(*expect.get_ref());
+        let count = |given: &Option<Spanned<u16>>| given.as_ref().map(|n| usize::from(*n.get_ref()));
+        let shards = match (count(&table.shards), count(&table.replicas)) {
+            (Some(shards), None) => shards,
+            (None, replicas) => nodes / (replicas.unwrap_or(1) + 1),
+            (Some(shards), Some(replicas)) if shards * (replicas + 1) == nodes => shards,
+            (Some(shards), Some(replicas)) => {
+                let what = format!(
+                    "expect = {nodes} is not {shards} shards with {replicas} replicas each: {} nodes are",
+                    shards * (replicas + 1)
+                );
+                return Err(self.source.contradiction(expect, what));
+            }
+        };
+        if shards < SHARDS_MIN || shards > nodes {
+            let what = format!(
+                "{nodes} nodes make {shards} shards: a cluster needs {SHARDS_MIN} at least, for two primaries are no majority when one is dead"
+            );
+            return Err(self.source.contradiction(expect, what));
+        }
+        Ok(Wanted { nodes, shards })
+    }
+
+    fn refuse_unknown_clusters(&self) -> Result<(), ConfigError> {
+        for table in &self.file.redis {
+            let Some(cluster) = &table.cluster else { continue };
+            if let Some(group) = &table.group {
+                let what = "a Redis belongs to a group or to a cluster: write one of them".to_owned();
+                return Err(self.source.contradiction(group, what));
+            }
+            let known = |table: &ClusterTable| table.name.get_ref() == cluster.get_ref();
+            if !self.file.cluster.iter().any(known) {
+                let name = cluster.get_ref();
+                let what = format!("cluster `{name}` is not configured: add [[cluster]] name = \"{name}\"");
+                return Err(self.source.contradiction(cluster, what));
+            }
+        }
+        Ok(())
     }
 
     fn cluster_service(&self, table: &ClusterTable) -> Result<ServiceName, ConfigError> {

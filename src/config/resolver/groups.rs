@@ -178,7 +178,7 @@ impl Resolver<'_> {
         wanted: &[GroupFlag],
     ) -> Result<Vec<ConfiguredInstance<'_>>, ConfigError> {
         let place = |table| Ok(ConfiguredInstance { table, group: self.group_of(table, wanted)? });
-        self.file.redis.iter().map(place).collect()
+        self.file.redis.iter().filter(|table| table.cluster.is_none()).map(place).collect()
     }
 
     fn group_of(&self, table: &RedisTable, wanted: &[GroupFlag]) -> Result<GroupName, ConfigError> {

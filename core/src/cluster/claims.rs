@@ -1,0 +1,201 @@
+//! What agents have begun to do to a cluster: written into its record before the first command, so that any agent can go
+//! on with it, and no two begin different things.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::slots::SlotRange;
+use super::table::NodeId;
+use crate::identity::address::Address;
+
+/// For so long what was begun is left to the agent that began it, in ms; then all agents go on with it.
+pub const LEFT_TO_ONE_MS: u64 = 10_000;
+
+/// Who began something, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The agent.
+    pub by: String,
+    /// When, by its clock.
+    pub at: Timestamp,
+}
+
+impl Begun {
+    /// It is this agent's to go on with, which has known of it for so many ms.
+    pub fn is_for(&self, agent: &str, known_ms: u64) -> bool {
+        self.by == agent || known_ms >= LEFT_TO_ONE_MS
+    }
+}
+
+/// A node of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedNode {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it answered.
+    pub address: Address,
+}
+
+/// A shard of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedShard {
+    /// The slots that its primary is to own.
+    pub slots: SlotRange,
+    /// Its primary.
+    pub primary: PlannedNode,
+    /// Those that follow it.
+    pub replicas: Vec<PlannedNode>,
+}
+
+/// Blank nodes become a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Making {
+    /// Who began it.
+    pub begun: Begun,
+    /// What becomes of each node.
+    pub shards: Vec<PlannedShard>,
+}
+
+impl Making {
+    /// Every node of the plan.
+    pub fn nodes(&self) -> impl Iterator<Item = &PlannedNode> {
+        self.shards.iter().flat_map(|shard| std::iter::once(&shard.primary).chain(&shard.replicas))
+    }
+}
+
+/// A node becomes a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joining {
+    /// Who began it.
+    pub begun: Begun,
+    /// The node.
+    pub node: PlannedNode,
+    /// The number of the shard that it is for.
+    pub shard: u32,
+    /// It was a member before, and was forgotten.
+    #[serde(default)]
+    pub back: bool,
+}
+
+/// The owner of slots has died, and the others wait for a moment only before they call it failing and elect its replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hastened {
+    /// Who began it.
+    pub begun: Begun,
+    /// The one that has died.
+    pub dead: NodeId,
+    /// `cluster-node-timeout` of each other node before, in ms.
+    pub waited_ms: BTreeMap<NodeId, u64>,
+    /// It is over: they are to wait as before.
+    #[serde(default)]
+    pub over: bool,
+}
+
+impl Hastened {
+    /// All nodes wait as before. It is remembered for as long as the dead one owns slots: once is enough.
+    pub fn is_past(&self) -> bool {
+        self.over && self.waited_ms.is_empty()
+    }
+}
+
+/// A member that is dead for good is forgotten by all others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Who began it.
+    pub begun: Begun,
+    /// The member.
+    pub id: NodeId,
+}
+
+/// A member that was forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Where it was.
+    pub address: Address,
+    /// When it was forgotten.
+    pub at: Timestamp,
+}
+
+/// Everything that is begun.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// A cluster is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<Making>,
+    /// A node joins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining: Option<Joining>,
+    /// An election is hastened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hastened: Option<Hastened>,
+    /// A member is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Leaving>,
+    /// Those that were forgotten, and may come back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left: BTreeMap<NodeId, Left>,
+}
+
+impl Claims {
+    /// Nothing was begun, and no member was forgotten.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Something is under way. That nodes are yet to wait as before keeps from nothing.
+    pub fn is_busy(&self) -> bool {
+        let Self { making, joining, hastened, leaving, left: _ } = self;
+        let hastened = hastened.as_ref().is_some_and(|hastened| !hastened.over);
+        making.is_some() || joining.is_some() || hastened || leaving.is_some()
+    }
+
+    /// Something else than this is under way.
+    pub fn differ_in_words(&self, before: &Self) -> Vec<String> {
+        let (mut lines, was) = (Vec::new(), before.in_words());
+        lines.extend(self.in_words().into_iter().filter(|line| !was.contains(line)));
+        lines
+    }
+
+    /// What is under way, a line each.
+    pub fn in_words(&self) -> Vec<String> {
+        let Self { making, joining, hastened, leaving, left: _ } = self;
+        let lines = [
+            making.as_ref().map(ToString::to_string),
+            joining.as_ref().map(ToString::to_string),
+            hastened.as_ref().filter(|h| !h.is_past()).map(ToString::to_string),
+            leaving.as_ref().map(ToString::to_string),
+        ];
+        lines.into_iter().flatten().collect()
+    }
+}
+
+impl fmt::Display for Making {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} blank nodes become a cluster of {} shards", self.nodes().count(), self.shards.len())
+    }
+}
+
+impl fmt::Display for Joining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PlannedNode { id, address } = &self.node;
+        write!(f, "{address} ({id}) becomes a replica of shard {}", self.shard)
+    }
+}
+
+impl fmt::Display for Hastened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.over {
+            false => write!(f, "primary {} has died: the others wait for a moment only", self.dead),
+            true => write!(f, "the others wait as before primary {} died", self.dead),
+        }
+    }
+}
+
+impl fmt::Display for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dead member {} is forgotten by all others", self.id)
+    }
+}

@@ -1,0 +1,82 @@
+//! What agents do to a cluster besides looking at it. One thing at a time, each recorded before the first command: never
+//! where no majority is heard, never beside a stranger, and never what loses data.
+
+use std::collections::BTreeSet;
+
+use super::claims::{Claims, Hastened, Making};
+use super::renewal::{ClusterView, Renewed};
+pub use super::scene::Due;
+use super::scene::Scene;
+use super::table::NodeId;
+use super::{hurry, join, leave, make, relink};
+
+/// What is to be done now, beside what is to be published.
+pub fn due(view: &ClusterView<'_>, renewed: &Renewed, claims_ms: u64) -> Due {
+    let duties = view.policy.duties;
+    let claims = view.record.map(|record| record.claims.clone()).unwrap_or_default();
+    let mut due = Due { claims, ..Due::default() };
+    if !duties.manage {
+        return due;
+    }
+    let Some(record) = view.record.filter(|record| !record.nodes.is_empty() || !record.claims.is_none()) else {
+        // A cluster that was not recorded yet is recorded first.
+        if renewed.judged.as_ref().is_none_or(|judged| !judged.unowned.is_empty()) {
+            begin_to_make(view, &mut due);
+        }
+        return due;
+    };
+    let judged = renewed.judged.as_ref().filter(|_| renewed.held.is_none());
+    let scene = Scene { view, record, judged, claims_ms };
+    let begun: Claims = record.claims.clone();
+    if let Some(making) = &begun.making {
+        make::go_on(&scene, making, &mut due);
+        return due;
+    }
+    if let Some(hastened) = &begun.hastened {
+        hurry::go_on(&scene, hastened, &mut due);
+    }
+    if judged.is_none() {
+        // Members that have lost one another have no majority for anything.
+        relink::meet_again(&scene, &mut due);
+        return due;
+    }
+    if let Some(joining) = &begun.joining {
+        join::go_on(&scene, joining, &mut due);
+    }
+    if let Some(leaving) = &begun.leaving {
+        leave::go_on(&scene, leaving, &mut due);
+    }
+    let joining: BTreeSet<&NodeId> = begun.joining.iter().map(|joining| &joining.node.id).collect();
+    if let Some(stranger) = scene.stranger(&joining) {
+        due.obstacle = Some(format!("nothing is done to the cluster: its voters know node {stranger}, which is not recorded"));
+        return due;
+    }
+    let may_hasten = begun.hastened.as_ref().is_none_or(Hastened::is_past);
+    if duties.hasten && may_hasten && due.claims.hastened == begun.hastened {
+        hurry::begin(&scene, &mut due);
+    }
+    relink::meet_again(&scene, &mut due);
+    relink::follow_again(&scene, &mut due);
+    if due.claims.is_busy() || begun.is_busy() {
+        return due;
+    }
+    join::begin(&scene, duties.replicas_max, &mut due);
+    if due.claims.joining.is_none()
+        && let Some(after_ms) = duties.forget_after_ms
+    {
+        leave::begin(&scene, after_ms, &mut due);
+    }
+    due
+}
+
+fn begin_to_make(view: &ClusterView<'_>, due: &mut Due) {
+    let Some(wanted) = view.policy.duties.make else { return };
+    let nodes = view.nodes.iter().map(|(address, seen)| (address, seen.now()));
+    match make::blank_nodes(nodes, |address| view.host(address), wanted) {
+        Ok(nodes) => {
+            let shards = make::plan(&nodes, wanted.shards);
+            due.claims.making = Some(Making { begun: view.begun(), shards });
+        }
+        Err(why) => due.obstacle = Some(format!("the cluster is not made yet: {why}")),
+    }
+}

@@ -1,0 +1,162 @@
+//! An owner of slots whose process is gone: the others are told to wait for a moment only before they call it failing, so
+//! that its replica is elected within about a second. The nodes look for themselves and vote, so that nothing comes of
+//! it where the owner lives (`docs/facts/cluster.md` 2.4).
+
+use std::collections::BTreeMap;
+
+use super::claims::Hastened;
+use super::order::{HASTE_TIMEOUT_MS, NodeCommand};
+use super::record::NodeRecord;
+use super::scene::{Due, Present, Scene};
+use super::table::{NodeId, TableRole};
+use crate::time::between_ms;
+
+/// The owner refuses connections for so long at least, in ms: twice.
+pub const REFUSED_FOR_MS: u64 = 50;
+/// They wait as before after so long at the latest, in ms.
+pub const HASTE_FOR_MS: u64 = 5_000;
+/// Nodes that cannot be told to wait as before are told again for so long, in ms. One that was started again does.
+const RESTORED_WITHIN_MS: u64 = 600_000;
+
+/// Begins, where an owner's process is certainly gone.
+pub(super) fn begin(scene: &Scene<'_>, due: &mut Due) {
+    let Some(judged) = scene.judged else { return };
+    let before = scene.record.claims.hastened.as_ref();
+    for shard in scene.record.shards.values() {
+        // Once is enough.
+        if before.is_some_and(|before| before.dead == shard.owner) {
+            continue;
+        }
+        let Some(node) = scene.record.nodes.get(&shard.owner) else { continue };
+        if !judged.voters.contains(&shard.owner) || !is_gone(scene, &shard.owner, node) {
+            continue;
+        }
+        match may_hurry(scene, &shard.owner, node) {
+            Ok(waited_ms) => {
+                let (begun, dead) = (scene.view.begun(), shard.owner.clone());
+                due.claims.hastened = Some(Hastened { begun, dead, waited_ms, over: false });
+                return;
+            }
+            Err(why) => due.obstacle = Some(why),
+        }
+    }
+}
+
+/// Its host refuses connections, each replica that answers has lost its link to it, and so have more than half of the
+/// voters.
+fn is_gone(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord) -> bool {
+    let Some(seen) = scene.view.nodes.get(&node.address) else { return false };
+    let refused = seen.refused_for_ms().is_some_and(|ms| ms >= REFUSED_FOR_MS);
+    let members = scene.members();
+    let replicas: Vec<bool> = replicas(&members, id).map(|found| has_lost_link(found)).collect();
+    let voters = scene.judged.map(|judged| &judged.voters);
+    let voters = voters.into_iter().flatten();
+    let (mut all, mut lost) = (0_usize, 0_usize);
+    for voter in voters {
+        all += 1;
+        let row = members.get(voter).and_then(|found| found.answer.table.rows.get(id));
+        lost += usize::from(voter != id && row.is_some_and(|row| !row.linked));
+    }
+    refused && !replicas.is_empty() && replicas.iter().all(|lost| *lost) && lost * 2 > all
+}
+
+fn replicas<'a, 'b>(
+    members: &'b BTreeMap<&'a NodeId, Present<'a>>,
+    of: &'b NodeId,
+) -> impl Iterator<Item = &'b Present<'a>> {
+    members.values().filter(move |found| {
+        let own = found.answer.table.own_row();
+        own.is_some_and(|row| row.role == TableRole::Replica(of.clone()))
+    })
+}
+
+fn has_lost_link(replica: &Present<'_>) -> bool {
+    replica.answer.link.as_ref().is_some_and(|link| !link.up)
+}
+
+/// What each of the others waits for.
+///
+/// # Errors
+/// Why it is left to the cluster's own pace.
+fn may_hurry(
+    scene: &Scene<'_>,
+    dead: &NodeId,
+    node: &NodeRecord,
+) -> Result<BTreeMap<NodeId, u64>, String> {
+    let at = &node.address;
+    let left = |why: String| Err(format!("the death of {at} ({dead}) is left to the nodes' own pace: {why}"));
+    if scene.migrating() {
+        return left("slots are moving".to_owned());
+    }
+    let mut waited = BTreeMap::new();
+    for (id, found) in scene.members().into_iter().filter(|(id, _)| *id != dead) {
+        match found.answer.timeout_ms {
+            Some(ms) => drop(waited.insert(id.clone(), ms)),
+            None => return left(format!("{} does not say its cluster-node-timeout", found.address)),
+        }
+    }
+    let longest = waited.values().copied().max().unwrap_or(0);
+    if longest <= HASTE_TIMEOUT_MS {
+        return left("they wait for a moment only as it is".to_owned());
+    }
+    // Redis before Valkey 9 counts the votes of one election twice within that time.
+    let led_ms = led_ms(scene, dead, node);
+    if led_ms < longest.saturating_mul(4) {
+        return left(format!("its shard has had it for {} s only", led_ms / 1_000));
+    }
+    Ok(waited)
+}
+
+/// For how long it has owned its slots, as far as that is recorded.
+fn led_ms(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord) -> u64 {
+    let shard = scene.record.shards.values().find(|shard| shard.owner == *id);
+    let since = shard.and_then(|shard| shard.since).unwrap_or(node.since);
+    between_ms(since, scene.view.now.wall)
+}
+
+/// Goes on with an election that is hastened.
+pub(super) fn go_on(scene: &Scene<'_>, hastened: &Hastened, due: &mut Due) {
+    let members = scene.members();
+    if hastened.over {
+        return wait_as_before(scene, hastened, &members, due);
+    }
+    let owned = scene.record.shards.values().any(|shard| shard.owner == hastened.dead);
+    if !owned || members.contains_key(&hastened.dead) || scene.claims_ms >= HASTE_FOR_MS {
+        due.claims.hastened = Some(Hastened { over: true, ..hastened.clone() });
+        return;
+    }
+    if !scene.is_mine(&hastened.begun) {
+        return;
+    }
+    for (id, found) in members.iter().filter(|(id, _)| hastened.waited_ms.contains_key(**id)) {
+        if found.answer.timeout_ms.is_some_and(|ms| ms > HASTE_TIMEOUT_MS) {
+            due.tell(found.address, id, NodeCommand::NodeTimeout(HASTE_TIMEOUT_MS));
+        }
+    }
+}
+
+/// All agents put it back, whichever began it.
+fn wait_as_before(
+    scene: &Scene<'_>,
+    hastened: &Hastened,
+    members: &BTreeMap<&NodeId, Present<'_>>,
+    due: &mut Due,
+) {
+    let mut left = false;
+    for (id, waited_ms) in &hastened.waited_ms {
+        let Some(found) = members.get(id) else {
+            left |= scene.record.nodes.contains_key(id);
+            continue;
+        };
+        if found.answer.timeout_ms == Some(HASTE_TIMEOUT_MS) && *waited_ms != HASTE_TIMEOUT_MS {
+            left = true;
+            due.tell(found.address, id, NodeCommand::NodeTimeout(*waited_ms));
+        }
+    }
+    if !left || scene.claims_ms >= RESTORED_WITHIN_MS {
+        let owns = scene.record.shards.values().any(|shard| shard.owner == hastened.dead);
+        let dead = owns && !members.contains_key(&hastened.dead);
+        let past = Hastened { waited_ms: BTreeMap::new(), ..hastened.clone() };
+        due.claims.hastened = dead.then_some(past);
+    }
+}

@@ -1,0 +1,152 @@
+//! A blank node beside an agent becomes a replica of the shard that needs one most.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::claims::{Joining, PlannedNode};
+use super::order::{MetNode, NodeCommand};
+use super::record::{ClusterRole, NodeRecord};
+use super::scene::{Due, Present, Scene};
+use super::table::{NodeId, TableRole};
+use crate::time::between_ms;
+
+/// For so long a node that was forgotten is not taken back by those that were told to, in ms (`docs/facts/cluster.md` 6),
+/// and a little more.
+pub const FORGOTTEN_FOR_MS: u64 = 65_000;
+/// A node that has not joined after so long is given up, in ms; another attempt may follow.
+pub const JOINED_WITHIN_MS: u64 = 60_000;
+
+/// A node that may join.
+struct Candidate {
+    node: PlannedNode,
+    host: String,
+    back: bool,
+}
+
+/// Begins, where a node waits and a shard needs it.
+pub(super) fn begin(scene: &Scene<'_>, replicas_max: Option<usize>, due: &mut Due) {
+    let Some(candidate) = candidates(scene).into_iter().next() else { return };
+    let PlannedNode { id, address } = &candidate.node;
+    if scene.migrating() {
+        due.obstacle = Some(format!("{address} ({id}) does not join while slots move"));
+        return;
+    }
+    match neediest(scene, &candidate.host, replicas_max) {
+        Some(shard) => {
+            let Candidate { node, back, .. } = candidate;
+            due.claims.joining = Some(Joining { begun: scene.view.begun(), node, shard, back });
+        }
+        // A spare: it waits until a replica is forgotten.
+        None => {}
+    }
+}
+
+/// Blank nodes that agents stand beside, and members that were forgotten and are back.
+fn candidates(scene: &Scene<'_>) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    for (id, Present { address, answer }) in scene.present() {
+        if scene.record.nodes.contains_key(id) {
+            continue;
+        }
+        let node = PlannedNode { id: id.clone(), address: address.clone() };
+        let host = scene.view.host(address);
+        let left = scene.record.claims.left.get(id);
+        let back = left.is_some_and(|left| {
+            between_ms(left.at, scene.view.now.wall) >= FORGOTTEN_FOR_MS && answer.not_ready.is_none()
+        });
+        if back || (answer.is_blank() && scene.view.announced.contains_key(address)) {
+            found.push(Candidate { node, host, back });
+        }
+    }
+    // Those that were members before: they have the most of the data.
+    found.sort_by(|one, other| other.back.cmp(&one.back).then(one.node.address.cmp(&other.node.address)));
+    found
+}
+
+/// The shard with the fewest replicas; of several, one of other hosts.
+fn neediest(scene: &Scene<'_>, host: &str, replicas_max: Option<usize>) -> Option<u32> {
+    let members = |shard: u32| {
+        let of = move |node: &&NodeRecord| node.shard == Some(shard);
+        scene.record.nodes.values().filter(of)
+    };
+    let replicas = |shard: u32| members(shard).filter(|n| n.role == Some(ClusterRole::Replica)).count();
+    let beside = |shard: u32| members(shard).filter(|node| scene.view.host(&node.address) == host).count();
+    let mut shards: Vec<u32> = scene.record.shards.keys().copied().collect();
+    shards.retain(|shard| replicas_max.is_none_or(|most| replicas(*shard) < most));
+    shards.into_iter().min_by_key(|shard| (replicas(*shard), beside(*shard), *shard))
+}
+
+/// Goes on with a node that joins.
+pub(super) fn go_on(scene: &Scene<'_>, joining: &Joining, due: &mut Due) {
+    let PlannedNode { id, address } = &joining.node;
+    let owner = scene.record.shards.get(&joining.shard).map(|shard| &shard.owner);
+    let present = scene.present();
+    let (Some(owner), Some(node)) = (owner, present.get(id)) else {
+        return give_up(scene, due, format!("{address} ({id}) does not join: it does not answer"));
+    };
+    let own = node.answer.table.own_row();
+    let follows = own.is_some_and(|row| matches!(row.role, TableRole::Replica(_)));
+    let recorded = scene.record.nodes.get(id);
+    if follows && recorded.is_some_and(|node| node.role == Some(ClusterRole::Replica)) {
+        due.claims.joining = None;
+        due.claims.left.remove(id);
+        return;
+    }
+    if scene.claims_ms >= JOINED_WITHIN_MS {
+        return give_up(scene, due, format!("{address} ({id}) has not joined in time"));
+    }
+    if !scene.is_mine(&joining.begun) {
+        return;
+    }
+    let members = scene.members();
+    let voters: Vec<(&&NodeId, &Present<'_>)> = voters(scene, &members);
+    let knows = |present: &Present<'_>| {
+        present.answer.table.rows.get(id).is_some_and(|row| row.is_well() && row.linked)
+    };
+    let known = voters.iter().filter(|(_, voter)| knows(voter)).count();
+    let all = scene.judged.map_or(0, |judged| judged.voters.len());
+    let its = &node.answer.table.rows;
+    let knows_all = voters.iter().all(|(id, _)| its.get(**id).is_some_and(|row| row.is_well()));
+    if known * 2 > all && knows_all {
+        if !follows || joining.back && owner_of(own.map(|row| &row.role)) != Some(owner) {
+            due.tell(node.address, id, NodeCommand::Replicate(owner.clone()));
+        }
+        return;
+    }
+    let Some(bus_port) = own.and_then(|row| row.bus_port) else { return };
+    let first = voters.iter().find(|(_, voter)| !voter.answer.table.rows.contains_key(id));
+    if let Some((voter, Present { address, .. })) = first
+        && known == 0
+    {
+        let (id, at, blank) = (id.clone(), node.address.clone(), !joining.back);
+        due.tell(address, voter, NodeCommand::Meet(MetNode { id, address: at, bus_port, blank }));
+    }
+}
+
+fn owner_of(role: Option<&TableRole>) -> Option<&NodeId> {
+    match role? {
+        TableRole::Replica(of) => Some(of),
+        TableRole::Primary | TableRole::Unknown => None,
+    }
+}
+
+/// Those that own slots and answer.
+fn voters<'a, 'b>(
+    scene: &Scene<'_>,
+    members: &'b BTreeMap<&'a NodeId, Present<'a>>,
+) -> Vec<(&'b &'a NodeId, &'b Present<'a>)> {
+    let none = BTreeSet::new();
+    let voters = scene.judged.map_or(&none, |judged| &judged.voters);
+    members.iter().filter(|(id, _)| voters.contains(**id)).collect()
+}
+
+/// The agent that began it, or any after a while.
+fn give_up(scene: &Scene<'_>, due: &mut Due, why: String) {
+    let mine = due.claims.joining.as_ref().is_some_and(|joining| scene.is_mine(&joining.begun));
+    if mine && scene.claims_ms >= FORGIVEN_MS {
+        due.claims.joining = None;
+    }
+    due.obstacle = Some(why);
+}
+
+/// For so long a node that joins may give no answer, in ms.
+const FORGIVEN_MS: u64 = 5_000;

@@ -1,0 +1,83 @@
+//! Members that are dead for good are forgotten by all others, so that their places can be taken (`docs/facts/cluster.md`
+//! 9.7): never an owner of slots, and never one that answers.
+
+use super::claims::{Leaving, Left};
+use super::judgement::{Fitness, Unfit};
+use super::order::NodeCommand;
+use super::record::{ClusterRole, NodeRecord};
+use super::scene::{Due, Present, Scene};
+use super::table::{NodeId, TableRole};
+use crate::time::between_ms;
+
+/// So many that were forgotten are remembered.
+const LEFT_MAX: usize = 100;
+/// All others are told again for so long, in ms: one that cannot be told gives the dead one back to the others.
+const TOLD_WITHIN_MS: u64 = 10_000;
+
+/// Begins with the member that has been dead for the longest.
+pub(super) fn begin(scene: &Scene<'_>, after_ms: u64, due: &mut Due) {
+    let dead = scene.record.nodes.iter().filter(|(id, node)| is_dead(scene, id, node, after_ms));
+    if let Some((id, _)) = dead.min_by_key(|(_, node)| node.since) {
+        due.claims.leaving = Some(Leaving { begun: scene.view.begun(), id: id.clone() });
+    }
+}
+
+/// A majority calls it failing, it gives no answer, it owns nothing, no node that answers follows it, and its shard has a
+/// primary; and all of that for long.
+fn is_dead(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord, after_ms: u64) -> bool {
+    let judged = scene.judged.into_iter().flat_map(|judged| &judged.nodes);
+    let failing = judged.into_iter().any(|found| {
+        let silent = matches!(found.fitness, Fitness::Unfit(Unfit::Silent(_)));
+        found.id.as_ref() == Some(id) && silent && !found.trusted
+    });
+    let owns = scene.record.shards.values().any(|shard| shard.owner == *id);
+    let led = |found: &Present<'_>| {
+        let rows = found.answer.table.own_row();
+        rows.is_some_and(|row| row.role == TableRole::Replica(id.clone()))
+    };
+    let members = scene.members();
+    let led = members.values().any(led);
+    let claims = |found: &Present<'_>| {
+        found.answer.table.rows.get(id).is_some_and(|row| !row.slots.is_empty())
+    };
+    let has_primary = node.shard.is_none_or(|shard| {
+        scene.record.serving(shard, ClusterRole::Primary).next().is_some()
+    });
+    let long = between_ms(node.since, scene.view.now.wall) >= after_ms;
+    let settled = !node.fit && !owns && !led && has_primary && !members.contains_key(id);
+    long && failing && settled && !members.values().any(claims)
+}
+
+/// Goes on with one that is forgotten.
+pub(super) fn go_on(scene: &Scene<'_>, leaving: &Leaving, due: &mut Due) {
+    let members = scene.members();
+    let knows = |found: &Present<'_>| found.answer.table.rows.contains_key(&leaving.id);
+    let known = members.values().any(knows);
+    if members.contains_key(&leaving.id) || scene.claims_ms >= TOLD_WITHIN_MS {
+        // It is back, or a node cannot be told: all of it is looked at anew.
+        due.claims.leaving = None;
+        return;
+    }
+    if !known {
+        due.claims.leaving = None;
+        let address = scene.record.nodes.get(&leaving.id).map(|node| node.address.clone());
+        if let Some(address) = address {
+            let at = scene.view.now.wall;
+            due.claims.left.insert(leaving.id.clone(), Left { address, at });
+        }
+        while due.claims.left.len() > LEFT_MAX {
+            let oldest = due.claims.left.iter().min_by_key(|(_, left)| left.at);
+            let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
+            due.claims.left.remove(&oldest);
+        }
+        return;
+    }
+    if !scene.is_mine(&leaving.begun) {
+        return;
+    }
+    for (id, found) in &members {
+        if knows(found) {
+            due.tell(found.address, id, NodeCommand::Forget(leaving.id.clone()));
+        }
+    }
+}

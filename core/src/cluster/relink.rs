@@ -1,0 +1,49 @@
+//! Members at new addresses: those that have lost one another meet again, and replicas follow their primary to where it
+//! is now.
+
+use super::order::{MetNode, NodeCommand};
+use super::scene::{Due, Present, Scene};
+use super::table::{TableRole, TableRow};
+
+/// Has members meet that do not find one another any more.
+pub(super) fn meet_again(scene: &Scene<'_>, due: &mut Due) {
+    let members = scene.members();
+    for (one, Present { address, answer }) in &members {
+        for (other, there) in &members {
+            let Some(row) = answer.table.rows.get(*other).filter(|_| one != other) else { continue };
+            let bus_port = there.answer.table.own_row().and_then(|row| row.bus_port);
+            if let Some(bus_port) = bus_port
+                && is_lost(scene, row, there)
+            {
+                let (id, at, blank) = ((*other).clone(), there.address.clone(), false);
+                let met = MetNode { id, address: at, bus_port, blank };
+                due.tell(address, one, NodeCommand::Meet(met));
+            }
+        }
+    }
+}
+
+/// The row's node is taken for dead or has no address, and answers, at another address than the row has.
+fn is_lost(scene: &Scene<'_>, row: &TableRow, there: &Present<'_>) -> bool {
+    let here = row.address.as_ref().and_then(|address| scene.answer(address));
+    let answers_here = here.is_some_and(|answer| answer.table.own == row.id);
+    !row.is_well() && row.address.as_ref() != Some(there.address) && !answers_here
+}
+
+/// A replica that knows where its primary is, and follows an address where it was: it is told to follow the same node.
+pub(super) fn follow_again(scene: &Scene<'_>, due: &mut Due) {
+    for (id, Present { address, answer }) in scene.members() {
+        let Some(own) = answer.table.own_row() else { continue };
+        let TableRole::Replica(of) = &own.role else { continue };
+        let Some(link) = answer.link.as_ref().filter(|link| !link.up) else { continue };
+        let Some(row) = answer.table.rows.get(of).filter(|row| row.is_well() && row.linked) else {
+            continue;
+        };
+        let primary = row.address.as_ref();
+        let elsewhere = link.primary.is_some() && link.primary.as_ref() != primary;
+        let answers = primary.and_then(|at| scene.answer(at)).is_some_and(|a| a.table.own == *of);
+        if elsewhere && answers {
+            due.tell(address, id, NodeCommand::Replicate(of.clone()));
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What every duty looks at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::claims::{Begun, Claims};
+use super::judgement::{Judgement, NodeAnswer};
+use super::order::{NodeCommand, NodeOrder};
+use super::record::ClusterRecord;
+use super::renewal::ClusterView;
+use super::table::NodeId;
+use crate::identity::address::Address;
+
+/// A node that answers now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Present<'a> {
+    pub(super) address: &'a Address,
+    pub(super) answer: &'a NodeAnswer,
+}
+
+/// What is known, and what a majority says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) view: &'a ClusterView<'a>,
+    /// What is recorded.
+    pub(super) record: &'a ClusterRecord,
+    /// What a majority says, where one is heard and followed.
+    pub(super) judged: Option<&'a Judgement>,
+    /// For how long the agent has known what is begun, in ms.
+    pub(super) claims_ms: u64,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Due {
+    /// What is to be recorded as begun.
+    pub claims: Claims,
+    /// What nodes are to be told.
+    pub orders: Vec<NodeOrder>,
+    /// What keeps something that is wanted from being done.
+    pub obstacle: Option<String>,
+}
+
+impl<'a> Scene<'a> {
+    /// What a node answers, where it does now.
+    pub(super) fn answer(&self, address: &Address) -> Option<&'a NodeAnswer> {
+        self.view.nodes.get(address)?.now()
+    }
+
+    /// Every node that answers, by its id: at its recorded address, where it answers there too.
+    pub(super) fn present(&self) -> BTreeMap<&'a NodeId, Present<'a>> {
+        let mut found = BTreeMap::<&NodeId, Present<'a>>::new();
+        for (address, seen) in self.view.nodes {
+            let Some(answer) = seen.now() else { continue };
+            let id = &answer.table.own;
+            let recorded = self.record.nodes.get(id).is_some_and(|node| node.address == *address);
+            if recorded || !found.contains_key(id) {
+                found.insert(id, Present { address, answer });
+            }
+        }
+        found
+    }
+
+    /// The members that answer.
+    pub(super) fn members(&self) -> BTreeMap<&'a NodeId, Present<'a>> {
+        let mut present = self.present();
+        present.retain(|id, _| self.record.nodes.contains_key(*id));
+        present
+    }
+
+    /// What was begun is this agent's to go on with.
+    pub(super) fn is_mine(&self, begun: &Begun) -> bool {
+        begun.is_for(&self.view.policy.agent, self.claims_ms)
+    }
+
+    /// A node that a voter's table has, and that is no member: two clusters may be about to merge.
+    pub(super) fn stranger(&self, but: &BTreeSet<&NodeId>) -> Option<NodeId> {
+        let judged = self.judged?;
+        let voters = self.members().into_iter().filter(|(id, _)| judged.voters.contains(*id));
+        let rows = voters.flat_map(|(_, present)| present.answer.table.rows.values());
+        let known = |id: &NodeId| self.record.nodes.contains_key(id) || but.contains(id);
+        rows.map(|row| &row.id).find(|id| !known(id)).cloned()
+    }
+
+    /// Slots are moving between members.
+    pub(super) fn migrating(&self) -> bool {
+        self.judged.is_some_and(|judged| judged.nodes.iter().any(|node| node.migrating))
+    }
+}
+
+impl Due {
+    pub(super) fn tell(&mut self, to: &Address, id: &NodeId, command: NodeCommand) {
+        self.orders.push(NodeOrder { to: to.clone(), id: id.clone(), command });
+    }
+}

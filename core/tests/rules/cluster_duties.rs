@@ -1,0 +1,498 @@
+//! What agents do to a Redis Cluster: made, joined, met again, hastened, forgotten; and when nothing is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consul_redis_core::cluster::make::{BlankNode, plan};
+use consul_redis_core::cluster::order::{NodeCommand, NodeOrder};
+use consul_redis_core::cluster::record::AnnouncedNode;
+use consul_redis_core::cluster::slots::{SLOTS, count};
+use consul_redis_core::cluster::table::NodeId;
+use consul_redis_core::cluster::wanted::{ClusterDuties, Wanted};
+use consul_redis_core::cluster::watch::{ClusterInput, TOLD_AGAIN_MS};
+use consul_redis_core::identity::address::Address;
+use proptest::prelude::*;
+
+use crate::cluster::{Cluster, Line, NODES, Node, SLOTS_OF, at, id, link_to};
+use crate::cluster_names::{AT_ONCE, LATER, STEP_MS, Stage, ats, layout};
+
+const ALL: ClusterDuties = ClusterDuties {
+    manage: true,
+    make: Some(Wanted { nodes: 6, shards: 3 }),
+    replicas_max: None,
+    hasten: true,
+    forget_after_ms: Some(60_000),
+};
+/// Four times `cluster-node-timeout`, and more.
+const LED_FOR_LONG: usize = 25_000 / STEP_MS as usize;
+
+fn name_of(id: &NodeId) -> char {
+    id.as_str().chars().next().expect("an id")
+}
+
+/// What a node does that is told something, if all others heard of it at once.
+fn obey(cluster: &mut Cluster, order: &NodeOrder) {
+    let own = name_of(&order.id);
+    match &order.command {
+        NodeCommand::SetEpoch(epoch) => cluster.say(&[own], own, |line| line.epoch = *epoch),
+        NodeCommand::AddSlots(slots) => cluster.say(&[own], own, |line| line.slots = slots.to_string()),
+        NodeCommand::Meet(met) => {
+            let other = name_of(&met.id);
+            let (one, two) = (cluster.0[&own].table.clone(), cluster.0[&other].table.clone());
+            let known: BTreeSet<char> = one.keys().chain(two.keys()).copied().collect();
+            let line = |of: char| cluster.0[&of].table[&of].clone();
+            let table: BTreeMap<char, Line> = known.iter().map(|of| (*of, line(*of))).collect();
+            for name in known {
+                cluster.node(name).table.clone_from(&table);
+                cluster.node(name).state_ok = true;
+            }
+        }
+        NodeCommand::Replicate(of) => {
+            let of = name_of(of);
+            let everyone: Vec<char> = cluster.0.keys().copied().collect();
+            cluster.say(&everyone, own, |line| *line = Line::replica(of, 1));
+            cluster.node(own).link = Some(link_to(of, true, Some(1)));
+        }
+        NodeCommand::Forget(of) => drop(cluster.node(own).table.remove(&name_of(of))),
+        NodeCommand::Failover => panic!("an operator's alone"),
+        NodeCommand::NodeTimeout(ms) => cluster.node(own).timeout_ms = Some(*ms),
+    }
+}
+
+fn blank_node(name: char) -> Node {
+    Node {
+        table: BTreeMap::from([(name, Line::primary(0, ""))]),
+        answers: true,
+        state_ok: false,
+        not_ready: None,
+        link: None,
+        has_keys: false,
+        timeout_ms: Some(5_000),
+    }
+}
+
+fn blank() -> Cluster {
+    Cluster(NODES.into_iter().map(|name| (name, blank_node(name))).collect())
+}
+
+fn stage(cluster: Cluster, agents: usize, duties: ClusterDuties) -> Stage {
+    let mut stage = Stage::with_duties(cluster, agents, duties);
+    stage.obeys = obey;
+    stage.seed(&NODES.map(at));
+    stage
+}
+
+fn published(agents: usize) -> Stage {
+    let mut stage = stage(Cluster::healthy(), agents, ALL);
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.named("orders-primary"), ats("abc"));
+    assert_eq!(stage.told, []);
+    stage
+}
+
+/// An agent stands beside it.
+fn announce(stage: &mut Stage, name: char, host: &str) {
+    let node = AnnouncedNode { agent: host.to_owned(), host: host.to_owned() };
+    let key = format!("{}nodes/{}", layout().root(), at(name));
+    stage.kept.index += 1;
+    let value = serde_json::to_vec(&node).expect("JSON");
+    stage.kept.keys.insert(key, (value, stage.kept.index));
+}
+
+fn commands(stage: &Stage) -> Vec<String> {
+    stage.told.iter().map(|(_, o)| format!("{}: {}", name_of(&o.id), o.command)).collect()
+}
+
+fn kinds(stage: &Stage) -> BTreeMap<&'static str, usize> {
+    let mut kinds = BTreeMap::new();
+    for (_, order) in &stage.told {
+        *kinds.entry(order.command.kind()).or_default() += 1;
+    }
+    kinds
+}
+
+#[test]
+fn blank_nodes_become_a_cluster_whose_plan_is_recorded_before_the_first_command() {
+    let mut stage = stage(blank(), 3, ALL);
+    stage.obeys = |_, _| {};
+    stage.turn(AT_ONCE);
+    let record = stage.record();
+    assert!(record.claims.making.is_some() && record.nodes.is_empty(), "{record:#?}");
+    let told: BTreeSet<&str> = stage.told.iter().map(|(by, _)| by.as_str()).collect();
+    assert_eq!(told, BTreeSet::from([record.claims.making.unwrap().begun.by.as_str()]));
+    stage.obeys = obey;
+    stage.turn(LATER);
+    let record = stage.record();
+    assert_eq!((record.claims.is_none(), record.served(), record.generation), (true, SLOTS, 1));
+    assert_eq!(stage.named("orders").len(), 6);
+    let numbers: Vec<u32> = record.shards.keys().copied().collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    for shard in record.shards.values() {
+        assert!(count(&shard.slots).abs_diff(SLOTS / 3) <= 1, "{shard:?}");
+    }
+    let kinds = kinds(&stage);
+    assert_eq!((kinds["meet"], kinds["replicate"]), (5, 3), "{:#?}", commands(&stage));
+    let told = stage.told.len();
+    stage.turn(LATER);
+    assert_eq!(stage.told.len(), told, "{:#?}", commands(&stage));
+}
+
+#[test]
+fn whichever_command_its_agent_dies_after_another_one_goes_on_with_the_plan() {
+    for after in 1..12 {
+        let mut stage = stage(blank(), 2, ALL);
+        while stage.told.len() < after {
+            stage.turn(1);
+        }
+        let by = stage.record().claims.making.unwrap().begun.by;
+        stage.agents.retain(|agent| agent.name != by);
+        stage.turn(LATER + 10_000 / STEP_MS as usize);
+        let record = stage.record();
+        let made = (record.claims.is_none(), record.served(), stage.named("orders").len());
+        assert_eq!(made, (true, SLOTS, 6), "after {after}: {:#?}", commands(&stage));
+    }
+}
+
+#[test]
+fn no_cluster_is_made_of_too_few_nodes_or_of_any_that_is_not_blank_or_does_not_answer() {
+    let not_made = |change: fn(&mut Cluster), words: &str| {
+        let mut cluster = blank();
+        change(&mut cluster);
+        let mut stage = stage(cluster, 1, ALL);
+        stage.turn(LATER);
+        assert_eq!((stage.told.len(), stage.kept.writes.len()), (0, 0), "{words}");
+        let said = &stage.agents[0].said;
+        assert!(said.iter().any(|line| line.contains(words)), "{words}: {said:?}");
+    };
+    not_made(|cluster| cluster.node('c').has_keys = true, "10.0.0.3:6379 has keys");
+    not_made(|cluster| cluster.node('c').answers = false, "10.0.0.3:6379 does not answer");
+    not_made(|cluster| cluster.say(&['c'], 'c', |line| line.epoch = 3), "is no blank node");
+    let loading = |cluster: &mut Cluster| cluster.node('c').not_ready = Some("LOADING".to_owned());
+    not_made(loading, "is no blank node");
+    let mut stage = Stage::with_duties(blank(), 1, ALL);
+    stage.seed(&[at('a'), at('b')]);
+    stage.turn(LATER);
+    // f, a seed of before, is one of them.
+    let said = stage.said(0, "3 of 6 blank nodes are there");
+    assert_eq!((stage.told.len(), said), (0, 1), "{:?}", stage.agents[0].said);
+}
+
+#[test]
+fn nothing_is_told_without_manage() {
+    let mut stage = stage(blank(), 1, ClusterDuties { manage: false, ..ALL });
+    stage.turn(LATER);
+    assert_eq!((stage.told.len(), stage.kept.writes.len()), (0, 0));
+}
+
+fn hosts() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(1_usize..5, 1..8)
+}
+
+proptest! {
+    /// No replica is beside its primary or another replica of it, where hosts have no more nodes than there are shards
+    /// and there are hosts enough.
+    #[test]
+    fn a_plan_uses_every_node_once_and_parts_what_can_be_parted(hosts in hosts(), shards in 1_usize..8) {
+        let nodes: Vec<BlankNode> = hosts.iter().enumerate().flat_map(|(host, count)| {
+            (0..*count).map(move |n| BlankNode {
+                host: format!("host-{host}"),
+                address: format!("10.0.{host}.{n}:6379").parse().unwrap(),
+                id: NodeId::parse(&format!("{:040x}", host * 100 + n)).unwrap(),
+            })
+        }).collect();
+        prop_assume!(nodes.len() >= shards);
+        let planned = plan(&nodes, shards);
+        let all: BTreeSet<&Address> =
+            planned.iter().flat_map(|s| s.replicas.iter().chain([&s.primary])).map(|n| &n.address).collect();
+        prop_assert_eq!(all.len(), nodes.len());
+        prop_assert_eq!(planned.iter().map(|s| s.slots.count()).sum::<usize>(), SLOTS);
+        let sizes: Vec<usize> = planned.iter().map(|s| s.replicas.len()).collect();
+        prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
+        let beside: usize = planned.iter().map(|s| {
+            let hosts: BTreeSet<&str> =
+                s.replicas.iter().chain([&s.primary]).map(|n| n.address.host().rsplit_once('.').unwrap().0).collect();
+            s.replicas.len() + 1 - hosts.len()
+        }).sum();
+        let largest = hosts.iter().max().unwrap();
+        let most = nodes.len().div_ceil(shards);
+        if hosts.len() >= most + 1 && *largest <= shards.saturating_sub(1) {
+            prop_assert_eq!(beside, 0, "{:?}", planned);
+        }
+    }
+}
+
+#[test]
+fn a_blank_node_beside_an_agent_becomes_a_replica_of_the_shard_that_needs_it_most() {
+    let mut stage = published(2);
+    // e is gone for good, and was forgotten: shard 2 has no replica.
+    stage.cluster.0.remove(&'e');
+    for node in stage.cluster.0.values_mut() {
+        node.table.remove(&'e');
+    }
+    stage.cluster.0.insert('9', blank_node('9'));
+    stage.seed(&[at('a'), at('9')]);
+    stage.turn(LATER);
+    assert_eq!(stage.told, [], "it is a stranger's, as long as no agent is beside it");
+    announce(&mut stage, '9', "host-9");
+    stage.turn(LATER);
+    let met = format!("CLUSTER MEET {} ({})", at('9'), id('9'));
+    let commands = commands(&stage);
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    assert!(commands[0].ends_with(&met) && commands[1].contains("9: CLUSTER REPLICATE bbbb"), "{commands:?}");
+    let NodeCommand::Meet(met) = &stage.told[0].1.command else { panic!("{commands:?}") };
+    assert!(met.blank);
+    assert_eq!(stage.tags("orders-replica", '9'), ["shard-2"]);
+    assert!(stage.record().claims.is_none());
+}
+
+#[test]
+fn a_node_that_no_shard_needs_waits_until_one_does() {
+    let mut stage = stage(Cluster::healthy(), 1, ClusterDuties { replicas_max: Some(1), ..ALL });
+    stage.cluster.0.insert('9', blank_node('9'));
+    stage.turn(AT_ONCE);
+    announce(&mut stage, '9', "host-9");
+    stage.turn(LATER);
+    assert_eq!(stage.told, []);
+    stage.cluster.dies('e');
+    stage.cluster.say(&NODES, 'e', |line| line.flags = "slave,fail".to_owned());
+    stage.turn(60_000 / STEP_MS as usize + LATER);
+    let kinds = kinds(&stage);
+    assert_eq!((kinds["forget"], kinds["meet"], kinds["replicate"]), (5, 1, 1), "{:?}", commands(&stage));
+    assert_eq!(stage.tags("orders-replica", '9'), ["shard-2"]);
+}
+
+#[test]
+fn a_node_that_has_keys_or_a_cluster_of_its_own_does_not_join() {
+    let changes: [fn(&mut Node); 3] = [
+        |node| node.has_keys = true,
+        |node| node.table.get_mut(&'9').unwrap().epoch = 4,
+        |node| drop(node.table.insert('8', Line::primary(2, "0-5"))),
+    ];
+    for change in changes {
+        let mut stage = published(1);
+        let mut node = blank_node('9');
+        change(&mut node);
+        stage.cluster.0.insert('9', node);
+        announce(&mut stage, '9', "host-9");
+        stage.turn(LATER);
+        assert_eq!(stage.told, []);
+    }
+}
+
+#[test]
+fn beside_a_stranger_nothing_is_done() {
+    let mut stage = published(1);
+    stage.cluster.say(&['b'], 'b', |_| {});
+    stage.cluster.node('b').table.insert('7', Line::primary(9, ""));
+    stage.cluster.0.insert('9', blank_node('9'));
+    announce(&mut stage, '9', "host-9");
+    stage.turn(LATER);
+    assert_eq!(stage.told, []);
+    assert_eq!(stage.said(0, "its voters know node 77777777"), 1, "{:?}", stage.agents[0].said);
+}
+
+/// a is gone: its host refuses, d has lost its link, and b and c theirs.
+fn dies(cluster: &mut Cluster) {
+    cluster.dies('a');
+    cluster.node('d').link = Some(link_to('a', false, None));
+}
+
+#[test]
+fn where_an_owner_is_certainly_gone_the_others_wait_for_a_moment_until_its_replica_is_elected() {
+    let mut stage = published(3);
+    stage.turn(LED_FOR_LONG);
+    dies(&mut stage.cluster);
+    stage.turn(3);
+    let hastened = stage.record().claims.hastened.unwrap();
+    assert_eq!((hastened.dead, hastened.waited_ms.len()), (id('a'), 5));
+    assert!(hastened.waited_ms.values().all(|ms| *ms == 5_000));
+    for name in ['b', 'c', 'd', 'e', 'f'] {
+        assert_eq!(stage.cluster.0[&name].timeout_ms, Some(500), "{name}: {:?}", commands(&stage));
+    }
+    let by = hastened.begun.by;
+    // The agent that began it dies with it.
+    stage.agents.retain(|agent| agent.name != by);
+    stage.cluster.d_is_elected();
+    stage.turn(AT_ONCE + 10_000 / STEP_MS as usize);
+    for name in ['b', 'c', 'd', 'e', 'f'] {
+        assert_eq!(stage.cluster.0[&name].timeout_ms, Some(5_000), "{name}: {:?}", commands(&stage));
+    }
+    assert!(stage.record().claims.is_none(), "{:?}", stage.record().claims);
+    assert_eq!(kinds(&stage), BTreeMap::from([("node-timeout", 10)]), "{:?}", commands(&stage));
+}
+
+#[test]
+fn it_is_over_after_5_s_where_no_replica_is_elected_and_when_the_owner_answers() {
+    for back in [false, true] {
+        let mut stage = published(1);
+        stage.turn(LED_FOR_LONG);
+        dies(&mut stage.cluster);
+        stage.turn(3);
+        assert_eq!(kinds(&stage)["node-timeout"], 5);
+        if back {
+            stage.cluster.node('a').answers = true;
+            stage.turn(AT_ONCE);
+        } else {
+            stage.turn(5_000 / STEP_MS as usize + AT_ONCE);
+        }
+        assert_eq!(kinds(&stage)["node-timeout"], 10, "{:?}", commands(&stage));
+        assert_eq!(stage.cluster.0[&'b'].timeout_ms, Some(5_000));
+        let claims = stage.record().claims;
+        assert_eq!(back, claims.is_none(), "{claims:?}");
+        assert!(back || claims.hastened.unwrap().is_past());
+    }
+}
+
+#[test]
+fn what_is_no_certain_death_is_left_to_the_nodes_own_pace() {
+    let left = |change: fn(&mut Cluster)| {
+        let mut stage = published(1);
+        stage.turn(LED_FOR_LONG);
+        dies(&mut stage.cluster);
+        change(&mut stage.cluster);
+        stage.turn(LATER);
+        assert_eq!(stage.told, []);
+        stage
+    };
+    // b still has a link.
+    left(|cluster| cluster.say(&['b'], 'a', |line| line.link = "connected"));
+    // So has its replica.
+    left(|cluster| cluster.node('d').link = Some(link_to('a', true, Some(1))));
+    // No replica could take its place.
+    left(|cluster| cluster.node('d').answers = false);
+    // Slots are moving.
+    let moving = left(|cluster| cluster.say(&['b'], 'b', |line| line.slots.push_str(" [5461->-x]")));
+    assert_eq!(moving.said(0, "slots are moving"), 1, "{:?}", moving.agents[0].said);
+    let unknown = left(|cluster| cluster.node('c').timeout_ms = None);
+    assert_eq!(unknown.said(0, "does not say its cluster-node-timeout"), 1);
+    // It has had its slots for less than four times the timeout.
+    let mut stage = published(1);
+    dies(&mut stage.cluster);
+    stage.turn(AT_ONCE);
+    assert_eq!((stage.told.len(), stage.said(0, "has had it for")), (0, 1));
+    // And one that is silent.
+    let mut stage = published(1);
+    stage.turn(LED_FOR_LONG);
+    dies(&mut stage.cluster);
+    stage.deafen(0, "a", consul_redis_core::cluster::renewal::NoAnswer::Silent);
+    stage.turn(LATER);
+    assert_eq!(stage.told, []);
+}
+
+/// b answers at another address, and no other node finds it.
+fn moved(cluster: &mut Cluster, flags: &str) -> Node {
+    let others: Vec<char> = NODES.into_iter().filter(|name| *name != 'b').collect();
+    cluster.say(&others, 'b', |line| {
+        (line.flags, line.link) = (flags.to_owned(), "disconnected");
+    });
+    let mut node = cluster.0.remove(&'b').expect("b");
+    node.state_ok = false;
+    for name in ['a', 'c', 'd', 'e', 'f'] {
+        node.table.get_mut(&name).unwrap().link = "disconnected";
+        node.table.get_mut(&name).unwrap().flags.push_str(",fail?");
+    }
+    node
+}
+
+#[test]
+fn a_member_at_another_address_is_met_again_by_its_id() {
+    let mut stage = published(1);
+    let node = moved(&mut stage.cluster, "master,fail?");
+    let there: Address = "10.0.9.9:6379".parse().unwrap();
+    let text = {
+        let mut alone = Cluster::healthy();
+        *alone.node('b') = node;
+        alone.readings().remove(&at('b')).unwrap()
+    };
+    stage.obeys = |_, _| {};
+    stage.others.insert(there.clone(), text);
+    let mut seeds = NODES.map(at).to_vec();
+    seeds.push(there.clone());
+    stage.seed(&seeds);
+    stage.turn(AT_ONCE);
+    let met: BTreeSet<String> = stage.told.iter().map(|(_, order)| {
+        let NodeCommand::Meet(met) = &order.command else { panic!("{order:?}") };
+        assert!(met.id != id('b') || met.address == there, "{order:?}");
+        format!("{}{}", name_of(&order.id), name_of(&met.id))
+    }).collect();
+    // Where b is known to be: the others have it for dead where it was. It finds them where they are, when they meet it.
+    let wanted = ["ab", "cb", "db", "eb", "fb"];
+    assert_eq!(met, wanted.map(str::to_owned).into_iter().collect(), "{:?}", commands(&stage));
+}
+
+#[test]
+fn a_replica_that_follows_an_old_address_is_told_to_follow_the_same_node() {
+    let mut stage = published(1);
+    let old = consul_redis_core::cluster::judgement::ReplicaLink {
+        up: false,
+        heard_s: None,
+        primary: Some("10.0.7.7:6379".parse().unwrap()),
+    };
+    stage.cluster.node('d').link = Some(old);
+    stage.turn(AT_ONCE);
+    assert_eq!(commands(&stage), [format!("d: CLUSTER REPLICATE {}", id('a'))]);
+    // Where the link to the right address is down, it is not told anything.
+    let mut stage = published(1);
+    stage.cluster.node('d').link = Some(link_to('a', false, None));
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.told, []);
+}
+
+#[test]
+fn a_dead_replica_is_forgotten_by_all_others_after_a_while_and_joins_again_when_it_returns() {
+    let mut stage = published(2);
+    stage.cluster.dies('f');
+    stage.cluster.say(&NODES, 'f', |line| line.flags = "slave,fail".to_owned());
+    let table = stage.cluster.0[&'f'].table.clone();
+    stage.turn(50_000 / STEP_MS as usize);
+    assert_eq!(stage.told, []);
+    stage.turn(12_000 / STEP_MS as usize);
+    assert_eq!(kinds(&stage), BTreeMap::from([("forget", 5)]), "{:?}", commands(&stage));
+    let record = stage.record();
+    assert!(!record.nodes.contains_key(&id('f')) && record.claims.left.contains_key(&id('f')));
+    let f = stage.cluster.node('f');
+    (f.answers, f.table) = (true, table);
+    stage.cluster.say(&['f'], 'f', |line| *line = Line::replica('c', 3));
+    stage.seed(&NODES.map(at));
+    stage.turn(40_000 / STEP_MS as usize);
+    assert_eq!(stage.told.len(), 5, "{:?}", commands(&stage));
+    stage.turn(30_000 / STEP_MS as usize);
+    let kinds = kinds(&stage);
+    assert_eq!(kinds["meet"], 1, "{:?}", commands(&stage));
+    assert!(stage.record().claims.is_none(), "{:?}", stage.record().claims);
+    assert!(stage.named("orders-replica").contains(&at('f').to_string()), "{:#?}", stage.record());
+    assert_eq!(stage.tags("orders-replica", 'f'), ["shard-3"]);
+}
+
+#[test]
+fn an_owner_of_slots_or_a_primary_that_is_followed_is_not_forgotten() {
+    let mut stage = published(1);
+    stage.cluster.dies('a');
+    stage.cluster.say(&NODES, 'a', |line| line.flags = "master,fail".to_owned());
+    stage.turn(100_000 / STEP_MS as usize);
+    assert_eq!(kinds(&stage).get("forget"), None, "{:?}", commands(&stage));
+    // d has its slots, and e still follows it.
+    stage.cluster.d_is_elected();
+    stage.cluster.say(&['e'], 'e', |line| *line = Line::replica('a', 1));
+    stage.turn(100_000 / STEP_MS as usize);
+    assert_eq!(kinds(&stage).get("forget"), None, "{:?}", commands(&stage));
+    stage.cluster.say(&['e'], 'e', |line| *line = Line::replica('b', 1));
+    stage.turn(100_000 / STEP_MS as usize);
+    assert!(kinds(&stage).contains_key("forget"), "{:?}", commands(&stage));
+}
+
+#[test]
+fn what_is_told_in_vain_is_told_again_with_pauses_and_not_where_consul_may_hold_something_else() {
+    let mut stage = stage(blank(), 1, ALL);
+    stage.obeys = |_, _| {};
+    while stage.told.is_empty() {
+        stage.turn(1);
+    }
+    let first = stage.told.len();
+    assert_eq!(first, 3, "{:?}", commands(&stage));
+    stage.turn(TOLD_AGAIN_MS as usize / STEP_MS as usize - 1);
+    assert_eq!(stage.told.len(), first);
+    stage.turn(2);
+    assert_eq!(stage.told.len(), 2 * first);
+    assert_eq!(SLOTS_OF.len(), first);
+    stage.hand_in(0, ClusterInput::ConsulSilent);
+}

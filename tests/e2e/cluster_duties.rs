@@ -1,0 +1,371 @@
+//! What agents do to a Redis Cluster of real nodes.
+
+use std::time::Duration;
+
+use consul_redis::cluster::ask;
+use consul_redis::lab::LabError;
+use consul_redis::lab::cluster::{LabCluster, id};
+use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::Link;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{
+    AT_ONCE, CALM, NODE_TIMEOUT_MS, REPLACED_WITHIN, ats, blank_alone, state, text_of,
+    until_all_named, until_answers, until_calm,
+};
+use crate::support::{agent, logs, off_schema, run, text, until_logged, until_named, world};
+
+/// An agent with one cluster, and what else its config has.
+fn cluster_agent(world: &World, name: &str, seeds: &[&LabServer], more: &str) -> Process {
+    let seeds: Vec<String> = seeds.iter().map(|seed| format!("\"{}\"", seed.address)).collect();
+    let seeds = seeds.join(", ");
+    let table = format!("[[cluster]]\nname = \"orders\"\nseeds = [{seeds}]\n{more}");
+    let path = world.dir().join(format!("{name}.toml"));
+    std::fs::write(&path, table).unwrap();
+    let args = ["--config", path.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    agent(world, name, &args, &[("CONSUL_REDIS_SENTINELS", "")])
+}
+
+/// The node beside an agent.
+fn beside(node: &LabServer) -> String {
+    format!("[[redis]]\naddress = \"{}\"\ncluster = \"orders\"\n", node.address)
+}
+
+/// What is under way, as `state` has it.
+async fn claims(world: &World) -> Value {
+    state(world).await["claims"].clone()
+}
+
+async fn until_nothing_is_under_way(world: &World) {
+    until("nothing is under way", REPLACED_WITHIN, || async {
+        let claims = claims(world).await;
+        let busy = ["making", "joining", "hastened", "leaving"];
+        match busy.iter().any(|what| !claims[what].is_null()) {
+            false => Ok(()),
+            true => Err(LabError(format!("{claims:#}"))),
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+pub async fn blank_nodes_become_a_cluster_by_themselves_and_keep_their_places() {
+    let (world, mut cluster) = blank_alone().await;
+    let seeds: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let planned = plan_of(&world, &seeds);
+    assert!(planned.contains("3 shards of 6 nodes"), "{planned}");
+    assert_eq!(state(&world).await, Value::Null, "a plan changes nothing");
+    let more = "expect = 6\nreplicas = 1\nfast_failover = \"off\"\n";
+    let mut agents: Vec<Process> =
+        (0..3).map(|n| cluster_agent(&world, &format!("agent-{n}"), &seeds, more)).collect();
+    until("the plan is recorded", AT_ONCE, || async {
+        let claims = claims(&world).await;
+        if claims["making"].is_null() { Err(LabError(format!("{claims}"))) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+    // Whoever began it dies: another one goes on.
+    let by = claims(&world).await["making"]["begun"]["by"].as_str().unwrap_or("agent-0").to_owned();
+    let first = agents.iter().position(|agent| agent.name() == by).unwrap();
+    agents[first].kill();
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found.len() == 3).await;
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.len() == 3).await;
+    until_nothing_is_under_way(&world).await;
+    let slots = world.consul.key("redis-ha/cluster/orders/slots").await.unwrap().unwrap();
+    assert_eq!(slots.lines().count(), 3, "{slots}");
+    assert!(slots.starts_with("0-5460 ") && slots.contains("\n5461-10921 "), "{slots}");
+    let before = until_calm(&world).await;
+    let names: Vec<String> = world.consul.passing("orders-replica").await.unwrap();
+    let replica = cluster.nodes.iter_mut().find(|n| n.address.to_string() == names[0]).unwrap();
+    replica.restart().await.unwrap();
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| found.len() == 6).await;
+    assert!(until_calm(&world).await >= before, "{}", logs(&agents));
+}
+
+/// Who would become what.
+fn plan_of(world: &World, seeds: &[&LabServer]) -> String {
+    let seeds: Vec<String> = seeds.iter().map(|seed| format!("\"{}\"", seed.address)).collect();
+    let table = format!(
+        "[[cluster]]\nname = \"orders\"\nseeds = [{}]\nexpect = 6\nreplicas = 1\n",
+        seeds.join(", ")
+    );
+    let path = world.dir().join("plan.toml");
+    std::fs::write(&path, table).unwrap();
+    let path = path.to_str().unwrap();
+    text(&run(world, &["--config", path, "cluster", "create", "orders", "--plan"], &[]))
+}
+
+#[tokio::test]
+pub async fn where_one_of_the_nodes_has_keys_no_cluster_is_made() {
+    let (world, cluster) = blank_alone().await;
+    // As of a server that was no node of a cluster before.
+    let full = &cluster.nodes[2];
+    full.ask(&["CLUSTER", "ADDSLOTS", "0"]).await.unwrap();
+    let seeds: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let agents = [cluster_agent(&world, "agent-0", &seeds, "expect = 6\n")];
+    let words = format!("the cluster is not made yet: {} is no blank node", full.address);
+    until_logged(|| logs(&agents), 20, &words, 1).await;
+    tokio::time::sleep(CALM).await;
+    assert_eq!(state(&world).await, Value::Null);
+    for node in &cluster.nodes {
+        let known = ask(&node.address, &node.login).await.unwrap().table.rows.len();
+        assert_eq!(known, 1, "{}", node.name());
+    }
+}
+
+#[tokio::test]
+pub async fn a_blank_node_beside_an_agent_joins_and_one_that_no_agent_is_beside_does_not() {
+    let (mut world, cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let new = LabCluster::start_blank(&mut world, &["node-6", "node-7"], NODE_TIMEOUT_MS).await;
+    let new = new.unwrap().nodes;
+    let last = cluster.nodes.last().unwrap();
+    let off = "fast_failover = \"off\"\n";
+    let more = format!("{off}{}", beside(&new[0]));
+    let agents = [
+        cluster_agent(&world, "agent-0", &[last, &new[1]], off),
+        cluster_agent(&world, "agent-1", &[last], &more),
+    ];
+    let its = new[0].address.to_string();
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.contains(&its)).await;
+    until_nothing_is_under_way(&world).await;
+    assert_eq!(world.consul.passing("orders-replica").await.unwrap().len(), 4, "{}", logs(&agents));
+    let other = ask(&new[1].address, &new[1].login).await.unwrap();
+    assert!(other.is_blank(), "{other:?}");
+    let told = logs(&agents).matches("is told: CLUSTER MEET").count();
+    assert_eq!(told, 1, "{}", logs(&agents));
+}
+
+#[tokio::test]
+pub async fn all_nodes_at_new_addresses_find_one_another_again() {
+    let (mut world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let off = "fast_failover = \"off\"\n";
+    let old = [cluster_agent(&world, "agent-0", &[&cluster.nodes[0]], off)];
+    until_all_named(&world, &cluster).await;
+    let ids = {
+        let mut ids = Vec::new();
+        for node in &cluster.nodes {
+            ids.push(id(node).await.unwrap());
+        }
+        ids
+    };
+    cluster.move_all(&mut world, NODE_TIMEOUT_MS).await.unwrap();
+    let seeds: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let agents = [cluster_agent(&world, "agent-1", &seeds, off)];
+    let all = ats(&seeds);
+    until_answers(&world, "orders", REPLACED_WITHIN * 2, |found| found == all).await;
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found.len() == 3).await;
+    for (node, its) in cluster.nodes.iter().zip(&ids) {
+        assert_eq!(&id(node).await.unwrap(), its);
+        let link = text_of(node, &["INFO", "replication"]).await;
+        assert!(!link.contains("master_link_status:down"), "{link}");
+    }
+    drop((old, agents));
+}
+
+#[tokio::test]
+pub async fn a_primary_that_dies_is_replaced_while_the_others_wait_for_a_moment_only() {
+    let (world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let last = cluster.nodes.last().unwrap();
+    let agents: Vec<Process> =
+        (0..3).map(|n| cluster_agent(&world, &format!("agent-{n}"), &[last], "")).collect();
+    until_all_named(&world, &cluster).await;
+    // It must have owned its slots for four times what the nodes wait for.
+    tokio::time::sleep(Duration::from_millis(4 * NODE_TIMEOUT_MS + 1_000)).await;
+    until_calm(&world).await;
+    cluster.nodes[0].kill();
+    let nodes = &cluster.nodes;
+    let words = "has died: the others wait for a moment only";
+    until_logged(|| logs(&agents), 20, words, 1).await;
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| {
+        found.len() == 3 && found.contains(&nodes[3].address.to_string())
+    })
+    .await;
+    until_nothing_is_under_way(&world).await;
+    for node in &nodes[1..] {
+        let said = text_of_setting(node).await;
+        assert_eq!(said, NODE_TIMEOUT_MS.to_string(), "{}: {}", node.name(), logs(&agents));
+    }
+}
+
+async fn text_of_setting(node: &LabServer) -> String {
+    let answer = node.ask(&["CONFIG", "GET", "cluster-node-timeout"]).await.unwrap();
+    let answer = consul_redis::redis_link::fields(&answer).unwrap();
+    answer["cluster-node-timeout"].clone()
+}
+
+#[tokio::test]
+pub async fn a_spare_takes_the_place_of_a_replica_that_is_dead_for_good() {
+    let (mut world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let spare = LabCluster::start_blank(&mut world, &["node-6"], NODE_TIMEOUT_MS).await.unwrap();
+    let spare = &spare.nodes[0];
+    let last = cluster.nodes.last().unwrap();
+    let more = format!(
+        "replicas = 1\nforget_after = \"3s\"\nfast_failover = \"off\"\n{}",
+        beside(spare)
+    );
+    let agents = [cluster_agent(&world, "agent-0", &[last], &more)];
+    until_all_named(&world, &cluster).await;
+    tokio::time::sleep(CALM).await;
+    assert!(ask(&spare.address, &spare.login).await.unwrap().is_blank(), "{}", logs(&agents));
+    let dead = id(&cluster.nodes[4]).await.unwrap();
+    cluster.nodes[4].kill();
+    let nodes = &cluster.nodes;
+    let replicas = ats(&[&nodes[3], spare, &nodes[5]]);
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found == replicas).await;
+    until_named(&world, "orders-replica", &replicas).await;
+    let table = text_of(&nodes[0], &["CLUSTER", "NODES"]).await;
+    assert!(!table.contains(&dead), "{table}\n{}", logs(&agents));
+    assert!(!claims(&world).await["left"][&dead].is_null());
+}
+
+/// Where `manage = false`, agents publish the same and tell the nodes nothing.
+#[tokio::test]
+pub async fn agents_that_only_ask_need_no_more_rights_than_that_and_tell_nothing() {
+    let spec = WorldSpec { redis: 0, sentinels: 0, groups: Vec::new(), ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let names = ["node-0", "node-1", "node-2", "node-3", "node-4", "node-5"];
+    let cluster = LabCluster::start_blank(&mut world, &names, NODE_TIMEOUT_MS).await.unwrap();
+    cluster.create().await.unwrap();
+    for node in &cluster.nodes {
+        let rules = "on >secret +ping +info +cluster|info +cluster|nodes +cluster|myid +hello";
+        let mut command = vec!["ACL", "SETUSER", "agent", "resetkeys"];
+        command.extend(rules.split(' '));
+        node.ask(&command).await.unwrap();
+    }
+    let more = "manage = false\n[instances]\nusername = \"agent\"\npassword_env = \"SECRET\"\n";
+    let seed = cluster.nodes.last().unwrap();
+    let table = format!(
+        "[[cluster]]\nname = \"orders\"\nseeds = [\"{}\"]\n{more}",
+        seed.address
+    );
+    let path = world.dir().join("asks.toml");
+    std::fs::write(&path, table).unwrap();
+    let args = ["--config", path.to_str().unwrap()];
+    let env = [("CONSUL_REDIS_SENTINELS", ""), ("SECRET", "secret")];
+    let agents = [agent(&world, "agent-0", &args, &env)];
+    until_all_named(&world, &cluster).await;
+    for node in &cluster.nodes {
+        let denied = node.ask(&["ACL", "LOG"]).await.unwrap();
+        assert_eq!(consul_redis::redis_link::list(&denied).unwrap().len(), 0, "{}", logs(&agents));
+    }
+}
+
+/// Writes that were acknowledged, and those of which no answer came.
+#[derive(Debug, Default)]
+struct Counted {
+    acknowledged: u64,
+    unanswered: u64,
+}
+
+/// Counts up a key of the first shard at whichever of two nodes takes it.
+fn count_up(one: &LabServer, other: &LabServer, stop: CancellationToken) -> JoinHandle<Counted> {
+    let nodes = [one, other].map(|node| (node.address.clone(), node.login.clone()));
+    tokio::spawn(async move {
+        let mut counted = Counted::default();
+        let mut links: [Option<Link>; 2] = [None, None];
+        while !stop.is_cancelled() {
+            for (link, (address, login)) in links.iter_mut().zip(&nodes) {
+                let Some(open) = link else {
+                    *link = Link::open(address, login).await.ok();
+                    continue;
+                };
+                match open.call(&["INCR", KEY_OF_THE_FIRST]).await {
+                    Ok(redis::Value::Int(_)) => counted.acknowledged += 1,
+                    Ok(_) => {}
+                    Err(_) => {
+                        counted.unanswered += 1;
+                        *link = None;
+                    }
+                }
+            }
+        }
+        counted
+    })
+}
+
+/// Its slot is 105.
+const KEY_OF_THE_FIRST: &str = "orders";
+
+/// None is lost, and none is there twice.
+async fn has_all(node: &LabServer, counted: &Counted, more: &str) {
+    let there: u64 = text_of(node, &["GET", KEY_OF_THE_FIRST]).await.parse().unwrap();
+    let Counted { acknowledged, unanswered } = counted;
+    assert!(*acknowledged > 100, "{counted:?}");
+    assert!((*acknowledged..=acknowledged + unanswered).contains(&there), "{there}, {counted:?}: {more}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub async fn a_shard_moves_to_its_replica_and_no_acknowledged_write_is_lost() {
+    let (world, cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let last = cluster.nodes.last().unwrap();
+    let more = "fast_failover = \"off\"\n";
+    let _agents = [cluster_agent(&world, "agent-0", &[last], more)];
+    until_all_named(&world, &cluster).await;
+    let state = state(&world).await;
+    let (from, to) = (&cluster.nodes[0], &cluster.nodes[3]);
+    let shard = crate::cluster::shard_of(&world, from).await.to_string();
+    let args = ["switchover", "orders", "--shard", &shard, "--yes", "--json"];
+    let early = run(&world, &args, &[]);
+    assert_eq!(early.status.code(), Some(1), "{}", text(&early));
+    assert!(text(&early).contains("four times cluster-node-timeout"), "{}", text(&early));
+    tokio::time::sleep(Duration::from_millis(4 * NODE_TIMEOUT_MS)).await;
+    let stop = CancellationToken::new();
+    let writer = count_up(from, to, stop.clone());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let moved = run_aside(&world, &args).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stop.cancel();
+    let counted = writer.await.unwrap();
+    assert_eq!(moved.status.code(), Some(0), "{}", text(&moved));
+    let said: Value = serde_json::from_slice(&moved.stdout).unwrap();
+    assert_eq!(off_schema("switchover", &said), Vec::<String>::new(), "{said:#}");
+    assert_eq!((&said["moved"], &said["to"]), (&true.into(), &to.address.to_string().into()));
+    has_all(to, &counted, &text(&moved)).await;
+    let primaries = ats(&[to, &cluster.nodes[1], &cluster.nodes[2]]);
+    until_answers(&world, "orders-primary", AT_ONCE, |found| found == primaries).await;
+    let unknown = run(&world, &["switchover", "orders", "--shard", "99", "--yes"], &[]);
+    assert!(text(&unknown).contains("no such shard"), "{}", text(&unknown));
+    assert!(state["generation"].as_u64() < Some(crate::cluster::generation(&world).await));
+}
+
+/// A command that takes its time, while this test goes on with its own tasks.
+async fn run_aside(world: &World, args: &[&str]) -> std::process::Output {
+    tokio::task::block_in_place(|| run(world, args, &[]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub async fn an_agent_that_is_stopped_hands_the_shards_of_its_host_over() {
+    let (world, cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let (from, to) = (&cluster.nodes[0], &cluster.nodes[3]);
+    let last = cluster.nodes.last().unwrap();
+    let more = format!("fast_failover = \"off\"\n{}[agent]\nhandover = true\n", beside(from));
+    let off = "fast_failover = \"off\"\n";
+    let mut agents = [
+        cluster_agent(&world, "agent-0", &[last], &more),
+        cluster_agent(&world, "agent-1", &[last], off),
+    ];
+    until_all_named(&world, &cluster).await;
+    tokio::time::sleep(Duration::from_millis(4 * NODE_TIMEOUT_MS + 500)).await;
+    let stop = CancellationToken::new();
+    let writer = count_up(from, to, stop.clone());
+    agents[0].signal(Signal::SIGTERM).unwrap();
+    agents[0].end(AT_ONCE).await.unwrap();
+    let primaries = ats(&[to, &cluster.nodes[1], &cluster.nodes[2]]);
+    until_answers(&world, "orders-primary", AT_ONCE, |found| found == primaries).await;
+    stop.cancel();
+    has_all(to, &writer.await.unwrap(), &logs(&agents)).await;
+    assert!(logs(&agents).contains("handed over from"), "{}", logs(&agents));
+}
