@@ -16,7 +16,11 @@ fn validate(release: &str, files: &[PathBuf]) -> Output {
 }
 
 fn files() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes");
+    files_in("kubernetes")
+}
+
+fn files_in(dir: &str) -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
         .expect("the directory")
         .map(|entry| entry.expect("an entry").path())
@@ -28,8 +32,10 @@ fn files() -> Vec<PathBuf> {
 
 #[test]
 fn the_files_are_valid() {
-    let files = files();
+    let mut files = files();
     assert_eq!(files.len(), 3, "{files:?}");
+    files.extend(files_in("kubernetes/cluster"));
+    assert_eq!(files.len(), 4, "{files:?}");
     for release in RELEASES {
         let output = validate(release, &files);
         let said = String::from_utf8_lossy(&output.stdout);

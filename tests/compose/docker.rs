@@ -94,6 +94,13 @@ impl Project {
         }
     }
 
+    /// The same, with the services of a profile.
+    pub fn with_profile(name: &str, profile: &str) -> Self {
+        let mut project = Self::new(name, &[]);
+        project.env.push(("COMPOSE_PROFILES", profile.to_owned()));
+        project
+    }
+
     /// What everything of it is called.
     pub fn name(&self) -> &str {
         &self.name

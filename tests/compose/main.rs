@@ -3,6 +3,7 @@
 //! that it was skipped.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod cluster;
 mod docker;
 mod pods;
 mod reader;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser as _};
 use consul_redis::cli::{Cli, Command, ExecArgs};
 use consul_redis::config::{Config, resolve};
+use consul_redis::core::cluster::wanted::Wanted;
 use consul_redis::core::published::projection::Layout;
 use consul_redis::core::published::sentinel_rows;
 use consul_redis::exec::AGENT_STOP_TIMEOUT;
@@ -165,6 +166,23 @@ fn what_is_said_to_redis_is_understood() {
     let data = args.data_dir.unwrap().display().to_string();
     assert_eq!(task.mounts, [data]);
     // The agent may use all of its time, and Redis has some left.
+    assert!(task.kill_timeout >= AGENT_STOP_TIMEOUT + Duration::from_secs(10));
+}
+
+#[test]
+fn what_is_said_to_a_node_of_a_cluster_is_understood() {
+    let task = job("cluster").task();
+    let (args, config, env) = exec(&task);
+    let command = ServerCommand::parse(&args.server, &env).unwrap();
+    assert_eq!((command.role, command.port("").unwrap()), (ServerKind::Redis, 20_001));
+    let name = args.cluster.expect("a cluster");
+    let config = config.with_cluster(&name, args.expect).unwrap();
+    let [cluster] = &config.clusters[..] else { panic!("one cluster") };
+    assert_eq!(cluster.policy.name.as_str(), "orders");
+    assert_eq!(cluster.policy.duties.make, Some(Wanted { nodes: 6, shards: 3 }));
+    assert!(config.groups.is_empty());
+    let data = args.data_dir.unwrap().display().to_string();
+    assert_eq!(task.mounts, [data]);
     assert!(task.kill_timeout >= AGENT_STOP_TIMEOUT + Duration::from_secs(10));
 }
 

@@ -9,7 +9,7 @@ use hcl::eval::{Context, Evaluate as _};
 use hcl::{Block, Body, Value};
 
 /// The jobs in `nomad/`.
-pub const JOBS: [&str; 4] = ["consumer", "observer", "redis", "sentinel"];
+pub const JOBS: [&str; 5] = ["cluster", "consumer", "observer", "redis", "sentinel"];
 
 /// This repository.
 pub fn root() -> PathBuf {

@@ -1,0 +1,168 @@
+# A Redis Cluster of six nodes with an agent in each:
+#
+#   nomad job run nomad/cluster.nomad.hcl
+#
+# There is no step that makes it: six blank nodes become a cluster through Consul, and orders.service.consul leads to all that take requests.
+# docs/deploy.md says what has to be set up on the Nomad clients first.
+
+# The image that this repository's Dockerfile makes, where your clients find it.
+variable "image" {
+  type    = string
+  default = "registry.example.com/consul-redis:1"
+}
+
+# Where the clients are.
+variable "datacenters" {
+  type    = list(string)
+  default = ["dc1"]
+}
+
+# What the cluster is called, and what its names in Consul begin with.
+variable "cluster" {
+  type    = string
+  default = "orders"
+}
+
+# How many nodes; the cluster is made when all of them are there: half of them own slots, and the others follow them.
+variable "redis_count" {
+  type    = number
+  default = 6
+}
+
+# The same port on every host, and 10000 more for the nodes among themselves. Another one for each cluster.
+variable "port" {
+  type    = number
+  default = 6379
+}
+
+# The client's host volume that the data is on: `host_volume "redis-cluster-data" { path = "..." }` there, owned by 999:999, the image's user.
+variable "volume" {
+  type    = string
+  default = "redis-cluster-data"
+}
+
+# The Consul agent of each host: every Redis is registered on the agent of the host that it runs on.
+variable "consul_http_addr" {
+  type    = string
+  default = "127.0.0.1:8500"
+}
+
+# One job for each cluster.
+job "redis-cluster" {
+  datacenters = var.datacenters
+  type        = "service"
+
+  # One after the other when the job is changed: a shard moves once for each node that is replaced, and no sooner than the last one is well.
+  update {
+    max_parallel      = 1
+    health_check      = "checks"
+    min_healthy_time  = "30s"
+    healthy_deadline  = "5m"
+    progress_deadline = "15m"
+  }
+
+  # The same when a client is drained. A drain with a `-deadline` below the kill_timeout cuts the handover short.
+  migrate {
+    max_parallel     = 1
+    health_check     = "checks"
+    min_healthy_time = "30s"
+    healthy_deadline = "5m"
+  }
+
+  # All nodes.
+  group "nodes" {
+    count = var.redis_count
+
+    # Losing a host loses one node.
+    constraint {
+      operator = "distinct_hosts"
+      value    = "true"
+    }
+
+    # The host's own network: what Redis announces to Sentinel, to its replicas and to Consul is where it is, without address translation.
+    network {
+      mode = "host"
+
+      # `exec` announces the port that is called `redis`: NOMAD_IP_redis and NOMAD_PORT_redis.
+      port "redis" {
+        static = var.port
+      }
+
+      # The nodes among themselves.
+      port "bus" {
+        static = var.port + 10000
+      }
+    }
+
+    # The data stays on the host. An allocation that is placed there finds it again, and so does one after a restart.
+    volume "data" {
+      type   = "host"
+      source = var.volume
+    }
+
+    # Where the data is it is started again, and not elsewhere, however often it fails.
+    restart {
+      attempts = 5
+      interval = "5m"
+      delay    = "5s"
+      mode     = "delay"
+    }
+
+    # Nomad's own catalog, for `health_check` above. Consul is not told by Nomad: the agent registers the Redis itself, and who has which role.
+    # A service of Nomad's in Consul with tags for the roles would get its first tags back whenever Nomad compares.
+    service {
+      provider = "nomad"
+      name     = "${var.cluster}-alive"
+      port     = "redis"
+
+      # It listens.
+      check {
+        type     = "tcp"
+        interval = "5s"
+        timeout  = "2s"
+      }
+    }
+
+    # Redis, and the agent as its parent. So there is no order among tasks to get wrong: the agent leaves first, then Redis stops.
+    task "redis" {
+      driver = "docker"
+
+      # The image's entrypoint is `consul-redis exec --`, and this its command.
+      config {
+        image        = var.image
+        network_mode = "host"
+        args         = ["redis-server", "--port", "${NOMAD_PORT_redis}", "--appendonly", "yes"]
+      }
+
+      # A flag's variable each; docs/deploy.md lists them.
+      env {
+        CONSUL_HTTP_ADDR      = var.consul_http_addr
+        CONSUL_REDIS_CLUSTER  = var.cluster
+        CONSUL_REDIS_EXPECT   = var.redis_count
+        CONSUL_REDIS_ID       = "${node.unique.name}-${var.cluster}"
+        CONSUL_REDIS_DATA_DIR = "/data"
+      }
+
+      # The data, and Redis' config, which Redis writes to itself.
+      volume_mount {
+        volume      = "data"
+        destination = "/data"
+      }
+
+      # A Consul token for this task, as CONSUL_HTTP_TOKEN, where Consul has ACLs: it needs consul/agent-policy.hcl and what docs/cluster.md adds.
+      # Consul forgets it when the task has ended; by then the agent has taken its registration away.
+      consul {}
+
+      # The agent hands the shard over (up to 20 s) and leaves, then Redis saves and stops. A client cuts this to its own `max_kill_timeout`,
+      # which is 30 s unless it says otherwise: set that to 60 s too.
+      kill_signal  = "SIGTERM"
+      kill_timeout = "60s"
+
+      # Twice the memory of the data, for while Redis saves.
+      resources {
+        cpu    = 500
+        memory = 512
+      }
+    }
+  }
+}
