@@ -104,10 +104,13 @@ pub struct ExecArgs {
     /// Where redis.conf and sentinel.conf are, when the command names none [default: none is needed]
     #[arg(long, env = "CONSUL_REDIS_CONF_DIR", value_name = "DIR")]
     pub conf_dir: Option<PathBuf>,
-    /// How many Redis the first primary is chosen among
+    /// How many Redis the first primary is chosen among, or a Redis Cluster is made of
     #[arg(long, env = "CONSUL_REDIS_EXPECT", value_name = "COUNT",
           value_parser = clap::value_parser!(u16).range(1..))]
     pub expect: Option<u16>,
+    /// The Redis Cluster that this Redis is a node of, or joins; `--expect` blank nodes become that cluster
+    #[arg(long, env = "CONSUL_REDIS_CLUSTER", value_name = "NAME")]
+    pub cluster: Option<GroupName>,
     /// Let Sentinel look up names (`resolve-hostnames`), for addresses that are announced as names
     #[arg(long, env = "CONSUL_REDIS_RESOLVE_HOSTNAMES", value_parser = BoolishValueParser::new())]
     pub resolve_hostnames: bool,

@@ -106,7 +106,14 @@ async fn ask_over(
     let has_keys = table.is_alone() && has_keys(link).await?;
     let timeout = timeout.first().and_then(|answer| setting(answer, NODE_TIMEOUT));
     let timeout_ms = timeout.and_then(|value| value.parse().ok());
-    Ok(NodeAnswer { table, state_ok, not_ready: text(ping).err(), link: to_primary, has_keys, timeout_ms })
+    Ok(NodeAnswer {
+        table,
+        state_ok,
+        not_ready: text(ping).err(),
+        link: to_primary,
+        has_keys,
+        timeout_ms,
+    })
 }
 
 /// How long nodes wait before they take another one for dead, in ms.

@@ -216,9 +216,9 @@ impl ClusterHands {
             let value = serde_json::to_string(&mine).unwrap_or_default();
             ops.push(Op::KeySet { key: key(address), value });
         }
-        let old = announced.iter().filter(|(address, node)| {
-            node.agent == *agent && !local.contains(address)
-        });
+        let old = announced
+            .iter()
+            .filter(|(address, node)| node.agent == *agent && !local.contains(address));
         ops.extend(old.map(|(address, _)| Op::KeyDeleteTree { prefix: key(address) }));
         if ops.is_empty() {
             return;

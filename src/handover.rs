@@ -39,9 +39,10 @@ const AGAIN_EVERY: Duration = Duration::from_secs(1);
 pub async fn hand_over(config: &Config, consul: &Consul, clock: Clock) {
     let groups = config.groups.iter().filter(|group| !group.policy.local.is_empty());
     let moves = groups.map(|group| hand_over_one(config, group, consul, clock));
-    let clusters = config.clusters.iter().filter(|cluster| {
-        !cluster.local.is_empty() && cluster.policy.duties.manage
-    });
+    let clusters = config
+        .clusters
+        .iter()
+        .filter(|cluster| !cluster.local.is_empty() && cluster.policy.duties.manage);
     let shards = clusters.map(|cluster| async {
         if let Err(why) = hand_over_shards(config, cluster, consul, clock).await {
             warn!("{}: a shard is not handed over: {why}", cluster.policy.name);

@@ -81,6 +81,6 @@ pub mod systemd;
 pub mod telemetry;
 
 #[doc(hidden)]
-pub use consul_redis_core as core;/// Moving a shard of a Redis Cluster to one of its replicas.
+pub use consul_redis_core as core;
+/// Moving a shard of a Redis Cluster to one of its replicas.
 pub mod shard_move;
-

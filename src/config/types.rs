@@ -10,6 +10,7 @@ use super::file::LogFormat;
 use super::template::TemplateConfig;
 use crate::consul::endpoint::ConsulEndpoint;
 use crate::core::cluster::renewal::ClusterPolicy;
+use crate::core::cluster::wanted::{ClusterDuties, Wanted};
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::policy::Policy;
 use crate::core::published::projection::Layout;
@@ -116,6 +117,40 @@ impl Config {
             check_interval: DEFAULT_CHECK_INTERVAL,
             forgotten_after: Some(forgotten_after),
         });
+        Ok(self)
+    }
+
+    /// The same, with this Redis Cluster and no group that the config does not name. It is made of so many nodes.
+    ///
+    /// # Errors
+    /// When the name is no service's, or so many nodes make no cluster.
+    pub fn with_cluster(
+        mut self,
+        name: &GroupName,
+        expect: Option<u16>,
+    ) -> Result<Self, ConfigError> {
+        if !self.groups_named {
+            self.groups.clear();
+        }
+        if self.clusters.iter().any(|cluster| cluster.policy.name == *name) {
+            return Ok(self);
+        }
+        let usage = |what: String| ConfigError::Usage(what);
+        let service = name.as_str().parse().map_err(|_| {
+            usage(format!(
+                "cluster `{name}`: DNS has no such name; write [[cluster]] with a service"
+            ))
+        })?;
+        let make = expect.map(|nodes| Wanted::new(usize::from(nodes), None, None)).transpose();
+        let policy = ClusterPolicy {
+            name: name.clone(),
+            service,
+            layout: Layout::of_cluster(&self.prefix, name),
+            agent: self.agent.clone(),
+            duties: ClusterDuties { make: make.map_err(usage)?, ..ClusterDuties::default() },
+        };
+        let (seeds, local, login) = (Vec::new(), Vec::new(), self.instance_login.clone());
+        self.clusters.push(ClusterConfig { policy, seeds, local, login });
         Ok(self)
     }
 

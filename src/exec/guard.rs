@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::place::holds_data;
-use crate::cluster::look;
 use crate::clock::Clock;
+use crate::cluster::look;
 use crate::config::{ClusterConfig, Config};
 use crate::consul::client::Consul;
 use crate::core::cluster::start::{StoppedNode, may_start};
@@ -45,7 +45,9 @@ pub async fn until_safe(
         let recorded = store.as_ref().and_then(|store| store.record());
         let mut places: Vec<Address> =
             table.rows.values().filter_map(|row| row.address.clone()).collect();
-        places.extend(recorded.iter().flat_map(|record| record.nodes.values()).map(|n| n.address.clone()));
+        places.extend(
+            recorded.iter().flat_map(|record| record.nodes.values()).map(|n| n.address.clone()),
+        );
         places.extend(cluster.seeds.iter().cloned());
         places.retain(|place| place != own);
         let others = look(&places, &cluster.login, &names, false).await.unwrap_or_default();
@@ -54,9 +56,12 @@ pub async fn until_safe(
         let node = StoppedNode { file: &table, has_data, record, others: &others };
         let Err(why) = may_start(&node) else { return };
         if !has_data && begun.elapsed() >= EMPTY_MAX {
-            return warn!("starts without data all the same: no other node has taken its slots over");
+            return warn!(
+                "starts without data all the same: no other node has taken its slots over"
+            );
         }
-        let again = said.as_ref().is_none_or(|(text, at)| *text != why || at.elapsed() >= SAID_EVERY);
+        let again =
+            said.as_ref().is_none_or(|(text, at)| *text != why || at.elapsed() >= SAID_EVERY);
         if again {
             info!("not started yet: {why}");
             said = Some((why, Instant::now()));

@@ -32,7 +32,7 @@ use crate::clock::{Clock, ticks_every};
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::identity::address::Address;
+use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::InstanceAnswer;
 use crate::core::policy::FastFailover;
 use crate::exit::{Exit, Failure};
@@ -74,11 +74,18 @@ const REPLACED_MAX: Duration = Duration::from_secs(3);
 /// How often that is looked at.
 const REPLACED_EVERY: Duration = Duration::from_millis(20);
 
+/// What the command line says of the server's place.
+#[derive(Debug, Clone)]
+struct Given {
+    expect: Option<u16>,
+    cluster: Option<GroupName>,
+}
+
 /// Everything that is known before anything is started.
 pub struct Exec {
     /// Where the settings come from.
     settings: ConfigSource,
-    expect: Option<u16>,
+    given: Given,
     /// Without the server itself: its address may change.
     config: Config,
     command: ServerCommand,
@@ -104,9 +111,13 @@ impl Exec {
         args: &ExecArgs,
         settings: ConfigSource,
     ) -> Result<Self, Failure> {
-        let (env, expect) = (&settings.env, args.expect);
-        let config = contained(config, env, expect)?;
-        let command = ServerCommand::parse(&args.server, env)?;
+        let env = &settings.env;
+        let given = Given { expect: args.expect, cluster: args.cluster.clone() };
+        let config = contained(config, env, &given)?;
+        let mut command = ServerCommand::parse(&args.server, env)?;
+        if given.cluster.is_some() && command.role == ServerKind::Redis {
+            command.options.extend(["--cluster-enabled", "yes"].map(str::to_owned));
+        }
         let data = args.data_dir.clone().filter(|dir| !dir.as_os_str().is_empty());
         let data = std::path::absolute(data.unwrap_or_else(|| PathBuf::from(".")))?;
         let conf_dir = args.conf_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty());
@@ -118,9 +129,9 @@ impl Exec {
         let saves = command.setting("save", "").is_none();
         let server = config_file::prepare(source.as_deref(), &data, command.role, saves)?;
         let port = command.port(&server.text)?;
-        let given = announce::given(args.announce.as_deref(), env, command.role, port)?;
-        let is_fixed = given.is_some();
-        let address = match given {
+        let said = announce::given(args.announce.as_deref(), env, command.role, port)?;
+        let is_fixed = said.is_some();
+        let address = match said {
             Some(address) => address,
             None => find_address(&config, port).await?,
         };
@@ -128,12 +139,14 @@ impl Exec {
         let is_node = command.role == ServerKind::Redis
             && command.setting("cluster-enabled", &server.text).is_some_and(|on| on == "yes");
         if is_node && address.ip().is_none() {
-            let what = format!("{address}: nodes of a cluster know one another by addresses, and not by names");
+            let what = format!(
+                "{address}: nodes of a cluster know one another by addresses, and not by names"
+            );
             return Err(Failure::new(Exit::Config, what).hint("say an address: --announce"));
         }
         let exec = Self {
             settings,
-            expect,
+            given,
             config,
             command,
             data,
@@ -153,14 +166,14 @@ impl Exec {
     fn keep_reading(&self, log: Arc<Log>) -> (mpsc::Sender<()>, mpsc::Receiver<Config>) {
         let (hangups, mut heard) = mpsc::channel(1);
         let (tell, reloaded) = mpsc::channel(1);
-        let (settings, expect) = (self.settings.clone(), self.expect);
+        let (settings, given) = (self.settings.clone(), self.given.clone());
         let (role, address) = (self.command.role, self.address.clone());
         let is_node = self.is_node;
         let mut now = self.config.clone();
         tokio::spawn(async move {
             while heard.recv().await.is_some() {
                 let read = || {
-                    let next = contained(settings.read_again(&now)?, &settings.env, expect)?;
+                    let next = contained(settings.read_again(&now)?, &settings.env, &given)?;
                     // Refused where no agent could go by it, before anything does.
                     with_server(next.clone(), role, is_node, address.clone())?;
                     Ok(next)
@@ -217,8 +230,11 @@ impl Exec {
 
     /// What the Redis says of itself now, and its group; `None` for a Sentinel, or while it does not answer.
     async fn look(&self) -> Option<(&GroupConfig, InstanceAnswer)> {
-        let group =
-            self.config.groups.first().filter(|_| self.command.role == ServerKind::Redis && !self.is_node)?;
+        let group = self
+            .config
+            .groups
+            .first()
+            .filter(|_| self.command.role == ServerKind::Redis && !self.is_node)?;
         let mut link = Link::open(&self.address, &group.login).await.ok()?;
         Some((group, probe(&mut link).await.ok()?))
     }
@@ -282,18 +298,17 @@ fn with_server(
 }
 
 /// The settings of an agent beside a server.
-fn contained(
-    mut config: Config,
-    env: &Environment,
-    expect: Option<u16>,
-) -> Result<Config, Failure> {
+fn contained(mut config: Config, env: &Environment, given: &Given) -> Result<Config, Failure> {
     if !config.templates.is_empty() {
         // It waits for all children itself, and would take the commands' ends from the renderer.
         let what = "exec renders no templates: take [[template]] out of its config";
         return Err(Failure::new(Exit::Config, what)
             .hint("run `consul-redis render --watch` where the files are needed"));
     }
-    settings::apply(&mut config, env, expect)?;
+    if let Some(name) = &given.cluster {
+        config = config.with_cluster(name, given.expect)?;
+    }
+    settings::apply(&mut config, env, given.expect)?;
     config.handover.get_or_insert(true);
     Ok(config)
 }
@@ -518,7 +533,8 @@ impl ExecProcess {
             let Ok(Ok(store)) = tokio::time::timeout(REPLACED_MAX, reading).await else { return };
             let Some(record) = store.record() else { return };
             let here = |id| record.nodes.get(id).is_some_and(|n| n.address == exec.address);
-            let hastened = record.claims.hastened.as_ref().is_some_and(|hastened| here(&hastened.dead));
+            let hastened =
+                record.claims.hastened.as_ref().is_some_and(|hastened| here(&hastened.dead));
             let owns = record.shards.values().any(|shard| here(&shard.owner));
             if !owns || (!hastened && begun.elapsed() > NOTED_MAX) {
                 return;

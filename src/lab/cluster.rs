@@ -51,7 +51,11 @@ impl LabCluster {
     ///
     /// # Errors
     /// When one does not answer in time.
-    pub async fn move_all(&mut self, world: &mut World, node_timeout_ms: u64) -> Result<(), LabError> {
+    pub async fn move_all(
+        &mut self,
+        world: &mut World,
+        node_timeout_ms: u64,
+    ) -> Result<(), LabError> {
         for node in &mut self.nodes {
             node.kill();
         }

@@ -210,10 +210,8 @@ pub async fn a_spare_takes_the_place_of_a_replica_that_is_dead_for_good() {
     let spare = LabCluster::start_blank(&mut world, &["node-6"], NODE_TIMEOUT_MS).await.unwrap();
     let spare = &spare.nodes[0];
     let last = cluster.nodes.last().unwrap();
-    let more = format!(
-        "replicas = 1\nforget_after = \"3s\"\nfast_failover = \"off\"\n{}",
-        beside(spare)
-    );
+    let more =
+        format!("replicas = 1\nforget_after = \"3s\"\nfast_failover = \"off\"\n{}", beside(spare));
     let agents = [cluster_agent(&world, "agent-0", &[last], &more)];
     until_all_named(&world, &cluster).await;
     tokio::time::sleep(CALM).await;
@@ -245,10 +243,7 @@ pub async fn agents_that_only_ask_need_no_more_rights_than_that_and_tell_nothing
     }
     let more = "manage = false\n[instances]\nusername = \"agent\"\npassword_env = \"SECRET\"\n";
     let seed = cluster.nodes.last().unwrap();
-    let table = format!(
-        "[[cluster]]\nname = \"orders\"\nseeds = [\"{}\"]\n{more}",
-        seed.address
-    );
+    let table = format!("[[cluster]]\nname = \"orders\"\nseeds = [\"{}\"]\n{more}", seed.address);
     let path = world.dir().join("asks.toml");
     std::fs::write(&path, table).unwrap();
     let args = ["--config", path.to_str().unwrap()];
@@ -302,7 +297,10 @@ async fn has_all(node: &LabServer, counted: &Counted, more: &str) {
     let there: u64 = text_of(node, &["GET", KEY_OF_THE_FIRST]).await.parse().unwrap();
     let Counted { acknowledged, unanswered } = counted;
     assert!(*acknowledged > 100, "{counted:?}");
-    assert!((*acknowledged..=acknowledged + unanswered).contains(&there), "{there}, {counted:?}: {more}");
+    assert!(
+        (*acknowledged..=acknowledged + unanswered).contains(&there),
+        "{there}, {counted:?}: {more}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,8 @@ async fn made() -> (World, Vec<Container>) {
                 repl-diskless-sync-delay 0\n";
     std::fs::write(&server, text).unwrap();
     let agent = world.dir().join("agent.toml");
-    let text = "[[cluster]]\nname = \"orders\"\nexpect = 6\nreplicas = 1\nfast_failover = \"off\"\n";
+    let text =
+        "[[cluster]]\nname = \"orders\"\nexpect = 6\nreplicas = 1\nfast_failover = \"off\"\n";
     std::fs::write(&agent, text).unwrap();
     let env = [("CONSUL_REDIS_CONFIG", agent.to_str().unwrap())];
     let mut nodes = Vec::new();
@@ -51,7 +52,9 @@ async fn owner(world: &World) -> Option<String> {
 async fn until_owner(world: &World, not: Option<&str>) -> String {
     until("a primary of the first shard", REPLACED_WITHIN, || async {
         let owner = owner(world).await;
-        owner.filter(|o| Some(o.as_str()) != not).ok_or_else(|| LabError::new("none, or the old one"))
+        owner
+            .filter(|o| Some(o.as_str()) != not)
+            .ok_or_else(|| LabError::new("none, or the old one"))
     })
     .await
     .unwrap()
@@ -115,7 +118,11 @@ pub async fn a_primary_that_was_replaced_is_not_started_where_no_other_node_answ
     let words = "it was replaced";
     until(words, AT_ONCE, || async {
         let log = nodes[index].log();
-        if log.contains("was replaced, and would take requests") { Ok(()) } else { Err(LabError(log)) }
+        if log.contains("was replaced, and would take requests") {
+            Ok(())
+        } else {
+            Err(LabError(log))
+        }
     })
     .await
     .unwrap();
@@ -144,7 +151,10 @@ pub async fn containers_that_are_all_stopped_and_started_are_the_same_cluster() 
     until_answers(&world, "orders", REPLACED_WITHIN, |found| found.len() == 6).await;
     let owner = until_owner(&world, None).await;
     assert_eq!(nodes[at(&nodes, &owner)].get(KEY).await, "kept");
-    assert_eq!(state(&world).await["voters"].as_array().unwrap().len(), before.as_array().unwrap().len());
+    assert_eq!(
+        state(&world).await["voters"].as_array().unwrap().len(),
+        before.as_array().unwrap().len()
+    );
 }
 
 #[tokio::test]

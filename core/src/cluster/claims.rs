@@ -174,7 +174,12 @@ impl Claims {
 
 impl fmt::Display for Making {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} blank nodes become a cluster of {} shards", self.nodes().count(), self.shards.len())
+        write!(
+            f,
+            "{} blank nodes become a cluster of {} shards",
+            self.nodes().count(),
+            self.shards.len()
+        )
     }
 }
 

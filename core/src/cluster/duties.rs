@@ -18,7 +18,9 @@ pub fn due(view: &ClusterView<'_>, renewed: &Renewed, claims_ms: u64) -> Due {
     if !duties.manage {
         return due;
     }
-    let Some(record) = view.record.filter(|record| !record.nodes.is_empty() || !record.claims.is_none()) else {
+    let Some(record) =
+        view.record.filter(|record| !record.nodes.is_empty() || !record.claims.is_none())
+    else {
         // A cluster that was not recorded yet is recorded first.
         if renewed.judged.as_ref().is_none_or(|judged| !judged.unowned.is_empty()) {
             begin_to_make(view, &mut due);
@@ -48,7 +50,9 @@ pub fn due(view: &ClusterView<'_>, renewed: &Renewed, claims_ms: u64) -> Due {
     }
     let joining: BTreeSet<&NodeId> = begun.joining.iter().map(|joining| &joining.node.id).collect();
     if let Some(stranger) = scene.stranger(&joining) {
-        due.obstacle = Some(format!("nothing is done to the cluster: its voters know node {stranger}, which is not recorded"));
+        due.obstacle = Some(format!(
+            "nothing is done to the cluster: its voters know node {stranger}, which is not recorded"
+        ));
         return due;
     }
     let may_hasten = begun.hastened.as_ref().is_none_or(Hastened::is_past);

@@ -84,7 +84,9 @@ fn may_hurry(
     node: &NodeRecord,
 ) -> Result<BTreeMap<NodeId, u64>, String> {
     let at = &node.address;
-    let left = |why: String| Err(format!("the death of {at} ({dead}) is left to the nodes' own pace: {why}"));
+    let left = |why: String| {
+        Err(format!("the death of {at} ({dead}) is left to the nodes' own pace: {why}"))
+    };
     if scene.migrating() {
         return left("slots are moving".to_owned());
     }
@@ -92,7 +94,9 @@ fn may_hurry(
     for (id, found) in scene.members().into_iter().filter(|(id, _)| *id != dead) {
         match found.answer.timeout_ms {
             Some(ms) => drop(waited.insert(id.clone(), ms)),
-            None => return left(format!("{} does not say its cluster-node-timeout", found.address)),
+            None => {
+                return left(format!("{} does not say its cluster-node-timeout", found.address));
+            }
         }
     }
     let longest = waited.values().copied().max().unwrap_or(0);

@@ -30,13 +30,10 @@ pub(super) fn begin(scene: &Scene<'_>, replicas_max: Option<usize>, due: &mut Du
         due.obstacle = Some(format!("{address} ({id}) does not join while slots move"));
         return;
     }
-    match neediest(scene, &candidate.host, replicas_max) {
-        Some(shard) => {
-            let Candidate { node, back, .. } = candidate;
-            due.claims.joining = Some(Joining { begun: scene.view.begun(), node, shard, back });
-        }
-        // A spare: it waits until a replica is forgotten.
-        None => {}
+    // Where none needs it, it is a spare: it waits until a replica is forgotten.
+    if let Some(shard) = neediest(scene, &candidate.host, replicas_max) {
+        let Candidate { node, back, .. } = candidate;
+        due.claims.joining = Some(Joining { begun: scene.view.begun(), node, shard, back });
     }
 }
 
@@ -51,14 +48,17 @@ fn candidates(scene: &Scene<'_>) -> Vec<Candidate> {
         let host = scene.view.host(address);
         let left = scene.record.claims.left.get(id);
         let back = left.is_some_and(|left| {
-            between_ms(left.at, scene.view.now.wall) >= FORGOTTEN_FOR_MS && answer.not_ready.is_none()
+            between_ms(left.at, scene.view.now.wall) >= FORGOTTEN_FOR_MS
+                && answer.not_ready.is_none()
         });
         if back || (answer.is_blank() && scene.view.announced.contains_key(address)) {
             found.push(Candidate { node, host, back });
         }
     }
     // Those that were members before: they have the most of the data.
-    found.sort_by(|one, other| other.back.cmp(&one.back).then(one.node.address.cmp(&other.node.address)));
+    found.sort_by(|one, other| {
+        other.back.cmp(&one.back).then(one.node.address.cmp(&other.node.address))
+    });
     found
 }
 
@@ -68,8 +68,10 @@ fn neediest(scene: &Scene<'_>, host: &str, replicas_max: Option<usize>) -> Optio
         let of = move |node: &&NodeRecord| node.shard == Some(shard);
         scene.record.nodes.values().filter(of)
     };
-    let replicas = |shard: u32| members(shard).filter(|n| n.role == Some(ClusterRole::Replica)).count();
-    let beside = |shard: u32| members(shard).filter(|node| scene.view.host(&node.address) == host).count();
+    let replicas =
+        |shard: u32| members(shard).filter(|n| n.role == Some(ClusterRole::Replica)).count();
+    let beside =
+        |shard: u32| members(shard).filter(|node| scene.view.host(&node.address) == host).count();
     let mut shards: Vec<u32> = scene.record.shards.keys().copied().collect();
     shards.retain(|shard| replicas_max.is_none_or(|most| replicas(*shard) < most));
     shards.into_iter().min_by_key(|shard| (replicas(*shard), beside(*shard), *shard))

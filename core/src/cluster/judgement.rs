@@ -431,7 +431,11 @@ impl Majority<'_> {
             TableRole::Primary => primary(own, shard.filter(|shard| shard.owner == *id)),
             TableRole::Replica(of) => {
                 let led = shard.is_some_and(|shard| shard.owner == *of);
-                if led { replica(answer.link.as_ref()) } else { Err(Unfit::FollowsAnother(of.clone())) }
+                if led {
+                    replica(answer.link.as_ref())
+                } else {
+                    Err(Unfit::FollowsAnother(of.clone()))
+                }
             }
             TableRole::Unknown => Err(Unfit::Unknown),
         }

@@ -40,9 +40,9 @@ fn is_dead(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord, after_ms: u64) -> 
     let claims = |found: &Present<'_>| {
         found.answer.table.rows.get(id).is_some_and(|row| !row.slots.is_empty())
     };
-    let has_primary = node.shard.is_none_or(|shard| {
-        scene.record.serving(shard, ClusterRole::Primary).next().is_some()
-    });
+    let has_primary = node
+        .shard
+        .is_none_or(|shard| scene.record.serving(shard, ClusterRole::Primary).next().is_some());
     let long = between_ms(node.since, scene.view.now.wall) >= after_ms;
     let settled = !node.fit && !owns && !led && has_primary && !members.contains_key(id);
     long && failing && settled && !members.values().any(claims)

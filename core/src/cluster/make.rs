@@ -37,7 +37,8 @@ pub fn plan(nodes: &[BlankNode], shards: usize) -> Vec<PlannedShard> {
         }
     }
     part(&mut groups);
-    let planned = |node: &BlankNode| PlannedNode { id: node.id.clone(), address: node.address.clone() };
+    let planned =
+        |node: &BlankNode| PlannedNode { id: node.id.clone(), address: node.address.clone() };
     let count = groups.len();
     let ranges = (0..count).filter_map(|n| share(n, count));
     let shards = groups.iter().zip(ranges).filter_map(|(group, slots)| {
@@ -135,10 +136,12 @@ pub(super) fn go_on(scene: &Scene<'_>, making: &Making, due: &mut Due) {
             due.obstacle = Some(words);
             return;
         };
-        let other = found.answer.table.rows.values().find(|row| !planned.contains(&row.id) && !row.outside);
+        let other =
+            found.answer.table.rows.values().find(|row| !planned.contains(&row.id) && !row.outside);
         if let Some(row) = other {
             let (at, id) = (found.address, &row.id);
-            due.obstacle = Some(format!("the cluster is not made: {at} knows node {id}, which is not of it"));
+            due.obstacle =
+                Some(format!("the cluster is not made: {at} knows node {id}, which is not of it"));
             return;
         }
     }
@@ -159,7 +162,10 @@ fn is_made(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>) -> bool {
         let as_planned = |shard: &PlannedShard| {
             let owns = rows.get(&shard.primary.id).is_some_and(|row| row.slots == [shard.slots]);
             let led = TableRole::Replica(shard.primary.id.clone());
-            owns && shard.replicas.iter().all(|n| rows.get(&n.id).is_some_and(|row| row.role == led))
+            owns && shard
+                .replicas
+                .iter()
+                .all(|n| rows.get(&n.id).is_some_and(|row| row.role == led))
         };
         let linked = answer.link.as_ref().is_none_or(|link| link.up);
         rows.len() == making.nodes().count()
@@ -195,9 +201,9 @@ fn next_step(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>, due: &mu
     }
     let Some((first, others)) = making.shards.split_first() else { return };
     let Some(Present { address, answer }) = at(&first.primary) else { return };
-    let others = first.replicas.iter().chain(others.iter().flat_map(|shard| {
-        std::iter::once(&shard.primary).chain(&shard.replicas)
-    }));
+    let others = first.replicas.iter().chain(
+        others.iter().flat_map(|shard| std::iter::once(&shard.primary).chain(&shard.replicas)),
+    );
     let mut met = true;
     for node in others {
         let row = answer.table.rows.get(&node.id);
@@ -206,7 +212,9 @@ fn next_step(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>, due: &mu
         }
         met = false;
         let Some(other) = at(node) else { return };
-        let Some(bus_port) = other.answer.table.own_row().and_then(|row| row.bus_port) else { return };
+        let Some(bus_port) = other.answer.table.own_row().and_then(|row| row.bus_port) else {
+            return;
+        };
         let blank = false;
         let (id, at) = (node.id.clone(), other.address.clone());
         let command = NodeCommand::Meet(MetNode { id, address: at, bus_port, blank });
@@ -214,7 +222,9 @@ fn next_step(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>, due: &mu
     }
     let known = |node: &PlannedNode| {
         let rows = at(node).map(|present| &present.answer.table.rows);
-        rows.is_some_and(|rows| making.nodes().all(|n| rows.get(&n.id).is_some_and(|r| r.is_well())))
+        rows.is_some_and(|rows| {
+            making.nodes().all(|n| rows.get(&n.id).is_some_and(|r| r.is_well()))
+        })
     };
     if !met || !making.nodes().all(known) {
         return;

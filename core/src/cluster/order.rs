@@ -78,11 +78,11 @@ impl NodeCommand {
             Self::Replicate(id) => cluster("REPLICATE", vec![id.as_str().to_owned()]),
             Self::Forget(id) => cluster("FORGET", vec![id.as_str().to_owned()]),
             Self::Failover => cluster("FAILOVER", Vec::new()),
-            Self::NodeTimeout(ms) => {
-                ["CONFIG", "SET", "cluster-node-timeout"].map(str::to_owned).into_iter()
-                    .chain([ms.to_string()])
-                    .collect()
-            }
+            Self::NodeTimeout(ms) => ["CONFIG", "SET", "cluster-node-timeout"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain([ms.to_string()])
+                .collect(),
         }
     }
 }

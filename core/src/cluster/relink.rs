@@ -10,7 +10,9 @@ pub(super) fn meet_again(scene: &Scene<'_>, due: &mut Due) {
     let members = scene.members();
     for (one, Present { address, answer }) in &members {
         for (other, there) in &members {
-            let Some(row) = answer.table.rows.get(*other).filter(|_| one != other) else { continue };
+            let Some(row) = answer.table.rows.get(*other).filter(|_| one != other) else {
+                continue;
+            };
             let bus_port = there.answer.table.own_row().and_then(|row| row.bus_port);
             if let Some(bus_port) = bus_port
                 && is_lost(scene, row, there)

@@ -469,7 +469,9 @@ fn finished(view: &ClusterView<'_>, mut next: ClusterRecord) -> ClusterRecord {
     next.by.clone_from(&view.policy.agent);
     if same {
         return match view.record {
-            Some(record) => ClusterRecord { unheard: next.unheard, claims: next.claims, ..record.clone() },
+            Some(record) => {
+                ClusterRecord { unheard: next.unheard, claims: next.claims, ..record.clone() }
+            }
             None => next,
         };
     }

@@ -65,7 +65,10 @@ pub fn prepare_shard(
             what: "owner",
             found: match owner {
                 Some(node) => Ok(format!("{} owns shard {number}", node.address)),
-                None => Err(format!("node {}, which owns shard {number}, cannot take requests", shard.owner)),
+                None => Err(format!(
+                    "node {}, which owns shard {number}, cannot take requests",
+                    shard.owner
+                )),
             },
         },
         Check {
@@ -76,7 +79,10 @@ pub fn prepare_shard(
             },
         },
         Check { what: "slots", found: still(judged) },
-        Check { what: "last change", found: settled(shard.since.unwrap_or(record.since), readings, now) },
+        Check {
+            what: "last change",
+            found: settled(shard.since.unwrap_or(record.since), readings, now),
+        },
     ];
     let well = checks.iter().all(|check| check.found.is_ok());
     let made = owner.zip(target.ok()).filter(|_| well).and_then(|(from, to)| {
@@ -92,14 +98,13 @@ fn target<'a>(
     owner: &NodeId,
     to: Option<&Address>,
 ) -> Result<&'a JudgedNode, String> {
-    let follows = |node: &&JudgedNode| {
-        node.fitness == Fitness::Replica && node.owner.as_ref() == Some(owner)
-    };
+    let follows =
+        |node: &&JudgedNode| node.fitness == Fitness::Replica && node.owner.as_ref() == Some(owner);
     let mut fit = judged.nodes.iter().filter(follows);
     match to {
-        Some(to) => fit.find(|node| node.address == *to).ok_or_else(|| {
-            format!("{to} is no replica of this shard that can take requests")
-        }),
+        Some(to) => fit
+            .find(|node| node.address == *to)
+            .ok_or_else(|| format!("{to} is no replica of this shard that can take requests")),
         None => fit.next().ok_or_else(|| "no replica of this shard can take requests".to_owned()),
     }
 }

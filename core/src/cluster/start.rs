@@ -88,8 +88,10 @@ fn replicas(node: &StoppedNode<'_>, id: &NodeId) -> usize {
         };
         record.nodes.values().filter(follows).count()
     });
-    let in_file = node.file.rows.values().filter(|row| {
-        row.role == super::table::TableRole::Replica(id.clone())
-    });
+    let in_file = node
+        .file
+        .rows
+        .values()
+        .filter(|row| row.role == super::table::TableRole::Replica(id.clone()));
     recorded.unwrap_or_else(|| in_file.count())
 }

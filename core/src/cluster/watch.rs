@@ -511,13 +511,7 @@ impl ClusterLoop {
     }
 
     /// Says a problem, and not too often.
-    fn complain(
-        &mut self,
-        about: Topic,
-        text: String,
-        now: Now,
-        outputs: &mut Vec<ClusterOutput>,
-    ) {
+    fn complain(&mut self, about: Topic, text: String, now: Now, outputs: &mut Vec<ClusterOutput>) {
         let due = self.problems.get(&about).is_none_or(|said| {
             let gap = if said.text == text { SAID_AGAIN_MS } else { SAID_GAP_MS };
             now.mono - said.at >= gap

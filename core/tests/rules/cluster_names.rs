@@ -134,8 +134,7 @@ impl Stage {
         let names = (0..agents).map(|n| format!("agent-{n}"));
         let agents = names.map(|name| Watcher::new(name, duties)).collect();
         let (others, kept, told) = (NodeReadings::new(), Kept::default(), Vec::new());
-        let mut stage =
-            Self { cluster, others, kept, agents, now: 1, told, obeys: |_, _| {} };
+        let mut stage = Self { cluster, others, kept, agents, now: 1, told, obeys: |_, _| {} };
         stage.seed(&[at('f')]);
         stage
     }
@@ -560,7 +559,8 @@ fn what_is_no_record_of_this_version_is_left_alone() {
 
 /// `redis-cli --cluster create` gives slots out one node after the other.
 #[test]
-fn a_cluster_that_is_being_made_is_recorded_when_it_is_whole_and_one_that_stays_in_part_after_a_while() {
+fn a_cluster_that_is_being_made_is_recorded_when_it_is_whole_and_one_that_stays_in_part_after_a_while()
+ {
     let mut stage = Stage::new(Cluster::healthy(), 1);
     stage.cluster.say(&NODES, 'a', |line| line.slots.clear());
     stage.turn(AT_ONCE);

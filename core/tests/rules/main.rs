@@ -5,6 +5,7 @@ mod clocks;
 mod cluster;
 mod cluster_duties;
 mod cluster_names;
+mod cluster_start;
 mod data_loss;
 mod doctor;
 mod electorate;

@@ -8,14 +8,11 @@ use toml::Spanned;
 use crate::config::file::{ClusterHaste, ClusterTable, Span};
 use crate::config::{ClusterConfig, ConfigError, GroupConfig};
 use crate::core::cluster::renewal::ClusterPolicy;
-use crate::core::cluster::wanted::{ClusterDuties, SHARDS_MIN, Wanted};
+use crate::core::cluster::wanted::{ClusterDuties, FORGET_AFTER_MS, Wanted};
 use crate::core::identity::address::{Address, ServiceName};
 use crate::core::published::projection::Layout;
 use crate::core::published::sentinel_rows;
 use crate::core::published::store::CLUSTERS;
-
-/// A dead member is forgotten after so long, in ms, unless the config says otherwise.
-const FORGET_AFTER_MS: u64 = 900_000;
 
 impl Resolver<'_> {
     pub(super) fn clusters(
@@ -55,15 +52,21 @@ impl Resolver<'_> {
     }
 
     fn duties(&self, table: &ClusterTable) -> Result<ClusterDuties, ConfigError> {
-        let count = |given: &Option<Spanned<u16>>| given.as_ref().map(|n| usize::from(*n.get_ref()));
+        let count =
+            |given: &Option<Spanned<u16>>| given.as_ref().map(|n| usize::from(*n.get_ref()));
         let replicas = count(&table.replicas);
         let make = match &table.expect {
-            Some(expect) => Some(self.made_of(table, expect)?),
+            Some(expect) => {
+                let made =
+                    Wanted::new(usize::from(*expect.get_ref()), count(&table.shards), replicas);
+                Some(made.map_err(|what| self.source.contradiction(expect, what))?)
+            }
             None => None,
         };
         let alone = table.shards.as_ref().filter(|_| table.expect.is_none());
         if let Some(shards) = alone {
-            let what = "shards needs expect: the number of nodes that are made into a cluster".to_owned();
+            let what =
+                "shards needs expect: the number of nodes that are made into a cluster".to_owned();
             return Err(self.source.contradiction(shards, what));
         }
         let forget_after = table.forget_after.map_or(FORGET_AFTER_MS, Span::as_ms);
@@ -76,41 +79,20 @@ impl Resolver<'_> {
         })
     }
 
-    fn made_of(&self, table: &ClusterTable, expect: &Spanned<u16>) -> Result<Wanted, ConfigError> {
-        let nodes = usize::from(*expect.get_ref());
-        let count = |given: &Option<Spanned<u16>>| given.as_ref().map(|n| usize::from(*n.get_ref()));
-        let shards = match (count(&table.shards), count(&table.replicas)) {
-            (Some(shards), None) => shards,
-            (None, replicas) => nodes / (replicas.unwrap_or(1) + 1),
-            (Some(shards), Some(replicas)) if shards * (replicas + 1) == nodes => shards,
-            (Some(shards), Some(replicas)) => {
-                let what = format!(
-                    "expect = {nodes} is not {shards} shards with {replicas} replicas each: {} nodes are",
-                    shards * (replicas + 1)
-                );
-                return Err(self.source.contradiction(expect, what));
-            }
-        };
-        if shards < SHARDS_MIN || shards > nodes {
-            let what = format!(
-                "{nodes} nodes make {shards} shards: a cluster needs {SHARDS_MIN} at least, for two primaries are no majority when one is dead"
-            );
-            return Err(self.source.contradiction(expect, what));
-        }
-        Ok(Wanted { nodes, shards })
-    }
-
     fn refuse_unknown_clusters(&self) -> Result<(), ConfigError> {
         for table in &self.file.redis {
             let Some(cluster) = &table.cluster else { continue };
             if let Some(group) = &table.group {
-                let what = "a Redis belongs to a group or to a cluster: write one of them".to_owned();
+                let what =
+                    "a Redis belongs to a group or to a cluster: write one of them".to_owned();
                 return Err(self.source.contradiction(group, what));
             }
             let known = |table: &ClusterTable| table.name.get_ref() == cluster.get_ref();
             if !self.file.cluster.iter().any(known) {
                 let name = cluster.get_ref();
-                let what = format!("cluster `{name}` is not configured: add [[cluster]] name = \"{name}\"");
+                let what = format!(
+                    "cluster `{name}` is not configured: add [[cluster]] name = \"{name}\""
+                );
                 return Err(self.source.contradiction(cluster, what));
             }
         }

@@ -1,0 +1,143 @@
+//! Whether a node may be started as it is, and whether a shard may be moved.
+
+use consul_redis_core::cluster::judgement::{NodeReadings, judge};
+use consul_redis_core::cluster::record::{ClusterRecord, ClusterRole};
+use consul_redis_core::cluster::shard_move::{MovedShard, prepare_shard};
+use consul_redis_core::cluster::start::{StoppedNode, may_start};
+use consul_redis_core::cluster::table::Table;
+use consul_redis_core::time::after;
+
+use crate::cluster::{Cluster, at, id};
+use crate::cluster_names::{AT_ONCE, Stage};
+
+/// A cluster as it was published, and the file that each of its nodes has.
+fn published() -> (ClusterRecord, Cluster) {
+    let mut stage = Stage::new(Cluster::healthy(), 1);
+    stage.turn(AT_ONCE);
+    (stage.record(), Cluster::healthy())
+}
+
+fn file(cluster: &Cluster, node: char) -> Table {
+    cluster.readings()[&at(node)].as_ref().expect("an answer").table.clone()
+}
+
+/// What those answer that are left.
+fn others(cluster: &Cluster, but: &str) -> NodeReadings {
+    let mut readings = cluster.readings();
+    but.chars().for_each(|node| drop(readings.remove(&at(node))));
+    readings
+}
+
+/// d leads in a's place.
+fn replaced(record: &mut ClusterRecord) {
+    record.shards.get_mut(&1).expect("a shard").owner = id('d');
+    let d = record.nodes.get_mut(&id('d')).expect("a node");
+    (d.role, d.primary) = (Some(ClusterRole::Primary), None);
+}
+
+fn why(
+    cluster: &Cluster,
+    node: char,
+    has_data: bool,
+    record: Option<Option<&ClusterRecord>>,
+    others: &NodeReadings,
+) -> Option<String> {
+    let file = file(cluster, node);
+    may_start(&StoppedNode { file: &file, has_data, record, others }).err()
+}
+
+#[test]
+fn a_replica_and_an_owner_that_still_owns_its_slots_with_its_data_are_started() {
+    let (record, cluster) = published();
+    let none = NodeReadings::new();
+    assert_eq!(why(&cluster, 'd', false, None, &none), None);
+    assert_eq!(why(&cluster, 'a', true, Some(Some(&record)), &none), None);
+    assert_eq!(why(&cluster, 'a', true, None, &others(&cluster, "a")), None);
+    // No agent has ever published it.
+    assert_eq!(why(&cluster, 'a', true, Some(None), &none), None);
+    assert_eq!(why(&cluster, 'a', false, Some(None), &none), None);
+}
+
+#[test]
+fn an_owner_without_its_data_waits_for_its_replica_to_own_its_slots_and_one_without_replicas_does_not()
+ {
+    let (mut record, mut cluster) = published();
+    let said = why(&cluster, 'a', false, Some(Some(&record)), &others(&cluster, "a")).unwrap();
+    assert!(said.contains("owns slots 0-5460 and has no data"), "{said}");
+    let file = cluster.clone();
+    cluster.dies('a');
+    cluster.d_is_elected();
+    assert_eq!(why(&file, 'a', false, Some(Some(&record)), &others(&cluster, "a")), None);
+    record.nodes.remove(&id('d'));
+    assert_eq!(why(&file, 'a', false, Some(Some(&record)), &NodeReadings::new()), None);
+}
+
+#[test]
+fn an_owner_that_was_replaced_waits_for_a_node_that_answers() {
+    let (mut record, cluster) = published();
+    replaced(&mut record);
+    let none = NodeReadings::new();
+    for has_data in [true, false] {
+        let said = why(&cluster, 'a', has_data, Some(Some(&record)), &none).unwrap();
+        assert!(said.contains("was replaced"), "{said}");
+        assert_eq!(
+            why(&cluster, 'a', has_data, Some(Some(&record)), &others(&cluster, "abc")),
+            None
+        );
+    }
+}
+
+#[test]
+fn where_neither_consul_nor_another_node_says_who_owns_its_slots_it_is_not_started() {
+    let (record, cluster) = published();
+    let said = why(&cluster, 'a', true, None, &NodeReadings::new()).unwrap();
+    assert!(said.contains("neither Consul nor another node says"), "{said}");
+    // Another cluster's record says nothing of it.
+    let mut other = record;
+    other.nodes.clear();
+    assert!(why(&cluster, 'a', true, Some(Some(&other)), &NodeReadings::new()).is_some());
+}
+
+#[test]
+fn a_shard_moves_to_a_replica_that_can_take_requests_and_not_soon_after_its_last_change() {
+    let (record, mut cluster) = published();
+    let since = record.shards[&1].since.unwrap();
+    let prepared = |cluster: &Cluster, moved: MovedShard<'_>, to: Option<char>, later_ms: i64| {
+        let readings = cluster.readings();
+        let judged = judge(&readings).unwrap();
+        let to = to.map(at);
+        let now = after(since, later_ms);
+        let (checks, plan) = prepare_shard(&record, &judged, &readings, moved, to.as_ref(), now);
+        let wrong: Vec<String> = checks.into_iter().filter_map(|check| check.found.err()).collect();
+        (wrong.join("; "), plan)
+    };
+    let first = MovedShard::Numbered(1);
+    let (wrong, plan) = prepared(&cluster, first, None, 20_000);
+    assert_eq!(wrong, "");
+    let plan = plan.unwrap();
+    assert_eq!((plan.from, plan.to, plan.epoch), ((id('a'), at('a')), (id('d'), at('d')), 1));
+    let here = at('a');
+    assert_eq!(prepared(&cluster, MovedShard::OwnedAt(&here), Some('d'), 20_000).0, "");
+    for (moved, to, later_ms, words) in [
+        (first, None, 19_000, "again after 20 s, four times cluster-node-timeout"),
+        (first, Some('e'), 20_000, "10.0.0.5:6379 is no replica of this shard"),
+        (MovedShard::Numbered(4), None, 20_000, "no such shard: there are 1, 2, 3"),
+    ] {
+        let (wrong, plan) = prepared(&cluster, moved, to, later_ms);
+        assert!(wrong.contains(words) && plan.is_none(), "{wrong}");
+    }
+    cluster.say(&['b'], 'b', |line| line.slots.push_str(" [5461->-x]"));
+    assert!(
+        prepared(&cluster, first, None, 20_000)
+            .0
+            .contains("slots are moving from or to 10.0.0.2:6379")
+    );
+    cluster.dies('d');
+    assert!(
+        prepared(&cluster, first, None, 20_000)
+            .0
+            .contains("no replica of this shard can take requests")
+    );
+    cluster.dies('a');
+    assert!(prepared(&cluster, first, None, 20_000).0.contains("cannot take requests"));
+}
