@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::file::{LogFormat, Span};
@@ -14,17 +14,21 @@ use crate::core::published::record::Level;
 
 /// What stands for a group's name in the help. Shells complete it (`completion`).
 pub const GROUP: &str = "GROUP";
-/// The same in `--group`.
+/// What stands for the name of a group or a cluster.
+pub const GROUP_OR_CLUSTER: &str = "GROUP|CLUSTER";
+/// What stands for a cluster, by its name or by its nodes.
+pub const CLUSTER_OR_NODES: &str = "NAME|HOST:PORT";
+/// The same as [`GROUP`] in `--group`.
 pub const GROUP_FLAG: &str = "NAME[=SERVICE]";
 /// The least time between two looks of `status --watch`, in ms.
 const WATCH_EVERY_MIN_MS: u64 = 100;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   done; for status: every group is healthy; for doctor: no finding is an error
+  0   done; for status: every group and cluster is healthy; for doctor: no finding is an error
   1   failed while running
-  2   status: a group is not healthy; wait: it was not in time; doctor: a finding is an error
-  3   status: a group is degraded: it works, and a replica or a Sentinel is missing
+  2   status: a group or a cluster is not healthy; wait: it was not in time; doctor: a finding is an error
+  3   status: one is degraded: it works, and a replica, a node or a Sentinel is missing
   64  the command line or the config is wrong; nothing was started
   69  Consul does not answer
   70  the agent lost one of its own parts
@@ -55,11 +59,11 @@ pub enum Command {
     Exec(ExecArgs),
     /// Ask a Redis or a Sentinel whether it is alive: a container's health check
     Health(HealthArgs),
-    /// Show who the writer is, since when, why, and how everything around it is
+    /// Show who the writer is, since when, why, and how everything around it is; and how each Redis Cluster is
     Status(StatusArgs),
-    /// Show who the writer was, since when, and why
+    /// Show who the writer was, since when, and why; of a Redis Cluster, what has changed
     History(HistoryArgs),
-    /// Wait until a group has a writer, or replicas in sync, and print their addresses
+    /// Wait until a group has a writer, or replicas in sync, or a cluster serves every slot; print their addresses
     Wait(WaitArgs),
     /// Look for faults in Redis, Sentinel, Consul and DNS, and say what mends each
     Doctor(DoctorArgs),
@@ -67,7 +71,7 @@ pub enum Command {
     Plan(PlanArgs),
     /// Render the config's templates from the groups' state, without an agent
     Render(RenderArgs),
-    /// Take a group out of Consul, leaving nothing behind
+    /// Take a group or a Redis Cluster out of Consul, leaving nothing behind
     Retire(RetireArgs),
     /// Make the Sentinels here those of a group that is published from others, after all its Sentinels were replaced
     Adopt(AdoptArgs),
@@ -131,6 +135,9 @@ pub struct HealthArgs {
 /// Options of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
+    /// The group or the cluster [default: all that are configured, or that Consul knows]
+    #[arg(value_name = GROUP_OR_CLUSTER)]
+    pub shown: Option<GroupName>,
     /// Print JSON (with --watch: one line a look)
     #[arg(long)]
     pub json: bool,
@@ -157,7 +164,7 @@ pub struct ClusterArgs {
     pub more: Option<ClusterCommand>,
     /// Nodes to begin with, where a name stands for all of its addresses; or a cluster that agents publish, by its name:
     /// then what is published is shown as well
-    #[arg(value_name = "NAME|HOST:PORT", required = true)]
+    #[arg(value_name = CLUSTER_OR_NODES, required = true)]
     pub places: Vec<ClusterPlace>,
     /// Print JSON
     #[arg(long)]
@@ -206,8 +213,8 @@ impl FromStr for ClusterPlace {
 /// Options of `history`.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
-    /// The group
-    #[arg(value_name = GROUP)]
+    /// The group or the cluster
+    #[arg(value_name = GROUP_OR_CLUSTER)]
     pub shown: GroupName,
     /// Show each switch step by step, in ms: down, withdrawn, chosen, promoted, sent to Consul, in DNS, confirmed
     #[arg(long, conflicts_with = "json")]
@@ -228,13 +235,13 @@ pub struct PlanArgs {
 /// Options of `wait`.
 #[derive(Debug, Args)]
 pub struct WaitArgs {
-    /// The group
-    #[arg(value_name = GROUP)]
+    /// The group or the cluster
+    #[arg(value_name = GROUP_OR_CLUSTER)]
     pub awaited: GroupName,
-    /// Wait for a writer (what it does when nothing is said)
+    /// Wait for a writer, or for every slot of a cluster (what it does when nothing is said)
     #[arg(long, conflicts_with = "replicas")]
     pub primary: bool,
-    /// Wait until this many replicas are in sync
+    /// Wait until this many replicas are in sync; of a cluster, in each shard
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     pub replicas: Option<u16>,
     /// Wait for this long at most; exit status 2 when it was not enough
@@ -265,8 +272,8 @@ pub struct ManArgs {
 /// Options of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// The group [default: all that are configured, or that Consul knows]
-    #[arg(value_name = GROUP)]
+    /// The group or the cluster [default: all that are configured, or that Consul knows]
+    #[arg(value_name = GROUP_OR_CLUSTER)]
     pub examined: Option<GroupName>,
     /// Print JSON
     #[arg(long)]
@@ -299,10 +306,10 @@ pub struct RenderHow {
 /// Options of `retire`.
 #[derive(Debug, Args)]
 pub struct RetireArgs {
-    /// The group
-    #[arg(value_name = GROUP)]
+    /// The group or the cluster
+    #[arg(value_name = GROUP_OR_CLUSTER)]
     pub retired: GroupName,
-    /// Do it even though agents still watch the group (they will publish it again)
+    /// Do it even though agents still watch it (they will publish it again)
     #[arg(long)]
     pub force: bool,
 }
@@ -678,6 +685,24 @@ impl FromStr for SettingArg {
             }
         })
     }
+}
+
+/// The command line for which a variable that is set to nothing, as compose files do, is not set.
+pub fn without_empty(command: clap::Command) -> clap::Command {
+    fn of_one(mut command: clap::Command) -> clap::Command {
+        let empty: Vec<clap::Id> = command
+            .get_arguments()
+            .filter(|arg| {
+                arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty())
+            })
+            .map(|arg| arg.get_id().clone())
+            .collect();
+        for id in empty {
+            command = command.mut_arg(id, |arg| arg.env(Resettable::Reset));
+        }
+        command
+    }
+    of_one(command).mut_subcommands(of_one)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::consul::watch::{watch_cluster, watch_rows};
 use crate::core::cluster::order::NodeOrder;
 use crate::core::cluster::record::{ANNOUNCED, AnnouncedNode, ClusterStore};
 use crate::core::cluster::renewal::ClusterPolicy;
+use crate::core::cluster::shown::{ClusterProblemCode, ClusterStatus};
 use crate::core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
 use crate::core::group::{LogLevel, LogLine, Outcome};
 use crate::core::identity::address::Address;
@@ -52,6 +53,8 @@ pub struct ClusterTask {
     pub look: watch::Receiver<u64>,
     /// The cluster's metrics.
     pub meter: ClusterMeter,
+    /// What the page shows of it.
+    pub shown: watch::Sender<Option<ClusterStatus>>,
 }
 
 /// One node that is followed.
@@ -138,6 +141,12 @@ impl ClusterTask {
             if !is_reading {
                 hands.announce(&mut beside);
                 hands.meter.show(&machine.figures());
+                let status = hands.with_refusal(machine.shown());
+                self.shown.send_if_modified(|shown| {
+                    let is_news = shown.as_ref() != Some(&status);
+                    *shown = Some(status);
+                    is_news
+                });
             }
         }
     }
@@ -230,6 +239,12 @@ impl ClusterHands {
                 warn!("{name}: the node of this host is not announced: {why}");
             }
         });
+    }
+
+    fn with_refusal(&self, mut status: ClusterStatus) -> ClusterStatus {
+        let refused = self.refused.as_ref();
+        status.add(refused.map(|why| ClusterProblemCode::ConsulRefuses.says(why.clone())));
+        status
     }
 
     /// Starts what an output asks for. Never waits.

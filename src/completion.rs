@@ -1,5 +1,5 @@
 //! What a shell completes, asked of the program itself: commands and flags, from their definition, and the names of
-//! groups.
+//! groups and clusters.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -9,7 +9,9 @@ use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::{CompleteEnv, Shell, env::Shells};
 
-use crate::cli::{Cli, Common, GROUP, GROUP_FLAG};
+use crate::cli::{
+    CLUSTER_OR_NODES, Cli, Common, GROUP, GROUP_FLAG, GROUP_OR_CLUSTER, without_empty,
+};
 use crate::config::{Config, default_file};
 use crate::consul::client::Consul;
 use crate::core::identity::address::GroupName;
@@ -28,7 +30,7 @@ pub fn answer_shell() {
     CompleteEnv::with_factory(command).var(ASKED).complete();
 }
 
-/// The command line, in which the name of a group is completed.
+/// The command line, in which the names of groups and clusters are completed.
 fn command() -> Command {
     Cli::command().mut_args(completed).mut_subcommands(|command| command.mut_args(completed))
 }
@@ -38,6 +40,10 @@ fn completed(arg: Arg) -> Arg {
         Some([name]) if *name == GROUP || *name == GROUP_FLAG => {
             arg.add(ArgValueCandidates::new(groups))
         }
+        Some([name]) if *name == GROUP_OR_CLUSTER => {
+            arg.add(ArgValueCandidates::new(groups_and_clusters))
+        }
+        Some([name]) if *name == CLUSTER_OR_NODES => arg.add(ArgValueCandidates::new(clusters)),
         _ => arg,
     }
 }
@@ -56,10 +62,31 @@ pub fn script(shell: Shell) -> std::io::Result<Vec<u8>> {
 
 /// The groups of the config that the line names, and those that Consul has. What cannot be read adds none.
 fn groups() -> Vec<CompletionCandidate> {
-    let Some(config) = configured() else { return Vec::new() };
-    let mut names: BTreeSet<GroupName> = in_consul(&config).unwrap_or_default();
-    names.extend(config.groups.iter().map(|group| group.policy.group.clone()));
+    candidates(&names(true, false))
+}
+
+fn clusters() -> Vec<CompletionCandidate> {
+    candidates(&names(false, true))
+}
+
+fn groups_and_clusters() -> Vec<CompletionCandidate> {
+    candidates(&names(true, true))
+}
+
+fn candidates(names: &BTreeSet<GroupName>) -> Vec<CompletionCandidate> {
     names.iter().map(|name| CompletionCandidate::new(name.to_string())).collect()
+}
+
+fn names(groups: bool, clusters: bool) -> BTreeSet<GroupName> {
+    let Some(config) = configured() else { return BTreeSet::new() };
+    let mut names = in_consul(&config, groups, clusters).unwrap_or_default();
+    if groups {
+        names.extend(config.groups.iter().map(|group| group.policy.group.clone()));
+    }
+    if clusters {
+        names.extend(config.clusters.iter().map(|cluster| cluster.policy.name.clone()));
+    }
+    names
 }
 
 /// The settings of the line as far as it is written.
@@ -68,7 +95,8 @@ fn configured() -> Option<Config> {
     let mut words: Vec<OsString> =
         std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
     words.pop();
-    let matches = Cli::command().ignore_errors(true).try_get_matches_from(words).ok()?;
+    let command = without_empty(Cli::command()).ignore_errors(true);
+    let matches = command.try_get_matches_from(words).ok()?;
     let mut common = Common::from_arg_matches(&matches).ok()?;
     if common.config.is_none() {
         common.config = default_file();
@@ -76,10 +104,19 @@ fn configured() -> Option<Config> {
     ConfigSource { common, env: Environment::of_this_process() }.read().ok()
 }
 
-fn in_consul(config: &Config) -> Option<BTreeSet<GroupName>> {
+fn in_consul(config: &Config, groups: bool, clusters: bool) -> Option<BTreeSet<GroupName>> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let consul = Consul::new(&config.consul).ok()?;
-    let asked = async { tokio::time::timeout(CONSUL_TIMEOUT, consul.groups(&config.prefix)).await };
-    runtime.block_on(asked).ok()?.ok()
+    let asked = async {
+        let mut names = BTreeSet::new();
+        if groups {
+            names.extend(consul.groups(&config.prefix).await.unwrap_or_default());
+        }
+        if clusters {
+            names.extend(consul.clusters(&config.prefix).await.unwrap_or_default());
+        }
+        names
+    };
+    runtime.block_on(async { tokio::time::timeout(CONSUL_TIMEOUT, asked).await }).ok()
 }

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::builder::Resettable;
-use clap::{Command, CommandFactory, FromArgMatches};
-use consul_redis::cli::{Cli, Command as Chosen};
+use clap::{CommandFactory, FromArgMatches};
+use consul_redis::cli::{Cli, Command as Chosen, without_empty};
 use consul_redis::commands;
 use consul_redis::completion;
 use consul_redis::config::default_file;
@@ -24,9 +23,8 @@ fn main() -> ExitCode {
 }
 
 fn parse() -> Result<Cli, Failure> {
-    // A variable that is set to nothing, as compose files do, is not set.
     let command = Cli::command().mut_args(|arg| arg.hide_env_values(true));
-    let command = without_empty(command).mut_subcommands(without_empty);
+    let command = without_empty(command);
     let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(|error| {
         // --help and --version come this way too.
@@ -34,20 +32,6 @@ fn parse() -> Result<Cli, Failure> {
         let _ = error.print();
         std::process::exit(code as i32);
     })
-}
-
-fn without_empty(mut command: Command) -> Command {
-    let empty: Vec<clap::Id> = command
-        .get_arguments()
-        .filter(|arg| {
-            arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty())
-        })
-        .map(|arg| arg.get_id().clone())
-        .collect();
-    for id in empty {
-        command = command.mut_arg(id, |arg| arg.env(Resettable::Reset));
-    }
-    command
 }
 
 fn run(cli: Cli) -> Result<u8, Failure> {

@@ -1,11 +1,42 @@
-//! What a group's loop shows of itself: on the page, in metrics, to systemd.
+//! What the loops show of themselves: on the page, in metrics, to systemd.
 
+use serde::Serialize;
+
+use crate::core::cluster::shown::ClusterStatus;
 use crate::core::decide::Decision;
 use crate::core::group::GroupLoop;
 use crate::core::shown::status::GroupStatus;
 use crate::core::shown::status::Problem;
 use crate::core::time::Now;
 use crate::name_check::Findings;
+
+/// One element of what `status --json` prints: a cluster's has `cluster` where a group's has `group`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum AnyStatus {
+    /// A group that Sentinel monitors.
+    Group(Box<GroupStatus>),
+    /// A Redis Cluster.
+    Cluster(Box<ClusterStatus>),
+}
+
+impl AnyStatus {
+    /// It does its work.
+    pub fn is_healthy(&self) -> bool {
+        match self {
+            Self::Group(status) => status.healthy,
+            Self::Cluster(status) => status.healthy,
+        }
+    }
+
+    /// It does, and survives less than it could.
+    pub fn is_degraded(&self) -> bool {
+        match self {
+            Self::Group(status) => status.degraded,
+            Self::Cluster(status) => status.degraded,
+        }
+    }
+}
 
 /// One group as its loop knows it at one moment.
 #[derive(Debug, Clone, PartialEq)]

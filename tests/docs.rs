@@ -8,6 +8,7 @@ use std::process::Command;
 #[path = "shared/cures.rs"]
 mod cures;
 
+use consul_redis::core::cluster::shown::ClusterProblemCode;
 use consul_redis::core::doctor::FindingCode;
 use consul_redis::core::shown::status::ProblemCode;
 use consul_redis::http::metrics::names;
@@ -263,10 +264,11 @@ fn the_samples_in_the_document_are_those_that_are_run() {
     let document = read("docs/clients.md");
     let samples = [
         ("python", "examples/clients/redis_py.py"),
+        ("python", "examples/clients/redis_py_cluster.py"),
         ("rust", "examples/redis_rs.rs"),
         ("js", "examples/clients/node_redis.js"),
     ];
-    let scenarios = read("tests/e2e/clients.rs");
+    let scenarios = read("tests/e2e/clients.rs") + &read("tests/e2e/cluster_surfaces.rs");
     for (language, path) in samples {
         let block = format!("```{language}\n{}```\n", read(path));
         assert!(document.contains(&block), "{path} is not in docs/clients.md as it is");
@@ -320,9 +322,24 @@ fn every_flag_and_variable_of_exec_is_in_its_document() {
 fn the_schema_of_status_has_every_problem_code() {
     let schema: serde_json::Value =
         serde_json::from_str(&read("docs/schemas/status.schema.json")).expect("JSON");
-    let codes = schema.pointer("/items/properties/problems/items/properties/code/enum");
+    let codes = schema.pointer("/items/oneOf/0/properties/problems/items/properties/code/enum");
     let ours: Vec<&str> = ProblemCode::ALL.into_iter().map(ProblemCode::as_str).collect();
     assert_eq!(codes, Some(&serde_json::json!(ours)));
+}
+
+/// The same of clusters, and the page has a row for each.
+#[test]
+fn every_problem_of_a_cluster_is_in_the_schema_and_on_the_page() {
+    let schema: serde_json::Value =
+        serde_json::from_str(&read("docs/schemas/status.schema.json")).expect("JSON");
+    let codes = schema.pointer("/items/oneOf/1/properties/problems/items/properties/code/enum");
+    let ours: Vec<&str> =
+        ClusterProblemCode::ALL.into_iter().map(ClusterProblemCode::as_str).collect();
+    assert_eq!(codes, Some(&serde_json::json!(ours)));
+    let page = read("docs/cluster.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let rows: Vec<&str> = rows.filter(|code| ours.contains(code)).collect();
+    assert_eq!(rows, ours, "a row each, worst first");
 }
 
 /// What is built into the program is there where the image is built.
@@ -466,7 +483,7 @@ fn every_command_that_prints_json_has_a_schema_that_a_test_holds() {
     // That of the config file is for editors: tests/book holds it.
     let schemas: BTreeSet<String> = schemas.filter(|name| name != "config-file").collect();
     assert_eq!(with_json, schemas);
-    let tests = ["scripts.rs", "cures.rs", "cluster.rs"]
+    let tests = ["scripts.rs", "cures.rs", "cluster.rs", "cluster_surfaces.rs"]
         .map(|name| read(&format!("tests/e2e/{name}")))
         .concat();
     let held = |name: &String| {

@@ -24,7 +24,10 @@ use crate::core::published::store::AgentClock;
 use crate::dns::Names;
 use crate::exit::Failure;
 use crate::group_task::{EVENTS_MAX, GroupTask, RIGHT_MAX};
-use crate::http::{Groups, HttpServer, HttpSources, Shown, check_certificates, keep_answering};
+use crate::http::{
+    Clusters, Groups, HttpServer, HttpSources, Shown, ShownCluster, check_certificates,
+    keep_answering,
+};
 use crate::meter::{ClusterMeter, GroupMeter, Meter};
 use crate::name_check::{Checker, Findings};
 use crate::render::task::{FileState, Renderer};
@@ -50,7 +53,7 @@ pub struct AgentTasks {
     meter: Meter,
     look: watch::Receiver<u64>,
     groups: BTreeMap<GroupName, GroupPart>,
-    clusters: BTreeMap<GroupName, (ClusterConfig, TaskHandle)>,
+    clusters: BTreeMap<GroupName, ClusterPart>,
     sentinels: watch::Sender<SentinelHandles>,
     watched: watch::Sender<Watched>,
     watched_groups: watch::Sender<Vec<WatchedGroup>>,
@@ -59,6 +62,7 @@ pub struct AgentTasks {
     monitored: watch::Sender<Monitored>,
     registrar: Option<TaskHandle>,
     shown: watch::Sender<Groups>,
+    shown_clusters: watch::Sender<Clusters>,
     looked_at: watch::Sender<bool>,
     http: Option<TaskHandle>,
     renderer: Option<TaskHandle>,
@@ -75,6 +79,13 @@ struct GroupPart {
     shown: Shown,
     published: watch::Receiver<Option<Published>>,
     findings: watch::Sender<Findings>,
+}
+
+/// One cluster's loop.
+struct ClusterPart {
+    config: ClusterConfig,
+    task: TaskHandle,
+    shown: ShownCluster,
 }
 
 /// What a reload changed, and what waits for a restart.
@@ -130,6 +141,7 @@ impl AgentTasks {
             monitored: watch::Sender::default(),
             registrar: None,
             shown: watch::Sender::default(),
+            shown_clusters: watch::Sender::default(),
             looked_at: watch::Sender::default(),
             http: None,
             renderer: None,
@@ -335,15 +347,15 @@ impl AgentTasks {
         let over: Vec<GroupName> = self
             .clusters
             .iter()
-            .filter(|(_, (running, _))| !stays(running))
+            .filter(|(_, part)| !stays(&part.config))
             .map(|(name, _)| name.clone())
             .collect();
         for name in over {
-            let Some((_, task)) = self.clusters.remove(&name) else { continue };
+            let Some(part) = self.clusters.remove(&name) else { continue };
             if !wanted.iter().any(|cluster| cluster.policy.name == name) {
                 changes.note(format!("cluster {name} is not watched any more"));
             }
-            task.end().await;
+            part.task.end().await;
         }
         for cluster in wanted {
             if !self.clusters.contains_key(&cluster.policy.name) {
@@ -355,6 +367,7 @@ impl AgentTasks {
 
     fn start_cluster(&mut self, cluster: ClusterConfig) {
         let name = cluster.policy.name.clone();
+        let (show, shown) = watch::channel(None);
         let task = ClusterTask {
             cluster: cluster.clone(),
             consul: self.consul.clone(),
@@ -362,9 +375,10 @@ impl AgentTasks {
             names: Names::new(self.config.resolver),
             look: self.look.clone(),
             meter: ClusterMeter::new(&self.meter, name.clone()),
+            shown: show,
         };
         let task = self.supervisor.spawn("a cluster's loop", |stop| task.run(stop));
-        self.clusters.insert(name, (cluster, task));
+        self.clusters.insert(name, ClusterPart { config: cluster, task, shown });
     }
 
     fn start_group(&mut self, group: GroupConfig) {
@@ -424,8 +438,12 @@ impl AgentTasks {
     }
 
     fn exhibits(&self) -> HttpSources {
-        let (groups, files) = (self.shown.subscribe(), self.files.subscribe());
-        HttpSources { groups, files, meter: self.meter.clone() }
+        HttpSources {
+            groups: self.shown.subscribe(),
+            clusters: self.shown_clusters.subscribe(),
+            files: self.files.subscribe(),
+            meter: self.meter.clone(),
+        }
     }
 
     /// Answers by HTTP, where that is wanted.
@@ -451,6 +469,8 @@ impl AgentTasks {
             (name.clone(), (part.shown.clone(), local))
         });
         self.shown.send_replace(all.collect());
+        let clusters = self.clusters.iter().map(|(name, part)| (name.clone(), part.shown.clone()));
+        self.shown_clusters.send_replace(clusters.collect());
     }
 
     fn now_watched(&self) -> Watched {
@@ -526,7 +546,11 @@ fn watched_groups(config: &Config) -> Vec<WatchedGroup> {
         layout: group.layout.clone(),
         manages: !group.only_publishes(),
     };
-    config.groups.iter().map(shown).collect()
+    let cluster = |cluster: &ClusterConfig| WatchedGroup {
+        layout: cluster.policy.layout.clone(),
+        manages: false,
+    };
+    config.groups.iter().map(shown).chain(config.clusters.iter().map(cluster)).collect()
 }
 
 fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock) -> Watched {

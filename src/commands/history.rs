@@ -1,7 +1,9 @@
-//! `consul-redis history GROUP`: which instance was the writer, since when, and why.
+//! `consul-redis history GROUP|CLUSTER`: which instance was the writer, since when, and why; of a cluster, what has changed
+//! in its names.
 
 use jiff::Timestamp;
 
+use super::clusters::cluster_meant;
 use super::retire::known_groups;
 use super::terminal::{self, Style};
 use crate::cli::HistoryArgs;
@@ -9,20 +11,25 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
+use crate::core::cluster::history::{ClusterChange, changes_of};
+use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::identity::address::Address;
 use crate::core::published::projection::Layout;
 use crate::core::published::record::{Change, Level};
 use crate::core::shown::timeline::{Switch, SwitchStep, switches};
 use crate::exit::{Exit, Failure};
 
-/// Shows the last changes of a group, newest first.
+/// Shows the last changes of a group or a cluster, newest first.
 ///
 /// # Errors
-/// A [`Failure`] when Consul cannot be read, or holds no history of the group.
+/// A [`Failure`] when Consul cannot be read, or holds no history of it.
 pub async fn run(config: Config, args: &HistoryArgs) -> Result<(), Failure> {
-    let consul = Consul::new(&config.consul)?;
+    let (consul, clock) = (Consul::new(&config.consul)?, Clock::start());
+    if let Some(cluster) = cluster_meant(&config, &consul, &clock, &args.shown).await? {
+        return of_cluster(&cluster, &consul, &clock, args).await;
+    }
     let layout = Layout::new(&config.prefix, &args.shown);
-    let keys = consul.group(&layout, ReadMode::Consistent, &Clock::start()).await?.value;
+    let keys = consul.group(&layout, ReadMode::Consistent, &clock).await?.value;
     if keys.history.is_empty() {
         let message = format!("nothing was ever published for the group `{}`", args.shown);
         return Err(Failure::new(Exit::Failed, message).hint(known_groups(&config, &consul).await));
@@ -35,6 +42,57 @@ pub async fn run(config: Config, args: &HistoryArgs) -> Result<(), Failure> {
         print!("{}", describe(&keys.history, Style::of_stdout()));
     }
     Ok(())
+}
+
+async fn of_cluster(
+    cluster: &ClusterPolicy,
+    consul: &Consul,
+    clock: &Clock,
+    args: &HistoryArgs,
+) -> Result<(), Failure> {
+    if args.steps {
+        let message = format!("{} is a cluster, and its changes have no steps", cluster.name);
+        return Err(Failure::new(Exit::Config, message).hint("call it without --steps"));
+    }
+    let store = consul.cluster(&cluster.layout, clock).await?;
+    let changes = changes_of(&store);
+    if changes.is_empty() {
+        let message = match store.record() {
+            Some(_) => {
+                format!("cluster {} has not changed since agents keep a history", cluster.name)
+            }
+            None => format!("nothing was ever published of the cluster {}", cluster.name),
+        };
+        return Err(Failure::new(Exit::Failed, message));
+    }
+    if args.json {
+        println!("{}", terminal::json(&changes)?);
+    } else {
+        print!("{}", describe_cluster(&changes, Style::of_stdout()));
+    }
+    Ok(())
+}
+
+/// A line for each node that changed, the first with the change's own.
+fn describe_cluster(changes: &[ClusterChange], style: Style) -> String {
+    let mut text = String::new();
+    let head = ["", "began", "by", "slots", "what"].map(str::to_owned).to_vec();
+    let rows = changes.iter().flat_map(|change| {
+        change.what.iter().enumerate().map(|(line, what)| match line {
+            0 => vec![
+                change.generation.to_string(),
+                format!("{:.3}", change.at),
+                change.by.clone(),
+                change.slots_served.to_string(),
+                what.clone(),
+            ],
+            _ => {
+                [String::new(), String::new(), String::new(), String::new(), what.clone()].to_vec()
+            }
+        })
+    });
+    terminal::columns(&mut text, "", std::iter::once(head).chain(rows).collect(), style);
+    text
 }
 
 /// Each switch: how long clients had no writer, and its steps, each with how long after the first one it was.
@@ -128,6 +186,24 @@ mod tests {
              \x20    2097 ms  promoted\n\
              \x20    2100 ms  sent to Consul\n\
              \x20   13100 ms  acknowledged by Consul\n"
+        );
+    }
+
+    #[test]
+    fn a_change_of_a_cluster_has_a_line_for_each_node() {
+        let changes: Vec<ClusterChange> = serde_json::from_value(serde_json::json!([
+            {"generation": 12, "at": "2026-11-21T00:00:01.5Z", "by": "agent-1", "slots_served": 16384,
+             "what": ["10.0.0.8:6379 (9be04d1c) is primary of shard 1", "and 1 more"]},
+            {"generation": 11, "at": "2026-11-21T00:00:01Z", "by": "agent-2", "slots_served": 10923,
+             "what": ["10.0.0.5:6379 (3f2c91aa), primary of shard 1, leaves: refused"]},
+        ]))
+        .unwrap();
+        assert_eq!(
+            describe_cluster(&changes, Style::plain()),
+            "    began                     by       slots  what\n\
+             12  2026-11-21T00:00:01.500Z  agent-1  16384  10.0.0.8:6379 (9be04d1c) is primary of shard 1\n\
+             \x20                                             and 1 more\n\
+             11  2026-11-21T00:00:01.000Z  agent-2  10923  10.0.0.5:6379 (3f2c91aa), primary of shard 1, leaves: refused\n"
         );
     }
 

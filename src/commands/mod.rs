@@ -5,6 +5,7 @@ pub mod agent;
 pub mod beside;
 pub mod check_config;
 pub mod cluster;
+pub mod clusters;
 pub mod config;
 pub mod demo;
 pub mod doctor;

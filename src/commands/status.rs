@@ -9,13 +9,16 @@ use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::beside::{self, AgentBeside};
+use super::clusters;
 use super::history::or_none;
+use super::retire::known_groups;
 use super::terminal::{self, Style, age, columns};
 use crate::cli::StatusArgs;
 use crate::clock::{Clock, ticks_every};
 use crate::config::{Config, GroupConfig, ONLY_PUBLISHES};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
+use crate::core::cluster::shown::{ClusterStatus, cluster_status};
 use crate::core::decide::decide;
 use crate::core::identity::address::GroupName;
 use crate::core::known::memory::Memory;
@@ -30,19 +33,20 @@ use crate::dns::Names;
 use crate::exit::{Exit, Failure};
 use crate::name_check;
 use crate::observe::{look, look_without_consul};
+use crate::snapshot::AnyStatus;
 
 /// Changes shown of the history.
-const HISTORY_SHOWN: usize = 5;
+pub(super) const HISTORY_SHOWN: usize = 5;
 /// What is said of an agent that changes no instance and no Sentinel.
 const MANAGES_NOTHING: &str = " (manage = false)";
 
-/// Shows every group, once or until interrupted. [`Exit::Unhealthy`] when one of them was not healthy at the last look,
+/// Shows every group and cluster, once or until interrupted. [`Exit::Unhealthy`] when one of them was not healthy at the last look,
 /// else [`Exit::Degraded`] when one was degraded.
 ///
 /// # Errors
 /// A [`Failure`] when Consul cannot be read; with `--watch` it is shown instead.
 pub async fn run(config: Config, args: &StatusArgs) -> Result<Exit, Failure> {
-    let looker = Looker::new(config)?;
+    let looker = Looker::new(config, args.shown.clone())?;
     match args.watch {
         None => {
             let all = looker.look().await?;
@@ -60,37 +64,40 @@ pub async fn run(config: Config, args: &StatusArgs) -> Result<Exit, Failure> {
     }
 }
 
-/// Every group as `status --json` shows it, and why Consul was not read, where it was not.
+/// Every group and cluster as `status --json` shows it, and why Consul was not read, where it was not.
 ///
 /// # Errors
 /// A [`Failure`] when Consul refuses.
-pub async fn report(config: Config) -> Result<(Vec<GroupStatus>, Option<ConsulError>), Failure> {
-    let looker = Looker::new(config)?;
+pub async fn report(config: Config) -> Result<(Vec<AnyStatus>, Option<ConsulError>), Failure> {
+    let looker = Looker::new(config, None)?;
     let all = looker.look().await?;
     Ok((all, looker.away.take()))
 }
 
-fn health_of(all: &[GroupStatus]) -> Exit {
+fn health_of(all: &[AnyStatus]) -> Exit {
     match all {
-        _ if !all.iter().all(|status| status.healthy) => Exit::Unhealthy,
-        _ if all.iter().any(|status| status.degraded) => Exit::Degraded,
+        _ if !all.iter().all(AnyStatus::is_healthy) => Exit::Unhealthy,
+        _ if all.iter().any(AnyStatus::is_degraded) => Exit::Degraded,
         _ => Exit::Done,
     }
 }
 
-/// What it takes to look at all groups again and again.
+/// What it takes to look at all groups and clusters again and again.
 struct Looker {
     config: Config,
     consul: Consul,
     names: Names,
     clock: Clock,
+    /// The only group or cluster that is looked at.
+    only: Option<GroupName>,
     /// Why Consul was not read at the last look.
     away: Cell<Option<ConsulError>>,
 }
 
 impl Looker {
-    fn new(config: Config) -> Result<Self, Failure> {
+    fn new(config: Config, only: Option<GroupName>) -> Result<Self, Failure> {
         Ok(Self {
+            only,
             consul: Consul::new(&config.consul)?,
             names: Names::new(config.resolver),
             clock: Clock::start(),
@@ -99,11 +106,48 @@ impl Looker {
         })
     }
 
-    async fn look(&self) -> Result<Vec<GroupStatus>, Failure> {
-        let Self { config, consul, names, clock, away } = self;
+    async fn look(&self) -> Result<Vec<AnyStatus>, Failure> {
+        self.away.set(None);
+        let groups = self.look_at_groups().await?.into_iter().map(Box::new).map(AnyStatus::Group);
+        let clusters = self.look_at_clusters().await?.into_iter();
+        let all: Vec<AnyStatus> =
+            groups.chain(clusters.map(Box::new).map(AnyStatus::Cluster)).collect();
+        match &self.only {
+            Some(only) if all.is_empty() && !self.is_away() => {
+                let message =
+                    format!("no group and no cluster {only} is configured here or known to Consul");
+                let hint = known_groups(&self.config, &self.consul).await;
+                Err(Failure::new(Exit::Config, message).hint(hint))
+            }
+            _ => Ok(all),
+        }
+    }
+
+    fn is_wanted(&self, name: &GroupName) -> bool {
+        self.only.as_ref().is_none_or(|only| only == name)
+    }
+
+    async fn look_at_clusters(&self) -> Result<Vec<ClusterStatus>, Failure> {
+        let Self { config, consul, clock, away, .. } = self;
         let mut all = Vec::new();
-        away.set(None);
-        for group in groups(config, consul, clock).await? {
+        let known = clusters::clusters(config, consul, clock).await?;
+        for policy in known.iter().filter(|policy| self.is_wanted(&policy.name)) {
+            all.push(match clusters::look(policy, consul, clock).await {
+                Err(error) if error.is_transient() => {
+                    away.set(Some(error));
+                    cluster_status(policy, None, None, None)
+                }
+                seen => seen?,
+            });
+        }
+        Ok(all)
+    }
+
+    async fn look_at_groups(&self) -> Result<Vec<GroupStatus>, Failure> {
+        let Self { config, consul, names, clock, away, .. } = self;
+        let mut all = Vec::new();
+        let known = groups(config, consul, clock).await?;
+        for group in known.into_iter().filter(|group| self.is_wanted(&group.policy.group)) {
             let seen = match look(config, &group, consul, names, clock).await {
                 // What can be seen without it is shown beside what is not known.
                 Err(error) if error.is_transient() => {
@@ -138,22 +182,26 @@ impl Looker {
         away
     }
 
-    fn text(&self, all: &[GroupStatus], style: Style) -> String {
+    fn text(&self, all: &[AnyStatus], style: Style) -> String {
         let now = self.clock.now().wall;
-        let named = self.config.groups_named;
-        let texts = all.iter().map(|status| {
-            let known = status.known_by_agent.as_ref().map(beside::describe).unwrap_or_default();
-            let mut own = self.config.groups.iter().filter(|own| own.policy.group == status.group);
-            let only = named && own.any(GroupConfig::only_publishes);
-            let note = if only {
-                format!("  by this config:{}\n", ONLY_PUBLISHES.trim_start_matches(';'))
-            } else {
-                String::new()
-            };
-            describe(status, now, style) + &note + &known
+        let texts = all.iter().map(|status| match status {
+            AnyStatus::Group(status) => self.group_text(status, now, style),
+            AnyStatus::Cluster(status) => clusters::describe(status, now, style),
         });
         let texts: Vec<String> = texts.collect();
         texts.join("\n")
+    }
+
+    fn group_text(&self, status: &GroupStatus, now: Timestamp, style: Style) -> String {
+        let known = status.known_by_agent.as_ref().map(beside::describe).unwrap_or_default();
+        let mut own = self.config.groups.iter().filter(|own| own.policy.group == status.group);
+        let only = self.config.groups_named && own.any(GroupConfig::only_publishes);
+        let note = if only {
+            format!("  by this config:{}\n", ONLY_PUBLISHES.trim_start_matches(';'))
+        } else {
+            String::new()
+        };
+        describe(status, now, style) + &note + &known
     }
 
     /// On a terminal each look takes the place of the last one; else they follow one another.
@@ -222,7 +270,13 @@ pub async fn groups(
         let Some(record) = store.record() else { continue };
         groups.push(unconfigured(config, name, record, layout));
     }
-    if groups.is_empty() { Ok(config.groups.clone()) } else { Ok(groups) }
+    // The default is for Sentinels: where there are clusters alone, it is none that was asked for.
+    let sources = &config.sources;
+    let no_sentinels = sources.listed.is_empty() && sources.consul_service.is_none();
+    let alone = groups.is_empty()
+        && no_sentinels
+        && consul.clusters(&config.prefix).await.is_ok_and(|clusters| !clusters.is_empty());
+    if groups.is_empty() && !alone { Ok(config.groups.clone()) } else { Ok(groups) }
 }
 
 /// A group that is not configured here, as Consul knows it: who only looks belongs to no other installation.

@@ -20,6 +20,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
+use crate::core::cluster::history::changes_of;
+use crate::core::cluster::record::StoredCluster;
 use crate::core::published::projection::Layout;
 use crate::exit::{Exit, Failure};
 use crate::secret::{SecretSource, VARIABLES};
@@ -78,6 +80,7 @@ async fn collect(
     texts.push(("status.json".to_owned(), told(status::report(config.clone()).await)));
     texts.push(("doctor.json".to_owned(), told(doctor::report(&config, None).await)));
     texts.push(("history.json".to_owned(), history(&config).await));
+    texts.push(("clusters.json".to_owned(), cluster_records(&config).await));
     if args.logs.is_empty() {
         texts.push(("journal.log".to_owned(), journal().await));
     }
@@ -98,12 +101,15 @@ fn about(config: &Config) -> String {
         std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(ours).collect();
     let groups: Vec<String> =
         config.groups.iter().map(|group| group.policy.group.to_string()).collect();
+    let clusters: Vec<String> =
+        config.clusters.iter().map(|cluster| cluster.policy.name.to_string()).collect();
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "system": system,
         "written": Clock::start().now().wall.to_string(),
         "agent": config.agent,
         "groups": groups,
+        "clusters": clusters,
         "variables_that_are_set": set,
     });
     pretty(&about)
@@ -174,6 +180,32 @@ async fn history(config: &Config) -> String {
             let store = consul.group(&layout, ReadMode::Consistent, &clock).await?.value;
             let history = serde_json::to_value(&store.history).unwrap_or_default();
             all.insert(group.to_string(), history);
+        }
+        Ok::<_, Failure>(pretty(&Value::Object(all)))
+    };
+    read.await.unwrap_or_else(|failure| format!("{failure}\n"))
+}
+
+/// What Consul holds of every cluster: its record, and its last changes.
+async fn cluster_records(config: &Config) -> String {
+    let read = async {
+        let (consul, clock) = (Consul::new(&config.consul)?, Clock::start());
+        let mut names = consul.clusters(&config.prefix).await?;
+        names.extend(config.clusters.iter().map(|cluster| cluster.policy.name.clone()));
+        let mut all = serde_json::Map::new();
+        for name in names {
+            let store = consul.cluster(&Layout::of_cluster(&config.prefix, &name), &clock).await?;
+            let state = match &store.state {
+                StoredCluster::Known(record) => serde_json::to_value(record).unwrap_or_default(),
+                StoredCluster::Absent => Value::Null,
+                StoredCluster::Unreadable(why) => json!({ "unreadable": why }),
+            };
+            let agents: Vec<&str> = store.agents().collect();
+            let history = changes_of(&store);
+            all.insert(
+                name.to_string(),
+                json!({ "state": state, "history": history, "agents": agents }),
+            );
         }
         Ok::<_, Failure>(pretty(&Value::Object(all)))
     };

@@ -160,6 +160,27 @@ impl Consul {
     /// # Errors
     /// Any [`ConsulError`].
     pub async fn groups(&self, prefix: &str) -> Result<BTreeSet<GroupName>, ConsulError> {
+        let mut groups = self.directories(prefix).await?;
+        // The directory of the clusters, unless a group of before has that name.
+        let clusters = groups.iter().find(|group| group.as_str() == CLUSTERS).cloned();
+        if let Some(clusters) = clusters
+            && self.key(&Layout::new(prefix, &clusters).state()).await?.is_none()
+        {
+            groups.remove(&clusters);
+        }
+        Ok(groups)
+    }
+
+    /// The clusters that have keys under `prefix`.
+    ///
+    /// # Errors
+    /// Any [`ConsulError`].
+    pub async fn clusters(&self, prefix: &str) -> Result<BTreeSet<GroupName>, ConsulError> {
+        self.directories(&format!("{prefix}/{CLUSTERS}")).await
+    }
+
+    /// The directories right below `prefix`.
+    async fn directories(&self, prefix: &str) -> Result<BTreeSet<GroupName>, ConsulError> {
         let path = format!("/v1/kv/{prefix}/");
         let query = [("keys", ""), ("separator", "/")];
         let answer = self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?;
@@ -169,15 +190,7 @@ impl Consul {
         let keys: Vec<String> = answer.decode(&format!("GET {path}"))?.value;
         let head = format!("{prefix}/");
         let name = |key: &String| key.strip_prefix(&head)?.strip_suffix('/')?.parse().ok();
-        let mut groups: BTreeSet<GroupName> = keys.iter().filter_map(name).collect();
-        // The directory of the clusters, unless a group of before has that name.
-        let clusters = groups.iter().find(|group| group.as_str() == CLUSTERS).cloned();
-        if let Some(clusters) = clusters
-            && self.key(&Layout::new(prefix, &clusters).state()).await?.is_none()
-        {
-            groups.remove(&clusters);
-        }
-        Ok(groups)
+        Ok(keys.iter().filter_map(name).collect())
     }
 }
 

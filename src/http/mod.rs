@@ -8,6 +8,7 @@ pub mod metrics;
 mod page;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::HttpConfig;
+use crate::core::cluster::shown::{ClusterProblemCode, ClusterStatus};
+use crate::core::identity::address::GroupName;
 use crate::core::shown::status::{GroupStatus, ProblemCode};
 use crate::exit::{Exit, Failure};
 use crate::meter::Meter;
@@ -45,6 +48,12 @@ const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration
 /// One group as it was last drawn up; `None` until its loop has begun.
 pub type Shown = watch::Receiver<Option<Snapshot>>;
 
+/// One cluster as it was last drawn up; `None` until its loop has begun.
+pub type ShownCluster = watch::Receiver<Option<ClusterStatus>>;
+
+/// All clusters.
+pub type Clusters = BTreeMap<GroupName, ShownCluster>;
+
 /// The server, listening.
 pub struct HttpServer {
     listener: TcpListener,
@@ -64,6 +73,7 @@ struct Asks {
 /// The state that all handlers share.
 struct Site {
     groups: watch::Receiver<Groups>,
+    clusters: watch::Receiver<Clusters>,
     files: watch::Receiver<Vec<FileState>>,
     asks: Asks,
     meter: Meter,
@@ -76,6 +86,11 @@ impl Site {
     fn statuses(&self) -> Vec<GroupStatus> {
         let status = |(shown, _): &(Shown, _)| Some(shown.borrow().as_ref()?.status.clone());
         self.groups.borrow().values().filter_map(status).collect()
+    }
+
+    fn cluster_statuses(&self) -> Vec<ClusterStatus> {
+        let clusters = self.clusters.borrow();
+        clusters.values().filter_map(|shown| shown.borrow().clone()).collect()
     }
 }
 
@@ -107,9 +122,10 @@ impl HttpServer {
     /// Answers until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let Self { listener, tls, asks, exhibits, .. } = self;
-        let HttpSources { groups, files, meter } = exhibits;
+        let HttpSources { groups, clusters, files, meter } = exhibits;
         let places = Arc::new(Semaphore::new(STREAMS_MAX));
-        let site = Arc::new(Site { groups, files, asks, meter, places, stop: stop.clone() });
+        let site =
+            Arc::new(Site { groups, clusters, files, asks, meter, places, stop: stop.clone() });
         let open = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
@@ -151,6 +167,8 @@ impl HttpServer {
 pub struct HttpSources {
     /// What each group's loop shows.
     pub groups: watch::Receiver<Groups>,
+    /// What each cluster's loop shows.
+    pub clusters: watch::Receiver<Clusters>,
     /// How the rendered files are.
     pub files: watch::Receiver<Vec<FileState>>,
     /// The counters behind `/metrics`.
@@ -219,8 +237,9 @@ async fn healthz() -> &'static str {
 const NOT_READY: [ProblemCode; 3] =
     [ProblemCode::ConsulRefuses, ProblemCode::ConsulSilent, ProblemCode::InstanceRefuses];
 
-/// `/readyz`: every group's loop has read Consul.
+/// `/readyz`: every loop has read Consul.
 async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
+    let clusters = waiting_clusters(&site.clusters.borrow());
     let waiting: Vec<String> = site
         .groups
         .borrow()
@@ -234,11 +253,25 @@ async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, String) {
             let problem = problems.find(|problem| NOT_READY.contains(&problem.code))?;
             Some(format!("{group}: {}\n", problem.text))
         })
+        .chain(clusters)
         .collect();
     match waiting.as_slice() {
         [] => (StatusCode::OK, "ready\n".to_owned()),
         waiting => (StatusCode::SERVICE_UNAVAILABLE, waiting.concat()),
     }
+}
+
+fn waiting_clusters(clusters: &Clusters) -> Vec<String> {
+    let waits = |(name, shown): (&GroupName, &ShownCluster)| {
+        let shown = shown.borrow();
+        let Some(status) = shown.as_ref().filter(|status| status.consul_read) else {
+            return Some(format!("{name}: Consul has not been read yet\n"));
+        };
+        let refuses = ClusterProblemCode::ConsulRefuses;
+        let problem = status.problems.iter().find(|problem| problem.code == refuses)?;
+        Some(format!("{name}: {}\n", problem.text))
+    };
+    clusters.iter().filter_map(waits).collect()
 }
 
 /// Load balancers ask with GET, HEAD or OPTIONS.

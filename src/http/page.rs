@@ -22,13 +22,14 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::guard::{addressed, authorised, kept_in};
-use super::{Groups, Shown, Site};
+use super::{Clusters, Groups, Shown, ShownCluster, Site};
 use crate::clock::wall;
+use crate::core::cluster::shown::ClusterStatus;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::published::record::Change;
 use crate::core::shown::status::GroupStatus;
 use crate::core::shown::timeline::{Switch, switches};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{AnyStatus, Snapshot};
 
 /// Pages that can be kept up to date at a time.
 pub const STREAMS_MAX: usize = 32;
@@ -66,7 +67,9 @@ pub fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
 
 /// `/status.json`: the same as `status --json`.
 async fn status_json(State(site): State<Arc<Site>>) -> Response {
-    match serde_json::to_string_pretty(&site.statuses()) {
+    let groups = site.statuses().into_iter().map(Box::new).map(AnyStatus::Group);
+    let clusters = site.cluster_statuses().into_iter().map(Box::new).map(AnyStatus::Cluster);
+    match serde_json::to_string_pretty(&groups.chain(clusters).collect::<Vec<_>>()) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "application/json")], format!("{text}\n")).into_response()
         }
@@ -90,6 +93,14 @@ struct GroupView {
     writers: Vec<WriterSince>,
 }
 
+/// What the page gets of one cluster.
+#[derive(Debug, PartialEq, Serialize)]
+struct ClusterView {
+    cluster: GroupName,
+    /// `None` until its loop has begun.
+    status: Option<ClusterStatus>,
+}
+
 /// One stretch of the timeline.
 #[derive(Debug, PartialEq, Serialize)]
 struct WriterSince {
@@ -104,6 +115,7 @@ struct PageEvent<'a> {
     at: Timestamp,
     version: &'static str,
     groups: &'a [GroupView],
+    clusters: &'a [ClusterView],
 }
 
 fn draw(group: &GroupName, snapshot: Option<Snapshot>) -> GroupView {
@@ -132,7 +144,9 @@ struct Onlooker {
     site: Arc<Site>,
     all: watch::Receiver<Groups>,
     groups: Vec<(GroupName, Shown)>,
-    told: Option<Vec<GroupView>>,
+    all_clusters: watch::Receiver<Clusters>,
+    clusters: Vec<(GroupName, ShownCluster)>,
+    told: Option<(Vec<GroupView>, Vec<ClusterView>)>,
     told_at: Option<Instant>,
     until: Instant,
     _place: OwnedSemaphorePermit,
@@ -146,9 +160,16 @@ impl Onlooker {
             let groups: Vec<GroupView> = (self.groups.iter_mut())
                 .map(|(group, shown)| draw(group, shown.borrow_and_update().clone()))
                 .collect();
-            if self.told.as_ref() != Some(&groups) {
-                let event = event(&groups);
-                self.told = Some(groups);
+            let clusters: Vec<ClusterView> = (self.clusters.iter_mut())
+                .map(|(cluster, shown)| ClusterView {
+                    cluster: cluster.clone(),
+                    status: shown.borrow_and_update().clone().map(last_changes),
+                })
+                .collect();
+            let drawn = (groups, clusters);
+            if self.told.as_ref() != Some(&drawn) {
+                let event = event(&drawn.0, &drawn.1);
+                self.told = Some(drawn);
                 self.told_at = Some(Instant::now());
                 return event;
             }
@@ -159,10 +180,13 @@ impl Onlooker {
                 () = stop.cancelled() => return None,
                 () = tokio::time::sleep_until(self.until) => return None,
                 Ok(()) = self.all.changed() => true,
+                Ok(()) = self.all_clusters.changed() => true,
                 () = news(&mut self.groups) => false,
+                () = news(&mut self.clusters) => false,
             };
             if others {
                 self.groups = shown_groups(&mut self.all);
+                self.clusters = shown_clusters(&mut self.all_clusters);
             }
             tokio::select! {
                 () = stop.cancelled() => return None,
@@ -172,15 +196,21 @@ impl Onlooker {
     }
 }
 
-/// Waits until one of the groups has changed.
-async fn news(groups: &mut [(GroupName, Shown)]) {
-    let all: Vec<_> = groups.iter_mut().map(|(_, shown)| Box::pin(shown.changed())).collect();
+/// The status with as many changes as the page shows.
+fn last_changes(mut status: ClusterStatus) -> ClusterStatus {
+    status.history.truncate(SWITCHES_MAX);
+    status
+}
+
+/// Waits until one of these has changed.
+async fn news<T: Send + Sync>(shown: &mut [(GroupName, watch::Receiver<T>)]) {
+    let all: Vec<_> = shown.iter_mut().map(|(_, shown)| Box::pin(shown.changed())).collect();
     if !all.is_empty()
         && let (Ok(()), ..) = select_all(all).await
     {
         return;
     }
-    // There are none, or a loop has ended: other groups are about to be shown.
+    // There are none, or a loop has ended: others are about to be shown.
     pending().await
 }
 
@@ -189,8 +219,14 @@ fn shown_groups(all: &mut watch::Receiver<Groups>) -> Vec<(GroupName, Shown)> {
     all.iter().map(|(group, (shown, _))| (group.clone(), shown.clone())).collect()
 }
 
-fn event(groups: &[GroupView]) -> Option<Event> {
-    let view = PageEvent { at: wall(), version: env!("CARGO_PKG_VERSION"), groups };
+fn shown_clusters(all: &mut watch::Receiver<Clusters>) -> Vec<(GroupName, ShownCluster)> {
+    let all = all.borrow_and_update();
+    all.iter().map(|(name, shown)| (name.clone(), shown.clone())).collect()
+}
+
+fn event(groups: &[GroupView], clusters: &[ClusterView]) -> Option<Event> {
+    let version = env!("CARGO_PKG_VERSION");
+    let view = PageEvent { at: wall(), version, groups, clusters };
     let text = serde_json::to_string(&view).ok()?;
     Some(Event::default().data(text))
 }
@@ -203,8 +239,12 @@ async fn events(State(site): State<Arc<Site>>) -> Response {
     };
     let mut all = site.groups.clone();
     let groups = shown_groups(&mut all);
+    let mut all_clusters = site.clusters.clone();
+    let clusters = shown_clusters(&mut all_clusters);
     let until = Instant::now() + STREAM_FOR;
-    let onlooker = Onlooker { site, all, groups, told: None, told_at: None, until, _place: place };
+    let (told, told_at) = (None, None);
+    let onlooker =
+        Onlooker { site, all, groups, all_clusters, clusters, told, told_at, until, _place: place };
     let stream = unfold(onlooker, |mut onlooker| async move {
         let event = onlooker.next().await?;
         Some((Ok::<_, Infallible>(event), onlooker))

@@ -549,6 +549,7 @@ fn a_support_bundle_has_no_secret_whatever_holds_one() {
     let names: Vec<&str> = files.keys().map(String::as_str).collect();
     let wanted = [
         "about.json",
+        "clusters.json",
         "config.json",
         "doctor.json",
         "history.json",

@@ -164,7 +164,7 @@ pub(crate) async fn blank_alone() -> (World, LabCluster) {
 }
 
 /// The config of an agent that publishes these clusters, each from its last node.
-fn config(world: &World, clusters: &[(&str, &LabCluster)]) -> String {
+pub fn config(world: &World, clusters: &[(&str, &LabCluster)]) -> String {
     let table = |(name, cluster): &(&str, &LabCluster)| {
         let seed = &cluster.nodes.last().unwrap().address;
         // Where the nodes are left to their own pace, none is taken for dead by a busy machine.
@@ -176,7 +176,7 @@ fn config(world: &World, clusters: &[(&str, &LabCluster)]) -> String {
 }
 
 /// Agents that publish `orders`, and know no Sentinel.
-fn cluster_agents(world: &World, cluster: &LabCluster, count: usize) -> Vec<Process> {
+pub fn cluster_agents(world: &World, cluster: &LabCluster, count: usize) -> Vec<Process> {
     let config = config(world, &[("orders", cluster)]);
     let args = ["--config", &config, "--listen", "127.0.0.1:0"];
     let env = [("CONSUL_REDIS_SENTINELS", "")];

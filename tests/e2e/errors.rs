@@ -29,14 +29,14 @@ async fn what_cannot_be_done_is_reported_with_what_can() {
     let known = "hint: the groups there are: redis\n";
     let mistakes: &[Mistake<'_>] = &[
         (&["switchover", "nope"], &[], 1, "Consul knows no group `nope`", known),
-        (&["retire", "nope"], &[], 1, "Consul knows no group `nope`", known),
+        (&["retire", "nope"], &[], 1, "Consul knows no group and no cluster `nope`", known),
         (&["history", "nope"], &[], 1, "nothing was ever published for the group `nope`", known),
         (
             &["retire", "redis"],
             &[],
             1,
             "1 agent(s) still watch `redis` and would publish it again: agent-0",
-            "hint: take the group out of their config first, or use --force\n",
+            "hint: take it out of their config first, or use --force\n",
         ),
         (
             &["maintenance", "on", &writer],

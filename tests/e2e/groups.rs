@@ -84,7 +84,7 @@ async fn two_groups_do_not_touch_each_other_and_leave_nothing_behind() {
     assert_eq!(unknown.status.code(), Some(1));
     assert_eq!(
         text(&unknown),
-        "error: Consul knows no group `redis`\nhint: there is no group under redis-ha/\n"
+        "error: Consul knows no group and no cluster `redis`\nhint: there is no group under redis-ha/\n"
     );
 }
 

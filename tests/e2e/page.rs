@@ -383,9 +383,10 @@ impl ByHand {
         let meter = Meter::new(Clock::start(), Counters::default());
         let (show, shown) = watch::channel(None);
         let groups = watch::Sender::new(BTreeMap::from([(group.clone(), (shown, Vec::new()))]));
-        let files = watch::Sender::default();
+        let (files, clusters) = (watch::Sender::default(), watch::Sender::default());
         let (groups, files) = (groups.subscribe(), files.subscribe());
-        let exhibits = HttpSources { groups, files, meter };
+        let clusters = clusters.subscribe();
+        let exhibits = HttpSources { groups, clusters, files, meter };
         let server = HttpServer::bind(&settings, exhibits).await.unwrap();
         let url = format!("{}/", server.url());
         let stop = CancellationToken::new();

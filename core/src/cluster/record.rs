@@ -10,7 +10,7 @@ use super::slots::{SlotRange, count};
 use super::table::NodeId;
 use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::published::record::decode_form;
-use crate::published::store::{Key, Layout};
+use crate::published::store::{AGENTS, Key, Layout};
 use crate::time::Mono;
 
 /// Version of the format. A record with a higher one is left alone.
@@ -215,7 +215,7 @@ pub struct ClusterStore {
     pub state: StoredCluster,
     /// ModifyIndex of `state`, 0 when it does not exist.
     pub index: u64,
-    /// The plain keys, by their name below the cluster's root.
+    /// All other keys, by their name below the cluster's root: the plain keys, the history, those of living agents.
     pub plain: BTreeMap<String, String>,
     /// The nodes that agents stand beside.
     pub announced: BTreeMap<Address, AnnouncedNode>,
@@ -228,7 +228,7 @@ impl ClusterStore {
         let (plain, announced) = (BTreeMap::new(), BTreeMap::new());
         let mut answer = Self { asked, state, index: 0, plain, announced };
         let root = layout.root();
-        for Key { key, value, modify_index, .. } in keys {
+        for Key { key, value, modify_index, locked } in keys {
             match key.strip_prefix(&root) {
                 Some("state") => {
                     answer.index = modify_index;
@@ -243,6 +243,8 @@ impl ClusterStore {
                     let node = serde_json::from_slice(&value).ok();
                     answer.announced.extend(address.zip(node));
                 }
+                // The key of an agent whose session is gone is about to go too.
+                Some(name) if name.starts_with(AGENTS) && !locked => {}
                 Some(name) => {
                     let text = String::from_utf8_lossy(&value).into_owned();
                     answer.plain.insert(name.to_owned(), text);
@@ -251,6 +253,11 @@ impl ClusterStore {
             }
         }
         answer
+    }
+
+    /// The agents that watch the cluster now.
+    pub fn agents(&self) -> impl Iterator<Item = &str> {
+        self.plain.keys().filter_map(|name| name.strip_prefix(AGENTS))
     }
 
     /// The record, where there is one that can be read.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::record::{ClusterRecord, ClusterRole, NodeRecord};
+use super::history::{HISTORY, appended};
+use super::record::{ClusterRecord, ClusterRole, ClusterStore, NodeRecord};
 use super::slots::SlotRange;
 use super::table::NodeId;
 use crate::identity::address::Address;
@@ -105,6 +106,18 @@ fn plain_keys(record: &ClusterRecord) -> BTreeMap<String, String> {
     plain
 }
 
+/// The plain keys once `record` is written where `before` was read, the history with them.
+pub fn plain_after(
+    before: Option<&ClusterStore>,
+    record: &ClusterRecord,
+) -> BTreeMap<String, String> {
+    let mut plain = project(record).plain;
+    let kept = before.and_then(|store| store.plain.get(HISTORY));
+    let history = appended(kept, before.and_then(ClusterStore::record), record);
+    plain.extend(history.or_else(|| kept.cloned()).map(|text| (HISTORY.to_owned(), text)));
+    plain
+}
+
 /// What Consul holds of a cluster before a write.
 #[derive(Debug, Clone, Copy)]
 pub struct Found<'a> {
@@ -139,7 +152,8 @@ pub fn ops_to(layout: &Layout, found: &Found<'_>, record: &ClusterRecord) -> Vec
 }
 
 /// As much of the way to `wanted` as one transaction has room for: nodes leave the names first, then primaries enter,
-/// then replicas. The record of that, and the operations besides `state`; `None` where there is no room for any.
+/// then replicas. The record of that, and the operations besides `state`, the history's with them; `None` where there is
+/// no room for any.
 pub fn step(
     layout: &Layout,
     found: &Found<'_>,
@@ -147,7 +161,9 @@ pub fn step(
     wanted: &ClusterRecord,
 ) -> Option<(ClusterRecord, Vec<Op>)> {
     let fitting = |record: ClusterRecord| {
-        let ops = ops_to(layout, found, &record);
+        let mut ops = ops_to(layout, found, &record);
+        let history = appended(found.plain.get(HISTORY), before, &record);
+        ops.extend(history.map(|value| Op::KeySet { key: layout.history(), value }));
         (ops.len() < TXN_OPS_MAX).then_some((record, ops))
     };
     if let Some(all) = fitting(wanted.clone()) {

@@ -11,7 +11,8 @@ use super::record::{ClusterRecord, ClusterRole, ClusterStore, NodeRecord, Stored
 use super::renewal::{
     ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, nothing_yet, renew,
 };
-use super::rows::{Found, ops_to, project, step};
+use super::rows::{Found, ops_to, plain_after, project, step};
+use super::shown::{AgentHears, ClusterStatus, cluster_status};
 use super::slots::SLOTS;
 use super::table::{NODES_MAX, NodeId};
 use crate::group::{LogLevel, LogLine, Outcome};
@@ -49,6 +50,8 @@ pub const TOLD_AGAIN_MS: u64 = 2_000;
 const REFUSED_AGAIN_MS: u64 = 60;
 /// A cluster that is not recorded yet, and has slots that no node owns, is taken to be as it is after so long, in ms.
 const WHOLE_WITHIN_MS: u64 = 10_000;
+/// What is said while what the nodes say is not followed.
+const HELD: &str = "nothing enters the names";
 /// Lines of one change that are said each.
 const LINES_MAX: usize = 20;
 
@@ -273,6 +276,19 @@ impl ClusterLoop {
         }
     }
 
+    /// What operators are told of it.
+    pub fn shown(&self) -> ClusterStatus {
+        let record = self.store.as_ref().and_then(ClusterStore::record);
+        let said = |about: Topic| self.problems.get(&about).map(|said| said.text.clone());
+        let other = || said(Topic::Duties).or_else(|| said(Topic::Consul));
+        let held = said(Topic::Names);
+        let hears = AgentHears {
+            answering: self.judged.as_ref().map_or(0, |judged| judged.answering),
+            held: if record.is_none() { other().or(held) } else { held },
+        };
+        cluster_status(&self.policy, self.store.as_ref(), None, Some(&hears))
+    }
+
     /// Takes what happened, and says what to do.
     pub fn on(&mut self, input: ClusterInput, now: Now) -> Vec<ClusterOutput> {
         let mut outputs = Vec::new();
@@ -471,7 +487,7 @@ impl ClusterLoop {
                 let Some(record) = record else { return self.repaired(now.mono, outputs) };
                 let fit = |id: &NodeId| record.nodes.get(id).is_some_and(|node| node.fit);
                 self.silenced = silent.into_iter().filter(|id| !fit(id)).collect();
-                let plain = project(&record).plain;
+                let plain = plain_after(self.store.as_ref(), &record);
                 let state = StoredCluster::Known(Box::new(record));
                 let announced = self.store.as_ref().map(|store| store.announced.clone());
                 let announced = announced.unwrap_or_default();
@@ -497,7 +513,7 @@ impl ClusterLoop {
     /// What was put back is taken to be there until it is read.
     fn repaired(&mut self, now: Mono, outputs: &mut Vec<ClusterOutput>) {
         if let Some(store) = &mut self.store
-            && let Some(plain) = store.record().map(|record| project(record).plain)
+            && let Some(plain) = store.record().map(|record| plain_after(Some(&*store), record))
         {
             store.plain = plain;
         }
@@ -683,7 +699,7 @@ impl ClusterLoop {
         let lasts = self.unheard_since.is_none_or(|at| now.mono - at >= ASK_MS);
         match held {
             Some(held) if lasts => {
-                let text = format!("nothing enters the names: {held}");
+                let text = format!("{HELD}: {held}");
                 self.complain(Topic::Names, text, now, outputs);
             }
             Some(_) => {}

@@ -46,7 +46,7 @@ impl Layout {
 
     /// The key of the last published changes.
     ///
-    /// Holds JSON: the last 50 changes, with times and reasons.
+    /// Holds JSON: the last 50 changes, with times and reasons; of a [cluster](cluster.md), what changed of which node.
     pub fn history(&self) -> String {
         format!("{}history", self.root())
     }

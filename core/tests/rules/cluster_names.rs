@@ -6,6 +6,7 @@ use consul_redis_core::cluster::judgement::{NodeAnswer, NodeReadings};
 use consul_redis_core::cluster::order::NodeOrder;
 use consul_redis_core::cluster::record::{ClusterRecord, ClusterStore};
 use consul_redis_core::cluster::renewal::{ClusterPolicy, HOLD_NAMES_MS, NoAnswer};
+use consul_redis_core::cluster::shown::ClusterStatus;
 use consul_redis_core::cluster::slots::SLOTS;
 use consul_redis_core::cluster::table::Table;
 use consul_redis_core::cluster::wanted::ClusterDuties;
@@ -226,6 +227,36 @@ impl Stage {
         found.cloned().ok_or_else(refused)?.map_err(|_| refused())
     }
 
+    /// What Consul holds.
+    pub(crate) fn store(&self) -> ClusterStore {
+        self.kept.store(Mono(self.now))
+    }
+
+    pub(crate) fn cluster_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
+    /// What an agent shows.
+    pub(crate) fn shown(&self, agent: usize) -> ClusterStatus {
+        self.agents[agent].machine.shown()
+    }
+
+    pub(crate) fn value_of(&self, key: &str) -> String {
+        String::from_utf8(self.kept.keys.get(key).expect(key).0.clone()).expect("text")
+    }
+
+    /// Another program writes a key.
+    pub(crate) fn put(&mut self, key: &str, value: &str) {
+        self.kept.index += 1;
+        self.kept.keys.insert(key.to_owned(), (value.as_bytes().to_vec(), self.kept.index));
+    }
+
+    /// An operator deletes a key.
+    pub(crate) fn delete(&mut self, key: &str) {
+        self.kept.index += 1;
+        assert!(self.kept.keys.remove(key).is_some(), "{key} is not there");
+    }
+
     pub(crate) fn record(&self) -> ClusterRecord {
         self.kept.store(Mono(self.now)).record().expect("a record").clone()
     }
@@ -255,16 +286,20 @@ impl Stage {
 
 impl Watcher {
     pub(crate) fn new(name: String, duties: ClusterDuties) -> Self {
-        let policy = ClusterPolicy {
-            name: "orders".parse().expect("a name"),
-            service: "orders".parse().expect("a name"),
-            layout: layout(),
-            agent: name.clone(),
-            duties,
-        };
-        let machine = ClusterLoop::new(policy);
+        let machine = ClusterLoop::new(ClusterPolicy { duties, ..policy(&name) });
         let (followed, deaf, said) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
         Self { name, machine, followed, seen: u64::MAX, deaf, said }
+    }
+}
+
+/// What is wanted of the cluster.
+pub(crate) fn policy(agent: &str) -> ClusterPolicy {
+    ClusterPolicy {
+        name: "orders".parse().expect("a name"),
+        service: "orders".parse().expect("a name"),
+        layout: layout(),
+        agent: agent.to_owned(),
+        duties: ClusterDuties::NONE,
     }
 }
 

@@ -6,6 +6,7 @@ mod cluster;
 mod cluster_duties;
 mod cluster_names;
 mod cluster_start;
+mod cluster_shown;
 mod data_loss;
 mod doctor;
 mod electorate;

@@ -468,6 +468,80 @@ function show(view, now) {
   });
 }
 
+// ---- A cluster ----
+
+const SLOTS = 16384;
+const covered = (status) => `${number(status.slots_served)} of ${number(SLOTS)} slots are served`;
+
+function slotBar(status) {
+  const rects = status.shards.flatMap((shard, index) => shard.slots.map((range) => {
+    const [first, last] = range.includes("-") ? range.split("-").map(Number) : [Number(range), Number(range)];
+    const kind = !shard.primary ? "none" : index % 2 === 0 ? "led" : "led next";
+    const title = svg("title", {}, `${range}: ${or(shard.primary, "no primary")}`);
+    return svg("rect", { class: kind, x: first, y: 0, width: last - first + 1, height: DAY.height }, title);
+  }));
+  return svg("svg", { class: "day", viewBox: `0 0 ${SLOTS} ${DAY.height}`, preserveAspectRatio: "none", role: "img", "aria-label": covered(status) },
+    svg("rect", { class: "unknown", x: 0, y: 0, width: SLOTS, height: DAY.height }), ...rects);
+}
+function shards(status) {
+  const heads = [{ name: "Shard" }, { name: "Slots" }, { name: "Primary" }, { name: "Replicas" }, { name: "Epoch", number: true }];
+  const rows = status.shards.map((one) => [
+    one.shard, one.slots.join(" "), or(one.primary, "none"), one.replicas.join(" ") || "none", one.epoch,
+  ]);
+  return table("Shards", heads, rows, "wide");
+}
+function unfit(status, now) {
+  if (status.unfit.length === 0) return null;
+  const heads = [{ name: "In no name" }, { name: "Node" }, { name: "It is" }, { name: "Why" }, { name: "For", number: true }];
+  const rows = status.unfit.map((one) => [
+    one.address, one.id.slice(0, 8), one.role ? `${one.role} of shard ${one.shard}` : "of no shard", one.why, ago(one.since, now),
+  ]);
+  return table("In no name", heads, rows, "wide");
+}
+function changes(status) {
+  if (status.history.length === 0) return null;
+  const heads = [{ name: "Generation" }, { name: "Began" }, { name: "By" }, { name: "What" }, { name: "Slots served", number: true }];
+  const rows = status.history.map((one) => [one.generation, time(one.at), one.by, one.what.join("; "), number(one.slots_served)]);
+  return table("The last changes", heads, rows, "wide");
+}
+function clusterSummary({ cluster, status }) {
+  const { problems } = status;
+  return [
+    make("div", { class: "title" }, make("h2", { id: `title-cluster-${cluster}` }, cluster), badge(status)),
+    make("p", { class: "lead" }, make("code", {}, status.name), " → ", make("strong", { class: "mono covered" }, covered(status))),
+    status.why ? make("p", {}, `Generation ${status.generation}: ${status.why}`) : null,
+    problems.length > 0 ? make("ul", { class: "problems", "aria-label": "Open problems" }, ...problems.map((one) => make("li", {}, make("code", {}, one.code), one.text))) : null,
+  ];
+}
+function clusterSection(cluster) {
+  const key = `cluster/${cluster}`;
+  const known = shownGroups.get(key);
+  if (known) return known;
+  const part = (kind) => ({ place: make("div", { class: kind }), shows: null });
+  const parts = { summary: part("summary"), since: part("soft"), slots: part("last-day"), tables: part("tables") };
+  parts.whole = make("section", { class: "card", id: `cluster-${cluster}`, "aria-labelledby": `title-cluster-${cluster}` },
+    parts.summary.place, parts.since.place, parts.slots.place, parts.tables.place);
+  shownGroups.set(key, parts);
+  at("groups").append(parts.whole);
+  return parts;
+}
+function showCluster(view, now) {
+  const parts = clusterSection(view.cluster);
+  const { status } = view;
+  if (!status) {
+    put(parts, "summary", view, () => [make("h2", { id: `title-cluster-${view.cluster}` }, view.cluster), make("p", {}, "Nothing is known yet.")]);
+    return;
+  }
+  const { healthy, degraded, problems, generation, why, name, slots_served: served } = status;
+  put(parts, "summary", [healthy, degraded, problems, generation, why, name, served], () => clusterSummary(view));
+  const voters = `${or(status.voters_answering, 0)} of ${status.voters} voters answer this agent. `;
+  const since = status.since ? `Since ${time(status.since)} (${ago(status.since, now)}), by ${status.by}. ` : "";
+  const watched = status.agents.length === 0 ? "no agent" : status.agents.join(", ");
+  put(parts, "since", [since, voters, watched], () => [make("p", {}, `${since}${voters}Watched by ${watched}.`)]);
+  put(parts, "slots", status.shards, () => [slotBar(status)]);
+  put(parts, "tables", [status.shards, status.unfit, status.history, minute(now)], () => [shards(status), unfit(status, now), changes(status)]);
+}
+
 // ---- The page ----
 
 let last = null;
@@ -486,17 +560,27 @@ function overview(view, now) {
     dayBar(lastDay(view.writers, now)),
     worst ? make("p", { class: "worst" }, make("code", {}, worst.code), " ", worst.text) : null);
 }
-function navigation(groups, now) {
+function clusterOverview({ cluster, status }) {
+  const worst = status && status.problems[0];
+  return make("li", { "data-cluster": cluster },
+    make("a", { href: `#cluster-${cluster}` }, cluster), badge(status),
+    make("span", { class: "mono" }, status ? covered(status) : ""),
+    status ? slotBar(status) : make("span", {}),
+    worst ? make("p", { class: "worst" }, make("code", {}, worst.code), " ", worst.text) : null);
+}
+const titled = (view) => or(view.group, view.cluster);
+function navigation(views, now) {
   const nav = at("nav");
-  nav.hidden = groups.length < 2;
+  nav.hidden = views.length < 2;
   if (nav.hidden) return;
-  const sorted = [...groups].sort((a, b) => rank(a.status) - rank(b.status) || a.group.localeCompare(b.group));
-  const shows = JSON.stringify([minute(now), sorted.map(({ group, status, writers }) =>
-    [group, writers, status && [status.healthy, status.degraded, status.problems, status.writer]])]);
+  const sorted = [...views].sort((a, b) => rank(a.status) - rank(b.status) || titled(a).localeCompare(titled(b)));
+  const shows = JSON.stringify([minute(now), sorted.map(({ group, cluster, status, writers }) =>
+    [group, cluster, writers, status && [status.healthy, status.degraded, status.problems, status.writer, status.shards]])]);
   if (nav.dataset.shows === shows) return;
   nav.dataset.shows = shows;
   const focused = nav.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-  nav.replaceChildren(make("ul", {}, ...sorted.map((view) => overview(view, now))));
+  const rows = sorted.map((view) => (view.cluster ? clusterOverview(view) : overview(view, now)));
+  nav.replaceChildren(make("ul", {}, ...rows));
   if (focused) [...nav.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
 }
 function health(status) {
@@ -512,6 +596,12 @@ function news(before, now) {
     if (old.status.writer !== view.status.writer) said.push(`${view.group}: the writer is ${or(view.status.writer, "none")}, generation ${view.status.generation}.`);
     if (health(old.status) !== health(view.status)) said.push(`${view.group} is ${health(view.status)}.`);
   }
+  for (const view of now.clusters) {
+    const old = before.clusters.find((one) => one.cluster === view.cluster);
+    if (!old || !old.status || !view.status) continue;
+    if (old.status.slots_served !== view.status.slots_served) said.push(`${view.cluster}: ${covered(view.status)}.`);
+    if (health(old.status) !== health(view.status)) said.push(`${view.cluster} is ${health(view.status)}.`);
+  }
   return said.join(" ");
 }
 function render(view) {
@@ -519,10 +609,12 @@ function render(view) {
   if (said) at("news").textContent = said;
   last = view;
   at("version").textContent = `consul-redis ${view.version}.`;
-  const ill = view.groups.filter((one) => !one.status || !one.status.healthy).length;
+  const all = [...view.groups, ...view.clusters];
+  const ill = all.filter((one) => !one.status || !one.status.healthy).length;
   document.title = ill > 0 ? `▲ ${ill} · consul-redis` : "✓ consul-redis";
-  navigation(view.groups, view.at);
+  navigation(all, view.at);
   for (const group of view.groups) show(group, view.at);
+  for (const cluster of view.clusters) showCluster(cluster, view.at);
 }
 function link(kind, text) {
   if (at("link").textContent === text) return;

@@ -1,0 +1,172 @@
+//! What is shown of a Redis Cluster, and its history in Consul.
+
+use consul_redis_core::cluster::history::{ClusterChange, changes_of};
+use consul_redis_core::cluster::record::{ClusterStore, StoredCluster};
+use consul_redis_core::cluster::shown::{
+    AgentHears, ClusterProblemCode, ClusterStatus, cluster_status,
+};
+use consul_redis_core::cluster::slots::SLOTS;
+use consul_redis_core::known::observed::RowsAnswer;
+use consul_redis_core::published::projection::Layout;
+
+use crate::cluster::at;
+use crate::cluster_names::{Stage, policy};
+
+/// Long enough for whatever agents do at once.
+const AT_ONCE: usize = 4;
+
+fn watched(store: &ClusterStore) -> ClusterStore {
+    let mut store = store.clone();
+    store.plain.insert("agents/agent-0".to_owned(), "{}".to_owned());
+    store
+}
+
+fn status(stage: &Stage) -> ClusterStatus {
+    cluster_status(&policy("agent-0"), Some(&watched(&stage.store())), None, None)
+}
+
+fn codes(status: &ClusterStatus) -> Vec<ClusterProblemCode> {
+    status.problems.iter().map(|problem| problem.code).collect()
+}
+
+fn history(stage: &Stage) -> Vec<ClusterChange> {
+    changes_of(&stage.store())
+}
+
+#[test]
+fn a_healthy_cluster_is_shown_with_its_shards_and_no_problem() {
+    let shown = status(&Stage::published());
+    assert_eq!((shown.healthy, shown.degraded, codes(&shown)), (true, false, Vec::new()));
+    assert_eq!(
+        (shown.name.as_str(), shown.slots_served, shown.voters),
+        ("orders.service.consul", SLOTS, 3)
+    );
+    assert_eq!(shown.shards.len(), 3);
+    let first = &shown.shards[0];
+    assert_eq!(
+        (first.shard, &first.primary, &first.replicas[..]),
+        (1, &Some(at('a')), &[at('d')][..])
+    );
+    assert_eq!(
+        (shown.generation, shown.by.as_deref(), shown.voters_answering),
+        (1, Some("agent-0"), None)
+    );
+}
+
+/// 2 while slots are not served, 3 while only a node is missing.
+#[test]
+fn a_dead_primary_is_unhealthy_until_it_is_replaced_and_degraded_until_it_is_back() {
+    let mut stage = Stage::published();
+    stage.cluster_mut().dies('a');
+    stage.turn(1);
+    let shown = status(&stage);
+    assert!(!shown.healthy && !shown.degraded, "{shown:#?}");
+    assert_eq!(codes(&shown)[0], ClusterProblemCode::SlotsUnserved);
+    assert!(shown.problems[0].text.contains("shard 1 (0-5460)"), "{:?}", shown.problems);
+    let [dead] = &shown.unfit[..] else { panic!("{shown:#?}") };
+    assert_eq!((&dead.address, dead.why.as_str()), (&at('a'), "cannot connect: refused"));
+    stage.cluster_mut().d_is_elected();
+    stage.turn(1);
+    let shown = status(&stage);
+    assert!(shown.healthy && shown.degraded, "{shown:#?}");
+    assert_eq!(codes(&shown), [ClusterProblemCode::NodesUnfit, ClusterProblemCode::NoReplica]);
+}
+
+#[test]
+fn what_is_not_known_is_said_as_such() {
+    let unread = cluster_status(&policy("agent-0"), None, None, None);
+    assert_eq!(
+        (unread.consul_read, codes(&unread)),
+        (false, vec![ClusterProblemCode::ConsulUnread])
+    );
+    let stage = Stage::published();
+    let unwatched = cluster_status(&policy("agent-0"), Some(&stage.store()), None, None);
+    assert_eq!(codes(&unwatched), [ClusterProblemCode::NoAgents]);
+    let mut store = watched(&stage.store());
+    store.state = StoredCluster::Absent;
+    let absent = cluster_status(&policy("agent-0"), Some(&store), None, None);
+    assert_eq!(codes(&absent), [ClusterProblemCode::NothingPublished]);
+    store.state = StoredCluster::Unreadable("its version is 9".to_owned());
+    let newer = cluster_status(&policy("agent-0"), Some(&store), None, None);
+    assert_eq!(codes(&newer), [ClusterProblemCode::StateUnreadable]);
+}
+
+#[test]
+fn rows_that_another_program_changed_are_drift() {
+    let stage = Stage::published();
+    let (store, mut rows) = (watched(&stage.store()), stage.rows());
+    let shown =
+        |rows: &RowsAnswer| cluster_status(&policy("agent-0"), Some(&store), Some(rows), None);
+    assert_eq!(codes(&shown(&rows)), []);
+    let found = rows.found.as_mut().expect("rows");
+    found.services.pop_first();
+    assert_eq!(codes(&shown(&rows)), [ClusterProblemCode::Drift]);
+}
+
+#[test]
+fn an_agent_shows_what_it_hears_and_why_it_holds_back() {
+    let stage = Stage::published();
+    let held = "nothing enters the names: were two clusters merged?".to_owned();
+    let hears = AgentHears { answering: 2, held: Some(held.clone()) };
+    let shown = cluster_status(&policy("agent-7"), Some(&stage.store()), None, Some(&hears));
+    assert_eq!((shown.voters_answering, &shown.agents[..]), (Some(2), &["agent-7".to_owned()][..]));
+    assert_eq!((codes(&shown), &shown.problems[0].text), (vec![ClusterProblemCode::Held], &held));
+    let loop_shows = stage.shown(0);
+    assert_eq!((loop_shows.voters_answering, loop_shows.healthy), (Some(3), true));
+}
+
+/// Every change is in it once, with the agent that wrote it, whichever that was.
+#[test]
+fn each_change_is_in_the_history_with_its_generation_agent_and_nodes() {
+    let mut stage = Stage::published_by(2);
+    let [first] = &history(&stage)[..] else { panic!("{:#?}", history(&stage)) };
+    assert_eq!((first.generation, first.slots_served, first.what.len()), (1, SLOTS, 6));
+    stage.cluster_mut().dies('a');
+    stage.turn(AT_ONCE);
+    stage.cluster_mut().d_is_elected();
+    stage.turn(AT_ONCE);
+    let record = stage.record();
+    let all = history(&stage);
+    let generations: Vec<u64> = all.iter().map(|change| change.generation).collect();
+    let wanted: Vec<u64> = (1..=record.generation).rev().collect();
+    assert_eq!(generations, wanted);
+    assert_eq!((&all[0].by, all[0].at), (&record.by, record.since));
+    let leaves = &all[all.len() - 2];
+    assert_eq!(leaves.slots_served, SLOTS - 5_461);
+    assert!(leaves.what[0].contains("primary of shard 1, leaves"), "{leaves:?}");
+    assert!(all[0].what.iter().any(|line| line.ends_with("is primary of shard 1")), "{all:#?}");
+}
+
+/// A node that comes and goes for days neither fills Consul nor loses what was last.
+#[test]
+fn the_history_is_bounded_and_keeps_the_last() {
+    let mut stage = Stage::published();
+    for _ in 0..40 {
+        stage.cluster_mut().node('f').state_ok = false;
+        stage.turn(AT_ONCE);
+        stage.cluster_mut().node('f').state_ok = true;
+        stage.turn(AT_ONCE);
+    }
+    let (record, all) = (stage.record(), history(&stage));
+    assert!(record.generation > 60, "{}", record.generation);
+    assert_eq!((all.len(), all[0].generation), (50, record.generation));
+    let key = Layout::of_cluster("redis-ha", &record.cluster).history();
+    assert!(stage.value_of(&key).len() <= 32 * 1024);
+}
+
+/// Where `state` was deleted so that agents begin anew, what was before stays told.
+#[test]
+fn a_damaged_history_begins_anew_and_a_deleted_state_keeps_it() {
+    let mut stage = Stage::published();
+    let layout = Layout::of_cluster("redis-ha", &stage.record().cluster);
+    stage.delete(&layout.state());
+    stage.turn(60);
+    let generations: Vec<u64> = history(&stage).iter().map(|change| change.generation).collect();
+    assert_eq!(generations, [2, 1]);
+    stage.put(&layout.history(), "[{\"generation\": \"x\"}]");
+    stage.turn(1);
+    stage.cluster_mut().dies('e');
+    stage.turn(AT_ONCE);
+    let generations: Vec<u64> = history(&stage).iter().map(|change| change.generation).collect();
+    assert_eq!(generations, [3]);
+}

@@ -1,0 +1,418 @@
+//! What an operator sees of a published Redis Cluster, and does with it: `status`, the page, `doctor`, `wait`,
+//! `history`, completion, `support-bundle`, `retire`.
+
+use std::process::Output;
+use std::time::Duration;
+
+use consul_redis::lab::LabError;
+use consul_redis::lab::cluster::{LabCluster, id};
+use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::wait::until;
+use consul_redis::lab::world::World;
+use serde_json::{Value, json};
+
+use crate::browser::Browser;
+use crate::clients::{Sample, interpreter, last_before_failure, sample};
+use crate::cluster::{
+    AT_ONCE, NODE_TIMEOUT_MS, REPLACED_WITHIN, ats, blank_alone, cluster_agents, config,
+    until_all_named, until_answers, until_calm,
+};
+use crate::support::{get, http_address, off_schema, run, text};
+
+/// What the page shows, as text.
+const TEXT: &str = "return document.body.innerText";
+
+/// A cluster that these agents have published, and their config.
+struct Published {
+    world: World,
+    cluster: LabCluster,
+    agents: Vec<Process>,
+    config: String,
+}
+
+impl Published {
+    async fn by(count: usize) -> Self {
+        let (world, cluster) = blank_alone().await;
+        cluster.create().await.unwrap();
+        let agents = cluster_agents(&world, &cluster, count);
+        until_all_named(&world, &cluster).await;
+        let config = config(&world, &[("orders", &cluster)]);
+        Self { world, cluster, agents, config }
+    }
+
+    /// A command with the agents' config.
+    fn run(&self, args: &[&str]) -> Output {
+        let args = [args, &["--config", &self.config]].concat();
+        run(&self.world, &args, &[("CONSUL_REDIS_SENTINELS", "")])
+    }
+
+    /// Its exit code, and what it prints for programs.
+    fn json(&self, schema: &str, args: &[&str]) -> (Option<i32>, Value) {
+        let output = self.run(&[args, &["--json"]].concat());
+        let said: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", text(&output)));
+        assert_eq!(off_schema(schema, &said), Vec::<String>::new(), "{said:#}");
+        (output.status.code(), said)
+    }
+
+    /// Waits until `status` ends with this, and says what fits.
+    async fn until_status(&self, code: i32, fits: impl Fn(&Value) -> bool) -> Value {
+        until("status is as expected", REPLACED_WITHIN, || async {
+            let (found, said) = self.json("status", &["status", "orders"]);
+            let right = found == Some(code) && fits(&said[0]);
+            if right { Ok(said[0].clone()) } else { Err(LabError(format!("{found:?}: {said:#}"))) }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// What `doctor` finds.
+    fn findings(&self) -> Vec<Value> {
+        let (_, said) = self.json("doctor", &["doctor", "orders"]);
+        assert_eq!(said[0]["cluster"], "orders", "{said:#}");
+        said[0]["findings"].as_array().unwrap().clone()
+    }
+
+    async fn until_found(&self, what: &str, fits: impl Fn(&[&str]) -> bool) -> Vec<Value> {
+        until(what, REPLACED_WITHIN, || async {
+            let found = self.findings();
+            if fits(&codes(&found)) { Ok(found) } else { Err(LabError(format!("{found:#?}"))) }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Does what a finding says, on real servers.
+    async fn cure(&self, found: &[Value], code: &str) {
+        let mend = mend(found, code);
+        let commands: Vec<&str> = mend.split("; ").filter_map(command_in).collect();
+        assert!(!commands.is_empty(), "no command: {mend}");
+        for command in commands {
+            let words: Vec<&str> = command.split(' ').collect();
+            let ["-h", host, "-p", port, rest @ ..] = &words[..] else { panic!("{command}") };
+            let at = format!("{host}:{port}");
+            let node = self.cluster.nodes.iter().find(|node| node.address.to_string() == at);
+            node.unwrap_or_else(|| panic!("{command}")).ask(rest).await.unwrap();
+        }
+    }
+}
+
+/// What stands after `redis-cli` in a part of a cure, where that begins with it, or names it after a colon or a comma.
+fn command_in(part: &str) -> Option<&str> {
+    let (_, command) = part.split_once("redis-cli ")?;
+    // What comes after the command is about it.
+    Some(command.split(" makes ").next().unwrap_or(command))
+}
+
+fn codes(found: &[Value]) -> Vec<&str> {
+    found.iter().map(|finding| finding["code"].as_str().unwrap()).collect()
+}
+
+fn mend<'a>(found: &'a [Value], code: &str) -> &'a str {
+    let finding = found.iter().find(|finding| finding["code"] == code);
+    finding.unwrap_or_else(|| panic!("no {code}: {found:#?}"))["mend"].as_str().unwrap()
+}
+
+async fn ask_all(nodes: &[LabServer], command: &[&str]) {
+    for node in nodes {
+        node.ask(command).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn status_wait_and_history_follow_a_cluster_through_the_death_of_a_primary() {
+    let mut it = Published::by(2).await;
+    let said = it.until_status(0, |said| said["healthy"] == true).await;
+    assert_eq!(
+        (&said["cluster"], &said["slots_served"], &said["voters"]),
+        (&json!("orders"), &json!(16_384), &json!(3))
+    );
+    assert_eq!(said["agents"], json!(["agent-0", "agent-1"]));
+    let shown = text(&it.run(&["status"]));
+    let head = "orders: healthy, orders.service.consul -> 16384 of 16384 slots are served\n";
+    assert!(shown.starts_with(head), "{shown}");
+    // A command without a config asks Consul which there are.
+    let bare = run(&it.world, &["status"], &[("CONSUL_REDIS_SENTINELS", "")]);
+    assert!(text(&bare).contains(head), "{}", text(&bare));
+    let (code, waited) = it.json("wait", &["wait", "orders", "--replicas", "1"]);
+    assert_eq!((code, waited["replicas"].as_array().unwrap().len()), (Some(0), 3), "{waited:#}");
+    let before = until_calm(&it.world).await;
+
+    let dead = it.cluster.nodes[0].address.to_string();
+    it.cluster.nodes[0].kill();
+    let said = it.until_status(2, |said| said["slots_served"] != 16_384).await;
+    assert_eq!(said["problems"][0]["code"], "slots-unserved", "{said:#}");
+    let late = it.run(&["wait", "orders", "--timeout", "100ms"]);
+    let output = text(&late);
+    assert_eq!(late.status.code(), Some(2), "{output}");
+    assert!(output.contains("hint: consul-redis status orders says what is wrong"), "{output}");
+    let waited = it.run(&["wait", "orders", "--timeout", "60s"]);
+    assert_eq!(waited.status.code(), Some(0), "{}", text(&waited));
+    let primaries = ats(&[&it.cluster.nodes[1], &it.cluster.nodes[2], &it.cluster.nodes[3]]);
+    let mut printed: Vec<String> = text(&waited).lines().map(str::to_owned).collect();
+    printed.sort();
+    assert_eq!(printed, primaries);
+    let said = it.until_status(3, |said| said["slots_served"] == 16_384).await;
+    assert_eq!(said["unfit"][0]["address"], dead, "{said:#}");
+
+    until_calm(&it.world).await;
+    let (code, changes) = it.json("history", &["history", "orders"]);
+    assert_eq!(code, Some(0), "{changes:#}");
+    let changes = changes.as_array().unwrap();
+    let generations: Vec<u64> =
+        changes.iter().map(|change| change["generation"].as_u64().unwrap()).collect();
+    let last = generations[0];
+    // None is left out, and none is there twice, whichever agent wrote it.
+    assert_eq!(generations, (1..=last).rev().collect::<Vec<u64>>());
+    assert!(last > before, "{last}");
+    let lines: Vec<String> = changes.iter().map(|change| change["what"].to_string()).collect();
+    let lines = lines.join("\n");
+    assert!(lines.contains(&dead) && lines.contains("leaves: "), "{lines}");
+    let shown = text(&it.run(&["history", "orders"]));
+    assert!(shown.contains("leaves: ") && shown.contains("agent-"), "{shown}");
+    let refused = it.run(&["history", "orders", "--steps"]);
+    assert_eq!(refused.status.code(), Some(64), "{}", text(&refused));
+    it.cluster.nodes[0].restart().await.unwrap();
+    it.until_status(0, |said| said["unfit"] == json!([])).await;
+}
+
+#[tokio::test]
+async fn the_page_shows_a_cluster_and_follows_it_without_a_reload() {
+    let mut it = Published::by(1).await;
+    let url = http_address(&it.agents[0]).await;
+    let (code, ready) = get(&format!("{url}/readyz"), None).await.unwrap();
+    assert_eq!(code, 200, "{ready}");
+    let (_, told) = get(&format!("{url}/status.json"), None).await.unwrap();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(off_schema("status", &told), Vec::<String>::new(), "{told:#}");
+    assert_eq!((&told[0]["cluster"], &told[0]["voters_answering"]), (&json!("orders"), &json!(3)));
+
+    let browser = Browser::start(it.world.dir()).await;
+    browser.look(1120, 900, "light").await;
+    browser.requested().await;
+    browser.open(&format!("{url}/")).await;
+    let shows = |text: &str| format!("return document.body.innerText.includes({})", json!(text));
+    browser.until("it is well", &shows("✓ healthy"), TEXT).await;
+    browser.until("all slots", &shows("16,384 of 16,384 slots are served"), TEXT).await;
+    browser.until("the voters", &shows("3 of 3 voters answer this agent"), TEXT).await;
+    for node in &it.cluster.nodes {
+        browser.until("each node", &shows(&node.address.to_string()), TEXT).await;
+    }
+    browser.run("window.sameAsBefore = true").await;
+
+    let dead = it.cluster.nodes[0].address.to_string();
+    it.cluster.nodes[0].kill();
+    let covered = "return !document.querySelector('.covered').textContent.startsWith('16,384 of')";
+    browser.until("the slots are not served", covered, TEXT).await;
+    browser.until("its successor", &shows("16,384 of 16,384 slots are served"), TEXT).await;
+    browser.until("it is degraded", &shows("▲ degraded"), TEXT).await;
+    let unfit = format!(
+        "return [...document.querySelectorAll('caption')].some((one) => one.textContent === 'In no name' && \
+         one.parentElement.innerText.includes({}))",
+        json!(dead)
+    );
+    browser.until("who is in no name, and why", &unfit, TEXT).await;
+    browser.until("the last changes", &shows("The last changes"), TEXT).await;
+    assert_eq!(browser.run("return window.sameAsBefore").await, json!(true));
+    let news = browser.run("return document.getElementById('news').textContent").await;
+    assert!(news.as_str().unwrap().contains("orders"), "a screen reader does not say it: {news}");
+    let overflow =
+        "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+    browser.look(360, 740, "dark").await;
+    assert_eq!(browser.run(overflow).await, json!(0), "wider than a phone");
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_cluster_is_completed_collected_and_retired() {
+    let mut it = Published::by(1).await;
+    let asked =
+        [("CONSUL_REDIS_COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", "2"), ("_CLAP_IFS", "\n")];
+    for command in ["status", "wait", "history", "doctor", "retire", "cluster"] {
+        let completed = text(&run(&it.world, &["--", "consul-redis", command, ""], &asked));
+        assert!(completed.lines().any(|word| word == "orders"), "{command}: {completed}");
+    }
+    let switched = text(&run(&it.world, &["--", "consul-redis", "switchover", ""], &asked));
+    assert!(!switched.lines().any(|word| word == "orders"), "{switched}");
+
+    let file = it.world.dir().join("bundle.tar.gz");
+    let log = it.world.dir().join("bundle.log");
+    std::fs::write(&log, "started\n").unwrap();
+    let (file, log) = (file.display().to_string(), log.display().to_string());
+    let bundle = it.run(&["support-bundle", &file, "--log-file", &log]);
+    assert_eq!(bundle.status.code(), Some(0), "{}", text(&bundle));
+    let archive = std::fs::File::open(&file).unwrap();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(archive));
+    let mut found = archive.entries().unwrap().map(Result::unwrap);
+    let clusters = found.find(|entry| entry.path().unwrap().ends_with("clusters.json")).unwrap();
+    let clusters: Value = serde_json::from_reader(clusters).unwrap();
+    assert_eq!(clusters["orders"]["state"]["cluster"], "orders", "{clusters:#}");
+    assert_eq!(clusters["orders"]["history"][0]["by"], "agent-0", "{clusters:#}");
+
+    let refused = it.run(&["retire", "orders"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert!(text(&refused).contains("1 agent(s) still watch `orders`"), "{}", text(&refused));
+    it.agents[0].signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(it.agents[0].end(Duration::from_secs(5)).await.unwrap(), 0);
+    let unwatched = it.json("status", &["status", "orders"]);
+    assert_eq!(
+        (unwatched.0, &unwatched.1[0]["problems"][0]["code"]),
+        (Some(2), &json!("no-agents"))
+    );
+    let gone = it.run(&["retire", "orders"]);
+    assert_eq!(gone.status.code(), Some(0), "{}", text(&gone));
+    for service in ["orders", "orders-primary", "orders-replica"] {
+        until_answers(&it.world, service, AT_ONCE, <[String]>::is_empty).await;
+    }
+    assert_eq!(it.world.consul.key("redis-ha/cluster/orders/state").await.unwrap(), None);
+    assert_eq!(it.world.consul.key("redis-ha/cluster/orders/history").await.unwrap(), None);
+    let again = it.run(&["retire", "orders"]);
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again));
+    let info = it.cluster.nodes[0].ask(&["CLUSTER", "INFO"]).await.unwrap();
+    let info = consul_redis::redis_link::text(&info).unwrap();
+    assert!(info.contains("cluster_state:ok"), "the cluster was touched: {info}");
+}
+
+#[tokio::test]
+async fn what_doctor_says_of_a_cluster_cures_it() {
+    let mut it = Published::by(2).await;
+    let nodes = &it.cluster.nodes;
+    ask_all(&nodes[1..2], &["CONFIG", "SET", "cluster-node-timeout", "15000"]).await;
+    ask_all(&nodes[2..3], &["CONFIG", "SET", "cluster-allow-reads-when-down", "yes"]).await;
+    ask_all(&nodes[..1], &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let wanted = [
+        "cluster-min-replicas",
+        "cluster-persistence-off",
+        "cluster-node-timeout",
+        "cluster-reads-when-down",
+        "cluster-full-coverage",
+    ];
+    let found = it.until_found("each setting is found", |found| found == wanted).await;
+    for code in wanted {
+        it.cure(&found, code).await;
+    }
+    assert_eq!(it.findings(), Vec::<Value>::new());
+
+    // The agents' seed is the last node, which is asked at its own address all the same.
+    let (last, of) = (&nodes[5], id(&nodes[2]).await.unwrap());
+    let elsewhere = it.world.address().to_string();
+    last.ask(&["CONFIG", "SET", "cluster-announce-ip", &elsewhere]).await.unwrap();
+    let silent = |found: &[&str]| found.contains(&"cluster-node-silent");
+    let found = it.until_found("an address that leads nowhere is found", silent).await;
+    it.cure(&found, "cluster-node-silent").await;
+    it.until_found("it is known by its own again", |found| found.is_empty()).await;
+
+    let its = id(last).await.unwrap();
+    ask_all(&nodes[..5], &["CLUSTER", "FORGET", &its]).await;
+    let ghost =
+        |found: &[&str]| found.contains(&"cluster-ghost") && found.contains(&"cluster-no-replica");
+    let found = it.until_found("a node that all have forgotten is found", ghost).await;
+    assert!(mend(&found, "cluster-no-replica").contains(&of), "{found:#?}");
+    let back = mend(&found, "cluster-ghost").split("; to be rid").next().unwrap().to_owned();
+    it.cure(&[json!({"code": "cluster-ghost", "mend": back})], "cluster-ghost").await;
+    it.until_found("it is a member again", |found| found.is_empty()).await;
+}
+
+#[tokio::test]
+async fn without_a_majority_every_surface_says_so_until_it_is_back() {
+    let mut it = Published::by(2).await;
+    for node in &mut it.cluster.nodes[1..] {
+        node.kill();
+    }
+    let without = |found: &[&str]| found.contains(&"cluster-no-majority");
+    let found = it.until_found("no majority", without).await;
+    assert!(mend(&found, "cluster-no-majority").contains("TAKEOVER"), "{found:#?}");
+    assert_eq!(it.run(&["doctor", "orders"]).status.code(), Some(2));
+    it.until_status(2, |said| said["slots_served"] == 0).await;
+    for node in &mut it.cluster.nodes[1..] {
+        node.restart().await.unwrap();
+    }
+    it.until_status(0, |said| said["slots_served"] == 16_384).await;
+    it.until_found("a majority again", |found| !without(found)).await;
+}
+
+/// As a person does who takes the node's death for settled (facts 0.10).
+#[tokio::test]
+async fn a_dead_primary_that_was_forgotten_too_soon_is_replaced_by_hand() {
+    let mut it = Published::by(2).await;
+    let (dead, replica) = (id(&it.cluster.nodes[0]).await.unwrap(), 3);
+    // So that it is not elected before.
+    let set = ["CONFIG", "SET", "cluster-replica-no-failover", "yes"];
+    it.cluster.nodes[replica].ask(&set).await.unwrap();
+    it.cluster.nodes[0].kill();
+    let others = [1, 2, 4, 5];
+    for index in others {
+        it.cluster.nodes[index].ask(&["CLUSTER", "FORGET", &dead]).await.unwrap();
+    }
+    let stuck = |found: &[&str]| found.contains(&"cluster-unelectable");
+    let found = it.until_found("the shard cannot elect", stuck).await;
+    let said = mend(&found, "cluster-unelectable");
+    assert!(said.contains(&it.cluster.nodes[replica].address.port().to_string()), "{said}");
+    it.cure(&found, "cluster-unelectable").await;
+    it.until_found("the replica has the slots", |found| !stuck(found)).await;
+    it.until_status(3, |said| said["slots_served"] == 16_384).await;
+}
+
+#[tokio::test]
+async fn a_node_that_no_agent_has_recorded_is_a_stranger_until_one_has() {
+    let mut it = Published::by(1).await;
+    it.agents[0].kill();
+    let more = LabCluster::start_blank(&mut it.world, &["node-6"], NODE_TIMEOUT_MS).await.unwrap();
+    it.cluster.nodes[0].meet(&more.nodes[0]).await.unwrap();
+    let strange = |found: &[&str]| found.contains(&"cluster-stranger");
+    let found = it.until_found("a voter knows it, and no agent does", strange).await;
+    let its = id(&more.nodes[0]).await.unwrap();
+    assert!(mend(&found, "cluster-stranger").contains(&its), "{found:#?}");
+    let _agents = cluster_agents(&it.world, &it.cluster, 2);
+    it.until_found("it is recorded", |found| !strange(found)).await;
+    // It is a member, and in no name: it has no slots, and follows no node.
+    let said = it.until_status(3, |said| said["unfit"] != json!([])).await;
+    assert_eq!(said["unfit"][0]["address"], more.nodes[0].address.to_string(), "{said:#}");
+}
+
+/// As docs/clients.md has it, through the death of a primary and its return.
+#[tokio::test]
+async fn the_sample_for_redis_py_writes_to_a_cluster_through_a_failover() {
+    let mut it = Published::by(1).await;
+    let args = sample("redis_py_cluster.py");
+    let mut written = Sample::start(&it.world, &interpreter("python-with-redis"), &args);
+    written.until_some_more().await;
+    let seen = written.lines().len();
+    it.cluster.nodes[0].kill();
+    written.until("a write fails", seen, |lines| lines.iter().any(|line| !line.acknowledged)).await;
+    let at_risk = last_before_failure(&written.lines(), seen);
+    it.until_status(3, |said| said["slots_served"] == 16_384).await;
+    written.until_some_more().await;
+    it.cluster.nodes[0].restart().await.unwrap();
+    it.until_status(0, |said| said["unfit"] == json!([])).await;
+    written.until_some_more().await;
+    assert_eq!(written.process.ended(), None, "{}", written.process.log());
+    written.process.kill();
+
+    let lines = written.lines();
+    let acknowledged: Vec<u64> =
+        lines.iter().filter(|line| line.acknowledged).map(|line| line.number).collect();
+    let mut lost = Vec::new();
+    for number in &acknowledged {
+        let mut has = false;
+        for node in &it.cluster.nodes[1..4] {
+            // Of another node's slots a node says where they are.
+            let answer = node.ask(&["GET", &format!("written:{number}")]).await;
+            has |= answer.is_ok_and(|value| {
+                consul_redis::redis_link::text(&value).is_ok_and(|it| it == number.to_string())
+            });
+        }
+        if !has {
+            lost.push(*number);
+        }
+    }
+    let failed = lines.len() - acknowledged.len();
+    println!(
+        "redis-py: {} writes acknowledged, {} of them lost; {failed} failed",
+        acknowledged.len(),
+        lost.len()
+    );
+    let unexplained: Vec<&u64> = lost.iter().filter(|number| !at_risk.contains(number)).collect();
+    assert!(unexplained.is_empty(), "{unexplained:?} of {lost:?}");
+}
