@@ -7,12 +7,14 @@ use std::path::Path;
 use super::terminal::{Style, columns};
 use crate::cli::Common;
 use crate::config::template::TemplateConfig;
-use crate::config::{Config, GroupConfig, ONLY_PUBLISHES};
+use crate::config::{ClusterConfig, Config, GroupConfig, ONLY_PUBLISHES};
+use crate::core::cluster::slots::SLOTS;
 use crate::core::doctor::short_down_after;
 use crate::core::policy::Policy;
 use crate::core::published::record::PublishedRole;
 use crate::exit::{Exit, Failure};
 use crate::reload::check_alone;
+use crate::render::clusters::{ClusterValue, ShardValue};
 use crate::render::context::{Context, Endpoint, GroupValue, InstanceValue};
 use crate::render::engine::render;
 use crate::secret::SecretSource;
@@ -72,7 +74,7 @@ fn warnings(config: &Config) -> Vec<String> {
     let templates = config.templates.iter().flat_map(|template| {
         let file = template.destination.display().to_string();
         let warn = move |what: String| format!("template {file}: {what}");
-        template_warnings(template, &config.groups).into_iter().map(warn)
+        template_warnings(template, config).into_iter().map(warn)
     });
     let groups = config.groups.iter().filter_map(|group| warning(&group.policy));
     groups.chain(open).chain(templates).collect()
@@ -80,7 +82,7 @@ fn warnings(config: &Config) -> Vec<String> {
 
 /// What would keep a template from being rendered, put in place or followed by its command, as far as it is seen here
 /// and now. No error: a directory or a program may come later, and an agent has another PATH.
-fn template_warnings(template: &TemplateConfig, groups: &[GroupConfig]) -> Vec<String> {
+fn template_warnings(template: &TemplateConfig, config: &Config) -> Vec<String> {
     let mut found = Vec::new();
     let dir = template.destination.parent().filter(|dir| !dir.as_os_str().is_empty());
     if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
@@ -94,7 +96,7 @@ fn template_warnings(template: &TemplateConfig, groups: &[GroupConfig]) -> Vec<S
     }
     let name = template.source.display().to_string();
     if let Ok(source) = std::fs::read_to_string(&template.source)
-        && let Err(why) = render(&name, &source, &sample(groups))
+        && let Err(why) = render(&name, &source, &sample(&config.groups, &config.clusters))
     {
         found.push(format!("with a writer and two replicas, {why}"));
     }
@@ -115,7 +117,7 @@ fn is_program(program: &str) -> bool {
 }
 
 /// What a template sees of healthy groups, at addresses that are for examples (TEST-NET-1).
-fn sample(groups: &[GroupConfig]) -> Context {
+fn sample(groups: &[GroupConfig], clusters: &[ClusterConfig]) -> Context {
     let host = |n: usize| format!("192.0.2.{n}");
     let endpoint = |n| Endpoint { address: format!("{}:6379", host(n)), host: host(n), port: 6379 };
     let instance = |(n, role)| InstanceValue {
@@ -140,7 +142,29 @@ fn sample(groups: &[GroupConfig]) -> Context {
         };
         (name, value)
     };
-    Context { groups: groups.iter().map(value).collect() }
+    let shard = |number: u32, n: usize, slots: &str| ShardValue {
+        number,
+        slots: vec![slots.to_owned()],
+        primary: Some(endpoint(n)),
+        replicas: vec![endpoint(n + 2)],
+    };
+    let cluster = |cluster: &ClusterConfig| {
+        let value = ClusterValue {
+            name: cluster.policy.name.to_string(),
+            service: cluster.policy.service.to_string(),
+            seeds: (1..=4).map(endpoint).collect(),
+            shards: vec![shard(1, 1, "0-8191"), shard(2, 2, "8192-16383")],
+            slots_served: SLOTS,
+            generation: 1,
+            since: "2026-01-01T00:00:00Z".to_owned(),
+            why: "an example".to_owned(),
+        };
+        (value.name.clone(), value)
+    };
+    Context {
+        groups: groups.iter().map(value).collect(),
+        clusters: clusters.iter().map(cluster).collect(),
+    }
 }
 
 fn rows(config: &Config) -> Vec<Vec<String>> {

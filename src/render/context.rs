@@ -1,17 +1,22 @@
-//! From the groups' records to what a template sees. Pure: values in, values out.
+//! From the records of groups and clusters to what a template sees. Pure: values in, values out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::clusters::{ClusterValue, KnownCluster};
 use crate::config::file::OnNoWriter;
+use crate::core::cluster::record::ClusterRecord;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::published::record::{PublishedRole, Record};
 
-/// What is known of every group that templates see.
+/// What is known of every group and cluster that templates see.
 #[derive(Debug, Clone)]
-pub struct GroupRecords(BTreeMap<GroupName, KnownRecord>);
+pub struct GroupRecords {
+    groups: BTreeMap<GroupName, KnownRecord>,
+    clusters: BTreeMap<GroupName, KnownCluster>,
+}
 
 #[derive(Debug, Clone)]
 enum KnownRecord {
@@ -25,28 +30,38 @@ enum KnownRecord {
     },
 }
 
-/// A group that a template cannot be rendered without.
+/// A group or a cluster that a template cannot be rendered without.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{group}: {why}")]
 pub struct Missing {
-    /// The group's name, as Sentinel has it.
+    /// Its name.
     pub group: GroupName,
     /// Why it cannot be shown.
     pub why: String,
 }
 
-/// What a template sees: `groups`.
+/// What a template sees: `groups` and `clusters`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Context {
     /// Every group by its name.
     pub groups: BTreeMap<String, GroupValue>,
+    /// Every Redis Cluster by its name.
+    pub clusters: BTreeMap<String, ClusterValue>,
 }
 
 impl Context {
-    /// Each group's writer, by the group's name.
+    /// Each group's writer, by the group's name; and the primary of each shard of each cluster.
     pub fn writers(&self) -> BTreeMap<String, Option<String>> {
         let writer = |group: &GroupValue| group.writer.as_ref().map(|at| at.address.clone());
-        self.groups.iter().map(|(name, group)| (name.clone(), writer(group))).collect()
+        let groups = self.groups.iter().map(|(name, group)| (name.clone(), writer(group)));
+        let shards = self.clusters.iter().flat_map(|(name, cluster)| {
+            cluster.shards.iter().map(move |shard| {
+                let primary = shard.primary.as_ref().map(|at| at.address.clone());
+                // No group's name has a slash.
+                (format!("{name}/{}", shard.number), primary)
+            })
+        });
+        groups.chain(shards).collect()
     }
 }
 
@@ -99,12 +114,36 @@ impl GroupRecords {
     /// Nothing is known of these groups yet.
     pub fn new(groups: impl IntoIterator<Item = GroupName>) -> Self {
         let nothing = || KnownRecord::Nothing("Consul has not been read yet".to_owned());
-        Self(groups.into_iter().map(|group| (group, nothing())).collect())
+        let groups = groups.into_iter().map(|group| (group, nothing())).collect();
+        Self { groups, clusters: BTreeMap::new() }
+    }
+
+    /// Nor of these clusters.
+    #[must_use]
+    pub fn with_clusters(mut self, clusters: impl IntoIterator<Item = GroupName>) -> Self {
+        let unread = clusters.into_iter().map(|cluster| (cluster, KnownCluster::unread()));
+        self.clusters.extend(unread);
+        self
+    }
+
+    /// The generation of a cluster that was read last.
+    pub fn cluster_generation(&self, cluster: &GroupName) -> Option<u64> {
+        self.clusters.get(cluster)?.generation()
+    }
+
+    /// Takes in a cluster's record. Whether a template may see a difference.
+    pub fn learn_cluster(&mut self, cluster: &GroupName, record: ClusterRecord) -> bool {
+        self.clusters.get_mut(cluster).is_some_and(|known| known.learn(record))
+    }
+
+    /// Takes in that there is no record of a cluster to be read, as [`Self::miss`].
+    pub fn miss_cluster(&mut self, cluster: &GroupName, why: &str) -> bool {
+        self.clusters.get_mut(cluster).is_some_and(|known| known.miss(why))
     }
 
     /// The generation that was read last.
     pub fn generation(&self, group: &GroupName) -> Option<u64> {
-        match self.0.get(group)? {
+        match self.groups.get(group)? {
             KnownRecord::Nothing(_) => None,
             KnownRecord::Read { latest, .. } => Some(latest.generation),
         }
@@ -112,7 +151,7 @@ impl GroupRecords {
 
     /// Takes in a record. Whether a template may see a difference.
     pub fn learn(&mut self, group: &GroupName, record: Record) -> bool {
-        let Some(known) = self.0.get_mut(group) else { return false };
+        let Some(known) = self.groups.get_mut(group) else { return false };
         let record = Arc::new(record);
         let before = match known {
             KnownRecord::Read { latest, .. } if **latest == *record => return false,
@@ -127,7 +166,7 @@ impl GroupRecords {
     /// Takes in that there is no record to be read. What was read before stays: unknown is not gone. Whether that
     /// is news.
     pub fn miss(&mut self, group: &GroupName, why: &str) -> bool {
-        match self.0.get_mut(group) {
+        match self.groups.get_mut(group) {
             Some(KnownRecord::Nothing(before)) if before != why => {
                 *before = why.to_owned();
                 true
@@ -139,7 +178,8 @@ impl GroupRecords {
     /// What a template sees.
     ///
     /// # Errors
-    /// [`Missing`]: the first group that nothing is known of; or that never had a writer, where it must have one.
+    /// [`Missing`]: the first group or cluster that nothing is known of; or that never had a writer, or a primary for each
+    /// shard, where it must have one.
     pub fn context(&self, on_no_writer: OnNoWriter) -> Result<Context, Missing> {
         let shown = |(group, known): (&GroupName, &KnownRecord)| {
             let missing = |why: String| Missing { group: group.clone(), why };
@@ -152,7 +192,14 @@ impl GroupRecords {
             };
             Ok((group.to_string(), GroupValue::of(record)))
         };
-        Ok(Context { groups: self.0.iter().map(shown).collect::<Result<_, _>>()? })
+        let cluster = |(cluster, known): (&GroupName, &KnownCluster)| {
+            let missing = |why: String| Missing { group: cluster.clone(), why };
+            Ok((cluster.to_string(), known.value(on_no_writer).map_err(missing)?))
+        };
+        Ok(Context {
+            groups: self.groups.iter().map(shown).collect::<Result<_, _>>()?,
+            clusters: self.clusters.iter().map(cluster).collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -181,7 +228,7 @@ impl GroupValue {
 }
 
 impl Endpoint {
-    fn of(address: &Address) -> Self {
+    pub(super) fn of(address: &Address) -> Self {
         Self { address: address.to_string(), host: address.host().to_owned(), port: address.port() }
     }
 }

@@ -4,6 +4,7 @@
 //! beside an agent and without one. What is not known is never rendered: a file stays as it is until something
 //! better is known.
 
+pub mod clusters;
 pub mod command;
 pub mod context;
 pub mod engine;

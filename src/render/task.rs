@@ -24,7 +24,8 @@ use crate::config::Config;
 use crate::config::template::{FILE_PLACEHOLDER, TemplateConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
-use crate::consul::watch::watch_group;
+use crate::consul::watch::{watch_cluster, watch_group};
+use crate::core::cluster::record::{ClusterStore, StoredCluster};
 use crate::core::known::observed::{StoreAnswer, StoredState};
 use crate::core::published::projection::Layout;
 use crate::exit::{Exit, Failure};
@@ -52,6 +53,7 @@ pub struct FileState {
 pub struct Renderer {
     templates: Vec<Template>,
     layouts: Vec<Layout>,
+    clusters: Vec<Layout>,
     consul: Consul,
     clock: Clock,
 }
@@ -101,7 +103,9 @@ impl Renderer {
             templates.push(template);
         }
         let layouts = config.groups.iter().map(|group| group.layout.clone()).collect();
-        let renderer = Self { templates, layouts, consul, clock };
+        let clusters = config.clusters.iter().map(|cluster| cluster.policy.layout.clone());
+        let clusters = clusters.collect();
+        let renderer = Self { templates, layouts, clusters, consul, clock };
         Ok((!renderer.templates.is_empty()).then_some(renderer))
     }
 
@@ -128,6 +132,9 @@ impl Renderer {
         }
         for layout in self.layouts {
             tasks.spawn(learn(self.consul.clone(), layout, self.clock, picture.clone()));
+        }
+        for layout in self.clusters {
+            tasks.spawn(learn_cluster(self.consul.clone(), layout, self.clock, picture.clone()));
         }
         // Cancel safe; dropping the tasks ends what they have started.
         tokio::select! {
@@ -177,7 +184,9 @@ impl Renderer {
     }
 
     fn picture(&self) -> GroupRecords {
-        GroupRecords::new(self.layouts.iter().map(|layout| layout.group.clone()))
+        let name = |layout: &Layout| layout.group.clone();
+        GroupRecords::new(self.layouts.iter().map(name))
+            .with_clusters(self.clusters.iter().map(name))
     }
 
     async fn read(&self) -> Result<GroupRecords, ConsulError> {
@@ -185,6 +194,10 @@ impl Renderer {
         for layout in &self.layouts {
             let answer = self.consul.group(layout, ReadMode::Consistent, &self.clock).await?;
             take(&mut picture, layout, answer.value);
+        }
+        for layout in &self.clusters {
+            let answer = self.consul.cluster(layout, &self.clock).await?;
+            take_cluster(&mut picture, layout, answer);
         }
         Ok(picture)
     }
@@ -222,6 +235,52 @@ async fn learn(
                 }
             };
             picture.send_if_modified(|picture| take(picture, &layout, answer));
+        }
+    };
+    tokio::join!(watching, learning);
+}
+
+/// Takes in what Consul answered of a cluster. Whether it is news.
+fn take_cluster(picture: &mut GroupRecords, layout: &Layout, answer: ClusterStore) -> bool {
+    let name = &layout.group;
+    match answer.state {
+        StoredCluster::Known(record) => picture.learn_cluster(name, *record),
+        StoredCluster::Absent => picture.miss_cluster(name, "nothing was ever published"),
+        StoredCluster::Unreadable(why) => {
+            picture.miss_cluster(name, &format!("the key {} cannot be used: {why}", layout.state()))
+        }
+    }
+}
+
+/// Learns whatever Consul shows of one cluster.
+async fn learn_cluster(
+    consul: Consul,
+    layout: Layout,
+    clock: Clock,
+    picture: Arc<watch::Sender<GroupRecords>>,
+) {
+    let (send, mut answers) = mpsc::channel(ANSWERS_MAX);
+    let watching = watch_cluster(consul.clone(), layout.clone(), clock, send);
+    let learning = async {
+        while let Some(answer) = answers.recv().await {
+            // Silence changes nothing: what was read stays.
+            let Ok(answer) = answer else { continue };
+            let known = picture.borrow().cluster_generation(&layout.group);
+            let found = answer.record().map(|record| record.generation);
+            // A server that lags has an older one: the leader tells.
+            let answer = match known.zip(found) {
+                Some((known, found)) if found < known => {
+                    match consul.cluster(&layout, &clock).await {
+                        Ok(answer) => answer,
+                        Err(error) => {
+                            debug!("{}: {error}", layout.group);
+                            continue;
+                        }
+                    }
+                }
+                _ => answer,
+            };
+            picture.send_if_modified(|picture| take_cluster(picture, &layout, answer));
         }
     };
     tokio::join!(watching, learning);

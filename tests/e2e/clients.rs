@@ -26,10 +26,10 @@ const SOME: usize = 50;
 
 /// What a sample says of one write.
 #[derive(Debug, Clone)]
-struct Line {
-    acknowledged: bool,
-    number: u64,
-    why: String,
+pub struct Line {
+    pub acknowledged: bool,
+    pub number: u64,
+    pub why: String,
 }
 
 impl Line {
@@ -40,12 +40,12 @@ impl Line {
 }
 
 /// A running sample.
-struct Sample {
-    process: Process,
+pub struct Sample {
+    pub process: Process,
 }
 
 impl Sample {
-    fn start(world: &World, interpreter: &Path, args: &[String]) -> Self {
+    pub fn start(world: &World, interpreter: &Path, args: &[String]) -> Self {
         let env = [("CONSUL_DNS".to_owned(), world.consul.dns.to_string())];
         let tool = Tool::at(interpreter.to_owned());
         let process = Process::start("sample", &tool, args, &env, world.dir(), Life::WithUs);
@@ -53,14 +53,19 @@ impl Sample {
     }
 
     /// All that it said so far; the last line may not be whole yet.
-    fn lines(&self) -> Vec<Line> {
+    pub fn lines(&self) -> Vec<Line> {
         let log = self.process.log();
         let whole = log.rsplit_once('\n').map(|(whole, _)| whole).unwrap_or_default();
         whole.lines().filter_map(line).collect()
     }
 
     /// Waits for what it says after the first `seen` lines.
-    async fn until(&self, what: &str, seen: usize, wanted: impl Fn(&[Line]) -> bool) -> Vec<Line> {
+    pub async fn until(
+        &self,
+        what: &str,
+        seen: usize,
+        wanted: impl Fn(&[Line]) -> bool,
+    ) -> Vec<Line> {
         let found = until(what, Duration::from_secs(30), || async {
             let lines = self.lines();
             if wanted(lines.get(seen..).unwrap_or_default()) {
@@ -71,7 +76,7 @@ impl Sample {
         found.await.unwrap_or_else(|error| panic!("{error}\n{}", self.process.log()))
     }
 
-    async fn until_some_more(&self) {
+    pub async fn until_some_more(&self) {
         let seen = self.lines().len();
         let many = |lines: &[Line]| lines.iter().filter(|line| line.acknowledged).count() >= SOME;
         self.until("writes go on", seen, many).await;
@@ -134,7 +139,7 @@ impl Outcome {
 }
 
 /// The last that were acknowledged before the first failure after `seen` lines.
-fn last_before_failure(lines: &[Line], seen: usize) -> Vec<u64> {
+pub fn last_before_failure(lines: &[Line], seen: usize) -> Vec<u64> {
     let failure = lines.iter().skip(seen).position(|line| !line.acknowledged);
     let end = seen + failure.expect("a failure");
     let before = lines.iter().take(end).filter(|line| line.acknowledged).map(|line| line.number);
@@ -234,13 +239,13 @@ fn root() -> &'static Path {
 }
 
 /// An interpreter that finds its Redis client.
-fn interpreter(name: &str) -> PathBuf {
+pub fn interpreter(name: &str) -> PathBuf {
     let ours = root().join(".tools/bin").join(name);
     assert!(ours.exists(), "no {name}: run scripts/tools.sh clients");
     ours
 }
 
-fn sample(name: &str) -> Vec<String> {
+pub fn sample(name: &str) -> Vec<String> {
     vec![root().join("examples/clients").join(name).display().to_string()]
 }
 
