@@ -1,6 +1,8 @@
 //! What `doctor` reads besides one look at the group: settings and clocks of the instances, what Sentinels say of their
 //! quorum, Consul's settings, rows and rights, and what DNS answers. [`crate::core::doctor`] draws the conclusions.
 
+mod clusters;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
@@ -35,6 +37,8 @@ use crate::redis_link::{Fields as Answered, Link, LinkError, LinkSettings, field
 use crate::rights::{Rights, either_follows, is_unknown, lacks, may, named};
 use crate::sentinel::login::{Login, SENTINEL_NEEDS, Trial};
 use crate::sentinel::query::NOT_SAVED;
+
+pub use clusters::examine_cluster;
 
 /// Settings of a Sentinel that are read. Not all of them: one is a password.
 const SENTINEL_SETTINGS: [&str; 2] = ["resolve-hostnames", "announce-hostnames"];

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::beside::{self, AgentBeside};
+use super::clusters::clusters;
 use super::status::groups;
 use super::terminal::{self, Progress, Style};
 use crate::cli::DoctorArgs;
@@ -15,20 +16,23 @@ use crate::core::doctor::{Finding, Severity};
 use crate::core::identity::address::GroupName;
 use crate::core::shown::status::KnownByAgent;
 use crate::dns::Names;
-use crate::doctor::examine;
+use crate::doctor::{examine, examine_cluster};
 use crate::exit::{Exit, Failure};
 
-/// What is wrong with one group.
+/// What is wrong with one group or one cluster: it has `group` or `cluster`.
 #[derive(Debug, Serialize)]
 pub struct Examined {
-    group: GroupName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<GroupName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<GroupName>,
     findings: Vec<Finding>,
     /// What a running agent of this host knows, where Consul was not read and that agent answers by HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     known_by_agent: Option<KnownByAgent>,
 }
 
-/// Shows what is wrong with each group. [`Exit::Unhealthy`] when a finding is an error.
+/// Shows what is wrong with each group and cluster. [`Exit::Unhealthy`] when a finding is an error.
 ///
 /// # Errors
 /// A [`Failure`] when Consul cannot be read, or the group is not known.
@@ -51,7 +55,7 @@ pub async fn run(config: Config, args: &DoctorArgs) -> Result<Exit, Failure> {
     Ok(if failed { Exit::Unhealthy } else { Exit::Done })
 }
 
-/// The findings of one group or of all, as `doctor --json` shows them, and why Consul was not read, where it was not.
+/// The findings of one group or cluster, or of all, as `doctor --json` shows them, and why Consul was not read, where it was not.
 ///
 /// # Errors
 /// A [`Failure`] when Consul refuses, or the group is not known.
@@ -72,22 +76,37 @@ pub async fn report(
         let (findings, unread) = examine(config, &group, &consul, &names, &clock).await?;
         drop(progress);
         away = unread.or(away);
-        all.push(Examined { group: name, findings, known_by_agent: None });
+        all.push(Examined { group: Some(name), cluster: None, findings, known_by_agent: None });
     }
     if away.is_some() {
         let beside = AgentBeside::ask(config).await;
-        all.iter_mut().for_each(|one| one.known_by_agent = beside.of(&one.group));
+        for one in &mut all {
+            one.known_by_agent = one.group.as_ref().and_then(|group| beside.of(group));
+        }
+    }
+    for policy in clusters(config, &consul, &clock).await? {
+        let name = policy.name.clone();
+        if wanted.is_some_and(|wanted| *wanted != name) {
+            continue;
+        }
+        let progress = Progress::new(format!("{name}: asking the nodes and Consul"));
+        let (findings, unread) = examine_cluster(config, &policy, &consul, &names, &clock).await?;
+        drop(progress);
+        away = unread.or(away);
+        all.push(Examined { group: None, cluster: Some(name), findings, known_by_agent: None });
     }
     if let (Some(wanted), true) = (wanted, all.is_empty()) {
-        let message = format!("no group {wanted} is configured here or known to Consul");
+        let message =
+            format!("no group and no cluster {wanted} is configured here or known to Consul");
         return Err(Failure::new(Exit::Config, message).hint("name it with --group"));
     }
     Ok((all, away))
 }
 
 fn describe(examined: &Examined, style: Style) -> String {
-    let Examined { group, findings, .. } = examined;
-    let group = style.bold(group.as_str());
+    let Examined { group, cluster, findings, .. } = examined;
+    let named = group.as_ref().or(cluster.as_ref()).map_or("", GroupName::as_str);
+    let group = style.bold(named);
     if findings.is_empty() {
         return format!("{group}: {}\n", style.good("no findings"));
     }

@@ -37,6 +37,8 @@ const UPGRADE: Cure = CarriedOut("cures::an_upgrade_cures_what_older_versions_la
 const NAMES: Cure =
     CarriedOut("hostnames::sentinels_that_do_not_use_names_as_the_others_do_are_found_and_cured");
 
+const CLUSTERS: Cure = CarriedOut("cluster_surfaces::what_doctor_says_of_a_cluster_cures_it");
+
 /// All findings, by code.
 pub const CURES: &[(&str, Cure)] = &[
     ("no-majority", GONE),
@@ -140,6 +142,47 @@ pub const CURES: &[(&str, Cure)] = &[
     ("diskless-delay", SETTINGS),
     ("death-unseen", HOSTS),
     ("in-maintenance", SETTINGS),
+    (
+        "cluster-no-majority",
+        CarriedOut("cluster_surfaces::without_a_majority_every_surface_says_so_until_it_is_back"),
+    ),
+    (
+        "cluster-unelectable",
+        CarriedOut(
+            "cluster_surfaces::a_dead_primary_that_was_forgotten_too_soon_is_replaced_by_hand",
+        ),
+    ),
+    (
+        "cluster-self-promoted",
+        NotHere(
+            "whether a version counts an election's votes twice depends on it, and on the moment: core/tests/rules has the state",
+        ),
+    ),
+    ("cluster-node-silent", CLUSTERS),
+    ("cluster-ghost", CLUSTERS),
+    (
+        "cluster-stranger",
+        CarriedOut(
+            "cluster_surfaces::a_node_that_no_agent_has_recorded_is_a_stranger_until_one_has",
+        ),
+    ),
+    (
+        "cluster-not-forgotten",
+        NotHere(
+            "it takes Valkey 8.1 to 9.1: core/tests/rules has the state, and docs/facts the merge",
+        ),
+    ),
+    ("cluster-no-replica", CLUSTERS),
+    ("cluster-one-host", NotHere("each node of the tests has an address of its own")),
+    ("cluster-min-replicas", CLUSTERS),
+    ("cluster-persistence-off", CLUSTERS),
+    ("cluster-node-timeout", CLUSTERS),
+    ("cluster-reads-when-down", CLUSTERS),
+    (
+        "cluster-degraded",
+        NotHere("it stands for problems of `status` that have no finding of their own"),
+    ),
+    ("cluster-full-coverage", CLUSTERS),
     ("consul-tags", NotHere("the cure is another Consul than the one that the tests have")),
     ("foreign-row", CONSUL),
     ("foreign-node", ALONE),

@@ -5,6 +5,7 @@
 //! nothing else.
 
 mod agents;
+mod clusters;
 mod consul;
 mod facts;
 mod instances;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use crate::identity::address::Address;
 use crate::shown::status::ProblemCode;
 
+pub use clusters::{ClusterFacts, NodeFacts, diagnose_cluster};
 pub use sentinels::short_down_after;
 
 pub use facts::{
@@ -379,6 +381,77 @@ codes! {
     ///
     /// Cure: `consul-redis maintenance off HOST:PORT`.
     InMaintenance "in-maintenance" Hint;
+
+    // Redis Cluster.
+    /// No majority of the primaries that own slots answers and agrees: no slot can change its owner, and after
+    /// `cluster-node-timeout` the cluster takes no requests.
+    ///
+    /// Cure: start them again; the network between them; gone for good: a person decides, by `CLUSTER FAILOVER TAKEOVER`.
+    ClusterNoMajority "cluster-no-majority" Error;
+    /// A dead primary was forgotten before its replica was elected (Redis 7 and 8): no voter knows whose slots the
+    /// replica asks for, and its shard stays without an owner.
+    ///
+    /// Cure: a person decides: `CLUSTER FAILOVER TAKEOVER` on the replica, as the finding has it.
+    ClusterUnelectable "cluster-unelectable" Error;
+    /// A node says that it is the primary of slots, no voter's table gives it one, and the owner that they name does not
+    /// answer: Redis 7 and 8 count the votes of an election a second time within twice `cluster-node-timeout`. It takes
+    /// writes that the others do not follow.
+    ///
+    /// Cure: a person decides: `CLUSTER BUMPEPOCH` on it where the owner is dead for good; else start the owner, and the
+    /// writes since then are lost.
+    ClusterSelfPromoted "cluster-self-promoted" Error;
+    /// A node does not answer where the voters have it, and they do not call it failing: clients are sent there.
+    ///
+    /// Cure: `cluster-announce-ip` on it; the network from here. A node that has died just now is found, too.
+    ClusterNodeSilent "cluster-node-silent" Error;
+    /// A node takes itself for a member that the voters have forgotten: it goes on answering, with data that grows old.
+    ///
+    /// Cure: `CLUSTER MEET` from each voter to have it back; stop it, or `CLUSTER RESET HARD`, to be rid of it.
+    ClusterGhost "cluster-ghost" Warning;
+    /// A voter's table has a node that is not recorded: a new one that no agent has seen yet, or one of another cluster,
+    /// of which one `CLUSTER MEET` merges all.
+    ///
+    /// Cure: start an agent; where it does not belong here, `CLUSTER FORGET` it on all nodes before it gets a role.
+    ClusterStranger "cluster-stranger" Warning;
+    /// A dead node is not forgotten, and a node runs Valkey 8.1 to 9.1, which sends MEET to its address by itself: when
+    /// another cluster's node gets that address, both clusters merge.
+    ///
+    /// Cure: start it again, or `CLUSTER FORGET` it on all others, once its slots have another owner.
+    ClusterNotForgotten "cluster-not-forgotten" Warning;
+    /// A shard has no replica that could take over.
+    ///
+    /// Cure: start it again; `CLUSTER REPLICATE` on another node.
+    ClusterNoReplica "cluster-no-replica" Warning;
+    /// The primary of a shard and all its replicas are on one host.
+    ///
+    /// Cure: have them change places with those of another shard: `CLUSTER REPLICATE`.
+    ClusterOneHost "cluster-one-host" Warning;
+    /// A primary refuses writes as soon as one replica is missing: after a failover always, where a shard has one replica.
+    ///
+    /// Cure: `CONFIG SET min-replicas-to-write 0`, or two replicas for each shard.
+    ClusterMinReplicas "cluster-min-replicas" Warning;
+    /// Neither RDB nor an append-only file: a primary that restarts empty within `cluster-node-timeout` stays the
+    /// primary, and its replica is emptied.
+    ///
+    /// Cure: `CONFIG SET appendonly yes`; or start it again only after `cluster-node-timeout`.
+    ClusterPersistenceOff "cluster-persistence-off" Warning;
+    /// `cluster-node-timeout` above 5 s: when a primary dies, its slots are not served for that long, and up to 1.6 times
+    /// as long.
+    ///
+    /// Cure: `CONFIG SET cluster-node-timeout 5000` on every node.
+    ClusterNodeTimeout "cluster-node-timeout" Warning;
+    /// `cluster-allow-reads-when-down`: a node that is cut off goes on answering reads from old data until it is back.
+    ///
+    /// Cure: `CONFIG SET cluster-allow-reads-when-down no` on every node.
+    ClusterReadsWhenDown "cluster-reads-when-down" Warning;
+    /// A node is in no name, and no other finding says why it is unfit.
+    ///
+    /// Cure: the text says why; `consul-redis cluster NAME` asks the nodes now.
+    ClusterDegraded "cluster-degraded" Warning;
+    /// `cluster-require-full-coverage` (the default): while one shard has no primary, all nodes refuse all requests.
+    ///
+    /// Cure: `CONFIG SET cluster-require-full-coverage no` on every node, where clients can do with a part of the slots.
+    ClusterFullCoverage "cluster-full-coverage" Hint;
 
     // Consul.
     /// 1.19.0 and 1.19.1: DNS ignores tags.

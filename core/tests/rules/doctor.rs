@@ -736,7 +736,8 @@ fn the_cure_of_an_unannounced_replica_is_no_finding() {
 
 #[test]
 fn every_code_has_a_world_with_its_fault() {
-    let tested: Vec<FindingCode> = faults().map(|(code, _)| code).collect();
+    let tested = faults().map(|(code, _)| code).chain(crate::cluster_doctor::tested());
+    let tested: Vec<FindingCode> = tested.collect();
     let distinct: BTreeSet<FindingCode> = tested.iter().copied().collect();
     assert_eq!(tested.len(), distinct.len(), "each once");
     assert_eq!(distinct, FindingCode::ALL.iter().copied().collect());

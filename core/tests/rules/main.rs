@@ -4,6 +4,7 @@
 mod clocks;
 mod cluster;
 mod cluster_duties;
+mod cluster_doctor;
 mod cluster_names;
 mod cluster_start;
 mod cluster_shown;

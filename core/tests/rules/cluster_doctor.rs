@@ -1,0 +1,243 @@
+//! What `doctor` finds of a Redis Cluster: each finding on a cluster that has that fault, and none on a healthy one.
+
+use std::collections::BTreeMap;
+
+use consul_redis_core::cluster::judgement::NodeReadings;
+use consul_redis_core::cluster::record::{ClusterStore, StoredCluster};
+use consul_redis_core::cluster::shown::cluster_status;
+use consul_redis_core::doctor::{
+    ClusterFacts, Finding, FindingCode, NodeFacts, ReadFields, diagnose_cluster,
+};
+use consul_redis_core::identity::address::Address;
+
+use crate::cluster::{Cluster, Line, NODES, SLOTS_OF, at, id};
+use crate::cluster_names::{Stage, policy};
+
+/// What `doctor` reads of a cluster.
+pub(crate) struct ClusterWorld {
+    cluster: Cluster,
+    store: ClusterStore,
+    nodes: BTreeMap<Address, NodeFacts>,
+    /// Nodes that are elsewhere than [`at`].
+    moved: BTreeMap<char, Address>,
+}
+
+type ClusterFault = fn(&mut ClusterWorld);
+
+fn node_facts() -> NodeFacts {
+    let pairs = [
+        ("cluster-node-timeout", "5000"),
+        ("cluster-require-full-coverage", "no"),
+        ("cluster-allow-reads-when-down", "no"),
+        ("min-replicas-to-write", "0"),
+        ("save", "3600 1"),
+        ("appendonly", "no"),
+    ];
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let info = ReadFields::from([("redis_version".to_owned(), "7.0.15".to_owned())]);
+    NodeFacts { config: Ok(pairs.map(owned).into()), info: Ok(info) }
+}
+
+impl ClusterWorld {
+    fn healthy() -> Self {
+        let mut store = Stage::published().store();
+        for agent in ["agents/agent-0", "agents/agent-1"] {
+            store.plain.insert(agent.to_owned(), "{}".to_owned());
+        }
+        let nodes = NODES.map(|name| (at(name), node_facts())).into();
+        Self { cluster: Cluster::healthy(), store, nodes, moved: BTreeMap::new() }
+    }
+
+    fn set(&mut self, name: char, setting: &str, value: &str) {
+        let node = self.nodes.get_mut(&at(name)).expect("a node");
+        node.config.as_mut().expect("read").insert(setting.to_owned(), value.to_owned());
+    }
+
+    fn set_all(&mut self, setting: &str, value: &str) {
+        NODES.into_iter().for_each(|name| self.set(name, setting, value));
+    }
+
+    /// It is dead, and all others call it failing.
+    fn fails(&mut self, name: char) {
+        self.cluster.dies(name);
+        self.cluster.say(&NODES, name, |line| line.flags.push_str(",fail"));
+        self.nodes.remove(&at(name));
+    }
+
+    fn readings(&self) -> NodeReadings {
+        let mut readings = self.cluster.readings();
+        for (name, to) in &self.moved {
+            for answer in readings.values_mut().flatten() {
+                if let Some(row) = answer.table.rows.get_mut(&id(*name)) {
+                    row.address = Some(to.clone());
+                }
+            }
+            let own = readings.remove(&at(*name)).expect("a node");
+            readings.insert(to.clone(), own);
+        }
+        readings
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let readings = self.readings();
+        let status = cluster_status(&policy("agent-0"), Some(&self.store), None, None);
+        let (record, nodes) = (self.store.record(), self.nodes.clone());
+        diagnose_cluster(&ClusterFacts { status: &status, record, readings: &readings, nodes })
+    }
+}
+
+const FAULTS: &[(FindingCode, ClusterFault)] = &[
+    (FindingCode::ClusterNodeTimeout, |w| w.set_all("cluster-node-timeout", "15000")),
+    (FindingCode::ClusterFullCoverage, |w| w.set_all("cluster-require-full-coverage", "yes")),
+    (FindingCode::ClusterReadsWhenDown, |w| w.set('e', "cluster-allow-reads-when-down", "yes")),
+    (FindingCode::ClusterMinReplicas, |w| w.set('b', "min-replicas-to-write", "1")),
+    (FindingCode::ClusterPersistenceOff, |w| w.set('c', "save", "")),
+    (FindingCode::ClusterOneHost, |w| {
+        w.moved.insert('d', "10.0.0.1:6380".parse().expect("an address"));
+    }),
+    (FindingCode::ClusterNoReplica, |w| w.fails('d')),
+    (FindingCode::ClusterNodeSilent, |w| w.cluster.node('d').answers = false),
+    (FindingCode::ClusterGhost, |w| {
+        for name in ['a', 'b', 'c', 'd', 'e'] {
+            w.cluster.node(name).table.remove(&'f');
+        }
+    }),
+    (FindingCode::ClusterStranger, |w| {
+        for name in NODES {
+            w.cluster.node(name).table.insert('1', Line::primary(0, ""));
+        }
+    }),
+    (FindingCode::ClusterNotForgotten, |w| {
+        w.fails('d');
+        let node = w.nodes.get_mut(&at('e')).expect("a node");
+        let info = node.info.as_mut().expect("read");
+        info.insert("valkey_version".to_owned(), "9.0.1".to_owned());
+    }),
+    (FindingCode::ClusterSelfPromoted, |w| {
+        w.fails('a');
+        w.cluster.say(&['d'], 'd', |line| *line = Line::primary(7, SLOTS_OF[0]));
+        w.cluster.say(&['d'], 'a', |line| line.slots.clear());
+        w.cluster.node('d').link = None;
+    }),
+    (FindingCode::ClusterUnelectable, |w| {
+        w.fails('a');
+        for name in ['b', 'c', 'e', 'f'] {
+            w.cluster.node(name).table.remove(&'a');
+        }
+    }),
+    (FindingCode::ClusterNoMajority, |w| {
+        w.fails('b');
+        w.fails('c');
+    }),
+    (FindingCode::ClusterDegraded, |w| {
+        let StoredCluster::Known(record) = &mut w.store.state else { panic!("a record") };
+        let node = record.nodes.get_mut(&id('f')).expect("a node");
+        (node.fit, node.why) = (false, Some("it answers `LOADING`".to_owned()));
+    }),
+];
+
+/// The codes that are tested here.
+pub(crate) fn tested() -> impl Iterator<Item = FindingCode> {
+    FAULTS.iter().map(|(code, _)| *code)
+}
+
+/// Its shard is without a replica, where a replica is what fails.
+fn besides(code: FindingCode) -> Vec<FindingCode> {
+    match code {
+        FindingCode::ClusterNodeSilent
+        | FindingCode::ClusterGhost
+        | FindingCode::ClusterNotForgotten
+        | FindingCode::ClusterSelfPromoted => vec![FindingCode::ClusterNoReplica],
+        // A node in no name, and the shard that has no replica by that.
+        FindingCode::ClusterDegraded => vec![FindingCode::ClusterDegraded],
+        _ => Vec::new(),
+    }
+}
+
+fn codes(findings: &[Finding]) -> Vec<FindingCode> {
+    findings.iter().map(|finding| finding.code).collect()
+}
+
+fn only(fault: ClusterFault, code: FindingCode) -> Finding {
+    let mut world = ClusterWorld::healthy();
+    fault(&mut world);
+    let found = world.findings().into_iter().find(|finding| finding.code == code);
+    found.unwrap_or_else(|| panic!("{code} is not found"))
+}
+
+fn fault(code: FindingCode) -> ClusterFault {
+    FAULTS.iter().find(|(of, _)| *of == code).expect("a fault").1
+}
+
+#[test]
+fn a_healthy_cluster_has_no_findings() {
+    assert_eq!(ClusterWorld::healthy().findings(), []);
+}
+
+#[test]
+fn each_fault_of_a_cluster_is_found_and_nothing_else_is() {
+    let mut wrong = String::new();
+    for (code, fault) in FAULTS {
+        let mut world = ClusterWorld::healthy();
+        fault(&mut world);
+        let findings = world.findings();
+        let mut wanted = vec![*code];
+        wanted.extend(besides(*code));
+        let mut found = codes(&findings);
+        wanted.sort_by_key(|code| (code.severity(), *code));
+        found.sort_by_key(|code| (code.severity(), *code));
+        if found != wanted {
+            wrong.push_str(&format!("{code}: {findings:#?}\n"));
+        }
+        for finding in &findings {
+            assert!(!finding.evidence.is_empty() && finding.mend.len() > 10, "{finding:#?}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// What only a person can decide is told as the command, with the node that it is for.
+#[test]
+fn what_a_person_has_to_decide_is_named_with_its_command() {
+    let code = FindingCode::ClusterSelfPromoted;
+    let found = only(fault(code), code);
+    assert!(found.mend.contains("redis-cli -h 10.0.0.4 -p 6379 CLUSTER BUMPEPOCH"), "{found:#?}");
+    let code = FindingCode::ClusterUnelectable;
+    let found = only(fault(code), code);
+    let takeover = "redis-cli -h 10.0.0.4 -p 6379 CLUSTER FAILOVER TAKEOVER";
+    assert!(found.mend.contains(takeover) && found.text.contains("0-5460"), "{found:#?}");
+}
+
+/// A replaced primary that is back and has not heard of it says the same, and finds out by itself.
+#[test]
+fn a_replaced_primary_is_not_taken_for_one_that_promoted_itself() {
+    let mut world = ClusterWorld::healthy();
+    world.cluster.d_is_elected();
+    let codes = codes(&world.findings());
+    assert!(!codes.contains(&FindingCode::ClusterSelfPromoted), "{codes:?}");
+}
+
+/// The same of several nodes is one finding, with the command for each.
+#[test]
+fn a_setting_of_all_nodes_is_one_finding() {
+    let code = FindingCode::ClusterNodeTimeout;
+    let found = only(fault(code), code);
+    assert_eq!((found.evidence.len(), found.mend.matches("CONFIG SET").count()), (6, 6));
+}
+
+/// A setting that cannot be read is no fault.
+#[test]
+fn what_a_node_does_not_tell_is_said_and_not_guessed() {
+    let mut world = ClusterWorld::healthy();
+    world.nodes.get_mut(&at('a')).expect("a node").config = Err("NOPERM".to_owned());
+    assert_eq!(codes(&world.findings()), [FindingCode::Unread]);
+}
+
+#[test]
+fn agents_that_are_missing_are_said() {
+    let mut world = ClusterWorld::healthy();
+    world.store.plain.remove("agents/agent-1");
+    assert_eq!(codes(&world.findings()), [FindingCode::OneAgent]);
+    world.store.plain.remove("agents/agent-0");
+    assert_eq!(codes(&world.findings()), [FindingCode::NoAgents]);
+}

@@ -1,0 +1,78 @@
+//! What `doctor` reads of a Redis Cluster: what is published, every node's table, and its settings.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+
+use super::merged;
+use crate::clock::Clock;
+use crate::cluster::look;
+use crate::config::Config;
+use crate::consul::client::{Consul, ConsulError};
+use crate::core::cluster::record::ClusterStore;
+use crate::core::cluster::renewal::ClusterPolicy;
+use crate::core::cluster::shown::cluster_status;
+use crate::core::doctor::{ClusterFacts, Finding, NodeFacts, ReadFields, diagnose_cluster};
+use crate::core::identity::address::Address;
+use crate::dns::Names;
+use crate::exit::{Exit, Failure};
+use crate::redis_link::{Fields as Answered, Link, LinkError, LinkSettings, text};
+
+/// Examines one cluster. What Consul does not tell is left out, and comes with the error.
+///
+/// # Errors
+/// A [`Failure`] when Consul denies it, or the name of a seed gives no address.
+pub async fn examine_cluster(
+    config: &Config,
+    policy: &ClusterPolicy,
+    consul: &Consul,
+    names: &Names,
+    clock: &Clock,
+) -> Result<(Vec<Finding>, Option<ConsulError>), Failure> {
+    let (store, rows, away) = match consul.cluster(&policy.layout, clock).await {
+        Ok(store) => {
+            let rows = consul.rows(&policy.layout.node(), clock).await?;
+            (Some(store), Some(rows), None)
+        }
+        Err(error) if error.is_transient() => (None, None, Some(error)),
+        Err(error) => return Err(error.into()),
+    };
+    let record = store.as_ref().and_then(ClusterStore::record);
+    let own = config.clusters.iter().find(|cluster| cluster.policy.name == policy.name);
+    let login = own.map_or(&config.instance_login, |own| &own.login);
+    let mut seeds: Vec<Address> = own.map(|own| own.seeds.clone()).unwrap_or_default();
+    let nodes = record.into_iter().flat_map(|record| record.nodes.values());
+    seeds.extend(nodes.map(|node| node.address.clone()));
+    let found = look(&seeds, login, names).await;
+    let readings = found.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let answering = readings.iter().filter(|(_, reading)| reading.is_ok());
+    let asks = answering.map(|(at, _)| async {
+        let facts = node(at, login).await.unwrap_or_else(|error| {
+            let error = error.to_string();
+            NodeFacts { config: Err(error.clone()), info: Err(error) }
+        });
+        (at.clone(), facts)
+    });
+    let nodes: BTreeMap<Address, NodeFacts> = join_all(asks).await.into_iter().collect();
+    let status = cluster_status(policy, store.as_ref(), rows.as_ref(), None);
+    let facts = ClusterFacts { status: &status, record, readings: &readings, nodes };
+    Ok((diagnose_cluster(&facts), away))
+}
+
+async fn node(at: &Address, login: &LinkSettings) -> Result<NodeFacts, LinkError> {
+    let mut link = Link::open(at, login).await?;
+    let mut commands = redis::pipe();
+    commands.cmd("INFO").arg("server");
+    for name in NodeFacts::SETTINGS {
+        commands.cmd("CONFIG").arg("GET").arg(name);
+    }
+    let answers = link.ask(&commands).await?;
+    let [info, settings @ ..] = answers.as_slice() else {
+        return Err(LinkError::Unexpected("more answers expected".to_owned()));
+    };
+    let owned = |info: String| -> ReadFields {
+        let fields = Answered::of_info(&info);
+        fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    Ok(NodeFacts { config: merged(settings), info: text(info).map(owned) })
+}
