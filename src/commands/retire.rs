@@ -116,8 +116,7 @@ async fn delete(
     Ok(())
 }
 
-/// The names of the known groups and clusters, as a hint when an operator has named one that does not
-/// exist.
+/// The names of the known groups and clusters, as a hint when there is none of the name that was given.
 pub async fn known_groups(config: &Config, consul: &Consul) -> String {
     let groups = match consul.groups(&config.prefix).await {
         Ok(known) => known,

@@ -1,6 +1,6 @@
 //! A Redis Cluster of real nodes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,10 +39,22 @@ impl LabCluster {
         names: &[&str],
         node_timeout_ms: u64,
     ) -> Result<Self, LabError> {
+        let own = names.iter().map(|name| (*name, world.address())).collect::<Vec<_>>();
+        Self::start_blank_at(world, &own, node_timeout_ms).await
+    }
+
+    /// Starts blank nodes, each at an address that some of them may share.
+    ///
+    /// # Errors
+    /// When one does not answer in time.
+    pub async fn start_blank_at(
+        world: &World,
+        names: &[(&str, Ipv4Addr)],
+        node_timeout_ms: u64,
+    ) -> Result<Self, LabError> {
         let mut nodes = Vec::new();
-        for name in names {
-            let ip = IpAddr::V4(world.address());
-            nodes.push(start_node(world.dir(), name, ip, node_timeout_ms).await?);
+        for (name, ip) in names {
+            nodes.push(start_node(world.dir(), name, IpAddr::V4(*ip), node_timeout_ms).await?);
         }
         Ok(Self { nodes })
     }

@@ -1,6 +1,7 @@
 //! What an operator sees of a published Redis Cluster, and does with it: `status`, the page, `doctor`, `wait`,
 //! `history`, completion, `support-bundle`, `retire`.
 
+use std::net::Ipv4Addr;
 use std::process::Output;
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::cluster::{LabCluster, id};
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::tools::{Age, Family, run_all_on};
 use consul_redis::lab::wait::until;
-use consul_redis::lab::world::World;
+use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
@@ -18,8 +20,12 @@ use crate::cluster::{
     AT_ONCE, NODE_TIMEOUT_MS, REPLACED_WITHIN, ats, blank_alone, cluster_agents, config,
     until_all_named, until_answers, until_calm,
 };
-use crate::support::{get, http_address, off_schema, run, text};
+use crate::support::{agent, get, http_address, off_schema, run, text, world};
 
+/// A planned failover that has not come after so long does not: the cluster gives it up after 5 s.
+const SWITCHED_WITHIN: Duration = Duration::from_secs(6);
+/// So often it is asked for.
+const SWITCHES_MAX: usize = 5;
 /// What the page shows, as text.
 const TEXT: &str = "return document.body.innerText";
 
@@ -34,6 +40,11 @@ struct Published {
 impl Published {
     async fn by(count: usize) -> Self {
         let (world, cluster) = blank_alone().await;
+        Self::of(world, cluster, count).await
+    }
+
+    /// Of these nodes, which are blank.
+    async fn of(world: World, cluster: LabCluster, count: usize) -> Self {
         cluster.create().await.unwrap();
         let agents = cluster_agents(&world, &cluster, count);
         until_all_named(&world, &cluster).await;
@@ -65,6 +76,22 @@ impl Published {
         })
         .await
         .unwrap()
+    }
+
+    /// Has a replica take over as planned. Whether it has: a voter that is late to know the other one as a replica gives
+    /// no vote, and then nothing comes of it.
+    async fn switched(&self, to: usize) -> bool {
+        let node = &self.cluster.nodes[to];
+        // The one that leads already refuses it.
+        let _ = node.ask(&["CLUSTER", "FAILOVER"]).await;
+        let leads = node.address.to_string();
+        let found = until("it leads, and the other one follows", SWITCHED_WITHIN, || async {
+            let (code, said) = self.json("status", &["status", "orders"]);
+            let shards = said[0]["shards"].as_array().unwrap();
+            let right = code == Some(0) && shards.iter().any(|shard| shard["primary"] == leads);
+            if right { Ok(()) } else { Err(LabError(format!("{said:#}"))) }
+        });
+        found.await.is_ok()
     }
 
     /// What `doctor` finds.
@@ -415,4 +442,120 @@ async fn the_sample_for_redis_py_writes_to_a_cluster_through_a_failover() {
     );
     let unexplained: Vec<&u64> = lost.iter().filter(|number| !at_risk.contains(number)).collect();
     assert!(unexplained.is_empty(), "{unexplained:?} of {lost:?}");
+}
+
+/// As containers of one host have them.
+#[tokio::test]
+async fn a_shard_that_is_on_one_host_is_spread_as_doctor_says() {
+    let spec = WorldSpec { redis: 0, sentinels: 0, groups: Vec::new(), ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let hosts: Vec<Ipv4Addr> = (0..5).map(|_| world.address()).collect();
+    let names = ["node-0", "node-1", "node-2", "node-3", "node-4", "node-5"];
+    let at: Vec<(&str, Ipv4Addr)> =
+        names.into_iter().zip([0, 1, 2, 0, 3, 4].map(|host: usize| hosts[host])).collect();
+    let cluster = LabCluster::start_blank_at(&world, &at, NODE_TIMEOUT_MS).await.unwrap();
+    let it = Published::of(world, cluster, 2).await;
+    let one = |found: &[&str]| found.contains(&"cluster-one-host");
+    let found = it.until_found("the shard is on one host", one).await;
+    assert!(mend(&found, "cluster-one-host").contains("CLUSTER REPLICATE"), "{found:#?}");
+    let nodes = &it.cluster.nodes;
+    let (first, second) = (id(&nodes[0]).await.unwrap(), id(&nodes[1]).await.unwrap());
+    nodes[3].ask(&["CLUSTER", "REPLICATE", &second]).await.unwrap();
+    nodes[4].ask(&["CLUSTER", "REPLICATE", &first]).await.unwrap();
+    it.until_found("it is on two", |found| !one(found)).await;
+}
+
+/// Redis 7 and 8 count an election's votes again within twice the node timeout; Valkey 9 does not (facts 2.5).
+#[tokio::test]
+async fn a_node_that_promoted_itself_by_old_votes_is_named_and_followed_by_hand() {
+    let mut it = Published::by(2).await;
+    let (owner, replica) = (0, 3);
+    // Votes count again for twice as long as this: time for a planned failover that has to be asked for again.
+    let long = ["CONFIG", "SET", "cluster-node-timeout", "30000"];
+    ask_all(&it.cluster.nodes, &long).await;
+    for to in [replica, owner] {
+        let mut tries = 0;
+        while !it.switched(to).await {
+            tries += 1;
+            assert!(tries < SWITCHES_MAX, "no planned failover comes to an end");
+        }
+    }
+    it.cluster.nodes[owner].kill();
+    it.cluster.nodes[replica].ask(&["CLUSTER", "FAILOVER", "FORCE"]).await.unwrap();
+    let info = it.cluster.nodes[replica].ask(&["INFO", "server"]).await.unwrap();
+    let valkey = consul_redis::redis_link::text(&info).unwrap().contains("valkey_version");
+    let promoted = |found: &[&str]| found.contains(&"cluster-self-promoted");
+    if !valkey {
+        let found = it.until_found("a primary that no voter follows", promoted).await;
+        assert!(mend(&found, "cluster-self-promoted").contains("CLUSTER BUMPEPOCH"), "{found:#?}");
+        it.cure(&found, "cluster-self-promoted").await;
+    }
+    it.until_status(3, |said| said["slots_served"] == 16_384).await;
+    assert!(!promoted(&codes(&it.findings())));
+}
+
+/// Valkey 8.1 to 9.1 sends MEET to a dead node's address by itself (facts 0.5).
+#[tokio::test]
+async fn a_dead_node_of_valkey_is_to_be_forgotten() {
+    run_all_on(Family::Valkey, Age::Newest).unwrap();
+    let mut it = Published::by(2).await;
+    let dead = id(&it.cluster.nodes[5]).await.unwrap();
+    it.cluster.nodes[5].kill();
+    let held = |found: &[&str]| found.contains(&"cluster-not-forgotten");
+    let found = it.until_found("a dead node that is not forgotten", held).await;
+    let forget = mend(&found, "cluster-not-forgotten").split(": ").last().unwrap().to_owned();
+    assert_eq!(forget, format!("CLUSTER FORGET {dead}"));
+    let words: Vec<&str> = forget.split(' ').collect();
+    // Valkey passes it on to the others: a node may have forgotten it by then.
+    for node in &it.cluster.nodes[..5] {
+        let _ = node.ask(&words).await;
+    }
+    it.until_found("it is forgotten", |found| !held(found)).await;
+}
+
+/// An agent keeps a file of seeds and shards, as the templates of this repository make it.
+#[tokio::test]
+async fn files_follow_a_cluster_through_the_death_of_a_primary() {
+    let mut it = Published::by(1).await;
+    let (out, root) = (it.world.dir().join("cluster.json"), env!("CARGO_MANIFEST_DIR"));
+    let template = format!(
+        "\n[[template]]\nsource = \"{root}/templates/cluster.json.j2\"\ndestination = \"{}\"\n",
+        out.display()
+    );
+    let clusters = std::fs::read_to_string(&it.config).unwrap();
+    let with = it.world.dir().join("with-template.toml");
+    std::fs::write(&with, clusters + &template).unwrap();
+    it.config = with.to_str().unwrap().to_owned();
+    let printed: Value = serde_json::from_slice(&it.run(&["render", "--print"]).stdout).unwrap();
+    assert_eq!(printed["orders"]["seeds"].as_array().unwrap().len(), 6, "{printed:#}");
+    let checked = it.run(&["check-config"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked));
+    assert!(!text(&checked).contains("undefined"), "{}", text(&checked));
+    let env = [("CONSUL_REDIS_SENTINELS", "")];
+    let _renders = agent(&it.world, "agent-9", &["--config", &it.config], &env);
+    let read =
+        || std::fs::read_to_string(&out).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let until_file = async |what: &str, fits: &dyn Fn(&Value) -> bool| {
+        until(what, REPLACED_WITHIN, || async {
+            let found: Value = read().unwrap_or_default();
+            if fits(&found["orders"]) { Ok(()) } else { Err(LabError(format!("{found:#}"))) }
+        })
+        .await
+        .unwrap();
+    };
+    let whole = |found: &Value| found["seeds"].as_array().is_some_and(|seeds| seeds.len() == 6);
+    until_file("all nodes are in the file", &whole).await;
+    let (dead, next) =
+        (it.cluster.nodes[0].address.to_string(), it.cluster.nodes[3].address.to_string());
+    let leads = |found: &Value, at: &str| {
+        found["shards"]
+            .as_array()
+            .is_some_and(|shards| shards.iter().any(|one| one["primary"] == at))
+    };
+    assert!(leads(&read().unwrap_or_default()["orders"], &dead));
+    it.cluster.nodes[0].kill();
+    until_file("its successor is in the file", &|found| {
+        leads(found, &next) && !leads(found, &dead)
+    })
+    .await;
 }

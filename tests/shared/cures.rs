@@ -154,8 +154,8 @@ pub const CURES: &[(&str, Cure)] = &[
     ),
     (
         "cluster-self-promoted",
-        NotHere(
-            "whether a version counts an election's votes twice depends on it, and on the moment: core/tests/rules has the state",
+        CarriedOut(
+            "cluster_surfaces::a_node_that_promoted_itself_by_old_votes_is_named_and_followed_by_hand",
         ),
     ),
     ("cluster-node-silent", CLUSTERS),
@@ -168,12 +168,13 @@ pub const CURES: &[(&str, Cure)] = &[
     ),
     (
         "cluster-not-forgotten",
-        NotHere(
-            "it takes Valkey 8.1 to 9.1: core/tests/rules has the state, and docs/facts the merge",
-        ),
+        CarriedOut("cluster_surfaces::a_dead_node_of_valkey_is_to_be_forgotten"),
     ),
     ("cluster-no-replica", CLUSTERS),
-    ("cluster-one-host", NotHere("each node of the tests has an address of its own")),
+    (
+        "cluster-one-host",
+        CarriedOut("cluster_surfaces::a_shard_that_is_on_one_host_is_spread_as_doctor_says"),
+    ),
     ("cluster-min-replicas", CLUSTERS),
     ("cluster-persistence-off", CLUSTERS),
     ("cluster-node-timeout", CLUSTERS),
