@@ -64,7 +64,7 @@ struct FollowedNode {
 }
 
 /// The nodes that this agent stands beside, and which nodes agents say that of.
-struct Beside {
+struct NodesBeside {
     local: watch::Receiver<BTreeSet<Address>>,
     /// As Consul last told; `None` while it does not answer.
     announced: Option<BTreeMap<Address, AnnouncedNode>>,
@@ -109,7 +109,7 @@ impl ClusterTask {
         let refused = None;
         let mut hands =
             ClusterHands { cluster, consul, clock, readings, done, nodes, meter, refused };
-        let mut beside = Beside { local, announced: None, next: Instant::now() };
+        let mut beside = NodesBeside { local, announced: None, next: Instant::now() };
         loop {
             // Cancel safe: a token, channels and a timer.
             let input = tokio::select! {
@@ -211,7 +211,7 @@ impl ClusterHands {
     }
 
     /// Writes down which nodes this agent stands beside, where Consul has something else.
-    fn announce(&self, beside: &mut Beside) {
+    fn announce(&self, beside: &mut NodesBeside) {
         if beside.next > Instant::now() {
             return;
         }

@@ -5,9 +5,9 @@
 
 pub mod claims;
 pub mod duties;
+pub mod history;
 mod hurry;
 mod join;
-pub mod history;
 pub mod judgement;
 mod leave;
 pub mod make;

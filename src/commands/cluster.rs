@@ -24,7 +24,7 @@ use crate::exit::{Exit, Failure};
 
 /// A cluster, as `cluster --json` prints it.
 #[derive(Debug, Serialize)]
-struct ShownCluster<'a> {
+struct ClusterReport<'a> {
     /// Every slot is served, and every node can take requests.
     whole: bool,
     /// Slots whose owner can take requests.
@@ -108,7 +108,7 @@ pub async fn run(config: Config, args: &ClusterArgs) -> Result<Exit, Failure> {
     };
     if args.json {
         let published = record.as_ref().map(shown_record);
-        println!("{}", terminal::json(&ShownCluster { published, ..shown(&judged) })?);
+        println!("{}", terminal::json(&ClusterReport { published, ..shown(&judged) })?);
         return Ok(code);
     }
     match &judged {
@@ -260,9 +260,9 @@ fn record_in_text(record: &ClusterRecord, style: Style) -> String {
     text
 }
 
-fn shown(judged: &Result<Judgement, NoVoters>) -> ShownCluster<'_> {
+fn shown(judged: &Result<Judgement, NoVoters>) -> ClusterReport<'_> {
     let Ok(judged) = judged else {
-        return ShownCluster {
+        return ClusterReport {
             whole: false,
             slots_served: 0,
             voters: 0,
@@ -291,7 +291,7 @@ fn shown(judged: &Result<Judgement, NoVoters>) -> ShownCluster<'_> {
         why_not: why_not(node),
         migrating: node.migrating,
     });
-    ShownCluster {
+    ClusterReport {
         whole: judged.is_whole(),
         slots_served: judged.served(),
         voters: judged.voters.len(),

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::status::HISTORY_SHOWN;
-use super::terminal::{self, Style, age};
+use super::terminal::{self, HISTORY_SHOWN, Style, age};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::consul::client::{Consul, ConsulError};
@@ -14,6 +13,7 @@ use crate::core::cluster::history::ClusterChange;
 use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::shown::{ClusterStatus, ShardStatus, UnfitMember, cluster_status};
 use crate::core::cluster::slots::{SLOTS, in_words};
+use crate::core::cluster::wanted::ClusterDuties;
 use crate::core::identity::address::GroupName;
 use crate::core::published::projection::Layout;
 
@@ -55,6 +55,7 @@ async fn recorded(
         service: record.service.clone(),
         layout,
         agent: String::new(),
+        duties: ClusterDuties::NONE,
     }))
 }
 
@@ -130,6 +131,9 @@ pub fn describe(status: &ClusterStatus, now: Timestamp, style: Style) -> String 
             text,
             "  generation {generation}, since {since:.0} ({age} ago), by {by}: {why}"
         );
+    }
+    for line in &status.under_way {
+        let _ = writeln!(text, "  under way: {line}");
     }
     let agents =
         if status.agents.is_empty() { "none".to_owned() } else { status.agents.join(", ") };

@@ -12,7 +12,7 @@ use super::beside::{self, AgentBeside};
 use super::clusters;
 use super::history::or_none;
 use super::retire::known_groups;
-use super::terminal::{self, Style, age, columns};
+use super::terminal::{self, HISTORY_SHOWN, Style, age, columns};
 use crate::cli::StatusArgs;
 use crate::clock::{Clock, ticks_every};
 use crate::config::{Config, GroupConfig, ONLY_PUBLISHES};
@@ -23,6 +23,7 @@ use crate::core::decide::decide;
 use crate::core::identity::address::GroupName;
 use crate::core::known::memory::Memory;
 use crate::core::known::view::View;
+use crate::core::policy::FastFailover;
 use crate::core::policy::Policy;
 use crate::core::published::projection::Layout;
 use crate::core::published::record::{Level, PublishedRole, Record};
@@ -35,8 +36,6 @@ use crate::name_check;
 use crate::observe::{look, look_without_consul};
 use crate::snapshot::AnyStatus;
 
-/// Changes shown of the history.
-pub(super) const HISTORY_SHOWN: usize = 5;
 /// What is said of an agent that changes no instance and no Sentinel.
 const MANAGES_NOTHING: &str = " (manage = false)";
 
@@ -337,6 +336,10 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
         }
     };
     let _ = writeln!(text, "  watched by: {agents}");
+    // The default needs no line.
+    if status.fast_failover != FastFailover::Vote.as_str() {
+        let _ = writeln!(text, "  fast_failover: {}", status.fast_failover);
+    }
     table(&mut text, "instances", status.instances.iter().map(instance_row).collect(), style);
     table(&mut text, "Sentinels", status.sentinels.iter().map(sentinel_row).collect(), style);
     let history = status.history.iter().take(HISTORY_SHOWN).map(|change| {
@@ -441,6 +444,7 @@ mod tests {
             instances: Vec::new(),
             sentinels: vec![names(1, down), names(2, next), names(3, None)],
             agents: Vec::new(),
+            fast_failover: "vote",
             publishing_only: Vec::new(),
             history: Vec::new(),
             known_by_agent: None,

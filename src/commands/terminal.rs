@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
 
+/// Changes of a history that `status` shows.
+pub const HISTORY_SHOWN: usize = 5;
 /// Between two columns.
 const GAP: &str = "  ";
 /// Where a text is cut.

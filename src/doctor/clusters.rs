@@ -43,7 +43,7 @@ pub async fn examine_cluster(
     let mut seeds: Vec<Address> = own.map(|own| own.seeds.clone()).unwrap_or_default();
     let nodes = record.into_iter().flat_map(|record| record.nodes.values());
     seeds.extend(nodes.map(|node| node.address.clone()));
-    let found = look(&seeds, login, names).await;
+    let found = look(&seeds, login, names, false).await;
     let readings = found.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let answering = readings.iter().filter(|(_, reading)| reading.is_ok());
     let asks = answering.map(|(at, _)| async {

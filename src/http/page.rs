@@ -95,7 +95,7 @@ struct GroupView {
 
 /// What the page gets of one cluster.
 #[derive(Debug, PartialEq, Serialize)]
-struct ClusterView {
+struct ClusterCard {
     cluster: GroupName,
     /// `None` until its loop has begun.
     status: Option<ClusterStatus>,
@@ -115,7 +115,7 @@ struct PageEvent<'a> {
     at: Timestamp,
     version: &'static str,
     groups: &'a [GroupView],
-    clusters: &'a [ClusterView],
+    clusters: &'a [ClusterCard],
 }
 
 fn draw(group: &GroupName, snapshot: Option<Snapshot>) -> GroupView {
@@ -146,7 +146,7 @@ struct Onlooker {
     groups: Vec<(GroupName, Shown)>,
     all_clusters: watch::Receiver<Clusters>,
     clusters: Vec<(GroupName, ShownCluster)>,
-    told: Option<(Vec<GroupView>, Vec<ClusterView>)>,
+    told: Option<(Vec<GroupView>, Vec<ClusterCard>)>,
     told_at: Option<Instant>,
     until: Instant,
     _place: OwnedSemaphorePermit,
@@ -160,8 +160,8 @@ impl Onlooker {
             let groups: Vec<GroupView> = (self.groups.iter_mut())
                 .map(|(group, shown)| draw(group, shown.borrow_and_update().clone()))
                 .collect();
-            let clusters: Vec<ClusterView> = (self.clusters.iter_mut())
-                .map(|(cluster, shown)| ClusterView {
+            let clusters: Vec<ClusterCard> = (self.clusters.iter_mut())
+                .map(|(cluster, shown)| ClusterCard {
                     cluster: cluster.clone(),
                     status: shown.borrow_and_update().clone().map(last_changes),
                 })
@@ -224,7 +224,7 @@ fn shown_clusters(all: &mut watch::Receiver<Clusters>) -> Vec<(GroupName, ShownC
     all.iter().map(|(name, shown)| (name.clone(), shown.clone())).collect()
 }
 
-fn event(groups: &[GroupView], clusters: &[ClusterView]) -> Option<Event> {
+fn event(groups: &[GroupView], clusters: &[ClusterCard]) -> Option<Event> {
     let version = env!("CARGO_PKG_VERSION");
     let view = PageEvent { at: wall(), version, groups, clusters };
     let text = serde_json::to_string(&view).ok()?;

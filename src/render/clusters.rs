@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::context::Endpoint;
+use super::endpoint::Endpoint;
 use crate::config::file::OnNoWriter;
 use crate::core::cluster::record::{ClusterRecord, ClusterRole};
 use crate::core::identity::address::Address;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::clusters::{ClusterValue, KnownCluster};
+use super::endpoint::Endpoint;
 use crate::config::file::OnNoWriter;
 use crate::core::cluster::record::ClusterRecord;
-use crate::core::identity::address::{Address, GroupName};
+use crate::core::identity::address::GroupName;
 use crate::core::published::record::{PublishedRole, Record};
 
 /// What is known of every group and cluster that templates see.
@@ -84,17 +85,6 @@ pub struct GroupValue {
     pub why: String,
     /// All instances, in the order of their addresses.
     pub instances: Vec<InstanceValue>,
-}
-
-/// Where an instance listens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Endpoint {
-    /// `host:port`, or `[v6]:port`.
-    pub address: String,
-    /// The host, without brackets.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
 }
 
 /// One instance.
@@ -224,12 +214,6 @@ impl GroupValue {
                 })
                 .collect(),
         }
-    }
-}
-
-impl Endpoint {
-    pub(super) fn of(address: &Address) -> Self {
-        Self { address: address.to_string(), host: address.host().to_owned(), port: address.port() }
     }
 }
 

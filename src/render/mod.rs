@@ -7,6 +7,7 @@
 pub mod clusters;
 pub mod command;
 pub mod context;
+pub mod endpoint;
 pub mod engine;
 pub mod file;
 mod pace;

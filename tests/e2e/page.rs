@@ -363,6 +363,7 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
         sentinels: vec![sentinel],
         agents: vec![words.to_owned()],
         publishing_only: Vec::new(),
+        fast_failover: "vote",
         history: vec![change],
         known_by_agent: None,
     }

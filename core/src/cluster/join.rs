@@ -16,7 +16,7 @@ pub const FORGOTTEN_FOR_MS: u64 = 65_000;
 pub const JOINED_WITHIN_MS: u64 = 60_000;
 
 /// A node that may join.
-struct Candidate {
+struct JoinCandidate {
     node: PlannedNode,
     host: String,
     back: bool,
@@ -32,13 +32,13 @@ pub(super) fn begin(scene: &Scene<'_>, replicas_max: Option<usize>, due: &mut Du
     }
     // Where none needs it, it is a spare: it waits until a replica is forgotten.
     if let Some(shard) = neediest(scene, &candidate.host, replicas_max) {
-        let Candidate { node, back, .. } = candidate;
+        let JoinCandidate { node, back, .. } = candidate;
         due.claims.joining = Some(Joining { begun: scene.view.begun(), node, shard, back });
     }
 }
 
 /// Blank nodes that agents stand beside, and members that were forgotten and are back.
-fn candidates(scene: &Scene<'_>) -> Vec<Candidate> {
+fn candidates(scene: &Scene<'_>) -> Vec<JoinCandidate> {
     let mut found = Vec::new();
     for (id, Present { address, answer }) in scene.present() {
         if scene.record.nodes.contains_key(id) {
@@ -52,7 +52,7 @@ fn candidates(scene: &Scene<'_>) -> Vec<Candidate> {
                 && answer.not_ready.is_none()
         });
         if back || (answer.is_blank() && scene.view.announced.contains_key(address)) {
-            found.push(Candidate { node, host, back });
+            found.push(JoinCandidate { node, host, back });
         }
     }
     // Those that were members before: they have the most of the data.

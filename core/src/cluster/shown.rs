@@ -53,6 +53,8 @@ pub struct ClusterStatus {
     pub unfit: Vec<UnfitMember>,
     /// The agents that watch the cluster.
     pub agents: Vec<String>,
+    /// What agents have begun to do to the nodes, in words.
+    pub under_way: Vec<String>,
     /// The last changes, newest first.
     pub history: Vec<ClusterChange>,
 }
@@ -124,13 +126,15 @@ pub enum ClusterProblemCode {
     NodesUnfit,
     /// A shard has no published replica.
     NoReplica,
+    /// What is wanted of the nodes cannot be done.
+    LeftUndone,
     /// Consul has not been read.
     ConsulUnread,
 }
 
 impl ClusterProblemCode {
     /// All codes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::StateUnreadable,
         Self::NothingPublished,
         Self::SlotsUnserved,
@@ -142,6 +146,7 @@ impl ClusterProblemCode {
         Self::ConsulRefuses,
         Self::NodesUnfit,
         Self::NoReplica,
+        Self::LeftUndone,
         Self::ConsulUnread,
     ];
 
@@ -159,13 +164,14 @@ impl ClusterProblemCode {
             Self::ConsulRefuses => "consul-refuses",
             Self::NodesUnfit => "nodes-unfit",
             Self::NoReplica => "no-replica",
+            Self::LeftUndone => "left-undone",
             Self::ConsulUnread => "consul-unread",
         }
     }
 
     /// With nothing worse the cluster works.
     pub fn only_degrades(self) -> bool {
-        matches!(self, Self::NodesUnfit | Self::NoReplica)
+        matches!(self, Self::NodesUnfit | Self::NoReplica | Self::LeftUndone)
     }
 
     /// A problem of this kind.
@@ -181,6 +187,8 @@ pub struct AgentHears {
     pub answering: usize,
     /// Why nothing enters the names, or nothing is published.
     pub held: Option<String>,
+    /// What is wanted of the nodes and not done, and why.
+    pub left_undone: Option<String>,
 }
 
 /// What is shown of a cluster. `store` is `None` until Consul is read; `rows` are compared with the record where they were
@@ -213,10 +221,13 @@ pub fn cluster_status(
         shards: record.map(shards).unwrap_or_default(),
         unfit: record.map(unfit).unwrap_or_default(),
         agents: agents.into_iter().collect(),
+        under_way: record.map(|record| record.claims.in_words()).unwrap_or_default(),
         history: store.map(changes_of).unwrap_or_default(),
     };
     let mut problems = problems(policy, store, rows, &status);
     problems.extend(hears.and_then(|hears| held(hears, &status)));
+    let left = hears.and_then(|hears| hears.left_undone.clone());
+    problems.extend(left.map(|text| ClusterProblemCode::LeftUndone.says(text)));
     status.add(problems);
     status
 }

@@ -33,13 +33,13 @@ pub fn may_start(node: &StoppedNode<'_>) -> Result<(), String> {
     }
     match owner_now {
         // It comes back among others that know better.
-        Some(Owner::Another) if answers_any(node) => return Ok(()),
-        Some(Owner::Another) => {
+        Some(SlotOwner::Another) if answers_any(node) => return Ok(()),
+        Some(SlotOwner::Another) => {
             return Err(format!(
                 "node {id} was replaced, and would take requests where it reaches no other node: waiting for one that answers"
             ));
         }
-        Some(Owner::Itself) | None => {}
+        Some(SlotOwner::Itself) | None => {}
     }
     if !node.has_data {
         let replicas = replicas(node, id);
@@ -59,15 +59,15 @@ pub fn may_start(node: &StoppedNode<'_>) -> Result<(), String> {
     }
 }
 
-enum Owner {
+enum SlotOwner {
     Itself,
     Another,
 }
 
 /// Who owns its slots: by a majority of those that answer, or by the record.
-fn owner_now(node: &StoppedNode<'_>) -> Option<Owner> {
+fn owner_now(node: &StoppedNode<'_>) -> Option<SlotOwner> {
     let id = &node.file.own;
-    let owner = |owns: bool| if owns { Owner::Itself } else { Owner::Another };
+    let owner = |owns: bool| if owns { SlotOwner::Itself } else { SlotOwner::Another };
     if let Ok(judged) = judge(node.others) {
         return Some(owner(judged.shards.iter().any(|shard| shard.owner == *id)));
     }

@@ -207,6 +207,8 @@ pub struct ClusterLoop {
     partial_since: Option<Mono>,
     /// What is begun, and since when this agent knows of it.
     claims: (Claims, Mono),
+    /// What is wanted of the nodes and not done.
+    left_undone: Option<String>,
     /// What nodes were told, and when.
     told: BTreeMap<NodeOrder, Mono>,
 }
@@ -244,6 +246,7 @@ impl ClusterLoop {
             served_all: None,
             partial_since: None,
             claims: (Claims::default(), Mono::default()),
+            left_undone: None,
             told: BTreeMap::new(),
         }
     }
@@ -285,6 +288,7 @@ impl ClusterLoop {
         let hears = AgentHears {
             answering: self.judged.as_ref().map_or(0, |judged| judged.answering),
             held: if record.is_none() { other().or(held) } else { held },
+            left_undone: self.left_undone.clone().filter(|_| record.is_some()),
         };
         cluster_status(&self.policy, self.store.as_ref(), None, Some(&hears))
     }
@@ -638,8 +642,10 @@ impl ClusterLoop {
         let record = record.filter(|wanted| !self.is_early(judged.as_ref(), wanted, now.mono));
         self.judged = judged;
         self.say_held(held, now, outputs);
-        if let Some(obstacle) = due.obstacle {
-            self.complain(Topic::Duties, obstacle, now, outputs);
+        self.left_undone.clone_from(&due.obstacle);
+        match due.obstacle {
+            Some(obstacle) => self.complain(Topic::Duties, obstacle, now, outputs),
+            None => drop(self.problems.remove(&Topic::Duties)),
         }
         self.tell(due.orders, now.mono, outputs);
         if self.sent.is_some() || self.reads.store.is_some() || now.mono < self.next_write {

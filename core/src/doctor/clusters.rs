@@ -59,14 +59,14 @@ impl NodeFacts {
 }
 
 /// What a majority of the voters says, and their tables.
-struct Heard<'a> {
+struct TableHeard<'a> {
     facts: &'a ClusterFacts<'a>,
     judged: &'a Judgement,
     tables: Vec<&'a Table>,
 }
 
 /// Finds the faults of one subject; what could not be read gives none.
-type ClusterCheck = fn(&Heard<'_>) -> Vec<Finding>;
+type ClusterCheck = fn(&TableHeard<'_>) -> Vec<Finding>;
 
 const CHECKS: &[ClusterCheck] = &[
     unelectable,
@@ -90,7 +90,7 @@ pub fn diagnose_cluster(facts: &ClusterFacts<'_>) -> Vec<Finding> {
         Ok(judged) => {
             let own = |answer: &&NodeAnswer| judged.voters.contains(&answer.table.own);
             let answers = facts.readings.values().flatten().filter(own);
-            let heard = Heard { facts, judged, tables: answers.map(|a| &a.table).collect() };
+            let heard = TableHeard { facts, judged, tables: answers.map(|a| &a.table).collect() };
             found.extend(CHECKS.iter().flat_map(|check| check(&heard)));
         }
     }
@@ -149,7 +149,7 @@ fn reads_when_down(at: &Address, node: &NodeFacts) -> Option<Finding> {
     Some(FindingCode::ClusterReadsWhenDown.found(said, vec![seen(at, read)], mend))
 }
 
-impl<'a> Heard<'a> {
+impl<'a> TableHeard<'a> {
     fn answer(&self, at: &Address) -> Option<&'a NodeAnswer> {
         self.facts.readings.get(at)?.as_ref().ok()
     }
@@ -194,7 +194,7 @@ impl<'a> Heard<'a> {
 }
 
 /// A dead primary was forgotten before its replica was elected (facts 0.10): no voter knows whose slots it asks for.
-fn unelectable(heard: &Heard<'_>) -> Vec<Finding> {
+fn unelectable(heard: &TableHeard<'_>) -> Vec<Finding> {
     let Judgement { unowned, nodes, .. } = heard.judged;
     if unowned.is_empty() {
         return Vec::new();
@@ -225,7 +225,7 @@ fn unelectable(heard: &Heard<'_>) -> Vec<Finding> {
 
 /// A node that made itself a primary by votes of an election before (facts 2.5): no voter's table gives it a slot, and
 /// the owner that they name does not answer. Where that answers, it is a replaced primary, which finds out by itself.
-fn self_promoted(heard: &Heard<'_>) -> Vec<Finding> {
+fn self_promoted(heard: &TableHeard<'_>) -> Vec<Finding> {
     let found = heard.judged.nodes.iter().filter_map(|node| {
         let Fitness::Unfit(Unfit::Replaced(slots)) = &node.fitness else { return None };
         let id = node.id.as_ref()?;
@@ -256,7 +256,7 @@ fn self_promoted(heard: &Heard<'_>) -> Vec<Finding> {
 }
 
 /// The voters do not call it failing, and it does not answer where they have it.
-fn silent(heard: &Heard<'_>) -> Vec<Finding> {
+fn silent(heard: &TableHeard<'_>) -> Vec<Finding> {
     let found = heard.judged.nodes.iter().filter_map(|node| {
         let Err(why) = heard.facts.readings.get(&node.address)? else { return None };
         let id = node.id.as_ref()?;
@@ -289,7 +289,7 @@ fn silent(heard: &Heard<'_>) -> Vec<Finding> {
 }
 
 /// It knows the voters, and they do not know it.
-fn ghosts(heard: &Heard<'_>) -> Vec<Finding> {
+fn ghosts(heard: &TableHeard<'_>) -> Vec<Finding> {
     let found = heard.judged.nodes.iter().filter_map(|node| {
         let Fitness::Unfit(Unfit::Unlisted(votes)) = &node.fitness else { return None };
         let answer = heard.answer(&node.address)?;
@@ -322,7 +322,7 @@ fn ghosts(heard: &Heard<'_>) -> Vec<Finding> {
 }
 
 /// A voter knows a node that is not recorded. Agents record whom a majority knows, within a second.
-fn strangers(heard: &Heard<'_>) -> Vec<Finding> {
+fn strangers(heard: &TableHeard<'_>) -> Vec<Finding> {
     let Some(record) = heard.facts.record.filter(|record| !record.nodes.is_empty()) else {
         return Vec::new();
     };
@@ -352,7 +352,7 @@ fn strangers(heard: &Heard<'_>) -> Vec<Finding> {
 }
 
 /// Valkey sends MEET by itself to a dead node's address (facts 0.5).
-fn meets_again(heard: &Heard<'_>) -> Vec<Finding> {
+fn meets_again(heard: &TableHeard<'_>) -> Vec<Finding> {
     let affected: Vec<(&Address, String)> = heard
         .facts
         .nodes
@@ -388,7 +388,7 @@ fn meets_again(heard: &Heard<'_>) -> Vec<Finding> {
     dead.collect()
 }
 
-fn no_replica(heard: &Heard<'_>) -> Vec<Finding> {
+fn no_replica(heard: &TableHeard<'_>) -> Vec<Finding> {
     let found = heard.judged.shards.iter().filter_map(|shard| {
         let fit = |node: &JudgedNode| node.fitness == Fitness::Replica;
         if heard.replicas_of(&shard.owner).any(fit) {
@@ -413,7 +413,7 @@ fn no_replica(heard: &Heard<'_>) -> Vec<Finding> {
     found.collect()
 }
 
-fn one_host(heard: &Heard<'_>) -> Vec<Finding> {
+fn one_host(heard: &TableHeard<'_>) -> Vec<Finding> {
     let found = heard.judged.shards.iter().filter_map(|shard| {
         let owner = &heard.owner_of(shard)?.address;
         let replicas: Vec<&Address> =
@@ -435,7 +435,7 @@ fn one_host(heard: &Heard<'_>) -> Vec<Finding> {
 }
 
 /// With one replica a shard, its loss stops the writes.
-fn min_replicas(heard: &Heard<'_>) -> Vec<Finding> {
+fn min_replicas(heard: &TableHeard<'_>) -> Vec<Finding> {
     let found = heard.judged.shards.iter().filter_map(|shard| {
         let owner = &heard.owner_of(shard)?.address;
         let text = heard.more(owner)?.setting("min-replicas-to-write")?;
@@ -456,7 +456,7 @@ fn min_replicas(heard: &Heard<'_>) -> Vec<Finding> {
 }
 
 /// A primary that restarts empty within the node timeout keeps its role, and empties its replica (facts 0.11).
-fn persistence(heard: &Heard<'_>) -> Vec<Finding> {
+fn persistence(heard: &TableHeard<'_>) -> Vec<Finding> {
     let found = heard.judged.shards.iter().filter_map(|shard| {
         let owner = &heard.owner_of(shard)?.address;
         let node = heard.more(owner)?;
@@ -536,6 +536,7 @@ fn unexplained(facts: &ClusterFacts<'_>, found: &[Finding]) -> Vec<Finding> {
         Problem::StateUnreadable
         | Problem::NothingPublished
         | Problem::Held
+        | Problem::LeftUndone
         | Problem::Drift
         | Problem::ForeignNode
         | Problem::ConsulRefuses

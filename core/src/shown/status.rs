@@ -65,6 +65,8 @@ pub struct GroupStatus {
     pub agents: Vec<String>,
     /// Those of them that change no instance and no Sentinel of it (`manage = false`).
     pub publishing_only: Vec<String>,
+    /// What is done before Sentinels have waited for `down-after-milliseconds`: `proof`, `vote` or `off`.
+    pub fast_failover: &'static str,
     /// The last changes, newest first.
     pub history: Vec<Change>,
     /// What a running agent of this host knows, where a command could not read Consul and that agent answers by HTTP.
@@ -513,6 +515,7 @@ pub fn assess(view: &View<'_>, layout: &Layout, decision: &Decision) -> GroupSta
         instances: instances(view, decision),
         sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
         agents: store.map(|s| s.agents.iter().cloned().collect()).unwrap_or_default(),
+        fast_failover: policy.fast_failover.as_str(),
         publishing_only: store
             .map(|s| s.publishing_only.iter().cloned().collect())
             .unwrap_or_default(),

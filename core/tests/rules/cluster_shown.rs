@@ -107,7 +107,7 @@ fn rows_that_another_program_changed_are_drift() {
 fn an_agent_shows_what_it_hears_and_why_it_holds_back() {
     let stage = Stage::published();
     let held = "nothing enters the names: were two clusters merged?".to_owned();
-    let hears = AgentHears { answering: 2, held: Some(held.clone()) };
+    let hears = AgentHears { answering: 2, held: Some(held.clone()), left_undone: None };
     let shown = cluster_status(&policy("agent-7"), Some(&stage.store()), None, Some(&hears));
     assert_eq!((shown.voters_answering, &shown.agents[..]), (Some(2), &["agent-7".to_owned()][..]));
     assert_eq!((codes(&shown), &shown.problems[0].text), (vec![ClusterProblemCode::Held], &held));

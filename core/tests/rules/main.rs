@@ -3,11 +3,11 @@
 
 mod clocks;
 mod cluster;
-mod cluster_duties;
 mod cluster_doctor;
+mod cluster_duties;
 mod cluster_names;
-mod cluster_start;
 mod cluster_shown;
+mod cluster_start;
 mod data_loss;
 mod doctor;
 mod electorate;
