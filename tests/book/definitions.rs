@@ -151,6 +151,7 @@ fn kind(ty: &Type, enums: &BTreeMap<String, Vec<String>>, key: &str) -> Kind {
         "bool" => Kind::Flag,
         "Span" => Kind::Time,
         "u8" => Kind::Count(u8::MAX.into()),
+        "u16" => Kind::Count(u16::MAX.into()),
         "u64" => Kind::Count(i64::MAX.unsigned_abs()),
         "Quorum" => Kind::Quorum,
         _ if name.ends_with("Table") => Kind::Table(name),

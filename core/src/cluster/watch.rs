@@ -27,6 +27,10 @@ pub const ASK_MS: u64 = 1_000;
 pub const ASK_QUICK_MS: u64 = 200;
 /// ... of a large cluster after so long for each of them: their tables grow with their number.
 const QUICK_PER_NODE_MS: u64 = 10;
+/// How often meanwhile where slots are not served, in ms: a replica is about to own them, and no event tells of it.
+const ASK_OPEN_MS: u64 = 40;
+/// ... of a large cluster after so long for each of them.
+const OPEN_PER_NODE_MS: u64 = 5;
 /// ... and for how long, in ms.
 pub const QUICK_FOR_MS: u64 = 30_000;
 /// How often those that do not vote are asked for all of their table, in ms.
@@ -587,7 +591,11 @@ impl ClusterLoop {
             self.next_all = now.plus_ms(ASK_ALL_MS);
         }
         let nodes = u64::try_from(self.followed.len()).unwrap_or(u64::MAX);
-        let quick = nodes.saturating_mul(QUICK_PER_NODE_MS).clamp(ASK_QUICK_MS, ASK_MS);
+        let open = self.served_all == Some(false);
+        let quick = match open {
+            true => nodes.saturating_mul(OPEN_PER_NODE_MS).clamp(ASK_OPEN_MS, ASK_MS),
+            false => nodes.saturating_mul(QUICK_PER_NODE_MS).clamp(ASK_QUICK_MS, ASK_MS),
+        };
         let every = if now < self.quick_until { quick } else { ASK_MS };
         self.next_ask = now.plus_ms(every);
     }
