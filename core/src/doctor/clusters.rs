@@ -303,7 +303,8 @@ fn ghosts(heard: &TableHeard<'_>) -> Vec<Finding> {
             "{at} takes itself for a member, and {votes} know it: they have forgotten it, and it goes on as if nothing had \
              happened"
         );
-        // For 60 s what was forgotten comes back by the word of no other node.
+        // For 60 s what was forgotten comes back by the word of no other node; from Redis 7.2 on the others have it
+        // forgotten again for as long.
         let meet = |voter: &NodeId| {
             let known = heard.rows(voter).into_iter().find_map(|(_, row)| row.address.clone());
             let from = known.filter(|from| heard.answer(from).is_some())?;
@@ -311,7 +312,7 @@ fn ghosts(heard: &TableHeard<'_>) -> Vec<Finding> {
         };
         let back: Vec<String> = heard.judged.voters.iter().filter_map(meet).collect();
         let mend = format!(
-            "to have it back: {}; to be rid of it: stop it, or {}",
+            "to have it back, and again 60 s after it was forgotten where it does not stay: {}; to be rid of it: stop it, or {}",
             back.join("; "),
             redis_cli(at, "CLUSTER RESET HARD")
         );

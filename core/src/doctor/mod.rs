@@ -406,7 +406,7 @@ codes! {
     ClusterNodeSilent "cluster-node-silent" Error;
     /// A node takes itself for a member that the voters have forgotten: it goes on answering, with data that grows old.
     ///
-    /// Cure: `CLUSTER MEET` from each voter to have it back; stop it, or `CLUSTER RESET HARD`, to be rid of it.
+    /// Cure: `CLUSTER MEET` from each voter to have it back, again where it does not stay; stop it, or `CLUSTER RESET HARD`, to be rid of it.
     ClusterGhost "cluster-ghost" Warning;
     /// A voter's table has a node that is not recorded: a new one that no agent has seen yet, or one of another cluster,
     /// of which one `CLUSTER MEET` merges all.
