@@ -79,9 +79,9 @@ fmt:
 
 race:
 	scripts/tools.sh race
-	cargo bench --bench race --bench switchover --bench deaths --bench reload --no-run
+	cargo bench --bench race --bench switchover --bench deaths --bench cluster --bench reload --no-run
 	PATH="$$PATH:$(ROOT)/usr/bin" LD_LIBRARY_PATH="$(ROOT)/usr/lib/$$(uname -m)-linux-gnu" \
-		cargo bench --bench race --bench switchover --bench deaths --bench reload
+		cargo bench --bench race --bench switchover --bench deaths --bench cluster --bench reload
 
 audit:
 	scripts/tools.sh deny

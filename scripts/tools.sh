@@ -3,7 +3,7 @@
 # PATH (or named by CONSUL_BIN, REDIS_SERVER_BIN, HAPROXY_BIN and the like) is used as it is.
 #
 #   scripts/tools.sh servers    Consul and Redis
-#   scripts/tools.sh race       the same, curl and redis-cli, which the race's peers call, and the proxies
+#   scripts/tools.sh race       the same, curl and redis-cli, which the race's peers call, the proxies, and the clients' languages
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
 #   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
 #   scripts/tools.sh page       Consul and Redis, and Chromium with its driver
@@ -369,6 +369,7 @@ race)
     get_servers
     get_proxies
     get_debian curl curl
+    get_clients
     ;;
 proxies)
     get_servers
