@@ -15,7 +15,7 @@ use super::record::{
     Unheard, host_of,
 };
 use super::slots::{SlotRange, common, count, in_words};
-use super::table::NodeId;
+use super::table::{NodeId, TableRow};
 use super::wanted::ClusterDuties;
 use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::published::store::Layout;
@@ -33,6 +33,8 @@ const OBJECTION_MS: u64 = 3_000;
 
 /// Why a node is in no name whose address another one has.
 const ANOTHER: &str = "another node answers at its address";
+/// Why a recorded node is in no name that the voters have forgotten, or that those of a merged cluster never knew.
+const UNKNOWN: &str = "too few voters know it";
 
 /// What is wanted of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,6 +253,9 @@ fn followed(view: &ClusterView<'_>, readings: &NodeReadings, judged: Judgement) 
     if held.is_none() {
         next.nodes.retain(|id, _| addresses.contains_key(id));
     }
+    for (_, node) in next.nodes.iter_mut().filter(|(id, _)| !addresses.contains_key(*id)) {
+        withdraw(Some(node), Some(UNKNOWN.to_owned()));
+    }
     for (id, address) in addresses {
         let at = |node: &&JudgedNode| node.address == address;
         let Some(node) = judged.nodes.iter().find(at) else {
@@ -264,6 +269,7 @@ fn followed(view: &ClusterView<'_>, readings: &NodeReadings, judged: Judgement) 
         silent.extend(is_silent.then(|| id.clone()));
         let Some(found) = found else { continue };
         match &held {
+            None if !may_join(view.record, &id, readings.get(&node.address)) => {}
             None => drop(next.nodes.insert(id, found)),
             // What is unfit leaves the names all the same.
             Some(_) if !found.fit => withdraw(next.nodes.get_mut(&id), found.why),
@@ -273,6 +279,23 @@ fn followed(view: &ClusterView<'_>, readings: &NodeReadings, judged: Judgement) 
     next.unheard = None;
     let record = Some(finished(view, next));
     Renewed { record, held, judged: Some(judged), silent }
+}
+
+/// A node is recorded once its own table gives the recorded slots to recorded nodes. Where two clusters are being merged,
+/// the voters know the other one's nodes before their claims: recorded then, they would be no strangers any more.
+fn may_join(
+    record: Option<&ClusterRecord>,
+    id: &NodeId,
+    reading: Option<&Result<NodeAnswer, String>>,
+) -> bool {
+    let Some(record) = record.filter(|record| !record.nodes.is_empty()) else { return true };
+    let Some(Ok(answer)) = reading else { return record.nodes.contains_key(id) };
+    let takes = |row: &TableRow| {
+        let others = record.shards.values().filter(|shard| shard.owner != row.id);
+        others.into_iter().any(|shard| !common(&shard.slots, &row.slots).is_empty())
+    };
+    let strange = |row: &TableRow| !record.nodes.contains_key(&row.id) && takes(row);
+    record.nodes.contains_key(id) || !answer.table.owners().any(strange)
 }
 
 fn withdraw(node: Option<&mut NodeRecord>, why: Option<String>) {

@@ -512,6 +512,78 @@ fn a_stranger_that_owns_slots_of_recorded_nodes_enters_no_name() {
     assert!(stage.record().generation > 2, "{}", stage.record().generation);
 }
 
+/// Two clusters are being merged: the voters have heard of a node of the other one, and not yet of its claims.
+#[test]
+fn a_stranger_is_not_recorded_before_its_claims_are_known() {
+    let mut stage = Stage::published();
+    for name in NODES {
+        stage.cluster.node(name).table.insert('1', Line::primary(9, ""));
+    }
+    let mut stranger = stage.cluster.node('b').clone();
+    let claims = |table: &mut BTreeMap<char, Line>| {
+        table.insert('1', Line::primary(9, SLOTS_OF[0]));
+        table.get_mut(&'a').unwrap().slots.clear();
+    };
+    claims(&mut stranger.table);
+    stage.cluster.0.insert('1', stranger);
+    stage.turn(LATER);
+    assert!(!stage.record().nodes.contains_key(&id('1')));
+    assert_eq!(stage.named("orders"), ats("abcdef"));
+    // Nor while it does not answer.
+    stage.cluster.node('1').answers = false;
+    stage.turn(LATER);
+    assert!(!stage.record().nodes.contains_key(&id('1')));
+    stage.cluster.node('1').answers = true;
+    for name in NODES {
+        claims(&mut stage.cluster.node(name).table);
+    }
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders"), ats("bcef"), "a and its replica serve nothing");
+    assert_eq!(stage.said(0, "were two clusters merged?"), 1, "{:?}", stage.agents[0].said);
+}
+
+#[test]
+fn a_node_that_joins_is_recorded_when_it_answers_and_is_in_the_names_when_it_serves() {
+    let mut stage = Stage::published();
+    for name in NODES {
+        stage.cluster.node(name).table.insert('1', Line::primary(0, ""));
+    }
+    let mut fresh = stage.cluster.node('b').clone();
+    fresh.answers = false;
+    stage.cluster.0.insert('1', fresh);
+    stage.turn(LATER);
+    assert!(!stage.record().nodes.contains_key(&id('1')));
+    stage.cluster.node('1').answers = true;
+    stage.turn(LATER);
+    assert!(stage.record().nodes.contains_key(&id('1')));
+    assert_eq!(stage.named("orders"), ats("abcdef"));
+    let all: Vec<char> = stage.cluster.0.keys().copied().collect();
+    stage.cluster.say(&all, '1', |line| *line = Line::replica('a', 1));
+    stage.cluster.node('1').link = stage.cluster.node('d').link;
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders-replica"), ats("def1"));
+}
+
+#[test]
+fn what_the_voters_have_forgotten_leaves_although_a_stranger_owns_slots() {
+    let mut stage = Stage::published();
+    for name in NODES {
+        let table = &mut stage.cluster.node(name).table;
+        table.insert('1', Line::primary(9, SLOTS_OF[0]));
+        table.get_mut(&'a').unwrap().slots.clear();
+    }
+    let stranger = stage.cluster.node('b').clone();
+    stage.cluster.0.insert('1', stranger);
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders"), ats("bcef"));
+    for name in ['b', 'c', 'd', '1'] {
+        stage.cluster.node(name).table.remove(&'f');
+    }
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders"), ats("bce"));
+    assert!(stage.record().nodes.contains_key(&id('f')), "it is still a member");
+}
+
 #[test]
 fn nodes_of_another_cluster_at_a_members_address_are_none_of_it() {
     let mut stage = Stage::published();
