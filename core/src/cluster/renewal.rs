@@ -117,6 +117,8 @@ pub struct ClusterView<'a> {
     pub nodes: &'a BTreeMap<Address, NodeSeen>,
     /// The nodes that agents stand beside.
     pub announced: &'a BTreeMap<Address, AnnouncedNode>,
+    /// Where the operator has it begin to look.
+    pub seeds: &'a BTreeSet<Address>,
     /// When another agent last changed the record: what was asked before that changes nothing of it.
     pub changed: Mono,
     /// What this agent took for silent, and another one has put back since.
@@ -196,12 +198,18 @@ pub fn renew(view: &ClusterView<'_>) -> Renewed {
 }
 
 /// The readings of recorded nodes, and of those that a recorded node's table lists: what else answers at an address of
-/// theirs belongs to another cluster. Where nothing is recorded, all of them.
+/// theirs belongs to another cluster. Where nothing is recorded, of those that the seeds lead to.
 fn members(view: &ClusterView<'_>) -> NodeReadings {
     let now = view.now.mono;
     let all: NodeReadings =
         view.nodes.iter().map(|(address, seen)| (address.clone(), seen.reading(now))).collect();
-    let Some(record) = view.record.filter(|record| !record.nodes.is_empty()) else { return all };
+    let Some(record) = view.record.filter(|record| !record.nodes.is_empty()) else {
+        let led = led_to(view.seeds, view.nodes);
+        return all
+            .into_iter()
+            .filter(|(at, answer)| answer.is_err() || led.contains(at))
+            .collect();
+    };
     let own = all.values().flatten().filter(|a| record.nodes.contains_key(&a.table.own));
     let mut listed: BTreeSet<NodeId> = record.nodes.keys().cloned().collect();
     listed.extend(own.flat_map(|answer| answer.table.rows.keys().cloned()));
@@ -210,6 +218,26 @@ fn members(view: &ClusterView<'_>) -> NodeReadings {
         Err(_) => true,
     };
     all.into_iter().filter(|(_, reading)| keep(reading)).collect()
+}
+
+/// The addresses that seeds lead to, from table to table. What answers at an address that a table has for another node
+/// belongs to another cluster, and leads nowhere.
+pub(super) fn led_to(
+    seeds: &BTreeSet<Address>,
+    nodes: &BTreeMap<Address, NodeSeen>,
+) -> BTreeSet<Address> {
+    let mut found = BTreeSet::new();
+    let mut ahead: Vec<(&Address, Option<&NodeId>)> = seeds.iter().map(|at| (at, None)).collect();
+    while let Some((at, id)) = ahead.pop() {
+        let Some((_, answer)) = nodes.get(at).and_then(|seen| seen.answer.as_ref()) else {
+            continue;
+        };
+        if id.is_none_or(|id| *id == answer.table.own) && found.insert(at.clone()) {
+            let rows = answer.table.rows.values();
+            ahead.extend(rows.filter_map(|row| Some((row.address.as_ref()?, Some(&row.id)))));
+        }
+    }
+    found
 }
 
 /// Where more than half of the voters have each node.

@@ -9,7 +9,8 @@ use super::judgement::{Judgement, NodeAnswer};
 use super::order::NodeOrder;
 use super::record::{ClusterRecord, ClusterRole, ClusterStore, NodeRecord, StoredCluster};
 use super::renewal::{
-    ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, nothing_yet, renew,
+    ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, led_to, nothing_yet,
+    renew,
 };
 use super::rows::{Found, ops_to, plain_after, project, step};
 use super::shown::{AgentHears, ClusterStatus, cluster_status};
@@ -546,18 +547,27 @@ impl ClusterLoop {
         }
     }
 
+    /// Where it begins to look: the seeds, and the nodes that agents stand beside.
+    fn places(&self) -> BTreeSet<Address> {
+        let announced = self.store.iter().flat_map(|store| store.announced.keys());
+        self.seeds.iter().chain(announced).cloned().collect()
+    }
+
     /// Follows the nodes that are known, and asks what is due.
     fn ask(&mut self, now: Mono, outputs: &mut Vec<ClusterOutput>) {
         let record = self.store.as_ref().and_then(ClusterStore::record);
-        let answers = || self.nodes.values().filter_map(|seen| Some(&seen.answer.as_ref()?.1));
-        let mut known = self.seeds.clone();
+        let seeds = self.places();
+        let mut known = seeds.clone();
         known.extend(record.into_iter().flat_map(|r| r.nodes.values()).map(|n| n.address.clone()));
-        let announced = self.store.iter().flat_map(|store| store.announced.keys());
-        known.extend(announced.cloned());
         let own: BTreeSet<&NodeId> =
             record.map(|record| record.nodes.keys().collect()).unwrap_or_default();
         // What a node of another cluster knows is none of this one.
-        let members = answers().filter(|a| own.is_empty() || own.contains(&a.table.own));
+        let led = if own.is_empty() { led_to(&seeds, &self.nodes) } else { BTreeSet::new() };
+        let answers =
+            self.nodes.iter().filter_map(|(at, seen)| Some((at, &seen.answer.as_ref()?.1)));
+        let members = answers
+            .filter(|(at, answer)| own.contains(&answer.table.own) || led.contains(*at))
+            .map(|(_, answer)| answer);
         let named = members.flat_map(|answer| answer.table.rows.values());
         known.extend(named.filter_map(|row| row.address.clone()));
         let known: BTreeSet<Address> = known.into_iter().take(NODES_MAX).collect();
@@ -617,11 +627,13 @@ impl ClusterLoop {
         if !self.looked || self.followed.is_empty() {
             return;
         }
+        let seeds = self.places();
         let view = ClusterView {
             policy: &self.policy,
             record: store.record(),
             nodes: &self.nodes,
             announced: &store.announced,
+            seeds: &seeds,
             changed: self.changed,
             overruled: &self.overruled,
             unheard_since: self.unheard_since,

@@ -599,6 +599,36 @@ fn nodes_of_another_cluster_at_a_members_address_are_none_of_it() {
     assert_eq!(stage.record().served(), SLOTS);
 }
 
+/// Nothing tells then which nodes were the cluster's own, but whom the seeds lead to.
+#[test]
+fn nodes_of_another_cluster_at_a_members_address_are_none_of_it_when_consul_is_wiped() {
+    let mut stage = Stage::published();
+    stage.cluster.dies('e');
+    stage.cluster.0.remove(&'e');
+    let other: Address = "10.9.0.9:6379".parse().unwrap();
+    for (own, at_own) in [('9', at('e')), ('8', other.clone())] {
+        let line = |n: char, at: &Address, slots: &str| {
+            let myself = if n == own { "myself," } else { "" };
+            format!("{} {at}@1 {myself}master - 0 0 1 connected {slots}\n", id(n).as_str())
+        };
+        let (one, two) = (line('9', &at('e'), "0-8191"), line('8', &other, "8192-16383"));
+        let table = Table::parse(&(one + &two)).unwrap();
+        let answer = NodeAnswer { table, state_ok: true, not_ready: None, link: None };
+        stage.others.insert(at_own, Ok(answer));
+    }
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders"), ats("abcdf"));
+    assert!(!stage.agents[0].followed.contains(&other));
+    let generation = stage.record().generation;
+    (stage.kept.keys, stage.kept.rows) = Default::default();
+    stage.kept.index = 1;
+    stage.hand_in(0, ClusterInput::ConsulSilent);
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders"), ats("abcdf"), "{:?}", stage.agents[0].said);
+    assert!(!stage.agents[0].followed.contains(&other));
+    assert!(stage.record().generation > generation);
+}
+
 #[test]
 fn slots_that_move_keep_the_numbers_of_their_shards() {
     let mut stage = Stage::published();
