@@ -398,6 +398,8 @@ impl ClusterLoop {
 
     /// An older state is that of a server that lags, or of a Consul that was wiped: a consistent read tells.
     fn watched(&mut self, store: ClusterStore, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        let generation = store.record().map_or(0, |record| record.generation);
+        self.generation = self.generation.max(generation);
         match &self.store {
             Some(known) if store.index < known.index => {
                 self.reads.store.get_or_insert(now);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::cluster::judgement::{NodeAnswer, NodeReadings};
 use consul_redis_core::cluster::order::NodeOrder;
-use consul_redis_core::cluster::record::{ClusterRecord, ClusterStore};
+use consul_redis_core::cluster::record::{ClusterRecord, ClusterStore, StoredCluster};
 use consul_redis_core::cluster::renewal::{ClusterPolicy, HOLD_NAMES_MS, NoAnswer};
 use consul_redis_core::cluster::shown::ClusterStatus;
 use consul_redis_core::cluster::slots::SLOTS;
@@ -627,6 +627,37 @@ fn nodes_of_another_cluster_at_a_members_address_are_none_of_it_when_consul_is_w
     assert_eq!(stage.named("orders"), ats("abcdf"), "{:?}", stage.agents[0].said);
     assert!(!stage.agents[0].followed.contains(&other));
     assert!(stage.record().generation > generation);
+}
+
+/// It may be all that an agent has heard of a generation, when Consul is restored meanwhile.
+#[test]
+fn what_the_watch_says_while_a_write_is_under_way_counts_for_the_generation() {
+    let mut stage = Stage::published();
+    let now = |ms: u64| Now {
+        mono: Mono(ms),
+        wall: Timestamp::from_millisecond(1_700_000_000_000).expect("a time"),
+    };
+    let mut newer = stage.kept.store(Mono(stage.now));
+    let restored = newer.clone();
+    let mut record = stage.record();
+    record.generation = 9;
+    newer.state = StoredCluster::Known(Box::new(record));
+    newer.index += 9;
+    stage.cluster.dies('f');
+    let reading = NodeReading {
+        asked: Mono(stage.now + 1),
+        answer: Err(NoAnswer::Refused("cannot connect: refused".to_owned())),
+    };
+    let machine = &mut stage.agents[0].machine;
+    let outputs = machine.on(ClusterInput::Node(at('f'), reading), now(stage.now + 1));
+    assert!(outputs.iter().any(|o| matches!(o, ClusterOutput::Write(_))), "{outputs:?}");
+    machine.on(ClusterInput::Watched(newer), now(stage.now + 2));
+    machine.on(ClusterInput::ConsulSilent, now(stage.now + 3));
+    machine.on(ClusterInput::Watched(restored), now(stage.now + 4));
+    machine.on(ClusterInput::Written(Outcome::Unknown("lost".to_owned())), now(stage.now + 5));
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders"), ats("abcde"));
+    assert!(stage.record().generation > 9, "{}", stage.record().generation);
 }
 
 #[test]
