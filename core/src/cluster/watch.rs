@@ -180,6 +180,8 @@ pub struct ClusterLoop {
     followed: BTreeSet<Address>,
     store: Option<ClusterStore>,
     rows: Option<RowsAnswer>,
+    /// The rows that were asked for then, and the keys of today, are what the record has.
+    compared: Option<Mono>,
     /// When the keys last changed, by whichever agent.
     stored: Mono,
     /// When another agent last changed them.
@@ -228,6 +230,7 @@ impl ClusterLoop {
             followed: BTreeSet::new(),
             store: None,
             rows: None,
+            compared: None,
             stored: Mono::default(),
             changed: Mono::default(),
             sent: None,
@@ -421,6 +424,7 @@ impl ClusterLoop {
 
     /// Goes by what another agent may have written.
     fn take(&mut self, store: ClusterStore, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        self.compared = None;
         let known = self.store.as_ref();
         if known.is_some_and(|known| known.index == store.index) {
             self.store = Some(store);
@@ -454,6 +458,7 @@ impl ClusterLoop {
 
     /// Makes it what is known, and says what is new.
     fn adopt(&mut self, store: ClusterStore, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        self.compared = None;
         let before = self.store.as_ref().and_then(ClusterStore::record);
         if let Some(record) = store.record() {
             self.generation = self.generation.max(record.generation);
@@ -753,6 +758,9 @@ impl ClusterLoop {
         if let Some(why) = self.obstacle(store, rows) {
             return self.complain(Topic::Consul, why, now, outputs);
         }
+        if record == Some(&wanted) && self.compared == Some(rows.asked) {
+            return;
+        }
         let fresh = rows.asked > self.stored;
         let shown = record.map(|record| project(record).rows);
         let found = Found {
@@ -763,6 +771,7 @@ impl ClusterLoop {
         let key = layout.state();
         if record == Some(&wanted) {
             let mut ops = ops_to(layout, &found, &wanted);
+            self.compared = ops.is_empty().then_some(rows.asked);
             // Where Consul keeps something else than was written, it is not written over and over.
             if ops.is_empty() || now.mono - self.stored < CALM_WRITE_MS {
                 return;
