@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export RUST_BACKTRACE = 0
 # Where scripts/tools.sh unpacks packages.
 ROOT := $(CURDIR)/.tools/root
-QUICK := kind(lib) | binary(rules) | binary(sim) - test(contract) | binary(docs) | binary(book) | binary(cli) \
+QUICK := kind(lib) | binary(rules) | binary(sim) | binary(cluster_sim) - test(contract) | binary(docs) | binary(book) | binary(cli) \
 	| test(=switch::the_name_follows_the_writer_at_level_promotion)
 
 .PHONY: help demo test quick test-compose test-versions pictures docs book check fmt race audit build deb dist owner

@@ -280,7 +280,14 @@ fn the_samples_in_the_document_are_those_that_are_run() {
 #[test]
 fn every_test_that_guarantees_names_exists() {
     let mut tests = String::new();
-    for dir in ["core/tests/rules", "core/tests/sim", "tests/e2e", "tests/netns"] {
+    let dirs = [
+        "core/tests/rules",
+        "core/tests/sim",
+        "core/tests/cluster_sim",
+        "tests/e2e",
+        "tests/netns",
+    ];
+    for dir in dirs {
         for entry in std::fs::read_dir(root().join(dir)).expect(dir) {
             let path = entry.expect("an entry").path();
             // What is beside them are snapshots.

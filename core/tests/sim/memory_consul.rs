@@ -111,15 +111,19 @@ impl MemoryConsul {
             .ok_or_else(|| Rejection::Wrong("Missing node registration".to_owned()))
     }
 
-    /// The group's keys.
-    pub fn group(&self, layout: &Layout, asked: Mono) -> StoreAnswer {
-        let keys = self.keys.iter().map(|(key, entry)| Key {
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.keys.iter().map(|(key, entry)| Key {
             key: key.clone(),
             value: entry.value.clone().into_bytes(),
             modify_index: entry.modify_index,
             locked: false,
-        });
-        StoreAnswer::from_keys(layout, asked, keys)
+        })
+    }
+
+    /// The group's keys.
+    pub fn group(&self, layout: &Layout, asked: Mono) -> StoreAnswer {
+        StoreAnswer::from_keys(layout, asked, self.keys())
     }
 
     /// Different after every change.
