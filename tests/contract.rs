@@ -1,10 +1,22 @@
 //! One suite, run against the Consul of the simulation and against a real one: what the simulation shows
-//! holds only as far as its Consul behaves like Consul.
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+//! holds only as far as its Consul behaves like Consul. The same for the nodes of the clusters' simulation.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../core/tests/sim/memory_consul.rs"]
 #[expect(dead_code, reason = "the simulation's own, which uses all of it")]
 mod memory_consul;
+
+#[path = "../core/tests/cluster_sim/nodes/mod.rs"]
+#[expect(dead_code, reason = "the simulation's own, which uses all of it")]
+mod nodes;
+
+#[path = "contract/clusters.rs"]
+mod clusters;
 
 use std::collections::BTreeMap;
 
