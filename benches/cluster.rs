@@ -88,7 +88,10 @@ async fn race() {
     let mut oracle = Vec::new();
     for kill in 1..=kills {
         let lap = one_kill(&world, &mut cluster, shard).await;
-        eprintln!("kill {kill} of {kills}: writable after {:.0} ms; {:.1?}", lap.oracle, lap.behind);
+        eprintln!(
+            "kill {kill} of {kills}: writable after {:.0} ms; {:.1?}",
+            lap.oracle, lap.behind
+        );
         oracle.push(lap.oracle);
         for (name, ms) in lap.behind {
             behind.entry(name).or_default().push(ms);
@@ -168,8 +171,10 @@ fn poll(world: &World, cluster: &LabCluster) -> AbortOnDropHandle<()> {
                 let service = json!({"ID": id, "Service": POLLER, "Address": address.host(),
                     "Port": address.port()});
                 let (path, body) = match ok {
-                    true => ("/v1/catalog/register",
-                        json!({"Node": POLLER, "Address": "127.0.0.1", "Service": service})),
+                    true => (
+                        "/v1/catalog/register",
+                        json!({"Node": POLLER, "Address": "127.0.0.1", "Service": service}),
+                    ),
                     false => ("/v1/catalog/deregister", json!({"Node": POLLER, "ServiceID": id})),
                 };
                 let _ = client.put(path, &[], Some(&body)).await;
@@ -239,7 +244,11 @@ async fn oracle(cluster: &LabCluster, dead: usize) -> Instant {
 }
 
 /// Looks the shard's name up for each write, and follows no redirection.
-fn write_by_shard(world: &World, cluster: &LabCluster, shard: u64) -> (Last, AbortOnDropHandle<()>) {
+fn write_by_shard(
+    world: &World,
+    cluster: &LabCluster,
+    shard: u64,
+) -> (Last, AbortOnDropHandle<()>) {
     let names = world.consul.names().expect("a DNS client");
     let login = cluster.nodes[0].login.clone();
     let name = format!("shard-{shard}.orders-primary.service.consul");

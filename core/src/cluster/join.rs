@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::claims::{Joining, PlannedNode};
 use super::order::{MetNode, NodeCommand};
 use super::record::{ClusterRole, NodeRecord};
+use super::relink::knows_a_stranger;
 use super::scene::{Due, Present, Scene};
 use super::table::{NodeId, TableRole};
 use crate::time::between_ms;
@@ -51,6 +52,7 @@ fn candidates(scene: &Scene<'_>) -> Vec<JoinCandidate> {
             between_ms(left.at, scene.view.now.wall) >= FORGOTTEN_FOR_MS
                 && answer.not_ready.is_none()
         });
+        let back = back && !knows_a_stranger(scene, &Present { address, answer });
         if back || (answer.is_blank() && scene.view.announced.contains_key(address)) {
             found.push(JoinCandidate { node, host, back });
         }

@@ -3,11 +3,13 @@
 
 use super::order::{MetNode, NodeCommand};
 use super::scene::{Due, Present, Scene};
-use super::table::{TableRole, TableRow};
+use super::table::{NodeId, TableRole, TableRow};
 
 /// Has members meet that do not find one another any more.
 pub(super) fn meet_again(scene: &Scene<'_>, due: &mut Due) {
-    let members = scene.members();
+    let mut members = scene.members();
+    // One that knows a node of another cluster would bring that with it.
+    members.retain(|_, present| !knows_a_stranger(scene, present));
     for (one, Present { address, answer }) in &members {
         for (other, there) in &members {
             let Some(row) = answer.table.rows.get(*other).filter(|_| one != other) else {
@@ -23,6 +25,16 @@ pub(super) fn meet_again(scene: &Scene<'_>, due: &mut Due) {
             }
         }
     }
+}
+
+/// It has a node in its table that is neither recorded nor about to join, and was not forgotten.
+pub(super) fn knows_a_stranger(scene: &Scene<'_>, present: &Present<'_>) -> bool {
+    let claims = &scene.record.claims;
+    let known = |id: &NodeId| {
+        let joins = claims.joining.as_ref().is_some_and(|joining| joining.node.id == *id);
+        joins || scene.record.nodes.contains_key(id) || claims.left.contains_key(id)
+    };
+    present.answer.table.rows.values().any(|row| !row.outside && !known(&row.id))
 }
 
 /// The row's node is taken for dead or has no address, and answers, at another address than the row has.

@@ -450,7 +450,8 @@ fn unheard(view: &ClusterView<'_>, none: NoVoters) -> Renewed {
         silent.extend(seen.reading(view.now.mono).is_err().then(|| id.clone()));
         let certain = match (&seen.missing, &seen.answer) {
             (Some(NoAnswer::Refused(why)), _) if !view.overruled.contains(id) => Some(why.clone()),
-            (None, Some((_, answer))) if answer.table.own == *id => match &answer.not_ready {
+            (None, Some((_, answer))) if answer.table.own != *id => Some(ANOTHER.to_owned()),
+            (None, Some((_, answer))) => match &answer.not_ready {
                 Some(words) => Some(Unfit::NotReady(words.clone()).to_string()),
                 None => (!answer.state_ok).then(|| Unfit::StateFail.to_string()),
             },

@@ -9,8 +9,8 @@ use super::judgement::{Judgement, NodeAnswer};
 use super::order::NodeOrder;
 use super::record::{ClusterRecord, ClusterRole, ClusterStore, NodeRecord, StoredCluster};
 use super::renewal::{
-    ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, led_to, nothing_yet,
-    renew,
+    ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, led_to,
+    nothing_yet, renew,
 };
 use super::rows::{Found, ops_to, plain_after, project, step};
 use super::shown::{AgentHears, ClusterStatus, cluster_status};

@@ -31,7 +31,7 @@ const STILL_WITHIN_MS: u64 = 150_000;
 const RARE_AFTER: u64 = 500;
 
 /// What must have happened then.
-const KINDS: [&str; 42] = [
+const KINDS: [&str; 46] = [
     "killed",
     "primaries killed",
     "started",
@@ -74,6 +74,11 @@ const KINDS: [&str; 42] = [
     "promotions by old votes",
     "MEETs that nodes sent by themselves",
     "replicas that moved alone",
+    // What agents tell nodes.
+    "meet",
+    "replicate",
+    "forget",
+    "node-timeout",
 ];
 
 fn histories() -> u64 {

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::cluster::judgement::NodeAnswer;
+use consul_redis_core::cluster::order::{NodeCommand, NodeOrder};
 use consul_redis_core::cluster::record::{ClusterRecord, ClusterRole, ClusterStore};
 use consul_redis_core::cluster::renewal::{ClusterPolicy, NoAnswer};
 use consul_redis_core::cluster::table::{NodeId, Table, TableRole};
+use consul_redis_core::cluster::wanted::ClusterDuties;
 use consul_redis_core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
 use consul_redis_core::group::Outcome;
 use consul_redis_core::identity::address::Address;
@@ -47,6 +49,8 @@ enum Event {
     Question(usize, u64, Address, bool, u64),
     Read(usize, u64, ReadKind),
     Apply(usize, u64, Vec<Op>, Fate, u64),
+    /// A node is told something by an agent.
+    Tell(usize, u64, NodeOrder),
     Seeds(usize, u64),
     Backup,
     /// The end of a slot's move.
@@ -133,6 +137,8 @@ struct Pending {
 
 /// The world and what must hold in it.
 pub struct World {
+    /// What agents may do to the nodes.
+    pub duties: ClusterDuties,
     pub nodes: Nodes,
     /// Which processes are the cluster's own.
     pub ours: Vec<bool>,
@@ -211,6 +217,11 @@ impl World {
             world.nodes.silent = world.own().iter().map(|p| world.nodes.nodes[*p].place).collect();
         }
         world.named_seeds = if seed.is_multiple_of(3) { Vec::new() } else { vec![5, 0] };
+        // In every other world agents only ask.
+        if seed.is_multiple_of(2) {
+            let forget_after_ms = Some(20_000);
+            world.duties = ClusterDuties { forget_after_ms, ..ClusterDuties::default() };
+        }
         for _ in 0..agents {
             world.add_agent();
         }
@@ -249,6 +260,7 @@ impl World {
     /// No node, no agent.
     pub fn blank(seed: u64, version: Version, timeout: u64) -> Self {
         Self {
+            duties: ClusterDuties::NONE,
             nodes: Nodes::new(seed, version),
             ours: Vec::new(),
             own_ids: BTreeSet::new(),
@@ -355,6 +367,7 @@ impl World {
             service: "orders".parse().expect("a name"),
             layout: self.layout.clone(),
             agent: format!("agent-{agent}"),
+            duties: self.duties,
         }
     }
 
@@ -451,6 +464,12 @@ impl World {
                 // What waited for a Consul that was restored is gone with it.
                 let fate = if consul_life == self.consul_life { fate } else { Fate::RequestLost };
                 self.apply(agent, life, &ops, fate);
+            }
+            Event::Tell(agent, life, order) => {
+                let result = self.tell(agent, &order);
+                let input = Box::new(ClusterInput::Told(order, result));
+                let at = self.now + self.delay();
+                self.push(at, Event::Deliver(agent, life, input));
             }
             Event::Seeds(agent, life) => {
                 if self.lives(agent, life) {
@@ -549,9 +568,49 @@ impl World {
                 let event = Event::Apply(agent, life, ops, fate, self.consul_life);
                 self.push(self.now + delay, event);
             }
+            ClusterOutput::Tell(order) => {
+                let at = self.now + self.delay();
+                self.push(at, Event::Tell(agent, life, order));
+            }
             ClusterOutput::Say(line) => {
                 self.log.push(format!("{} agent-{agent}: {}", self.now, line.text));
             }
+        }
+    }
+
+    /// What an agent's command does: it is sent where the node is the one that is meant.
+    fn tell(&mut self, agent: usize, order: &NodeOrder) -> Result<(), String> {
+        let at = |world: &mut Self, address: &Address, id: &NodeId| {
+            let place = world.nodes.place(address);
+            let found = world.nodes.at(place).filter(|process| {
+                let hears = !world.agents[agent].cut.contains(process);
+                hears && !world.nodes.nodes[*process].frozen && world.nodes.name(*process) == id
+            });
+            found.ok_or_else(|| format!("{address} is not node {id}"))
+        };
+        let process = at(self, &order.to, &order.id)?;
+        self.counts.note(order.command.kind());
+        self.log.push(format!("{} agent-{agent} tells {}: {}", self.now, order.to, order.command));
+        match &order.command {
+            NodeCommand::SetEpoch(epoch) => self.nodes.set_config_epoch(process, *epoch),
+            NodeCommand::AddSlots(slots) => {
+                self.nodes.add_slots(process, slots.first(), slots.last())
+            }
+            NodeCommand::Meet(met) => {
+                let other = at(self, &met.address, &met.id)?;
+                if self.ours[process] != self.ours[other] {
+                    let what = format!("{} is told to meet a node of another cluster", order.to);
+                    self.break_with(what);
+                }
+                if met.blank && !self.nodes.answer(other).is_blank() {
+                    return Err("it is not blank any more".to_owned());
+                }
+                self.nodes.meet(process, &met.address)
+            }
+            NodeCommand::Replicate(of) => self.nodes.replicate(process, of),
+            NodeCommand::Forget(id) => self.nodes.forget(process, id),
+            NodeCommand::NodeTimeout(ms) => self.nodes.set_timeout(process, *ms),
+            NodeCommand::Failover => Err("an operator's alone".to_owned()),
         }
     }
 

@@ -481,6 +481,20 @@ fn in_a_minority_what_refuses_or_says_that_it_refuses_goes_at_once() {
     assert_eq!(stage.named("orders"), BTreeSet::new());
 }
 
+/// It was reset, and has another id since; the simulation of clusters found it.
+#[test]
+fn in_a_minority_a_node_whose_address_another_one_has_goes_at_once() {
+    let mut stage = Stage::published();
+    stage.cluster.dies('b');
+    stage.cluster.dies('c');
+    stage.cluster.0.remove(&'e');
+    let text = format!("{} {}@1 myself,master - 0 0 0 connected\n", id('9').as_str(), at('e'));
+    stage.others.insert(at('e'), Ok(bare(Table::parse(&text).expect("a table"), true)));
+    stage.turn(AT_ONCE);
+    assert!(!stage.named("orders").contains(&at('e').to_string()), "{:?}", stage.agents[0].said);
+    assert!(stage.named("orders").contains(&at('a').to_string()));
+}
+
 #[test]
 fn a_login_that_fails_on_every_node_withdraws_nothing() {
     let mut stage = Stage::published();
@@ -559,7 +573,7 @@ fn a_node_that_joins_is_recorded_when_it_answers_and_is_in_the_names_when_it_ser
     assert_eq!(stage.named("orders"), ats("abcdef"));
     let all: Vec<char> = stage.cluster.0.keys().copied().collect();
     stage.cluster.say(&all, '1', |line| *line = Line::replica('a', 1));
-    stage.cluster.node('1').link = stage.cluster.node('d').link;
+    stage.cluster.node('1').link = stage.cluster.node('d').link.clone();
     stage.turn(LATER);
     assert_eq!(stage.named("orders-replica"), ats("def1"));
 }
@@ -613,7 +627,7 @@ fn nodes_of_another_cluster_at_a_members_address_are_none_of_it_when_consul_is_w
         };
         let (one, two) = (line('9', &at('e'), "0-8191"), line('8', &other, "8192-16383"));
         let table = Table::parse(&(one + &two)).unwrap();
-        let answer = NodeAnswer { table, state_ok: true, not_ready: None, link: None };
+        let answer = bare(table, true);
         stage.others.insert(at_own, Ok(answer));
     }
     stage.turn(LATER);

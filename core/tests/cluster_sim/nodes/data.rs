@@ -55,6 +55,10 @@ pub(super) struct Replication {
 }
 
 impl Replication {
+    pub(super) fn place(&self) -> Option<usize> {
+        self.place
+    }
+
     pub(super) fn is_up(&self) -> bool {
         matches!(self.link, ReplLink::Up(..))
     }

@@ -21,6 +21,8 @@ pub use data::Ack;
 use data::{Client, Replication};
 use election::{Election, Manual};
 
+/// The port of every bus.
+const BUS_PORT: u16 = 16_379;
 /// Redis's `clusterCron` runs this often, in ms.
 const CRON_MS: u64 = 100;
 /// A primary refuses writes for so long after its start, in ms (0.1).
@@ -572,6 +574,7 @@ impl Nodes {
                     .place
                     .filter(|_| !peer.noaddr)
                     .map(|place| self.places[place].clone()),
+                bus_port: Some(BUS_PORT),
                 role: if peer.handshake.is_some() { TableRole::Unknown } else { role(peer.kind) },
                 failing: peer.fails(),
                 outside: peer.handshake.is_some() || peer.noaddr,
@@ -586,6 +589,7 @@ impl Nodes {
         let row = TableRow {
             id: own.clone(),
             address: Some(self.places[node.place].clone()),
+            bus_port: Some(BUS_PORT),
             role: role(node.kind),
             failing: false,
             outside: false,
@@ -597,14 +601,18 @@ impl Nodes {
         rows.insert(own.clone(), row);
         let link = matches!(node.kind, Kind::Replica(_)).then(|| self.replica_link(process));
         let not_ready = self.loads(process).then(|| "LOADING".to_owned());
-        NodeAnswer { table: Table { own, rows }, state_ok: node.state_ok, not_ready, link }
+        let has_keys = node.data.iter().any(|cell| !cell.is_empty());
+        let (table, state_ok, timeout_ms) =
+            (Table { own, rows }, node.state_ok, Some(node.timeout));
+        NodeAnswer { table, state_ok, not_ready, link, has_keys, timeout_ms }
     }
 
     fn replica_link(&self, process: Process) -> ReplicaLink {
         let replication = &self.nodes[process].replication;
         let up = replication.is_up();
         let heard_s = up.then(|| (self.now - replication.heard) / 1_000);
-        ReplicaLink { up, heard_s }
+        let primary = replication.place().map(|place| self.places[place].clone());
+        ReplicaLink { up, heard_s, primary }
     }
 
     fn range(&self, cell: usize) -> SlotRange {

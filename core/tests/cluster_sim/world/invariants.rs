@@ -114,11 +114,11 @@ impl World {
     /// Remembers what a node says, and when that changed.
     pub(super) fn note_seen(&mut self, process: Process, answer: Option<&NodeAnswer>) {
         let stale = |answer: &NodeAnswer| {
-            answer.link.and_then(|link| link.heard_s).is_some_and(|seconds| seconds > 11)
+            answer.link.as_ref().and_then(|link| link.heard_s).is_some_and(|seconds| seconds > 11)
         };
         let same = |known: &Option<NodeAnswer>| match (known, answer) {
             (Some(known), Some(answer)) => {
-                let linked = |answer: &NodeAnswer| answer.link.map(|link| link.up);
+                let linked = |answer: &NodeAnswer| answer.link.as_ref().map(|link| link.up);
                 known.state_ok == answer.state_ok
                     && known.not_ready == answer.not_ready
                     && (linked(known), stale(known)) == (linked(answer), stale(answer))
