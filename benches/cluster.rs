@@ -16,8 +16,9 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use consul_redis::clock::wall;
 use consul_redis::cluster::ask;
 use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
@@ -28,6 +29,7 @@ use consul_redis::lab::tools::Tool;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::LinkSettings;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -202,7 +204,7 @@ async fn one_kill(world: &World, cluster: &mut LabCluster, shard: u64) -> Lap {
     tokio::time::sleep(WARM_UP).await;
     let index = cluster.nodes.iter().position(|node| node.address == old).expect("the owner");
     cluster.nodes[index].kill();
-    let (killed, killed_at) = (Instant::now(), SystemTime::now());
+    let (killed, killed_at) = (Instant::now(), wall());
     let oracle = oracle(cluster, index).await;
     let mut behind = Vec::new();
     for (name, (mut last, _task)) in [("shard", by_name), (POLLER, by_poller)] {
@@ -328,8 +330,8 @@ impl Library {
     }
 
     /// From then to its first write that was acknowledged after that, in ms.
-    async fn first_after(&self, killed: SystemTime) -> f64 {
-        let killed = killed.duration_since(SystemTime::UNIX_EPOCH).expect("a time").as_secs_f64();
+    async fn first_after(&self, killed: Timestamp) -> f64 {
+        let killed = killed.as_microsecond() as f64 / 1e6;
         let found = until("redis-py writes again", SLOWEST, || async {
             let log = self.process.log();
             // What was under way at the kill may have been answered before.

@@ -17,7 +17,7 @@ use crate::config::ClusterConfig;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::watch::{watch_cluster, watch_rows};
 use crate::core::cluster::order::NodeOrder;
-use crate::core::cluster::record::{ANNOUNCED, AnnouncedNode, ClusterStore};
+use crate::core::cluster::record::{AnnouncedNode, ClusterStore};
 use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::shown::{ClusterProblemCode, ClusterStatus};
 use crate::core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
@@ -219,16 +219,15 @@ impl ClusterHands {
         let ClusterPolicy { layout, agent, duties, .. } = &self.cluster.policy;
         let Some(announced) = beside.announced.as_ref().filter(|_| duties.manage) else { return };
         let mine = AnnouncedNode { agent: agent.clone(), host: agent.clone() };
-        let key = |address: &Address| format!("{}{ANNOUNCED}{address}", layout.root());
         let mut ops = Vec::new();
         for address in local.iter().filter(|address| announced.get(address) != Some(&mine)) {
             let value = serde_json::to_string(&mine).unwrap_or_default();
-            ops.push(Op::KeySet { key: key(address), value });
+            ops.push(Op::KeySet { key: layout.announced(address), value });
         }
         let old = announced
             .iter()
             .filter(|(address, node)| node.agent == *agent && !local.contains(address));
-        ops.extend(old.map(|(address, _)| Op::KeyDeleteTree { prefix: key(address) }));
+        ops.extend(old.map(|(address, _)| Op::KeyDeleteTree { prefix: layout.announced(address) }));
         if ops.is_empty() {
             return;
         }

@@ -89,7 +89,6 @@ impl ConfigError {
             ("exclude each other", "keep the one that holds the password"),
             ("only of use together", "give both, or neither"),
             ("but certificates are given", "write tls = true, or take the certificates away"),
-            ("has no seeds", "for example: seeds = [\"10.0.0.1:6379\"]"),
             ("is there twice", "one [[group]] for each name that Sentinel knows"),
             ("is rendered twice", "give one of the two another destination"),
             ("must say its group", "write group = \"NAME\" below it"),

@@ -102,6 +102,7 @@ fn keys() -> String {
         ("login_given", layout.login_given(&SentinelId("<Sentinel>".to_owned()))),
         ("seeds", cluster.seeds()),
         ("slots", cluster.slots()),
+        ("announced", shown(cluster.announced(&address), "127.0.0.1:6379", "<address>")),
         ("shard_primary", cluster.shard_primary("<N>")),
         ("shard_replicas", cluster.shard_replicas("<N>")),
     ];

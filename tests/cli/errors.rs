@@ -283,9 +283,29 @@ fn a_mistake_in_the_file_is_reported_with_what_to_do() {
              write service = \"...\"\n",
         ),
         (
-            "[[cluster]]\nname = \"orders\"\nseeds = []\n",
-            "error: consul-redis.toml:3: cluster `orders` has no seeds: write the address of a node\n\
-             hint: for example: seeds = [\"10.0.0.1:6379\"]\n",
+            "[[cluster]]\nname = \"orders\"\nexpect = 4\n",
+            "error: consul-redis.toml:3: 4 nodes make 2 shards: a cluster needs 3 at least, for two \
+             primaries are no majority when one is dead\n",
+        ),
+        (
+            "[[cluster]]\nname = \"orders\"\nexpect = 7\nshards = 3\nreplicas = 1\n",
+            "error: consul-redis.toml:3: expect = 7 is not 3 shards with 1 replicas each: 6 nodes are\n",
+        ),
+        (
+            "[[cluster]]\nname = \"orders\"\nshards = 3\n",
+            "error: consul-redis.toml:3: shards needs expect: the number of nodes that are made into a \
+             cluster\n",
+        ),
+        (
+            "[[cluster]]\nname = \"orders\"\n[[redis]]\naddress = \"10.0.0.5:6379\"\ncluster = \"carts\"\n",
+            "error: consul-redis.toml:5: cluster `carts` is not configured: add [[cluster]] name = \
+             \"carts\"\n",
+        ),
+        (
+            "[[cluster]]\nname = \"orders\"\n[[redis]]\naddress = \"10.0.0.5:6379\"\ngroup = \"redis\"\n\
+             cluster = \"orders\"\n",
+            "error: consul-redis.toml:5: a Redis belongs to a group or to a cluster: write one of \
+             them\n",
         ),
         (
             "[agent]\nname = \"a\"\n",

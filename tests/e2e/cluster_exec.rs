@@ -173,3 +173,30 @@ pub async fn a_container_that_is_stopped_hands_its_shard_over() {
     let new = until_owner(&world, Some(&old)).await;
     assert_eq!(nodes[at(&nodes, &new)].get(KEY).await, "kept", "{log}");
 }
+
+/// Another node then, at the address of one that is gone for good.
+#[tokio::test]
+pub async fn a_container_that_has_lost_its_volume_joins_as_a_new_node() {
+    let (world, mut nodes) = made().await;
+    let old = until_owner(&world, None).await;
+    let index = at(&nodes, &old);
+    write(&nodes[index]).await;
+    nodes[index].kill_server().await;
+    let new = until_owner(&world, Some(&old)).await;
+    std::fs::remove_dir_all(&nodes[index].data).unwrap();
+    std::fs::create_dir(&nodes[index].data).unwrap();
+    nodes[index].restart(&world);
+    nodes[index].until_answers().await;
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.contains(&old)).await;
+    assert_eq!(until_owner(&world, None).await, new);
+    assert_eq!(nodes[at(&nodes, &new)].get(KEY).await, "kept", "{}", nodes[index].log());
+    until("it has what its primary has", AT_ONCE, || async {
+        nodes[index].ask(&["READONLY"]).await?;
+        match nodes[index].info("master_link_status").await?.as_str() {
+            "up" => Ok(()),
+            other => Err(LabError(other.to_owned())),
+        }
+    })
+    .await
+    .unwrap();
+}

@@ -41,6 +41,13 @@ macro_rules! each_on {
                     all_nodes_stop_and_are_started_again(),
                     two_clusters_and_a_group_are_in_one_consul(),
                     a_slot_that_moves_is_followed_and_changes_no_name()}
+                cluster_duties::{blank_nodes_become_a_cluster_by_themselves_and_keep_their_places(),
+                    where_one_of_the_nodes_has_keys_no_cluster_is_made(),
+                    a_blank_node_beside_an_agent_joins_and_one_that_no_agent_is_beside_does_not(),
+                    all_nodes_at_new_addresses_find_one_another_again(),
+                    a_primary_that_dies_is_replaced_while_the_others_wait_for_a_moment_only(),
+                    a_spare_takes_the_place_of_a_replica_that_is_dead_for_good(),
+                    agents_that_only_ask_need_no_more_rights_than_that_and_tell_nothing()}
             );
         }
     };
@@ -83,6 +90,7 @@ fn no_scenario_of_the_main_job_is_missing() {
         include_str!("first_primary.rs"),
         include_str!("switchover.rs"),
         include_str!("cluster.rs"),
+        include_str!("cluster_duties.rs"),
     ] {
         let alone = text.split("#[tokio::test]\n").skip(1).filter_map(|rest| rest.lines().next());
         let alone = alone.filter_map(|line| line.split_once("fn ")?.1.split('(').next());

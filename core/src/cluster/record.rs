@@ -10,7 +10,7 @@ use super::slots::{SlotRange, count};
 use super::table::NodeId;
 use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::published::record::decode_form;
-use crate::published::store::{AGENTS, Key, Layout};
+use crate::published::store::{AGENTS, ANNOUNCED, Key, Layout};
 use crate::time::Mono;
 
 /// Version of the format. A record with a higher one is left alone.
@@ -191,9 +191,6 @@ pub fn host_of(announced: &BTreeMap<Address, AnnouncedNode>, address: &Address) 
     let named = announced.get(address).map(|node| node.host.clone());
     named.unwrap_or_else(|| address.host().to_owned())
 }
-
-/// Where the nodes are, below a cluster's root, that agents stand beside.
-pub const ANNOUNCED: &str = "nodes/";
 
 /// The `state` key of a cluster, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]

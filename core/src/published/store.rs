@@ -148,6 +148,13 @@ impl Layout {
         format!("{}slots", self.root())
     }
 
+    /// A node that an agent stands beside.
+    ///
+    /// Holds JSON: the agent that stands beside a node of a cluster, and its host; gone when its config names another one.
+    pub fn announced(&self, node: &Address) -> String {
+        format!("{}{ANNOUNCED}{node}", self.root())
+    }
+
     /// Who serves a shard's slots.
     ///
     /// Holds of a cluster: `host:port` of the shard's primary; empty while it has none that can take requests.
@@ -178,6 +185,8 @@ pub fn shard_dir(shard: &str) -> String {
 
 /// The directory of all shards' keys, below [`Layout::root`].
 pub const SHARDS: &str = "shards/";
+/// Where the nodes of a cluster are, below its root, that agents stand beside.
+pub const ANNOUNCED: &str = "nodes/";
 
 /// The directory of the agents' keys, below [`Layout::root`].
 pub const AGENTS: &str = "agents/";
