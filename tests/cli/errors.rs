@@ -283,6 +283,20 @@ fn a_mistake_in_the_file_is_reported_with_what_to_do() {
              write service = \"...\"\n",
         ),
         (
+            "[agent]\nname = \"a\"\n",
+            "hint: docs/config.md has every key, docs/consul-redis.toml an example of each\n",
+        ),
+    ] {
+        let error = super::config_error(&format!("{text}{sentinels}"));
+        assert!(error.ends_with(said), "{text}\n{error}");
+        assert!(error.starts_with("error: consul-redis.toml:"), "{text}\n{error}");
+    }
+}
+
+#[test]
+fn what_makes_no_cluster_is_reported_with_what_would() {
+    for (text, said) in [
+        (
             "[[cluster]]\nname = \"orders\"\nexpect = 4\n",
             "error: consul-redis.toml:3: 4 nodes make 2 shards: a cluster needs 3 at least, for two \
              primaries are no majority when one is dead\n",
@@ -307,14 +321,9 @@ fn a_mistake_in_the_file_is_reported_with_what_to_do() {
             "error: consul-redis.toml:5: a Redis belongs to a group or to a cluster: write one of \
              them\n",
         ),
-        (
-            "[agent]\nname = \"a\"\n",
-            "hint: docs/config.md has every key, docs/consul-redis.toml an example of each\n",
-        ),
     ] {
-        let error = super::config_error(&format!("{text}{sentinels}"));
-        assert!(error.ends_with(said), "{text}\n{error}");
-        assert!(error.starts_with("error: consul-redis.toml:"), "{text}\n{error}");
+        let error = super::config_error(text);
+        assert_eq!(error.lines().next(), said.lines().next(), "{text}\n{error}");
     }
 }
 

@@ -38,11 +38,18 @@ pub(super) fn begin(scene: &Scene<'_>, replicas_max: Option<usize>, due: &mut Du
     }
 }
 
-/// Blank nodes that agents stand beside, and members that were forgotten and are back.
+/// Blank nodes that agents stand beside, members beside agents that belong to no shard, and those that were forgotten and
+/// are back.
 fn candidates(scene: &Scene<'_>) -> Vec<JoinCandidate> {
     let mut found = Vec::new();
     for (id, Present { address, answer }) in scene.present() {
-        if scene.record.nodes.contains_key(id) {
+        let recorded = scene.record.nodes.get(id);
+        let own = answer.table.own_row();
+        // Another attempt was given up after it had been met.
+        let idle = recorded.is_some_and(|node| node.role.is_none())
+            && own.is_some_and(|row| row.role == TableRole::Primary && row.slots.is_empty())
+            && scene.view.announced.contains_key(address);
+        if recorded.is_some() && !idle {
             continue;
         }
         let node = PlannedNode { id: id.clone(), address: address.clone() };
@@ -53,6 +60,7 @@ fn candidates(scene: &Scene<'_>) -> Vec<JoinCandidate> {
                 && answer.not_ready.is_none()
         });
         let back = back && !knows_a_stranger(scene, &Present { address, answer });
+        let back = back || idle;
         if back || (answer.is_blank() && scene.view.announced.contains_key(address)) {
             found.push(JoinCandidate { node, host, back });
         }

@@ -249,6 +249,25 @@ fn a_blank_node_beside_an_agent_becomes_a_replica_of_the_shard_that_needs_it_mos
 }
 
 #[test]
+fn a_node_that_was_met_and_belongs_to_no_shard_is_made_a_replica_where_an_agent_is_beside_it() {
+    let mut stage = published(1);
+    stage.cluster.0.insert('9', blank_node('9'));
+    let line = Line::primary(0, "");
+    for name in NODES {
+        stage.cluster.node(name).table.insert('9', line.clone());
+    }
+    let mut table = stage.cluster.0[&'a'].table.clone();
+    table.insert('9', line);
+    stage.cluster.node('9').table = table;
+    stage.turn(LATER);
+    assert_eq!(stage.told, [], "an operator may be about to give it slots");
+    announce(&mut stage, '9', "host-9");
+    stage.turn(LATER);
+    assert_eq!(commands(&stage), [format!("9: CLUSTER REPLICATE {}", id('a'))]);
+    assert_eq!(stage.tags("orders-replica", '9'), ["shard-1"]);
+}
+
+#[test]
 fn a_node_that_no_shard_needs_waits_until_one_does() {
     let mut stage = stage(Cluster::healthy(), 1, ClusterDuties { replicas_max: Some(1), ..ALL });
     stage.cluster.0.insert('9', blank_node('9'));
