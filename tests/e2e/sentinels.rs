@@ -316,7 +316,8 @@ async fn a_failover_that_its_leader_never_ends_hides_no_later_one() {
     let mut world = world(spec).await;
     // Where the others are told in its place, it ends.
     let config = world.dir().join("no-relay.toml");
-    std::fs::write(&config, "[[group]]\nname = \"redis\"\nrelay = false\n").unwrap();
+    let text = "[[group]]\nname = \"redis\"\nrelay = false\nfast_failover = \"off\"\n";
+    std::fs::write(&config, text).unwrap();
     let running = agents(&world, 2, &["--config", config.to_str().unwrap()]);
     let first = until_writer(&world, "redis", 20, None).await;
     until_in_sync(&world, "redis", 2).await;

@@ -42,18 +42,18 @@ pub fn due(view: &ClusterView<'_>, renewed: &Renewed, claims_ms: u64) -> Due {
         relink::meet_again(&scene, &mut due);
         return due;
     }
-    if let Some(joining) = &begun.joining {
-        join::go_on(&scene, joining, &mut due);
-    }
-    if let Some(leaving) = &begun.leaving {
-        leave::go_on(&scene, leaving, &mut due);
-    }
     let joining: BTreeSet<&NodeId> = begun.joining.iter().map(|joining| &joining.node.id).collect();
     if let Some(stranger) = scene.stranger(&joining) {
         due.obstacle = Some(format!(
             "nothing is done to the cluster: its voters know node {stranger}, which is not recorded"
         ));
         return due;
+    }
+    if let Some(joining) = &begun.joining {
+        join::go_on(&scene, joining, &mut due);
+    }
+    if let Some(leaving) = &begun.leaving {
+        leave::go_on(&scene, leaving, &mut due);
     }
     let may_hasten = begun.hastened.as_ref().is_none_or(Hastened::is_past);
     if duties.hasten && may_hasten && due.claims.hastened == begun.hastened {

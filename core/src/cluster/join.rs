@@ -124,12 +124,21 @@ pub(super) fn go_on(scene: &Scene<'_>, joining: &Joining, due: &mut Due) {
         }
         return;
     }
+    if knows_a_stranger(scene, node) {
+        return give_up(
+            scene,
+            due,
+            format!("{address} ({id}) does not join: it knows another cluster's node"),
+        );
+    }
+    // Always the same one: where two have it meet them, both wait for the other's answer.
     let Some(bus_port) = own.and_then(|row| row.bus_port) else { return };
-    let first = voters.iter().find(|(_, voter)| !voter.answer.table.rows.contains_key(id));
+    let first = voters.first().filter(|(_, voter)| !voter.answer.table.rows.contains_key(id));
     if let Some((voter, Present { address, .. })) = first
         && known == 0
     {
-        let (id, at, blank) = (id.clone(), node.address.clone(), !joining.back);
+        let blank = !joining.back && node.answer.table.is_alone();
+        let (id, at) = (id.clone(), node.address.clone());
         due.tell(address, voter, NodeCommand::Meet(MetNode { id, address: at, bus_port, blank }));
     }
 }

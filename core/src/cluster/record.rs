@@ -161,6 +161,11 @@ impl ClusterRecord {
         named(self).eq(named(other))
     }
 
+    /// It is a member, or was one until it was forgotten.
+    pub fn is_own(&self, id: &NodeId) -> bool {
+        self.nodes.contains_key(id) || self.claims.left.contains_key(id)
+    }
+
     /// The nodes of a shard that can take requests as this.
     pub fn serving(&self, shard: u32, role: ClusterRole) -> impl Iterator<Item = &Address> {
         let serves = move |node: &&NodeRecord| node.serves() == Some((role, shard));

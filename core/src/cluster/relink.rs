@@ -32,7 +32,7 @@ pub(super) fn knows_a_stranger(scene: &Scene<'_>, present: &Present<'_>) -> bool
     let claims = &scene.record.claims;
     let known = |id: &NodeId| {
         let joins = claims.joining.as_ref().is_some_and(|joining| joining.node.id == *id);
-        joins || scene.record.nodes.contains_key(id) || claims.left.contains_key(id)
+        joins || scene.record.is_own(id)
     };
     present.answer.table.rows.values().any(|row| !row.outside && !known(&row.id))
 }

@@ -322,8 +322,8 @@ fn may_join(
         let others = record.shards.values().filter(|shard| shard.owner != row.id);
         others.into_iter().any(|shard| !common(&shard.slots, &row.slots).is_empty())
     };
-    let strange = |row: &TableRow| !record.nodes.contains_key(&row.id) && takes(row);
-    record.nodes.contains_key(id) || !answer.table.owners().any(strange)
+    let strange = |row: &TableRow| !record.is_own(&row.id) && takes(row);
+    record.is_own(id) || !answer.table.owners().any(strange)
 }
 
 fn withdraw(node: Option<&mut NodeRecord>, why: Option<String>) {
@@ -388,7 +388,7 @@ fn foreign_claim(record: &ClusterRecord, judged: &Judgement) -> Option<Held> {
             if taken.is_empty() {
                 return None;
             }
-            if !record.nodes.contains_key(&shard.owner) {
+            if !record.is_own(&shard.owner) {
                 return Some(Held::Stranger(shard.owner.clone(), taken));
             }
             let owner = || shard.owner.clone();

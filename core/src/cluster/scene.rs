@@ -77,7 +77,7 @@ impl<'a> Scene<'a> {
         let judged = self.judged?;
         let voters = self.members().into_iter().filter(|(id, _)| judged.voters.contains(*id));
         let rows = voters.flat_map(|(_, present)| present.answer.table.rows.values());
-        let known = |id: &NodeId| self.record.nodes.contains_key(id) || but.contains(id);
+        let known = |id: &NodeId| self.record.is_own(id) || but.contains(id);
         rows.map(|row| &row.id).find(|id| !known(id)).cloned()
     }
 

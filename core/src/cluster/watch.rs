@@ -566,6 +566,9 @@ impl ClusterLoop {
         let seeds = self.places();
         let mut known = seeds.clone();
         known.extend(record.into_iter().flat_map(|r| r.nodes.values()).map(|n| n.address.clone()));
+        // Those that were forgotten may come back.
+        let left = record.into_iter().flat_map(|record| record.claims.left.values());
+        known.extend(left.map(|left| left.address.clone()));
         let own: BTreeSet<&NodeId> =
             record.map(|record| record.nodes.keys().collect()).unwrap_or_default();
         // What a node of another cluster knows is none of this one.

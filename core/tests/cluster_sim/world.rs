@@ -219,7 +219,7 @@ impl World {
         world.named_seeds = if seed.is_multiple_of(3) { Vec::new() } else { vec![5, 0] };
         // In every other world agents only ask.
         if seed.is_multiple_of(2) {
-            let forget_after_ms = Some(20_000);
+            let forget_after_ms = Some(4_000);
             world.duties = ClusterDuties { forget_after_ms, ..ClusterDuties::default() };
         }
         for _ in 0..agents {

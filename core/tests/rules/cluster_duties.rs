@@ -258,7 +258,7 @@ fn a_node_that_was_met_and_belongs_to_no_shard_is_made_a_replica_where_an_agent_
     }
     let mut table = stage.cluster.0[&'a'].table.clone();
     table.insert('9', line);
-    stage.cluster.node('9').table = table;
+    (stage.cluster.node('9').table, stage.cluster.node('9').state_ok) = (table, true);
     stage.turn(LATER);
     assert_eq!(stage.told, [], "an operator may be about to give it slots");
     announce(&mut stage, '9', "host-9");
@@ -491,7 +491,8 @@ fn a_dead_replica_is_forgotten_by_all_others_after_a_while_and_joins_again_when_
     let f = stage.cluster.node('f');
     (f.answers, f.table) = (true, table);
     stage.cluster.say(&['f'], 'f', |line| *line = Line::replica('c', 3));
-    stage.seed(&NODES.map(at));
+    // No seed leads to it, nor any table.
+    stage.seed(&[at('a'), at('b')]);
     stage.turn(40_000 / STEP_MS as usize);
     assert_eq!(stage.told.len(), 5, "{:?}", commands(&stage));
     stage.turn(30_000 / STEP_MS as usize);
@@ -500,6 +501,27 @@ fn a_dead_replica_is_forgotten_by_all_others_after_a_while_and_joins_again_when_
     assert!(stage.record().claims.is_none(), "{:?}", stage.record().claims);
     assert!(stage.named("orders-replica").contains(&at('f').to_string()), "{:#?}", stage.record());
     assert_eq!(stage.tags("orders-replica", 'f'), ["shard-3"]);
+}
+
+/// One of the others was away when they were told; the simulation of clusters found it.
+#[test]
+fn a_member_that_was_forgotten_is_no_stranger_when_it_is_back_and_owns_slots() {
+    let mut stage = published(1);
+    stage.cluster.dies('d');
+    stage.cluster.say(&NODES, 'd', |line| line.flags = "slave,fail".to_owned());
+    stage.turn(70_000 / STEP_MS as usize);
+    assert!(stage.record().claims.left.contains_key(&id('d')), "{:?}", commands(&stage));
+    // The others know it again, and have elected it.
+    let lines = Cluster::healthy().0[&'b'].table.clone();
+    for name in NODES {
+        stage.cluster.node(name).table.clone_from(&lines);
+    }
+    stage.cluster.node('d').answers = true;
+    stage.cluster.dies('a');
+    stage.cluster.d_is_elected();
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders-primary"), ats("bcd"), "{:?}", stage.agents[0].said);
+    assert_eq!(stage.said(0, "nothing enters the names"), 0, "{:?}", stage.agents[0].said);
 }
 
 #[test]
