@@ -33,16 +33,22 @@ const CONNECT_GAP: Duration = Duration::from_millis(50);
 /// stands for all of its A and AAAA records.
 ///
 /// # Errors
-/// [`DnsError`] when a name gives no address; a node that does not answer is part of what is seen.
+/// [`DnsError`] when no name gives an address; a node that does not answer is part of what is seen.
 pub async fn look(
     seeds: &[Address],
     login: &LinkSettings,
     names: &Names,
     settings: bool,
 ) -> Result<NodeReadings, DnsError> {
-    let mut next = BTreeSet::new();
+    let (mut next, mut unknown) = (BTreeSet::new(), None);
     for seed in seeds {
-        next.extend(names.addresses(seed).await?);
+        match names.addresses(seed).await {
+            Ok(addresses) => next.extend(addresses),
+            Err(error) => unknown = Some(error),
+        }
+    }
+    if let Some(error) = unknown.filter(|_| next.is_empty()) {
+        return Err(error);
     }
     let mut readings = NodeReadings::new();
     for _ in 0..ROUNDS_MAX {

@@ -49,6 +49,7 @@ pub async fn until_safe(
             recorded.iter().flat_map(|record| record.nodes.values()).map(|n| n.address.clone()),
         );
         places.extend(cluster.seeds.iter().cloned());
+        places.extend(store.iter().flat_map(|store| store.announced.keys()).cloned());
         places.retain(|place| place != own);
         let others = look(&places, &cluster.login, &names, false).await.unwrap_or_default();
         let record = store.as_ref().map(|_| recorded);

@@ -77,7 +77,7 @@ async fn local_servers_are_registered_kept_and_taken_away() {
     let passing = |wanted: usize| {
         let world = &world;
         async move {
-            until("redis-server", Duration::from_secs(15), || async {
+            until("redis-server", Duration::from_secs(45), || async {
                 let found = world.consul.passing("redis-server").await?;
                 if found.len() == wanted { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
             })

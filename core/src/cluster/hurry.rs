@@ -127,6 +127,8 @@ pub(super) fn go_on(scene: &Scene<'_>, hastened: &Hastened, due: &mut Due) {
     let owned = scene.record.shards.values().any(|shard| shard.owner == hastened.dead);
     if !owned || members.contains_key(&hastened.dead) || scene.claims_ms >= HASTE_FOR_MS {
         due.claims.hastened = Some(Hastened { over: true, ..hastened.clone() });
+        // At once, whether Consul can be told that it is over or not.
+        put_back(hastened, &members, due);
         return;
     }
     if !scene.is_mine(&hastened.begun) {
@@ -146,21 +148,25 @@ fn wait_as_before(
     members: &BTreeMap<&NodeId, Present<'_>>,
     due: &mut Due,
 ) {
-    let mut left = false;
-    for (id, waited_ms) in &hastened.waited_ms {
-        let Some(found) = members.get(id) else {
-            left |= scene.record.nodes.contains_key(id);
-            continue;
-        };
-        if found.answer.timeout_ms == Some(HASTE_TIMEOUT_MS) && *waited_ms != HASTE_TIMEOUT_MS {
-            left = true;
-            due.tell(found.address, id, NodeCommand::NodeTimeout(*waited_ms));
-        }
-    }
+    let missing = |id: &&NodeId| !members.contains_key(*id) && scene.record.nodes.contains_key(*id);
+    let left = put_back(hastened, members, due) | hastened.waited_ms.keys().any(|id| missing(&id));
     if !left || scene.claims_ms >= RESTORED_WITHIN_MS {
         let owns = scene.record.shards.values().any(|shard| shard.owner == hastened.dead);
         let dead = owns && !members.contains_key(&hastened.dead);
         let past = Hastened { waited_ms: BTreeMap::new(), ..hastened.clone() };
         due.claims.hastened = dead.then_some(past);
     }
+}
+
+/// Has the nodes that answer wait as before. Whether one of them did not.
+fn put_back(hastened: &Hastened, members: &BTreeMap<&NodeId, Present<'_>>, due: &mut Due) -> bool {
+    let mut left = false;
+    for (id, waited_ms) in &hastened.waited_ms {
+        let Some(found) = members.get(id) else { continue };
+        if found.answer.timeout_ms == Some(HASTE_TIMEOUT_MS) && *waited_ms != HASTE_TIMEOUT_MS {
+            left = true;
+            due.tell(found.address, id, NodeCommand::NodeTimeout(*waited_ms));
+        }
+    }
+    left
 }

@@ -4,6 +4,7 @@
 use super::order::{MetNode, NodeCommand};
 use super::scene::{Due, Present, Scene};
 use super::table::{NodeId, TableRole, TableRow};
+use crate::identity::address::Address;
 
 /// Has members meet that do not find one another any more.
 pub(super) fn meet_again(scene: &Scene<'_>, due: &mut Due) {
@@ -54,7 +55,10 @@ pub(super) fn follow_again(scene: &Scene<'_>, due: &mut Due) {
             continue;
         };
         let primary = row.address.as_ref();
-        let elsewhere = link.primary.is_some() && link.primary.as_ref() != primary;
+        // Its port may be that of TLS, where clients have another one.
+        let host = |address: Option<&Address>| address.map(|at| at.host().to_owned());
+        let followed = host(link.primary.as_ref());
+        let elsewhere = followed.is_some() && followed != host(primary);
         let answers = primary.and_then(|at| scene.answer(at)).is_some_and(|a| a.table.own == *of);
         if elsewhere && answers {
             due.tell(address, id, NodeCommand::Replicate(of.clone()));

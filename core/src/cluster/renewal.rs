@@ -413,7 +413,9 @@ fn numbered(
         let same = left.iter().find(|(_, old)| old.owner == found.owner).map(|(n, _)| *n);
         match same {
             Some(number) => {
-                let since = left.remove(&number).and_then(|old| old.since);
+                // By a newer claim it may have lost and taken back its slots meanwhile.
+                let old = left.remove(&number).filter(|old| old.epoch == found.epoch);
+                let since = old.map_or(found.since, |old| old.since);
                 shards.insert(number, ShardRecord { since, ..found });
             }
             None => open.push(found),

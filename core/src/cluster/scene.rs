@@ -77,6 +77,8 @@ impl<'a> Scene<'a> {
         let judged = self.judged?;
         let voters = self.members().into_iter().filter(|(id, _)| judged.voters.contains(*id));
         let rows = voters.flat_map(|(_, present)| present.answer.table.rows.values());
+        // A node that is met has another id until it has answered.
+        let rows = rows.filter(|row| !row.outside);
         let known = |id: &NodeId| self.record.is_own(id) || but.contains(id);
         rows.map(|row| &row.id).find(|id| !known(id)).cloned()
     }

@@ -68,7 +68,14 @@ enum SlotOwner {
 fn owner_now(node: &StoppedNode<'_>) -> Option<SlotOwner> {
     let id = &node.file.own;
     let owner = |owns: bool| if owns { SlotOwner::Itself } else { SlotOwner::Another };
-    if let Ok(judged) = judge(node.others) {
+    let recorded = |of: &NodeId| node.record.flatten().is_some_and(|record| record.is_own(of));
+    let mut others = node.others.clone();
+    // What answers at an address of theirs may belong to another cluster.
+    others.retain(|_, reading| match reading {
+        Ok(answer) => node.file.rows.contains_key(&answer.table.own) || recorded(&answer.table.own),
+        Err(_) => true,
+    });
+    if let Ok(judged) = judge(&others) {
         return Some(owner(judged.shards.iter().any(|shard| shard.owner == *id)));
     }
     let record = node.record??;

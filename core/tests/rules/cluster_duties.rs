@@ -318,6 +318,19 @@ fn beside_a_stranger_nothing_is_done() {
     assert_eq!(stage.said(0, "its voters know node 77777777"), 1, "{:?}", stage.agents[0].said);
 }
 
+/// It has an id of its own until it answers, and may never do.
+#[test]
+fn a_node_that_is_being_met_keeps_from_nothing() {
+    let mut stage = published(1);
+    let handshake =
+        Line { flags: "handshake".to_owned(), link: "disconnected", ..Line::primary(0, "") };
+    stage.cluster.node('b').table.insert('7', handshake);
+    stage.turn(LED_FOR_LONG);
+    dies(&mut stage.cluster);
+    stage.turn(3);
+    assert_eq!(kinds(&stage)["node-timeout"], 5, "{:?}", stage.agents[0].said);
+}
+
 /// a is gone: its host refuses, d has lost its link, and b and c theirs.
 fn dies(cluster: &mut Cluster) {
     cluster.dies('a');
@@ -469,7 +482,13 @@ fn a_replica_that_follows_an_old_address_is_told_to_follow_the_same_node() {
     stage.cluster.node('d').link = Some(old);
     stage.turn(AT_ONCE);
     assert_eq!(commands(&stage), [format!("d: CLUSTER REPLICATE {}", id('a'))]);
-    // Where the link to the right address is down, it is not told anything.
+    // Where the link to the right host is down, it is not told anything: the port may be that of TLS.
+    let mut stage = published(1);
+    let mut other_port = link_to('a', false, None);
+    other_port.primary = Some("10.0.0.1:6380".parse().unwrap());
+    stage.cluster.node('d').link = Some(other_port);
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.told, []);
     let mut stage = published(1);
     stage.cluster.node('d').link = Some(link_to('a', false, None));
     stage.turn(AT_ONCE);

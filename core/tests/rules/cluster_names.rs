@@ -739,6 +739,18 @@ fn what_is_no_record_of_this_version_is_left_alone() {
     assert_eq!(stage.said(0, "is left alone: written by a newer consul-redis"), 1);
 }
 
+/// Redis before Valkey 9 counts the votes of one election twice: how long ago the last one was has to be known.
+#[test]
+fn an_owner_that_has_lost_its_slots_and_taken_them_back_between_two_looks_has_them_since_then() {
+    let mut stage = Stage::published();
+    let before = stage.record().shards[&1].since;
+    stage.turn(LATER);
+    assert_eq!(stage.record().shards[&1].since, before);
+    stage.cluster.say(&NODES, 'a', |line| line.epoch = 9);
+    stage.turn(LATER);
+    assert!(stage.record().shards[&1].since > before);
+}
+
 /// `redis-cli --cluster create` gives slots out one node after the other.
 #[test]
 fn a_cluster_that_is_being_made_is_recorded_when_it_is_whole_and_one_that_stays_in_part_after_a_while()

@@ -87,6 +87,17 @@ fn an_owner_that_was_replaced_waits_for_a_node_that_answers() {
     }
 }
 
+/// All addresses have changed, and another cluster has one of the old ones.
+#[test]
+fn what_answers_at_an_old_address_of_theirs_and_is_of_another_cluster_says_nothing() {
+    let (record, cluster) = published();
+    let text =
+        format!("{} {}@1 myself,master - 0 0 9 connected 0-16383\n", id('9').as_str(), at('b'));
+    let table = Table::parse(&text).expect("a table");
+    let foreign = NodeReadings::from([(at('b'), Ok(crate::cluster::bare(table, true)))]);
+    assert_eq!(why(&cluster, 'a', true, Some(Some(&record)), &foreign), None);
+}
+
 #[test]
 fn where_neither_consul_nor_another_node_says_who_owns_its_slots_it_is_not_started() {
     let (record, cluster) = published();
