@@ -21,13 +21,15 @@ use crate::core::cluster::watch::NodeReading;
 use crate::core::identity::address::Address;
 use crate::dns::{DnsError, Names};
 use crate::mailbox::Mailbox;
-use crate::redis_link::{Fields, Link, LinkError, LinkSettings, list, text};
+use crate::redis_link::{Fields, Link, LinkError, LinkSettings, fields, text};
 
 /// How often new addresses may come up in what those before have answered: nodes that know one another at all do so
 /// after one or two.
 const ROUNDS_MAX: usize = 8;
 /// Least time between two attempts to connect to a node.
 const CONNECT_GAP: Duration = Duration::from_millis(50);
+/// How long nodes wait before they take another one for dead, in ms.
+const NODE_TIMEOUT: &str = "cluster-node-timeout";
 
 /// Asks every node that can be found from these addresses; with `settings` for those that agents change, too. A name
 /// stands for all of its A and AAAA records.
@@ -110,8 +112,8 @@ async fn ask_over(
     let state_ok = Fields::of_info(&info).get("cluster_state").is_some_and(|state| state == "ok");
     let to_primary = replica_link(&replication).map_err(LinkError::Unexpected)?;
     let has_keys = table.is_alone() && has_keys(link).await?;
-    let timeout = timeout.first().and_then(|answer| setting(answer, NODE_TIMEOUT));
-    let timeout_ms = timeout.and_then(|value| value.parse().ok());
+    let timeout = timeout.first().and_then(|answer| fields(answer).ok());
+    let timeout_ms = timeout.and_then(|all| all.get(NODE_TIMEOUT)?.parse().ok());
     Ok(NodeAnswer {
         table,
         state_ok,
@@ -120,16 +122,6 @@ async fn ask_over(
         has_keys,
         timeout_ms,
     })
-}
-
-/// How long nodes wait before they take another one for dead, in ms.
-const NODE_TIMEOUT: &str = "cluster-node-timeout";
-
-/// One setting of an answer to `CONFIG GET`.
-fn setting(answer: &Value, name: &str) -> Option<String> {
-    let words: Vec<String> = list(answer).ok()?.iter().filter_map(|word| text(word).ok()).collect();
-    let at = words.iter().position(|word| word == name)?;
-    words.get(at + 1).cloned()
 }
 
 /// Redis before 7 takes one section a question.

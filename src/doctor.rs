@@ -255,6 +255,31 @@ fn refusal(value: &Value) -> Result<Result<String, String>, String> {
     }
 }
 
+/// What a server was read to say, or its words instead.
+type ServerSaid = Result<ReadFields, String>;
+
+/// What a server says of itself, and its settings of these names.
+async fn read(
+    link: &mut Link,
+    info: redis::Cmd,
+    names: &[&str],
+) -> Result<(ServerSaid, ServerSaid), LinkError> {
+    let mut commands = redis::pipe();
+    commands.add_command(info);
+    for name in names {
+        commands.cmd("CONFIG").arg("GET").arg(*name);
+    }
+    let answers = link.ask(&commands).await?;
+    let [info, settings @ ..] = answers.as_slice() else {
+        return Err(LinkError::Unexpected("more answers expected".to_owned()));
+    };
+    let owned = |info: String| -> ReadFields {
+        let fields = Answered::of_info(&info);
+        fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    Ok((text(info).map(owned), merged(settings)))
+}
+
 /// The answers to one CONFIG GET each, as one. Some servers know more names than others, and answer nothing.
 fn merged(answers: &[Value]) -> Result<ReadFields, String> {
     let mut all = ReadFields::new();
@@ -315,19 +340,7 @@ async fn instance(
     clock: &Clock,
 ) -> Result<InstanceFacts, LinkError> {
     let mut link = Link::open(at, &group.login).await?;
-    let mut commands = redis::pipe();
-    commands.cmd("INFO");
-    for name in InstanceFacts::SETTINGS {
-        commands.cmd("CONFIG").arg("GET").arg(name);
-    }
-    let answers = link.ask(&commands).await?;
-    let [info, settings @ ..] = answers.as_slice() else {
-        return Err(LinkError::Unexpected("more answers expected".to_owned()));
-    };
-    let owned = |info: String| -> ReadFields {
-        let fields = Answered::of_info(&info);
-        fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-    };
+    let (info, config) = read(&mut link, redis::cmd("INFO"), &InstanceFacts::SETTINGS).await?;
     // By itself, so that the answer comes as soon as it is asked for.
     let mut time = redis::pipe();
     time.cmd("TIME");
@@ -338,7 +351,6 @@ async fn instance(
         None => Err("no answer".to_owned()),
     };
     let sentinel_users = sentinel_users(&mut link).await?;
-    let info = text(info).map(owned);
     let renamed = match may(&mut link, &SENTINEL_NEEDS).await? {
         Rights::Refuses(refused) => Ok(refused
             .into_iter()
@@ -365,7 +377,6 @@ async fn instance(
         }
         Rights::Unknown(words) => Err(words),
     };
-    let config = merged(settings);
     Ok(InstanceFacts {
         config,
         info,

@@ -62,7 +62,7 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Exit, Failure> {
                 tell_others(&config, &consul, &args.awaited).await;
             }
         }
-        last = match answer {
+        let not_yet = match answer {
             Ok(keys) => match look(&layout, &keys, args.replicas) {
                 Ok(record) => {
                     drop(progress);
@@ -71,16 +71,29 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Exit, Failure> {
                 }
                 Err(why) => Ok(why),
             },
-            Err(error) if error.is_transient() => Err(error),
-            Err(error) => return Err(error.into()),
+            Err(error) => Err(error),
         };
-        match &last {
-            Ok(why) => progress.tell(format!("{}: {why}", args.awaited)),
-            Err(error) => progress.tell(error.to_string()),
-        }
+        last = told(not_yet, &progress, args)?;
     }
     drop(progress);
     Ok(late(&last?, &format!("--group {}", args.awaited), args))
+}
+
+/// Shows what is waited for: what is not as wanted yet, or Consul.
+///
+/// # Errors
+/// The [`ConsulError`] that does not pass by waiting.
+fn told(
+    not_yet: Result<String, ConsulError>,
+    progress: &Progress,
+    args: &WaitArgs,
+) -> Result<Result<String, ConsulError>, ConsulError> {
+    match &not_yet {
+        Ok(why) => progress.tell(format!("{}: {why}", args.awaited)),
+        Err(error) if error.is_transient() => progress.tell(error.to_string()),
+        Err(_) => return not_yet.map(Ok),
+    }
+    Ok(not_yet)
 }
 
 /// `named` is what `status` takes.
@@ -115,7 +128,7 @@ async fn wait_for_cluster(
     let mut last: Result<String, ConsulError> = Ok("Consul has not answered".to_owned());
     let progress = Progress::new(format!("{}: waiting for Consul", args.awaited));
     while let Ok(Some(answer)) = tokio::time::timeout_at(end, answers.recv()).await {
-        last = match answer {
+        let not_yet = match answer {
             Ok(store) => {
                 if store.state == StoredCluster::Absent {
                     consul.may_read(&cluster.layout.state()).await?;
@@ -129,13 +142,9 @@ async fn wait_for_cluster(
                     Err(why) => Ok(why),
                 }
             }
-            Err(error) if error.is_transient() => Err(error),
-            Err(error) => return Err(error.into()),
+            Err(error) => Err(error),
         };
-        match &last {
-            Ok(why) => progress.tell(format!("{}: {why}", args.awaited)),
-            Err(error) => progress.tell(error.to_string()),
-        }
+        last = told(not_yet, &progress, args)?;
     }
     drop(progress);
     Ok(late(&last?, args.awaited.as_str(), args))

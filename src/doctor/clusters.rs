@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 
-use super::merged;
+use super::read;
 use crate::clock::Clock;
 use crate::cluster::look;
 use crate::config::Config;
@@ -12,11 +12,11 @@ use crate::consul::client::{Consul, ConsulError};
 use crate::core::cluster::record::ClusterStore;
 use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::shown::cluster_status;
-use crate::core::doctor::{ClusterFacts, Finding, NodeFacts, ReadFields, diagnose_cluster};
+use crate::core::doctor::{ClusterFacts, Finding, NodeFacts, diagnose_cluster};
 use crate::core::identity::address::Address;
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
-use crate::redis_link::{Fields as Answered, Link, LinkError, LinkSettings, text};
+use crate::redis_link::{Link, LinkError, LinkSettings};
 
 /// Examines one cluster. What Consul does not tell is left out, and comes with the error.
 ///
@@ -61,18 +61,8 @@ pub async fn examine_cluster(
 
 async fn node(at: &Address, login: &LinkSettings) -> Result<NodeFacts, LinkError> {
     let mut link = Link::open(at, login).await?;
-    let mut commands = redis::pipe();
-    commands.cmd("INFO").arg("server");
-    for name in NodeFacts::SETTINGS {
-        commands.cmd("CONFIG").arg("GET").arg(name);
-    }
-    let answers = link.ask(&commands).await?;
-    let [info, settings @ ..] = answers.as_slice() else {
-        return Err(LinkError::Unexpected("more answers expected".to_owned()));
-    };
-    let owned = |info: String| -> ReadFields {
-        let fields = Answered::of_info(&info);
-        fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-    };
-    Ok(NodeFacts { config: merged(settings), info: text(info).map(owned) })
+    let mut server = redis::cmd("INFO");
+    server.arg("server");
+    let (info, config) = read(&mut link, server, &NodeFacts::SETTINGS).await?;
+    Ok(NodeFacts { config, info })
 }

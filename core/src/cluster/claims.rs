@@ -152,11 +152,10 @@ impl Claims {
         making.is_some() || joining.is_some() || hastened || leaving.is_some()
     }
 
-    /// Something else than this is under way.
+    /// What is under way that was not before, a line each.
     pub fn differ_in_words(&self, before: &Self) -> Vec<String> {
-        let (mut lines, was) = (Vec::new(), before.in_words());
-        lines.extend(self.in_words().into_iter().filter(|line| !was.contains(line)));
-        lines
+        let was = before.in_words();
+        self.in_words().into_iter().filter(|line| !was.contains(line)).collect()
     }
 
     /// What is under way, a line each.

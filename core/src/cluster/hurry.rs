@@ -46,7 +46,9 @@ pub(super) fn begin(scene: &Scene<'_>, due: &mut Due) {
 /// voters.
 fn is_gone(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord) -> bool {
     let Some(seen) = scene.view.nodes.get(&node.address) else { return false };
-    let refused = seen.refused_for_ms().is_some_and(|ms| ms >= REFUSED_FOR_MS);
+    if seen.refused_for_ms().is_none_or(|ms| ms < REFUSED_FOR_MS) {
+        return false;
+    }
     let members = scene.members();
     let replicas: Vec<bool> = replicas(&members, id).map(|found| has_lost_link(found)).collect();
     let voters = scene.judged.map(|judged| &judged.voters);
@@ -57,7 +59,7 @@ fn is_gone(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord) -> bool {
         let row = members.get(voter).and_then(|found| found.answer.table.rows.get(id));
         lost += usize::from(voter != id && row.is_some_and(|row| !row.linked));
     }
-    refused && !replicas.is_empty() && replicas.iter().all(|lost| *lost) && lost * 2 > all
+    !replicas.is_empty() && replicas.iter().all(|lost| *lost) && lost * 2 > all
 }
 
 fn replicas<'a, 'b>(

@@ -15,6 +15,8 @@ use crate::time::between_ms;
 pub const FORGOTTEN_FOR_MS: u64 = 65_000;
 /// A node that has not joined after so long is given up, in ms; another attempt may follow.
 pub const JOINED_WITHIN_MS: u64 = 60_000;
+/// For so long a node that joins may give no answer, in ms.
+const FORGIVEN_MS: u64 = 5_000;
 
 /// A node that may join.
 struct JoinCandidate {
@@ -59,8 +61,7 @@ fn candidates(scene: &Scene<'_>) -> Vec<JoinCandidate> {
             between_ms(left.at, scene.view.now.wall) >= FORGOTTEN_FOR_MS
                 && answer.not_ready.is_none()
         });
-        let back = back && !knows_a_stranger(scene, &Present { address, answer });
-        let back = back || idle;
+        let back = idle || (back && !knows_a_stranger(scene, &Present { address, answer }));
         if back || (answer.is_blank() && scene.view.announced.contains_key(address)) {
             found.push(JoinCandidate { node, host, back });
         }
@@ -168,6 +169,3 @@ fn give_up(scene: &Scene<'_>, due: &mut Due, why: String) {
     }
     due.obstacle = Some(why);
 }
-
-/// For so long a node that joins may give no answer, in ms.
-const FORGIVEN_MS: u64 = 5_000;

@@ -25,6 +25,10 @@ pub(super) fn begin(scene: &Scene<'_>, after_ms: u64, due: &mut Due) {
 /// A majority calls it failing, it gives no answer, it owns nothing, no node that answers follows it, and its shard has a
 /// primary; and all of that for long.
 fn is_dead(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord, after_ms: u64) -> bool {
+    let long = between_ms(node.since, scene.view.now.wall) >= after_ms;
+    if node.fit || !long {
+        return false;
+    }
     let judged = scene.judged.into_iter().flat_map(|judged| &judged.nodes);
     let failing = judged.into_iter().any(|found| {
         let silent = matches!(found.fitness, Fitness::Unfit(Unfit::Silent(_)));
@@ -43,9 +47,8 @@ fn is_dead(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord, after_ms: u64) -> 
     let has_primary = node
         .shard
         .is_none_or(|shard| scene.record.serving(shard, ClusterRole::Primary).next().is_some());
-    let long = between_ms(node.since, scene.view.now.wall) >= after_ms;
-    let settled = !node.fit && !owns && !led && has_primary && !members.contains_key(id);
-    long && failing && settled && !members.values().any(claims)
+    let settled = !owns && !led && has_primary && !members.contains_key(id);
+    failing && settled && !members.values().any(claims)
 }
 
 /// Goes on with one that is forgotten.

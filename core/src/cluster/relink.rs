@@ -12,15 +12,13 @@ pub(super) fn meet_again(scene: &Scene<'_>, due: &mut Due) {
     // One that knows a node of another cluster would bring that with it.
     members.retain(|_, present| !knows_a_stranger(scene, present));
     for (one, Present { address, answer }) in &members {
-        for (other, there) in &members {
-            let Some(row) = answer.table.rows.get(*other).filter(|_| one != other) else {
-                continue;
-            };
+        for row in answer.table.rows.values().filter(|row| row.id != **one && !row.is_well()) {
+            let Some(there) = members.get(&row.id) else { continue };
             let bus_port = there.answer.table.own_row().and_then(|row| row.bus_port);
             if let Some(bus_port) = bus_port
-                && is_lost(scene, row, there)
+                && is_elsewhere(scene, row, there)
             {
-                let (id, at, blank) = ((*other).clone(), there.address.clone(), false);
+                let (id, at, blank) = (row.id.clone(), there.address.clone(), false);
                 let met = MetNode { id, address: at, bus_port, blank };
                 due.tell(address, one, NodeCommand::Meet(met));
             }
@@ -38,11 +36,11 @@ pub(super) fn knows_a_stranger(scene: &Scene<'_>, present: &Present<'_>) -> bool
     present.answer.table.rows.values().any(|row| !row.outside && !known(&row.id))
 }
 
-/// The row's node is taken for dead or has no address, and answers, at another address than the row has.
-fn is_lost(scene: &Scene<'_>, row: &TableRow, there: &Present<'_>) -> bool {
+/// The row's node answers, and not at the address that the row has.
+fn is_elsewhere(scene: &Scene<'_>, row: &TableRow, there: &Present<'_>) -> bool {
     let here = row.address.as_ref().and_then(|address| scene.answer(address));
     let answers_here = here.is_some_and(|answer| answer.table.own == row.id);
-    !row.is_well() && row.address.as_ref() != Some(there.address) && !answers_here
+    row.address.as_ref() != Some(there.address) && !answers_here
 }
 
 /// A replica that knows where its primary is, and follows an address where it was: it is told to follow the same node.

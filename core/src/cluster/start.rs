@@ -4,7 +4,8 @@
 
 use super::judgement::{NodeReadings, judge};
 use super::record::{ClusterRecord, ClusterRole, NodeRecord};
-use super::table::{NodeId, Table};
+use super::slots::in_words;
+use super::table::{NodeId, Table, TableRole};
 
 /// What is known of a node that is about to be started.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +47,7 @@ pub fn may_start(node: &StoppedNode<'_>) -> Result<(), String> {
         if replicas > 0 || owner_now.is_none() {
             return Err(format!(
                 "node {id} owns slots {} and has no data: as it is, its replicas would be emptied, too; waiting until another node owns them",
-                super::slots::in_words(&own.slots)
+                in_words(&own.slots)
             ));
         }
         return Ok(());
@@ -95,10 +96,6 @@ fn replicas(node: &StoppedNode<'_>, id: &NodeId) -> usize {
         };
         record.nodes.values().filter(follows).count()
     });
-    let in_file = node
-        .file
-        .rows
-        .values()
-        .filter(|row| row.role == super::table::TableRole::Replica(id.clone()));
+    let in_file = node.file.rows.values().filter(|row| row.role == TableRole::Replica(id.clone()));
     recorded.unwrap_or_else(|| in_file.count())
 }
