@@ -131,11 +131,16 @@ async fn has_keys(link: &mut Link) -> Result<bool, LinkError> {
     Ok(keyspace.lines().any(|line| line.starts_with("db")))
 }
 
-/// Sends a node what it is told, where it is still the one that is meant; a node that it is to meet, too.
+/// Sends a node what it is told, where it is still the one that is meant and it is not too late; a node that it is to
+/// meet, too.
 ///
 /// # Errors
 /// Why it was not sent, or what the node said instead of `OK`.
-pub async fn tell(order: &NodeOrder, login: &LinkSettings) -> Result<(), String> {
+pub async fn tell(
+    order: &NodeOrder,
+    login: &LinkSettings,
+    in_time: impl Fn() -> bool,
+) -> Result<(), String> {
     let words = |error: LinkError| error.to_string();
     if let NodeCommand::Meet(MetNode { id, address, blank, .. }) = &order.command {
         let met = ask(address, login).await.map_err(words)?;
@@ -151,6 +156,9 @@ pub async fn tell(order: &NodeOrder, login: &LinkSettings) -> Result<(), String>
     let own = text(&own)?;
     if own != order.id.as_str() {
         return Err(format!("node {own} answers there"));
+    }
+    if !in_time() {
+        return Err("its answers come too late".to_owned());
     }
     let command = order.command.words();
     let command: Vec<&str> = command.iter().map(String::as_str).collect();

@@ -24,6 +24,7 @@ use crate::core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, Node
 use crate::core::group::{LogLevel, LogLine, Outcome};
 use crate::core::identity::address::Address;
 use crate::core::published::projection::Op;
+use crate::core::time::Mono;
 use crate::dns::Names;
 use crate::mailbox::Mailbox;
 use crate::meter::ClusterMeter;
@@ -258,7 +259,7 @@ impl ClusterHands {
             ClusterOutput::ReadStore => self.read_store(),
             ClusterOutput::ReadRows => self.read_rows(),
             ClusterOutput::Write(ops) => self.write(ops),
-            ClusterOutput::Tell(order) => self.tell(order),
+            ClusterOutput::Tell(order, until) => self.tell(order, until),
             ClusterOutput::Say(LogLine { weight, text }) => {
                 let name = &self.cluster.policy.name;
                 match weight {
@@ -317,10 +318,11 @@ impl ClusterHands {
         });
     }
 
-    fn tell(&self, order: NodeOrder) {
-        let (login, done) = (self.cluster.login.clone(), self.done.clone());
+    fn tell(&self, order: NodeOrder, until: Mono) {
+        let (login, done, clock) = (self.cluster.login.clone(), self.done.clone(), self.clock);
         tokio::spawn(async move {
-            let told = tokio::time::timeout(TELL_TIMEOUT, tell(&order, &login)).await;
+            let in_time = || clock.now().mono <= until;
+            let told = tokio::time::timeout(TELL_TIMEOUT, tell(&order, &login, in_time)).await;
             let result = told.unwrap_or_else(|_| Err("no answer in time".to_owned()));
             let _ = done.send(ClusterInput::Told(order, result)).await;
         });

@@ -41,9 +41,6 @@ use crate::sentinel::pool::{PoolReport, SentinelHandles};
 use crate::sentinel::watch::{COMMANDS_MAX, SentinelCommand};
 use crate::snapshot::Snapshot;
 
-/// How long after it was decided a Sentinel is still reconfigured, in ms. It is decided anew after
-/// [`SET_AGAIN_MS`](crate::core::policy::SET_AGAIN_MS) or more.
-const RECONFIGURE_WITHIN_MS: u64 = 2_000;
 /// How often what is known is drawn up for the page, metrics and systemd, in ms.
 const SHOW_EVERY_MS: u64 = 100;
 /// Reports of Sentinels, readings of instances and ends of calls to Consul waiting for one group, each.
@@ -528,9 +525,8 @@ impl Executor {
                 let sentinel = relay.sentinel.clone();
                 self.tell(&sentinel, SentinelCommand::Relay(group.clone(), relay, until));
             }
-            Output::Reconfigure(tell) => {
+            Output::Reconfigure(tell, until) => {
                 let sentinel = tell.sentinel.clone();
-                let until = self.clock.now().mono.plus_ms(RECONFIGURE_WITHIN_MS);
                 self.tell(&sentinel, SentinelCommand::Reconfigure(group.clone(), tell, until));
             }
             Output::Forget(forget, until) => {

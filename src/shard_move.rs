@@ -31,7 +31,9 @@ pub async fn move_shard(
     let (id, address) = &plan.to;
     let order = NodeOrder { to: address.clone(), id: id.clone(), command: NodeCommand::Failover };
     let asked = Instant::now();
-    tell(&order, login).await.map_err(|why| format!("{address} does not take over: {why}"))?;
+    tell(&order, login, || true)
+        .await
+        .map_err(|why| format!("{address} does not take over: {why}"))?;
     while asked.elapsed() < TAKEN_OVER_WITHIN {
         let readings = look(nodes, login, names, false).await.unwrap_or_default();
         if is_moved(plan, &readings) {

@@ -157,8 +157,8 @@ pub enum Output {
     Mark(Marking),
     /// Tell a Sentinel how an election ended, unless it is later than this.
     Relay(Relay, Mono),
-    /// Change what a Sentinel monitors, or its settings.
-    Reconfigure(Reconfigure),
+    /// Change what a Sentinel monitors, or its settings, unless it is later than this.
+    Reconfigure(Reconfigure, Mono),
     /// Have a Sentinel forget its stale peers, unless it is later than this.
     Forget(Forget, Mono),
     /// Another generation is in Consul.
@@ -531,6 +531,7 @@ impl GroupLoop {
         self.memory.see_instances(&self.observed);
         self.memory.see_writer(&self.observed);
         self.memory.see_votes(&self.observed);
+        self.memory.see_paces(&self.observed);
         let view = View::new(&self.policy, &self.memory, &self.observed, now);
         let holding = conditions(&view);
         let seen = &self.memory.since;
@@ -626,7 +627,8 @@ impl GroupLoop {
                     self.memory
                         .reconfigured
                         .insert((reconfigure.sentinel.clone(), reconfigure.what), now.mono);
-                    out.push(Output::Reconfigure(reconfigure.clone()));
+                    let until = now.mono.plus_ms(reconfigure.within_ms());
+                    out.push(Output::Reconfigure(reconfigure.clone(), until));
                 }
             }
         }

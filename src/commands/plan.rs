@@ -367,6 +367,7 @@ mod tests {
                 primary: old,
                 settings: crate::core::duty::sentinels::DEFAULT_SETTINGS,
                 had: crate::core::duty::sentinels::DEFAULT_SETTINGS,
+                epoch: 0,
             }),
         ]
     }

@@ -176,7 +176,7 @@ pub async fn groups(link: &mut Link) -> Result<Vec<GroupName>, LinkError> {
 }
 
 /// Tells the Sentinel what [`Reconfigure`] says, after it was asked once more what it knows. `None`: that has changed
-/// meanwhile.
+/// meanwhile, or its answer has come too late.
 ///
 /// # Errors
 /// [`LinkError`] without an answer, or with a refusal in the Sentinel's words.
@@ -186,9 +186,10 @@ pub async fn reconfigure(
     group: &GroupName,
     reconfigure: &Reconfigure,
     auth: &[(&str, String)],
+    in_time: impl Fn() -> bool,
 ) -> Result<Option<Reconfigured>, LinkError> {
     let now = ask(link, id, group).await?;
-    if !still_differs(reconfigure, &now) {
+    if !reconfigure.still_holds(&now) || !in_time() {
         return Ok(None);
     }
     let name = group.as_str();
@@ -215,30 +216,6 @@ pub async fn reconfigure(
     }
     let saved = all_done(link, &commands).await?;
     Ok(Some(Reconfigured { set, saved }))
-}
-
-/// What was decided still holds for what the Sentinel says now. A Sentinel that was reconfigured by another agent
-/// meanwhile, or corrected by another Sentinel, is left as it is; and a Sentinel that leads a failover is never made to
-/// forget it, which `REMOVE` does.
-fn still_differs(reconfigure: &Reconfigure, now: &SentinelAnswer) -> bool {
-    match (reconfigure.what, &now.group) {
-        (ReconfigureKind::Monitor, group) => group.is_none(),
-        (ReconfigureKind::Repoint, Some(group)) => {
-            (group.failover.is_none() || group.is_stuck()) && group.primary != reconfigure.primary
-        }
-        (ReconfigureKind::Settings | ReconfigureKind::Pace(_), Some(group)) => {
-            !reconfigure.to_set(group.settings).is_empty()
-        }
-        (ReconfigureKind::Remove(_), _) => reconfigure.still_holds(now),
-        (ReconfigureKind::Reboot(_), Some(group)) => group.primary == reconfigure.primary,
-        (
-            ReconfigureKind::Repoint
-            | ReconfigureKind::Settings
-            | ReconfigureKind::Pace(_)
-            | ReconfigureKind::Reboot(_),
-            None,
-        ) => false,
-    }
 }
 
 /// Sets how long a restarted primary may load. A Sentinel before 7.0 does not know the setting, and is left as it is.
@@ -532,9 +509,10 @@ mod tests {
             primary: new.parse().unwrap(),
             settings,
             had: SETTINGS,
+            epoch: 1,
         };
         let nothing = SentinelAnswer { group: None, ..answer(old, None) };
-        let holds = |what, now: &SentinelAnswer| still_differs(&reconfigure(what, SETTINGS), now);
+        let holds = |what, now: &SentinelAnswer| reconfigure(what, SETTINGS).still_holds(now);
         assert!(holds(ReconfigureKind::Monitor, &nothing));
         assert!(!holds(ReconfigureKind::Monitor, &answer(old, None)));
         assert!(holds(ReconfigureKind::Repoint, &answer(old, None)));
@@ -555,7 +533,38 @@ mod tests {
         assert!(!holds(ReconfigureKind::Remove(1), &leads));
         assert!(!holds(ReconfigureKind::Settings, &answer(new, None)), "it has them by now");
         let other = SentinelSettings { quorum: 3, ..SETTINGS };
-        assert!(still_differs(&reconfigure(ReconfigureKind::Settings, other), &answer(new, None)));
+        assert!(reconfigure(ReconfigureKind::Settings, other).still_holds(&answer(new, None)));
         assert!(!holds(ReconfigureKind::Settings, &nothing));
+    }
+
+    #[test]
+    fn a_sentinel_is_hurried_only_while_the_vote_is_open() {
+        let (old, new) = ("10.0.0.1:6379", "10.0.0.2:6379");
+        let quick = SentinelSettings { down_after_ms: 200, ..SETTINGS };
+        let pace = |settings: SentinelSettings, had| Reconfigure {
+            sentinel: "10.0.0.9:26379".parse().unwrap(),
+            what: ReconfigureKind::Pace(settings.down_after_ms),
+            primary: old.parse().unwrap(),
+            settings,
+            had,
+            epoch: 1,
+        };
+        let (hurry, restore) = (pace(quick, SETTINGS), pace(SETTINGS, quick));
+        assert!(hurry.hastens() && !restore.hastens());
+        assert!(hurry.within_ms() < restore.within_ms());
+        assert!(hurry.still_holds(&answer(old, None)));
+        assert!(hurry.still_holds(&answer(old, Some(FailoverPhase::WaitStart))), "not elected");
+        // The vote is over: what is monitored now is the new primary, or soon is.
+        assert!(!hurry.still_holds(&answer(new, None)));
+        assert!(!hurry.still_holds(&answer(old, Some(FailoverPhase::WaitPromotion))));
+        let mut later = answer(old, None);
+        later.group.as_mut().unwrap().config_epoch = 2;
+        assert!(!hurry.still_holds(&later));
+        // It waits as before again in any case.
+        for at in [old, new] {
+            let mut hurried = answer(at, None);
+            hurried.group.as_mut().unwrap().settings = quick;
+            assert!(restore.still_holds(&hurried));
+        }
     }
 }

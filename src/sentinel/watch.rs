@@ -379,8 +379,8 @@ impl Watcher {
         }
         match command {
             SentinelCommand::Relay(group, relay, _) => self.relay(&group, &relay).await,
-            SentinelCommand::Reconfigure(group, reconfigure, _) => {
-                self.reconfigure(&group, &reconfigure).await
+            SentinelCommand::Reconfigure(group, reconfigure, until) => {
+                self.reconfigure(&group, &reconfigure, until).await
             }
             SentinelCommand::Forget(group, forget, _) => self.forget(&group, &forget).await,
             SentinelCommand::Replace(group, replace, _) => self.replace(&group, &replace).await,
@@ -473,7 +473,7 @@ impl Watcher {
         self.said_unsaved = !saved;
     }
 
-    async fn reconfigure(&mut self, group: &GroupName, reconfigure: &Reconfigure) {
+    async fn reconfigure(&mut self, group: &GroupName, reconfigure: &Reconfigure, until: Mono) {
         if matches!(reconfigure.what, ReconfigureKind::Remove(_)) {
             return self.remove(group, reconfigure).await;
         }
@@ -487,8 +487,12 @@ impl Watcher {
             },
         };
         let auth = login.as_ref().map(Login::options).unwrap_or_default();
+        let clock = self.settings.clock;
+        let in_time = || clock.now().mono <= until;
         let result = match self.link().await {
-            Ok((link, id)) => query::reconfigure(link, id, group, reconfigure, &auth).await,
+            Ok((link, id)) => {
+                query::reconfigure(link, id, group, reconfigure, &auth, in_time).await
+            }
             Err(error) => Err(error),
         };
         match result {
@@ -500,7 +504,7 @@ impl Watcher {
                 }
             }
             Ok(None) => {
-                debug!("{group}: Sentinel {} has changed what it knows", self.sentinel);
+                debug!("{group}: Sentinel {} has changed what it knows, or is late", self.sentinel);
             }
             // Several agents reconfigure it at once when a group begins.
             Err(error) if error.to_string().contains("Duplicate master name") => {
@@ -700,6 +704,7 @@ mod tests {
                 primary,
                 settings,
                 had: settings,
+                epoch: 0,
             };
             SentinelCommand::Reconfigure(group.clone(), reconfigure, Mono(1))
         };

@@ -384,12 +384,16 @@ async fn a_sentinel_is_asked_once_more_before_it_is_reconfigured() {
         primary: primary.clone(),
         settings: known.settings,
         had: known.settings,
+        epoch: known.config_epoch,
     };
     // It names that one: a REMOVE would cost it the replica for ten seconds.
     for what in [ReconfigureKind::Repoint, ReconfigureKind::Monitor, ReconfigureKind::Settings] {
         let tell = tell(what, &primary.address);
         assert!(
-            query::reconfigure(&mut link, &id, &group, &tell, &[]).await.unwrap().is_none(),
+            query::reconfigure(&mut link, &id, &group, &tell, &[], || true)
+                .await
+                .unwrap()
+                .is_none(),
             "{what:?}"
         );
     }
@@ -400,7 +404,9 @@ async fn a_sentinel_is_asked_once_more_before_it_is_reconfigured() {
     replica.signal(Signal::SIGSTOP).unwrap();
     sentinel.fail_over("redis").await.unwrap();
     let repoint = tell(ReconfigureKind::Repoint, &replica.address);
-    assert!(query::reconfigure(&mut link, &id, &group, &repoint, &[]).await.unwrap().is_none());
+    assert!(
+        query::reconfigure(&mut link, &id, &group, &repoint, &[], || true).await.unwrap().is_none()
+    );
     let now = query::ask(&mut link, &id, &group).await.unwrap().group.unwrap();
     assert!(now.failover.is_some(), "{now:?}");
     replica.signal(Signal::SIGCONT).unwrap();

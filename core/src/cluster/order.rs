@@ -7,6 +7,11 @@ use crate::identity::address::Address;
 /// What nodes wait for, in ms, while an election is hastened.
 pub const HASTE_TIMEOUT_MS: u64 = 500;
 
+/// How long after it was decided a node is told, at the most, in ms.
+const TOLD_WITHIN_MS: u64 = 5_000;
+/// The same where it is to wait for a moment only: once the election is over, no agent puts that back.
+const HASTE_WITHIN_MS: u64 = 500;
+
 /// A node that another one is to meet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MetNode {
@@ -56,6 +61,12 @@ impl NodeCommand {
     /// It undoes what agents did.
     pub fn undoes(&self) -> bool {
         matches!(self, Self::NodeTimeout(ms) if *ms > HASTE_TIMEOUT_MS)
+    }
+
+    /// How long after it was decided it may be sent, in ms.
+    pub fn within_ms(&self) -> u64 {
+        let hastens = matches!(self, Self::NodeTimeout(_)) && !self.undoes();
+        if hastens { HASTE_WITHIN_MS } else { TOLD_WITHIN_MS }
     }
 
     /// As the server reads it.

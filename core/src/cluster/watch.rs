@@ -110,8 +110,8 @@ pub enum ClusterOutput {
     ReadRows,
     /// Send this transaction and report its [`Outcome`].
     Write(Vec<Op>),
-    /// Tell a node this, where it is still the one that is meant.
-    Tell(NodeOrder),
+    /// Tell a node this, where it is still the one that is meant, unless it is later than this.
+    Tell(NodeOrder, Mono),
     /// Write to the log.
     Say(LogLine),
 }
@@ -710,7 +710,8 @@ impl ClusterLoop {
                 continue;
             }
             let text = format!("{} ({}) is told: {}", order.to, order.id, order.command);
-            outputs.extend([say(LogLevel::Info, text), ClusterOutput::Tell(order.clone())]);
+            let until = now.plus_ms(order.command.within_ms());
+            outputs.extend([say(LogLevel::Info, text), ClusterOutput::Tell(order.clone(), until)]);
             self.told.insert(order, now);
         }
     }

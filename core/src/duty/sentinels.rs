@@ -9,7 +9,7 @@ use crate::identity::address::Address;
 use crate::known::memory::Condition;
 pub use crate::known::memory::ReconfigureKind;
 use crate::known::observed::{
-    DownOpinion, SentinelAnswer, SentinelGroup, SentinelId, SentinelSettings,
+    DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId, SentinelSettings,
 };
 use crate::known::view::View;
 use crate::policy::{
@@ -45,7 +45,16 @@ pub struct Reconfigure {
     pub settings: SentinelSettings,
     /// The settings that it had when this was decided; the same for one that did not know the group.
     pub had: SentinelSettings,
+    /// The epoch at which it named its primary then; 0 for one that did not know the group.
+    pub epoch: u64,
 }
+
+/// How long after it was decided a Sentinel is told, at the most, in ms. It is decided anew after [`SET_AGAIN_MS`] or
+/// more.
+pub const RECONFIGURE_WITHIN_MS: u64 = 2_000;
+/// The same where it is to wait for a moment only: one that is told so once the election is over soon calls the new
+/// primary down, for it is on a busy host, too.
+pub const HASTE_WITHIN_MS: u64 = 200;
 
 impl Reconfigure {
     /// What a Sentinel with these settings is sent: for a group that is new to it, all of them; else those that were to
@@ -66,14 +75,40 @@ impl Reconfigure {
         chosen.map(|(name, of)| (name, of(&self.settings))).collect()
     }
 
-    /// Before a Sentinel lets go of a primary: what was decided still holds for what it says now.
+    /// The Sentinel is to call its primary down sooner than by itself.
+    pub fn hastens(&self) -> bool {
+        matches!(self.what, ReconfigureKind::Pace(ms) if ms < self.had.down_after_ms)
+    }
+
+    /// How long after it was decided the Sentinel may be told, in ms.
+    pub fn within_ms(&self) -> u64 {
+        if self.hastens() { HASTE_WITHIN_MS } else { RECONFIGURE_WITHIN_MS }
+    }
+
+    /// What was decided still holds for what the Sentinel says now. A Sentinel that was reconfigured by another agent
+    /// meanwhile, or corrected by another Sentinel, is left as it is; one that leads a failover is never made to forget
+    /// it, which `REMOVE` does; and one that has followed an election gives the new primary all the time it has.
     pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
-        let ReconfigureKind::Remove(epoch) = self.what else { return false };
-        let lost = |group: &SentinelGroup| {
+        let differs = |group: &SentinelGroup| !self.to_set(group.settings).is_empty();
+        let ended = |group: &SentinelGroup| {
+            let elected = group.failover.is_some_and(FailoverPhase::elected);
+            elected || group.monitored != self.primary || group.config_epoch != self.epoch
+        };
+        let lost = |group: &SentinelGroup, epoch: u64| {
             let dead = group.primary != self.primary && group.down > DownOpinion::Up;
             dead && group.failover.is_none() && group.config_epoch == epoch
         };
-        now.group.as_ref().is_some_and(lost)
+        let Some(group) = &now.group else { return self.what == ReconfigureKind::Monitor };
+        match self.what {
+            ReconfigureKind::Monitor => false,
+            ReconfigureKind::Repoint => {
+                (group.failover.is_none() || group.is_stuck()) && group.primary != self.primary
+            }
+            ReconfigureKind::Settings => differs(group),
+            ReconfigureKind::Pace(_) => differs(group) && !(self.hastens() && ended(group)),
+            ReconfigureKind::Remove(epoch) => lost(group, epoch),
+            ReconfigureKind::Reboot(_) => group.primary == self.primary,
+        }
     }
 }
 
@@ -139,7 +174,8 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
             let due = last.is_none_or(|at| view.now.mono - *at >= again_ms);
             let (sentinel, primary) = (sentinel.clone(), primary.clone());
             let had = answer.group.as_ref().map_or(settings, |group| group.settings);
-            due.then_some(Reconfigure { sentinel, what, primary, settings, had })
+            let epoch = answer.group.as_ref().map_or(0, |group| group.config_epoch);
+            due.then_some(Reconfigure { sentinel, what, primary, settings, had, epoch })
         })
         .collect()
 }
@@ -158,7 +194,8 @@ pub fn paces(view: &View<'_>) -> Vec<Reconfigure> {
             let due = last.is_none_or(|at| view.now.mono - *at >= SET_AGAIN_MS);
             let (sentinel, primary) = (sentinel.clone(), group.monitored.clone());
             let settings = SentinelSettings { down_after_ms, ..group.settings };
-            due.then_some(Reconfigure { sentinel, what, primary, settings, had: group.settings })
+            let (had, epoch) = (group.settings, group.config_epoch);
+            due.then_some(Reconfigure { sentinel, what, primary, settings, had, epoch })
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use crate::identity::mark::FailedMark;
 use crate::known::clocks::Clocks;
 use crate::known::observed::GaveUp;
 use crate::known::observed::{Observed, Role};
-use crate::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
+use crate::policy::{FENCE_AGAIN_MS, HASTE_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
 use crate::published::record::{DataLossRecord, DeathRecord, HasteRecord, Reset};
 use crate::time::{Mono, Now};
 
@@ -254,6 +254,8 @@ pub struct Memory {
     pub superseding: Asked<DeathRecord>,
     /// The last time in the record that Sentinels were to wait for a moment only.
     pub hastened: Asked<HasteRecord>,
+    /// When each Sentinel was last seen to wait for a moment only.
+    pub hurried: BTreeMap<Address, Mono>,
     /// The run of a process whose end was proven, and for which the Sentinel that this agent asked begins no failover.
     pub not_superseded: Option<String>,
     /// How many records this agent has written: the changing part of its nonces.
@@ -275,6 +277,25 @@ impl Memory {
         let last = || observed.sentinels_answered.values();
         let last = || last().filter_map(|reading| reading.result.as_ref().ok());
         self.voted_before.retain(|id, _| last().chain(answers()).any(|answer| &answer.id == id));
+    }
+
+    /// Notes the Sentinels that wait for a moment only.
+    pub fn see_paces(&mut self, observed: &Observed) {
+        for (at, reading) in &observed.sentinels {
+            let group = reading.result.as_ref().ok().and_then(|answer| answer.group.as_ref());
+            if group.is_some_and(|group| group.settings.down_after_ms == HASTE_MS) {
+                self.hurried.insert(at.clone(), reading.answered);
+            }
+        }
+        self.hurried.retain(|at, _| observed.sentinels.contains_key(at));
+    }
+
+    /// This Sentinel has been told to wait for a moment only, by this agent or another one, since that was written down.
+    pub fn has_hurried(&self, at: &Address) -> bool {
+        let told = self.reconfigured.get(&(at.clone(), ReconfigureKind::Pace(HASTE_MS)));
+        let seen = self.hurried.get(at);
+        let since = self.hastened.at();
+        [told, seen].into_iter().flatten().any(|at| since.is_some_and(|since| *at >= since))
     }
 
     /// Notes the generation that is published now.

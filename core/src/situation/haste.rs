@@ -186,7 +186,8 @@ fn is_recent(view: &View<'_>, haste: &HasteRecord) -> bool {
     fresh && age_ms.unsigned_abs() < CLOCKS_APART_MAX_MS
 }
 
-/// What a Sentinel is to wait for now, in ms, where it has been told to hurry or is to be.
+/// What a Sentinel is to wait for now, in ms, where it has been told to hurry or is to be. It is told so once: where it
+/// waits as before again, an agent that knows more has put that back.
 pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64> {
     let haste = view.record.and_then(|record| record.haste.as_ref())?;
     let before = *haste.before.get(at)?;
@@ -201,7 +202,7 @@ pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64>
             answer.and_then(|(_, a)| a.group.as_ref()).is_some_and(|g| g.down > DownOpinion::Up)
         })
     };
-    let due = now == before && (at != &haste.leader || agreed());
+    let due = now == before && !view.memory.has_hurried(at) && (at != &haste.leader || agreed());
     due.then_some(HASTE_MS)
 }
 

@@ -50,7 +50,7 @@ enum Event {
     Read(usize, u64, ReadKind),
     Apply(usize, u64, Vec<Op>, Fate, u64),
     /// A node is told something by an agent.
-    Tell(usize, u64, NodeOrder),
+    Tell(usize, u64, NodeOrder, Mono),
     Seeds(usize, u64),
     Backup,
     /// The end of a slot's move.
@@ -465,8 +465,12 @@ impl World {
                 let fate = if consul_life == self.consul_life { fate } else { Fate::RequestLost };
                 self.apply(agent, life, &ops, fate);
             }
-            Event::Tell(agent, life, order) => {
-                let result = self.tell(agent, &order);
+            Event::Tell(agent, life, order, until) => {
+                let late = self.now > until.0;
+                let result = match late {
+                    true => Err("its answers come too late".to_owned()),
+                    false => self.tell(agent, &order),
+                };
                 let input = Box::new(ClusterInput::Told(order, result));
                 let at = self.now + self.delay();
                 self.push(at, Event::Deliver(agent, life, input));
@@ -568,9 +572,11 @@ impl World {
                 let event = Event::Apply(agent, life, ops, fate, self.consul_life);
                 self.push(self.now + delay, event);
             }
-            ClusterOutput::Tell(order) => {
-                let at = self.now + self.delay();
-                self.push(at, Event::Tell(agent, life, order));
+            ClusterOutput::Tell(order, until) => {
+                // A busy host may be late with it.
+                let late = self.rng.random_range(0..100) < 5;
+                let delay = if late { self.rng.random_range(300..4_000) } else { self.delay() };
+                self.push(self.now + delay, Event::Tell(agent, life, order, until));
             }
             ClusterOutput::Say(line) => {
                 self.log.push(format!("{} agent-{agent}: {}", self.now, line.text));

@@ -207,7 +207,7 @@ impl Stage {
                         inputs.push(ClusterInput::Written(self.kept.apply(&name, &ops)));
                     }
                     ClusterOutput::Say(line) => self.agents[index].said.push(line.text),
-                    ClusterOutput::Tell(order) => {
+                    ClusterOutput::Tell(order, _) => {
                         (self.obeys)(&mut self.cluster, &order);
                         self.told.push((self.agents[index].name.clone(), order.clone()));
                         inputs.push(ClusterInput::Told(order, Ok(())));

@@ -146,6 +146,38 @@ fn the_one_that_is_to_lead_is_told_once_the_others_agree() {
     assert_eq!(told(&agreed), [(sentinel_at(0).to_string(), HASTE_MS)]);
 }
 
+/// An agent that does not know yet that one was elected undoes nothing of what another has put back.
+#[test]
+fn a_sentinel_is_told_to_hurry_once() {
+    let told_to = |hurry: &dyn Fn(&mut Scene)| {
+        let mut scene = hurried();
+        hurry(&mut scene);
+        told(&scene).len()
+    };
+    assert_eq!(told_to(&|_| ()), 1);
+    let seen = |ago_ms| {
+        move |scene: &mut Scene| {
+            let answer = scene.observed.sentinels.get_mut(&sentinel_at(1)).expect("one");
+            let before = answer.clone();
+            answer.answered = Mono(NOW - ago_ms);
+            let group = answer.result.as_mut().expect("an answer").group.as_mut();
+            group.expect("the group").settings.down_after_ms = HASTE_MS;
+            scene.memory.see_paces(&scene.observed);
+            scene.observed.sentinels.insert(sentinel_at(1), before);
+        }
+    };
+    assert_eq!(told_to(&seen(10)), 0, "it was told by another agent");
+    assert_eq!(told_to(&seen(11)), 1, "about an election of before");
+    let by_us = |ago_ms| {
+        let key = (sentinel_at(1), ReconfigureKind::Pace(HASTE_MS));
+        move |scene: &mut Scene| {
+            scene.memory.reconfigured.insert(key.clone(), Mono(NOW - ago_ms));
+        }
+    };
+    assert_eq!(told_to(&by_us(10)), 0);
+    assert_eq!(told_to(&by_us(2_000)), 1);
+}
+
 #[test]
 fn they_wait_as_before_once_one_is_elected_or_it_is_over() {
     let all = || {

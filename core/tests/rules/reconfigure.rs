@@ -34,7 +34,7 @@ fn it_gets_the_address_and_the_settings_of_the_others() {
     });
     let what = ReconfigureKind::Monitor;
     let (sentinel, primary) = (sentinel_at(2), at(A));
-    let wanted = Reconfigure { sentinel, what, primary, settings, had: settings };
+    let wanted = Reconfigure { sentinel, what, primary, settings, had: settings, epoch: 0 };
     assert_eq!(told(&scene), [wanted]);
 }
 

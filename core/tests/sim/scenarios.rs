@@ -561,6 +561,21 @@ fn where_a_writer_refuses_all_agents_the_sentinels_vote_at_once() {
     assert!(soon * 10 >= seeds() * 6, "only {soon} of {}", seeds());
 }
 
+/// A command that was on its way for long hurries no Sentinel about the primary that was elected meanwhile.
+#[test]
+fn a_sentinel_is_hurried_too_late_by_no_agent() {
+    let mut late = 0;
+    for seed in 0..4 * seeds() {
+        let mut world = refused(seed).tardy();
+        world.schedule(world.now + 10, Operation::KillPrimary);
+        world.run(world.now + 30_000);
+        late += world.counts.late_paces;
+        they_wait_as_before(&world, seed);
+        finish(&mut world);
+    }
+    assert!(late > 0, "no agent was late");
+}
+
 /// What stands before a living writer refuses the agents in its place: it answers the Sentinels.
 #[test]
 fn a_writer_that_lives_is_not_replaced_where_something_else_refuses_the_agents() {

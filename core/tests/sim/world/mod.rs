@@ -112,7 +112,7 @@ enum Event {
     Relay(usize, usize, Relay, Mono),
     Promote(usize, usize, Promote),
     Move(usize, Move),
-    Reconfigure(usize, usize, Reconfigure),
+    Reconfigure(usize, usize, Reconfigure, Mono),
     Forget(usize, usize, Forget, Mono),
     Apply(usize, u64, Box<Write>, Fate, u64),
     Read(usize, ReadKind),
@@ -206,6 +206,8 @@ pub struct Counts {
     /// How often a Sentinel was told to wait for a moment only, or as before again: where agents vote, which drawn
     /// histories do not.
     pub paces: usize,
+    /// Sentinels that were not hurried, for the agent was late.
+    pub late_paces: usize,
     /// Sentinels that an agent found no more.
     pub dismissals: usize,
     /// Answers of those that came afterwards.
@@ -673,8 +675,8 @@ impl World {
             }
             Event::Fence(agent, instance, fence) => self.fence(agent, instance, &fence),
             Event::Mark(agent, instance, marking) => self.mark(agent, instance, &marking),
-            Event::Reconfigure(agent, sentinel, reconfigure) => {
-                self.reconfigure(agent, sentinel, &reconfigure)
+            Event::Reconfigure(agent, sentinel, reconfigure, until) => {
+                self.reconfigure(agent, sentinel, &reconfigure, until);
             }
             Event::Forget(agent, sentinel, forget, until) => {
                 self.forget(agent, sentinel, &forget, until);

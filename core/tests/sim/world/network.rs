@@ -59,19 +59,28 @@ impl World {
         }
     }
 
-    pub(super) fn reconfigure(&mut self, agent: usize, sentinel: usize, reconfigure: &Reconfigure) {
-        if self.agents[agent].cut.contains(&Peer::Sentinel(sentinel)) {
+    pub(super) fn reconfigure(
+        &mut self,
+        agent: usize,
+        sentinel: usize,
+        reconfigure: &Reconfigure,
+        until: Mono,
+    ) {
+        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
+        let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
+        let holds = answer.as_ref().is_some_and(|answer| reconfigure.still_holds(answer));
+        if self.now > until.0 || !holds {
+            self.counts.late_paces += usize::from(reconfigure.hastens());
             return;
         }
-        let Sentinel { up, knows, .. } = self.cluster.sentinels[sentinel];
         match reconfigure.what {
-            ReconfigureKind::Monitor if up && !knows => {}
-            ReconfigureKind::Repoint if up => {
+            ReconfigureKind::Monitor => {}
+            ReconfigureKind::Repoint => {
                 let leads = self.cluster.sentinels[sentinel].failover.is_some();
                 self.counts.failovers_ended += usize::from(leads);
             }
-            ReconfigureKind::Settings if up && knows => {
-                let now = self.cluster.ask(sentinel, self.now).and_then(|now| now.group);
+            ReconfigureKind::Settings => {
+                let now = answer.and_then(|now| now.group);
                 let to_set =
                     now.map(|group| reconfigure.to_set(group.settings)).unwrap_or_default();
                 if to_set.iter().any(|(name, _)| *name == "quorum") {
@@ -79,7 +88,8 @@ impl World {
                 }
                 return;
             }
-            ReconfigureKind::Pace(ms) if up && knows => {
+            ReconfigureKind::Pace(ms) => {
+                self.check_pace(agent, sentinel, reconfigure, until);
                 let own = self.cluster.down_after_ms;
                 self.cluster.sentinels[sentinel].pace = (ms != own).then_some(ms);
                 self.counts.paces += 1;
@@ -87,19 +97,36 @@ impl World {
             }
             ReconfigureKind::Reboot(_) => return,
             ReconfigureKind::Remove(_) => {
-                let now = self.cluster.ask(sentinel, self.now);
-                if now.is_some_and(|now| reconfigure.still_holds(&now)) {
-                    self.removals += 1;
-                    self.cluster.remove(sentinel);
-                }
+                self.removals += 1;
+                self.cluster.remove(sentinel);
                 return;
             }
-            _ => return,
         }
         self.cluster.sentinels[sentinel].quorum = reconfigure.settings.quorum;
         self.reconfigurations += 1;
         self.cluster.remonitor(sentinel, &reconfigure.primary);
         self.note_truth();
+    }
+
+    /// What a Sentinel is told on the grounds of a vote is about the primary that the vote was about.
+    fn check_pace(
+        &mut self,
+        agent: usize,
+        sentinel: usize,
+        reconfigure: &Reconfigure,
+        until: Mono,
+    ) {
+        let answer = self.cluster.ask(sentinel, self.now);
+        let Some(group) = answer.and_then(|answer| answer.group) else { return };
+        let elected = group.failover.is_some_and(|phase| phase.elected());
+        if reconfigure.hastens() && (group.monitored != reconfigure.primary || elected) {
+            self.break_with(format!(
+                "agent {agent} hurries Sentinel {sentinel} about {}, decided about {} {} ms ago",
+                group.monitored,
+                reconfigure.primary,
+                (self.now + reconfigure.within_ms()).saturating_sub(until.0)
+            ));
+        }
     }
 
     pub(super) fn input(&mut self, agent: usize, input: Input) {
@@ -173,7 +200,7 @@ impl World {
     /// Commands to instances and Sentinels.
     pub(super) fn command(&mut self, agent: usize, output: Output) {
         match output {
-            Output::Reconfigure(_)
+            Output::Reconfigure(..)
             | Output::Forget(..)
             | Output::Replace(..)
             | Output::Relay(..) => {
@@ -211,7 +238,7 @@ impl World {
 
     pub(super) fn command_sentinel(&mut self, agent: usize, output: Output) {
         let address = match &output {
-            Output::Reconfigure(reconfigure) => &reconfigure.sentinel,
+            Output::Reconfigure(reconfigure, _) => &reconfigure.sentinel,
             Output::Forget(forget, _) => &forget.sentinel,
             Output::Replace(replace, _) => &replace.sentinel,
             Output::Relay(relay, _) => &relay.sentinel,
@@ -226,7 +253,9 @@ impl World {
         let forget = matches!(output, Output::Forget(..));
         let delay = if forget { self.late_delay() } else { self.command_delay() };
         let event = match output {
-            Output::Reconfigure(reconfigure) => Event::Reconfigure(agent, sentinel, reconfigure),
+            Output::Reconfigure(reconfigure, until) => {
+                Event::Reconfigure(agent, sentinel, reconfigure, until)
+            }
             Output::Forget(forget, until) => Event::Forget(agent, sentinel, forget, until),
             Output::Replace(replace, until) => Event::Replace(agent, sentinel, replace, until),
             Output::Relay(relay, until) => {
