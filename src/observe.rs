@@ -1,16 +1,21 @@
 //! One look at everything, for commands that look once: the same questions as the agent's, asked in
 //! order, with the same deadlines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
+use crate::core::cluster::record::ClusterStore;
+use crate::core::cluster::rows::project as project_cluster;
 use crate::core::identity::address::Address;
 use crate::core::identity::electorate::is_known;
-use crate::core::known::observed::{InstanceAnswer, Observed, Reading, Role, SentinelAnswer};
+use crate::core::known::observed::{
+    InstanceAnswer, Observed, Reading, Role, RowsAnswer, SentinelAnswer, StoreAnswer,
+};
 use crate::core::policy::{INSTANCES_MAX, Policy};
+use crate::core::published::projection::{Layout, Projection, differences, project};
 use crate::core::published::replicas::named_by;
 use crate::core::situation::writer::is_of_lineage;
 use crate::dns::Names;
@@ -19,6 +24,9 @@ use crate::process;
 use crate::redis_link::{Link, LinkError, LinkSettings};
 use crate::sentinel::pool::{FoundSentinels, SENTINELS_MAX, find};
 use crate::sentinel::query;
+
+/// How often Consul is looked at while what is published changes in the middle of each look.
+const LOOKS_MAX: usize = 4;
 
 /// One look at a group.
 pub struct Look {
@@ -40,14 +48,81 @@ pub async fn look(
     names: &Names,
     clock: &Clock,
 ) -> Result<Look, ConsulError> {
-    let store = consul.group(&group.layout, ReadMode::Consistent, clock).await?.value;
-    let service = store.record().map_or(&group.policy.service, |record| &record.service);
-    let rows = consul.rows_of(&group.layout.node(), service, clock).await?;
+    let (store, rows) = published(group, consul, clock).await?;
     let server = group.policy.service.server();
     let installation = group.policy.installation.as_deref();
     let registered = consul.service_addresses(&server, installation).await?.into_iter().collect();
     let read = Observed { store: Some(store), rows: Some(rows), registered, ..Observed::default() };
     Ok(see_servers(config, group, consul, names, clock, read).await)
+}
+
+/// What is published of a group, and what Consul shows of it.
+async fn published(
+    group: &GroupConfig,
+    consul: &Consul,
+    clock: &Clock,
+) -> Result<(StoreAnswer, RowsAnswer), ConsulError> {
+    let GroupConfig { layout, policy, .. } = group;
+    let read = consul.group(layout, ReadMode::Consistent, clock);
+    let (mut store, mut look) = (read.await?.value, Looks::default());
+    loop {
+        let service = store.record().map_or(&policy.service, |record| &record.service);
+        let rows = consul.rows_of(&layout.node(), service, clock).await?;
+        let shown = store.record().map(project);
+        if look.is_one(layout, shown.as_ref(), &rows, &store.plain) {
+            return Ok((store, rows));
+        }
+        let now = consul.group(layout, ReadMode::Consistent, clock).await?.value;
+        if now.state_index == store.state_index {
+            return Ok((store, rows));
+        }
+        store = now;
+    }
+}
+
+/// What is published of a cluster, and what Consul shows of it.
+///
+/// # Errors
+/// A [`ConsulError`] without an answer.
+pub async fn published_of_cluster(
+    layout: &Layout,
+    consul: &Consul,
+    clock: &Clock,
+) -> Result<(ClusterStore, RowsAnswer), ConsulError> {
+    let (mut store, mut look) = (consul.cluster(layout, clock).await?, Looks::default());
+    loop {
+        let rows = consul.rows(&layout.node(), clock).await?;
+        let shown = store.record().map(project_cluster);
+        if look.is_one(layout, shown.as_ref(), &rows, &store.plain) {
+            return Ok((store, rows));
+        }
+        let now = consul.cluster(layout, clock).await?;
+        if now.index == store.index {
+            return Ok((store, rows));
+        }
+        store = now;
+    }
+}
+
+/// The record and the rows are two questions, and a change between them shows as a difference: then both are asked
+/// again.
+#[derive(Default)]
+struct Looks(usize);
+
+impl Looks {
+    /// Both are of one moment, as far as can be told: they agree, or have been asked often.
+    fn is_one(
+        &mut self,
+        layout: &Layout,
+        shown: Option<&Projection>,
+        rows: &RowsAnswer,
+        plain: &BTreeMap<String, String>,
+    ) -> bool {
+        self.0 += 1;
+        let found = rows.found.as_ref();
+        let differs = shown.is_some_and(|shown| differences(layout, shown, found, plain) > 0);
+        !differs || self.0 >= LOOKS_MAX
+    }
 }
 
 /// The same while Consul does not answer: the Sentinels that the config names, and the instances that they name.

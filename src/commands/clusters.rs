@@ -16,6 +16,7 @@ use crate::core::cluster::slots::{SLOTS, in_words};
 use crate::core::cluster::wanted::ClusterDuties;
 use crate::core::identity::address::GroupName;
 use crate::core::published::projection::Layout;
+use crate::observe::published_of_cluster;
 
 /// The clusters that the config has, else those that Consul knows, unless groups were named.
 ///
@@ -101,8 +102,7 @@ pub async fn look(
     consul: &Consul,
     clock: &Clock,
 ) -> Result<ClusterStatus, ConsulError> {
-    let store = consul.cluster(&policy.layout, clock).await?;
-    let rows = consul.rows(&policy.layout.node(), clock).await?;
+    let (store, rows) = published_of_cluster(&policy.layout, consul, clock).await?;
     Ok(cluster_status(policy, Some(&store), Some(&rows), None))
 }
 

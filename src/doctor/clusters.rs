@@ -16,6 +16,7 @@ use crate::core::doctor::{ClusterFacts, Finding, NodeFacts, diagnose_cluster};
 use crate::core::identity::address::Address;
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
+use crate::observe::published_of_cluster;
 use crate::redis_link::{Link, LinkError, LinkSettings};
 
 /// Examines one cluster. What Consul does not tell is left out, and comes with the error.
@@ -29,11 +30,8 @@ pub async fn examine_cluster(
     names: &Names,
     clock: &Clock,
 ) -> Result<(Vec<Finding>, Option<ConsulError>), Failure> {
-    let (store, rows, away) = match consul.cluster(&policy.layout, clock).await {
-        Ok(store) => {
-            let rows = consul.rows(&policy.layout.node(), clock).await?;
-            (Some(store), Some(rows), None)
-        }
+    let (store, rows, away) = match published_of_cluster(&policy.layout, consul, clock).await {
+        Ok((store, rows)) => (Some(store), Some(rows), None),
         Err(error) if error.is_transient() => (None, None, Some(error)),
         Err(error) => return Err(error.into()),
     };

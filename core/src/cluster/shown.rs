@@ -13,7 +13,7 @@ use super::slots::{SLOTS, SlotRange, in_words};
 use super::table::NodeId;
 use crate::identity::address::{Address, GroupName};
 use crate::known::observed::RowsAnswer;
-use crate::published::projection::{plain_changes, row_changes};
+use crate::published::projection::differences;
 
 /// Nodes that one problem names.
 const NAMED_MAX: usize = 5;
@@ -319,9 +319,7 @@ fn problems(
         Code::NoMajority.says(format!("{} hears no majority: {}", unheard.by, unheard.why))
     }));
     if let Some(rows) = rows.filter(|rows| !rows.is_anothers(layout)) {
-        let shown = project(record);
-        let ops = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows).len()
-            + plain_changes(layout, &store.plain, &shown.plain).len();
+        let ops = differences(layout, &project(record), rows.found.as_ref(), &store.plain);
         if ops > 0 {
             let text = format!("{ops} rows or keys in Consul are not what was published");
             problems.push(Code::Drift.says(text));

@@ -210,6 +210,17 @@ pub enum Op {
     },
 }
 
+/// How many rows and keys Consul shows otherwise than it is to.
+pub fn differences(
+    layout: &Layout,
+    shown: &Projection,
+    rows: Option<&Rows>,
+    plain: &BTreeMap<String, String>,
+) -> usize {
+    row_changes(&layout.node(), rows, &shown.rows).len()
+        + plain_changes(layout, plain, &shown.plain).len()
+}
+
 /// Everything Consul is to show of `record`.
 pub fn project(record: &Record) -> Projection {
     let host = record.writer_address().map(Address::host);

@@ -16,7 +16,7 @@ use crate::known::observed::{
 };
 use crate::known::view::View;
 use crate::policy::Policy;
-use crate::published::projection::{Layout, plain_changes, project, row_changes};
+use crate::published::projection::{Layout, differences, project};
 use crate::published::record::{Change, InstanceRecord, Level, PublishedRole, Record};
 use crate::published::replicas::InstanceRows;
 use crate::shown::health::{is_ready, serves};
@@ -743,13 +743,10 @@ fn to_reset(view: &View<'_>) -> String {
 fn drift(view: &View<'_>, layout: &Layout) -> Option<Problem> {
     let (record, store) = (view.record?, view.observed.store.as_ref()?);
     let rows = view.observed.rows.as_ref().filter(|r| r.asked >= view.memory.store_changed)?;
-    let shown = project(record);
-    let mut drift = row_changes(&layout.node(), rows.found.as_ref(), &shown.rows);
-    drift.extend(plain_changes(layout, &store.plain, &shown.plain));
-    (!drift.is_empty()).then(|| {
+    let ops = differences(layout, &project(record), rows.found.as_ref(), &store.plain);
+    (ops > 0).then(|| {
         ProblemCode::Drift.says(format!(
-            "{} rows or keys in Consul are not what was published (an agent puts them back)",
-            drift.len()
+            "{ops} rows or keys in Consul are not what was published (an agent puts them back)"
         ))
     })
 }
