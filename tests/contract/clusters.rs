@@ -12,6 +12,7 @@ use consul_redis::core::cluster::judgement::NodeAnswer;
 use consul_redis::core::cluster::table::{NodeId, TableRole};
 use consul_redis::lab::LabError;
 use consul_redis::lab::cluster::{LabCluster, id};
+use consul_redis::lab::tools::{Age, Family, run_all_on};
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 
@@ -90,14 +91,14 @@ struct Pair {
 }
 
 impl Pair {
-    async fn blank(timeout_ms: u64) -> Self {
+    async fn blank(version: Version, timeout_ms: u64) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let spec = WorldSpec { redis: 1, sentinels: 1, ..WorldSpec::default() };
         let mut world = World::start(spec).await.unwrap();
         let called = ["node-0", "node-1", "node-2", "node-3", "node-4", "node-5"];
         let real = LabCluster::start_blank(&mut world, &called, timeout_ms).await.unwrap();
         let mut names = Vec::new();
-        let mut model = Nodes::new(1, Version::Redis7);
+        let mut model = Nodes::new(1, version);
         for node in &real.nodes {
             let name = NodeId::parse(&id(node).await.unwrap()).unwrap();
             let process = model.start_blank(&node.address, timeout_ms);
@@ -109,8 +110,8 @@ impl Pair {
         Self { model, _world: world, real, names }
     }
 
-    async fn whole(timeout_ms: u64) -> Self {
-        let mut pair = Self::blank(timeout_ms).await;
+    async fn whole(version: Version, timeout_ms: u64) -> Self {
+        let mut pair = Self::blank(version, timeout_ms).await;
         pair.create().await;
         pair
     }
@@ -212,9 +213,9 @@ impl Pair {
     }
 }
 
-#[tokio::test]
-async fn nodes_of_the_simulation_say_what_real_ones_say_of_a_death_and_a_return() {
-    let mut pair = Pair::blank(TIMEOUT_MS).await;
+/// What they say of a death and a return.
+async fn a_death_and_a_return(version: Version) {
+    let mut pair = Pair::blank(version, TIMEOUT_MS).await;
     pair.agree("blank").await;
     assert!(!pair.said(0).state_ok && pair.said(0).rows.len() == 1);
     pair.create().await;
@@ -229,9 +230,9 @@ async fn nodes_of_the_simulation_say_what_real_ones_say_of_a_death_and_a_return(
     assert_eq!(pair.said(0).rows[&0].role, "replica of Some(3)");
 }
 
-#[tokio::test]
-async fn nodes_of_the_simulation_do_and_refuse_what_real_ones_do_and_refuse() {
-    let mut pair = Pair::whole(TIMEOUT_MS).await;
+/// What they do and refuse.
+async fn what_is_done_and_refused(version: Version) {
+    let mut pair = Pair::whole(version, TIMEOUT_MS).await;
     let model = pair.names.clone();
     let real: Vec<String> = model.iter().map(|name| name.as_str().to_owned()).collect();
     for (node, command, refused) in [
@@ -289,9 +290,8 @@ enum Refused {
     Forget(usize),
 }
 
-#[tokio::test]
-async fn a_lower_timeout_makes_elections_quick_on_both() {
-    let mut pair = Pair::whole(60_000).await;
+async fn a_lower_timeout(version: Version) {
+    let mut pair = Pair::whole(version, 60_000).await;
     pair.kill(1);
     // For longer than that, nothing is seen of it but that its connections are closed.
     pair.go_on(2_000);
@@ -316,3 +316,39 @@ async fn a_lower_timeout_makes_elections_quick_on_both() {
     pair.agree("elected, long before 60 s").await;
     assert_eq!(pair.said(4).rows[&4].slots, "5462-10923 ");
 }
+
+/// All servers of the test are the newest of the family.
+fn on_newest(family: Family) {
+    run_all_on(family, Age::Newest).unwrap();
+}
+
+/// The same scripts on each of the versions that the model knows.
+macro_rules! on_version {
+    ($module:ident, $version:ident, $runs:expr) => {
+        mod $module {
+            use super::Version::$version;
+
+            #[tokio::test]
+            async fn nodes_of_the_simulation_say_what_real_ones_say_of_a_death_and_a_return() {
+                $runs;
+                super::a_death_and_a_return($version).await;
+            }
+
+            #[tokio::test]
+            async fn nodes_of_the_simulation_do_and_refuse_what_real_ones_do_and_refuse() {
+                $runs;
+                super::what_is_done_and_refused($version).await;
+            }
+
+            #[tokio::test]
+            async fn a_lower_timeout_makes_elections_quick_on_both() {
+                $runs;
+                super::a_lower_timeout($version).await;
+            }
+        }
+    };
+}
+
+on_version!(redis_7, Redis7, ());
+on_version!(redis_8, Redis8, super::on_newest(super::Family::Redis));
+on_version!(valkey_9, Valkey9, super::on_newest(super::Family::Valkey));

@@ -616,7 +616,9 @@ impl World {
             NodeCommand::Replicate(of) => self.nodes.replicate(process, of),
             NodeCommand::Forget(id) => self.nodes.forget(process, id),
             NodeCommand::NodeTimeout(ms) => self.nodes.set_timeout(process, *ms),
-            NodeCommand::Failover => Err("an operator's alone".to_owned()),
+            NodeCommand::Failover | NodeCommand::ForcedFailover => {
+                Err("an operator's alone".to_owned())
+            }
         }
     }
 

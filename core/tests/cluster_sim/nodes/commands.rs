@@ -106,6 +106,11 @@ impl Nodes {
     /// `CLUSTER FORGET`: for a minute, on this node, and where it is told on, on all (6).
     pub fn forget(&mut self, process: Process, name: &NodeId) -> Result<(), String> {
         self.answers(process)?;
+        let until = self.id_of(name).and_then(|id| self.nodes[process].banned.get(&id));
+        if self.version != Version::Redis7 && until.is_some_and(|until| *until > self.now) {
+            // It may have been told by another node.
+            return Ok(());
+        }
         let id = self.known(process, name)?;
         let node = &self.nodes[process];
         if id == node.id {

@@ -136,6 +136,9 @@ impl Nodes {
                 if self.nodes[of].life != life || !self.serves_copies(me, of) {
                     self.nodes[me].replication.link = ReplLink::Down;
                 } else if until <= now {
+                    // A replica copies what answers at its primary's address, whichever node that is.
+                    let meant = self.nodes[me].kind == Kind::Replica(Some(self.nodes[of].id));
+                    self.strangers_copied += usize::from(!meant);
                     self.copy(me, of);
                     let replication = &mut self.nodes[me].replication;
                     (replication.link, replication.heard) = (ReplLink::Up(of, life), now);

@@ -193,6 +193,8 @@ pub struct Nodes {
     pub without_votes: usize,
     /// Elections of replicas that did not have their primary's data yet.
     pub unsynced: usize,
+    /// Replicas that copied another node than the one that they follow.
+    pub strangers_copied: usize,
     /// MEETs that nodes sent by themselves (0.5).
     pub own_meets: usize,
     /// Replicas that followed a primary without any (2.3).
@@ -220,6 +222,7 @@ impl Nodes {
             elected: Vec::new(),
             without_votes: 0,
             unsynced: 0,
+            strangers_copied: 0,
             own_meets: 0,
             migrated: 0,
             cells: vec![0],

@@ -467,7 +467,8 @@ impl World {
                 let what = format!("lost a write of {}, apart since {apart:?}", ack.at);
                 self.break_with(format!("{by}, published, {what}, blind time {blind} ms"));
             }
-            let excused = self.data_moved || self.nodes.unsynced > 0;
+            let strange = self.nodes.unsynced + self.nodes.strangers_copied > 0;
+            let excused = self.data_moved || strange;
             if since.is_none() && copied && !excused {
                 let what = format!("lost a write of {} that all its replicas had", ack.at);
                 self.break_with(format!("{by}, published, {what}\n{}", self.state()));
