@@ -4,6 +4,7 @@
 
 mod guard;
 mod health;
+mod limits;
 pub mod metrics;
 mod page;
 mod tls;
@@ -37,6 +38,8 @@ use crate::snapshot::Snapshot;
 use guard::authorised;
 pub use health::Groups;
 use health::{Ask, HealthQuestion};
+use limits::Limited;
+pub use limits::{CONNECTIONS_MAX, REQUEST_MAX};
 pub use page::STREAMS_MAX;
 use tls::{Certificates, Peer, TlsListener};
 
@@ -139,10 +142,13 @@ impl HttpServer {
         let stopped = stop.clone().cancelled_owned();
         let serving = async {
             match tls {
-                None => serve(listener, router).with_graceful_shutdown(stopped).await,
+                None => {
+                    let listener = Limited::new(listener);
+                    serve(listener, router).with_graceful_shutdown(stopped).await
+                }
                 Some(certificates) => {
                     let router = router.into_make_service_with_connect_info::<Peer>();
-                    let listener = TlsListener::new(listener, certificates);
+                    let listener = Limited::new(TlsListener::new(listener, certificates));
                     serve(listener, router).with_graceful_shutdown(stopped).await
                 }
             }

@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, error, info};
 
+use super::limits::Limited;
 use crate::config::HttpTls;
 use crate::pem::{self, Stamp};
 
@@ -101,9 +102,9 @@ pub struct Peer {
     verified: bool,
 }
 
-impl Connected<IncomingStream<'_, TlsListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        let (_, session) = stream.io().get_ref();
+impl Connected<IncomingStream<'_, Limited<TlsListener>>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Limited<TlsListener>>) -> Self {
+        let (_, session) = stream.io().get_ref().get_ref();
         Self { verified: session.peer_certificates().is_some() }
     }
 }

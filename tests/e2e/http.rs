@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use consul_redis::http::metrics::definitions;
+use consul_redis::http::{CONNECTIONS_MAX, REQUEST_MAX};
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::support::{
     agent, counted, get, http_address, logs, run, text, until_in_sync, until_metric, until_writer,
@@ -189,6 +193,38 @@ async fn beyond_this_machine_a_token_is_needed() {
     std::fs::write(&token, "another").unwrap();
     assert_eq!(code(Some("open sesame")).await, 401);
     assert_eq!(code(Some("another")).await, 200);
+}
+
+/// As many connections as there may be and more, and one whose request never ends.
+#[tokio::test]
+async fn clients_that_are_many_or_slow_keep_the_metrics_from_no_other_one() {
+    let world: World = world(WorldSpec::default()).await;
+    let running = agent(&world, "agent", &["--listen", "127.0.0.1:0"], &[]);
+    let url = http_address(&running).await;
+    let at = url.trim_start_matches("http://").to_owned();
+    let mut slow = TcpStream::connect(&at).await.unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: ").await.unwrap();
+    let mut still = Vec::new();
+    for _ in 0..CONNECTIONS_MAX + 20 {
+        still.push(TcpStream::connect(&at).await.unwrap());
+        // It is not the one that has been still for the longest.
+        slow.write_all(b"a").await.unwrap();
+    }
+    assert_eq!(asked(&url, "/metrics").await.0, 200);
+    // The first of them has had its place taken.
+    let mut byte = [0];
+    let closed = tokio::time::timeout(Duration::from_secs(10), still[0].read(&mut byte)).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+    let begun = Instant::now();
+    let closed = async {
+        while slow.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(REQUEST_MAX * 3, closed).await.unwrap_or_else(|_| {
+        panic!("a request goes on for {:?}: {}", begun.elapsed(), running.log());
+    });
+    assert_eq!(asked(&url, "/metrics").await.0, 200);
 }
 
 /// The status that a path is answered with, and the line.
