@@ -265,6 +265,8 @@ fn the_samples_in_the_document_are_those_that_are_run() {
     let samples = [
         ("python", "examples/clients/redis_py.py"),
         ("python", "examples/clients/redis_py_cluster.py"),
+        ("rust", "examples/redis_rs_cluster.rs"),
+        ("js", "examples/clients/node_redis_cluster.js"),
         ("rust", "examples/redis_rs.rs"),
         ("js", "examples/clients/node_redis.js"),
     ];

@@ -259,12 +259,12 @@ async fn the_sample_for_node_redis_survives() {
     survives("node-redis", interpreter("node-with-redis"), &sample("node_redis.js")).await;
 }
 
-#[tokio::test]
-async fn the_sample_for_redis_rs_survives() {
+/// Builds an example, and says where it is.
+pub fn example(name: &str) -> PathBuf {
     // Examples are built with all tests, but not with one alone.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = std::process::Command::new(cargo)
-        .args(["build", "--quiet", "--example", "redis_rs"])
+        .args(["build", "--quiet", "--example", name])
         .current_dir(root())
         .output()
         .expect("cargo");
@@ -272,5 +272,10 @@ async fn the_sample_for_redis_rs_survives() {
     // target/debug/deps/this
     let exe = std::env::current_exe().expect("this program");
     let dir = exe.ancestors().nth(2).expect("a directory");
-    survives("redis-rs", dir.join("examples/redis_rs"), &[]).await;
+    dir.join("examples").join(name)
+}
+
+#[tokio::test]
+async fn the_sample_for_redis_rs_survives() {
+    survives("redis-rs", example("redis_rs"), &[]).await;
 }
