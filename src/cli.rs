@@ -216,7 +216,8 @@ pub struct HistoryArgs {
     /// The group or the cluster
     #[arg(value_name = GROUP_OR_CLUSTER)]
     pub shown: GroupName,
-    /// Show each switch step by step, in ms: down, withdrawn, chosen, promoted, sent to Consul, in DNS, confirmed
+    /// Show each switch step by step, in ms: down, withdrawn, chosen, promoted, sent to Consul, in DNS, confirmed; of a
+    /// cluster, each time in which slots had no primary
     #[arg(long, conflicts_with = "json")]
     pub steps: bool,
     /// Print JSON
@@ -352,6 +353,10 @@ pub struct SwitchoverArgs {
     /// The shard of the Redis Cluster, by its number
     #[arg(long, value_name = "NUMBER")]
     pub shard: Option<u32>,
+    /// The owner of the shard is dead, and no replica was elected by itself: have one take over without it. What that one
+    /// has not copied is lost
+    #[arg(long, requires = "shard")]
+    pub force: bool,
     /// Do not ask
     #[arg(long)]
     pub yes: bool,

@@ -11,7 +11,7 @@ use crate::cluster::look as look_at_nodes;
 use crate::config::{ClusterConfig, Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::core::cluster::judgement::judge;
-use crate::core::cluster::shard_move::{MovedShard, prepare_shard};
+use crate::core::cluster::shard_move::{MovedShard, WantedMove, prepare_shard};
 use crate::core::cluster::table::NodeId;
 use crate::core::duty::switchover::prepare;
 use crate::core::identity::address::Address;
@@ -77,8 +77,9 @@ async fn hand_over_shards(
             let readings = look_at_nodes(&nodes, &cluster.login, &names, true).await;
             let readings = readings.map_err(|error| error.to_string())?;
             let judged = judge(&readings).map_err(|none| none.to_string())?;
-            let (moved, now) = (MovedShard::OwnedAt(&at), clock.now().wall);
-            let (checks, plan) = prepare_shard(record, &judged, &readings, moved, None, now);
+            let shard = MovedShard::OwnedAt(&at);
+            let (wanted, now) = (WantedMove { shard, to: None, forced: false }, clock.now().wall);
+            let (checks, plan) = prepare_shard(record, &judged, &readings, wanted, now);
             let Some(plan) = plan else {
                 let wrong = checks.into_iter().filter_map(|check| check.found.err());
                 return Err(wrong.collect::<Vec<_>>().join("; "));

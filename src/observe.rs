@@ -8,6 +8,7 @@ use crate::config::{Config, GroupConfig};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::store::ReadMode;
 use crate::core::cluster::record::ClusterStore;
+use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::rows::project as project_cluster;
 use crate::core::identity::address::Address;
 use crate::core::identity::electorate::is_known;
@@ -85,13 +86,14 @@ async fn published(
 /// # Errors
 /// A [`ConsulError`] without an answer.
 pub async fn published_of_cluster(
-    layout: &Layout,
+    policy: &ClusterPolicy,
     consul: &Consul,
     clock: &Clock,
 ) -> Result<(ClusterStore, RowsAnswer), ConsulError> {
+    let ClusterPolicy { layout, service, .. } = policy;
     let (mut store, mut look) = (consul.cluster(layout, clock).await?, Looks::default());
     loop {
-        let rows = consul.rows(&layout.node(), clock).await?;
+        let rows = consul.rows_of(&layout.node(), service, clock).await?;
         let shown = store.record().map(project_cluster);
         if look.is_one(layout, shown.as_ref(), &rows, &store.plain) {
             return Ok((store, rows));

@@ -29,7 +29,8 @@ pub async fn move_shard(
     names: &Names,
 ) -> Result<Duration, String> {
     let (id, address) = &plan.to;
-    let order = NodeOrder { to: address.clone(), id: id.clone(), command: NodeCommand::Failover };
+    let command = if plan.forced { NodeCommand::ForcedFailover } else { NodeCommand::Failover };
+    let order = NodeOrder { to: address.clone(), id: id.clone(), command };
     let asked = Instant::now();
     tell(&order, login, || true)
         .await

@@ -102,7 +102,7 @@ pub async fn look(
     consul: &Consul,
     clock: &Clock,
 ) -> Result<ClusterStatus, ConsulError> {
-    let (store, rows) = published_of_cluster(&policy.layout, consul, clock).await?;
+    let (store, rows) = published_of_cluster(policy, consul, clock).await?;
     Ok(cluster_status(policy, Some(&store), Some(&rows), None))
 }
 

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
-use crate::core::cluster::history::{ClusterChange, changes_of};
+use crate::core::cluster::history::{ClusterChange, ClusterOutage, changes_of, outages};
 use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::identity::address::Address;
 use crate::core::published::projection::Layout;
@@ -50,10 +50,6 @@ async fn of_cluster(
     clock: &Clock,
     args: &HistoryArgs,
 ) -> Result<(), Failure> {
-    if args.steps {
-        let message = format!("{} is a cluster, and its changes have no steps", cluster.name);
-        return Err(Failure::new(Exit::Config, message).hint("call it without --steps"));
-    }
     let store = consul.cluster(&cluster.layout, clock).await?;
     let changes = changes_of(&store);
     if changes.is_empty() {
@@ -67,6 +63,8 @@ async fn of_cluster(
     }
     if args.json {
         println!("{}", terminal::json(&changes)?);
+    } else if args.steps {
+        print!("{}", outages_step_by_step(&changes, Style::of_stdout()));
     } else {
         print!("{}", describe_cluster(&changes, Style::of_stdout()));
     }
@@ -93,6 +91,28 @@ fn describe_cluster(changes: &[ClusterChange], style: Style) -> String {
     });
     terminal::columns(&mut text, "", std::iter::once(head).chain(rows).collect(), style);
     text
+}
+
+/// Each time in which slots had no primary: how long, and its steps, each with how long after the first one it was.
+fn outages_step_by_step(changes: &[ClusterChange], style: Style) -> String {
+    let mut text = String::new();
+    for ClusterOutage { generation, at, slots, ms, steps } in outages(changes) {
+        let head = style.bold(&format!("{generation}  {at:.3}"));
+        text.push_str(&format!("{head}  {slots} slots without a primary\n"));
+        for (ms, step) in steps {
+            text.push_str(&format!("  {ms:>7} ms  {step}\n"));
+        }
+        text.push_str(&match ms {
+            Some(ms) => format!("  {ms:>7} ms  all slots have a primary\n"),
+            None => "               it lasts\n".to_owned(),
+        });
+    }
+    match (text.is_empty(), changes.last()) {
+        (true, Some(first)) => {
+            format!("no slot has been without a primary since generation {}\n", first.generation)
+        }
+        _ => text,
+    }
 }
 
 /// Each switch: how long clients had no writer, and its steps, each with how long after the first one it was.
@@ -186,6 +206,42 @@ mod tests {
              \x20    2097 ms  promoted\n\
              \x20    2100 ms  sent to Consul\n\
              \x20   13100 ms  acknowledged by Consul\n"
+        );
+    }
+
+    #[test]
+    fn an_outage_of_a_cluster_is_shown_step_by_step() {
+        let change = |generation: u64, ms: &str, served: usize, what: &str| {
+            serde_json::json!({
+                "generation": generation, "at": format!("2026-11-21T00:00:0{ms}Z"), "by": "a",
+                "slots_served": served, "what": [what],
+            })
+        };
+        let mut changes = serde_json::json!([
+            change(5, "4.1", 10_923, "10.0.0.6:6379 (77aa), primary of shard 2, leaves: refused"),
+            change(4, "2.2", 16_384, "10.0.0.8:6379 (9be0) is primary of shard 1"),
+            change(3, "1.5", 10_923, "10.0.0.5:6379 (3f2c), primary of shard 1, leaves: refused"),
+            change(2, "1.0", 16_384, "10.0.0.8:6379 (9be0) is replica of shard 1"),
+            change(1, "0.5", 5_461, "10.0.0.5:6379 (3f2c) is primary of shard 1"),
+        ]);
+        // By another clock, which is behind.
+        changes[1]["hastened"] = serde_json::json!("2026-11-21T00:00:01.4Z");
+        let mut changes: Vec<ClusterChange> = serde_json::from_value(changes).unwrap();
+        assert_eq!(
+            outages_step_by_step(&changes, Style::plain()),
+            "5  2026-11-21T00:00:04.100Z  5461 slots without a primary\n\
+             \x20       0 ms  10.0.0.6:6379 (77aa), primary of shard 2, leaves: refused\n\
+             \x20              it lasts\n\
+             3  2026-11-21T00:00:01.500Z  5461 slots without a primary\n\
+             \x20       0 ms  10.0.0.5:6379 (3f2c), primary of shard 1, leaves: refused\n\
+             \x20       0 ms  the others are told to wait for a moment only\n\
+             \x20     700 ms  10.0.0.8:6379 (9be0) is primary of shard 1\n\
+             \x20     700 ms  all slots have a primary\n"
+        );
+        changes.drain(..3);
+        assert_eq!(
+            outages_step_by_step(&changes, Style::plain()),
+            "no slot has been without a primary since generation 1\n"
         );
     }
 

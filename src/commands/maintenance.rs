@@ -1,36 +1,29 @@
-//! `consul-redis maintenance on|off|list [HOST:PORT]`: keeps an instance out of the names, and from being chosen.
+//! `consul-redis maintenance on|off|list [HOST:PORT]`: keeps an instance out of the names, and from being chosen. For a
+//! node of a Redis Cluster: `cluster_maintenance`.
 //!
 //! The key `maintenance` keeps it out of the names, whatever agents there are; its `replica-priority` of 0 keeps
 //! Sentinel from choosing it. What it was before stands in the key, so that nothing is lost in between.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::config::unwritten;
+use super::cluster_maintenance::cluster_meant;
+use super::kept_out::{FOLLOW_MAX, STEP, set, setting, write_kept};
 use super::switchover::find_group;
 use super::terminal::{self, Progress};
 use crate::cli::{MaintenanceArgs, MaintenanceWhat};
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
-use crate::core::group::Outcome;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::Observed;
-use crate::core::published::projection::Op;
 use crate::core::published::record::PublishedRole;
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
 use crate::observe::look;
-use crate::redis_link::{Link, list, text};
-use crate::switchover::{PRIORITY, failed};
-
-/// How long agents and Sentinels may take to follow: Sentinel reads priorities every 10 s.
-const FOLLOW_MAX: Duration = Duration::from_secs(20);
-/// Pause between two looks.
-const STEP: Duration = Duration::from_millis(250);
+use crate::switchover::PRIORITY;
 
 /// Takes an instance out of service, puts it back, or lists those that are out.
 ///
@@ -39,6 +32,9 @@ const STEP: Duration = Duration::from_millis(250);
 pub async fn run(config: Config, args: &MaintenanceArgs) -> Result<(), Failure> {
     let consul = Consul::new(&config.consul)?;
     let clock = Clock::start();
+    if let Some(cluster) = cluster_meant(&config, args, &consul, &clock).await? {
+        return cluster.run(args).await;
+    }
     let name = only_group(&config)?;
     let group = find_group(&config, &consul, &clock, &name).await?;
     let keeper = Keeper { config: &config, group: &group, consul: &consul, clock, json: args.json };
@@ -195,38 +191,17 @@ impl Keeper<'_> {
     }
 
     async fn write(&self, kept: &BTreeMap<Address, u64>, index: u64) -> Result<(), Failure> {
-        let key = self.group.layout.maintenance();
-        let value = serde_json::to_string(kept)
-            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        match self.consul.txn(&[Op::KeyCas { key: key.clone(), index, value }], &key).await {
-            Outcome::Committed { .. } => Ok(()),
-            Outcome::Lost => {
-                let message = format!("another client changed {key} at the same time");
-                Err(Failure::new(Exit::Failed, message).hint("run it again"))
-            }
-            Outcome::Refused(what) | Outcome::Unknown(what) => Err(unwritten(&what)),
-        }
-    }
-
-    async fn call(&self, at: &Address, command: &[&str]) -> Result<redis::Value, Failure> {
-        let opened = Link::open(at, &self.group.login).await;
-        let mut link = opened.map_err(|error| failed(at, &error))?;
-        link.call_to_save(command).await.map_err(|error| failed(at, &error))
+        write_kept(self.consul, self.group.layout.maintenance(), kept, index).await
     }
 
     async fn priority(&self, instance: &Address) -> Result<u64, Failure> {
-        let answer = self.call(instance, &["CONFIG", "GET", PRIORITY]).await?;
-        let row = list(&answer).map_err(|error| failed(instance, &error))?;
-        let value = row.get(1).map(text).and_then(Result::ok);
+        let value = setting(instance, &self.group.login, PRIORITY).await?;
         let unread = || Failure::new(Exit::Failed, format!("{instance} has no {PRIORITY}"));
-        value.and_then(|value| value.parse().ok()).ok_or_else(unread)
+        value.parse().map_err(|_| unread())
     }
 
     async fn set_priority(&self, instance: &Address, priority: u64) -> Result<(), Failure> {
-        self.call(instance, &["CONFIG", "SET", PRIORITY, &priority.to_string()]).await?;
-        // So that it stays over a restart. Fails without a config file.
-        let _ = self.call(instance, &["CONFIG", "REWRITE"]).await;
-        Ok(())
+        set(instance, &self.group.login, PRIORITY, &priority.to_string()).await
     }
 
     async fn until(

@@ -1,14 +1,21 @@
 //! `consul-redis plan`: the agent's own decision, printed instead of carried out.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::terminal;
 use crate::cli::PlanArgs;
 use crate::clock::Clock;
-use crate::config::{Config, GroupConfig};
+use crate::cluster::look as look_at_nodes;
+use crate::config::{ClusterConfig, Config, GroupConfig};
 use crate::consul::client::Consul;
+use crate::core::cluster::order::NodeOrder;
+use crate::core::cluster::slots::SLOTS;
+use crate::core::cluster::table::NodeId;
+use crate::core::cluster::watch::{ClusterLook, ClusterLoop, ClusterPlan};
 use crate::core::decide::decide;
-use crate::core::duty::action::{Action, Promote};
+use crate::core::duty::action::{Action, Promote, Purpose};
 use crate::core::duty::fence::Fence;
 use crate::core::duty::hold::Hold;
 use crate::core::duty::mark::Marking;
@@ -22,13 +29,14 @@ use crate::core::known::view::View;
 use crate::core::published::projection::Op;
 use crate::core::situation::data_loss::Detach;
 use crate::dns::Names;
-use crate::exit::Failure;
-use crate::observe::{Look, look};
+use crate::exit::{Exit, Failure};
+use crate::observe::{Look, look, published_of_cluster};
 
-/// What an agent would do for one group.
+/// What an agent would do for one group, or for one cluster.
 #[derive(Debug, Serialize)]
 struct Planned {
-    group: GroupName,
+    #[serde(flatten)]
+    name: PlannedFor,
     /// What is concluded, in one sentence.
     summary: String,
     /// What could not be found out.
@@ -36,6 +44,14 @@ struct Planned {
     /// What is not done, and why not.
     not_done: Vec<String>,
     actions: Vec<PlannedAction>,
+}
+
+/// What it would be done for.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum PlannedFor {
+    Group(GroupName),
+    Cluster(GroupName),
 }
 
 /// One action, in the form of `plan --json`.
@@ -70,6 +86,9 @@ enum PlannedAction {
         primary: Address,
         settings: SentinelSettings,
     },
+    /// Tell a node of a cluster something.
+    #[serde(rename = "tell-node")]
+    TellNode { node: Address, id: NodeId, command: String },
 }
 
 /// A Sentinel that is asked for something.
@@ -81,7 +100,7 @@ struct Told {
     about: String,
 }
 
-/// Prints what an agent would do now for each group.
+/// Prints what an agent would do now for each group and each cluster.
 ///
 /// # Errors
 /// A [`Failure`] when Consul cannot be read.
@@ -93,6 +112,9 @@ pub async fn run(config: Config, args: &PlanArgs) -> Result<(), Failure> {
     for group in &config.groups {
         let seen = look(&config, group, &consul, &names, &clock).await?;
         all.push(plan(group, seen, &clock));
+    }
+    for cluster in &config.clusters {
+        all.push(plan_cluster(cluster, &consul, &names, &clock).await?);
     }
     if args.json {
         println!("{}", terminal::json(&all)?);
@@ -113,12 +135,56 @@ fn plan(group: &GroupConfig, look: Look, clock: &Clock) -> Planned {
     let view = View::of_one_look(&group.policy, &memory, &look.observed, clock.now());
     let decision = decide(&view, &group.layout);
     Planned {
-        group: group.policy.group.clone(),
+        name: PlannedFor::Group(group.policy.group.clone()),
         notes: look.failures,
         not_done: decision.said(),
         actions: decision.actions().into_iter().map(PlannedAction::from).collect(),
         summary: decision.summary,
     }
+}
+
+async fn plan_cluster(
+    cluster: &ClusterConfig,
+    consul: &Consul,
+    names: &Names,
+    clock: &Clock,
+) -> Result<Planned, Failure> {
+    let policy = &cluster.policy;
+    let (store, rows) = published_of_cluster(policy, consul, clock).await?;
+    let mut seeds = BTreeSet::new();
+    for seed in &cluster.seeds {
+        // What a name stands for is looked up once more with the nodes, which says what is wrong with it.
+        seeds.extend(names.addresses(seed).await.unwrap_or_default());
+    }
+    let record = store.record();
+    let recorded = record.into_iter().flat_map(|record| record.nodes.values());
+    let places = cluster.seeds.iter().chain(&cluster.local).chain(store.announced.keys());
+    let places: Vec<Address> = places.chain(recorded.map(|node| &node.address)).cloned().collect();
+    let readings = look_at_nodes(&places, &cluster.login, names, policy.duties.manage).await;
+    let readings = readings.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let silent = readings.iter().filter_map(|(at, reading)| Some((at, reading.as_ref().err()?)));
+    let notes = silent.map(|(at, why)| format!("{at}: {why}")).collect();
+    let name = policy.name.clone();
+    let summary = match record {
+        None => format!("{name}: nothing is published"),
+        Some(record) => format!(
+            "{name}: generation {}, {} of {SLOTS} slots have a published primary",
+            record.generation,
+            record.served()
+        ),
+    };
+    let seen = ClusterLook { seeds, store, rows, readings };
+    let ClusterPlan { ops: operations, orders, not_done } =
+        ClusterLoop::planned(policy.clone(), seen, clock.now());
+    let write = (!operations.is_empty()).then(|| {
+        let purpose = Purpose::Publish.as_str();
+        PlannedAction::Write { purpose, operations, forget: None, replace: None }
+    });
+    let orders = orders.into_iter().map(|NodeOrder { to: node, id, command }| {
+        PlannedAction::TellNode { node, id, command: command.to_string() }
+    });
+    let actions = write.into_iter().chain(orders).collect();
+    Ok(Planned { name: PlannedFor::Cluster(name), summary, notes, not_done, actions })
 }
 
 impl From<Action> for PlannedAction {
@@ -225,6 +291,9 @@ fn todo(todo: &PlannedAction) -> String {
             "  reconfigure Sentinel {sentinel} ({why}): the primary is {primary}, quorum {}\n",
             settings.quorum
         ),
+        PlannedAction::TellNode { node, id, command } => {
+            format!("  tell node {node} ({id}): {command}\n")
+        }
     }
 }
 
@@ -374,7 +443,7 @@ mod tests {
 
     fn planned() -> Planned {
         Planned {
-            group: "redis".parse().unwrap(),
+            name: PlannedFor::Group("redis".parse().unwrap()),
             summary: "redis: unknown".to_owned(),
             notes: vec!["no name leads anywhere".to_owned()],
             not_done: vec!["not wanted".to_owned()],

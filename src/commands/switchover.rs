@@ -16,7 +16,7 @@ use crate::config::{Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
 use crate::core::cluster::judgement::judge;
-use crate::core::cluster::shard_move::{MovedShard, prepare_shard};
+use crate::core::cluster::shard_move::{MovedShard, WantedMove, prepare_shard};
 use crate::core::duty::switchover::{Check, prepare};
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::memory::Memory;
@@ -165,8 +165,9 @@ async fn of_shard(config: Config, args: &SwitchoverArgs, shard: u32) -> Result<(
         Failure::new(Exit::Failed, format!("not moved: {none}"))
             .hint(format!("consul-redis cluster {name} says which nodes answer"))
     })?;
-    let (moved, now) = (MovedShard::Numbered(shard), clock.now().wall);
-    let (checks, plan) = prepare_shard(record, &judged, &readings, moved, args.to.as_ref(), now);
+    let shard = MovedShard::Numbered(shard);
+    let wanted = WantedMove { shard, to: args.to.as_ref(), forced: args.force };
+    let (checks, plan) = prepare_shard(record, &judged, &readings, wanted, clock.now().wall);
     if !args.json {
         show(&checks, Style::of_stdout());
     }
@@ -190,11 +191,15 @@ fn ended_with(
 ) -> Result<(), Failure> {
     let style = Style::of_stdout();
     if args.json {
-        let report = Report::new(&args.moved, checks, steps, &ended);
+        let mut report = Report::new(&args.moved, checks, steps, &ended);
+        // How long its slots took no writes before, is not known here.
+        report.gap_ms = report.gap_ms.filter(|_| !args.force);
         println!("{}", terminal::json(&report)?);
     }
     let moved = ended?;
-    if !args.json {
+    if args.force && !args.json {
+        println!("{} {} has taken over from {}", style.bold("done:"), moved.to, moved.from);
+    } else if !args.json {
         println!(
             "{} moved from {} to {}; no write was possible for {} ms",
             style.bold("done:"),

@@ -30,7 +30,7 @@ pub async fn examine_cluster(
     names: &Names,
     clock: &Clock,
 ) -> Result<(Vec<Finding>, Option<ConsulError>), Failure> {
-    let (store, rows, away) = match published_of_cluster(&policy.layout, consul, clock).await {
+    let (store, rows, away) = match published_of_cluster(policy, consul, clock).await {
         Ok((store, rows)) => (Some(store), Some(rows), None),
         Err(error) if error.is_transient() => (None, None, Some(error)),
         Err(error) => return Err(error.into()),

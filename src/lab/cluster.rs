@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::LabError;
@@ -43,6 +44,25 @@ impl LabCluster {
         Self::start_blank_at(world, &own, node_timeout_ms).await
     }
 
+    /// Starts blank nodes with more in their configs, for which this is the lab's login.
+    ///
+    /// # Errors
+    /// When one does not answer in time.
+    pub async fn start_blank_with(
+        world: &mut World,
+        names: &[&str],
+        node_timeout_ms: u64,
+        more: &str,
+        login: &LinkSettings,
+    ) -> Result<Self, LabError> {
+        let mut nodes = Vec::new();
+        for name in names {
+            let spec = NodeSpec { name, ip: world.address(), node_timeout_ms, more, login };
+            nodes.push(start_node(world.dir(), &spec).await?);
+        }
+        Ok(Self { nodes })
+    }
+
     /// Starts blank nodes, each at an address that some of them may share.
     ///
     /// # Errors
@@ -54,7 +74,8 @@ impl LabCluster {
     ) -> Result<Self, LabError> {
         let mut nodes = Vec::new();
         for (name, ip) in names {
-            nodes.push(start_node(world.dir(), name, IpAddr::V4(*ip), node_timeout_ms).await?);
+            let spec = NodeSpec::plain(name, *ip, node_timeout_ms);
+            nodes.push(start_node(world.dir(), &spec).await?);
         }
         Ok(Self { nodes })
     }
@@ -72,8 +93,9 @@ impl LabCluster {
             node.kill();
         }
         for node in &mut self.nodes {
-            let (name, ip) = (node.name().to_owned(), IpAddr::V4(world.address()));
-            *node = start_node(world.dir(), &name, ip, node_timeout_ms).await?;
+            let name = node.name().to_owned();
+            let spec = NodeSpec::plain(&name, world.address(), node_timeout_ms);
+            *node = start_node(world.dir(), &spec).await?;
         }
         Ok(())
     }
@@ -153,25 +175,39 @@ impl LabCluster {
     }
 }
 
-async fn start_node(
-    dir: &Path,
-    name: &str,
-    ip: IpAddr,
+/// What one node is started with.
+struct NodeSpec<'a> {
+    name: &'a str,
+    ip: Ipv4Addr,
     node_timeout_ms: u64,
-) -> Result<LabServer, LabError> {
-    let IpAddr::V4(v4) = ip else { return Err(LabError::new("an IPv4 address is needed")) };
+    /// More of its config: what is said twice, it takes from here.
+    more: &'a str,
+    login: &'a LinkSettings,
+}
+
+/// A server that asks for nothing.
+static NO_LOGIN: LazyLock<LinkSettings> = LazyLock::new(LinkSettings::default);
+
+impl<'a> NodeSpec<'a> {
+    fn plain(name: &'a str, ip: Ipv4Addr, node_timeout_ms: u64) -> Self {
+        Self { name, ip, node_timeout_ms, more: "", login: &NO_LOGIN }
+    }
+}
+
+async fn start_node(dir: &Path, spec: &NodeSpec<'_>) -> Result<LabServer, LabError> {
+    let NodeSpec { name, ip, node_timeout_ms, more, login } = spec;
     // Nothing else listens at this address, so the port of the bus is free as well.
-    let port = free_port(&[v4])?;
+    let port = free_port(&[*ip])?;
     let config = format!(
         "bind {{ip}}\nport {{port}}\ndir {}\nsave \"\"\nappendonly no\nrepl-diskless-sync yes\n\
          repl-diskless-sync-delay 0\ncluster-enabled yes\ncluster-announce-ip {ip}\ncluster-config-file nodes.conf\n\
-         cluster-node-timeout {node_timeout_ms}\n",
+         cluster-node-timeout {node_timeout_ms}\n{more}",
         dir.join(name).display()
     );
     let host = ip.to_string();
     let tool = tools::redis_server_since("7.0")?;
-    let (args, login, published, life) = (&[][..], LinkSettings::default(), None, Life::WithUs);
-    let config = config.as_str();
+    let (args, published, life) = (&[][..], None, Life::WithUs);
+    let (config, login, ip) = (config.as_str(), (*login).clone(), IpAddr::V4(*ip));
     let spec =
         ServerSpec { name, tool, ip, host: &host, port, published, config, args, login, dir, life };
     LabServer::start(spec).await

@@ -11,8 +11,10 @@ use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use consul_redis::redis_link::Link;
+use consul_redis::redis_link::{Link, LinkSettings, TlsSettings};
+use consul_redis::secret::SecretSource;
 use nix::sys::signal::Signal;
+use secrecy::SecretString;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,13 +23,17 @@ use crate::cluster::{
     AT_ONCE, CALM, NODE_TIMEOUT_MS, REPLACED_WITHIN, ats, blank_alone, state, text_of,
     until_all_named, until_answers, until_calm,
 };
+use crate::logins::certificates;
 use crate::support::{agent, logs, off_schema, run, text, until_logged, until_named, world};
 
 /// An agent with one cluster, and what else its config has.
 fn cluster_agent(world: &World, name: &str, seeds: &[&LabServer], more: &str) -> Process {
     let seeds: Vec<String> = seeds.iter().map(|seed| format!("\"{}\"", seed.address)).collect();
-    let seeds = seeds.join(", ");
-    let table = format!("[[cluster]]\nname = \"orders\"\nseeds = [{seeds}]\n{more}");
+    let seeds = match seeds.is_empty() {
+        true => String::new(),
+        false => format!("seeds = [{}]\n", seeds.join(", ")),
+    };
+    let table = format!("[[cluster]]\nname = \"orders\"\n{seeds}{more}");
     let path = world.dir().join(format!("{name}.toml"));
     std::fs::write(&path, table).unwrap();
     let args = ["--config", path.to_str().unwrap(), "--listen", "127.0.0.1:0"];
@@ -89,6 +95,126 @@ pub async fn blank_nodes_become_a_cluster_by_themselves_and_keep_their_places() 
     replica.restart().await.unwrap();
     until_answers(&world, "orders", REPLACED_WITHIN, |found| found.len() == 6).await;
     assert!(until_calm(&world).await >= before, "{}", logs(&agents));
+}
+
+/// "Redis High Availability Options", Redis Cluster: masters and slaves that know one another, an agent on each node that
+/// advertises it as available for taking requests, and a client that goes to any of them and is told where to go.
+#[tokio::test]
+pub async fn redis_high_availability_options_redis_cluster_with_an_agent_on_each_node() {
+    let (mut world, mut cluster) = blank_alone().await;
+    let names = ["node-6", "node-7", "node-8"];
+    let more = LabCluster::start_blank(&mut world, &names, NODE_TIMEOUT_MS).await.unwrap();
+    cluster.nodes.extend(more.nodes);
+    let agents: Vec<Process> = cluster
+        .nodes
+        .iter()
+        .enumerate()
+        .map(|(n, node)| {
+            let more = format!("expect = 9\nshards = 4\n{}", beside(node));
+            cluster_agent(&world, &format!("agent-{n}"), &[], &more)
+        })
+        .collect();
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| found.len() == 9).await;
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found.len() == 4).await;
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.len() == 5).await;
+    until_nothing_is_under_way(&world).await;
+    let primaries: Vec<String> = world.consul.passing("orders-primary").await.unwrap();
+    // Whichever node it asks, it is served, or told who serves it.
+    for node in &cluster.nodes {
+        if let Err(LabError(said)) = node.ask(&["SET", "cart:7", "of one"]).await {
+            let owner = cluster.nodes.iter().find(|n| said.contains(&n.address.to_string()));
+            let owner = owner.unwrap_or_else(|| panic!("{said}"));
+            assert!(primaries.contains(&owner.address.to_string()), "{said}: {primaries:?}");
+            owner.ask(&["SET", "cart:7", "of one"]).await.unwrap();
+        }
+    }
+    until_calm(&world).await;
+    let its = primaries[0].clone();
+    let node = cluster.nodes.iter().position(|node| node.address.to_string() == its).unwrap();
+    cluster.nodes[node].kill();
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| {
+        found.len() == 4 && !found.contains(&its)
+    })
+    .await;
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| {
+        found.len() == 8 && !found.contains(&its)
+    })
+    .await;
+    cluster.nodes[node].restart().await.unwrap();
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.contains(&its)).await;
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| found.len() == 9).await;
+    drop(agents);
+}
+
+/// The rights that docs/cluster.md asks for, and no others, over TLS alone.
+#[tokio::test]
+async fn over_tls_and_with_its_own_user_an_agent_makes_a_cluster_and_hastens_an_election() {
+    let document =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cluster.md")).unwrap();
+    let rights = |after: &str| {
+        let (_, rest) = document.split_once(after).unwrap_or_else(|| panic!("{after}"));
+        rest.split('`').next().unwrap().to_owned()
+    };
+    let rights = format!(
+        "{} {}",
+        rights("The login that agents use on the nodes needs `"),
+        rights("and unless `manage = false`, agents need `")
+    );
+    assert!(rights.contains("+cluster|meet") && !rights.contains("@all"), "{rights}");
+    let (mut world, _) = blank_alone().await;
+    let tls = certificates(world.dir());
+    let (ca, cert, key) = (tls.ca.display(), tls.cert.display(), tls.key.display());
+    let more = format!(
+        "port 0\ntls-port {{port}}\ntls-ca-cert-file {ca}\ntls-cert-file {cert}\ntls-key-file {key}\n\
+         tls-replication yes\ntls-cluster yes\nuser default off\nuser operator on >lab-secret ~* &* +@all\n\
+         user agent on >agent-secret {rights}\nmasteruser operator\nmasterauth lab-secret\n"
+    );
+    let login = LinkSettings {
+        username: Some("operator".to_owned()),
+        password: SecretSource::Value(SecretString::from("lab-secret")),
+        tls: Some(TlsSettings {
+            ca_cert: Some(tls.ca.clone()),
+            client_cert: Some((tls.cert.clone(), tls.key.clone())),
+            server_name: Some(tls.name.clone()),
+        }),
+        ..LinkSettings::default()
+    };
+    let names = ["tls-0", "tls-1", "tls-2", "tls-3", "tls-4", "tls-5"];
+    let nodes =
+        LabCluster::start_blank_with(&mut world, &names, NODE_TIMEOUT_MS, &more, &login).await;
+    let mut nodes = nodes.unwrap().nodes;
+    let plain = LinkSettings { tls: None, ..login };
+    assert!(Link::open(&nodes[0].address, &plain).await.is_err(), "it speaks plain text");
+    let seeds: Vec<&LabServer> = nodes.iter().collect();
+    let password = world.dir().join("agent-password");
+    std::fs::write(&password, "agent-secret\n").unwrap();
+    let more = format!(
+        "expect = 6\nreplicas = 1\n[instances]\nusername = \"agent\"\npassword_file = \"{}\"\n\
+         ca_cert = \"{ca}\"\nclient_cert = \"{cert}\"\nclient_key = \"{key}\"\nserver_name = \"{}\"\n",
+        password.display(),
+        tls.name
+    );
+    let agents: Vec<Process> =
+        (0..2).map(|n| cluster_agent(&world, &format!("agent-{n}"), &seeds, &more)).collect();
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found.len() == 3).await;
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.len() == 3).await;
+    until_nothing_is_under_way(&world).await;
+    tokio::time::sleep(Duration::from_millis(4 * NODE_TIMEOUT_MS + 1_000)).await;
+    until_calm(&world).await;
+    let its = world.consul.passing("orders-primary").await.unwrap().remove(0);
+    let dead = nodes.iter().position(|node| node.address.to_string() == its).unwrap();
+    nodes[dead].kill();
+    let words = "has died: the others wait for a moment only";
+    until_logged(|| logs(&agents), 20, words, 1).await;
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| {
+        found.len() == 3 && !found.contains(&its)
+    })
+    .await;
+    nodes[dead].restart().await.unwrap();
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.contains(&its)).await;
+    until_nothing_is_under_way(&world).await;
+    let log = logs(&agents);
+    assert!(!log.contains("secret") && !log.contains("NOPERM"), "{log}");
 }
 
 /// Who would become what.
@@ -373,6 +499,41 @@ pub async fn a_shard_moves_to_its_replica_and_no_acknowledged_write_is_lost() {
     let unknown = run(&world, &["switchover", "orders", "--shard", "99", "--yes"], &[]);
     assert!(text(&unknown).contains("no such shard"), "{}", text(&unknown));
     assert!(state["generation"].as_u64() < Some(crate::cluster::generation(&world).await));
+}
+
+/// No replica stands for election by itself, and an operator has one take over.
+#[tokio::test]
+pub async fn a_shard_whose_owner_is_dead_is_forced_to_its_replica_by_an_operator_alone() {
+    let (world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    for node in &cluster.nodes {
+        node.ask(&["CONFIG", "SET", "cluster-replica-no-failover", "yes"]).await.unwrap();
+    }
+    let last = cluster.nodes.last().unwrap();
+    let agents = [cluster_agent(&world, "agent-0", &[last], "")];
+    until_all_named(&world, &cluster).await;
+    let shard = crate::cluster::shard_of(&world, &cluster.nodes[0]).await.to_string();
+    tokio::time::sleep(Duration::from_millis(4 * NODE_TIMEOUT_MS + 500)).await;
+    let plain = ["switchover", "orders", "--shard", &shard, "--yes"];
+    let forced = [&plain[..], &["--force"]].concat();
+    let lives = run(&world, &forced, &[]);
+    assert!(text(&lives).contains("answers: without force, nothing is lost"), "{}", text(&lives));
+    let its = cluster.nodes[0].address.to_string();
+    cluster.nodes[0].kill();
+    // With full coverage the other primaries refuse as well, once they call it failing.
+    let without = |found: &[String]| !found.contains(&its) && found.len() < 3;
+    until_answers(&world, "orders-primary", AT_ONCE, without).await;
+    tokio::time::sleep(Duration::from_millis(2 * NODE_TIMEOUT_MS)).await;
+    until_answers(&world, "orders-primary", AT_ONCE, without).await;
+    let refused = run(&world, &plain, &[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    let moved = run(&world, &[&forced[..], &["--json"]].concat(), &[]);
+    assert_eq!(moved.status.code(), Some(0), "{}{}", text(&moved), logs(&agents));
+    let said: Value = serde_json::from_slice(&moved.stdout).unwrap();
+    assert_eq!(off_schema("switchover", &said), Vec::<String>::new(), "{said:#}");
+    assert_eq!((&said["moved"], &said["gap_ms"]), (&true.into(), &Value::Null), "{said:#}");
+    let primaries = ats(&[&cluster.nodes[1], &cluster.nodes[2], &cluster.nodes[3]]);
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found == primaries).await;
 }
 
 /// A command that takes its time, while this test goes on with its own tasks.

@@ -2,6 +2,7 @@
 //! `history`, completion, `support-bundle`, `retire`.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use consul_redis::lab::world::{World, WorldSpec};
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
-use crate::clients::{Sample, interpreter, last_before_failure, sample};
+use crate::clients::{Sample, example, interpreter, last_before_failure, sample};
 use crate::cluster::{
     AT_ONCE, NODE_TIMEOUT_MS, REPLACED_WITHIN, ats, blank_alone, cluster_agents, config,
     until_all_named, until_answers, until_calm,
@@ -28,6 +29,8 @@ const SWITCHED_WITHIN: Duration = Duration::from_secs(6);
 const CALM: Duration = Duration::from_secs(1);
 /// So often it is asked for.
 const SWITCHES_MAX: usize = 5;
+/// Long enough for an election at the nodes' own pace.
+const NOT_ELECTED_FOR: Duration = Duration::from_secs(8);
 /// What the page shows, as text.
 const TEXT: &str = "return document.body.innerText";
 
@@ -200,8 +203,62 @@ async fn status_wait_and_history_follow_a_cluster_through_the_death_of_a_primary
     assert!(lines.contains(&dead) && lines.contains("leaves: "), "{lines}");
     let shown = text(&it.run(&["history", "orders"]));
     assert!(shown.contains("leaves: ") && shown.contains("agent-"), "{shown}");
-    let refused = it.run(&["history", "orders", "--steps"]);
-    assert_eq!(refused.status.code(), Some(64), "{}", text(&refused));
+    let steps = text(&it.run(&["history", "orders", "--steps"]));
+    assert!(steps.contains(" slots without a primary\n") && steps.contains("leaves: "), "{steps}");
+    assert!(steps.contains(" ms  all slots have a primary\n"), "{steps}");
+    it.cluster.nodes[0].restart().await.unwrap();
+    it.until_status(0, |said| said["unfit"] == json!([])).await;
+}
+
+#[tokio::test]
+async fn a_node_in_maintenance_is_in_no_name_and_stands_for_no_election() {
+    let mut it = Published::by(2).await;
+    it.until_status(0, |said| said["healthy"] == true).await;
+    let (code, plan) = it.json("plan", &["plan"]);
+    let cluster = plan.as_array().unwrap().iter().find(|planned| planned["cluster"] == "orders");
+    assert_eq!((code, &cluster.unwrap()["actions"]), (Some(0), &json!([])), "{plan:#}");
+    // Which replica follows the first primary.
+    let (_, said) = it.json("status", &["status", "orders"]);
+    let owner = it.cluster.nodes[0].address.to_string();
+    let shards = said[0]["shards"].as_array().unwrap();
+    let shard = shards.iter().find(|shard| shard["primary"] == owner.as_str()).unwrap();
+    let replica = shard["replicas"][0].as_str().unwrap().to_owned();
+    let node = it.cluster.nodes.iter().position(|n| n.address.to_string() == replica).unwrap();
+
+    let refused = it.run(&["maintenance", "on", &owner]);
+    let shown = text(&refused);
+    assert!(!refused.status.success(), "{shown}");
+    let number = &shard["shard"];
+    assert!(shown.contains(&format!("switchover orders --shard {number} moves")), "{shown}");
+    let (code, out) = it.json("maintenance", &["maintenance", "on", &replica]);
+    assert_eq!((code, &out["nodes"][0]["address"]), (Some(0), &json!(replica)), "{out:#}");
+    assert_eq!(out["nodes"][0]["no_failover_before"], "no");
+    let said = it.until_status(3, |said| said["unfit"][0]["why"] == "in maintenance").await;
+    assert_eq!(said["problems"][0]["code"], "no-replica", "{said:#}");
+    let setting = ["CONFIG", "GET", "cluster-replica-no-failover"];
+    let has = async |it: &Published| {
+        let answer = it.cluster.nodes[node].ask(&setting).await.unwrap();
+        format!("{answer:?}")
+    };
+    assert!(has(&it).await.contains("yes"));
+    let moved = it.run(&["switchover", "orders", "--shard", &number.to_string(), "--yes"]);
+    assert!(
+        text(&moved).contains("no replica of this shard can take requests"),
+        "{}",
+        text(&moved)
+    );
+    // Its primary dies, and it does not take over.
+    it.cluster.nodes[0].kill();
+    it.until_status(2, |said| said["slots_served"] != 16_384).await;
+    tokio::time::sleep(NOT_ELECTED_FOR).await;
+    it.until_status(2, |said| said["slots_served"] != 16_384).await;
+    let back = it.run(&["maintenance", "off", &replica]);
+    assert!(back.status.success(), "{}", text(&back));
+    assert!(has(&it).await.contains("no"));
+    let whole = |said: &Value| said["slots_served"] == 16_384;
+    it.until_status(3, whole).await;
+    let listed = it.run(&["maintenance", "list"]);
+    assert!(text(&listed).contains("none in maintenance"), "{}", text(&listed));
     it.cluster.nodes[0].restart().await.unwrap();
     it.until_status(0, |said| said["unfit"] == json!([])).await;
 }
@@ -411,9 +468,25 @@ async fn a_node_that_no_agent_has_recorded_is_a_stranger_until_one_has() {
 /// As docs/clients.md has it, through the death of a primary and its return.
 #[tokio::test]
 async fn the_sample_for_redis_py_writes_to_a_cluster_through_a_failover() {
-    let mut it = Published::by(1).await;
     let args = sample("redis_py_cluster.py");
-    let mut written = Sample::start(&it.world, &interpreter("python-with-redis"), &args);
+    writes_through_a_failover("redis-py", interpreter("python-with-redis"), &args).await;
+}
+
+#[tokio::test]
+async fn the_sample_for_redis_rs_writes_to_a_cluster_through_a_failover() {
+    writes_through_a_failover("redis-rs", example("redis_rs_cluster"), &[]).await;
+}
+
+#[tokio::test]
+async fn the_sample_for_node_redis_writes_to_a_cluster_through_a_failover() {
+    let args = sample("node_redis_cluster.js");
+    writes_through_a_failover("node-redis", interpreter("node-with-redis"), &args).await;
+}
+
+/// A sample writes while a primary is killed and comes back.
+async fn writes_through_a_failover(name: &str, interpreter: PathBuf, args: &[String]) {
+    let mut it = Published::by(1).await;
+    let mut written = Sample::start(&it.world, &interpreter, args);
     written.until_some_more().await;
     let seen = written.lines().len();
     it.cluster.nodes[0].kill();
@@ -446,7 +519,7 @@ async fn the_sample_for_redis_py_writes_to_a_cluster_through_a_failover() {
     }
     let failed = lines.len() - acknowledged.len();
     println!(
-        "redis-py: {} writes acknowledged, {} of them lost; {failed} failed",
+        "{name}: {} writes acknowledged, {} of them lost; {failed} failed",
         acknowledged.len(),
         lost.len()
     );

@@ -58,7 +58,7 @@ async fn redis_and_sentinel_with_passwords_of_their_own() {
 }
 
 /// An authority and one certificate of its, as files.
-fn certificates(dir: &std::path::Path) -> TlsFiles {
+pub fn certificates(dir: &std::path::Path) -> TlsFiles {
     let authority = Authority::new(dir, "ca");
     let name = "everything.lab".to_owned();
     let (certificate, secret) = authority.issue(&[&name]);

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{ClusterRecord, ClusterStore};
 use super::renewal::differences;
+use super::slots::SLOTS;
+use crate::time::between_ms;
 
 /// The name of the key, below the cluster's root.
 pub const HISTORY: &str = "history";
@@ -31,6 +33,57 @@ pub struct ClusterChange {
     pub slots_served: usize,
     /// What has changed, a line for each node.
     pub what: Vec<String>,
+    /// When the others were told to wait for a moment only, where an owner's successor was elected so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hastened: Option<Timestamp>,
+}
+
+/// From the change in which slots lost their primary to that in which all had one again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterOutage {
+    /// The generation in which it began.
+    pub generation: u64,
+    /// When that was.
+    pub at: Timestamp,
+    /// How many slots had no published primary, at the most.
+    pub slots: usize,
+    /// How long it took, in ms; `None` while it lasts.
+    pub ms: Option<u64>,
+    /// What happened, and how many ms after the first of them.
+    pub steps: Vec<(u64, String)>,
+}
+
+/// The outages in these changes, newest first. The clocks of agents may differ: no step is before the one before it.
+pub fn outages(changes: &[ClusterChange]) -> Vec<ClusterOutage> {
+    let mut found: Vec<ClusterOutage> = Vec::new();
+    let mut whole = false;
+    for change in changes.iter().rev() {
+        let missing = SLOTS.saturating_sub(change.slots_served);
+        let lasts = found.last().is_some_and(|outage| outage.ms.is_none());
+        // A cluster that was never whole was not made yet.
+        if !lasts && (missing == 0 || !whole) {
+            whole |= missing == 0;
+            continue;
+        }
+        if !lasts {
+            let (generation, at) = (change.generation, change.at);
+            found.push(ClusterOutage { generation, at, slots: 0, ms: None, steps: Vec::new() });
+        }
+        let Some(outage) = found.last_mut() else { continue };
+        outage.slots = outage.slots.max(missing);
+        let told = "the others are told to wait for a moment only".to_owned();
+        let told = change.hastened.map(|at| (at, told));
+        let changed = change.what.iter().map(|what| (change.at, what.clone()));
+        for (at, what) in told.into_iter().chain(changed) {
+            let least = outage.steps.last().map_or(0, |(ms, _)| *ms);
+            outage.steps.push((between_ms(outage.at, at).max(least), what));
+        }
+        if missing == 0 {
+            outage.ms = outage.steps.last().map(|(ms, _)| *ms);
+        }
+    }
+    found.reverse();
+    found
 }
 
 /// The changes that were read, newest first. A damaged history costs the history, and no more.
@@ -73,7 +126,14 @@ fn change(before: Option<&ClusterRecord>, after: &ClusterRecord) -> ClusterChang
     if what.is_empty() {
         what.push(short(&after.why));
     }
+    let hastened = after.claims.hastened.as_ref().filter(|hastened| {
+        let owns = |record: &ClusterRecord| {
+            record.shards.values().any(|shard| shard.owner == hastened.dead)
+        };
+        before.is_some_and(owns) && !owns(after)
+    });
     ClusterChange {
+        hastened: hastened.map(|hastened| hastened.begun.at),
         generation: after.generation,
         at: after.since,
         by: after.by.clone(),

@@ -26,7 +26,7 @@ pub(super) fn begin(scene: &Scene<'_>, after_ms: u64, due: &mut Due) {
 /// primary; and all of that for long.
 fn is_dead(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord, after_ms: u64) -> bool {
     let long = between_ms(node.since, scene.view.now.wall) >= after_ms;
-    if node.fit || !long {
+    if node.fit || !long || scene.view.maintenance.contains(id) {
         return false;
     }
     let judged = scene.judged.into_iter().flat_map(|judged| &judged.nodes);

@@ -42,6 +42,8 @@ pub enum NodeCommand {
     NodeTimeout(u64),
     /// `CLUSTER FAILOVER`: of a replica, with its primary's consent, so that no write is lost.
     Failover,
+    /// `CLUSTER FAILOVER FORCE`: of a replica whose primary is dead, where an operator asked for it.
+    ForcedFailover,
 }
 
 impl NodeCommand {
@@ -55,6 +57,7 @@ impl NodeCommand {
             Self::Forget(_) => "forget",
             Self::NodeTimeout(_) => "node-timeout",
             Self::Failover => "failover",
+            Self::ForcedFailover => "forced-failover",
         }
     }
 
@@ -89,6 +92,7 @@ impl NodeCommand {
             Self::Replicate(id) => cluster("REPLICATE", vec![id.as_str().to_owned()]),
             Self::Forget(id) => cluster("FORGET", vec![id.as_str().to_owned()]),
             Self::Failover => cluster("FAILOVER", Vec::new()),
+            Self::ForcedFailover => cluster("FAILOVER", vec!["FORCE".to_owned()]),
             Self::NodeTimeout(ms) => ["CONFIG", "SET", "cluster-node-timeout"]
                 .map(str::to_owned)
                 .into_iter()

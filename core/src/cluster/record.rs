@@ -132,6 +132,11 @@ impl NodeRecord {
         *other == Self { why, since, generation, ..self.clone() }
     }
 
+    /// An operator has taken it out of service.
+    pub fn in_maintenance(&self) -> bool {
+        !self.fit && self.why.as_deref() == Some(IN_MAINTENANCE)
+    }
+
     /// What it is in the names.
     pub fn serves(&self) -> Option<(ClusterRole, u32)> {
         self.role.zip(self.shard).filter(|_| self.fit)
@@ -181,6 +186,11 @@ impl ClusterRecord {
         served.map(|(_, shard)| count(&shard.slots)).sum()
     }
 }
+
+/// The name of the key with the nodes in maintenance, below the cluster's root.
+pub const MAINTENANCE: &str = "maintenance";
+/// Why a node that an operator took out of service is in no name.
+pub const IN_MAINTENANCE: &str = "in maintenance";
 
 /// A node that an agent stands beside, below the key `nodes/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,6 +265,15 @@ impl ClusterStore {
             }
         }
         answer
+    }
+
+    /// The nodes in maintenance, with the `cluster-replica-no-failover` that each had before: `yes` or `no`.
+    ///
+    /// # Errors
+    /// Why the key cannot be read.
+    pub fn maintenance(&self) -> Result<BTreeMap<NodeId, String>, String> {
+        let Some(text) = self.plain.get(MAINTENANCE) else { return Ok(BTreeMap::new()) };
+        serde_json::from_str(text).map_err(|error| error.to_string())
     }
 
     /// The agents that watch the cluster now.

@@ -11,8 +11,8 @@ use super::judgement::{
     Fitness, JudgedNode, Judgement, NoVoters, NodeAnswer, NodeReadings, Unfit, judge,
 };
 use super::record::{
-    AnnouncedNode, CLUSTER_RECORD_VERSION, ClusterRecord, ClusterRole, NodeRecord, ShardRecord,
-    Unheard, host_of,
+    AnnouncedNode, CLUSTER_RECORD_VERSION, ClusterRecord, ClusterRole, IN_MAINTENANCE, NodeRecord,
+    ShardRecord, Unheard, host_of,
 };
 use super::slots::{SlotRange, common, count, in_words};
 use super::table::{NodeId, TableRow};
@@ -117,6 +117,8 @@ pub struct ClusterView<'a> {
     pub nodes: &'a BTreeMap<Address, NodeSeen>,
     /// The nodes that agents stand beside.
     pub announced: &'a BTreeMap<Address, AnnouncedNode>,
+    /// The nodes in maintenance.
+    pub maintenance: &'a BTreeSet<NodeId>,
     /// Where the operator has it begin to look.
     pub seeds: &'a BTreeSet<Address>,
     /// When another agent last changed the record: what was asked before that changes nothing of it.
@@ -352,7 +354,10 @@ fn member(
     let why = match &node.fitness {
         _ if elsewhere => Some(ANOTHER.to_owned()),
         Fitness::Unfit(why) => Some(why.to_string()),
-        Fitness::Primary | Fitness::Replica => None,
+        // An owner stays: its slots would be in no name.
+        Fitness::Primary | Fitness::Replica => {
+            (!owns && view.maintenance.contains(id)).then(|| IN_MAINTENANCE.to_owned())
+        }
     };
     let silent = !elsewhere && matches!(node.fitness, Fitness::Unfit(Unfit::Silent(_)));
     let mut found = NodeRecord {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::history::{HISTORY, appended};
-use super::record::{ClusterRecord, ClusterRole, ClusterStore, NodeRecord};
+use super::record::{ClusterRecord, ClusterRole, ClusterStore, MAINTENANCE, NodeRecord};
 use super::slots::SlotRange;
 use super::table::NodeId;
 use crate::identity::address::Address;
@@ -12,7 +12,7 @@ use crate::published::projection::{
     Op, Projection, Rows, ServiceRow, TXN_OPS_MAX, marked_node, plain_changes, row_changes,
     row_meta,
 };
-use crate::published::store::{Layout, SHARDS, shard_dir};
+use crate::published::store::{AGENTS, Layout, SHARDS, shard_dir};
 
 /// Longest value of a row's metadata: Consul's own bound.
 const META_LEN_MAX: usize = 512;
@@ -106,12 +106,16 @@ fn plain_keys(record: &ClusterRecord) -> BTreeMap<String, String> {
     plain
 }
 
-/// The plain keys once `record` is written where `before` was read, the history with them.
+/// The plain keys once `record` is written where `before` was read, the history with them, and those that are not the
+/// record's: of agents, and of what an operator took out of service.
 pub fn plain_after(
     before: Option<&ClusterStore>,
     record: &ClusterRecord,
 ) -> BTreeMap<String, String> {
     let mut plain = project(record).plain;
+    let others = before.into_iter().flat_map(|store| &store.plain);
+    let others = others.filter(|(name, _)| name.starts_with(AGENTS) || *name == MAINTENANCE);
+    plain.extend(others.map(|(name, value)| (name.clone(), value.clone())));
     let kept = before.and_then(|store| store.plain.get(HISTORY));
     let history = appended(kept, before.and_then(ClusterStore::record), record);
     plain.extend(history.or_else(|| kept.cloned()).map(|text| (HISTORY.to_owned(), text)));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::judgement::{Fitness, JudgedNode, Judgement, NodeReadings};
+use super::judgement::{Fitness, JudgedNode, Judgement, NodeReadings, Unfit};
 use super::record::ClusterRecord;
 use super::table::NodeId;
 use crate::duty::switchover::Check;
@@ -25,6 +25,8 @@ pub struct ShardMove {
     pub to: (NodeId, Address),
     /// The epoch of the claim now: the new one has a greater one.
     pub epoch: u64,
+    /// Without the owner, which is dead.
+    pub forced: bool,
 }
 
 /// Which shard is to move.
@@ -36,16 +38,28 @@ pub enum MovedShard<'a> {
     OwnedAt(&'a Address),
 }
 
+/// What an operator or an agent wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WantedMove<'a> {
+    /// Which shard.
+    pub shard: MovedShard<'a>,
+    /// To which of its replicas; `None`: any.
+    pub to: Option<&'a Address>,
+    /// The owner is dead, and no replica was elected by itself: one is told to take over without it. What that one has
+    /// not copied is lost.
+    pub forced: bool,
+}
+
 /// Looks at everything, and says what move can be made; `None` when a check has failed.
 pub fn prepare_shard(
     record: &ClusterRecord,
     judged: &Judgement,
     readings: &NodeReadings,
-    moved: MovedShard<'_>,
-    to: Option<&Address>,
+    wanted: WantedMove<'_>,
     now: Timestamp,
 ) -> (Vec<Check>, Option<ShardMove>) {
-    let found = record.shards.iter().find(|(number, shard)| match moved {
+    let forced = wanted.forced;
+    let found = record.shards.iter().find(|(number, shard)| match wanted.shard {
         MovedShard::Numbered(wanted) => **number == wanted,
         MovedShard::OwnedAt(at) => {
             record.nodes.get(&shard.owner).is_some_and(|node| node.address == *at)
@@ -58,19 +72,12 @@ pub fn prepare_shard(
     };
     let by_id: BTreeMap<&NodeId, &JudgedNode> =
         judged.nodes.iter().filter_map(|node| Some((node.id.as_ref()?, node))).collect();
-    let owner = by_id.get(&shard.owner).filter(|node| node.fitness == Fitness::Primary);
-    let target = target(judged, &shard.owner, to);
+    let owner = by_id.get(&shard.owner).copied();
+    let from = owner.map(|node| &node.address);
+    let from = from.or_else(|| record.nodes.get(&shard.owner).map(|node| &node.address));
+    let target = target(record, judged, &shard.owner, wanted);
     let checks = vec![
-        Check {
-            what: "owner",
-            found: match owner {
-                Some(node) => Ok(format!("{} owns shard {number}", node.address)),
-                None => Err(format!(
-                    "node {}, which owns shard {number}, cannot take requests",
-                    shard.owner
-                )),
-            },
-        },
+        Check { what: "owner", found: may_leave(*number, &shard.owner, owner, forced) },
         Check {
             what: "target",
             found: match &target {
@@ -85,22 +92,58 @@ pub fn prepare_shard(
         },
     ];
     let well = checks.iter().all(|check| check.found.is_ok());
-    let made = owner.zip(target.ok()).filter(|_| well).and_then(|(from, to)| {
-        let from = (shard.owner.clone(), from.address.clone());
+    let made = from.zip(target.ok()).filter(|_| well).and_then(|(from, to)| {
+        let from = (shard.owner.clone(), from.clone());
         let to = (to.id.clone()?, to.address.clone());
-        Some(ShardMove { shard: *number, from, to, epoch: shard.epoch })
+        Some(ShardMove { shard: *number, from, to, epoch: shard.epoch, forced })
     });
     (checks, made)
 }
 
+/// An owner that takes requests gives them away itself; one without an answer is passed over where that is wanted.
+fn may_leave(
+    shard: u32,
+    owner: &NodeId,
+    node: Option<&JudgedNode>,
+    forced: bool,
+) -> Result<String, String> {
+    let silent = |node: &JudgedNode| matches!(node.fitness, Fitness::Unfit(Unfit::Silent(_)));
+    match (node, forced) {
+        (Some(node), false) if node.fitness == Fitness::Primary => {
+            Ok(format!("{} owns shard {shard}", node.address))
+        }
+        (_, false) => Err(format!("node {owner}, which owns shard {shard}, cannot take requests")),
+        (Some(node), true) if !silent(node) => Err(format!(
+            "{}, which owns shard {shard}, answers: without force, nothing is lost",
+            node.address
+        )),
+        (_, true) => Ok(format!(
+            "node {owner}, which owns shard {shard}, gives no answer: what the other one has not copied is lost"
+        )),
+    }
+}
+
 fn target<'a>(
+    record: &ClusterRecord,
     judged: &'a Judgement,
     owner: &NodeId,
-    to: Option<&Address>,
+    wanted: WantedMove<'_>,
 ) -> Result<&'a JudgedNode, String> {
-    let follows =
-        |node: &&JudgedNode| node.fitness == Fitness::Replica && node.owner.as_ref() == Some(owner);
-    let mut fit = judged.nodes.iter().filter(follows);
+    let WantedMove { to, forced, .. } = wanted;
+    let follows = |node: &&JudgedNode| {
+        let fit = match &node.fitness {
+            Fitness::Replica => true,
+            // Its owner is dead.
+            Fitness::Unfit(Unfit::LinkDown | Unfit::Stale(_) | Unfit::StateFail) => forced,
+            _ => false,
+        };
+        fit && node.id.as_ref() != Some(owner) && node.owner.as_ref() == Some(owner)
+    };
+    let in_service = |node: &&JudgedNode| {
+        let recorded = node.id.as_ref().and_then(|id| record.nodes.get(id));
+        recorded.is_none_or(|node| !node.in_maintenance())
+    };
+    let mut fit = judged.nodes.iter().filter(follows).filter(in_service);
     match to {
         Some(to) => fit
             .find(|node| node.address == *to)

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::history::{ClusterChange, changes_of};
-use super::record::{ClusterRecord, ClusterRole, ClusterStore, NodeRecord, StoredCluster};
+use super::record::{
+    ClusterRecord, ClusterRole, ClusterStore, IN_MAINTENANCE, NodeRecord, StoredCluster,
+};
 use super::renewal::ClusterPolicy;
 use super::rows::project;
 use super::slots::{SLOTS, SlotRange, in_words};
@@ -351,7 +353,9 @@ fn unserved(status: &ClusterStatus) -> Option<ClusterProblem> {
 }
 
 fn unfit_in_words(status: &ClusterStatus) -> Option<ClusterProblem> {
-    let all = &status.unfit;
+    // What an operator took out of service is no problem.
+    let all = status.unfit.iter().filter(|node| node.why != IN_MAINTENANCE);
+    let all: Vec<&UnfitMember> = all.collect();
     let named = all.iter().take(NAMED_MAX).map(|node| format!("{}: {}", node.address, node.why));
     let named: Vec<String> = named.collect();
     let more = all.len().saturating_sub(NAMED_MAX);

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::claims::Claims;
 use super::duties::due;
-use super::judgement::{Judgement, NodeAnswer};
+use super::judgement::{Judgement, NodeAnswer, NodeReadings, judge};
 use super::order::NodeOrder;
-use super::record::{ClusterRecord, ClusterRole, ClusterStore, NodeRecord, StoredCluster};
+use super::record::{
+    ClusterRecord, ClusterRole, ClusterStore, MAINTENANCE, NodeRecord, StoredCluster,
+};
 use super::renewal::{
     ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, led_to,
     nothing_yet, renew,
@@ -29,9 +31,9 @@ pub const ASK_QUICK_MS: u64 = 200;
 /// ... of a large cluster after so long for each of them: their tables grow with their number.
 const QUICK_PER_NODE_MS: u64 = 10;
 /// How often meanwhile where slots are not served, in ms: a replica is about to own them, and no event tells of it.
-const ASK_OPEN_MS: u64 = 40;
+const ASK_OPEN_MS: u64 = 20;
 /// ... of a large cluster after so long for each of them.
-const OPEN_PER_NODE_MS: u64 = 5;
+const OPEN_PER_NODE_MS: u64 = 3;
 /// ... and for how long, in ms.
 pub const QUICK_FOR_MS: u64 = 30_000;
 /// How often those that do not vote are asked for all of their table, in ms.
@@ -95,6 +97,30 @@ pub enum ClusterInput {
     Look,
     /// Time has passed.
     Tick,
+}
+
+/// One look at a cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterLook {
+    /// The addresses that the seeds stand for.
+    pub seeds: BTreeSet<Address>,
+    /// Its keys.
+    pub store: ClusterStore,
+    /// Its rows.
+    pub rows: RowsAnswer,
+    /// What its nodes say.
+    pub readings: NodeReadings,
+}
+
+/// What an agent would do now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ClusterPlan {
+    /// The transaction in Consul; empty where what it shows is right.
+    pub ops: Vec<Op>,
+    /// What nodes would be told.
+    pub orders: Vec<NodeOrder>,
+    /// What is wanted and not done, and why not.
+    pub not_done: Vec<String>,
 }
 
 /// What the loop wants a shell to do.
@@ -257,6 +283,41 @@ impl ClusterLoop {
             left_undone: None,
             told: BTreeMap::new(),
         }
+    }
+
+    /// What a loop decides that has looked once. It remembers nothing, so that what must last before it counts has not
+    /// lasted.
+    pub fn planned(policy: ClusterPolicy, look: ClusterLook, now: Now) -> ClusterPlan {
+        let ClusterLook { seeds, store, rows, readings } = look;
+        let unheard = judge(&readings).err().map(|none| none.to_string());
+        let seen = |reading: Result<NodeAnswer, String>| {
+            let (answer, missing) = match reading {
+                Ok(answer) => (Some((now.mono, answer)), None),
+                Err(why) => (None, Some(NoAnswer::Silent(why))),
+            };
+            NodeSeen { asked: now.mono, answer, missing, refused_since: None }
+        };
+        let mut cluster = Self::new(policy);
+        cluster.seeds = seeds;
+        cluster.followed = readings.keys().cloned().collect();
+        cluster.nodes = readings.into_iter().map(|(at, reading)| (at, seen(reading))).collect();
+        cluster.generation = store.record().map_or(0, |record| record.generation);
+        cluster.store = Some(store);
+        // They count as read after the last write, of which it knows nothing.
+        cluster.rows = Some(RowsAnswer { asked: cluster.stored.plus_ms(1), ..rows });
+        let mut outputs = Vec::new();
+        cluster.decide(now, &mut outputs);
+        let mut plan = ClusterPlan::default();
+        for output in outputs {
+            match output {
+                ClusterOutput::Write(ops) => plan.ops = ops,
+                ClusterOutput::Tell(order, _) => plan.orders.push(order),
+                _ => {}
+            }
+        }
+        let said = cluster.problems.into_values().map(|said| said.text);
+        plan.not_done = unheard.into_iter().chain(said).collect();
+        plan
     }
 
     /// When it is to be woken if nothing happens before.
@@ -638,7 +699,13 @@ impl ClusterLoop {
             return;
         }
         let seeds = self.places();
+        let maintenance = store.maintenance();
+        let unread = maintenance.as_ref().err().map(|why| {
+            format!("key {MAINTENANCE} cannot be read, and no node is in maintenance: {why}")
+        });
+        let maintenance = maintenance.unwrap_or_default().into_keys().collect();
         let view = ClusterView {
+            maintenance: &maintenance,
             policy: &self.policy,
             record: store.record(),
             nodes: &self.nodes,
@@ -672,8 +739,9 @@ impl ClusterLoop {
         let record = record.filter(|wanted| !self.is_early(judged.as_ref(), wanted, now.mono));
         self.judged = judged;
         self.say_held(held, now, outputs);
-        self.left_undone.clone_from(&due.obstacle);
-        match due.obstacle {
+        let obstacle = due.obstacle.or(unread);
+        self.left_undone.clone_from(&obstacle);
+        match obstacle {
             Some(obstacle) => self.complain(Topic::Duties, obstacle, now, outputs),
             None => drop(self.problems.remove(&Topic::Duties)),
         }

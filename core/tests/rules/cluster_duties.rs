@@ -55,7 +55,7 @@ fn obey(cluster: &mut Cluster, order: &NodeOrder) {
             cluster.node(own).link = Some(link_to(of, true, Some(1)));
         }
         NodeCommand::Forget(of) => drop(cluster.node(own).table.remove(&name_of(of))),
-        NodeCommand::Failover => panic!("an operator's alone"),
+        NodeCommand::Failover | NodeCommand::ForcedFailover => panic!("an operator's alone"),
         NodeCommand::NodeTimeout(ms) => cluster.node(own).timeout_ms = Some(*ms),
     }
 }

@@ -11,7 +11,7 @@ use consul_redis_core::cluster::slots::SLOTS;
 use consul_redis_core::cluster::table::Table;
 use consul_redis_core::cluster::wanted::ClusterDuties;
 use consul_redis_core::cluster::watch::{
-    ASK_QUICK_MS, ClusterInput, ClusterLoop, ClusterOutput, NodeReading,
+    ASK_QUICK_MS, ClusterInput, ClusterLook, ClusterLoop, ClusterOutput, ClusterPlan, NodeReading,
 };
 use consul_redis_core::group::Outcome;
 use consul_redis_core::identity::address::Address;
@@ -383,6 +383,71 @@ fn a_dead_primary_leaves_at_once_its_successor_has_its_shard_and_it_returns_as_a
     assert_eq!(record.nodes[&id('d')].generation, 3);
     stage.turn(LATER);
     assert_eq!(stage.kept.writes.len(), writes, "nothing is written when nothing changes");
+}
+
+/// An operator takes it out of service. An owner of slots stays, for its slots would be in no name.
+#[test]
+fn a_replica_in_maintenance_is_in_no_name_and_an_owner_stays() {
+    let key = format!("{}maintenance", layout().root());
+    let mut stage = Stage::published();
+    stage.put(&key, &format!(r#"{{"{}": "no", "{}": "no"}}"#, id('d').as_str(), id('a').as_str()));
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.named("orders-primary"), ats("abc"));
+    assert_eq!(stage.named("orders-replica"), ats("ef"), "{:?}", stage.agents[0].said);
+    assert!(stage.record().nodes[&id('d')].in_maintenance());
+    assert_eq!(stage.kept.writes.len(), 1, "it stays so");
+    let problems: Vec<String> =
+        stage.shown(0).problems.into_iter().map(|problem| problem.text).collect();
+    assert_eq!(problems, ["shard 1 has no replica that could take its slots over"]);
+    // It is not answered by the record alone: one that dies meanwhile is dead.
+    stage.cluster.dies('d');
+    stage.turn(LATER);
+    assert!(!stage.record().nodes[&id('d')].in_maintenance());
+    stage.cluster = Cluster::healthy();
+    stage.put(&key, "{}");
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.named("orders-replica"), ats("def"));
+    stage.put(&key, "all of them");
+    stage.turn(AT_ONCE);
+    assert_eq!(stage.named("orders-replica"), ats("def"));
+    let said = stage.shown(0).problems.into_iter().map(|problem| problem.text);
+    let said: Vec<String> = said.collect();
+    assert!(said[0].contains("maintenance cannot be read"), "{said:?}");
+}
+
+/// What `plan` shows is what an agent would do, from one look.
+#[test]
+fn one_look_says_what_an_agent_would_do() {
+    let planned = |stage: &Stage| {
+        let asked = NODES.map(|node| at(node));
+        let readings = asked.into_iter().map(|at| {
+            let found = stage.cluster.readings().get(&at).cloned();
+            (at, found.unwrap_or_else(|| Err("refused".to_owned())))
+        });
+        let look = ClusterLook {
+            seeds: NODES.map(at).into(),
+            store: stage.store(),
+            rows: stage.rows(),
+            readings: readings.collect(),
+        };
+        let wall = Timestamp::from_millisecond(1_700_000_100_000).expect("a time");
+        ClusterLoop::planned(policy("agent-0"), look, Now { mono: Mono(0), wall })
+    };
+    let mut new = Stage::new(Cluster::healthy(), 0);
+    let first = planned(&new);
+    assert!(first.ops.iter().any(|op| matches!(op, Op::KeyCas { index: 0, .. })), "{first:?}");
+    new.cluster.dies('a');
+    new.cluster.dies('b');
+    let none = planned(&new);
+    assert_eq!(none.ops, []);
+    assert!(!none.not_done.is_empty(), "no majority is heard");
+    let mut stage = Stage::published();
+    assert_eq!(planned(&stage), ClusterPlan::default());
+    stage.cluster.dies('a');
+    let dead = planned(&stage);
+    let leaves = |op: &&Op| matches!(op, Op::ServiceDelete { .. });
+    assert_eq!(dead.ops.iter().filter(leaves).count(), 2, "{dead:?}");
+    assert_eq!(dead.not_done, Vec::<String>::new());
 }
 
 #[test]

@@ -1,15 +1,20 @@
 //! What is shown of a Redis Cluster, and its history in Consul.
 
+use std::collections::BTreeMap;
+
+use consul_redis_core::cluster::claims::{Begun, Hastened};
 use consul_redis_core::cluster::history::{ClusterChange, changes_of};
-use consul_redis_core::cluster::record::{ClusterStore, StoredCluster};
+use consul_redis_core::cluster::record::{ClusterRecord, ClusterStore, StoredCluster};
+use consul_redis_core::cluster::rows::plain_after;
 use consul_redis_core::cluster::shown::{
     AgentHears, ClusterProblemCode, ClusterStatus, cluster_status,
 };
 use consul_redis_core::cluster::slots::SLOTS;
 use consul_redis_core::known::observed::RowsAnswer;
 use consul_redis_core::published::projection::Layout;
+use jiff::Timestamp;
 
-use crate::cluster::at;
+use crate::cluster::{at, id};
 use crate::cluster_names::{Stage, policy};
 
 /// Long enough for whatever agents do at once.
@@ -135,6 +140,26 @@ fn each_change_is_in_the_history_with_its_generation_agent_and_nodes() {
     assert_eq!(leaves.slots_served, SLOTS - 5_461);
     assert!(leaves.what[0].contains("primary of shard 1, leaves"), "{leaves:?}");
     assert!(all[0].what.iter().any(|line| line.ends_with("is primary of shard 1")), "{all:#?}");
+}
+
+/// When the others were told to hurry stands beside the change that came of it, and beside no other.
+#[test]
+fn an_election_that_was_hastened_says_since_when() {
+    let stage = Stage::published();
+    let mut after = stage.record();
+    after.generation += 1;
+    let at = Timestamp::from_millisecond(1_700_000_000_700).expect("a time");
+    let begun = Begun { by: "agent-0".to_owned(), at };
+    let (dead, waited_ms) = (id('a'), BTreeMap::new());
+    after.claims.hastened = Some(Hastened { begun, dead, waited_ms, over: false });
+    let last = |after: &ClusterRecord| {
+        let plain = plain_after(Some(&stage.store()), after);
+        let all: Vec<ClusterChange> = serde_json::from_str(&plain["history"]).expect("a history");
+        all[0].hastened
+    };
+    assert_eq!(last(&after), None, "it owns its slots still");
+    after.shards.get_mut(&1).expect("a shard").owner = id('d');
+    assert_eq!(last(&after), Some(at));
 }
 
 /// A node that comes and goes for days neither fills Consul nor loses what was last.

@@ -1,13 +1,13 @@
 //! Whether a node may be started as it is, and whether a shard may be moved.
 
 use consul_redis_core::cluster::judgement::{NodeReadings, judge};
-use consul_redis_core::cluster::record::{ClusterRecord, ClusterRole};
-use consul_redis_core::cluster::shard_move::{MovedShard, prepare_shard};
+use consul_redis_core::cluster::record::{ClusterRecord, ClusterRole, IN_MAINTENANCE};
+use consul_redis_core::cluster::shard_move::{MovedShard, WantedMove, prepare_shard};
 use consul_redis_core::cluster::start::{StoppedNode, may_start};
 use consul_redis_core::cluster::table::Table;
 use consul_redis_core::time::after;
 
-use crate::cluster::{Cluster, at, id};
+use crate::cluster::{Cluster, at, id, link_to};
 use crate::cluster_names::{AT_ONCE, Stage};
 
 /// A cluster as it was published, and the file that each of its nodes has.
@@ -44,6 +44,23 @@ fn why(
 ) -> Option<String> {
     let file = file(cluster, node);
     may_start(&StoppedNode { file: &file, has_data, record, others }).err()
+}
+
+/// What an operator took out of service takes no shard over.
+#[test]
+fn a_shard_is_moved_to_no_replica_in_maintenance() {
+    let (mut record, cluster) = published();
+    let readings = cluster.readings();
+    let judged = judge(&readings).expect("a majority");
+    let target = |record: &ClusterRecord| {
+        let now = after(record.since, 3_600_000);
+        let wanted = WantedMove { shard: MovedShard::Numbered(1), to: None, forced: false };
+        prepare_shard(record, &judged, &readings, wanted, now).1.map(|made| made.to.1)
+    };
+    assert_eq!(target(&record), Some(at('d')));
+    let d = record.nodes.get_mut(&id('d')).expect("a node");
+    (d.fit, d.why) = (false, Some(IN_MAINTENANCE.to_owned()));
+    assert_eq!(target(&record), None);
 }
 
 #[test]
@@ -118,7 +135,8 @@ fn a_shard_moves_to_a_replica_that_can_take_requests_and_not_soon_after_its_last
         let judged = judge(&readings).unwrap();
         let to = to.map(at);
         let now = after(since, later_ms);
-        let (checks, plan) = prepare_shard(&record, &judged, &readings, moved, to.as_ref(), now);
+        let wanted = WantedMove { shard: moved, to: to.as_ref(), forced: false };
+        let (checks, plan) = prepare_shard(&record, &judged, &readings, wanted, now);
         let wrong: Vec<String> = checks.into_iter().filter_map(|check| check.found.err()).collect();
         (wrong.join("; "), plan)
     };
@@ -151,4 +169,28 @@ fn a_shard_moves_to_a_replica_that_can_take_requests_and_not_soon_after_its_last
     );
     cluster.dies('a');
     assert!(prepared(&cluster, first, None, 20_000).0.contains("cannot take requests"));
+}
+
+/// Only where the owner gives no answer, and by the operator's word: what the replica has not copied is lost.
+#[test]
+fn a_shard_is_forced_away_from_a_dead_owner_alone() {
+    let (record, mut cluster) = published();
+    let now = after(record.shards[&1].since.unwrap(), 60_000);
+    let prepared = |cluster: &Cluster, forced: bool| {
+        let readings = cluster.readings();
+        let judged = judge(&readings).unwrap();
+        let wanted = WantedMove { shard: MovedShard::Numbered(1), to: None, forced };
+        let (checks, plan) = prepare_shard(&record, &judged, &readings, wanted, now);
+        let wrong: Vec<String> = checks.into_iter().filter_map(|check| check.found.err()).collect();
+        (wrong.join("; "), plan)
+    };
+    let (wrong, plan) = prepared(&cluster, true);
+    assert!(wrong.contains("answers: without force, nothing is lost") && plan.is_none(), "{wrong}");
+    cluster.dies('a');
+    cluster.node('d').link = Some(link_to('a', false, Some(7)));
+    assert!(prepared(&cluster, false).0.contains("cannot take requests"));
+    let (wrong, plan) = prepared(&cluster, true);
+    let plan = plan.unwrap_or_else(|| panic!("{wrong}"));
+    assert_eq!((plan.from, plan.to), ((id('a'), at('a')), (id('d'), at('d'))));
+    assert!(plan.forced);
 }
