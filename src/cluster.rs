@@ -16,9 +16,11 @@ use crate::clock::{Clock, stood_still};
 use crate::core::cluster::judgement::{NodeAnswer, NodeReadings, ReplicaLink};
 use crate::core::cluster::order::{MetNode, NodeCommand, NodeOrder};
 use crate::core::cluster::renewal::NoAnswer;
+use crate::core::cluster::start::ReplPosition;
 use crate::core::cluster::table::{NODES_MAX, Table, TableRole};
 use crate::core::cluster::watch::NodeReading;
 use crate::core::identity::address::Address;
+use crate::core::identity::ids::ReplId;
 use crate::dns::{DnsError, Names};
 use crate::mailbox::Mailbox;
 use crate::redis_link::{Fields, Link, LinkError, LinkSettings, fields, text};
@@ -81,7 +83,25 @@ pub async fn ask(address: &Address, login: &LinkSettings) -> Result<NodeAnswer, 
     ask_over(&mut Link::open(address, login).await?, None, false).await
 }
 
-/// The same over an open connection. With `table`, which is the node's own of a moment ago, it is not asked for all of
+/// How far a node's data goes.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with one that does not say it.
+pub async fn position(address: &Address, login: &LinkSettings) -> Result<ReplPosition, LinkError> {
+    let mut link = Link::open(address, login).await?;
+    let replication = text(&link.call(&["INFO", "replication"]).await?);
+    let replication = replication.map_err(LinkError::Unexpected)?;
+    let replication = Fields::of_info(&replication);
+    let offset = replication.get("master_repl_offset").and_then(|text| text.parse().ok());
+    let found = replication.get("master_replid").zip(offset);
+    let position = |(history, offset): (&str, u64)| ReplPosition {
+        history: ReplId(history.to_owned()),
+        offset,
+    };
+    found.map(position).ok_or_else(|| LinkError::Unexpected("it names no history".to_owned()))
+}
+
+/// Asks over an open connection. With `table`, which is the node's own of a moment ago, it is not asked for all of
 /// it, unless its role is another one now. With `settings` it is asked for those that agents change, too.
 async fn ask_over(
     link: &mut Link,

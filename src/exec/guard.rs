@@ -1,18 +1,20 @@
 //! A node of a Redis Cluster is not started where what it would serve is not, or no longer, its own to serve.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::place::holds_data;
+use super::data_files::DataFiles;
 use crate::clock::Clock;
-use crate::cluster::look;
+use crate::cluster::{look, position};
 use crate::config::{ClusterConfig, Config};
 use crate::consul::client::Consul;
-use crate::core::cluster::start::{StoppedNode, may_start};
-use crate::core::cluster::table::Table;
+use crate::core::cluster::judgement::NodeReadings;
+use crate::core::cluster::start::{ReplPosition, StartWait, StoppedNode, StoredData, may_start};
+use crate::core::cluster::table::{NodeId, Table, TableRole};
 use crate::core::identity::address::Address;
 use crate::dns::Names;
 
@@ -22,8 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const CONSUL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the reason is said again.
 const SAID_EVERY: Duration = Duration::from_secs(30);
-/// A node without its data is started after so long all the same: no replica will be elected any more.
-const EMPTY_MAX: Duration = Duration::from_secs(60);
+/// A node that waits for the election of a replica is started after so long all the same: none will be elected any more.
+const ELECTED_MAX: Duration = Duration::from_secs(60);
 /// The line of the file that is no node's.
 const VARS: &str = "vars ";
 
@@ -33,7 +35,7 @@ pub async fn until_safe(
     cluster: &ClusterConfig,
     consul: &Consul,
     own: &Address,
-    data: &Path,
+    files: &DataFiles,
     file: &Path,
 ) {
     let Some(table) = read(file) else { return };
@@ -53,13 +55,17 @@ pub async fn until_safe(
         places.retain(|place| place != own);
         let others = look(&places, &cluster.login, &names, false).await.unwrap_or_default();
         let record = store.as_ref().map(|_| recorded);
-        let has_data = holds_data(data);
-        let node = StoppedNode { file: &table, has_data, record, others: &others };
-        let Err(why) = may_start(&node) else { return };
-        if !has_data && begun.elapsed() >= EMPTY_MAX {
-            return warn!(
-                "starts without data all the same: no other node has taken its slots over"
-            );
+        let data = files.stored();
+        let positions = match data {
+            StoredData::Snapshot(_) => positions(cluster, &table.own, &others).await,
+            StoredData::None | StoredData::Writes => BTreeMap::new(),
+        };
+        let (data, positions) = (&data, &positions);
+        let node = StoppedNode { file: &table, data, record, others: &others, positions };
+        let Err(StartWait { why, for_election }) = may_start(&node) else { return };
+        if for_election && begun.elapsed() >= ELECTED_MAX {
+            let with = if *data == StoredData::None { "without data" } else { "with its snapshot" };
+            return warn!("starts {with} all the same: no other node has taken its slots over");
         }
         let again =
             said.as_ref().is_none_or(|(text, at)| *text != why || at.elapsed() >= SAID_EVERY);
@@ -69,6 +75,24 @@ pub async fn until_safe(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// How far the data of its replicas goes, of those that say it.
+async fn positions(
+    cluster: &ClusterConfig,
+    id: &NodeId,
+    others: &NodeReadings,
+) -> BTreeMap<NodeId, ReplPosition> {
+    let mut found = BTreeMap::new();
+    for (at, answer) in others.iter().filter_map(|(at, answer)| Some((at, answer.as_ref().ok()?))) {
+        let own = answer.table.own_row();
+        if own.is_some_and(|row| row.role == TableRole::Replica(id.clone()))
+            && let Ok(position) = position(at, &cluster.login).await
+        {
+            found.insert(answer.table.own.clone(), position);
+        }
+    }
+    found
 }
 
 /// What the node's file says it was; `None` where there is none, or one that the server will not read either.

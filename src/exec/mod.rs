@@ -10,6 +10,7 @@ mod beside;
 mod blank;
 pub mod child;
 pub mod config_file;
+mod data_files;
 mod guard;
 pub mod membership;
 pub mod place;
@@ -44,6 +45,7 @@ pub use beside::AGENT_STOP_TIMEOUT;
 use beside::Beside;
 use child::{Child, Ended, Received, is_stop};
 use config_file::ServerConfig;
+use data_files::DataFiles;
 use membership::Note;
 use settings::{Environment, FORGOTTEN_AFTER, ServerCommand, ServerKind};
 
@@ -210,22 +212,27 @@ impl Exec {
         }
         let consul = Consul::new(&self.config.consul)?;
         if let Some(cluster) = self.config.clusters.first().filter(|_| self.is_node) {
-            let (config, data) = (&self.config, self.data_dir());
+            let (config, files) = (&self.config, self.data_files());
             let file = self.command.setting("cluster-config-file", &self.server.text);
-            let file = data.join(file.unwrap_or_else(|| NODES_FILE.to_owned()));
-            guard::until_safe(config, cluster, &consul, &self.address, &data, &file).await;
+            let file = files.dir().join(file.unwrap_or_else(|| NODES_FILE.to_owned()));
+            guard::until_safe(config, cluster, &consul, &self.address, &files, &file).await;
             return Ok(None);
         }
         let [group] = &self.config.groups[..] else {
             return Err(Failure::new(Exit::Config, "a Redis belongs to one group"));
         };
-        Ok(Some(place::find(&self.config, group, &consul, &self.address, &self.data_dir()).await))
+        Ok(Some(place::find(&self.config, group, &consul, &self.address, &self.data_files()).await))
     }
 
     /// Where the server keeps its data.
     fn data_dir(&self) -> PathBuf {
         let dir = self.command.setting("dir", &self.server.text).unwrap_or_default();
         self.data.join(dir)
+    }
+
+    /// What of that it reads when it is started.
+    fn data_files(&self) -> DataFiles {
+        DataFiles::new(self.data_dir(), |name| self.command.setting(name, &self.server.text))
     }
 
     /// What the Redis says of itself now, and its group; `None` for a Sentinel, or while it does not answer.

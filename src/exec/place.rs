@@ -5,7 +5,6 @@
 //! and otherwise starts detached ([`is_detached_address`](crate::core::published::projection::is_detached_address)),
 //! until the agents give it its place.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,6 +20,7 @@ use crate::core::known::observed::Role;
 use crate::core::published::projection::{detached_address, is_detached_address};
 use crate::core::published::record::Record;
 use crate::exec::blank::are_all_blank;
+use crate::exec::data_files::DataFiles;
 use crate::exec::membership::Membership;
 use crate::instance::probe;
 use crate::redis_link::Link;
@@ -51,15 +51,15 @@ pub enum StartRole {
 /// What lies on the volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Volume {
-    /// A snapshot or an append-only file.
+    /// Data that the server will read, or that a copy of another one's would overwrite.
     pub holds_data: bool,
     /// What that was last a part of, where it was noted.
     pub membership: Option<Membership>,
 }
 
 impl Volume {
-    fn look(dir: &Path) -> Self {
-        Self { holds_data: holds_data(dir), membership: Membership::read(dir) }
+    fn look(files: &DataFiles) -> Self {
+        Self { holds_data: files.holds_any(), membership: Membership::read(files.dir()) }
     }
 }
 
@@ -97,10 +97,10 @@ pub async fn find(
     group: &GroupConfig,
     consul: &Consul,
     own: &Address,
-    data: &Path,
+    files: &DataFiles,
 ) -> Address {
     let clock = Clock::start();
-    let volume = Volume::look(data);
+    let volume = Volume::look(files);
     let down_after = group.policy.settings.down_after_ms.unwrap_or(DEFAULT_SETTINGS.down_after_ms);
     let patience = Instant::now() + Duration::from_millis(down_after) + FAILOVER_TIMEOUT;
     let mut said = false;
@@ -197,15 +197,6 @@ async fn read(
     }
 }
 
-/// A snapshot or an append-only file lies there.
-pub fn holds_data(dir: &Path) -> bool {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).any(|path| {
-        let extension = path.extension().and_then(std::ffi::OsStr::to_str);
-        matches!(extension, Some("rdb" | "aof")) || path.join("appendonly.aof.manifest").exists()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,19 +281,5 @@ mod tests {
         assert!(matches!(placed(None, false), StartRole::Nowhere(_)));
         let gone = record(None, OTHER, &[(OTHER, "down"), (OWN, "replica")]);
         assert!(matches!(placed(Some(&gone), true), StartRole::Nowhere(_)));
-    }
-
-    #[test]
-    fn data_is_seen_on_the_volume() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("redis.conf"), "").unwrap();
-        assert!(!holds_data(dir.path()));
-        std::fs::create_dir(dir.path().join("appendonlydir")).unwrap();
-        assert!(!holds_data(dir.path()), "an empty directory holds nothing");
-        std::fs::write(dir.path().join("appendonlydir/appendonly.aof.manifest"), "").unwrap();
-        assert!(holds_data(dir.path()));
-        std::fs::remove_dir_all(dir.path().join("appendonlydir")).unwrap();
-        std::fs::write(dir.path().join("dump.rdb"), "").unwrap();
-        assert!(holds_data(dir.path()));
     }
 }

@@ -18,11 +18,17 @@ const KEY: &str = "orders";
 
 /// Six blank containers that become a cluster.
 async fn made() -> (World, Vec<Container>) {
+    made_with("save \"\"\nappendonly yes\n").await
+}
+
+/// The same, with what they keep on disk.
+async fn made_with(keeps: &str) -> (World, Vec<Container>) {
     let spec = WorldSpec { redis: 0, sentinels: 0, groups: Vec::new(), ..WorldSpec::default() };
     let mut world = world(spec).await;
     let server = world.dir().join("image.conf");
-    let text = "cluster-enabled yes\ncluster-node-timeout 3000\nsave \"\"\nappendonly yes\n\
-                repl-diskless-sync-delay 0\n";
+    let text = format!(
+        "cluster-enabled yes\ncluster-node-timeout 3000\n{keeps}repl-diskless-sync-delay 0\n"
+    );
     std::fs::write(&server, text).unwrap();
     let agent = world.dir().join("agent.toml");
     let text =
@@ -94,6 +100,10 @@ pub async fn a_primary_without_its_data_is_not_started_before_its_replica_has_it
     nodes[index].kill_server().await;
     // The data is gone, and the file with its place in the cluster is not.
     std::fs::remove_dir_all(nodes[index].data.join("appendonlydir")).unwrap();
+    // What the server does not read is no data of its.
+    for name in ["temp-4711.rdb", "dump.rdb"] {
+        std::fs::write(nodes[index].data.join(name), "REDIS0011").unwrap();
+    }
     nodes[index].restart(&world);
     let new = until_owner(&world, Some(&old)).await;
     nodes[index].until_answers().await;
@@ -101,6 +111,37 @@ pub async fn a_primary_without_its_data_is_not_started_before_its_replica_has_it
     assert!(log.contains("not started yet: node") && log.contains("has no data"), "{log}");
     until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.contains(&old)).await;
     assert_eq!(nodes[at(&nodes, &new)].get(KEY).await, "kept", "{log}");
+}
+
+/// It was killed: what was written after the snapshot is on its replica alone.
+#[tokio::test]
+pub async fn a_primary_with_an_old_snapshot_is_not_started_before_its_replica_has_its_place() {
+    let (world, mut nodes) = made_with("save \"\"\nappendonly no\n").await;
+    let old = until_owner(&world, None).await;
+    let index = at(&nodes, &old);
+    assert_eq!(nodes[index].ask(&["SET", KEY, "old"]).await.unwrap(), Value::Okay);
+    assert_eq!(nodes[index].ask(&["SAVE"]).await.unwrap(), Value::Okay);
+    write(&nodes[index]).await;
+    nodes[index].kill_server().await;
+    nodes[index].restart(&world);
+    let new = until_owner(&world, Some(&old)).await;
+    nodes[index].until_answers().await;
+    let log = nodes[index].log();
+    assert!(log.contains("not started yet: node") && log.contains("has a snapshot alone"), "{log}");
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.contains(&old)).await;
+    assert_eq!(nodes[at(&nodes, &new)].get(KEY).await, "kept", "{log}");
+    // One whose snapshot has all that it had is started at once. Its replicas are sent nothing more after it.
+    let index = at(&nodes, &new);
+    let quiet = ["CONFIG", "SET", "repl-ping-replica-period", "3600"];
+    assert_eq!(nodes[index].ask(&quiet).await.unwrap(), Value::Okay);
+    assert_eq!(nodes[index].ask(&["SAVE"]).await.unwrap(), Value::Okay);
+    nodes[index].kill_server().await;
+    nodes[index].restart(&world);
+    nodes[index].until_answers().await;
+    let log = nodes[index].log();
+    assert!(!log.contains("not started yet"), "{log}");
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| found.len() == 6).await;
+    assert_eq!(nodes[at(&nodes, &until_owner(&world, None).await)].get(KEY).await, "kept", "{log}");
 }
 
 #[tokio::test]

@@ -1,10 +1,15 @@
 //! Whether a node may be started as it is, and whether a shard may be moved.
 
+use std::collections::BTreeMap;
+
 use consul_redis_core::cluster::judgement::{NodeReadings, judge};
 use consul_redis_core::cluster::record::{ClusterRecord, ClusterRole, IN_MAINTENANCE};
 use consul_redis_core::cluster::shard_move::{MovedShard, WantedMove, prepare_shard};
-use consul_redis_core::cluster::start::{StoppedNode, may_start};
-use consul_redis_core::cluster::table::Table;
+use consul_redis_core::cluster::start::{
+    ReplPosition, StartWait, StoppedNode, StoredData, may_start,
+};
+use consul_redis_core::cluster::table::{NodeId, Table};
+use consul_redis_core::identity::ids::ReplId;
 use consul_redis_core::time::after;
 
 use crate::cluster::{Cluster, at, id, link_to};
@@ -42,8 +47,24 @@ fn why(
     record: Option<Option<&ClusterRecord>>,
     others: &NodeReadings,
 ) -> Option<String> {
+    let data = if has_data { StoredData::Writes } else { StoredData::None };
+    wait(cluster, node, &data, record, others, &BTreeMap::new()).map(|wait| wait.why)
+}
+
+fn wait(
+    cluster: &Cluster,
+    node: char,
+    data: &StoredData,
+    record: Option<Option<&ClusterRecord>>,
+    others: &NodeReadings,
+    positions: &BTreeMap<NodeId, ReplPosition>,
+) -> Option<StartWait> {
     let file = file(cluster, node);
-    may_start(&StoppedNode { file: &file, has_data, record, others }).err()
+    may_start(&StoppedNode { file: &file, data, record, others, positions }).err()
+}
+
+fn position(history: &str, offset: u64) -> ReplPosition {
+    ReplPosition { history: ReplId(history.to_owned()), offset }
 }
 
 /// What an operator took out of service takes no shard over.
@@ -87,6 +108,57 @@ fn an_owner_without_its_data_waits_for_its_replica_to_own_its_slots_and_one_with
     assert_eq!(why(&file, 'a', false, Some(Some(&record)), &others(&cluster, "a")), None);
     record.nodes.remove(&id('d'));
     assert_eq!(why(&file, 'a', false, Some(Some(&record)), &NodeReadings::new()), None);
+}
+
+#[test]
+fn an_owner_whose_snapshot_is_older_than_what_its_replica_has_waits_for_the_replica_to_own_its_slots()
+ {
+    let (record, mut cluster) = published();
+    let file = cluster.clone();
+    cluster.dies('a');
+    let living = others(&cluster, "a");
+    let waits = |end: Option<ReplPosition>, its: Option<ReplPosition>, others: &NodeReadings| {
+        let positions = its.map(|its| (id('d'), its)).into_iter().collect();
+        let data = StoredData::Snapshot(end);
+        wait(&file, 'a', &data, Some(Some(&record)), others, &positions)
+    };
+    let said = waits(Some(position("h", 70)), Some(position("h", 71)), &living).unwrap();
+    assert!(said.for_election && said.why.contains("has a snapshot alone"), "{said:?}");
+    // It was stopped, and has saved all of it; or its replica has copied nothing.
+    assert_eq!(waits(Some(position("h", 70)), Some(position("h", 70)), &living), None);
+    assert_eq!(waits(Some(position("h", 70)), Some(position("other", 0)), &living), None);
+    // Where it is not known which of them has more, the one that has run on is taken for that.
+    for (end, its) in [
+        (Some(position("h", 70)), Some(position("other", 7))),
+        (None, Some(position("h", 7))),
+        (Some(position("h", 70)), None),
+    ] {
+        assert!(waits(end.clone(), its.clone(), &living).is_some(), "{end:?} {its:?}");
+    }
+    // Without its replica, or without votes for it, there will be no election.
+    for gone in ["ad", "ab", "abcd"] {
+        let left = others(&cluster, gone);
+        assert_eq!(waits(None, Some(position("h", 7)), &left), None, "{gone}");
+    }
+    let data = StoredData::Writes;
+    assert_eq!(wait(&file, 'a', &data, Some(Some(&record)), &living, &BTreeMap::new()), None);
+    cluster.d_is_elected();
+    assert_eq!(waits(None, None, &others(&cluster, "a")), None);
+}
+
+#[test]
+fn an_election_that_may_never_come_is_waited_for_and_an_answer_that_must_come_is_waited_for_longer()
+{
+    let (mut record, cluster) = published();
+    let none = (NodeReadings::new(), BTreeMap::new());
+    let waits = |data: StoredData, record: Option<Option<&ClusterRecord>>| {
+        wait(&cluster, 'a', &data, record, &none.0, &none.1).unwrap().for_election
+    };
+    assert!(waits(StoredData::None, Some(Some(&record))));
+    assert!(waits(StoredData::None, None));
+    assert!(!waits(StoredData::Writes, None));
+    replaced(&mut record);
+    assert!(!waits(StoredData::None, Some(Some(&record))));
 }
 
 #[test]
