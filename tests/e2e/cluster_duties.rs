@@ -248,6 +248,33 @@ pub async fn where_one_of_the_nodes_has_keys_no_cluster_is_made() {
     }
 }
 
+/// As where a firewall lets the clients' port through, and not the bus.
+#[tokio::test]
+pub async fn nodes_that_do_not_find_one_another_are_named_and_once_they_are_reset_planned_anew() {
+    let (world, cluster) = blank_alone().await;
+    let away = &cluster.nodes[5];
+    let bus = "cluster-announce-bus-port";
+    away.ask(&["CONFIG", "SET", bus, "1"]).await.unwrap();
+    let seeds: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let more = "expect = 6\nreplicas = 1\nfast_failover = \"off\"\n";
+    let agents = [cluster_agent(&world, "agent-0", &seeds, more)];
+    let words = format!("does not know {}", away.address);
+    until_logged(|| logs(&agents), 90, &words, 1).await;
+    let log = logs(&agents);
+    assert!(log.contains("nothing has come of it for 30 s") && log.contains("bus port"), "{log}");
+    let planned = claims(&world).await["making"]["shards"].to_string();
+    away.ask(&["CONFIG", "SET", bus, "0"]).await.unwrap();
+    for node in &cluster.nodes {
+        node.ask(&["CLUSTER", "RESET", "HARD"]).await.unwrap();
+    }
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found.len() == 3).await;
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.len() == 3).await;
+    until_nothing_is_under_way(&world).await;
+    for node in &cluster.nodes {
+        assert!(!planned.contains(&id(node).await.unwrap()), "{planned}\n{}", logs(&agents));
+    }
+}
+
 #[tokio::test]
 pub async fn a_blank_node_beside_an_agent_joins_and_one_that_no_agent_is_beside_does_not() {
     let (mut world, cluster) = blank_alone().await;

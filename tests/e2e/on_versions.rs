@@ -43,6 +43,7 @@ macro_rules! each_on {
                     a_slot_that_moves_is_followed_and_changes_no_name()}
                 cluster_duties::{blank_nodes_become_a_cluster_by_themselves_and_keep_their_places(),
                     where_one_of_the_nodes_has_keys_no_cluster_is_made(),
+                    nodes_that_do_not_find_one_another_are_named_and_once_they_are_reset_planned_anew(),
                     a_blank_node_beside_an_agent_joins_and_one_that_no_agent_is_beside_does_not(),
                     all_nodes_at_new_addresses_find_one_another_again(),
                     a_primary_that_dies_is_replaced_while_the_others_wait_for_a_moment_only(),

@@ -5,13 +5,18 @@ use std::collections::BTreeSet;
 
 use super::claims::{Claims, Hastened, Making};
 use super::renewal::{ClusterView, Renewed};
-pub use super::scene::Due;
 use super::scene::Scene;
+pub use super::scene::{Due, DutyMemory};
 use super::table::NodeId;
 use super::{hurry, join, leave, make, relink};
 
 /// What is to be done now, beside what is to be published.
-pub fn due(view: &ClusterView<'_>, renewed: &Renewed, claims_ms: u64) -> Due {
+pub fn due(
+    view: &ClusterView<'_>,
+    renewed: &Renewed,
+    claims_ms: u64,
+    memory: &mut DutyMemory,
+) -> Due {
     let duties = view.policy.duties;
     let claims = view.record.map(|record| record.claims.clone()).unwrap_or_default();
     let mut due = Due { claims, ..Due::default() };
@@ -31,9 +36,10 @@ pub fn due(view: &ClusterView<'_>, renewed: &Renewed, claims_ms: u64) -> Due {
     let scene = Scene { view, record, judged, claims_ms };
     let begun: Claims = record.claims.clone();
     if let Some(making) = &begun.making {
-        make::go_on(&scene, making, &mut due);
+        make::go_on(&scene, making, memory, &mut due);
         return due;
     }
+    memory.made = None;
     if let Some(hastened) = &begun.hastened {
         hurry::go_on(&scene, hastened, &mut due);
     }

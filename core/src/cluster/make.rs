@@ -4,13 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::claims::{Making, PlannedNode, PlannedShard};
-use super::judgement::NodeAnswer;
+use super::judgement::{JudgedNode, NodeAnswer};
 use super::order::{MetNode, NodeCommand};
-use super::scene::{Due, Present, Scene};
-use super::slots::{SLOTS, SlotRange};
-use super::table::{NodeId, TableRole};
+use super::scene::{Due, DutyMemory, Present, Scene};
+use super::slots::{SLOTS, SlotRange, count};
+use super::table::{NodeId, TableRole, TableRow};
 use super::wanted::Wanted;
 use crate::identity::address::Address;
+
+/// It is said why nothing has come of a plan for so long, in ms.
+pub const STANDS_STILL_MS: u64 = 30_000;
+/// Nodes that are named of several.
+const NAMED_MAX: usize = 3;
 
 /// A blank node, and the host that it is on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,65 +131,195 @@ pub fn blank_nodes<'a>(
 }
 
 /// Goes on with what was planned.
-pub(super) fn go_on(scene: &Scene<'_>, making: &Making, due: &mut Due) {
+pub(super) fn go_on(scene: &Scene<'_>, making: &Making, memory: &mut DutyMemory, due: &mut Due) {
     let present = scene.present();
+    if is_begun_anew(scene, making, &present) {
+        due.claims.making = None;
+        return;
+    }
     let planned: BTreeSet<&NodeId> = making.nodes().map(|node| &node.id).collect();
-    for node in making.nodes() {
-        let Some(found) = present.get(&node.id) else {
-            let PlannedNode { id, address } = node;
-            let words = format!("the cluster is not made yet: {address} ({id}) does not answer");
-            due.obstacle = Some(words);
-            return;
-        };
-        let other =
-            found.answer.table.rows.values().find(|row| !planned.contains(&row.id) && !row.outside);
-        if let Some(row) = other {
-            let (at, id) = (found.address, &row.id);
-            due.obstacle =
-                Some(format!("the cluster is not made: {at} knows node {id}, which is not of it"));
+    for Present { address, answer } in making.nodes().filter_map(|node| present.get(&node.id)) {
+        let stranger = |row: &&TableRow| !planned.contains(&row.id) && !row.outside;
+        if let Some(row) = answer.table.rows.values().find(stranger) {
+            let id = &row.id;
+            due.obstacle = Some(format!(
+                "the cluster is not made: {address} knows node {id}, which is not of it"
+            ));
             return;
         }
     }
-    if is_made(making, &present) {
+    if is_made(scene, making, &present) {
         due.claims.making = None;
+        return;
+    }
+    if let Some(node) = making.nodes().find(|node| !present.contains_key(&node.id)) {
+        let PlannedNode { id, address } = node;
+        let words = format!("the cluster is not made yet: {address} ({id}) does not answer");
+        due.obstacle = Some(words);
+        // It may be dead for good, once the others have their places.
+        if scene.is_mine(&making.begun) {
+            follow(making, &present, due);
+        }
         return;
     }
     if scene.is_mine(&making.begun) {
         next_step(making, &present, due);
     }
+    let (now, done) = (scene.view.now.mono, done(making, &present));
+    let known = memory.made.filter(|(most, _)| *most >= done);
+    let (_, since) = *memory.made.insert(known.unwrap_or((done, now)));
+    if due.obstacle.is_none() && now - since >= STANDS_STILL_MS {
+        let (what, s) = (missing(making, &present), STANDS_STILL_MS / 1_000);
+        due.obstacle =
+            Some(format!("the cluster is not made, and nothing has come of it for {s} s: {what}"));
+    }
 }
 
-/// Every node knows all others, and what they are.
-fn is_made(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>) -> bool {
+/// An operator has reset all of its nodes: they have other ids, and are blank.
+fn is_begun_anew(
+    scene: &Scene<'_>,
+    making: &Making,
+    present: &BTreeMap<&NodeId, Present<'_>>,
+) -> bool {
     making.nodes().all(|node| {
-        let Some(Present { answer, .. }) = present.get(&node.id) else { return false };
-        let rows = &answer.table.rows;
-        let as_planned = |shard: &PlannedShard| {
-            let owns = rows.get(&shard.primary.id).is_some_and(|row| row.slots == [shard.slots]);
-            let led = TableRole::Replica(shard.primary.id.clone());
-            owns && shard
-                .replicas
-                .iter()
-                .all(|n| rows.get(&n.id).is_some_and(|row| row.role == led))
-        };
-        let linked = answer.link.as_ref().is_none_or(|link| link.up);
-        rows.len() == making.nodes().count()
-            && rows.values().all(|row| row.is_well())
-            && making.shards.iter().all(as_planned)
-            && linked
-            && answer.state_ok
+        let answer = scene.answer(&node.address);
+        !present.contains_key(&node.id) && answer.is_some_and(NodeAnswer::is_blank)
     })
+}
+
+/// All slots are owned by nodes of the plan, and each of the others follows one of these, as all of them say. It need
+/// not be as planned: an owner may have been replaced meanwhile. One that gives no answer has had its place, and a majority
+/// calls it failing.
+fn is_made(scene: &Scene<'_>, making: &Making, present: &BTreeMap<&NodeId, Present<'_>>) -> bool {
+    let Some(judged) = scene.judged.filter(|judged| judged.unowned.is_empty()) else {
+        return false;
+    };
+    let owners: BTreeSet<&NodeId> = judged.shards.iter().map(|shard| &shard.owner).collect();
+    let all: BTreeSet<&NodeId> = making.nodes().map(|node| &node.id).collect();
+    let had_its_place = |id: &NodeId| {
+        let dead = |node: &&JudgedNode| node.id.as_ref() == Some(id) && !node.trusted;
+        let placed = |node: &JudgedNode| {
+            node.owner.is_some() || making.shards.iter().any(|shard| shard.primary.id == *id)
+        };
+        judged.nodes.iter().find(dead).is_some_and(placed)
+    };
+    let agrees = |answer: &NodeAnswer| {
+        let rows = &answer.table.rows;
+        let owned: usize = answer.table.owners().map(|row| count(&row.slots)).sum();
+        let right = |row: &TableRow| match &row.role {
+            _ if !present.contains_key(&row.id) => true,
+            TableRole::Replica(of) => row.is_well() && owners.contains(of),
+            TableRole::Primary | TableRole::Unknown => row.is_well() && owners.contains(&row.id),
+        };
+        owned == SLOTS
+            && answer.table.owners().all(|row| owners.contains(&row.id))
+            && all.iter().all(|id| rows.get(*id).is_some_and(right))
+            && answer.link.as_ref().is_none_or(|link| link.up)
+            && answer.state_ok
+    };
+    owners.iter().all(|owner| all.contains(owner) && present.contains_key(owner))
+        && all.iter().all(|id| match present.get(id) {
+            Some(found) => agrees(found.answer),
+            None => had_its_place(id),
+        })
+}
+
+/// The node that owns the shard's slots by its own word: its primary, unless one of its replicas was elected meanwhile.
+fn leader<'a>(
+    shard: &'a PlannedShard,
+    present: &BTreeMap<&NodeId, Present<'_>>,
+) -> Option<&'a NodeId> {
+    let owned = |id: &NodeId| {
+        let own = present.get(id)?.answer.table.own_row()?;
+        (own.slots == [shard.slots]).then_some(own.config_epoch)
+    };
+    let nodes = std::iter::once(&shard.primary).chain(&shard.replicas).map(|node| &node.id);
+    nodes.filter(|id| owned(id).is_some()).max_by_key(|id| owned(id))
+}
+
+/// How much of it is there: slots that are owned, nodes that know one another, and replicas that follow.
+fn done(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>) -> usize {
+    let owned = making.shards.iter().filter(|shard| leader(shard, present).is_some()).count();
+    let known: usize = making.nodes().map(|node| known_to(making, present, node).count()).sum();
+    owned + known + making.nodes().count() - strays(making, present).len()
+}
+
+/// The nodes of the plan that a node knows well.
+fn known_to<'a>(
+    making: &'a Making,
+    present: &'a BTreeMap<&NodeId, Present<'_>>,
+    node: &PlannedNode,
+) -> impl Iterator<Item = &'a PlannedNode> {
+    let rows = present.get(&node.id).map(|found| &found.answer.table.rows);
+    let known = move |other: &&PlannedNode| {
+        rows.is_some_and(|rows| rows.get(&other.id).is_some_and(TableRow::is_well))
+    };
+    making.nodes().filter(known)
+}
+
+/// The nodes that neither own their shard's slots nor follow the node that does.
+fn strays<'a>(
+    making: &'a Making,
+    present: &BTreeMap<&NodeId, Present<'_>>,
+) -> Vec<&'a PlannedNode> {
+    let mut found = Vec::new();
+    for shard in &making.shards {
+        let leader = leader(shard, present);
+        for node in std::iter::once(&shard.primary).chain(&shard.replicas) {
+            let own = present.get(&node.id).and_then(|found| found.answer.table.own_row());
+            let follows = |row: &TableRow| match &row.role {
+                TableRole::Replica(of) => Some(of) == leader,
+                TableRole::Primary | TableRole::Unknown => Some(&node.id) == leader,
+            };
+            if !own.is_some_and(follows) {
+                found.push(node);
+            }
+        }
+    }
+    found
+}
+
+/// What keeps it from being made, as far as it can be seen.
+fn missing(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>) -> String {
+    let named = |nodes: &[&PlannedNode]| {
+        let at = nodes.iter().take(NAMED_MAX).map(|node| node.address.to_string());
+        let more = nodes.len().saturating_sub(NAMED_MAX);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        format!("{}{more}", at.collect::<Vec<_>>().join(", "))
+    };
+    let mut nodes: Vec<&PlannedNode> = making.nodes().collect();
+    nodes.sort_by(|one, other| one.address.cmp(&other.address));
+    let unknown = nodes.iter().filter_map(|node| {
+        let known: BTreeSet<&NodeId> = known_to(making, present, node).map(|n| &n.id).collect();
+        let others = nodes.iter().copied();
+        let unknown: Vec<&PlannedNode> =
+            others.filter(|other| !known.contains(&other.id)).collect();
+        (!unknown.is_empty()).then(|| format!("{} does not know {}", node.address, named(&unknown)))
+    });
+    let unknown: Vec<String> = unknown.collect();
+    if !unknown.is_empty() {
+        let more = unknown.len().saturating_sub(NAMED_MAX);
+        let more = if more == 0 { String::new() } else { format!("; and {more} more nodes") };
+        return format!(
+            "{}{more}. Each node has to reach the bus port of every other one: its port + 10000, unless cluster-port says another",
+            unknown.into_iter().take(NAMED_MAX).collect::<Vec<_>>().join("; ")
+        );
+    }
+    match &strays(making, present)[..] {
+        [] => "its nodes do not agree yet, or say cluster_state:fail".to_owned(),
+        strays => format!("these have not got their places: {}", named(strays)),
+    }
 }
 
 fn next_step(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>, due: &mut Due) {
     let at = |node: &PlannedNode| present.get(&node.id).copied();
     let mut owned = true;
     for (index, shard) in making.shards.iter().enumerate() {
-        let Some(Present { address, answer }) = at(&shard.primary) else { return };
-        let Some(own) = answer.table.own_row() else { return };
-        if own.slots == [shard.slots] {
+        if leader(shard, present).is_some() {
             continue;
         }
+        let Some(Present { address, answer }) = at(&shard.primary) else { return };
+        let Some(own) = answer.table.own_row() else { return };
         owned = false;
         let id = &shard.primary.id;
         if answer.table.is_alone() && own.slots.is_empty() && own.config_epoch == 0 {
@@ -220,21 +355,26 @@ fn next_step(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>, due: &mu
         let command = NodeCommand::Meet(MetNode { id, address: at, bus_port, blank });
         due.tell(address, &first.primary.id, command);
     }
-    let known = |node: &PlannedNode| {
-        let rows = at(node).map(|present| &present.answer.table.rows);
-        rows.is_some_and(|rows| {
-            making.nodes().all(|n| rows.get(&n.id).is_some_and(|r| r.is_well()))
-        })
-    };
-    if !met || !making.nodes().all(known) {
+    let count = making.nodes().count();
+    if met && making.nodes().all(|node| known_to(making, present, node).count() == count) {
+        follow(making, present, due);
+    }
+}
+
+/// Has the nodes follow the owner of their shard's slots, where all slots have one and they know it.
+fn follow(making: &Making, present: &BTreeMap<&NodeId, Present<'_>>, due: &mut Due) {
+    if making.shards.iter().any(|shard| leader(shard, present).is_none()) {
         return;
     }
     for shard in &making.shards {
-        let led = TableRole::Replica(shard.primary.id.clone());
-        for node in &shard.replicas {
-            let Some(Present { address, answer }) = at(node) else { return };
-            if answer.table.own_row().is_some_and(|row| row.role != led) {
-                due.tell(address, &node.id, NodeCommand::Replicate(shard.primary.id.clone()));
+        let Some(leader) = leader(shard, present) else { continue };
+        let led = TableRole::Replica(leader.clone());
+        for node in std::iter::once(&shard.primary).chain(&shard.replicas) {
+            let Some(Present { address, answer }) = present.get(&node.id) else { continue };
+            let other = |row: &TableRow| row.role != led && row.slots.is_empty();
+            let known = answer.table.rows.get(leader).is_some_and(TableRow::is_well);
+            if known && node.id != *leader && answer.table.own_row().is_some_and(other) {
+                due.tell(address, &node.id, NodeCommand::Replicate(leader.clone()));
             }
         }
     }

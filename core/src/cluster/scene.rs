@@ -9,6 +9,7 @@ use super::record::ClusterRecord;
 use super::renewal::ClusterView;
 use super::table::NodeId;
 use crate::identity::address::Address;
+use crate::time::Mono;
 
 /// A node that answers now.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +39,13 @@ pub struct Due {
     pub orders: Vec<NodeOrder>,
     /// What keeps something that is wanted from being done.
     pub obstacle: Option<String>,
+}
+
+/// What an agent remembers of the duties from one look to the next.
+#[derive(Debug, Clone, Default)]
+pub struct DutyMemory {
+    /// How much of the cluster that is being made was there at the most, and since when.
+    pub(super) made: Option<(usize, Mono)>,
 }
 
 impl<'a> Scene<'a> {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::claims::Claims;
-use super::duties::due;
+use super::duties::{DutyMemory, due};
 use super::judgement::{Judgement, NodeAnswer, NodeReadings, judge};
 use super::order::NodeOrder;
 use super::record::{
@@ -240,6 +240,7 @@ pub struct ClusterLoop {
     partial_since: Option<Mono>,
     /// What is begun, and since when this agent knows of it.
     claims: (Claims, Mono),
+    duties: DutyMemory,
     /// What is wanted of the nodes and not done.
     left_undone: Option<String>,
     /// What nodes were told, and when.
@@ -280,6 +281,7 @@ impl ClusterLoop {
             served_all: None,
             partial_since: None,
             claims: (Claims::default(), Mono::default()),
+            duties: DutyMemory::default(),
             left_undone: None,
             told: BTreeMap::new(),
         }
@@ -720,7 +722,7 @@ impl ClusterLoop {
             now,
         };
         let renewed = renew(&view);
-        let due = due(&view, &renewed, now.mono - self.claims.1);
+        let due = due(&view, &renewed, now.mono - self.claims.1, &mut self.duties);
         let Renewed { record, held, judged, silent } = with_claims(&view, renewed, due.claims);
         self.overruled.retain(|id| silent.contains(id));
         match &judged {

@@ -154,6 +154,107 @@ fn whichever_command_its_agent_dies_after_another_one_goes_on_with_the_plan() {
     }
 }
 
+/// The port of the bus is closed, say.
+#[test]
+fn nodes_that_do_not_find_one_another_are_named_after_30_s_and_what_they_need() {
+    let mut stage = stage(blank(), 2, ALL);
+    stage.obeys = |cluster, order| {
+        if !matches!(order.command, NodeCommand::Meet(_)) {
+            obey(cluster, order);
+        }
+    };
+    stage.turn(29_000 / STEP_MS as usize);
+    assert_eq!(stage.said(0, "nothing has come of it"), 0, "{:?}", stage.agents[0].said);
+    stage.turn(4_000 / STEP_MS as usize);
+    for agent in 0..2 {
+        let said = stage.agents[agent].said.join("\n");
+        let words = "nothing has come of it for 30 s: 10.0.0.1:6379 does not know 10.0.0.2:6379, 10.0.0.3:6379, \
+                     10.0.0.4:6379 and 2 more; 10.0.0.2:6379 does not know 10.0.0.1:6379";
+        assert!(said.contains(words) && said.contains("its port + 10000"), "{said}");
+        let problems = stage.shown(agent).problems;
+        assert!(problems.iter().any(|problem| problem.text.contains(words)), "{problems:#?}");
+    }
+    // The port is opened.
+    stage.obeys = obey;
+    stage.turn(LATER);
+    assert_eq!((stage.record().claims.is_none(), stage.named("orders").len()), (true, 6));
+    let left = stage.shown(0).problems;
+    assert!(!left.iter().any(|problem| problem.text.contains("is not made")), "{left:#?}");
+}
+
+/// All but f are in their places.
+fn half_made() -> Stage {
+    let mut stage = stage(blank(), 2, ALL);
+    stage.obeys = |cluster, order| match order.command {
+        NodeCommand::Replicate(_) if name_of(&order.id) == 'f' => {}
+        _ => obey(cluster, order),
+    };
+    stage.turn(LATER);
+    assert!(stage.record().claims.making.is_some());
+    stage.cluster.dies('a');
+    stage.cluster.say(&NODES, 'a', |line| line.flags = "master,fail".to_owned());
+    stage.cluster.d_is_elected();
+    stage.obeys = obey;
+    stage
+}
+
+#[test]
+fn a_planned_primary_that_was_replaced_meanwhile_holds_nothing_up() {
+    // It is back, as a replica.
+    let mut stage = half_made();
+    let table = stage.cluster.0[&'b'].table.clone();
+    let a = stage.cluster.node('a');
+    (a.answers, a.table, a.link) = (true, table, Some(link_to('d', true, Some(1))));
+    stage.cluster.say(&NODES, 'a', |line| *line = Line::replica('d', 4));
+    stage.turn(LATER);
+    let record = stage.record();
+    assert_eq!((record.claims.is_none(), record.served()), (true, SLOTS), "{:?}", commands(&stage));
+    assert_eq!(stage.named("orders-primary"), ats("bcd"));
+    assert_eq!(stage.named("orders-replica"), ats("aef"));
+}
+
+#[test]
+fn a_planned_primary_that_is_dead_and_was_replaced_holds_nothing_up() {
+    let mut stage = half_made();
+    stage.turn(LATER);
+    let record = stage.record();
+    assert_eq!((record.claims.is_none(), record.served()), (true, SLOTS), "{:?}", record.claims);
+    assert_eq!(stage.named("orders-primary"), ats("bcd"));
+    assert_eq!(stage.named("orders-replica"), ats("ef"));
+    // One whose slots no other node has does.
+    let mut stage = half_made();
+    stage.cluster.say(&NODES, 'd', |line| *line = Line::replica('a', 1));
+    stage.cluster.say(&NODES, 'a', |line| line.slots = SLOTS_OF[0].to_owned());
+    stage.turn(LATER);
+    assert!(stage.record().claims.making.is_some());
+    assert!(stage.said(0, "10.0.0.1:6379 (aaaaaaaa) does not answer") > 0);
+}
+
+/// By `CLUSTER RESET HARD`.
+#[test]
+fn a_plan_is_given_up_where_all_of_its_nodes_are_blank_and_have_other_ids() {
+    let mut stage = stage(blank(), 2, ALL);
+    stage.obeys = |_, _| {};
+    stage.turn(AT_ONCE);
+    let planned = stage.record().claims.making.unwrap();
+    // One after the other.
+    let new = ['1', '2', '3', '4', '5', '6'];
+    stage.cluster.0.clear();
+    for (old, new) in NODES.into_iter().zip(new) {
+        let line =
+            format!("{} {}@16379 myself,master - 0 0 0 connected\n", id(new).as_str(), at(old));
+        let table = consul_redis_core::cluster::table::Table::parse(&line).expect("a table");
+        let answer = crate::cluster::bare(table, false);
+        stage.others.insert(at(old), Ok(answer));
+        stage.turn(1);
+    }
+    stage.turn(LATER);
+    let next = stage.record().claims.making.unwrap();
+    assert_ne!(next, planned);
+    let ids: BTreeSet<NodeId> = next.nodes().map(|node| node.id.clone()).collect();
+    assert_eq!(ids, new.map(id).into());
+}
+
 #[test]
 fn no_cluster_is_made_of_too_few_nodes_or_of_any_that_is_not_blank_or_does_not_answer() {
     let not_made = |change: fn(&mut Cluster), words: &str| {
