@@ -10,9 +10,18 @@ use serde::{Deserialize, Serialize};
 use super::slots::SlotRange;
 use super::table::NodeId;
 use crate::identity::address::Address;
+use crate::time::between_ms;
 
 /// For so long what was begun is left to the agent that began it, in ms; then all agents go on with it.
 pub const LEFT_TO_ONE_MS: u64 = 10_000;
+
+/// After an attempt that came to nothing the next one with the same node waits for so long, in ms, and twice as long after
+/// each further one, ...
+pub const GIVEN_UP_FOR_MS: u64 = 30_000;
+/// ... and no longer than this, in ms.
+pub const GIVEN_UP_FOR_MAX_MS: u64 = 1_800_000;
+/// So many nodes are remembered with which attempts came to nothing.
+const GIVEN_UP_MAX: usize = 100;
 
 /// Who began something, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +117,9 @@ pub struct Leaving {
     pub begun: Begun,
     /// The member.
     pub id: NodeId,
+    /// Where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
 }
 
 /// A member that was forgotten.
@@ -117,6 +129,27 @@ pub struct Left {
     pub address: Address,
     /// When it was forgotten.
     pub at: Timestamp,
+}
+
+/// Attempts with one node that came to nothing: others get their turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// How many there were.
+    pub times: u32,
+    /// When the last one was given up.
+    pub at: Timestamp,
+}
+
+impl GivenUp {
+    /// How long it is until the next attempt, in ms: twice as long each time.
+    fn pause_ms(&self) -> u64 {
+        let doubled = 1_u64.checked_shl(self.times.saturating_sub(1)).unwrap_or(u64::MAX);
+        GIVEN_UP_FOR_MS.saturating_mul(doubled).min(GIVEN_UP_FOR_MAX_MS)
+    }
+
+    fn since_ms(&self, now: Timestamp) -> u64 {
+        between_ms(self.at, now)
+    }
 }
 
 /// Everything that is begun.
@@ -137,9 +170,32 @@ pub struct Claims {
     /// Those that were forgotten, and may come back.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left: BTreeMap<NodeId, Left>,
+    /// Those that did not join, or could not be forgotten, for a while.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub given_up: BTreeMap<NodeId, GivenUp>,
 }
 
 impl Claims {
+    /// An attempt with this node came to nothing.
+    pub fn give_up(&mut self, id: &NodeId, now: Timestamp) {
+        // What is long past counts no more.
+        self.given_up.retain(|_, last| {
+            last.since_ms(now) < last.pause_ms().saturating_add(GIVEN_UP_FOR_MAX_MS)
+        });
+        let times = self.given_up.get(id).map_or(0, |last| last.times).saturating_add(1);
+        self.given_up.insert(id.clone(), GivenUp { times, at: now });
+        while self.given_up.len() > GIVEN_UP_MAX {
+            let oldest = self.given_up.iter().min_by_key(|(_, last)| last.at);
+            let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
+            self.given_up.remove(&oldest);
+        }
+    }
+
+    /// The next attempt with this node has to wait.
+    pub fn pauses(&self, id: &NodeId, now: Timestamp) -> bool {
+        self.given_up.get(id).is_some_and(|last| last.since_ms(now) < last.pause_ms())
+    }
+
     /// Nothing was begun, and no member was forgotten.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
@@ -147,7 +203,7 @@ impl Claims {
 
     /// Something is under way. That nodes are yet to wait as before keeps from nothing.
     pub fn is_busy(&self) -> bool {
-        let Self { making, joining, hastened, leaving, left: _ } = self;
+        let Self { making, joining, hastened, leaving, left: _, given_up: _ } = self;
         let hastened = hastened.as_ref().is_some_and(|hastened| !hastened.over);
         making.is_some() || joining.is_some() || hastened || leaving.is_some()
     }
@@ -160,7 +216,7 @@ impl Claims {
 
     /// What is under way, a line each.
     pub fn in_words(&self) -> Vec<String> {
-        let Self { making, joining, hastened, leaving, left: _ } = self;
+        let Self { making, joining, hastened, leaving, left: _, given_up: _ } = self;
         let lines = [
             making.as_ref().map(ToString::to_string),
             joining.as_ref().map(ToString::to_string),

@@ -13,7 +13,7 @@ use crate::time::between_ms;
 /// For so long a node that was forgotten is not taken back by those that were told to, in ms (`docs/facts/cluster.md` 6),
 /// and a little more.
 pub const FORGOTTEN_FOR_MS: u64 = 65_000;
-/// A node that has not joined after so long is given up, in ms; another attempt may follow.
+/// A node that has not joined after so long is given up, in ms; another attempt follows after a pause.
 pub const JOINED_WITHIN_MS: u64 = 60_000;
 /// For so long a node that joins may give no answer, in ms.
 const FORGIVEN_MS: u64 = 5_000;
@@ -27,7 +27,11 @@ struct JoinCandidate {
 
 /// Begins, where a node waits and a shard needs it.
 pub(super) fn begin(scene: &Scene<'_>, replicas_max: Option<usize>, due: &mut Due) {
-    let Some(candidate) = candidates(scene).into_iter().next() else { return };
+    // Where one cannot join, the next one gets its turn.
+    let (claims, now) = (&scene.record.claims, scene.view.now.wall);
+    let candidates = candidates(scene).into_iter();
+    let mut candidates = candidates.filter(|found| !claims.pauses(&found.node.id, now));
+    let Some(candidate) = candidates.next() else { return };
     let PlannedNode { id, address } = &candidate.node;
     if scene.migrating() {
         due.obstacle = Some(format!("{address} ({id}) does not join while slots move"));
@@ -102,6 +106,7 @@ pub(super) fn go_on(scene: &Scene<'_>, joining: &Joining, due: &mut Due) {
     if follows && recorded.is_some_and(|node| node.role == Some(ClusterRole::Replica)) {
         due.claims.joining = None;
         due.claims.left.remove(id);
+        due.claims.given_up.remove(id);
         return;
     }
     if scene.claims_ms >= JOINED_WITHIN_MS {
@@ -163,9 +168,10 @@ fn voters<'a, 'b>(
 
 /// The agent that began it, or any after a while.
 fn give_up(scene: &Scene<'_>, due: &mut Due, why: String) {
-    let mine = due.claims.joining.as_ref().is_some_and(|joining| scene.is_mine(&joining.begun));
-    if mine && scene.claims_ms >= FORGIVEN_MS {
+    let joining = due.claims.joining.clone().filter(|joining| scene.is_mine(&joining.begun));
+    if let Some(joining) = joining.filter(|_| scene.claims_ms >= FORGIVEN_MS) {
         due.claims.joining = None;
+        due.claims.give_up(&joining.node.id, scene.view.now.wall);
     }
     due.obstacle = Some(why);
 }

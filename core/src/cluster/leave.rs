@@ -16,9 +16,15 @@ const TOLD_WITHIN_MS: u64 = 10_000;
 
 /// Begins with the member that has been dead for the longest.
 pub(super) fn begin(scene: &Scene<'_>, after_ms: u64, due: &mut Due) {
-    let dead = scene.record.nodes.iter().filter(|(id, node)| is_dead(scene, id, node, after_ms));
-    if let Some((id, _)) = dead.min_by_key(|(_, node)| node.since) {
-        due.claims.leaving = Some(Leaving { begun: scene.view.begun(), id: id.clone() });
+    let (claims, now) = (&scene.record.claims, scene.view.now.wall);
+    let dead = scene
+        .record
+        .nodes
+        .iter()
+        .filter(|(id, node)| !claims.pauses(id, now) && is_dead(scene, id, node, after_ms));
+    if let Some((id, node)) = dead.min_by_key(|(_, node)| node.since) {
+        let (begun, address) = (scene.view.begun(), Some(node.address.clone()));
+        due.claims.leaving = Some(Leaving { begun, id: id.clone(), address });
     }
 }
 
@@ -56,23 +62,25 @@ pub(super) fn go_on(scene: &Scene<'_>, leaving: &Leaving, due: &mut Due) {
     let members = scene.members();
     let knows = |found: &Present<'_>| found.answer.table.rows.contains_key(&leaving.id);
     let known = members.values().any(knows);
-    if members.contains_key(&leaving.id) || scene.claims_ms >= TOLD_WITHIN_MS {
-        // It is back, or a node cannot be told: all of it is looked at anew.
+    // It is back.
+    if members.contains_key(&leaving.id) {
         due.claims.leaving = None;
+        return;
+    }
+    // A node cannot be told: all of it is looked at anew, and what else waits has its turn.
+    if known && scene.claims_ms >= TOLD_WITHIN_MS {
+        due.claims.leaving = None;
+        due.claims.give_up(&leaving.id, scene.view.now.wall);
+        // It is none of the cluster's any more, although some know it.
+        if !scene.record.nodes.contains_key(&leaving.id) {
+            has_left(scene, leaving, due);
+        }
         return;
     }
     if !known {
         due.claims.leaving = None;
-        let address = scene.record.nodes.get(&leaving.id).map(|node| node.address.clone());
-        if let Some(address) = address {
-            let at = scene.view.now.wall;
-            due.claims.left.insert(leaving.id.clone(), Left { address, at });
-        }
-        while due.claims.left.len() > LEFT_MAX {
-            let oldest = due.claims.left.iter().min_by_key(|(_, left)| left.at);
-            let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
-            due.claims.left.remove(&oldest);
-        }
+        due.claims.given_up.remove(&leaving.id);
+        has_left(scene, leaving, due);
         return;
     }
     if !scene.is_mine(&leaving.begun) {
@@ -82,5 +90,17 @@ pub(super) fn go_on(scene: &Scene<'_>, leaving: &Leaving, due: &mut Due) {
         if knows(found) {
             due.tell(found.address, id, NodeCommand::Forget(leaving.id.clone()));
         }
+    }
+}
+
+fn has_left(scene: &Scene<'_>, leaving: &Leaving, due: &mut Due) {
+    let recorded = scene.record.nodes.get(&leaving.id).map(|node| node.address.clone());
+    let Some(address) = recorded.or_else(|| leaving.address.clone()) else { return };
+    let (at, left) = (scene.view.now.wall, &mut due.claims.left);
+    left.insert(leaving.id.clone(), Left { address, at });
+    while left.len() > LEFT_MAX {
+        let oldest = left.iter().min_by_key(|(_, left)| left.at);
+        let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
+        left.remove(&oldest);
     }
 }

@@ -166,9 +166,11 @@ impl ClusterRecord {
         named(self).eq(named(other))
     }
 
-    /// It is a member, or was one until it was forgotten.
+    /// It is a member, or was one until it was forgotten, by all others or by some.
     pub fn is_own(&self, id: &NodeId) -> bool {
-        self.nodes.contains_key(id) || self.claims.left.contains_key(id)
+        let Claims { leaving, left, .. } = &self.claims;
+        let leaves = leaving.as_ref().is_some_and(|leaving| leaving.id == *id);
+        leaves || self.nodes.contains_key(id) || left.contains_key(id)
     }
 
     /// The nodes of a shard that can take requests as this.

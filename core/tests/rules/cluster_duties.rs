@@ -349,6 +349,60 @@ fn a_blank_node_beside_an_agent_becomes_a_replica_of_the_shard_that_needs_it_mos
     assert!(stage.record().claims.is_none());
 }
 
+/// 8 has a firewall before its bus.
+fn all_but_8(cluster: &mut Cluster, order: &NodeOrder) {
+    match &order.command {
+        NodeCommand::Meet(met) if name_of(&met.id) == '8' => {}
+        _ => obey(cluster, order),
+    }
+}
+
+#[test]
+fn a_node_that_cannot_join_keeps_no_other_from_joining_and_no_dead_one_from_being_forgotten() {
+    let mut stage = published(2);
+    stage.obeys = all_but_8;
+    for name in ['8', '9'] {
+        stage.cluster.0.insert(name, blank_node(name));
+        announce(&mut stage, name, &format!("host-{name}"));
+    }
+    stage.cluster.dies('f');
+    stage.cluster.say(&NODES, 'f', |line| line.flags = "slave,fail".to_owned());
+    stage.turn(70_000 / STEP_MS as usize);
+    assert_eq!(stage.tags("orders-replica", '9').len(), 1, "{:?}", commands(&stage));
+    assert_eq!(kinds(&stage).get("forget"), Some(&6), "{:?}", commands(&stage));
+    assert!(stage.record().claims.left.contains_key(&id('f')));
+    // Ten minutes: the first attempt, and others after 30, 60, 120 and 240 s.
+    stage.turn(600_000 / STEP_MS as usize);
+    assert_eq!(stage.said(0, "10.0.0.108:6379 (88888888) becomes a replica"), 4);
+    assert!(stage.said(0, "(88888888) has not joined in time") > 0);
+    // An agent that begins now knows of it.
+    assert_eq!(stage.record().claims.given_up[&id('8')].times, 4);
+    stage.obeys = obey;
+    stage.turn(500_000 / STEP_MS as usize);
+    assert_eq!(stage.tags("orders-replica", '8').len(), 1, "{:?}", stage.record().claims);
+    assert!(stage.record().claims.given_up.is_empty());
+}
+
+#[test]
+fn one_that_cannot_be_forgotten_keeps_no_other_from_joining() {
+    let mut stage = published(1);
+    // b is not told.
+    stage.obeys = |cluster, order| match order.command {
+        NodeCommand::Forget(_) if name_of(&order.id) == 'b' => {}
+        _ => obey(cluster, order),
+    };
+    stage.cluster.dies('f');
+    stage.cluster.say(&NODES, 'f', |line| line.flags = "slave,fail".to_owned());
+    stage.turn(65_000 / STEP_MS as usize);
+    assert!(stage.record().claims.leaving.is_some());
+    stage.cluster.0.insert('9', blank_node('9'));
+    announce(&mut stage, '9', "host-9");
+    stage.turn(10_000 / STEP_MS as usize);
+    assert_eq!(stage.tags("orders-replica", '9').len(), 1, "{:?}", commands(&stage));
+    let claims = stage.record().claims;
+    assert_eq!((claims.given_up[&id('f')].times, claims.left.len()), (1, 1), "{claims:?}");
+}
+
 #[test]
 fn a_node_that_was_met_and_belongs_to_no_shard_is_made_a_replica_where_an_agent_is_beside_it() {
     let mut stage = published(1);
