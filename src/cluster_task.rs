@@ -17,7 +17,7 @@ use crate::config::ClusterConfig;
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::watch::{watch_cluster, watch_rows};
 use crate::core::cluster::order::NodeOrder;
-use crate::core::cluster::record::{AnnouncedNode, ClusterStore};
+use crate::core::cluster::record::{AnnouncedNode, Announcement, ClusterStore, retract};
 use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::shown::{ClusterProblemCode, ClusterStatus};
 use crate::core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
@@ -68,7 +68,7 @@ struct FollowedNode {
 struct NodesBeside {
     local: watch::Receiver<BTreeSet<Address>>,
     /// As Consul last told; `None` while it does not answer.
-    announced: Option<BTreeMap<Address, AnnouncedNode>>,
+    announced: Option<BTreeMap<Address, Announcement>>,
     /// Nothing is written before that.
     next: Instant,
 }
@@ -119,7 +119,7 @@ impl ClusterTask {
                 Some((address, reading)) = read.recv() => ClusterInput::Node(address, reading),
                 Some(input) = ended.recv() => input,
                 Some(answer) = keys.recv() => {
-                    beside.announced = answer.as_ref().ok().map(|store| store.announced.clone());
+                    beside.announced = answer.as_ref().ok().map(|store| store.announcements.clone());
                     hands.watched(answer)
                 }
                 Some(()) = rows.recv() => {
@@ -221,14 +221,16 @@ impl ClusterHands {
         let Some(announced) = beside.announced.as_ref().filter(|_| duties.manage) else { return };
         let mine = AnnouncedNode { agent: agent.clone(), host: agent.clone() };
         let mut ops = Vec::new();
-        for address in local.iter().filter(|address| announced.get(address) != Some(&mine)) {
+        let is_mine =
+            |address: &&Address| announced.get(*address).is_some_and(|found| found.node == mine);
+        for address in local.iter().filter(|address| !is_mine(address)) {
             let value = serde_json::to_string(&mine).unwrap_or_default();
             ops.push(Op::KeySet { key: layout.announced(address), value });
         }
         let old = announced
             .iter()
-            .filter(|(address, node)| node.agent == *agent && !local.contains(address));
-        ops.extend(old.map(|(address, _)| Op::KeyDeleteTree { prefix: layout.announced(address) }));
+            .filter(|(address, found)| found.node.agent == *agent && !local.contains(address));
+        ops.extend(old.filter_map(|(address, _)| retract(layout, announced, address)).flatten());
         if ops.is_empty() {
             return;
         }
@@ -259,6 +261,7 @@ impl ClusterHands {
             ClusterOutput::ReadStore => self.read_store(),
             ClusterOutput::ReadRows => self.read_rows(),
             ClusterOutput::Write(ops) => self.write(ops),
+            ClusterOutput::Retract(ops) => self.retract(ops),
             ClusterOutput::Tell(order, until) => self.tell(order, until),
             ClusterOutput::Say(LogLine { weight, text }) => {
                 let name = &self.cluster.policy.name;
@@ -325,6 +328,14 @@ impl ClusterHands {
             let told = tokio::time::timeout(TELL_TIMEOUT, tell(&order, &login, in_time)).await;
             let result = told.unwrap_or_else(|_| Err("no answer in time".to_owned()));
             let _ = done.send(ClusterInput::Told(order, result)).await;
+        });
+    }
+
+    fn retract(&self, ops: Vec<Op>) {
+        let (consul, name) = (self.consul.clone(), self.cluster.policy.name.clone());
+        tokio::spawn(async move {
+            let outcome = consul.txn(&ops, "").await;
+            debug!("{name}: what an agent said that is gone: {outcome:?}");
         });
     }
 

@@ -386,6 +386,37 @@ pub async fn a_spare_takes_the_place_of_a_replica_that_is_dead_for_good() {
     assert!(!claims(&world).await["left"][&dead].is_null());
 }
 
+/// Its address may be another cluster's by then.
+#[tokio::test]
+pub async fn what_an_agent_said_of_its_node_goes_when_it_is_away_for_long() {
+    let (mut world, cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let spare = LabCluster::start_blank(&mut world, &["node-6"], NODE_TIMEOUT_MS).await.unwrap();
+    let spare = &spare.nodes[0];
+    let last = cluster.nodes.last().unwrap();
+    let more = "replicas = 1\nforget_after = \"3s\"\nfast_failover = \"off\"\n";
+    let mut agents = [
+        cluster_agent(&world, "agent-0", &[last], more),
+        cluster_agent(&world, "agent-1", &[last], &format!("{more}{}", beside(spare))),
+    ];
+    until_all_named(&world, &cluster).await;
+    let key = format!("redis-ha/cluster/orders/nodes/{}", spare.address);
+    let has = async |wanted: bool| {
+        until("the key of the spare", REPLACED_WITHIN, || async {
+            let found = world.consul.key(&key).await?;
+            if found.is_some() == wanted { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+        })
+        .await
+        .unwrap();
+    };
+    has(true).await;
+    tokio::time::sleep(CALM * 2).await;
+    has(true).await;
+    agents[1].kill();
+    has(false).await;
+    assert!(logs(&agents).contains("has been away for 3 s"), "{}", logs(&agents));
+}
+
 /// Where `manage = false`, agents publish the same and tell the nodes nothing.
 #[tokio::test]
 pub async fn agents_that_only_ask_need_no_more_rights_than_that_and_tell_nothing() {

@@ -9,6 +9,7 @@ use super::claims::Claims;
 use super::slots::{SlotRange, count};
 use super::table::NodeId;
 use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::published::projection::Op;
 use crate::published::record::decode_form;
 use crate::published::store::{AGENTS, ANNOUNCED, Key, Layout};
 use crate::time::Mono;
@@ -203,6 +204,28 @@ pub struct AnnouncedNode {
     pub host: String,
 }
 
+/// The key of a node that an agent stands beside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// What it says.
+    pub node: AnnouncedNode,
+    /// Its ModifyIndex.
+    pub index: u64,
+}
+
+/// The operations that delete a node's key, if it is still as it was read; `None` where another one's name begins with its
+/// name, for then both would go.
+pub fn retract(
+    layout: &Layout,
+    all: &BTreeMap<Address, Announcement>,
+    address: &Address,
+) -> Option<Vec<Op>> {
+    let (key, index) = (layout.announced(address), all.get(address)?.index);
+    let longer = |other: &Address| *other != *address && layout.announced(other).starts_with(&key);
+    let guard = Op::KeyCheckIndex { key: key.clone(), index };
+    (!all.keys().any(longer)).then(|| vec![guard, Op::KeyDeleteTree { prefix: key }])
+}
+
 /// The host that a node is on: as its agent calls it, or its address.
 pub fn host_of(announced: &BTreeMap<Address, AnnouncedNode>, address: &Address) -> String {
     let named = announced.get(address).map(|node| node.host.clone());
@@ -231,16 +254,18 @@ pub struct ClusterStore {
     pub index: u64,
     /// All other keys, by their name below the cluster's root: the plain keys, the history, those of living agents.
     pub plain: BTreeMap<String, String>,
-    /// The nodes that agents stand beside.
+    /// The nodes that agents stand beside that are there.
     pub announced: BTreeMap<Address, AnnouncedNode>,
+    /// Every such key: those of agents that are away, too. An address of theirs may be another cluster's by now.
+    pub announcements: BTreeMap<Address, Announcement>,
 }
 
 impl ClusterStore {
     /// Makes sense of the keys below a cluster's root.
     pub fn from_keys(layout: &Layout, asked: Mono, keys: impl IntoIterator<Item = Key>) -> Self {
         let state = StoredCluster::Absent;
-        let (plain, announced) = (BTreeMap::new(), BTreeMap::new());
-        let mut answer = Self { asked, state, index: 0, plain, announced };
+        let (plain, announced, announcements) = Default::default();
+        let mut answer = Self { asked, state, index: 0, plain, announced, announcements };
         let root = layout.root();
         for Key { key, value, modify_index, locked } in keys {
             match key.strip_prefix(&root) {
@@ -255,7 +280,8 @@ impl ClusterStore {
                 Some(name) if name.starts_with(ANNOUNCED) => {
                     let address = name.strip_prefix(ANNOUNCED).and_then(|at| at.parse().ok());
                     let node = serde_json::from_slice(&value).ok();
-                    answer.announced.extend(address.zip(node));
+                    let found = node.map(|node| Announcement { node, index: modify_index });
+                    answer.announcements.extend(address.zip(found));
                 }
                 // The key of an agent whose session is gone is about to go too.
                 Some(name) if name.starts_with(AGENTS) && !locked => {}
@@ -266,6 +292,12 @@ impl ClusterStore {
                 None => {}
             }
         }
+        let there: BTreeSet<&str> = answer.agents().collect();
+        let counts =
+            |(_, found): &(&Address, &Announcement)| there.contains(found.node.agent.as_str());
+        let announced = answer.announcements.iter().filter(counts);
+        let announced = announced.map(|(at, found)| (at.clone(), found.node.clone())).collect();
+        answer.announced = announced;
         answer
     }
 
@@ -276,6 +308,12 @@ impl ClusterStore {
     pub fn maintenance(&self) -> Result<BTreeMap<NodeId, String>, String> {
         let Some(text) = self.plain.get(MAINTENANCE) else { return Ok(BTreeMap::new()) };
         serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// The keys of agents that are away.
+    pub fn unattended(&self) -> impl Iterator<Item = (&Address, u64)> {
+        let away = |(at, _): &(&Address, &Announcement)| !self.announced.contains_key(*at);
+        self.announcements.iter().filter(away).map(|(at, found)| (at, found.index))
     }
 
     /// The agents that watch the cluster now.

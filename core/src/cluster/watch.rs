@@ -8,7 +8,7 @@ use super::duties::{DutyMemory, due};
 use super::judgement::{Judgement, NodeAnswer, NodeReadings, judge};
 use super::order::NodeOrder;
 use super::record::{
-    ClusterRecord, ClusterRole, ClusterStore, MAINTENANCE, NodeRecord, StoredCluster,
+    ClusterRecord, ClusterRole, ClusterStore, MAINTENANCE, NodeRecord, StoredCluster, retract,
 };
 use super::renewal::{
     ClusterPolicy, ClusterView, Held, NoAnswer, NodeSeen, Renewed, differences, led_to,
@@ -136,6 +136,8 @@ pub enum ClusterOutput {
     ReadRows,
     /// Send this transaction and report its [`Outcome`].
     Write(Vec<Op>),
+    /// Send this transaction: whether it was carried out shows in the keys.
+    Retract(Vec<Op>),
     /// Tell a node this, where it is still the one that is meant, unless it is later than this.
     Tell(NodeOrder, Mono),
     /// Write to the log.
@@ -241,6 +243,8 @@ pub struct ClusterLoop {
     /// What is begun, and since when this agent knows of it.
     claims: (Claims, Mono),
     duties: DutyMemory,
+    /// The nodes' keys whose agents are away, as they were then, and since when.
+    unattended: BTreeMap<(Address, u64), Mono>,
     /// What is wanted of the nodes and not done.
     left_undone: Option<String>,
     /// What nodes were told, and when.
@@ -282,6 +286,7 @@ impl ClusterLoop {
             partial_since: None,
             claims: (Claims::default(), Mono::default()),
             duties: DutyMemory::default(),
+            unattended: BTreeMap::new(),
             left_undone: None,
             told: BTreeMap::new(),
         }
@@ -402,8 +407,35 @@ impl ClusterLoop {
         if is_news {
             self.ask(now.mono, &mut outputs);
             self.decide(now, &mut outputs);
+            self.retract_unattended(now.mono, &mut outputs);
         }
         outputs
+    }
+
+    /// Deletes the key of a node whose agent has been away for as long as a dead member is: one at a time, and not where
+    /// it has changed since.
+    fn retract_unattended(&mut self, now: Mono, outputs: &mut Vec<ClusterOutput>) {
+        let (Some(store), None) = (&self.store, self.reads.store) else { return };
+        let duties = self.policy.duties;
+        let Some(after_ms) = duties.forget_after_ms.filter(|_| duties.manage) else { return };
+        let away: BTreeSet<(Address, u64)> =
+            store.unattended().map(|(at, index)| (at.clone(), index)).collect();
+        self.unattended.retain(|key, _| away.contains(key));
+        for key in away {
+            self.unattended.entry(key).or_insert(now);
+        }
+        let due = self.unattended.iter_mut().find(|(_, since)| now - **since >= after_ms);
+        let Some(((address, _), since)) = due else { return };
+        // It is gone from the keys by then.
+        *since = now;
+        let Some(ops) = retract(&self.policy.layout, &store.announcements, address) else { return };
+        let agent = store.announcements.get(address).map(|found| found.node.agent.as_str());
+        let text = format!(
+            "agent {}, which said that it is beside {address}, has been away for {} s: its word is deleted",
+            agent.unwrap_or_default(),
+            after_ms / 1_000
+        );
+        outputs.extend([say(LogLevel::Info, text), ClusterOutput::Retract(ops)]);
     }
 
     /// Everything is asked at once, and often for a while.
@@ -568,9 +600,12 @@ impl ClusterLoop {
                 self.silenced = silent.into_iter().filter(|id| !fit(id)).collect();
                 let plain = plain_after(self.store.as_ref(), &record);
                 let state = StoredCluster::Known(Box::new(record));
-                let announced = self.store.as_ref().map(|store| store.announced.clone());
-                let announced = announced.unwrap_or_default();
-                let store = ClusterStore { asked: now.mono, state, index, plain, announced };
+                let before = self.store.as_ref();
+                let announced = before.map(|store| store.announced.clone()).unwrap_or_default();
+                let announcements = before.map(|store| store.announcements.clone());
+                let announcements = announcements.unwrap_or_default();
+                let asked = now.mono;
+                let store = ClusterStore { asked, state, index, plain, announced, announcements };
                 self.adopt(store, now.mono, outputs);
                 self.hurry(now.mono);
             }

@@ -560,6 +560,9 @@ impl World {
                 let at = self.now + self.delay();
                 self.push(at, Event::Read(agent, life, ReadKind::Rows));
             }
+            ClusterOutput::Retract(ops) => {
+                self.break_with(format!("no agent is beside a node: {ops:?}"))
+            }
             ClusterOutput::Write(ops) => {
                 let fate = match self.rng.random_range(0..100) {
                     0..93 => Fate::Answered,

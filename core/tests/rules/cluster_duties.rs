@@ -95,9 +95,13 @@ fn published(agents: usize) -> Stage {
 fn announce(stage: &mut Stage, name: char, host: &str) {
     let node = AnnouncedNode { agent: host.to_owned(), host: host.to_owned() };
     let key = format!("{}nodes/{}", layout().root(), at(name));
-    stage.kept.index += 1;
-    let value = serde_json::to_vec(&node).expect("JSON");
-    stage.kept.keys.insert(key, (value, stage.kept.index));
+    stage.put(&layout().agent(host), "{}");
+    stage.put(&key, &serde_json::to_string(&node).expect("JSON"));
+}
+
+/// The agents' sessions go with them.
+fn goes(stage: &mut Stage, agent: &str) {
+    stage.delete(&layout().agent(agent));
 }
 
 fn commands(stage: &Stage) -> Vec<String> {
@@ -401,6 +405,54 @@ fn one_that_cannot_be_forgotten_keeps_no_other_from_joining() {
     assert_eq!(stage.tags("orders-replica", '9').len(), 1, "{:?}", commands(&stage));
     let claims = stage.record().claims;
     assert_eq!((claims.given_up[&id('f')].times, claims.left.len()), (1, 1), "{claims:?}");
+}
+
+/// Its address may be another cluster's by now.
+#[test]
+fn what_an_agent_said_that_is_away_counts_no_more_and_is_deleted_after_a_while() {
+    let mut stage = published(2);
+    stage.cluster.0.insert('9', blank_node('9'));
+    announce(&mut stage, '9', "host-9");
+    goes(&mut stage, "host-9");
+    let key = layout().announced(&at('9'));
+    stage.turn(55_000 / STEP_MS as usize);
+    assert_eq!(stage.told, [], "it is beside no agent");
+    assert!(stage.agents[0].followed.iter().all(|followed| *followed != at('9')));
+    assert!(stage.kept.keys.contains_key(&key));
+    // It is back: its key is as it was, and counts.
+    stage.put(&layout().agent("host-9"), "{}");
+    stage.turn(LATER);
+    assert_eq!(kinds(&stage)["replicate"], 1, "{:?}", commands(&stage));
+    // Away for good, after all.
+    goes(&mut stage, "host-9");
+    stage.turn(55_000 / STEP_MS as usize);
+    assert!(stage.kept.keys.contains_key(&key));
+    stage.turn(10_000 / STEP_MS as usize);
+    assert!(!stage.kept.keys.contains_key(&key));
+    assert!(stage.said(0, "agent host-9, which said that it is beside 10.0.0.109:6379") > 0);
+}
+
+#[test]
+fn what_an_agent_says_again_is_not_deleted_and_nor_is_another_one_s() {
+    let mut stage = published(1);
+    stage.cluster.0.insert('9', blank_node('9'));
+    announce(&mut stage, '9', "host-9");
+    goes(&mut stage, "host-9");
+    stage.turn(40_000 / STEP_MS as usize);
+    // Written anew: its time begins anew.
+    let key = layout().announced(&at('9'));
+    let value = stage.value_of(&key);
+    stage.put(&key, &value);
+    stage.turn(40_000 / STEP_MS as usize);
+    assert!(stage.kept.keys.contains_key(&key));
+    // Its name is the beginning of another one's.
+    let longer = format!("{key}0");
+    stage.put(&longer, &value);
+    stage.turn(70_000 / STEP_MS as usize);
+    assert!(stage.kept.keys.contains_key(&key));
+    assert!(!stage.kept.keys.contains_key(&longer));
+    stage.turn(70_000 / STEP_MS as usize);
+    assert!(!stage.kept.keys.contains_key(&key));
 }
 
 #[test]

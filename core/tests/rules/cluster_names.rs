@@ -90,7 +90,8 @@ impl Kept {
             key: key.clone(),
             value: value.clone(),
             modify_index: *index,
-            locked: false,
+            // The session of an agent that is there.
+            locked: key.contains("/agents/"),
         });
         ClusterStore::from_keys(&layout(), asked, keys)
     }
@@ -205,6 +206,10 @@ impl Stage {
                     ClusterOutput::Write(ops) => {
                         let name = self.agents[index].name.clone();
                         inputs.push(ClusterInput::Written(self.kept.apply(&name, &ops)));
+                    }
+                    ClusterOutput::Retract(ops) => {
+                        let name = self.agents[index].name.clone();
+                        self.kept.apply(&name, &ops);
                     }
                     ClusterOutput::Say(line) => self.agents[index].said.push(line.text),
                     ClusterOutput::Tell(order, _) => {
