@@ -44,8 +44,7 @@ pub fn due(
         hurry::go_on(&scene, hastened, &mut due);
     }
     if judged.is_none() {
-        // Members that have lost one another have no majority for anything.
-        relink::meet_again(&scene, &mut due);
+        relink::again(&scene, memory, &mut due);
         return due;
     }
     let joining: BTreeSet<&NodeId> = begun.joining.iter().map(|joining| &joining.node.id).collect();
@@ -65,8 +64,7 @@ pub fn due(
     if duties.hasten && may_hasten && due.claims.hastened == begun.hastened {
         hurry::begin(&scene, &mut due);
     }
-    relink::meet_again(&scene, &mut due);
-    relink::follow_again(&scene, &mut due);
+    relink::again(&scene, memory, &mut due);
     if due.claims.is_busy() || begun.is_busy() {
         return due;
     }

@@ -2,12 +2,31 @@
 //! is now.
 
 use super::order::{MetNode, NodeCommand};
-use super::scene::{Due, Present, Scene};
+use super::scene::{Due, DutyMemory, Present, Scene};
 use super::table::{NodeId, TableRole, TableRow};
 use crate::identity::address::Address;
 
+/// Has one agent bring them together.
+pub(super) fn again(scene: &Scene<'_>, memory: &mut DutyMemory, due: &mut Due) {
+    let mut wanted = Due::default();
+    meet_again(scene, &mut wanted);
+    // Members that have lost one another have no majority for anything else.
+    if scene.judged.is_some() {
+        follow_again(scene, &mut wanted);
+    }
+    if wanted.orders.is_empty() {
+        memory.apart = None;
+        return;
+    }
+    let now = scene.view.now.mono;
+    let since = *memory.apart.get_or_insert(now);
+    if scene.is_its_turn(now - since) {
+        due.orders.extend(wanted.orders);
+    }
+}
+
 /// Has members meet that do not find one another any more.
-pub(super) fn meet_again(scene: &Scene<'_>, due: &mut Due) {
+fn meet_again(scene: &Scene<'_>, due: &mut Due) {
     let mut members = scene.members();
     // One that knows a node of another cluster would bring that with it.
     members.retain(|_, present| !knows_a_stranger(scene, present));
@@ -44,7 +63,7 @@ fn is_elsewhere(scene: &Scene<'_>, row: &TableRow, there: &Present<'_>) -> bool 
 }
 
 /// A replica that knows where its primary is, and follows an address where it was: it is told to follow the same node.
-pub(super) fn follow_again(scene: &Scene<'_>, due: &mut Due) {
+fn follow_again(scene: &Scene<'_>, due: &mut Due) {
     for (id, Present { address, answer }) in scene.members() {
         let Some(own) = answer.table.own_row() else { continue };
         let TableRole::Replica(of) = &own.role else { continue };

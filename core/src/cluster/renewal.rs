@@ -119,6 +119,8 @@ pub struct ClusterView<'a> {
     pub announced: &'a BTreeMap<Address, AnnouncedNode>,
     /// The nodes in maintenance.
     pub maintenance: &'a BTreeSet<NodeId>,
+    /// The agents that are there.
+    pub agents: &'a BTreeSet<String>,
     /// Where the operator has it begin to look.
     pub seeds: &'a BTreeSet<Address>,
     /// When another agent last changed the record: what was asked before that changes nothing of it.

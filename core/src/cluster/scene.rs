@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::claims::{Begun, Claims};
+use super::claims::{Begun, Claims, LEFT_TO_ONE_MS};
 use super::judgement::{Judgement, NodeAnswer};
 use super::order::{NodeCommand, NodeOrder};
 use super::record::ClusterRecord;
@@ -46,6 +46,8 @@ pub struct Due {
 pub struct DutyMemory {
     /// How much of the cluster that is being made was there at the most, and since when.
     pub(super) made: Option<(usize, Mono)>,
+    /// Since when members are to meet, or to follow the same node again.
+    pub(super) apart: Option<Mono>,
 }
 
 impl<'a> Scene<'a> {
@@ -78,6 +80,15 @@ impl<'a> Scene<'a> {
     /// What was begun is this agent's to go on with.
     pub(super) fn is_mine(&self, begun: &Begun) -> bool {
         begun.is_for(&self.view.policy.agent, self.claims_ms)
+    }
+
+    /// What any agent may do, and has not been recorded, the first of those that are there does; each of the others when
+    /// it has been wanted for so much longer.
+    pub(super) fn is_its_turn(&self, wanted_ms: u64) -> bool {
+        let own = self.view.policy.agent.as_str();
+        let before = self.view.agents.iter().filter(|agent| agent.as_str() < own).count();
+        let before = u64::try_from(before).unwrap_or(u64::MAX);
+        wanted_ms >= before.saturating_mul(LEFT_TO_ONE_MS)
     }
 
     /// A node that a voter's table has, and that is no member: two clusters may be about to merge.

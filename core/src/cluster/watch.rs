@@ -741,12 +741,14 @@ impl ClusterLoop {
             format!("key {MAINTENANCE} cannot be read, and no node is in maintenance: {why}")
         });
         let maintenance = maintenance.unwrap_or_default().into_keys().collect();
+        let agents: BTreeSet<String> = store.agents().map(str::to_owned).collect();
         let view = ClusterView {
             maintenance: &maintenance,
             policy: &self.policy,
             record: store.record(),
             nodes: &self.nodes,
             announced: &store.announced,
+            agents: &agents,
             seeds: &seeds,
             changed: self.changed,
             overruled: &self.overruled,

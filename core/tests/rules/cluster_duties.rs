@@ -678,6 +678,39 @@ fn a_member_at_another_address_is_met_again_by_its_id() {
     assert_eq!(met, wanted.map(str::to_owned).into_iter().collect(), "{:?}", commands(&stage));
 }
 
+/// Each pair of nodes by each agent would be many messages.
+#[test]
+fn one_agent_has_members_meet_and_another_one_where_that_one_does_not() {
+    let mut stage = published(3);
+    for agent in ["agent-0", "agent-1", "agent-2"] {
+        stage.put(&layout().agent(agent), "{}");
+    }
+    stage.turn(AT_ONCE);
+    let old = consul_redis_core::cluster::judgement::ReplicaLink {
+        up: false,
+        heard_s: None,
+        primary: Some("10.0.7.7:6379".parse().unwrap()),
+    };
+    let others = stage.agents.split_off(1);
+    let first = std::mem::replace(&mut stage.agents, others);
+    stage.cluster.node('d').link = Some(old.clone());
+    stage.obeys = |_, _| {};
+    stage.turn(9_000 / STEP_MS as usize);
+    assert_eq!(stage.told, [], "they leave it to agent-0, which is there, and does nothing");
+    stage.turn(4_000 / STEP_MS as usize);
+    let by: BTreeSet<&str> = stage.told.iter().map(|(by, _)| by.as_str()).collect();
+    assert_eq!(by, BTreeSet::from(["agent-1"]));
+    // It is back, and the first to see it.
+    stage.told.clear();
+    stage.agents.splice(0..0, first);
+    stage.cluster.node('d').link = Some(link_to('a', true, Some(1)));
+    stage.turn(LATER);
+    stage.cluster.node('d').link = Some(old);
+    stage.turn(AT_ONCE);
+    let by: BTreeSet<&str> = stage.told.iter().map(|(by, _)| by.as_str()).collect();
+    assert_eq!(by, BTreeSet::from(["agent-0"]));
+}
+
 #[test]
 fn a_replica_that_follows_an_old_address_is_told_to_follow_the_same_node() {
     let mut stage = published(1);
