@@ -65,6 +65,9 @@ pub fn due(
         hurry::begin(&scene, &mut due);
     }
     relink::again(&scene, memory, &mut due);
+    if duties.forget_after_ms.is_some() {
+        leave::forget_again(&scene, memory, &mut due);
+    }
     if due.claims.is_busy() || begun.is_busy() {
         return due;
     }

@@ -5,7 +5,7 @@ use super::claims::{Leaving, Left};
 use super::judgement::{Fitness, Unfit};
 use super::order::NodeCommand;
 use super::record::{ClusterRole, NodeRecord};
-use super::scene::{Due, Present, Scene};
+use super::scene::{Due, DutyMemory, Present, Scene};
 use super::table::{NodeId, TableRole};
 use crate::time::between_ms;
 
@@ -90,6 +90,43 @@ pub(super) fn go_on(scene: &Scene<'_>, leaving: &Leaving, due: &mut Due) {
         if knows(found) {
             due.tell(found.address, id, NodeCommand::Forget(leaving.id.clone()));
         }
+    }
+}
+
+/// Those that were forgotten, and that a node that was away meanwhile has given back to others: they are forgotten again,
+/// while they are dead.
+pub(super) fn forget_again(scene: &Scene<'_>, memory: &mut DutyMemory, due: &mut Due) {
+    let (present, members) = (scene.present(), scene.members());
+    let mut wanted = Due::default();
+    for left in scene.record.claims.left.keys() {
+        // What is recorded again has its time again.
+        if scene.record.nodes.contains_key(left) || present.contains_key(left) {
+            continue;
+        }
+        let lives = |found: &Present<'_>| {
+            let row = found.answer.table.rows.get(left);
+            row.is_some_and(|row| !row.failing || !row.slots.is_empty())
+        };
+        let led = |found: &Present<'_>| {
+            let own = found.answer.table.own_row();
+            own.is_some_and(|row| row.role == TableRole::Replica(left.clone()))
+        };
+        if members.values().any(|found| lives(found) || led(found)) {
+            continue;
+        }
+        let knows = |found: &Present<'_>| found.answer.table.rows.contains_key(left);
+        for (id, found) in members.iter().filter(|(_, found)| knows(found)) {
+            wanted.tell(found.address, id, NodeCommand::Forget(left.clone()));
+        }
+    }
+    if wanted.orders.is_empty() {
+        memory.given_back = None;
+        return;
+    }
+    let now = scene.view.now.mono;
+    let since = *memory.given_back.get_or_insert(now);
+    if scene.is_its_turn(now - since) {
+        due.orders.extend(wanted.orders);
     }
 }
 

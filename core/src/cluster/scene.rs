@@ -48,6 +48,8 @@ pub struct DutyMemory {
     pub(super) made: Option<(usize, Mono)>,
     /// Since when members are to meet, or to follow the same node again.
     pub(super) apart: Option<Mono>,
+    /// Since when nodes know one again that was forgotten.
+    pub(super) given_back: Option<Mono>,
 }
 
 impl<'a> Scene<'a> {

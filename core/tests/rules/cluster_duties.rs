@@ -702,7 +702,7 @@ fn one_agent_has_members_meet_and_another_one_where_that_one_does_not() {
     assert_eq!(by, BTreeSet::from(["agent-1"]));
     // It is back, and the first to see it.
     stage.told.clear();
-    stage.agents.splice(0..0, first);
+    drop(stage.agents.splice(0..0, first));
     stage.cluster.node('d').link = Some(link_to('a', true, Some(1)));
     stage.turn(LATER);
     stage.cluster.node('d').link = Some(old);
@@ -760,6 +760,32 @@ fn a_dead_replica_is_forgotten_by_all_others_after_a_while_and_joins_again_when_
     assert!(stage.record().claims.is_none(), "{:?}", stage.record().claims);
     assert!(stage.named("orders-replica").contains(&at('f').to_string()), "{:#?}", stage.record());
     assert_eq!(stage.tags("orders-replica", 'f'), ["shard-3"]);
+}
+
+/// c was away when the others were told, and is back with what it knew.
+#[test]
+fn a_member_that_one_gives_back_that_was_away_is_forgotten_again_while_it_is_dead() {
+    let mut stage = published(1);
+    stage.cluster.dies('f');
+    stage.cluster.say(&NODES, 'f', |line| line.flags = "slave,fail".to_owned());
+    let line = stage.cluster.0[&'c'].table[&'f'].clone();
+    stage.turn(65_000 / STEP_MS as usize);
+    assert!(stage.record().claims.left.contains_key(&id('f')), "{:?}", commands(&stage));
+    stage.told.clear();
+    stage.cluster.node('c').table.insert('f', line.clone());
+    stage.turn(AT_ONCE);
+    assert_eq!(commands(&stage), [format!("c: CLUSTER FORGET {}", id('f'))]);
+    assert!(!stage.cluster.0[&'c'].table.contains_key(&'f'));
+    // Not where it lives for one of them, or answers.
+    stage.told.clear();
+    stage.cluster.node('c').table.insert('f', line.clone());
+    stage.cluster.node('b').table.insert('f', Line::replica('c', 3));
+    stage.turn(LATER);
+    assert_eq!(stage.told, []);
+    stage.cluster.node('b').table.remove(&'f');
+    stage.cluster.node('f').answers = true;
+    stage.turn(AT_ONCE);
+    assert_eq!(kinds(&stage).get("forget"), None, "{:?}", commands(&stage));
 }
 
 /// One of the others was away when they were told; the simulation of clusters found it.
