@@ -365,12 +365,14 @@ async fn what_doctor_says_of_a_cluster_cures_it() {
     let mut it = Published::by(2).await;
     let nodes = &it.cluster.nodes;
     ask_all(&nodes[1..2], &["CONFIG", "SET", "cluster-node-timeout", "15000"]).await;
+    ask_all(&nodes[4..5], &["CONFIG", "SET", "cluster-node-timeout", "500"]).await;
     ask_all(&nodes[2..3], &["CONFIG", "SET", "cluster-allow-reads-when-down", "yes"]).await;
     ask_all(&nodes[..1], &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     let wanted = [
         "cluster-min-replicas",
         "cluster-persistence-off",
         "cluster-node-timeout",
+        "cluster-haste-left",
         "cluster-reads-when-down",
         "cluster-full-coverage",
     ];

@@ -178,6 +178,7 @@ pub const CURES: &[(&str, Cure)] = &[
     ("cluster-min-replicas", CLUSTERS),
     ("cluster-persistence-off", CLUSTERS),
     ("cluster-node-timeout", CLUSTERS),
+    ("cluster-haste-left", CLUSTERS),
     ("cluster-reads-when-down", CLUSTERS),
     (
         "cluster-degraded",

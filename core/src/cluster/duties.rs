@@ -64,6 +64,7 @@ pub fn due(
     if duties.hasten && may_hasten && due.claims.hastened == begun.hastened {
         hurry::begin(&scene, &mut due);
     }
+    hurry::catch_up(&scene, memory, &mut due);
     relink::again(&scene, memory, &mut due);
     if duties.forget_after_ms.is_some() {
         leave::forget_again(&scene, memory, &mut due);

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::claims::Hastened;
-use super::order::{HASTE_TIMEOUT_MS, NodeCommand};
+use super::order::{HASTE_TIMEOUT_MS, NodeCommand, usual_timeout};
 use super::record::NodeRecord;
-use super::scene::{Due, Present, Scene};
+use super::scene::{Due, DutyMemory, Present, Scene};
 use super::table::{NodeId, TableRole};
 use crate::time::between_ms;
 
@@ -17,6 +17,10 @@ pub const REFUSED_FOR_MS: u64 = 50;
 pub const HASTE_FOR_MS: u64 = 5_000;
 /// Nodes that cannot be told to wait as before are told again for so long, in ms. One that was started again does.
 const RESTORED_WITHIN_MS: u64 = 600_000;
+
+/// A node that is left with that while most others wait for longer, and for which nothing is recorded any more, is told
+/// what they have after so long, in ms: it was away, or the record was.
+const LEFT_BEHIND_MS: u64 = 30_000;
 
 /// Begins, where an owner's process is certainly gone.
 pub(super) fn begin(scene: &Scene<'_>, due: &mut Due) {
@@ -171,4 +175,25 @@ fn put_back(hastened: &Hastened, members: &BTreeMap<&NodeId, Present<'_>>, due: 
         }
     }
     left
+}
+
+/// Has nodes wait as most others do that were left with what they were told for the moment of an election.
+pub(super) fn catch_up(scene: &Scene<'_>, memory: &mut DutyMemory, due: &mut Due) {
+    let hastened = scene.record.claims.hastened.as_ref();
+    let hurried = hastened.is_some_and(|hastened| !hastened.is_past());
+    let members = scene.members();
+    let timeouts: BTreeMap<&NodeId, u64> =
+        members.iter().filter_map(|(id, found)| Some((*id, found.answer.timeout_ms?))).collect();
+    let usual = usual_timeout(timeouts.values().copied()).filter(|_| !hurried);
+    let left = |id: &NodeId| timeouts.get(id) == Some(&HASTE_TIMEOUT_MS) && usual.is_some();
+    memory.left_behind.retain(|id, _| left(id));
+    let Some(usual) = usual else { return };
+    let now = scene.view.now.mono;
+    for (id, found) in members.iter().filter(|(id, _)| left(id)) {
+        let since = *memory.left_behind.entry((*id).clone()).or_insert(now);
+        let wanted_ms = (now - since).checked_sub(LEFT_BEHIND_MS);
+        if wanted_ms.is_some_and(|ms| scene.is_its_turn(ms)) {
+            due.tell(found.address, id, NodeCommand::NodeTimeout(usual));
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! What a node of a cluster is told, and what must be so of it before it is.
 
+use std::collections::BTreeMap;
+
 use super::slots::SlotRange;
 use super::table::NodeId;
 use crate::identity::address::Address;
@@ -11,6 +13,16 @@ pub const HASTE_TIMEOUT_MS: u64 = 500;
 const TOLD_WITHIN_MS: u64 = 5_000;
 /// The same where it is to wait for a moment only: once the election is over, no agent puts that back.
 const HASTE_WITHIN_MS: u64 = 500;
+
+/// The `cluster-node-timeout` that more than half of the nodes have, in ms, where it is longer than the one for the
+/// moment of an election.
+pub fn usual_timeout(timeouts: impl Iterator<Item = u64>) -> Option<u64> {
+    let mut counts = BTreeMap::<u64, usize>::new();
+    timeouts.for_each(|ms| *counts.entry(ms).or_default() += 1);
+    let all: usize = counts.values().sum();
+    let (usual, _) = counts.into_iter().find(|(_, count)| count * 2 > all)?;
+    (usual > HASTE_TIMEOUT_MS).then_some(usual)
+}
 
 /// A node that another one is to meet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -50,6 +50,8 @@ pub struct DutyMemory {
     pub(super) apart: Option<Mono>,
     /// Since when nodes know one again that was forgotten.
     pub(super) given_back: Option<Mono>,
+    /// Since when nodes are left with what they were told for the moment of an election.
+    pub(super) left_behind: BTreeMap<NodeId, Mono>,
 }
 
 impl<'a> Scene<'a> {

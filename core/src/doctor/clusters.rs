@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::ReadFields;
 use super::{Finding, FindingCode, Observation, merged, redis_cli, seen, version};
+use crate::cluster::claims::Hastened;
 use crate::cluster::judgement::{
     Fitness, JudgedNode, Judgement, NoVoters, NodeAnswer, NodeReadings, Shard, Unfit, judge,
 };
+use crate::cluster::order::{HASTE_TIMEOUT_MS, usual_timeout};
 use crate::cluster::record::ClusterRecord;
 use crate::cluster::shown::{ClusterProblem, ClusterProblemCode, ClusterStatus};
 use crate::cluster::slots::{common, in_words};
@@ -117,7 +119,31 @@ fn settings(facts: &ClusterFacts<'_>) -> Vec<Finding> {
     let found = facts.nodes.iter().flat_map(|(at, node)| {
         [node_timeout(at, node), full_coverage(at, node), reads_when_down(at, node)]
     });
-    found.flatten().collect()
+    found.flatten().chain(haste_left(facts)).collect()
+}
+
+/// While an election is hastened, nodes wait for a moment on purpose.
+fn haste_left(facts: &ClusterFacts<'_>) -> Vec<Finding> {
+    let hastened = facts.record.and_then(|record| record.claims.hastened.as_ref());
+    let timeouts = facts.nodes.iter().filter_map(|(at, node)| {
+        Some((at, node.setting("cluster-node-timeout")?.parse::<u64>().ok()?))
+    });
+    let timeouts: Vec<(&Address, u64)> = timeouts.collect();
+    let usual = usual_timeout(timeouts.iter().map(|(_, ms)| *ms));
+    let Some(usual) = usual.filter(|_| hastened.is_none_or(Hastened::is_past)) else {
+        return Vec::new();
+    };
+    let left = timeouts.into_iter().filter(|(_, ms)| *ms == HASTE_TIMEOUT_MS);
+    let found = left.map(|(at, ms)| {
+        let said = format!(
+            "{at} calls a node failing after {ms} ms, and most others after {usual}: agents lower it to that for the moment of an \
+             election, and it was not put back here"
+        );
+        let mend = redis_cli(at, format!("CONFIG SET cluster-node-timeout {usual}"));
+        let read = format!("cluster-node-timeout {ms}");
+        FindingCode::ClusterHasteLeft.found(said, vec![seen(at, read)], mend)
+    });
+    found.collect()
 }
 
 fn node_timeout(at: &Address, node: &NodeFacts) -> Option<Finding> {

@@ -440,6 +440,12 @@ codes! {
     ///
     /// Cure: `CONFIG SET cluster-node-timeout 5000` on every node.
     ClusterNodeTimeout "cluster-node-timeout" Warning;
+    /// `cluster-node-timeout` of a node is 500 ms, and most others have a longer one: agents lower it to that for the
+    /// moment of an election, and this node was away when they put it back, or what they had recorded was. A short pause
+    /// of another node is a death for it. Agents put it back after 30 s.
+    ///
+    /// Cure: `CONFIG SET cluster-node-timeout` as on the others.
+    ClusterHasteLeft "cluster-haste-left" Warning;
     /// `cluster-allow-reads-when-down`: a node that is cut off goes on answering reads from old data until it is back.
     ///
     /// Cure: `CONFIG SET cluster-allow-reads-when-down no` on every node.

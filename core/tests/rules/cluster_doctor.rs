@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use consul_redis_core::cluster::claims::{Begun, Hastened};
 use consul_redis_core::cluster::judgement::NodeReadings;
 use consul_redis_core::cluster::record::{ClusterStore, StoredCluster};
 use consul_redis_core::cluster::shown::cluster_status;
@@ -88,6 +89,7 @@ impl ClusterWorld {
 
 const FAULTS: &[(FindingCode, ClusterFault)] = &[
     (FindingCode::ClusterNodeTimeout, |w| w.set_all("cluster-node-timeout", "15000")),
+    (FindingCode::ClusterHasteLeft, |w| w.set('e', "cluster-node-timeout", "500")),
     (FindingCode::ClusterFullCoverage, |w| w.set_all("cluster-require-full-coverage", "yes")),
     (FindingCode::ClusterReadsWhenDown, |w| w.set('e', "cluster-allow-reads-when-down", "yes")),
     (FindingCode::ClusterMinReplicas, |w| w.set('b', "min-replicas-to-write", "1")),
@@ -223,6 +225,24 @@ fn a_setting_of_all_nodes_is_one_finding() {
     let code = FindingCode::ClusterNodeTimeout;
     let found = only(fault(code), code);
     assert_eq!((found.evidence.len(), found.mend.matches("CONFIG SET").count()), (6, 6));
+}
+
+/// Where an operator wants it so, or an election is hastened, a short one is no fault.
+#[test]
+fn a_short_node_timeout_is_a_fault_where_most_others_have_a_longer_one_for_good() {
+    let code = FindingCode::ClusterHasteLeft;
+    let found = only(fault(code), code);
+    assert!(found.mend.contains("-h 10.0.0.5 -p 6379 CONFIG SET cluster-node-timeout 5000"));
+    let mut world = ClusterWorld::healthy();
+    world.set_all("cluster-node-timeout", "500");
+    assert_eq!(world.findings(), []);
+    let mut world = ClusterWorld::healthy();
+    fault(code)(&mut world);
+    let StoredCluster::Known(record) = &mut world.store.state else { panic!("a record") };
+    let begun = Begun { by: "agent-0".to_owned(), at: record.since };
+    let waited_ms = BTreeMap::from([(id('e'), 5_000)]);
+    record.claims.hastened = Some(Hastened { begun, dead: id('a'), waited_ms, over: false });
+    assert_eq!(world.findings(), []);
 }
 
 /// A setting that cannot be read is no fault.

@@ -595,6 +595,35 @@ fn it_is_over_after_5_s_where_no_replica_is_elected_and_when_the_owner_answers()
     }
 }
 
+/// It was cut off for longer than it is told again, or what was recorded is gone.
+#[test]
+fn a_node_that_was_left_with_the_moment_s_timeout_waits_as_most_others_do_again() {
+    let mut stage = published(1);
+    stage.cluster.node('e').timeout_ms = Some(500);
+    stage.turn(29_000 / STEP_MS as usize);
+    assert_eq!(stage.told, [], "another agent may have begun something");
+    stage.turn(3_000 / STEP_MS as usize);
+    assert_eq!(commands(&stage), ["e: CONFIG SET cluster-node-timeout 5000"]);
+    // Where there is no such thing as what most have, or they have that very one, it stays.
+    for change in [
+        |cluster: &mut Cluster| {
+            for (name, ms) in [('a', 1_000), ('b', 1_000), ('c', 2_000), ('e', 500), ('f', 500)] {
+                cluster.node(name).timeout_ms = Some(ms);
+            }
+        },
+        |cluster| {
+            for name in ['a', 'b', 'c', 'e'] {
+                cluster.node(name).timeout_ms = Some(500);
+            }
+        },
+    ] {
+        let mut stage = published(1);
+        change(&mut stage.cluster);
+        stage.turn(40_000 / STEP_MS as usize);
+        assert_eq!(stage.told, []);
+    }
+}
+
 #[test]
 fn what_is_no_certain_death_is_left_to_the_nodes_own_pace() {
     let left = |change: fn(&mut Cluster)| {
