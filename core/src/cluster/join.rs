@@ -23,6 +23,8 @@ struct JoinCandidate {
     node: PlannedNode,
     host: String,
     back: bool,
+    /// Why it may not: it is to be blank, and is not.
+    not_blank: Option<&'static str>,
 }
 
 /// Begins, where a node waits and a shard needs it.
@@ -38,10 +40,13 @@ pub(super) fn begin(scene: &Scene<'_>, replicas_max: Option<usize>, due: &mut Du
         return;
     }
     // Where none needs it, it is a spare: it waits until a replica is forgotten.
-    if let Some(shard) = neediest(scene, &candidate.host, replicas_max) {
-        let JoinCandidate { node, back, .. } = candidate;
-        due.claims.joining = Some(Joining { begun: scene.view.begun(), node, shard, back });
+    let Some(shard) = neediest(scene, &candidate.host, replicas_max) else { return };
+    if let Some(what) = candidate.not_blank {
+        due.obstacle = Some(format!("{address} ({id}) does not join: it {what}"));
+        return;
     }
+    let JoinCandidate { node, back, .. } = candidate;
+    due.claims.joining = Some(Joining { begun: scene.view.begun(), node, shard, back });
 }
 
 /// Blank nodes that agents stand beside, members beside agents that belong to no shard, and those that were forgotten and
@@ -66,13 +71,18 @@ fn candidates(scene: &Scene<'_>) -> Vec<JoinCandidate> {
                 && answer.not_ready.is_none()
         });
         let back = idle || (back && !knows_a_stranger(scene, &Present { address, answer }));
-        if back || (answer.is_blank() && scene.view.announced.contains_key(address)) {
-            found.push(JoinCandidate { node, host, back });
+        // What knows other nodes, and was never a member, belongs to another cluster.
+        let may = left.is_none() && answer.not_ready.is_none() && answer.table.is_alone();
+        if back || (may && scene.view.announced.contains_key(address)) {
+            let not_blank = answer.why_not_blank().filter(|_| !back);
+            found.push(JoinCandidate { node, host, back, not_blank });
         }
     }
     // Those that were members before: they have the most of the data.
     found.sort_by(|one, other| {
-        other.back.cmp(&one.back).then(one.node.address.cmp(&other.node.address))
+        let blank = one.not_blank.is_some().cmp(&other.not_blank.is_some());
+        let back = other.back.cmp(&one.back);
+        blank.then(back).then(one.node.address.cmp(&other.node.address))
     });
     found
 }

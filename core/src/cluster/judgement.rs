@@ -30,9 +30,26 @@ pub struct NodeAnswer {
 impl NodeAnswer {
     /// It knows no other node, owns no slot, has no key and no epoch: it may become any cluster's.
     pub fn is_blank(&self) -> bool {
+        self.why_not_blank().is_none()
+    }
+
+    /// What it has that a blank node has not.
+    pub fn why_not_blank(&self) -> Option<&'static str> {
         let own = self.table.own_row();
-        let unclaimed = own.is_some_and(|row| row.slots.is_empty() && row.config_epoch == 0);
-        self.table.is_alone() && unclaimed && !self.has_keys && self.not_ready.is_none()
+        let has = |what: fn(&TableRow) -> bool| own.is_none_or(what);
+        if self.has_keys {
+            Some("has keys")
+        } else if !self.table.is_alone() {
+            Some("is no blank node: it knows other nodes")
+        } else if has(|row| !row.slots.is_empty()) {
+            Some("is no blank node: it owns slots")
+        } else if has(|row| row.config_epoch != 0) {
+            Some(
+                "is no blank node: it has an epoch, which CLUSTER RESET SOFT leaves, and CLUSTER RESET HARD takes from it",
+            )
+        } else {
+            self.not_ready.as_ref().map(|_| "is no blank node yet: it takes no commands")
+        }
     }
 }
 

@@ -116,8 +116,7 @@ pub fn blank_nodes<'a>(
         let Some(answer) = answer else {
             return Err(format!("{address} does not answer"));
         };
-        if !answer.is_blank() {
-            let what = if answer.has_keys { "has keys" } else { "is no blank node" };
+        if let Some(what) = answer.why_not_blank() {
             return Err(format!("{address} {what}"));
         }
         let id = answer.table.own.clone();

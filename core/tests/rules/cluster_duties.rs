@@ -272,7 +272,10 @@ fn no_cluster_is_made_of_too_few_nodes_or_of_any_that_is_not_blank_or_does_not_a
     };
     not_made(|cluster| cluster.node('c').has_keys = true, "10.0.0.3:6379 has keys");
     not_made(|cluster| cluster.node('c').answers = false, "10.0.0.3:6379 does not answer");
-    not_made(|cluster| cluster.say(&['c'], 'c', |line| line.epoch = 3), "is no blank node");
+    not_made(
+        |cluster| cluster.say(&['c'], 'c', |line| line.epoch = 3),
+        "10.0.0.3:6379 is no blank node: it has an epoch, which CLUSTER RESET SOFT leaves",
+    );
     let loading = |cluster: &mut Cluster| cluster.node('c').not_ready = Some("LOADING".to_owned());
     not_made(loading, "is no blank node");
     let mut stage = Stage::with_duties(blank(), 1, ALL);
@@ -363,7 +366,7 @@ fn all_but_8(cluster: &mut Cluster, order: &NodeOrder) {
 
 #[test]
 fn a_node_that_cannot_join_keeps_no_other_from_joining_and_no_dead_one_from_being_forgotten() {
-    let mut stage = published(2);
+    let mut stage = published(1);
     stage.obeys = all_but_8;
     for name in ['8', '9'] {
         stage.cluster.0.insert(name, blank_node(name));
@@ -375,7 +378,7 @@ fn a_node_that_cannot_join_keeps_no_other_from_joining_and_no_dead_one_from_bein
     assert_eq!(stage.tags("orders-replica", '9').len(), 1, "{:?}", commands(&stage));
     assert_eq!(kinds(&stage).get("forget"), Some(&6), "{:?}", commands(&stage));
     assert!(stage.record().claims.left.contains_key(&id('f')));
-    // Ten minutes: the first attempt, and others after 30, 60, 120 and 240 s.
+    // Ten minutes: the first attempt, and others after 30, 60 and 120 s.
     stage.turn(600_000 / STEP_MS as usize);
     assert_eq!(stage.said(0, "10.0.0.108:6379 (88888888) becomes a replica"), 4);
     assert!(stage.said(0, "(88888888) has not joined in time") > 0);
@@ -497,12 +500,14 @@ fn a_node_that_no_shard_needs_waits_until_one_does() {
 
 #[test]
 fn a_node_that_has_keys_or_a_cluster_of_its_own_does_not_join() {
-    let changes: [fn(&mut Node); 3] = [
-        |node| node.has_keys = true,
-        |node| node.table.get_mut(&'9').unwrap().epoch = 4,
-        |node| drop(node.table.insert('8', Line::primary(2, "0-5"))),
+    type Change = fn(&mut Node);
+    let changes: [(Change, &str); 4] = [
+        (|node| node.has_keys = true, "(99999999) does not join: it has keys"),
+        (|node| node.table.get_mut(&'9').unwrap().epoch = 4, "CLUSTER RESET HARD"),
+        (|node| node.table.get_mut(&'9').unwrap().slots = "0-5".to_owned(), "it owns slots"),
+        (|node| drop(node.table.insert('8', Line::primary(2, "0-5"))), ""),
     ];
-    for change in changes {
+    for (change, words) in changes {
         let mut stage = published(1);
         let mut node = blank_node('9');
         change(&mut node);
@@ -510,6 +515,15 @@ fn a_node_that_has_keys_or_a_cluster_of_its_own_does_not_join() {
         announce(&mut stage, '9', "host-9");
         stage.turn(LATER);
         assert_eq!(stage.told, []);
+        let left = stage.shown(0).problems;
+        let said = left.iter().any(|problem| problem.text.contains("does not join"));
+        let why = left.iter().any(|problem| problem.text.contains(words));
+        assert_eq!((said, why), (!words.is_empty(), !left.is_empty()), "{words}: {left:?}");
+        // It keeps no other one from it.
+        stage.cluster.0.insert('7', blank_node('7'));
+        announce(&mut stage, '7', "host-7");
+        stage.turn(LATER);
+        assert_eq!(stage.tags("orders-replica", '7').len(), 1, "{:?}", commands(&stage));
     }
 }
 
@@ -611,7 +625,7 @@ fn a_node_that_was_left_with_the_moment_s_timeout_waits_as_most_others_do_again(
                 cluster.node(name).timeout_ms = Some(ms);
             }
         },
-        |cluster| {
+        |cluster: &mut Cluster| {
             for name in ['a', 'b', 'c', 'e'] {
                 cluster.node(name).timeout_ms = Some(500);
             }
