@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::clock::{Clock, stood_still};
-
+use crate::config::ClusterConfig;
+use crate::consul::client::{Consul, ConsulError};
+use crate::consul::services::RegisteredBy;
 use crate::core::cluster::judgement::{NodeAnswer, NodeReadings, ReplicaLink};
 use crate::core::cluster::order::{MetNode, NodeCommand, NodeOrder};
 use crate::core::cluster::renewal::NoAnswer;
@@ -32,6 +34,22 @@ const ROUNDS_MAX: usize = 8;
 const CONNECT_GAP: Duration = Duration::from_millis(50);
 /// How long nodes wait before they take another one for dead, in ms.
 const NODE_TIMEOUT: &str = "cluster-node-timeout";
+
+/// Where the nodes of a cluster of the config are looked for: its seeds, by the names that they have, and the instances of
+/// its service in Consul.
+///
+/// # Errors
+/// [`ConsulError`] when Consul does not say what is registered.
+pub async fn seeds_of(
+    cluster: &ClusterConfig,
+    consul: &Consul,
+) -> Result<Vec<Address>, ConsulError> {
+    let mut seeds = cluster.seeds.clone();
+    if let Some(service) = &cluster.consul_service {
+        seeds.extend(consul.service_addresses(service, &RegisteredBy::Others).await?);
+    }
+    Ok(seeds)
+}
 
 /// Asks every node that can be found from these addresses; with `settings` for those that agents change, too. A name
 /// stands for all of its A and AAAA records.

@@ -25,11 +25,12 @@ use crate::core::group::{LogLevel, LogLine, Outcome};
 use crate::core::identity::address::Address;
 use crate::core::published::projection::Op;
 use crate::core::time::Mono;
+use crate::discovery::{ServerSource, SourceError, look_up};
 use crate::dns::Names;
 use crate::mailbox::Mailbox;
 use crate::meter::ClusterMeter;
 
-/// How often the names of seeds are looked up.
+/// How often the names of seeds are looked up, and what is registered in Consul.
 const SEEDS_EVERY: Duration = Duration::from_secs(10);
 /// Readings and ends of calls to Consul that wait for one cluster.
 const WAITING_MAX: usize = 1_024;
@@ -99,7 +100,14 @@ impl ClusterTask {
         let (send, mut rows) = mpsc::channel(ANSWERS_MAX);
         let rows_watched = watch_rows(self.consul.clone(), layout.node(), send);
         let (found_local, local) = watch::channel(BTreeSet::new());
-        let seeds = resolve(self.cluster.clone(), self.names, done.clone(), found_local);
+        let seeds = SeedLookup {
+            cluster: self.cluster.clone(),
+            names: self.names,
+            consul: self.consul.clone(),
+            known: BTreeMap::new(),
+            failing: BTreeSet::new(),
+        };
+        let seeds = seeds.keep_looking(done.clone(), found_local);
         let _tasks = [
             AbortOnDropHandle::new(tokio::spawn(watched)),
             AbortOnDropHandle::new(tokio::spawn(rows_watched)),
@@ -153,42 +161,75 @@ impl ClusterTask {
     }
 }
 
-/// Looks up what the seeds and the nodes beside this agent stand for, again and again. A name that gives no address keeps
-/// those that it had.
-async fn resolve(
+/// What the seeds, the service in Consul and the nodes beside this agent stand for.
+struct SeedLookup {
     cluster: ClusterConfig,
     names: Names,
-    found: mpsc::Sender<ClusterInput>,
-    local: watch::Sender<BTreeSet<Address>>,
-) {
-    let mut known: BTreeMap<Address, Vec<Address>> = BTreeMap::new();
-    let mut failing = BTreeSet::new();
-    let mut ticks = ticks_every(SEEDS_EVERY);
-    loop {
-        ticks.tick().await;
-        for seed in cluster.seeds.iter().chain(&cluster.local) {
-            match names.addresses(seed).await {
-                Ok(addresses) => {
-                    failing.remove(seed);
-                    known.insert(seed.clone(), addresses);
-                }
-                Err(error) => {
-                    if failing.insert(seed.clone()) {
-                        warn!("{}: {error}", cluster.policy.name);
-                    }
-                }
+    consul: Consul,
+    /// As they were last looked up.
+    known: BTreeMap<ServerSource, Vec<Address>>,
+    /// Those that gave nothing: that is said once.
+    failing: BTreeSet<ServerSource>,
+}
+
+impl SeedLookup {
+    /// Looks them up again and again. One of which nothing is known now keeps the addresses that it had.
+    async fn keep_looking(
+        mut self,
+        found: mpsc::Sender<ClusterInput>,
+        local: watch::Sender<BTreeSet<Address>>,
+    ) {
+        let sources = self.cluster.sources();
+        let mut ticks = ticks_every(SEEDS_EVERY);
+        loop {
+            ticks.tick().await;
+            for (source, addresses) in look_up(&sources, &self.names, &self.consul).await {
+                self.note(source, addresses).await;
+            }
+            let all = self.known.values().flatten().cloned().collect();
+            let beside = self.cluster.local.iter().cloned().map(ServerSource::Listed);
+            let beside: BTreeSet<Address> =
+                beside.filter_map(|source| self.known.get(&source)).flatten().cloned().collect();
+            local.send_if_modified(|local| {
+                let changed = *local != beside;
+                *local = beside;
+                changed
+            });
+            if found.send(ClusterInput::Seeds(all)).await.is_err() {
+                return;
             }
         }
-        let all = known.values().flatten().cloned().collect();
-        let beside = cluster.local.iter().filter_map(|name| known.get(name)).flatten();
-        let beside: BTreeSet<Address> = beside.cloned().collect();
-        local.send_if_modified(|local| {
-            let changed = *local != beside;
-            *local = beside;
-            changed
-        });
-        if found.send(ClusterInput::Seeds(all)).await.is_err() {
-            return;
+    }
+
+    async fn note(&mut self, source: &ServerSource, found: Result<Vec<Address>, SourceError>) {
+        let failure = match (found, source) {
+            (Ok(addresses), ServerSource::Service(service, _)) => {
+                let none = addresses.is_empty().then(|| {
+                    format!(
+                        "no node is registered in Consul under service {service}, or the token may not read it"
+                    )
+                });
+                // Nodes know one another by addresses, and a service may have been registered with names.
+                let mut all = Vec::new();
+                for address in addresses {
+                    all.extend(self.names.addresses(&address).await.unwrap_or_default());
+                }
+                self.known.insert(source.clone(), all);
+                none
+            }
+            (Ok(addresses), ServerSource::Listed(_)) => {
+                self.known.insert(source.clone(), addresses);
+                None
+            }
+            (Err(error), _) => Some(error.to_string()),
+        };
+        match failure {
+            None => drop(self.failing.remove(source)),
+            Some(why) => {
+                if self.failing.insert(source.clone()) {
+                    warn!("{}: {why}", self.cluster.policy.name);
+                }
+            }
         }
     }
 }

@@ -25,6 +25,8 @@ pub mod config;
 #[doc(hidden)]
 pub mod consul;
 #[doc(hidden)]
+pub mod discovery;
+#[doc(hidden)]
 pub mod dns;
 #[doc(hidden)]
 pub mod doctor;

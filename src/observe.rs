@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::{Consul, ConsulError};
+use crate::consul::services::RegisteredBy;
 use crate::consul::store::ReadMode;
 use crate::core::cluster::record::ClusterStore;
 use crate::core::cluster::renewal::ClusterPolicy;
@@ -51,8 +52,8 @@ pub async fn look(
 ) -> Result<Look, ConsulError> {
     let (store, rows) = published(group, consul, clock).await?;
     let server = group.policy.service.server();
-    let installation = group.policy.installation.as_deref();
-    let registered = consul.service_addresses(&server, installation).await?.into_iter().collect();
+    let by = RegisteredBy::Installation(group.policy.installation.clone());
+    let registered = consul.service_addresses(&server, &by).await?.into_iter().collect();
     let read = Observed { store: Some(store), rows: Some(rows), registered, ..Observed::default() };
     Ok(see_servers(config, group, consul, names, clock, read).await)
 }

@@ -8,6 +8,7 @@ use super::terminal::{Style, columns};
 use crate::cli::Common;
 use crate::config::template::TemplateConfig;
 use crate::config::{ClusterConfig, Config, GroupConfig, ONLY_PUBLISHES};
+use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::slots::SLOTS;
 use crate::core::doctor::short_down_after;
 use crate::core::policy::Policy;
@@ -168,8 +169,12 @@ fn sample(groups: &[GroupConfig], clusters: &[ClusterConfig]) -> Context {
     }
 }
 
+/// Where the nodes of a cluster are found that has neither seeds nor a service.
+const BESIDE_AGENTS: &str = "the nodes that agents stand beside";
+
 fn rows(config: &Config) -> Vec<Vec<String>> {
     let mut rows: Vec<Vec<String>> = Vec::new();
+    let those_of = |service: &String| format!("those of service {service}");
     let mut say = |what: &str, value: String| rows.push(vec![what.to_owned(), value]);
     for group in &config.groups {
         let policy = &group.policy;
@@ -178,13 +183,15 @@ fn rows(config: &Config) -> Vec<Vec<String>> {
         say("group", format!("{} as {name}.service.consul, level {level}{only}", policy.group));
     }
     for cluster in &config.clusters {
-        let (policy, seeds) = (&cluster.policy, &cluster.seeds);
-        let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
-        let (name, service, seeds) = (&policy.name, &policy.service, seeds.join(", "));
+        let ClusterPolicy { name, service, .. } = &cluster.policy;
+        let of_service = cluster.consul_service.iter().map(those_of);
+        let seeds = cluster.seeds.iter().map(ToString::to_string).chain(of_service);
+        let seeds = seeds.collect::<Vec<_>>().join(", ");
+        let seeds = if seeds.is_empty() { BESIDE_AGENTS.to_owned() } else { seeds };
         say("cluster", format!("{name} as {service}.service.consul, from {seeds}"));
     }
     let listed = config.sources.listed.iter().map(ToString::to_string);
-    let service = config.sources.consul_service.iter().map(|s| format!("those of service {s}"));
+    let service = config.sources.consul_service.iter().map(those_of);
     if config.only_renders() {
         say("Sentinels", "none: for `consul-redis render`, and for no agent".to_owned());
     } else if !config.groups.is_empty() {

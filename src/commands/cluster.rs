@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::terminal::{self, Progress, Style};
 use crate::cli::{ClusterArgs, ClusterCommand, ClusterPlace};
 use crate::clock::Clock;
-use crate::cluster::look;
+use crate::cluster::{look, seeds_of};
 use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::core::cluster::claims::PlannedShard;
@@ -134,7 +134,8 @@ async fn planned(config: Config, name: &GroupName) -> Result<Exit, Failure> {
     let wanted = known.and_then(|cluster| Some((cluster, cluster.policy.duties.make?)));
     let Some((cluster, wanted)) = wanted else {
         let message = format!("no cluster {name} with `expect` is configured here");
-        let hint = "write [[cluster]] name, seeds and expect = 6 into the config";
+        let hint =
+            "write [[cluster]] name, expect = 6, and seeds or consul_service into the config";
         return Err(Failure::new(Exit::Config, message).hint(hint));
     };
     let consul = Consul::new(&config.consul)?;
@@ -143,7 +144,7 @@ async fn planned(config: Config, name: &GroupName) -> Result<Exit, Failure> {
         println!("{name} is a cluster of {} nodes: there is nothing to make", record.nodes.len());
         return Ok(Exit::Done);
     }
-    let mut seeds = cluster.seeds.clone();
+    let mut seeds = seeds_of(cluster, &consul).await?;
     seeds.extend(cluster.local.iter().chain(store.announced.keys()).cloned());
     let names = Names::new(config.resolver);
     let found = look(&seeds, &config.instance_login, &names, false).await;
@@ -197,7 +198,10 @@ async fn published(
     let store = consul.cluster(&layout, &Clock::start()).await?;
     let record = store.record().cloned();
     let known = config.clusters.iter().find(|cluster| cluster.policy.name == *name);
-    let mut seeds: Vec<Address> = known.map(|known| known.seeds.clone()).unwrap_or_default();
+    let mut seeds = match known {
+        Some(known) => seeds_of(known, &consul).await?,
+        None => Vec::new(),
+    };
     let nodes = record.iter().flat_map(|record| record.nodes.values());
     seeds.extend(nodes.map(|node| node.address.clone()));
     if seeds.is_empty() {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::consul::services::RegisteredBy;
 use crate::core::identity::address::Address;
+use crate::discovery::ServerSource;
 
 /// Where Sentinels are to be found.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +23,14 @@ pub struct SentinelSources {
 }
 
 impl SentinelSources {
+    /// Each of them.
+    pub fn all(&self) -> Vec<ServerSource> {
+        let by = RegisteredBy::Installation(self.installation.clone());
+        let service = |name: &String| ServerSource::Service(name.clone(), by.clone());
+        let listed = self.listed.iter().cloned().map(ServerSource::Listed);
+        listed.chain(self.consul_service.iter().map(service)).collect()
+    }
+
     /// What tells them from the sources of others: a loopback address is each host's own.
     pub fn names(&self) -> BTreeSet<String> {
         let listed = self.listed.iter().filter(|address| !address.is_each_hosts_own());

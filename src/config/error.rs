@@ -82,6 +82,10 @@ impl ConfigError {
             ("publish as", "give one of them another service: --group NAME=SERVICE"),
             ("both be published as", "give the cluster another service: service = \"...\""),
             (
+                "cannot find its nodes under",
+                "register the nodes under a service of their own, such as `NAME-nodes`, and write consul_service = \"NAME-nodes\"",
+            ),
+            (
                 "can be called",
                 "have Sentinel know it by another name: SENTINEL REMOVE, SENTINEL MONITOR",
             ),

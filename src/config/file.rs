@@ -313,9 +313,13 @@ pub struct ClusterTable {
     #[serde(default)]
     pub service: Option<Spanned<ServiceName>>,
     /// Some of its nodes, `host:port` each; the others are found. A name stands for all its A and AAAA records. Not
-    /// needed where agents stand beside nodes of it (`[[redis]] cluster`, `exec`).
+    /// needed with `consul_service`, or where agents stand beside nodes of it (`[[redis]] cluster`, `exec`).
     #[serde(default)]
     pub seeds: Option<Spanned<Vec<Address>>>,
+    /// Nodes are the instances that are registered in Consul under this service, too, healthy or not; the others are
+    /// found. It is not one that agents publish.
+    #[serde(default)]
+    pub consul_service: Option<Spanned<String>>,
     /// Agents only ask the nodes with `false`, and publish what they find. Default: `true`.
     #[serde(default)]
     pub manage: Option<bool>,

@@ -9,11 +9,13 @@ use super::error::ConfigError;
 use super::file::LogFormat;
 use super::template::TemplateConfig;
 use crate::consul::endpoint::ConsulEndpoint;
+use crate::consul::services::RegisteredBy;
 use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::wanted::{ClusterDuties, Wanted};
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::policy::Policy;
 use crate::core::published::projection::Layout;
+use crate::discovery::ServerSource;
 use crate::redis_link::LinkSettings;
 use crate::secret::SecretSource;
 
@@ -150,7 +152,8 @@ impl Config {
             duties: ClusterDuties { make: make.map_err(usage)?, ..ClusterDuties::default() },
         };
         let (seeds, local, login) = (Vec::new(), Vec::new(), self.instance_login.clone());
-        self.clusters.push(ClusterConfig { policy, seeds, local, login });
+        let consul_service = None;
+        self.clusters.push(ClusterConfig { policy, seeds, consul_service, local, login });
         Ok(self)
     }
 
@@ -204,10 +207,22 @@ pub struct ClusterConfig {
     pub policy: ClusterPolicy,
     /// Where its nodes are looked for at first. A host that is a name stands for all its addresses.
     pub seeds: Vec<Address>,
+    /// The service in Consul whose instances are such places, too.
+    pub consul_service: Option<String>,
     /// The nodes that this agent stands beside.
     pub local: Vec<Address>,
     /// How to log in to its nodes.
     pub login: LinkSettings,
+}
+
+impl ClusterConfig {
+    /// Where its nodes are looked for at first: what agents publish of a cluster leads to none. Those that this agent stands
+    /// beside are some of them.
+    pub fn sources(&self) -> BTreeSet<ServerSource> {
+        let service = |name: &String| ServerSource::Service(name.clone(), RegisteredBy::Others);
+        let listed = self.seeds.iter().chain(&self.local).cloned().map(ServerSource::Listed);
+        listed.chain(self.consul_service.iter().map(service)).collect()
+    }
 }
 
 /// What is said of a group whose agents change no instance and no Sentinel.

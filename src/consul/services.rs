@@ -39,6 +39,15 @@ struct HealthService {
 /// The agent that registered it: what others have registered says nothing of installations.
 pub const AGENT: &str = "agent";
 
+/// Whose instances of a service count.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RegisteredBy {
+    /// Those that no agent has registered or made a row of, and those of agents of this installation, or of none.
+    Installation(Option<String>),
+    /// Those that no agent has registered or made a row of: what agents publish is no source of it.
+    Others,
+}
+
 impl HealthEntry {
     /// The node that it is registered on.
     pub fn node(&self) -> &str {
@@ -52,12 +61,23 @@ impl HealthEntry {
         Address::new(host, self.service.port).ok()
     }
 
+    /// An agent has registered it, or made its row.
+    fn is_by_agents(&self) -> bool {
+        let meta = self.service.meta.as_ref();
+        meta.is_some_and(|meta| meta.contains_key(AGENT) || meta.contains_key(MANAGED_BY.0))
+    }
+
     /// It was not registered, and its row was not made, by an agent of another installation.
     fn is_of(&self, installation: Option<&str>) -> bool {
-        let Some(meta) = &self.service.meta else { return true };
-        let theirs = meta.get(INSTALLATION).map(String::as_str);
-        let by_agents = meta.contains_key(AGENT) || meta.contains_key(MANAGED_BY.0);
-        !by_agents || theirs == installation
+        let theirs = self.service.meta.as_ref().and_then(|meta| meta.get(INSTALLATION));
+        !self.is_by_agents() || theirs.map(String::as_str) == installation
+    }
+
+    fn is_by(&self, by: &RegisteredBy) -> bool {
+        match by {
+            RegisteredBy::Installation(installation) => self.is_of(installation.as_deref()),
+            RegisteredBy::Others => !self.is_by_agents(),
+        }
     }
 }
 
@@ -83,17 +103,17 @@ impl Consul {
         Ok(self.get(&path(service), &[]).await?.value)
     }
 
-    /// Every address registered under a service, healthy or not, but by agents of other installations.
+    /// Every address that these have registered under a service, healthy or not.
     ///
     /// # Errors
     /// Any [`ConsulError`].
     pub async fn service_addresses(
         &self,
         service: &str,
-        installation: Option<&str>,
+        by: &RegisteredBy,
     ) -> Result<Vec<Address>, ConsulError> {
         let all = self.instances(service).await?;
-        let ours = all.iter().filter(|entry| entry.is_of(installation));
+        let ours = all.iter().filter(|entry| entry.is_by(by));
         Ok(ours.filter_map(HealthEntry::address).collect())
     }
 }
@@ -115,13 +135,17 @@ mod tests {
         let by_hand = entry(serde_json::Value::Null);
         for made in [agent, row] {
             let of_none = entry(made.clone());
+            assert!(!of_none.is_by(&RegisteredBy::Others), "{made}");
             assert!(of_none.is_of(None) && !of_none.is_of(Some("prod")), "{made}");
             let mut made = made;
             made["installation"] = json!("prod");
             let of_prod = entry(made);
             assert!(of_prod.is_of(Some("prod")) && !of_prod.is_of(None));
             assert!(!of_prod.is_of(Some("test")));
+            assert!(of_prod.is_by(&RegisteredBy::Installation(Some("prod".to_owned()))));
+            assert!(!of_prod.is_by(&RegisteredBy::Others));
         }
+        assert!(by_hand.is_by(&RegisteredBy::Others));
         assert!(by_hand.is_of(None) && by_hand.is_of(Some("prod")), "it says nothing of that");
     }
 }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::read;
 use crate::clock::Clock;
-use crate::cluster::look;
+use crate::cluster::{look, seeds_of};
 use crate::config::Config;
 use crate::consul::client::{Consul, ConsulError};
 use crate::core::cluster::record::ClusterStore;
@@ -39,6 +39,9 @@ pub async fn examine_cluster(
     let own = config.clusters.iter().find(|cluster| cluster.policy.name == policy.name);
     let login = own.map_or(&config.instance_login, |own| &own.login);
     let mut seeds: Vec<Address> = own.map(|own| own.seeds.clone()).unwrap_or_default();
+    if let Some(own) = own.filter(|_| away.is_none()) {
+        seeds = seeds_of(own, consul).await?;
+    }
     let nodes = record.into_iter().flat_map(|record| record.nodes.values());
     seeds.extend(nodes.map(|node| node.address.clone()));
     let found = look(&seeds, login, names, false).await;

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::data_files::DataFiles;
 use crate::clock::Clock;
-use crate::cluster::{look, position};
+use crate::cluster::{look, position, seeds_of};
 use crate::config::{ClusterConfig, Config};
 use crate::consul::client::Consul;
 use crate::core::cluster::judgement::NodeReadings;
@@ -50,7 +50,9 @@ pub async fn until_safe(
         places.extend(
             recorded.iter().flat_map(|record| record.nodes.values()).map(|n| n.address.clone()),
         );
-        places.extend(cluster.seeds.iter().cloned());
+        let seeds = tokio::time::timeout(CONSUL_TIMEOUT, seeds_of(cluster, consul)).await;
+        let seeds = seeds.ok().and_then(Result::ok);
+        places.extend(seeds.unwrap_or_else(|| cluster.seeds.clone()));
         places.extend(store.iter().flat_map(|store| store.announced.keys()).cloned());
         places.retain(|place| place != own);
         let others = look(&places, &cluster.login, &names, false).await.unwrap_or_default();

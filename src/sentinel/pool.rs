@@ -17,6 +17,7 @@ use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::GaveUp;
 use crate::core::known::observed::{Reading, SentinelAnswer};
 use crate::core::situation::data_loss::Replace;
+use crate::discovery::{ServerSource, look_up};
 use crate::dns::Names;
 
 /// Sentinels watched at the most. More than that is a mistake in a name or a service.
@@ -38,23 +39,18 @@ pub async fn find(
     consul: &Consul,
 ) -> (FoundSentinels, Vec<String>) {
     let (mut found, mut failures) = (FoundSentinels::new(), Vec::new());
-    let lookups = sources.listed.iter().map(|listed| async {
-        (listed.ip().is_none().then(|| listed.host().to_owned()), names.addresses(listed).await)
-    });
-    for (name, addresses) in futures_util::future::join_all(lookups).await {
-        match addresses {
-            Ok(addresses) => found.extend(addresses.into_iter().map(|a| (a, name.clone()))),
-            Err(error) => failures.push(error.to_string()),
-        }
-    }
-    if let Some(service) = &sources.consul_service {
-        match consul.service_addresses(service, sources.installation.as_deref()).await {
-            Ok(addresses) => {
+    for (source, addresses) in look_up(&sources.all(), names, consul).await {
+        match (source, addresses) {
+            (ServerSource::Listed(listed), Ok(addresses)) => {
+                let name = listed.ip().is_none().then(|| listed.host().to_owned());
+                found.extend(addresses.into_iter().map(|address| (address, name.clone())));
+            }
+            (ServerSource::Service(..), Ok(addresses)) => {
                 for address in addresses {
                     found.entry(address).or_insert(None);
                 }
             }
-            Err(error) => failures.push(error.to_string()),
+            (_, Err(error)) => failures.push(error.to_string()),
         }
     }
     (found.into_iter().take(SENTINELS_MAX).collect(), failures)

@@ -293,6 +293,34 @@ fn a_mistake_in_the_file_is_reported_with_what_to_do() {
     }
 }
 
+/// What agents publish of a cluster leads to no cluster: with the last of its nodes it would be lost.
+#[test]
+fn a_service_that_agents_publish_is_none_to_find_the_nodes_under() {
+    let hint = "\nhint: register the nodes under a service of their own, such as `NAME-nodes`, and write consul_service = \
+                \"NAME-nodes\"\n";
+    for (service, said, hint) in [
+        (
+            "Orders-replica",
+            "cluster `orders` cannot find its nodes under service `Orders-replica`: that is what agents publish of \
+             cluster `orders`",
+            hint,
+        ),
+        (
+            "redis-server",
+            "cluster `orders` cannot find its nodes under service `redis-server`: that is what agents publish of group \
+             `redis`",
+            hint,
+        ),
+        ("a/b", "consul_service `a/b` is no service's name: write A-Z a-z 0-9 - _ .", "\n"),
+    ] {
+        let cluster = format!("[[cluster]]\nname = \"orders\"\nconsul_service = \"{service}\"\n");
+        let error = super::config_error(&format!(
+            "{cluster}[sentinels]\naddresses = [\"10.0.0.1:26379\"]\n"
+        ));
+        assert_eq!(error, format!("error: consul-redis.toml:3: {said}{hint}"));
+    }
+}
+
 #[test]
 fn what_makes_no_cluster_is_reported_with_what_would() {
     for (text, said) in [
@@ -338,6 +366,16 @@ fn an_agent_with_clusters_alone_needs_no_sentinels_and_no_group() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("orders as orders.service.consul, from 10.0.0.5:6379"), "{said}");
     assert!(!said.contains("redis-primary") && !said.contains("Sentinels"), "{said}");
+    let more = "consul_service = \"redis-nodes\"\n";
+    for (text, from) in [
+        (format!("{cluster}{more}"), "from 10.0.0.5:6379, those of service redis-nodes"),
+        (format!("[[cluster]]\nname = \"orders\"\n{more}"), "from those of service redis-nodes"),
+        ("[[cluster]]\nname = \"orders\"\n".to_owned(), "from the nodes that agents stand beside"),
+    ] {
+        std::fs::write(&path, &text).expect("a file");
+        let (code, said) = run(&args, &[]);
+        assert!(code == 0 && said.contains(from), "{text}{said}");
+    }
     std::fs::write(&path, format!("{cluster}[[group]]\nname = \"redis\"\n")).expect("a file");
     let (code, said) = run(&args, &[]);
     assert!(code == 64 && said.contains("no Sentinels"), "{said}");

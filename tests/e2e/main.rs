@@ -15,6 +15,7 @@ mod clients;
 mod cluster;
 mod cluster_duties;
 mod cluster_exec;
+mod cluster_places;
 mod cluster_surfaces;
 mod consul;
 mod consul_servers;

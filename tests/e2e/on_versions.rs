@@ -50,6 +50,8 @@ macro_rules! each_on {
                     a_spare_takes_the_place_of_a_replica_that_is_dead_for_good(),
                     what_an_agent_said_of_its_node_goes_when_it_is_away_for_long(),
                     agents_that_only_ask_need_no_more_rights_than_that_and_tell_nothing()}
+                cluster_places::{the_instances_of_a_service_become_a_cluster_when_all_are_registered(),
+                    one_instance_leads_to_all_nodes_and_the_service_to_their_new_addresses()}
             );
         }
     };

@@ -48,7 +48,22 @@ impl Resolver<'_> {
         let mut seeds = seeds.map(|seeds| seeds.get_ref().clone()).unwrap_or_default();
         seeds.sort();
         seeds.dedup();
-        Ok(ClusterConfig { policy, seeds, local, login: common.login.clone() })
+        let consul_service = self.nodes_service(table)?;
+        let login = common.login.clone();
+        Ok(ClusterConfig { policy, seeds, consul_service, local, login })
+    }
+
+    /// The service that its nodes are registered under.
+    fn nodes_service(&self, table: &ClusterTable) -> Result<Option<String>, ConfigError> {
+        let Some(service) = &table.consul_service else { return Ok(None) };
+        let name = service.get_ref();
+        let in_path = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        if name.is_empty() || !name.bytes().all(in_path) {
+            let what =
+                format!("consul_service `{name}` is no service's name: write A-Z a-z 0-9 - _ .");
+            return Err(self.source.contradiction(service, what));
+        }
+        Ok(Some(name.clone()))
     }
 
     fn duties(&self, table: &ClusterTable) -> Result<ClusterDuties, ConfigError> {
@@ -156,6 +171,21 @@ impl Resolver<'_> {
             let node = layout.node();
             if let Some(other) = places.insert(node.to_ascii_lowercase(), owner.clone()) {
                 return place(format!("{other} and {owner} would both be on node `{node}`"));
+            }
+        }
+        self.refuse_circles(&owners)
+    }
+
+    /// Nodes that are found under what is published of them would be found no more once they have left it.
+    fn refuse_circles(&self, owners: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+        for table in &self.file.cluster {
+            let Some(service) = &table.consul_service else { continue };
+            let (name, of) = (table.name.get_ref(), service.get_ref());
+            if let Some(owner) = owners.get(&of.to_ascii_lowercase()) {
+                let what = format!(
+                    "cluster `{name}` cannot find its nodes under service `{of}`: that is what agents publish of {owner}"
+                );
+                return Err(self.source.contradiction(service, what));
             }
         }
         Ok(())

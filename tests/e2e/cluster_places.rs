@@ -1,0 +1,144 @@
+//! Where the nodes of a Redis Cluster are: found by a service in Consul that another program keeps.
+
+use consul_redis::lab::cluster::{LabCluster, id};
+use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::world::{World, WorldSpec};
+use serde_json::{Value, json};
+
+use crate::cluster::{
+    AT_ONCE, CALM, NODE_TIMEOUT_MS, REPLACED_WITHIN, ats, blank_alone, state, until_all_named,
+    until_answers,
+};
+use crate::containers::{Container, PLAIN, Said};
+use crate::support::{agent, logs, run, text, until_logged, world};
+
+/// What the nodes are registered as, each on a node of Consul's catalog.
+const SERVICE: &str = "redis-nodes";
+/// The right that it takes to find them, as docs/cluster.md has it.
+const RIGHT: &str = "service \"redis-nodes\" { policy = \"read\" }";
+const OFF: &str = "fast_failover = \"off\"\n";
+
+async fn put(world: &World, path: &str, body: Value) {
+    world.consul.client().unwrap().put(path, &[], Some(&body)).await.unwrap();
+}
+
+async fn register(world: &World, node: &LabServer) {
+    let (id, host, port) = (node.name(), node.address.host(), node.address.port());
+    let service = json!({"ID": id, "Service": SERVICE, "Address": host, "Port": port});
+    let body = json!({"Node": format!("host-{id}"), "Address": host, "Service": service});
+    put(world, "/v1/catalog/register", body).await;
+}
+
+async fn deregister(world: &World, node: &LabServer) {
+    let body = json!({"Node": format!("host-{}", node.name())});
+    put(world, "/v1/catalog/deregister", body).await;
+}
+
+/// A config that knows of the nodes by their service alone.
+fn config(world: &World, more: &str) -> String {
+    let path = world.dir().join("places.toml");
+    let table = format!("[[cluster]]\nname = \"orders\"\nconsul_service = \"{SERVICE}\"\n{more}");
+    std::fs::write(&path, table).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// With the rights that the page names and no others.
+#[tokio::test]
+pub async fn the_instances_of_a_service_become_a_cluster_when_all_are_registered() {
+    let master_token = Some("11111111-2222-3333-4444-555555555555".to_owned());
+    let groups = Vec::new();
+    let spec = WorldSpec { redis: 0, sentinels: 0, groups, master_token, ..WorldSpec::default() };
+    let mut world = world(spec).await;
+    let names = ["node-0", "node-1", "node-2", "node-3", "node-4", "node-5"];
+    let cluster = LabCluster::start_blank(&mut world, &names, NODE_TIMEOUT_MS).await.unwrap();
+    let page = std::fs::read_to_string(format!("{}/docs/cluster.md", env!("CARGO_MANIFEST_DIR")));
+    let page = page.unwrap();
+    assert!(page.contains(RIGHT), "{RIGHT}");
+    let rules = page.split("```hcl\n").nth(1).unwrap().split("```").next().unwrap();
+    let sessions = "session_prefix \"\" { policy = \"write\" }";
+    let token = world.consul.token("agent", &format!("{rules}{RIGHT}\n{sessions}")).await.unwrap();
+    let config = config(&world, &format!("expect = 6\nreplicas = 1\n{OFF}"));
+    let env = [("CONSUL_REDIS_SENTINELS", ""), ("CONSUL_HTTP_TOKEN", token.as_str())];
+    let (last, five) = cluster.nodes.split_last().unwrap();
+    for node in five {
+        register(&world, node).await;
+    }
+    let waits = "5 of 6 blank nodes are there";
+    let plan = ["--config", &config, "cluster", "create", "orders", "--plan"];
+    let planned = run(&world, &plan, &env);
+    assert!(text(&planned).contains(waits), "{}", text(&planned));
+    let agents = [agent(&world, "agent-0", &["--config", &config], &env)];
+    until_logged(|| logs(&agents), 20, waits, 1).await;
+    register(&world, last).await;
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found.len() == 3).await;
+    let all: Vec<&LabServer> = cluster.nodes.iter().collect();
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| found == ats(&all)).await;
+    // What has left the service is a member as before: the agents have its address.
+    for node in &cluster.nodes {
+        deregister(&world, node).await;
+    }
+    let none = "no node is registered in Consul under service redis-nodes";
+    until_logged(|| logs(&agents), 20, none, 1).await;
+    tokio::time::sleep(CALM).await;
+    assert_eq!(world.consul.passing("orders").await.unwrap(), ats(&all), "{}", logs(&agents));
+}
+
+fn started(world: &World, config: &str) -> Process {
+    agent(world, "agent-0", &["--config", config], &[("CONSUL_REDIS_SENTINELS", "")])
+}
+
+#[tokio::test]
+pub async fn one_instance_leads_to_all_nodes_and_the_service_to_their_new_addresses() {
+    let (mut world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    register(&world, &cluster.nodes[5]).await;
+    let config = config(&world, OFF);
+    let agents = [started(&world, &config)];
+    until_all_named(&world, &cluster).await;
+    deregister(&world, &cluster.nodes[5]).await;
+    cluster.move_all(&mut world, NODE_TIMEOUT_MS).await.unwrap();
+    for node in &cluster.nodes {
+        register(&world, node).await;
+    }
+    let all: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let all = ats(&all);
+    until_answers(&world, "orders", REPLACED_WITHIN * 2, |found| found == all).await;
+    let shown = run(&world, &["--config", &config, "cluster", "orders"], &[]);
+    let head = "16384 of 16384 slots are served";
+    assert!(text(&shown).starts_with(head), "{}\n{}", text(&shown), logs(&agents));
+}
+
+/// All addresses of its own file are old ones: the service alone leads to a node that knows of its cluster. That one hears
+/// no majority, so nothing tells whether another node owns the slots now.
+#[tokio::test]
+pub async fn a_node_is_not_started_on_its_own_word_where_its_service_lists_another_one() {
+    let (mut world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    for node in &mut cluster.nodes[1..] {
+        node.kill();
+    }
+    let living = &cluster.nodes[0];
+    register(&world, living).await;
+    let server = world.dir().join("image.conf");
+    std::fs::write(&server, "cluster-enabled yes\nappendonly yes\n").unwrap();
+    let config = config(&world, OFF);
+    let env = [("CONSUL_REDIS_CONFIG", config.as_str())];
+    let said = Said { env: &env, config: Some(&server), ..PLAIN };
+    let mut stopped = Container::new(&mut world, "node-6", said);
+    let (own, other) = ("f".repeat(40), id(living).await.unwrap());
+    let (host, there) = (living.address.host(), &stopped.address);
+    let file = format!(
+        "{own} {there}@17000 myself,master - 0 0 9 connected 0-5460\n\
+         {other} {host}:1@10001 master - 0 0 8 connected 5461-16383\n\
+         vars currentEpoch 9 lastVoteEpoch 0\n"
+    );
+    std::fs::write(stopped.data.join("nodes.conf"), file).unwrap();
+    std::fs::write(stopped.data.join("dump.rdb"), "").unwrap();
+    stopped.restart(&world);
+    let words = "and neither Consul nor another node says whether it still does";
+    until_logged(|| stopped.log(), AT_ONCE.as_secs(), words, 1).await;
+    tokio::time::sleep(CALM).await;
+    assert!(stopped.ask(&["PING"]).await.is_err(), "{}", stopped.log());
+    assert_eq!(state(&world).await, Value::Null);
+}
