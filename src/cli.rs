@@ -8,7 +8,7 @@ use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::file::{LogFormat, Span};
-use crate::core::identity::address::{Address, AddressError, GroupName, ServiceName};
+use crate::core::identity::address::{Address, AddressError, GroupName, ServiceName, Zone};
 use crate::core::policy::WantedQuorum;
 use crate::core::published::record::Level;
 
@@ -499,6 +499,9 @@ pub struct Common {
     /// The installation that the groups belong to: agents of another one, or of none, leave them alone
     #[arg(long, global = true, env = "CONSUL_REDIS_INSTALLATION", value_name = "NAME")]
     pub installation: Option<String>,
+    /// Where this host stands, such as `eu-1a`: Redis Clusters are spread over zones
+    #[arg(long, global = true, env = "CONSUL_REDIS_ZONE", value_name = "ZONE")]
+    pub zone: Option<Zone>,
     /// Move this host's primaries away before stopping, up to 20 s [default: false; for exec: true]
     #[arg(
         long,

@@ -258,9 +258,11 @@ impl ClusterHands {
             return;
         }
         let local = beside.local.borrow().clone();
-        let ClusterPolicy { layout, agent, duties, .. } = &self.cluster.policy;
-        let Some(announced) = beside.announced.as_ref().filter(|_| duties.manage) else { return };
-        let mine = AnnouncedNode { agent: agent.clone(), host: agent.clone() };
+        let ClusterPolicy { layout, agent, zone, duties, .. } = &self.cluster.policy;
+        let is_of_use = duties.manage || zone.is_some();
+        let Some(announced) = beside.announced.as_ref().filter(|_| is_of_use) else { return };
+        let (host, zone) = (agent.clone(), zone.clone());
+        let mine = AnnouncedNode { agent: agent.clone(), host, zone };
         let mut ops = Vec::new();
         let is_mine =
             |address: &&Address| announced.get(*address).is_some_and(|found| found.node == mine);

@@ -11,10 +11,10 @@ use crate::clock::Clock;
 use crate::cluster::{look, seeds_of};
 use crate::config::Config;
 use crate::consul::client::Consul;
-use crate::core::cluster::claims::PlannedShard;
+use crate::core::cluster::claims::{PlannedNode, PlannedShard};
 use crate::core::cluster::judgement::{Fitness, JudgedNode, Judgement, NoVoters, Shard, judge};
-use crate::core::cluster::make::{blank_nodes, plan};
-use crate::core::cluster::record::{ClusterRecord, ClusterRole, NodeRecord, host_of};
+use crate::core::cluster::make::{blank_nodes, plan, zones_known};
+use crate::core::cluster::record::{ClusterRecord, ClusterRole, NodeRecord, NodeSite};
 use crate::core::cluster::slots::{SLOTS, SlotRange, in_words};
 use crate::core::cluster::table::NodeId;
 use crate::core::identity::address::{Address, GroupName};
@@ -149,9 +149,11 @@ async fn planned(config: Config, name: &GroupName) -> Result<Exit, Failure> {
     let names = Names::new(config.resolver);
     let found = look(&seeds, &config.instance_login, &names, false).await;
     let readings = found.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    let host = |address: &Address| host_of(&store.announced, address);
+    let site = |address: &Address| NodeSite::of(&store.announced, address);
     let nodes = readings.iter().map(|(address, reading)| (address, reading.as_ref().ok()));
-    let nodes = match blank_nodes(nodes, host, wanted) {
+    let nodes = blank_nodes(nodes, site, wanted);
+    let zone = cluster.policy.zone.as_ref();
+    let nodes = match nodes.and_then(|nodes| zones_known(&nodes, zone).map(|()| nodes)) {
         Ok(nodes) => nodes,
         Err(why) => {
             println!("the cluster is not made yet: {why}");
@@ -161,9 +163,13 @@ async fn planned(config: Config, name: &GroupName) -> Result<Exit, Failure> {
     let style = Style::of_stdout();
     let mut text = format!("{} shards of {} nodes\n\n", wanted.shards, nodes.len());
     let mut rows = vec![["slots", "primary", "replicas"].map(str::to_owned).to_vec()];
+    let placed = |node: &PlannedNode| match site(&node.address).zone {
+        Some(zone) => format!("{} ({zone})", node.address),
+        None => node.address.to_string(),
+    };
     for PlannedShard { slots, primary, replicas } in plan(&nodes, wanted.shards) {
-        let replicas: Vec<String> = replicas.iter().map(|n| n.address.to_string()).collect();
-        rows.push(vec![slots.to_string(), primary.address.to_string(), replicas.join(" ")]);
+        let replicas: Vec<String> = replicas.iter().map(placed).collect();
+        rows.push(vec![slots.to_string(), placed(&primary), replicas.join(" ")]);
     }
     terminal::columns(&mut text, "", rows, style);
     print!("{text}");

@@ -56,6 +56,7 @@ async fn recorded(
         service: record.service.clone(),
         layout,
         agent: String::new(),
+        zone: None,
         duties: ClusterDuties::NONE,
     }))
 }
@@ -138,17 +139,19 @@ pub fn describe(status: &ClusterStatus, now: Timestamp, style: Style) -> String 
     let agents =
         if status.agents.is_empty() { "none".to_owned() } else { status.agents.join(", ") };
     let _ = writeln!(text, "  watched by: {agents}");
-    table(&mut text, "shards", status.shards.iter().map(shard_row).collect(), style);
-    table(&mut text, "in no name", status.unfit.iter().map(unfit_row).collect(), style);
+    let shards = status.shards.iter().map(|shard| shard_row(status, shard));
+    table(&mut text, "shards", shards.collect(), style);
+    let unfit = status.unfit.iter().map(|node| unfit_row(status, node));
+    table(&mut text, "in no name", unfit.collect(), style);
     let history = status.history.iter().take(HISTORY_SHOWN).map(change_row);
     table(&mut text, "history", history.collect(), style);
     text
 }
 
-fn shard_row(shard: &ShardStatus) -> Vec<String> {
-    let primary =
-        shard.primary.as_ref().map_or_else(|| "no primary".to_owned(), ToString::to_string);
-    let replicas: Vec<String> = shard.replicas.iter().map(ToString::to_string).collect();
+fn shard_row(status: &ClusterStatus, shard: &ShardStatus) -> Vec<String> {
+    let primary = shard.primary.as_ref();
+    let primary = primary.map_or_else(|| "no primary".to_owned(), |at| status.placed(at));
+    let replicas: Vec<String> = shard.replicas.iter().map(|at| status.placed(at)).collect();
     let replicas = match &replicas[..] {
         [] => "no replica".to_owned(),
         some => format!("replicas {}", some.join(" ")),
@@ -156,12 +159,12 @@ fn shard_row(shard: &ShardStatus) -> Vec<String> {
     vec![shard.shard.to_string(), in_words(&shard.slots), primary, replicas]
 }
 
-fn unfit_row(node: &UnfitMember) -> Vec<String> {
+fn unfit_row(status: &ClusterStatus, node: &UnfitMember) -> Vec<String> {
     let place = match (node.role, node.shard) {
         (Some(role), Some(shard)) => format!("{} of shard {shard}", role.as_str()),
         _ => "of no shard".to_owned(),
     };
-    vec![node.address.to_string(), node.id.to_string(), place, node.why.clone()]
+    vec![status.placed(&node.address), node.id.to_string(), place, node.why.clone()]
 }
 
 fn change_row(change: &ClusterChange) -> Vec<String> {

@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::core::identity::address::{Address, GroupName, ServiceName};
+use crate::core::identity::address::{Address, GroupName, ServiceName, Zone};
 use crate::core::identity::mark::MarkKey;
 use crate::core::policy::{Announce, FastFailover};
 use crate::core::published::record::Level;
@@ -54,6 +54,9 @@ pub struct AgentTable {
     /// The installation that its groups belong to, such as `prod-eu`. Once it is recorded, agents of another
     /// installation, or of none, leave the group alone.
     pub installation: Option<String>,
+    /// Where this host stands, such as `eu-1a`: what is in one zone may be lost together. Agents spread a Redis Cluster
+    /// over zones, and the rows of its nodes on this host (`[[redis]] cluster`, `exec`) get the tag `zone-eu-1a`.
+    pub zone: Option<Zone>,
 }
 
 /// `[consul]`: where Consul is, in the words of Consul's own tools.

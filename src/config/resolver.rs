@@ -17,6 +17,7 @@ use super::file::{File, LogFormat};
 use super::source::ConfigText;
 use super::{Config, ConfigError, Env, LocalSentinel, SentinelSources};
 use crate::cli::Common;
+use crate::core::identity::address::Zone;
 use crate::redis_link::LinkSettings;
 use crate::secret::{SecretSource, VARIABLES};
 
@@ -93,10 +94,16 @@ impl Resolver<'_> {
             sentinels,
             secret_variables: self.secret_variables(),
             templates: self.templates()?,
+            zone: self.zone(),
             agent,
             prefix,
             waiting,
         })
+    }
+
+    /// Where this host stands.
+    fn zone(&self) -> Option<Zone> {
+        self.common.zone.clone().or_else(|| self.file.agent.zone.clone())
     }
 
     /// What an agent keeps for as long as it runs.

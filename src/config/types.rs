@@ -12,7 +12,7 @@ use crate::consul::endpoint::ConsulEndpoint;
 use crate::consul::services::RegisteredBy;
 use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::wanted::{ClusterDuties, Wanted};
-use crate::core::identity::address::{Address, GroupName};
+use crate::core::identity::address::{Address, GroupName, Zone};
 use crate::core::policy::Policy;
 use crate::core::published::projection::Layout;
 use crate::discovery::ServerSource;
@@ -41,6 +41,8 @@ pub struct Config {
     pub consul: ConsulEndpoint,
     /// The prefix of all keys and nodes in Consul.
     pub prefix: String,
+    /// Where this host stands.
+    pub zone: Option<Zone>,
     /// Log level or filter.
     pub log: String,
     /// Form of the log.
@@ -149,6 +151,7 @@ impl Config {
             service,
             layout: Layout::of_cluster(&self.prefix, name),
             agent: self.agent.clone(),
+            zone: None,
             duties: ClusterDuties { make: make.map_err(usage)?, ..ClusterDuties::default() },
         };
         let (seeds, local, login) = (Vec::new(), Vec::new(), self.instance_login.clone());
@@ -168,6 +171,7 @@ impl Config {
             ));
         };
         cluster.local.push(address);
+        cluster.policy.zone.clone_from(&self.zone);
         Ok(self)
     }
 

@@ -144,7 +144,7 @@ fn kind(ty: &Type, enums: &BTreeMap<String, Vec<String>>, key: &str) -> Kind {
     match name.as_str() {
         "Option" | "Spanned" => inner(),
         "Vec" => Kind::List(Box::new(inner())),
-        "String" | "GroupName" | "ServiceName" | "MarkKey" => Kind::Text,
+        "String" | "GroupName" | "ServiceName" | "MarkKey" | "Zone" => Kind::Text,
         "PathBuf" => Kind::File,
         "Address" => Kind::Address,
         "SocketAddr" => Kind::Socket,

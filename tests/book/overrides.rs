@@ -37,6 +37,7 @@ const TIMES: [&str; 2] = ["'1s'", "'2s'"];
 pub const OVERRIDES: &[Override] = &[
     row("agent.id", "--id", NAMES, "c"),
     row("agent.installation", "--installation", NAMES, "c"),
+    row("agent.zone", "--zone", NAMES, "c"),
     row("agent.handover", "--handover", SWITCH, "false"),
     row("consul.address", "--http-addr", ["'a:1'", "'b:1'"], "c:1"),
     row("consul.token_file", "--token-file", FILES, "/c"),

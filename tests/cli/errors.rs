@@ -47,6 +47,13 @@ const FLAGS: &[Mistake] = &[
         "error: invalid value 'a b' for '--group <NAME[=SERVICE]>': group name `a b` must be 1 to 64 of A-Z a-z 0-9 . _ -",
     ),
     mistake(
+        &["agent", "--zone", "EU-1"],
+        &[],
+        64,
+        "error: invalid value 'EU-1' for '--zone <ZONE>': zone `EU-1` must be 1 to 58 of a-z 0-9 - and begin and end with a \
+         letter or digit",
+    ),
+    mistake(
         &["agent", "--group", "redis=Cache_1"],
         &[],
         64,
@@ -395,6 +402,7 @@ fn a_value_that_cannot_be_used_names_its_line() {
             "4: cannot read the secret in /no/such: ",
         ),
         ("[group]\n# /no/such\n", "line 3, column 1"),
+        ("[agent]\nzone = \"EU-1\"\n", "line 4, column 8"),
         (
             "[[group]]\nname = \"redis\"\n[group.login]\npassword_file = '/no/such'\n",
             "6: cannot read the secret in /no/such: ",

@@ -1,9 +1,14 @@
-//! Where the nodes of a Redis Cluster are: found by a service in Consul that another program keeps.
+//! Where the nodes of a Redis Cluster are: found by a service in Consul that another program keeps, and in which zones.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use consul_redis::lab::LabError;
 use consul_redis::lab::cluster::{LabCluster, id};
 use consul_redis::lab::process::Process;
 use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cluster::{
@@ -11,7 +16,7 @@ use crate::cluster::{
     until_answers,
 };
 use crate::containers::{Container, PLAIN, Said};
-use crate::support::{agent, logs, run, text, until_logged, world};
+use crate::support::{agent, json as printed, logs, run, text, until_logged, world};
 
 /// What the nodes are registered as, each on a node of Consul's catalog.
 const SERVICE: &str = "redis-nodes";
@@ -141,4 +146,87 @@ pub async fn a_node_is_not_started_on_its_own_word_where_its_service_lists_anoth
     tokio::time::sleep(CALM).await;
     assert!(stopped.ask(&["PING"]).await.is_err(), "{}", stopped.log());
     assert_eq!(state(&world).await, Value::Null);
+}
+
+const ZONES: [&str; 3] = ["eu-1a", "eu-1b", "eu-1c"];
+
+/// An agent beside two nodes of one zone, which its config or its environment names.
+fn zone_agent(world: &World, cluster: &LabCluster, index: usize) -> Process {
+    let (zone, name) = (ZONES[index], format!("agent-{index}"));
+    let own = if index == 0 { format!("[agent]\nzone = \"{zone}\"\n") } else { String::new() };
+    let all: Vec<String> = cluster.nodes.iter().map(|n| format!("\"{}\"", n.address)).collect();
+    let seeds = all.join(", ");
+    let beside = all[2 * index..2 * index + 2].iter();
+    let beside: String =
+        beside.map(|at| format!("[[redis]]\naddress = {at}\ncluster = \"orders\"\n")).collect();
+    let table = format!(
+        "{own}[[cluster]]\nname = \"orders\"\nseeds = [{seeds}]\nexpect = 6\nreplicas = 1\n{OFF}{beside}"
+    );
+    let path = world.dir().join(format!("{name}.toml"));
+    std::fs::write(&path, table).unwrap();
+    let env = [("CONSUL_REDIS_SENTINELS", ""), ("CONSUL_REDIS_ZONE", zone)];
+    let env = if index == 0 { &env[..1] } else { &env[..] };
+    agent(world, &name, &["--config", path.to_str().unwrap()], env)
+}
+
+#[tokio::test]
+pub async fn a_cluster_is_made_over_the_zones_of_its_agents_and_dns_answers_by_zone() {
+    let (world, cluster) = blank_alone().await;
+    let zone_of: BTreeMap<String, &str> = cluster
+        .nodes
+        .iter()
+        .enumerate()
+        .map(|(index, node)| (node.address.to_string(), ZONES[index / 2]))
+        .collect();
+    let keys = "/v1/kv/redis-ha/cluster/orders/nodes/";
+    for (at, zone) in &zone_of {
+        let said = json!({"agent": "before", "host": at, "zone": zone});
+        put(&world, &format!("{keys}{at}"), said).await;
+    }
+    let mut seeds: Vec<String> = zone_of.keys().map(|at| format!("\"{at}\"")).collect();
+    seeds.sort();
+    let path = world.dir().join("plan.toml");
+    let wanted = format!("seeds = [{}]\nexpect = 6\nreplicas = 1\n", seeds.join(", "));
+    std::fs::write(&path, format!("[[cluster]]\nname = \"orders\"\n{wanted}")).unwrap();
+    let plan = ["--config", path.to_str().unwrap(), "cluster", "create", "orders", "--plan"];
+    let planned = text(&run(&world, &plan, &[("CONSUL_REDIS_SENTINELS", "")]));
+    for row in planned.lines().skip(3) {
+        let in_zones = ZONES.iter().filter(|zone| row.contains(&format!(" ({zone})"))).count();
+        assert_eq!(in_zones, 2, "{planned}");
+    }
+    assert_eq!(planned.lines().count(), 6, "{planned}");
+    let client = world.consul.client().unwrap();
+    client.call(Method::DELETE, keys, &[("recurse", "")], None, AT_ONCE).await.unwrap();
+    // One agent alone waits for the zones that the others are to say.
+    let mut agents = vec![zone_agent(&world, &cluster, 0)];
+    until_logged(|| logs(&agents), 20, "no agent says in which zone", 1).await;
+    agents.extend((1..3).map(|index| zone_agent(&world, &cluster, index)));
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.len() == 3).await;
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| found.len() == 6).await;
+    let status = printed(&world, "status", &["status", "orders", "--json"]);
+    let status = &status[0];
+    assert_eq!(status["zones"], json!(zone_of), "{}", logs(&agents));
+    for shard in status["shards"].as_array().unwrap() {
+        let replica = &shard["replicas"][0];
+        let zones = [&shard["primary"], replica].map(|at| zone_of[at.as_str().unwrap()]);
+        assert_ne!(zones[0], zones[1], "{shard:#}");
+    }
+    let shown = text(&run(&world, &["status", "orders"], &[]));
+    for (at, zone) in &zone_of {
+        assert!(shown.contains(&format!("{at} ({zone})")), "{shown}");
+        let name = format!("zone-{zone}.orders.service.consul");
+        let ports: BTreeSet<u16> = cluster
+            .nodes
+            .iter()
+            .filter(|node| zone_of[&node.address.to_string()] == *zone)
+            .map(|node| node.address.port())
+            .collect();
+        until(&name, AT_ONCE, || async {
+            let found = world.consul.names()?.srv(&name).await.map_err(LabError::new)?;
+            let found: BTreeSet<u16> = found.into_iter().map(|(_, port)| port).collect();
+            if found == ports { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+        })
+        .await
+        .unwrap();
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::claims::{Joining, PlannedNode};
 use super::order::{MetNode, NodeCommand};
-use super::record::{ClusterRole, NodeRecord};
+use super::record::{ClusterRole, NodeRecord, NodeSite};
 use super::relink::knows_a_stranger;
 use super::scene::{Due, Present, Scene};
 use super::table::{NodeId, TableRole};
@@ -21,7 +21,7 @@ const FORGIVEN_MS: u64 = 5_000;
 /// A node that may join.
 struct JoinCandidate {
     node: PlannedNode,
-    host: String,
+    site: NodeSite,
     back: bool,
     /// Why it may not: it is to be blank, and is not.
     not_blank: Option<&'static str>,
@@ -29,23 +29,31 @@ struct JoinCandidate {
 
 /// Begins, where a node waits and a shard needs it.
 pub(super) fn begin(scene: &Scene<'_>, replicas_max: Option<usize>, due: &mut Due) {
-    // Where one cannot join, the next one gets its turn.
     let (claims, now) = (&scene.record.claims, scene.view.now.wall);
-    let candidates = candidates(scene).into_iter();
-    let mut candidates = candidates.filter(|found| !claims.pauses(&found.node.id, now));
-    let Some(candidate) = candidates.next() else { return };
-    let PlannedNode { id, address } = &candidate.node;
+    let mut candidates = candidates(scene);
+    // Where one cannot join, the next one gets its turn.
+    candidates.retain(|found| !claims.pauses(&found.node.id, now));
+    let Some(JoinCandidate { node: PlannedNode { id, address }, .. }) = candidates.first() else {
+        return;
+    };
     if scene.migrating() {
         due.obstacle = Some(format!("{address} ({id}) does not join while slots move"));
         return;
     }
     // Where none needs it, it is a spare: it waits until a replica is forgotten.
-    let Some(shard) = neediest(scene, &candidate.host, replicas_max) else { return };
-    if let Some(what) = candidate.not_blank {
+    let needs = |candidate: JoinCandidate| {
+        let (need, shard) = neediest(scene, &candidate.site, replicas_max)?;
+        Some((need, shard, candidate))
+    };
+    let wanted = candidates.into_iter().filter_map(needs);
+    let first =
+        wanted.min_by_key(|(need, _, found)| (found.not_blank.is_some(), !found.back, *need));
+    let Some((_, shard, JoinCandidate { node, back, not_blank, .. })) = first else { return };
+    if let Some(what) = not_blank {
+        let PlannedNode { id, address } = &node;
         due.obstacle = Some(format!("{address} ({id}) does not join: it {what}"));
         return;
     }
-    let JoinCandidate { node, back, .. } = candidate;
     due.claims.joining = Some(Joining { begun: scene.view.begun(), node, shard, back });
 }
 
@@ -64,7 +72,7 @@ fn candidates(scene: &Scene<'_>) -> Vec<JoinCandidate> {
             continue;
         }
         let node = PlannedNode { id: id.clone(), address: address.clone() };
-        let host = scene.view.host(address);
+        let site = scene.view.site(address);
         let left = scene.record.claims.left.get(id);
         let back = left.is_some_and(|left| {
             between_ms(left.at, scene.view.now.wall) >= FORGOTTEN_FOR_MS
@@ -75,7 +83,7 @@ fn candidates(scene: &Scene<'_>) -> Vec<JoinCandidate> {
         let may = left.is_none() && answer.not_ready.is_none() && answer.table.is_alone();
         if back || (may && scene.view.announced.contains_key(address)) {
             let not_blank = answer.why_not_blank().filter(|_| !back);
-            found.push(JoinCandidate { node, host, back, not_blank });
+            found.push(JoinCandidate { node, site, back, not_blank });
         }
     }
     // Those that were members before: they have the most of the data.
@@ -87,19 +95,29 @@ fn candidates(scene: &Scene<'_>) -> Vec<JoinCandidate> {
     found
 }
 
-/// The shard with the fewest replicas; of several, one of other hosts.
-fn neediest(scene: &Scene<'_>, host: &str, replicas_max: Option<usize>) -> Option<u32> {
+/// The shard with the fewest replicas; of several, one that is led in another zone, or has fewer nodes in this one, or is
+/// on other hosts. With it, how well it fits: the less the better.
+fn neediest(
+    scene: &Scene<'_>,
+    site: &NodeSite,
+    replicas_max: Option<usize>,
+) -> Option<([usize; 4], u32)> {
     let members = |shard: u32| {
         let of = move |node: &&NodeRecord| node.shard == Some(shard);
         scene.record.nodes.values().filter(of)
     };
     let replicas =
         |shard: u32| members(shard).filter(|n| n.role == Some(ClusterRole::Replica)).count();
-    let beside =
-        |shard: u32| members(shard).filter(|node| scene.view.host(&node.address) == host).count();
+    let beside = |shard: u32| {
+        members(shard).filter(|node| scene.view.host(&node.address) == site.host).count()
+    };
+    let in_zone =
+        |shard: u32| members(shard).filter(|node| site.zone.is_some() && node.zone == site.zone);
+    let led = |shard: u32| in_zone(shard).filter(|n| n.role == Some(ClusterRole::Primary)).count();
+    let need = |shard: u32| [replicas(shard), led(shard), in_zone(shard).count(), beside(shard)];
     let mut shards: Vec<u32> = scene.record.shards.keys().copied().collect();
     shards.retain(|shard| replicas_max.is_none_or(|most| replicas(*shard) < most));
-    shards.into_iter().min_by_key(|shard| (replicas(*shard), beside(*shard), *shard))
+    shards.into_iter().map(|shard| (need(shard), shard)).min()
 }
 
 /// Goes on with a node that joins.

@@ -6,20 +6,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::claims::{Making, PlannedNode, PlannedShard};
 use super::judgement::{JudgedNode, NodeAnswer};
 use super::order::{MetNode, NodeCommand};
+use super::record::NodeSite;
 use super::scene::{Due, DutyMemory, Present, Scene};
 use super::slots::{SLOTS, SlotRange, count};
 use super::table::{NodeId, TableRole, TableRow};
 use super::wanted::Wanted;
-use crate::identity::address::Address;
+use crate::identity::address::{Address, Zone};
 
 /// It is said why nothing has come of a plan for so long, in ms.
 pub const STANDS_STILL_MS: u64 = 30_000;
 /// Nodes that are named of several.
 const NAMED_MAX: usize = 3;
 
-/// A blank node, and the host that it is on.
+/// A blank node, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BlankNode {
+    /// The zone of the host, where it is known.
+    pub zone: Option<Zone>,
     /// The host, by the name that its agent gives it, or by its address.
     pub host: String,
     /// Where it answers.
@@ -28,15 +31,14 @@ pub struct BlankNode {
     pub id: NodeId,
 }
 
-/// Who owns what, and who follows whom: primaries on as many hosts as there are, and no replica beside its primary or
-/// another replica of it, where that can be had.
+/// Who owns what, and who follows whom: primaries in as many zones as there are, and on as many hosts; no replica in the
+/// zone of its primary or of another replica of it, and none on their hosts, where that can be had.
 pub fn plan(nodes: &[BlankNode], shards: usize) -> Vec<PlannedShard> {
-    let spread = across_hosts(nodes);
+    let spread = across_zones(nodes);
     let (primaries, others) = spread.split_at(shards.min(spread.len()));
     let mut groups: Vec<Vec<&BlankNode>> = primaries.iter().map(|node| vec![*node]).collect();
     for node in others {
-        let beside = |group: &[&BlankNode]| group.iter().filter(|n| n.host == node.host).count();
-        let best = groups.iter_mut().min_by_key(|group| (group.len(), beside(group)));
+        let best = groups.iter_mut().min_by_key(|group| (group.len(), beside(group, node)));
         if let Some(group) = best {
             group.push(node);
         }
@@ -60,46 +62,83 @@ fn share(index: usize, shards: usize) -> Option<SlotRange> {
     SlotRange::new(u16::try_from(first).ok()?, u16::try_from(end.checked_sub(1)?).ok()?)
 }
 
-/// One of each host, then the next of each.
-fn across_hosts(nodes: &[BlankNode]) -> Vec<&BlankNode> {
-    let mut hosts: BTreeMap<&str, Vec<&BlankNode>> = BTreeMap::new();
+/// One of each zone, then the next of each: of each zone one of each host, and so on.
+fn across_zones(nodes: &[BlankNode]) -> Vec<&BlankNode> {
+    let mut zones: BTreeMap<Option<&Zone>, BTreeMap<&str, Vec<&BlankNode>>> = BTreeMap::new();
     for node in nodes {
+        let hosts = zones.entry(node.zone.as_ref()).or_default();
         hosts.entry(&node.host).or_default().push(node);
     }
-    for of_host in hosts.values_mut() {
-        of_host.sort();
-    }
-    let rounds = hosts.values().map(Vec::len).max().unwrap_or(0);
-    let round = |n: usize| hosts.values().filter_map(move |of_host| of_host.get(n).copied());
+    zones.values_mut().flat_map(BTreeMap::values_mut).for_each(|of_host| of_host.sort());
+    let hosts = zones.into_values().map(|hosts| in_turn(hosts.into_values().collect()));
+    in_turn(hosts.collect())
+}
+
+/// The first of each, then the second of each, and so on.
+fn in_turn(lists: Vec<Vec<&BlankNode>>) -> Vec<&BlankNode> {
+    let rounds = lists.iter().map(Vec::len).max().unwrap_or(0);
+    let round = |n: usize| lists.iter().filter_map(move |list| list.get(n).copied());
     (0..rounds).flat_map(round).collect()
 }
 
-/// Exchanges replicas between shards while that parts more nodes of one host.
+/// What a node has in common with a shard, worst first: the zone of the primary, those of how many of its nodes, and
+/// their hosts.
+fn beside(shard: &[&BlankNode], node: &BlankNode) -> [usize; 3] {
+    let in_zone = |other: &&BlankNode| node.zone.is_some() && other.zone == node.zone;
+    let leads = shard.first().is_some_and(in_zone);
+    let zones = shard.iter().filter(|other| in_zone(other)).count();
+    let hosts = shard.iter().filter(|other| other.host == node.host).count();
+    [usize::from(leads), zones, hosts]
+}
+
+/// Exchanges replicas between shards, and moves one to a shard that has one less, while that parts more nodes of one zone
+/// or host.
 fn part(groups: &mut [Vec<&BlankNode>]) {
-    let beside = |group: &[&BlankNode]| {
-        let hosts: BTreeSet<&str> = group.iter().map(|node| node.host.as_str()).collect();
-        group.len() - hosts.len()
+    while exchange(groups) || move_one(groups) {}
+}
+
+/// Moves a replica to a smaller shard that it has less in common with, where there is one.
+fn move_one(groups: &mut [Vec<&BlankNode>]) -> bool {
+    let places = (0..groups.len()).flat_map(|g| (1..groups[g].len()).map(move |n| (g, n)));
+    let better = places.into_iter().find_map(|(g, n)| {
+        let (node, mut left) = (groups[g][n], groups[g].clone());
+        left.remove(n);
+        let fits = |group: &Vec<&BlankNode>| {
+            group.len() < groups[g].len() && beside(group, node) < beside(&left, node)
+        };
+        Some((g, n, groups.iter().position(fits)?))
+    });
+    let Some((from, place, to)) = better else { return false };
+    let node = groups[from].remove(place);
+    groups[to].push(node);
+    true
+}
+
+/// Exchanges replicas of two shards where that parts more nodes.
+fn exchange(groups: &mut [Vec<&BlankNode>]) -> bool {
+    let sum = |one: [usize; 3], other: [usize; 3]| -> [usize; 3] {
+        std::array::from_fn(|n| one[n] + other[n])
+    };
+    let together = |group: &[&BlankNode]| {
+        let each = (1..group.len()).map(|n| beside(&group[..n], group[n]));
+        each.fold([0; 3], sum)
     };
     let places: Vec<(usize, usize)> =
         (0..groups.len()).flat_map(|g| (1..groups[g].len()).map(move |n| (g, n))).collect();
-    loop {
-        let mut better = false;
-        for (index, (g, n)) in places.iter().copied().enumerate() {
-            for (h, m) in places.iter().skip(index + 1).copied().filter(|(h, _)| *h != g) {
-                let before = beside(&groups[g]) + beside(&groups[h]);
-                let (one, other) = (groups[g][n], groups[h][m]);
-                (groups[g][n], groups[h][m]) = (other, one);
-                if beside(&groups[g]) + beside(&groups[h]) < before {
-                    better = true;
-                } else {
-                    (groups[g][n], groups[h][m]) = (one, other);
-                }
+    let mut better = false;
+    for (index, (g, n)) in places.iter().copied().enumerate() {
+        for (h, m) in places.iter().skip(index + 1).copied().filter(|(h, _)| *h != g) {
+            let before = sum(together(&groups[g]), together(&groups[h]));
+            let (one, other) = (groups[g][n], groups[h][m]);
+            (groups[g][n], groups[h][m]) = (other, one);
+            if sum(together(&groups[g]), together(&groups[h])) < before {
+                better = true;
+            } else {
+                (groups[g][n], groups[h][m]) = (one, other);
             }
         }
-        if !better {
-            return;
-        }
     }
+    better
 }
 
 /// What is to be made of nodes and what they answer, or what there has to be first.
@@ -108,7 +147,7 @@ fn part(groups: &mut [Vec<&BlankNode>]) {
 /// What is waited for.
 pub fn blank_nodes<'a>(
     nodes: impl Iterator<Item = (&'a Address, Option<&'a NodeAnswer>)>,
-    host: impl Fn(&Address) -> String,
+    site: impl Fn(&Address) -> NodeSite,
     wanted: Wanted,
 ) -> Result<Vec<BlankNode>, String> {
     let mut found: BTreeMap<NodeId, BlankNode> = BTreeMap::new();
@@ -120,12 +159,27 @@ pub fn blank_nodes<'a>(
             return Err(format!("{address} {what}"));
         }
         let id = answer.table.own.clone();
-        let node = BlankNode { host: host(address), address: address.clone(), id: id.clone() };
+        let NodeSite { zone, host } = site(address);
+        let node = BlankNode { zone, host, address: address.clone(), id: id.clone() };
         found.entry(id).or_insert(node);
     }
     match found.len() == wanted.nodes {
         true => Ok(found.into_values().collect()),
         false => Err(format!("{} of {} blank nodes are there", found.len(), wanted.nodes)),
+    }
+}
+
+/// Where the zone of one is known, or the agent's own nodes have one, those of all have to be: what is made is made once.
+///
+/// # Errors
+/// Whose is waited for.
+pub fn zones_known(nodes: &[BlankNode], own: Option<&Zone>) -> Result<(), String> {
+    let zoned = own.is_some() || nodes.iter().any(|node| node.zone.is_some());
+    match nodes.iter().find(|node| zoned && node.zone.is_none()) {
+        Some(BlankNode { address, .. }) => Err(format!(
+            "no agent says in which zone {address} is: each agent beside a node has a zone, or none has"
+        )),
+        None => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::claims::Claims;
 use super::slots::{SlotRange, count};
 use super::table::NodeId;
-use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::identity::address::{Address, GroupName, ServiceName, Zone};
 use crate::published::projection::Op;
 use crate::published::record::decode_form;
 use crate::published::store::{AGENTS, ANNOUNCED, Key, Layout};
@@ -120,6 +120,9 @@ pub struct NodeRecord {
     /// Why it was found unfit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// The zone of its host, where the agent beside it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Zone>,
     /// Since when all of this is so.
     pub since: Timestamp,
     /// The generation that this began with.
@@ -202,6 +205,26 @@ pub struct AnnouncedNode {
     pub agent: String,
     /// The host that both are on.
     pub host: String,
+    /// The zone of that host, where the agent was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Zone>,
+}
+
+/// Where a node is: nodes on one host, or in one zone, may be lost together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSite {
+    /// The zone, where it is known.
+    pub zone: Option<Zone>,
+    /// The host, as the agent beside the node calls it, or the node's address.
+    pub host: String,
+}
+
+impl NodeSite {
+    /// Of a node, as its agent says it.
+    pub fn of(announced: &BTreeMap<Address, AnnouncedNode>, address: &Address) -> Self {
+        let zone = announced.get(address).and_then(|node| node.zone.clone());
+        Self { zone, host: host_of(announced, address) }
+    }
 }
 
 /// The key of a node that an agent stands beside.

@@ -12,12 +12,12 @@ use super::judgement::{
 };
 use super::record::{
     AnnouncedNode, CLUSTER_RECORD_VERSION, ClusterRecord, ClusterRole, IN_MAINTENANCE, NodeRecord,
-    ShardRecord, Unheard, host_of,
+    NodeSite, ShardRecord, Unheard, host_of,
 };
 use super::slots::{SlotRange, common, count, in_words};
 use super::table::{NodeId, TableRow};
 use super::wanted::ClusterDuties;
-use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::identity::address::{Address, GroupName, ServiceName, Zone};
 use crate::published::store::Layout;
 use crate::time::{Mono, Now};
 use jiff::Timestamp;
@@ -47,6 +47,8 @@ pub struct ClusterPolicy {
     pub layout: Layout,
     /// This agent.
     pub agent: String,
+    /// The zone of the nodes that it stands beside; none where it stands beside none.
+    pub zone: Option<Zone>,
     /// What it may do besides.
     pub duties: ClusterDuties,
 }
@@ -143,6 +145,19 @@ impl ClusterView<'_> {
     /// The host that a node is on: as its agent calls it, or its address.
     pub fn host(&self, address: &Address) -> String {
         host_of(self.announced, address)
+    }
+
+    /// Its host, and the zone of that.
+    pub fn site(&self, address: &Address) -> NodeSite {
+        NodeSite::of(self.announced, address)
+    }
+
+    /// The zone of a member: as the agent beside it says, or said at the same address.
+    fn zone(&self, address: &Address, recorded: Option<&NodeRecord>) -> Option<Zone> {
+        match self.announced.get(address) {
+            Some(announced) => announced.zone.clone(),
+            None => recorded.filter(|node| node.address == *address)?.zone.clone(),
+        }
     }
 
     /// It begins now, by this agent.
@@ -371,6 +386,7 @@ fn member(
         epoch: shard.map(|(_, shard)| shard.epoch).unwrap_or_default(),
         fit: why.is_none() && role.is_some(),
         why,
+        zone: view.zone(&node.address, recorded),
         since: view.now.wall,
         generation: 0,
     };
@@ -557,6 +573,7 @@ pub fn differences(before: Option<&ClusterRecord>, after: &ClusterRecord) -> Vec
     for (id, node) in &after.nodes {
         let (was, now) = (old(id).and_then(is), is(node));
         let moved = old(id).is_some_and(|old| old.address != node.address);
+        let zoned = old(id).is_some_and(|old| old.zone != node.zone);
         let (at, why) = (&node.address, node.why.as_deref().unwrap_or("it belongs to no shard"));
         match (was, now) {
             (was, Some(now)) if moved || was.as_ref() != Some(&now) => {
@@ -566,6 +583,10 @@ pub fn differences(before: Option<&ClusterRecord>, after: &ClusterRecord) -> Vec
             (None, None) if old(id).is_none() => {
                 lines.push(format!("{at} ({id}) is a member, and in no name: {why}"));
             }
+            _ if zoned => lines.push(match &node.zone {
+                Some(zone) => format!("{at} ({id}) is in zone {zone}"),
+                None => format!("{at} ({id}) is in no known zone"),
+            }),
             _ => {}
         }
     }

@@ -7,7 +7,7 @@ use super::history::{HISTORY, appended};
 use super::record::{ClusterRecord, ClusterRole, ClusterStore, MAINTENANCE, NodeRecord};
 use super::slots::SlotRange;
 use super::table::NodeId;
-use crate::identity::address::Address;
+use crate::identity::address::{Address, Zone};
 use crate::published::projection::{
     Op, Projection, Rows, ServiceRow, TXN_OPS_MAX, marked_node, plain_changes, row_changes,
     row_meta,
@@ -28,9 +28,10 @@ pub fn project(record: &ClusterRecord) -> Projection {
             ClusterRole::Primary => record.service.primary(),
             ClusterRole::Replica => record.service.replica(),
         };
-        let tag = format!("shard-{shard}");
-        let all = vec![role.as_str().to_owned(), tag.clone()];
-        for (service, tags) in [(record.service.to_string(), all), (named, vec![tag])] {
+        let mut tags = vec![format!("shard-{shard}")];
+        tags.extend(node.zone.as_ref().map(Zone::tag));
+        let all = [vec![role.as_str().to_owned()], tags.clone()].concat();
+        for (service, tags) in [(record.service.to_string(), all), (named, tags)] {
             let key = format!("{service}:{}", node.address);
             rows.services.insert(key, row(record, id, node, service, tags));
         }
@@ -55,6 +56,7 @@ fn row(
         ("generation", node.generation.to_string()),
     ];
     meta.extend(more.map(|(key, value)| (key.to_owned(), value)));
+    meta.extend(node.zone.as_ref().map(|zone| ("zone".to_owned(), zone.to_string())));
     let (address, port) = (node.address.host().to_owned(), node.address.port());
     ServiceRow { service, address, port, tags, meta }
 }

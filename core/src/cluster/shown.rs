@@ -1,6 +1,6 @@
 //! What operators are told of a cluster: what its record says, and what an agent hears besides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use super::renewal::ClusterPolicy;
 use super::rows::project;
 use super::slots::{SLOTS, SlotRange, in_words};
 use super::table::NodeId;
-use crate::identity::address::{Address, GroupName};
+use crate::identity::address::{Address, GroupName, Zone};
 use crate::known::observed::RowsAnswer;
 use crate::published::projection::differences;
 
@@ -53,6 +53,8 @@ pub struct ClusterStatus {
     pub shards: Vec<ShardStatus>,
     /// The members that are in no name.
     pub unfit: Vec<UnfitMember>,
+    /// The zones of members, where they are known.
+    pub zones: BTreeMap<Address, Zone>,
     /// The agents that watch the cluster.
     pub agents: Vec<String>,
     /// What agents have begun to do to the nodes, in words.
@@ -222,6 +224,7 @@ pub fn cluster_status(
         voters_answering: hears.map(|hears| hears.answering),
         shards: record.map(shards).unwrap_or_default(),
         unfit: record.map(unfit).unwrap_or_default(),
+        zones: record.map(zones).unwrap_or_default(),
         agents: agents.into_iter().collect(),
         under_way: record.map(|record| record.claims.in_words()).unwrap_or_default(),
         history: store.map(changes_of).unwrap_or_default(),
@@ -235,6 +238,14 @@ pub fn cluster_status(
 }
 
 impl ClusterStatus {
+    /// A member's address, with its zone where that is known.
+    pub fn placed(&self, address: &Address) -> String {
+        match self.zones.get(address) {
+            Some(zone) => format!("{address} ({zone})"),
+            None => address.to_string(),
+        }
+    }
+
     /// Adds what was found wrong elsewhere.
     pub fn add(&mut self, problems: impl IntoIterator<Item = ClusterProblem>) {
         self.problems.extend(problems);
@@ -281,6 +292,11 @@ fn unfit(record: &ClusterRecord) -> Vec<UnfitMember> {
     let mut all: Vec<UnfitMember> = unfit.map(member).collect();
     all.sort_by(|one, other| one.address.cmp(&other.address));
     all
+}
+
+fn zones(record: &ClusterRecord) -> BTreeMap<Address, Zone> {
+    let zone = |node: &NodeRecord| Some((node.address.clone(), node.zone.clone()?));
+    record.nodes.values().filter_map(zone).collect()
 }
 
 fn problems(

@@ -14,6 +14,10 @@ use thiserror::Error;
 pub const GROUP_NAME_LEN_MAX: usize = 64;
 /// Longest service name: a DNS label is 63 bytes and the longest suffix we add is `-primary`.
 pub const SERVICE_NAME_LEN_MAX: usize = 63 - "-primary".len();
+/// What stands before a zone in a tag.
+const ZONE_TAG: &str = "zone-";
+/// Longest zone: with `zone-` before it, it is one DNS label (63 bytes).
+pub const ZONE_LEN_MAX: usize = 63 - ZONE_TAG.len();
 
 /// Where a Redis or a Sentinel listens: `host:port`, `name:port` or `[v6]:port`.
 ///
@@ -177,6 +181,11 @@ pub enum NameError {
         "service name `{0}` must be 1 to {SERVICE_NAME_LEN_MAX} of A-Z a-z 0-9 - and start with a letter or digit"
     )]
     Service(String),
+    /// The tag with the zone would not be a DNS label.
+    #[error(
+        "zone `{0}` must be 1 to {ZONE_LEN_MAX} of a-z 0-9 - and begin and end with a letter or digit"
+    )]
+    Zone(String),
 }
 
 /// What Sentinel calls a master name: the name of one group.
@@ -262,6 +271,38 @@ impl FromStr for ServiceName {
     }
 }
 
+/// Where a host stands, as its agent was told: what is in one zone may be lost together.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Zone(String);
+
+impl Zone {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The tag of the rows of what stands there: `zone-eu-1a`.
+    pub fn tag(&self) -> String {
+        format!("{ZONE_TAG}{}", self.0)
+    }
+}
+
+impl FromStr for Zone {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let ends = [text.bytes().next(), text.bytes().next_back()];
+        let ends_well = ends.into_iter().all(|end| end.is_some_and(plain));
+        let allowed = text.bytes().all(|b| plain(b) || b == b'-');
+        if !ends_well || !allowed || text.len() > ZONE_LEN_MAX {
+            return Err(NameError::Zone(text.to_owned()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
 macro_rules! name_conversions {
     ($name:ident) => {
         impl fmt::Display for $name {
@@ -290,6 +331,7 @@ macro_rules! name_conversions {
 
 name_conversions!(GroupName);
 name_conversions!(ServiceName);
+name_conversions!(Zone);
 
 #[cfg(test)]
 mod tests {
@@ -339,6 +381,13 @@ mod tests {
         assert!("cache-1".parse::<ServiceName>().is_ok());
         for bad in ["", "-a", "a.b", "a_b", &"x".repeat(56)] {
             assert!(bad.parse::<ServiceName>().is_err(), "{bad}");
+        }
+        let long = "z".repeat(ZONE_LEN_MAX);
+        for good in ["eu-1a", "1", long.as_str()] {
+            assert!(good.parse::<Zone>().unwrap().tag().len() <= 63, "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a.b", "a_b", &"z".repeat(59)] {
+            assert!(bad.parse::<Zone>().is_err(), "{bad}");
         }
     }
 }

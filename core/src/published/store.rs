@@ -150,8 +150,8 @@ impl Layout {
 
     /// A node that an agent stands beside.
     ///
-    /// Holds JSON: the agent that stands beside a node of a cluster, and its host; counts while that agent is there, and
-    /// gone when its config names another one, or it has been away for `forget_after`.
+    /// Holds JSON: the agent that stands beside a node of a cluster, its host and its zone; counts while that agent is
+    /// there, and gone when its config names another one, or it has been away for `forget_after`.
     pub fn announced(&self, node: &Address) -> String {
         format!("{}{ANNOUNCED}{node}", self.root())
     }

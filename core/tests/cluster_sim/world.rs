@@ -367,6 +367,7 @@ impl World {
             service: "orders".parse().expect("a name"),
             layout: self.layout.clone(),
             agent: format!("agent-{agent}"),
+            zone: None,
             duties: self.duties,
         }
     }

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use crate::cluster::{Cluster, Line, NODES, Node, SLOTS_OF, at, id, link_to};
 use crate::cluster_names::{AT_ONCE, LATER, STEP_MS, Stage, ats, layout};
 
-const ALL: ClusterDuties = ClusterDuties {
+pub(crate) const ALL: ClusterDuties = ClusterDuties {
     manage: true,
     make: Some(Wanted { nodes: 6, shards: 3 }),
     replicas_max: None,
@@ -30,7 +30,7 @@ fn name_of(id: &NodeId) -> char {
 }
 
 /// What a node does that is told something, if all others heard of it at once.
-fn obey(cluster: &mut Cluster, order: &NodeOrder) {
+pub(crate) fn obey(cluster: &mut Cluster, order: &NodeOrder) {
     let own = name_of(&order.id);
     match &order.command {
         NodeCommand::SetEpoch(epoch) => cluster.say(&[own], own, |line| line.epoch = *epoch),
@@ -60,7 +60,7 @@ fn obey(cluster: &mut Cluster, order: &NodeOrder) {
     }
 }
 
-fn blank_node(name: char) -> Node {
+pub(crate) fn blank_node(name: char) -> Node {
     Node {
         table: BTreeMap::from([(name, Line::primary(0, ""))]),
         answers: true,
@@ -72,7 +72,7 @@ fn blank_node(name: char) -> Node {
     }
 }
 
-fn blank() -> Cluster {
+pub(crate) fn blank() -> Cluster {
     Cluster(NODES.into_iter().map(|name| (name, blank_node(name))).collect())
 }
 
@@ -93,7 +93,7 @@ fn published(agents: usize) -> Stage {
 
 /// An agent stands beside it.
 fn announce(stage: &mut Stage, name: char, host: &str) {
-    let node = AnnouncedNode { agent: host.to_owned(), host: host.to_owned() };
+    let node = AnnouncedNode { agent: host.to_owned(), host: host.to_owned(), zone: None };
     let key = format!("{}nodes/{}", layout().root(), at(name));
     stage.put(&layout().agent(host), "{}");
     stage.put(&key, &serde_json::to_string(&node).expect("JSON"));
@@ -303,6 +303,7 @@ proptest! {
     fn a_plan_uses_every_node_once_and_parts_what_can_be_parted(hosts in hosts(), shards in 1_usize..8) {
         let nodes: Vec<BlankNode> = hosts.iter().enumerate().flat_map(|(host, count)| {
             (0..*count).map(move |n| BlankNode {
+                zone: None,
                 host: format!("host-{host}"),
                 address: format!("10.0.{host}.{n}:6379").parse().unwrap(),
                 id: NodeId::parse(&format!("{:040x}", host * 100 + n)).unwrap(),

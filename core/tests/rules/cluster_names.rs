@@ -304,6 +304,7 @@ pub(crate) fn policy(agent: &str) -> ClusterPolicy {
         service: "orders".parse().expect("a name"),
         layout: layout(),
         agent: agent.to_owned(),
+        zone: None,
         duties: ClusterDuties::NONE,
     }
 }
@@ -424,7 +425,7 @@ fn a_replica_in_maintenance_is_in_no_name_and_an_owner_stays() {
 #[test]
 fn one_look_says_what_an_agent_would_do() {
     let planned = |stage: &Stage| {
-        let asked = NODES.map(|node| at(node));
+        let asked = NODES.map(at);
         let readings = asked.into_iter().map(|at| {
             let found = stage.cluster.readings().get(&at).cloned();
             (at, found.unwrap_or_else(|| Err("refused".to_owned())))

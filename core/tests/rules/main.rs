@@ -8,6 +8,7 @@ mod cluster_duties;
 mod cluster_names;
 mod cluster_shown;
 mod cluster_start;
+mod cluster_zones;
 mod data_loss;
 mod doctor;
 mod electorate;

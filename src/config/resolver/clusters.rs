@@ -43,6 +43,7 @@ impl Resolver<'_> {
             service: self.cluster_service(table)?,
             layout: Layout::of_cluster(common.prefix, name),
             agent: common.agent.to_owned(),
+            zone: self.zone().filter(|_| !local.is_empty()),
             duties: self.duties(table)?,
         };
         let mut seeds = seeds.map(|seeds| seeds.get_ref().clone()).unwrap_or_default();

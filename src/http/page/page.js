@@ -483,10 +483,14 @@ function slotBar(status) {
   return svg("svg", { class: "day", viewBox: `0 0 ${SLOTS} ${DAY.height}`, preserveAspectRatio: "none", role: "img", "aria-label": covered(status) },
     svg("rect", { class: "unknown", x: 0, y: 0, width: SLOTS, height: DAY.height }), ...rects);
 }
+// A node's address, and its zone where that is known.
+const placed = (status) => (address) => (status.zones[address] ? `${address} (${status.zones[address]})` : address);
+
 function shards(status) {
   const heads = [{ name: "Shard" }, { name: "Slots" }, { name: "Primary" }, { name: "Replicas" }, { name: "Epoch", number: true }];
+  const at = placed(status);
   const rows = status.shards.map((one) => [
-    one.shard, one.slots.join(" "), or(one.primary, "none"), one.replicas.join(" ") || "none", one.epoch,
+    one.shard, one.slots.join(" "), one.primary ? at(one.primary) : "none", one.replicas.map(at).join(" ") || "none", one.epoch,
   ]);
   return table("Shards", heads, rows, "wide");
 }
@@ -494,7 +498,7 @@ function unfit(status, now) {
   if (status.unfit.length === 0) return null;
   const heads = [{ name: "In no name" }, { name: "Node" }, { name: "It is" }, { name: "Why" }, { name: "For", number: true }];
   const rows = status.unfit.map((one) => [
-    one.address, one.id.slice(0, 8), one.role ? `${one.role} of shard ${one.shard}` : "of no shard", one.why, ago(one.since, now),
+    placed(status)(one.address), one.id.slice(0, 8), one.role ? `${one.role} of shard ${one.shard}` : "of no shard", one.why, ago(one.since, now),
   ]);
   return table("In no name", heads, rows, "wide");
 }
@@ -539,7 +543,7 @@ function showCluster(view, now) {
   const watched = status.agents.length === 0 ? "no agent" : status.agents.join(", ");
   put(parts, "since", [since, voters, watched], () => [make("p", {}, `${since}${voters}Watched by ${watched}.`)]);
   put(parts, "slots", status.shards, () => [slotBar(status)]);
-  put(parts, "tables", [status.shards, status.unfit, status.history, minute(now)], () => [shards(status), unfit(status, now), changes(status)]);
+  put(parts, "tables", [status.shards, status.unfit, status.zones, status.history, minute(now)], () => [shards(status), unfit(status, now), changes(status)]);
 }
 
 // ---- The page ----
