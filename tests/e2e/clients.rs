@@ -206,9 +206,10 @@ async fn survives(name: &str, interpreter: PathBuf, args: &[String]) {
     server.ask(&["REPLICAOF", "192.0.2.7", "6379"]).await.unwrap();
     let refused = |lines: &[Line]| lines.iter().any(Line::is_refused);
     sample.until("a write is refused", seen, refused).await;
-    // The name leads there for as long as no other one is published: a new connection is asked for its role.
-    let asked = |lines: &[Line]| lines.iter().any(|line| line.why.contains("is no primary"));
-    sample.until("it has asked for ROLE", seen, asked).await;
+    // It looks the name up anew. That leads there for as long as no agent has taken the name away, so that a new connection
+    // is asked for its role.
+    let anew = |lines: &[Line]| lines.iter().any(|line| !line.acknowledged && !line.is_refused());
+    sample.until("it has looked the name up anew", seen, anew).await;
     let third = follow(&world, &sample, &second, &mut outcome).await;
     outcome.at_risk.extend(last_before_failure(&sample.lines(), seen));
     until_in_sync(&world, "redis", 2).await;

@@ -148,7 +148,7 @@ pub async fn redis_high_availability_options_redis_cluster_with_an_agent_on_each
 
 /// The rights that docs/cluster.md asks for, and no others, over TLS alone.
 #[tokio::test]
-async fn over_tls_and_with_its_own_user_an_agent_makes_a_cluster_and_hastens_an_election() {
+pub async fn over_tls_and_with_its_own_user_an_agent_makes_a_cluster_and_hastens_an_election() {
     let document =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cluster.md")).unwrap();
     let rights = |after: &str| {

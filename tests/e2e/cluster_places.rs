@@ -139,7 +139,9 @@ pub async fn a_node_is_not_started_on_its_own_word_where_its_service_lists_anoth
          vars currentEpoch 9 lastVoteEpoch 0\n"
     );
     std::fs::write(stopped.data.join("nodes.conf"), file).unwrap();
-    std::fs::write(stopped.data.join("dump.rdb"), "").unwrap();
+    let appended = stopped.data.join("appendonlydir");
+    std::fs::create_dir(&appended).unwrap();
+    std::fs::write(appended.join("appendonly.aof.manifest"), "file a.aof seq 1 type b\n").unwrap();
     stopped.restart(&world);
     let words = "and neither Consul nor another node says whether it still does";
     until_logged(|| stopped.log(), AT_ONCE.as_secs(), words, 1).await;
@@ -179,6 +181,12 @@ pub async fn a_cluster_is_made_over_the_zones_of_its_agents_and_dns_answers_by_z
         .map(|(index, node)| (node.address.to_string(), ZONES[index / 2]))
         .collect();
     let keys = "/v1/kv/redis-ha/cluster/orders/nodes/";
+    let client = world.consul.client().unwrap();
+    let session = client.put("/v1/session/create", &[], Some(&json!({}))).await.unwrap();
+    let session: Value = serde_json::from_slice(&session).unwrap();
+    let session = session["ID"].as_str().unwrap();
+    let present = "/v1/kv/redis-ha/cluster/orders/agents/before";
+    client.put(present, &[("acquire", session)], Some(&json!({}))).await.unwrap();
     for (at, zone) in &zone_of {
         let said = json!({"agent": "before", "host": at, "zone": zone});
         put(&world, &format!("{keys}{at}"), said).await;
@@ -195,8 +203,8 @@ pub async fn a_cluster_is_made_over_the_zones_of_its_agents_and_dns_answers_by_z
         assert_eq!(in_zones, 2, "{planned}");
     }
     assert_eq!(planned.lines().count(), 6, "{planned}");
-    let client = world.consul.client().unwrap();
     client.call(Method::DELETE, keys, &[("recurse", "")], None, AT_ONCE).await.unwrap();
+    client.call(Method::DELETE, present, &[], None, AT_ONCE).await.unwrap();
     // One agent alone waits for the zones that the others are to say.
     let mut agents = vec![zone_agent(&world, &cluster, 0)];
     until_logged(|| logs(&agents), 20, "no agent says in which zone", 1).await;

@@ -42,6 +42,9 @@ macro_rules! each_on {
                     two_clusters_and_a_group_are_in_one_consul(),
                     a_slot_that_moves_is_followed_and_changes_no_name()}
                 cluster_duties::{blank_nodes_become_a_cluster_by_themselves_and_keep_their_places(),
+                    redis_high_availability_options_redis_cluster_with_an_agent_on_each_node(),
+                    over_tls_and_with_its_own_user_an_agent_makes_a_cluster_and_hastens_an_election(),
+                    a_shard_whose_owner_is_dead_is_forced_to_its_replica_by_an_operator_alone(),
                     where_one_of_the_nodes_has_keys_no_cluster_is_made(),
                     nodes_that_do_not_find_one_another_are_named_and_once_they_are_reset_planned_anew(),
                     a_blank_node_beside_an_agent_joins_and_one_that_no_agent_is_beside_does_not(),

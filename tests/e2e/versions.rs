@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use consul_redis::core::known::observed::Role;
 use consul_redis::core::published::record::Level;
 use consul_redis::dns::Names;
 use consul_redis::lab::LabError;
@@ -221,10 +222,16 @@ async fn a_move_on_redis_6_waits_until_every_replica_is_sent_what_is_written() {
     // It writes a history of its own, so that it copies everything.
     late.ask(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
     late.ask(&["REPLICAOF", host, port]).await.unwrap();
-    until("its link is up", Duration::from_secs(20), || async {
-        match late.probe().await?.role {
-            consul_redis::core::known::observed::Role::Replica { link_up: true, .. } => Ok(()),
-            other => Err(LabError(format!("{other:?}"))),
+    let primary = world.server(&old).unwrap();
+    until("its link is up for both sides", Duration::from_secs(20), || async {
+        let (own, other) = (late.probe().await?.role, primary.probe().await?.role);
+        match (&own, &other) {
+            (Role::Replica { link_up: true, .. }, Role::Primary { replicas })
+                if replicas.iter().any(|r| r.address == late.address && r.online) =>
+            {
+                Ok(())
+            }
+            _ => Err(LabError(format!("{own:?}, {other:?}"))),
         }
     })
     .await

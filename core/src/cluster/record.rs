@@ -130,8 +130,12 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
-    /// It says the same of the node. Why it is unfit, agents see differently.
+    /// It says the same of the node. Why it is unfit, agents see differently; that an operator took it out of service,
+    /// they do not.
     pub fn is_as(&self, other: &Self) -> bool {
+        if self.in_maintenance() != other.in_maintenance() {
+            return false;
+        }
         let Self { why, since, generation, .. } = other.clone();
         *other == Self { why, since, generation, ..self.clone() }
     }

@@ -368,13 +368,13 @@ fn member(
     let owns = shard.is_some_and(|(_, shard)| shard.owner == *id);
     let role = shard.map(|_| if owns { ClusterRole::Primary } else { ClusterRole::Replica });
     let elsewhere = node.id.as_ref() != Some(id);
+    // An owner stays: its slots would be in no name.
+    let kept_out = !owns && view.maintenance.contains(id);
     let why = match &node.fitness {
         _ if elsewhere => Some(ANOTHER.to_owned()),
+        _ if kept_out => Some(IN_MAINTENANCE.to_owned()),
         Fitness::Unfit(why) => Some(why.to_string()),
-        // An owner stays: its slots would be in no name.
-        Fitness::Primary | Fitness::Replica => {
-            (!owns && view.maintenance.contains(id)).then(|| IN_MAINTENANCE.to_owned())
-        }
+        Fitness::Primary | Fitness::Replica => None,
     };
     let silent = !elsewhere && matches!(node.fitness, Fitness::Unfit(Unfit::Silent(_)));
     let mut found = NodeRecord {

@@ -31,7 +31,7 @@ const STILL_WITHIN_MS: u64 = 150_000;
 const RARE_AFTER: u64 = 500;
 
 /// What must have happened then.
-const KINDS: [&str; 46] = [
+const KINDS: [&str; 45] = [
     "killed",
     "primaries killed",
     "started",
@@ -69,7 +69,6 @@ const KINDS: [&str; 46] = [
     "replicas that became primaries",
     "published writes lost",
     "races lost",
-    "begun anew",
     "reset",
     "promotions by old votes",
     "MEETs that nodes sent by themselves",

@@ -405,10 +405,18 @@ fn a_replica_in_maintenance_is_in_no_name_and_an_owner_stays() {
     let problems: Vec<String> =
         stage.shown(0).problems.into_iter().map(|problem| problem.text).collect();
     assert_eq!(problems, ["shard 1 has no replica that could take its slots over"]);
-    // It is not answered by the record alone: one that dies meanwhile is dead.
+    // What becomes of it meanwhile is the operator's, and every agent says the same of it.
     stage.cluster.dies('d');
     stage.turn(LATER);
+    assert!(stage.record().nodes[&id('d')].in_maintenance());
+    assert_eq!(stage.kept.writes.len(), 1);
+    // One that was dead before is out of service all the same.
+    stage.put(&key, "{}");
+    stage.turn(AT_ONCE);
     assert!(!stage.record().nodes[&id('d')].in_maintenance());
+    stage.put(&key, &format!(r#"{{"{}": "no"}}"#, id('d').as_str()));
+    stage.turn(AT_ONCE);
+    assert!(stage.record().nodes[&id('d')].in_maintenance());
     stage.cluster = Cluster::healthy();
     stage.put(&key, "{}");
     stage.turn(AT_ONCE);

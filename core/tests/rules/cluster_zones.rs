@@ -22,6 +22,7 @@ fn zone(name: &str) -> Zone {
 /// An agent stands beside a node, on a host of its own.
 fn announce(stage: &mut Stage, node: char, zone_of: Option<&str>) {
     let host = format!("host-{node}");
+    stage.put(&layout().agent(&host), "{}");
     let node = (AnnouncedNode { agent: host.clone(), host, zone: zone_of.map(zone) }, at(node));
     let key = format!("{}nodes/{}", layout().root(), node.1);
     stage.put(&key, &serde_json::to_string(&node.0).expect("JSON"));
