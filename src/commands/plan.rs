@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::terminal;
 use crate::cli::PlanArgs;
 use crate::clock::Clock;
-use crate::cluster::look as look_at_nodes;
+use crate::cluster::{look as look_at_nodes, seeds_of};
 use crate::config::{ClusterConfig, Config, GroupConfig};
 use crate::consul::client::Consul;
 use crate::core::cluster::order::NodeOrder;
@@ -151,15 +151,16 @@ async fn plan_cluster(
 ) -> Result<Planned, Failure> {
     let policy = &cluster.policy;
     let (store, rows) = published_of_cluster(policy, consul, clock).await?;
+    let mut places = seeds_of(cluster, consul).await?;
+    places.extend(cluster.local.iter().cloned());
     let mut seeds = BTreeSet::new();
-    for seed in &cluster.seeds {
+    for place in &places {
         // What a name stands for is looked up once more with the nodes, which says what is wrong with it.
-        seeds.extend(names.addresses(seed).await.unwrap_or_default());
+        seeds.extend(names.addresses(place).await.unwrap_or_default());
     }
     let record = store.record();
     let recorded = record.into_iter().flat_map(|record| record.nodes.values());
-    let places = cluster.seeds.iter().chain(&cluster.local).chain(store.announced.keys());
-    let places: Vec<Address> = places.chain(recorded.map(|node| &node.address)).cloned().collect();
+    places.extend(store.announced.keys().chain(recorded.map(|node| &node.address)).cloned());
     let readings = look_at_nodes(&places, &cluster.login, names, policy.duties.manage).await;
     let readings = readings.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let silent = readings.iter().filter_map(|(at, reading)| Some((at, reading.as_ref().err()?)));
