@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::consul::client::Consul;
 use crate::core::cluster::claims::{PlannedNode, PlannedShard};
 use crate::core::cluster::judgement::{Fitness, JudgedNode, Judgement, NoVoters, Shard, judge};
-use crate::core::cluster::make::{blank_nodes, plan, zones_known};
+use crate::core::cluster::make::{blank_nodes, plan};
 use crate::core::cluster::record::{ClusterRecord, ClusterRole, NodeRecord, NodeSite};
 use crate::core::cluster::slots::{SLOTS, SlotRange, in_words};
 use crate::core::cluster::table::NodeId;
@@ -151,9 +151,7 @@ async fn planned(config: Config, name: &GroupName) -> Result<Exit, Failure> {
     let readings = found.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let site = |address: &Address| NodeSite::of(&store.announced, address);
     let nodes = readings.iter().map(|(address, reading)| (address, reading.as_ref().ok()));
-    let nodes = blank_nodes(nodes, site, wanted);
-    let zone = cluster.policy.zone.as_ref();
-    let nodes = match nodes.and_then(|nodes| zones_known(&nodes, zone).map(|()| nodes)) {
+    let nodes = match blank_nodes(nodes, site, wanted, cluster.policy.zone.as_ref()) {
         Ok(nodes) => nodes,
         Err(why) => {
             println!("the cluster is not made yet: {why}");

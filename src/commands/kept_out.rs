@@ -10,7 +10,7 @@ use crate::core::group::Outcome;
 use crate::core::identity::address::Address;
 use crate::core::published::projection::Op;
 use crate::exit::{Exit, Failure};
-use crate::redis_link::{Link, LinkSettings, list, text};
+use crate::redis_link::{Link, LinkSettings, fields};
 use crate::switchover::failed;
 
 /// How long agents and Sentinels may take to follow: Sentinel reads priorities every 10 s.
@@ -46,8 +46,7 @@ pub async fn write_kept(
 /// A [`Failure`] without an answer, or when it has no such setting.
 pub async fn setting(at: &Address, login: &LinkSettings, name: &str) -> Result<String, Failure> {
     let answer = call(at, login, &["CONFIG", "GET", name]).await?;
-    let row = list(&answer).map_err(|error| failed(at, &error))?;
-    let value = row.get(1).map(text).and_then(Result::ok);
+    let value = fields(&answer).map_err(|error| failed(at, &error))?.remove(name);
     value.ok_or_else(|| Failure::new(Exit::Failed, format!("{at} has no {name}")))
 }
 

@@ -152,6 +152,19 @@ impl GivenUp {
     }
 }
 
+/// Takes the oldest out until there are no more than `most`.
+pub(super) fn keep_newest<T>(
+    all: &mut BTreeMap<NodeId, T>,
+    most: usize,
+    at: impl Fn(&T) -> Timestamp,
+) {
+    while all.len() > most {
+        let oldest = all.iter().min_by_key(|(_, one)| at(one));
+        let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
+        all.remove(&oldest);
+    }
+}
+
 /// Everything that is begun.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
@@ -184,11 +197,7 @@ impl Claims {
         });
         let times = self.given_up.get(id).map_or(0, |last| last.times).saturating_add(1);
         self.given_up.insert(id.clone(), GivenUp { times, at: now });
-        while self.given_up.len() > GIVEN_UP_MAX {
-            let oldest = self.given_up.iter().min_by_key(|(_, last)| last.at);
-            let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
-            self.given_up.remove(&oldest);
-        }
+        keep_newest(&mut self.given_up, GIVEN_UP_MAX, |last| last.at);
     }
 
     /// The next attempt with this node has to wait.

@@ -84,9 +84,8 @@ pub fn due(
 fn begin_to_make(view: &ClusterView<'_>, due: &mut Due) {
     let Some(wanted) = view.policy.duties.make else { return };
     let nodes = view.nodes.iter().map(|(address, seen)| (address, seen.now()));
-    let nodes = make::blank_nodes(nodes, |address| view.site(address), wanted);
     let zone = view.policy.zone.as_ref();
-    match nodes.and_then(|nodes| make::zones_known(&nodes, zone).map(|()| nodes)) {
+    match make::blank_nodes(nodes, |address| view.site(address), wanted, zone) {
         Ok(nodes) => {
             let shards = make::plan(&nodes, wanted.shards);
             due.claims.making = Some(Making { begun: view.begun(), shards });

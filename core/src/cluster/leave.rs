@@ -1,7 +1,7 @@
 //! Members that are dead for good are forgotten by all others, so that their places can be taken (`docs/facts/cluster.md`
 //! 9.7): never an owner of slots, and never one that answers.
 
-use super::claims::{Leaving, Left};
+use super::claims::{Leaving, Left, keep_newest};
 use super::judgement::{Fitness, Unfit};
 use super::order::NodeCommand;
 use super::record::{ClusterRole, NodeRecord};
@@ -119,15 +119,7 @@ pub(super) fn forget_again(scene: &Scene<'_>, memory: &mut DutyMemory, due: &mut
             wanted.tell(found.address, id, NodeCommand::Forget(left.clone()));
         }
     }
-    if wanted.orders.is_empty() {
-        memory.given_back = None;
-        return;
-    }
-    let now = scene.view.now.mono;
-    let since = *memory.given_back.get_or_insert(now);
-    if scene.is_its_turn(now - since) {
-        due.orders.extend(wanted.orders);
-    }
+    scene.in_turn(wanted, &mut memory.given_back, due);
 }
 
 fn has_left(scene: &Scene<'_>, leaving: &Leaving, due: &mut Due) {
@@ -135,9 +127,5 @@ fn has_left(scene: &Scene<'_>, leaving: &Leaving, due: &mut Due) {
     let Some(address) = recorded.or_else(|| leaving.address.clone()) else { return };
     let (at, left) = (scene.view.now.wall, &mut due.claims.left);
     left.insert(leaving.id.clone(), Left { address, at });
-    while left.len() > LEFT_MAX {
-        let oldest = left.iter().min_by_key(|(_, left)| left.at);
-        let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
-        left.remove(&oldest);
-    }
+    keep_newest(left, LEFT_MAX, |left| left.at);
 }

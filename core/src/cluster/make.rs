@@ -141,7 +141,8 @@ fn exchange(groups: &mut [Vec<&BlankNode>]) -> bool {
     better
 }
 
-/// What is to be made of nodes and what they answer, or what there has to be first.
+/// What is to be made of nodes and what they answer, or what there has to be first; `own` is the zone of the agent's own
+/// nodes.
 ///
 /// # Errors
 /// What is waited for.
@@ -149,6 +150,7 @@ pub fn blank_nodes<'a>(
     nodes: impl Iterator<Item = (&'a Address, Option<&'a NodeAnswer>)>,
     site: impl Fn(&Address) -> NodeSite,
     wanted: Wanted,
+    own: Option<&Zone>,
 ) -> Result<Vec<BlankNode>, String> {
     let mut found: BTreeMap<NodeId, BlankNode> = BTreeMap::new();
     for (address, answer) in nodes {
@@ -163,17 +165,19 @@ pub fn blank_nodes<'a>(
         let node = BlankNode { zone, host, address: address.clone(), id: id.clone() };
         found.entry(id).or_insert(node);
     }
-    match found.len() == wanted.nodes {
-        true => Ok(found.into_values().collect()),
-        false => Err(format!("{} of {} blank nodes are there", found.len(), wanted.nodes)),
+    if found.len() != wanted.nodes {
+        return Err(format!("{} of {} blank nodes are there", found.len(), wanted.nodes));
     }
+    let nodes: Vec<BlankNode> = found.into_values().collect();
+    zones_known(&nodes, own)?;
+    Ok(nodes)
 }
 
 /// Where the zone of one is known, or the agent's own nodes have one, those of all have to be: what is made is made once.
 ///
 /// # Errors
 /// Whose is waited for.
-pub fn zones_known(nodes: &[BlankNode], own: Option<&Zone>) -> Result<(), String> {
+fn zones_known(nodes: &[BlankNode], own: Option<&Zone>) -> Result<(), String> {
     let zoned = own.is_some() || nodes.iter().any(|node| node.zone.is_some());
     match nodes.iter().find(|node| zoned && node.zone.is_none()) {
         Some(BlankNode { address, .. }) => Err(format!(

@@ -14,15 +14,7 @@ pub(super) fn again(scene: &Scene<'_>, memory: &mut DutyMemory, due: &mut Due) {
     if scene.judged.is_some() {
         follow_again(scene, &mut wanted);
     }
-    if wanted.orders.is_empty() {
-        memory.apart = None;
-        return;
-    }
-    let now = scene.view.now.mono;
-    let since = *memory.apart.get_or_insert(now);
-    if scene.is_its_turn(now - since) {
-        due.orders.extend(wanted.orders);
-    }
+    scene.in_turn(wanted, &mut memory.apart, due);
 }
 
 /// Has members meet that do not find one another any more.

@@ -95,6 +95,18 @@ impl<'a> Scene<'a> {
         wanted_ms >= before.saturating_mul(LEFT_TO_ONE_MS)
     }
 
+    /// Passes on what is wanted of nodes once it is this agent's turn; `since` is when it began to be wanted.
+    pub(super) fn in_turn(&self, wanted: Due, since: &mut Option<Mono>, due: &mut Due) {
+        if wanted.orders.is_empty() {
+            *since = None;
+            return;
+        }
+        let now = self.view.now.mono;
+        if self.is_its_turn(now - *since.get_or_insert(now)) {
+            due.orders.extend(wanted.orders);
+        }
+    }
+
     /// A node that a voter's table has, and that is no member: two clusters may be about to merge.
     pub(super) fn stranger(&self, but: &BTreeSet<&NodeId>) -> Option<NodeId> {
         let judged = self.judged?;

@@ -1,5 +1,7 @@
 //! What agents ask and tell, and what becomes of it on its way: delays, losses, answers, commands carried out.
 
+use consul_redis_core::known::observed::SentinelAnswer;
+
 use super::*;
 
 impl World {
@@ -59,6 +61,12 @@ impl World {
         }
     }
 
+    /// What a Sentinel says when a command for it arrives, where it does, and in time.
+    fn on_arrival(&self, agent: usize, sentinel: usize, until: Mono) -> Option<SentinelAnswer> {
+        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
+        self.cluster.ask(sentinel, self.now).filter(|_| !cut && self.now <= until.0)
+    }
+
     pub(super) fn reconfigure(
         &mut self,
         agent: usize,
@@ -66,10 +74,8 @@ impl World {
         reconfigure: &Reconfigure,
         until: Mono,
     ) {
-        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
-        let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
-        let holds = answer.as_ref().is_some_and(|answer| reconfigure.still_holds(answer));
-        if self.now > until.0 || !holds {
+        let answer = self.on_arrival(agent, sentinel, until);
+        if !answer.as_ref().is_some_and(|answer| reconfigure.still_holds(answer)) {
             self.counts.late_paces += usize::from(reconfigure.hastens());
             return;
         }
@@ -429,9 +435,8 @@ impl World {
         replace: &Replace,
         until: Mono,
     ) {
-        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
-        let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
-        if self.now > until.0 || !answer.is_some_and(|answer| replace.still_holds(&answer)) {
+        let answer = self.on_arrival(agent, sentinel, until);
+        if !answer.is_some_and(|answer| replace.still_holds(&answer)) {
             return;
         }
         self.log.push(format!("{} agent-{agent} has {sentinel} replace", self.now));
@@ -455,9 +460,8 @@ impl World {
 
     /// A Sentinel is told what an election has come to, and nothing else; and no epoch goes back.
     pub(super) fn relay(&mut self, agent: usize, sentinel: usize, relay: &Relay, until: Mono) {
-        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
-        let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
-        if self.now > until.0 || !answer.is_some_and(|answer| relay.still_holds(&answer)) {
+        let answer = self.on_arrival(agent, sentinel, until);
+        if !answer.is_some_and(|answer| relay.still_holds(&answer)) {
             return;
         }
         self.log.push(format!("{} agent-{agent} tells {sentinel} {}", self.now, relay.chosen));
@@ -470,9 +474,8 @@ impl World {
 
     /// One Sentinel at a time: the last one knows all peers again.
     pub(super) fn forget(&mut self, agent: usize, sentinel: usize, forget: &Forget, until: Mono) {
-        let cut = self.agents[agent].cut.contains(&Peer::Sentinel(sentinel));
-        let answer = self.cluster.ask(sentinel, self.now).filter(|_| !cut);
-        if self.now > until.0 || !answer.is_some_and(|answer| forget.still_holds(&answer)) {
+        let answer = self.on_arrival(agent, sentinel, until);
+        if !answer.is_some_and(|answer| forget.still_holds(&answer)) {
             return;
         }
         self.log.push(format!("{} agent-{agent} has {sentinel} forget", self.now));
