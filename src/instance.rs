@@ -534,6 +534,15 @@ struct Follower {
     refusal: RefusalWatch,
 }
 
+/// What is done to an instance.
+#[derive(Clone, Copy)]
+enum Told<'a> {
+    Hold(u64),
+    Fence(&'a Fence),
+    Detach(&'a Detach),
+    Promote(&'a Promote),
+}
+
 impl Follower {
     async fn closed(&self) {
         match &self.link {
@@ -575,15 +584,42 @@ impl Follower {
         result
     }
 
+    /// The server has closed the connection that was open: no reason to wait, it may well answer on another one. An
+    /// instance that is promoted does so, and at the end of a failover the connections of the old primary's clients are
+    /// closed.
+    fn has_closed<T>(&mut self, was_open: bool, result: &Result<T, LinkError>) -> bool {
+        let closed = was_open && matches!(result, Err(LinkError::Redis(_)));
+        if closed {
+            self.refusal.closed(self.clock.now().mono);
+        }
+        closed
+    }
+
+    /// Does one thing to the instance, and once more where it has closed the connection: a hold may be sent twice, and
+    /// before all others it is asked what it is by now. Whether it was done.
+    async fn tell(&mut self, what: Told<'_>) -> Result<bool, LinkError> {
+        let was_open = self.link.is_some();
+        let result = self.tell_once(what).await;
+        if self.has_closed(was_open, &result) { self.tell_once(what).await } else { result }
+    }
+
+    async fn tell_once(&mut self, what: Told<'_>) -> Result<bool, LinkError> {
+        self.on_link(async |link: &mut Link| match what {
+            Told::Hold(for_ms) => hold(link, for_ms).await.map(|()| true),
+            Told::Fence(wanted) => fence(link, wanted).await,
+            Told::Detach(wanted) => detach(link, wanted).await,
+            Told::Promote(wanted) => promote(link, wanted).await,
+        })
+        .await
+    }
+
     async fn probe(
         &mut self,
         refusals: &mpsc::Sender<(Address, Option<Refusal>)>,
     ) -> Reading<InstanceAnswer> {
         let was_open = self.link.is_some();
         let (mut asked, mut result) = self.probe_once().await;
-        // It closed the connection while it was being asked, as it may when it is promoted: no reason to wait.
-        if was_open && matches!(result, Err(LinkError::Redis(_))) {
-            self.refusal.closed(self.clock.now().mono);
+        if self.has_closed(was_open, &result) {
             (asked, result) = self.probe_once().await;
         }
         let answered = self.clock.now().mono;
@@ -625,7 +661,7 @@ impl Follower {
             Ok(_) => return debug!(%instance, "{follow} is not the writer that it was"),
             Err(error) => return debug!(%instance, %error, "the writer {follow} does not answer"),
         }
-        let result = self.on_link(async |link: &mut Link| fence(link, wanted).await).await;
+        let result = self.tell(Told::Fence(wanted)).await;
         let what = match wanted.kind {
             StrayKind::Returned => "a stray primary",
             StrayKind::Blank => "blank",
@@ -670,7 +706,7 @@ impl Follower {
 
     async fn detach(&mut self, wanted: &Detach) {
         let group = self.group.clone();
-        let result = self.on_link(async |link: &mut Link| detach(link, wanted).await).await;
+        let result = self.tell(Told::Detach(wanted)).await;
         let Detach { instance, from, .. } = wanted;
         match result {
             Ok(true) => info!(
@@ -686,7 +722,7 @@ impl Follower {
 
     async fn promote(&mut self, wanted: &Promote) {
         let group = self.group.clone();
-        let result = self.on_link(async |link: &mut Link| promote(link, wanted).await).await;
+        let result = self.tell(Told::Promote(wanted)).await;
         let instance = &wanted.instance;
         match result {
             Ok(true) => info!("{group}: {instance} was detached; it is a primary now"),
@@ -700,9 +736,8 @@ impl Follower {
 
     async fn hold(&mut self, for_ms: u64) {
         let group = self.group.clone();
-        let result = self.on_link(async |link: &mut Link| hold(link, for_ms).await).await;
-        match result {
-            Ok(()) => debug!(instance = %self.address, for_ms, "writes held"),
+        match self.tell(Told::Hold(for_ms)).await {
+            Ok(_) => debug!(instance = %self.address, for_ms, "writes held"),
             Err(error) if self.is_now(|now| !now.is_primary()).await => {
                 debug!(instance = %self.address, %error, "a replica by now: it takes no writes");
             }
@@ -713,12 +748,11 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
-    use tokio::net::TcpListener;
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
     use crate::core::known::observed::ReplId;
+    use crate::scripted::{Scripted, bulk};
 
     fn a_fence(instance: &Address) -> Fence {
         Fence {
@@ -754,43 +788,103 @@ mod tests {
         assert_eq!(todo, wanted);
     }
 
+    /// A task that follows one instance of `redis`, with a deadline of `timeout_ms`, and its readings.
+    struct Following {
+        todo: Arc<Mailbox<Todo>>,
+        read: mpsc::Receiver<(Address, Reading<InstanceAnswer>)>,
+        _login: watch::Sender<LinkSettings>,
+        _refused: mpsc::Receiver<(Address, Option<Refusal>)>,
+        _task: AbortOnDropHandle<()>,
+    }
+
+    impl Following {
+        fn start(instance: &Address, timeout_ms: u64) -> Self {
+            let timeout = Duration::from_millis(timeout_ms);
+            let settings = LinkSettings { timeout, ..Default::default() };
+            let (login, settings) = watch::channel(settings);
+            let (readings, read) = mpsc::channel(1_024);
+            let (refusals, refused) = mpsc::channel(1);
+            let todo = Arc::new(Mailbox::<Todo>::default());
+            let (group, instance) = ("redis".parse().unwrap(), instance.clone());
+            let (clock, todos) = (Clock::start(), todo.clone());
+            let task = follow(group, instance, settings, clock, todos, readings, refusals);
+            let task = AbortOnDropHandle::new(tokio::spawn(task));
+            Self { todo, read, _login: login, _refused: refused, _task: task }
+        }
+    }
+
     /// As a stopped process does, it takes connections and answers nothing: what is asked of it meanwhile waits.
     #[tokio::test]
     async fn a_hold_reaches_one_that_hangs_however_much_waited_before_it() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let instance = Address::new("127.0.0.1", listener.local_addr().unwrap().port()).unwrap();
-        let heard = Arc::new(watch::Sender::new(String::new()));
-        let ears = heard.clone();
-        let _server = AbortOnDropHandle::new(tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let ears = ears.clone();
-                tokio::spawn(async move {
-                    let mut chunk = [0; 4_096];
-                    while let Ok(read @ 1..) = stream.read(&mut chunk).await {
-                        let words = String::from_utf8_lossy(&chunk[..read]).into_owned();
-                        ears.send_modify(|all| all.push_str(&words));
-                    }
-                });
-            }
-        }));
-        let settings = LinkSettings { timeout: Duration::from_millis(50), ..Default::default() };
-        let (_keep, login) = watch::channel(settings);
-        let (readings, mut read) = mpsc::channel(1_024);
-        let todo = Arc::new(Mailbox::<Todo>::default());
-        let group = "redis".parse().unwrap();
-        let (refusals, _refused) = mpsc::channel(1);
-        let clock = Clock::start();
-        let following = follow(group, instance, login, clock, todo.clone(), readings, refusals);
-        let _task = AbortOnDropHandle::new(tokio::spawn(following));
-        assert!(read.recv().await.unwrap().1.result.is_err());
+        let (heard, mut ears) = watch::channel(String::new());
+        let server = Scripted::start(move |_, words| {
+            heard.send_modify(|all| all.push_str(words));
+            Some(String::new())
+        });
+        let server = server.await;
+        let mut following = Following::start(&server.address, 50);
+        assert!(following.read.recv().await.unwrap().1.result.is_err());
         for _ in 0..1_000 {
-            todo.post(|todo| todo.add(InstanceCommand::Probe));
+            following.todo.post(|todo| todo.add(InstanceCommand::Probe));
         }
-        todo.post(|todo| todo.add(InstanceCommand::Hold { for_ms: 2_000 }));
-        let mut heard = heard.subscribe();
-        let held = heard.wait_for(|words| words.contains("PAUSE") && words.contains("2000"));
+        following.todo.post(|todo| todo.add(InstanceCommand::Hold { for_ms: 2_000 }));
+        let held = ears.wait_for(|words| words.contains("PAUSE") && words.contains("2000"));
         let held = tokio::time::timeout(Duration::from_secs(10), held).await;
         assert!(held.is_ok(), "not held");
+    }
+
+    /// What a primary answers to a probe, or a replica of `of`.
+    fn to_a_probe(of: Option<&Address>) -> String {
+        let role = match of {
+            None => "role:master".to_owned(),
+            Some(of) => format!(
+                "role:slave\r\nmaster_host:{}\r\nmaster_port:{}\r\nmaster_link_status:up",
+                of.host(),
+                of.port()
+            ),
+        };
+        let replication = format!("{role}\r\nmaster_replid:b\r\nmaster_repl_offset:1\r\n");
+        let rest = [bulk("run_id:a\r\n"), bulk(""), bulk(""), bulk("")].concat();
+        format!("+PONG\r\n{}{rest}", bulk(&replication))
+    }
+
+    /// A server that closes the first connection on which it hears `command`, once it was asked for it there, as it does
+    /// when a failover ends. What it heard on each connection.
+    async fn closes_at(
+        command: &'static str,
+        of: Option<Address>,
+    ) -> (Scripted, watch::Receiver<Vec<(usize, String)>>) {
+        let (heard, ears) = watch::channel(Vec::new());
+        let server = Scripted::start(move |connection, words| {
+            heard.send_modify(|all| all.push((connection, words.to_owned())));
+            match words {
+                words if words.contains("PING") => Some(to_a_probe(of.as_ref())),
+                words if words.contains(command) && connection == 0 => None,
+                _ => Some("+OK\r\n".to_owned()),
+            }
+        });
+        (server.await, ears)
+    }
+
+    /// Sends `todo` to a server that closes the connection at `command`, and waits until it has come on another one.
+    async fn comes_again(command: &'static str, of: Option<Address>, todo: InstanceCommand) {
+        let (server, mut ears) = closes_at(command, of).await;
+        let mut following = Following::start(&server.address, 500);
+        assert!(following.read.recv().await.unwrap().1.result.is_ok());
+        following.todo.post(|todos| todos.add(todo));
+        let again = ears.wait_for(|heard| {
+            heard.iter().any(|(connection, words)| *connection > 0 && words.contains(command))
+        });
+        let again = tokio::time::timeout(Duration::from_secs(10), again).await.is_ok();
+        assert!(again, "{command} came once: {:?}", ears.borrow());
+    }
+
+    /// A failover ends with the clients of the old primary disconnected, and agents are clients.
+    #[tokio::test]
+    async fn a_command_whose_connection_is_closed_is_sent_on_another() {
+        let primary: Address = "10.0.0.1:6379".parse().unwrap();
+        comes_again("PAUSE", None, InstanceCommand::Hold { for_ms: 2_000 }).await;
+        let promote = Promote { instance: primary.clone(), run_id: "a".to_owned() };
+        comes_again("REPLICAOF", Some(detached_address()), InstanceCommand::Promote(promote)).await;
     }
 }

@@ -67,10 +67,14 @@ pub mod render;
 pub mod retry;
 #[doc(hidden)]
 pub mod rights;
+#[cfg(test)]
+mod scripted;
 #[doc(hidden)]
 pub mod secret;
 #[doc(hidden)]
 pub mod sentinel;
+/// Moving a shard of a Redis Cluster to one of its replicas.
+pub mod shard_move;
 #[doc(hidden)]
 pub mod snapshot;
 #[doc(hidden)]
@@ -84,5 +88,3 @@ pub mod telemetry;
 
 #[doc(hidden)]
 pub use consul_redis_core as core;
-/// Moving a shard of a Redis Cluster to one of its replicas.
-pub mod shard_move;

@@ -335,7 +335,8 @@ impl Watcher {
     }
 
     async fn link(&mut self) -> Result<&mut (Link, Identity), LinkError> {
-        let link = match self.link.take() {
+        // What is sent on a closed connection is lost, and may be a command that is sent once.
+        let link = match self.link.take().filter(|(link, _)| !link.is_closed()) {
             Some(link) => link,
             None => {
                 if let Some(at) = self.retry_at {
@@ -409,6 +410,18 @@ impl Watcher {
     }
 
     async fn ask(&mut self, group: &GroupName) -> Reading<SentinelAnswer> {
+        let was_open = self.link.is_some();
+        let (mut asked, mut result) = self.ask_once(group).await;
+        // It closed the connection while it was being asked, as it does when it is started again: it may well answer.
+        if was_open && matches!(result, Err(LinkError::Redis(_))) {
+            (asked, result) = self.ask_once(group).await;
+        }
+        let result = result.map_err(|error| error.to_string());
+        Reading { asked, answered: self.settings.clock.now().mono, result }
+    }
+
+    /// When it was asked, and what it said.
+    async fn ask_once(&mut self, group: &GroupName) -> (Mono, Result<SentinelAnswer, LinkError>) {
         let clock = self.settings.clock;
         let mut asked = clock.now().mono;
         let ask = async |link: &mut Link, id: &Identity| {
@@ -416,8 +429,7 @@ impl Watcher {
             query::ask(link, id, group).await
         };
         let result = self.on_link(ask).await;
-        let result = result.map_err(|error| error.to_string());
-        Reading { asked, answered: clock.now().mono, result }
+        (asked, result)
     }
 
     /// One line when a Sentinel stops answering, one when it answers again.
@@ -662,6 +674,7 @@ mod tests {
     use super::*;
     use crate::consul::endpoint::ConsulEndpoint;
     use crate::core::known::observed::SentinelSettings;
+    use crate::scripted::{Scripted, bulk};
 
     fn groups(names: &[&str]) -> BTreeSet<GroupName> {
         names.iter().map(|name| name.parse().unwrap()).collect()
@@ -726,19 +739,15 @@ mod tests {
         handle.command(reconfigure(1)).unwrap();
     }
 
-    #[tokio::test]
-    async fn a_command_that_comes_too_late_is_not_carried_out() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let sentinel = Address::new("127.0.0.1", port).unwrap();
-        let (reports, _heard) = mpsc::channel(8);
-        let clock = Clock::start();
-        let link = LinkSettings { timeout: Duration::from_millis(50), ..Default::default() };
-        let (groups, logins) = (Vec::new(), BTreeMap::new());
-        let settings = WatchSettings { link, groups, logins, relays: false, clock };
-        let mut watcher = Watcher {
+    /// What watches one Sentinel, with a deadline of `timeout_ms`, and where it reports.
+    fn a_watcher(sentinel: &Address, timeout_ms: u64) -> (Watcher, mpsc::Receiver<SentinelReport>) {
+        let (reports, heard) = mpsc::channel(8);
+        let timeout = Duration::from_millis(timeout_ms);
+        let link = LinkSettings { timeout, ..Default::default() };
+        let (groups, logins, clock) = (Vec::new(), BTreeMap::new(), Clock::start());
+        let watcher = Watcher {
             sentinel: sentinel.clone(),
-            settings,
+            settings: WatchSettings { link, groups, logins, relays: false, clock },
             reports,
             link: None,
             said_failure: None,
@@ -747,6 +756,32 @@ mod tests {
             logins: BTreeMap::new(),
             said_unsaved: false,
         };
+        (watcher, heard)
+    }
+
+    /// One that is started again at once, or whose clients are disconnected, closes the connection on which it is asked.
+    #[tokio::test]
+    async fn a_sentinel_that_closes_a_connection_is_asked_on_another() {
+        let sentinel = Scripted::start(|connection, words| match words {
+            words if words.contains("MYID") => Some(format!("{}{}", bulk("a"), bulk("run_id:a"))),
+            // The second question of the first connection.
+            words if words.contains("other") && connection == 0 => None,
+            _ => Some(format!("$-1\r\n{}{}", "-ERR No such master\r\n".repeat(3), bulk(""))),
+        });
+        let sentinel = sentinel.await;
+        let (mut watcher, _heard) = a_watcher(&sentinel.address, 500);
+        for group in ["redis", "other"] {
+            let reading = watcher.ask(&group.parse().unwrap()).await;
+            assert_eq!(reading.result.map(|answer| answer.group), Ok(None), "{group}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_comes_too_late_is_not_carried_out() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sentinel = Address::new("127.0.0.1", port).unwrap();
+        let (mut watcher, _heard) = a_watcher(&sentinel, 50);
         let group: GroupName = "redis".parse().unwrap();
         let forget = |until| {
             let primary = "10.0.0.1:6379".parse().unwrap();
@@ -756,7 +791,7 @@ mod tests {
         watcher.carry_out(forget(Mono(0))).await;
         let came = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
         assert!(came.is_err(), "{came:?}");
-        watcher.carry_out(forget(clock.now().mono.plus_ms(60_000))).await;
+        watcher.carry_out(forget(watcher.settings.clock.now().mono.plus_ms(60_000))).await;
         tokio::time::timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap();
     }
 }
