@@ -8,7 +8,7 @@ ROOT := $(CURDIR)/.tools/root
 QUICK := kind(lib) | binary(rules) | binary(sim) | binary(cluster_sim) - test(contract) | binary(docs) | binary(book) | binary(cli) \
 	| test(=switch::the_name_follows_the_writer_at_level_promotion)
 
-.PHONY: help demo test quick test-compose test-versions pictures docs book check fmt race audit build deb dist owner
+.PHONY: help demo test quick test-compose test-versions pictures docs book check fmt race scale audit build deb dist owner
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (half a minute after the build)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make check   format, clippy, cargo-deny (bans, licenses, sources)'
 	@echo 'make fmt     format the code'
 	@echo 'make race    the benchmark beside the peers (about 45 minutes): docs/race.md'
+	@echo 'make scale   very many groups on one agent (10 minutes): docs/scale.md'
 	@echo 'make audit   security advisories; needs the advisory database on the network'
 	@echo 'make build   target/release/consul-redis'
 	@echo 'make deb     a Debian package in target/package: docs/packages.md'
@@ -82,6 +83,10 @@ race:
 	cargo bench --bench race --bench switchover --bench deaths --bench cluster --bench reload --no-run
 	PATH="$$PATH:$(ROOT)/usr/bin" LD_LIBRARY_PATH="$(ROOT)/usr/lib/$$(uname -m)-linux-gnu" \
 		cargo bench --bench race --bench switchover --bench deaths --bench cluster --bench reload
+
+scale:
+	scripts/tools.sh servers
+	cargo bench --bench scale
 
 audit:
 	scripts/tools.sh deny

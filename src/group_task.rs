@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,9 +19,10 @@ use crate::clock::Clock;
 use crate::config::GroupConfig;
 use crate::config::resolver::unique;
 use crate::consul::client::{Consul, ConsulError};
+use crate::consul::shared_watch::SharedWatch;
 use crate::consul::store::ReadMode;
-use crate::consul::watch::{watch_group, watch_registered, watch_rows};
-use crate::core::duty::action::Write;
+use crate::consul::watch::{poll_registered, watch_group, watch_registered, watch_rows};
+use crate::core::duty::action::{Purpose, Write};
 use crate::core::duty::mark::Marking;
 use crate::core::group::{GroupLoop, Input, LogLevel, Outcome, Output, Published};
 use crate::core::identity::address::Address;
@@ -47,6 +50,8 @@ const SHOW_EVERY_MS: u64 = 100;
 pub const EVENTS_MAX: usize = 1_024;
 /// Answers of a watch in Consul waiting for one group. A watch that is not listened to asks for no more.
 const ANSWERS_MAX: usize = 16;
+/// What happened to one of very many groups that is decided by at once, at the most.
+const INPUTS_MAX: usize = 64;
 /// How long Consul must refuse or be silent before it is a problem, in ms.
 const TROUBLE_AFTER_MS: u64 = 5_000;
 /// Servers' right answers for the name waiting for one group.
@@ -62,6 +67,8 @@ pub struct GroupTask {
     pub clock: Clock,
     /// The way to each Sentinel.
     pub sentinels: watch::Receiver<SentinelHandles>,
+    /// Where the keys are watched of very many groups; `None` where each group has blocking queries of its own.
+    pub shared: Option<SharedWatch>,
     /// What the Sentinels say.
     pub reports: mpsc::Receiver<PoolReport>,
     /// Generations that a DNS server has answered.
@@ -86,7 +93,7 @@ pub struct GroupTask {
 enum Event {
     Process(Address, ProcessState),
     Refused(Address, Option<Refusal>),
-    Instance(Address, Reading<InstanceAnswer>),
+    Instance(Address, Box<Reading<InstanceAnswer>>),
     Sentinel(PoolReport),
     Keys(Result<StoreAnswer, ConsulError>),
     Registered(BTreeSet<Address>),
@@ -122,7 +129,7 @@ struct Trouble {
     problem: Problem,
 }
 
-type InstanceReading = (Address, Reading<InstanceAnswer>);
+type InstanceReading = (Address, Box<Reading<InstanceAnswer>>);
 
 /// All that a group's loop listens to.
 struct Events {
@@ -137,7 +144,7 @@ struct Events {
     in_dns: mpsc::Receiver<u64>,
     config: watch::Receiver<GroupConfig>,
     look: watch::Receiver<u64>,
-    _watches: [AbortOnDropHandle<()>; 3],
+    _watches: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Events {
@@ -205,6 +212,51 @@ struct Executor {
     meter: GroupMeter,
     published: watch::Sender<Option<Published>>,
     clocks: watch::Sender<BTreeMap<String, AgentClock>>,
+    /// Something is going on in the group, or it has no writer.
+    busy: watch::Sender<bool>,
+    /// The watch of the keys of very many groups, of which this is one.
+    shared: Option<SharedWatch>,
+}
+
+/// Where what is watched in Consul goes.
+struct Watches {
+    tell_keys: mpsc::Sender<Result<StoreAnswer, ConsulError>>,
+    tell_registered: mpsc::Sender<BTreeSet<Address>>,
+    tell_rows: mpsc::Sender<()>,
+}
+
+impl Watches {
+    /// By blocking queries of the group's own.
+    fn own(self, consul: &Consul, group: &GroupConfig, clock: Clock) -> Vec<AbortOnDropHandle<()>> {
+        let policy = &group.policy;
+        let (service, installation) = (policy.service.server(), policy.installation.clone());
+        let keys = watch_group(consul.clone(), group.layout.clone(), clock, self.tell_keys);
+        let registered =
+            watch_registered(consul.clone(), service, installation, self.tell_registered);
+        let rows = watch_rows(consul.clone(), group.layout.node(), self.tell_rows);
+        vec![
+            AbortOnDropHandle::new(tokio::spawn(keys)),
+            AbortOnDropHandle::new(tokio::spawn(registered)),
+            AbortOnDropHandle::new(tokio::spawn(rows)),
+        ]
+    }
+
+    /// With all other groups of the agent. Its rows are only read as often as they are audited.
+    fn shared(
+        self,
+        shared: &SharedWatch,
+        consul: &Consul,
+        group: &GroupConfig,
+        busy: &watch::Sender<bool>,
+    ) -> Vec<AbortOnDropHandle<()>> {
+        let policy = &group.policy;
+        let (service, installation) = (policy.service.server(), policy.installation.clone());
+        shared.join(group.layout.clone(), self.tell_keys, busy.subscribe());
+        let pace = (busy.subscribe(), Duration::from_millis(policy.pace.audit_ms));
+        let registered =
+            poll_registered(consul.clone(), service, installation, self.tell_registered, pace);
+        vec![AbortOnDropHandle::new(tokio::spawn(registered))]
+    }
 }
 
 /// What the page, metrics and systemd show, and when.
@@ -258,10 +310,24 @@ impl GroupTask {
             let now = executor.clock.now();
             if let Some(event) = event {
                 executor.meter.beat(now.mono);
-                let input = executor.input(event, now);
-                for output in machine.on(input, now) {
+                let mut inputs = vec![executor.input(event, now)];
+                if executor.is_many() {
+                    // Most say the same again and again, and one decision does for all that wait.
+                    while inputs.len() < INPUTS_MAX
+                        && let Some(event) = events.next().now_or_never()
+                    {
+                        inputs.push(executor.input(event, now));
+                    }
+                    inputs =
+                        inputs.into_iter().filter_map(|input| machine.note(input, now)).collect();
+                    if inputs.is_empty() {
+                        continue;
+                    }
+                }
+                for output in machine.on_all(inputs, now) {
                     executor.carry_out(output);
                 }
+                executor.note_busy(!machine.is_calm(now));
                 if let Some(decision) = machine.decision() {
                     executor.meter.decided(&decision.verdict);
                 }
@@ -274,14 +340,15 @@ impl GroupTask {
     fn begin(mut self) -> (Executor, Events, Display) {
         let group = self.group.borrow_and_update().clone();
         self.look.mark_unchanged();
-        let (send, keys) = mpsc::channel(ANSWERS_MAX);
-        let keys_watch = watch_group(self.consul.clone(), group.layout.clone(), self.clock, send);
-        let (send, registered) = mpsc::channel(ANSWERS_MAX);
-        let service = group.policy.service.server();
-        let installation = group.policy.installation.clone();
-        let registered_watch = watch_registered(self.consul.clone(), service, installation, send);
-        let (send, rows) = mpsc::channel(ANSWERS_MAX);
-        let rows_watch = watch_rows(self.consul.clone(), group.layout.node(), send);
+        let (tell_keys, keys) = mpsc::channel(ANSWERS_MAX);
+        let (tell_registered, registered) = mpsc::channel(ANSWERS_MAX);
+        let (tell_rows, rows) = mpsc::channel(ANSWERS_MAX);
+        let (busy, shared) = (watch::Sender::new(true), self.shared.take());
+        let watches = Watches { tell_keys, tell_registered, tell_rows };
+        let watches = match &shared {
+            None => watches.own(&self.consul, &group, self.clock),
+            Some(shared) => watches.shared(shared, &self.consul, &group, &busy),
+        };
         let (readings, instances) = mpsc::channel(EVENTS_MAX);
         let (tell_done, done) = mpsc::channel(EVENTS_MAX);
         let (process_news, processes) = mpsc::channel(ANSWERS_MAX);
@@ -298,11 +365,7 @@ impl GroupTask {
             in_dns: self.in_dns,
             config: self.group,
             look: self.look,
-            _watches: [
-                AbortOnDropHandle::new(tokio::spawn(keys_watch)),
-                AbortOnDropHandle::new(tokio::spawn(registered_watch)),
-                AbortOnDropHandle::new(tokio::spawn(rows_watch)),
-            ],
+            _watches: watches,
         };
         let executor = Executor {
             login: watch::Sender::new(group.login.clone()),
@@ -327,6 +390,8 @@ impl GroupTask {
             meter: self.meter,
             published: self.published,
             clocks: self.clocks,
+            busy,
+            shared,
         };
         let display = Display {
             looked_at: self.looked_at,
@@ -350,7 +415,7 @@ impl Executor {
         match event {
             Event::Instance(address, reading) => {
                 self.meter.instance_answered(&address, &reading);
-                Input::Instance(address, reading)
+                Input::Instance(address, *reading)
             }
             Event::Sentinel(PoolReport::Answered(sentinel, reading)) => {
                 self.meter.sentinel_answered(&sentinel, &reading);
@@ -392,20 +457,13 @@ impl Executor {
                 self.rows_were_read();
                 Input::Rows(answer)
             }
-            Event::Done(Completed::Wrote(id, outcome)) => Input::Written(id, outcome),
-            Event::Done(Completed::Marked(wanted, outcome)) => {
-                let Marking { instance, key, mark, .. } = &wanted;
-                match &outcome {
-                    Ok(true) => info!(
-                        "{}: the data set of {instance} has the mark of generation {} in its key {key}",
-                        mark.group, mark.generation
-                    ),
-                    Ok(false) => debug!(%instance, "not what it was any more: no mark is written"),
-                    Err(error) => debug!(%instance, error, "the mark is not written"),
+            Event::Done(Completed::Wrote(id, outcome)) => {
+                if let (Some(shared), Outcome::Committed { index }) = (&self.shared, &outcome) {
+                    shared.written(&self.group.layout, *index);
                 }
-                self.command(instance, InstanceCommand::Probe);
-                Input::Marked(wanted, outcome)
+                Input::Written(id, outcome)
             }
+            Event::Done(Completed::Marked(wanted, outcome)) => self.marked(wanted, outcome),
             Event::InDns(generation) => Input::SeenInDns(generation),
             Event::Config(group) => {
                 self.login.send_replace(group.login.clone());
@@ -416,6 +474,29 @@ impl Executor {
             Event::Look => Input::Look,
             Event::Tick => Input::Tick,
         }
+    }
+
+    fn marked(&self, wanted: Marking, outcome: Result<bool, String>) -> Input {
+        let Marking { instance, key, mark, .. } = &wanted;
+        match &outcome {
+            Ok(true) => info!(
+                "{}: the data set of {instance} has the mark of generation {} in its key {key}",
+                mark.group, mark.generation
+            ),
+            Ok(false) => debug!(%instance, "not what it was any more: no mark is written"),
+            Err(error) => debug!(%instance, error, "the mark is not written"),
+        }
+        self.command(instance, InstanceCommand::Probe);
+        Input::Marked(wanted, outcome)
+    }
+
+    /// The group is one of very many.
+    fn is_many(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    fn note_busy(&self, busy: bool) {
+        self.busy.send_if_modified(|before| std::mem::replace(before, busy) != busy);
     }
 
     /// What is wrong with the login that a Sentinel has or is to get: said once for all Sentinels.
@@ -496,8 +577,10 @@ impl Executor {
                 }
             }
             Output::Probe(addresses) => {
+                let light = self.is_many() && !*self.busy.borrow();
                 for address in addresses {
-                    self.command(&address, InstanceCommand::Probe);
+                    let probe = if light { InstanceCommand::Ping } else { InstanceCommand::Probe };
+                    self.command(&address, probe);
                 }
             }
             Output::Follow(addresses) => self.follow(addresses),
@@ -680,6 +763,8 @@ impl Executor {
         let (consul, fence) = (self.consul.clone(), self.group.layout.state());
         let group = self.group.policy.group.clone();
         tokio::spawn(async move {
+            // Any other write does as well.
+            let Some(_place) = consul.places().write_alone() else { return };
             match consul.txn(&ops, &fence).await {
                 Outcome::Lost => {}
                 other => {
@@ -710,7 +795,11 @@ impl Executor {
         let done = self.done.clone();
         let count = self.meter.writes(write.purpose);
         tokio::spawn(async move {
-            let outcome: Outcome = consul.txn(&write.ops, &fence).await;
+            let awaited = matches!(write.purpose, Purpose::Publish | Purpose::Withdraw);
+            let outcome = match consul.places().write(awaited).await {
+                Some(_place) => consul.txn(&write.ops, &fence).await,
+                None => Outcome::Refused("too many writes of this agent wait".to_owned()),
+            };
             count(&outcome);
             let _ = done.send(Completed::Wrote(id, outcome)).await;
         });

@@ -35,6 +35,8 @@ const RECONNECT_GAP: Duration = Duration::from_millis(5);
 pub enum InstanceCommand {
     /// Ask it about itself.
     Probe,
+    /// Ask it whether it answers, where it has said the rest a short time ago.
+    Ping,
     /// Hold its writes for this long.
     Hold {
         /// For how long, in ms.
@@ -434,11 +436,12 @@ pub async fn follow(
     settings: watch::Receiver<LinkSettings>,
     clock: Clock,
     commands: Arc<Mailbox<Todo>>,
-    readings: mpsc::Sender<(Address, Reading<InstanceAnswer>)>,
+    readings: mpsc::Sender<(Address, Box<Reading<InstanceAnswer>>)>,
     refusals: mpsc::Sender<(Address, Option<Refusal>)>,
 ) {
     let refusal = RefusalWatch::default();
-    let mut follower = Follower { group, address, settings, clock, link: None, refusal };
+    let said = None;
+    let mut follower = Follower { group, address, settings, clock, link: None, refusal, said };
     let mut retry = Retry::returning();
     let mut next_attempt = Some(Instant::now());
     loop {
@@ -446,6 +449,7 @@ pub async fn follow(
             // Cancel safe: a token, a mailbox and a timer; nothing is lost with the others.
             () = follower.closed() => {
                 follower.link = None;
+                follower.said = None;
                 follower.refusal.closed(clock.now().mono);
                 debug!(instance = %follower.address, "connection closed");
                 commands.post(Todo::probe);
@@ -470,7 +474,14 @@ pub async fn follow(
         if let Some(promote) = &todo.promote {
             follower.promote(promote).await;
         }
-        let reading = if todo.probe { Some(follower.probe(&refusals).await) } else { None };
+        let reading = match (todo.probe, todo.whole) {
+            (false, _) => None,
+            (true, false) => Some(match follower.ping().await {
+                Some(reading) => reading,
+                None => follower.probe(&refusals).await,
+            }),
+            (true, true) => Some(follower.probe(&refusals).await),
+        };
         next_attempt = if follower.link.is_some() {
             retry.reset();
             None
@@ -478,7 +489,7 @@ pub async fn follow(
             Some(started + retry.next_delay().max(RECONNECT_GAP))
         };
         if let Some(reading) = reading
-            && readings.send((follower.address.clone(), reading)).await.is_err()
+            && readings.send((follower.address.clone(), Box::new(reading))).await.is_err()
         {
             return;
         }
@@ -497,6 +508,8 @@ pub struct Todo {
     detach: Option<Detach>,
     promote: Option<Promote>,
     probe: bool,
+    /// The probe is to be of all that it says of itself.
+    whole: bool,
 }
 
 impl Todo {
@@ -504,8 +517,9 @@ impl Todo {
     pub fn add(&mut self, command: InstanceCommand) {
         // What became of it is worth knowing at once.
         self.probe |= !matches!(command, InstanceCommand::Hold { .. });
+        self.whole |= !matches!(command, InstanceCommand::Hold { .. } | InstanceCommand::Ping);
         match command {
-            InstanceCommand::Probe => {}
+            InstanceCommand::Probe | InstanceCommand::Ping => {}
             InstanceCommand::Hold { for_ms } => self.hold = Some(for_ms),
             InstanceCommand::Promote(promote) => self.promote = Some(promote),
             InstanceCommand::Detach(detach) => self.detach = Some(detach),
@@ -515,6 +529,7 @@ impl Todo {
 
     fn probe(&mut self) {
         self.probe = true;
+        self.whole = true;
     }
 }
 
@@ -532,11 +547,16 @@ struct Follower {
     clock: Clock,
     link: Option<Link>,
     refusal: RefusalWatch,
+    /// What it said last of itself on this connection, and when it was asked.
+    said: Option<(Mono, InstanceAnswer)>,
 }
+
+/// How old what an instance has said may be while it only answers PING, in ms.
+const SAID_AGE_MAX_MS: u64 = 10_000;
 
 /// What is done to an instance.
 #[derive(Clone, Copy)]
-enum Told<'a> {
+enum ToldInstance<'a> {
     Hold(u64),
     Fence(&'a Fence),
     Detach(&'a Detach),
@@ -556,7 +576,8 @@ impl Follower {
             Some(link) => link,
             None => {
                 let settings = self.settings.borrow().clone();
-                Link::open(&self.address, &settings).await?
+                // Its future is large, and rarely there.
+                Box::pin(Link::open(&self.address, &settings)).await?
             }
         };
         let link = self.link.insert(link);
@@ -580,8 +601,22 @@ impl Follower {
         };
         if result.is_err() {
             self.link = None;
+            self.said = None;
         }
         result
+    }
+
+    /// It answers, and is what it was a short time ago: what it has said since then counts as said again. `None` where it
+    /// has to be asked for all of it.
+    async fn ping(&mut self) -> Option<Reading<InstanceAnswer>> {
+        let asked = self.clock.now().mono;
+        let (at, said) = self.said.clone()?;
+        if self.link.is_none() || asked - at > SAID_AGE_MAX_MS || said.not_ready.is_some() {
+            return None;
+        }
+        let pong = self.on_link(async |link: &mut Link| link.call(&["PING"]).await).await.ok()?;
+        let ready = matches!(pong, Value::SimpleString(pong) if pong == "PONG");
+        ready.then(|| Reading { asked, answered: self.clock.now().mono, result: Ok(said) })
     }
 
     /// The server has closed the connection that was open: no reason to wait, it may well answer on another one. An
@@ -597,18 +632,18 @@ impl Follower {
 
     /// Does one thing to the instance, and once more where it has closed the connection: a hold may be sent twice, and
     /// before all others it is asked what it is by now. Whether it was done.
-    async fn tell(&mut self, what: Told<'_>) -> Result<bool, LinkError> {
+    async fn tell(&mut self, what: ToldInstance<'_>) -> Result<bool, LinkError> {
         let was_open = self.link.is_some();
         let result = self.tell_once(what).await;
         if self.has_closed(was_open, &result) { self.tell_once(what).await } else { result }
     }
 
-    async fn tell_once(&mut self, what: Told<'_>) -> Result<bool, LinkError> {
+    async fn tell_once(&mut self, what: ToldInstance<'_>) -> Result<bool, LinkError> {
         self.on_link(async |link: &mut Link| match what {
-            Told::Hold(for_ms) => hold(link, for_ms).await.map(|()| true),
-            Told::Fence(wanted) => fence(link, wanted).await,
-            Told::Detach(wanted) => detach(link, wanted).await,
-            Told::Promote(wanted) => promote(link, wanted).await,
+            ToldInstance::Hold(for_ms) => hold(link, for_ms).await.map(|()| true),
+            ToldInstance::Fence(wanted) => fence(link, wanted).await,
+            ToldInstance::Detach(wanted) => detach(link, wanted).await,
+            ToldInstance::Promote(wanted) => promote(link, wanted).await,
         })
         .await
     }
@@ -626,6 +661,7 @@ impl Follower {
         let news = match &result {
             Ok(answer) => {
                 self.refusal.answered(&answer.run_id);
+                self.said = Some((asked, answer.clone()));
                 None
             }
             Err(error) => self.refusal.failed(error, answered),
@@ -661,7 +697,7 @@ impl Follower {
             Ok(_) => return debug!(%instance, "{follow} is not the writer that it was"),
             Err(error) => return debug!(%instance, %error, "the writer {follow} does not answer"),
         }
-        let result = self.tell(Told::Fence(wanted)).await;
+        let result = self.tell(ToldInstance::Fence(wanted)).await;
         let what = match wanted.kind {
             StrayKind::Returned => "a stray primary",
             StrayKind::Blank => "blank",
@@ -706,7 +742,7 @@ impl Follower {
 
     async fn detach(&mut self, wanted: &Detach) {
         let group = self.group.clone();
-        let result = self.tell(Told::Detach(wanted)).await;
+        let result = self.tell(ToldInstance::Detach(wanted)).await;
         let Detach { instance, from, .. } = wanted;
         match result {
             Ok(true) => info!(
@@ -722,7 +758,7 @@ impl Follower {
 
     async fn promote(&mut self, wanted: &Promote) {
         let group = self.group.clone();
-        let result = self.tell(Told::Promote(wanted)).await;
+        let result = self.tell(ToldInstance::Promote(wanted)).await;
         let instance = &wanted.instance;
         match result {
             Ok(true) => info!("{group}: {instance} was detached; it is a primary now"),
@@ -736,7 +772,7 @@ impl Follower {
 
     async fn hold(&mut self, for_ms: u64) {
         let group = self.group.clone();
-        match self.tell(Told::Hold(for_ms)).await {
+        match self.tell(ToldInstance::Hold(for_ms)).await {
             Ok(_) => debug!(instance = %self.address, for_ms, "writes held"),
             Err(error) if self.is_now(|now| !now.is_primary()).await => {
                 debug!(instance = %self.address, %error, "a replica by now: it takes no writes");
@@ -784,14 +820,15 @@ mod tests {
             todo.add(InstanceCommand::Probe);
             todo.add(InstanceCommand::Hold { for_ms });
         }
-        let wanted = Todo { hold: Some(9_999), fence: Some(fence), probe: true, ..Todo::default() };
+        let (hold, fence) = (Some(9_999), Some(fence));
+        let wanted = Todo { hold, fence, probe: true, whole: true, ..Todo::default() };
         assert_eq!(todo, wanted);
     }
 
     /// A task that follows one instance of `redis`, with a deadline of `timeout_ms`, and its readings.
     struct Following {
         todo: Arc<Mailbox<Todo>>,
-        read: mpsc::Receiver<(Address, Reading<InstanceAnswer>)>,
+        read: mpsc::Receiver<(Address, Box<Reading<InstanceAnswer>>)>,
         _login: watch::Sender<LinkSettings>,
         _refused: mpsc::Receiver<(Address, Option<Refusal>)>,
         _task: AbortOnDropHandle<()>,

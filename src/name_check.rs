@@ -52,6 +52,8 @@ pub struct Checker {
     pub look: watch::Receiver<u64>,
     /// The problems of each server, for `status`.
     pub findings: watch::Sender<Findings>,
+    /// The least pause after an answer that is not right, in ms.
+    pub pause_min_ms: u64,
     /// Where to say that the name was answered as it was published, with which generation.
     pub right: mpsc::Sender<u64>,
 }
@@ -75,7 +77,7 @@ impl Checker {
     async fn keep_asking(&self, server: &Address) {
         let mut published = self.published.clone();
         let mut look = self.look.clone();
-        let mut check = NameCheck::default();
+        let mut check = NameCheck::paced(self.pause_min_ms);
         loop {
             if let Some(published) = published.borrow_and_update().as_ref() {
                 check.expect(published);

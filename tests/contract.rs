@@ -18,6 +18,9 @@ mod nodes;
 #[path = "contract/clusters.rs"]
 mod clusters;
 
+#[path = "contract/many.rs"]
+mod many;
+
 use std::collections::BTreeMap;
 
 use consul_redis::clock::Clock;

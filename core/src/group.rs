@@ -16,7 +16,7 @@ pub use self::flight::{
 };
 pub use self::narrate::OBSTACLE_SAID_AFTER_MS;
 use self::narrate::{LinePace, Obstacles, OpenProblems, change_line, say};
-pub use self::pace::{AUDIT_MS, CHASE_MS, TICK_MS, TICK_URGENT_MS, URGENT_FOR_MS};
+pub use self::pace::{CHASE_MS, TICK_MS, URGENT_FOR_MS};
 use crate::decide::{Decision, decide};
 use crate::duty::action::{Action, Promote, Write};
 use crate::duty::fence::Fence;
@@ -265,6 +265,8 @@ pub struct GroupLoop {
     next_look: Mono,
     next_chase: Mono,
     next_audit: Mono,
+    /// The rows were read, and the next audit is in the group's turn.
+    audited: bool,
     /// When the last input came.
     turned: Mono,
     /// When this agent last went on after it had stood still.
@@ -302,6 +304,7 @@ impl GroupLoop {
             next_look: Mono(0),
             next_chase: Mono(0),
             next_audit: Mono(0),
+            audited: false,
             turned: Mono(0),
             woke: Mono(0),
             obstacles: Obstacles::default(),
@@ -336,6 +339,11 @@ impl GroupLoop {
 
     /// Takes one input and says what is to be done.
     pub fn on(&mut self, input: Input, now: Now) -> Vec<Output> {
+        self.on_all(vec![input], now)
+    }
+
+    /// As [`GroupLoop::on`], of several inputs and with one decision: those that came together.
+    pub fn on_all(&mut self, inputs: Vec<Input>, now: Now) -> Vec<Output> {
         let mut out = Vec::new();
         if now.mono - self.turned >= STOOD_STILL_MS {
             // It ticks every second: this agent stood still, and nothing stood in its way meanwhile.
@@ -343,12 +351,33 @@ impl GroupLoop {
             self.woke = now.mono;
         }
         self.turned = now.mono;
-        self.fold(input, now, &mut out);
+        for input in inputs {
+            self.fold(input, now, &mut out);
+        }
         let found = self.remember(now, &mut out);
         self.look(now, &mut out);
         self.act(found, now, &mut out);
         self.follow(&mut out);
         out
+    }
+
+    /// Takes in a reading that says the same as the one before, and decides nothing: that is done within a second. Gives
+    /// back what is to be decided by at once. For agents of very many groups; [`GroupLoop::on`] does for all.
+    pub fn note(&mut self, input: Input, now: Now) -> Option<Input> {
+        let same = match &input {
+            Input::Sentinel(address, reading) => {
+                self.observed.sentinels.get(address).is_some_and(|old| old.result == reading.result)
+            }
+            Input::Instance(address, reading) => {
+                self.observed.instances.get(address).is_some_and(|old| old.result == reading.result)
+            }
+            _ => false,
+        };
+        if !same || !self.is_calm(now) {
+            return Some(input);
+        }
+        self.fold(input, now, &mut Vec::new());
+        None
     }
 
     fn fold(&mut self, input: Input, now: Now, out: &mut Vec<Output>) {

@@ -62,12 +62,79 @@ pub struct Policy {
     pub mark: Option<MarkKey>,
     /// Write that key on the writer; else it is only read.
     pub write_mark: bool,
+    /// How often the group is looked at while nothing happens.
+    pub pace: Pace,
     /// The installation that this agent belongs to, where it was told.
     pub installation: Option<String>,
     /// Where this agent looks for Sentinels: addresses, and a service.
     pub sources: BTreeSet<String>,
     /// Settings for such a Sentinel; what is `None` is copied from the other Sentinels.
     pub settings: WantedSettings,
+}
+
+/// Groups of one agent that are each watched by themselves. Of more than these, what all have in common is asked once.
+pub const FEW_GROUPS_MAX: usize = 8;
+
+/// How often a group is looked at while nothing happens, and when in that time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How often everything is asked while nothing happens, in ms; twice as often as an answer lasts at the least.
+    pub look_ms: u64,
+    /// The same while something happens.
+    pub urgent_ms: u64,
+    /// How often its rows are compared with what they should be, in ms.
+    pub audit_ms: u64,
+    /// The group's turn among those of its agent, in thousandths of each period.
+    pub turn: u64,
+}
+
+impl Pace {
+    /// Each group's share of an agent's audits, in ms, and the least between two audits of one group.
+    const AUDIT_SHARE_MS: u64 = 300;
+    const AUDIT_MIN_MS: u64 = 10_000;
+    /// A pause for each period of an audit, in ms.
+    const NAME_SHARE_MS: u64 = 25;
+    /// However many groups there are: an answer lasts for [`ANSWER_AGE_MAX_MS`].
+    const SLOWEST: Self = Self { look_ms: 2_000, urgent_ms: 400, audit_ms: u64::MAX, turn: 0 };
+
+    /// The pace of `group`, one of so many of an agent: what that asks of Consul does not grow with them, and it does not
+    /// look at all of them at once.
+    pub fn of(group: &GroupName, groups: usize) -> Self {
+        let share = u64::try_from(groups).unwrap_or(u64::MAX).saturating_mul(Self::AUDIT_SHARE_MS);
+        // In steps, so that one group more changes nothing for all others.
+        let steps = share.div_ceil(Self::AUDIT_MIN_MS).max(1);
+        let mixed = group.as_str().bytes().fold(7_u64, |mixed, byte| {
+            mixed.wrapping_mul(31).wrapping_add(u64::from(byte)) % 1_000
+        });
+        let turn = if steps == 1 { 0 } else { mixed };
+        let audit_ms = steps.saturating_mul(Self::AUDIT_MIN_MS);
+        let (usual, most) = (Self::default(), Self::SLOWEST);
+        // From some 200 groups on.
+        let scaled =
+            |usual: u64, most: u64| usual.saturating_mul(steps).div_ceil(6).clamp(usual, most);
+        Self {
+            look_ms: scaled(usual.look_ms, most.look_ms),
+            urgent_ms: scaled(usual.urgent_ms, most.urgent_ms),
+            audit_ms,
+            turn,
+        }
+    }
+
+    /// The least pause between two questions for a name that is not right, in ms.
+    pub fn name_pause_ms(self) -> u64 {
+        (self.audit_ms / Self::AUDIT_MIN_MS).saturating_sub(1).saturating_mul(Self::NAME_SHARE_MS)
+    }
+
+    /// The first period after the start: until the group's turn.
+    pub fn first(self, period_ms: u64) -> u64 {
+        period_ms.saturating_add(period_ms.saturating_mul(self.turn) / 1_000)
+    }
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { look_ms: 1_000, urgent_ms: 100, audit_ms: Self::AUDIT_MIN_MS, turn: 0 }
+    }
 }
 
 /// Whether a Sentinel is asked for a failover at once when the writer's process has ended.
@@ -334,6 +401,7 @@ impl Policy {
             announce: Announce::Leader,
             mark: None,
             write_mark: true,
+            pace: Pace::default(),
             installation: None,
             sources: BTreeSet::new(),
             settings: WantedSettings::default(),

@@ -17,8 +17,10 @@ use crate::consul::presence::{Presence, WatchedGroup, be_present};
 use crate::consul::registrar::{Monitored, Registration, keep_registered};
 use crate::consul::sentinel_rows;
 use crate::consul::services::AGENT;
+use crate::consul::shared_watch::SharedWatch;
 use crate::core::group::Published;
 use crate::core::identity::address::GroupName;
+use crate::core::policy::FEW_GROUPS_MAX;
 use crate::core::published::sentinel_rows::{INSTALLATION, SERVICE as SENTINEL_SERVICE};
 use crate::core::published::store::AgentClock;
 use crate::dns::Names;
@@ -54,6 +56,7 @@ pub struct AgentTasks {
     look: watch::Receiver<u64>,
     groups: BTreeMap<GroupName, GroupPart>,
     clusters: BTreeMap<GroupName, ClusterPart>,
+    shared: SharedWatch,
     sentinels: watch::Sender<SentinelHandles>,
     watched: watch::Sender<Watched>,
     watched_groups: watch::Sender<Vec<WatchedGroup>>,
@@ -133,6 +136,7 @@ impl AgentTasks {
             look,
             groups: BTreeMap::new(),
             clusters: BTreeMap::new(),
+            shared: SharedWatch::default(),
             sentinels: watch::Sender::default(),
             watched: watch::Sender::new(watched),
             watched_groups: watch::Sender::new(watched_groups(&config)),
@@ -197,7 +201,9 @@ impl AgentTasks {
         let certificates = consul().keep_certificates_fresh();
         let shown = self.shown.subscribe();
         let meter = self.meter.clone();
+        let shared = self.shared.clone().run(consul(), self.config.prefix.clone(), self.clock);
         let all = &mut self.supervisor;
+        all.spawn("the watch of all groups' keys", |stop| until(stop, shared));
         all.spawn("the heartbeat", |stop| until(stop, keep_beating()));
         all.spawn("the Sentinels' pool", |stop| until(stop, pool.run()));
         all.spawn("the Sentinels' rows", |stop| until(stop, rows));
@@ -389,7 +395,10 @@ impl AgentTasks {
         let (publish, published) = watch::channel(None);
         let (findings, found) = watch::channel(Findings::new());
         let (config, configs) = watch::channel(group);
+        // Each of few groups has blocking queries of its own, which tell the sooner.
+        let many = self.config.groups.len() > FEW_GROUPS_MAX;
         let task = GroupTask {
+            shared: many.then(|| self.shared.clone()),
             group: configs,
             consul: self.consul.clone(),
             clock: self.clock,
@@ -432,6 +441,7 @@ impl AgentTasks {
             look: self.look.clone(),
             findings: part.findings.clone(),
             right: part.in_dns.clone(),
+            pause_min_ms: part.config.borrow().policy.pace.name_pause_ms(),
         };
         let task = |stop| checker.run(stop);
         part.checker = Some(self.supervisor.spawn("the check of the name", task));

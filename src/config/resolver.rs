@@ -52,6 +52,8 @@ struct CommonToAll<'a> {
     prefix: &'a str,
     login: &'a LinkSettings,
     sources: &'a SentinelSources,
+    /// How many groups there are.
+    groups: usize,
 }
 
 impl Resolver<'_> {
@@ -70,6 +72,7 @@ impl Resolver<'_> {
             prefix: &prefix,
             login: &instance_login,
             sources: &sources,
+            groups: wanted.len(),
         };
         let groups = self.groups(&wanted, &places, &common)?;
         let clusters = self.clusters(&groups, &common)?;

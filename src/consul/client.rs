@@ -13,6 +13,7 @@ pub use super::connection::Response;
 use super::connection::{Connection, stamps};
 use super::endpoint::ConsulEndpoint;
 pub use super::error::{ClientError, ConsulError};
+use super::places::Places;
 use super::recovery::Recovery;
 use super::txn::{Tenancy, words};
 use crate::meter::Counters;
@@ -39,6 +40,7 @@ pub struct Consul {
     now: Arc<watch::Sender<Arc<Connection>>>,
     errors: Counters,
     recovery: Arc<Recovery>,
+    places: Arc<Places>,
 }
 
 /// A way to a Consul that nothing goes yet.
@@ -52,7 +54,8 @@ impl Consul {
     /// [`ClientError`] when a certificate cannot be read or used.
     pub fn new(endpoint: &ConsulEndpoint) -> Result<Self, ClientError> {
         let now = Arc::new(watch::Sender::new(Arc::new(Connection::new(endpoint)?)));
-        Ok(Self { now, errors: Counters::default(), recovery: Arc::new(Recovery::new()) })
+        let (recovery, places) = (Arc::new(Recovery::new()), Arc::new(Places::default()));
+        Ok(Self { now, errors: Counters::default(), recovery, places })
     }
 
     /// A way to `endpoint`, by certificates that are read anew: all that can fail when this client is to turn to it.
@@ -208,6 +211,11 @@ impl Consul {
     /// When this Consul may be asked again, where it does not answer.
     pub(super) fn recovery(&self) -> &Recovery {
         &self.recovery
+    }
+
+    /// How many requests are at this Consul at a time.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// `PUT`, with the body of the answer. A status other than 200 is an error.

@@ -17,6 +17,8 @@ use crate::pem::{self, Stamp};
 
 /// Deadline for the connection itself.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Connections that are kept while nothing is asked on them.
+const CONNECTIONS_KEPT: usize = 12;
 /// How far Consul was when it answered: what a blocking query goes on from.
 const INDEX_HEADER: &str = "X-Consul-Index";
 /// Files that are read of `CONSUL_CAPATH`.
@@ -59,7 +61,7 @@ impl Connection {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(4)
+            .pool_max_idle_per_host(CONNECTIONS_KEPT)
             .tcp_keepalive(Duration::from_secs(15))
             .user_agent(concat!("consul-redis/", env!("CARGO_PKG_VERSION")));
         let base = endpoint.base_url();

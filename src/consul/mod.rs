@@ -5,6 +5,7 @@ pub mod client;
 mod connection;
 pub mod endpoint;
 pub mod error;
+pub mod places;
 pub mod presence;
 #[cfg(test)]
 mod proxy;
@@ -12,6 +13,7 @@ mod recovery;
 pub mod registrar;
 pub mod sentinel_rows;
 pub(crate) mod services;
+pub mod shared_watch;
 pub mod store;
 pub mod txn;
 pub mod watch;

@@ -24,7 +24,7 @@ const SESSION_TTL: &str = "10s";
 /// Between two renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(4);
 /// Groups that are shown at a time.
-const SHOWN_AT_ONCE: usize = 16;
+const SHOWN_AT_ONCE: usize = 4;
 /// Deadline for showing what the clock says: the session has to be renewed meanwhile.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Deadline for taking the keys away on a clean stop.

@@ -51,6 +51,7 @@ impl Consul {
         clock: &Clock,
     ) -> Result<Indexed<StoreAnswer>, ConsulError> {
         let ReadMode::Consistent = mode;
+        let _place = self.places().read().await;
         let (path, query) = (keys_path(layout), [("recurse", ""), ("consistent", "")]);
         let answer = self.call(Method::GET, &path, &query, None, CALL_TIMEOUT).await?;
         let (index, empty) = (answer.index, answer.status == StatusCode::NOT_FOUND);
@@ -135,6 +136,7 @@ impl Consul {
         service: &ServiceName,
         clock: &Clock,
     ) -> Result<RowsAnswer, ConsulError> {
+        let _place = self.places().read().await;
         let path = format!("/v1/catalog/service/{}", service.primary());
         let shown: Vec<ShownOn> = self.get(&path, &[("consistent", "")]).await?.value;
         let rows = self.rows(node, clock).await?;

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::connection::Response;
+use super::error::ConsulError;
 
 use crate::core::group::Outcome;
 use crate::core::published::projection::Op;
@@ -94,6 +98,39 @@ impl Tenancy {
             object["Partition"] = json!(partition);
         }
     }
+}
+
+/// Operations in one transaction at the most (`docs/facts/consul.md` 1).
+pub const OPS_MAX: usize = 64;
+
+/// The body of a transaction that asks whether keys still have these indexes, 0 where there is none. It is read only.
+pub fn unchanged<'a>(keys: impl Iterator<Item = (&'a str, u64)>, tenancy: &Tenancy) -> Value {
+    let check = |(key, index)| {
+        let mut kv = match index {
+            0 => json!({"Verb": "check-not-exists", "Key": key}),
+            _ => json!({"Verb": "check-index", "Key": key, "Index": index}),
+        };
+        tenancy.stamp(&mut kv);
+        json!({ "KV": kv })
+    };
+    Value::Array(keys.map(check).collect())
+}
+
+/// Which operations of a transaction have failed.
+///
+/// # Errors
+/// Any [`ConsulError`].
+pub fn failed_ops(answer: Response) -> Result<Vec<usize>, ConsulError> {
+    const CALL: &str = "PUT /v1/txn";
+    if answer.status != StatusCode::CONFLICT {
+        return answer.ok(CALL).map(|_| Vec::new());
+    }
+    let read = serde_json::from_slice::<TxnResponse>(&answer.body);
+    let read = read.map_err(|error| ConsulError::Unreadable {
+        call: CALL.to_owned(),
+        what: error.to_string(),
+    })?;
+    Ok(read.errors.unwrap_or_default().into_iter().map(|error| error.op_index).collect())
 }
 
 /// The answer to a transaction. Read leniently: servers differ in what else they put in.

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use reqwest::Method;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::blocking::{BlockingQuery, WATCH_WAIT};
-use super::client::{Consul, ConsulError, Response};
+use super::client::{CALL_TIMEOUT, Consul, ConsulError, Response};
 use super::services;
 use super::store::{ReadMode, cluster_in_answer, in_answer, keys_path};
 use crate::clock::{Clock, stood_still};
@@ -18,6 +19,9 @@ use crate::core::published::projection::Layout;
 
 /// Pause between two changes of the registered instances: a check that flaps wakes us, and changes nothing.
 const REGISTERED_PAUSE: Duration = Duration::from_millis(200);
+
+/// Pause between two questions for the registered instances of a group that has no writer.
+const URGENT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Pause between two looks for a node that is not there. Consul does not wait for one.
 const MISSING_PAUSE: Duration = Duration::from_millis(500);
@@ -151,6 +155,42 @@ pub async fn watch_registered(
                 }
             }
             Err(error) => debug!("{service}: {error}"),
+        }
+    }
+}
+
+/// The same without a blocking query, for an agent of very many groups: asked every second while `urgent`, and else
+/// every `calm`, one group after the other.
+pub async fn poll_registered(
+    consul: Consul,
+    service: String,
+    installation: Option<String>,
+    found: mpsc::Sender<BTreeSet<Address>>,
+    (mut urgent, calm): (watch::Receiver<bool>, Duration),
+) {
+    let path = services::path(&service);
+    let call = format!("GET {path}");
+    let mut before = None;
+    while !found.is_closed() {
+        let asked = {
+            let _place = consul.places().poll().await;
+            consul.call(Method::GET, &path, &[], None, CALL_TIMEOUT).await
+        };
+        match asked.and_then(|answer| services::addresses(answer, &call, installation.as_deref())) {
+            Ok(registered) if before.as_ref() != Some(&registered) => {
+                before = Some(registered.clone());
+                if found.send(registered).await.is_err() {
+                    return;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => debug!("{service}: {error}"),
+        }
+        let pause = if *urgent.borrow_and_update() { URGENT_PAUSE } else { calm };
+        // Cancel safe: a timer and a channel, whose sender ends with the receiver of what is found.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            Ok(()) = urgent.changed() => tokio::time::sleep(REGISTERED_PAUSE).await,
         }
     }
 }

@@ -148,6 +148,7 @@ impl Pool {
 
     async fn pass_on(&self, report: SentinelReport, watched: &Watched, state: &mut PoolState) {
         let (SentinelReport::Answer { sentinel, .. }
+        | SentinelReport::Again { sentinel, .. }
         | SentinelReport::Inventory { sentinel, .. }
         | SentinelReport::Login { sentinel, .. }
         | SentinelReport::GaveUp { sentinel, .. }
@@ -183,6 +184,12 @@ impl Pool {
                     let news = SentinelNews::Peers(sentinel.clone(), group.clone(), view);
                     let _ = self.news.try_send(news);
                 }
+                if let Some(hearer) = watched.groups.get(&group) {
+                    let _ = hearer.send(PoolReport::Answered(sentinel, reading)).await;
+                }
+            }
+            SentinelReport::Again { sentinel, group, reading } => {
+                state.name_again(&reading);
                 if let Some(hearer) = watched.groups.get(&group) {
                     let _ = hearer.send(PoolReport::Answered(sentinel, reading)).await;
                 }
@@ -322,6 +329,16 @@ struct PoolState {
 }
 
 impl PoolState {
+    /// What a Sentinel says again names the same peers as before.
+    fn name_again(&mut self, reading: &Reading<SentinelAnswer>) {
+        let groups = reading.result.iter().flat_map(|answer| &answer.group);
+        for peer in groups.flat_map(|group| &group.peers) {
+            if let Some(at) = self.named.get_mut(&peer.address) {
+                *at = Instant::now();
+            }
+        }
+    }
+
     /// It has never answered, no Sentinel names it, and another address of the same name has answered: a name's A and
     /// AAAA are where its server may be, and not that many servers.
     fn is_candidate(&self, sentinel: &Address) -> bool {

@@ -1,5 +1,7 @@
 //! Asking one Sentinel, and reconfiguring it.
 
+use std::collections::BTreeMap;
+
 use redis::Value;
 
 use crate::core::duty::relay::Relay;
@@ -15,6 +17,8 @@ use crate::redis_link::{Fields, Link, LinkError, list, server_error, text, words
 
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
 pub const ROWS_MAX: usize = 256;
+/// What a Sentinel is asked about a group.
+const QUESTIONS: [&str; 4] = ["GET-MASTER-ADDR-BY-NAME", "MASTER", "REPLICAS", "SENTINELS"];
 /// Names of other groups that are kept of one Sentinel.
 const OTHERS_MAX: usize = 8;
 /// How old the last answer to a PING may be, at the least, of an instance that answers, in ms: Sentinel sends one a
@@ -114,7 +118,7 @@ pub async fn ask(
 ) -> Result<SentinelAnswer, LinkError> {
     let name = group.as_str();
     let mut commands = redis::pipe();
-    for what in ["GET-MASTER-ADDR-BY-NAME", "MASTER", "REPLICAS", "SENTINELS"] {
+    for what in QUESTIONS {
         commands.cmd("SENTINEL").arg(what).arg(name);
     }
     commands.cmd("INFO").arg("sentinel");
@@ -125,18 +129,82 @@ pub async fn ask(
     let info = words(info).map_err(LinkError::Unexpected)?;
     let fields = Fields::of_info(&info);
     let tilt = fields.get("sentinel_tilt").is_some_and(|tilt| tilt != "0");
-    let group = match primary {
-        Value::Nil => None,
-        Value::ServerError(error) => {
-            return Err(LinkError::Unexpected(refusal(server_error(error))));
-        }
-        primary => {
-            Some(parse_group(primary, master, replicas, peers).map_err(LinkError::Unexpected)?)
-        }
-    };
+    let group = group_of(primary, master, replicas, peers)?;
     let others = if group.is_none() { monitored(&fields) } else { Vec::new() };
     let Identity { id, process, refuses_relay } = id.clone();
     Ok(SentinelAnswer { id, process, tilt, group, others, refuses_relay })
+}
+
+/// What a Sentinel says of all its groups in one answer: `INFO sentinel`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// It does not trust its clock.
+    pub tilt: bool,
+    /// What it says of each group: its state, its primary, and how many replicas and Sentinels it has.
+    pub groups: BTreeMap<GroupName, String>,
+}
+
+/// Asks what the Sentinel says of all its groups.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with one that cannot be read.
+pub async fn summary(link: &mut Link) -> Result<Summary, LinkError> {
+    let info = link.call(&["INFO", "sentinel"]).await?;
+    let info = words(&info).map_err(LinkError::Unexpected)?;
+    let fields = Fields::of_info(&info);
+    let tilt = fields.get("sentinel_tilt").is_some_and(|tilt| tilt != "0");
+    let row = |row: &str| {
+        let (name, rest) = row.strip_prefix("name=")?.split_once(',')?;
+        Some((name.parse().ok()?, rest.to_owned()))
+    };
+    let rows = fields.iter().filter(|(name, _)| is_group_row(name));
+    let groups = rows.filter_map(|(_, text)| row(text)).collect();
+    Ok(Summary { tilt, groups })
+}
+
+/// The same as [`ask`] about several groups in one write, where the [`Summary`] is known.
+///
+/// # Errors
+/// [`LinkError`] without an answer. For each group, what is wrong with the answer about it.
+pub async fn ask_all(
+    link: &mut Link,
+    id: &Identity,
+    groups: &[GroupName],
+    summary: &Summary,
+) -> Result<Vec<Result<SentinelAnswer, LinkError>>, LinkError> {
+    let mut commands = redis::pipe();
+    for group in groups {
+        for what in QUESTIONS {
+            commands.cmd("SENTINEL").arg(what).arg(group.as_str());
+        }
+    }
+    let answers = link.ask(&commands).await?;
+    let one = |answers: &[Value]| {
+        let [primary, master, replicas, peers] = answers else {
+            return Err(unexpected("four answers expected"));
+        };
+        let group = group_of(primary, master, replicas, peers)?;
+        let names = summary.groups.keys().take(OTHERS_MAX);
+        let others = if group.is_none() { names.cloned().collect() } else { Vec::new() };
+        let (Identity { id, process, refuses_relay }, tilt) = (id.clone(), summary.tilt);
+        Ok(SentinelAnswer { id, process, tilt, group, others, refuses_relay })
+    };
+    Ok(answers.chunks(QUESTIONS.len()).map(one).collect())
+}
+
+fn group_of(
+    primary: &Value,
+    master: &Value,
+    replicas: &Value,
+    peers: &Value,
+) -> Result<Option<SentinelGroup>, LinkError> {
+    match primary {
+        Value::Nil => Ok(None),
+        Value::ServerError(error) => Err(LinkError::Unexpected(refusal(server_error(error)))),
+        primary => {
+            parse_group(primary, master, replicas, peers).map(Some).map_err(LinkError::Unexpected)
+        }
+    }
 }
 
 /// What a server says that answers no question about a group. One that does not know `SENTINEL` is a Redis.
@@ -148,12 +216,13 @@ fn refusal(words: String) -> String {
     }
 }
 
+fn is_group_row(name: &str) -> bool {
+    name.strip_prefix("master").is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// The groups that INFO names: `master0:name=mymaster,status=ok,...`.
 fn monitored(info: &Fields<'_>) -> Vec<GroupName> {
-    let is_row = |name: &str| {
-        name.strip_prefix("master").is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
-    };
-    let rows = info.iter().filter(|(name, _)| is_row(name)).take(OTHERS_MAX);
+    let rows = info.iter().filter(|(name, _)| is_group_row(name)).take(OTHERS_MAX);
     rows.filter_map(|(_, row)| row.strip_prefix("name=")?.split(',').next()?.parse().ok()).collect()
 }
 

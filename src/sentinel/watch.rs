@@ -1,9 +1,11 @@
 //! One Sentinel, watched for all groups: one connection for questions, one subscription for hints.
 
+mod crowd;
 mod renewal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -12,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use self::crowd::Crowd;
 use self::renewal::KnownLogin;
 use super::events::groups_of;
 use super::login::{Giving, Login};
@@ -35,11 +38,11 @@ const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
 /// How often the list of monitored groups is read, for the Sentinel's tags.
 const INVENTORY_EVERY: Duration = Duration::from_secs(10);
 /// Hints waiting to be acted on. Those that do not fit are covered by the ones that do.
-const HINTS_MAX: usize = 256;
+const HINTS_MAX: usize = 4_096;
 /// Commands of all groups waiting for one Sentinel. One more is left out: what is wanted is decided anew after
 /// [`RECONFIGURE_AGAIN_MS`](crate::core::policy::RECONFIGURE_AGAIN_MS), and what was written down first is written down
 /// again.
-pub const COMMANDS_MAX: usize = 256;
+pub const COMMANDS_MAX: usize = 4_096;
 
 /// What a watcher is asked to do with its Sentinel.
 #[derive(Debug, Clone)]
@@ -138,6 +141,20 @@ impl Questions {
         Some(next)
     }
 
+    fn is_empty(&self) -> bool {
+        self.hinted.is_empty() && self.due.is_empty()
+    }
+
+    /// Some of those that were hinted at.
+    fn hinted_first(&mut self, count: usize) -> Vec<GroupName> {
+        let some: Vec<GroupName> = self.hinted.iter().take(count).cloned().collect();
+        for group in &some {
+            self.hinted.remove(group);
+            self.due.remove(group);
+        }
+        some
+    }
+
     /// All of them.
     fn take(&mut self) -> BTreeSet<GroupName> {
         let mut all = std::mem::take(&mut self.due);
@@ -156,6 +173,15 @@ pub enum SentinelReport {
         /// The group that was asked about.
         group: GroupName,
         /// The answer, or why there is none.
+        reading: Box<Reading<SentinelAnswer>>,
+    },
+    /// A Sentinel's answer about a group, which is the one before: as far as the Sentinel tells, it still holds.
+    Again {
+        /// The address that it is watched at.
+        sentinel: Address,
+        /// The group that was asked about.
+        group: GroupName,
+        /// The answer.
         reading: Box<Reading<SentinelAnswer>>,
     },
     /// The groups that a Sentinel monitors.
@@ -256,7 +282,9 @@ pub async fn watch_sentinel(
     reports: mpsc::Sender<SentinelReport>,
 ) {
     let (hint, mut hints) = mpsc::channel(HINTS_MAX);
-    let listener = listen(sentinel.clone(), name.clone(), live.clone(), hint, reports.clone());
+    let hears_events = Arc::<AtomicBool>::default();
+    let ears = Ears { hint, reports: reports.clone(), hears: hears_events.clone() };
+    let listener = listen(sentinel.clone(), name.clone(), live.clone(), ears);
     let _listener = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(listener));
     let settings = live.borrow_and_update().clone().expecting(name.as_deref());
     let mut watcher = Watcher {
@@ -269,6 +297,8 @@ pub async fn watch_sentinel(
         consul,
         logins: BTreeMap::new(),
         said_unsaved: false,
+        crowd: Crowd::default(),
+        hears_events,
     };
     let mut inventory = ticks_every(INVENTORY_EVERY);
     let mut questions = Questions { due: watcher.all_groups(), ..Questions::default() };
@@ -281,6 +311,8 @@ pub async fn watch_sentinel(
             }
             if let Ok(command) = orders.commands.try_recv() {
                 watcher.carry_out(command).await;
+            } else if watcher.has_crowd() && !questions.is_empty() {
+                watcher.answer_some(&mut questions).await;
             } else if let Some(group) = questions.next() {
                 watcher.answer(group, &mut questions).await;
             } else {
@@ -321,6 +353,10 @@ struct Watcher {
     logins: BTreeMap<GroupName, KnownLogin>,
     /// It was said that the Sentinel cannot write its config file.
     said_unsaved: bool,
+    /// What it said of very many groups.
+    crowd: Crowd,
+    /// Its events are heard.
+    hears_events: Arc<AtomicBool>,
 }
 
 /// Least time between two attempts to connect to one Sentinel.
@@ -450,6 +486,9 @@ impl Watcher {
 
     async fn inventory(&mut self) {
         self.look_at_rights().await;
+        if self.has_crowd() {
+            return self.inventory_of_many().await;
+        }
         let ask = async |link: &mut Link, _: &Identity| query::groups(link).await;
         if let Ok(groups) = self.on_link(ask).await {
             for group in &groups {
@@ -602,14 +641,22 @@ impl Watcher {
     }
 }
 
+/// Where a Sentinel's events go.
+struct Ears {
+    hint: mpsc::Sender<GroupName>,
+    reports: mpsc::Sender<SentinelReport>,
+    /// Whether they are heard.
+    hears: Arc<AtomicBool>,
+}
+
 /// Keeps a subscription open and turns each event into hints.
 async fn listen(
     sentinel: Address,
     name: Option<String>,
     live: watch::Receiver<WatchSettings>,
-    hint: mpsc::Sender<GroupName>,
-    reports: mpsc::Sender<SentinelReport>,
+    ears: Ears,
 ) {
+    let Ears { hint, .. } = &ears;
     let mut retry = Retry::reconnecting();
     loop {
         let settings = live.borrow().clone().expecting(name.as_deref());
@@ -620,7 +667,9 @@ async fn listen(
                 for group in &settings.groups {
                     let _ = hint.try_send(group.clone());
                 }
-                forward(events, &sentinel, &live, &hint, &reports).await;
+                ears.hears.store(true, Ordering::Relaxed);
+                forward(events, &sentinel, &live, &ears).await;
+                ears.hears.store(false, Ordering::Relaxed);
             }
             Err(error) => debug!(%sentinel, %error, "cannot subscribe"),
         }
@@ -635,8 +684,7 @@ async fn forward(
     events: PubSub,
     sentinel: &Address,
     live: &watch::Receiver<WatchSettings>,
-    hint: &mpsc::Sender<GroupName>,
-    reports: &mpsc::Sender<SentinelReport>,
+    Ears { hint, reports, .. }: &Ears,
 ) {
     let (mut sink, mut stream) = events.split();
     let mut ping = ticks_every(SUBSCRIPTION_PING);
@@ -755,6 +803,8 @@ mod tests {
             consul: Consul::new(&ConsulEndpoint::default()).unwrap(),
             logins: BTreeMap::new(),
             said_unsaved: false,
+            crowd: Crowd::default(),
+            hears_events: Arc::default(),
         };
         (watcher, heard)
     }

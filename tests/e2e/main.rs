@@ -38,6 +38,7 @@ mod identity;
 mod ipv6;
 mod logins;
 mod maintenance;
+mod many_groups;
 mod mark;
 mod name_server;
 mod names;

@@ -8,17 +8,13 @@ use crate::known::observed::{DownOpinion, FailoverPhase, RowsAnswer};
 use crate::policy::{REFUSED_KNOWN_MS, REPAIR_AGAIN_MS};
 use crate::time::{Mono, Now};
 
-/// How often everything is read again when nothing happens, in ms.
+/// How often the rows are asked for that could not be read yet, in ms.
 pub const TICK_MS: u64 = 1_000;
-/// The same while a failover is under way, a promotion waits for its majority, or there is no writer.
-pub const TICK_URGENT_MS: u64 = 100;
 /// How long the shorter period is kept up, in ms.
 pub const URGENT_FOR_MS: u64 = 60_000;
 /// How often a chosen replica is asked whether it is the primary yet. The closed connection tells
 /// sooner (`docs/facts/sentinel.md` 6); this is for when it does not.
 pub const CHASE_MS: u64 = 20;
-/// How often the rows and keys are compared with what they should be, in ms.
-pub const AUDIT_MS: u64 = 10_000;
 
 impl GroupLoop {
     /// When [`Input::Tick`](super::Input::Tick) is due next.
@@ -33,7 +29,12 @@ impl GroupLoop {
     /// Asks for what is due.
     pub(super) fn look(&mut self, now: Now, out: &mut Vec<Output>) {
         if now.mono >= self.next_look {
-            let period = if self.urgent(now) { TICK_URGENT_MS } else { TICK_MS };
+            let pace = self.policy.pace;
+            let period = match self.urgent(now) {
+                true => pace.urgent_ms,
+                false if self.next_look == Mono(0) => pace.first(pace.look_ms),
+                false => pace.look_ms,
+            };
             self.next_look = now.mono.plus_ms(period);
             out.push(Output::AskSentinels);
             out.push(Output::Probe(self.known.clone()));
@@ -53,7 +54,13 @@ impl GroupLoop {
                 |rows: &RowsAnswer| rows.others.iter().all(|node| node.eq_ignore_ascii_case(&own));
             let published = self.observed.record().is_some();
             let read = self.observed.rows.as_ref().is_some_and(|rows| published || free(rows));
-            let period = if read { AUDIT_MS } else { TICK_MS };
+            let pace = self.policy.pace;
+            let period = match read {
+                false => TICK_MS,
+                true if self.audited => pace.audit_ms,
+                true => pace.first(pace.audit_ms),
+            };
+            self.audited |= read;
             self.next_audit = now.mono.plus_ms(period);
             out.push(Output::ReadRows);
         }
@@ -92,6 +99,16 @@ impl GroupLoop {
             (true, since) => since,
             (false, _) => None,
         };
+    }
+
+    /// No writer is published, or that is not known: an instance that is registered may be what the group waits for.
+    pub fn lacks_writer(&self) -> bool {
+        self.observed.record().is_none_or(|record| record.writer.is_none())
+    }
+
+    /// Nothing is going on: a writer is published, and nothing is under way.
+    pub fn is_calm(&self, now: Now) -> bool {
+        !self.urgent(now) && !self.lacks_writer() && self.in_flight.is_none() && !self.blind
     }
 
     pub(super) fn urgent(&self, now: Now) -> bool {

@@ -165,9 +165,16 @@ pub struct NameCheck {
     bad_since: Option<Mono>,
     problem: Option<Problem>,
     next: Mono,
+    /// The least pause after an answer that is not right, in ms.
+    pause_min_ms: u64,
 }
 
 impl NameCheck {
+    /// A check that asks again after `pause_min_ms` at the soonest.
+    pub fn paced(pause_min_ms: u64) -> Self {
+        Self { pause_min_ms, ..Self::default() }
+    }
+
     /// From now on this is the right answer.
     pub fn expect(&mut self, published: &Published) {
         let known = self.published.as_ref().map(|known| known.generation);
@@ -234,7 +241,8 @@ impl NameCheck {
             by_history.map_or(seen_ms, |age| u64::try_from(age.as_millis()).unwrap_or(0));
         self.problem = (seen_ms >= GRACE_MS)
             .then(|| problem(server, name, answer, published.writer.as_ref(), by_history));
-        self.next = now.mono.plus_ms(pause(verdict, now.mono - published.at.max(since), seen_ms));
+        let pause = pause(verdict, now.mono - published.at.max(since), seen_ms);
+        self.next = now.mono.plus_ms(pause.max(self.pause_min_ms));
         Some(heard)
     }
 }

@@ -10,7 +10,7 @@ use crate::config::{
     SentinelAuth, auth_of,
 };
 use crate::core::identity::address::{GroupName, NameError, ServiceName};
-use crate::core::policy::{Announce, Policy, WantedQuorum, WantedSettings};
+use crate::core::policy::{Announce, Pace, Policy, WantedQuorum, WantedSettings};
 use crate::core::published::projection::Layout;
 use crate::core::published::sentinel_rows;
 use crate::secret::SecretSource;
@@ -78,6 +78,7 @@ impl Resolver<'_> {
             sentinels_configured: common.sources.listed.len(),
             sources: common.sources.names(),
             installation: common.sources.installation.clone(),
+            pace: Pace::of(&flag.name, common.groups),
             ..Policy::new(flag.name.clone(), service, common.agent, "")
         };
         if let Some(table) = table {
