@@ -23,12 +23,15 @@ use crate::core::cluster::shown::{ClusterProblemCode, ClusterStatus};
 use crate::core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
 use crate::core::group::{LogLevel, LogLine, Outcome};
 use crate::core::identity::address::Address;
+use crate::core::known::observed::ProcessState;
 use crate::core::published::projection::Op;
 use crate::core::time::Mono;
 use crate::discovery::{ServerSource, SourceError, look_up};
 use crate::dns::Names;
 use crate::mailbox::Mailbox;
 use crate::meter::ClusterMeter;
+use crate::process::watch_process;
+use crate::redis_link::LinkSettings;
 
 /// How often the names of seeds are looked up, and what is registered in Consul.
 const SEEDS_EVERY: Duration = Duration::from_secs(10);
@@ -74,14 +77,23 @@ struct NodesBeside {
     next: Instant,
 }
 
+/// Where what happens is told.
+struct NewsSenders {
+    readings: mpsc::Sender<(Address, NodeReading)>,
+    done: mpsc::Sender<ClusterInput>,
+    process_news: mpsc::Sender<(Address, ProcessState)>,
+}
+
 /// Carries out what the loop asks for.
 struct ClusterHands {
     cluster: ClusterConfig,
     consul: Consul,
     clock: Clock,
-    readings: mpsc::Sender<(Address, NodeReading)>,
-    done: mpsc::Sender<ClusterInput>,
+    news: NewsSenders,
     nodes: BTreeMap<Address, FollowedNode>,
+    /// The tasks that watch the processes of this host's nodes.
+    processes: BTreeMap<Address, AbortOnDropHandle<()>>,
+    login: watch::Sender<LinkSettings>,
     meter: ClusterMeter,
     /// What Consul refuses.
     refused: Option<String>,
@@ -113,17 +125,17 @@ impl ClusterTask {
             AbortOnDropHandle::new(tokio::spawn(rows_watched)),
             AbortOnDropHandle::new(tokio::spawn(seeds)),
         ];
-        let nodes = BTreeMap::new();
-        let (cluster, consul, clock, meter) = (self.cluster, self.consul, self.clock, self.meter);
-        let refused = None;
-        let mut hands =
-            ClusterHands { cluster, consul, clock, readings, done, nodes, meter, refused };
+        let (process_news, mut ends) = mpsc::channel(ANSWERS_MAX);
+        let clock = self.clock;
+        let news = NewsSenders { readings, done, process_news };
+        let mut hands = ClusterHands::new(self.cluster, self.consul, clock, self.meter, news);
         let mut beside = NodesBeside { local, announced: None, next: Instant::now() };
         loop {
             // Cancel safe: a token, channels and a timer.
             let input = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                Some((address, state)) = ends.recv() => ClusterInput::Process(address, state),
                 Some((address, reading)) = read.recv() => ClusterInput::Node(address, reading),
                 Some(input) = ended.recv() => input,
                 Some(answer) = keys.recv() => {
@@ -149,6 +161,7 @@ impl ClusterTask {
             // Ticks come all the time.
             if !is_reading {
                 hands.announce(&mut beside);
+                hands.watch_processes(&beside.local.borrow());
                 hands.meter.show(&machine.figures());
                 let status = hands.with_refusal(machine.shown());
                 self.shown.send_if_modified(|shown| {
@@ -235,6 +248,18 @@ impl SeedLookup {
 }
 
 impl ClusterHands {
+    fn new(
+        cluster: ClusterConfig,
+        consul: Consul,
+        clock: Clock,
+        meter: ClusterMeter,
+        news: NewsSenders,
+    ) -> Self {
+        let login = watch::Sender::new(cluster.login.clone());
+        let (nodes, processes) = (BTreeMap::new(), BTreeMap::new());
+        Self { cluster, consul, clock, news, nodes, processes, login, meter, refused: None }
+    }
+
     /// What the watch says. That Consul is away it has said itself.
     fn watched(&mut self, answer: Result<ClusterStore, ConsulError>) -> ClusterInput {
         let refused = match &answer {
@@ -286,6 +311,23 @@ impl ClusterHands {
         });
     }
 
+    /// Watches the processes of this host's nodes, where that is of use.
+    fn watch_processes(&mut self, local: &BTreeSet<Address>) {
+        let duties = self.cluster.policy.duties;
+        if !duties.manage || !duties.hasten {
+            return;
+        }
+        self.processes.retain(|address, _| local.contains(address));
+        for address in local {
+            let (login, clock) = (self.login.subscribe(), self.clock);
+            let news = self.news.process_news.clone();
+            self.processes.entry(address.clone()).or_insert_with(|| {
+                let watching = watch_process(address.clone(), login, clock, news);
+                AbortOnDropHandle::new(tokio::spawn(watching))
+            });
+        }
+    }
+
     fn with_refusal(&self, mut status: ClusterStatus) -> ClusterStatus {
         let refused = self.refused.as_ref();
         status.add(refused.map(|why| ClusterProblemCode::ConsulRefuses.says(why.clone())));
@@ -322,7 +364,7 @@ impl ClusterHands {
         for address in wanted {
             let (login, clock) = (self.cluster.login.clone(), self.clock);
             let settings = self.cluster.policy.duties.manage;
-            let readings = self.readings.clone();
+            let readings = self.news.readings.clone();
             self.nodes.entry(address.clone()).or_insert_with(|| {
                 let questions = Arc::<Mailbox<NodeQuestions>>::default();
                 let task =
@@ -334,7 +376,7 @@ impl ClusterHands {
     }
 
     fn read_store(&self) {
-        let (consul, clock, done) = (self.consul.clone(), self.clock, self.done.clone());
+        let (consul, clock, done) = (self.consul.clone(), self.clock, self.news.done.clone());
         let (name, layout) = (self.cluster.policy.name.clone(), self.cluster.policy.layout.clone());
         tokio::spawn(async move {
             let input = match consul.cluster(&layout, &clock).await {
@@ -349,7 +391,7 @@ impl ClusterHands {
     }
 
     fn read_rows(&self) {
-        let (consul, clock, done) = (self.consul.clone(), self.clock, self.done.clone());
+        let (consul, clock, done) = (self.consul.clone(), self.clock, self.news.done.clone());
         let policy = self.cluster.policy.clone();
         tokio::spawn(async move {
             let node = policy.layout.node();
@@ -365,7 +407,7 @@ impl ClusterHands {
     }
 
     fn tell(&self, order: NodeOrder, until: Mono) {
-        let (login, done, clock) = (self.cluster.login.clone(), self.done.clone(), self.clock);
+        let (login, done, clock) = (self.cluster.login.clone(), self.news.done.clone(), self.clock);
         tokio::spawn(async move {
             let in_time = || clock.now().mono <= until;
             let told = tokio::time::timeout(TELL_TIMEOUT, tell(&order, &login, in_time)).await;
@@ -383,7 +425,7 @@ impl ClusterHands {
     }
 
     fn write(&self, ops: Vec<Op>) {
-        let (consul, done) = (self.consul.clone(), self.done.clone());
+        let (consul, done) = (self.consul.clone(), self.news.done.clone());
         let fence = self.cluster.policy.layout.state();
         tokio::spawn(async move {
             let outcome = consul.txn(&ops, &fence).await;

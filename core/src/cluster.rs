@@ -24,3 +24,5 @@ pub mod start;
 pub mod table;
 pub mod wanted;
 pub mod watch;
+
+pub use hurry::HASTE_LEFT_TO_ONE_MS;

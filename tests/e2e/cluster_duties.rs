@@ -356,6 +356,56 @@ pub async fn a_primary_that_dies_is_replaced_while_the_others_wait_for_a_moment_
     }
 }
 
+/// What the kernel says to the agent beside it is enough: the others leave a death to the nodes' own pace here.
+#[tokio::test]
+pub async fn a_primary_whose_process_ends_is_replaced_by_the_word_of_its_hosts_kernel() {
+    let (world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let agents: Vec<Process> = (0..6)
+        .map(|n| {
+            let pace = if n == 0 { "" } else { "fast_failover = \"off\"\n" };
+            let more = format!("{pace}{}", beside(&cluster.nodes[n]));
+            cluster_agent(&world, &format!("agent-{n}"), &[], &more)
+        })
+        .collect();
+    until_all_named(&world, &cluster).await;
+    let (its, pid) = (cluster.nodes[0].address.to_string(), cluster.nodes[0].id().unwrap());
+    let said = format!("the end of process {pid} of {its} would be seen at once");
+    until_logged(|| logs(&agents), 20, &said, 1).await;
+    let shard = crate::cluster::shard_of(&world, &cluster.nodes[0]).await;
+    tokio::time::sleep(Duration::from_millis(4 * NODE_TIMEOUT_MS + 1_000)).await;
+    until_calm(&world).await;
+    cluster.nodes[0].kill();
+    let proven = format!(
+        "has died: the others wait for a moment only (its process {pid} has ended, as agent-0 sees)"
+    );
+    until_logged(|| logs(&agents), 20, &proven, 1).await;
+    let next = cluster.nodes[3].address.to_string();
+    let name = format!("shard-{shard}.orders-primary.service.consul");
+    until(&name, REPLACED_WITHIN, || async {
+        let found = world.consul.names()?.srv(&name).await.map_err(LabError::new)?;
+        let ports: Vec<u16> = found.into_iter().map(|(_, port)| port).collect();
+        match ports == [cluster.nodes[3].address.port()] {
+            true => Ok(()),
+            false => Err(LabError(format!("{ports:?}, not {next}"))),
+        }
+    })
+    .await
+    .unwrap();
+    until_nothing_is_under_way(&world).await;
+    for node in &cluster.nodes[1..] {
+        let said = text_of_setting(node).await;
+        assert_eq!(said, NODE_TIMEOUT_MS.to_string(), "{}: {}", node.name(), logs(&agents));
+    }
+    let history = run(&world, &["history", "orders", "--json"], &[]);
+    let changes: Value = serde_json::from_slice(&history.stdout).unwrap();
+    assert_eq!(off_schema("history", &changes), Vec::<String>::new(), "{changes:#}");
+    let proven = |change: &Value| change["evidence"] == "process";
+    assert!(changes.as_array().unwrap().iter().any(proven), "{changes:#}");
+    let steps = text(&run(&world, &["history", "orders", "--steps"], &[]));
+    assert!(steps.contains("the process of the primary has ended: the others"), "{steps}");
+}
+
 async fn text_of_setting(node: &LabServer) -> String {
     let answer = node.ask(&["CONFIG", "GET", "cluster-node-timeout"]).await.unwrap();
     let answer = consul_redis::redis_link::fields(&answer).unwrap();

@@ -11,7 +11,7 @@ use redis::Value;
 
 use crate::cluster::{AT_ONCE, CALM, REPLACED_WITHIN, state, until_answers};
 use crate::containers::{Container, PLAIN, Said};
-use crate::support::world;
+use crate::support::{until_logged, world};
 
 /// A key in the first of three shards.
 const KEY: &str = "orders";
@@ -21,8 +21,12 @@ async fn made() -> (World, Vec<Container>) {
     made_with("save \"\"\nappendonly yes\n").await
 }
 
-/// The same, with what they keep on disk.
+/// The same, with what they keep on disk; a death is left to the nodes' own pace.
 async fn made_with(keeps: &str) -> (World, Vec<Container>) {
+    made_as(keeps, "fast_failover = \"off\"\n").await
+}
+
+async fn made_as(keeps: &str, more: &str) -> (World, Vec<Container>) {
     let spec = WorldSpec { redis: 0, sentinels: 0, groups: Vec::new(), ..WorldSpec::default() };
     let mut world = world(spec).await;
     let server = world.dir().join("image.conf");
@@ -31,8 +35,7 @@ async fn made_with(keeps: &str) -> (World, Vec<Container>) {
     );
     std::fs::write(&server, text).unwrap();
     let agent = world.dir().join("agent.toml");
-    let text =
-        "[[cluster]]\nname = \"orders\"\nexpect = 6\nreplicas = 1\nfast_failover = \"off\"\n";
+    let text = format!("[[cluster]]\nname = \"orders\"\nexpect = 6\nreplicas = 1\n{more}");
     std::fs::write(&agent, text).unwrap();
     let env = [("CONSUL_REDIS_CONFIG", agent.to_str().unwrap())];
     let mut nodes = Vec::new();
@@ -88,6 +91,28 @@ pub async fn blank_containers_become_a_cluster_and_a_killed_primary_comes_back_a
     nodes[index].until_answers().await;
     until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.contains(&old)).await;
     assert_eq!(until_owner(&world, None).await, new);
+    assert_eq!(nodes[at(&nodes, &new)].get(KEY).await, "kept");
+}
+
+#[tokio::test]
+pub async fn the_end_of_execs_child_is_acted_on_before_exec_ends() {
+    let (world, mut nodes) = made_as("save \"\"\nappendonly yes\n", "").await;
+    let old = until_owner(&world, None).await;
+    let index = at(&nodes, &old);
+    let said = format!("of {old} would be seen at once");
+    until_logged(|| nodes[index].log(), 20, &said, 1).await;
+    // It must have owned its slots for four times what the nodes wait for.
+    tokio::time::sleep(Duration::from_millis(4 * 3_000 + 1_000)).await;
+    write(&nodes[index]).await;
+    assert_eq!(nodes[index].kill_server().await, 137);
+    // Where its host is busy, another agent may be a moment sooner, by what refuses.
+    for said in [format!("of {old} has ended"), "the others wait for a moment only".to_owned()] {
+        assert!(nodes[index].log().contains(&said), "{}", nodes[index].log());
+    }
+    let new = until_owner(&world, Some(&old)).await;
+    nodes[index].restart(&world);
+    nodes[index].until_answers().await;
+    until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.contains(&old)).await;
     assert_eq!(nodes[at(&nodes, &new)].get(KEY).await, "kept");
 }
 

@@ -50,6 +50,7 @@ macro_rules! each_on {
                     a_blank_node_beside_an_agent_joins_and_one_that_no_agent_is_beside_does_not(),
                     all_nodes_at_new_addresses_find_one_another_again(),
                     a_primary_that_dies_is_replaced_while_the_others_wait_for_a_moment_only(),
+                    a_primary_whose_process_ends_is_replaced_by_the_word_of_its_hosts_kernel(),
                     a_spare_takes_the_place_of_a_replica_that_is_dead_for_good(),
                     what_an_agent_said_of_its_node_goes_when_it_is_away_for_long(),
                     agents_that_only_ask_need_no_more_rights_than_that_and_tell_nothing()}

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::slots::SlotRange;
 use super::table::NodeId;
 use crate::identity::address::Address;
+use crate::known::observed::DeathSign;
 use crate::time::between_ms;
 
 /// For so long what was begun is left to the agent that began it, in ms; then all agents go on with it.
@@ -96,11 +97,22 @@ pub struct Hastened {
     pub begun: Begun,
     /// The one that has died.
     pub dead: NodeId,
+    /// What its death is taken from: `process` or `child` where the kernel of its host says so, and else `refused`.
+    #[serde(default = "refused")]
+    pub evidence: String,
+    /// Its process on its host, where the kernel says that it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
     /// `cluster-node-timeout` of each other node before, in ms.
     pub waited_ms: BTreeMap<NodeId, u64>,
     /// It is over: they are to wait as before.
     #[serde(default)]
     pub over: bool,
+}
+
+/// What agents took it from before they said.
+fn refused() -> String {
+    DeathSign::Refused.as_str().to_owned()
 }
 
 impl Hastened {
@@ -256,9 +268,14 @@ impl fmt::Display for Joining {
 
 impl fmt::Display for Hastened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.over {
-            false => write!(f, "primary {} has died: the others wait for a moment only", self.dead),
-            true => write!(f, "the others wait as before primary {} died", self.dead),
+        let Self { begun, dead, pid, .. } = self;
+        if self.over {
+            return write!(f, "the others wait as before primary {dead} died");
+        }
+        write!(f, "primary {dead} has died: the others wait for a moment only ")?;
+        match pid {
+            Some(pid) => write!(f, "(its process {pid} has ended, as {} sees)", begun.by),
+            None => write!(f, "(its host refuses connections)"),
         }
     }
 }

@@ -41,7 +41,8 @@ pub fn due(
     }
     memory.made = None;
     if let Some(hastened) = &begun.hastened {
-        hurry::go_on(&scene, hastened, &mut due);
+        hurry::note(&scene, hastened, memory);
+        hurry::go_on(&scene, hastened, memory, &mut due);
     }
     if judged.is_none() {
         relink::again(&scene, memory, &mut due);
@@ -62,7 +63,7 @@ pub fn due(
     }
     let may_hasten = begun.hastened.as_ref().is_none_or(Hastened::is_past);
     if duties.hasten && may_hasten && due.claims.hastened == begun.hastened {
-        hurry::begin(&scene, &mut due);
+        hurry::begin(&scene, memory, &mut due);
     }
     hurry::catch_up(&scene, memory, &mut due);
     relink::again(&scene, memory, &mut due);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::record::{ClusterRecord, ClusterStore};
 use super::renewal::differences;
 use super::slots::SLOTS;
+use crate::known::observed::DeathSign;
 use crate::time::between_ms;
 
 /// The name of the key, below the cluster's root.
@@ -36,6 +37,9 @@ pub struct ClusterChange {
     /// When the others were told to wait for a moment only, where an owner's successor was elected so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hastened: Option<Timestamp>,
+    /// What its death was taken from then: `process`, `child` or `refused`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
 }
 
 /// From the change in which slots lost their primary to that in which all had one again.
@@ -51,6 +55,15 @@ pub struct ClusterOutage {
     pub ms: Option<u64>,
     /// What happened, and how many ms after the first of them.
     pub steps: Vec<(u64, String)>,
+}
+
+fn told_in_words(evidence: Option<&str>) -> String {
+    let from = match evidence {
+        Some(refused) if refused == DeathSign::Refused.as_str() => "its host refuses connections: ",
+        Some(_) => "the process of the primary has ended: ",
+        None => "",
+    };
+    format!("{from}the others are told to wait for a moment only")
 }
 
 /// The outages in these changes, newest first. The clocks of agents may differ: no step is before the one before it.
@@ -71,8 +84,7 @@ pub fn outages(changes: &[ClusterChange]) -> Vec<ClusterOutage> {
         }
         let Some(outage) = found.last_mut() else { continue };
         outage.slots = outage.slots.max(missing);
-        let told = "the others are told to wait for a moment only".to_owned();
-        let told = change.hastened.map(|at| (at, told));
+        let told = change.hastened.map(|at| (at, told_in_words(change.evidence.as_deref())));
         let changed = change.what.iter().map(|what| (change.at, what.clone()));
         for (at, what) in told.into_iter().chain(changed) {
             let least = outage.steps.last().map_or(0, |(ms, _)| *ms);
@@ -134,6 +146,7 @@ fn change(before: Option<&ClusterRecord>, after: &ClusterRecord) -> ClusterChang
     });
     ClusterChange {
         hastened: hastened.map(|hastened| hastened.begun.at),
+        evidence: hastened.map(|hastened| hastened.evidence.clone()),
         generation: after.generation,
         at: after.since,
         by: after.by.clone(),

@@ -1,29 +1,52 @@
 //! An owner of slots whose process is gone: the others are told to wait for a moment only before they call it failing, so
 //! that its replica is elected within about a second. The nodes look for themselves and vote, so that nothing comes of
 //! it where the owner lives (`docs/facts/cluster.md` 2.4).
+//!
+//! The agent beside it knows from the kernel, at once ([`Death`](crate::known::observed::Death)); each other one from what
+//! refuses, and who has lost a link. Whichever begins writes it down, and so all of them know.
 
 use std::collections::BTreeMap;
 
 use super::claims::Hastened;
 use super::order::{HASTE_TIMEOUT_MS, NodeCommand, usual_timeout};
 use super::record::NodeRecord;
+use super::renewal::NoAnswer;
 use super::scene::{Due, DutyMemory, Present, Scene};
 use super::table::{NodeId, TableRole};
+use crate::known::observed::{Death, DeathSign};
+use crate::policy::DEATH_KNOWN_MS;
 use crate::time::between_ms;
 
 /// The owner refuses connections for so long at least, in ms: twice.
 pub const REFUSED_FOR_MS: u64 = 50;
+/// So long the nodes are left to the agent that began to tell them, in ms: its host may be lost with the owner.
+pub const HASTE_LEFT_TO_ONE_MS: u64 = 500;
 /// They wait as before after so long at the latest, in ms.
 pub const HASTE_FOR_MS: u64 = 5_000;
 /// Nodes that cannot be told to wait as before are told again for so long, in ms. One that was started again does.
 const RESTORED_WITHIN_MS: u64 = 600_000;
 
+/// So long it is remembered for whom, in ms.
+const HASTENED_KNOWN_MS: u64 = 3_600_000;
 /// A node that is left with that while most others wait for longer, and for which nothing is recorded any more, is told
 /// what they have after so long, in ms: it was away, or the record was.
 const LEFT_BEHIND_MS: u64 = 30_000;
 
+/// Remembers for whom, and which nodes were told.
+pub(super) fn note(scene: &Scene<'_>, hastened: &Hastened, memory: &mut DutyMemory) {
+    let now = scene.view.now.mono;
+    memory.hastened.retain(|_, at| now - *at < HASTENED_KNOWN_MS);
+    memory.hastened.insert(hastened.dead.clone(), now);
+    let told = memory.hurried.take_if(|(begun, _)| *begun == hastened.begun);
+    let mut told = told.map(|(_, told)| told).unwrap_or_default();
+    let hurries = |found: &Present<'_>| found.answer.timeout_ms == Some(HASTE_TIMEOUT_MS);
+    let members = scene.members().into_iter().filter(|(_, found)| hurries(found));
+    told.extend(members.map(|(id, _)| id.clone()));
+    memory.hurried = Some((hastened.begun.clone(), told));
+}
+
 /// Begins, where an owner's process is certainly gone.
-pub(super) fn begin(scene: &Scene<'_>, due: &mut Due) {
+pub(super) fn begin(scene: &Scene<'_>, memory: &DutyMemory, due: &mut Due) {
     let Some(judged) = scene.judged else { return };
     let before = scene.record.claims.hastened.as_ref();
     for shard in scene.record.shards.values() {
@@ -32,18 +55,35 @@ pub(super) fn begin(scene: &Scene<'_>, due: &mut Due) {
             continue;
         }
         let Some(node) = scene.record.nodes.get(&shard.owner) else { continue };
-        if !judged.voters.contains(&shard.owner) || !is_gone(scene, &shard.owner, node) {
+        let dead = &shard.owner;
+        let death = proven(scene, dead, node);
+        if !judged.voters.contains(dead) || (death.is_none() && !is_gone(scene, dead, node)) {
             continue;
         }
-        match may_hurry(scene, &shard.owner, node) {
+        match may_hurry(scene, dead, node, memory) {
             Ok(waited_ms) => {
-                let (begun, dead) = (scene.view.begun(), shard.owner.clone());
-                due.claims.hastened = Some(Hastened { begun, dead, waited_ms, over: false });
+                let sign = death.map_or(DeathSign::Refused, Death::sign);
+                due.claims.hastened = Some(Hastened {
+                    begun: scene.view.begun(),
+                    dead: dead.clone(),
+                    evidence: sign.as_str().to_owned(),
+                    pid: death.map(|death| death.pid),
+                    waited_ms,
+                    over: false,
+                });
                 return;
             }
             Err(why) => due.obstacle = Some(why),
         }
     }
+}
+
+/// The kernel of its host says that its process has ended, and what was asked there last has no answer.
+fn proven<'a>(scene: &Scene<'a>, id: &NodeId, node: &NodeRecord) -> Option<&'a Death> {
+    let death = scene.view.deaths.get(id)?;
+    let seen = scene.view.nodes.get(&node.address)?;
+    let silent = matches!(seen.missing, Some(NoAnswer::Refused(_) | NoAnswer::Silent(_)));
+    (silent && scene.view.now.mono - death.at <= DEATH_KNOWN_MS).then_some(death)
 }
 
 /// Its host refuses connections, each replica that answers has lost its link to it, and so have more than half of the
@@ -88,6 +128,7 @@ fn may_hurry(
     scene: &Scene<'_>,
     dead: &NodeId,
     node: &NodeRecord,
+    memory: &DutyMemory,
 ) -> Result<BTreeMap<NodeId, u64>, String> {
     let at = &node.address;
     let left = |why: String| {
@@ -96,8 +137,17 @@ fn may_hurry(
     if scene.migrating() {
         return left("slots are moving".to_owned());
     }
+    if scene.view.maintenance.contains(dead) {
+        return left("it is in maintenance".to_owned());
+    }
+    let members = scene.members();
+    // Those in maintenance stand for no election.
+    let electable = |found: &Present<'_>| !scene.view.maintenance.contains(&found.answer.table.own);
+    if !replicas(&members, dead).any(electable) {
+        return left("no replica of it answers that stands for election".to_owned());
+    }
     let mut waited = BTreeMap::new();
-    for (id, found) in scene.members().into_iter().filter(|(id, _)| *id != dead) {
+    for (id, found) in members.into_iter().filter(|(id, _)| *id != dead) {
         match found.answer.timeout_ms {
             Some(ms) => drop(waited.insert(id.clone(), ms)),
             None => {
@@ -110,9 +160,14 @@ fn may_hurry(
         return left("they wait for a moment only as it is".to_owned());
     }
     // Redis before Valkey 9 counts the votes of one election twice within that time.
-    let led_ms = led_ms(scene, dead, node);
-    if led_ms < longest.saturating_mul(4) {
+    let (led_ms, least_ms) = (led_ms(scene, dead, node), longest.saturating_mul(4));
+    if led_ms < least_ms {
         return left(format!("its shard has had it for {} s only", led_ms / 1_000));
+    }
+    // They may have voted, and it was back before one was elected.
+    let ago_ms = memory.hastened.get(dead).map(|at| scene.view.now.mono - *at);
+    if let Some(ago_ms) = ago_ms.filter(|ago_ms| *ago_ms < least_ms) {
+        return left(format!("they were told to hurry for it {} s ago", ago_ms / 1_000));
     }
     Ok(waited)
 }
@@ -125,26 +180,43 @@ fn led_ms(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord) -> u64 {
 }
 
 /// Goes on with an election that is hastened.
-pub(super) fn go_on(scene: &Scene<'_>, hastened: &Hastened, due: &mut Due) {
+pub(super) fn go_on(scene: &Scene<'_>, hastened: &Hastened, memory: &DutyMemory, due: &mut Due) {
     let members = scene.members();
     if hastened.over {
         return wait_as_before(scene, hastened, &members, due);
     }
     let owned = scene.record.shards.values().any(|shard| shard.owner == hastened.dead);
-    if !owned || members.contains_key(&hastened.dead) || scene.claims_ms >= HASTE_FOR_MS {
+    if !owned || is_back(scene, hastened, &members) || scene.claims_ms >= HASTE_FOR_MS {
         due.claims.hastened = Some(Hastened { over: true, ..hastened.clone() });
         // At once, whether Consul can be told that it is over or not.
         put_back(hastened, &members, due);
         return;
     }
-    if !scene.is_mine(&hastened.begun) {
+    let its = hastened.begun.by == scene.view.policy.agent;
+    if !its && scene.claims_ms < HASTE_LEFT_TO_ONE_MS {
         return;
     }
-    for (id, found) in members.iter().filter(|(id, _)| hastened.waited_ms.contains_key(**id)) {
+    // One that waits as before again was told so by an agent that knows of the end already.
+    let told = memory.hurried.as_ref().map(|(_, told)| told);
+    let due_for = |id: &NodeId| {
+        hastened.waited_ms.contains_key(id) && told.is_none_or(|told| !told.contains(id))
+    };
+    for (id, found) in members.iter().filter(|(id, _)| due_for(id)) {
         if found.answer.timeout_ms.is_some_and(|ms| ms > HASTE_TIMEOUT_MS) {
             due.tell(found.address, id, NodeCommand::NodeTimeout(HASTE_TIMEOUT_MS));
         }
     }
+}
+
+/// It answers, and was asked since this agent knows that it has died.
+fn is_back(
+    scene: &Scene<'_>,
+    hastened: &Hastened,
+    members: &BTreeMap<&NodeId, Present<'_>>,
+) -> bool {
+    let asked = |found: &Present<'_>| scene.view.nodes.get(found.address)?.answer.as_ref();
+    let asked = members.get(&hastened.dead).and_then(asked).map(|(asked, _)| *asked);
+    asked.is_some_and(|asked| scene.view.now.mono - asked < scene.claims_ms)
 }
 
 /// All agents put it back, whichever began it.

@@ -18,6 +18,7 @@ use super::slots::{SlotRange, common, count, in_words};
 use super::table::{NodeId, TableRow};
 use super::wanted::ClusterDuties;
 use crate::identity::address::{Address, GroupName, ServiceName, Zone};
+use crate::known::observed::Death;
 use crate::published::store::Layout;
 use crate::time::{Mono, Now};
 use jiff::Timestamp;
@@ -135,6 +136,8 @@ pub struct ClusterView<'a> {
     pub unheard_said: Option<Mono>,
     /// Another agent hears a majority that this one does not.
     pub others_hear: bool,
+    /// The members whose processes have ended, as this host's kernel says, and that have not answered since.
+    pub deaths: &'a BTreeMap<NodeId, Death>,
     /// The highest generation that was ever seen.
     pub generation: u64,
     /// This instant.

@@ -52,6 +52,10 @@ pub struct DutyMemory {
     pub(super) given_back: Option<Mono>,
     /// Since when nodes are left with what they were told for the moment of an election.
     pub(super) left_behind: BTreeMap<NodeId, Mono>,
+    /// For whose death an election was last hastened, and when that was last so.
+    pub(super) hastened: BTreeMap<NodeId, Mono>,
+    /// Which election is hastened, and the nodes that have been seen to wait for a moment only since.
+    pub(super) hurried: Option<(Begun, BTreeSet<NodeId>)>,
 }
 
 impl<'a> Scene<'a> {

@@ -20,7 +20,7 @@ use super::slots::SLOTS;
 use super::table::{NODES_MAX, NodeId};
 use crate::group::{LogLevel, LogLine, Outcome};
 use crate::identity::address::Address;
-use crate::known::observed::RowsAnswer;
+use crate::known::observed::{Death, ProcessState, RowsAnswer};
 use crate::published::projection::{Op, TXN_OPS_MAX};
 use crate::time::{Mono, Now};
 
@@ -91,6 +91,8 @@ pub enum ClusterInput {
     ConsulSilent,
     /// How the write ended.
     Written(Outcome),
+    /// What the kernel tells of the process of a node on this host.
+    Process(Address, ProcessState),
     /// A node was told this; or why it was not, or did not do it.
     Told(NodeOrder, Result<(), String>),
     /// Look at everything now.
@@ -245,6 +247,10 @@ pub struct ClusterLoop {
     duties: DutyMemory,
     /// The nodes' keys whose agents are away, as they were then, and since when.
     unattended: BTreeMap<(Address, u64), Mono>,
+    /// What the kernel tells of the processes of this host's nodes.
+    processes: BTreeMap<Address, ProcessState>,
+    /// Those of members that have ended, until the member answers again.
+    deaths: BTreeMap<NodeId, Death>,
     /// What is wanted of the nodes and not done.
     left_undone: Option<String>,
     /// What nodes were told, and when.
@@ -287,6 +293,8 @@ impl ClusterLoop {
             claims: (Claims::default(), Mono::default()),
             duties: DutyMemory::default(),
             unattended: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            deaths: BTreeMap::new(),
             left_undone: None,
             told: BTreeMap::new(),
         }
@@ -400,6 +408,9 @@ impl ClusterLoop {
             }
             ClusterInput::ConsulSilent => drop(self.reads.store.get_or_insert(now.mono)),
             ClusterInput::Written(outcome) => self.written(outcome, now, &mut outputs),
+            ClusterInput::Process(address, state) => {
+                self.process(address, state, now.mono, &mut outputs);
+            }
             ClusterInput::Told(order, result) => self.was_told(&order, result, now, &mut outputs),
             ClusterInput::Look => self.hurry(now.mono),
             ClusterInput::Tick => {}
@@ -476,7 +487,12 @@ impl ClusterLoop {
         let first = refused && seen.refused_since.is_none() && seen.answer.is_some();
         seen.refused_since = seen.refused_since.or(Some(asked)).filter(|_| refused);
         match answer {
-            Ok(answer) => (seen.answer, seen.missing) = (Some((asked, answer)), None),
+            Ok(answer) => {
+                // It was started again.
+                let own = &answer.table.own;
+                self.deaths.retain(|id, death| id != own || asked <= death.at);
+                (seen.answer, seen.missing) = (Some((asked, answer)), None);
+            }
             Err(missing) => seen.missing = Some(missing),
         }
         if hint {
@@ -492,6 +508,38 @@ impl ClusterLoop {
             self.settles.get_or_insert(now.plus_ms(SETTLE_MS));
         }
         is_news
+    }
+
+    /// Takes what the kernel tells. Once it tells of an end, every node is asked.
+    fn process(
+        &mut self,
+        at: Address,
+        state: ProcessState,
+        now: Mono,
+        outputs: &mut Vec<ClusterOutput>,
+    ) {
+        let text = match &state {
+            ProcessState::Watched { pid, .. } => {
+                format!("the end of process {pid} of {at} would be seen at once")
+            }
+            ProcessState::Unseen(why) => {
+                format!("the end of {at} would not be seen at once, but by what it refuses: {why}")
+            }
+            ProcessState::Ended(Death { pid, .. }) => format!("process {pid} of {at} has ended"),
+        };
+        if self.processes.get(&at) != Some(&state) {
+            outputs.push(say(LogLevel::Info, text));
+        }
+        if let ProcessState::Ended(death) = &state {
+            let last = self.nodes.get(&at).and_then(|seen| seen.answer.as_ref());
+            // One that has answered since was started again.
+            if let Some((_, answer)) = last.filter(|(asked, _)| *asked <= death.at) {
+                self.deaths.insert(answer.table.own.clone(), death.clone());
+            }
+            self.hurry(now);
+            self.next_ask = now;
+        }
+        self.processes.insert(at, state);
     }
 
     /// An older state is that of a server that lags, or of a Consul that was wiped: a consistent read tells.
@@ -755,6 +803,7 @@ impl ClusterLoop {
             unheard_since: self.unheard_since,
             unheard_said: self.unheard_said,
             others_hear: self.others_hear,
+            deaths: &self.deaths,
             generation: self.generation,
             now,
         };

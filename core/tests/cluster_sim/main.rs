@@ -31,7 +31,7 @@ const STILL_WITHIN_MS: u64 = 150_000;
 const RARE_AFTER: u64 = 500;
 
 /// What must have happened then.
-const KINDS: [&str; 45] = [
+const KINDS: [&str; 48] = [
     "killed",
     "primaries killed",
     "started",
@@ -78,6 +78,9 @@ const KINDS: [&str; 45] = [
     "replicate",
     "forget",
     "node-timeout",
+    "begun by refusals",
+    "begun by the kernel's word",
+    "agents killed with their node",
 ];
 
 fn histories() -> u64 {

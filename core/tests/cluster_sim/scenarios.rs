@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use consul_redis_core::cluster::record::ClusterRole;
+use consul_redis_core::cluster::wanted::ClusterDuties;
 use consul_redis_core::cluster::watch::{ASK_MS, ASK_QUICK_MS};
 
 use crate::nodes::{Failover, Keeps, Process, Version};
 use crate::operation::Operation;
-use crate::world::World;
+use crate::world::{Proofs, World};
 
 const T: u64 = 2_000;
 /// What a scenario's messages and its write to Consul may take, in ms: the world's slowest ones.
@@ -348,6 +349,51 @@ fn a_lower_timeout_makes_an_election_quick_and_does_nothing_while_all_live() {
         println!("{version:?}, {seed}: elected after {took} ms");
         finish(&mut world);
     });
+}
+
+/// A cluster that agents may hasten, and that has been so for long.
+fn managed(seed: u64, version: Version, proofs: Proofs) -> World {
+    let mut world = World::of(seed, version, 5_000, false);
+    (world.duties, world.proofs) = (ClusterDuties::default(), proofs);
+    world.add_agent();
+    world.add_agent();
+    world.run_for(30_000);
+    assert_eq!(world.named.len(), 6, "{}", world.log.join("\n"));
+    world
+}
+
+/// The primary of the first slot is killed: what its death is taken from, until when that is recorded, and until when a
+/// replica is elected, in ms.
+fn death(world: &mut World) -> (String, u64, u64) {
+    let hastened = |w: &World| w.record().and_then(|record| record.claims.hastened);
+    does(world, Operation::KillPrimary(0));
+    let begun = run_until(world, 4_000, |w| hastened(w).is_some());
+    let found = hastened(world).expect("a death");
+    let elected = run_until(world, 4_500, |w| {
+        w.owner_of(0).is_some_and(|owner| *w.nodes.name(owner) != found.dead)
+    });
+    (found.evidence, begun, begun + elected)
+}
+
+/// 2.4: by the kernel's word sooner than by what refuses.
+#[test]
+fn a_death_that_the_kernel_tells_of_is_acted_on_sooner_than_one_that_is_seen() {
+    let (mut seen, mut told, mut by_its_word) = (0, 0, 0);
+    each(|seed, version| {
+        for proofs in [Proofs::None, Proofs::Prompt] {
+            let mut world = managed(seed, version, proofs);
+            let (evidence, begun, elected) = death(&mut world);
+            println!("{version:?}, {seed}: {evidence} after {begun} ms, elected after {elected}");
+            *if proofs == Proofs::None { &mut seen } else { &mut told } += begun;
+            // Its agent may be slow for once, and another one before it.
+            by_its_word += u64::from(evidence == "process");
+            assert!(proofs != Proofs::None || evidence == "refused", "{evidence}");
+            assert!(elected < 5_000, "{elected}");
+            finish(&mut world);
+        }
+    });
+    assert!(told < seen, "{told} of {seen}");
+    assert!(by_its_word * 2 > 3 * seeds(), "{by_its_word}");
 }
 
 /// 0.11: a primary that restarts empty inside T keeps its role, and its replica is emptied.

@@ -12,6 +12,7 @@ use consul_redis_core::cluster::wanted::ClusterDuties;
 use consul_redis_core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
 use consul_redis_core::group::Outcome;
 use consul_redis_core::identity::address::Address;
+use consul_redis_core::known::observed::{Death, ProcessState, ProofKind};
 use consul_redis_core::published::projection::{Layout, Op};
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
@@ -135,6 +136,17 @@ struct Pending {
     looked_at: u64,
 }
 
+/// How the kernel tells agents of the processes beside them: a node's agent is that of its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proofs {
+    /// No agent stands beside a node.
+    None,
+    /// Once, and soon.
+    Prompt,
+    /// On a busy host, more than once, and now and then the agent dies as well.
+    Drawn,
+}
+
 /// The world and what must hold in it.
 pub struct World {
     /// What agents may do to the nodes.
@@ -193,6 +205,10 @@ pub struct World {
     pending: Vec<Pending>,
     acks_seen: usize,
     ticks: u64,
+    /// How the kernel tells agents of the processes beside them.
+    pub proofs: Proofs,
+    /// When each process was last killed.
+    killed_at: BTreeMap<Id, u64>,
     /// A node was started without its data, or data went with slots: what is lost then is no one's fault.
     data_moved: bool,
 }
@@ -221,6 +237,7 @@ impl World {
         if seed.is_multiple_of(2) {
             let forget_after_ms = Some(4_000);
             world.duties = ClusterDuties { forget_after_ms, ..ClusterDuties::default() };
+            world.proofs = if seed.is_multiple_of(4) { Proofs::Drawn } else { Proofs::None };
         }
         for _ in 0..agents {
             world.add_agent();
@@ -298,6 +315,8 @@ impl World {
             pending: Vec::new(),
             acks_seen: 0,
             ticks: 0,
+            proofs: Proofs::None,
+            killed_at: BTreeMap::new(),
             data_moved: false,
         }
     }

@@ -240,8 +240,10 @@ fn a_short_node_timeout_is_a_fault_where_most_others_have_a_longer_one_for_good(
     fault(code)(&mut world);
     let StoredCluster::Known(record) = &mut world.store.state else { panic!("a record") };
     let begun = Begun { by: "agent-0".to_owned(), at: record.since };
+    let (dead, evidence) = (id('a'), "refused".to_owned());
     let waited_ms = BTreeMap::from([(id('e'), 5_000)]);
-    record.claims.hastened = Some(Hastened { begun, dead: id('a'), waited_ms, over: false });
+    record.claims.hastened =
+        Some(Hastened { begun, dead, evidence, pid: None, waited_ms, over: false });
     assert_eq!(world.findings(), []);
 }
 

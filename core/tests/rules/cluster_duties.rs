@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use consul_redis_core::cluster::HASTE_LEFT_TO_ONE_MS;
 use consul_redis_core::cluster::make::{BlankNode, plan};
 use consul_redis_core::cluster::order::{NodeCommand, NodeOrder};
 use consul_redis_core::cluster::record::AnnouncedNode;
@@ -10,7 +11,10 @@ use consul_redis_core::cluster::table::NodeId;
 use consul_redis_core::cluster::wanted::{ClusterDuties, Wanted};
 use consul_redis_core::cluster::watch::{ClusterInput, TOLD_AGAIN_MS};
 use consul_redis_core::identity::address::Address;
+use consul_redis_core::known::observed::{Death, ProcessState, ProofKind};
+use consul_redis_core::time::Mono;
 use proptest::prelude::*;
+use serde_json::Value;
 
 use crate::cluster::{Cluster, Line, NODES, Node, SLOTS_OF, at, id, link_to};
 use crate::cluster_names::{AT_ONCE, LATER, STEP_MS, Stage, ats, layout};
@@ -586,6 +590,165 @@ fn where_an_owner_is_certainly_gone_the_others_wait_for_a_moment_until_its_repli
     }
     assert!(stage.record().claims.is_none(), "{:?}", stage.record().claims);
     assert_eq!(kinds(&stage), BTreeMap::from([("node-timeout", 10)]), "{:?}", commands(&stage));
+}
+
+const PID: u32 = 4711;
+
+/// The kernel of its host tells an agent that its process has ended.
+fn ended(stage: &mut Stage, agent: usize, name: char) {
+    let (run_id, kind) = (format!("run-of-{name}"), ProofKind::Process);
+    let death = Death { run_id, pid: PID, kind, at: Mono(stage.now) };
+    stage.hand_in(agent, ClusterInput::Process(at(name), ProcessState::Ended(death)));
+}
+
+/// The others have not noticed anything yet: no link is lost. The agent beside it knows.
+#[test]
+fn the_kernel_s_word_is_enough_and_is_told_to_all_agents_with_its_evidence() {
+    let mut stage = published(3);
+    stage.turn(LED_FOR_LONG);
+    let watched = ProcessState::Watched { run_id: "run-of-a".to_owned(), pid: PID };
+    stage.hand_in(1, ClusterInput::Process(at('a'), watched));
+    assert_eq!(stage.said(1, "the end of process 4711 of 10.0.0.1:6379 would be seen at once"), 1);
+    stage.cluster.node('a').answers = false;
+    ended(&mut stage, 1, 'a');
+    let hastened = stage.record().claims.hastened.unwrap();
+    assert_eq!((hastened.begun.by.as_str(), hastened.dead), ("agent-1", id('a')));
+    assert_eq!((hastened.evidence.as_str(), hastened.pid), ("process", Some(PID)));
+    assert_eq!(kinds(&stage)["node-timeout"], 5, "{:?}", commands(&stage));
+    stage.turn(1);
+    let words = "the others wait for a moment only (its process 4711 has ended, as agent-1 sees)";
+    for agent in 0..3 {
+        assert_eq!(stage.said(agent, words), 1, "{agent}: {:?}", stage.agents[agent].said);
+        assert!(stage.shown(agent).under_way[0].contains(words));
+    }
+    stage.cluster.dies('a');
+    stage.cluster.d_is_elected();
+    stage.turn(AT_ONCE);
+    assert!(stage.record().claims.is_none(), "{:?}", stage.record().claims);
+    let history: Value = serde_json::from_str(&stage.value_of(&layout().history())).unwrap();
+    assert_eq!(history[0]["evidence"], "process", "{history:#}");
+}
+
+/// It may come late, and more than once.
+#[test]
+fn the_kernel_s_word_about_a_process_that_was_started_again_says_nothing() {
+    let mut stage = published(1);
+    stage.turn(LED_FOR_LONG);
+    let told = Mono(stage.now);
+    let late = Death { run_id: "a".to_owned(), pid: PID, kind: ProofKind::Child, at: told };
+    stage.cluster.node('a').answers = false;
+    stage.hand_in(0, ClusterInput::Process(at('a'), ProcessState::Ended(late.clone())));
+    assert_eq!(stage.record().claims.hastened.unwrap().evidence, "child");
+    stage.cluster.node('a').answers = true;
+    stage.turn(AT_ONCE);
+    assert!(stage.record().claims.is_none(), "{:?}", stage.record().claims);
+    stage.told.clear();
+    // It has answered since: what is silent now is not that process.
+    stage.hand_in(0, ClusterInput::Process(at('a'), ProcessState::Ended(late)));
+    stage.deafen(0, "a", consul_redis_core::cluster::renewal::NoAnswer::Silent);
+    stage.turn(LATER);
+    assert_eq!(stage.told, []);
+    // And while it answers, what is said of its end is about another one.
+    let mut stage = published(1);
+    stage.turn(LED_FOR_LONG);
+    ended(&mut stage, 0, 'a');
+    stage.turn(LATER);
+    assert_eq!(stage.told, []);
+}
+
+#[test]
+fn the_agent_that_began_it_may_die_before_it_has_told_a_node() {
+    let mut stage = published(2);
+    stage.turn(LED_FOR_LONG);
+    stage.cluster.node('a').answers = false;
+    stage.obeys = |_, _| {};
+    ended(&mut stage, 0, 'a');
+    assert!(stage.record().claims.hastened.is_some());
+    stage.agents.remove(0);
+    (stage.told, stage.obeys) = (Vec::new(), obey);
+    stage.turn(HASTE_LEFT_TO_ONE_MS as usize / STEP_MS as usize);
+    assert_eq!(stage.told, [], "it may be about to tell them");
+    stage.turn(2);
+    assert_eq!(kinds(&stage)["node-timeout"], 5, "{:?}", commands(&stage));
+    assert!(stage.told.iter().all(|(by, _)| by == "agent-1"));
+}
+
+/// An operator takes it out of service.
+fn keep_out(stage: &mut Stage, name: char) {
+    let nodes = format!("{{\"{}\": \"no\"}}", id(name).as_str());
+    stage.put(&format!("{}maintenance", layout().root()), &nodes);
+}
+
+/// An agent that hears late that it is over takes no node for one that was never told.
+#[test]
+fn a_node_that_was_told_once_is_not_hurried_again_when_it_waits_as_before() {
+    let mut stage = published(2);
+    stage.turn(LED_FOR_LONG);
+    stage.cluster.node('a').answers = false;
+    ended(&mut stage, 0, 'a');
+    stage.turn(2);
+    assert_eq!(kinds(&stage)["node-timeout"], 5, "{:?}", commands(&stage));
+    // Another one has put it back, and Consul has not said so yet.
+    stage.told.clear();
+    stage.cluster.node('e').timeout_ms = Some(5_000);
+    stage.turn(12);
+    assert!(!stage.record().claims.hastened.expect("it goes on").over);
+    assert_eq!(stage.told, []);
+}
+
+/// What speaks against it is said.
+#[test]
+fn the_kernel_s_word_hurries_no_node_where_something_speaks_against_it() {
+    let left = |change: fn(&mut Stage), why: &str| {
+        let mut stage = published(1);
+        stage.turn(LED_FOR_LONG);
+        change(&mut stage);
+        stage.turn(1);
+        stage.cluster.node('a').answers = false;
+        ended(&mut stage, 0, 'a');
+        stage.turn(AT_ONCE);
+        assert_eq!(
+            (&stage.told[..], stage.said(0, why)),
+            (&[][..], 1),
+            "{:?}",
+            stage.agents[0].said
+        );
+    };
+    left(|stage| keep_out(stage, 'a'), "it is in maintenance");
+    left(|stage| keep_out(stage, 'd'), "no replica of it answers");
+    left(|stage| stage.cluster.node('d').answers = false, "no replica of it answers");
+    let moving = |stage: &mut Stage| {
+        stage.cluster.say(&['b'], 'b', |line| line.slots.push_str(" [5461->-x]"));
+    };
+    left(moving, "slots are moving");
+    // The operator has switched it off.
+    let off = ClusterDuties { hasten: false, ..ALL };
+    let mut stage = stage(Cluster::healthy(), 1, off);
+    stage.turn(LED_FOR_LONG);
+    stage.cluster.node('a').answers = false;
+    ended(&mut stage, 0, 'a');
+    stage.turn(LATER);
+    assert_eq!(stage.told, []);
+}
+
+/// A primary that is started again by its service manager again and again.
+#[test]
+fn nodes_are_hurried_for_one_owner_once_in_four_times_what_they_wait_for() {
+    let mut stage = published(1);
+    stage.turn(LED_FOR_LONG);
+    for _ in 0..2 {
+        stage.cluster.node('a').answers = false;
+        ended(&mut stage, 0, 'a');
+        stage.turn(1);
+        stage.cluster.node('a').answers = true;
+        stage.turn(AT_ONCE);
+    }
+    assert_eq!(kinds(&stage)["node-timeout"], 10, "{:?}", commands(&stage));
+    assert_eq!(stage.said(0, "they were told to hurry for it"), 1);
+    stage.turn(21_000 / STEP_MS as usize);
+    stage.cluster.node('a').answers = false;
+    ended(&mut stage, 0, 'a');
+    assert_eq!(kinds(&stage)["node-timeout"], 15, "{:?}", commands(&stage));
 }
 
 #[test]

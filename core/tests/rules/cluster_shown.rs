@@ -150,16 +150,17 @@ fn an_election_that_was_hastened_says_since_when() {
     after.generation += 1;
     let at = Timestamp::from_millisecond(1_700_000_000_700).expect("a time");
     let begun = Begun { by: "agent-0".to_owned(), at };
-    let (dead, waited_ms) = (id('a'), BTreeMap::new());
-    after.claims.hastened = Some(Hastened { begun, dead, waited_ms, over: false });
+    let (dead, evidence, waited_ms) = (id('a'), "process".to_owned(), BTreeMap::new());
+    after.claims.hastened =
+        Some(Hastened { begun, dead, evidence, pid: Some(7), waited_ms, over: false });
     let last = |after: &ClusterRecord| {
         let plain = plain_after(Some(&stage.store()), after);
         let all: Vec<ClusterChange> = serde_json::from_str(&plain["history"]).expect("a history");
-        all[0].hastened
+        all[0].hastened.zip(all[0].evidence.clone())
     };
     assert_eq!(last(&after), None, "it owns its slots still");
     after.shards.get_mut(&1).expect("a shard").owner = id('d');
-    assert_eq!(last(&after), Some(at));
+    assert_eq!(last(&after), Some((at, "process".to_owned())));
 }
 
 /// A node that comes and goes for days neither fills Consul nor loses what was last.

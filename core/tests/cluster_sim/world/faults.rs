@@ -10,6 +10,10 @@ const FOLLOW_AFTER_MS: u64 = 2_500;
 /// Nodes that one history may have at most.
 const NODES_MAX: usize = 14;
 
+pub(super) fn process_id(process: Process) -> u32 {
+    u32::try_from(process).expect("a process id") + 100
+}
+
 impl World {
     pub(super) fn operate(&mut self, operation: Operation) {
         match operation {
@@ -91,6 +95,8 @@ impl World {
         }
         self.counts.note("killed");
         let run = Some((process, self.nodes.nodes[process].life));
+        self.killed_at.insert(self.nodes.nodes[process].id, self.now);
+        self.prove(process);
         self.nodes.kill(process);
         // Connections to it end.
         for agent in 0..self.agents.len() {
@@ -102,6 +108,33 @@ impl World {
             for address in ended.collect::<Vec<_>>() {
                 self.post(agent, &address, true);
             }
+        }
+    }
+
+    /// The kernel tells the agent beside it.
+    fn prove(&mut self, process: Process) {
+        if self.proofs == Proofs::None {
+            return;
+        }
+        let agent = process % self.agents.len();
+        let drawn = self.proofs == Proofs::Drawn;
+        if drawn && self.rng.random_range(0..8) == 0 {
+            self.counts.note("agents killed with their node");
+            let at = self.now + self.rng.random_range(0..80);
+            self.schedule(at, Operation::KillAgent(agent));
+        }
+        let late = drawn && self.rng.random_range(0..20) == 0;
+        let late_ms = if late { self.rng.random_range(500..4_000) } else { 0 };
+        let at = self.now + late_ms + self.delay();
+        let (run_id, pid) = (format!("run-{process}"), process_id(process));
+        let death = Death { run_id, pid, kind: ProofKind::Process, at: Mono(at) };
+        let (address, life) = (self.nodes.address(process).clone(), self.agents[agent].life);
+        let mut told = at + self.delay();
+        let times = if drawn { self.rng.random_range(1..6) / 5 + 1 } else { 1 };
+        for _ in 0..times {
+            let input = ClusterInput::Process(address.clone(), ProcessState::Ended(death.clone()));
+            self.push(told, Event::Deliver(agent, life, Box::new(input)));
+            told += self.rng.random_range(1..4_000);
         }
     }
 

@@ -341,6 +341,7 @@ impl World {
         if record.unheard.is_some() {
             self.counts.note("doubts");
         }
+        self.check_haste(agent, before.as_ref(), &record);
         let rows = self.consul.rows(&self.layout.node(), Mono(self.now)).found;
         match rows == Some(project(&record).rows) {
             true => self.tampered = false,
@@ -350,6 +351,27 @@ impl World {
             false => {}
         }
         self.check_names(&old);
+    }
+
+    /// An election is hastened by the kernel's word for a node alone whose process has ended, by the agent beside it.
+    fn check_haste(&mut self, agent: usize, before: Option<&ClusterRecord>, now: &ClusterRecord) {
+        let begun = |record: &ClusterRecord| record.claims.hastened.clone().map(|h| h.begun);
+        let Some(hastened) = now.claims.hastened.as_ref().filter(|hastened| {
+            !hastened.over && before.and_then(begun).as_ref() != Some(&hastened.begun)
+        }) else {
+            return;
+        };
+        let Some(pid) = hastened.pid else { return self.counts.note("begun by refusals") };
+        self.counts.note("begun by the kernel's word");
+        let id = self.nodes.id_of(&hastened.dead);
+        let killed = id.is_some_and(|id| self.killed_at.contains_key(&id));
+        let process = id.and_then(|id| self.nodes.process_of(id));
+        let beside =
+            process.is_some_and(|p| faults::process_id(p) == pid && p % self.agents.len() == agent);
+        if !killed || !beside {
+            let dead = &hastened.dead;
+            self.break_with(format!("agent-{agent} takes {dead} for dead, which never died"));
+        }
     }
 
     /// Of one cluster, one primary a shard, and each new one an owner by the majority.
