@@ -156,6 +156,7 @@ fn sample(groups: &[GroupConfig], clusters: &[ClusterConfig]) -> Context {
             service: cluster.policy.service.to_string(),
             seeds: (1..=4).map(endpoint).collect(),
             shards: vec![shard(1, 1, "0-8191"), shard(2, 2, "8192-16383")],
+            zones: (1..=4).map(|n| (endpoint(n).address, Some("a-zone".to_owned()))).collect(),
             slots_served: SLOTS,
             generation: 1,
             since: "2026-01-01T00:00:00Z".to_owned(),

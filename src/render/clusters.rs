@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::endpoint::Endpoint;
 use crate::config::file::OnNoWriter;
-use crate::core::cluster::record::{ClusterRecord, ClusterRole};
+use crate::core::cluster::record::{ClusterRecord, ClusterRole, NodeRecord};
 use crate::core::identity::address::Address;
 
 /// What is known of one cluster.
@@ -32,6 +32,8 @@ pub struct ClusterValue {
     pub seeds: Vec<Endpoint>,
     /// Its shards, by their numbers.
     pub shards: Vec<ShardValue>,
+    /// The zone of each node, by its address; none where it is not known.
+    pub zones: BTreeMap<String, Option<String>>,
     /// Slots with a primary, of 16384.
     pub slots_served: usize,
     /// +1 with each change.
@@ -131,17 +133,30 @@ impl KnownCluster {
             OnNoWriter::Keep if now.is_empty() => &self.seeds,
             OnNoWriter::Keep | OnNoWriter::Render => &now,
         };
+        let mut zones = zones(record);
+        // One that is kept may be no member any more.
+        let shown = shards.iter().filter_map(|shard| shard.primary.as_ref());
+        let shown = shown.map(|at| at.address.clone());
+        for at in shown.chain(seeds.iter().map(ToString::to_string)) {
+            zones.entry(at).or_insert(None);
+        }
         Ok(ClusterValue {
             name: record.cluster.to_string(),
             service: record.service.to_string(),
             seeds: seeds.iter().map(Endpoint::of).collect(),
             shards,
+            zones,
             slots_served: record.served(),
             generation: record.generation,
             since: record.since.to_string(),
             why: record.why.clone(),
         })
     }
+}
+
+fn zones(record: &ClusterRecord) -> BTreeMap<String, Option<String>> {
+    let zone = |node: &NodeRecord| node.zone.as_ref().map(ToString::to_string);
+    record.nodes.values().map(|node| (node.address.to_string(), zone(node))).collect()
 }
 
 fn seeds(record: &ClusterRecord) -> BTreeSet<Address> {
@@ -219,6 +234,21 @@ mod tests {
         );
         assert_eq!(seen.shards[0].replicas[0].address, "10.0.0.3:6379");
         assert_eq!(context.writers().len(), 2);
+    }
+
+    #[test]
+    fn a_template_sees_the_zone_of_each_node_that_has_one() {
+        let mut zoned = record(1, "a", "abcd");
+        for (host, zone) in [("10.0.0.1", "eu-1a"), ("10.0.0.3", "eu-1b"), ("10.0.0.2", "eu-1b")] {
+            let node = zoned.nodes.values_mut().find(|node| node.address.host() == host);
+            node.unwrap().zone = Some(zone.parse().unwrap());
+        }
+        let context = known([zoned]).context(OnNoWriter::Keep).unwrap();
+        let near = "{% set cluster = clusters[\"orders\"] %}{% for shard in cluster.shards %}{% for at in shard.replicas if \
+                    cluster.zones[at.address] == \"eu-1b\" %}{{ at.address }}{% endfor %}{% endfor %}";
+        assert_eq!(render("near", near, &context).unwrap(), "10.0.0.3:6379");
+        let of = "{{ clusters[\"orders\"].zones[\"10.0.0.10:6379\"] or \"no zone\" }}";
+        assert_eq!(render("of", of, &context).unwrap(), "no zone");
     }
 
     /// The other shards go on, as other groups do.

@@ -238,3 +238,71 @@ pub async fn a_cluster_is_made_over_the_zones_of_its_agents_and_dns_answers_by_z
         .unwrap();
     }
 }
+
+fn codes(world: &World, config: &str) -> Vec<(String, String)> {
+    let env = [("CONSUL_REDIS_SENTINELS", "")];
+    let said = run(world, &["--config", config, "doctor", "--json"], &env);
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let word = |of: &Value, name: &str| of[name].as_str().unwrap_or_default().to_owned();
+    let clusters = said.as_array().unwrap().iter().filter(|one| one["cluster"] == "orders");
+    let all = clusters.flat_map(|one| one["findings"].as_array().unwrap());
+    all.map(|finding| (word(finding, "code"), word(finding, "mend"))).collect()
+}
+
+/// A shard that was made before its nodes had zones.
+#[tokio::test]
+async fn a_shard_that_is_in_one_zone_is_spread_as_doctor_says() {
+    let (world, cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let zones = ["eu-1a", "eu-1b", "eu-1c", "eu-1a", "eu-1c", "eu-1b"];
+    let agents: Vec<Process> = cluster
+        .nodes
+        .iter()
+        .zip(zones)
+        .enumerate()
+        .map(|(index, (node, zone))| {
+            let table = format!(
+                "[[cluster]]\nname = \"orders\"\nseeds = [\"{0}\"]\n{OFF}[[redis]]\naddress = \"{0}\"\ncluster = \"orders\"\n",
+                node.address
+            );
+            let name = format!("agent-{index}");
+            let path = world.dir().join(format!("{name}.toml"));
+            std::fs::write(&path, table).unwrap();
+            let env = [("CONSUL_REDIS_SENTINELS", ""), ("CONSUL_REDIS_ZONE", zone)];
+            agent(&world, &name, &["--config", path.to_str().unwrap()], &env)
+        })
+        .collect();
+    until_all_named(&world, &cluster).await;
+    let config = world.dir().join("agent-0.toml");
+    let config = config.to_str().unwrap();
+    let of = |found: Vec<(String, String)>| {
+        found.into_iter().find(|(code, _)| code == "cluster-one-zone").map(|(_, mend)| mend)
+    };
+    let mend = until("the shard is in one zone", REPLACED_WITHIN, || async {
+        of(codes(&world, config)).ok_or_else(|| LabError::new("no such finding"))
+    });
+    let mend = mend.await.unwrap_or_else(|error| panic!("{error}\n{}", logs(&agents)));
+    for command in mend.split("; then ") {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let ["redis-cli", "-h", host, "-p", port, command @ ..] = &words[..] else {
+            panic!("{mend}");
+        };
+        let at = format!("{host}:{port}");
+        let node = cluster.nodes.iter().find(|node| node.address.to_string() == at).unwrap();
+        node.ask(command).await.unwrap();
+    }
+    until("each shard is in two zones", REPLACED_WITHIN, || async {
+        // A replica that changes its primary is in no name for a moment.
+        let status = run(&world, &["status", "orders", "--json"], &[]);
+        let status: Value = serde_json::from_slice(&status.stdout).map_err(LabError::new)?;
+        let apart = status[0]["shards"].as_array().unwrap().iter().all(|shard| {
+            let zone = |at: &Value| &status[0]["zones"][at.as_str().unwrap_or_default()];
+            let replicas = shard["replicas"].as_array().unwrap();
+            replicas.len() == 1 && zone(&shard["primary"]) != zone(&replicas[0])
+        });
+        let found = of(codes(&world, config));
+        if apart && found.is_none() { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+    })
+    .await
+    .unwrap();
+}

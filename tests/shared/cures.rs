@@ -175,6 +175,10 @@ pub const CURES: &[(&str, Cure)] = &[
         "cluster-one-host",
         CarriedOut("cluster_surfaces::a_shard_that_is_on_one_host_is_spread_as_doctor_says"),
     ),
+    (
+        "cluster-one-zone",
+        CarriedOut("cluster_places::a_shard_that_is_in_one_zone_is_spread_as_doctor_says"),
+    ),
     ("cluster-min-replicas", CLUSTERS),
     ("cluster-persistence-off", CLUSTERS),
     ("cluster-node-timeout", CLUSTERS),

@@ -14,7 +14,7 @@ use crate::cluster::record::ClusterRecord;
 use crate::cluster::shown::{ClusterProblem, ClusterProblemCode, ClusterStatus};
 use crate::cluster::slots::{common, in_words};
 use crate::cluster::table::{NodeId, Table, TableRole, TableRow};
-use crate::identity::address::Address;
+use crate::identity::address::{Address, Zone};
 
 /// A longer `cluster-node-timeout` is a longer outage, in ms: the first write takes one to 1.6 times as long.
 const NODE_TIMEOUT_MAX_MS: u64 = 5_000;
@@ -79,6 +79,7 @@ const CHECKS: &[ClusterCheck] = &[
     meets_again,
     no_replica,
     one_host,
+    one_zone,
     min_replicas,
     persistence,
 ];
@@ -210,6 +211,15 @@ impl<'a> TableHeard<'a> {
             node.owner.as_ref() == Some(owner) && node.id.as_ref() != Some(owner)
         };
         self.judged.nodes.iter().filter(follows).collect::<Vec<_>>().into_iter()
+    }
+
+    /// The zone of a member, where an agent has said it.
+    fn zone(&self, id: &NodeId) -> Option<&'a Zone> {
+        self.facts.record?.nodes.get(id)?.zone.as_ref()
+    }
+
+    fn zone_of(&self, node: &JudgedNode) -> Option<&'a Zone> {
+        self.zone(node.id.as_ref()?)
     }
 
     /// Where a node answers, or the voters have it.
@@ -459,6 +469,67 @@ fn one_host(heard: &TableHeard<'_>) -> Vec<Finding> {
         Some(FindingCode::ClusterOneHost.found(text, evidence, mend))
     });
     found.collect()
+}
+
+/// A node that does not lead, as doctor would have it elsewhere.
+struct Exchange<'a> {
+    at: &'a Address,
+    zone: &'a Zone,
+    /// Whom it follows; a spare follows no node.
+    of: Option<&'a NodeId>,
+}
+
+fn one_zone(heard: &TableHeard<'_>) -> Vec<Finding> {
+    let found = heard.judged.shards.iter().filter_map(|shard| {
+        let owner = &heard.owner_of(shard)?.address;
+        let zone = heard.zone(&shard.owner)?;
+        let replicas: Vec<&JudgedNode> = heard.replicas_of(&shard.owner).collect();
+        let here = |node: &&JudgedNode| heard.zone_of(node) == Some(zone);
+        let first = replicas.first().copied()?;
+        if !replicas.iter().all(here) {
+            return None;
+        }
+        let other = elsewhere(heard, shard, zone)?;
+        let text = format!(
+            "the primary of slots {} and all its replicas are in zone {zone}: when that zone is gone, so is all of them; {}, in zone \
+             {}, could be a replica of it",
+            in_words(&shard.slots),
+            other.at,
+            other.zone
+        );
+        let mut evidence = vec![seen(owner, format!("primary, zone {zone}"))];
+        evidence.extend(replicas.iter().map(|n| seen(&n.address, format!("replica, zone {zone}"))));
+        let replicate = |at: &Address, of: &NodeId| {
+            redis_cli(at, format!("CLUSTER REPLICATE {}", of.as_str()))
+        };
+        let to = replicate(other.at, &shard.owner);
+        let mend = match other.of {
+            Some(of) => format!("{to}; then {}", replicate(&first.address, of)),
+            None => to,
+        };
+        Some(FindingCode::ClusterOneZone.found(text, evidence, mend))
+    });
+    found.collect()
+}
+
+/// A node of another zone that could be a replica of this shard: a spare, or a replica of another one that is not led in
+/// this zone or has more replicas than that.
+fn elsewhere<'a>(heard: &TableHeard<'a>, shard: &Shard, zone: &Zone) -> Option<Exchange<'a>> {
+    let found = heard.judged.nodes.iter().filter_map(|node| {
+        let its = heard.zone_of(node).filter(|its| *its != zone)?;
+        let own = heard.answer(&node.address)?.table.own_row()?;
+        match (&own.role, &node.owner) {
+            (TableRole::Replica(_), Some(of)) if *of != shard.owner => {
+                let apart = heard.zone(of) != Some(zone) || heard.replicas_of(of).count() > 1;
+                apart.then_some(Exchange { at: &node.address, zone: its, of: Some(of) })
+            }
+            (TableRole::Primary, _) if own.slots.is_empty() => {
+                Some(Exchange { at: &node.address, zone: its, of: None })
+            }
+            _ => None,
+        }
+    });
+    found.min_by_key(|exchange| exchange.of.is_some())
 }
 
 /// With one replica a shard, its loss stops the writes.

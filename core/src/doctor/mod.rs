@@ -426,6 +426,10 @@ codes! {
     ///
     /// Cure: have them change places with those of another shard: `CLUSTER REPLICATE`.
     ClusterOneHost "cluster-one-host" Warning;
+    /// The primary of a shard and all its replicas are in one zone, and a node of another zone could be its replica.
+    ///
+    /// Cure: have them change places with a replica in another zone: `CLUSTER REPLICATE`.
+    ClusterOneZone "cluster-one-zone" Warning;
     /// A primary refuses writes as soon as one replica is missing: after a failover always, where a shard has one replica.
     ///
     /// Cure: `CONFIG SET min-replicas-to-write 0`, or two replicas for each shard.

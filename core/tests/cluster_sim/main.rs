@@ -12,6 +12,7 @@ mod nodes;
 mod operation;
 mod scenarios;
 mod world;
+mod zones;
 
 use operation::{Operation, Sizes};
 use rand::rngs::StdRng;

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::cluster::judgement::NodeAnswer;
 use consul_redis_core::cluster::order::{NodeCommand, NodeOrder};
-use consul_redis_core::cluster::record::{ClusterRecord, ClusterRole, ClusterStore};
+use consul_redis_core::cluster::record::{AnnouncedNode, ClusterRecord, ClusterRole, ClusterStore};
 use consul_redis_core::cluster::renewal::{ClusterPolicy, NoAnswer};
 use consul_redis_core::cluster::table::{NodeId, Table, TableRole};
 use consul_redis_core::cluster::wanted::ClusterDuties;
 use consul_redis_core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
 use consul_redis_core::group::Outcome;
-use consul_redis_core::identity::address::Address;
-use consul_redis_core::known::observed::{Death, ProcessState, ProofKind};
+use consul_redis_core::identity::address::{Address, Zone};
+use consul_redis_core::known::observed::{Death, Key, ProcessState, ProofKind};
 use consul_redis_core::published::projection::{Layout, Op};
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
@@ -25,6 +25,7 @@ use crate::operation::Operation;
 
 mod faults;
 mod invariants;
+mod places;
 
 pub use invariants::QUIET_MS;
 
@@ -207,6 +208,8 @@ pub struct World {
     ticks: u64,
     /// How the kernel tells agents of the processes beside them.
     pub proofs: Proofs,
+    /// The zone of each agent's host.
+    pub zones: Vec<Zone>,
     /// When each process was last killed.
     killed_at: BTreeMap<Id, u64>,
     /// A node was started without its data, or data went with slots: what is lost then is no one's fault.
@@ -316,9 +319,21 @@ impl World {
             acks_seen: 0,
             ticks: 0,
             proofs: Proofs::None,
+            zones: Vec::new(),
             killed_at: BTreeMap::new(),
             data_moved: false,
         }
+    }
+
+    /// An agent says in Consul that it stands beside a node.
+    pub fn announce(&mut self, process: Process, agent: usize) {
+        let (name, zone) = (format!("agent-{agent}"), self.zones.get(agent).cloned());
+        let node = AnnouncedNode { agent: name.clone(), host: name.clone(), zone };
+        let key = self.layout.announced(self.nodes.address(process));
+        let value = serde_json::to_string(&node).expect("JSON");
+        let session = Op::KeySet { key: self.layout.agent(&name), value: "{}".to_owned() };
+        self.consul.txn(&[session, Op::KeySet { key, value }], "");
+        self.last_change = self.now;
     }
 
     pub fn start_own(&mut self, at: &Address) -> Process {
@@ -386,7 +401,7 @@ impl World {
             service: "orders".parse().expect("a name"),
             layout: self.layout.clone(),
             agent: format!("agent-{agent}"),
-            zone: None,
+            zone: self.zones.get(agent).cloned(),
             duties: self.duties,
         }
     }
@@ -770,7 +785,9 @@ impl World {
     }
 
     fn store(&self, consul: &MemoryConsul, asked: Mono) -> ClusterStore {
-        ClusterStore::from_keys(&self.layout, asked, consul.keys())
+        // Those of agents have a session that never ends.
+        let keys = consul.keys().map(|key| Key { locked: key.key.contains("/agents/"), ..key });
+        ClusterStore::from_keys(&self.layout, asked, keys)
     }
 
     /// What Consul holds of the cluster.

@@ -58,6 +58,15 @@ impl ClusterWorld {
         NODES.into_iter().for_each(|name| self.set(name, setting, value));
     }
 
+    /// The nodes from a on are in the zones of these letters.
+    fn zones(&mut self, zones: &str) {
+        let StoredCluster::Known(record) = &mut self.store.state else { panic!("a record") };
+        for (name, zone) in NODES.into_iter().zip(zones.chars()) {
+            let node = record.nodes.get_mut(&id(name)).expect("a member");
+            node.zone = Some(zone.to_string().parse().expect("a zone"));
+        }
+    }
+
     /// It is dead, and all others call it failing.
     fn fails(&mut self, name: char) {
         self.cluster.dies(name);
@@ -97,6 +106,7 @@ const FAULTS: &[(FindingCode, ClusterFault)] = &[
     (FindingCode::ClusterOneHost, |w| {
         w.moved.insert('d', "10.0.0.1:6380".parse().expect("an address"));
     }),
+    (FindingCode::ClusterOneZone, |w| w.zones("xyzxzy")),
     (FindingCode::ClusterNoReplica, |w| w.fails('d')),
     (FindingCode::ClusterNodeSilent, |w| w.cluster.node('d').answers = false),
     (FindingCode::ClusterGhost, |w| {
@@ -217,6 +227,32 @@ fn a_replaced_primary_is_not_taken_for_one_that_promoted_itself() {
     world.cluster.d_is_elected();
     let codes = codes(&world.findings());
     assert!(!codes.contains(&FindingCode::ClusterSelfPromoted), "{codes:?}");
+}
+
+/// Doctor's exchange parts both shards, and there is none to be found where it would not.
+#[test]
+fn a_shard_in_one_zone_is_told_with_whom_to_change_places() {
+    let code = FindingCode::ClusterOneZone;
+    // e follows b, which is in another zone than d.
+    let mut world = ClusterWorld::healthy();
+    world.zones("xyzxzy");
+    let findings = world.findings();
+    assert_eq!(codes(&findings), [code]);
+    let replicate = |at: &str, of: char| {
+        format!("redis-cli -h 10.0.0.{at} -p 6379 CLUSTER REPLICATE {}", id(of).as_str())
+    };
+    let wanted = format!("{}; then {}", replicate("5", 'a'), replicate("4", 'b'));
+    assert_eq!(findings[0].mend, wanted);
+    assert!(findings[0].text.contains("in zone x: when that zone is gone"), "{findings:#?}");
+    // All others are there, too; it is in two; or the other shard would be in one then.
+    for zones in ["xxxxxx", "xyzyzx", "xxxxyz"] {
+        world.zones(zones);
+        assert_eq!(world.findings(), [], "{zones}");
+    }
+    world.zones("xyzxzy");
+    let StoredCluster::Known(record) = &mut world.store.state else { panic!("a record") };
+    record.nodes.get_mut(&id('d')).expect("a member").zone = None;
+    assert_eq!(world.findings(), []);
 }
 
 /// The same of several nodes is one finding, with the command for each.

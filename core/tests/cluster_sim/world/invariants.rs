@@ -333,7 +333,9 @@ impl World {
         let known = self.agents[agent].generation;
         let was = before.as_ref().map_or(0, |record| record.generation);
         let same = before.as_ref().is_some_and(|before| before.is_as(&record));
-        let risen = record.generation > was || (same && record.generation == was);
+        // The plan of a cluster that is to be made publishes nothing.
+        let planned = record.nodes.is_empty() && record.generation == was;
+        let risen = record.generation > was || planned || (same && record.generation == was);
         if !risen || record.generation < known {
             let what = format!("generation {} after {was}, {known} was known", record.generation);
             self.break_with(format!("agent-{agent} writes {what}"));
@@ -342,6 +344,7 @@ impl World {
             self.counts.note("doubts");
         }
         self.check_haste(agent, before.as_ref(), &record);
+        self.check_places(before.as_ref(), &record);
         let rows = self.consul.rows(&self.layout.node(), Mono(self.now)).found;
         match rows == Some(project(&record).rows) {
             true => self.tampered = false,
