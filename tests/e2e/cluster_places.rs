@@ -99,6 +99,17 @@ pub async fn one_instance_leads_to_all_nodes_and_the_service_to_their_new_addres
     cluster.create().await.unwrap();
     register(&world, &cluster.nodes[5]).await;
     let config = config(&world, OFF);
+    // As an agent would: from one instance of the service to all nodes, in one write.
+    let env = [("CONSUL_REDIS_SENTINELS", "")];
+    let planned = run(&world, &["--config", &config, "plan"], &env);
+    assert_eq!(planned.status.code(), Some(0), "{}", text(&planned));
+    let planned = text(&planned);
+    for node in &cluster.nodes {
+        let at = (node.address.host(), node.address.port());
+        assert!(planned.contains(&format!(" at {}:{}", at.0, at.1)), "{planned}");
+    }
+    assert!(planned.contains("create redis-ha/cluster/orders/state"), "{planned}");
+    assert_eq!(state(&world).await, Value::Null, "a plan changes nothing");
     let agents = [started(&world, &config)];
     until_all_named(&world, &cluster).await;
     deregister(&world, &cluster.nodes[5]).await;
