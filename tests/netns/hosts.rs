@@ -19,10 +19,10 @@ use tempfile::TempDir;
 use crate::namespace::{Namespace, Switch};
 
 /// The hosts, at the addresses of docs/. They exist in namespaces of their own only.
-const HOSTS: [Ipv4Addr; 3] =
+pub const HOSTS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3)];
 /// Where the test stands.
-const SWITCH: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+pub const SWITCH: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 /// Lines of each log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
 
@@ -366,7 +366,8 @@ impl Host {
     }
 }
 
-fn start_consul(
+/// One of three Consul servers.
+pub fn start_consul(
     spec: &HostsSpec,
     name: &str,
     namespace: &Namespace,

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod cluster_cut;
 mod cut_off;
 mod firewall;
 mod hosts;
