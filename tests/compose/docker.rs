@@ -72,6 +72,12 @@ fn compose_program() -> Option<&'static [&'static str]> {
 impl Project {
     /// A project of its own: no other one has its name or its ports.
     pub fn new(name: &str, files: &[&str]) -> Self {
+        let all = [&["docker-compose.yml"], files].concat();
+        Self::of(name, &all)
+    }
+
+    /// The same of these files alone.
+    pub fn of(name: &str, files: &[&str]) -> Self {
         let ports = free_ports(&[Ipv4Addr::LOCALHOST], 2).expect("two ports");
         let (http, dns) = (ports[0], ports[1]);
         let env = vec![
@@ -84,10 +90,9 @@ impl Project {
             ("CONSUL_DNS_PORT", dns.to_string()),
             ("DOCKER_BUILDKIT", "0".to_owned()),
         ];
-        let all = std::iter::once("docker-compose.yml").chain(files.iter().copied());
         Self {
             name: format!("crtest{name}{}", std::process::id()),
-            files: all.map(str::to_owned).collect(),
+            files: files.iter().map(|file| (*file).to_owned()).collect(),
             env,
             dns: SocketAddr::from((Ipv4Addr::LOCALHOST, dns)),
             volumes: RefCell::default(),
