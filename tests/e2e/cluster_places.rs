@@ -1,6 +1,8 @@
 //! Where the nodes of a Redis Cluster are: found by a service in Consul that another program keeps, and in which zones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use consul_redis::lab::LabError;
 use consul_redis::lab::cluster::{LabCluster, id};
@@ -10,7 +12,9 @@ use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
+use crate::clients::{Line, Sample, example, interpreter, sample};
 use crate::cluster::{
     AT_ONCE, CALM, NODE_TIMEOUT_MS, REPLACED_WITHIN, ats, blank_alone, state, until_all_named,
     until_answers,
@@ -316,4 +320,141 @@ async fn a_shard_that_is_in_one_zone_is_spread_as_doctor_says() {
     })
     .await
     .unwrap();
+}
+
+/// How long a client that was kept is given once the names are right again.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+/// node-redis, left to itself with the addresses that it was given.
+const KEPT_NODE_REDIS: &str = "
+const { createCluster } = require('redis');
+const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+async function main() {
+  const client = createCluster({ rootNodes: process.argv.slice(2).map((at) => ({ url: `redis://${at}` })) });
+  client.on('error', () => {});
+  await client.connect();
+  for (let number = 0; ; number++) {
+    try {
+      const late = sleep(1000).then(() => { throw new Error('no answer within 1000 ms'); });
+      await Promise.race([client.set(`kept:${number}`, 'x'), late]);
+      console.log('acknowledged', number);
+    } catch (error) {
+      console.log('failed', number, error.message);
+    }
+    await sleep(100);
+  }
+}
+process.on('unhandledRejection', () => {});
+main();
+";
+
+/// All nodes come back at other addresses, as containers do that are started anew, while a program writes; until the
+/// names are right.
+async fn all_addresses_change(
+    name: &str,
+    interpreter: &Path,
+    args: impl Fn(&World, &LabCluster) -> Vec<String>,
+) -> (World, LabCluster, Sample, Vec<Process>) {
+    let (mut world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    register(&world, &cluster.nodes[0]).await;
+    let config = config(&world, OFF);
+    let agents = vec![started(&world, &config)];
+    until_all_named(&world, &cluster).await;
+    let sample = Sample::start(&world, interpreter, &args(&world, &cluster));
+    sample.until_some_more().await;
+    deregister(&world, &cluster.nodes[0]).await;
+    cluster.move_all(&mut world, NODE_TIMEOUT_MS).await.unwrap();
+    for node in &cluster.nodes {
+        register(&world, node).await;
+    }
+    let all: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let all = ats(&all);
+    until_answers(&world, "orders", REPLACED_WITHIN * 2, |found| found == all).await;
+    println!("{name}: the name has all new addresses");
+    (world, cluster, sample, agents)
+}
+
+/// A sample of docs/clients.md looks the name up anew.
+async fn a_sample_writes_on(name: &str, interpreter: PathBuf, args: Vec<String>) {
+    let (_world, _cluster, sample, _agents) =
+        all_addresses_change(name, &interpreter, |_, _| args.clone()).await;
+    let (begun, seen) = (Instant::now(), sample.lines().len());
+    let again = |lines: &[Line]| lines.iter().any(|line| line.acknowledged);
+    sample.until("it writes again", seen, again).await;
+    println!("{name} writes {} ms after the name was right", begun.elapsed().as_millis());
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    sample.until_some_more().await;
+}
+
+#[tokio::test]
+async fn the_sample_for_redis_py_writes_on_when_all_addresses_change() {
+    let args = sample("redis_py_cluster.py");
+    a_sample_writes_on("redis-py", interpreter("python-with-redis"), args).await;
+}
+
+#[tokio::test]
+async fn the_sample_for_redis_rs_writes_on_when_all_addresses_change() {
+    a_sample_writes_on("redis-rs", example("redis_rs_cluster"), Vec::new()).await;
+}
+
+#[tokio::test]
+async fn the_sample_for_node_redis_writes_on_when_all_addresses_change() {
+    let args = sample("node_redis_cluster.js");
+    a_sample_writes_on("node-redis", interpreter("node-with-redis"), args).await;
+}
+
+/// Without a new client: as docs/clients.md says.
+#[tokio::test]
+async fn a_node_redis_that_is_kept_does_not_find_the_new_addresses() {
+    let args = |world: &World, cluster: &LabCluster| {
+        let script = world.dir().join("kept.js");
+        std::fs::write(&script, KEPT_NODE_REDIS).unwrap();
+        let at = cluster.nodes.iter().map(|node| node.address.to_string());
+        std::iter::once(script.display().to_string()).chain(at).collect()
+    };
+    let node = interpreter("node-with-redis");
+    let (_world, _cluster, kept, _agents) = all_addresses_change("kept", &node, args).await;
+    let seen = kept.lines().len();
+    tokio::time::sleep(KEPT_FOR).await;
+    let back = kept.lines().iter().skip(seen).any(|line| line.acknowledged);
+    assert!(!back, "docs/clients.md says otherwise\n{}", kept.process.log());
+}
+
+#[tokio::test]
+async fn a_redis_rs_connection_that_is_kept_does_not_find_the_new_addresses() {
+    let (mut world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    register(&world, &cluster.nodes[0]).await;
+    let config = config(&world, OFF);
+    let _agents = [started(&world, &config)];
+    until_all_named(&world, &cluster).await;
+    let at = cluster.nodes.iter().map(|node| format!("redis://{}", node.address));
+    let client = redis::cluster::ClusterClientBuilder::new(at)
+        .connection_timeout(Duration::from_secs(1))
+        .response_timeout(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let mut kept = client.get_async_connection().await.unwrap();
+    let set = redis::Cmd::new().arg("SET").arg("kept").arg(1).to_owned();
+    set.query_async::<()>(&mut kept).await.unwrap();
+    deregister(&world, &cluster.nodes[0]).await;
+    cluster.move_all(&mut world, NODE_TIMEOUT_MS).await.unwrap();
+    for node in &cluster.nodes {
+        register(&world, node).await;
+    }
+    let all: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let all = ats(&all);
+    until_answers(&world, "orders", REPLACED_WITHIN * 2, |found| found == all).await;
+    let begun = Instant::now();
+    while begun.elapsed() < KEPT_FOR {
+        let said = tokio::time::timeout(KEPT_FOR, set.query_async::<()>(&mut kept)).await;
+        assert!(!matches!(said, Ok(Ok(()))), "docs/clients.md says otherwise");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The names are right: another client writes.
+    let at = cluster.nodes.iter().map(|node| format!("redis://{}", node.address));
+    let client = redis::cluster::ClusterClient::new(at).unwrap();
+    let mut next = client.get_async_connection().await.unwrap();
+    set.query_async::<()>(&mut next).await.unwrap();
 }
