@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::claims::{Claims, Hastened, Making};
+use super::record::ClusterRecord;
 use super::renewal::{ClusterView, Renewed};
 use super::scene::Scene;
 pub use super::scene::{Due, DutyMemory};
@@ -80,6 +81,29 @@ pub fn due(
         leave::begin(&scene, after_ms, &mut due);
     }
     due
+}
+
+/// What is recorded, and that a primary has died, where this host's kernel says so: that waits for no other node's
+/// answer, and the names stay as they are.
+pub fn claim_death(
+    view: &ClusterView<'_>,
+    renewed: &Renewed,
+    memory: &DutyMemory,
+) -> Option<ClusterRecord> {
+    let (record, duties) = (view.record?, view.policy.duties);
+    let before = record.claims.hastened.as_ref();
+    let free = record.claims.making.is_none() && before.is_none_or(Hastened::is_past);
+    let judged = renewed.judged.as_ref().filter(|_| renewed.held.is_none())?;
+    let scene = Scene { view, record, judged: Some(judged), claims_ms: 0 };
+    let joining = record.claims.joining.iter().map(|joining| &joining.node.id).collect();
+    if !duties.manage || !duties.hasten || !free || scene.stranger(&joining).is_some() {
+        return None;
+    }
+    let mut due = Due { claims: record.claims.clone(), ..Due::default() };
+    hurry::begin(&scene, memory, &mut due);
+    let hastened = due.claims.hastened.as_ref();
+    let proven = hastened != before && hastened.is_some_and(|hastened| hastened.pid.is_some());
+    proven.then(|| ClusterRecord { claims: due.claims, ..record.clone() })
 }
 
 fn begin_to_make(view: &ClusterView<'_>, due: &mut Due) {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::claims::Claims;
-use super::duties::{DutyMemory, due};
+use super::duties::{DutyMemory, claim_death, due};
 use super::judgement::{Judgement, NodeAnswer, NodeReadings, judge};
 use super::order::NodeOrder;
 use super::record::{
@@ -773,16 +773,10 @@ impl ClusterLoop {
     }
 
     fn decide(&mut self, now: Now, outputs: &mut Vec<ClusterOutput>) {
-        let settled = self.settles.is_none_or(|at| at <= now.mono || self.pending.is_empty());
-        if !settled {
+        let whole = self.has_settled(now.mono);
+        let Some(store) = self.store.as_ref().filter(|_| whole || !self.deaths.is_empty()) else {
             return;
-        }
-        self.settles = None;
-        self.looked = self.has_looked();
-        let Some(store) = &self.store else { return };
-        if !self.looked || self.followed.is_empty() {
-            return;
-        }
+        };
         let seeds = self.places();
         let maintenance = store.maintenance();
         let unread = maintenance.as_ref().err().map(|why| {
@@ -808,6 +802,13 @@ impl ClusterLoop {
             now,
         };
         let renewed = renew(&view);
+        if !whole {
+            let claimed = claim_death(&view, &renewed, &self.duties);
+            if let Some(claimed) = claimed.filter(|_| self.may_write(now.mono)) {
+                self.write(claimed, self.silenced.clone(), now, outputs);
+            }
+            return;
+        }
         let due = due(&view, &renewed, now.mono - self.claims.1, &mut self.duties);
         let Renewed { record, held, judged, silent } = with_claims(&view, renewed, due.claims);
         self.overruled.retain(|id| silent.contains(id));
@@ -834,12 +835,23 @@ impl ClusterLoop {
             None => drop(self.problems.remove(&Topic::Duties)),
         }
         self.tell(due.orders, now.mono, outputs);
-        if self.sent.is_some() || self.reads.store.is_some() || now.mono < self.next_write {
-            return;
-        }
-        if let Some(wanted) = record {
+        if let Some(wanted) = record.filter(|_| self.may_write(now.mono)) {
             self.write(wanted, silent, now, outputs);
         }
+    }
+
+    /// The tables of a moment are here, and each node has been asked since the record last changed.
+    fn has_settled(&mut self, now: Mono) -> bool {
+        let settled = self.settles.is_none_or(|at| at <= now || self.pending.is_empty());
+        if settled {
+            self.settles = None;
+            self.looked = self.has_looked();
+        }
+        settled && self.looked && !self.followed.is_empty()
+    }
+
+    fn may_write(&self, now: Mono) -> bool {
+        self.sent.is_none() && self.reads.store.is_none() && now >= self.next_write
     }
 
     /// A cluster that is being made has slots that no node owns: it is recorded when it is whole, or stays as it is. One

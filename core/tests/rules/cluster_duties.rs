@@ -9,7 +9,7 @@ use consul_redis_core::cluster::record::AnnouncedNode;
 use consul_redis_core::cluster::slots::{SLOTS, count};
 use consul_redis_core::cluster::table::NodeId;
 use consul_redis_core::cluster::wanted::{ClusterDuties, Wanted};
-use consul_redis_core::cluster::watch::{ClusterInput, TOLD_AGAIN_MS};
+use consul_redis_core::cluster::watch::{ClusterInput, ClusterOutput, NodeReading, TOLD_AGAIN_MS};
 use consul_redis_core::identity::address::Address;
 use consul_redis_core::known::observed::{Death, ProcessState, ProofKind};
 use consul_redis_core::time::Mono;
@@ -627,6 +627,36 @@ fn the_kernel_s_word_is_enough_and_is_told_to_all_agents_with_its_evidence() {
     assert!(stage.record().claims.is_none(), "{:?}", stage.record().claims);
     let history: Value = serde_json::from_str(&stage.value_of(&layout().history())).unwrap();
     assert_eq!(history[0]["evidence"], "process", "{history:#}");
+}
+
+/// Another agent has just taken it out of the names, and no node has been asked since.
+#[test]
+fn the_kernel_s_word_waits_for_no_other_node_s_answer() {
+    let mut stage = published(2);
+    stage.turn(LED_FOR_LONG);
+    stage.cluster.node('a').answers = false;
+    let refused = consul_redis_core::cluster::renewal::NoAnswer::Refused("refused".to_owned());
+    let asked = Mono(stage.now);
+    let reading = NodeReading { asked, answer: Err(refused.clone()) };
+    stage.hand_in(0, ClusterInput::Node(at('a'), reading));
+    // The other one hears of that, and the rest of the nodes do not answer yet.
+    let now = consul_redis_core::time::Now {
+        mono: Mono(stage.now + 5),
+        wall: jiff::Timestamp::from_millisecond(1_700_000_000_000 + stage.now as i64 + 5).unwrap(),
+    };
+    let death = Death { run_id: "a".to_owned(), pid: PID, kind: ProofKind::Process, at: asked };
+    let store = stage.store();
+    let machine = &mut stage.agents[1].machine;
+    machine.on(ClusterInput::Process(at('a'), ProcessState::Ended(death)), now);
+    machine.on(ClusterInput::Watched(store), now);
+    let reading = NodeReading { asked: now.mono, answer: Err(refused) };
+    let outputs = machine.on(ClusterInput::Node(at('a'), reading), now);
+    let written = outputs.iter().find_map(|output| match output {
+        ClusterOutput::Write(ops) => Some(ops),
+        _ => None,
+    });
+    let written = format!("{:?}", written.expect("a write"));
+    assert!(written.contains("hastened") && written.contains("4711"), "{written}");
 }
 
 /// It may come late, and more than once.
