@@ -165,6 +165,7 @@ impl Agent {
             tokio::select! {
                 () = &mut signal => break,
                 lost = running.supervisor.lost() => return Err(running.give_up(lost).await),
+                Ok(()) = running.left.changed() => running.share_groups().await,
                 Ok(()) = configs.changed() => {
                     let next = configs.borrow_and_update().clone();
                     match running.apply_config(next).await {

@@ -4,6 +4,7 @@
 mod clusters;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use redis::Value;
@@ -14,12 +15,14 @@ use serde_json::json;
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
 use crate::consul::client::{CALL_TIMEOUT, Consul, ConsulError};
+use crate::consul::fleet::FleetReader;
 use crate::consul::store::ReadMode;
 use crate::core::decide::decide;
 use crate::core::doctor::{
-    ConsulAgent, ConsulRow, Facts, Finding, InstanceFacts, LoginFacts, NameAnswer, ReadFields,
-    Refused, Right, SentinelFacts, diagnose, rights,
+    ConsulAgent, ConsulRow, Facts, Finding, FleetFacts, InstanceFacts, LoginFacts, NameAnswer,
+    ReadFields, Refused, Right, SentinelFacts, diagnose, rights,
 };
+use crate::core::fleet::{FleetLayout, ranked, wanted_watchers};
 use crate::core::identity::address::{Address, ServiceName};
 use crate::core::identity::mark::MarkKey;
 use crate::core::known::memory::Memory;
@@ -30,6 +33,7 @@ use crate::core::published::projection::MANAGED_BY;
 use crate::core::published::record::Record;
 use crate::core::shown::status::{ProblemCode, assess};
 use crate::dns::Names;
+use crate::fleet::hash_of;
 use crate::name_check;
 use crate::observe::{look, look_without_consul};
 use crate::process::{NamedProcess, is_provable};
@@ -72,7 +76,7 @@ pub async fn examine(
     problems.extend(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
     let service = view.record.map_or(&group.policy.service, |record| &record.service);
     let wanted = rights(&group.layout, service);
-    let (sentinels, instances, agent, rows, rights, names, login) = tokio::join!(
+    let (sentinels, instances, agent, rows, rights, names, login, fleet) = tokio::join!(
         all_sentinels(config, group, &seen.observed),
         all_instances(group, &seen.observed, clock),
         agent(consul),
@@ -80,6 +84,7 @@ pub async fn examine(
         allowed(consul, &wanted),
         answers(config, group, consul, view.record, clock),
         sentinel_login(group, &seen.observed),
+        fleet(config, group, consul),
     );
     let findings = diagnose(&Facts {
         view: &view,
@@ -92,8 +97,20 @@ pub async fn examine(
         rights,
         names,
         login,
+        fleet,
     });
     Ok((findings, away))
+}
+
+/// The agents that share the group.
+async fn fleet(config: &Config, group: &GroupConfig, consul: &Consul) -> Option<FleetFacts> {
+    let layout = FleetLayout { prefix: config.prefix.clone() };
+    let mut reader = FleetReader::new(consul.clone(), layout, Arc::default());
+    let fleet = reader.read().await.ok()?;
+    let agents = ranked(&fleet, hash_of(group)).into_iter().map(str::to_owned);
+    let agents: Vec<String> = agents.collect();
+    let wanted = wanted_watchers(config.watchers, agents.len());
+    Some(FleetFacts { agents, wanted })
 }
 
 /// What the instances make of the login that agents give Sentinels.

@@ -35,6 +35,7 @@ pub mod exec;
 #[doc(hidden)]
 pub mod exit;
 #[doc(hidden)]
+pub mod fleet;
 pub mod group_task;
 #[doc(hidden)]
 pub mod handover;

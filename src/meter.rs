@@ -73,6 +73,8 @@ pub struct Meter {
     pub dns_wrong: Gauges,
     /// For how long they have not been, in seconds.
     pub dns_stale: Gauges,
+    /// The groups that this agent is configured with, and those of them that it watches.
+    pub groups: Gauges,
     /// What is published of each cluster, by cluster.
     pub clusters: ClusterGauges,
     /// What nodes of clusters were told, by cluster, command and outcome.
@@ -100,6 +102,7 @@ impl Meter {
             dns_answers: Counters::default(),
             dns_wrong: Gauges::default(),
             dns_stale: Gauges::default(),
+            groups: Gauges::default(),
             clusters: ClusterGauges::default(),
             cluster_told: Counters::default(),
             consul_seen: Moments::default(),
@@ -127,6 +130,13 @@ impl Meter {
     /// Seconds since this group's loop last turned, or since the start.
     pub fn loop_age(&self, group: &GroupName) -> f64 {
         self.age(&self.loops_seen, &of(group))
+    }
+
+    /// So many groups are in the config, and the agent watches so many of them.
+    pub fn shares(&self, configured: usize, watched: usize) {
+        for (state, count) in [("configured", configured), ("watched", watched)] {
+            self.groups.get_or_create(&vec![("state", state.to_owned())]).set(count as f64);
+        }
     }
 
     /// This server is asked for the group's name no more.

@@ -286,6 +286,7 @@ fn every_test_that_guarantees_names_exists() {
         "core/tests/rules",
         "core/tests/sim",
         "core/tests/cluster_sim",
+        "core/tests/fleet_sim",
         "tests/e2e",
         "tests/netns",
     ];

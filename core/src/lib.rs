@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod decide;
 pub mod doctor;
 pub mod duty;
+pub mod fleet;
 pub mod group;
 pub mod identity;
 pub mod known;

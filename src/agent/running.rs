@@ -1,7 +1,8 @@
 //! What an agent is made of while it runs, and how it goes from one config to the next: what has not changed is not
 //! touched, and the subscriptions to Sentinels stay in any case.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -18,6 +19,7 @@ use crate::consul::registrar::{Monitored, Registration, keep_registered};
 use crate::consul::sentinel_rows;
 use crate::consul::services::AGENT;
 use crate::consul::shared_watch::SharedWatch;
+use crate::core::fleet::{FleetLayout, GroupList};
 use crate::core::group::Published;
 use crate::core::identity::address::GroupName;
 use crate::core::policy::FEW_GROUPS_MAX;
@@ -25,6 +27,7 @@ use crate::core::published::sentinel_rows::{INSTALLATION, SERVICE as SENTINEL_SE
 use crate::core::published::store::AgentClock;
 use crate::dns::Names;
 use crate::exit::Failure;
+use crate::fleet::{FleetSettings, FleetTask};
 use crate::group_task::{EVENTS_MAX, GroupTask, RIGHT_MAX};
 use crate::http::{
     Clusters, Groups, HttpServer, HttpSources, Shown, ShownCluster, check_certificates,
@@ -52,6 +55,10 @@ pub struct AgentTasks {
     pub clock: Clock,
     /// Stops all tasks, and notices when one ends by itself.
     pub supervisor: Supervisor,
+    /// The groups of the config that other agents watch.
+    pub left: watch::Receiver<BTreeSet<GroupName>>,
+    shared: watch::Sender<FleetSettings>,
+    configured: watch::Sender<Arc<GroupList>>,
     meter: Meter,
     look: watch::Receiver<u64>,
     groups: BTreeMap<GroupName, GroupPart>,
@@ -131,7 +138,13 @@ impl AgentTasks {
     pub async fn start(agent: Agent, look: watch::Receiver<u64>) -> Result<Self, Failure> {
         let Agent { config, consul, clock, renderer } = agent;
         let watched = watched(&config, &BTreeMap::new(), clock);
+        let shared = watch::Sender::new(FleetSettings::of(&config));
+        let list = shared.borrow().list();
+        let fleet = FleetTask::begin(&consul, clock, &config, shared.subscribe()).await;
         let mut running = Self {
+            left: fleet.left(),
+            configured: watch::Sender::new(list),
+            shared,
             meter: Meter::new(clock, consul.errors()),
             look,
             groups: BTreeMap::new(),
@@ -139,7 +152,7 @@ impl AgentTasks {
             shared: SharedWatch::default(),
             sentinels: watch::Sender::default(),
             watched: watch::Sender::new(watched),
-            watched_groups: watch::Sender::new(watched_groups(&config)),
+            watched_groups: watch::Sender::default(),
             clocks: watch::Sender::new(BTreeMap::new()),
             registrations: watch::Sender::new(registrations(&config)),
             monitored: watch::Sender::default(),
@@ -160,15 +173,16 @@ impl AgentTasks {
             None => None,
         };
         running.looked_at.send_replace(server.is_some() || systemd::listens());
-        for group in running.config.groups.clone() {
+        let left = running.left.borrow_and_update().clone();
+        for group in running.own_groups(&left) {
             running.start_group(group);
         }
         for cluster in running.config.clusters.clone() {
             running.start_cluster(cluster);
         }
-        running.show_groups();
-        running.watched.send_replace(running.now_watched());
+        running.show_watched();
         running.start_common();
+        running.supervisor.spawn("the fleet", |stop| fleet.run(stop));
         running.answer(server);
         running.render(renderer);
         running.say_start();
@@ -183,8 +197,16 @@ impl AgentTasks {
         let prefix = self.config.prefix.clone();
         let watched = self.watched.subscribe();
         let installation = move || watched.borrow().sources.installation.clone();
-        let rows =
-            sentinel_rows::publish(consul(), prefix, self.clock, installation, heard, monitored);
+        let left = self.left.clone();
+        let rows = sentinel_rows::publish(
+            consul(),
+            prefix,
+            self.clock,
+            installation,
+            left,
+            heard,
+            monitored,
+        );
         let pool = Pool {
             watched: self.watched.subscribe(),
             consul: consul(),
@@ -197,6 +219,8 @@ impl AgentTasks {
             groups: self.watched_groups.subscribe(),
             value: self.presence(),
             clocks: self.clocks.subscribe(),
+            fleet: FleetLayout { prefix: self.config.prefix.clone() },
+            configured: self.configured.subscribe(),
         };
         let certificates = consul().keep_certificates_fresh();
         let shown = self.shown.subscribe();
@@ -239,19 +263,20 @@ impl AgentTasks {
         self.turn_http(&before, &mut changes).await;
         self.turn_groups(&before, &mut changes).await;
         self.turn_clusters(&before, &mut changes).await;
-        let groups_before = self.watched_groups.send_replace(watched_groups(&self.config));
         let registered = self.registrations.send_replace(registrations(&self.config));
-        self.watched.send_replace(self.now_watched());
-        self.show_groups();
+        let shared = FleetSettings::of(&self.config);
+        self.configured.send_if_modified(|list| replaced(list, shared.list()));
+        self.shared.send_if_modified(|now| replaced(now, shared));
+        self.show_watched();
         let now = &self.config;
         let sentinels = before.sources != now.sources
             || before.resolver != now.resolver
             || before.sentinel_login != now.sentinel_login;
-        let templates =
-            before.templates != now.templates || groups_before != *self.watched_groups.borrow();
+        let templates = before.templates != now.templates || configured(&before) != configured(now);
         changes.note_if(sentinels, "[sentinels]");
         changes.note_if(registered != *self.registrations.borrow(), "what this host registers");
         changes.note_if(before.handover != now.handover, "[agent] handover");
+        changes.note_if(before.watchers != now.watchers, "[agent] watchers");
         changes.note_if(before.log != now.log, "[log] level");
         changes.note_if(before.templates != now.templates, "[[template]]");
         if templates {
@@ -292,8 +317,9 @@ impl AgentTasks {
     /// Starts groups that are new, ends those that are gone, and passes the changes to the others. A group that is
     /// published as another service begins anew.
     async fn turn_groups(&mut self, before: &Config, changes: &mut ReloadChanges) {
+        let own = self.own_groups(&self.left.borrow()).into_iter();
         let wanted: BTreeMap<GroupName, GroupConfig> =
-            self.config.groups.iter().map(|g| (g.policy.group.clone(), g.clone())).collect();
+            own.map(|group| (group.policy.group.clone(), group)).collect();
         let is_over = |group: &GroupName, part: &GroupPart| {
             let now = &part.config.borrow().policy;
             wanted.get(group).is_none_or(|next| {
@@ -342,6 +368,28 @@ impl AgentTasks {
         if dns_changed {
             changes.note("[dns]");
         }
+    }
+
+    /// Goes by what [`AgentTasks::left`] says now: groups that were taken are watched before those that were let go end.
+    pub async fn share_groups(&mut self) {
+        let left = self.left.borrow_and_update().clone();
+        for group in self.own_groups(&left) {
+            if !self.groups.contains_key(&group.policy.group) {
+                self.start_group(group);
+            }
+        }
+        let over: Vec<GroupPart> =
+            left.iter().filter_map(|group| self.groups.remove(group)).collect();
+        self.show_watched();
+        for part in over {
+            part.end().await;
+        }
+    }
+
+    /// The groups that this agent watches: all that others do not watch in its place.
+    fn own_groups(&self, left: &BTreeSet<GroupName>) -> Vec<GroupConfig> {
+        let is_own = |group: &&GroupConfig| !left.contains(&group.policy.group);
+        self.config.groups.iter().filter(is_own).cloned().collect()
     }
 
     /// Ends the clusters that are gone or have changed, and starts those that are new. Nothing that is published changes
@@ -472,6 +520,15 @@ impl AgentTasks {
         });
     }
 
+    /// Tells the others which groups are watched now: the Sentinels' pool, the agent's keys, and what shows them.
+    fn show_watched(&self) {
+        self.watched.send_replace(self.now_watched());
+        let own = |group: &GroupName| self.groups.contains_key(group);
+        self.watched_groups.send_replace(watched_groups(&self.config, own));
+        self.meter.shares(self.config.groups.len(), self.groups.len());
+        self.show_groups();
+    }
+
     /// Shows the groups to the HTTP server and to systemd.
     fn show_groups(&self) {
         let all = self.groups.iter().map(|(name, part)| {
@@ -488,7 +545,8 @@ impl AgentTasks {
     }
 
     fn say_start(&self) {
-        for group in &self.config.groups {
+        let own = |group: &&GroupConfig| self.groups.contains_key(&group.policy.group);
+        for group in self.config.groups.iter().filter(own) {
             let only = if group.only_publishes() { ONLY_PUBLISHES } else { "" };
             info!(
                 "{}: watching, publishing {}.service.consul at level {}{only}",
@@ -551,7 +609,13 @@ fn is_remote(config: &Config) -> bool {
     config.redis.is_empty() && config.sentinels.is_empty()
 }
 
-fn watched_groups(config: &Config) -> Vec<WatchedGroup> {
+/// All groups and clusters.
+fn configured(config: &Config) -> Vec<WatchedGroup> {
+    watched_groups(config, |_| true)
+}
+
+/// All clusters, and the groups that are its own.
+fn watched_groups(config: &Config, is_own: impl Fn(&GroupName) -> bool) -> Vec<WatchedGroup> {
     let shown = |group: &GroupConfig| WatchedGroup {
         layout: group.layout.clone(),
         manages: !group.only_publishes(),
@@ -560,11 +624,13 @@ fn watched_groups(config: &Config) -> Vec<WatchedGroup> {
         layout: cluster.policy.layout.clone(),
         manages: false,
     };
-    config.groups.iter().map(shown).chain(config.clusters.iter().map(cluster)).collect()
+    let own = config.groups.iter().filter(|group| is_own(&group.policy.group));
+    own.map(shown).chain(config.clusters.iter().map(cluster)).collect()
 }
 
 fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock) -> Watched {
-    let groups = &config.groups;
+    let own = |group: &&GroupConfig| parts.contains_key(&group.policy.group);
+    let groups: Vec<&GroupConfig> = config.groups.iter().filter(own).collect();
     let name = |group: &GroupConfig| group.policy.group.clone();
     let told = groups.iter().filter(|group| group.policy.tell_sentinels);
     Watched {
@@ -572,7 +638,7 @@ fn watched(config: &Config, parts: &BTreeMap<GroupName, GroupPart>, clock: Clock
         names: Names::new(config.resolver),
         settings: WatchSettings {
             link: config.sentinel_login.clone(),
-            groups: groups.iter().map(name).collect(),
+            groups: groups.iter().map(|group| name(group)).collect(),
             logins: told.map(|group| (name(group), giving(group, &config.agent))).collect(),
             relays: groups.iter().any(|group| group.policy.relay),
             clock,
@@ -617,6 +683,13 @@ fn registrations(config: &Config) -> Vec<Registration> {
         forgotten_after: local.forgotten_after,
     });
     redis.chain(sentinels).collect()
+}
+
+/// Puts `next` in the place of what there is; whether that is something else.
+fn replaced<T: PartialEq>(now: &mut T, next: T) -> bool {
+    let changed = *now != next;
+    *now = next;
+    changed
 }
 
 /// Runs `task` until `stop`.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,9 +18,11 @@ use crate::cli::StatusArgs;
 use crate::clock::{Clock, ticks_every};
 use crate::config::{Config, GroupConfig, ONLY_PUBLISHES};
 use crate::consul::client::{Consul, ConsulError};
+use crate::consul::fleet::FleetReader;
 use crate::consul::store::ReadMode;
 use crate::core::cluster::shown::{ClusterStatus, cluster_status};
 use crate::core::decide::decide;
+use crate::core::fleet::{FleetLayout, FleetView, ranked};
 use crate::core::identity::address::GroupName;
 use crate::core::known::memory::Memory;
 use crate::core::known::view::View;
@@ -32,6 +35,7 @@ use crate::core::shown::status::{
 };
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
+use crate::fleet::hash_of;
 use crate::name_check;
 use crate::observe::{look, look_without_consul};
 use crate::snapshot::AnyStatus;
@@ -146,6 +150,7 @@ impl Looker {
         let Self { config, consul, names, clock, away, .. } = self;
         let mut all = Vec::new();
         let known = groups(config, consul, clock).await?;
+        let mut hashes = Vec::new();
         for group in known.into_iter().filter(|group| self.is_wanted(&group.policy.group)) {
             let seen = match look(config, &group, consul, names, clock).await {
                 // What can be seen without it is shown beside what is not known.
@@ -165,12 +170,26 @@ impl Looker {
                 status.add(found);
             }
             all.push(status);
+            hashes.push(hash_of(&group));
         }
-        if self.is_away() {
+        if !self.is_away() {
+            let fleet = self.fleet().await;
+            for (status, group) in all.iter_mut().zip(hashes) {
+                let agents = ranked(&fleet, group).into_iter();
+                status.configured_agents = agents.map(str::to_owned).collect();
+            }
+        } else {
             let beside = AgentBeside::ask(config).await;
             all.iter_mut().for_each(|status| status.known_by_agent = beside.of(&status.group));
         }
         Ok(all)
+    }
+
+    /// The agents that share groups. A token that may not read them sees none.
+    async fn fleet(&self) -> FleetView {
+        let layout = FleetLayout { prefix: self.config.prefix.clone() };
+        let mut reader = FleetReader::new(self.consul.clone(), layout, Arc::default());
+        reader.read().await.unwrap_or_default()
     }
 
     /// Consul did not answer at the last look.
@@ -335,7 +354,13 @@ pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
             named.collect::<Vec<_>>().join(", ")
         }
     };
-    let _ = writeln!(text, "  watched by: {agents}");
+    // The agents that leave the group to these.
+    let others = status.configured_agents.iter().filter(|agent| !status.agents.contains(agent));
+    let shared = match others.count() {
+        0 => String::new(),
+        _ => format!(" (of {} agents that share the groups)", status.configured_agents.len()),
+    };
+    let _ = writeln!(text, "  watched by: {agents}{shared}");
     // The default needs no line.
     if status.fast_failover != FastFailover::Vote.as_str() {
         let _ = writeln!(text, "  fast_failover: {}", status.fast_failover);
@@ -444,6 +469,7 @@ mod tests {
             instances: Vec::new(),
             sentinels: vec![names(1, down), names(2, next), names(3, None)],
             agents: Vec::new(),
+            configured_agents: Vec::new(),
             fast_failover: "vote",
             publishing_only: Vec::new(),
             history: Vec::new(),

@@ -57,6 +57,9 @@ pub struct AgentTable {
     /// Where this host stands, such as `eu-1a`: what is in one zone may be lost together. Agents spread a Redis Cluster
     /// over zones, and the rows of its nodes on this host (`[[redis]] cluster`, `exec`) get the tag `zone-eu-1a`.
     pub zone: Option<Zone>,
+    /// How many agents watch a group that more are configured with: they share the groups. An agent beside an instance
+    /// watches its group in any case. `0` is all up to five agents, and three of more.
+    pub watchers: Option<u16>,
 }
 
 /// `[consul]`: where Consul is, in the words of Consul's own tools.

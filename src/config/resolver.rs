@@ -15,7 +15,7 @@ use secrecy::SecretString;
 
 use super::file::{File, LogFormat};
 use super::source::ConfigText;
-use super::{Config, ConfigError, Env, LocalSentinel, SentinelSources};
+use super::{Config, ConfigError, DEFAULT_WATCHERS, Env, LocalSentinel, SentinelSources};
 use crate::cli::Common;
 use crate::core::identity::address::Zone;
 use crate::redis_link::LinkSettings;
@@ -86,6 +86,7 @@ impl Resolver<'_> {
             http: self.http()?,
             dns,
             handover: self.common.handover.or(self.file.agent.handover),
+            watchers: self.file.agent.watchers.map_or(DEFAULT_WATCHERS, usize::from),
             sources,
             resolver: self.common.logins.resolver.or(self.file.sentinels.resolver),
             sentinel_login: self.sentinel_login()?,

@@ -27,6 +27,8 @@ pub const DEFAULT_PREFIX: &str = "redis-ha";
 pub const DEFAULT_DNS_DOMAIN: &str = "consul";
 /// The port at which a Consul agent answers DNS by default.
 pub const CONSUL_DNS_PORT: u16 = 8600;
+/// How many agents watch a group, when nothing is said: all of a few, and some of many.
+pub const DEFAULT_WATCHERS: usize = 0;
 /// How often Consul checks what node mode registers, when nothing is said.
 pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,9 @@ pub struct Config {
     pub dns: Option<DnsConfig>,
     /// Whether this host's primaries are handed over before the agent stops; `None` where neither was said.
     pub handover: Option<bool>,
+    /// How many agents watch a group; 0: all of a few, and some of many
+    /// ([`wanted_watchers`](crate::core::fleet::wanted_watchers)).
+    pub watchers: usize,
     /// Where Sentinels are.
     pub sources: SentinelSources,
     /// DNS server for their names.

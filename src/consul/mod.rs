@@ -5,6 +5,7 @@ pub mod client;
 mod connection;
 pub mod endpoint;
 pub mod error;
+pub mod fleet;
 pub mod places;
 pub mod presence;
 #[cfg(test)]

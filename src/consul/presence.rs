@@ -1,7 +1,8 @@
-//! Agents make themselves visible: a key for each agent and group, bound to a session that ends soon
-//! after the agent does. It is for people; nothing else depends on it.
+//! Agents make themselves visible: a key for each agent and group that it watches, and one for the fleet, bound to a
+//! session that ends soon after the agent does. The former are for people; by the latter agents share the groups.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -11,10 +12,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::client::{CALL_TIMEOUT, Consul, ConsulError};
 use crate::clock::stood_still;
+use crate::core::fleet::{FleetAgent, FleetLayout, GroupList};
 use crate::core::published::projection::Layout;
 use crate::core::published::store::AgentClock;
 use crate::retry::Retry;
@@ -57,6 +59,10 @@ pub struct Presence {
     pub value: Value,
     /// What the key below each group says of clocks as well, by the group's root.
     pub clocks: watch::Receiver<BTreeMap<String, AgentClock>>,
+    /// Where the fleet's keys are.
+    pub fleet: FleetLayout,
+    /// The groups that it is configured with.
+    pub configured: watch::Receiver<Arc<GroupList>>,
 }
 
 /// Why a session is kept no longer.
@@ -67,8 +73,26 @@ enum SessionEnd {
     Lost,
 }
 
+/// The agent as the fleet knows it.
+#[derive(Default)]
+struct FleetMember {
+    /// It was shown, at some time.
+    shown: bool,
+    /// Why it is not shown now.
+    alone: Option<ConsulError>,
+}
+
+impl FleetMember {
+    /// What is denied stays so until the next session.
+    fn is_to_try_again(&self) -> bool {
+        let denied = |error: &ConsulError| matches!(error, ConsulError::Denied { .. });
+        self.alone.as_ref().is_some_and(|error| !denied(error))
+    }
+}
+
 /// Keeps the agent's keys in place until `stop`, then takes them away.
 pub async fn be_present(mut presence: Presence, stop: CancellationToken) {
+    let mut member = FleetMember::default();
     let mut retry = Retry::consul();
     let mut said = false;
     loop {
@@ -80,7 +104,8 @@ pub async fn be_present(mut presence: Presence, stop: CancellationToken) {
             Ok((session, shown)) => {
                 retry.reset();
                 said = false;
-                let kept = presence.keep(&session, shown, &stop).await;
+                presence.join_fleet(&session, &mut member).await;
+                let kept = presence.keep(&session, shown, &mut member, &stop).await;
                 leave(&presence.consul, &session).await;
                 match kept {
                     SessionEnd::Stopped => return,
@@ -141,8 +166,46 @@ impl Presence {
         if let Some(value) = value.as_object_mut() {
             value.insert("manage".to_owned(), json!(group.manages));
         }
-        let path = format!("/v1/kv/{}", group.layout.agent(&self.agent));
-        let acquired = self.consul.put(&path, &[("acquire", session)], Some(&value)).await?;
+        self.acquire(&group.layout.agent(&self.agent), &value, session).await
+    }
+
+    /// Shows the agent to the fleet, with what it is configured with. Others watch what they would without one that
+    /// cannot be shown; why it cannot is said once.
+    async fn join_fleet(&mut self, session: &str, member: &mut FleetMember) {
+        let list = self.configured.borrow_and_update().clone();
+        if list.is_empty() && !member.shown {
+            return;
+        }
+        let failed = self.show_in_fleet(&list, session).await.err();
+        member.shown |= failed.is_none();
+        match &failed {
+            Some(error) if member.alone.is_none() && !stood_still() => {
+                info!("other agents do not count on this one: {error}");
+            }
+            Some(error) => debug!("other agents do not count on this one: {error}"),
+            None => {}
+        }
+        member.alone = failed;
+    }
+
+    /// The list first: those that read the key know where to find it.
+    async fn show_in_fleet(&self, list: &GroupList, session: &str) -> Result<(), ConsulError> {
+        if let Some(text) = list.text() {
+            self.acquire(&self.fleet.list(&self.agent), &json!(text), session).await?;
+        }
+        let shown = FleetAgent { digest: list.digest(), groups: list.len() };
+        let mut value = json!(shown);
+        if let (Some(value), Some(own)) = (value.as_object_mut(), self.value.as_object()) {
+            let same = ["version", "since"].into_iter();
+            value.extend(same.filter_map(|key| Some((key.to_owned(), own.get(key)?.clone()))));
+        }
+        self.acquire(&self.fleet.agent(&self.agent), &value, session).await
+    }
+
+    /// Writes a key that this session holds from now on.
+    async fn acquire(&self, key: &str, value: &Value, session: &str) -> Result<(), ConsulError> {
+        let path = format!("/v1/kv/{key}");
+        let acquired = self.consul.put(&path, &[("acquire", session)], Some(value)).await?;
         if acquired.starts_with(b"true") {
             return Ok(());
         }
@@ -159,6 +222,7 @@ impl Presence {
         &mut self,
         session: &str,
         mut shown: Vec<WatchedGroup>,
+        member: &mut FleetMember,
         stop: &CancellationToken,
     ) -> SessionEnd {
         let path = format!("/v1/session/renew/{session}");
@@ -178,6 +242,10 @@ impl Presence {
                     shown = wanted;
                     continue;
                 }
+                Ok(()) = self.configured.changed() => {
+                    self.join_fleet(session, member).await;
+                    continue;
+                }
                 Ok(()) = self.clocks.changed() => {
                     let clocks = self.clocks.borrow_and_update().clone();
                     for group in &shown {
@@ -195,6 +263,9 @@ impl Presence {
                 Ok(answer) if is_lost(answer.status) => return SessionEnd::Lost,
                 // Consul away: the session may still be there when it is back.
                 Ok(_) | Err(_) => {}
+            }
+            if member.is_to_try_again() {
+                self.join_fleet(session, member).await;
             }
         }
     }
@@ -261,6 +332,8 @@ mod tests {
             groups: watch::Sender::new(groups.clone()).subscribe(),
             value: json!({}),
             clocks: watch::Sender::new(BTreeMap::new()).subscribe(),
+            fleet: FleetLayout { prefix: "redis-ha".to_owned() },
+            configured: watch::Sender::default().subscribe(),
         };
         let began = Instant::now();
         let (session, shown) = presence.open().await.unwrap();

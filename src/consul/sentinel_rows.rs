@@ -38,11 +38,13 @@ impl Consul {
 }
 
 /// Publishes the Sentinels' rows until all watchers have ended, as those of the installation that `installation` gives.
+/// `left` are the groups that other agents watch.
 pub async fn publish(
     consul: Consul,
     prefix: String,
     clock: Clock,
     installation: impl Fn() -> Option<String>,
+    left: watch::Receiver<BTreeSet<GroupName>>,
     mut news: mpsc::Receiver<SentinelNews>,
     monitored: watch::Sender<Monitored>,
 ) {
@@ -73,6 +75,7 @@ pub async fn publish(
             _ = look.tick() => {}
         }
         let ours = installation();
+        directory.leave(&left.borrow());
         let failure = update(&consul, &prefix, ours.as_deref(), clock, &mut directory).await.err();
         let failure = failure.filter(|_| !stood_still());
         if let Some(failure) = failure.as_ref().filter(|failure| said.as_ref() != Some(failure)) {

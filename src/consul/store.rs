@@ -233,6 +233,18 @@ fn keys_in<T>(
     Ok(from_keys(layout, asked, keys(entries).collect()))
 }
 
+/// The keys in an answer to a question with `recurse`; none where there is none.
+///
+/// # Errors
+/// Any [`ConsulError`].
+pub(super) fn any_keys_in(answer: Response, call: &str) -> Result<Vec<Key>, ConsulError> {
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(Vec::new());
+    }
+    let entries: Vec<KvEntry> = answer.decode(call)?.value;
+    Ok(keys(entries).collect())
+}
+
 /// What Consul sent, with values in plain bytes.
 fn keys(entries: Vec<KvEntry>) -> impl Iterator<Item = Key> {
     entries.into_iter().map(|entry| Key {

@@ -196,6 +196,12 @@ impl Filling {
         self.put("dns_stale_seconds", OF_SERVER, help, meter.dns_stale.clone());
     }
 
+    /// How agents share the groups.
+    fn shares(&mut self, groups: &Gauges) {
+        let help = "Groups that this agent is configured with (configured), and those of them that it watches (watched)";
+        self.put("groups", &["state"], help, groups.clone());
+    }
+
     /// What is published of clusters.
     fn clusters(&mut self, gauges: &ClusterGauges, told: &Counters) {
         let ClusterGauges { generation, slots, nodes, voters, answering } = gauges.clone();
@@ -247,6 +253,7 @@ impl Metrics {
     fn new(meter: &Meter) -> Self {
         let mut to = Filling { registry: Registry::with_prefix(PREFIX), definitions: Vec::new() };
         to.metered(meter);
+        to.shares(&meter.groups);
         to.clusters(&meter.clusters, &meter.cluster_told);
         to.metrics()
     }

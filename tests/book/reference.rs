@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use clap::CommandFactory as _;
 use consul_redis::cli::Cli;
+use consul_redis::core::fleet::FleetLayout;
 use consul_redis::core::identity::address::{Address, GroupName, ServiceName};
 use consul_redis::core::known::observed::{ReplId, SentinelId};
 use consul_redis::core::published::projection::Layout;
@@ -106,9 +107,13 @@ fn keys() -> String {
         ("shard_primary", cluster.shard_primary("<N>")),
         ("shard_replicas", cluster.shard_replicas("<N>")),
     ];
+    let fleet = FleetLayout { prefix: "redis-ha".to_owned() };
+    let fleet = [("agent", fleet.agent("<id>")), ("list", fleet.list("<id>"))];
+    let words = said("core/src/fleet.rs", "FleetLayout", "Holds");
+    let shared = rows(&fleet, &words);
     let said = said("core/src/published/store.rs", "Layout", "Holds");
     let plain = PLAIN.map(|(name, words)| format!("| `{}{name}` | {words} |\n", layout.root()));
-    ["| key | value |\n|---|---|\n", &plain.concat(), &rows(&values, &said)].concat()
+    ["| key | value |\n|---|---|\n", &plain.concat(), &rows(&values, &said), &shared].concat()
 }
 
 fn exit_codes() -> String {

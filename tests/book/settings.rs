@@ -97,6 +97,7 @@ pub fn defaults() -> BTreeMap<&'static str, String> {
         ("consul.address", DEFAULT_ADDRESS.to_owned()),
         ("consul.tls_verify", consul.tls_verify.to_string()),
         ("consul.prefix", prefix.clone()),
+        ("agent.watchers", config.watchers.to_string()),
         ("dns.check", dns.is_some().to_string()),
         ("dns.domain", domain),
         ("log.level", log.clone()),

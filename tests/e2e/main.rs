@@ -29,6 +29,7 @@ mod exec;
 mod fencing;
 mod first_primary;
 mod first_steps;
+mod fleet;
 mod groups;
 mod hammer;
 mod hostnames;

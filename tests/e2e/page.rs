@@ -362,6 +362,7 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
         instances: vec![instance],
         sentinels: vec![sentinel],
         agents: vec![words.to_owned()],
+        configured_agents: Vec::new(),
         publishing_only: Vec::new(),
         fast_failover: "vote",
         history: vec![change],

@@ -218,6 +218,7 @@ pub const CURES: &[(&str, Cure)] = &[
     ),
     ("key-unreadable", CONSUL),
     ("one-agent", CONSUL),
+    ("fewer-watchers", CarriedOut("fleet::seven_agents_share_groups_and_replace_one_another")),
     ("flapping", NotHere("it is about the last hour: nothing that is done now ends it sooner")),
     (
         "agent-clock",

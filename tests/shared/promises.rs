@@ -240,6 +240,16 @@ pub const PRESENCE: Promise = Promise {
     held_by: &["agents_that_die_change_nothing_that_is_published"],
 };
 
+/// An agent of a fleet: until its session has ended, and the interval of the others.
+pub const REPLACED: Promise = Promise {
+    page: GUARANTEES,
+    says: "21 s",
+    what: "from when agents are gone until others watch their groups",
+    at_least_ms: 0,
+    within_ms: 21_000,
+    held_by: &["seven_agents_share_groups_and_replace_one_another"],
+};
+
 /// A failover by Sentinel's own command.
 pub const BOTH_WRITE: Promise = Promise {
     page: DAY_TWO,
@@ -342,7 +352,7 @@ pub const VOTED: Promise = Promise {
 };
 
 /// All of them, by name.
-pub const ALL: [(&str, &Promise); 24] = [
+pub const ALL: [(&str, &Promise); 25] = [
     ("ALL_FORGOTTEN", &ALL_FORGOTTEN),
     ("FORGOTTEN", &FORGOTTEN),
     ("MOVED", &MOVED),
@@ -358,6 +368,7 @@ pub const ALL: [(&str, &Promise); 24] = [
     ("DISAGREEMENT", &DISAGREEMENT),
     ("PASSWORD_TOLD", &PASSWORD_TOLD),
     ("PRESENCE", &PRESENCE),
+    ("REPLACED", &REPLACED),
     ("BOTH_WRITE", &BOTH_WRITE),
     ("LATE_SERVER", &LATE_SERVER),
     ("RETURNED_AOF", &RETURNED_AOF),

@@ -2,9 +2,10 @@
 
 use jiff::SignedDuration;
 
-use super::{CheckFn, Facts, Finding, FindingCode, Observation, seen};
+use super::{CheckFn, Facts, Finding, FindingCode, FleetFacts, Observation, seen};
+use crate::fleet::FleetLayout;
 use crate::known::clocks::{ahead_ms, skews};
-use crate::known::observed::StoredState;
+use crate::known::observed::{StoreAnswer, StoredState};
 use crate::shown::status::{Problem, ProblemCode};
 
 /// So many withdrawals of the writer in [`FLAPPING_WITHIN`] are too many. A failover withdraws it once, a planned move
@@ -58,8 +59,32 @@ fn watching(facts: &Facts<'_>) -> Vec<Finding> {
                 "one agent alone watches the group: when it stops, nothing follows a failover";
             vec![FindingCode::OneAgent.found(text, vec![seen(from, only)], mend)]
         }
-        _ => Vec::new(),
+        _ => fewer_watchers(facts, store).into_iter().collect(),
     }
+}
+
+fn fewer_watchers(facts: &Facts<'_>, store: &StoreAnswer) -> Option<Finding> {
+    let FleetFacts { agents, wanted } = facts.fleet.as_ref()?;
+    let count = store.agents.len();
+    if count >= *wanted {
+        return None;
+    }
+    let named = |agents: Vec<&str>| agents.join(", ");
+    let watching = named(store.agents.iter().map(String::as_str).collect());
+    let there = named(agents.iter().map(String::as_str).collect());
+    let fleet = FleetLayout { prefix: facts.layout.prefix.clone() };
+    let evidence = vec![
+        seen(format!("keys {}agents/", facts.layout.root()), watching),
+        seen(format!("keys {}", fleet.agents()), there),
+    ];
+    let first = agents.iter().take(*wanted).map(String::as_str);
+    let missing: Vec<&str> = first.filter(|agent| !store.agents.contains(*agent)).collect();
+    let mend = match missing[..] {
+        [] => "start consul-redis agent with the same config on another host".to_owned(),
+        _ => format!("look at the log of {}, which is to watch it", missing.join(", ")),
+    };
+    let text = format!("{count} agents watch the group, and {wanted} are to");
+    Some(FindingCode::FewerWatchers.found(text, evidence, mend))
 }
 
 /// What `status` finds wrong and none of these findings explains, with evidence and a cure.

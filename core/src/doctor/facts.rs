@@ -38,6 +38,17 @@ pub struct Facts<'a> {
     pub names: Vec<NameAnswer>,
     /// The login that agents give Sentinels, where they give one.
     pub login: Option<LoginFacts>,
+    /// The agents that share the groups, where they could be read.
+    pub fleet: Option<FleetFacts>,
+}
+
+/// The agents that share a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetFacts {
+    /// Those that are configured with it, in the order in which they are to watch it.
+    pub agents: Vec<String>,
+    /// How many are to watch it.
+    pub wanted: usize,
 }
 
 /// The login for the instances that agents give Sentinels.

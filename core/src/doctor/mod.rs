@@ -24,8 +24,8 @@ pub use clusters::{ClusterFacts, NodeFacts, diagnose_cluster};
 pub use sentinels::short_down_after;
 
 pub use facts::{
-    ConsulAgent, ConsulRow, Facts, InstanceFacts, LoginFacts, NameAnswer, NameKind, ReadFields,
-    Refused, Right, RightKind, SentinelFacts, rights,
+    ConsulAgent, ConsulRow, Facts, FleetFacts, InstanceFacts, LoginFacts, NameAnswer, NameKind,
+    ReadFields, Refused, Right, RightKind, SentinelFacts, rights,
 };
 
 /// How much a finding matters.
@@ -556,6 +556,12 @@ codes! {
     ///
     /// Cure: start another one elsewhere.
     OneAgent "one-agent" Warning;
+    /// Fewer agents watch the group than `watchers` says, or than are configured with it where it says nothing. One that
+    /// has died is replaced after 20 s.
+    ///
+    /// Cure: start another one with the same config; where one is there that is to watch the group, its log says what keeps
+    /// it.
+    FewerWatchers "fewer-watchers" Warning;
     /// The writer was withdrawn four times, or more, within an hour. Planned moves do not count.
     ///
     /// Cure: `history` says why each; a longer `down_after`.

@@ -29,9 +29,15 @@ pub fn node(prefix: &str) -> String {
 pub struct Directory {
     heard: BTreeMap<Address, (Vec<GroupName>, Mono)>,
     opinions: BTreeMap<(Address, GroupName), (BTreeMap<Address, bool>, Mono)>,
+    left: BTreeSet<GroupName>,
 }
 
 impl Directory {
+    /// These groups are watched by other agents alone.
+    pub fn leave(&mut self, groups: &BTreeSet<GroupName>) {
+        self.left.clone_from(groups);
+    }
+
     /// A Sentinel has said which groups it monitors. True when that is news.
     pub fn hear(&mut self, sentinel: Address, groups: Vec<GroupName>, now: Now) -> bool {
         let old = self.heard.insert(sentinel, (groups.clone(), now.mono));
@@ -74,8 +80,7 @@ impl Directory {
             let Ok(address) = Address::new(&row.address, row.port) else { continue };
             let decided = rows.services.contains_key(id) || elsewhere.contains(&address);
             // Without a Sentinel's word on it, a row is left to the agents that know better.
-            let nobody_knows = self.opinions.is_empty();
-            if !decided && (nobody_knows || self.named(&address)) {
+            if !decided && (!self.judges(&row.tags) || self.named(&address)) {
                 self.add(&mut rows, &address, row.tags.clone(), found, None);
             }
         }
@@ -123,6 +128,15 @@ impl Directory {
                 output: if down { "down, say the other Sentinels" } else { "up" }.to_owned(),
             },
         );
+    }
+
+    /// Sentinels have said something, and would have said it of a Sentinel of these groups: those of groups that other
+    /// agents watch are known to these.
+    fn judges(&self, groups: &[String]) -> bool {
+        let spoken_of = |group: &String| self.opinions.keys().any(|(_, of)| of.as_str() == group);
+        let left = |group: &String| self.left.iter().any(|left| left.as_str() == group);
+        let is_known_here = groups.iter().any(spoken_of) || !groups.iter().any(left);
+        !self.opinions.is_empty() && is_known_here
     }
 
     fn named(&self, address: &Address) -> bool {
@@ -230,6 +244,22 @@ mod tests {
         assert!(unnamed.rows(Some(&found), &BTreeSet::new(), None, later).services.is_empty());
         // No Sentinel has said anything: another agent may know better.
         assert_eq!(directory.rows(Some(&found), &BTreeSet::new(), None, later), found);
+    }
+
+    #[test]
+    fn one_of_a_group_that_others_watch_is_left_to_them() {
+        let mut directory = Directory::default();
+        let (other, later) = ("other".parse::<GroupName>().unwrap(), now(1 + SILENT_AFTER_MS));
+        directory.hear(at("s9:1"), vec![other.clone()], now(1));
+        let found = directory.rows(None, &BTreeSet::new(), None, now(2));
+        directory.note_peers(at("s2:1"), group(), &view(&[("s3:1", false)]), later);
+        let mut leaves = directory.clone();
+        leaves.leave(&BTreeSet::from([other.clone()]));
+        assert_eq!(leaves.rows(Some(&found), &BTreeSet::new(), None, later), found);
+        // It goes where that group is watched as well, or in no config any more.
+        leaves.note_peers(at("s2:1"), other, &view(&[("s3:1", false)]), later);
+        assert!(leaves.rows(Some(&found), &BTreeSet::new(), None, later).services.is_empty());
+        assert!(directory.rows(Some(&found), &BTreeSet::new(), None, later).services.is_empty());
     }
 
     #[test]

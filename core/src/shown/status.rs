@@ -63,7 +63,11 @@ pub struct GroupStatus {
     pub sentinels: Vec<SentinelStatus>,
     /// The agents that watch the group.
     pub agents: Vec<String>,
-    /// Those of them that change no instance and no Sentinel of it (`manage = false`).
+    /// The agents that are configured with the group, in the order in which they are to watch it; empty where that was not
+    /// read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub configured_agents: Vec<String>,
+    /// Those that watch it and change no instance and no Sentinel of it (`manage = false`).
     pub publishing_only: Vec<String>,
     /// What is done before Sentinels have waited for `down-after-milliseconds`: `proof`, `vote` or `off`.
     pub fast_failover: &'static str,
@@ -515,6 +519,7 @@ pub fn assess(view: &View<'_>, layout: &Layout, decision: &Decision) -> GroupSta
         instances: instances(view, decision),
         sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
         agents: store.map(|s| s.agents.iter().cloned().collect()).unwrap_or_default(),
+        configured_agents: Vec::new(),
         fast_failover: policy.fast_failover.as_str(),
         publishing_only: store
             .map(|s| s.publishing_only.iter().cloned().collect())

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use consul_redis_core::doctor::{
-    ConsulAgent, ConsulRow, Facts, Finding, FindingCode, InstanceFacts, LoginFacts, NameAnswer,
-    NameKind, ReadFields, Refused, Right, RightKind, SentinelFacts, Severity, diagnose, rights,
-    short_down_after,
+    ConsulAgent, ConsulRow, Facts, Finding, FindingCode, FleetFacts, InstanceFacts, LoginFacts,
+    NameAnswer, NameKind, ReadFields, Refused, Right, RightKind, SentinelFacts, Severity, diagnose,
+    rights, short_down_after,
 };
 use consul_redis_core::identity::address::{Address, ServiceName};
 use consul_redis_core::known::observed::{
@@ -31,6 +31,7 @@ struct World {
     rights: Result<Option<Vec<(Right, bool)>>, String>,
     names: Vec<NameAnswer>,
     login: Option<LoginFacts>,
+    fleet: Option<FleetFacts>,
 }
 
 fn fields(pairs: &[(&str, &str)]) -> ReadFields {
@@ -116,6 +117,10 @@ fn answer(ips: &[&str]) -> DnsAnswer {
     }
 }
 
+fn fleet(agents: usize) -> Vec<String> {
+    (0..agents).map(|index| format!("agent-{index}")).collect()
+}
+
 impl World {
     fn healthy() -> Self {
         let mut scene = Scene::healthy(3);
@@ -148,6 +153,7 @@ impl World {
             rights: Ok(None),
             names: Vec::new(),
             login: Some(login_facts()),
+            fleet: Some(FleetFacts { agents: fleet(2), wanted: 2 }),
         };
         let all = rights(&layout(), &world.scene.policy.service);
         world.rights = Ok(Some(all.into_iter().map(|right| (right, true)).collect()));
@@ -179,6 +185,7 @@ impl World {
             rights: self.rights.clone(),
             names: self.names.clone(),
             login: self.login.clone(),
+            fleet: self.fleet.clone(),
         })
     }
 
@@ -564,6 +571,9 @@ const AGENT_FAULTS: &[(FindingCode, Fault)] = &[
     (FindingCode::KeyUnreadable, |w| w.store().config = Err("expected value".to_owned())),
     (FindingCode::OneAgent, |w| {
         w.store().agents.remove("agent-1");
+    }),
+    (FindingCode::FewerWatchers, |w| {
+        w.fleet = Some(FleetFacts { agents: fleet(2), wanted: 3 });
     }),
     (FindingCode::Flapping, |w| {
         let at = w.scene.view().now.wall - SignedDuration::from_mins(10);

@@ -14,6 +14,7 @@ mod doctor;
 mod electorate;
 mod fencing;
 mod first_primary;
+mod fleet;
 mod forgotten;
 mod forms;
 mod haste;
