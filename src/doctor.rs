@@ -22,7 +22,7 @@ use crate::core::doctor::{
     ConsulAgent, ConsulRow, Facts, Finding, FleetFacts, InstanceFacts, LoginFacts, NameAnswer,
     ReadFields, Refused, Right, SentinelFacts, diagnose, rights,
 };
-use crate::core::fleet::{FleetLayout, ranked, wanted_watchers};
+use crate::core::fleet::{FleetLayout, GroupList, ranked, wanted_watchers};
 use crate::core::identity::address::{Address, ServiceName};
 use crate::core::identity::mark::MarkKey;
 use crate::core::known::memory::Memory;
@@ -105,7 +105,8 @@ pub async fn examine(
 /// The agents that share the group.
 async fn fleet(config: &Config, group: &GroupConfig, consul: &Consul) -> Option<FleetFacts> {
     let layout = FleetLayout { prefix: config.prefix.clone() };
-    let mut reader = FleetReader::new(consul.clone(), layout, Arc::default());
+    let list = Arc::new(GroupList::new(config.groups.iter().map(hash_of)));
+    let mut reader = FleetReader::new(consul.clone(), layout, list);
     let fleet = reader.read().await.ok()?;
     let agents = ranked(&fleet, hash_of(group)).into_iter().map(str::to_owned);
     let agents: Vec<String> = agents.collect();

@@ -2,7 +2,7 @@
 //! others ([`crate::core::fleet`]). Consul away, or denied, changes nothing: what was read last stays, and before
 //! anything was read the agent watches all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,10 @@ pub fn hash_of(group: &GroupConfig) -> GroupHash {
     GroupHash::new(group.policy.installation.as_deref(), &group.policy.group)
 }
 
-/// Keeps [`FleetTask::left`] up to date.
+/// The agents that are configured with each group that this one watches, in the order in which they are to watch it.
+pub type GroupAgents = BTreeMap<GroupName, Vec<String>>;
+
+/// Keeps [`FleetTask::left`] and [`FleetTask::agents`] up to date.
 pub struct FleetTask {
     consul: Consul,
     clock: Clock,
@@ -72,6 +75,7 @@ pub struct FleetTask {
     settings: watch::Receiver<FleetSettings>,
     share: Share,
     left: watch::Sender<BTreeSet<GroupName>>,
+    agents: watch::Sender<GroupAgents>,
 }
 
 impl FleetTask {
@@ -87,8 +91,9 @@ impl FleetTask {
         let share = Share::new(&config.agent, now.watchers, now.hashes.clone(), now.kept.clone());
         let layout = FleetLayout { prefix: config.prefix.clone() };
         let reader = FleetReader::new(consul.clone(), layout, share.list().clone());
-        let left = watch::Sender::default();
-        let mut task = Self { consul: consul.clone(), clock, reader, now, settings, share, left };
+        let (left, agents) = (watch::Sender::default(), watch::Sender::default());
+        let consul = consul.clone();
+        let mut task = Self { consul, clock, reader, now, settings, share, left, agents };
         match tokio::time::timeout(FIRST_LOOK_TIMEOUT, task.reader.read()).await {
             Ok(Ok(fleet)) => task.share.saw(&fleet, clock.now().mono),
             Ok(Err(error)) => debug!("the fleet was not read: {error}"),
@@ -109,6 +114,11 @@ impl FleetTask {
         self.left.subscribe()
     }
 
+    /// The agents that share the groups that this agent watches.
+    pub fn agents(&self) -> watch::Receiver<GroupAgents> {
+        self.agents.subscribe()
+    }
+
     /// Runs until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let (send, mut seen) = mpsc::channel(1);
@@ -118,19 +128,23 @@ impl FleetTask {
             // Cancel safe: a token, a channel, a watch that keeps its value, and a timer.
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some(fleet) = seen.recv() => self.share.saw(&fleet, self.clock.now().mono),
-                Ok(()) = self.settings.changed() => self.configure_anew(),
+                Some(fleet) = seen.recv() => {
+                    self.share.saw(&fleet, self.clock.now().mono);
+                    self.tell();
+                }
+                Ok(()) = self.settings.changed() => {
+                    self.configure_anew();
+                    self.tell();
+                }
                 () = wait(self.share.has_more() || self.share.is_outranked()) => {}
             }
             let taken = self.share.take();
-            self.note(&taken, "watching", "now");
-            self.tell();
+            self.tell_of(&taken, "watching", "now");
             // Cancel safe: questions that change nothing.
             tokio::select! {
                 () = stop.cancelled() => return,
-                gone = self.let_go() => self.note(&gone, "leaving", "to the agents that watch them now"),
+                gone = self.let_go() => self.tell_of(&gone, "leaving", "to agents that watch them now"),
             }
-            self.tell();
         }
     }
 
@@ -165,9 +179,15 @@ impl FleetTask {
     }
 
     fn tell(&self) {
-        let places = self.now.layouts.iter().enumerate();
-        let left = places.filter(|(place, _)| !self.share.watches(*place));
-        let left: BTreeSet<GroupName> = left.map(|(_, layout)| layout.group.clone()).collect();
+        let groups = self.now.layouts.iter().map(|layout| layout.group.clone()).enumerate();
+        let (own, left): (Vec<_>, Vec<_>) =
+            groups.partition(|(place, _)| self.share.watches(*place));
+        let ranked = |(place, group): (usize, GroupName)| {
+            let agents = self.share.ranked(place).into_iter();
+            (group, agents.map(str::to_owned).collect())
+        };
+        self.agents.send_replace(own.into_iter().map(ranked).collect());
+        let left: BTreeSet<GroupName> = left.into_iter().map(|(_, group)| group).collect();
         self.left.send_if_modified(|before| {
             let changed = *before != left;
             *before = left;
@@ -175,17 +195,19 @@ impl FleetTask {
         });
     }
 
-    /// One line, however many groups there are.
-    fn note(&self, groups: &[usize], what: &str, then: &str) {
+    /// These have changed hands. One line in the log, however many there are.
+    fn tell_of(&self, groups: &[usize], what: &str, then: &str) {
+        if groups.is_empty() {
+            return;
+        }
+        self.tell();
         let names = groups.iter().filter_map(|place| self.now.layouts.get(*place));
         let mut names: Vec<&str> = names.map(|layout| layout.group.as_str()).collect();
         let more = names.len().saturating_sub(NAMED_MAX);
         names.truncate(NAMED_MAX);
         let (first, agents) = (names.join(", "), self.share.others().len() + 1);
         let first = if more == 0 { first } else { format!("{first} and {more} more") };
-        if !groups.is_empty() {
-            info!("{what} {first} {then}: {agents} agents share the groups");
-        }
+        info!("{what} {first} {then}: {agents} agents share the groups");
     }
 }
 

@@ -370,6 +370,20 @@ impl Share {
         !self.outranked.is_empty()
     }
 
+    /// The agents that are configured with a group, this one among them, in the order in which they are to watch it.
+    pub fn ranked(&self, group: usize) -> Vec<&str> {
+        let Some(hash) = self.groups.get(group) else { return Vec::new() };
+        let own = AgentHash::new(&self.own).weight(*hash);
+        let mut agents = ranked(&self.others, *hash);
+        let before = |id: &&str| {
+            let weight = AgentHash::new(id).weight(*hash);
+            weight > own || (weight == own && *id < self.own.as_str())
+        };
+        let place = agents.partition_point(before);
+        agents.insert(place, &self.own);
+        agents
+    }
+
     /// The agents that are to watch a group in its place.
     pub fn successors(&self, group: usize) -> Vec<&str> {
         let Some(hash) = self.groups.get(group) else { return Vec::new() };

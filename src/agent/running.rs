@@ -27,7 +27,7 @@ use crate::core::published::sentinel_rows::{INSTALLATION, SERVICE as SENTINEL_SE
 use crate::core::published::store::AgentClock;
 use crate::dns::Names;
 use crate::exit::Failure;
-use crate::fleet::{FleetSettings, FleetTask};
+use crate::fleet::{FleetSettings, FleetTask, GroupAgents};
 use crate::group_task::{EVENTS_MAX, GroupTask, RIGHT_MAX};
 use crate::http::{
     Clusters, Groups, HttpServer, HttpSources, Shown, ShownCluster, check_certificates,
@@ -57,6 +57,7 @@ pub struct AgentTasks {
     pub supervisor: Supervisor,
     /// The groups of the config that other agents watch.
     pub left: watch::Receiver<BTreeSet<GroupName>>,
+    sharing: watch::Receiver<GroupAgents>,
     shared: watch::Sender<FleetSettings>,
     configured: watch::Sender<Arc<GroupList>>,
     meter: Meter,
@@ -143,6 +144,7 @@ impl AgentTasks {
         let fleet = FleetTask::begin(&consul, clock, &config, shared.subscribe()).await;
         let mut running = Self {
             left: fleet.left(),
+            sharing: fleet.agents(),
             configured: watch::Sender::new(list),
             shared,
             meter: Meter::new(clock, consul.errors()),
@@ -499,6 +501,7 @@ impl AgentTasks {
         HttpSources {
             groups: self.shown.subscribe(),
             clusters: self.shown_clusters.subscribe(),
+            agents: self.sharing.clone(),
             files: self.files.subscribe(),
             meter: self.meter.clone(),
         }

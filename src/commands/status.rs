@@ -22,7 +22,7 @@ use crate::consul::fleet::FleetReader;
 use crate::consul::store::ReadMode;
 use crate::core::cluster::shown::{ClusterStatus, cluster_status};
 use crate::core::decide::decide;
-use crate::core::fleet::{FleetLayout, FleetView, ranked};
+use crate::core::fleet::{FleetLayout, FleetView, GroupList, ranked};
 use crate::core::identity::address::GroupName;
 use crate::core::known::memory::Memory;
 use crate::core::known::view::View;
@@ -150,6 +150,7 @@ impl Looker {
         let Self { config, consul, names, clock, away, .. } = self;
         let mut all = Vec::new();
         let known = groups(config, consul, clock).await?;
+        let list = Arc::new(GroupList::new(known.iter().map(hash_of)));
         let mut hashes = Vec::new();
         for group in known.into_iter().filter(|group| self.is_wanted(&group.policy.group)) {
             let seen = match look(config, &group, consul, names, clock).await {
@@ -173,7 +174,7 @@ impl Looker {
             hashes.push(hash_of(&group));
         }
         if !self.is_away() {
-            let fleet = self.fleet().await;
+            let fleet = self.fleet(list).await;
             for (status, group) in all.iter_mut().zip(hashes) {
                 let agents = ranked(&fleet, group).into_iter();
                 status.configured_agents = agents.map(str::to_owned).collect();
@@ -185,10 +186,10 @@ impl Looker {
         Ok(all)
     }
 
-    /// The agents that share groups. A token that may not read them sees none.
-    async fn fleet(&self) -> FleetView {
+    /// The agents that share groups; most have this `list`. A token that may not read them sees none.
+    async fn fleet(&self, list: Arc<GroupList>) -> FleetView {
         let layout = FleetLayout { prefix: self.config.prefix.clone() };
-        let mut reader = FleetReader::new(self.consul.clone(), layout, Arc::default());
+        let mut reader = FleetReader::new(self.consul.clone(), layout, list);
         reader.read().await.unwrap_or_default()
     }
 

@@ -36,9 +36,9 @@ pub struct FleetReader {
 type FoundAgents = BTreeMap<String, FleetAgent>;
 
 impl FleetReader {
-    /// One that knows `own` list, which need not be read.
-    pub fn new(consul: Consul, layout: FleetLayout, own: Arc<GroupList>) -> Self {
-        Self { consul, layout, lists: BTreeMap::from([(own.digest(), own)]) }
+    /// One that knows this `list`, which need not be read.
+    pub fn new(consul: Consul, layout: FleetLayout, list: Arc<GroupList>) -> Self {
+        Self { consul, layout, lists: BTreeMap::from([(list.digest(), list)]) }
     }
 
     /// All agents that are there now.

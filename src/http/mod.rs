@@ -30,6 +30,7 @@ use crate::core::cluster::shown::{ClusterProblemCode, ClusterStatus};
 use crate::core::identity::address::GroupName;
 use crate::core::shown::status::{GroupStatus, ProblemCode};
 use crate::exit::{Exit, Failure};
+use crate::fleet::GroupAgents;
 use crate::meter::Meter;
 use crate::render::task::FileState;
 use crate::retry::Retry;
@@ -77,6 +78,7 @@ struct Asks {
 struct Site {
     groups: watch::Receiver<Groups>,
     clusters: watch::Receiver<Clusters>,
+    agents: watch::Receiver<GroupAgents>,
     files: watch::Receiver<Vec<FileState>>,
     asks: Asks,
     meter: Meter,
@@ -87,8 +89,13 @@ struct Site {
 
 impl Site {
     fn statuses(&self) -> Vec<GroupStatus> {
-        let status = |(shown, _): &(Shown, _)| Some(shown.borrow().as_ref()?.status.clone());
-        self.groups.borrow().values().filter_map(status).collect()
+        let agents = self.agents.borrow();
+        let status = |(group, (shown, _)): (&GroupName, &(Shown, _))| {
+            let mut status = shown.borrow().as_ref()?.status.clone();
+            status.configured_agents = agents.get(group).cloned().unwrap_or_default();
+            Some(status)
+        };
+        self.groups.borrow().iter().filter_map(status).collect()
     }
 
     fn cluster_statuses(&self) -> Vec<ClusterStatus> {
@@ -125,10 +132,18 @@ impl HttpServer {
     /// Answers until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let Self { listener, tls, asks, exhibits, .. } = self;
-        let HttpSources { groups, clusters, files, meter } = exhibits;
+        let HttpSources { groups, clusters, agents, files, meter } = exhibits;
         let places = Arc::new(Semaphore::new(STREAMS_MAX));
-        let site =
-            Arc::new(Site { groups, clusters, files, asks, meter, places, stop: stop.clone() });
+        let site = Arc::new(Site {
+            groups,
+            clusters,
+            agents,
+            files,
+            asks,
+            meter,
+            places,
+            stop: stop.clone(),
+        });
         let open = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
@@ -175,6 +190,8 @@ pub struct HttpSources {
     pub groups: watch::Receiver<Groups>,
     /// What each cluster's loop shows.
     pub clusters: watch::Receiver<Clusters>,
+    /// The agents that are configured with each group.
+    pub agents: watch::Receiver<GroupAgents>,
     /// How the rendered files are.
     pub files: watch::Receiver<Vec<FileState>>,
     /// The counters behind `/metrics`.

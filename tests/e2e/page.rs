@@ -388,7 +388,8 @@ impl ByHand {
         let (files, clusters) = (watch::Sender::default(), watch::Sender::default());
         let (groups, files) = (groups.subscribe(), files.subscribe());
         let clusters = clusters.subscribe();
-        let exhibits = HttpSources { groups, clusters, files, meter };
+        let agents = watch::Sender::default().subscribe();
+        let exhibits = HttpSources { groups, clusters, agents, files, meter };
         let server = HttpServer::bind(&settings, exhibits).await.unwrap();
         let url = format!("{}/", server.url());
         let stop = CancellationToken::new();

@@ -16,8 +16,9 @@ use crate::support::{agents, logs, program, run, text, until_in_sync, until_writ
 
 /// How often `status` is run for one count.
 const RUNS: usize = 5;
-/// Requests to Consul of one `status` of a group: of its keys, its rows, this host's and the former writers' names.
-const CONSUL_REQUESTS_MAX: usize = 9;
+/// Requests to Consul of one `status` of a group: of its keys, its rows, this host's and the former writers' names, and of
+/// the agents that share it.
+const CONSUL_REQUESTS_MAX: usize = 10;
 /// What ends the first line of a request.
 const REQUEST: &[u8] = b" HTTP/1.1\r\n";
 

@@ -100,6 +100,7 @@ fn an_agent_that_has_not_read_the_fleet_watches_all_and_lets_go_what_others_watc
     assert!(share.is_outranked() && share.to_let_go(Mono(500 + LET_GO_AFTER_MS - 1)).is_empty());
     let due = share.to_let_go(Mono(500 + LET_GO_AFTER_MS));
     assert!(due.contains(&group), "{due:?}");
+    assert_eq!(share.ranked(group), ranked(&fleet(SEVEN, &groups), groups[group]));
     assert_eq!(share.successors(group), ranked(&fleet(SEVEN, &groups), groups[group])[..3]);
     // They do not watch it yet.
     share.wait_for_others(group, Mono(11_000));
