@@ -193,3 +193,50 @@ async fn agents_without_the_right_to_share_watch_all_their_groups() {
     let said = "other agents do not count on this one: Consul denies";
     assert!(logs(&agents).contains(said), "{}", logs(&agents));
 }
+
+fn write_config(world: &World, name: &str, watchers: usize, more: &str) -> String {
+    let path = world.dir().join(format!("{name}.toml"));
+    let text = format!("[agent]\nwatchers = {watchers}\n[[group]]\nname = \"redis\"\n{more}");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+async fn until_watched_by(world: &World, wanted: &BTreeSet<String>, agents: &[Process]) {
+    until("the group has its watchers", Duration::from_secs(40), || async {
+        let found = watchers(world, "redis").await?;
+        if found == *wanted { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}: {}", logs(agents)));
+}
+
+/// Local duties stay where the instance is, and a reload says how many are to watch.
+#[tokio::test]
+async fn an_agent_beside_an_instance_watches_its_group_whichever_ranks_first() {
+    let world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    let all: BTreeSet<String> = (0..4).map(|index| format!("agent-{index}")).collect();
+    let hash = GroupHash::new(None, &"redis".parse().unwrap());
+    let list = Arc::new(GroupList::new([hash]));
+    let fleet: FleetView = all.iter().map(|id| (id.clone(), list.clone())).collect();
+    let ranks: Vec<String> = ranked(&fleet, hash).into_iter().map(str::to_owned).collect();
+    let local = format!("[[redis]]\naddress = \"{}\"\n", world.groups[0].redis[0].address);
+    let more = |id: &String| if *id == ranks[3] { local.as_str() } else { "" };
+    let start = |id: &String| {
+        let config = write_config(&world, id, 1, more(id));
+        agent(&world, id, &["--config", &config], &[])
+    };
+    let agents: Vec<Process> = all.iter().map(start).collect();
+    until_writer(&world, "redis", 20, None).await;
+    let few = BTreeSet::from([ranks[0].clone(), ranks[3].clone()]);
+    until_watched_by(&world, &few, &agents).await;
+    for (watchers, wanted) in [(4, &all), (1, &few)] {
+        for agent in &agents {
+            let id = agent.name().to_owned();
+            write_config(&world, &id, watchers, more(&id));
+            agent.signal(Signal::SIGHUP).unwrap();
+        }
+        until_watched_by(&world, wanted, &agents).await;
+    }
+    let said = "the new config is in force: [agent] watchers";
+    assert!(logs(&agents).contains(said), "{}", logs(&agents));
+}
