@@ -179,7 +179,7 @@ impl Presence {
         let failed = self.show_in_fleet(&list, session).await.err();
         member.shown |= failed.is_none();
         match &failed {
-            Some(error) if member.alone.is_none() && !stood_still() => {
+            Some(error) if member.alone.is_none() && !error.is_transient() => {
                 info!("other agents do not count on this one: {error}");
             }
             Some(error) => debug!("other agents do not count on this one: {error}"),

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use consul_redis::core::fleet::{FleetView, GroupHash, GroupList, ranked};
+use consul_redis::consul::fleet::FleetReader;
+use consul_redis::core::fleet::{FleetLayout, FleetView, GroupHash, GroupList, ranked};
 use consul_redis::core::published::projection::Layout;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
@@ -201,10 +202,18 @@ fn write_config(world: &World, name: &str, watchers: usize, more: &str) -> Strin
     path.to_str().unwrap().to_owned()
 }
 
+/// Waits until these watch the group, of all agents that there are: one shows that it watches before it is one of them.
 async fn until_watched_by(world: &World, wanted: &BTreeSet<String>, agents: &[Process]) {
     until("the group has its watchers", Duration::from_secs(40), || async {
+        let layout = FleetLayout { prefix: "redis-ha".to_owned() };
+        let mut reader = FleetReader::new(world.consul.client()?, layout, Arc::default());
+        let there = reader.read().await.map_err(LabError::new)?;
         let found = watchers(world, "redis").await?;
-        if found == *wanted { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+        if found == *wanted && there.keys().eq(&names(agents)) {
+            Ok(())
+        } else {
+            Err(LabError(format!("{found:?} of {there:?}")))
+        }
     })
     .await
     .unwrap_or_else(|error| panic!("{error}: {}", logs(agents)));
@@ -239,4 +248,42 @@ async fn an_agent_beside_an_instance_watches_its_group_whichever_ranks_first() {
     }
     let said = "the new config is in force: [agent] watchers";
     assert!(logs(&agents).contains(said), "{}", logs(&agents));
+}
+
+/// While Consul is away nothing is let go, and where it has lost everything, the agents find one another again.
+#[tokio::test]
+async fn a_consul_that_is_away_or_wiped_leaves_no_group_alone() {
+    let mut world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    let all: BTreeSet<String> = (0..4).map(|index| format!("agent-{index}")).collect();
+    let config = write_config(&world, "all", 2, "");
+    let start = |id: &String| agent(&world, id, &["--config", &config], &[]);
+    let agents: Vec<Process> = all.iter().map(start).collect();
+    let old = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 1).await;
+    let hash = GroupHash::new(None, &"redis".parse().unwrap());
+    let list = Arc::new(GroupList::new([hash]));
+    let fleet: FleetView = all.iter().map(|id| (id.clone(), list.clone())).collect();
+    let two: BTreeSet<String> =
+        ranked(&fleet, hash).into_iter().take(2).map(str::to_owned).collect();
+    until_watched_by(&world, &two, &agents).await;
+    let left = logs(&agents).matches("leaving redis").count();
+
+    // The primary dies meanwhile.
+    world.consul.kill();
+    world.server_mut(&old).unwrap().kill();
+    let silent = || logs(&agents).matches("trying again, and what is published stays").count();
+    until("those that watch say that it is away", Duration::from_secs(20), || async {
+        if silent() >= 2 { Ok(()) } else { Err(LabError(logs(&agents))) }
+    })
+    .await
+    .unwrap();
+    world.consul.restart().await.unwrap();
+    let new = until_writer(&world, "redis", 40, Some(&old)).await;
+    until_watched_by(&world, &two, &agents).await;
+    assert_eq!(logs(&agents).matches("leaving redis").count(), left, "{}", logs(&agents));
+
+    world.consul.wipe().unwrap();
+    world.consul.restart().await.unwrap();
+    assert_eq!(until_writer(&world, "redis", 40, None).await, new);
+    until_watched_by(&world, &two, &agents).await;
 }
