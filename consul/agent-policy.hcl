@@ -24,7 +24,7 @@ node "redis-ha-sentinels" { policy = "write" }
 node_prefix "" { policy = "read" }
 
 # All agents of one prefix: where they share the groups. Without it each agent watches all its groups.
-key_prefix "redis-ha/~fleet/" { policy = "write" }
+key_prefix "redis-ha/=fleet/" { policy = "write" }
 
 # So that the agent shows in `consul-redis status`. Without it everything else works, and the agent
 # says once that it does not show.

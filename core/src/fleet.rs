@@ -47,9 +47,9 @@ pub struct FleetLayout {
 }
 
 impl FleetLayout {
-    /// The directory of the agents' keys, with a slash at the end. No group's name begins with a tilde.
+    /// The directory of the agents' keys, with a slash at the end. No group's name has a `=`, and Consul 1.21.5 takes no `~` in a key.
     pub fn agents(&self) -> String {
-        format!("{}/~fleet/agents/", self.prefix)
+        format!("{}/=fleet/agents/", self.prefix)
     }
 
     /// The key that says that an agent is there.
@@ -65,7 +65,7 @@ impl FleetLayout {
     /// Holds the hashes of the groups that the agent is configured with, up to 32000, 16 digits each; read by agents
     /// that do not know the digest yet, and gone with the agent.
     pub fn list(&self, id: &str) -> String {
-        format!("{}/~fleet/groups/{id}", self.prefix)
+        format!("{}/=fleet/groups/{id}", self.prefix)
     }
 }
 

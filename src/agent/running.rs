@@ -64,7 +64,7 @@ pub struct AgentTasks {
     look: watch::Receiver<u64>,
     groups: BTreeMap<GroupName, GroupPart>,
     clusters: BTreeMap<GroupName, ClusterPart>,
-    shared: SharedWatch,
+    keys_watch: SharedWatch,
     sentinels: watch::Sender<SentinelHandles>,
     watched: watch::Sender<Watched>,
     watched_groups: watch::Sender<Vec<WatchedGroup>>,
@@ -151,7 +151,7 @@ impl AgentTasks {
             look,
             groups: BTreeMap::new(),
             clusters: BTreeMap::new(),
-            shared: SharedWatch::default(),
+            keys_watch: SharedWatch::default(),
             sentinels: watch::Sender::default(),
             watched: watch::Sender::new(watched),
             watched_groups: watch::Sender::default(),
@@ -227,9 +227,10 @@ impl AgentTasks {
         let certificates = consul().keep_certificates_fresh();
         let shown = self.shown.subscribe();
         let meter = self.meter.clone();
-        let shared = self.shared.clone().run(consul(), self.config.prefix.clone(), self.clock);
+        let keys_watch =
+            self.keys_watch.clone().run(consul(), self.config.prefix.clone(), self.clock);
         let all = &mut self.supervisor;
-        all.spawn("the watch of all groups' keys", |stop| until(stop, shared));
+        all.spawn("the watch of all groups' keys", |stop| until(stop, keys_watch));
         all.spawn("the heartbeat", |stop| until(stop, keep_beating()));
         all.spawn("the Sentinels' pool", |stop| until(stop, pool.run()));
         all.spawn("the Sentinels' rows", |stop| until(stop, rows));
@@ -448,7 +449,7 @@ impl AgentTasks {
         // Each of few groups has blocking queries of its own, which tell the sooner.
         let many = self.config.groups.len() > FEW_GROUPS_MAX;
         let task = GroupTask {
-            shared: many.then(|| self.shared.clone()),
+            shared: many.then(|| self.keys_watch.clone()),
             group: configs,
             consul: self.consul.clone(),
             clock: self.clock,

@@ -117,7 +117,7 @@ impl Shared {
     }
 
     fn say(&self, sentinel: usize, event: &str, payload: &str) {
-        // Fails where nobody listens.
+        // Fails where no connection listens.
         let _ = self.events[sentinel].send((event.to_owned(), payload.to_owned()));
     }
 

@@ -170,7 +170,7 @@ async fn agents_without_the_right_to_share_watch_all_their_groups() {
     let policy =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/consul/agent-policy.hcl"));
     let policy =
-        policy.unwrap().replace("key_prefix \"redis-ha/~fleet/\"", "key_prefix \"other/\"");
+        policy.unwrap().replace("key_prefix \"redis-ha/=fleet/\"", "key_prefix \"other/\"");
     let token = world.consul.token("agent", &policy).await.unwrap();
     let path = world.dir().join("one.toml");
     std::fs::write(&path, "[agent]\nwatchers = 1\n[[group]]\nname = \"redis\"\n").unwrap();

@@ -37,7 +37,7 @@ fn hashes_and_ranks_are_the_same_in_each_build() {
     assert_eq!(ranked(&fleet(SEVEN, &[hash("redis")]), hash("redis")).concat(), "beadgcf");
     assert_eq!(ranked(&fleet(SEVEN, &[hash("cache")]), hash("cache")).concat(), "cabdefg");
     let layout = FleetLayout { prefix: "redis-ha".to_owned() };
-    assert_eq!(layout.agent("a"), "redis-ha/~fleet/agents/a");
+    assert_eq!(layout.agent("a"), "redis-ha/=fleet/agents/a");
 }
 
 #[test]
