@@ -142,8 +142,8 @@ pub enum Output {
     ReadRows,
     /// Send this transaction and report its [`Outcome`] under this number.
     Write(u64, Box<Write>),
-    /// Send a transaction that was committed once more, for Consul's followers: it fails, for `state` has moved on, and
-    /// changes nothing. How it ends is of no interest.
+    /// Send a part of a transaction that was committed once more, for Consul's followers: it fails, for `state` has moved
+    /// on, and changes nothing. How it ends is of no interest.
     FollowUp(Vec<Op>),
     /// Hold an instance's writes.
     Hold(Hold),

@@ -221,6 +221,7 @@ impl AgentTasks {
             groups: self.watched_groups.subscribe(),
             value: self.presence(),
             clocks: self.clocks.subscribe(),
+            keys_watch: self.keys_watch.clone(),
             fleet: FleetLayout { prefix: self.config.prefix.clone() },
             configured: self.configured.subscribe(),
         };

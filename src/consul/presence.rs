@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::client::{CALL_TIMEOUT, Consul, ConsulError};
+use super::shared_watch::SharedWatch;
+use super::txn::{self, OPS_MAX};
 use crate::clock::stood_still;
 use crate::core::fleet::{FleetAgent, FleetLayout, GroupList};
 use crate::core::published::projection::Layout;
@@ -25,10 +26,10 @@ use crate::retry::Retry;
 const SESSION_TTL: &str = "10s";
 /// Between two renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(4);
-/// Groups that are shown at a time.
-const SHOWN_AT_ONCE: usize = 4;
 /// Deadline for showing what the clock says: the session has to be renewed meanwhile.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// What Consul says of a key that another session holds.
+const ALREADY_HELD: &str = "lock is already held";
 /// Deadline for taking the keys away on a clean stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(700);
 
@@ -63,6 +64,8 @@ pub struct Presence {
     pub fleet: FleetLayout,
     /// The groups that it is configured with.
     pub configured: watch::Receiver<Arc<GroupList>>,
+    /// What watches the keys of very many groups: this changes them.
+    pub keys_watch: SharedWatch,
 }
 
 /// Why a session is kept no longer.
@@ -147,26 +150,49 @@ impl Presence {
         Ok((id, groups))
     }
 
-    /// Several at a time: a session that is not renewed yet must outlive the first of them.
     async fn show_all(&self, groups: &[WatchedGroup], session: &str) -> Result<(), ConsulError> {
-        for some in groups.chunks(SHOWN_AT_ONCE) {
-            // What was said of clocks is out of date by now: the group's loop has it said anew.
-            let shown = some.iter().map(|group| self.show(group, self.value.clone(), session));
-            try_join_all(shown).await?;
+        // What was said of clocks is out of date by now: the group's loop has it said anew.
+        let shown: Vec<(&WatchedGroup, Value)> =
+            groups.iter().map(|group| (group, self.value.clone())).collect();
+        self.show(&shown, session).await
+    }
+
+    /// Many at a time: a session that is not renewed yet must outlive all of it.
+    async fn show(
+        &self,
+        shown: &[(&WatchedGroup, Value)],
+        session: &str,
+    ) -> Result<(), ConsulError> {
+        for some in shown.chunks(OPS_MAX) {
+            let mut keys: Vec<(String, Value)> = Vec::new();
+            for (group, value) in some {
+                let mut value = value.clone();
+                if let Some(value) = value.as_object_mut() {
+                    value.insert("manage".to_owned(), json!(group.manages));
+                }
+                keys.push((group.layout.agent(&self.agent), value));
+            }
+            self.lock(&keys, session).await?;
+            let changed = some.iter().map(|(group, _)| group.layout.root());
+            self.keys_watch.changed(changed.collect());
         }
         Ok(())
     }
 
-    async fn show(
-        &self,
-        group: &WatchedGroup,
-        mut value: Value,
-        session: &str,
-    ) -> Result<(), ConsulError> {
-        if let Some(value) = value.as_object_mut() {
-            value.insert("manage".to_owned(), json!(group.manages));
+    /// Writes keys that this session holds from now on, all of them or none.
+    async fn lock(&self, keys: &[(String, Value)], session: &str) -> Result<(), ConsulError> {
+        let each = keys.iter().map(|(key, value)| (key.clone(), value));
+        let body = txn::locked(each, session, &self.consul.tenancy());
+        let answer =
+            self.consul.call(Method::PUT, "/v1/txn", &[], Some(&body), CALL_TIMEOUT).await?;
+        let failed = txn::failed_ops(answer)?;
+        let Some((op, what)) = failed.into_iter().next() else { return Ok(()) };
+        let key = keys.get(op).map(|(key, _)| key.as_str()).unwrap_or_default();
+        if what.contains(ALREADY_HELD) {
+            return Err(held_by_another(key));
         }
-        self.acquire(&group.layout.agent(&self.agent), &value, session).await
+        // The session has ended meanwhile, for instance.
+        Err(ConsulError::Unreadable { call: format!("lock {key}"), what })
     }
 
     /// Shows the agent to the fleet, with what it is configured with. Others watch what they would without one that
@@ -209,12 +235,7 @@ impl Presence {
         if acquired.starts_with(b"true") {
             return Ok(());
         }
-        Err(ConsulError::Unreadable {
-            call: format!("PUT {path}?acquire"),
-            what: "another agent has this id: give each agent one of its own (--id); an agent that was killed holds \
-                   it for 20 s"
-                .to_owned(),
-        })
+        Err(held_by_another(key))
     }
 
     /// Renews until `stop`, or until the session is lost.
@@ -248,12 +269,7 @@ impl Presence {
                 }
                 Ok(()) = self.clocks.changed() => {
                     let clocks = self.clocks.borrow_and_update().clone();
-                    for group in &shown {
-                        let root = group.layout.root();
-                        if clocks.get(&root) != told.get(&root) {
-                            self.show_clock(group, clocks.get(&root), session).await;
-                        }
-                    }
+                    self.show_clocks(&shown, (&clocks, &told), session).await;
                     told = clocks;
                     continue;
                 }
@@ -271,14 +287,28 @@ impl Presence {
     }
 
     /// Where that is lost, the group's loop does not see it, and has it said again.
-    async fn show_clock(&self, group: &WatchedGroup, clock: Option<&AgentClock>, session: &str) {
-        let mut value = self.value.clone();
-        if let (Some(value), Ok(clock)) = (value.as_object_mut(), serde_json::to_value(clock)) {
-            value.insert("clock".to_owned(), clock);
+    async fn show_clocks(
+        &self,
+        shown: &[WatchedGroup],
+        (clocks, told): (&BTreeMap<String, AgentClock>, &BTreeMap<String, AgentClock>),
+        session: &str,
+    ) {
+        let mut changed = Vec::new();
+        for group in shown {
+            let root = group.layout.root();
+            if clocks.get(&root) == told.get(&root) {
+                continue;
+            }
+            let mut value = self.value.clone();
+            let clock = serde_json::to_value(clocks.get(&root));
+            if let (Some(value), Ok(clock)) = (value.as_object_mut(), clock) {
+                value.insert("clock".to_owned(), clock);
+            }
+            changed.push((group, value));
         }
-        let showing = tokio::time::timeout(CLOCK_TIMEOUT, self.show(group, value, session)).await;
+        let showing = tokio::time::timeout(CLOCK_TIMEOUT, self.show(&changed, session)).await;
         if !matches!(showing, Ok(Ok(()))) {
-            debug!("what this agent's clock says is not shown below {}", group.layout.root());
+            debug!("what this agent's clock says is not shown below {} groups", changed.len());
         }
     }
 
@@ -297,6 +327,15 @@ impl Presence {
             answer.ok(&format!("DELETE {path}"))?;
         }
         Ok(())
+    }
+}
+
+fn held_by_another(key: &str) -> ConsulError {
+    ConsulError::Unreadable {
+        call: format!("lock {key}"),
+        what: "another agent has this id: give each agent one of its own (--id); an agent that was killed holds it for \
+               20 s"
+            .to_owned(),
     }
 }
 
@@ -334,11 +373,13 @@ mod tests {
             clocks: watch::Sender::new(BTreeMap::new()).subscribe(),
             fleet: FleetLayout { prefix: "redis-ha".to_owned() },
             configured: watch::Sender::default().subscribe(),
+            keys_watch: SharedWatch::default(),
         };
         let began = Instant::now();
         let (session, shown) = presence.open().await.unwrap();
         assert_eq!((session.as_str(), shown), ("s", groups));
-        assert_eq!(slow.requests(), 65);
+        // The session, and one transaction.
+        assert_eq!(slow.requests(), 2);
         assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     }
 }

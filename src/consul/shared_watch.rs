@@ -58,12 +58,16 @@ struct Joined {
     groups: Vec<JoiningGroup>,
     /// Records that were written, by the root of their group, and their indexes.
     written: Vec<(String, u64)>,
+    /// The roots of groups of which another key has changed.
+    changed: Vec<String>,
 }
 
 impl PartialEq for Joined {
     /// What a mailbox asks is whether it is empty.
     fn eq(&self, other: &Self) -> bool {
-        let is_empty = |joined: &Self| joined.groups.is_empty() && joined.written.is_empty();
+        let is_empty = |joined: &Self| {
+            joined.groups.is_empty() && joined.written.is_empty() && joined.changed.is_empty()
+        };
         is_empty(self) && is_empty(other)
     }
 }
@@ -78,6 +82,11 @@ impl SharedWatch {
     /// A group's loop has written its record, and knows it.
     pub fn written(&self, layout: &Layout, index: u64) {
         self.0.post(|joined| joined.written.push((layout.root(), index)));
+    }
+
+    /// Other keys than the records of these groups have changed, by the roots of the groups.
+    pub fn changed(&self, roots: Vec<String>) {
+        self.0.post(|joined| joined.changed.extend(roots));
     }
 
     /// Watches what lies below `prefix`, for as long as it is let.
@@ -102,7 +111,9 @@ impl SharedWatch {
                     for (root, index) in joined.written {
                         hub.note_written(&root, index);
                     }
+                    hub.wrote |= !joined.changed.is_empty();
                     hub.join(joined.groups).await;
+                    hub.read(joined.changed).await;
                 }
                 Some(woken) = woken.recv() => hub.woken(woken).await,
                 () = tokio::time::sleep_until(hub.due), if !hub.groups.is_empty() => {
@@ -320,7 +331,7 @@ impl Consul {
         let answer = self.call(Method::PUT, "/v1/txn", &[], Some(&body), CALL_TIMEOUT).await?;
         let failed = txn::failed_ops(answer)?;
         let roots =
-            failed.into_iter().filter_map(|op| known.get(op)).map(|(root, ..)| root.clone());
+            failed.into_iter().filter_map(|(op, _)| known.get(op)).map(|(root, ..)| root.clone());
         Ok(roots.collect())
     }
 }

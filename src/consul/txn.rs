@@ -116,11 +116,27 @@ pub fn unchanged<'a>(keys: impl Iterator<Item = (&'a str, u64)>, tenancy: &Tenan
     Value::Array(keys.map(check).collect())
 }
 
-/// Which operations of a transaction have failed.
+/// The body of a transaction that writes keys which a session holds from then on. Consul refuses it where another session
+/// holds one of them.
+pub fn locked<'a>(
+    keys: impl Iterator<Item = (String, &'a Value)>,
+    session: &str,
+    tenancy: &Tenancy,
+) -> Value {
+    let lock = |(key, value): (String, &Value)| {
+        let value = BASE64.encode(value.to_string());
+        let mut kv = json!({"Verb": "lock", "Key": key, "Value": value, "Session": session});
+        tenancy.stamp(&mut kv);
+        json!({ "KV": kv })
+    };
+    Value::Array(keys.map(lock).collect())
+}
+
+/// Which operations of a transaction have failed, and why, in Consul's words.
 ///
 /// # Errors
 /// Any [`ConsulError`].
-pub fn failed_ops(answer: Response) -> Result<Vec<usize>, ConsulError> {
+pub fn failed_ops(answer: Response) -> Result<Vec<(usize, String)>, ConsulError> {
     const CALL: &str = "PUT /v1/txn";
     if answer.status != StatusCode::CONFLICT {
         return answer.ok(CALL).map(|_| Vec::new());
@@ -130,7 +146,8 @@ pub fn failed_ops(answer: Response) -> Result<Vec<usize>, ConsulError> {
         call: CALL.to_owned(),
         what: error.to_string(),
     })?;
-    Ok(read.errors.unwrap_or_default().into_iter().map(|error| error.op_index).collect())
+    let errors = read.errors.unwrap_or_default().into_iter();
+    Ok(errors.map(|error| (error.op_index, error.what)).collect())
 }
 
 /// The answer to a transaction. Read leniently: servers differ in what else they put in.

@@ -37,6 +37,23 @@ pub(super) struct InFlight {
     pub(super) unanswered: Option<Mono>,
 }
 
+/// The least of a transaction that was committed which makes an entry in Consul's log when it is sent once more. It fails,
+/// for `state` has another index by now, and what it would set is what was set.
+fn followed_up(ops: Vec<Op>) -> Vec<Op> {
+    let check = ops.iter().find_map(|op| match op {
+        Op::KeyCas { key, index, .. } if *index > 0 => {
+            Some(Op::KeyCheckIndex { key: key.clone(), index: *index })
+        }
+        _ => None,
+    });
+    let set = ops.iter().find(|op| matches!(op, Op::KeySet { .. }));
+    match (check, set) {
+        (Some(check), Some(set)) => vec![check, set.clone()],
+        // A first record has no index to check.
+        _ => ops,
+    }
+}
+
 impl GroupLoop {
     pub(super) fn fold_outcome(
         &mut self,
@@ -154,7 +171,7 @@ impl GroupLoop {
         if matches!(purpose, Purpose::Publish | Purpose::Withdraw) {
             // The agent that wrote it follows it up, and no other: a group of nine agents gets one.
             if now.mono - sent < FOLLOW_UP_WITHIN_MS {
-                out.push(Output::FollowUp(ops));
+                out.push(Output::FollowUp(followed_up(ops)));
             }
             let history = history.clone().unwrap_or_default();
             out.push(self.published(&record, history, now, true));
