@@ -92,6 +92,11 @@ impl SharedWatch {
     /// Watches what lies below `prefix`, for as long as it is let.
     pub async fn run(self, consul: Consul, prefix: String, clock: Clock) {
         let (tell, mut woken) = mpsc::channel(1);
+        // An agent of few groups has nothing to be woken for.
+        let mut first = self.0.take().await;
+        while first.groups.is_empty() {
+            first = self.0.take().await;
+        }
         let waking = AbortOnDropHandle::new(tokio::spawn(wake(consul.clone(), prefix, tell)));
         let mut hub = Hub {
             consul,
@@ -104,6 +109,7 @@ impl SharedWatch {
             away: None,
             _waking: waking,
         };
+        hub.join(first.groups).await;
         loop {
             // Cancel safe: a mailbox, a channel and a timer.
             tokio::select! {
