@@ -22,7 +22,9 @@ use crate::core::published::projection::detached_address;
 use crate::core::situation::data_loss::Detach;
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
-use crate::redis_link::{Fields, Link, LinkError, LinkSettings, list, server_error, text, words};
+use crate::redis_link::{
+    Fields, Link, LinkError, LinkSettings, has_closed, list, server_error, text, words,
+};
 use crate::refusal::RefusalWatch;
 use crate::retry::Retry;
 
@@ -619,11 +621,10 @@ impl Follower {
         ready.then(|| Reading { asked, answered: self.clock.now().mono, result: Ok(said) })
     }
 
-    /// The server has closed the connection that was open: no reason to wait, it may well answer on another one. An
-    /// instance that is promoted does so, and at the end of a failover the connections of the old primary's clients are
-    /// closed.
-    fn has_closed<T>(&mut self, was_open: bool, result: &Result<T, LinkError>) -> bool {
-        let closed = was_open && matches!(result, Err(LinkError::Redis(_)));
+    /// As [`has_closed`], which is noted: an instance that is promoted does so, and at the end of a failover the
+    /// connections of the old primary's clients are closed.
+    fn note_closed<T>(&mut self, was_open: bool, result: &Result<T, LinkError>) -> bool {
+        let closed = has_closed(was_open, result);
         if closed {
             self.refusal.closed(self.clock.now().mono);
         }
@@ -635,7 +636,7 @@ impl Follower {
     async fn tell(&mut self, what: ToldInstance<'_>) -> Result<bool, LinkError> {
         let was_open = self.link.is_some();
         let result = self.tell_once(what).await;
-        if self.has_closed(was_open, &result) { self.tell_once(what).await } else { result }
+        if self.note_closed(was_open, &result) { self.tell_once(what).await } else { result }
     }
 
     async fn tell_once(&mut self, what: ToldInstance<'_>) -> Result<bool, LinkError> {
@@ -654,7 +655,7 @@ impl Follower {
     ) -> Reading<InstanceAnswer> {
         let was_open = self.link.is_some();
         let (mut asked, mut result) = self.probe_once().await;
-        if self.has_closed(was_open, &result) {
+        if self.note_closed(was_open, &result) {
             (asked, result) = self.probe_once().await;
         }
         let answered = self.clock.now().mono;

@@ -136,6 +136,12 @@ pub enum LinkError {
     Unexpected(String),
 }
 
+/// The server has closed the connection that was open, while it was asked or told something: no reason to wait, it may
+/// well answer on another one.
+pub fn has_closed<T>(was_open: bool, result: &Result<T, LinkError>) -> bool {
+    was_open && matches!(result, Err(LinkError::Redis(_)))
+}
+
 /// How long one address of a name is tried alone.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(50);
 

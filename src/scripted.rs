@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::identity::address::Address;
+pub use crate::lab::many::bulk;
 
 /// A server on loopback, until it is dropped.
 pub struct Scripted {
@@ -41,9 +42,4 @@ impl Scripted {
         }));
         Self { address, _task: task }
     }
-}
-
-/// `text` as a bulk string of RESP.
-pub fn bulk(text: &str) -> String {
-    format!("${}\r\n{text}\r\n", text.len())
 }

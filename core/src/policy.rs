@@ -78,7 +78,7 @@ pub const FEW_GROUPS_MAX: usize = 8;
 /// How often a group is looked at while nothing happens, and when in that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// How often everything is asked while nothing happens, in ms; twice as often as an answer lasts at the least.
+    /// How often everything is asked while nothing happens, in ms: before an answer is too old.
     pub look_ms: u64,
     /// The same while something happens.
     pub urgent_ms: u64,

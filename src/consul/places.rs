@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Reads of single groups, looks for registered instances, and writes, at a time. With the blocking queries, the
-/// presence and the rows of Sentinels these are 16 connections.
+/// Reads of single groups, those of the watch of very many groups, looks for registered instances, and writes, at a
+/// time. With two blocking queries, the presence and the rows of Sentinels these are 16 connections.
 const READS_MAX: usize = 3;
+const WATCHED_MAX: usize = 2;
 const POLLS_MAX: usize = 1;
 const WRITES_MAX: usize = 6;
 /// Of those, writes that no name waits for.
@@ -20,6 +21,7 @@ const WRITE_WAIT_MAX: Duration = Duration::from_secs(8);
 #[derive(Debug)]
 pub struct Places {
     reads: Semaphore,
+    watched: Semaphore,
     polls: Semaphore,
     writes: Semaphore,
     later: Semaphore,
@@ -36,6 +38,7 @@ impl Default for Places {
     fn default() -> Self {
         Self {
             reads: Semaphore::new(READS_MAX),
+            watched: Semaphore::new(WATCHED_MAX),
             polls: Semaphore::new(POLLS_MAX),
             writes: Semaphore::new(WRITES_MAX),
             later: Semaphore::new(LATER_MAX),
@@ -47,6 +50,11 @@ impl Places {
     /// For a read. Cancel safe. The semaphores are never closed.
     pub async fn read(&self) -> Option<SemaphorePermit<'_>> {
         self.reads.acquire().await.ok()
+    }
+
+    /// For a read of the watch of very many groups, which no single group's waits behind. Cancel safe.
+    pub async fn watched(&self) -> Option<SemaphorePermit<'_>> {
+        self.watched.acquire().await.ok()
     }
 
     /// For a look for registered instances. Cancel safe.

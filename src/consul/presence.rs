@@ -152,23 +152,23 @@ impl Presence {
 
     async fn show_all(&self, groups: &[WatchedGroup], session: &str) -> Result<(), ConsulError> {
         // What was said of clocks is out of date by now: the group's loop has it said anew.
-        let shown: Vec<(&WatchedGroup, Value)> =
-            groups.iter().map(|group| (group, self.value.clone())).collect();
+        let shown: Vec<_> = groups.iter().map(|group| (group, None)).collect();
         self.show(&shown, session).await
     }
 
     /// Many at a time: a session that is not renewed yet must outlive all of it.
     async fn show(
         &self,
-        shown: &[(&WatchedGroup, Value)],
+        shown: &[(&WatchedGroup, Option<&AgentClock>)],
         session: &str,
     ) -> Result<(), ConsulError> {
         for some in shown.chunks(OPS_MAX) {
             let mut keys: Vec<(String, Value)> = Vec::new();
-            for (group, value) in some {
-                let mut value = value.clone();
+            for (group, clock) in some {
+                let mut value = self.value.clone();
                 if let Some(value) = value.as_object_mut() {
                     value.insert("manage".to_owned(), json!(group.manages));
+                    value.extend(clock.map(|clock| ("clock".to_owned(), json!(clock))));
                 }
                 keys.push((group.layout.agent(&self.agent), value));
             }
@@ -228,7 +228,7 @@ impl Presence {
         self.acquire(&self.fleet.agent(&self.agent), &value, session).await
     }
 
-    /// Writes a key that this session holds from now on.
+    /// Writes a key that this session holds from now on. The list of a large fleet is more than a transaction takes.
     async fn acquire(&self, key: &str, value: &Value, session: &str) -> Result<(), ConsulError> {
         let path = format!("/v1/kv/{key}");
         let acquired = self.consul.put(&path, &[("acquire", session)], Some(value)).await?;
@@ -293,19 +293,9 @@ impl Presence {
         (clocks, told): (&BTreeMap<String, AgentClock>, &BTreeMap<String, AgentClock>),
         session: &str,
     ) {
-        let mut changed = Vec::new();
-        for group in shown {
-            let root = group.layout.root();
-            if clocks.get(&root) == told.get(&root) {
-                continue;
-            }
-            let mut value = self.value.clone();
-            let clock = serde_json::to_value(clocks.get(&root));
-            if let (Some(value), Ok(clock)) = (value.as_object_mut(), clock) {
-                value.insert("clock".to_owned(), clock);
-            }
-            changed.push((group, value));
-        }
+        let said = shown.iter().map(|group| (group, group.layout.root()));
+        let said = said.filter(|(_, root)| clocks.get(root) != told.get(root));
+        let changed: Vec<_> = said.map(|(group, root)| (group, clocks.get(&root))).collect();
         let showing = tokio::time::timeout(CLOCK_TIMEOUT, self.show(&changed, session)).await;
         if !matches!(showing, Ok(Ok(()))) {
             debug!("what this agent's clock says is not shown below {} groups", changed.len());

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -28,9 +28,8 @@ use crate::mailbox::Mailbox;
 
 /// Least time between two answers to the question whether something has changed.
 const WAKE_GAP: Duration = Duration::from_millis(50);
-/// Groups' keys that are read at a time, and transactions of checks.
-const READS_MAX: usize = 3;
-const CHECKS_MAX: usize = 2;
+/// Groups of which the last read came to nothing that are read again with the next one in turn.
+const AGAIN_MAX: usize = 3;
 /// Pause between two groups that are read in turn: usually, and after a change that no record explains.
 const TURN_PAUSE: Duration = Duration::from_millis(250);
 const TURN_PAUSE_SHORT: Duration = Duration::from_millis(25);
@@ -251,12 +250,11 @@ impl Hub {
             .iter()
             .filter_map(|(root, group)| Some((root.clone(), group.layout.state(), group.index?)))
             .collect();
-        let places = Arc::new(Semaphore::new(CHECKS_MAX));
         let mut asked = JoinSet::new();
         for some in known.chunks(OPS_MAX) {
-            let (consul, places, some) = (self.consul.clone(), places.clone(), some.to_vec());
+            let (consul, some) = (self.consul.clone(), some.to_vec());
             asked.spawn(async move {
-                let _place = places.acquire().await;
+                let _place = consul.places().watched().await;
                 let changed = consul.changed(&some).await;
                 changed.unwrap_or_else(|error| {
                     debug!("{error}: groups are read");
@@ -269,14 +267,12 @@ impl Hub {
 
     /// Reads the keys of these groups, and hands them over.
     async fn read(&mut self, roots: Vec<String>) {
-        let places = Arc::new(Semaphore::new(READS_MAX));
         let mut asked = JoinSet::new();
         for root in roots {
             let Some(group) = self.groups.get(&root) else { continue };
             let (consul, layout, clock) = (self.consul.clone(), group.layout.clone(), self.clock);
-            let places = places.clone();
             asked.spawn(async move {
-                let _place = places.acquire().await;
+                let _place = consul.places().watched().await;
                 (root, consul.keys_of(&layout, &clock).await)
             });
         }
@@ -315,7 +311,7 @@ impl Hub {
         };
         self.turn = next.or_else(|| self.groups.keys().next()).cloned();
         let unread = self.groups.iter().filter(|(_, group)| group.index.is_none());
-        let mut roots: Vec<String> = unread.map(|(root, _)| root.clone()).take(READS_MAX).collect();
+        let mut roots: Vec<String> = unread.map(|(root, _)| root.clone()).take(AGAIN_MAX).collect();
         roots.extend(self.turn.clone());
         roots.dedup();
         self.read(roots).await;

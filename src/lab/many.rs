@@ -450,7 +450,8 @@ fn parse(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
     Some((command, at))
 }
 
-fn bulk(text: &str) -> String {
+/// `text` as a bulk string of RESP.
+pub fn bulk(text: &str) -> String {
     format!("${}\r\n{text}\r\n", text.len())
 }
 

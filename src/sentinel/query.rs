@@ -123,16 +123,12 @@ pub async fn ask(
     }
     commands.cmd("INFO").arg("sentinel");
     let answers = link.ask(&commands).await?;
-    let [primary, master, replicas, peers, info] = answers.as_slice() else {
+    let [of_group @ .., info] = answers.as_slice() else {
         return Err(unexpected("five answers expected"));
     };
     let info = words(info).map_err(LinkError::Unexpected)?;
     let fields = Fields::of_info(&info);
-    let tilt = fields.get("sentinel_tilt").is_some_and(|tilt| tilt != "0");
-    let group = group_of(primary, master, replicas, peers)?;
-    let others = if group.is_none() { monitored(&fields) } else { Vec::new() };
-    let Identity { id, process, refuses_relay } = id.clone();
-    Ok(SentinelAnswer { id, process, tilt, group, others, refuses_relay })
+    answer_of(id, of_group, is_in_tilt(&fields), || monitored(&fields))
 }
 
 /// What a Sentinel says of all its groups in one answer: `INFO sentinel`.
@@ -152,7 +148,7 @@ pub async fn summary(link: &mut Link) -> Result<Summary, LinkError> {
     let info = link.call(&["INFO", "sentinel"]).await?;
     let info = words(&info).map_err(LinkError::Unexpected)?;
     let fields = Fields::of_info(&info);
-    let tilt = fields.get("sentinel_tilt").is_some_and(|tilt| tilt != "0");
+    let tilt = is_in_tilt(&fields);
     let row = |row: &str| {
         let (name, rest) = row.strip_prefix("name=")?.split_once(',')?;
         Some((name.parse().ok()?, rest.to_owned()))
@@ -179,32 +175,37 @@ pub async fn ask_all(
         }
     }
     let answers = link.ask(&commands).await?;
-    let one = |answers: &[Value]| {
-        let [primary, master, replicas, peers] = answers else {
-            return Err(unexpected("four answers expected"));
-        };
-        let group = group_of(primary, master, replicas, peers)?;
-        let names = summary.groups.keys().take(OTHERS_MAX);
-        let others = if group.is_none() { names.cloned().collect() } else { Vec::new() };
-        let (Identity { id, process, refuses_relay }, tilt) = (id.clone(), summary.tilt);
-        Ok(SentinelAnswer { id, process, tilt, group, others, refuses_relay })
-    };
+    let others = || summary.groups.keys().take(OTHERS_MAX).cloned().collect();
+    let one = |answers: &[Value]| answer_of(id, answers, summary.tilt, others);
     Ok(answers.chunks(QUESTIONS.len()).map(one).collect())
 }
 
-fn group_of(
-    primary: &Value,
-    master: &Value,
-    replicas: &Value,
-    peers: &Value,
-) -> Result<Option<SentinelGroup>, LinkError> {
-    match primary {
-        Value::Nil => Ok(None),
-        Value::ServerError(error) => Err(LinkError::Unexpected(refusal(server_error(error)))),
-        primary => {
-            parse_group(primary, master, replicas, peers).map(Some).map_err(LinkError::Unexpected)
+/// What the answers to [`QUESTIONS`] say; the names of other groups matter where it does not know this one.
+fn answer_of(
+    id: &Identity,
+    answers: &[Value],
+    tilt: bool,
+    others: impl FnOnce() -> Vec<GroupName>,
+) -> Result<SentinelAnswer, LinkError> {
+    let [primary, master, replicas, peers] = answers else {
+        return Err(unexpected("four answers expected"));
+    };
+    let group = match primary {
+        Value::Nil => None,
+        Value::ServerError(error) => {
+            return Err(LinkError::Unexpected(refusal(server_error(error))));
         }
-    }
+        primary => {
+            Some(parse_group(primary, master, replicas, peers).map_err(LinkError::Unexpected)?)
+        }
+    };
+    let others = if group.is_none() { others() } else { Vec::new() };
+    let Identity { id, process, refuses_relay } = id.clone();
+    Ok(SentinelAnswer { id, process, tilt, group, others, refuses_relay })
+}
+
+fn is_in_tilt(info: &Fields<'_>) -> bool {
+    info.get("sentinel_tilt").is_some_and(|tilt| tilt != "0")
 }
 
 /// What a server says that answers no question about a group. One that does not know `SENTINEL` is a Redis.

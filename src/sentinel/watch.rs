@@ -30,7 +30,7 @@ use crate::core::known::observed::{Reading, SentinelAnswer};
 use crate::core::situation::data_loss::{Replace, WhyReplace};
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
-use crate::redis_link::{Link, LinkError, LinkSettings, subscribe};
+use crate::redis_link::{Link, LinkError, LinkSettings, has_closed, subscribe};
 use crate::retry::Retry;
 
 /// How often a subscription is asked for a sign of life: a half-open one would hint no more.
@@ -432,10 +432,14 @@ impl Watcher {
             self.judge_login(&group, answer).await;
         }
         let silent = if reading.result.is_err() { questions.take() } else { BTreeSet::new() };
-        for group in silent {
+        self.report_all(silent, &reading).await;
+        self.report(group, reading).await;
+    }
+
+    async fn report_all(&self, groups: BTreeSet<GroupName>, reading: &Reading<SentinelAnswer>) {
+        for group in groups {
             self.report(group, reading.clone()).await;
         }
-        self.report(group, reading).await;
     }
 
     async fn report(&self, group: GroupName, reading: Reading<SentinelAnswer>) {
@@ -448,8 +452,8 @@ impl Watcher {
     async fn ask(&mut self, group: &GroupName) -> Reading<SentinelAnswer> {
         let was_open = self.link.is_some();
         let (mut asked, mut result) = self.ask_once(group).await;
-        // It closed the connection while it was being asked, as it does when it is started again: it may well answer.
-        if was_open && matches!(result, Err(LinkError::Redis(_))) {
+        // As it does when it is started again.
+        if has_closed(was_open, &result) {
             (asked, result) = self.ask_once(group).await;
         }
         let result = result.map_err(|error| error.to_string());

@@ -117,16 +117,21 @@ pub async fn one_instance_leads_to_all_nodes_and_the_service_to_their_new_addres
     let agents = [started(&world, &config)];
     until_all_named(&world, &cluster).await;
     deregister(&world, &cluster.nodes[5]).await;
-    cluster.move_all(&mut world, NODE_TIMEOUT_MS).await.unwrap();
-    for node in &cluster.nodes {
-        register(&world, node).await;
-    }
-    let all: Vec<&LabServer> = cluster.nodes.iter().collect();
-    let all = ats(&all);
-    until_answers(&world, "orders", REPLACED_WITHIN * 2, |found| found == all).await;
+    all_move(&mut world, &mut cluster).await;
     let shown = run(&world, &["--config", &config, "cluster", "orders"], &[]);
     let head = "16384 of 16384 slots are served";
     assert!(text(&shown).starts_with(head), "{}\n{}", text(&shown), logs(&agents));
+}
+
+/// All nodes come back at other addresses, and the service lists them, until the name has them all.
+async fn all_move(world: &mut World, cluster: &mut LabCluster) {
+    cluster.move_all(world, NODE_TIMEOUT_MS).await.unwrap();
+    for node in &cluster.nodes {
+        register(world, node).await;
+    }
+    let all: Vec<&LabServer> = cluster.nodes.iter().collect();
+    let all = ats(&all);
+    until_answers(world, "orders", REPLACED_WITHIN * 2, |found| found == all).await;
 }
 
 /// All addresses of its own file are old ones: the service alone leads to a node that knows of its cluster. That one hears
@@ -364,13 +369,7 @@ async fn all_addresses_change(
     let sample = Sample::start(&world, interpreter, &args(&world, &cluster));
     sample.until_some_more().await;
     deregister(&world, &cluster.nodes[0]).await;
-    cluster.move_all(&mut world, NODE_TIMEOUT_MS).await.unwrap();
-    for node in &cluster.nodes {
-        register(&world, node).await;
-    }
-    let all: Vec<&LabServer> = cluster.nodes.iter().collect();
-    let all = ats(&all);
-    until_answers(&world, "orders", REPLACED_WITHIN * 2, |found| found == all).await;
+    all_move(&mut world, &mut cluster).await;
     println!("{name}: the name has all new addresses");
     (world, cluster, sample, agents)
 }
@@ -439,13 +438,7 @@ async fn a_redis_rs_connection_that_is_kept_does_not_find_the_new_addresses() {
     let set = redis::Cmd::new().arg("SET").arg("kept").arg(1).to_owned();
     set.query_async::<()>(&mut kept).await.unwrap();
     deregister(&world, &cluster.nodes[0]).await;
-    cluster.move_all(&mut world, NODE_TIMEOUT_MS).await.unwrap();
-    for node in &cluster.nodes {
-        register(&world, node).await;
-    }
-    let all: Vec<&LabServer> = cluster.nodes.iter().collect();
-    let all = ats(&all);
-    until_answers(&world, "orders", REPLACED_WITHIN * 2, |found| found == all).await;
+    all_move(&mut world, &mut cluster).await;
     let begun = Instant::now();
     while begun.elapsed() < KEPT_FOR {
         let said = tokio::time::timeout(KEPT_FOR, set.query_async::<()>(&mut kept)).await;

@@ -1,7 +1,7 @@
 //! Very many groups of one Sentinel: one cheap question for all of them, and the details of those alone that have
 //! changed, were hinted at, or have their turn.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use crate::core::identity::address::GroupName;
 use crate::core::known::observed::{DownOpinion, Reading, SentinelAnswer};
 use crate::core::policy::FEW_GROUPS_MAX;
 use crate::core::time::Mono;
-use crate::redis_link::{Link, LinkError};
+use crate::redis_link::{Link, LinkError, has_closed};
 use crate::sentinel::query::{self, Identity, Summary};
 
 /// Groups whose details are asked for in one write. A command waits for no more.
@@ -98,7 +98,7 @@ impl Watcher {
         }
         let was_open = self.link.is_some();
         let mut result = self.ask_summary().await;
-        if was_open && matches!(result, Err(LinkError::Redis(_))) {
+        if has_closed(was_open, &result) {
             result = self.ask_summary().await;
         }
         let answered = clock.now().mono;
@@ -189,12 +189,6 @@ impl Watcher {
                 self.judge_login(&group, answer).await;
             }
             self.report(group, reading).await;
-        }
-    }
-
-    async fn report_all(&self, groups: BTreeSet<GroupName>, reading: &Reading<SentinelAnswer>) {
-        for group in groups {
-            self.report(group, reading.clone()).await;
         }
     }
 
