@@ -8,7 +8,7 @@ ROOT := $(CURDIR)/.tools/root
 QUICK := kind(lib) | binary(rules) | binary(sim) | binary(cluster_sim) - test(contract) | binary(docs) | binary(book) | binary(cli) \
 	| test(=switch::the_name_follows_the_writer_at_level_promotion)
 
-.PHONY: help demo test quick test-compose test-versions pictures docs book check fmt race scale audit build deb dist owner
+.PHONY: help demo test quick test-compose test-versions pictures docs book check fmt race scale chaos audit build deb rpm dist owner
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (half a minute after the build)'
@@ -23,9 +23,11 @@ help:
 	@echo 'make fmt     format the code'
 	@echo 'make race    the benchmark beside the peers (about 45 minutes): docs/race.md'
 	@echo 'make scale   very many groups on one agent (10 minutes): docs/scale.md'
+	@echo 'make chaos   faults drawn from a seed, on real servers, and a checker: FAULTS=200 SEED=1 LEVEL=promotion MODE=node; docs/chaos.md'
 	@echo 'make audit   security advisories; needs the advisory database on the network'
 	@echo 'make build   target/release/consul-redis'
 	@echo 'make deb     a Debian package in target/package: docs/packages.md'
+	@echo 'make rpm     an RPM package of the static program in target/package'
 	@echo 'make owner   sets the account that the repository is at: NAME=account'
 	@echo 'make dist    a static program with its documents, checksums and an SBOM in target/package: docs/release.md'
 
@@ -88,6 +90,17 @@ scale:
 	scripts/tools.sh servers
 	cargo bench --bench scale
 
+# Not by nextest, which ends what takes long. SHRINK=1 looks for the faults that matter, ROUND=n does that round alone.
+FAULTS ?= 200
+SEED ?= 1
+LEVEL ?= promotion
+MODE ?= node
+chaos:
+	scripts/tools.sh chaos
+	CHAOS_FAULTS='$(FAULTS)' CHAOS_SEED='$(SEED)' CHAOS_LEVEL='$(LEVEL)' CHAOS_MODE='$(MODE)' CHAOS_ROUND='$(ROUND)' \
+		CHAOS_SHRINK='$(SHRINK)' CHAOS_GO_ON='$(GO_ON)' CHAOS_KEEP=1 \
+		cargo test --test chaos what_is_promised -- --nocapture
+
 audit:
 	scripts/tools.sh deny
 	cargo deny check advisories
@@ -104,11 +117,18 @@ MACHINE = $(shell uname -m)
 MUSL = $(MACHINE)-unknown-linux-musl
 HAS_MUSL = $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(MUSL))
 STATIC = $(if $(HAS_MUSL),target/$(MUSL)/release,target/release)/consul-redis
+BUILD_STATIC = cargo rustc --release --locked -p consul-redis $(if $(HAS_MUSL),--target $(MUSL)) --bin consul-redis -- -C target-feature=+crt-static
 NAME = consul-redis-$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)-$(MACHINE)-linux
+
+# One for all distributions: it needs no library of theirs.
+rpm:
+	scripts/tools.sh rpm
+	$(BUILD_STATIC)
+	scripts/package.sh rpm $(STATIC) target/package
 
 dist:
 	scripts/tools.sh dist
-	cargo rustc --release --locked -p consul-redis $(if $(HAS_MUSL),--target $(MUSL)) --bin consul-redis -- -C target-feature=+crt-static
+	$(BUILD_STATIC)
 	rm -rf target/package/$(NAME)* && mkdir -p target/package
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) cargo cyclonedx --quiet --format json --override-filename $(NAME).cdx
 	rm -f core/$(NAME).cdx.json

@@ -36,8 +36,9 @@ const KILLS: usize = 10;
 const AT_ONCE: usize = 100;
 /// Longest wait until all groups are published.
 const START_MAX: Duration = Duration::from_secs(60);
-/// After the start, until nothing is done any more that is done once.
+/// After the start, until nothing is done any more that is done once: all keys are read once more, 25 ms a group.
 const SETTLED_AFTER: Duration = Duration::from_secs(20);
+const SETTLED_SHARE: Duration = Duration::from_millis(25);
 /// How long the idle agent is watched.
 const IDLE: Duration = Duration::from_secs(30);
 /// Longest wait for a name.
@@ -62,10 +63,10 @@ async fn scale() {
     println!("Agents: {agents}. CPU, memory and connections are those of the first one.\n");
     println!(
         "| groups | start, s | CPU idle, % | memory, MB | connections to Consul | requests to Consul, /s | commands \
-         at a Sentinel, /s | commands at instances, /s | one failover: behind the oracle, ms, median (worst) | at once | \
-         behind, ms, median (worst) |"
+         at a Sentinel, /s | commands at instances, /s | one failover: behind the oracle, ms, median (worst) | entries \
+         in Consul's log a failover | at once | behind, ms, median (worst) |"
     );
-    println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     for groups in sizes {
         println!("{}", Figures::measure(groups, agents).await.row());
     }
@@ -81,6 +82,8 @@ struct Figures {
     at_sentinel: f64,
     at_instances: f64,
     single: Vec<f64>,
+    /// Entries in Consul's log, for each single kill.
+    entries: f64,
     at_once: Vec<f64>,
 }
 
@@ -109,7 +112,8 @@ impl Figures {
         .await
         .expect("all groups published");
         let start = began.elapsed();
-        tokio::time::sleep(SETTLED_AFTER).await;
+        let share = SETTLED_SHARE.saturating_mul(u32::try_from(groups).expect("a number"));
+        tokio::time::sleep(SETTLED_AFTER + share).await;
         let (cpu, asked) = (cpu_of(agent.id()), many.asked());
         tokio::time::sleep(IDLE).await;
         let cpu = (cpu_of(agent.id()) - cpu) / IDLE.as_secs_f64() * 100.0;
@@ -118,11 +122,13 @@ impl Figures {
         let (requests, memory_mb) = (consul.requests().await, memory_of(agent.id()));
         let connections = connections_to(world.consul.http.port());
         let mut single = Vec::new();
+        let entries = consul.entries().await;
         for kill in 0..number("SCALE_KILLS", KILLS).min(groups) {
             let group = kill * (groups / number("SCALE_KILLS", KILLS).clamp(1, groups));
             single.extend(kill_all(&many, &consul, vec![group]).await);
             tokio::time::sleep(CALM_AFTER).await;
         }
+        let entries = (consul.entries().await - entries) / single.len().max(1) as f64;
         let count = number("SCALE_AT_ONCE", AT_ONCE).min(groups / 2);
         let all: Vec<usize> = (0..count).map(|n| n * (groups / count) + 1).collect();
         let at_once = kill_all(&many, &consul, all).await;
@@ -139,13 +145,14 @@ impl Figures {
             at_sentinel: rate(asked.sentinels) / 3.0,
             at_instances: rate(asked.instances),
             single,
+            entries,
             at_once,
         }
     }
 
     fn row(&self) -> String {
         format!(
-            "| {} | {:.1} | {:.1} | {:.0} | {} | {:.1} | {:.0} | {:.0} | {:.1} ({:.1}) | {} | {:.1} ({:.1}) |",
+            "| {} | {:.1} | {:.1} | {:.0} | {} | {:.1} | {:.0} | {:.0} | {:.1} ({:.1}) | {:.1} | {} | {:.1} ({:.1}) |",
             self.groups,
             self.start.as_secs_f64(),
             self.cpu,
@@ -156,6 +163,7 @@ impl Figures {
             self.at_instances,
             median(&self.single),
             worst(&self.single),
+            self.entries,
             self.at_once.len(),
             median(&self.at_once),
             worst(&self.at_once)
@@ -245,6 +253,13 @@ impl Asker {
             }
         }
         began + NAME_MAX
+    }
+
+    /// Entries in Consul's log.
+    async fn entries(&self) -> f64 {
+        let (_, own) = self.get("/v1/agent/self").await.expect("an answer");
+        let last = own["Stats"]["raft"]["last_log_index"].as_str().unwrap_or_default();
+        last.parse().expect("a number")
     }
 
     /// HTTP requests a second that Consul has answered in the last 10 s, but for this one.

@@ -4,6 +4,8 @@
 #
 # There is no step that makes it: six blank nodes become a cluster through Consul, and orders.service.consul leads to all that take requests.
 # docs/deploy.md says what has to be set up on the Nomad clients first.
+# Nomad 1.8 and later. Before 1.8: `max_client_disconnect = "12h"` in the group instead of the `disconnect` block; before 1.7 no `identity` block, and a
+# token by CONSUL_HTTP_TOKEN_FILE.
 
 # The image that this repository's Dockerfile makes, where your clients find it.
 variable "image" {
@@ -47,6 +49,13 @@ variable "consul_http_addr" {
   default = "127.0.0.1:8500"
 }
 
+# The auth method that the agent logs in to Consul by, where Consul has ACLs: "nomad-workloads" is what `nomad setup consul` and
+# consul/login.sh make. Nothing: no login.
+variable "login_method" {
+  type    = string
+  default = ""
+}
+
 # One job for each cluster.
 job "redis-cluster" {
   datacenters = var.datacenters
@@ -77,6 +86,14 @@ job "redis-cluster" {
     constraint {
       operator = "distinct_hosts"
       value    = "true"
+    }
+
+    # A client that the servers do not hear for a while goes on with what it runs, and nothing is started elsewhere. Without this, servers that
+    # were away themselves for 45 s stop every allocation of the job and start new ones, all at once.
+    disconnect {
+      lost_after = "12h"
+      replace    = false
+      reconcile  = "keep_original"
     }
 
     # The host's own network: what Redis announces to Sentinel, to its replicas and to Consul is where it is, without address translation.
@@ -141,6 +158,9 @@ job "redis-cluster" {
         CONSUL_REDIS_EXPECT   = var.redis_count
         CONSUL_REDIS_ID       = "${node.unique.name}-${var.cluster}"
         CONSUL_REDIS_DATA_DIR = "/data"
+        # Both are empty without a login.
+        CONSUL_REDIS_LOGIN_METHOD      = var.login_method
+        CONSUL_REDIS_BEARER_TOKEN_FILE = var.login_method == "" ? "" : "/secrets/nomad_login.jwt"
       }
 
       # The data, and Redis' config, which Redis writes to itself.
@@ -149,9 +169,14 @@ job "redis-cluster" {
         destination = "/data"
       }
 
-      # A Consul token for this task, as CONSUL_HTTP_TOKEN, where Consul has ACLs: it needs consul/agent-policy.hcl and what docs/cluster.md adds.
-      # Consul forgets it when the task has ended; by then the agent has taken its registration away.
-      consul {}
+      # Who this task is, signed by Nomad, and renewed by it on disk (Nomad 1.7 and later): the agent logs in by it, with the rights of
+      # consul/agent-policy.hcl and what docs/cluster.md adds, fetches its token anew before it ends, and deletes it when it stops.
+      identity {
+        name = "login"
+        aud  = ["consul.io"]
+        file = true
+        ttl  = "1h"
+      }
 
       # The agent hands the shard over (up to 20 s) and leaves, then Redis saves and stops. A client cuts this to its own `max_kill_timeout`,
       # which is 30 s unless it says otherwise: set that to 60 s too.

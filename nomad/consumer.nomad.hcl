@@ -3,6 +3,7 @@
 #   nomad job run nomad/consumer.nomad.hcl
 #
 # One that looks the name up itself needs none of this: docs/clients.md.
+# Nomad 1.7 and later. Before: no `consul` block in the task; the template is rendered with the token of the Nomad client.
 
 # An image with redis-cli, in the place of an application.
 variable "image" {
@@ -48,7 +49,8 @@ job "redis-consumer" {
 
       # The environment, from the key that all of a group's publication is written together with. It is that of consul/templates/redis.env.ctmpl:
       # while there is no writer it waits for a key that is never there, and what waits is not rendered. So a failover restarts the
-      # application once, when the new writer is there, and never with an empty address.
+      # application once, when the new writer is there, and never with an empty address. `nomad alloc fs` shows nothing of secrets/; what is in it:
+      # nomad alloc exec -task app ALLOCATION cat /secrets/redis.env
       template {
         destination = "${NOMAD_SECRETS_DIR}/redis.env"
         env         = true

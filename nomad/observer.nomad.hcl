@@ -4,6 +4,7 @@
 #
 # For Redis and Sentinels that run elsewhere, without an agent in each. Beside those of redis.nomad.hcl it adds health by HTTP on each host
 # (docs/consumers.md), and agents that watch on when all Redis of a group are gone.
+# Nomad 1.7 and later. Before: no `identity` block, and a token by CONSUL_HTTP_TOKEN_FILE.
 
 # The image that this repository's Dockerfile makes, where your clients find it.
 variable "image" {
@@ -39,6 +40,13 @@ variable "http_port" {
 variable "consul_http_addr" {
   type    = string
   default = "127.0.0.1:8500"
+}
+
+# The auth method that the agent logs in to Consul by, where Consul has ACLs: "nomad-workloads" is what `nomad setup consul` and
+# consul/login.sh make. Nothing: no login.
+variable "login_method" {
+  type    = string
+  default = ""
 }
 
 # `system`: one on every client. Any number of agents may publish at once, and it does not matter which of them is alive.
@@ -91,10 +99,19 @@ job "redis-observer" {
         CONSUL_REDIS_SENTINEL_SERVICE = var.sentinel_service
         CONSUL_REDIS_LISTEN           = "127.0.0.1:${NOMAD_PORT_http}"
         CONSUL_REDIS_ID               = "${node.unique.name}-observer"
+        # Both are empty without a login.
+        CONSUL_REDIS_LOGIN_METHOD      = var.login_method
+        CONSUL_REDIS_BEARER_TOKEN_FILE = var.login_method == "" ? "" : "/secrets/nomad_login.jwt"
       }
 
-      # A Consul token for this task, as CONSUL_HTTP_TOKEN, where Consul has ACLs: it needs consul/agent-policy.hcl.
-      consul {}
+      # Who this task is, signed by Nomad, and renewed by it on disk (Nomad 1.7 and later): the agent logs in by it, with the rights of
+      # consul/agent-policy.hcl, fetches its token anew before it ends, and deletes it when it stops.
+      identity {
+        name = "login"
+        aud  = ["consul.io"]
+        file = true
+        ttl  = "1h"
+      }
 
       # It stops within 2 s, and what it has published stays.
       kill_signal  = "SIGTERM"

@@ -3,6 +3,8 @@
 #   nomad job run nomad/sentinel.nomad.hcl
 #
 # They know no group when they start: the agents tell them where each group's primary is. docs/deploy.md has the rest.
+# Nomad 1.8 and later. Before 1.8: `max_client_disconnect = "12h"` in the group instead of the `disconnect` block; before 1.7 no `identity` block, and a
+# token by CONSUL_HTTP_TOKEN_FILE.
 
 # The image that this repository's Dockerfile makes, where your clients find it.
 variable "image" {
@@ -40,6 +42,13 @@ variable "consul_http_addr" {
   default = "127.0.0.1:8500"
 }
 
+# The auth method that the agent logs in to Consul by, where Consul has ACLs: "nomad-workloads" is what `nomad setup consul` and
+# consul/login.sh make. Nothing: no login.
+variable "login_method" {
+  type    = string
+  default = ""
+}
+
 # One job for all groups.
 job "redis-sentinel" {
   datacenters = var.datacenters
@@ -69,6 +78,14 @@ job "redis-sentinel" {
     constraint {
       operator = "distinct_hosts"
       value    = "true"
+    }
+
+    # A client that the servers do not hear for a while goes on with what it runs, and nothing is started elsewhere. Without this, servers that
+    # were away themselves for 45 s stop every allocation of the job and start new ones, all at once.
+    disconnect {
+      lost_after = "12h"
+      replace    = false
+      reconcile  = "keep_original"
     }
 
     # The host's own network, as for Redis.
@@ -120,10 +137,19 @@ job "redis-sentinel" {
         CONSUL_REDIS_GROUP    = var.groups
         CONSUL_REDIS_ID       = "${node.unique.name}-sentinel"
         CONSUL_REDIS_DATA_DIR = "${NOMAD_ALLOC_DIR}/data"
+        # Both are empty without a login.
+        CONSUL_REDIS_LOGIN_METHOD      = var.login_method
+        CONSUL_REDIS_BEARER_TOKEN_FILE = var.login_method == "" ? "" : "/secrets/nomad_login.jwt"
       }
 
-      # A Consul token for this task, as CONSUL_HTTP_TOKEN, where Consul has ACLs: it needs consul/agent-policy.hcl.
-      consul {}
+      # Who this task is, signed by Nomad, and renewed by it on disk (Nomad 1.7 and later): the agent logs in by it, with the rights of
+      # consul/agent-policy.hcl, fetches its token anew before it ends, and deletes it when it stops.
+      identity {
+        name = "login"
+        aud  = ["consul.io"]
+        file = true
+        ttl  = "1h"
+      }
 
       # The agent takes its registration away, then Sentinel stops. There is nothing to hand over.
       kill_signal  = "SIGTERM"

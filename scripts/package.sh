@@ -2,9 +2,11 @@
 # Makes packages of a program that was built before: everything in them comes from this repository and from that program.
 #
 #   scripts/package.sh deb PROGRAM DIR [VERSION]    DIR/consul-redis_VERSION_ARCH.deb, by dpkg-deb
+#   scripts/package.sh rpm PROGRAM DIR [VERSION]    DIR/consul-redis-VERSION.ARCH.rpm, by rpmbuild; PROGRAM is to be a static one
 #   scripts/package.sh tar PROGRAM DIR              DIR/consul-redis-VERSION-ARCH-linux.tar.gz and its SHA256SUMS; PROGRAM is to be a static one
 #
-# Needs cargo (for the licences of what is built in), and for a .deb dpkg-deb, dpkg-shlibdeps (dpkg-dev) and strip (binutils).
+# Needs cargo (for the licences of what is built in), and for a .deb dpkg-deb, dpkg-shlibdeps (dpkg-dev) and strip (binutils);
+# for an .rpm strip and rpmbuild (rpm), also that of `scripts/tools.sh rpm`.
 # The same program gives the same bytes: times are SOURCE_DATE_EPOCH, or those of the last commit.
 set -eu
 umask 022
@@ -62,7 +64,7 @@ gather() {
     cp docs/*.md docs/consul-redis.toml "$work/docs"
     cp -R docs/facts docs/schemas docs/how-to docs/tutorials "$work/docs"
     mkdir -p "$work/examples/consul" "$work/examples/systemd"
-    cp consul/*.hcl "$work/examples/consul"
+    install -m 644 consul/*.hcl consul/login* "$work/examples/consul"
     cp -R templates "$work/examples/templates"
     cp -R consul/templates "$work/examples/consul/templates"
     cp contrib/prometheus-rules.yml contrib/grafana-dashboard.json "$work/examples"
@@ -76,27 +78,33 @@ copyright() {
     cat LICENSE-MIT
 }
 
+# lay_out UNITS ZSH: $root is what a host gets, with systemd's units and zsh's completions where its distribution has them.
+lay_out() {
+    root=$work/root
+    doc=$root/usr/share/doc/consul-redis
+    mkdir -p "$doc"
+    install -D -m 755 "$program" "$root/usr/bin/consul-redis"
+    strip --strip-unneeded "$root/usr/bin/consul-redis"
+    install -D -m 644 contrib/debian/consul-redis.toml "$root/etc/consul-redis/consul-redis.toml"
+    for unit in consul-redis.service consul-redis@.service; do
+        install -D -m 644 contrib/systemd/consul-redis.service "$root/$1/$unit"
+    done
+    install -D -m 644 -t "$root/usr/share/man/man1" "$work"/man/*.1
+    gzip -9n "$root"/usr/share/man/man1/*.1
+    install -D -m 644 "$work/completions/consul-redis" "$root/usr/share/bash-completion/completions/consul-redis"
+    install -D -m 644 "$work/completions/_consul-redis" "$root/usr/share/zsh/$2/_consul-redis"
+    install -D -m 644 "$work/completions/consul-redis.fish" "$root/usr/share/fish/vendor_completions.d/consul-redis.fish"
+    cp -R README.md "$work"/docs/* "$doc"
+    cp -R "$work/examples" "$doc/examples"
+}
+
 make_deb() {
     need dpkg-deb dpkg
     need dpkg-shlibdeps dpkg-dev
     need strip binutils
     gather
-    root=$work/root
-    doc=$root/usr/share/doc/consul-redis
-    mkdir -p "$root/DEBIAN" "$doc"
-    install -D -m 755 "$program" "$root/usr/bin/consul-redis"
-    strip --strip-unneeded "$root/usr/bin/consul-redis"
-    install -D -m 644 contrib/debian/consul-redis.toml "$root/etc/consul-redis/consul-redis.toml"
-    for unit in consul-redis.service consul-redis@.service; do
-        install -D -m 644 contrib/systemd/consul-redis.service "$root/lib/systemd/system/$unit"
-    done
-    install -D -m 644 -t "$root/usr/share/man/man1" "$work"/man/*.1
-    gzip -9n "$root"/usr/share/man/man1/*.1
-    install -D -m 644 "$work/completions/consul-redis" "$root/usr/share/bash-completion/completions/consul-redis"
-    install -D -m 644 "$work/completions/_consul-redis" "$root/usr/share/zsh/vendor-completions/_consul-redis"
-    install -D -m 644 "$work/completions/consul-redis.fish" "$root/usr/share/fish/vendor_completions.d/consul-redis.fish"
-    cp -R README.md "$work"/docs/* "$doc"
-    cp -R "$work/examples" "$doc/examples"
+    lay_out lib/systemd/system vendor-completions
+    mkdir "$root/DEBIAN"
     copyright >"$doc/copyright"
     gzip -9nc CHANGELOG.md >"$doc/changelog.gz"
     gzip -9nc "$work/third-party-licenses.txt" >"$doc/third-party-licenses.txt.gz"
@@ -131,6 +139,62 @@ CONTROL
     say "$deb"
 }
 
+# rpmbuild of the system, or of .tools with its own libraries and macros.
+rpmbuild_here() {
+    if command -v rpmbuild >/dev/null 2>&1; then
+        rpmbuild "$@"
+        return
+    fi
+    at=${RPM_ROOT:-$PWD/.tools/root}
+    [ -x "$at/usr/bin/rpmbuild" ] || fail "rpmbuild is not here" "scripts/tools.sh rpm, or apt-get install rpm"
+    LD_LIBRARY_PATH=$at/usr/lib/$(uname -m)-linux-gnu RPM_CONFIGDIR=$at/usr/lib/rpm "$at/usr/bin/rpmbuild" "$@"
+}
+
+make_rpm() {
+    need strip binutils
+    gather
+    lay_out usr/lib/systemd/system site-functions
+    licenses=$root/usr/share/licenses/consul-redis
+    mkdir -p "$licenses" "$out"
+    cp LICENSE-MIT LICENSE-APACHE "$work/third-party-licenses.txt" "$licenses"
+    cp CHANGELOG.md "$doc"
+    find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+    {
+        cat <<SPEC
+Name: consul-redis
+Version: ${version%-*}
+Release: ${version##*-}
+Summary: Keeps Consul pointing at the Redis writer
+License: MIT OR Apache-2.0
+URL: $(sed -n 's/^homepage = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+AutoReqProv: no
+Recommends: ca-certificates
+%description
+It watches Redis Sentinel, and when that fails over it moves the names, keys and
+checks in Consul to the new primary, in one transaction and a few milliseconds
+after that can take writes. Any number of agents may run; none of them leads.
+%install
+cp -a $root/. %{buildroot}
+SPEC
+        for script in post preun postun; do
+            echo "%$script"
+            cat "contrib/rpm/$script"
+        done
+        echo '%files'
+        echo '%config(noreplace) /etc/consul-redis/consul-redis.toml'
+        for own in etc/consul-redis usr/share/doc/consul-redis usr/share/licenses/consul-redis; do
+            (cd "$root" && find "$own" -type d | sed 's|^|%dir /|')
+        done
+        (cd "$root" && find usr -type f | sed 's|^|/|') | LC_ALL=C sort
+    } >"$work/consul-redis.spec"
+    rpmbuild_here -bb --quiet --target "$(uname -m)-linux" --buildroot "$work/buildroot" \
+        --define "_topdir $work/rpm" --define "_rpmdir $(realpath "$out")" --define "_dbpath $work/rpm/db" \
+        --define '_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' \
+        --define '__os_install_post %{nil}' --define 'debug_package %{nil}' --define '_buildhost localhost' \
+        --define "_binary_payload ${RPM_PAYLOAD:-w9.gzdio}" --define 'use_source_date_epoch_as_buildtime 1' --define '_build_id_links none' "$work/consul-redis.spec" >&2
+    say "$out/consul-redis-$version.$(uname -m).rpm"
+}
+
 make_tar() {
     gather
     name=consul-redis-$version-$(uname -m)-linux
@@ -148,7 +212,7 @@ make_tar() {
     say "$out/$name.tar.gz"
 }
 
-[ $# -ge 3 ] || fail "too few words" "scripts/package.sh deb|tar PROGRAM DIR"
+[ $# -ge 3 ] || fail "too few words" "scripts/package.sh deb|rpm|tar PROGRAM DIR"
 program=$(realpath "$2")
 [ -x "$program" ] || fail "$2 is no program" "make build"
 out=$3
@@ -158,6 +222,10 @@ deb)
     version=${4:-$version-1}
     make_deb
     ;;
+rpm)
+    version=${4:-$version-1}
+    make_rpm
+    ;;
 tar) make_tar ;;
-*) fail "unknown package '$1'" "one of: deb, tar" ;;
+*) fail "unknown package '$1'" "one of: deb, rpm, tar" ;;
 esac

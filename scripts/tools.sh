@@ -6,11 +6,13 @@
 #   scripts/tools.sh race       the same, curl and redis-cli, which the race's peers call, the proxies, and the clients' languages
 #   scripts/tools.sh proxies    Consul, Redis, redis-cli, HAProxy and twemproxy
 #   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
+#   scripts/tools.sh chaos      Consul and Redis, ip, nft and libfaketime
 #   scripts/tools.sh page       Consul and Redis, and Chromium with its driver
-#   scripts/tools.sh tests      versions, proxies, clients and page, and Go, ip, Prometheus, systemd-analyze, a clean Debian, cargo-nextest, cargo-deny
+#   scripts/tools.sh tests      versions, proxies, clients and page, and Go, ip, Prometheus, dnsmasq, unbound, systemd-analyze, a clean Debian, rpm, cargo-nextest, cargo-deny
 #                               and kubernetes-validate
 #   scripts/tools.sh versions   Consul, and Redis and Valkey of Debian's suites, each in .tools/versions/NAME with its own libraries;
 #                               what is there is kept: remove .tools/versions for what the suites hold today
+#   scripts/tools.sh rpm        rpmbuild and rpm
 #   scripts/tools.sh deny       cargo-deny
 #   scripts/tools.sh book       mdBook
 #   scripts/tools.sh dist       Consul and Redis, cargo-nextest, and cargo-cyclonedx for the SBOM
@@ -218,12 +220,18 @@ get_ip() {
     [ -e "$root/usr/bin/ip" ] || ln -s ../../bin/ip "$root/usr/bin/ip"
 }
 
-# It makes the firewalls of the tests in tests/netns. Debian keeps it in sbin.
+# get_from_sbin NAME PACKAGE NAMED: a program that Debian keeps in usr/sbin, where the environment names none.
+get_from_sbin() {
+    [ -n "$3" ] && return
+    has "$1" && return
+    get_debian "$1" "$2"
+    mkdir -p "$root/usr/bin"
+    [ -e "$root/usr/bin/$1" ] || ln -s "../sbin/$1" "$root/usr/bin/$1"
+}
+
+# It makes the firewalls of the tests in tests/netns.
 get_nft() {
-    [ -n "${NFT_BIN:-}" ] && return
-    has nft && return
-    get_debian nft nftables
-    [ -e "$root/usr/bin/nft" ] || ln -s ../sbin/nft "$root/usr/bin/nft"
+    get_from_sbin nft nftables "${NFT_BIN:-}"
 }
 
 # It scrapes agents and runs the rules of contrib/; promtool comes with it.
@@ -298,17 +306,11 @@ get_servers() {
     [ -n "${REDIS_SERVER_BIN:-}" ] || get_debian redis-server redis-server
 }
 
-# Debian keeps both in usr/sbin, and calls twemproxy nutcracker.
+# Debian calls twemproxy nutcracker.
 get_proxies() {
     [ -n "${REDIS_CLI_BIN:-}" ] || get_debian redis-cli redis-tools
-    for name in haproxy nutcracker; do
-        [ "$name" = haproxy ] && named=${HAPROXY_BIN:-} || named=${NUTCRACKER_BIN:-}
-        [ -n "$named" ] && continue
-        has "$name" && continue
-        get_debian "$name" "$name"
-        mkdir -p "$root/usr/bin"
-        [ -e "$root/usr/bin/$name" ] || ln -s "../sbin/$name" "$root/usr/bin/$name"
-    done
+    get_from_sbin haproxy haproxy "${HAPROXY_BIN:-}"
+    get_from_sbin nutcracker nutcracker "${NUTCRACKER_BIN:-}"
 }
 
 # A clean Debian that packages are installed into: 80 MB.
@@ -319,6 +321,12 @@ get_debian_root() {
     # shellcheck disable=SC2086
     scripts/debian-root.sh "$tools/debian-root.new" $CLEAN_DEBIAN
     mv "$tools/debian-root.new" "$tools/debian-root"
+}
+
+# What makes an .rpm and installs it. Its macros are found by RPM_CONFIGDIR.
+get_rpm() {
+    command -v rpmbuild >/dev/null 2>&1 && return
+    get_debian rpmbuild rpm
 }
 
 # It judges the units in contrib/, without a systemd that runs. Its library is elsewhere than its neighbours.
@@ -346,6 +354,12 @@ get_go() {
 get_faketime() {
     [ -n "${FAKETIME_LIB:-}" ] && return
     get_debian faketime faketime
+}
+
+# DNS servers that pass on what Consul answers.
+get_resolvers() {
+    get_from_sbin dnsmasq dnsmasq-base "${DNSMASQ_BIN:-}"
+    get_from_sbin unbound unbound "${UNBOUND_BIN:-}"
 }
 
 # The browser that looks at the status page, and what drives it: some 130 MB. Debian's `chromium` is a script
@@ -379,6 +393,12 @@ clients)
     get_servers
     get_clients
     ;;
+chaos)
+    get_servers
+    get_ip
+    get_nft
+    get_faketime
+    ;;
 page)
     get_servers
     get_chromium
@@ -393,9 +413,11 @@ tests)
     get_nft
     get_faketime
     get_prometheus
+    get_resolvers
     get_chromium
     get_systemd_analyze
     get_debian_root
+    get_rpm
     get_cargo_tool cargo-nextest "$NEXTEST_VERSION"
     get_cargo_tool cargo-deny "$DENY_VERSION"
     get_kubernetes_validate
@@ -404,6 +426,7 @@ versions)
     get_consul
     get_versions
     ;;
+rpm) get_rpm ;;
 deny) get_cargo_tool cargo-deny "$DENY_VERSION" ;;
 book) get_mdbook ;;
 dist)
@@ -411,5 +434,5 @@ dist)
     get_cargo_tool cargo-nextest "$NEXTEST_VERSION"
     get_crate cargo-cyclonedx "$CYCLONEDX_VERSION"
     ;;
-*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, page, tests, versions, deny, book, dist" ;;
+*) fail "unknown set of tools '${1:-}'" "one of: servers, race, proxies, clients, chaos, page, tests, versions, deny, book, dist" ;;
 esac

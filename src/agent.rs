@@ -3,6 +3,8 @@
 mod rights;
 mod running;
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -17,6 +19,8 @@ use crate::core::published::projection::Layout;
 use crate::exit::Failure;
 use crate::handover::hand_over;
 use crate::http::check_certificates;
+use crate::notify::group::subject;
+use crate::notify::send::Teller;
 use crate::redis_link;
 use crate::render::task::Renderer;
 use crate::retry::Retry;
@@ -30,6 +34,7 @@ pub struct Agent {
     consul: Consul,
     clock: Clock,
     renderer: Option<Renderer>,
+    tellers: Vec<Arc<Teller>>,
 }
 
 /// Runs an agent until `signal`. Whenever `configs` changes it goes on by the new one; `look` wakes all groups.
@@ -76,7 +81,8 @@ impl Agent {
         let consul = Consul::new(&config.consul)?;
         let clock = Clock::start();
         let renderer = Renderer::new(&config, consul.clone(), clock)?;
-        Ok(Self { config, consul, clock, renderer })
+        let tellers = tellers(&config)?;
+        Ok(Self { config, consul, clock, renderer, tellers })
     }
 
     /// Checks besides that every secret and certificate can be read now.
@@ -186,10 +192,29 @@ impl Agent {
                 lost = running.supervisor.lost() => return Err(running.give_up(lost).await),
             }
         }
+        running.settle_notices().await;
         running.supervisor.stop().await;
         info!("stopped; what is published stays");
         Ok(())
     }
+}
+
+/// What tells each target, tried as far as it can be without a server.
+///
+/// # Errors
+/// A [`Failure`] with [`Exit::Config`](crate::exit::Exit::Config).
+fn tellers(config: &Config) -> Result<Vec<Arc<Teller>>, Failure> {
+    let withheld = Arc::new(config.secret_variables.clone());
+    // What a body sees is the same of each group.
+    let Some(group) = config.groups.first() else { return Ok(Vec::new()) };
+    let subject = subject(group);
+    let tellers = config.notify.iter().map(|target| {
+        Teller::new(target.clone(), withheld.clone(), &subject).map(Arc::new).map_err(|what| {
+            Failure::new(crate::exit::Exit::Config, what)
+                .hint("docs/notify.md has what a body sees, and what each file holds")
+        })
+    });
+    tellers.collect()
 }
 
 async fn sigterm() {

@@ -22,6 +22,8 @@ pub const CLUSTER_OR_NODES: &str = "NAME|HOST:PORT";
 pub const GROUP_FLAG: &str = "NAME[=SERVICE]";
 /// The least time between two looks of `status --watch`, in ms.
 const WATCH_EVERY_MIN_MS: u64 = 100;
+/// The least time of a pause that ends by itself, in ms.
+const PAUSE_MIN_MS: u64 = 1_000;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -81,6 +83,10 @@ pub enum Command {
     Config(ConfigArgs),
     /// Keep an instance out of the names and from being chosen, or put it back
     Maintenance(MaintenanceArgs),
+    /// Have all agents observe and publish, and change nothing else, for a while
+    Pause(PauseArgs),
+    /// End a pause
+    Resume(ResumeArgs),
     /// Show which nodes of a Redis Cluster can take requests, and why the others cannot
     Cluster(ClusterArgs),
     /// Make the Sentinels forget a server that is gone for good now, and not after `forget_after`
@@ -390,6 +396,47 @@ pub enum MaintenanceWhat {
     List,
 }
 
+/// Whom `pause` and `resume` are about.
+#[derive(Debug, Args)]
+pub struct PausedArgs {
+    /// The group or the cluster [default: the only one that there is]
+    #[arg(value_name = GROUP_OR_CLUSTER)]
+    pub name: Option<GroupName>,
+    /// All groups and clusters that there are now
+    #[arg(long, conflicts_with = "name")]
+    pub all: bool,
+}
+
+/// Options of `pause`.
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// What is paused.
+    #[command(flatten)]
+    pub paused: PausedArgs,
+    /// End it by itself after so long, such as 2h [default: it does not end by itself]
+    #[arg(long = "for", value_name = "TIME", value_parser = pause_time)]
+    pub ends: Option<Span>,
+    /// What it is for, for those who see it
+    #[arg(long, value_name = "TEXT")]
+    pub why: Option<String>,
+}
+
+/// Options of `resume`.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// What is paused no more.
+    #[command(flatten)]
+    pub paused: PausedArgs,
+}
+
+fn pause_time(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse()?;
+    if span.as_ms() < PAUSE_MIN_MS {
+        return Err("at least 1s".to_owned());
+    }
+    Ok(span)
+}
+
 /// Options of `forget`.
 #[derive(Debug, Args)]
 pub struct ForgetArgs {
@@ -490,6 +537,21 @@ pub struct Common {
     /// File with Consul's ACL token, as CONSUL_HTTP_TOKEN_FILE
     #[arg(long, global = true, env = "CONSUL_HTTP_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Log in to Consul by this auth method, with the JWT in --bearer-token-file, instead of with a token
+    #[arg(long, global = true, env = "CONSUL_REDIS_LOGIN_METHOD", value_name = "METHOD")]
+    pub login_method: Option<String>,
+    /// File with the JWT of --login-method, read again at each login
+    #[arg(long, global = true, env = "CONSUL_REDIS_BEARER_TOKEN_FILE", value_name = "FILE")]
+    pub bearer_token_file: Option<PathBuf>,
+    /// What the description of the token that --login-method gives says
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_REDIS_LOGIN_META",
+        value_name = "KEY=VALUE",
+        value_delimiter = ','
+    )]
+    pub login_meta: Vec<MetaPair>,
     /// KV prefix, and first part of the synthetic nodes' names [default: redis-ha]
     #[arg(long, global = true, env = "CONSUL_REDIS_PREFIX", value_name = "PREFIX")]
     pub prefix: Option<String>,
@@ -499,7 +561,7 @@ pub struct Common {
     /// The installation that the groups belong to: agents of another one, or of none, leave them alone
     #[arg(long, global = true, env = "CONSUL_REDIS_INSTALLATION", value_name = "NAME")]
     pub installation: Option<String>,
-    /// Where this host stands, such as `eu-1a`: Redis Clusters are spread over zones
+    /// Where this host stands, such as `eu-1a`: Redis Clusters are spread over zones, and rows have it as a tag
     #[arg(long, global = true, env = "CONSUL_REDIS_ZONE", value_name = "ZONE")]
     pub zone: Option<Zone>,
     /// Move this host's primaries away before stopping, up to 20 s [default: false; for exec: true]
@@ -614,6 +676,28 @@ pub struct Logins {
     /// Deadline for each connection and question [default: 500ms]
     #[arg(long, global = true, env = "CONSUL_REDIS_TIMEOUT", value_name = "TIME")]
     pub timeout: Option<Span>,
+}
+
+/// `KEY=VALUE`: of what a token's description says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetaPair {
+    /// What it is called.
+    pub key: String,
+    /// What it says.
+    pub value: String,
+}
+
+impl FromStr for MetaPair {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => {
+                Ok(Self { key: key.to_owned(), value: value.to_owned() })
+            }
+            _ => Err(format!("`{text}`: write KEY=VALUE")),
+        }
+    }
 }
 
 /// `NAME` or `NAME=SERVICE`.

@@ -1,7 +1,7 @@
 //! Asking the nodes of a Redis Cluster: each that a seed or another node's table names, once, or one of them again and
 //! again; and telling one of them something.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,12 @@ use crate::core::cluster::table::{NODES_MAX, Table, TableRole};
 use crate::core::cluster::watch::NodeReading;
 use crate::core::identity::address::Address;
 use crate::core::identity::ids::ReplId;
+use crate::core::known::observed::ProcessState;
 use crate::dns::{DnsError, Names};
+use crate::foreign::brief;
 use crate::mailbox::Mailbox;
-use crate::redis_link::{Fields, Link, LinkError, LinkSettings, fields, text};
+use crate::process;
+use crate::redis_link::{Fields, Link, LinkError, LinkSettings, fields, id, line, text};
 
 /// How often new addresses may come up in what those before have answered: nodes that know one another at all do so
 /// after one or two.
@@ -49,6 +52,23 @@ pub async fn seeds_of(
         seeds.extend(consul.service_addresses(service, &RegisteredBy::Others).await?);
     }
     Ok(seeds)
+}
+
+/// What the kernel tells of the nodes of this host, where agents act on their end. A name without an address has none.
+pub async fn processes_beside(
+    cluster: &ClusterConfig,
+    names: &Names,
+) -> BTreeMap<Address, ProcessState> {
+    if !cluster.policy.duties.acts_on_deaths() {
+        return BTreeMap::new();
+    }
+    let named = cluster.local.iter().map(|at| names.addresses(at));
+    let addresses = join_all(named).await.into_iter().flatten().flatten();
+    let looks = addresses.map(async |at| {
+        let state = process::look(&at, &cluster.login).await?;
+        Some((at, state))
+    });
+    join_all(looks).await.into_iter().flatten().collect()
 }
 
 /// Asks every node that can be found from these addresses; with `settings` for those that agents change, too. A name
@@ -112,11 +132,10 @@ pub async fn position(address: &Address, login: &LinkSettings) -> Result<ReplPos
     let replication = Fields::of_info(&replication);
     let offset = replication.get("master_repl_offset").and_then(|text| text.parse().ok());
     let found = replication.get("master_replid").zip(offset);
-    let position = |(history, offset): (&str, u64)| ReplPosition {
-        history: ReplId(history.to_owned()),
-        offset,
+    let position = |(history, offset): (&str, u64)| {
+        Some(ReplPosition { history: ReplId(id(history).ok()?), offset })
     };
-    found.map(position).ok_or_else(|| LinkError::Unexpected("it names no history".to_owned()))
+    found.and_then(position).ok_or_else(|| LinkError::Unexpected("it names no history".to_owned()))
 }
 
 /// Asks over an open connection. With `table`, which is the node's own of a moment ago, it is not asked for all of
@@ -191,17 +210,17 @@ pub async fn tell(
     }
     let mut link = Link::open(&order.to, login).await.map_err(words)?;
     let own = link.call(&["CLUSTER", "MYID"]).await.map_err(words)?;
-    let own = text(&own)?;
+    let own = line(&own)?;
     if own != order.id.as_str() {
-        return Err(format!("node {own} answers there"));
+        return Err(format!("node {} answers there", brief(&own)));
     }
     if !in_time() {
         return Err("its answers come too late".to_owned());
     }
     let command = order.command.words();
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
-    let said = text(&link.call(&command).await.map_err(words)?)?;
-    if said == "OK" { Ok(()) } else { Err(said) }
+    let said = line(&link.call(&command).await.map_err(words)?)?;
+    if said == "OK" { Ok(()) } else { Err(brief(&said).into_owned()) }
 }
 
 fn table_of(nodes: &Value) -> Result<Table, LinkError> {
@@ -243,7 +262,7 @@ pub async fn follow_node(
     let mut table: Option<Table> = None;
     questions.post(|questions| questions.add(true));
     loop {
-        let wanted = match &link {
+        let wanted = match &mut link {
             // Cancel safe: a token, and a mailbox.
             Some(open) => tokio::select! {
                 () = open.closed() => NodeQuestions { due: true, whole_table: true },
@@ -252,7 +271,7 @@ pub async fn follow_node(
             None => questions.take().await,
         };
         let (asked, started) = (clock.now().mono, Instant::now());
-        let open = link.take().filter(|link| !link.is_closed());
+        let open = link.take().and_then(|mut open| (!open.is_closed()).then_some(open));
         let known = table.as_ref().filter(|_| !wanted.whole_table);
         let answer = match open {
             Some(mut open) => match ask_over(&mut open, known, settings).await {

@@ -20,9 +20,10 @@ use crate::core::cluster::order::NodeOrder;
 use crate::core::cluster::record::{AnnouncedNode, Announcement, ClusterStore, retract};
 use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::shown::{ClusterProblemCode, ClusterStatus};
+use crate::core::cluster::table::NodeId;
 use crate::core::cluster::watch::{ClusterInput, ClusterLoop, ClusterOutput, NodeReading};
 use crate::core::group::{LogLevel, LogLine, Outcome};
-use crate::core::identity::address::Address;
+use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::ProcessState;
 use crate::core::published::projection::Op;
 use crate::core::time::Mono;
@@ -60,7 +61,12 @@ pub struct ClusterTask {
     pub meter: ClusterMeter,
     /// What the page shows of it.
     pub shown: watch::Sender<Option<ClusterStatus>>,
+    /// Which node is which cluster's: this task keeps its own, and reads the others'.
+    pub members: MembersOfAll,
 }
+
+/// The members of each cluster that an agent is configured with, as their records have them.
+pub type MembersOfAll = watch::Sender<BTreeMap<GroupName, BTreeSet<NodeId>>>;
 
 /// One node that is followed.
 struct FollowedNode {
@@ -81,7 +87,7 @@ struct NodesBeside {
 struct NewsSenders {
     readings: mpsc::Sender<(Address, NodeReading)>,
     done: mpsc::Sender<ClusterInput>,
-    process_news: mpsc::Sender<(Address, ProcessState)>,
+    process_news: mpsc::Sender<Box<(Address, ProcessState)>>,
 }
 
 /// Carries out what the loop asks for.
@@ -130,12 +136,18 @@ impl ClusterTask {
         let news = NewsSenders { readings, done, process_news };
         let mut hands = ClusterHands::new(self.cluster, self.consul, clock, self.meter, news);
         let mut beside = NodesBeside { local, announced: None, next: Instant::now() };
+        let (name, members) = (hands.cluster.policy.name.clone(), self.members);
+        let mut all = members.subscribe();
+        all.mark_changed();
         loop {
             // Cancel safe: a token, channels and a timer.
             let input = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
-                Some((address, state)) = ends.recv() => ClusterInput::Process(address, state),
+                () = stop.cancelled() => {
+                    members.send_modify(|all| drop(all.remove(&name)));
+                    return;
+                }
+                Some(news) = ends.recv() => ClusterInput::Process(news.0, news.1),
                 Some((address, reading)) = read.recv() => ClusterInput::Node(address, reading),
                 Some(input) = ended.recv() => input,
                 Some(answer) = keys.recv() => {
@@ -147,6 +159,7 @@ impl ClusterTask {
                     ClusterInput::Tick
                 }
                 Ok(()) = self.look.changed() => ClusterInput::Look,
+                Ok(()) = all.changed() => others(&all.borrow_and_update(), &name),
                 () = tokio::time::sleep_until(clock.instant(machine.next_wake())) => {
                     ClusterInput::Tick
                 }
@@ -160,18 +173,27 @@ impl ClusterTask {
             }
             // Ticks come all the time.
             if !is_reading {
-                hands.announce(&mut beside);
-                hands.watch_processes(&beside.local.borrow());
-                hands.meter.show(&machine.figures());
-                let status = hands.with_refusal(machine.shown());
-                self.shown.send_if_modified(|shown| {
-                    let is_news = shown.as_ref() != Some(&status);
-                    *shown = Some(status);
-                    is_news
-                });
+                keep_members(&members, &name, &machine);
+                hands.show(&machine, &mut beside, &self.shown);
             }
         }
     }
+}
+
+fn others(all: &BTreeMap<GroupName, BTreeSet<NodeId>>, own: &GroupName) -> ClusterInput {
+    let others = all.iter().filter(|(name, _)| *name != own);
+    ClusterInput::Others(others.map(|(_, members)| members.clone()).collect())
+}
+
+/// Copies the members only where they are other ones: it is looked at with each tick.
+fn keep_members(all: &MembersOfAll, name: &GroupName, machine: &ClusterLoop) {
+    all.send_if_modified(|all| {
+        let is_news = all.get(name).is_none_or(|known| !known.iter().eq(machine.members()));
+        if is_news {
+            all.insert(name.clone(), machine.members().cloned().collect());
+        }
+        is_news
+    });
 }
 
 /// What the seeds, the service in Consul and the nodes beside this agent stand for.
@@ -260,10 +282,28 @@ impl ClusterHands {
         Self { cluster, consul, clock, news, nodes, processes, login, meter, refused: None }
     }
 
+    /// What others, in Consul, in metrics and on the page, are to see of it.
+    fn show(
+        &mut self,
+        machine: &ClusterLoop,
+        beside: &mut NodesBeside,
+        page: &watch::Sender<Option<ClusterStatus>>,
+    ) {
+        self.announce(beside);
+        self.watch_processes(&beside.local.borrow());
+        self.meter.show(&machine.figures());
+        let status = self.with_refusal(machine.shown());
+        page.send_if_modified(|shown| {
+            let is_news = shown.as_ref() != Some(&status);
+            *shown = Some(status);
+            is_news
+        });
+    }
+
     /// What the watch says. That Consul is away it has said itself.
     fn watched(&mut self, answer: Result<ClusterStore, ConsulError>) -> ClusterInput {
         let refused = match &answer {
-            Err(error @ (ConsulError::Denied { .. } | ConsulError::Secret(_))) => {
+            Err(error) if error.is_refusal() => {
                 Some(format!("{error} ({})", self.consul.token_named()))
             }
             _ => None,
@@ -313,8 +353,7 @@ impl ClusterHands {
 
     /// Watches the processes of this host's nodes, where that is of use.
     fn watch_processes(&mut self, local: &BTreeSet<Address>) {
-        let duties = self.cluster.policy.duties;
-        if !duties.manage || !duties.hasten {
+        if !self.cluster.policy.duties.acts_on_deaths() {
             return;
         }
         self.processes.retain(|address, _| local.contains(address));
@@ -331,6 +370,8 @@ impl ClusterHands {
     fn with_refusal(&self, mut status: ClusterStatus) -> ClusterStatus {
         let refused = self.refused.as_ref();
         status.add(refused.map(|why| ClusterProblemCode::ConsulRefuses.says(why.clone())));
+        let failure = self.consul.login_failure();
+        status.add(failure.map(|error| ClusterProblemCode::ConsulLogin.says(error.to_string())));
         status
     }
 
@@ -348,6 +389,7 @@ impl ClusterHands {
             ClusterOutput::Write(ops) => self.write(ops),
             ClusterOutput::Retract(ops) => self.retract(ops),
             ClusterOutput::Tell(order, until) => self.tell(order, until),
+            ClusterOutput::Died(sign, aftermath) => self.meter.died(sign, aftermath),
             ClusterOutput::Say(LogLine { weight, text }) => {
                 let name = &self.cluster.policy.name;
                 match weight {

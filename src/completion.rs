@@ -14,6 +14,7 @@ use crate::cli::{
 };
 use crate::config::{Config, default_file};
 use crate::consul::client::Consul;
+use crate::consul::logins::ConsulLogins;
 use crate::core::identity::address::GroupName;
 use crate::exec::settings::Environment;
 use crate::reload::ConfigSource;
@@ -101,7 +102,8 @@ fn configured() -> Option<Config> {
     if common.config.is_none() {
         common.config = default_file();
     }
-    ConfigSource { common, env: Environment::of_this_process() }.read().ok()
+    let (env, logins) = (Environment::of_this_process(), ConsulLogins::default());
+    ConfigSource { common, env, logins }.read().ok()
 }
 
 fn in_consul(config: &Config, groups: bool, clusters: bool) -> Option<BTreeSet<GroupName>> {
@@ -118,5 +120,11 @@ fn in_consul(config: &Config, groups: bool, clusters: bool) -> Option<BTreeSet<G
         }
         names
     };
-    runtime.block_on(async { tokio::time::timeout(CONSUL_TIMEOUT, asked).await }).ok()
+    runtime.block_on(async {
+        let asked = tokio::time::timeout(CONSUL_TIMEOUT, asked).await;
+        if let Some(login) = &config.consul.login {
+            login.log_out().await;
+        }
+        asked.ok()
+    })
 }

@@ -19,8 +19,8 @@ use crate::consul::fleet::FleetReader;
 use crate::consul::store::ReadMode;
 use crate::core::decide::decide;
 use crate::core::doctor::{
-    ConsulAgent, ConsulRow, Facts, Finding, FleetFacts, InstanceFacts, LoginFacts, NameAnswer,
-    ReadFields, Refused, Right, SentinelFacts, diagnose, rights,
+    ConsulAgent, ConsulLoginFailure, ConsulRow, Facts, Finding, FleetFacts, InstanceFacts,
+    LoginFacts, NameAnswer, ReadFields, Refused, Right, SentinelFacts, diagnose, rights,
 };
 use crate::core::fleet::{FleetLayout, GroupList, ranked, wanted_watchers};
 use crate::core::identity::address::{Address, ServiceName};
@@ -62,7 +62,7 @@ pub async fn examine(
     clock: &Clock,
 ) -> Result<(Vec<Finding>, Option<ConsulError>), ConsulError> {
     let (seen, away) = match look(config, group, consul, names, clock).await {
-        Err(error) if error.is_transient() => {
+        Err(error) if error.leaves_unread() => {
             (look_without_consul(config, group, consul, names, clock).await, Some(error))
         }
         seen => (seen?, None),
@@ -97,9 +97,17 @@ pub async fn examine(
         rights,
         names,
         login,
+        consul_login: consul_login(consul),
         fleet,
     });
     Ok((findings, away))
+}
+
+/// Why the login that gives the token fails, where it does.
+fn consul_login(consul: &Consul) -> Option<ConsulLoginFailure> {
+    let failure = consul.login_failure()?;
+    let (said, mend) = (failure.to_string(), failure.hint().to_owned());
+    Some(ConsulLoginFailure { said, mend, named: consul.token_named() })
 }
 
 /// The agents that share the group.

@@ -123,9 +123,8 @@ impl From<ClientError> for Failure {
 impl From<ConsulError> for Failure {
     fn from(error: ConsulError) -> Self {
         let code = match &error {
-            ConsulError::Denied { .. } => Exit::Denied,
-            ConsulError::Secret(_) => Exit::Config,
-            _ if error.is_about_enterprise() => Exit::Config,
+            _ if error.is_about_settings() => Exit::Config,
+            _ if error.is_refusal() => Exit::Denied,
             _ if error.is_transient() => Exit::Unavailable,
             _ => Exit::Failed,
         };

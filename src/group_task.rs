@@ -19,7 +19,8 @@ use crate::clock::Clock;
 use crate::config::GroupConfig;
 use crate::config::resolver::unique;
 use crate::consul::client::{Consul, ConsulError};
-use crate::consul::shared_watch::SharedWatch;
+use crate::consul::places::WriteKind;
+use crate::consul::shared_watch::{KeysSender, SharedWatch};
 use crate::consul::store::ReadMode;
 use crate::consul::watch::{poll_registered, watch_group, watch_registered, watch_rows};
 use crate::core::duty::action::{Purpose, Write};
@@ -27,17 +28,19 @@ use crate::core::duty::mark::Marking;
 use crate::core::group::{GroupLoop, Input, LogLevel, Outcome, Output, Published};
 use crate::core::identity::address::Address;
 use crate::core::known::observed::{
-    InstanceAnswer, ProcessState, Reading, Refusal, RowsAnswer, StoreAnswer,
+    InstanceAnswer, ProcessState, Reading, RowsAnswer, StoreAnswer,
 };
 use crate::core::policy::Policy;
 use crate::core::published::projection::Op;
 use crate::core::published::store::AgentClock;
 use crate::core::shown::status::{Problem, ProblemCode};
 use crate::core::time::{Mono, Now};
-use crate::instance::{InstanceCommand, Todo, follow, write_mark};
+use crate::instance::{InstanceCommand, RefusalNews, Todo, follow, write_mark};
 use crate::mailbox::Mailbox;
 use crate::meter::GroupMeter;
 use crate::name_check::Findings;
+use crate::notify::group::{GroupNotices, TargetHandles};
+use crate::notify::target::TargetReport;
 use crate::process::watch_process;
 use crate::redis_link::{LinkError, LinkSettings};
 use crate::sentinel::pool::{PoolReport, SentinelHandles};
@@ -87,21 +90,26 @@ pub struct GroupTask {
     pub findings: watch::Receiver<Findings>,
     /// What this agent's key below each group is to say of clocks, by the group's root.
     pub clocks: watch::Sender<BTreeMap<String, AgentClock>>,
+    /// Who is told what happens.
+    pub targets: watch::Receiver<TargetHandles>,
+    /// Something is being told, or to be noted.
+    pub telling: watch::Sender<bool>,
 }
 
 /// What wakes the group's task.
 enum Event {
-    Process(Address, ProcessState),
-    Refused(Address, Option<Refusal>),
+    Process(Box<(Address, ProcessState)>),
+    Refused(Box<RefusalNews>),
     Instance(Address, Box<Reading<InstanceAnswer>>),
     Sentinel(PoolReport),
-    Keys(Result<StoreAnswer, ConsulError>),
+    Keys(Box<Result<StoreAnswer, ConsulError>>),
     Registered(BTreeSet<Address>),
     /// The rows on the group's node have changed.
     Rows,
     Done(Completed),
     InDns(u64),
     Config(Box<GroupConfig>),
+    Told(TargetReport),
     Look,
     Tick,
 }
@@ -109,11 +117,15 @@ enum Event {
 /// How something ended that the loop asked for.
 enum Completed {
     ReadStore(Box<StoreAnswer>),
-    ReadRows(RowsAnswer),
+    ReadRows(Box<RowsAnswer>),
     Wrote(u64, Outcome),
-    Marked(Marking, Result<bool, String>),
+    /// A write was not sent: it has waited for its turn.
+    NotSent(u64),
+    Marked(Box<Marking>, Result<bool, String>),
+    /// What targets were told is noted, or not.
+    Noted(Outcome),
     /// A read failed.
-    Failed(StorePart, ConsulError),
+    Failed(StorePart, Box<ConsulError>),
 }
 
 /// What is read in Consul.
@@ -133,16 +145,17 @@ type InstanceReading = (Address, Box<Reading<InstanceAnswer>>);
 
 /// All that a group's loop listens to.
 struct Events {
-    processes: mpsc::Receiver<(Address, ProcessState)>,
-    refusals: mpsc::Receiver<(Address, Option<Refusal>)>,
+    processes: mpsc::Receiver<Box<(Address, ProcessState)>>,
+    refusals: mpsc::Receiver<Box<RefusalNews>>,
     instances: mpsc::Receiver<InstanceReading>,
     done: mpsc::Receiver<Completed>,
     sentinels: mpsc::Receiver<PoolReport>,
-    keys: mpsc::Receiver<Result<StoreAnswer, ConsulError>>,
+    keys: mpsc::Receiver<Box<Result<StoreAnswer, ConsulError>>>,
     registered: mpsc::Receiver<BTreeSet<Address>>,
     rows: mpsc::Receiver<()>,
     in_dns: mpsc::Receiver<u64>,
     config: watch::Receiver<GroupConfig>,
+    told: mpsc::Receiver<TargetReport>,
     look: watch::Receiver<u64>,
     _watches: Vec<AbortOnDropHandle<()>>,
 }
@@ -152,8 +165,8 @@ impl Events {
     async fn next(&mut self) -> Event {
         tokio::select! {
             biased;
-            Some((address, state)) = self.processes.recv() => Event::Process(address, state),
-            Some((address, refusal)) = self.refusals.recv() => Event::Refused(address, refusal),
+            Some(news) = self.processes.recv() => Event::Process(news),
+            Some(news) = self.refusals.recv() => Event::Refused(news),
             Some((address, reading)) = self.instances.recv() => Event::Instance(address, reading),
             Some(done) = self.done.recv() => Event::Done(done),
             Some(report) = self.sentinels.recv() => Event::Sentinel(report),
@@ -164,6 +177,7 @@ impl Events {
             Ok(()) = self.config.changed() => {
                 Event::Config(Box::new(self.config.borrow_and_update().clone()))
             }
+            Some(report) = self.told.recv() => Event::Told(report),
             Ok(()) = self.look.changed() => Event::Look,
             else => pending().await,
         }
@@ -193,8 +207,8 @@ struct Executor {
     sentinels: watch::Receiver<SentinelHandles>,
     done: mpsc::Sender<Completed>,
     readings: mpsc::Sender<InstanceReading>,
-    process_news: mpsc::Sender<(Address, ProcessState)>,
-    refusal_news: mpsc::Sender<(Address, Option<Refusal>)>,
+    process_news: mpsc::Sender<Box<(Address, ProcessState)>>,
+    refusal_news: mpsc::Sender<Box<RefusalNews>>,
     instances: BTreeMap<Address, Instance>,
     /// The tasks that watch the processes of this host's instances.
     processes: BTreeMap<Address, AbortOnDropHandle<()>>,
@@ -212,6 +226,8 @@ struct Executor {
     meter: GroupMeter,
     published: watch::Sender<Option<Published>>,
     clocks: watch::Sender<BTreeMap<String, AgentClock>>,
+    /// What targets outside are told.
+    notices: GroupNotices,
     /// Something is going on in the group, or it has no writer.
     busy: watch::Sender<bool>,
     /// The watch of the keys of very many groups, of which this is one.
@@ -220,7 +236,7 @@ struct Executor {
 
 /// Where what is watched in Consul goes.
 struct Watches {
-    tell_keys: mpsc::Sender<Result<StoreAnswer, ConsulError>>,
+    tell_keys: KeysSender,
     tell_registered: mpsc::Sender<BTreeSet<Address>>,
     tell_rows: mpsc::Sender<()>,
 }
@@ -296,6 +312,7 @@ impl GroupTask {
     pub async fn run(self, stop: CancellationToken) {
         let (mut executor, mut events, mut display) = self.begin();
         let mut machine = GroupLoop::new(executor.policy(), executor.group.layout.clone());
+        let mut decided = 0;
         loop {
             // Cancel safe: events, timers and a token.
             let event = tokio::select! {
@@ -312,23 +329,25 @@ impl GroupTask {
                 executor.meter.beat(now.mono);
                 let mut inputs = vec![executor.input(event, now)];
                 if executor.is_many() {
-                    // Most say the same again and again, and one decision does for all that wait.
+                    // One decision does for all that wait.
                     while inputs.len() < INPUTS_MAX
                         && let Some(event) = events.next().now_or_never()
                     {
                         inputs.push(executor.input(event, now));
                     }
-                    inputs =
-                        inputs.into_iter().filter_map(|input| machine.note(input, now)).collect();
-                    if inputs.is_empty() {
-                        continue;
-                    }
                 }
-                for output in machine.on_all(inputs, now) {
+                let outputs = match executor.is_many() {
+                    true => machine.on_news(inputs, now),
+                    false => machine.on_all(inputs, now),
+                };
+                for output in outputs {
                     executor.carry_out(output);
                 }
                 executor.note_busy(!machine.is_calm(now));
-                if let Some(decision) = machine.decision() {
+                executor.tell_targets(&machine, &display.findings, now);
+                if let Some(decision) = machine.decision().filter(|_| machine.decisions() > decided)
+                {
+                    decided = machine.decisions();
                     executor.meter.decided(&decision.verdict);
                 }
             }
@@ -353,6 +372,7 @@ impl GroupTask {
         let (tell_done, done) = mpsc::channel(EVENTS_MAX);
         let (process_news, processes) = mpsc::channel(ANSWERS_MAX);
         let (refusal_news, refusals) = mpsc::channel(ANSWERS_MAX);
+        let (tell_told, told) = mpsc::channel(EVENTS_MAX);
         let events = Events {
             processes,
             refusals,
@@ -364,6 +384,7 @@ impl GroupTask {
             rows,
             in_dns: self.in_dns,
             config: self.group,
+            told,
             look: self.look,
             _watches: watches,
         };
@@ -390,6 +411,7 @@ impl GroupTask {
             meter: self.meter,
             published: self.published,
             clocks: self.clocks,
+            notices: GroupNotices::new(self.targets, tell_told, self.telling),
             busy,
             shared,
         };
@@ -432,11 +454,11 @@ impl Executor {
             }
             Event::Sentinel(PoolReport::GaveUp(sentinel, why)) => Input::GaveUp(sentinel, why),
             Event::Sentinel(PoolReport::NotBegun(replace, words)) => {
-                Input::NotBegun(replace, words)
+                Input::NotBegun(*replace, words)
             }
-            Event::Process(address, state) => Input::Process(address, state),
-            Event::Refused(address, refusal) => Input::Refused(address, refusal),
-            Event::Keys(answer) => self.keys(answer, now),
+            Event::Process(news) => Input::Process(news.0, news.1),
+            Event::Refused(news) => Input::Refused(news.0, news.1),
+            Event::Keys(answer) => self.keys(*answer, now),
             Event::Registered(found) => Input::Registered(found),
             Event::Done(Completed::Failed(source, error)) => {
                 self.note_trouble(source, &error, now);
@@ -455,7 +477,7 @@ impl Executor {
                 self.trouble.remove(&StorePart::Rows);
                 self.meter.consul_answered(now.mono);
                 self.rows_were_read();
-                Input::Rows(answer)
+                Input::Rows(*answer)
             }
             Event::Done(Completed::Wrote(id, outcome)) => {
                 if let (Some(shared), Outcome::Committed { index }) = (&self.shared, &outcome) {
@@ -463,7 +485,13 @@ impl Executor {
                 }
                 Input::Written(id, outcome)
             }
-            Event::Done(Completed::Marked(wanted, outcome)) => self.marked(wanted, outcome),
+            Event::Done(Completed::NotSent(id)) => Input::NotSent(id),
+            Event::Done(Completed::Marked(wanted, outcome)) => self.marked(*wanted, outcome),
+            Event::Done(Completed::Noted(outcome)) => self.noted(&outcome, now),
+            Event::Told(report) => {
+                self.notices.reported(report);
+                Input::Tick
+            }
             Event::InDns(generation) => Input::SeenInDns(generation),
             Event::Config(group) => {
                 self.login.send_replace(group.login.clone());
@@ -474,6 +502,15 @@ impl Executor {
             Event::Look => Input::Look,
             Event::Tick => Input::Tick,
         }
+    }
+
+    /// What targets were told is noted, or not.
+    fn noted(&mut self, outcome: &Outcome, now: Now) -> Input {
+        if let (Some(shared), Outcome::Committed { .. }) = (&self.shared, outcome) {
+            shared.changed(vec![self.group.layout.root()]);
+        }
+        self.notices.wrote(outcome, now);
+        Input::Tick
     }
 
     fn marked(&self, wanted: Marking, outcome: Result<bool, String>) -> Input {
@@ -518,12 +555,14 @@ impl Executor {
         let now = self.clock.now().mono;
         let lasts = |trouble: &&Trouble| now - trouble.since >= TROUBLE_AFTER_MS;
         let consul = self.trouble.values().filter(lasts).map(|trouble| trouble.problem.clone());
-        logins.chain(consul).collect()
+        let failure = self.consul.login_failure();
+        let renewal = failure.map(|error| ProblemCode::ConsulLogin.says(error.to_string()));
+        logins.chain(consul).chain(renewal).collect()
     }
 
     /// Consul refuses what is read, or does not answer: said once, with the token in question.
     fn note_trouble(&mut self, source: StorePart, error: &ConsulError, now: Now) {
-        let refused = matches!(error, ConsulError::Denied { .. } | ConsulError::Secret(_));
+        let refused = error.is_refusal();
         let problem = match refused {
             true => {
                 let text = format!("{error} ({})", self.consul.token_named());
@@ -576,13 +615,7 @@ impl Executor {
                     sentinel.ask(group);
                 }
             }
-            Output::Probe(addresses) => {
-                let light = self.is_many() && !*self.busy.borrow();
-                for address in addresses {
-                    let probe = if light { InstanceCommand::Ping } else { InstanceCommand::Probe };
-                    self.command(&address, probe);
-                }
-            }
+            Output::Probe(addresses) => self.probe(addresses),
             Output::Follow(addresses) => self.follow(addresses),
             Output::ReadStore => self.read_store(),
             Output::ReadRows => self.read_rows(),
@@ -634,6 +667,20 @@ impl Executor {
                 LogLevel::Info => info!("{}", saying.text),
                 LogLevel::Warn => warn!("{}", saying.text),
             },
+        }
+    }
+
+    fn probe(&self, addresses: BTreeSet<Address>) {
+        let light = self.is_many() && !*self.busy.borrow();
+        let writer = self.published.borrow().as_ref().and_then(|p| p.writer.clone());
+        for address in addresses {
+            let probe = match (light, Some(&address) == writer.as_ref()) {
+                (false, _) => InstanceCommand::Probe,
+                (true, true) => InstanceCommand::Ping,
+                // The Sentinels say when a replica is down.
+                (true, false) => InstanceCommand::Listen,
+            };
+            self.command(&address, probe);
         }
     }
 
@@ -708,7 +755,7 @@ impl Executor {
                 }
                 Err(error) => {
                     debug!("{}: {error}", layout.group);
-                    let _ = done.send(Completed::Failed(StorePart::Keys, error)).await;
+                    let _ = done.send(Completed::Failed(StorePart::Keys, Box::new(error))).await;
                 }
             }
         })));
@@ -727,12 +774,12 @@ impl Executor {
         self.reading_rows = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             match consul.rows_of(&layout.node(), &service, &clock).await {
                 Ok(rows) => {
-                    let _ = done.send(Completed::ReadRows(rows)).await;
+                    let _ = done.send(Completed::ReadRows(Box::new(rows))).await;
                 }
                 // Being away is said by the watch; being denied would keep us from ever writing.
                 Err(error) => {
                     debug!("{}: {error}", layout.group);
-                    let _ = done.send(Completed::Failed(StorePart::Rows, error)).await;
+                    let _ = done.send(Completed::Failed(StorePart::Rows, Box::new(error))).await;
                 }
             }
         })));
@@ -774,6 +821,33 @@ impl Executor {
         });
     }
 
+    /// Has targets outside told what there is to tell, and what became of that noted.
+    fn tell_targets(
+        &mut self,
+        machine: &GroupLoop,
+        findings: &watch::Receiver<Findings>,
+        now: Now,
+    ) {
+        let (store, now_ms) = (machine.observed().store.as_ref(), now.mono);
+        if !self.notices.is_due(&self.group, &self.run, store, now_ms) {
+            return;
+        }
+        let mut problems = machine.problems().to_vec();
+        problems.extend(self.problems());
+        problems.extend(findings.borrow().values().cloned());
+        let ops = self.notices.look(store, &problems, now);
+        let Some(ops) = ops else { return };
+        let (consul, key, done) =
+            (self.consul.clone(), self.group.layout.notices(), self.done.clone());
+        tokio::spawn(async move {
+            let outcome = match consul.places().write(WriteKind::Later).await {
+                Some(_place) => consul.txn(&ops, &key).await,
+                None => Outcome::Lost,
+            };
+            let _ = done.send(Completed::Noted(outcome)).await;
+        });
+    }
+
     /// Writes the mark. The next one waits for this one's deadline.
     fn mark(&mut self, wanted: Marking) {
         if self.marking.as_ref().is_some_and(|task| !task.is_finished()) {
@@ -786,7 +860,7 @@ impl Executor {
                 LinkError::Unexpected(words) => words,
                 error => error.to_string(),
             });
-            let _ = done.send(Completed::Marked(wanted, outcome)).await;
+            let _ = done.send(Completed::Marked(Box::new(wanted), outcome)).await;
         })));
     }
 
@@ -795,11 +869,16 @@ impl Executor {
         let done = self.done.clone();
         let count = self.meter.writes(write.purpose);
         tokio::spawn(async move {
-            let awaited = matches!(write.purpose, Purpose::Publish | Purpose::Withdraw);
-            let outcome = match consul.places().write(awaited).await {
-                Some(_place) => consul.txn(&write.ops, &fence).await,
-                None => Outcome::Refused("too many writes of this agent wait".to_owned()),
+            let kind = match write.purpose {
+                Purpose::Publish => WriteKind::Publication,
+                Purpose::Withdraw => WriteKind::Withdrawal,
+                _ => WriteKind::Later,
             };
+            let Some(_place) = consul.places().write(kind).await else {
+                let _ = done.send(Completed::NotSent(id)).await;
+                return;
+            };
+            let outcome = consul.txn(&write.ops, &fence).await;
             count(&outcome);
             let _ = done.send(Completed::Wrote(id, outcome)).await;
         });

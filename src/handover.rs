@@ -66,6 +66,9 @@ async fn hand_over_shards(
     let (name, names) = (&cluster.policy.name, Names::new(config.resolver));
     let store = consul.cluster(&cluster.policy.layout, &clock).await;
     let store = store.map_err(|error| error.to_string())?;
+    if let Some(pause) = store.paused(clock.now().wall) {
+        return Err(pause.to_string());
+    }
     let Some(record) = store.record() else { return Ok(()) };
     let nodes: Vec<Address> = record.nodes.values().map(|node| node.address.clone()).collect();
     for local in &cluster.local {
@@ -151,6 +154,10 @@ async fn try_hand_over(
         debug!("{name}: the primary is not on this host");
         return Ok(());
     };
+    if let Some(pause) = view.pause() {
+        warn!("{name}: the primary {writer} is not handed over: {pause}");
+        return Ok(());
+    }
     info!("{name}: handing {writer} over before the agent stops");
     let (mut checks, switchover) = prepare(&view, None);
     let switchover = match switchover {
@@ -170,7 +177,10 @@ async fn try_hand_over(
     };
     let server_stops = server_stops(config);
     let report = |step: SwitchoverStep| debug!("{name}: {} {}", step.what, step.detail);
-    let mover = Mover { config, group, consul, clock, server_stops, report: &report };
+    // The agent is about to stop.
+    let waits_for_consul = Duration::ZERO;
+    let mover =
+        Mover { config, group, consul, clock, server_stops, waits_for_consul, report: &report };
     let moved = mover.go(&switchover).await?;
     let gap = moved.gap.as_millis();
     info!("{name}: handed over from {} to {}, {gap} ms without a write", moved.from, moved.to);

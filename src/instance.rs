@@ -21,9 +21,10 @@ use crate::core::known::observed::{
 use crate::core::published::projection::detached_address;
 use crate::core::situation::data_loss::Detach;
 use crate::core::time::Mono;
+use crate::foreign::brief;
 use crate::mailbox::Mailbox;
 use crate::redis_link::{
-    Fields, Link, LinkError, LinkSettings, has_closed, list, server_error, text, words,
+    Fields, Link, LinkError, LinkSettings, has_closed, id, kind_of, list, server_error, text, words,
 };
 use crate::refusal::RefusalWatch;
 use crate::retry::Retry;
@@ -39,6 +40,8 @@ pub enum InstanceCommand {
     Probe,
     /// Ask it whether it answers, where it has said the rest a short time ago.
     Ping,
+    /// Ask it nothing where it has said all of it a short time ago, and the connection is open.
+    Listen,
     /// Hold its writes for this long.
     Hold {
         /// For how long, in ms.
@@ -78,7 +81,7 @@ pub async fn probe(link: &mut Link) -> Result<InstanceAnswer, LinkError> {
     let not_ready = match ping {
         Value::SimpleString(pong) if pong == "PONG" => None,
         Value::ServerError(_) => text(ping).err(),
-        other => Some(format!("{other:?}")),
+        other => Some(format!("{} instead of PONG", kind_of(other))),
     };
     let replication = words(replication).map_err(LinkError::Unexpected)?;
     let server = words(server).map_err(LinkError::Unexpected)?;
@@ -121,7 +124,7 @@ fn found_mark(answer: &Value) -> FoundMark {
     }
 }
 
-fn parse(
+pub(crate) fn parse(
     not_ready: Option<String>,
     replication: &Fields<'_>,
     server: &Fields<'_>,
@@ -151,15 +154,15 @@ fn parse(
         role,
         not_ready,
         failover_running: failover != "no-failover",
-        run_id: server.get("run_id").unwrap_or_default().to_owned(),
-        config_file: server.get("config_file").unwrap_or_default().to_owned(),
+        run_id: server.get("run_id").map(id).transpose()?.unwrap_or_default(),
+        config_file: brief(server.get("config_file").unwrap_or_default()).into_owned(),
         version: server
             .get("valkey_version")
             .or_else(|| server.get("redis_version"))
-            .unwrap_or_default()
-            .to_owned(),
-        replid: ReplId(field("master_replid")?.to_owned()),
-        replid2: replid2.map(|id| ReplId(id.to_owned())),
+            .map(|version| brief(version).into_owned())
+            .unwrap_or_default(),
+        replid: ReplId(id(field("master_replid")?)?),
+        replid2: replid2.map(|replid| id(replid).map(ReplId)).transpose()?,
         forked_at: replication.get("second_repl_offset").and_then(|at| at.parse().ok()),
         offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
         keys: 0,
@@ -217,9 +220,10 @@ fn started_empty(persistence: &Fields<'_>) -> bool {
 }
 
 /// `db0:keys=12,expires=0,avg_ttl=0`, a line for each database that holds any.
-fn count_keys(keyspace: &Fields<'_>) -> u64 {
+pub(crate) fn count_keys(keyspace: &Fields<'_>) -> u64 {
     let keys = |row: &str| row.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok();
-    keyspace.iter().filter_map(|(_, row)| keys(row)).sum()
+    // More than can be counted are many, and not none.
+    keyspace.iter().filter_map(|(_, row)| keys(row)).fold(0, u64::saturating_add)
 }
 
 /// `slave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=1`
@@ -427,6 +431,9 @@ pub async fn write_mark(wanted: &Marking, settings: &LinkSettings) -> Result<boo
     Ok(link.call(set).await? != Value::Nil)
 }
 
+/// That an instance refuses connections, or no more.
+pub type RefusalNews = (Address, Option<Refusal>);
+
 /// Stays connected to one instance of a group, answers commands, and asks anew the moment the connection closes:
 /// a replica that is promoted closes it in the very transaction that promotes it
 /// (`docs/facts/sentinel.md` 6).
@@ -439,7 +446,7 @@ pub async fn follow(
     clock: Clock,
     commands: Arc<Mailbox<Todo>>,
     readings: mpsc::Sender<(Address, Box<Reading<InstanceAnswer>>)>,
-    refusals: mpsc::Sender<(Address, Option<Refusal>)>,
+    refusals: mpsc::Sender<Box<RefusalNews>>,
 ) {
     let refusal = RefusalWatch::default();
     let said = None;
@@ -464,25 +471,25 @@ pub async fn follow(
             todo = commands.take() => todo,
         };
         let started = Instant::now();
+        // Boxed: their futures are large, and rarely there.
         if let Some(for_ms) = todo.hold {
-            follower.hold(for_ms).await;
+            Box::pin(follower.hold(for_ms)).await;
         }
         if let Some(fence) = &todo.fence {
-            follower.fence(fence).await;
+            Box::pin(follower.fence(fence)).await;
         }
         if let Some(detach) = &todo.detach {
-            follower.detach(detach).await;
+            Box::pin(follower.detach(detach)).await;
         }
         if let Some(promote) = &todo.promote {
-            follower.promote(promote).await;
+            Box::pin(follower.promote(promote)).await;
         }
-        let reading = match (todo.probe, todo.whole) {
-            (false, _) => None,
-            (true, false) => Some(match follower.ping().await {
+        let reading = match todo.probe {
+            None => None,
+            Some(question) => Some(match follower.said_again(question).await {
                 Some(reading) => reading,
                 None => follower.probe(&refusals).await,
             }),
-            (true, true) => Some(follower.probe(&refusals).await),
         };
         next_attempt = if follower.link.is_some() {
             retry.reset();
@@ -509,19 +516,34 @@ pub struct Todo {
     fence: Option<Fence>,
     detach: Option<Detach>,
     promote: Option<Promote>,
-    probe: bool,
-    /// The probe is to be of all that it says of itself.
-    whole: bool,
+    /// A reading is wanted, by a question of this kind at least.
+    probe: Option<InstanceQuestion>,
+}
+
+/// How much an instance is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum InstanceQuestion {
+    /// Nothing: its connection is open.
+    Nothing,
+    /// Whether it answers.
+    Ping,
+    /// All that it says of itself.
+    Whole,
 }
 
 impl Todo {
     /// Adds a command; the newest one of its kind counts.
     pub fn add(&mut self, command: InstanceCommand) {
-        // What became of it is worth knowing at once.
-        self.probe |= !matches!(command, InstanceCommand::Hold { .. });
-        self.whole |= !matches!(command, InstanceCommand::Hold { .. } | InstanceCommand::Ping);
+        let question = match &command {
+            InstanceCommand::Hold { .. } => None,
+            InstanceCommand::Listen => Some(InstanceQuestion::Nothing),
+            InstanceCommand::Ping => Some(InstanceQuestion::Ping),
+            // What became of it is worth knowing at once.
+            _ => Some(InstanceQuestion::Whole),
+        };
+        self.probe = self.probe.max(question);
         match command {
-            InstanceCommand::Probe | InstanceCommand::Ping => {}
+            InstanceCommand::Probe | InstanceCommand::Ping | InstanceCommand::Listen => {}
             InstanceCommand::Hold { for_ms } => self.hold = Some(for_ms),
             InstanceCommand::Promote(promote) => self.promote = Some(promote),
             InstanceCommand::Detach(detach) => self.detach = Some(detach),
@@ -530,8 +552,7 @@ impl Todo {
     }
 
     fn probe(&mut self) {
-        self.probe = true;
-        self.whole = true;
+        self.probe = Some(InstanceQuestion::Whole);
     }
 }
 
@@ -566,8 +587,8 @@ enum ToldInstance<'a> {
 }
 
 impl Follower {
-    async fn closed(&self) {
-        match &self.link {
+    async fn closed(&mut self) {
+        match &mut self.link {
             Some(link) => link.closed().await,
             None => std::future::pending().await,
         }
@@ -610,11 +631,16 @@ impl Follower {
 
     /// It answers, and is what it was a short time ago: what it has said since then counts as said again. `None` where it
     /// has to be asked for all of it.
-    async fn ping(&mut self) -> Option<Reading<InstanceAnswer>> {
+    async fn said_again(&mut self, question: InstanceQuestion) -> Option<Reading<InstanceAnswer>> {
         let asked = self.clock.now().mono;
-        let (at, said) = self.said.clone()?;
-        if self.link.is_none() || asked - at > SAID_AGE_MAX_MS || said.not_ready.is_some() {
+        let (at, said) = self.said.as_ref().filter(|_| question < InstanceQuestion::Whole)?;
+        let open = self.link.as_mut().is_some_and(|link| !link.is_closed());
+        if !open || asked - *at > SAID_AGE_MAX_MS || said.not_ready.is_some() {
             return None;
+        }
+        let said = said.clone();
+        if question == InstanceQuestion::Nothing {
+            return Some(Reading { asked, answered: asked, result: Ok(said) });
         }
         let pong = self.on_link(async |link: &mut Link| link.call(&["PING"]).await).await.ok()?;
         let ready = matches!(pong, Value::SimpleString(pong) if pong == "PONG");
@@ -651,7 +677,7 @@ impl Follower {
 
     async fn probe(
         &mut self,
-        refusals: &mpsc::Sender<(Address, Option<Refusal>)>,
+        refusals: &mpsc::Sender<Box<RefusalNews>>,
     ) -> Reading<InstanceAnswer> {
         let was_open = self.link.is_some();
         let (mut asked, mut result) = self.probe_once().await;
@@ -669,7 +695,7 @@ impl Follower {
         };
         if let Some(news) = news {
             // Its receiver lives as long as that of the readings.
-            let _ = refusals.send((self.address.clone(), news)).await;
+            let _ = refusals.send(Box::new((self.address.clone(), news))).await;
         }
         Reading { asked, answered, result: result.map_err(|e| e.to_string()) }
     }
@@ -815,14 +841,14 @@ mod tests {
         let fence = a_fence(&instance);
         let mut todo = Todo::default();
         todo.add(InstanceCommand::Hold { for_ms: 1 });
-        assert!(!todo.probe);
+        assert_eq!(todo.probe, None);
         todo.add(InstanceCommand::Fence(fence.clone()));
         for for_ms in 0..10_000 {
             todo.add(InstanceCommand::Probe);
             todo.add(InstanceCommand::Hold { for_ms });
         }
         let (hold, fence) = (Some(9_999), Some(fence));
-        let wanted = Todo { hold, fence, probe: true, whole: true, ..Todo::default() };
+        let wanted = Todo { hold, fence, probe: Some(InstanceQuestion::Whole), ..Todo::default() };
         assert_eq!(todo, wanted);
     }
 
@@ -831,7 +857,7 @@ mod tests {
         todo: Arc<Mailbox<Todo>>,
         read: mpsc::Receiver<(Address, Box<Reading<InstanceAnswer>>)>,
         _login: watch::Sender<LinkSettings>,
-        _refused: mpsc::Receiver<(Address, Option<Refusal>)>,
+        _refused: mpsc::Receiver<Box<RefusalNews>>,
         _task: AbortOnDropHandle<()>,
     }
 

@@ -36,9 +36,13 @@ pub mod exec;
 pub mod exit;
 #[doc(hidden)]
 pub mod fleet;
+#[doc(hidden)]
+pub mod foreign;
 pub mod group_task;
 #[doc(hidden)]
 pub mod handover;
+#[cfg(test)]
+mod hostile;
 #[doc(hidden)]
 pub mod http;
 #[doc(hidden)]
@@ -49,8 +53,13 @@ pub mod lab;
 pub mod mailbox;
 #[doc(hidden)]
 pub mod meter;
+#[cfg(test)]
+#[path = "../tests/shared/mutations.rs"]
+mod mutations;
 #[doc(hidden)]
 pub mod name_check;
+#[doc(hidden)]
+pub mod notify;
 #[doc(hidden)]
 pub mod observe;
 #[doc(hidden)]

@@ -1,6 +1,7 @@
 //! What an agent counts and times while it runs: shown by HTTP at `/metrics`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::metrics::counter::Counter;
@@ -9,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::clock::Clock;
+use crate::consul::login::LoginPicture;
 use crate::core::cluster::watch::ClusterFigures;
 use crate::core::duty::action::Purpose;
 use crate::core::group::{Aftermath, Outcome, Published};
@@ -55,6 +57,10 @@ pub struct Meter {
     pub writes: Counters,
     /// Calls to Consul without an answer to go by, by kind.
     pub consul_errors: Counters,
+    /// What became of events that targets were to be told, by target and outcome.
+    pub notices: Counters,
+    /// Events that wait, by target.
+    pub notices_waiting: Gauges,
     /// Questions that a Sentinel did not answer, by group and Sentinel.
     pub sentinel_errors: Counters,
     /// Questions that an instance did not answer, by group and instance.
@@ -77,8 +83,9 @@ pub struct Meter {
     pub groups: Gauges,
     /// What is published of each cluster, by cluster.
     pub clusters: ClusterGauges,
-    /// What nodes of clusters were told, by cluster, command and outcome.
-    pub cluster_told: Counters,
+    /// What is counted of each cluster.
+    pub cluster_counts: ClusterCounts,
+    login: Arc<dyn Fn() -> Option<LoginPicture> + Send + Sync>,
     consul_seen: Moments,
     sentinels_seen: Moments,
     instances_seen: Moments,
@@ -93,6 +100,8 @@ impl Meter {
             consul_errors,
             decisions: Counters::default(),
             writes: Counters::default(),
+            notices: Counters::default(),
+            notices_waiting: Gauges::default(),
             sentinel_errors: Counters::default(),
             instance_errors: Counters::default(),
             promotion_to_published: Histograms::new_with_constructor(Buckets),
@@ -104,12 +113,27 @@ impl Meter {
             dns_stale: Gauges::default(),
             groups: Gauges::default(),
             clusters: ClusterGauges::default(),
-            cluster_told: Counters::default(),
+            cluster_counts: ClusterCounts::default(),
+            login: Arc::new(|| None),
             consul_seen: Moments::default(),
             sentinels_seen: Moments::default(),
             instances_seen: Moments::default(),
             loops_seen: Moments::default(),
         }
+    }
+
+    /// The same with what `login` says of the login to Consul.
+    #[must_use]
+    pub fn with_login(
+        self,
+        login: impl Fn() -> Option<LoginPicture> + Send + Sync + 'static,
+    ) -> Self {
+        Self { login: Arc::new(login), ..self }
+    }
+
+    /// What is known of the login to Consul, where there is one.
+    pub fn login(&self) -> Option<LoginPicture> {
+        (self.login)()
     }
 
     /// Seconds since Consul last answered for this group, or since the start.
@@ -192,26 +216,57 @@ pub struct ClusterGauges {
     pub voters: Gauges,
     /// Those of them that answer, by cluster.
     pub answering: Gauges,
+    /// Since when it is paused, by cluster and whether that ends by itself.
+    pub paused: Gauges,
+}
+
+/// What is counted and timed of clusters.
+#[derive(Debug, Clone)]
+pub struct ClusterCounts {
+    /// What nodes were told, by cluster, command and outcome.
+    pub told: Counters,
+    /// Deaths of owners of slots, by cluster, what they are known by and what became of it.
+    pub deaths: Counters,
+    /// From such a death to when another primary of the shard was published, by cluster.
+    pub death_to_published: Histograms,
+}
+
+impl Default for ClusterCounts {
+    fn default() -> Self {
+        let death_to_published = Histograms::new_with_constructor(Buckets);
+        Self { told: Counters::default(), deaths: Counters::default(), death_to_published }
+    }
 }
 
 /// The part of a [`Meter`] that one cluster's loop shows its figures with, for as long as it is there.
 pub struct ClusterMeter {
     gauges: ClusterGauges,
-    told: Counters,
+    counts: ClusterCounts,
     cluster: GroupName,
 }
 
 impl ClusterMeter {
     /// A meter that labels all it shows with this cluster.
     pub fn new(meter: &Meter, cluster: GroupName) -> Self {
-        Self { gauges: meter.clusters.clone(), told: meter.cluster_told.clone(), cluster }
+        let counts = meter.cluster_counts.clone();
+        Self { gauges: meter.clusters.clone(), counts, cluster }
     }
 
     /// Counts what a node was told.
     pub fn told(&self, command: &'static str, done: bool) {
         let outcome = if done { "done" } else { "failed" };
         let more = vec![("command", command.to_owned()), ("outcome", outcome.to_owned())];
-        self.told.get_or_create(&[self.labels(), more].concat()).inc();
+        self.counts.told.get_or_create(&[self.labels(), more].concat()).inc();
+    }
+
+    /// An owner of slots has died, and this became of it.
+    pub fn died(&self, sign: DeathSign, aftermath: Aftermath) {
+        let more = died_as(sign, aftermath);
+        self.counts.deaths.get_or_create(&[self.labels(), more].concat()).inc();
+        if let Aftermath::Replaced(ms) = aftermath {
+            let histograms = &self.counts.death_to_published;
+            histograms.get_or_create(&self.labels()).observe(seconds(ms));
+        }
     }
 
     fn labels(&self) -> Labels {
@@ -222,12 +277,27 @@ impl ClusterMeter {
         [self.labels(), vec![("published", what.to_owned())]].concat()
     }
 
+    fn ending(&self, ends: bool) -> Labels {
+        [self.labels(), vec![("ends", ends_by(ends).to_owned())]].concat()
+    }
+
+    fn unpause(&self, paused: &Gauges) {
+        for ends in [true, false] {
+            paused.remove(&self.ending(ends));
+        }
+    }
+
     /// Shows what is known now.
     pub fn show(&self, figures: &ClusterFigures) {
         let set = |gauges: &Gauges, labels: Labels, value: f64| {
             gauges.get_or_create(&labels).set(value);
         };
-        let ClusterGauges { generation, slots, nodes, voters, answering } = &self.gauges;
+        let ClusterGauges { generation, slots, nodes, voters, answering, paused } = &self.gauges;
+        self.unpause(paused);
+        if let Some((since, ends)) = figures.paused {
+            let since = since.map_or(0.0, |at| at.as_millisecond() as f64 / 1_000.0);
+            set(paused, self.ending(ends), since);
+        }
         set(generation, self.labels(), figures.generation as f64);
         set(slots, self.labels(), figures.slots_served as f64);
         set(voters, self.labels(), figures.voters as f64);
@@ -240,7 +310,8 @@ impl ClusterMeter {
 
 impl Drop for ClusterMeter {
     fn drop(&mut self) {
-        let ClusterGauges { generation, slots, nodes, voters, answering } = &self.gauges;
+        let ClusterGauges { generation, slots, nodes, voters, answering, paused } = &self.gauges;
+        self.unpause(paused);
         for gauges in [generation, slots, voters, answering] {
             gauges.remove(&self.labels());
         }
@@ -248,6 +319,11 @@ impl Drop for ClusterMeter {
             nodes.remove(&self.as_what(what));
         }
     }
+}
+
+/// Whether a pause ends by itself, as the label `ends` has it.
+pub fn ends_by(itself: bool) -> &'static str {
+    if itself { "by-itself" } else { "never" }
 }
 
 /// The label `group`, which every metric of a group has.
@@ -265,9 +341,60 @@ pub fn instance_of(group: &GroupName, instance: &Address) -> Labels {
     vec![("group", group.to_string()), ("address", instance.to_string())]
 }
 
+/// The labels of a death, besides whose it is.
+fn died_as(sign: DeathSign, aftermath: Aftermath) -> Labels {
+    vec![("kind", sign.as_str().to_owned()), ("outcome", aftermath.as_str().to_owned())]
+}
+
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1_000.0
 }
+
+/// The part of a [`Meter`] that one target's task counts with.
+#[derive(Clone)]
+pub struct NoticeMeter {
+    notices: Counters,
+    waiting: Gauges,
+    target: String,
+}
+
+impl NoticeMeter {
+    /// A meter that labels all it counts with this target. What has not happened yet is 0, and not missing.
+    pub fn new(meter: &Meter, target: &str) -> Self {
+        let (notices, waiting) = (meter.notices.clone(), meter.notices_waiting.clone());
+        let meter = Self { notices, waiting, target: target.to_owned() };
+        for outcome in NOTICE_OUTCOMES {
+            meter.notices.get_or_create(&meter.as_outcome(outcome)).inc_by(0);
+        }
+        meter.waiting(0);
+        meter
+    }
+
+    fn as_outcome(&self, outcome: &str) -> Labels {
+        vec![("target", self.target.clone()), ("outcome", outcome.to_owned())]
+    }
+
+    /// An event has ended so: one of [`NOTICE_OUTCOMES`].
+    pub fn ended(&self, outcome: &str) {
+        self.notices.get_or_create(&self.as_outcome(outcome)).inc();
+    }
+
+    /// So many events are not told yet.
+    pub fn waiting(&self, count: usize) {
+        self.waiting.get_or_create(&vec![("target", self.target.clone())]).set(count as f64);
+    }
+
+    /// The target is told nothing more.
+    pub fn end(&self) {
+        self.waiting.remove(&vec![("target", self.target.clone())]);
+        for outcome in NOTICE_OUTCOMES {
+            self.notices.remove(&self.as_outcome(outcome));
+        }
+    }
+}
+
+/// What becomes of an event at a target.
+pub const NOTICE_OUTCOMES: [&str; 3] = ["delivered", "failed", "dropped"];
 
 /// The part of a [`Meter`] that one group's loop counts with.
 pub struct GroupMeter {
@@ -343,11 +470,7 @@ impl GroupMeter {
 
     /// A writer's process has ended, and this became of it.
     pub fn died(&self, sign: DeathSign, aftermath: Aftermath) {
-        let labels = vec![
-            ("group", self.group.to_string()),
-            ("kind", sign.as_str().to_owned()),
-            ("outcome", aftermath.as_str().to_owned()),
-        ];
+        let labels = [of(&self.group), died_as(sign, aftermath)].concat();
         self.meter.deaths.get_or_create(&labels).inc();
         if let Aftermath::Replaced(ms) = aftermath {
             let histograms = &self.meter.death_to_published;

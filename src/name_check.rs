@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -30,11 +31,45 @@ use crate::meter::Meter;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same of a server that the operator did not name, for a command: it is not to be waited for.
 const UNNAMED_TIMEOUT: Duration = Duration::from_millis(500);
+/// Questions of one agent at a time: each takes some 60 KB and three sockets.
+const AT_ONCE_MAX: usize = 16;
+/// Servers whose resolvers are kept.
+const SERVERS_MAX: usize = 16;
 /// Pause between two questions of a command that looks once.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// What is wrong with the answers, by server.
 pub type Findings = BTreeMap<Address, Problem>;
+
+/// The way of all groups' questions to the DNS servers: so many at a time, and one resolver for each server, which is
+/// dearer to make than a question is to ask.
+pub struct NameQuestions {
+    places: Semaphore,
+    resolvers: Mutex<BTreeMap<SocketAddr, Names>>,
+}
+
+impl Default for NameQuestions {
+    fn default() -> Self {
+        Self { places: Semaphore::new(AT_ONCE_MAX), resolvers: Mutex::default() }
+    }
+}
+
+impl NameQuestions {
+    /// In its turn, asks `server` for `name`, a name of `domain`; in words why there is no answer.
+    async fn ask(&self, server: &Address, name: &str, domain: &str) -> Result<DnsAnswer, String> {
+        let _place = self.places.acquire().await;
+        ask(server, name, domain, |at| self.resolver(at)).await
+    }
+
+    fn resolver(&self, at: SocketAddr) -> Names {
+        let mut resolvers = self.resolvers.lock().unwrap_or_else(PoisonError::into_inner);
+        // A server that is known by its name may be at another address each time.
+        if resolvers.len() >= SERVERS_MAX && !resolvers.contains_key(&at) {
+            resolvers.clear();
+        }
+        resolvers.entry(at).or_insert_with(|| Names::new(Some(at))).clone()
+    }
+}
 
 /// Asks for one group's name.
 pub struct Checker {
@@ -52,6 +87,8 @@ pub struct Checker {
     pub look: watch::Receiver<u64>,
     /// The problems of each server, for `status`.
     pub findings: watch::Sender<Findings>,
+    /// For the questions of all groups.
+    pub questions: Arc<NameQuestions>,
     /// The least pause after an answer that is not right, in ms.
     pub pause_min_ms: u64,
     /// Where to say that the name was answered as it was published, with which generation.
@@ -86,7 +123,7 @@ impl Checker {
             let question = async {
                 let Some(name) = &name else { return std::future::pending().await };
                 tokio::time::sleep_until(self.clock.instant(check.next_ask())).await;
-                (name, ask(server, name, &self.dns.domain).await)
+                (name, self.questions.ask(server, name, &self.dns.domain).await)
             };
             // Cancel safe: an answer that comes after the next switch says nothing about it.
             let (name, answer) = tokio::select! {
@@ -152,11 +189,16 @@ fn counts(dns: &DnsConfig, problem: &Problem) -> bool {
     dns.named || problem.code != ProblemCode::DnsSilent
 }
 
-/// Asks `server` for `name`, a name of `domain`; in words why there is no answer.
-async fn ask(server: &Address, name: &str, domain: &str) -> Result<DnsAnswer, String> {
+/// Asks `server` for `name`, a name of `domain`, by the resolver for its address; in words why there is no answer.
+async fn ask(
+    server: &Address,
+    name: &str,
+    domain: &str,
+    resolver: impl FnOnce(SocketAddr) -> Names,
+) -> Result<DnsAnswer, String> {
     let asked = async {
-        let at = socket(server).await?;
-        Names::new(Some(at)).service(name, domain).await.map_err(|error| error.to_string())
+        let names = resolver(socket(server).await?);
+        names.service(name, domain).await.map_err(|error| error.to_string())
     };
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
     answer.unwrap_or_else(|_| Err("no answer in time".to_owned()))
@@ -263,7 +305,7 @@ async fn last_answer(
         let patience = if dns.named { ANSWER_TIMEOUT } else { UNNAMED_TIMEOUT };
         // Cancel safe: a question that is not waited for any more.
         let answer = tokio::select! {
-            answer = ask(server, name, &dns.domain) => answer,
+            answer = ask(server, name, &dns.domain, |at| Names::new(Some(at))) => answer,
             why = closed(server) => Err(why),
             () = tokio::time::sleep(patience) => Err("no answer in time".to_owned()),
         };

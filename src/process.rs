@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use crate::clock::Clock;
 use crate::core::identity::address::Address;
 use crate::core::known::observed::{Death, ProcessState, ProofKind};
-use crate::redis_link::{Fields, Link, LinkError, LinkSettings, text};
+use crate::redis_link::{Fields, Link, LinkError, LinkSettings, id, text};
 use crate::retry::Retry;
 
 /// Pause before it is looked again for a process: the first and the longest one. One that was started again at once is
@@ -58,7 +58,7 @@ pub async fn watch_process(
     address: Address,
     login: watch::Receiver<LinkSettings>,
     clock: Clock,
-    news: mpsc::Sender<(Address, ProcessState)>,
+    news: mpsc::Sender<Box<(Address, ProcessState)>>,
 ) {
     let mut retry = Retry::between(AGAIN.0, AGAIN.1);
     let mut said = None;
@@ -70,7 +70,7 @@ pub async fn watch_process(
                 said = None;
                 let NamedProcess { run_id, pid, .. } = handle.named.clone();
                 let watched = ProcessState::Watched { run_id: run_id.clone(), pid };
-                if news.send((address.clone(), watched)).await.is_err() {
+                if news.send(Box::new((address.clone(), watched))).await.is_err() {
                     return;
                 }
                 if let Err(error) = handle.fd.ready(Interest::READABLE).await {
@@ -79,7 +79,7 @@ pub async fn watch_process(
                     let at = clock.now().mono;
                     let death = Death { run_id, pid, kind: handle.kind, at };
                     let ended = ProcessState::Ended(death);
-                    if news.send((address.clone(), ended)).await.is_err() {
+                    if news.send(Box::new((address.clone(), ended))).await.is_err() {
                         return;
                     }
                 }
@@ -90,7 +90,7 @@ pub async fn watch_process(
             Err(why) => {
                 said = Some(why.clone());
                 let unseen = ProcessState::Unseen(why);
-                if news.send((address.clone(), unseen)).await.is_err() {
+                if news.send(Box::new((address.clone(), unseen))).await.is_err() {
                     return;
                 }
             }
@@ -127,7 +127,7 @@ pub async fn ask(link: &mut Link) -> Result<NamedProcess, LinkError> {
     let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u32>().ok());
     let named = || {
         Some(NamedProcess {
-            run_id: fields.get("run_id")?.to_owned(),
+            run_id: id(fields.get("run_id")?).ok()?,
             pid: number("process_id")?,
             port: number("tcp_port")?.try_into().ok()?,
         })

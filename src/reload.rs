@@ -6,7 +6,8 @@ use tracing::{info, warn};
 
 use crate::agent::Agent;
 use crate::cli::Common;
-use crate::config::{Config, ConfigError, resolve, resolve_again};
+use crate::config::{Config, ConfigError, resolve_for};
+use crate::consul::logins::ConsulLogins;
 use crate::exec::settings::Environment;
 use crate::exit::Failure;
 use crate::telemetry::{self, Log};
@@ -18,6 +19,8 @@ pub struct ConfigSource {
     pub common: Common,
     /// The variables, as they were at the start.
     pub env: Environment,
+    /// The logins to Consul of this process.
+    pub logins: ConsulLogins,
 }
 
 impl ConfigSource {
@@ -26,7 +29,7 @@ impl ConfigSource {
     /// # Errors
     /// [`ConfigError`], with the place in the file.
     pub fn read(&self) -> Result<Config, ConfigError> {
-        resolve(&self.common, &|name| self.env.get(name).map(str::to_owned))
+        self.resolve(None)
     }
 
     /// The same for an agent that runs by `running`.
@@ -34,7 +37,12 @@ impl ConfigSource {
     /// # Errors
     /// [`ConfigError`], with the place in the file.
     pub fn read_again(&self, running: &Config) -> Result<Config, ConfigError> {
-        resolve_again(&self.common, &|name| self.env.get(name).map(str::to_owned), running)
+        self.resolve(Some(running))
+    }
+
+    fn resolve(&self, running: Option<&Config>) -> Result<Config, ConfigError> {
+        let env = |name: &str| self.env.get(name).map(str::to_owned);
+        resolve_for(&self.common, &env, running, &self.logins)
     }
 }
 

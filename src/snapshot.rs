@@ -29,6 +29,14 @@ impl AnyStatus {
         }
     }
 
+    /// What is wrong with it, in words.
+    pub fn problems(&self) -> Vec<&str> {
+        match self {
+            Self::Group(status) => status.problems.iter().map(|p| p.text.as_str()).collect(),
+            Self::Cluster(status) => status.problems.iter().map(|p| p.text.as_str()).collect(),
+        }
+    }
+
     /// It does, and survives less than it could.
     pub fn is_degraded(&self) -> bool {
         match self {

@@ -61,7 +61,9 @@ impl Supervisor {
         F: Future<Output = ()> + Send + 'static,
     {
         let (stop, ended) = (self.stop.child_token(), CancellationToken::new());
-        let (task, told, gone) = (task(stop.clone()), stop.clone(), ended.clone().drop_guard());
+        // Boxed: a future that is awaited inside of another one is there twice, and a group's is large.
+        let task = Box::pin(task(stop.clone()));
+        let (told, gone) = (stop.clone(), ended.clone().drop_guard());
         let task = self.tasks.spawn(async move {
             let _gone = gone;
             task.await;

@@ -57,6 +57,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(1);
 const MOVE_MAX: Duration = Duration::from_secs(120);
 /// Pause between two questions.
 const STEP: Duration = Duration::from_millis(5);
+/// Between two attempts to take back that a move is under way, while Consul is away.
+const END_STEP: Duration = Duration::from_millis(250);
 /// The priority of the replica that is asked for: below every other in use.
 const FIRST_PRIORITY: u64 = 1;
 
@@ -95,6 +97,8 @@ pub struct Mover<'a> {
     /// The old primary is about to be stopped: whatever becomes of the move, it takes no writes any more. A replica may
     /// have been promoted unseen, or be chosen once it is gone.
     pub server_stops: bool,
+    /// How long a Consul that is away is waited for, to take back that a move is under way.
+    pub waits_for_consul: Duration,
     /// Hears of each step.
     pub report: &'a (dyn Fn(SwitchoverStep) + Sync),
 }
@@ -107,18 +111,38 @@ impl Mover<'_> {
     pub async fn go(&self, switchover: &Switchover) -> Result<Moved, Failure> {
         let alone = self.begin_alone().await?;
         let moved = self.go_alone(switchover).await;
+        self.end_alone(alone).await;
+        moved
+    }
+
+    /// Takes back what [`Self::begin_alone`] has noted: while it stands, no dead writer is replaced at once, and no
+    /// other move begins.
+    async fn end_alone(&self, noted: u64) {
         let key = self.group.layout.moving();
         let ops = [
-            Op::KeyCheckIndex { key: key.clone(), index: alone },
+            Op::KeyCheckIndex { key: key.clone(), index: noted },
             Op::KeyDeleteTree { prefix: key },
         ];
-        if !matches!(self.consul.txn(&ops, "").await, Outcome::Committed { .. }) {
-            self.note(
-                "noted",
-                format!("that a move is under way, for {} s more", MOVE_MAX.as_secs()),
-            );
+        let until = Instant::now() + self.waits_for_consul;
+        let mut waits = false;
+        loop {
+            match self.consul.txn(&ops, "").await {
+                // Lost: an answer that did not come was a deletion, or another move has passed over this one.
+                Outcome::Committed { .. } | Outcome::Lost => return,
+                Outcome::Refused(_) => break,
+                Outcome::Unknown(_) if Instant::now() >= until => break,
+                Outcome::Unknown(_) => {
+                    if !waits {
+                        let what = "for Consul, which has noted that a move is under way";
+                        self.note("waits", what.to_owned());
+                    }
+                    waits = true;
+                    tokio::time::sleep(END_STEP).await;
+                }
+            }
         }
-        moved
+        let message = format!("that a move is under way, for {} s more", MOVE_MAX.as_secs());
+        self.note("noted", message);
     }
 
     /// Writes down in Consul that a move is under way: one that gives up ends the pause of another. Its ModifyIndex.

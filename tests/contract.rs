@@ -29,7 +29,7 @@ use consul_redis::consul::store::ReadMode;
 use consul_redis::core::group::Outcome;
 use consul_redis::core::known::observed::{RowsAnswer, StoreAnswer};
 use consul_redis::core::published::projection::{
-    CheckRow, CheckStatus, Layout, MANAGED_BY, NodeRow, Op, ServiceRow, node_row,
+    CheckRow, CheckStatus, Layout, MANAGED_BY, NodeRow, Op, ServiceRow, Weights, node_row,
 };
 use consul_redis::core::time::Mono;
 use consul_redis::lab::consul::{ConsulServer, ConsulSpec};
@@ -87,6 +87,7 @@ fn service(name: &str, address: &str) -> ServiceRow {
         port: 6379,
         tags: vec!["primary".to_owned()],
         meta: BTreeMap::from([("group".to_owned(), "x".to_owned())]),
+        weights: Weights::default(),
     }
 }
 

@@ -1,5 +1,10 @@
-//! The files in `kubernetes/` are what Kubernetes takes: held to its published schemas, strictly.
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+//! The files in `kubernetes/` are what Kubernetes takes: held to its published schemas, strictly. So is what the chart makes.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "helm/chart.rs"]
+mod chart;
+#[path = "helm/render.rs"]
+mod render;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -35,7 +40,8 @@ fn the_files_are_valid() {
     let mut files = files();
     assert_eq!(files.len(), 3, "{files:?}");
     files.extend(files_in("kubernetes/cluster"));
-    assert_eq!(files.len(), 4, "{files:?}");
+    files.extend(files_in("kubernetes/login"));
+    assert_eq!(files.len(), 5, "{files:?}");
     for release in RELEASES {
         let output = validate(release, &files);
         let said = String::from_utf8_lossy(&output.stdout);
@@ -53,4 +59,38 @@ fn a_misspelt_key_is_found() {
     std::fs::write(&path, text.replace("maxUnavailable", "maxUnavailible")).expect("a file");
     let output = validate(RELEASES[1], &[path]);
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// The token that pods mount is for the audience that the auth method is for, at the path that the login reads, of the
+/// account that the binding rule lets in.
+#[test]
+fn pods_log_in_by_the_token_that_they_mount() {
+    let read = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        std::fs::read_to_string(path).expect("a file")
+    };
+    let method: serde_json::Value =
+        serde_json::from_str(&read("consul/login-kubernetes.json")).expect("JSON");
+    let audience = method["BoundAudiences"][0].as_str().expect("an audience");
+    let login = read("kubernetes/login/login.yaml");
+    let script = read("consul/login.sh");
+    assert!(script.contains("value.account == \"consul-redis\""));
+    for file in ["redis.yaml", "sentinel.yaml", "cluster/redis-cluster.yaml"] {
+        let text = read(&format!("kubernetes/{file}"));
+        assert!(text.contains("serviceAccountName: consul-redis\n"), "{file}");
+        assert!(
+            text.contains("configMapRef: {name: consul-redis-login, optional: true}"),
+            "{file}"
+        );
+        let token = format!(
+            "serviceAccountToken: {{audience: {audience}, expirationSeconds: 3600, path: token}}"
+        );
+        assert!(text.contains(&token), "{file}");
+        assert!(
+            text.contains("mountPath: /var/run/secrets/consul-redis, readOnly: true"),
+            "{file}"
+        );
+    }
+    assert!(login.contains("BEARER_TOKEN_FILE: /var/run/secrets/consul-redis/token\n"), "{login}");
+    assert!(login.contains("name: consul-redis-login\n"), "{login}");
 }

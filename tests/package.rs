@@ -1,5 +1,5 @@
-//! The Debian package: what is in it, and what becomes of a clean system when it is installed, upgraded, removed and
-//! purged.
+//! The Debian package and the RPM: what is in them, and what becomes of a clean system when one is installed, upgraded,
+//! removed and purged.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -30,12 +30,19 @@ fn succeeds(command: &mut Command) -> String {
 
 /// A package of the program of this build, as `make deb` makes it, but quickly.
 fn package(dir: &Path) -> PathBuf {
+    built("deb", "1.0-1", dir)
+}
+
+/// One of this kind and version.
+fn built(kind: &str, version: &str, dir: &Path) -> PathBuf {
+    let dir = dir.join(format!("{kind}-{version}"));
     let script = root().join("scripts/package.sh");
-    let build = ["deb", PROGRAM, dir.to_str().expect("a path"), "1.0-1"];
-    succeeds(Command::new(script).args(build).env("DPKG_DEB_COMPRESSOR_TYPE", "none"));
-    let file = std::fs::read_dir(dir).expect("a directory").flatten().map(|entry| entry.path());
+    let build = [kind, PROGRAM, dir.to_str().expect("a path"), version];
+    let uncompressed = [("DPKG_DEB_COMPRESSOR_TYPE", "none"), ("RPM_PAYLOAD", "w.ufdio")];
+    succeeds(Command::new(script).args(build).envs(uncompressed));
+    let file = std::fs::read_dir(&dir).expect("a directory").flatten().map(|entry| entry.path());
     let packages: Vec<_> =
-        file.filter(|path| path.extension().is_some_and(|e| e == "deb")).collect();
+        file.filter(|path| path.extension().is_some_and(|e| e == kind)).collect();
     assert_eq!(packages.len(), 1, "{packages:?}");
     packages.into_iter().next().expect("a package")
 }
@@ -177,6 +184,23 @@ fn a_host_gets_it_keeps_its_config_and_is_rid_of_it() {
     assert_eq!(host.ours(), Vec::<String>::new(), "and then nothing does");
 }
 
+/// Some of the documents, of each directory.
+const DOCUMENTS: [&str; 13] = [
+    "README.md",
+    "copyright",
+    "changelog.gz",
+    "third-party-licenses.txt.gz",
+    "packages.md",
+    "how-to/move-the-primary.md",
+    "facts/sentinel.md",
+    "schemas/status.schema.json",
+    "consul-redis.toml",
+    "examples/consul/agent-policy.hcl",
+    "examples/templates/haproxy.cfg.j2",
+    "examples/templates/notify/slack.json.j2",
+    "examples/systemd/templates.conf",
+];
+
 #[test]
 fn the_package_holds_what_the_document_says_and_nothing_else() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -220,20 +244,7 @@ fn the_package_holds_what_the_document_says_and_nothing_else() {
         files.iter().filter_map(|file| file.strip_prefix(doc)).map(str::to_owned).collect();
     files.retain(|file| !file.starts_with(doc));
     assert_eq!(files, wanted);
-    for document in [
-        "README.md",
-        "copyright",
-        "changelog.gz",
-        "third-party-licenses.txt.gz",
-        "packages.md",
-        "how-to/move-the-primary.md",
-        "facts/sentinel.md",
-        "schemas/status.schema.json",
-        "consul-redis.toml",
-        "examples/consul/agent-policy.hcl",
-        "examples/templates/haproxy.cfg.j2",
-        "examples/systemd/templates.conf",
-    ] {
+    for document in DOCUMENTS {
         assert!(documents.contains(document), "{document} is not among {documents:?}");
     }
     // Every crate that is built in is named with its licence, and has a text or says where to look.
@@ -250,4 +261,122 @@ fn the_package_holds_what_the_document_says_and_nothing_else() {
     }
     let fields = succeeds(Command::new("dpkg-deb").arg("--field").arg(&package));
     assert!(fields.contains("\nDepends: libc6 (>= "), "{fields}");
+}
+
+/// RPM, of the system or of `.tools`, which looks for nothing of ours.
+fn rpm() -> Command {
+    let at = std::env::var_os("RPM_ROOT").map(PathBuf::from);
+    let at = at.unwrap_or_else(|| root().join(".tools/root"));
+    let found = at.join("usr/bin/rpm");
+    if !found.exists() {
+        return Command::new("rpm");
+    }
+    let mut command = Command::new(found);
+    let libraries = format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    command
+        .env("LD_LIBRARY_PATH", at.join(libraries))
+        .env("RPM_CONFIGDIR", at.join("usr/lib/rpm"))
+        .env("LC_ALL", "C");
+    command
+}
+
+/// RPM on a clean system, as root. It is a Debian, whose database of RPM is empty: it does not know that there is a
+/// /bin/sh.
+fn rpm_on(host: &Clean, words: &[&str]) -> String {
+    let there = rpm();
+    let mut command = match nix::unistd::geteuid().is_root() {
+        true => rpm(),
+        false => {
+            let mut command = Command::new("unshare");
+            command.arg("--map-root-user").arg(there.get_program());
+            command.envs(there.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            command
+        }
+    };
+    command.arg("--root").arg(host.0.path()).args(["--dbpath", "/var/lib/rpm"]);
+    succeeds(command.args(words))
+}
+
+#[test]
+fn a_host_gets_the_rpm_keeps_its_config_and_is_rid_of_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (first, next) = (built("rpm", "1.0-1", dir.path()), built("rpm", "1.1-1", dir.path()));
+    let host = Clean::new();
+    let install = |package: &Path| {
+        rpm_on(&host, &["--upgrade", "--nodeps", package.to_str().expect("a path")])
+    };
+    install(&first);
+    assert_eq!(
+        rpm_on(&host, &["--verify", "--nodeps", "consul-redis"]),
+        "",
+        "every file is as it was packed"
+    );
+    let version = format!("consul-redis {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(host.run(&["consul-redis", "--version"]), version);
+    let config = format!("/{CONFIG}");
+    let tried = host.command(&["consul-redis", "check-config", "--config", &config]).output();
+    let tried = tried.expect("it runs");
+    assert!(said(&tried).starts_with("error: no Sentinels: "), "{}", said(&tried));
+    assert!(!host.path(ENABLED).is_symlink(), "the package has not enabled it");
+
+    let own = "[sentinels]\naddresses = [\"10.0.0.1:26379\"]\n";
+    std::fs::write(host.path(CONFIG), own).expect("a file");
+    std::fs::create_dir_all(host.path(ENABLED).parent().expect("a directory")).expect("made");
+    let unit = "/usr/lib/systemd/system/consul-redis.service";
+    std::os::unix::fs::symlink(unit, host.path(ENABLED)).expect("a link");
+
+    install(&next);
+    let installed = rpm_on(&host, &["--query", "consul-redis"]);
+    assert_eq!(installed, format!("consul-redis-1.1-1.{}\n", std::env::consts::ARCH));
+    assert_eq!(host.read(CONFIG), own);
+    assert!(host.path(ENABLED).is_symlink(), "and it is enabled as it was");
+
+    rpm_on(&host, &["--erase", "consul-redis"]);
+    assert_eq!(host.read(&format!("{CONFIG}.rpmsave")), own, "the config stays, beside it");
+    assert!(!host.path("usr/bin/consul-redis").exists());
+    std::fs::remove_file(host.path(&format!("{CONFIG}.rpmsave"))).expect("it is there");
+    let left: Vec<String> =
+        host.ours().into_iter().filter(|path| path != "/etc/consul-redis").collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+/// The same files as in the Debian package, but for where a distribution has its own: one truth.
+#[test]
+fn the_rpm_holds_what_the_debian_package_holds() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (deb, rpm_file) = (package(dir.path()), built("rpm", "1.0-1", dir.path()));
+    let listed = succeeds(Command::new("dpkg-deb").arg("--contents").arg(&deb).env("LC_ALL", "C"));
+    let of_deb = listed.lines().filter_map(|line| line.split_whitespace().last());
+    let of_deb = of_deb.filter(|path| !path.ends_with('/')).map(|path| {
+        path.trim_start_matches('.')
+            .replace("/lib/systemd", "/usr/lib/systemd")
+            .replace("vendor-completions", "site-functions")
+    });
+    let doc = "/usr/share/doc/consul-redis";
+    let of_its_own = ["copyright", "changelog.gz", "third-party-licenses.txt.gz"];
+    let of_its_own = of_its_own.map(|name| format!("{doc}/{name}"));
+    let mut wanted: BTreeSet<String> = of_deb.filter(|path| !of_its_own.contains(path)).collect();
+    wanted.insert(format!("{doc}/CHANGELOG.md"));
+    for name in ["LICENSE-APACHE", "LICENSE-MIT", "third-party-licenses.txt"] {
+        wanted.insert(format!("/usr/share/licenses/consul-redis/{name}"));
+    }
+    let format = "[%{FILEMODES:perms} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES}\n]";
+    let query = ["--query", "--package", "--queryformat", format];
+    let listed = succeeds(rpm().args(query).arg(&rpm_file));
+    let mut found = BTreeSet::new();
+    for line in listed.lines().filter(|line| line.contains(" root:root ")) {
+        let (mode, path) = line.split_once(" root:root ").expect("an owner");
+        let wanted = match (mode.starts_with('d'), path) {
+            (true, _) => "drwxr-xr-x",
+            (false, "/usr/bin/consul-redis") => "-rwxr-xr-x",
+            (false, _) => "-rw-r--r--",
+        };
+        assert_eq!(mode, wanted, "{line}");
+        if !mode.starts_with('d') {
+            found.insert(path.to_owned());
+        }
+    }
+    assert_eq!(found, wanted);
+    let needs = succeeds(rpm().args(["--query", "--package", "--requires"]).arg(&rpm_file));
+    assert!(needs.lines().all(|need| need == "/bin/sh" || need.starts_with("rpmlib(")), "{needs}");
 }

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::world::World;
-use consul_redis::redis_link::subscribe;
-use futures_util::StreamExt;
+use consul_redis::redis_link::{SubscriptionNews, subscribe};
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -59,13 +58,12 @@ fn listen(world: &World, name: &'static str, count: usize) -> Vec<AbortOnDropHan
         let (address, login) = (sentinel.address.clone(), sentinel.login.clone());
         let client = world.consul.client().expect("a client");
         listeners.push(AbortOnDropHandle::new(tokio::spawn(async move {
-            let events = subscribe(&address, &login).await.expect("a subscription");
-            let mut events = events.into_on_message();
-            while let Some(event) = events.next().await {
-                if event.get_channel_name() != "+switch-master" {
+            let mut events = subscribe(&address, &login).await.expect("a subscription");
+            while let Some(heard) = events.next().await {
+                let SubscriptionNews::Event(event, text) = heard else { continue };
+                if event != "+switch-master" {
                     continue;
                 }
-                let text = String::from_utf8_lossy(event.get_payload_bytes()).into_owned();
                 let words: Vec<&str> = text.split(' ').collect();
                 let [_, _, _, host, port] = words[..] else { continue };
                 let body = json!({

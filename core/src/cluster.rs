@@ -11,6 +11,7 @@ mod join;
 pub mod judgement;
 mod leave;
 pub mod make;
+pub mod migration;
 pub mod order;
 pub mod record;
 mod relink;

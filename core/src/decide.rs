@@ -14,6 +14,7 @@ use crate::duty::stale_peers::forget;
 use crate::duty::{Duties, Duty, SentinelDuty, duties, sentinel_duties};
 use crate::identity::address::Address;
 use crate::known::view::View;
+use crate::published::agreed::{differing, kept_off};
 use crate::published::projection::Layout;
 use crate::published::publication::{Verdict, verdict};
 use crate::published::record::Level;
@@ -68,6 +69,15 @@ impl Decision {
 
 /// Decides for one group. The same view gives the same decision.
 pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
+    let Some(pause) = view.pause() else { return decide_by(view, layout) };
+    let policy = view.policy.under_pause();
+    let mut decision = decide_by(&view.under(&policy), layout);
+    decision.reasons.insert(0, Reason::Paused(pause));
+    decision
+}
+
+/// Decides by the view's policy.
+fn decide_by(view: &View<'_>, layout: &Layout) -> Decision {
     let situation = situation(view);
     let verdict = verdict(view, &situation);
     if let Situation::NotOurs(_) = &situation {
@@ -124,7 +134,7 @@ pub fn decide(view: &View<'_>, layout: &Layout) -> Decision {
     reasons.extend(forgetting.err().map(|why| Reason::NotForgotten(*why)));
     reasons.extend(refused);
     reasons.extend(ignored(view, layout));
-    reasons.extend(misnamed(view));
+    reasons.extend(misnamed(view).into_iter().chain(words_said(view)));
     reasons.extend(not_marked.map(Reason::NotMarked));
     let summary = summary(view, &verdict);
     let is_isolated = is_blind(view) || is_isolated(view);
@@ -228,6 +238,17 @@ fn misnamed(view: &View<'_>) -> Vec<Reason> {
         configured: view.policy.local.contains(address),
     });
     two.chain(loopback).collect()
+}
+
+/// Why the operator's own words are not on the rows, and that agents have different ones.
+fn words_said(view: &View<'_>) -> Vec<Reason> {
+    let Some(store) = &view.observed.store else { return Vec::new() };
+    let kept_off: Vec<String> = kept_off(store).into_iter().map(str::to_owned).collect();
+    let hidden = (!kept_off.is_empty()).then_some(Reason::WordsHidden(kept_off));
+    let said = differing(store).into_iter();
+    let said: Vec<_> = said.map(|(agent, words)| (agent.to_owned(), words.to_string())).collect();
+    let differ = (!said.is_empty()).then_some(Reason::WordsDiffer(said));
+    hidden.into_iter().chain(differ).collect()
 }
 
 /// A group keeps the service it was first published as: a name that moved would be gone for its users.

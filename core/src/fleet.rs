@@ -47,9 +47,14 @@ pub struct FleetLayout {
 }
 
 impl FleetLayout {
-    /// The directory of the agents' keys, with a slash at the end. No group's name has a `=`, and Consul 1.21.5 takes no `~` in a key.
+    /// The directory of all keys of the fleet, with a slash at the end. No group's name has a `=`, and Consul 1.21.5 takes no `~` in a key.
+    pub fn root(&self) -> String {
+        format!("{}/=fleet/", self.prefix)
+    }
+
+    /// The directory of the agents' keys, with a slash at the end.
     pub fn agents(&self) -> String {
-        format!("{}/=fleet/agents/", self.prefix)
+        format!("{}agents/", self.root())
     }
 
     /// The key that says that an agent is there.
@@ -65,7 +70,7 @@ impl FleetLayout {
     /// Holds the hashes of the groups that the agent is configured with, up to 32000, 16 digits each; read by agents
     /// that do not know the digest yet, and gone with the agent.
     pub fn list(&self, id: &str) -> String {
-        format!("{}/=fleet/groups/{id}", self.prefix)
+        format!("{}groups/{id}", self.root())
     }
 }
 

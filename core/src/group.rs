@@ -6,6 +6,7 @@
 mod deaths;
 mod flight;
 mod narrate;
+mod notices;
 mod pace;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,9 @@ pub use self::flight::{
 };
 pub use self::narrate::OBSTACLE_SAID_AFTER_MS;
 use self::narrate::{LinePace, Obstacles, OpenProblems, change_line, say};
+pub use self::notices::{
+    BEHIND_MS, GONE_FOR_MS, NoticeKeeper, NoticeOutput, PASS_ON_MS, UNNOTED_FOR_MS,
+};
 pub use self::pace::{CHASE_MS, TICK_MS, URGENT_FOR_MS};
 use crate::decide::{Decision, decide};
 use crate::duty::action::{Action, Promote, Write};
@@ -41,7 +45,7 @@ use crate::published::record::Change;
 use crate::published::replicas::InstanceRows;
 use crate::published::store::AgentClock;
 use crate::shown::reasons::NotFast;
-use crate::shown::status::{GroupStatus, ProblemCode, assess, problems, standing};
+use crate::shown::status::{GroupStatus, Problem, ProblemCode, assess, problems, standing};
 use crate::situation::data_loss::{Detach, Replace, WhyReplace};
 use crate::situation::election::Tally;
 use crate::time::{Mono, Now};
@@ -53,6 +57,9 @@ pub const DISMISSED_FOR_MS: u64 = 60_000;
 /// [`RELAY_AGAIN_MS`](crate::policy::RELAY_AGAIN_MS).
 pub const RELAY_WITHIN_MS: u64 = 500;
 
+/// A decision stands for so long at the most, in ms, where nothing is different: what depends on the time alone is in no
+/// hurry.
+pub const DECIDED_ANEW_MS: u64 = 10_000;
 /// Without an input for so long the agent itself stood still, in ms.
 const STOOD_STILL_MS: u64 = 3_000;
 
@@ -91,6 +98,9 @@ pub enum Input {
     SeenInDns(u64),
     /// How the write with this number ended.
     Written(u64, Outcome),
+    /// The write with this number was not sent: it has waited for others for so long that what it rests on is to be
+    /// looked at anew.
+    NotSent(u64),
     /// A second passed: what is due is looked at.
     Tick,
     /// Look at everything now: SIGHUP asks for it.
@@ -283,6 +293,14 @@ pub struct GroupLoop {
     /// What this agent had the Sentinels vote on.
     voting: Option<Voting>,
     decision: Option<Decision>,
+    /// When it was decided last, where nothing was to be done and nothing stands in the way.
+    at_rest: Option<Mono>,
+    /// How often it was decided.
+    decisions: u64,
+    /// It was paused at the last decision.
+    paused: bool,
+    /// What was wrong when it was last looked for problems.
+    problems: Vec<Problem>,
 }
 
 impl GroupLoop {
@@ -315,6 +333,10 @@ impl GroupLoop {
             not_fast: None,
             voting: None,
             decision: None,
+            at_rest: None,
+            decisions: 0,
+            paused: false,
+            problems: Vec::new(),
         }
     }
 
@@ -326,6 +348,16 @@ impl GroupLoop {
     /// The last decision; `None` before the first input.
     pub fn decision(&self) -> Option<&Decision> {
         self.decision.as_ref()
+    }
+
+    /// What is wrong, as it was found a second ago at the most.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// How often it was decided.
+    pub fn decisions(&self) -> u64 {
+        self.decisions
     }
 
     /// What a person wants to know, from what is known now.
@@ -361,9 +393,47 @@ impl GroupLoop {
         out
     }
 
-    /// Takes in a reading that says the same as the one before, and decides nothing: that is done within a second. Gives
-    /// back what is to be decided by at once. For agents of very many groups; [`GroupLoop::on`] does for all.
-    pub fn note(&mut self, input: Input, now: Now) -> Option<Input> {
+    /// As [`GroupLoop::on_all`], for agents of very many groups: what says the same again is taken in, and nothing is
+    /// decided where the last decision stands.
+    pub fn on_news(&mut self, inputs: Vec<Input>, now: Now) -> Vec<Output> {
+        let mut ticks = false;
+        let mut news = Vec::new();
+        for input in inputs {
+            match input {
+                Input::Tick => ticks = true,
+                input => news.extend(self.note(input, now)),
+            }
+        }
+        let mut out = Vec::new();
+        match (news.is_empty(), ticks) {
+            (true, false) => {}
+            (true, true) if self.stands(now) => {
+                self.turned = now.mono;
+                self.look(now, &mut out);
+            }
+            (_, ticks) => {
+                news.extend(ticks.then_some(Input::Tick));
+                out = self.on_all(news, now);
+            }
+        }
+        out
+    }
+
+    /// The last decision stands: it asked for nothing, nothing is different from what it rests on, and nothing lasts that
+    /// would count for more by now.
+    fn stands(&self, now: Now) -> bool {
+        let young = |at: Mono| now.mono - at < DECIDED_ANEW_MS && now.mono >= at;
+        let recent = |asked: Mono| now.mono - asked < ANSWER_AGE_MAX_MS;
+        self.at_rest.is_some_and(young)
+            && self.is_calm(now)
+            && now.mono - self.turned < STOOD_STILL_MS
+            && self.observed.sentinels.values().all(|reading| recent(reading.asked))
+            && self.observed.instances.values().all(|reading| recent(reading.asked))
+    }
+
+    /// Takes in a reading that says the same as the one before, and decides nothing. Gives back what is to be decided by
+    /// at once.
+    fn note(&mut self, input: Input, now: Now) -> Option<Input> {
         let same = match &input {
             Input::Sentinel(address, reading) => {
                 self.observed.sentinels.get(address).is_some_and(|old| old.result == reading.result)
@@ -409,6 +479,7 @@ impl GroupLoop {
             Input::Rows(answer) => self.observed.rows = Some(answer),
             Input::Registered(instances) => self.observed.registered = instances,
             Input::Written(id, outcome) => self.fold_outcome(id, outcome, now, out),
+            Input::NotSent(id) => drop(self.in_flight.take_if(|flight| flight.id == id)),
             Input::GaveUp(sentinel, why) => {
                 self.memory.gave_up = Some((sentinel, why, now.mono));
             }
@@ -602,25 +673,19 @@ impl GroupLoop {
         let standing = standing(&view);
         let found = self.noted.is_due(now).then(|| problems(&view, &self.layout, &decision));
         if let Some(found) = found {
+            self.problems.clone_from(&found);
             self.note_problems(found, now, out);
         }
         self.remember_decided(&decision, now);
         self.note_obstacle(&decision, now, out);
         self.note_not_fast(&decision, now, out);
-        for action in decision.actions() {
+        let actions = decision.actions();
+        let at_rest = actions.is_empty() && decision.reasons.is_empty() && standing.is_empty();
+        self.at_rest = (at_rest && self.memory.since.is_empty()).then_some(now.mono);
+        for action in actions {
             match &action {
                 Action::Write(write) => self.send(write, now, out),
-                Action::Hold(hold) => {
-                    let last = self.memory.held.get(&hold.instance);
-                    if last.is_none_or(|at| now.mono - *at > HOLD_MS) {
-                        let Hold { instance, why, .. } = hold;
-                        let text =
-                            format!("{}: holding writes on {instance}: {why}", self.policy.group);
-                        out.push(say(LogLevel::Info, text));
-                    }
-                    self.memory.held.insert(hold.instance.clone(), now.mono);
-                    out.push(Output::Hold(hold.clone()));
-                }
+                Action::Hold(hold) => self.hold(hold, now, out),
                 Action::Relay(relay) => {
                     let Relay { sentinel, leader_at, epoch, forced, chosen, why, .. } = relay;
                     let how = if *forced {
@@ -666,7 +731,19 @@ impl GroupLoop {
             self.memory.audited = asked.zip(self.observed.store.as_ref().map(|store| store.asked));
         }
         self.decision = Some(decision);
+        self.decisions += 1;
         self.note_standing(standing, out);
+    }
+
+    fn hold(&mut self, hold: &Hold, now: Now, out: &mut Vec<Output>) {
+        let Hold { instance, why, .. } = hold;
+        let last = self.memory.held.get(instance);
+        if last.is_none_or(|at| now.mono - *at > HOLD_MS) {
+            let text = format!("{}: holding writes on {instance}: {why}", self.policy.group);
+            out.push(say(LogLevel::Info, text));
+        }
+        self.memory.held.insert(instance.clone(), now.mono);
+        out.push(Output::Hold(hold.clone()));
     }
 
     fn follow(&mut self, out: &mut Vec<Output>) {

@@ -7,6 +7,7 @@
 //! and [`duty`], which [`decide`] puts together; [`group`] repeats it, and [`shown`] and [`doctor`] say what came out.
 //! [`cluster`] is of Redis Cluster, which needs none of these.
 
+pub mod brief;
 pub mod cluster;
 pub mod decide;
 pub mod doctor;

@@ -52,6 +52,8 @@ pub struct Policy {
     pub expect: Option<usize>,
     /// How long instances are waited for otherwise.
     pub bootstrap_wait_ms: u64,
+    /// An operator has paused the group: nothing is changed but Consul, and what Sentinels were told for a moment only.
+    pub paused: bool,
     /// Reconfigure Sentinels: `MONITOR` where one lacks the group, `SET` where its settings differ.
     pub tell_sentinels: bool,
     /// Tell the other Sentinels how an election ended where its leader does not (`PUBLISH __sentinel__:hello`).
@@ -373,6 +375,16 @@ impl Policy {
         self.forget_ghosts = false;
     }
 
+    /// The same while an operator has paused the group.
+    #[must_use]
+    pub fn under_pause(&self) -> Self {
+        let mut paused = Self { paused: true, ..self.clone() };
+        paused.leave_alone();
+        // Sentinels that wait for a moment only are told to wait as before all the same.
+        paused.tell_sentinels = self.tell_sentinels;
+        paused
+    }
+
     /// The defaults for a group published under `service`.
     pub fn new(group: GroupName, service: ServiceName, agent: &str, run: &str) -> Self {
         Self {
@@ -396,6 +408,7 @@ impl Policy {
             fence: true,
             replace_emptied: true,
             fast_failover: FastFailover::Vote,
+            paused: false,
             tell_sentinels: true,
             relay: true,
             announce: Announce::Leader,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::identity::address::ServiceName;
-use crate::core::published::projection::{Layout, NO_ADDRESS, Op, ServiceRow, node_row};
+use crate::core::published::projection::{Layout, NO_ADDRESS, Op, ServiceRow, Weights, node_row};
 
 /// Every kind of write the agent makes for a group or a cluster, behind a guard that never holds.
 pub fn rights_probe(layout: &Layout, service: &ServiceName) -> Vec<Op> {
@@ -19,6 +19,7 @@ pub fn rights_probe(layout: &Layout, service: &ServiceName) -> Vec<Op> {
             port: 1,
             tags: Vec::new(),
             meta: BTreeMap::new(),
+            weights: Weights::default(),
         };
         ops.push(Op::ServiceSet { node: layout.node(), id: "probe".to_owned(), row });
     }

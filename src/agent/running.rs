@@ -3,15 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Agent;
+use super::{Agent, tellers};
 use crate::clock::{Clock, keep_beating};
-use crate::cluster_task::ClusterTask;
+use crate::cluster_task::{ClusterTask, MembersOfAll};
 use crate::config::{ClusterConfig, Config, DnsConfig, GroupConfig, ONLY_PUBLISHES};
 use crate::consul::client::{Consul, Prepared};
 use crate::consul::presence::{Presence, WatchedGroup, be_present};
@@ -33,8 +34,11 @@ use crate::http::{
     Clusters, Groups, HttpServer, HttpSources, Shown, ShownCluster, check_certificates,
     keep_answering,
 };
-use crate::meter::{ClusterMeter, GroupMeter, Meter};
-use crate::name_check::{Checker, Findings};
+use crate::meter::{ClusterMeter, GroupMeter, Meter, NoticeMeter};
+use crate::name_check::{Checker, Findings, NameQuestions};
+use crate::notify::group::TargetHandles;
+use crate::notify::send::Teller;
+use crate::notify::target::{QUEUE_MAX, QueuedNotice, TargetHandle, TargetTask};
 use crate::render::task::{FileState, Renderer};
 use crate::sentinel::login::{Giving, Login};
 use crate::sentinel::pool::{Pool, PoolReport, SentinelHandles, Watched};
@@ -44,6 +48,9 @@ use crate::systemd;
 
 /// News about Sentinels waiting to be published.
 const NEWS_MAX: usize = 256;
+
+/// How long a stop waits until what is being told is told, where something is.
+const SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// All tasks of an agent, and how to reach them.
 pub struct AgentTasks {
@@ -64,7 +71,9 @@ pub struct AgentTasks {
     look: watch::Receiver<u64>,
     groups: BTreeMap<GroupName, GroupPart>,
     clusters: BTreeMap<GroupName, ClusterPart>,
+    members: MembersOfAll,
     keys_watch: SharedWatch,
+    questions: Arc<NameQuestions>,
     sentinels: watch::Sender<SentinelHandles>,
     watched: watch::Sender<Watched>,
     watched_groups: watch::Sender<Vec<WatchedGroup>>,
@@ -78,6 +87,16 @@ pub struct AgentTasks {
     http: Option<TaskHandle>,
     renderer: Option<TaskHandle>,
     files: watch::Sender<Vec<FileState>>,
+    targets: BTreeMap<String, TargetPart>,
+    told: watch::Sender<TargetHandles>,
+}
+
+/// One target's task, and the way to it.
+struct TargetPart {
+    teller: watch::Sender<Arc<Teller>>,
+    queue: mpsc::Sender<QueuedNotice>,
+    task: TaskHandle,
+    meter: NoticeMeter,
 }
 
 /// One group's loop, and beside it the question whether DNS answers what the loop published.
@@ -90,6 +109,7 @@ struct GroupPart {
     shown: Shown,
     published: watch::Receiver<Option<Published>>,
     findings: watch::Sender<Findings>,
+    telling: watch::Receiver<bool>,
 }
 
 /// One cluster's loop.
@@ -137,7 +157,7 @@ impl AgentTasks {
     /// # Errors
     /// A [`Failure`] when the HTTP server cannot listen, or its certificates cannot be read.
     pub async fn start(agent: Agent, look: watch::Receiver<u64>) -> Result<Self, Failure> {
-        let Agent { config, consul, clock, renderer } = agent;
+        let Agent { config, consul, clock, renderer, tellers } = agent;
         let watched = watched(&config, &BTreeMap::new(), clock);
         let shared = watch::Sender::new(FleetSettings::of(&config));
         let list = shared.borrow().list();
@@ -147,11 +167,16 @@ impl AgentTasks {
             sharing: fleet.agents(),
             configured: watch::Sender::new(list),
             shared,
-            meter: Meter::new(clock, consul.errors()),
+            meter: {
+                let of_login = consul.clone();
+                Meter::new(clock, consul.errors()).with_login(move || of_login.login())
+            },
             look,
             groups: BTreeMap::new(),
             clusters: BTreeMap::new(),
+            members: MembersOfAll::default(),
             keys_watch: SharedWatch::default(),
+            questions: Arc::default(),
             sentinels: watch::Sender::default(),
             watched: watch::Sender::new(watched),
             watched_groups: watch::Sender::default(),
@@ -165,6 +190,8 @@ impl AgentTasks {
             http: None,
             renderer: None,
             files: watch::Sender::default(),
+            targets: BTreeMap::new(),
+            told: watch::Sender::default(),
             supervisor: Supervisor::default(),
             config,
             consul,
@@ -175,6 +202,7 @@ impl AgentTasks {
             None => None,
         };
         running.looked_at.send_replace(server.is_some() || systemd::listens());
+        running.turn_targets(tellers).await;
         let left = running.left.borrow_and_update().clone();
         for group in running.own_groups(&left) {
             running.start_group(group);
@@ -257,6 +285,7 @@ impl AgentTasks {
     pub async fn apply_config(&mut self, next: Config) -> Result<ReloadChanges, Failure> {
         let mut changes = ReloadChanges { done: Vec::new(), waiting: next.waiting.clone() };
         let renderer = Renderer::new(&next, self.consul.clone(), self.clock)?;
+        let tellers = tellers(&next)?;
         // Certificates are read now: they may have changed by the time that the way is taken.
         let way = Consul::prepare(&next.consul)?;
         if let Some(http) = &next.http {
@@ -265,6 +294,7 @@ impl AgentTasks {
         let before = std::mem::replace(&mut self.config, next);
         self.turn_consul(way, &before, &mut changes).await;
         self.turn_http(&before, &mut changes).await;
+        self.turn_targets(tellers).await;
         self.turn_groups(&before, &mut changes).await;
         self.turn_clusters(&before, &mut changes).await;
         let registered = self.registrations.send_replace(registrations(&self.config));
@@ -283,6 +313,7 @@ impl AgentTasks {
         changes.note_if(before.watchers != now.watchers, "[agent] watchers");
         changes.note_if(before.log != now.log, "[log] level");
         changes.note_if(before.templates != now.templates, "[[template]]");
+        changes.note_if(before.notify != now.notify, "[[notify]]");
         if templates {
             if let Some(renderer) = self.renderer.take() {
                 renderer.end().await;
@@ -434,6 +465,7 @@ impl AgentTasks {
             look: self.look.clone(),
             meter: ClusterMeter::new(&self.meter, name.clone()),
             shown: show,
+            members: self.members.clone(),
         };
         let task = self.supervisor.spawn("a cluster's loop", |stop| task.run(stop));
         self.clusters.insert(name, ClusterPart { config: cluster, task, shown });
@@ -447,6 +479,7 @@ impl AgentTasks {
         let (publish, published) = watch::channel(None);
         let (findings, found) = watch::channel(Findings::new());
         let (config, configs) = watch::channel(group);
+        let (tells, telling) = watch::channel(false);
         // Each of few groups has blocking queries of its own, which tell the sooner.
         let many = self.config.groups.len() > FEW_GROUPS_MAX;
         let task = GroupTask {
@@ -464,10 +497,22 @@ impl AgentTasks {
             published: publish,
             findings: found,
             clocks: self.clocks.clone(),
+            targets: self.told.subscribe(),
+            telling: tells,
         };
         let task = self.supervisor.spawn("a group's loop", |stop| task.run(stop));
         let checker = None;
-        let part = GroupPart { task, checker, config, reports, in_dns, shown, published, findings };
+        let part = GroupPart {
+            task,
+            checker,
+            config,
+            reports,
+            in_dns,
+            shown,
+            published,
+            findings,
+            telling,
+        };
         self.groups.insert(name.clone(), part);
         self.check_name(&name);
     }
@@ -493,10 +538,53 @@ impl AgentTasks {
             look: self.look.clone(),
             findings: part.findings.clone(),
             right: part.in_dns.clone(),
+            questions: self.questions.clone(),
             pause_min_ms: part.config.borrow().policy.pace.name_pause_ms(),
         };
         let task = |stop| checker.run(stop);
         part.checker = Some(self.supervisor.spawn("the check of the name", task));
+    }
+
+    /// Ends the targets that are gone, passes the changes to the others, and starts those that are new. What waits for a
+    /// target that stays is kept.
+    async fn turn_targets(&mut self, tellers: Vec<Arc<Teller>>) {
+        let stays = |name: &String| tellers.iter().any(|teller| teller.config.name == *name);
+        let gone: Vec<String> = self.targets.keys().filter(|name| !stays(name)).cloned().collect();
+        for name in gone {
+            let Some(part) = self.targets.remove(&name) else { continue };
+            part.task.end().await;
+            part.meter.end();
+        }
+        for teller in tellers {
+            let name = teller.config.name.clone();
+            if let Some(part) = self.targets.get(&name) {
+                part.teller.send_replace(teller);
+                continue;
+            }
+            let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+            let (teller, tells) = watch::channel(teller);
+            let meter = NoticeMeter::new(&self.meter, &name);
+            let task = TargetTask { teller: tells, queue: waiting, meter: meter.clone() };
+            let task = self.supervisor.spawn("a target's task", |stop| task.run(stop));
+            self.targets.insert(name, TargetPart { teller, queue, task, meter });
+        }
+        let handle = |part: &TargetPart| TargetHandle {
+            teller: part.teller.borrow().clone(),
+            queue: part.queue.clone(),
+        };
+        let handles: Vec<TargetHandle> = self.targets.values().map(handle).collect();
+        self.told.send_replace(Arc::new(handles));
+    }
+
+    /// Waits for a moment until what this agent has changed is told, and noted in Consul. Else another agent tells it.
+    pub async fn settle_notices(&mut self) {
+        let settled = async {
+            for part in self.groups.values_mut() {
+                // A loop that has ended tells nothing.
+                let _ = part.telling.wait_for(|telling| !telling).await;
+            }
+        };
+        let _ = tokio::time::timeout(SETTLE_TIMEOUT, settled).await;
     }
 
     fn exhibits(&self) -> HttpSources {
@@ -624,10 +712,14 @@ fn watched_groups(config: &Config, is_own: impl Fn(&GroupName) -> bool) -> Vec<W
     let shown = |group: &GroupConfig| WatchedGroup {
         layout: group.layout.clone(),
         manages: !group.only_publishes(),
+        notifies: config.notify.iter().any(|target| target.hears_of(&group.policy.group)),
+        words: Some(group.words.clone()),
     };
     let cluster = |cluster: &ClusterConfig| WatchedGroup {
         layout: cluster.policy.layout.clone(),
         manages: false,
+        notifies: false,
+        words: None,
     };
     let own = config.groups.iter().filter(|group| is_own(&group.policy.group));
     own.map(shown).chain(config.clusters.iter().map(cluster)).collect()

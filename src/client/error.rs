@@ -75,10 +75,10 @@ impl From<ConsulError> for Error {
     fn from(error: ConsulError) -> Self {
         let text = error.to_string();
         match error {
-            ConsulError::Denied { .. } => Self::Denied(text),
-            ConsulError::Secret(_) => Self::Settings(text),
+            _ if error.is_about_settings() => Self::Settings(text),
+            _ if error.is_refusal() => Self::Denied(text),
             ConsulError::Unreadable { .. } | ConsulError::NoIndex { .. } => Self::Unreadable(text),
-            ConsulError::Status { .. } | ConsulError::Unreachable { .. } => Self::Silent(text),
+            _ => Self::Silent(text),
         }
     }
 }

@@ -221,6 +221,8 @@ impl Builder {
         let common = Common {
             http_addr: env("CONSUL_HTTP_ADDR"),
             token_file: env("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from),
+            login_method: env("CONSUL_REDIS_LOGIN_METHOD"),
+            bearer_token_file: env("CONSUL_REDIS_BEARER_TOKEN_FILE").map(PathBuf::from),
             prefix: env("CONSUL_REDIS_PREFIX"),
             ..Common::default()
         };
@@ -236,12 +238,14 @@ impl Builder {
 
     /// Consul's ACL token.
     pub fn token(mut self, token: &str) -> Self {
+        self.endpoint.login = None;
         self.endpoint.token = SecretSource::Value(SecretString::from(token.to_owned()));
         self
     }
 
     /// A file with Consul's ACL token, read again for each question.
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.endpoint.login = None;
         self.endpoint.token = SecretSource::File(path.into());
         self
     }

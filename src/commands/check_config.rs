@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::terminal::{Style, columns};
 use crate::cli::Common;
+use crate::config::notify::NotifyWay;
 use crate::config::template::TemplateConfig;
 use crate::config::{ClusterConfig, Config, GroupConfig, ONLY_PUBLISHES};
 use crate::core::cluster::renewal::ClusterPolicy;
@@ -78,8 +79,16 @@ fn warnings(config: &Config) -> Vec<String> {
         let warn = move |what: String| format!("template {file}: {what}");
         template_warnings(template, config).into_iter().map(warn)
     });
+    let notify = config.notify.iter().filter_map(|target| match &target.to {
+        NotifyWay::Url(_) => None,
+        NotifyWay::Command(command) => {
+            let program = command.first().filter(|program| !is_program(program))?;
+            let name = &target.name;
+            Some(format!("notify {name}: it runs {program}, and there is no such program"))
+        }
+    });
     let groups = config.groups.iter().filter_map(|group| warning(&group.policy));
-    groups.chain(open).chain(templates).collect()
+    groups.chain(open).chain(templates).chain(notify).collect()
 }
 
 /// What would keep a template from being rendered, put in place or followed by its command, as far as it is seen here
@@ -210,6 +219,14 @@ fn rows(config: &Config) -> Vec<Vec<String>> {
     }
     for template in &config.templates {
         say("template", template.destination.display().to_string());
+    }
+    for target in &config.notify {
+        let of = target.events.iter().map(|event| event.as_str()).collect::<Vec<_>>().join(", ");
+        let to = match &target.to {
+            NotifyWay::Url(_) => "a URL",
+            NotifyWay::Command(_) => "a command",
+        };
+        say("notify", format!("{}, {to}, of {of}", target.name));
     }
     rows
 }

@@ -360,14 +360,20 @@ fn in_text(judged: &Judgement, style: Style) -> String {
         let _ = writeln!(text, "\n{}", style.bold("cannot take requests"));
         terminal::columns(&mut text, "  ", unfit, style);
     }
-    let moving: Vec<String> = judged
-        .nodes
+    let place = |id: &NodeId| {
+        let node = judged.nodes.iter().find(|node| node.id.as_ref() == Some(id));
+        node.map_or_else(|| id.as_str().to_owned(), |node| node.address.to_string())
+    };
+    let moving: Vec<Vec<String>> = judged
+        .migrations
         .iter()
-        .filter(|node| node.migrating)
-        .map(|node| node.address.to_string())
+        .map(|one| {
+            vec![in_words(&one.slots), format!("{} -> {}", place(&one.from), place(&one.to))]
+        })
         .collect();
     if !moving.is_empty() {
-        let _ = writeln!(text, "\nslots are moving from or to {}", moving.join(", "));
+        let _ = writeln!(text, "\n{}", style.bold("slots that migrate"));
+        terminal::columns(&mut text, "  ", moving, style);
     }
     text
 }

@@ -15,6 +15,7 @@ use crate::core::cluster::shown::{ClusterStatus, ShardStatus, UnfitMember, clust
 use crate::core::cluster::slots::{SLOTS, in_words};
 use crate::core::cluster::wanted::ClusterDuties;
 use crate::core::identity::address::GroupName;
+use crate::core::known::observed::SEEN_AT_ONCE;
 use crate::core::published::projection::Layout;
 use crate::observe::published_of_cluster;
 
@@ -32,7 +33,7 @@ pub async fn clusters(
     }
     let listed = match consul.clusters(&config.prefix).await {
         Err(ConsulError::Denied { .. }) => BTreeSet::new(),
-        Err(error) if error.is_transient() => BTreeSet::new(),
+        Err(error) if error.leaves_unread() => BTreeSet::new(),
         listed => listed?,
     };
     let mut all = Vec::new();
@@ -89,7 +90,7 @@ pub async fn cluster_meant(
 fn unless_unknown<T>(error: ConsulError) -> Result<Option<T>, ConsulError> {
     match error {
         ConsulError::Denied { .. } => Ok(None),
-        error if error.is_transient() => Ok(None),
+        error if error.leaves_unread() => Ok(None),
         error => Err(error),
     }
 }
@@ -104,17 +105,15 @@ pub async fn look(
     clock: &Clock,
 ) -> Result<ClusterStatus, ConsulError> {
     let (store, rows) = published_of_cluster(policy, consul, clock).await?;
-    Ok(cluster_status(policy, Some(&store), Some(&rows), None))
+    let mut status = cluster_status(policy, Some(&store), Some(&rows), None);
+    status.note_pause(store.paused(clock.now().wall));
+    Ok(status)
 }
 
 /// One cluster, as text.
 pub fn describe(status: &ClusterStatus, now: Timestamp, style: Style) -> String {
     let mut text = String::new();
-    let health = match status {
-        _ if !status.healthy => style.bad("NOT HEALTHY"),
-        _ if status.degraded => style.bad("degraded"),
-        _ => style.good("healthy"),
-    };
+    let health = style.health(status.healthy, status.degraded);
     let _ = writeln!(
         text,
         "{}: {health}, {} -> {} of {SLOTS} slots are served",
@@ -141,8 +140,15 @@ pub fn describe(status: &ClusterStatus, now: Timestamp, style: Style) -> String 
     let _ = writeln!(text, "  watched by: {agents}");
     let shards = status.shards.iter().map(|shard| shard_row(status, shard));
     table(&mut text, "shards", shards.collect(), style);
+    let moving = status.migrations.iter();
+    let moving =
+        moving.map(|one| vec![in_words(&one.slots), format!("{} -> {}", one.from, one.to)]);
+    table(&mut text, "slots that migrate", moving.collect(), style);
     let unfit = status.unfit.iter().map(|node| unfit_row(status, node));
     table(&mut text, "in no name", unfit.collect(), style);
+    let unseen = status.ends_seen.iter().filter(|(_, seen)| *seen != SEEN_AT_ONCE);
+    let unseen = unseen.map(|(at, why)| vec![at.to_string(), why.clone()]);
+    table(&mut text, "their end would not be seen at once", unseen.collect(), style);
     let history = status.history.iter().take(HISTORY_SHOWN).map(change_row);
     table(&mut text, "history", history.collect(), style);
     text

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,7 +23,7 @@ use crate::lab::process::{Life, Process};
 use crate::lab::redis::LabServer;
 use crate::lab::wait::until;
 use crate::lab::world::{World, WorldSpec};
-use crate::redis_link::subscribe;
+use crate::redis_link::{SubscriptionNews, subscribe};
 
 /// The group of the demo.
 const GROUP: &str = "redis";
@@ -317,10 +316,9 @@ impl Demo {
                 let (address, login, send) =
                     (sentinel.address.clone(), sentinel.login.clone(), send.clone());
                 AbortOnDropHandle::new(tokio::spawn(async move {
-                    let Ok(events) = subscribe(&address, &login).await else { return };
-                    let mut events = events.into_on_message();
-                    while let Some(event) = events.next().await {
-                        if event.get_channel_name() == "+odown" {
+                    let Ok(mut events) = subscribe(&address, &login).await else { return };
+                    while let Some(heard) = events.next().await {
+                        if matches!(heard, SubscriptionNews::Event(event, _) if event == "+odown") {
                             let _ = send.send(Instant::now()).await;
                             return;
                         }

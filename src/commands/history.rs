@@ -1,7 +1,10 @@
 //! `consul-redis history GROUP|CLUSTER`: which instance was the writer, since when, and why; of a cluster, what has changed
 //! in its names.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::clusters::cluster_meant;
 use super::retire::known_groups;
@@ -14,6 +17,8 @@ use crate::consul::store::ReadMode;
 use crate::core::cluster::history::{ClusterChange, ClusterOutage, changes_of, outages};
 use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::identity::address::Address;
+use crate::core::published::notices::{DELIVERED, Delivery, NoticeKind, NoticeLog};
+use crate::core::published::pause::PauseKey;
 use crate::core::published::projection::Layout;
 use crate::core::published::record::{Change, Level};
 use crate::core::shown::timeline::{Switch, SwitchStep, switches};
@@ -34,14 +39,47 @@ pub async fn run(config: Config, args: &HistoryArgs) -> Result<(), Failure> {
         let message = format!("nothing was ever published for the group `{}`", args.shown);
         return Err(Failure::new(Exit::Failed, message).hint(known_groups(&config, &consul).await));
     }
+    let log = keys.notices.clone().unwrap_or_default();
     if args.json {
-        println!("{}", terminal::json(&keys.history)?);
+        println!("{}", terminal::json(&with_targets(&keys.history, &log)?)?);
     } else if args.steps {
         print!("{}", step_by_step(&keys.history, Style::of_stdout()));
     } else {
-        print!("{}", describe(&keys.history, Style::of_stdout()));
+        print!("{}", describe_told(&keys.history, &log, Style::of_stdout()));
+        tell_pause(&keys.pause, &clock);
     }
     Ok(())
+}
+
+/// What became of telling each target of a change, by target.
+fn targets_of<'a>(change: &Change, log: &'a NoticeLog) -> BTreeMap<&'a str, &'a str> {
+    let of_change = |delivery: &&Delivery| {
+        let writer = matches!(delivery.event, NoticeKind::Switch | NoticeKind::Withdrawal);
+        writer && delivery.generation == change.generation
+    };
+    let targets = log.deliveries.iter().filter(of_change).flat_map(|delivery| &delivery.targets);
+    targets.map(|(target, word)| (target.as_str(), word.as_str())).collect()
+}
+
+/// The history with which targets were told of each change (`notified`), where any was.
+fn with_targets(history: &[Change], log: &NoticeLog) -> Result<Vec<Value>, Failure> {
+    let change = |change: &Change| {
+        let mut value = serde_json::to_value(change)
+            .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+        let targets = targets_of(change, log);
+        if let (Value::Object(fields), false) = (&mut value, targets.is_empty()) {
+            fields.insert("notified".to_owned(), serde_json::json!(targets));
+        }
+        Ok(value)
+    };
+    history.iter().map(change).collect()
+}
+
+/// The last pause, whether it is on or over.
+fn tell_pause(pause: &PauseKey, clock: &Clock) {
+    if let PauseKey::Known(pause) = pause {
+        println!("{}", pause.in_words(clock.now().wall));
+    }
 }
 
 async fn of_cluster(
@@ -67,6 +105,7 @@ async fn of_cluster(
         print!("{}", outages_step_by_step(&changes, Style::of_stdout()));
     } else {
         print!("{}", describe_cluster(&changes, Style::of_stdout()));
+        tell_pause(&store.pause(), clock);
     }
     Ok(())
 }
@@ -135,11 +174,30 @@ fn step_by_step(history: &[Change], style: Style) -> String {
 
 /// One line for each change.
 pub fn describe(history: &[Change], style: Style) -> String {
+    describe_told(history, &NoticeLog::default(), style)
+}
+
+/// The same, with which targets were told of it, where any was.
+fn describe_told(history: &[Change], log: &NoticeLog, style: Style) -> String {
     let mut text = String::new();
-    let head = ["", "began", "writer", "level", "took", "why"].map(str::to_owned).to_vec();
-    let rows = history.iter().map(row);
+    let mut head = ["", "began", "writer", "level", "took", "why"].map(str::to_owned).to_vec();
+    let mut rows: Vec<Vec<String>> = history.iter().map(row).collect();
+    let told: Vec<String> = history.iter().map(|change| told(change, log)).collect();
+    if told.iter().any(|told| !told.is_empty()) {
+        head.insert(5, "told".to_owned());
+        rows.iter_mut().zip(told).for_each(|(row, told)| row.insert(5, told));
+    }
     terminal::columns(&mut text, "", std::iter::once(head).chain(rows).collect(), style);
     text
+}
+
+/// The targets that were told of a change, and those that were not.
+fn told(change: &Change, log: &NoticeLog) -> String {
+    let word = |(target, word): (&str, &str)| match word {
+        DELIVERED => target.to_owned(),
+        _ => format!("not {target}"),
+    };
+    targets_of(change, log).into_iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
 fn row(change: &Change) -> Vec<String> {
@@ -261,6 +319,25 @@ mod tests {
              \x20                                             and 1 more\n\
              11  2026-11-21T00:00:01.000Z  agent-2  10923  10.0.0.5:6379 (3f2c91aa), primary of shard 1, leaves: refused\n"
         );
+    }
+
+    #[test]
+    fn a_change_says_which_targets_were_told() {
+        let mut log = NoticeLog::default();
+        for (target, word) in [("chat", DELIVERED), ("pager", "failed: HTTP 500")] {
+            let at = changes()[0].at;
+            let (by, run, notice) = ("a".to_owned(), "1".to_owned(), None);
+            let mut targets: BTreeMap<String, String> =
+                log.deliveries.first().map(|d: &Delivery| d.targets.clone()).unwrap_or_default();
+            targets.insert(target.to_owned(), word.to_owned());
+            let (id, event, generation) = ("x/3".to_owned(), NoticeKind::Switch, 3);
+            log.note(Delivery { id, event, generation, at, by, run, notice, targets });
+        }
+        let text = describe_told(&changes(), &log, Style::plain());
+        assert!(text.contains("250 ms  chat, not pager  promoted by"), "{text}");
+        let json = with_targets(&changes(), &log).unwrap();
+        assert_eq!(json[0]["notified"]["pager"], "failed: HTTP 500");
+        assert_eq!(json[1].get("notified"), None);
     }
 
     #[test]

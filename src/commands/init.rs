@@ -203,7 +203,14 @@ impl Plan<'_> {
         if config.prefix != crate::config::DEFAULT_PREFIX {
             text += &format!("prefix = {}\n", quoted(&config.prefix));
         }
-        text += &file_line("token_file", "consul-token", &config.consul.token);
+        match &config.consul.login {
+            Some(login) => {
+                let (method, file) =
+                    (quoted(&login.settings.method), quoted(&login.settings.file()));
+                text += &format!("login = {{ method = {method}, bearer_token_file = {file} }}\n");
+            }
+            None => text += &file_line("token_file", "consul-token", &config.consul.token),
+        }
         text += &format!("\n[sentinels]\naddresses = [{}]\n", listed.join(", "));
         text += "\n# The logins. With users of their own, add `username` (docs/reference.md#redis-users).\n";
         text += "[instances]\n";

@@ -17,6 +17,7 @@ pub mod history;
 pub mod init;
 pub mod kept_out;
 pub mod maintenance;
+pub mod pause;
 pub mod plan;
 pub mod render;
 pub mod retire;

@@ -335,7 +335,7 @@ mod tests {
     use crate::core::duty::stale_peers::{Forget, StalePeer};
     use crate::core::known::observed::{ReplId, SentinelId};
     use crate::core::published::projection::{
-        CheckRow, CheckStatus, MANAGED_BY, NodeRow, ServiceRow,
+        CheckRow, CheckStatus, MANAGED_BY, NodeRow, ServiceRow, Weights,
     };
     use crate::core::situation::data_loss::{Replace, WhyReplace};
 
@@ -353,6 +353,7 @@ mod tests {
             port: 6379,
             tags: vec![text("primary")],
             meta: meta.clone().into(),
+            weights: Weights::default(),
         };
         let check = CheckRow {
             service_id: id.clone(),

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,6 +17,7 @@ use super::retire::known_groups;
 use super::terminal::{self, HISTORY_SHOWN, Style, age, columns};
 use crate::cli::StatusArgs;
 use crate::clock::{Clock, ticks_every};
+use crate::cluster::processes_beside;
 use crate::config::{Config, GroupConfig, ONLY_PUBLISHES};
 use crate::consul::client::{Consul, ConsulError};
 use crate::consul::fleet::FleetReader;
@@ -25,13 +27,14 @@ use crate::core::decide::decide;
 use crate::core::fleet::{FleetLayout, FleetView, GroupList, ranked};
 use crate::core::identity::address::GroupName;
 use crate::core::known::memory::Memory;
+use crate::core::known::observed::SEEN_AT_ONCE;
 use crate::core::known::view::View;
-use crate::core::policy::FastFailover;
-use crate::core::policy::Policy;
+use crate::core::policy::{FEW_GROUPS_MAX, FastFailover, Policy};
 use crate::core::published::projection::Layout;
 use crate::core::published::record::{Level, PublishedRole, Record};
+use crate::core::published::words::AgentWords;
 use crate::core::shown::status::{
-    GroupStatus, InstanceStatus, ProblemCode, SEEN_AT_ONCE, SentinelStatus, assess,
+    GroupStatus, InstanceStatus, ProblemCode, SentinelStatus, assess,
 };
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
@@ -40,6 +43,8 @@ use crate::name_check;
 use crate::observe::{look, look_without_consul};
 use crate::snapshot::AnyStatus;
 
+/// Groups that are looked at at a time.
+const AT_ONCE_MAX: usize = 16;
 /// What is said of an agent that changes no instance and no Sentinel.
 const MANAGES_NOTHING: &str = " (manage = false)";
 
@@ -131,48 +136,36 @@ impl Looker {
     }
 
     async fn look_at_clusters(&self) -> Result<Vec<ClusterStatus>, Failure> {
-        let Self { config, consul, clock, away, .. } = self;
+        let Self { config, consul, names, clock, away, .. } = self;
         let mut all = Vec::new();
         let known = clusters::clusters(config, consul, clock).await?;
         for policy in known.iter().filter(|policy| self.is_wanted(&policy.name)) {
-            all.push(match clusters::look(policy, consul, clock).await {
-                Err(error) if error.is_transient() => {
+            let mut status = match clusters::look(policy, consul, clock).await {
+                Err(error) if error.leaves_unread() => {
                     away.set(Some(error));
                     cluster_status(policy, None, None, None)
                 }
                 seen => seen?,
-            });
+            };
+            let own = config.clusters.iter().find(|own| own.policy.name == policy.name);
+            if let Some(own) = own {
+                status.note_ends(&processes_beside(own, names).await);
+            }
+            all.push(status);
         }
         Ok(all)
     }
 
     async fn look_at_groups(&self) -> Result<Vec<GroupStatus>, Failure> {
-        let Self { config, consul, names, clock, away, .. } = self;
-        let mut all = Vec::new();
+        let Self { config, consul, clock, .. } = self;
         let known = groups(config, consul, clock).await?;
         let list = Arc::new(GroupList::new(known.iter().map(hash_of)));
-        let mut hashes = Vec::new();
-        for group in known.into_iter().filter(|group| self.is_wanted(&group.policy.group)) {
-            let seen = match look(config, &group, consul, names, clock).await {
-                // What can be seen without it is shown beside what is not known.
-                Err(error) if error.is_transient() => {
-                    away.set(Some(error));
-                    look_without_consul(config, &group, consul, names, clock).await
-                }
-                seen => seen?,
-            };
-            let memory = Memory::default();
-            let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
-            let mut status = assess(&view, &group.layout, &decide(&view, &group.layout));
-            let failures = seen.failures.into_iter();
-            status.add(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
-            if let (Some(dns), Some(record)) = (&config.dns, seen.observed.record()) {
-                let found = name_check::look(dns, &group.layout, record, consul, clock).await?;
-                status.add(found);
-            }
-            all.push(status);
-            hashes.push(hash_of(&group));
-        }
+        let wanted: Vec<GroupConfig> =
+            known.into_iter().filter(|group| self.is_wanted(&group.policy.group)).collect();
+        let hashes: Vec<_> = wanted.iter().map(hash_of).collect();
+        let looks = wanted.iter().map(|group| self.look_at_group(group));
+        let mut all: Vec<GroupStatus> =
+            futures_util::stream::iter(looks).buffered(AT_ONCE_MAX).try_collect().await?;
         if !self.is_away() {
             let fleet = self.fleet(list).await;
             for (status, group) in all.iter_mut().zip(hashes) {
@@ -184,6 +177,28 @@ impl Looker {
             all.iter_mut().for_each(|status| status.known_by_agent = beside.of(&status.group));
         }
         Ok(all)
+    }
+
+    async fn look_at_group(&self, group: &GroupConfig) -> Result<GroupStatus, Failure> {
+        let Self { config, consul, names, clock, away, .. } = self;
+        let seen = match look(config, group, consul, names, clock).await {
+            // What can be seen without it is shown beside what is not known.
+            Err(error) if error.leaves_unread() => {
+                away.set(Some(error));
+                look_without_consul(config, group, consul, names, clock).await
+            }
+            seen => seen?,
+        };
+        let memory = Memory::default();
+        let view = View::of_one_look(&group.policy, &memory, &seen.observed, clock.now());
+        let mut status = assess(&view, &group.layout, &decide(&view, &group.layout));
+        let failures = seen.failures.into_iter();
+        status.add(failures.map(|text| ProblemCode::SentinelsNotFound.says(text)));
+        if let (Some(dns), Some(record)) = (&config.dns, seen.observed.record()) {
+            let found = name_check::look(dns, &group.layout, record, consul, clock).await?;
+            status.add(found);
+        }
+        Ok(status)
     }
 
     /// The agents that share groups; most have this `list`. A token that may not read them sees none.
@@ -203,6 +218,9 @@ impl Looker {
 
     fn text(&self, all: &[AnyStatus], style: Style) -> String {
         let now = self.clock.now().wall;
+        if self.only.is_none() && all.len() > FEW_GROUPS_MAX {
+            return brief(all, style);
+        }
         let texts = all.iter().map(|status| match status {
             AnyStatus::Group(status) => self.group_text(status, now, style),
             AnyStatus::Cluster(status) => clusters::describe(status, now, style),
@@ -280,7 +298,7 @@ pub async fn groups(
         // A token for one group lists no others, and a Consul that is away none: those that the config names are looked
         // at.
         Err(ConsulError::Denied { .. }) => BTreeSet::new(),
-        Err(error) if error.is_transient() => BTreeSet::new(),
+        Err(error) if error.leaves_unread() => BTreeSet::new(),
         listed => listed?,
     };
     for name in listed {
@@ -310,17 +328,50 @@ pub fn unconfigured(
     let policy = Policy { installation, ..Policy::new(name, record.service.clone(), "", "") };
     let login = config.instance_login.clone();
     let sentinel_auth = crate::config::auth_of(&login);
-    GroupConfig { policy, layout, login, sentinel_auth }
+    GroupConfig { policy, layout, login, sentinel_auth, words: AgentWords::default() }
+}
+
+/// Very many groups and clusters: how many are well, and a line for each, with those first that are not.
+fn brief(all: &[AnyStatus], style: Style) -> String {
+    let (ill, rest): (Vec<&AnyStatus>, Vec<&AnyStatus>) =
+        all.iter().partition(|status| !status.is_healthy());
+    let (poor, well): (Vec<&AnyStatus>, Vec<&AnyStatus>) =
+        rest.into_iter().partition(|status| status.is_degraded());
+    let mut text = format!(
+        "{}: {} healthy, {} degraded, {} not healthy (`consul-redis status NAME` shows all of one)\n",
+        all.len(),
+        well.len(),
+        poor.len(),
+        ill.len()
+    );
+    let rows = ill.into_iter().chain(poor).chain(well).map(|status| {
+        let (name, shown) = match status {
+            AnyStatus::Group(group) => {
+                let writer = group.writer.as_ref().map(ToString::to_string);
+                let writer = writer.unwrap_or_else(|| "(no writer)".to_owned());
+                (&group.group, format!("{writer}, generation {}", group.generation))
+            }
+            AnyStatus::Cluster(cluster) => {
+                (&cluster.cluster, format!("cluster, generation {}", cluster.generation))
+            }
+        };
+        let problems = status.problems();
+        let more = match problems.len() {
+            0 | 1 => String::new(),
+            more => format!(" (and {} more)", more - 1),
+        };
+        let problem = problems.first().map(|text| format!("{text}{more}")).unwrap_or_default();
+        let health = terminal::health(status.is_healthy(), status.is_degraded());
+        vec![name.to_string(), health.to_owned(), shown, problem]
+    });
+    columns(&mut text, "", rows.collect(), style);
+    text
 }
 
 /// One group, as text.
 pub fn describe(status: &GroupStatus, now: Timestamp, style: Style) -> String {
     let mut text = String::new();
-    let health = match status {
-        _ if !status.healthy => style.bad("NOT HEALTHY"),
-        _ if status.degraded => style.bad("degraded"),
-        _ => style.good("healthy"),
-    };
+    let health = style.health(status.healthy, status.degraded);
     let writer =
         status.writer.as_ref().map_or_else(|| "(no writer)".to_owned(), ToString::to_string);
     let _ = writeln!(
@@ -411,9 +462,10 @@ fn instance_row(instance: &InstanceStatus) -> Vec<String> {
     };
     let unseen = instance.end_seen.as_deref().filter(|seen| *seen != SEEN_AT_ONCE);
     let unseen = unseen.map(|why| format!("its end would not be seen at once: {why}"));
+    let zone = instance.zone.as_ref().map(|zone| format!(" in zone {zone}")).unwrap_or_default();
     vec![
         instance.address.to_string(),
-        published.to_owned(),
+        format!("{published}{zone}"),
         behind,
         says,
         unseen.unwrap_or_default(),
@@ -461,6 +513,7 @@ mod tests {
             problems: Vec::new(),
             writer: writer.and(next).map(|address| address.parse().unwrap()),
             generation: 7,
+            pause: None,
             since: None,
             why: None,
             level: writer,

@@ -248,12 +248,16 @@ fn secrets(config: &Config) -> Vec<String> {
         &config.sentinel_login.password,
         &config.instance_login.password,
     ];
+    let login = config.consul.login.as_ref();
+    let bearer = login.map(|login| &login.settings.bearer);
     let sources: Vec<&SecretSource> =
-        own.into_iter().chain(logins).chain(given).chain(http).collect();
+        own.into_iter().chain(bearer).chain(logins).chain(given).chain(http).collect();
     let read = sources.into_iter().filter_map(|source| source.read().ok().flatten());
     let read = read.map(|secret| secret.expose_secret().to_owned());
+    let held = login.and_then(|login| login.picture().held);
+    let held = held.map(|token| token.secret.expose_secret().to_owned());
     let variables = config.secret_variables.iter().filter_map(|name| std::env::var(name).ok());
-    let whole: Vec<String> = read.chain(variables).collect();
+    let whole: Vec<String> = read.chain(held).chain(variables).collect();
     let parts = whole.iter().filter_map(|secret| secret.split_once(':'));
     let parts: Vec<String> = parts.map(|(_, password)| password.to_owned()).collect();
     let mut all: Vec<String> = whole.into_iter().chain(parts).filter(|s| !s.is_empty()).collect();

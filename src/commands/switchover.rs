@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, IsTerminal, Write as _};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -27,6 +28,9 @@ use crate::exit::{Exit, Failure};
 use crate::observe::look;
 use crate::shard_move::move_shard;
 use crate::switchover::{Moved, Mover, SwitchoverStep, rights};
+
+/// How long a Consul that is away is waited for when a move is over.
+const CONSUL_BACK_MAX: Duration = Duration::from_secs(60);
 
 /// How a move went, for programs.
 #[derive(Debug, Serialize)]
@@ -133,7 +137,8 @@ pub async fn run(config: Config, args: &SwitchoverArgs) -> Result<(), Failure> {
                 let _ = noted.send(step);
             };
             let (config, group, consul, report) = (&config, &group, &consul, &report);
-            Mover { config, group, consul, clock, server_stops: false, report }
+            let (server_stops, waits_for_consul) = (false, CONSUL_BACK_MAX);
+            Mover { config, group, consul, clock, server_stops, waits_for_consul, report }
                 .go(&switchover)
                 .await
         }

@@ -57,6 +57,12 @@ impl Style {
         self.paint("31", text)
     }
 
+    /// [`health`], with its colour.
+    pub fn health(self, healthy: bool, degraded: bool) -> String {
+        let said = health(healthy, degraded);
+        if healthy && !degraded { self.good(said) } else { self.bad(said) }
+    }
+
     /// Bold, where colours are on.
     pub fn bold(self, text: &str) -> String {
         self.paint("1", text)
@@ -75,6 +81,15 @@ impl Style {
             }
             _ => line.to_owned(),
         }
+    }
+}
+
+/// How a group or a cluster is.
+pub fn health(healthy: bool, degraded: bool) -> &'static str {
+    match (healthy, degraded) {
+        (false, _) => "NOT HEALTHY",
+        (true, true) => "degraded",
+        (true, false) => "healthy",
     }
 }
 

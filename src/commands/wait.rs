@@ -22,6 +22,7 @@ use crate::core::cluster::renewal::ClusterPolicy;
 use crate::core::cluster::slots::SLOTS;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::known::observed::{StoreAnswer, StoredState};
+use crate::core::published::pause::PauseStatus;
 use crate::core::published::projection::Layout;
 use crate::core::published::record::Record;
 use crate::exit::{Exit, Failure};
@@ -63,7 +64,9 @@ pub async fn run(config: Config, args: &WaitArgs) -> Result<Exit, Failure> {
             }
         }
         let not_yet = match answer {
-            Ok(keys) => match look(&layout, &keys, args.replicas) {
+            Ok(keys) => match look(&layout, &keys, args.replicas)
+                .map_err(|why| besides(why, keys.paused(clock.now().wall)))
+            {
                 Ok(record) => {
                     drop(progress);
                     show(record, args)?;
@@ -94,6 +97,11 @@ fn told(
         Err(_) => return not_yet.map(Ok),
     }
     Ok(not_yet)
+}
+
+/// What is waited for, and that agents do nothing about it.
+fn besides(why: String, pause: Option<PauseStatus>) -> String {
+    pause.map_or_else(|| why.clone(), |pause| format!("{why}; {pause}"))
 }
 
 /// `named` is what `status` takes.
@@ -139,7 +147,7 @@ async fn wait_for_cluster(
                         show_cluster(&found, args)?;
                         return Ok(Exit::Done);
                     }
-                    Err(why) => Ok(why),
+                    Err(why) => Ok(besides(why, store.paused(clock.now().wall))),
                 }
             }
             Err(error) => Err(error),

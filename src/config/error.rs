@@ -90,6 +90,15 @@ impl ConfigError {
                 "have Sentinel know it by another name: SENTINEL REMOVE, SENTINEL MONITOR",
             ),
             ("which is not set", "set the variable, or write password_file"),
+            (
+                "a token (",
+                "keep one: take [consul.login] and its flags away; or unset CONSUL_HTTP_TOKEN and CONSUL_HTTP_TOKEN_FILE, and take \
+                 token_file away. In a Nomad job a consul block in the task sets CONSUL_HTTP_TOKEN",
+            ),
+            (
+                "a login to Consul needs",
+                "give both: [consul.login], or --login-method and --bearer-token-file; docs/how-to/log-in-by-identity.md",
+            ),
             ("exclude each other", "keep the one that holds the password"),
             ("only of use together", "give both, or neither"),
             ("but certificates are given", "write tls = true, or take the certificates away"),

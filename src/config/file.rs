@@ -1,5 +1,6 @@
 //! The config file (TOML). Every key is optional; an unknown one is an error that names its line.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use toml::Spanned;
 use crate::core::identity::address::{Address, GroupName, ServiceName, Zone};
 use crate::core::identity::mark::MarkKey;
 use crate::core::policy::{Announce, FastFailover};
+use crate::core::published::notices::NoticeKind;
 use crate::core::published::record::Level;
 
 /// The whole file.
@@ -41,6 +43,8 @@ pub struct File {
     pub sentinel: Vec<SentinelTable>,
     /// The files that are rendered from the groups' state.
     pub template: Vec<TemplateTable>,
+    /// Who is told what happens.
+    pub notify: Vec<NotifyTable>,
 }
 
 /// `[agent]`: this agent.
@@ -55,7 +59,8 @@ pub struct AgentTable {
     /// installation, or of none, leave the group alone.
     pub installation: Option<String>,
     /// Where this host stands, such as `eu-1a`: what is in one zone may be lost together. Agents spread a Redis Cluster
-    /// over zones, and the rows of its nodes on this host (`[[redis]] cluster`, `exec`) get the tag `zone-eu-1a`.
+    /// over zones, and the rows of the instances on this host (`[[redis]]`, `exec`) get the tag `zone-eu-1a`, by which
+    /// `zone-eu-1a.redis-replica.service.consul` answers those near by.
     pub zone: Option<Zone>,
     /// How many agents watch a group that more are configured with: they share the groups. An agent beside an instance
     /// watches its group in any case. `0` is all up to five agents, and three of more.
@@ -87,6 +92,21 @@ pub struct ConsulTable {
     pub partition: Option<String>,
     /// KV prefix, and the first part of the synthetic nodes' names.
     pub prefix: Option<Spanned<String>>,
+    /// Log in by an identity instead of with a token ([how](how-to/log-in-by-identity.md)).
+    pub login: Option<Spanned<ConsulLoginTable>>,
+}
+
+/// `[consul.login]`: log in to Consul by an identity that Nomad or Kubernetes renews, instead of with a token. The token
+/// that the login gives is fetched anew at two thirds of its life, and deleted on a clean stop.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsulLoginTable {
+    /// The auth method in Consul, of type `jwt` or `kubernetes`. Default: none; needed with `bearer_token_file`.
+    pub method: Option<String>,
+    /// File with the JWT, read again at each login. Default: none; needed with `method`.
+    pub bearer_token_file: Option<PathBuf>,
+    /// What the token's description says besides, where tokens are listed. Default: nothing.
+    pub meta: Option<BTreeMap<String, String>>,
 }
 
 /// `[http]`: the status page, and `/metrics`, `/status.json`, `/primary`, `/replica`, `/health`, `/healthz` and
@@ -267,6 +287,17 @@ pub struct GroupTable {
     /// Default: no mark.
     #[serde(default)]
     pub mark: Option<MarkKey>,
+    /// Tags for all its rows, after the agents' own: [how](consumers.md#your-own-tags-metadata-and-weights). `{role}`, `{group}`, `{zone}`,
+    /// `{address}`, `{host}` and `{port}` stand for those of the row, `{generation}` for that of the writer: other rows
+    /// have no such tag. The same on all agents, as `meta` and `weights`.
+    #[serde(default)]
+    pub tags: Option<Spanned<Vec<String>>>,
+    /// Metadata for all its rows, in the same form.
+    #[serde(default)]
+    pub meta: Option<Spanned<BTreeMap<String, String>>>,
+    /// How much its rows weigh in DNS (SRV), as Consul's `Weights`. Default: 1 and 1.
+    #[serde(default)]
+    pub weights: Option<Spanned<WeightsTable>>,
     /// Settings that all Sentinels are kept at.
     #[serde(default)]
     pub settings: SettingsTable,
@@ -296,6 +327,16 @@ pub struct SettingsTable {
     pub auth_user: Option<String>,
     /// File with its password. Default: the agent's own.
     pub auth_password_file: Option<PathBuf>,
+}
+
+/// `[group.weights]`, and `[redis.weights]` for one instance, which goes before: how much a row weighs in DNS (SRV).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WeightsTable {
+    /// While its checks pass: 1 or more. Default: 1.
+    pub passing: Option<u16>,
+    /// While one of them warns. No check of the agents' does. Default: 1.
+    pub warning: Option<u16>,
 }
 
 /// A quorum.
@@ -370,6 +411,15 @@ pub struct RedisTable {
     /// The Redis Cluster that it is a node of, or is to join, instead of a group.
     #[serde(default)]
     pub cluster: Option<Spanned<GroupName>>,
+    /// Tags for its rows besides the group's, in the same form.
+    #[serde(default)]
+    pub tags: Option<Spanned<Vec<String>>>,
+    /// Metadata for its rows; a key goes before the same one of the group.
+    #[serde(default)]
+    pub meta: Option<Spanned<BTreeMap<String, String>>>,
+    /// How much its rows weigh in DNS (SRV). Default: as the group's.
+    #[serde(default)]
+    pub weights: Option<Spanned<WeightsTable>>,
     /// How often Consul tries to connect.
     #[serde(default)]
     pub check_interval: Option<Span>,
@@ -413,6 +463,54 @@ pub struct TemplateTable {
     /// none.
     #[serde(default)]
     pub on_no_writer: Option<OnNoWriter>,
+}
+
+/// `[[notify]]`: a URL or a command that is told what happens, the same on all agents: [notify.md](notify.md).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NotifyTable {
+    /// What it is called in logs, metrics and `history`.
+    pub name: Spanned<String>,
+    /// Where events are sent by POST. This, `url_file` or `command`.
+    #[serde(default)]
+    pub url: Option<Spanned<String>>,
+    /// File with the URL, where that is a secret, read again at each try.
+    #[serde(default)]
+    pub url_file: Option<Spanned<PathBuf>>,
+    /// What is run with the event on its stdin: `["program", "argument"]`.
+    #[serde(default)]
+    pub command: Option<Spanned<Vec<String>>>,
+    /// The kinds of events that it is told. Default: all.
+    #[serde(default)]
+    pub events: Option<Spanned<Vec<NoticeKind>>>,
+    /// The groups whose events it is told. Default: all.
+    #[serde(default)]
+    pub groups: Option<Spanned<Vec<GroupName>>>,
+    /// A template of the body. Default: the event itself.
+    #[serde(default)]
+    pub body: Option<Spanned<PathBuf>>,
+    /// File with the secret that the body is signed with (`X-Consul-Redis-Signature`), read again at each try.
+    #[serde(default)]
+    pub hmac_file: Option<Spanned<PathBuf>>,
+    /// File with a token (`Authorization: Bearer`), read again at each try.
+    #[serde(default)]
+    pub token_file: Option<Spanned<PathBuf>>,
+    /// File with the `key` that the template sees, read again at each try.
+    #[serde(default)]
+    pub key_file: Option<Spanned<PathBuf>>,
+    /// Authorities to trust (PEM). Default: the system's.
+    #[serde(default)]
+    pub ca_cert: Option<Spanned<PathBuf>>,
+    /// Deadline for each try.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+    /// How often an event is tried, 20 times at most.
+    #[serde(default)]
+    pub tries: Option<Spanned<u8>>,
+    /// How long a problem must last before it is told, and be away before it is over. Of several tables, the longest
+    /// counts.
+    #[serde(default)]
+    pub debounce: Option<Span>,
 }
 
 /// What becomes of a rendered file when a group has no writer.

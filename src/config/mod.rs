@@ -3,6 +3,7 @@
 mod discovery;
 mod error;
 pub mod file;
+pub mod notify;
 pub(crate) mod resolver;
 mod source;
 pub mod template;
@@ -14,6 +15,7 @@ pub use self::discovery::SentinelSources;
 pub use self::error::ConfigError;
 pub use self::types::*;
 use crate::cli::Common;
+use crate::consul::logins::ConsulLogins;
 use resolver::Resolver;
 use source::ConfigText;
 
@@ -34,7 +36,14 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// # Errors
 /// [`ConfigError`], before anything was started.
 pub fn resolve(common: &Common, env: Env<'_>) -> Result<Config, ConfigError> {
-    resolve_for(common, env, None)
+    resolve_for(common, env, None, &ConsulLogins::default())
+}
+
+/// What is wrong with a config file of this text, if anything is.
+#[cfg(test)]
+pub fn parsed_for_test(text: &str) -> Option<String> {
+    let file = ConfigText { path: PathBuf::from("consul-redis.toml"), text: text.to_owned() };
+    file.parse().err().map(|error| error.to_string())
 }
 
 /// Resolves all settings again, for an agent that runs by `running`: its name, and where its groups are in Consul,
@@ -47,17 +56,22 @@ pub fn resolve_again(
     env: Env<'_>,
     running: &Config,
 ) -> Result<Config, ConfigError> {
-    resolve_for(common, env, Some(running))
+    resolve_for(common, env, Some(running), &ConsulLogins::default())
 }
 
-fn resolve_for(
+/// Resolves all settings, again where an agent runs by some, for a process that has these logins to Consul.
+///
+/// # Errors
+/// [`ConfigError`], before anything was started or changed.
+pub fn resolve_for(
     common: &Common,
     env: Env<'_>,
     running: Option<&Config>,
+    logins: &ConsulLogins,
 ) -> Result<Config, ConfigError> {
     let source = match &common.config {
         Some(path) => ConfigText::read(path)?,
         None => ConfigText { path: PathBuf::from("(no config file)"), text: String::new() },
     };
-    Resolver { common, env, file: source.parse()?, source, running }.config()
+    Resolver { common, env, file: source.parse()?, source, running, logins }.config()
 }

@@ -17,6 +17,7 @@ use super::file::{File, LogFormat};
 use super::source::ConfigText;
 use super::{Config, ConfigError, DEFAULT_WATCHERS, Env, LocalSentinel, SentinelSources};
 use crate::cli::Common;
+use crate::consul::logins::ConsulLogins;
 use crate::core::identity::address::Zone;
 use crate::redis_link::LinkSettings;
 use crate::secret::{SecretSource, VARIABLES};
@@ -36,6 +37,8 @@ pub struct Resolver<'a> {
     pub source: ConfigText,
     /// What runs already.
     pub running: Option<&'a Config>,
+    /// The logins to Consul of this process.
+    pub logins: &'a ConsulLogins,
 }
 
 /// What an agent keeps for as long as it runs, and what waits until it is started again.
@@ -77,6 +80,7 @@ impl Resolver<'_> {
         let groups = self.groups(&wanted, &places, &common)?;
         let clusters = self.clusters(&groups, &common)?;
         let redis = self.local_redis(&places, &groups);
+        let notify = self.notify(&groups)?;
         Ok(Config {
             consul,
             log: text(&self.common.log)
@@ -98,6 +102,7 @@ impl Resolver<'_> {
             sentinels,
             secret_variables: self.secret_variables(),
             templates: self.templates()?,
+            notify,
             zone: self.zone(),
             agent,
             prefix,
@@ -198,7 +203,8 @@ fn agent_id(given: Option<String>) -> Result<String, ConfigError> {
     Ok(id)
 }
 
-fn host_name() -> String {
+/// What this host is called.
+pub fn host_name() -> String {
     // Not from /proc, of which a hardened service sees only its own.
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "agent".to_owned())

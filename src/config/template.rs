@@ -98,7 +98,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn command(
+    pub(super) fn command(
         &self,
         key: &str,
         given: Option<&Spanned<Vec<String>>>,

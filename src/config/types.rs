@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::discovery::SentinelSources;
 use super::error::ConfigError;
 use super::file::LogFormat;
+use super::notify::NotifyConfig;
 use super::template::TemplateConfig;
 use crate::consul::endpoint::ConsulEndpoint;
 use crate::consul::services::RegisteredBy;
@@ -15,6 +16,7 @@ use crate::core::cluster::wanted::{ClusterDuties, Wanted};
 use crate::core::identity::address::{Address, GroupName, Zone};
 use crate::core::policy::Policy;
 use crate::core::published::projection::Layout;
+use crate::core::published::words::{AgentWords, InstanceWords};
 use crate::discovery::ServerSource;
 use crate::redis_link::LinkSettings;
 use crate::secret::SecretSource;
@@ -80,15 +82,20 @@ pub struct Config {
     pub secret_variables: BTreeSet<String>,
     /// The files that are rendered from the groups' state.
     pub templates: Vec<TemplateConfig>,
+    /// Who is told what happens.
+    pub notify: Vec<NotifyConfig>,
 }
 
 impl Config {
     /// Every token and password, wherever it is read from.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
-        let Self { consul, http, groups, .. } = self;
+        let Self { consul, http, groups, notify, .. } = self;
         let told = groups.iter().map(|group| &group.sentinel_auth.password);
-        let tokens = std::iter::once(&consul.token).chain(http.iter().map(|http| &http.token));
-        tokens.chain(self.logins().map(|login| &login.password)).chain(told)
+        let bearer = consul.login.iter().map(|login| &login.settings.bearer);
+        let tokens = std::iter::once(&consul.token).chain(bearer);
+        let tokens = tokens.chain(http.iter().map(|http| &http.token));
+        let outside = notify.iter().flat_map(NotifyConfig::secrets);
+        tokens.chain(self.logins().map(|login| &login.password)).chain(told).chain(outside)
     }
 
     /// How it logs in to Sentinels and to instances, those of each group too.
@@ -119,6 +126,8 @@ impl Config {
             ));
         };
         group.policy.local.insert(address.clone());
+        let beside = InstanceWords { zone: self.zone.clone(), ..InstanceWords::default() };
+        group.words.instances.entry(address.clone()).or_insert(beside);
         self.redis.push(LocalRedis {
             address,
             group: group.policy.group.clone(),
@@ -207,6 +216,8 @@ pub struct GroupConfig {
     pub login: LinkSettings,
     /// The login that a reconfigured Sentinel gets for the instances.
     pub sentinel_auth: SentinelAuth,
+    /// What the operator wants on the rows besides: of the group, and of its instances on this host.
+    pub words: AgentWords,
 }
 
 /// One Redis Cluster.

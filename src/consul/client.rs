@@ -13,9 +13,12 @@ pub use super::connection::Response;
 use super::connection::{Connection, stamps};
 use super::endpoint::ConsulEndpoint;
 pub use super::error::{ClientError, ConsulError};
+use super::login::{LOST_MAX, LoginError, LoginPicture, UNKNOWN_TOKEN};
+use super::login_keeper::keep_logged_in;
 use super::places::Places;
 use super::recovery::Recovery;
 use super::txn::{Tenancy, words};
+use crate::foreign::harmless_json;
 use crate::meter::Counters;
 use crate::secret::SecretSource;
 
@@ -81,12 +84,16 @@ impl Consul {
         }
     }
 
-    /// Reads the token, where there is to be one.
+    /// Reads the token, where there is to be one, or what it is fetched with.
     ///
     /// # Errors
-    /// [`ConsulError::Secret`] when it cannot be read now.
+    /// [`ConsulError::Secret`] or [`ConsulError::Login`] when it cannot be read now.
     pub fn check_token(&self) -> Result<(), ConsulError> {
-        self.connection().endpoint.token.read()?;
+        let connection = self.connection();
+        match &connection.endpoint.login {
+            Some(login) => drop(login.settings.jwt()?),
+            None => drop(connection.endpoint.token.read()?),
+        }
         Ok(())
     }
 
@@ -130,7 +137,11 @@ impl Consul {
 
     /// Which token is shown to Consul, for people: where it is, never what it is.
     pub fn token_named(&self) -> String {
-        match &self.connection().endpoint.token {
+        let connection = self.connection();
+        if let Some(login) = &connection.endpoint.login {
+            return login.settings.named();
+        }
+        match &connection.endpoint.token {
             SecretSource::None => "without a token".to_owned(),
             SecretSource::File(path) => format!("token in {}", path.display()),
             SecretSource::Value(_) => "token from the environment".to_owned(),
@@ -156,8 +167,23 @@ impl Consul {
         timeout: Duration,
     ) -> Result<Response, ConsulError> {
         let connection = self.connection();
-        let result = connection.send(method, path, query, body, timeout).await;
+        let result = ask(&connection, &method, path, query, body, timeout).await;
         self.counted(result)
+    }
+
+    /// What is known of the login, where the token comes from one.
+    pub fn login(&self) -> Option<LoginPicture> {
+        Some(self.connection().endpoint.login.as_ref()?.picture())
+    }
+
+    /// Why the login fails, where the token comes from one.
+    pub fn login_failure(&self) -> Option<LoginError> {
+        self.login()?.failure
+    }
+
+    /// The how many-th token of the login it is that is used; 0 where there is none.
+    pub fn token_number(&self) -> u64 {
+        self.login().and_then(|login| login.held).map_or(0, |token| token.number)
     }
 
     /// Counts it, where it is an error.
@@ -199,7 +225,7 @@ impl Consul {
         let connection = self.connection();
         // Cancel safe: what is asked changes nothing.
         let result = tokio::select! {
-            answer = connection.send(Method::GET, path, query, None, timeout) => answer,
+            answer = ask(&connection, &Method::GET, path, query, None, timeout) => answer,
             () = connection.replaced.cancelled() => Err(ConsulError::Unreachable {
                 address: connection.endpoint.display(),
                 reason: "the settings name another Consul now".to_owned(),
@@ -233,7 +259,38 @@ impl Consul {
     }
 }
 
+/// Sends a request, with the token of the login where there is one. A server that does not know it has done nothing: it
+/// is asked again, once it knows the token, or there is another one.
+async fn ask(
+    connection: &Connection,
+    method: &Method,
+    path: &str,
+    query: &[(&str, &str)],
+    body: Option<&Value>,
+    timeout: Duration,
+) -> Result<Response, ConsulError> {
+    let Some(login) = &connection.endpoint.login else {
+        return connection.send(method.clone(), path, query, body, timeout, None).await;
+    };
+    let mut lost = 0;
+    loop {
+        let token = login.token(|part| keep_logged_in(part, connection.endpoint.clone())).await?;
+        let sent = connection
+            .send(method.clone(), path, query, body, timeout, Some(&token.secret))
+            .await?;
+        if !sent.is_unknown_token() || lost == LOST_MAX {
+            return Ok(sent);
+        }
+        lost += u32::from(login.not_found(&token).await);
+    }
+}
+
 impl Response {
+    /// Consul does not know the token.
+    fn is_unknown_token(&self) -> bool {
+        self.status == StatusCode::FORBIDDEN && words(&self.body).contains(UNKNOWN_TOKEN)
+    }
+
     /// This answer, unless it should have an index and has none: Consul's is never 0 (`docs/facts/consul.md` 4).
     fn with_index(self, call: &str) -> Result<Self, ConsulError> {
         let is_read = matches!(self.status, StatusCode::OK | StatusCode::NOT_FOUND);
@@ -266,7 +323,7 @@ impl Response {
     /// [`ConsulError::Denied`], [`ConsulError::Status`] or [`ConsulError::Unreadable`].
     pub fn decode<T: DeserializeOwned>(self, call: &str) -> Result<Indexed<T>, ConsulError> {
         let answer = self.ok(call)?;
-        let value = serde_json::from_slice(&answer.body).map_err(|error| {
+        let value = serde_json::from_slice(&harmless_json(&answer.body)).map_err(|error| {
             ConsulError::Unreadable { call: call.to_owned(), what: error.to_string() }
         })?;
         Ok(Indexed { index: answer.index, value })
@@ -283,8 +340,8 @@ fn error_kind(result: &Result<Response, ConsulError>) -> Option<&'static str> {
             _ => None,
         },
         Err(ConsulError::Unreadable { .. } | ConsulError::NoIndex { .. }) => Some("unreadable"),
-        Err(ConsulError::Secret(_) | ConsulError::Denied { .. }) => Some("denied"),
-        Err(ConsulError::Unreachable { .. } | ConsulError::Status { .. }) => Some("unreachable"),
+        Err(error) if error.is_refusal() => Some("denied"),
+        Err(_) => Some("unreachable"),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Method, RequestBuilder, StatusCode};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +90,7 @@ impl Connection {
         Ok(Self { http, base, endpoint, files, replaced: CancellationToken::new() })
     }
 
+    /// Sends one request with `token`, or with that of the settings.
     pub async fn send(
         &self,
         method: Method,
@@ -97,11 +98,12 @@ impl Connection {
         query: &[(&str, &str)],
         body: Option<&Value>,
         timeout: Duration,
+        token: Option<&SecretString>,
     ) -> Result<Response, ConsulError> {
         let asked = Instant::now();
         let mut request =
             self.http.request(method, format!("{}{path}", self.base)).query(query).timeout(timeout);
-        request = self.authorised(request)?;
+        request = self.authorised(request, token)?;
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -124,8 +126,16 @@ impl Connection {
         Ok(Response { asked, status, index, body })
     }
 
-    fn authorised(&self, mut request: RequestBuilder) -> Result<RequestBuilder, ConsulError> {
-        if let Some(token) = self.endpoint.token.read()? {
+    fn authorised(
+        &self,
+        mut request: RequestBuilder,
+        token: Option<&SecretString>,
+    ) -> Result<RequestBuilder, ConsulError> {
+        let own = match token {
+            Some(_) => None,
+            None => self.endpoint.token.read()?,
+        };
+        if let Some(token) = token.or(own.as_ref()) {
             request = request.header("X-Consul-Token", token.expose_secret());
         }
         if let Some(auth) = self.endpoint.http_auth.read()? {

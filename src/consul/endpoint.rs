@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::login::ConsulLogin;
 use crate::secret::SecretSource;
 
 /// Consul's address when nothing is set.
@@ -77,6 +78,8 @@ pub struct ConsulEndpoint {
     pub tls_server_name: Option<String>,
     /// `CONSUL_HTTP_TOKEN` or `CONSUL_HTTP_TOKEN_FILE`.
     pub token: SecretSource,
+    /// Where the token comes from instead, if it is fetched by a login.
+    pub login: Option<ConsulLogin>,
     /// `CONSUL_HTTP_AUTH`: user and password for a proxy before Consul, with a colon between them.
     pub http_auth: SecretSource,
     /// `CONSUL_NAMESPACE` (Enterprise). Sent only when set.
@@ -96,6 +99,7 @@ impl Default for ConsulEndpoint {
             client_cert: None,
             tls_server_name: None,
             token: SecretSource::None,
+            login: None,
             http_auth: SecretSource::None,
             namespace: None,
             partition: None,

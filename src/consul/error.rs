@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::login::{LoginCause, LoginError, UNKNOWN_TOKEN};
+use crate::foreign::brief;
 use crate::secret::SecretError;
 
 /// A call that did not succeed.
 #[derive(Debug, Error)]
 pub enum ConsulError {
     /// No answer: refused, timed out, broken off.
-    #[error("Consul at {address} does not answer: {reason}")]
+    #[error("Consul at {address} does not answer: {}", brief(reason))]
     Unreachable {
         /// The address that was tried.
         address: String,
@@ -18,7 +20,7 @@ pub enum ConsulError {
         reason: String,
     },
     /// 401 or 403: the token is unknown, or may not do this.
-    #[error("Consul denies {call}: {what}")]
+    #[error("Consul denies {call}: {}", brief(what))]
     Denied {
         /// What was asked for.
         call: String,
@@ -26,7 +28,7 @@ pub enum ConsulError {
         what: String,
     },
     /// Any other status.
-    #[error("Consul answers {status} to {call}: {what}")]
+    #[error("Consul answers {status} to {call}: {}", brief(what))]
     Status {
         /// The HTTP status.
         status: u16,
@@ -36,7 +38,7 @@ pub enum ConsulError {
         what: String,
     },
     /// The answer is not what the API promises.
-    #[error("Consul's answer to {call} cannot be read: {what}")]
+    #[error("Consul's answer to {call} cannot be read: {}", brief(what))]
     Unreadable {
         /// What was asked for.
         call: String,
@@ -52,6 +54,9 @@ pub enum ConsulError {
     /// The token's file cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// There is no token: the login that is to give one fails.
+    #[error(transparent)]
+    Login(#[from] LoginError),
 }
 
 impl ConsulError {
@@ -60,10 +65,34 @@ impl ConsulError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Status { status, .. } => *status >= 500 || *status == 429,
+            Self::Login(error) => error.is_transient(),
             Self::Denied { .. }
             | Self::Unreadable { .. }
             | Self::NoIndex { .. }
             | Self::Secret(_) => false,
+        }
+    }
+
+    /// Nothing can be read for now: Consul does not answer, or gives no token. What can be seen without it may be shown.
+    pub fn leaves_unread(&self) -> bool {
+        self.is_transient() || matches!(self, Self::Login(_))
+    }
+
+    /// Consul refuses what is asked, or there is no token to ask with, and trying again alone does not help.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Denied { .. } | Self::Secret(_) => true,
+            Self::Login(error) => !error.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// What was set is wrong: a file of a secret.
+    pub fn is_about_settings(&self) -> bool {
+        match self {
+            Self::Secret(_) => true,
+            Self::Login(error) => error.cause == LoginCause::File,
+            _ => self.is_about_enterprise(),
         }
     }
 
@@ -92,7 +121,7 @@ impl ConsulError {
             Self::Unreachable { .. } => {
                 "is Consul running there? set CONSUL_HTTP_ADDR or --http-addr"
             }
-            Self::Denied { what, .. } if has(what, "ACL not found") => {
+            Self::Denied { what, .. } if has(what, UNKNOWN_TOKEN) => {
                 "Consul does not know this token: the one in CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE or [consul] token_file \
                  is mistyped, of another cluster, or was deleted"
             }
@@ -129,6 +158,7 @@ impl ConsulError {
             Self::Status { .. } | Self::Unreadable { .. } => {
                 "is it Consul's HTTP API that answers there? look at CONSUL_HTTP_ADDR"
             }
+            Self::Login(error) => error.hint(),
             Self::Secret(_) => {
                 "CONSUL_HTTP_TOKEN_FILE, --token-file or [consul] token_file names a file that this user can read, \
                  with the token in it and nothing else"
@@ -165,7 +195,7 @@ pub enum ClientError {
 }
 
 /// The innermost cause: reqwest's own words only repeat the URL.
-pub(super) fn root_cause(error: &reqwest::Error) -> String {
+pub fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }

@@ -6,6 +6,9 @@ mod connection;
 pub mod endpoint;
 pub mod error;
 pub mod fleet;
+pub mod login;
+mod login_keeper;
+pub mod logins;
 pub mod places;
 pub mod presence;
 #[cfg(test)]

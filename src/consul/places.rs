@@ -11,11 +11,25 @@ const READS_MAX: usize = 3;
 const WATCHED_MAX: usize = 2;
 const POLLS_MAX: usize = 1;
 const WRITES_MAX: usize = 6;
-/// Of those, writes that no name waits for.
+/// Of those, withdrawals of writers, and writes that no name waits for.
+const WITHDRAWALS_MAX: usize = 3;
 const LATER_MAX: usize = 2;
-/// How long a write may wait that a name waits for, and another one: what it rests on is looked at anew then.
-const AWAITED_WAIT_MAX: Duration = Duration::from_secs(2);
-const WRITE_WAIT_MAX: Duration = Duration::from_secs(8);
+/// How long a write may wait, by its kind: what it rests on is looked at anew then. For a withdrawal that is soon: a new
+/// writer may be there to be published instead.
+const PUBLICATION_WAIT_MAX: Duration = Duration::from_secs(2);
+const WITHDRAWAL_WAIT_MAX: Duration = Duration::from_millis(200);
+const LATER_WAIT_MAX: Duration = Duration::from_secs(8);
+
+/// What a write is for, as far as its place goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteKind {
+    /// It publishes a writer: a name waits for it, and it goes before all others.
+    Publication,
+    /// It withdraws a writer.
+    Withdrawal,
+    /// No name waits for it.
+    Later,
+}
 
 /// The places of one client and its clones.
 #[derive(Debug)]
@@ -24,6 +38,7 @@ pub struct Places {
     watched: Semaphore,
     polls: Semaphore,
     writes: Semaphore,
+    withdrawals: Semaphore,
     later: Semaphore,
 }
 
@@ -31,7 +46,7 @@ pub struct Places {
 #[derive(Debug)]
 pub struct WritePlace<'a> {
     _all: SemaphorePermit<'a>,
-    _later: Option<SemaphorePermit<'a>>,
+    _of_kind: Option<SemaphorePermit<'a>>,
 }
 
 impl Default for Places {
@@ -41,6 +56,7 @@ impl Default for Places {
             watched: Semaphore::new(WATCHED_MAX),
             polls: Semaphore::new(POLLS_MAX),
             writes: Semaphore::new(WRITES_MAX),
+            withdrawals: Semaphore::new(WITHDRAWALS_MAX),
             later: Semaphore::new(LATER_MAX),
         }
     }
@@ -62,14 +78,20 @@ impl Places {
         self.polls.acquire().await.ok()
     }
 
-    /// For a write that a name waits for, or for another one; `None` when all places are taken for seconds.
-    /// Cancel safe.
-    pub async fn write(&self, awaited: bool) -> Option<WritePlace<'_>> {
-        let place = async {
-            let later = if awaited { None } else { Some(self.later.acquire().await.ok()?) };
-            Some(WritePlace { _all: self.writes.acquire().await.ok()?, _later: later })
+    /// For a write; `None` when it has waited for so long that what it rests on is to be looked at anew. Cancel safe.
+    pub async fn write(&self, kind: WriteKind) -> Option<WritePlace<'_>> {
+        let (few, wait) = match kind {
+            WriteKind::Publication => (None, PUBLICATION_WAIT_MAX),
+            WriteKind::Withdrawal => (Some(&self.withdrawals), WITHDRAWAL_WAIT_MAX),
+            WriteKind::Later => (Some(&self.later), LATER_WAIT_MAX),
         };
-        let wait = if awaited { AWAITED_WAIT_MAX } else { WRITE_WAIT_MAX };
+        let place = async {
+            let of_kind = match few {
+                Some(few) => Some(few.acquire().await.ok()?),
+                None => None,
+            };
+            Some(WritePlace { _all: self.writes.acquire().await.ok()?, _of_kind: of_kind })
+        };
         tokio::time::timeout(wait, place).await.ok()?
     }
 
@@ -78,6 +100,6 @@ impl Places {
         if self.writes.available_permits() < WRITES_MAX - 1 {
             return None;
         }
-        Some(WritePlace { _all: self.writes.try_acquire().ok()?, _later: None })
+        Some(WritePlace { _all: self.writes.try_acquire().ok()?, _of_kind: None })
     }
 }

@@ -20,6 +20,7 @@ use crate::clock::stood_still;
 use crate::core::fleet::{FleetAgent, FleetLayout, GroupList};
 use crate::core::published::projection::Layout;
 use crate::core::published::store::AgentClock;
+use crate::core::published::words::AgentWords;
 use crate::retry::Retry;
 
 /// The least Consul allows; it lets up to twice as long pass (`docs/facts/consul.md` 5).
@@ -46,6 +47,10 @@ pub struct WatchedGroup {
     pub layout: Layout,
     /// The agent changes instances and Sentinels of it; else it only publishes (`manage = false`).
     pub manages: bool,
+    /// The agent tells targets outside of the group.
+    pub notifies: bool,
+    /// What its config says of the group's rows; `None` of a cluster, whose rows have none.
+    pub words: Option<AgentWords>,
 }
 
 /// An agent that shows itself.
@@ -168,6 +173,9 @@ impl Presence {
                 let mut value = self.value.clone();
                 if let Some(value) = value.as_object_mut() {
                     value.insert("manage".to_owned(), json!(group.manages));
+                    value.insert("pauses".to_owned(), json!(true));
+                    value.insert("notifies".to_owned(), json!(group.notifies));
+                    value.extend(group.words.as_ref().map(|w| ("words".to_owned(), json!(w))));
                     value.extend(clock.map(|clock| ("clock".to_owned(), json!(clock))));
                 }
                 keys.push((group.layout.agent(&self.agent), value));
@@ -353,7 +361,8 @@ mod tests {
         })
         .await;
         let layout = |n: usize| Layout::new("redis-ha", &format!("group-{n}").parse().unwrap());
-        let group = |n| WatchedGroup { layout: layout(n), manages: true };
+        let group =
+            |n| WatchedGroup { layout: layout(n), manages: true, notifies: false, words: None };
         let groups: Vec<WatchedGroup> = (0..64).map(group).collect();
         let mut presence = Presence {
             consul: slow.consul.clone(),

@@ -23,6 +23,9 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Deadline for taking them away on a clean stop, all together.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(900);
 
+/// How often the catalog is looked at meanwhile.
+const GONE_EVERY: Duration = Duration::from_millis(20);
+
 /// The groups that each Sentinel says it monitors.
 pub type Monitored = BTreeMap<Address, Vec<GroupName>>;
 
@@ -97,6 +100,13 @@ impl Registration {
     }
 }
 
+/// What was registered, and with the how many-th token of the login: Consul's agent uses it on, and must have the next one
+/// before that is deleted.
+struct Registered {
+    what: Registration,
+    token: u64,
+}
+
 /// Keeps this host's servers registered until `stop`, then takes them away.
 pub async fn keep_registered(
     consul: Consul,
@@ -104,7 +114,7 @@ pub async fn keep_registered(
     mut monitored: watch::Receiver<Monitored>,
     stop: CancellationToken,
 ) {
-    let mut done: BTreeMap<String, Registration> = BTreeMap::new();
+    let mut done: BTreeMap<String, Registered> = BTreeMap::new();
     let mut said: Option<String> = None;
     let mut look = ticks_every(LOOK_EVERY);
     loop {
@@ -130,10 +140,30 @@ pub async fn keep_registered(
         }
         said = failed;
     }
-    let leaving = done.values().map(|registration| leave(&consul, registration));
-    let all = futures_util::future::join_all(leaving);
+    let all = async {
+        let leaving = done.values().map(|registered| leave(&consul, &registered.what));
+        futures_util::future::join_all(leaving).await;
+        // A token by a login is deleted next, and Consul's agent takes them out of the catalog with it.
+        if consul.token_number() > 0 {
+            until_gone(&consul, done.values().map(|registered| &registered.what)).await;
+        }
+    };
     if tokio::time::timeout(LEAVE_TIMEOUT, all).await.is_err() {
         warn!("the local Consul agent did not answer in time; its checks will mark what is left");
+    }
+}
+
+/// Waits until the catalog has none of them.
+async fn until_gone(consul: &Consul, all: impl Iterator<Item = &Registration>) {
+    for registration in all {
+        let path = format!("/v1/catalog/service/{}", registration.service);
+        let is_it = |row: &Value| row["ServiceID"] == registration.id.as_str();
+        while let Ok(rows) = consul.get::<Vec<Value>>(&path, &[]).await {
+            if !rows.value.iter().any(is_it) {
+                break;
+            }
+            tokio::time::sleep(GONE_EVERY).await;
+        }
     }
 }
 
@@ -150,7 +180,7 @@ async fn leave(consul: &Consul, registration: &Registration) -> Result<(), Consu
 async fn register_all(
     consul: &Consul,
     wanted: &[Registration],
-    done: &mut BTreeMap<String, Registration>,
+    done: &mut BTreeMap<String, Registered>,
 ) -> Vec<String> {
     let mut failures = Vec::new();
     let gone: Vec<String> =
@@ -185,18 +215,27 @@ fn is_silent(error: &ConsulError) -> bool {
 async fn register(
     consul: &Consul,
     registration: &Registration,
-    done: &mut BTreeMap<String, Registration>,
+    done: &mut BTreeMap<String, Registered>,
 ) -> Result<(), ConsulError> {
+    let token = consul.token_number();
+    let known = done.get(&registration.id);
+    let renewed = known.is_some_and(|known| known.token != token);
+    let registered = || Registered { what: registration.clone(), token };
     // What is asked back says nothing of how it is checked.
-    let checked_so = done.get(&registration.id).is_none_or(|known| known == registration);
-    if checked_so && is_registered(consul, registration).await? {
-        done.insert(registration.id.clone(), registration.clone());
+    let checked_so = known.is_none_or(|known| known.what == *registration);
+    if checked_so && !renewed && is_registered(consul, registration).await? {
+        done.insert(registration.id.clone(), registered());
         return Ok(());
     }
     // Without replace-existing-checks a running check keeps its status.
     consul.put("/v1/agent/service/register", &[], Some(&registration.body())).await?;
-    let known = done.insert(registration.id.clone(), registration.clone());
-    info!("{}", said_of(known.as_ref(), registration));
+    let known = done.insert(registration.id.clone(), registered());
+    let known = known.map(|known| known.what);
+    if renewed && checked_so {
+        debug!("{} is registered with the next token", registration.id);
+    } else {
+        info!("{}", said_of(known.as_ref(), registration));
+    }
     Ok(())
 }
 

@@ -100,7 +100,7 @@ pub(super) fn addresses(
 impl Consul {
     /// All instances of a service, healthy or not.
     pub(super) async fn instances(&self, service: &str) -> Result<Vec<HealthEntry>, ConsulError> {
-        Ok(self.get(&path(service), &[]).await?.value)
+        Ok(self.get(&path(service), &[("consistent", "")]).await?.value)
     }
 
     /// Every address that these have registered under a service, healthy or not.

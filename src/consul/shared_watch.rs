@@ -28,6 +28,8 @@ use crate::mailbox::Mailbox;
 
 /// Least time between two answers to the question whether something has changed.
 const WAKE_GAP: Duration = Duration::from_millis(50);
+/// The same for each group, once that is more: a look asks for the records of all of them.
+const WAKE_GAP_SHARE: Duration = Duration::from_micros(250);
 /// Groups of which the last read came to nothing that are read again with the next one in turn.
 const AGAIN_MAX: usize = 3;
 /// Pause between two groups that are read in turn: usually, and after a change that no record explains.
@@ -39,7 +41,7 @@ const BUSY_MAX: usize = 16;
 const SILENT_EVERY: Duration = Duration::from_secs(5);
 
 /// What a group hears of its keys.
-pub type KeysSender = mpsc::Sender<Result<StoreAnswer, ConsulError>>;
+pub type KeysSender = mpsc::Sender<Box<Result<StoreAnswer, ConsulError>>>;
 
 /// A group whose keys are to be watched.
 struct JoiningGroup {
@@ -106,6 +108,7 @@ impl SharedWatch {
             hurried: 0,
             wrote: false,
             away: None,
+            rested: Instant::now(),
             _waking: waking,
         };
         hub.join(first.groups).await;
@@ -120,7 +123,11 @@ impl SharedWatch {
                     hub.join(joined.groups).await;
                     hub.read(joined.changed).await;
                 }
-                Some(woken) = woken.recv() => hub.woken(woken).await,
+                Some(woken) = rested(&mut woken, hub.rested) => {
+                    hub.woken(woken).await;
+                    let share = u32::try_from(hub.groups.len()).unwrap_or(u32::MAX);
+                    hub.rested = Instant::now() + WAKE_GAP_SHARE.saturating_mul(share);
+                }
                 () = tokio::time::sleep_until(hub.due), if !hub.groups.is_empty() => {
                     hub.next_in_turn().await;
                 }
@@ -129,17 +136,31 @@ impl SharedWatch {
     }
 }
 
-/// Says whenever something below the prefix has changed, or that Consul does not answer.
+/// The next that wakes, and not before `at`. Cancel safe.
+async fn rested<T>(woken: &mut mpsc::Receiver<T>, at: Instant) -> Option<T> {
+    tokio::time::sleep_until(at).await;
+    woken.recv().await
+}
+
+/// Says whenever something below the prefix has changed, or that Consul does not answer. A query that ended with its
+/// time, at the index of before, has seen no change.
 async fn wake(consul: Consul, prefix: String, tell: mpsc::Sender<Result<(), ConsulError>>) {
     let query = vec![("keys", ""), ("separator", "/")];
     let query = BlockingQuery::new(consul, format!("/v1/kv/{prefix}/"), query, WATCH_WAIT);
     let mut query = query.paced(WAKE_GAP);
+    let mut seen = None;
     loop {
         let woken = query.next(|answer| match answer.status.as_u16() {
-            404 => Ok(()),
-            _ => answer.ok("GET the names of the groups").map(drop),
+            404 => Ok(answer.index),
+            _ => answer.ok("GET the names of the groups").map(|answer| answer.index),
         });
-        if tell.send(woken.await).await.is_err() {
+        let woken = woken.await;
+        let index = woken.as_ref().ok().copied();
+        if index.is_some() && index == seen {
+            continue;
+        }
+        seen = index;
+        if tell.send(woken.map(drop)).await.is_err() {
             return;
         }
     }
@@ -168,6 +189,8 @@ struct Hub {
     wrote: bool,
     /// Consul does not answer: when groups heard so last.
     away: Option<Instant>,
+    /// When it looks again what has changed, at the earliest.
+    rested: Instant,
     _waking: AbortOnDropHandle<()>,
 }
 
@@ -230,7 +253,7 @@ impl Hub {
         self.away = Some(now);
         for group in self.groups.values() {
             // Fails where answers wait already.
-            let _ = group.answers.try_send(Err(self.silence(error)));
+            let _ = group.answers.try_send(Box::new(Err(self.silence(error))));
         }
     }
 
@@ -280,7 +303,7 @@ impl Hub {
             let Ok((root, answer)) = read else { continue };
             let Some(group) = self.groups.get_mut(&root) else { continue };
             let index = answer.as_ref().ok().map(|answer| answer.state_index);
-            match group.answers.try_send(answer) {
+            match group.answers.try_send(Box::new(answer)) {
                 Ok(()) => group.index = index,
                 // It is read again: it did not hear this.
                 Err(mpsc::error::TrySendError::Full(_)) => group.index = None,
@@ -335,5 +358,34 @@ impl Consul {
         let roots =
             failed.into_iter().filter_map(|(op, _)| known.get(op)).map(|(root, ..)| root.clone());
         Ok(roots.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consul::proxy::Proxy;
+
+    /// With nothing new, each query ends with its time: all groups were read again for each.
+    #[tokio::test]
+    async fn a_query_that_ends_with_its_time_has_seen_no_change() {
+        let proxy = Proxy::start(|n, _| {
+            let index = match n {
+                0..5 => 7,
+                5 => 8,
+                6 => return String::new(),
+                _ => 8,
+            };
+            format!("HTTP/1.1 200 OK\r\nX-Consul-Index: {index}\r\nContent-Length: 2\r\n\r\n[]")
+        })
+        .await;
+        let (tell, mut woken) = mpsc::channel(1);
+        let waking = wake(proxy.consul.clone(), "redis-ha".to_owned(), tell);
+        let _waking = AbortOnDropHandle::new(tokio::spawn(waking));
+        assert!(woken.recv().await.unwrap().is_ok(), "it begins");
+        assert!(woken.recv().await.unwrap().is_ok(), "something has changed");
+        assert!(proxy.requests() > 5, "{} questions before that", proxy.requests());
+        assert!(woken.recv().await.unwrap().is_err(), "Consul does not answer");
+        assert!(woken.recv().await.unwrap().is_ok(), "it answers again, at whatever index");
     }
 }

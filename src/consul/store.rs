@@ -1,5 +1,6 @@
 //! A group's keys and rows in Consul, read and written as the core sees them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
@@ -15,10 +16,11 @@ use crate::core::group::Outcome;
 use crate::core::identity::address::{GroupName, ServiceName};
 use crate::core::known::observed::{Key, RowsAnswer, StoreAnswer};
 use crate::core::published::projection::{
-    CheckRow, CheckStatus, Layout, NodeRow, Op, Rows, ServiceRow, is_ours,
+    CheckRow, CheckStatus, Layout, NodeRow, Op, Rows, ServiceRow, Weights, is_ours,
 };
 use crate::core::published::store::CLUSTERS;
 use crate::core::time::Mono;
+use crate::foreign::harmless_json;
 
 /// How a group's keys are read once. Every change of them is read by [`GroupWatch`](super::watch::GroupWatch).
 #[derive(Debug, Clone, Copy)]
@@ -237,7 +239,7 @@ fn keys_in<T>(
 ///
 /// # Errors
 /// Any [`ConsulError`].
-pub(super) fn any_keys_in(answer: Response, call: &str) -> Result<Vec<Key>, ConsulError> {
+pub(crate) fn any_keys_in(answer: Response, call: &str) -> Result<Vec<Key>, ConsulError> {
     if answer.status == StatusCode::NOT_FOUND {
         return Ok(Vec::new());
     }
@@ -245,12 +247,24 @@ pub(super) fn any_keys_in(answer: Response, call: &str) -> Result<Vec<Key>, Cons
     Ok(keys(entries).collect())
 }
 
+/// A value as readers get it: JSON for the most part, and never what a terminal would obey.
+fn plain(value: Vec<u8>) -> Vec<u8> {
+    match harmless_json(&value) {
+        Cow::Owned(value) => value,
+        Cow::Borrowed(_) => value,
+    }
+}
+
 /// What Consul sent, with values in plain bytes.
 fn keys(entries: Vec<KvEntry>) -> impl Iterator<Item = Key> {
     entries.into_iter().map(|entry| Key {
         // Consul itself made the Base64, so it is right; and if it were not, an empty value is one
         // that no reader below takes for a record.
-        value: entry.value.and_then(|value| BASE64.decode(value).ok()).unwrap_or_default(),
+        value: entry
+            .value
+            .and_then(|value| BASE64.decode(value).ok())
+            .map(plain)
+            .unwrap_or_default(),
         key: entry.key,
         modify_index: entry.modify_index,
         locked: entry.session.is_some(),
@@ -293,6 +307,24 @@ struct ServiceObject {
     port: u16,
     #[serde(rename = "Meta")]
     meta: Option<BTreeMap<String, String>>,
+    #[serde(rename = "Weights")]
+    weights: Option<WeightsObject>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WeightsObject {
+    #[serde(rename = "Passing", default)]
+    passing: i64,
+    #[serde(rename = "Warning", default)]
+    warning: i64,
+}
+
+impl WeightsObject {
+    /// Out of range is another program's, and differs from all of ours.
+    fn weights(&self) -> Weights {
+        let of = |weight: i64| u16::try_from(weight).unwrap_or(0);
+        Weights { passing: of(self.passing), warning: of(self.warning) }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -317,6 +349,7 @@ fn rows(node: NodeObject, services: Vec<ServiceObject>, checks: Vec<HealthCheck>
             port: object.port,
             tags: object.tags.unwrap_or_default(),
             meta: object.meta.unwrap_or_default(),
+            weights: object.weights.as_ref().map(WeightsObject::weights).unwrap_or_default(),
         };
         (object.id, row)
     };

@@ -12,7 +12,8 @@ use super::connection::Response;
 use super::error::ConsulError;
 
 use crate::core::group::Outcome;
-use crate::core::published::projection::Op;
+use crate::core::published::projection::{Op, Weights};
+use crate::foreign::{brief, harmless, harmless_json};
 
 /// Enterprise tenancy, which a transaction wants on each object.
 #[derive(Debug, Clone, Default)]
@@ -62,9 +63,11 @@ fn encode(op: &Op, tenancy: &Tenancy) -> Value {
             json!({"Node": {"Verb": "delete", "Node": node}})
         }
         Op::ServiceSet { node, id, row } => {
+            let Weights { passing, warning } = row.weights;
             let mut service = json!({
                 "ID": id, "Service": row.service, "Tags": row.tags, "Address": row.address,
-                "Port": row.port, "Meta": row.meta, "Weights": {"Passing": 1, "Warning": 1},
+                "Port": row.port, "Meta": row.meta,
+                "Weights": {"Passing": passing, "Warning": warning},
             });
             tenancy.stamp(&mut service);
             json!({"Service": {"Verb": "set", "Node": node, "Service": service}})
@@ -141,13 +144,13 @@ pub fn failed_ops(answer: Response) -> Result<Vec<(usize, String)>, ConsulError>
     if answer.status != StatusCode::CONFLICT {
         return answer.ok(CALL).map(|_| Vec::new());
     }
-    let read = serde_json::from_slice::<TxnResponse>(&answer.body);
+    let read = serde_json::from_slice::<TxnResponse>(&harmless_json(&answer.body));
     let read = read.map_err(|error| ConsulError::Unreadable {
         call: CALL.to_owned(),
         what: error.to_string(),
     })?;
     let errors = read.errors.unwrap_or_default().into_iter();
-    Ok(errors.map(|error| (error.op_index, error.what)).collect())
+    Ok(errors.map(|error| (error.op_index, brief(&error.what).into_owned())).collect())
 }
 
 /// The answer to a transaction. Read leniently: servers differ in what else they put in.
@@ -174,7 +177,7 @@ const WORDS_LEN_MAX: usize = 300;
 
 /// What Consul says in the body of a refusal: the same, whichever server was asked.
 pub fn words(body: &[u8]) -> String {
-    let said = String::from_utf8_lossy(body);
+    let said = harmless(String::from_utf8_lossy(body));
     said.trim().trim_start_matches(PASSED_ON).chars().take(WORDS_LEN_MAX).collect()
 }
 
@@ -182,11 +185,13 @@ pub fn words(body: &[u8]) -> String {
 pub fn outcome(status: u16, body: &[u8], state_key: &str) -> Outcome {
     let text = || words(body);
     match status {
-        200 => match serde_json::from_slice::<TxnResponse>(body) {
+        200 => match serde_json::from_slice::<TxnResponse>(&harmless_json(body)) {
             Ok(answer) => Outcome::Committed { index: new_index(&answer, state_key) },
-            Err(error) => Outcome::Unknown(format!("unreadable answer: {error}")),
+            Err(error) => {
+                Outcome::Unknown(format!("unreadable answer: {}", brief(&error.to_string())))
+            }
         },
-        409 => match serde_json::from_slice::<TxnResponse>(body) {
+        409 => match serde_json::from_slice::<TxnResponse>(&harmless_json(body)) {
             Ok(answer) => rolled_back(answer.errors.unwrap_or_default()),
             Err(_) => Outcome::Refused(text()),
         },
@@ -218,7 +223,7 @@ fn rolled_back(errors: Vec<TxnError>) -> Outcome {
         None if errors.is_empty() => Outcome::Refused("rolled back without a reason".to_owned()),
         None => Outcome::Lost,
         Some(refusal) => {
-            Outcome::Refused(format!("operation {}: {}", refusal.op_index, refusal.what))
+            Outcome::Refused(format!("operation {}: {}", refusal.op_index, brief(&refusal.what)))
         }
     }
 }

@@ -6,14 +6,15 @@ use futures_util::future::join_all;
 
 use super::read;
 use crate::clock::Clock;
-use crate::cluster::{look, seeds_of};
+use crate::cluster::{look, processes_beside, seeds_of};
 use crate::config::Config;
 use crate::consul::client::{Consul, ConsulError};
 use crate::core::cluster::record::ClusterStore;
 use crate::core::cluster::renewal::ClusterPolicy;
-use crate::core::cluster::shown::cluster_status;
+use crate::core::cluster::shown::{ClusterProblemCode, cluster_status};
 use crate::core::doctor::{ClusterFacts, Finding, NodeFacts, diagnose_cluster};
 use crate::core::identity::address::Address;
+use crate::core::known::observed::{ProcessState, SEEN_AT_ONCE};
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
 use crate::observe::published_of_cluster;
@@ -32,7 +33,7 @@ pub async fn examine_cluster(
 ) -> Result<(Vec<Finding>, Option<ConsulError>), Failure> {
     let (store, rows, away) = match published_of_cluster(policy, consul, clock).await {
         Ok((store, rows)) => (Some(store), Some(rows), None),
-        Err(error) if error.is_transient() => (None, None, Some(error)),
+        Err(error) if error.leaves_unread() => (None, None, Some(error)),
         Err(error) => return Err(error.into()),
     };
     let record = store.as_ref().and_then(ClusterStore::record);
@@ -46,16 +47,25 @@ pub async fn examine_cluster(
     seeds.extend(nodes.map(|node| node.address.clone()));
     let found = look(&seeds, login, names, false).await;
     let readings = found.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let processes = match own {
+        Some(own) => processes_beside(own, names).await,
+        None => BTreeMap::new(),
+    };
     let answering = readings.iter().filter(|(_, reading)| reading.is_ok());
     let asks = answering.map(|(at, _)| async {
         let facts = node(at, login).await.unwrap_or_else(|error| {
             let error = error.to_string();
-            NodeFacts { config: Err(error.clone()), info: Err(error) }
+            NodeFacts { config: Err(error.clone()), info: Err(error), death_unseen: None }
         });
-        (at.clone(), facts)
+        let beside = processes.get(at).and_then(ProcessState::end_seen);
+        let death_unseen = beside.filter(|seen| *seen != SEEN_AT_ONCE).map(str::to_owned);
+        (at.clone(), NodeFacts { death_unseen, ..facts })
     });
     let nodes: BTreeMap<Address, NodeFacts> = join_all(asks).await.into_iter().collect();
-    let status = cluster_status(policy, store.as_ref(), rows.as_ref(), None);
+    let mut status = cluster_status(policy, store.as_ref(), rows.as_ref(), None);
+    let failure = consul.login_failure();
+    status.add(failure.map(|error| ClusterProblemCode::ConsulLogin.says(error.to_string())));
+    status.note_pause(store.as_ref().and_then(|store| store.paused(clock.now().wall)));
     let facts = ClusterFacts { status: &status, record, readings: &readings, nodes };
     Ok((diagnose_cluster(&facts), away))
 }
@@ -65,5 +75,5 @@ async fn node(at: &Address, login: &LinkSettings) -> Result<NodeFacts, LinkError
     let mut server = redis::cmd("INFO");
     server.arg("server");
     let (info, config) = read(&mut link, server, &NodeFacts::SETTINGS).await?;
-    Ok(NodeFacts { config, info })
+    Ok(NodeFacts { config, info, death_unseen: None })
 }

@@ -13,6 +13,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::exec::conf_words::words;
 use crate::exec::settings::ServerKind;
 use crate::exit::{Exit, Failure};
 
@@ -111,14 +112,15 @@ pub fn prepare(
 fn included(path: &Path, text: &str, data: &Path, depth: usize) -> Result<String, Failure> {
     let mut whole = String::new();
     for line in text.lines() {
-        let mut words = line.split_whitespace();
+        // The server says what is wrong with a line that has no words.
+        let mut words = words(line).unwrap_or_default().into_iter();
         let is_include = words.next().is_some_and(|word| word.eq_ignore_ascii_case("include"));
         let Some(name) = words.next().filter(|_| is_include) else {
             whole.push_str(line);
             whole.push('\n');
             continue;
         };
-        let name = name.trim_matches(['"', '\'']);
+        let name = name.as_str();
         let wrong = |what: String| {
             let message = format!("{}: include {name}: {what}", path.display());
             Err(Failure::new(Exit::Config, message).hint(
@@ -181,14 +183,13 @@ fn changed(path: &Path, given: &str, text: &str) -> Result<BTreeSet<String>, Fai
 /// Each directive in its words.
 fn lines(text: &str) -> BTreeSet<Vec<String>> {
     let words = |line: &str| -> Vec<String> {
-        let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let mut words = words(line).unwrap_or_else(|| vec![line.trim().to_owned()]);
         if let Some(name) = words.first_mut() {
             name.make_ascii_lowercase();
         }
         words
     };
-    let comment = |line: &Vec<String>| line.first().is_none_or(|word| word.starts_with('#'));
-    text.lines().map(words).filter(|line| !comment(line)).collect()
+    text.lines().map(words).filter(|line| !line.is_empty()).collect()
 }
 
 /// Redis before 7.0 saves nothing when it has a config that says nothing of it, and does without one: what later ones
@@ -252,7 +253,8 @@ fn narrow(path: &Path) {
 }
 
 fn holds_secret(text: &str) -> bool {
-    text.lines().map(|line| line.trim_start().to_ascii_lowercase()).any(|line| {
+    text.lines().filter_map(words).any(|words| {
+        let line = words.join(" ").to_ascii_lowercase();
         let begins = |word: &&str| {
             line.strip_prefix(*word).is_some_and(|rest| rest.starts_with(char::is_whitespace))
         };

@@ -9,6 +9,7 @@ pub mod announce;
 mod beside;
 mod blank;
 pub mod child;
+pub mod conf_words;
 pub mod config_file;
 mod data_files;
 mod guard;

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::{Config, GroupConfig};
-use crate::consul::client::{Consul, ConsulError};
+use crate::consul::client::Consul;
 use crate::consul::store::ReadMode;
 use crate::core::duty::sentinels::DEFAULT_SETTINGS;
 use crate::core::identity::address::Address;
@@ -184,9 +184,7 @@ async fn read(
         let read = consul.group(&group.layout, ReadMode::Consistent, clock);
         let error = match tokio::time::timeout_at(until, read).await {
             Ok(Ok(answer)) => return Ok(answer.value.record().cloned()),
-            Ok(Err(error @ (ConsulError::Denied { .. } | ConsulError::Secret(_)))) => {
-                return Err(error.to_string());
-            }
+            Ok(Err(error)) if error.is_refusal() => return Err(error.to_string()),
             Ok(Err(error)) => error.to_string(),
             Err(_) => return Err(format!("no answer within {} s", CONSUL_TIMEOUT.as_secs())),
         };

@@ -14,6 +14,7 @@ use crate::config::{Config, ConfigError};
 use crate::core::identity::address::Address;
 use crate::core::policy::WantedQuorum;
 use crate::core::published::sentinel_rows::SERVICE as SENTINEL_SERVICE;
+use crate::exec::conf_words::words;
 
 /// Sentinel's port where nothing else is said.
 pub const SENTINEL_PORT: u16 = 26_379;
@@ -154,11 +155,11 @@ impl ServerCommand {
         let given = self.options.iter().rposition(|word| word.eq_ignore_ascii_case(&flag));
         let given = given.and_then(|at| self.options.get(at + 1));
         let in_file = || {
-            let lines = config.lines().rev().map(str::split_whitespace);
-            lines
-                .filter_map(|mut words| Some((words.next()?, words.next()?)))
-                .find(|(key, _)| key.eq_ignore_ascii_case(name))
-                .map(|(_, value)| value.trim_matches(['"', '\'']).to_owned())
+            let mut lines = config.lines().rev().filter_map(words);
+            lines.find_map(|words| match words.as_slice() {
+                [key, value, ..] if key.eq_ignore_ascii_case(name) => Some(value.clone()),
+                _ => None,
+            })
         };
         given.cloned().or_else(in_file)
     }

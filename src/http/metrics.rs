@@ -5,11 +5,16 @@
 use prometheus_client::encoding::text::encode as encode_registry;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Metric, Registry};
+use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::consul::login::{LoginCause, LoginPicture};
 use crate::core::published::record::PublishedRole;
 use crate::core::shown::status::{GroupStatus, ProblemCode};
-use crate::meter::{ClusterGauges, Counters, Gauges, Labels, Meter, instance_of, of, sentinel_of};
+use crate::meter::{
+    ClusterCounts, ClusterGauges, Counters, Gauges, Labels, Meter, ends_by, instance_of, of,
+    sentinel_of,
+};
 use crate::render::task::FileState;
 
 /// What the format calls itself.
@@ -85,6 +90,7 @@ struct Metrics {
     answering: Gauges,
     votes: Gauges,
     others: Gauges,
+    paused: Gauges,
     agents: Gauges,
     instances: Gauges,
     behind: Gauges,
@@ -108,13 +114,19 @@ const ROLES: [PublishedRole; 5] = [
 const DEATHS: &str = "Deaths of the writer, by what this agent takes them from (process and child, under exec: the kernel; \
     refused: connections) and outcome. First asked (a Sentinel, for a failover) or voting (the Sentinels are to, at once), \
     then replaced (another writer is published), refused (by the Sentinel) or stayed (they left it in its place). Or left to \
-    the Sentinels, and why: switched-off, down-after, failover, switchover, maintenance, asked-lately, too-late, \
+    the Sentinels, and why: switched-off, paused, down-after, failover, switchover, maintenance, asked-lately, too-late, \
     no-majority, no-replica, no-sentinel, disagree";
+const CLUSTER_DEATHS: &str = "Deaths of owners of slots, by what this agent takes them from (process and child, under exec: the \
+    kernel; refused: connections) and outcome. First voting (this agent had the nodes vote at once), then replaced (another \
+    primary of the shard is published) or stayed (it answers again, and owns its slots). Or left to the nodes' own pace, and \
+    why: switched-off, slots-moving, maintenance, no-replica, timeout-unknown, timeout-short, owned-lately, hurried-lately";
 const HEALTHY: &str =
     "1 when the group has a confirmed writer, agents watch it, and Consul shows what was published";
 const DEGRADED: &str = "1 when the group is healthy, and a replica or a Sentinel is missing: it survives less than it could";
 const PROBLEM: &str = "1 while a problem of this kind exists, else 0";
 const WRITER: &str = "1 for the published writer; no such line while there is none";
+const PAUSED: &str = "When an operator paused it, in Unix time; ends: by-itself or never; no such line while it is not \
+    paused";
 const KNOWN: &str =
     "Sentinels known, whether they answer or not: every majority is counted against them";
 const ANSWERING: &str = "Sentinels that answer about the group";
@@ -129,6 +141,10 @@ const SENTINEL_AGE: &str = "Since the Sentinel last answered, or since the agent
 const INSTANCE_AGE: &str = "Since the instance last answered, or since the agent's start";
 const RENDERED: &str =
     "1 when the file of a [[template]] is up to date and its command succeeded, else 0";
+
+const LOGINS: &str = "Logins to Consul by an identity: done, or why it failed: file, expired, early, jwt, method, rule, disabled, \
+    unknown (the token, on the server that is asked), silent, refused";
+const TOKEN_LEFT: &str = "How long the token of the login lives on, in seconds; no such line without one, or where it never expires";
 
 /// A registry that is being filled.
 struct Filling {
@@ -170,6 +186,7 @@ impl Filling {
         let help = "Calls that Consul did not answer well: unreachable, denied, failed (500 and above, or too many \
                     requests), unreadable";
         self.put("consul_errors", &["kind"], help, meter.consul_errors.clone());
+        self.login(meter.login());
         let help = "Queries that the Sentinel did not answer";
         self.put("sentinel_errors", OF_SENTINEL, help, meter.sentinel_errors.clone());
         let help = "Queries that the instance did not answer";
@@ -196,6 +213,35 @@ impl Filling {
         self.put("dns_stale_seconds", OF_SERVER, help, meter.dns_stale.clone());
     }
 
+    /// The login to Consul by an identity.
+    fn login(&mut self, login: Option<LoginPicture>) {
+        let logins = Counters::default();
+        if let Some(login) = &login {
+            let failed = LoginCause::ALL.map(|cause| {
+                (cause.as_str(), login.failed.get(&cause).copied().unwrap_or_default())
+            });
+            for (outcome, count) in failed.into_iter().chain([("done", login.done)]) {
+                logins.get_or_create(&vec![("outcome", outcome.to_owned())]).inc_by(count);
+            }
+        }
+        self.put("consul_logins", &["outcome"], LOGINS, logins);
+        let left = self.gauge("consul_token_left_seconds", &["method"], TOKEN_LEFT);
+        let Some(login) = login else { return };
+        if let Some(end) = login.held.and_then(|held| held.end()) {
+            let seconds = end.saturating_duration_since(Instant::now()).as_secs_f64();
+            set(&left, vec![("method", login.method)], seconds);
+        }
+    }
+
+    /// What targets outside are told.
+    fn notices(&mut self, meter: &Meter) {
+        let help = "Events that a target of [[notify]] was to be told: delivered; failed, after all tries; dropped, since too many \
+                    waited";
+        self.put("notices", &["target", "outcome"], help, meter.notices.clone());
+        let help = "Events that a target of [[notify]] is to be told and has not taken yet";
+        self.put("notices_waiting", &["target"], help, meter.notices_waiting.clone());
+    }
+
     /// How agents share the groups.
     fn shares(&mut self, groups: &Gauges) {
         let help = "Groups that this agent is configured with (configured), and those of them that it watches (watched)";
@@ -203,8 +249,8 @@ impl Filling {
     }
 
     /// What is published of clusters.
-    fn clusters(&mut self, gauges: &ClusterGauges, told: &Counters) {
-        let ClusterGauges { generation, slots, nodes, voters, answering } = gauges.clone();
+    fn clusters(&mut self, gauges: &ClusterGauges, counts: &ClusterCounts) {
+        let ClusterGauges { generation, slots, nodes, voters, answering, paused } = gauges.clone();
         let help = "Number of the publication of the Redis Cluster";
         self.put("cluster_generation", OF_CLUSTER, help, generation);
         let help = "Slots of 16384 whose owner is published as their primary";
@@ -216,8 +262,15 @@ impl Filling {
         self.put("cluster_voters", OF_CLUSTER, help, voters);
         let help = "Voters that answer this agent; 0 while it hears no majority of them";
         self.put("cluster_voters_answering", OF_CLUSTER, help, answering);
+        self.put("cluster_paused_since_seconds", &["cluster", "ends"], PAUSED, paused);
         let help = "Commands to nodes of the Redis Cluster, by command and outcome (done, failed)";
-        self.put("cluster_told", &["cluster", "command", "outcome"], help, told.clone());
+        let ClusterCounts { told, deaths, death_to_published } = counts.clone();
+        self.put("cluster_told", &["cluster", "command", "outcome"], help, told);
+        let labels = &["cluster", "kind", "outcome"];
+        self.put("cluster_deaths", labels, CLUSTER_DEATHS, deaths);
+        let help = "From the end of the owner's process, or its first refusal, to when another primary of its shard was \
+                    seen to be published; only on the agent that had the nodes vote";
+        self.put("cluster_death_to_published_seconds", OF_CLUSTER, help, death_to_published);
     }
 
     /// What the groups' loops last knew.
@@ -235,6 +288,7 @@ impl Filling {
             answering: to.gauge("sentinels_answering", OF_GROUP, ANSWERING),
             votes: to.gauge("sentinels_naming_writer", OF_GROUP, VOTES),
             others: to.gauge("sentinels_naming_another", OF_GROUP, "Sentinels that disagree"),
+            paused: to.gauge("paused_since_seconds", &["group", "ends"], PAUSED),
             agents: to.gauge("agents", OF_GROUP, "Agents that watch the group"),
             instances: to.gauge("instances", &["group", "role"], INSTANCES),
             behind: to.gauge("replica_behind_bytes", OF_INSTANCE, BEHIND),
@@ -253,8 +307,9 @@ impl Metrics {
     fn new(meter: &Meter) -> Self {
         let mut to = Filling { registry: Registry::with_prefix(PREFIX), definitions: Vec::new() };
         to.metered(meter);
+        to.notices(meter);
         to.shares(&meter.groups);
-        to.clusters(&meter.clusters, &meter.cluster_told);
+        to.clusters(&meter.clusters, &meter.cluster_counts);
         to.metrics()
     }
 
@@ -279,6 +334,11 @@ impl Metrics {
         }
         if let Some(since) = status.since {
             set(&self.since, vec![group()], since.as_millisecond() as f64 / 1_000.0);
+        }
+        if let Some(pause) = &status.pause {
+            let ends = ("ends", ends_by(pause.until.is_some()).to_owned());
+            let since = pause.since.map_or(0.0, |at| at.as_millisecond() as f64 / 1_000.0);
+            set(&self.paused, vec![group(), ends], since);
         }
         set(&self.agents, vec![group()], status.agents.len() as f64);
         set(&self.consul_age, of(&status.group), meter.consul_age(&status.group));

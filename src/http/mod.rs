@@ -198,6 +198,27 @@ pub struct HttpSources {
     pub meter: Meter,
 }
 
+/// A server without groups on loopback: its address, and what ends it when it is dropped.
+#[cfg(test)]
+pub async fn serving_for_test() -> (String, tokio_util::sync::DropGuard) {
+    let (clock, stop) = (crate::clock::Clock::start(), CancellationToken::new());
+    let meter = Meter::new(clock, crate::meter::Counters::default());
+    let exhibits = HttpSources {
+        groups: watch::Sender::default().subscribe(),
+        clusters: watch::Sender::default().subscribe(),
+        agents: watch::Sender::default().subscribe(),
+        files: watch::Sender::default().subscribe(),
+        meter,
+    };
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let settings = HttpConfig { listen, token: SecretSource::None, tls: None };
+    let server = HttpServer::bind(&settings, exhibits).await;
+    let server = server.unwrap_or_else(|failure| panic!("{}", failure.message));
+    let at = server.address.to_string();
+    tokio::spawn(server.run(stop.clone()));
+    (at, stop.drop_guard())
+}
+
 /// Answers by HTTP until `stop`. An address that cannot be had now is tried again; `bound` is a server that has it.
 pub async fn keep_answering(
     settings: HttpConfig,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::LabError;
 use super::net::free_port;
 use super::process::Life;
-use super::redis::{LabServer, ServerSpec};
+use super::redis::{LabServer, ServerSpec, patiently};
 use super::tools;
 use super::wait::until;
 use super::world::World;
@@ -16,6 +16,7 @@ use crate::cluster::ask;
 use crate::core::cluster::judgement::NodeAnswer;
 use crate::core::cluster::slots::SLOTS;
 use crate::core::cluster::table::TableRole;
+use crate::core::identity::address::Address;
 use crate::redis_link::LinkSettings;
 
 /// How far from its port a node's bus listens.
@@ -57,7 +58,8 @@ impl LabCluster {
     ) -> Result<Self, LabError> {
         let mut nodes = Vec::new();
         for name in names {
-            let spec = NodeSpec { name, ip: world.address(), node_timeout_ms, more, login };
+            let (ip, port) = (world.address(), None);
+            let spec = NodeSpec { name, ip, port, node_timeout_ms, more, login };
             nodes.push(start_node(world.dir(), &spec).await?);
         }
         Ok(Self { nodes })
@@ -78,6 +80,22 @@ impl LabCluster {
             nodes.push(start_node(world.dir(), &spec).await?);
         }
         Ok(Self { nodes })
+    }
+
+    /// Starts a node at this address, with more in its config: one of the same name goes on with what that had.
+    ///
+    /// # Errors
+    /// When it does not answer in time, or the address is none of IPv4.
+    pub async fn start_at(
+        world: &World,
+        name: &str,
+        at: &Address,
+        node_timeout_ms: u64,
+        more: &str,
+    ) -> Result<LabServer, LabError> {
+        let ip = at.host().parse().map_err(LabError::new)?;
+        let spec = NodeSpec::plain(name, ip, node_timeout_ms);
+        start_node(world.dir(), &NodeSpec { port: Some(at.port()), more, ..spec }).await
     }
 
     /// Ends all of them, and starts each with what it had at an address that none of them had before.
@@ -164,7 +182,8 @@ impl LabCluster {
 
     async fn agree(&self, fits: impl Fn(&NodeAnswer, bool) -> bool) -> Result<(), LabError> {
         for node in &self.nodes {
-            let answer = ask(&node.address, &node.login).await.map_err(LabError::new)?;
+            let answer =
+                ask(&node.address, &patiently(&node.login)).await.map_err(LabError::new)?;
             let rows = &answer.table.rows;
             let known = rows.len() == self.nodes.len() && rows.values().all(|row| row.is_well());
             if !fits(&answer, known) {
@@ -179,6 +198,8 @@ impl LabCluster {
 struct NodeSpec<'a> {
     name: &'a str,
     ip: Ipv4Addr,
+    /// `None`: one that is free.
+    port: Option<u16>,
     node_timeout_ms: u64,
     /// More of its config: what is said twice, it takes from here.
     more: &'a str,
@@ -190,14 +211,14 @@ static NO_LOGIN: LazyLock<LinkSettings> = LazyLock::new(LinkSettings::default);
 
 impl<'a> NodeSpec<'a> {
     fn plain(name: &'a str, ip: Ipv4Addr, node_timeout_ms: u64) -> Self {
-        Self { name, ip, node_timeout_ms, more: "", login: &NO_LOGIN }
+        Self { name, ip, port: None, node_timeout_ms, more: "", login: &NO_LOGIN }
     }
 }
 
 async fn start_node(dir: &Path, spec: &NodeSpec<'_>) -> Result<LabServer, LabError> {
-    let NodeSpec { name, ip, node_timeout_ms, more, login } = spec;
+    let NodeSpec { name, ip, port, node_timeout_ms, more, login } = spec;
     // Nothing else listens at this address, so the port of the bus is free as well.
-    let port = free_port(&[*ip])?;
+    let port = port.map_or_else(|| free_port(&[*ip]), Ok)?;
     let config = format!(
         "bind {{ip}}\nport {{port}}\ndir {}\nsave \"\"\nappendonly no\nrepl-diskless-sync yes\n\
          repl-diskless-sync-delay 0\ncluster-enabled yes\ncluster-announce-ip {ip}\ncluster-config-file nodes.conf\n\

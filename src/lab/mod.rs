@@ -7,6 +7,7 @@
 pub mod clients;
 pub mod cluster;
 pub mod consul;
+pub mod contention;
 pub mod many;
 pub mod net;
 pub mod process;

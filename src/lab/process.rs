@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 
 use tokio::time::Instant;
 
-use super::LabError;
 use super::tools::Tool;
+use super::{LabError, contention};
 
 /// How long a server lives.
 #[derive(Debug, Clone, Copy)]
@@ -97,15 +97,16 @@ impl Process {
     /// Waits for its end, and returns its exit code.
     ///
     /// # Errors
-    /// When it still runs after `deadline`: with its log.
+    /// When it still runs after `deadline`, and the time in which the world waited for a processor: with its log.
     pub async fn end(&mut self, deadline: Duration) -> Result<i32, LabError> {
         let start = Instant::now();
         loop {
             if let Some(code) = self.ended() {
                 return Ok(code);
             }
-            if start.elapsed() > deadline {
-                let ms = deadline.as_millis();
+            let took = start.elapsed();
+            if contention::is_over(deadline, took) {
+                let ms = took.as_millis();
                 return Err(LabError(format!("{} runs after {ms} ms\n{}", self.name, self.log())));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

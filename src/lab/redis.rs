@@ -19,6 +19,15 @@ use crate::redis_link::{Link, LinkSettings, fields};
 
 /// How long a server may take to answer its first PING.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long it may take for a question of a test, which says nothing of how fast it is: on a machine that runs many tests
+/// at once, half a second is too short now and then.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The same login, for a question that may take its time.
+#[must_use]
+pub fn patiently(login: &LinkSettings) -> LinkSettings {
+    LinkSettings { timeout: ASK_TIMEOUT, ..login.clone() }
+}
 
 /// A Redis or a Sentinel.
 #[derive(Debug)]
@@ -218,7 +227,7 @@ impl LabServer {
     /// # Errors
     /// Without one.
     pub async fn link(&self) -> Result<Link, LabError> {
-        Link::open(&self.address, &self.login)
+        Link::open(&self.address, &patiently(&self.login))
             .await
             .map_err(|error| LabError(format!("{} at {}: {error}", self.name, self.address)))
     }

@@ -164,6 +164,22 @@ pub fn nft() -> Result<Tool, LabError> {
     find("NFT_BIN", "nft")
 }
 
+/// Finds dnsmasq: `$DNSMASQ_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn dnsmasq() -> Result<Tool, LabError> {
+    find("DNSMASQ_BIN", "dnsmasq")
+}
+
+/// Finds unbound: `$UNBOUND_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn unbound() -> Result<Tool, LabError> {
+    find("UNBOUND_BIN", "unbound")
+}
+
 /// Finds HAProxy: `$HAPROXY_BIN`, then PATH, then `.tools`.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::LabError;
+use super::{LabError, contention};
 use crate::clock;
 
 /// Between two looks.
@@ -15,14 +15,15 @@ const STEP: Duration = Duration::from_millis(20);
 /// How often it is noted that this program runs.
 const BEAT: Duration = Duration::from_millis(20);
 
-/// Begins to note for how long this program has no processor ([`clock::stood_still_for`]): what runs beside it has none
-/// meanwhile, either.
+/// Begins to note for how long this program has no processor ([`clock::stood_still_for`]), for what runs beside it has
+/// none meanwhile, either; and how many tasks share each processor ([`contention`]).
 pub fn note_stalls() {
     static BEGUN: Once = Once::new();
     BEGUN.call_once(|| {
         std::thread::spawn(|| {
             loop {
                 clock::beat(BEAT);
+                contention::sample();
                 std::thread::sleep(BEAT);
             }
         });
@@ -32,24 +33,27 @@ pub fn note_stalls() {
 /// Looks until `look` gives a value.
 ///
 /// # Errors
-/// After `deadline`: what was awaited, and what was seen last.
+/// After `deadline`, and the time in which the world waited for a processor: what was awaited, and what was seen last.
 pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(
     what: &str,
     deadline: Duration,
     mut look: impl FnMut() -> F,
 ) -> Result<T, LabError> {
-    let end = Instant::now() + deadline;
+    note_stalls();
+    let begun = Instant::now();
     let mut last = "nothing".to_owned();
     loop {
-        match tokio::time::timeout_at(end, look()).await {
+        match tokio::time::timeout(deadline, look()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => last = error.to_string(),
             Err(_) => last.push_str(", and the last look did not come back"),
         }
-        if Instant::now() + STEP > end {
+        let took = begun.elapsed();
+        if contention::is_over(deadline, took + STEP) {
             return Err(LabError(format!(
-                "{what}: not within {} ms; last seen: {last}",
-                deadline.as_millis()
+                "{what}: not within {} ms, of which {} ms were waited for a processor; last seen: {last}",
+                took.as_millis(),
+                contention::waited_within(took).as_millis()
             )));
         }
         tokio::time::sleep(STEP).await;

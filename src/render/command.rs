@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::Command;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
@@ -76,16 +76,43 @@ pub async fn run(
     label: &str,
     withheld: &BTreeSet<String>,
 ) -> Result<(), CommandError> {
+    run_with(argv, deadline, label, withheld, None).await
+}
+
+/// What a command is given.
+#[derive(Debug, Clone, Default)]
+pub struct CommandInput {
+    /// What it reads on its stdin.
+    pub stdin: Vec<u8>,
+    /// Variables of its environment.
+    pub env: Vec<(&'static str, String)>,
+}
+
+/// As [`run`], with something to read.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    argv: &[String],
+    deadline: Duration,
+    label: &str,
+    withheld: &BTreeSet<String>,
+    input: Option<CommandInput>,
+) -> Result<(), CommandError> {
     let [program, args @ ..] = argv else { return Ok(()) };
     let program = || program.clone();
     let mut command = Command::new(program());
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+    command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
     for name in withheld {
         command.env_remove(name);
     }
+    let CommandInput { stdin, env } = input.unwrap_or_default();
+    command.envs(env);
     let mut child =
         command.spawn().map_err(|source| CommandError::Start { program: program(), source })?;
+    let _feeding = feed(&mut child, stdin);
     let id = child.id().and_then(|id| i32::try_from(id).ok());
     let mut group = ProcessGroup(id.map(Pid::from_raw));
     let stdout = child.stdout.take().map(|output| logged(output, label.to_owned()));
@@ -107,6 +134,14 @@ pub async fn run(
         Ok(status) => Err(CommandError::Failed { program: program(), status }),
         Err(source) => Err(CommandError::Start { program: program(), source }),
     }
+}
+
+/// Writes what it is to read, as far as it reads that.
+fn feed(child: &mut Child, text: Vec<u8>) -> Option<AbortOnDropHandle<()>> {
+    let mut stdin = child.stdin.take()?;
+    Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        let _ = stdin.write_all(&text).await;
+    })))
 }
 
 fn logged(output: impl AsyncRead + Unpin + Send + 'static, label: String) -> AbortOnDropHandle<()> {
@@ -179,6 +214,17 @@ mod tests {
         };
         assert!(!run(&BTreeSet::new()).await);
         assert!(run(&BTreeSet::from(["CARGO_MANIFEST_DIR".to_owned()])).await);
+    }
+
+    #[tokio::test]
+    async fn a_command_reads_what_it_is_given_or_leaves_it() {
+        let run = async |script: &str, stdin: Vec<u8>| {
+            let argv = ["/bin/sh", "-c", script].map(str::to_owned);
+            let input = CommandInput { stdin, env: vec![("WANTED", "a text".to_owned())] };
+            run_with(&argv, Duration::from_secs(20), "test", &BTreeSet::new(), Some(input)).await
+        };
+        run("test \"$(cat)\" = \"$WANTED\"", b"a text".to_vec()).await.unwrap();
+        run("exit 0", vec![b'x'; 1_000_000]).await.unwrap();
     }
 
     #[tokio::test]

@@ -3,8 +3,7 @@
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
-
-use super::context::Context;
+use serde::Serialize;
 
 /// Instructions that one rendering may take: some seconds' worth.
 const FUEL: u64 = 10_000_000;
@@ -19,11 +18,11 @@ pub fn parse(name: &str, source: &str) -> Result<(), String> {
     environment()?.template_from_named_str(name, source).map(drop).map_err(|e| in_words(name, &e))
 }
 
-/// Renders a template.
+/// Renders a template, which sees the fields of `context`.
 ///
 /// # Errors
 /// What is wrong, and on which line.
-pub fn render(name: &str, source: &str, context: &Context) -> Result<String, String> {
+pub fn render(name: &str, source: &str, context: &impl Serialize) -> Result<String, String> {
     let environment = environment()?;
     let text = environment
         .template_from_named_str(name, source)
@@ -85,8 +84,8 @@ fn in_words(name: &str, error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::context::GroupRecords;
     use super::super::context::tests::record;
+    use super::super::context::{Context, GroupRecords};
     use super::*;
     use crate::config::file::OnNoWriter;
 

@@ -225,7 +225,7 @@ async fn learn(
     let learning = async {
         while let Some(answer) = answers.recv().await {
             // Silence changes nothing: what was read stays.
-            let Ok(answer) = answer else { continue };
+            let Ok(answer) = *answer else { continue };
             let known = picture.borrow().generation(&layout.group);
             let answer = match consul.confirmed(&layout, &clock, answer, known).await {
                 Ok(answer) => answer,

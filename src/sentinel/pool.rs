@@ -68,7 +68,7 @@ pub enum PoolReport {
     /// One says that it has given up a failover.
     GaveUp(Address, GaveUp),
     /// One that was asked for a failover begins none: its words.
-    NotBegun(Replace, String),
+    NotBegun(Box<Replace>, String),
 }
 
 /// Where the reports on each group's Sentinels go.
@@ -206,7 +206,7 @@ impl Pool {
             }
             SentinelReport::NotBegun { group, replace, words } => {
                 if let Some(hearer) = watched.groups.get(&group) {
-                    let _ = hearer.send(PoolReport::NotBegun(replace, words)).await;
+                    let _ = hearer.send(PoolReport::NotBegun(Box::new(replace), words)).await;
                 }
             }
             SentinelReport::Inventory { sentinel, groups } => {

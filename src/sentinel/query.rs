@@ -1,6 +1,7 @@
 //! Asking one Sentinel, and reconfiguring it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use redis::Value;
 
@@ -13,7 +14,7 @@ use crate::core::known::observed::{
     SentinelReplica, SentinelSettings,
 };
 use crate::core::situation::data_loss::Replace;
-use crate::redis_link::{Fields, Link, LinkError, list, server_error, text, words};
+use crate::redis_link::{Fields, Link, LinkError, id, line, list, server_error, text, words};
 
 /// Rows read of one Sentinel's list of replicas or peers. More is a mistake somewhere.
 pub const ROWS_MAX: usize = 256;
@@ -47,6 +48,8 @@ pub struct Identity {
     pub process: Option<String>,
     /// Its words when it does not let this login say a hello to it ([`may_relay`]).
     pub refuses_relay: Option<String>,
+    /// What it said last of very many groups: with each question about one it would say a line for all of them.
+    pub summary: Option<Arc<Summary>>,
 }
 
 /// The channel on which Sentinels say hello to one another.
@@ -60,20 +63,22 @@ pub async fn identity(link: &mut Link) -> Result<Identity, LinkError> {
     let mut commands = redis::pipe();
     commands.cmd("SENTINEL").arg("MYID").cmd("INFO").arg("server");
     let answers = link.ask(&commands).await?;
-    let [id, info] = answers.as_slice() else { return Err(unexpected("two answers expected")) };
+    let [own, info] = answers.as_slice() else { return Err(unexpected("two answers expected")) };
     let info = words(info);
     let process =
         info.as_ref().ok().and_then(|info| Fields::of_info(info).get("run_id").map(str::to_owned));
-    let id = match text(id) {
-        Ok(id) => Some(id),
+    let own = match line(own) {
+        Ok(own) => Some(own),
         // Which the login may not be allowed to say.
         Err(_) => {
             info.map_err(LinkError::Unexpected)?;
             process.clone()
         }
     };
-    let id = id.map(SentinelId).ok_or_else(|| unexpected("it has neither MYID nor run_id"))?;
-    Ok(Identity { id, process, refuses_relay: None })
+    let own = own.ok_or_else(|| unexpected("it has neither MYID nor run_id"))?;
+    let process = process.map(|process| id(&process)).transpose().map_err(LinkError::Unexpected)?;
+    let id = SentinelId(id(&own).map_err(LinkError::Unexpected)?);
+    Ok(Identity { id, process, refuses_relay: None, summary: None })
 }
 
 /// Whether the login may say a hello to the Sentinel, asked with one that says nothing: a Sentinel ignores what has not
@@ -116,6 +121,10 @@ pub async fn ask(
     id: &Identity,
     group: &GroupName,
 ) -> Result<SentinelAnswer, LinkError> {
+    if let Some(summary) = &id.summary {
+        let answers = ask_all(link, id, std::slice::from_ref(group), summary).await?;
+        return answers.into_iter().next().unwrap_or(Err(unexpected("no answer")));
+    }
     let name = group.as_str();
     let mut commands = redis::pipe();
     for what in QUESTIONS {
@@ -181,7 +190,7 @@ pub async fn ask_all(
 }
 
 /// What the answers to [`QUESTIONS`] say; the names of other groups matter where it does not know this one.
-fn answer_of(
+pub(crate) fn answer_of(
     id: &Identity,
     answers: &[Value],
     tilt: bool,
@@ -200,7 +209,7 @@ fn answer_of(
         }
     };
     let others = if group.is_none() { others() } else { Vec::new() };
-    let Identity { id, process, refuses_relay } = id.clone();
+    let Identity { id, process, refuses_relay, .. } = id.clone();
     Ok(SentinelAnswer { id, process, tilt, group, others, refuses_relay })
 }
 
@@ -443,8 +452,8 @@ fn parse_group(
     peers: &Value,
 ) -> Result<SentinelGroup, String> {
     let primary = match list(primary)? {
-        [host, port] => address(&words(host)?, &words(port)?)?,
-        other => return Err(format!("an address expected, got {other:?}")),
+        [host, port] => address(&line(host)?, &line(port)?)?,
+        other => return Err(format!("an address expected, got a list of {}", other.len())),
     };
     let master = Fields::of_list(master)?;
     let flags = flags(&master);
@@ -463,8 +472,7 @@ fn parse_group(
         failover: master.get("failover-state").and_then(FailoverPhase::parse),
         failover_forced: flags.contains(&"force_failover"),
         // One whose address another has taken stays with port 0 (`+sentinel-invalid-addr`).
-        other_sentinels: usize::try_from(number(&master, "num-other-sentinels")?)
-            .map_err(|error| error.to_string())?
+        other_sentinels: other_sentinels(&master)?
             .saturating_sub(peers.iter().filter(|row| is_invalid(row)).count()),
         settings: SentinelSettings {
             quorum: number(&master, "quorum")?,
@@ -476,6 +484,13 @@ fn parse_group(
         replicas: rows(replicas)?.iter().filter_map(parse_replica).collect(),
         peers: peers.iter().filter_map(parse_peer).collect(),
     })
+}
+
+/// One that says that it knows more than can be listed would have every majority be missed.
+fn other_sentinels(master: &Fields<'_>) -> Result<usize, String> {
+    let known = number(master, "num-other-sentinels")?;
+    let known = usize::try_from(known).ok().filter(|known| *known <= ROWS_MAX);
+    known.ok_or_else(|| format!("more than {ROWS_MAX} other Sentinels"))
 }
 
 fn is_invalid(row: &Fields<'_>) -> bool {
@@ -506,10 +521,10 @@ fn parse_peer(row: &Fields<'_>) -> Option<SentinelPeer> {
         .get("voted-leader")
         .filter(|leader| *leader != "?")
         .zip(row.get("voted-leader-epoch").and_then(|epoch| epoch.parse().ok()))
-        .map(|(leader, epoch)| (SentinelId(leader.to_owned()), epoch));
+        .and_then(|(leader, epoch)| Some((SentinelId(id(leader).ok()?), epoch)));
     Some(SentinelPeer {
         address: address(row.get("ip")?, row.get("port")?).ok()?,
-        id: SentinelId(row.get("runid")?.to_owned()),
+        id: SentinelId(id(row.get("runid")?).ok()?),
         s_down: flags(row).contains(&"s_down"),
         voted,
     })

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use redis::aio::PubSub;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -30,7 +28,9 @@ use crate::core::known::observed::{Reading, SentinelAnswer};
 use crate::core::situation::data_loss::{Replace, WhyReplace};
 use crate::core::time::Mono;
 use crate::mailbox::Mailbox;
-use crate::redis_link::{Link, LinkError, LinkSettings, has_closed, subscribe};
+use crate::redis_link::{
+    Link, LinkError, LinkSettings, Subscription, SubscriptionNews, has_closed, subscribe,
+};
 use crate::retry::Retry;
 
 /// How often a subscription is asked for a sign of life: a half-open one would hint no more.
@@ -363,8 +363,8 @@ struct Watcher {
 const RECONNECT_GAP: Duration = Duration::from_millis(50);
 
 impl Watcher {
-    async fn closed(&self) {
-        match &self.link {
+    async fn closed(&mut self) {
+        match &mut self.link {
             Some((link, _)) => link.closed().await,
             None => std::future::pending().await,
         }
@@ -372,7 +372,8 @@ impl Watcher {
 
     async fn link(&mut self) -> Result<&mut (Link, Identity), LinkError> {
         // What is sent on a closed connection is lost, and may be a command that is sent once.
-        let link = match self.link.take().filter(|(link, _)| !link.is_closed()) {
+        let open = self.link.take();
+        let link = match open.and_then(|mut open| (!open.0.is_closed()).then_some(open)) {
             Some(link) => link,
             None => {
                 if let Some(at) = self.retry_at {
@@ -387,7 +388,13 @@ impl Watcher {
                 (link, id)
             }
         };
-        Ok(self.link.insert(link))
+        let crowded = self.has_crowd();
+        let link = self.link.insert(link);
+        if !crowded {
+            // Of few groups it is asked anew each time.
+            link.1.summary = None;
+        }
+        Ok(link)
     }
 
     /// Does something on the connection. A server that failed to answer would answer the next question with this one's.
@@ -685,22 +692,27 @@ async fn listen(
 }
 
 async fn forward(
-    events: PubSub,
+    mut events: Subscription,
     sentinel: &Address,
     live: &watch::Receiver<WatchSettings>,
     Ears { hint, reports, .. }: &Ears,
 ) {
-    let (mut sink, mut stream) = events.split();
     let mut ping = ticks_every(SUBSCRIPTION_PING);
     ping.tick().await;
+    // When the answer to a PING is late.
+    let mut late = None;
     loop {
-        // Cancel safe: a stream and a timer.
+        // Cancel safe: a subscription and timers. The answer counts that is there with the deadline.
         tokio::select! {
-            message = stream.next() => {
-                let Some(message) = message else { return };
-                let payload = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
-                debug!(%sentinel, event = message.get_channel_name(), payload);
-                let why = GaveUp::of_event(message.get_channel_name());
+            biased;
+            heard = events.next() => {
+                let Some(heard) = heard else { return };
+                let SubscriptionNews::Event(event, payload) = heard else {
+                    late = None;
+                    continue;
+                };
+                debug!(%sentinel, %event, %payload);
+                let why = GaveUp::of_event(&event);
                 for group in groups_of(&payload, &live.borrow().groups) {
                     let _ = hint.try_send(group.clone());
                     if let Some(why) = why {
@@ -709,15 +721,25 @@ async fn forward(
                     }
                 }
             }
+            () = until(late) => {
+                debug!(%sentinel, "subscription lost");
+                return;
+            }
             _ = ping.tick() => {
-                let timeout = live.borrow().link.timeout;
-                let alive = tokio::time::timeout(timeout, sink.ping::<redis::Value>());
-                if !matches!(alive.await, Ok(Ok(_))) {
+                if events.ping().await.is_err() {
                     debug!(%sentinel, "subscription lost");
                     return;
                 }
+                late = Some(Instant::now() + live.borrow().link.timeout);
             }
         }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -41,6 +41,7 @@ pub enum Kind {
     Quorum,
     Words(Vec<String>),
     List(Box<Kind>),
+    Texts,
     Table(String),
 }
 
@@ -60,6 +61,7 @@ impl Kind {
                 words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
             }
             Self::List(of) => format!("list: {}", of.shown()),
+            Self::Texts => "texts by name".to_owned(),
             Self::Table(_) => "table".to_owned(),
         }
     }
@@ -76,6 +78,9 @@ impl Kind {
             }
             Self::Words(words) => json!({"enum": words}),
             Self::List(of) => json!({"type": "array", "items": of.schema()}),
+            Self::Texts => {
+                json!({"type": "object", "additionalProperties": {"type": "string"}})
+            }
             Self::Table(name) => json!({"$ref": format!("#/$defs/{name}")}),
         }
     }
@@ -83,8 +88,12 @@ impl Kind {
 
 /// Every table, by the name of its type; the file itself is `File`.
 pub fn tables() -> BTreeMap<String, Table> {
-    let enums =
-        words_of(&["src/config/file.rs", "core/src/published/record.rs", "core/src/policy.rs"]);
+    let enums = words_of(&[
+        "src/config/file.rs",
+        "core/src/published/record.rs",
+        "core/src/published/notices.rs",
+        "core/src/policy.rs",
+    ]);
     let file = syn::parse_file(&read("src/config/file.rs")).expect("the source parses");
     let structs = file.items.into_iter().filter_map(|item| match item {
         Item::Struct(table) if table.fields.iter().all(|field| field.ident.is_some()) => {
@@ -144,6 +153,7 @@ fn kind(ty: &Type, enums: &BTreeMap<String, Vec<String>>, key: &str) -> Kind {
     match name.as_str() {
         "Option" | "Spanned" => inner(),
         "Vec" => Kind::List(Box::new(inner())),
+        "BTreeMap" => Kind::Texts,
         "String" | "GroupName" | "ServiceName" | "MarkKey" | "Zone" => Kind::Text,
         "PathBuf" => Kind::File,
         "Address" => Kind::Address,

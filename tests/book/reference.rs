@@ -95,6 +95,8 @@ fn keys() -> String {
         ("history", layout.history()),
         ("config", layout.config()),
         ("maintenance", layout.maintenance()),
+        ("pause", layout.pause()),
+        ("notices", layout.notices()),
         ("agent", layout.agent("<id>")),
         ("continued", layout.continued(&ReplId("<id>".to_owned()))),
         ("seen", shown(layout.seen(&address), "127.0.0.1:6379", "<address>")),

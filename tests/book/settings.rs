@@ -46,16 +46,21 @@ address = '10.0.0.1:26379'
 [[template]]
 source = '/a'
 destination = '/b'
+[[notify]]
+name = 'a'
+command = ['/a']
 ";
 
 /// The tables in the order of the page, each with the type that defines it. A login table stands in three places.
-const ORDER: [(&str, &str); 13] = [
+const ORDER: [(&str, &str); 16] = [
     ("sentinels", "SentinelsTable"),
     ("group", "GroupTable"),
     ("group.settings", "SettingsTable"),
+    ("group.weights", "WeightsTable"),
     ("cluster", "ClusterTable"),
     ("login", "LoginTable"),
     ("consul", "ConsulTable"),
+    ("consul.login", "ConsulLoginTable"),
     ("agent", "AgentTable"),
     ("http", "HttpTable"),
     ("dns", "DnsTable"),
@@ -63,6 +68,7 @@ const ORDER: [(&str, &str); 13] = [
     ("redis", "RedisTable"),
     ("sentinel", "SentinelTable"),
     ("template", "TemplateTable"),
+    ("notify", "NotifyTable"),
 ];
 
 /// Where a login table stands.
@@ -77,6 +83,7 @@ pub fn defaults() -> BTreeMap<&'static str, String> {
         panic!("one each")
     };
     let [template] = &config.templates[..] else { panic!("one template") };
+    let [notify] = &config.notify[..] else { panic!("one target") };
     let (policy, login) = (&group.policy, &config.instance_login);
     let level = match policy.publish {
         Level::Promotion => "promotion",
@@ -128,6 +135,9 @@ pub fn defaults() -> BTreeMap<&'static str, String> {
         ("sentinel.check_interval", time(sentinel.check_interval)),
         ("template.command_timeout", time(template.command_timeout)),
         ("template.on_no_writer", on_no_writer.to_owned()),
+        ("notify.timeout", time(notify.timeout)),
+        ("notify.tries", notify.tries.to_string()),
+        ("notify.debounce", time(notify.debounce)),
     ])
 }
 

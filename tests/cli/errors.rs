@@ -28,6 +28,12 @@ const fn mistake(
 /// A flag that clap refuses, by its own words and ours.
 const FLAGS: &[Mistake] = &[
     mistake(
+        &["agent", "--login-meta", "eu"],
+        &[],
+        64,
+        "error: invalid value 'eu' for '--login-meta <KEY=VALUE>': `eu`: write KEY=VALUE",
+    ),
+    mistake(
         &["agent", "--sentinels", "10.0.0.1"],
         &[],
         64,
@@ -261,6 +267,19 @@ fn a_mistake_in_the_file_is_reported_with_what_to_do() {
             "[instances]\npassword_env = \"A\"\npassword_file = \"/a\"\n",
             "error: consul-redis.toml:1: password_file and password_env exclude each other\n\
              hint: keep the one that holds the password\n",
+        ),
+        (
+            "[consul]\ntoken_file = \"/a\"\n[consul.login]\nmethod = \"nomad\"\nbearer_token_file = \"/jwt\"\n",
+            "error: consul-redis.toml:3: a token (the one in /a) and a login to Consul contradict each other\n\
+             hint: keep one: take [consul.login] and its flags away; or unset CONSUL_HTTP_TOKEN and \
+             CONSUL_HTTP_TOKEN_FILE, and take token_file away. In a Nomad job a consul block in the task sets \
+             CONSUL_HTTP_TOKEN\n",
+        ),
+        (
+            "[consul.login]\nmethod = \"nomad\"\n",
+            "error: consul-redis.toml:1: a login to Consul needs method and bearer_token_file\n\
+             hint: give both: [consul.login], or --login-method and --bearer-token-file; \
+             docs/how-to/log-in-by-identity.md\n",
         ),
         (
             "[consul]\nclient_cert = \"/a\"\n",

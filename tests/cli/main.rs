@@ -175,6 +175,69 @@ fn a_template_that_cannot_be_right_names_its_line() {
 }
 
 #[test]
+fn a_target_that_cannot_be_right_names_its_line() {
+    for (more, said) in [
+        ("name = \"a\"", ":2: [[notify]] `a` needs one of url, url_file and command"),
+        ("name = \"a\"\nurl = \"http://b\"\ncommand = [\"c\"]", "needs one of"),
+        ("name = \"a b\"\nurl = \"http://b\"", ":2: name `a b` is none"),
+        ("name = \"a\"\nurl = \"b.example\"", ":3: url: it is no URL"),
+        ("name = \"a\"\nurl = \"ftp://b\"", ":3: url: it is no URL: it has to begin with http"),
+        ("name = \"a\"\ncommand = []", ":3: command names no program"),
+        ("name = \"a\"\ncommand = [\"b\"]\nbody = \"c\"", ":4: body is for a URL"),
+        ("name = \"a\"\nurl = \"http://b\"\nkey_file = \"c\"", ":4: key_file is for a template"),
+        ("name = \"a\"\nurl = \"http://b\"\nevents = []", ":4: [[notify]] `a` is told of no event"),
+        ("name = \"a\"\nurl = \"http://b\"\nevents = [\"swich\"]", "unknown variant `swich`"),
+        ("name = \"a\"\nurl = \"http://b\"\ngroups = [\"c\"]", ":4: `c` is no [[group]]"),
+        ("name = \"a\"\nurl = \"http://b\"\ntries = 0", ":4: tries is a number from 1 to 20"),
+        (
+            "name = \"a\"\nurl = \"http://b\"\n[[notify]]\nname = \"a\"\nurl = \"http://b\"",
+            ":5: two [[notify]] are called `a`",
+        ),
+    ] {
+        let error = config_error(&format!("[[notify]]\n{more}\n"));
+        assert!(error.contains(said), "{more}: {error}");
+    }
+}
+
+/// The bodies that are ready come to JSON, whatever happens; one that does not is refused before it is sent.
+#[test]
+fn bodies_are_tried_before_they_are_sent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("a.toml");
+    let check = |body: &str| {
+        let key = dir.path().join("key");
+        std::fs::write(&key, "hunter2\n").expect("a key");
+        let text = format!(
+            "[sentinels]\naddresses = [\"10.0.0.1:26379\"]\n[[notify]]\nname = \"a\"\nurl = \"https://a.example\"\n\
+             body = \"{body}\"\nkey_file = {key:?}\n"
+        );
+        std::fs::write(&path, text).expect("a file");
+        run(&["check-config", "--config", path.to_str().expect("a path")], &[])
+    };
+    let root = env!("CARGO_MANIFEST_DIR");
+    for ready in ["slack", "pagerduty", "alertmanager"] {
+        let (code, said) = check(&format!("{root}/templates/notify/{ready}.json.j2"));
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("a, a URL, of proof"), "{said}");
+    }
+    let own = dir.path().join("own.j2");
+    let own_path = own.to_str().expect("a path");
+    for (source, words) in [
+        ("{\"text\": \"{{ txt }}\"}", "own.j2:1: undefined value: `txt` is undefined"),
+        ("{\"text\": \"{{ text }}\"}", "own.j2 does not come to JSON for `proof`"),
+        ("{\"new\": {{ new }}}", "own.j2 does not come to JSON for"),
+    ] {
+        std::fs::write(&own, source).expect("a template");
+        let (code, said) = check(own_path);
+        assert_eq!(code, 64, "{said}");
+        assert!(said.contains(words) && !said.contains("hunter2"), "{said}");
+    }
+    let (code, said) = check("/no/such.j2");
+    assert_eq!(code, 64, "{said}");
+    assert!(said.contains("cannot read /no/such.j2"), "{said}");
+}
+
+#[test]
 fn certificates_without_tls_are_a_contradiction() {
     insta::assert_snapshot!(config_error("[instances]\ntls = false\nca_cert = \"/ca.pem\"\n"));
 }

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
+use consul_redis::lab::redis::patiently;
 use consul_redis::lab::world::free_ports;
 use consul_redis::redis_link::{Link, LinkSettings, fields, list, text};
 use redis::Value;
@@ -262,7 +263,7 @@ async fn ask(ip: &str, port: u16, command: &[&str]) -> Result<Value, LabError> {
 
 async fn ask_in_turn(ip: &str, port: u16, commands: &[&[&str]]) -> Result<Value, LabError> {
     let address = Address::new(ip, port).map_err(LabError::new)?;
-    let login = LinkSettings::default();
+    let login = patiently(&LinkSettings::default());
     let failed = |error| LabError(format!("{address}: {error}"));
     let mut link = Link::open(&address, &login).await.map_err(failed)?;
     let mut answer = Value::Nil;

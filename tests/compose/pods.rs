@@ -178,7 +178,8 @@ impl Pods {
             let value = variable.value.as_deref().unwrap_or(&ip);
             args.extend(["--env".to_owned(), format!("{}={value}", variable.name)]);
         }
-        for mount in &container.volume_mounts {
+        // Kubernetes alone signs who a pod is, and this Consul asks for no token.
+        for mount in container.volume_mounts.iter().filter(|mount| mount.name != "identity") {
             let source = match mount.name.as_str() {
                 "config" => format!("{}:{}:ro", self.config.path().display(), mount.mount_path),
                 volume => format!("{name}-{volume}:{}", mount.mount_path),

@@ -8,6 +8,7 @@ use consul_redis::core::known::observed::{InstanceAnswer, SentinelGroup};
 use consul_redis::instance::probe;
 use consul_redis::lab::LabError;
 use consul_redis::lab::many::ManyGroups;
+use consul_redis::lab::redis::patiently;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::{Link, LinkSettings};
@@ -130,7 +131,7 @@ impl Subject {
 }
 
 async fn open(address: &Address) -> Result<Link, LabError> {
-    Link::open(address, &LinkSettings::default()).await.map_err(LabError::new)
+    Link::open(address, &patiently(&LinkSettings::default())).await.map_err(LabError::new)
 }
 
 async fn asked(address: &Address) -> Result<InstanceAnswer, LabError> {

@@ -430,6 +430,19 @@ pub async fn two_clusters_and_a_group_are_in_one_consul() {
     assert!(!text(&status).contains("cluster:"), "{}", text(&status));
 }
 
+/// Waits until `status` says that these slots migrate.
+async fn until_migrating(world: &World, wanted: &Value) {
+    until("the slots that migrate", AT_ONCE, || async {
+        let shown = run(world, &["status", "orders", "--json"], &[]);
+        let said: Value = serde_json::from_slice(&shown.stdout).map_err(LabError::new)?;
+        assert_eq!(off_schema("status", &said), Vec::<String>::new(), "{said:#}");
+        let found = &said[0]["migrations"];
+        if found == wanted { Ok(()) } else { Err(LabError(format!("{found:#}"))) }
+    })
+    .await
+    .unwrap();
+}
+
 /// As `redis-cli --cluster reshard` moves them.
 #[tokio::test]
 pub async fn a_slot_that_moves_is_followed_and_changes_no_name() {
@@ -442,6 +455,13 @@ pub async fn a_slot_that_moves_is_followed_and_changes_no_name() {
     let shards = (shard_of(&world, from).await, shard_of(&world, to).await);
     to.ask(&["CLUSTER", "SETSLOT", "0", "IMPORTING", &its]).await.unwrap();
     from.ask(&["CLUSTER", "SETSLOT", "0", "MIGRATING", &other]).await.unwrap();
+    let (at, there) = (from.address.to_string(), to.address.to_string());
+    until_migrating(&world, &json!([{"slots": ["0"], "from": at, "to": there}])).await;
+    for command in ["status", "cluster"] {
+        let shown = text(&run(&world, &[command, "orders"], &[]));
+        let row = shown.split_once("slots that migrate").map(|(_, rest)| rest.trim_start());
+        assert!(row.is_some_and(|row| row.starts_with(&format!("0  {at} -> {there}"))), "{shown}");
+    }
     for node in [to, from] {
         node.ask(&["CLUSTER", "SETSLOT", "0", "NODE", &other]).await.unwrap();
     }
@@ -452,6 +472,7 @@ pub async fn a_slot_that_moves_is_followed_and_changes_no_name() {
     })
     .await
     .unwrap();
+    until_migrating(&world, &json!([])).await;
     until_all_named(&world, &cluster).await;
     until_in_shard(&world, shards.0, from).await;
     until_in_shard(&world, shards.1, to).await;

@@ -1,5 +1,6 @@
 //! What agents do to a Redis Cluster of real nodes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,14 +9,14 @@ use consul_redis::cluster::ask;
 use consul_redis::lab::LabError;
 use consul_redis::lab::cluster::{LabCluster, id};
 use consul_redis::lab::process::Process;
-use consul_redis::lab::redis::LabServer;
+use consul_redis::lab::redis::{LabServer, patiently};
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::{Link, LinkSettings, TlsSettings};
 use consul_redis::secret::SecretSource;
 use nix::sys::signal::Signal;
 use secrecy::SecretString;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +24,12 @@ use crate::cluster::{
     AT_ONCE, CALM, NODE_TIMEOUT_MS, REPLACED_WITHIN, ats, blank_alone, state, text_of,
     until_all_named, until_answers, until_calm,
 };
+use crate::cures::apart;
 use crate::logins::certificates;
-use crate::support::{agent, logs, off_schema, run, text, until_logged, until_named, world};
+use crate::support::{
+    agent, http_address, logs, off_schema, run, text, until_logged, until_metric, until_named,
+    world,
+};
 
 /// An agent with one cluster, and what else its config has.
 fn cluster_agent(world: &World, name: &str, seeds: &[&LabServer], more: &str) -> Process {
@@ -243,7 +248,7 @@ pub async fn where_one_of_the_nodes_has_keys_no_cluster_is_made() {
     tokio::time::sleep(CALM).await;
     assert_eq!(state(&world).await, Value::Null);
     for node in &cluster.nodes {
-        let known = ask(&node.address, &node.login).await.unwrap().table.rows.len();
+        let known = ask(&node.address, &patiently(&node.login)).await.unwrap().table.rows.len();
         assert_eq!(known, 1, "{}", node.name());
     }
 }
@@ -292,7 +297,7 @@ pub async fn a_blank_node_beside_an_agent_joins_and_one_that_no_agent_is_beside_
     until_answers(&world, "orders-replica", REPLACED_WITHIN, |found| found.contains(&its)).await;
     until_nothing_is_under_way(&world).await;
     assert_eq!(world.consul.passing("orders-replica").await.unwrap().len(), 4, "{}", logs(&agents));
-    let other = ask(&new[1].address, &new[1].login).await.unwrap();
+    let other = ask(&new[1].address, &patiently(&new[1].login)).await.unwrap();
     assert!(other.is_blank(), "{other:?}");
     let log = logs(&agents);
     let met: Vec<&str> = log
@@ -372,6 +377,8 @@ pub async fn a_primary_whose_process_ends_is_replaced_by_the_word_of_its_hosts_k
     let (its, pid) = (cluster.nodes[0].address.to_string(), cluster.nodes[0].id().unwrap());
     let said = format!("the end of process {pid} of {its} would be seen at once");
     until_logged(|| logs(&agents), 20, &said, 1).await;
+    ends_are_shown(&world, &cluster.nodes[0]);
+    let url = http_address(&agents[0]).await;
     let shard = crate::cluster::shard_of(&world, &cluster.nodes[0]).await;
     tokio::time::sleep(Duration::from_millis(4 * NODE_TIMEOUT_MS + 1_000)).await;
     until_calm(&world).await;
@@ -397,6 +404,12 @@ pub async fn a_primary_whose_process_ends_is_replaced_by_the_word_of_its_hosts_k
         let said = text_of_setting(node).await;
         assert_eq!(said, NODE_TIMEOUT_MS.to_string(), "{}: {}", node.name(), logs(&agents));
     }
+    for outcome in ["voting", "replaced"] {
+        let labels = format!("cluster=\"orders\",kind=\"process\",outcome=\"{outcome}\"");
+        until_metric(&url, &format!("consul_redis_cluster_deaths_total{{{labels}}} 1")).await;
+    }
+    let timed = "consul_redis_cluster_death_to_published_seconds_count{cluster=\"orders\"}";
+    until_metric(&url, &format!("{timed} 1")).await;
     let history = run(&world, &["history", "orders", "--json"], &[]);
     let changes: Value = serde_json::from_slice(&history.stdout).unwrap();
     assert_eq!(off_schema("history", &changes), Vec::<String>::new(), "{changes:#}");
@@ -404,6 +417,100 @@ pub async fn a_primary_whose_process_ends_is_replaced_by_the_word_of_its_hosts_k
     assert!(changes.as_array().unwrap().iter().any(proven), "{changes:#}");
     let steps = text(&run(&world, &["history", "orders", "--steps"], &[]));
     assert!(steps.contains("the process of the primary has ended: the others"), "{steps}");
+}
+
+/// What an agent says of a cluster's generation: which, and by which agent.
+fn generations(agent: &Process) -> BTreeSet<(u64, String)> {
+    let log = agent.log();
+    let said = log.lines().filter_map(|line| line.split_once("generation ")?.1.split_once(": "));
+    let of = |(said, _): (&str, &str)| {
+        let (generation, by) = said.split_once(" by ")?;
+        Some((generation.parse().ok()?, by.to_owned()))
+    };
+    said.filter_map(of).collect()
+}
+
+/// Each stands beside a primary and its replica.
+#[tokio::test]
+pub async fn of_three_agents_one_is_killed_and_then_a_primary_beside_it() {
+    let (world, mut cluster) = blank_alone().await;
+    cluster.create().await.unwrap();
+    let start = |n: usize, cluster: &LabCluster| {
+        let beside = [n, n + 3].map(|node| beside(&cluster.nodes[node])).concat();
+        let more = format!("fast_failover = \"off\"\n{beside}");
+        cluster_agent(&world, &format!("agent-{n}"), &[], &more)
+    };
+    let mut agents: Vec<Process> = (0..3).map(|n| start(n, &cluster)).collect();
+    until_all_named(&world, &cluster).await;
+    let before = until_calm(&world).await;
+    agents[0].kill();
+    cluster.nodes[0].kill();
+    let nodes = &cluster.nodes;
+    let primaries = ats(&[&nodes[1], &nodes[2], &nodes[3]]);
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, |found| found == primaries).await;
+    let five = ats(&nodes[1..].iter().collect::<Vec<_>>());
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| found == five).await;
+    until("the one that was killed is away", REPLACED_WITHIN, || async {
+        let found = world.consul.key("redis-ha/cluster/orders/agents/agent-0").await?;
+        if found.is_none() { Ok(()) } else { Err(LabError(format!("{found:?}"))) }
+    })
+    .await
+    .unwrap();
+    let after = until_calm(&world).await;
+    assert_eq!(world.consul.passing("orders").await.unwrap(), five, "{}", logs(&agents));
+    let changes = run(&world, &["history", "orders", "--json"], &[]);
+    let changes: Value = serde_json::from_slice(&changes.stdout).unwrap();
+    let changes = changes.as_array().unwrap().iter();
+    let changes = changes.map(|change| change["generation"].as_u64().unwrap());
+    let changes: Vec<u64> = changes.filter(|generation| *generation > before).collect();
+    assert!(after > before && changes.iter().rev().copied().eq(before + 1..=after), "{changes:?}");
+    let said: BTreeSet<(u64, String)> = agents[1..].iter().flat_map(generations).collect();
+    let said: Vec<u64> = said.into_iter().map(|(n, _)| n).filter(|n| *n > before).collect();
+    assert!(said.iter().copied().eq(before + 1..=after), "{said:?}: {}", logs(&agents));
+
+    agents[0] = start(0, &cluster);
+    cluster.nodes[0].restart().await.unwrap();
+    let all = ats(&cluster.nodes.iter().collect::<Vec<_>>());
+    until_answers(&world, "orders", REPLACED_WITHIN, |found| found == all).await;
+    until("all is well", REPLACED_WITHIN, || async {
+        let status = run(&world, &["status", "orders", "--json"], &[]);
+        let said: Value = serde_json::from_slice(&status.stdout).map_err(LabError::new)?;
+        let three = said[0]["agents"] == json!(["agent-0", "agent-1", "agent-2"]);
+        let well = status.status.code() == Some(0) && three;
+        if well { Ok(()) } else { Err(LabError(format!("{said:#}"))) }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", logs(&agents)));
+}
+
+/// What `status` and `doctor` say of the node beside agent-0, where they see its process, and in a pid namespace of
+/// their own.
+fn ends_are_shown(world: &World, node: &LabServer) {
+    let config = world.dir().join("agent-0.toml");
+    let (beside, away) = (&["env"][..], &["unshare", "--pid", "--fork", "--mount-proc"][..]);
+    let said = |way: &[&str], command: &[&str]| -> Value {
+        let output = apart(world, &config, way, command);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)))
+    };
+    let seen = |way: &[&str]| {
+        let all = said(way, &["status", "orders"]);
+        assert_eq!(off_schema("status", &all), Vec::<String>::new(), "{all:#}");
+        all[0]["ends_seen"].clone()
+    };
+    let its = node.address.to_string();
+    assert_eq!(seen(beside), json!({ its.clone(): "at once" }));
+    let why = seen(away)[&its].as_str().unwrap().to_owned();
+    assert!(why.contains("pid namespace"), "{why}");
+    let unseen = |way: &[&str]| {
+        let found = said(way, &["doctor", "orders"]);
+        let found = found[0]["findings"].as_array().unwrap().iter();
+        let found = found.filter(|one| one["code"] == "death-unseen");
+        found.map(|one| one["text"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(unseen(beside), Vec::<String>::new());
+    assert!(unseen(away).concat().contains(&its), "{:?}", unseen(away));
+    let shown = text(&run(world, &["status", "orders", "--config", config.to_str().unwrap()], &[]));
+    assert!(!shown.contains("their end would not be seen"), "{shown}");
 }
 
 async fn text_of_setting(node: &LabServer) -> String {
@@ -424,7 +531,11 @@ pub async fn a_spare_takes_the_place_of_a_replica_that_is_dead_for_good() {
     let agents = [cluster_agent(&world, "agent-0", &[last], &more)];
     until_all_named(&world, &cluster).await;
     tokio::time::sleep(CALM).await;
-    assert!(ask(&spare.address, &spare.login).await.unwrap().is_blank(), "{}", logs(&agents));
+    assert!(
+        ask(&spare.address, &patiently(&spare.login)).await.unwrap().is_blank(),
+        "{}",
+        logs(&agents)
+    );
     let dead = id(&cluster.nodes[4]).await.unwrap();
     cluster.nodes[4].kill();
     let nodes = &cluster.nodes;

@@ -6,12 +6,13 @@ use std::time::Duration;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use redis::Value;
+use serde_json::json;
 
 use crate::cluster::{AT_ONCE, CALM, REPLACED_WITHIN, state, until_answers};
 use crate::containers::{Container, PLAIN, Said};
-use crate::support::{until_logged, world};
+use crate::support::{run, until_logged, world};
 
 /// A key in the first of three shards.
 const KEY: &str = "orders";
@@ -51,6 +52,9 @@ async fn made_as(keeps: &str, more: &str) -> (World, Vec<Container>) {
     (world, nodes)
 }
 
+/// A node is started again while the others still wait for it, however slowly its container ends.
+const PATIENT: &str = "cluster-node-timeout 8000\n";
+
 /// Who owns the slot of [`KEY`], as it is published.
 async fn owner(world: &World) -> Option<String> {
     let slots = world.consul.key("redis-ha/cluster/orders/slots").await.unwrap()?;
@@ -79,6 +83,18 @@ async fn write(node: &Container) {
     assert_eq!(node.ask(&["WAIT", "1", "10000"]).await.unwrap(), Value::Int(1));
 }
 
+/// The owner of the first shard, and which of the nodes it is, once its death would be acted on at once.
+async fn owner_that_is_watched(world: &World, nodes: &[Container]) -> (String, usize) {
+    let old = until_owner(world, None).await;
+    let index = at(nodes, &old);
+    let said = format!("of {old} would be seen at once");
+    until_logged(|| nodes[index].log(), 20, &said, 1).await;
+    // It must have owned its slots for four times what the nodes wait for.
+    tokio::time::sleep(Duration::from_millis(4 * 3_000 + 1_000)).await;
+    write(&nodes[index]).await;
+    (old, index)
+}
+
 #[tokio::test]
 pub async fn blank_containers_become_a_cluster_and_a_killed_primary_comes_back_as_a_replica() {
     let (world, mut nodes) = made().await;
@@ -97,13 +113,7 @@ pub async fn blank_containers_become_a_cluster_and_a_killed_primary_comes_back_a
 #[tokio::test]
 pub async fn the_end_of_execs_child_is_acted_on_before_exec_ends() {
     let (world, mut nodes) = made_as("save \"\"\nappendonly yes\n", "").await;
-    let old = until_owner(&world, None).await;
-    let index = at(&nodes, &old);
-    let said = format!("of {old} would be seen at once");
-    until_logged(|| nodes[index].log(), 20, &said, 1).await;
-    // It must have owned its slots for four times what the nodes wait for.
-    tokio::time::sleep(Duration::from_millis(4 * 3_000 + 1_000)).await;
-    write(&nodes[index]).await;
+    let (old, index) = owner_that_is_watched(&world, &nodes).await;
     assert_eq!(nodes[index].kill_server().await, 137);
     // Where its host is busy, another agent may be a moment sooner, by what refuses.
     for said in [format!("of {old} has ended"), "the others wait for a moment only".to_owned()] {
@@ -116,9 +126,43 @@ pub async fn the_end_of_execs_child_is_acted_on_before_exec_ends() {
     assert_eq!(nodes[at(&nodes, &new)].get(KEY).await, "kept");
 }
 
+/// The other agents stand still meanwhile, and the nodes do not: what is recorded is the word of the agent whose child it
+/// was.
+#[tokio::test]
+pub async fn the_death_of_execs_child_is_recorded_as_such_and_the_names_move() {
+    let (world, mut nodes) = made_as("save \"\"\nappendonly yes\n", "").await;
+    let (old, index) = owner_that_is_watched(&world, &nodes).await;
+    let others: Vec<usize> = (0..nodes.len()).filter(|other| *other != index).collect();
+    for other in &others {
+        nodes[*other].process().signal(Signal::SIGSTOP).unwrap();
+    }
+    let child = nodes[index].child();
+    kill(child, Signal::SIGKILL).unwrap();
+    let claim = until("the claim", AT_ONCE, || async {
+        let claim = state(&world).await["claims"]["hastened"].clone();
+        if claim.is_null() { Err(LabError::new("none yet")) } else { Ok(claim) }
+    });
+    let claim = claim.await;
+    for other in others {
+        nodes[other].process().signal(Signal::SIGCONT).unwrap();
+    }
+    let claim = claim.unwrap_or_else(|error| panic!("{error}\n{}", nodes[index].log()));
+    assert_eq!((&claim["evidence"], &claim["pid"]), (&json!("child"), &json!(child.as_raw())));
+    assert_eq!(nodes[index].process().end(AT_ONCE).await.unwrap(), 137);
+    let new = until_owner(&world, Some(&old)).await;
+    let answered = |found: &[String]| found.contains(&new) && !found.contains(&old);
+    until_answers(&world, "orders-primary", REPLACED_WITHIN, answered).await;
+    let history = run(&world, &["history", "orders", "--json"], &[]);
+    let changes: serde_json::Value = serde_json::from_slice(&history.stdout).unwrap();
+    let proven = |change: &serde_json::Value| change["evidence"] == "child";
+    assert!(changes.as_array().unwrap().iter().any(proven), "{changes:#}");
+    assert_eq!(nodes[at(&nodes, &new)].get(KEY).await, "kept");
+}
+
 #[tokio::test]
 pub async fn a_primary_without_its_data_is_not_started_before_its_replica_has_its_place() {
-    let (world, mut nodes) = made().await;
+    let keeps = format!("save \"\"\nappendonly yes\n{PATIENT}");
+    let (world, mut nodes) = made_with(&keeps).await;
     let old = until_owner(&world, None).await;
     let index = at(&nodes, &old);
     write(&nodes[index]).await;
@@ -141,7 +185,7 @@ pub async fn a_primary_without_its_data_is_not_started_before_its_replica_has_it
 /// It was killed: what was written after the snapshot is on its replica alone.
 #[tokio::test]
 pub async fn a_primary_with_an_old_snapshot_is_not_started_before_its_replica_has_its_place() {
-    let (world, mut nodes) = made_with("save \"\"\nappendonly no\n").await;
+    let (world, mut nodes) = made_with(&format!("save \"\"\nappendonly no\n{PATIENT}")).await;
     let old = until_owner(&world, None).await;
     let index = at(&nodes, &old);
     assert_eq!(nodes[index].ask(&["SET", KEY, "old"]).await.unwrap(), Value::Okay);

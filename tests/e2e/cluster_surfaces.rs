@@ -286,6 +286,13 @@ async fn the_page_shows_a_cluster_and_follows_it_without_a_reload() {
         browser.until("each node", &shows(&node.address.to_string()), TEXT).await;
     }
     browser.run("window.sameAsBefore = true").await;
+    let (from, to) = (&it.cluster.nodes[0], &it.cluster.nodes[1]);
+    let other = id(to).await.unwrap();
+    from.ask(&["CLUSTER", "SETSLOT", "7", "MIGRATING", &other]).await.unwrap();
+    let migrates = "return [...document.querySelectorAll('caption')].some((one) => one.textContent === 'Slots that migrate')";
+    browser.until("the slots that migrate", migrates, TEXT).await;
+    from.ask(&["CLUSTER", "SETSLOT", "7", "STABLE"]).await.unwrap();
+    browser.until("none of them migrates", &migrates.replace("return ", "return !"), TEXT).await;
 
     let dead = it.cluster.nodes[0].address.to_string();
     it.cluster.nodes[0].kill();

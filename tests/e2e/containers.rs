@@ -7,6 +7,7 @@ use std::time::Duration;
 use consul_redis::core::identity::address::Address;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::{Life, Process};
+use consul_redis::lab::redis::patiently;
 use consul_redis::lab::tools::{self, Tool};
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec, free_port};
@@ -116,7 +117,7 @@ impl Container {
     }
 
     pub async fn ask(&self, command: &[&str]) -> Result<Value, LabError> {
-        let login = LinkSettings::default();
+        let login = patiently(&LinkSettings::default());
         let mut link = Link::open(&self.address, &login).await.map_err(LabError::new)?;
         link.call(command).await.map_err(LabError::new)
     }

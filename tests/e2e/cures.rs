@@ -413,7 +413,7 @@ async fn hosts_that_are_not_as_they_should_be_are_put_right() {
 }
 
 /// What comes of a command that runs by way of another program.
-fn apart(world: &World, config: &Path, way: &[&str], command: &[&str]) -> Output {
+pub(crate) fn apart(world: &World, config: &Path, way: &[&str], command: &[&str]) -> Output {
     let mut by = std::process::Command::new(way[0]);
     by.args(&way[1..]).arg(program()).args(command).envs(world.agent_env());
     by.args(["--json", "--config", config.to_str().unwrap()]);

@@ -327,12 +327,12 @@ async fn a_right_that_is_missing_is_named() {
     // DNS asks without a token, and this Consul is of 2020.
     let always = ["consul-txn-acl", "dns-token"];
     until_found(&world, &[], &always).await;
-    let policy = "key_prefix \"redis-ha/\" { policy = \"write\" }\nnode_prefix \"\" { policy = \"write\" }\n\
+    let policy = "key_prefix \"redis-ha/redis/\" { policy = \"write\" }\nnode_prefix \"\" { policy = \"write\" }\n\
                   service_prefix \"redis\" { policy = \"write\" }\nservice \"redis-replica\" { policy = \"read\" }\n\
                   agent_prefix \"\" { policy = \"read\" }\n";
     let token = world.consul.token("little", policy).await.unwrap();
     let env = [("CONSUL_HTTP_TOKEN", token.as_str())];
-    let wanted = [&always[..], &["acl-right", "acl-session"]].concat();
+    let wanted = [&always[..], &["acl-right", "acl-session", "acl-fleet"]].concat();
     let findings = until_found(&world, &env, &wanted).await;
     let missing = findings.iter().find(|finding| finding["code"] == "acl-right").unwrap();
     let rule = "service \"redis-replica\" { policy = \"write\" }";

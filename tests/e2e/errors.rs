@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 
+use consul_redis::core::published::projection::Op;
 use consul_redis::lab::world::{World, WorldSpec};
 
 use crate::support::{agents, run, text, until_in_sync, until_writer, world};
@@ -161,4 +162,22 @@ async fn a_redis_that_turns_us_away_is_heard() {
     let status = text(&run(&world, &["status"], &[]));
     link.call(&["CONFIG", "SET", "maxclients", "1000"]).await.unwrap();
     assert!(status.contains("ERR max number of clients reached"), "{status}");
+}
+
+/// Who may write keys, or answers at an address, must not have a terminal obey.
+#[tokio::test]
+async fn what_a_terminal_would_obey_is_shown_written_out() {
+    let world = world(WorldSpec { redis: 2, ..WorldSpec::default() }).await;
+    let _agents = agents(&world, 1, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 1).await;
+    let key = "redis-ha/redis/history".to_owned();
+    let history = world.consul.key(&key).await.unwrap().unwrap();
+    let value = history.replacen("\"why\":\"", "\"why\":\"\\u001b[2Jnothing ", 1);
+    assert_ne!(value, history);
+    world.consul.client().unwrap().txn(&[Op::KeySet { key, value }], "").await;
+    let shown = text(&run(&world, &["history", "redis"], &[]));
+    assert!(shown.contains("\\u001b[2Jnothing ") && !shown.contains('\u{1b}'), "{shown:?}");
+    let shown = text(&run(&world, &["history", "redis", "--json"], &[]));
+    assert!(shown.contains("\\\\u001b[2Jnothing "), "{shown:?}");
 }

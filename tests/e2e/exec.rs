@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use consul_redis::core::published::record::Record;
 use consul_redis::lab::LabError;
+use consul_redis::lab::redis::patiently;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::free_port;
 use consul_redis::redis_link::{Link, LinkSettings, fields};
@@ -247,6 +248,7 @@ async fn without_consul_the_server_serves_all_the_same() {
         ..LinkSettings::default()
     };
     let ask = async |command: &[&str]| {
+        let login = patiently(&login);
         let mut link = Link::open(&container.address, &login).await.map_err(LabError::new)?;
         link.call(command).await.map_err(LabError::new)
     };

@@ -97,7 +97,8 @@ fn unseen(all: &str) -> Vec<String> {
         held.insert(name);
     }
     let unseen = definitions.iter().filter(|definition| !held.contains(definition.name.as_str()));
-    // No name of this world is asked for, no writer's process is watched, no cluster, and no file is written.
+    // No name of this world is asked for, no writer's process is watched, no cluster, no file is written, no target is told,
+    // and the agent does not log in to Consul.
     let without = [
         "cluster_",
         "deaths",
@@ -105,7 +106,11 @@ fn unseen(all: &str) -> Vec<String> {
         "promotion_to_dns",
         "dns_",
         "rendered",
+        "paused_since",
+        "notices",
         "consul_errors",
+        "consul_logins",
+        "consul_token_left",
         "sentinel_errors",
     ];
     let excused =

@@ -348,6 +348,14 @@ async fn a_writer_without_keys_that_never_restarted_stays_the_writer() {
     until_in_sync(&world, "redis", 1).await;
     world.server(&second).unwrap().ask(&["FLUSHALL"]).await.unwrap();
     until_all_settled(&world, &first, &second).await;
+    // A leader that agents have told for has its replica pointed at the new primary by them, or by Sentinels in ten seconds.
+    for server in &world.groups[0].redis {
+        let other = server.address.to_string();
+        if other != first && other != second {
+            until_follows(server, &second).await;
+        }
+    }
+    until_in_sync(&world, "redis", 1).await;
     let moved = run(&world, &["switchover", "redis", "--yes"], &[]);
     assert!(moved.status.success(), "{}", text(&moved));
     let third = until_writer(&world, "redis", 20, Some(&second)).await;

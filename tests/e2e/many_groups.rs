@@ -9,6 +9,7 @@ use consul_redis::lab::process::Process;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::fields;
+use nix::sys::signal::Signal;
 
 use crate::support::{
     agents, record, run, text, until_in_sync, until_logged, until_named, until_writer, world,
@@ -72,6 +73,16 @@ async fn very_many_groups_are_watched_over_few_connections_and_each_fails_over()
     }
     let after = record(&world, "g8").await.unwrap();
     assert_eq!((after.generation, &after.writer), (untouched.generation, &untouched.writer));
+    // A line for each, and those first that are not well.
+    let shown = run(&world, &["status"], &[]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("9: 6 healthy, "), "{shown}");
+    assert_eq!(lines.len(), 1 + names().len(), "{shown}");
+    for (n, line) in lines[1..4].iter().enumerate() {
+        let ill = line.starts_with(&format!("g{n}  ")) && !line.contains("  healthy  ");
+        assert!(ill && line.contains(", generation 3  "), "{shown}");
+    }
     // The old primaries are back, as replicas.
     for (n, old) in writers[..3].iter().enumerate() {
         world.server_mut(old).unwrap().restart().await.unwrap();
@@ -80,6 +91,22 @@ async fn very_many_groups_are_watched_over_few_connections_and_each_fails_over()
     let moved = run(&world, &["switchover", "g5", "--yes"], &[]);
     assert_eq!(moved.status.code(), Some(0), "{}", text(&moved));
     until_writer(&world, "g5", 40, Some(&writers[5])).await;
+}
+
+/// A replica that answers no more, and whose connection stays open, is told by the Sentinels: it is not asked in between.
+#[tokio::test]
+async fn a_replica_that_hangs_is_noticed_among_very_many_groups() {
+    let (world, _running, writers) = many(1).await;
+    let mut servers = world.groups[6].redis.iter().map(|redis| redis.address.to_string());
+    let replica = servers.find(|at| *at != writers[6]).unwrap();
+    world.server(&replica).unwrap().signal(Signal::SIGSTOP).unwrap();
+    until("it is down", Duration::from_secs(60), || async {
+        let record = record(&world, "g6").await?;
+        let role = record.role_of(&replica.parse().unwrap()).map(|role| role.as_str());
+        if role == Some("down") { Ok(()) } else { Err(LabError(format!("{role:?}"))) }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

@@ -31,7 +31,8 @@ macro_rules! each_on {
                     an_agent_that_is_stopped_hands_its_primary_over(),
                     what_cannot_be_handed_over_stays_and_the_agent_stops(),
                     a_failover_that_sentinel_gives_up_is_asked_for_again(),
-                    a_handover_that_sentinels_give_up_at_first_is_made_all_the_same()}
+                    a_handover_that_sentinels_give_up_at_first_is_made_all_the_same(),
+                    a_move_that_fails_while_consul_is_away_leaves_no_note_behind()}
                 cluster::{from_blank_nodes_to_a_cluster_whose_primary_dies_and_comes_back(),
                     a_node_that_all_others_have_forgotten_is_fit_for_nothing(),
                     a_minority_is_not_believed_and_neither_is_a_server_without_a_cluster(),
@@ -51,11 +52,14 @@ macro_rules! each_on {
                     all_nodes_at_new_addresses_find_one_another_again(),
                     a_primary_that_dies_is_replaced_while_the_others_wait_for_a_moment_only(),
                     a_primary_whose_process_ends_is_replaced_by_the_word_of_its_hosts_kernel(),
+                    of_three_agents_one_is_killed_and_then_a_primary_beside_it(),
                     a_spare_takes_the_place_of_a_replica_that_is_dead_for_good(),
                     what_an_agent_said_of_its_node_goes_when_it_is_away_for_long(),
                     agents_that_only_ask_need_no_more_rights_than_that_and_tell_nothing()}
                 cluster_places::{the_instances_of_a_service_become_a_cluster_when_all_are_registered(),
                     one_instance_leads_to_all_nodes_and_the_service_to_their_new_addresses()}
+                cluster_strangers::{two_clusters_whose_nodes_swap_their_addresses_stay_two(),
+                    what_answers_at_dead_nodes_addresses_and_is_none_of_them_counts_for_nothing()}
             );
         }
     };
@@ -99,6 +103,7 @@ fn no_scenario_of_the_main_job_is_missing() {
         include_str!("switchover.rs"),
         include_str!("cluster.rs"),
         include_str!("cluster_duties.rs"),
+        include_str!("cluster_strangers.rs"),
     ] {
         let alone = text.split("#[tokio::test]\n").skip(1).filter_map(|rest| rest.lines().next());
         let alone = alone.filter_map(|line| line.split_once("fn ")?.1.split('(').next());

@@ -314,6 +314,7 @@ async fn only_so_many_look_on() {
 fn ill(group: &GroupName, words: &str) -> GroupStatus {
     let instance = InstanceStatus {
         address: "10.0.0.1:6379".parse().unwrap(),
+        zone: None,
         published: Some(PublishedRole::Down),
         serves: None,
         ready: false,
@@ -353,6 +354,7 @@ fn ill(group: &GroupName, words: &str) -> GroupStatus {
         problems: vec![ProblemCode::NoWriter.says(words)],
         writer: None,
         generation: 2,
+        pause: None,
         since: Some(jiff::Timestamp::UNIX_EPOCH),
         why: Some(words.to_owned()),
         level: None,

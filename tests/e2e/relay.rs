@@ -63,6 +63,13 @@ async fn lose_the_leader(
     begins: Begins,
     signal: Signal,
 ) -> Address {
+    let (promoted, leader) = led(world, first, begins).await;
+    world.sentinels[leader].signal(signal).unwrap();
+    promoted
+}
+
+/// A replica says that it is the primary: which one, and which Sentinel leads that failover.
+async fn led(world: &mut World, first: &str, begins: Begins) -> (Address, usize) {
     begin(world, first, begins).await;
     let asked = match begins {
         Begins::Elected => None,
@@ -85,8 +92,7 @@ async fn lose_the_leader(
         }
     };
     let ((promoted, _), leader) = tokio::join!(first_primary(replicas), leader);
-    world.sentinels[leader].signal(signal).unwrap();
-    promoted
+    (promoted, leader)
 }
 
 /// The Sentinel that leads the failover, as soon as it does.
@@ -276,17 +282,19 @@ async fn without_the_relay_acknowledged_writes_are_lost_with_the_leader() {
         begun("relay = false\nfast_failover = \"proof\"\n", "promotion", Begins::Elected).await;
     let writers = writers(&world);
     writers.until_more(SOME).await;
-    let promoted = lose_the_leader(&mut world, &first, Begins::Elected, Signal::SIGKILL).await;
+    let (promoted, leader) = led(&mut world, &first, Begins::Elected).await;
+    // No agent publishes what it did not see elected: the leader lives until one has.
+    until_record(&world, "redis", 20, "the promoted one is published", |record| {
+        record.writer_address() == Some(&promoted)
+    })
+    .await;
+    world.sentinels[leader].signal(Signal::SIGKILL).unwrap();
     // They may choose either replica. The lower number goes first.
     let other = world.groups[0]
         .redis
         .iter()
         .find(|server| server.address != promoted && server.address.to_string() != first);
     other.unwrap().ask(&["CONFIG", "SET", "replica-priority", "1"]).await.unwrap();
-    until_record(&world, "redis", 20, "the promoted one is published", |record| {
-        record.writer_address() == Some(&promoted)
-    })
-    .await;
     writers.until_more(SOME).await;
     let third = until_record(&world, "redis", ANOTHER_WITHIN_S, "another one is", |record| {
         record.writer_address().is_some_and(|writer| writer != &promoted)

@@ -358,6 +358,8 @@ async fn sentinels_get_a_password_that_was_replaced() {
     .await
     .unwrap();
     PASSWORD_TOLD.kept(changed.elapsed());
+    // The agent says it once the Sentinel has answered, which has logged in by then.
+    until_said(&running, "the new login for the instances", 3).await;
     assert_eq!(running.log().matches("the new login for the instances").count(), 3);
     assert!(!running.log().contains("auth-pass"), "{}", running.log());
 }

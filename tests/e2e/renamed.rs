@@ -1,14 +1,10 @@
 //! `rename-command`, as guides to harden a Redis advise: Sentinel has the other name in its config, and an agent does
 //! not know it.
 
-use std::time::Duration;
-
-use consul_redis::lab::LabError;
-use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
 use tokio::time::Instant;
 
-use crate::fencing::{SENTINEL_WAITS, until_all_have, until_all_settled, until_follows};
+use crate::fencing::{until_all_have, until_all_settled, until_fenced};
 use crate::support::{agents, logs, run, text, until_in_sync, until_named, until_writer, world};
 
 /// A failover, the return of the old primary, and a planned move; what the agents say of the second.
@@ -27,17 +23,8 @@ async fn without(redis_lines: &'static str, sentinel_lines: &'static str) -> Str
     let new = until_writer(&world, "redis", 20, Some(&old)).await;
     until_all_settled(&world, &old, &new).await;
     world.server_mut(&old).unwrap().restart().await.unwrap();
-    let returned = Instant::now();
-    let server = world.server(&old).unwrap();
-    until_follows(server, &new).await;
-    assert!(returned.elapsed() < SENTINEL_WAITS, "Sentinel did it: {}", logs(&agents));
-    let said = format!("{old} was a stray primary; it is a replica of {new} now");
-    until(&said, Duration::from_secs(5), || async {
-        let log = logs(&agents);
-        if log.contains(&said) { Ok(()) } else { Err(LabError(log)) }
-    })
-    .await
-    .unwrap();
+    let (server, returned) = (world.server(&old).unwrap(), Instant::now());
+    until_fenced(server, "a stray primary", &new, returned, &agents).await;
     until_in_sync(&world, "redis", 2).await;
     world.calm().await.unwrap();
     let moved = run(&world, &["switchover", "redis", "--yes"], &[]);

@@ -6,6 +6,7 @@ use consul_redis::core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use consul_redis::core::identity::address::GroupName;
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::Process;
+use consul_redis::lab::redis::patiently;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
 use consul_redis::redis_link::{Link, LinkSettings, fields, list, text as words};
@@ -367,10 +368,11 @@ async fn a_sentinel_is_asked_once_more_before_it_is_reconfigured() {
     let group: GroupName = "redis".parse().unwrap();
     let [primary, replica] = &world.groups[0].redis[..] else { panic!("two") };
     let sentinel = &world.sentinels[0];
-    let mut link = Link::open(&sentinel.address, &LinkSettings::default()).await.unwrap();
+    let mut link =
+        Link::open(&sentinel.address, &patiently(&LinkSettings::default())).await.unwrap();
     let id = query::identity(&mut link).await.unwrap();
     let known = until("it knows the replica", Duration::from_secs(30), || async {
-        let mut link = Link::open(&sentinel.address, &LinkSettings::default()).await;
+        let mut link = Link::open(&sentinel.address, &patiently(&LinkSettings::default())).await;
         let link = link.as_mut().map_err(|error| LabError(error.to_string()))?;
         let answer = query::ask(link, &id, &group).await.map_err(LabError::new)?;
         let known = answer.group.filter(|group| group.replicas.len() == 1);

@@ -77,6 +77,42 @@ async fn from_three_sentinels_to_five_and_back() {
     assert_ne!(second, first);
 }
 
+/// A Sentinel that was made anew has heard a late hello of its former self, and lists itself since: it counts once, and
+/// is made to forget that. No other one is reset.
+#[tokio::test]
+async fn a_sentinel_that_lists_itself_counts_once_and_is_made_to_forget() {
+    let world = world(WorldSpec::default()).await;
+    let config = world.dir().join("agents.toml");
+    let text = "[[group]]\nname = \"redis\"\nforget_sentinels_after = \"10s\"\n\
+                [group.settings]\nquorum = \"auto\"\n";
+    std::fs::write(&config, text).unwrap();
+    let running = agents(&world, 2, &["--config", config.to_str().unwrap()]);
+    let writer = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    until_all_say(&world, 60, &[("num-other-sentinels", "2")]).await.unwrap();
+    let sentinel = &world.sentinels[1];
+    let (host, port) = writer.rsplit_once(':').unwrap();
+    let (own, at) = (sentinel.address.host(), sentinel.address.port());
+    let hello = format!("{own},{at},{},0,redis,{host},{port},0", "1".repeat(40));
+    sentinel.ask(&["PUBLISH", "__sentinel__:hello", &hello]).await.unwrap();
+    let others = async |wanted: &str| {
+        until(&format!("it knows {wanted} others"), Duration::from_secs(120), || async {
+            let answer = sentinel.ask(&["SENTINEL", "MASTER", "redis"]).await?;
+            let known = fields(&answer).map_err(LabError)?["num-other-sentinels"].clone();
+            if known == wanted { Ok(()) } else { Err(LabError(known)) }
+        })
+        .await
+    };
+    others("3").await.unwrap();
+    others("2").await.unwrap_or_else(|error| panic!("{error}\n{}", logs(&running)));
+    assert_eq!(forgotten_at(&running).len(), 1, "{}", logs(&running));
+    // It never counted for two.
+    let said = logs(&running);
+    assert!(!said.contains("of 4 Sentinels") && !said.contains("of 4 known"), "{said}");
+    assert_eq!(record(&world, "redis").await.unwrap().evidence.known, 3);
+    until_all_say(&world, 60, &[("num-other-sentinels", "2"), ("quorum", "2")]).await.unwrap();
+}
+
 /// When a Sentinel was made to forget, in order, from the agents' logs.
 fn forgotten_at(agents: &[consul_redis::lab::process::Process]) -> Vec<jiff::Timestamp> {
     let log = logs(agents);

@@ -44,6 +44,11 @@ pub async fn world(spec: WorldSpec) -> World {
     World::start(spec).await.expect("a world")
 }
 
+/// The host of `host:port`.
+pub fn host(address: &str) -> &str {
+    address.rsplit_once(':').unwrap().0
+}
+
 /// Starts agents `agent-0`, `agent-1`, ...
 pub fn agents(world: &World, count: usize, args: &[&str]) -> Vec<Process> {
     (0..count).map(|index| agent(world, &format!("agent-{index}"), args, &[])).collect()

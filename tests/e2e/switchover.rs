@@ -248,3 +248,43 @@ pub async fn what_cannot_be_handed_over_stays_and_the_agent_stops() {
     assert!(node.log().contains("stays where it is: replicas none of"), "{}", node.log());
     assert_eq!(until_writer(&world, "redis", 5, None).await, writer);
 }
+
+/// While the note of a move stands in Consul, no dead writer is replaced at once, and no other move begins.
+#[tokio::test]
+pub async fn a_move_that_fails_while_consul_is_away_leaves_no_note_behind() {
+    let mut world = world(WorldSpec::default()).await;
+    let all = agents(&world, 2, &[]);
+    until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 2).await;
+    world.calm().await.unwrap();
+    // It is not published where the new primary is.
+    all.iter().for_each(|agent| agent.signal(Signal::SIGSTOP).unwrap());
+    let (out, dir) = (world.dir().join("move.out"), world.dir().to_owned());
+    let output = std::fs::File::create(&out).unwrap();
+    let mut command = tokio::process::Command::new(crate::support::program());
+    command.args(["switchover", "redis", "--yes"]).envs(world.agent_env()).current_dir(dir);
+    command.stdout(output.try_clone().unwrap()).stderr(output).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let says = async |what: &str, within: u64| {
+        until(what, Duration::from_secs(within), || async {
+            let said = std::fs::read_to_string(&out).unwrap_or_default();
+            if said.contains(what) { Ok(()) } else { Err(LabError(said)) }
+        })
+        .await
+        .unwrap();
+    };
+    says("promoted", 20).await;
+    world.consul.kill();
+    // The move has failed, and what it has noted cannot be taken back now.
+    says("a move is under way", 60).await;
+    world.consul.restart().await.unwrap();
+    until("the note is gone", Duration::from_secs(10), || async {
+        match world.consul.key("redis-ha/redis/move").await? {
+            None => Ok(()),
+            Some(since) => Err(LabError(format!("a move is under way since {since}"))),
+        }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", std::fs::read_to_string(&out).unwrap()));
+    assert_eq!(child.wait().await.unwrap().code(), Some(1));
+}

@@ -63,6 +63,8 @@ enum Side {
     Bus,
     /// All of the host, its Consul server as well.
     All,
+    /// The same, and no answer at all to what is sent there: neither a refusal nor that there is no such host.
+    Dropped,
 }
 
 impl Host {
@@ -108,17 +110,23 @@ async fn node(namespace: &Namespace, ip: Ipv4Addr, port: u16, home: &Path) -> La
     LabServer::start(spec).await.unwrap()
 }
 
-fn agent_config(ip: Ipv4Addr) -> String {
+fn agent_config(ip: Ipv4Addr, more: &str) -> String {
     let beside = PORTS.map(|port| {
         format!(
             "[[redis]]\naddress = \"{ip}:{port}\"\ncluster = \"orders\"\ncheck_interval = \"1s\"\n"
         )
     });
-    format!("[[cluster]]\nname = \"orders\"\nexpect = 6\nreplicas = 1\n{}", beside.concat())
+    let cluster = "[[cluster]]\nname = \"orders\"\nexpect = 6\nreplicas = 1\n";
+    format!("{cluster}{more}{}", beside.concat())
 }
 
 impl Cut {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same, with more in the config of each agent.
+    async fn start_with(more: &str) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let switch = Switch::new(SWITCH).unwrap();
         switch.enter().unwrap();
@@ -141,7 +149,7 @@ impl Cut {
                 nodes.push(node(&namespace, ip, port, &home).await);
             }
             let config = home.join("agent.toml");
-            std::fs::write(&config, agent_config(ip)).unwrap();
+            std::fs::write(&config, agent_config(ip, more)).unwrap();
             hosts.push(Host { name, namespace, consul, _nodes: nodes, agent: None, config });
         }
         hosts.iter_mut().for_each(Host::start_agent);
@@ -208,6 +216,14 @@ impl Cut {
         if side == Side::All {
             return self.switch.cut(&host.name).unwrap();
         }
+        if side == Side::Dropped {
+            let commands = "add table inet cut; \
+                add chain inet cut in { type filter hook input priority 0; }; \
+                add chain inet cut out { type filter hook output priority 0; }; \
+                add rule inet cut in iifname != lo drop; \
+                add rule inet cut out oifname != lo drop";
+            return host.namespace.nft(commands).unwrap();
+        }
         let bus = PORTS.map(|port| (port + 10_000).to_string());
         let all = [&PORTS.map(|port| port.to_string())[..], &bus].concat().join(", ");
         let ports = if side == Side::Bus { bus.join(", ") } else { all };
@@ -231,7 +247,9 @@ impl Cut {
         let host = &self.hosts[self.lost];
         match side {
             Side::All => self.switch.heal(&host.name).unwrap(),
-            Side::Nodes | Side::Bus => host.namespace.nft("delete table inet cut").unwrap(),
+            Side::Nodes | Side::Bus | Side::Dropped => {
+                host.namespace.nft("delete table inet cut").unwrap()
+            }
         }
     }
 
@@ -282,8 +300,10 @@ impl Cut {
     /// The primary of the cut host leaves in time, and another one is in its place.
     async fn follows_the_majority(&self, side: Side) -> BTreeSet<String> {
         self.cut(side);
+        let begun = Instant::now();
         let left = self.follow("another one in its place", |names| names.len() == 3).await;
-        println!("{side:?}: it left the names after {} ms", left.as_millis());
+        let (gone, replaced) = (left.as_millis(), begun.elapsed().as_millis());
+        println!("{side:?}: it left the names after {gone} ms, and was replaced after {replaced}");
         assert!(left < LEAVES_WITHIN, "{left:?}\n{}", self.logs());
         let primaries = self.names(self.other(), "orders-primary").await.unwrap();
         let ip = format!("{}:", HOSTS[self.lost]);
@@ -355,4 +375,19 @@ async fn an_agent_that_hears_the_cut_primary_alone_names_none() {
     let primaries = cut.names(cut.other(), "orders-primary").await.unwrap();
     assert!(!primaries.contains(&cut.old) && primaries != before, "{}", cut.logs());
     cut.until_healed(Side::Nodes, &primaries).await;
+}
+
+/// Nothing refuses a connection, so no agent takes that for a death, whatever `fast_failover` says: it may be the network.
+#[tokio::test]
+async fn a_host_that_drops_every_packet_is_replaced_at_the_nodes_own_pace() {
+    for fast_failover in ["vote", "off"] {
+        let cut = Cut::start_with(&format!("fast_failover = \"{fast_failover}\"\n")).await;
+        // The death of an owner of less than that is left to the nodes anyway.
+        tokio::time::sleep(Duration::from_millis(4 * NODE_TIMEOUT_MS)).await;
+        println!("fast_failover = {fast_failover}");
+        let primaries = cut.follows_the_majority(Side::Dropped).await;
+        let logs = cut.logs();
+        assert!(!logs.contains("wait for a moment only"), "{logs}");
+        cut.until_healed(Side::Dropped, &primaries).await;
+    }
 }

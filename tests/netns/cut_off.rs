@@ -13,6 +13,9 @@ use crate::writers;
 /// What has been acknowledged and is on its way to a client when the hold comes is received a little later.
 const IN_FLIGHT: Duration = Duration::from_millis(100);
 
+/// For how long the host stays cut off once the other writer is published: what its clients do then is looked at.
+const STAYS_CUT_OFF: Duration = Duration::from_secs(1);
+
 /// What became of the clients on the losing side.
 struct Lost {
     cut: Instant,
@@ -65,6 +68,7 @@ async fn cut_off_and_heal(hold_when_cut_off: bool, then: Then) -> Lost {
             hosts.all[*other].kill_agent();
         }
     }
+    tokio::time::sleep(STAYS_CUT_OFF).await;
     let healed = Instant::now();
     hosts.heal(losing);
     hosts.until_follows(losing, &new).await;

@@ -18,7 +18,7 @@ use consul_redis::lab::{LabError, tools};
 use crate::hosts::{FIRST_PASSWORD, Hosts, HostsSpec, MANAGEMENT_TOKEN};
 
 /// The pages, in an order in which each finds what it needs: the last ones remove a Redis, and everything.
-const PAGES: [&str; 22] = [
+const PAGES: [&str; 24] = [
     "tutorials/first-group.md",
     "tutorials/remote-mode.md",
     "tutorials/node-mode.md",
@@ -29,9 +29,11 @@ const PAGES: [&str; 22] = [
     "how-to/use-it-in-scripts.md",
     "how-to/move-the-primary.md",
     "how-to/take-an-instance-out.md",
+    "how-to/pause.md",
     "how-to/set-sentinel-settings.md",
     "how-to/report-a-bug.md",
     "how-to/consul-tls.md",
+    "how-to/log-in-by-identity.md",
     "how-to/redis-tls.md",
     "how-to/move-a-group.md",
     "how-to/upgrade.md",

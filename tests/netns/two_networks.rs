@@ -9,6 +9,7 @@ use consul_redis::core::published::record::{Level, Record, decode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::consul::{ConsulServer, ConsulSpec};
 use consul_redis::lab::process::{Life, Process};
+use consul_redis::lab::redis::patiently;
 use consul_redis::lab::tools::{self, Tool};
 use consul_redis::lab::wait::until;
 use consul_redis::redis_link::{Link, LinkSettings, text};
@@ -191,8 +192,9 @@ impl Networks {
         for port in PORTS {
             let at = Address::new(&BETWEEN[0].to_string(), port).unwrap();
             until(&format!("the Sentinel at {at} is calm"), Duration::from_secs(60), || async {
-                let mut link =
-                    Link::open(&at, &LinkSettings::default()).await.map_err(LabError::new)?;
+                let mut link = Link::open(&at, &patiently(&LinkSettings::default()))
+                    .await
+                    .map_err(LabError::new)?;
                 let info = link.call(&["INFO", "sentinel"]).await.map_err(LabError::new)?;
                 let info = text(&info).map_err(LabError)?;
                 let calm = ["sentinel_tilt:0", "status=ok", "slaves=1", "sentinels=3"];

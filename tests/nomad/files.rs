@@ -16,19 +16,20 @@ use consul_redis::exec::settings::{
 };
 use hcl::Body;
 
-use crate::job::{Client, JOBS, Job, JobFile, Task, label, root, string, text, used};
+use crate::job::{Client, JOBS, Job, JobFile, Task, label, list, root, string, text, used};
 use crate::template::{render, waits_for};
 
 /// What Nomad takes in each block, of that what the jobs use: attributes and blocks.
 /// From the job specification, developer.hashicorp.com/nomad/docs/job-specification.
-const KNOWN: [(&str, &str); 21] = [
+const KNOWN: [(&str, &str); 23] = [
     ("", "variable job"),
     ("variable", "type default"),
     ("job", "datacenters type update migrate group"),
     ("update", "max_parallel health_check min_healthy_time healthy_deadline progress_deadline"),
     ("migrate", "max_parallel health_check min_healthy_time healthy_deadline"),
-    ("group", "count constraint network volume restart service task ephemeral_disk"),
+    ("group", "count constraint disconnect network volume restart service task ephemeral_disk"),
     ("constraint", "operator value"),
+    ("disconnect", "lost_after replace reconcile"),
     ("network", "mode port"),
     ("port", "static"),
     ("volume", "type source"),
@@ -36,11 +37,15 @@ const KNOWN: [(&str, &str); 21] = [
     ("ephemeral_disk", "sticky migrate size"),
     ("service", "provider name port check"),
     ("check", "type interval timeout"),
-    ("task", "driver config env volume_mount template consul kill_signal kill_timeout resources"),
+    (
+        "task",
+        "driver config env volume_mount template consul identity kill_signal kill_timeout resources",
+    ),
     ("config", "image network_mode entrypoint command args init"),
     ("volume_mount", "volume destination"),
     ("template", "destination env change_mode splay data"),
     ("consul", ""),
+    ("identity", "name aud file ttl"),
     ("resources", "cpu memory"),
     // Any name.
     ("env", "*"),
@@ -124,6 +129,8 @@ fn parse(task: &Task) -> (Cli, Config, Environment) {
     for (name, value) in &task.env {
         let mut args = chosen.get_arguments().chain(command.get_arguments());
         match args.find(|arg| arg.get_env().is_some_and(|env| env == name.as_str())) {
+            // A variable that is set to nothing is not set.
+            Some(_) if value.is_empty() => {}
             Some(arg) => line.push(format!("--{}={value}", arg.get_long().expect("a flag"))),
             None => assert!(
                 name.starts_with("NOMAD_") || document.contains(&format!("`{name}`")),
@@ -217,8 +224,55 @@ fn nomad_registers_nothing_in_consul() {
             let port = string(service.body(), "port");
             assert!(job.blocks("port").iter().any(|label_of| Some(label(label_of)) == port));
         }
-        // A token for every task that asks Consul.
-        assert_eq!(job.blocks("consul").len(), job.blocks("task").len(), "{name}");
+        // Every task that asks Consul has a token, or an identity to fetch one by.
+        let token = if name == "consumer" { "consul" } else { "identity" };
+        assert_eq!(job.blocks(token).len(), job.blocks("task").len(), "{name}");
+    }
+}
+
+/// Nomad's servers that were away take their clients for lost: what holds data is left where it is. And each job says the
+/// least version that takes what is in it.
+#[test]
+fn a_client_that_is_not_heard_keeps_its_redis_and_the_version_is_said() {
+    for name in JOBS {
+        let job = job(name);
+        let holds_data = ["redis", "sentinel", "cluster"].contains(&name);
+        let version = if holds_data { "1.8" } else { "1.7" };
+        assert!(text(name).contains(&format!("\n# Nomad {version} and later.")), "{name}");
+        let found = job.blocks("disconnect");
+        assert_eq!(found.len(), usize::from(holds_data), "{name}");
+        for block in found {
+            let said = ["lost_after", "replace", "reconcile"].map(|key| string(block.body(), key));
+            let said = said.map(Option::unwrap);
+            assert_eq!(said, ["12h", "false", "keep_original"], "{name}");
+        }
+    }
+}
+
+/// Nomad writes the JWT of the identity `NAME` to `nomad_NAME.jwt` in the task's secrets, which is /secrets in Docker.
+#[test]
+fn agents_log_in_by_the_identity_that_nomad_signs_for_their_task() {
+    let config: serde_json::Value = serde_json::from_str(
+        &std::fs::read_to_string(root().join("consul/login-nomad.json")).unwrap(),
+    )
+    .unwrap();
+    for name in JOBS.into_iter().filter(|name| *name != "consumer") {
+        let file = JobFile::parse(&text(name)).unwrap();
+        let method = [("login_method", "nomad-workloads".into())];
+        let job = file.job(&method, &Client::default()).unwrap();
+        let (_, config_of, _) = parse(&job.task());
+        let login = config_of.consul.login.unwrap().settings;
+        let [identity] = job.blocks("identity")[..] else { panic!("one identity") };
+        let identified = string(identity.body(), "name").unwrap();
+        assert_eq!(login.file(), format!("/secrets/nomad_{identified}.jwt"), "{name}");
+        assert_eq!(login.method, "nomad-workloads");
+        // The auth method is for the audience that Nomad is asked for.
+        let audience = format!("{:?}", list(identity.body(), "aud").unwrap());
+        assert_eq!(
+            config["BoundAudiences"],
+            serde_json::from_str::<serde_json::Value>(&audience).unwrap()
+        );
+        assert!(parse(&self::job(name).task()).1.consul.login.is_none(), "{name}: without ACLs");
     }
 }
 

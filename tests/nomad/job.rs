@@ -213,7 +213,7 @@ pub fn string(body: &Body, key: &str) -> Option<String> {
     })
 }
 
-fn list(body: &Body, key: &str) -> Option<Vec<String>> {
+pub fn list(body: &Body, key: &str) -> Option<Vec<String>> {
     let Value::Array(words) = attribute(body, key)? else { panic!("{key} is no list") };
     Some(words.iter().map(|word| word.as_str().expect("a text").to_owned()).collect())
 }

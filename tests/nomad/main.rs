@@ -8,7 +8,11 @@
 
 mod files;
 mod job;
+mod pack;
+#[path = "../helm/render.rs"]
+mod render;
 mod run;
 mod template;
+mod terraform;
 #[path = "../shared/writers.rs"]
 mod writers;

@@ -9,6 +9,7 @@ use consul_redis::core::identity::address::Address;
 use consul_redis::core::published::record::{Level, Record, decode};
 use consul_redis::lab::LabError;
 use consul_redis::lab::process::{Life, Process};
+use consul_redis::lab::redis::patiently;
 use consul_redis::lab::tools::{self, Tool};
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec, free_port};
@@ -114,7 +115,8 @@ async fn until_writer(world: &World, other: Option<&str>, replicas: usize, logs:
 
 async fn ask(address: &str, command: &[&str]) -> Result<redis::Value, LabError> {
     let address: Address = address.parse().map_err(LabError::new)?;
-    let mut link = Link::open(&address, &LinkSettings::default()).await.map_err(LabError::new)?;
+    let mut link =
+        Link::open(&address, &patiently(&LinkSettings::default())).await.map_err(LabError::new)?;
     link.call(command).await.map_err(LabError::new)
 }
 

@@ -141,6 +141,15 @@ pub const CURES: &[(&str, Cure)] = &[
     ("min-replicas-off", SETTINGS),
     ("diskless-delay", SETTINGS),
     ("death-unseen", HOSTS),
+    (
+        "notify-failed",
+        CarriedOut("notify::a_target_that_is_down_is_found_and_is_told_again_once_it_is_up"),
+    ),
+    (
+        "paused",
+        CarriedOut("pause::a_paused_group_is_followed_and_told_nothing_until_it_is_resumed"),
+    ),
+    ("pause-unaware", NotHere("the cure is another version of an agent than the tests have")),
     ("in-maintenance", SETTINGS),
     (
         "cluster-no-majority",
@@ -189,6 +198,7 @@ pub const CURES: &[(&str, Cure)] = &[
         NotHere("it stands for problems of `status` that have no finding of their own"),
     ),
     ("cluster-full-coverage", CLUSTERS),
+    ("consul-login", CarriedOut("login::a_renewal_that_fails_is_said_everywhere_and_mended")),
     ("consul-tags", NotHere("the cure is another Consul than the one that the tests have")),
     ("foreign-row", CONSUL),
     ("foreign-node", ALONE),
@@ -200,6 +210,7 @@ pub const CURES: &[(&str, Cure)] = &[
     ("dns-cache", CONSUL),
     ("only-passing", DNS),
     ("acl-session", TOKEN),
+    ("acl-fleet", TOKEN),
     ("dns-truncate", DNS),
     ("dns-wrong", DNS),
     ("dns-tag-wrong", DNS),
@@ -225,6 +236,10 @@ pub const CURES: &[(&str, Cure)] = &[
         CarriedOut(
             "times::a_switch_that_two_agents_saw_is_timed_though_their_clocks_differ_by_hours",
         ),
+    ),
+    (
+        "words-differ",
+        CarriedOut("words::agents_with_different_words_do_not_fight_and_older_ones_hide_them"),
     ),
     (
         "not-started",

@@ -13,6 +13,7 @@ use std::time::Duration;
 use consul_redis::core::identity::address::Address;
 use consul_redis::dns::Names;
 use consul_redis::lab::LabError;
+use consul_redis::lab::redis::patiently;
 use consul_redis::lab::wait::until;
 use consul_redis::redis_link::{Link, LinkSettings};
 use redis::Value;
@@ -128,7 +129,8 @@ pub async fn lost<'a>(done: &'a [Done], server: &str) -> Vec<&'a Done> {
 
 async fn look_for<'a>(done: &'a [Done], server: &str) -> Result<Vec<&'a Done>, LabError> {
     let address: Address = server.parse().map_err(LabError::new)?;
-    let mut link = Link::open(&address, &LinkSettings::default()).await.map_err(LabError::new)?;
+    let mut link =
+        Link::open(&address, &patiently(&LinkSettings::default())).await.map_err(LabError::new)?;
     let writes: Vec<&Done> = done.iter().filter(|done| done.kind != Kind::Reader).collect();
     let mut lost = Vec::new();
     for batch in writes.chunks(BATCH) {

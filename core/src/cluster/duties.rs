@@ -7,7 +7,7 @@ use super::claims::{Claims, Hastened, Making};
 use super::record::ClusterRecord;
 use super::renewal::{ClusterView, Renewed};
 use super::scene::Scene;
-pub use super::scene::{Due, DutyMemory};
+pub use super::scene::{Due, DutyMemory, LeftDeath};
 use super::table::NodeId;
 use super::{hurry, join, leave, make, relink};
 
@@ -28,7 +28,8 @@ pub fn due(
         view.record.filter(|record| !record.nodes.is_empty() || !record.claims.is_none())
     else {
         // A cluster that was not recorded yet is recorded first.
-        if renewed.judged.as_ref().is_none_or(|judged| !judged.unowned.is_empty()) {
+        let whole = renewed.judged.as_ref().is_some_and(|judged| judged.unowned.is_empty());
+        if !whole && !view.paused {
             begin_to_make(view, &mut due);
         }
         return due;
@@ -36,6 +37,12 @@ pub fn due(
     let judged = renewed.judged.as_ref().filter(|_| renewed.held.is_none());
     let scene = Scene { view, record, judged, claims_ms };
     let begun: Claims = record.claims.clone();
+    if view.paused {
+        if let Some(hastened) = &begun.hastened {
+            hurry::end(&scene, hastened, &mut due);
+        }
+        return due;
+    }
     if let Some(making) = &begun.making {
         make::go_on(&scene, making, memory, &mut due);
         return due;
@@ -63,7 +70,7 @@ pub fn due(
         leave::go_on(&scene, leaving, &mut due);
     }
     let may_hasten = begun.hastened.as_ref().is_none_or(Hastened::is_past);
-    if duties.hasten && may_hasten && due.claims.hastened == begun.hastened {
+    if may_hasten && due.claims.hastened == begun.hastened {
         hurry::begin(&scene, memory, &mut due);
     }
     hurry::catch_up(&scene, memory, &mut due);
@@ -96,7 +103,12 @@ pub fn claim_death(
     let judged = renewed.judged.as_ref().filter(|_| renewed.held.is_none())?;
     let scene = Scene { view, record, judged: Some(judged), claims_ms: 0 };
     let joining = record.claims.joining.iter().map(|joining| &joining.node.id).collect();
-    if !duties.manage || !duties.hasten || !free || scene.stranger(&joining).is_some() {
+    if view.paused
+        || !duties.manage
+        || !duties.hasten
+        || !free
+        || scene.stranger(&joining).is_some()
+    {
         return None;
     }
     let mut due = Due { claims: record.claims.clone(), ..Due::default() };

@@ -6,13 +6,15 @@
 //! refuses, and who has lost a link. Whichever begins writes it down, and so all of them know.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::claims::Hastened;
 use super::order::{HASTE_TIMEOUT_MS, NodeCommand, usual_timeout};
 use super::record::NodeRecord;
 use super::renewal::NoAnswer;
-use super::scene::{Due, DutyMemory, Present, Scene};
+use super::scene::{Due, DutyMemory, LeftDeath, Present, Scene};
 use super::table::{NodeId, TableRole};
+use crate::identity::address::Address;
 use crate::known::observed::{Death, DeathSign};
 use crate::policy::DEATH_KNOWN_MS;
 use crate::time::between_ms;
@@ -31,6 +33,58 @@ const HASTENED_KNOWN_MS: u64 = 3_600_000;
 /// A node that is left with that while most others wait for longer, and for which nothing is recorded any more, is told
 /// what they have after so long, in ms: it was away, or the record was.
 const LEFT_BEHIND_MS: u64 = 30_000;
+
+/// Why the death of an owner is left to the nodes' own pace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyUnhurried {
+    /// The operator wants it (`fast_failover = "off"`).
+    SwitchedOff,
+    /// Slots are moving.
+    Moving,
+    /// It is in maintenance.
+    Maintenance,
+    /// No replica of it answers that stands for election.
+    NoReplica,
+    /// The node at this address does not say what it waits for.
+    TimeoutUnknown(Address),
+    /// The nodes wait for a moment only as it is.
+    TimeoutShort,
+    /// It has owned its slots for so many seconds only.
+    OwnedLately(u64),
+    /// The nodes were told to hurry for it so many seconds ago.
+    HurriedLately(u64),
+}
+
+impl WhyUnhurried {
+    /// As the label `outcome` of the metrics has it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::SwitchedOff => "switched-off",
+            Self::Moving => "slots-moving",
+            Self::Maintenance => "maintenance",
+            Self::NoReplica => "no-replica",
+            Self::TimeoutUnknown(_) => "timeout-unknown",
+            Self::TimeoutShort => "timeout-short",
+            Self::OwnedLately(_) => "owned-lately",
+            Self::HurriedLately(_) => "hurried-lately",
+        }
+    }
+}
+
+impl fmt::Display for WhyUnhurried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SwitchedOff => f.write_str("fast_failover is off"),
+            Self::Moving => f.write_str("slots are moving"),
+            Self::Maintenance => f.write_str("it is in maintenance"),
+            Self::NoReplica => f.write_str("no replica of it answers that stands for election"),
+            Self::TimeoutUnknown(at) => write!(f, "{at} does not say its cluster-node-timeout"),
+            Self::TimeoutShort => f.write_str("they wait for a moment only as it is"),
+            Self::OwnedLately(s) => write!(f, "its shard has had it for {s} s only"),
+            Self::HurriedLately(s) => write!(f, "they were told to hurry for it {s} s ago"),
+        }
+    }
+}
 
 /// Remembers for whom, and which nodes were told.
 pub(super) fn note(scene: &Scene<'_>, hastened: &Hastened, memory: &mut DutyMemory) {
@@ -60,9 +114,9 @@ pub(super) fn begin(scene: &Scene<'_>, memory: &DutyMemory, due: &mut Due) {
         if !judged.voters.contains(dead) || (death.is_none() && !is_gone(scene, dead, node)) {
             continue;
         }
+        let sign = death.map_or(DeathSign::Refused, Death::sign);
         match may_hurry(scene, dead, node, memory) {
             Ok(waited_ms) => {
-                let sign = death.map_or(DeathSign::Refused, Death::sign);
                 due.claims.hastened = Some(Hastened {
                     begun: scene.view.begun(),
                     dead: dead.clone(),
@@ -73,7 +127,17 @@ pub(super) fn begin(scene: &Scene<'_>, memory: &DutyMemory, due: &mut Due) {
                 });
                 return;
             }
-            Err(why) => due.obstacle = Some(why),
+            Err(why) => {
+                let at = &node.address;
+                let label = why.as_str();
+                // What the operator wants is no obstacle.
+                if why != WhyUnhurried::SwitchedOff {
+                    due.obstacle = Some(format!(
+                        "the death of {at} ({dead}) is left to the nodes' own pace: {why}"
+                    ));
+                }
+                due.left = Some(LeftDeath { dead: dead.clone(), sign, why: label });
+            }
         }
     }
 }
@@ -129,47 +193,44 @@ fn may_hurry(
     dead: &NodeId,
     node: &NodeRecord,
     memory: &DutyMemory,
-) -> Result<BTreeMap<NodeId, u64>, String> {
-    let at = &node.address;
-    let left = |why: String| {
-        Err(format!("the death of {at} ({dead}) is left to the nodes' own pace: {why}"))
-    };
+) -> Result<BTreeMap<NodeId, u64>, WhyUnhurried> {
+    if !scene.view.policy.duties.hasten {
+        return Err(WhyUnhurried::SwitchedOff);
+    }
     if scene.migrating() {
-        return left("slots are moving".to_owned());
+        return Err(WhyUnhurried::Moving);
     }
     if scene.view.maintenance.contains(dead) {
-        return left("it is in maintenance".to_owned());
+        return Err(WhyUnhurried::Maintenance);
     }
     let members = scene.members();
     // Those in maintenance stand for no election.
     let electable = |found: &Present<'_>| !scene.view.maintenance.contains(&found.answer.table.own);
     if !replicas(&members, dead).any(electable) {
-        return left("no replica of it answers that stands for election".to_owned());
+        return Err(WhyUnhurried::NoReplica);
     }
     let mut waited = BTreeMap::new();
     for (id, found) in members.into_iter().filter(|(id, _)| *id != dead) {
-        match found.answer.timeout_ms {
-            Some(ms) => drop(waited.insert(id.clone(), ms)),
-            None => {
-                return left(format!("{} does not say its cluster-node-timeout", found.address));
-            }
-        }
+        let Some(ms) = found.answer.timeout_ms else {
+            return Err(WhyUnhurried::TimeoutUnknown(found.address.clone()));
+        };
+        waited.insert(id.clone(), ms);
     }
     let longest = waited.values().copied().max().unwrap_or(0);
     if longest <= HASTE_TIMEOUT_MS {
-        return left("they wait for a moment only as it is".to_owned());
+        return Err(WhyUnhurried::TimeoutShort);
     }
     // Redis before Valkey 9 counts the votes of one election twice within that time.
     let (led_ms, least_ms) = (led_ms(scene, dead, node), longest.saturating_mul(4));
     if led_ms < least_ms {
-        return left(format!("its shard has had it for {} s only", led_ms / 1_000));
+        return Err(WhyUnhurried::OwnedLately(led_ms / 1_000));
     }
     // They may have voted, and it was back before one was elected.
     let ago_ms = memory.hastened.get(dead).map(|at| scene.view.now.mono - *at);
-    if let Some(ago_ms) = ago_ms.filter(|ago_ms| *ago_ms < least_ms) {
-        return left(format!("they were told to hurry for it {} s ago", ago_ms / 1_000));
+    match ago_ms.filter(|ago_ms| *ago_ms < least_ms) {
+        Some(ago_ms) => Err(WhyUnhurried::HurriedLately(ago_ms / 1_000)),
+        None => Ok(waited),
     }
-    Ok(waited)
 }
 
 /// For how long it has owned its slots, as far as that is recorded.
@@ -206,6 +267,16 @@ pub(super) fn go_on(scene: &Scene<'_>, hastened: &Hastened, memory: &DutyMemory,
             due.tell(found.address, id, NodeCommand::NodeTimeout(HASTE_TIMEOUT_MS));
         }
     }
+}
+
+/// Nothing is hastened any more: all wait as before.
+pub(super) fn end(scene: &Scene<'_>, hastened: &Hastened, due: &mut Due) {
+    let members = scene.members();
+    if hastened.over {
+        return wait_as_before(scene, hastened, &members, due);
+    }
+    due.claims.hastened = Some(Hastened { over: true, ..hastened.clone() });
+    put_back(hastened, &members, due);
 }
 
 /// It answers, and was asked since this agent knows that it has died.

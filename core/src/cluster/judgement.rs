@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::migration::{self, SlotMigration};
 use super::slots::{SLOTS, SlotRange, append, count, in_words};
 use super::table::{NodeId, Table, TableRole, TableRow};
 use crate::identity::address::Address;
@@ -247,6 +248,8 @@ pub struct Judgement {
     pub unowned: Vec<SlotRange>,
     /// Every node that was asked.
     pub nodes: Vec<JudgedNode>,
+    /// Slots that move between two nodes.
+    pub migrations: Vec<SlotMigration>,
 }
 
 impl Judgement {
@@ -287,7 +290,9 @@ pub fn judge(readings: &NodeReadings) -> Result<Judgement, NoVoters> {
     let nodes =
         readings.iter().map(|(address, reading)| majority.judge(address, reading)).collect();
     let answering = majority.tables.len();
-    Ok(Judgement { voters, answering, shards, unowned, nodes })
+    let own_rows = readings.values().flatten().filter_map(|answer| answer.table.own_row());
+    let migrations = migration::said(own_rows);
+    Ok(Judgement { voters, answering, shards, unowned, nodes, migrations })
 }
 
 /// One answer a node, though it may answer at several addresses.

@@ -1,6 +1,8 @@
 //! Members that are dead for good are forgotten by all others, so that their places can be taken (`docs/facts/cluster.md`
 //! 9.7): never an owner of slots, and never one that answers.
 
+use std::collections::BTreeSet;
+
 use super::claims::{Leaving, Left, keep_newest};
 use super::judgement::{Fitness, Unfit};
 use super::order::NodeCommand;
@@ -14,8 +16,11 @@ const LEFT_MAX: usize = 100;
 /// All others are told again for so long, in ms: one that cannot be told gives the dead one back to the others.
 const TOLD_WITHIN_MS: u64 = 10_000;
 
-/// Begins with the member that has been dead for the longest.
+/// Begins with the member that has been dead for the longest, once no slots move: they may be moving to it.
 pub(super) fn begin(scene: &Scene<'_>, after_ms: u64, due: &mut Due) {
+    if scene.migrating() {
+        return;
+    }
     let (claims, now) = (&scene.record.claims, scene.view.now.wall);
     let dead = scene
         .record
@@ -28,8 +33,8 @@ pub(super) fn begin(scene: &Scene<'_>, after_ms: u64, due: &mut Due) {
     }
 }
 
-/// A majority calls it failing, it gives no answer, it owns nothing, no node that answers follows it, and its shard has a
-/// primary; and all of that for long.
+/// A majority calls it failing, or has no address of it; it gives no answer, it owns nothing, no node that answers follows
+/// it, and its shard has a primary; and all of that for long.
 fn is_dead(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord, after_ms: u64) -> bool {
     let long = between_ms(node.since, scene.view.now.wall) >= after_ms;
     if node.fit || !long || scene.view.maintenance.contains(id) {
@@ -40,6 +45,13 @@ fn is_dead(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord, after_ms: u64) -> 
         let silent = matches!(found.fitness, Fitness::Unfit(Unfit::Silent(_)));
         found.id.as_ref() == Some(id) && silent && !found.trusted
     });
+    // What another node's answer has taken from its row is not pinged, and so never called failing.
+    let voters = scene.judged.map(|judged| &judged.voters);
+    let unplaced = |(voter, found): &(&&NodeId, &Present<'_>)| {
+        let row = found.answer.table.rows.get(id);
+        voters.is_some_and(|voters| voters.contains(**voter))
+            && row.is_some_and(|row| row.address.is_none())
+    };
     let owns = scene.record.shards.values().any(|shard| shard.owner == *id);
     let led = |found: &Present<'_>| {
         let rows = found.answer.table.own_row();
@@ -47,6 +59,7 @@ fn is_dead(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord, after_ms: u64) -> 
     };
     let members = scene.members();
     let led = members.values().any(led);
+    let lost = members.iter().filter(unplaced).count() * 2 > voters.map_or(0, BTreeSet::len);
     let claims = |found: &Present<'_>| {
         found.answer.table.rows.get(id).is_some_and(|row| !row.slots.is_empty())
     };
@@ -54,7 +67,7 @@ fn is_dead(scene: &Scene<'_>, id: &NodeId, node: &NodeRecord, after_ms: u64) -> 
         .shard
         .is_none_or(|shard| scene.record.serving(shard, ClusterRole::Primary).next().is_some());
     let settled = !owns && !led && has_primary && !members.contains_key(id);
-    failing && settled && !members.values().any(claims)
+    (failing || lost) && settled && !members.values().any(claims)
 }
 
 /// Goes on with one that is forgotten.

@@ -6,9 +6,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::claims::Claims;
+use super::migration::SlotMigration;
 use super::slots::{SlotRange, count};
 use super::table::NodeId;
+use crate::brief::unread;
 use crate::identity::address::{Address, GroupName, ServiceName, Zone};
+use crate::published::pause::{PAUSE, PauseKey, PauseStatus};
 use crate::published::projection::Op;
 use crate::published::record::decode_form;
 use crate::published::store::{AGENTS, ANNOUNCED, Key, Layout};
@@ -45,6 +48,9 @@ pub struct ClusterRecord {
     pub next_shard: u32,
     /// Every member, those in no name too.
     pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Slots that move between two members.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub migrations: Vec<SlotMigration>,
     /// An agent hears no majority of the voters. Another one that hears it takes this out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unheard: Option<Unheard>,
@@ -270,6 +276,14 @@ pub enum StoredCluster {
     Unreadable(String),
 }
 
+/// What an agent's key says of pauses.
+#[derive(Deserialize)]
+struct PausingAgent {
+    // Agents before this one do not say it.
+    #[serde(default)]
+    pauses: bool,
+}
+
 /// A cluster's keys, read as one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterStore {
@@ -334,7 +348,23 @@ impl ClusterStore {
     /// Why the key cannot be read.
     pub fn maintenance(&self) -> Result<BTreeMap<NodeId, String>, String> {
         let Some(text) = self.plain.get(MAINTENANCE) else { return Ok(BTreeMap::new()) };
-        serde_json::from_str(text).map_err(|error| error.to_string())
+        serde_json::from_str(text).map_err(|error| unread(&error))
+    }
+
+    /// What the key `pause` says.
+    pub fn pause(&self) -> PauseKey {
+        let text = self.plain.get(PAUSE);
+        text.map_or(PauseKey::Absent, |text| PauseKey::read(text.as_bytes()))
+    }
+
+    /// The pause that is on now.
+    pub fn paused(&self, now: Timestamp) -> Option<PauseStatus> {
+        let knows = |name: &str| {
+            let text = self.plain.get(&format!("{AGENTS}{name}"));
+            let value = text.and_then(|text| serde_json::from_str::<PausingAgent>(text).ok());
+            value.is_some_and(|value| value.pauses)
+        };
+        self.pause().on(now, self.agents().filter(|name| !knows(name)))
     }
 
     /// The keys of agents that are away.

@@ -10,6 +10,7 @@ use super::claims::Begun;
 use super::judgement::{
     Fitness, JudgedNode, Judgement, NoVoters, NodeAnswer, NodeReadings, Unfit, judge,
 };
+use super::migration;
 use super::record::{
     AnnouncedNode, CLUSTER_RECORD_VERSION, ClusterRecord, ClusterRole, IN_MAINTENANCE, NodeRecord,
     NodeSite, ShardRecord, Unheard, host_of,
@@ -34,6 +35,8 @@ const OBJECTION_MS: u64 = 3_000;
 
 /// Why a node is in no name whose address another one has.
 const ANOTHER: &str = "another node answers at its address";
+/// Why a node is in no name whose address another one has, so that the voters have none of it any more.
+const NO_ADDRESS: &str = "the voters have no address of it: another node answers where it was";
 /// Why a recorded node is in no name that the voters have forgotten, or that those of a merged cluster never knew.
 const UNKNOWN: &str = "too few voters know it";
 
@@ -128,6 +131,8 @@ pub struct ClusterView<'a> {
     pub seeds: &'a BTreeSet<Address>,
     /// When another agent last changed the record: what was asked before that changes nothing of it.
     pub changed: Mono,
+    /// An operator has paused the cluster: its nodes are told nothing.
+    pub paused: bool,
     /// What this agent took for silent, and another one has put back since.
     pub overruled: &'a BTreeSet<NodeId>,
     /// Since when no majority is heard.
@@ -138,6 +143,8 @@ pub struct ClusterView<'a> {
     pub others_hear: bool,
     /// The members whose processes have ended, as this host's kernel says, and that have not answered since.
     pub deaths: &'a BTreeMap<NodeId, Death>,
+    /// The members of each other cluster that this agent knows of.
+    pub others: &'a [BTreeSet<NodeId>],
     /// The highest generation that was ever seen.
     pub generation: u64,
     /// This instant.
@@ -262,8 +269,8 @@ pub(super) fn led_to(
     found
 }
 
-/// Where more than half of the voters have each node.
-fn addresses(readings: &NodeReadings, judged: &Judgement) -> BTreeMap<NodeId, Address> {
+/// Where the voters have each node that more than half of them know; `None` where none of those has an address of it.
+fn addresses(readings: &NodeReadings, judged: &Judgement) -> BTreeMap<NodeId, Option<Address>> {
     let mut seen = BTreeSet::new();
     let tables = readings.values().flatten().map(|answer| &answer.table);
     let tables =
@@ -282,7 +289,7 @@ fn addresses(readings: &NodeReadings, judged: &Judgement) -> BTreeMap<NodeId, Ad
     votes
         .into_iter()
         .filter(|(_, votes)| known(votes))
-        .filter_map(|(id, votes)| Some((id, most(votes)?)))
+        .map(|(id, votes)| (id, most(votes)))
         .collect()
 }
 
@@ -307,6 +314,11 @@ fn followed(view: &ClusterView<'_>, readings: &NodeReadings, judged: Judgement) 
         withdraw(Some(node), Some(UNKNOWN.to_owned()));
     }
     for (id, address) in addresses {
+        let Some(address) = address else {
+            let owns = next.shards.values().any(|shard| shard.owner == id);
+            without_address(next.nodes.get_mut(&id), owns);
+            continue;
+        };
         let at = |node: &&JudgedNode| node.address == address;
         let Some(node) = judged.nodes.iter().find(at) else {
             // What answers there is no member.
@@ -319,7 +331,7 @@ fn followed(view: &ClusterView<'_>, readings: &NodeReadings, judged: Judgement) 
         silent.extend(is_silent.then(|| id.clone()));
         let Some(found) = found else { continue };
         match &held {
-            None if !may_join(view.record, &id, readings.get(&node.address)) => {}
+            None if !may_join(view, &id, readings.get(&node.address)) => {}
             None => drop(next.nodes.insert(id, found)),
             // What is unfit leaves the names all the same.
             Some(_) if !found.fit => withdraw(next.nodes.get_mut(&id), found.why),
@@ -327,18 +339,31 @@ fn followed(view: &ClusterView<'_>, readings: &NodeReadings, judged: Judgement) 
         }
     }
     next.unheard = None;
+    let before = view.record.map(|record| &record.migrations[..]).unwrap_or_default();
+    next.migrations =
+        migration::recorded(&judged.migrations, before, |id| unheard_by_it(&judged, id));
     let record = Some(finished(view, next));
     Renewed { record, held, judged: Some(judged), silent }
 }
 
 /// A node is recorded once its own table gives the recorded slots to recorded nodes. Where two clusters are being merged,
-/// the voters know the other one's nodes before their claims: recorded then, they would be no strangers any more.
+/// the voters know the other one's nodes before their claims: recorded then, they would be no strangers any more. Nor
+/// where the other one has lost all its slots by then: its nodes are its own for as long as its record has them.
 fn may_join(
-    record: Option<&ClusterRecord>,
+    view: &ClusterView<'_>,
     id: &NodeId,
     reading: Option<&Result<NodeAnswer, String>>,
 ) -> bool {
-    let Some(record) = record.filter(|record| !record.nodes.is_empty()) else { return true };
+    let record = view.record.filter(|record| !record.nodes.is_empty());
+    let Some(record) = record else { return true };
+    // One that shares members with this one is the same cluster under another name.
+    let is_another = |ids: &&BTreeSet<NodeId>| !ids.iter().any(|id| record.nodes.contains_key(id));
+    let mut others = view.others.iter().filter(is_another);
+    // What agents have chosen was blank: it has left the other one.
+    let joins = record.claims.joining.as_ref().is_some_and(|joining| joining.node.id == *id);
+    if !record.is_own(id) && !joins && others.any(|ids| ids.contains(id)) {
+        return false;
+    }
     let Some(Ok(answer)) = reading else { return record.nodes.contains_key(id) };
     let takes = |row: &TableRow| {
         let others = record.shards.values().filter(|shard| shard.owner != row.id);
@@ -346,6 +371,23 @@ fn may_join(
     };
     let strange = |row: &TableRow| !record.is_own(&row.id) && takes(row);
     record.is_own(id) || !answer.table.owners().any(strange)
+}
+
+/// A member that a majority calls well gives this agent no answer.
+fn unheard_by_it(judged: &Judgement, id: &NodeId) -> bool {
+    let silent = |node: &JudgedNode| matches!(node.fitness, Fitness::Unfit(Unfit::Silent(_)));
+    let is = |node: &&JudgedNode| node.id.as_ref() == Some(id) && node.trusted;
+    judged.nodes.iter().filter(is).any(silent)
+}
+
+/// A member whose address another node has taken from it stays one, as it was but for slots that it owns no more.
+fn without_address(node: Option<&mut NodeRecord>, owns: bool) {
+    let Some(node) = node else { return };
+    if node.role == Some(ClusterRole::Primary) && !owns {
+        (node.role, node.shard) = (None, None);
+        node.slots.clear();
+    }
+    withdraw(Some(node), Some(NO_ADDRESS.to_owned()));
 }
 
 fn withdraw(node: Option<&mut NodeRecord>, why: Option<String>) {
@@ -452,7 +494,7 @@ fn numbered(
         let best = left.iter().filter(|(_, old)| shared(old) > 0);
         let best = best.max_by_key(|(_, old)| shared(old)).map(|(number, _)| *number);
         let number = best.unwrap_or(next);
-        next = next.max(number + 1);
+        next = next.max(number.saturating_add(1));
         left.remove(&number);
         shards.insert(number, found);
     }
@@ -526,6 +568,7 @@ pub fn nothing_yet(view: &ClusterView<'_>) -> ClusterRecord {
         shards: BTreeMap::new(),
         next_shard: 1,
         nodes: BTreeMap::new(),
+        migrations: Vec::new(),
         unheard: None,
         claims: view.record.map(|record| record.claims.clone()).unwrap_or_default(),
     }
@@ -533,7 +576,8 @@ pub fn nothing_yet(view: &ClusterView<'_>) -> ClusterRecord {
 
 /// With a generation of its own where it says something else than the record before; what is as it was keeps its time.
 fn finished(view: &ClusterView<'_>, mut next: ClusterRecord) -> ClusterRecord {
-    let generation = view.generation.max(view.record.map_or(0, |record| record.generation)) + 1;
+    let before = view.record.map_or(0, |record| record.generation);
+    let generation = view.generation.max(before).saturating_add(1);
     let none = BTreeMap::new();
     let before = view.record.map_or(&none, |record| &record.nodes);
     for (id, node) in &mut next.nodes {
@@ -550,7 +594,8 @@ fn finished(view: &ClusterView<'_>, mut next: ClusterRecord) -> ClusterRecord {
     if same {
         return match view.record {
             Some(record) => {
-                ClusterRecord { unheard: next.unheard, claims: next.claims, ..record.clone() }
+                let ClusterRecord { migrations, unheard, claims, .. } = next;
+                ClusterRecord { migrations, unheard, claims, ..record.clone() }
             }
             None => next,
         };

@@ -8,9 +8,10 @@ use super::record::{ClusterRecord, ClusterRole, ClusterStore, MAINTENANCE, NodeR
 use super::slots::SlotRange;
 use super::table::NodeId;
 use crate::identity::address::{Address, Zone};
+use crate::published::pause::PAUSE;
 use crate::published::projection::{
-    Op, Projection, Rows, ServiceRow, TXN_OPS_MAX, marked_node, plain_changes, row_changes,
-    row_meta,
+    Op, Projection, Rows, ServiceRow, TXN_OPS_MAX, Weights, marked_node, plain_changes,
+    row_changes, row_meta,
 };
 use crate::published::store::{AGENTS, Layout, SHARDS, shard_dir};
 
@@ -56,9 +57,9 @@ fn row(
         ("generation", node.generation.to_string()),
     ];
     meta.extend(more.map(|(key, value)| (key.to_owned(), value)));
-    meta.extend(node.zone.as_ref().map(|zone| ("zone".to_owned(), zone.to_string())));
+    meta.extend(node.zone.as_ref().map(Zone::meta));
     let (address, port) = (node.address.host().to_owned(), node.address.port());
-    ServiceRow { service, address, port, tags, meta }
+    ServiceRow { service, address, port, tags, meta, weights: Weights::default() }
 }
 
 /// As many of the ranges as there is room for.
@@ -109,14 +110,15 @@ fn plain_keys(record: &ClusterRecord) -> BTreeMap<String, String> {
 }
 
 /// The plain keys once `record` is written where `before` was read, the history with them, and those that are not the
-/// record's: of agents, and of what an operator took out of service.
+/// record's: of agents, and operators' words.
 pub fn plain_after(
     before: Option<&ClusterStore>,
     record: &ClusterRecord,
 ) -> BTreeMap<String, String> {
     let mut plain = project(record).plain;
     let others = before.into_iter().flat_map(|store| &store.plain);
-    let others = others.filter(|(name, _)| name.starts_with(AGENTS) || *name == MAINTENANCE);
+    let operators = |name: &str| name == MAINTENANCE || name == PAUSE;
+    let others = others.filter(|(name, _)| name.starts_with(AGENTS) || operators(name));
     plain.extend(others.map(|(name, value)| (name.clone(), value.clone())));
     let kept = before.and_then(|store| store.plain.get(HISTORY));
     let history = appended(kept, before.and_then(ClusterStore::record), record);

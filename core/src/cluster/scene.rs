@@ -9,6 +9,7 @@ use super::record::ClusterRecord;
 use super::renewal::ClusterView;
 use super::table::NodeId;
 use crate::identity::address::Address;
+use crate::known::observed::DeathSign;
 use crate::time::Mono;
 
 /// A node that answers now.
@@ -39,6 +40,19 @@ pub struct Due {
     pub orders: Vec<NodeOrder>,
     /// What keeps something that is wanted from being done.
     pub obstacle: Option<String>,
+    /// The death of an owner that is left to the nodes' own pace.
+    pub left: Option<LeftDeath>,
+}
+
+/// An owner has died, and no election is hastened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftDeath {
+    /// The owner.
+    pub dead: NodeId,
+    /// What its death is taken from.
+    pub sign: DeathSign,
+    /// Why, as the metrics have it.
+    pub why: &'static str,
 }
 
 /// What an agent remembers of the duties from one look to the next.

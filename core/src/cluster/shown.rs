@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::history::{ClusterChange, changes_of};
+use super::migration::SlotMigration;
 use super::record::{
     ClusterRecord, ClusterRole, ClusterStore, IN_MAINTENANCE, NodeRecord, StoredCluster,
 };
@@ -14,7 +15,8 @@ use super::rows::project;
 use super::slots::{SLOTS, SlotRange, in_words};
 use super::table::NodeId;
 use crate::identity::address::{Address, GroupName, Zone};
-use crate::known::observed::RowsAnswer;
+use crate::known::observed::{ProcessState, RowsAnswer};
+use crate::published::pause::PauseStatus;
 use crate::published::projection::differences;
 
 /// Nodes that one problem names.
@@ -55,10 +57,17 @@ pub struct ClusterStatus {
     pub unfit: Vec<UnfitMember>,
     /// The zones of members, where they are known.
     pub zones: BTreeMap<Address, Zone>,
+    /// The nodes of this host, where their end is to be acted on at once (`fast_failover`): `at once`, or why it would not
+    /// be seen.
+    pub ends_seen: BTreeMap<Address, String>,
     /// The agents that watch the cluster.
     pub agents: Vec<String>,
     /// What agents have begun to do to the nodes, in words.
     pub under_way: Vec<String>,
+    /// Slots that move between two members.
+    pub migrations: Vec<MigrationStatus>,
+    /// The pause that an operator has asked for, while it is on.
+    pub pause: Option<PauseStatus>,
     /// The last changes, newest first.
     pub history: Vec<ClusterChange>,
 }
@@ -76,6 +85,17 @@ pub struct ShardStatus {
     pub primary: Option<Address>,
     /// Its replicas that serve reads.
     pub replicas: Vec<Address>,
+}
+
+/// Slots that move between two members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MigrationStatus {
+    /// The slots, in order.
+    pub slots: Vec<SlotRange>,
+    /// The member that has had them: its address, or where that is not recorded its id.
+    pub from: String,
+    /// The member that gets them, likewise.
+    pub to: String,
 }
 
 /// A member that is in no name.
@@ -126,19 +146,23 @@ pub enum ClusterProblemCode {
     ForeignNode,
     /// Consul refuses what an agent needs.
     ConsulRefuses,
+    /// The login to Consul fails.
+    ConsulLogin,
     /// Members are in no name.
     NodesUnfit,
     /// A shard has no published replica.
     NoReplica,
     /// What is wanted of the nodes cannot be done.
     LeftUndone,
+    /// An operator has paused the cluster.
+    Paused,
     /// Consul has not been read.
     ConsulUnread,
 }
 
 impl ClusterProblemCode {
     /// All codes.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::StateUnreadable,
         Self::NothingPublished,
         Self::SlotsUnserved,
@@ -148,9 +172,11 @@ impl ClusterProblemCode {
         Self::Drift,
         Self::ForeignNode,
         Self::ConsulRefuses,
+        Self::ConsulLogin,
         Self::NodesUnfit,
         Self::NoReplica,
         Self::LeftUndone,
+        Self::Paused,
         Self::ConsulUnread,
     ];
 
@@ -166,16 +192,19 @@ impl ClusterProblemCode {
             Self::Drift => "drift",
             Self::ForeignNode => "foreign-node",
             Self::ConsulRefuses => "consul-refuses",
+            Self::ConsulLogin => "consul-login",
             Self::NodesUnfit => "nodes-unfit",
             Self::NoReplica => "no-replica",
             Self::LeftUndone => "left-undone",
+            Self::Paused => "paused",
             Self::ConsulUnread => "consul-unread",
         }
     }
 
     /// With nothing worse the cluster works.
     pub fn only_degrades(self) -> bool {
-        matches!(self, Self::NodesUnfit | Self::NoReplica | Self::LeftUndone)
+        use ClusterProblemCode::{ConsulLogin, LeftUndone, NoReplica, NodesUnfit, Paused};
+        matches!(self, NodesUnfit | NoReplica | LeftUndone | Paused | ConsulLogin)
     }
 
     /// A problem of this kind.
@@ -225,8 +254,11 @@ pub fn cluster_status(
         shards: record.map(shards).unwrap_or_default(),
         unfit: record.map(unfit).unwrap_or_default(),
         zones: record.map(zones).unwrap_or_default(),
+        ends_seen: BTreeMap::new(),
         agents: agents.into_iter().collect(),
         under_way: record.map(|record| record.claims.in_words()).unwrap_or_default(),
+        migrations: record.map(migrations).unwrap_or_default(),
+        pause: None,
         history: store.map(changes_of).unwrap_or_default(),
     };
     let mut problems = problems(policy, store, rows, &status);
@@ -244,6 +276,20 @@ impl ClusterStatus {
             Some(zone) => format!("{address} ({zone})"),
             None => address.to_string(),
         }
+    }
+
+    /// Takes what the kernel tells of this host's nodes.
+    pub fn note_ends(&mut self, processes: &BTreeMap<Address, ProcessState>) {
+        let seen = |(at, state): (&Address, &ProcessState)| {
+            Some((at.clone(), state.end_seen()?.to_owned()))
+        };
+        self.ends_seen = processes.iter().filter_map(seen).collect();
+    }
+
+    /// Takes the pause that is on.
+    pub fn note_pause(&mut self, pause: Option<PauseStatus>) {
+        self.add(pause.iter().map(|pause| ClusterProblemCode::Paused.says(pause.to_string())));
+        self.pause = pause;
     }
 
     /// Adds what was found wrong elsewhere.
@@ -292,6 +338,19 @@ fn unfit(record: &ClusterRecord) -> Vec<UnfitMember> {
     let mut all: Vec<UnfitMember> = unfit.map(member).collect();
     all.sort_by(|one, other| one.address.cmp(&other.address));
     all
+}
+
+fn migrations(record: &ClusterRecord) -> Vec<MigrationStatus> {
+    let place = |id: &NodeId| match record.nodes.get(id) {
+        Some(node) => node.address.to_string(),
+        None => id.as_str().to_owned(),
+    };
+    let shown = |one: &SlotMigration| MigrationStatus {
+        slots: one.slots.clone(),
+        from: place(&one.from),
+        to: place(&one.to),
+    };
+    record.migrations.iter().map(shown).collect()
 }
 
 fn zones(record: &ClusterRecord) -> BTreeMap<Address, Zone> {

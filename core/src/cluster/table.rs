@@ -6,7 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::slots::SlotRange;
+use super::slots::{SLOTS, SlotRange};
+use crate::brief::brief;
 use crate::identity::address::Address;
 
 /// Length of a node's id: 40 hexadecimal digits.
@@ -92,6 +93,20 @@ pub struct TableRow {
     pub slots: Vec<SlotRange>,
     /// Slots are moving from it or to it: only in its own row.
     pub migrating: bool,
+    /// Which, as far as that can be read.
+    pub open: Vec<OpenSlot>,
+}
+
+/// A slot that moves from a node to another one, as one of the two has it in its own row. Valkey has it in those of their
+/// replicas as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenSlot {
+    /// The slot.
+    pub slot: u16,
+    /// It comes from the other node.
+    pub importing: bool,
+    /// The other node.
+    pub other: NodeId,
 }
 
 impl TableRow {
@@ -118,7 +133,8 @@ impl Table {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (mut own, mut rows) = (Vec::new(), BTreeMap::new());
         for line in text.lines().filter(|line| !line.is_empty()).take(NODES_MAX) {
-            let (row, myself) = row(line).map_err(|why| format!("{why}: {line}"))?;
+            let (row, myself) =
+                row(line).map_err(|why| brief(&format!("{why}: {line}")).into_owned())?;
             own.extend(myself.then(|| row.id.clone()));
             rows.insert(row.id.clone(), row);
         }
@@ -176,8 +192,20 @@ fn row(line: &str) -> Result<(TableRow, bool), String> {
         config_epoch,
         slots,
         migrating: !moving.is_empty(),
+        open: moving.into_iter().filter_map(open_slot).collect(),
     };
     Ok((row, has("myself")))
+}
+
+/// `[93-<-<id>]` comes from that node, and `[77->-<id>]` goes to it.
+fn open_slot(text: &str) -> Option<OpenSlot> {
+    let text = text.strip_prefix('[')?.strip_suffix(']')?;
+    let (importing, (slot, other)) = match text.split_once("-<-") {
+        Some(parts) => (true, parts),
+        None => (false, text.split_once("->-")?),
+    };
+    let slot = slot.parse().ok().filter(|slot| usize::from(*slot) < SLOTS)?;
+    Some(OpenSlot { slot, importing, other: NodeId::parse(other).ok()? })
 }
 
 /// `10.0.0.5:6379@16379,name`. The address of IPv6 has no brackets, and a blank node's none at all.

@@ -73,6 +73,11 @@ impl Default for ClusterDuties {
 }
 
 impl ClusterDuties {
+    /// An owner's death is acted on at once.
+    pub fn acts_on_deaths(&self) -> bool {
+        self.manage && self.hasten
+    }
+
     /// The nodes are only asked.
     pub const NONE: Self = Self {
         manage: false,

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use super::claims::Claims;
 use super::duties::{DutyMemory, claim_death, due};
 use super::judgement::{Judgement, NodeAnswer, NodeReadings, judge};
@@ -18,11 +20,16 @@ use super::rows::{Found, ops_to, plain_after, project, step};
 use super::shown::{AgentHears, ClusterStatus, cluster_status};
 use super::slots::SLOTS;
 use super::table::{NODES_MAX, NodeId};
-use crate::group::{LogLevel, LogLine, Outcome};
+use crate::group::{Aftermath, LogLevel, LogLine, Outcome};
 use crate::identity::address::Address;
-use crate::known::observed::{Death, ProcessState, RowsAnswer};
+use crate::known::observed::{Death, DeathSign, ProcessState, RowsAnswer};
+use crate::published::pause::PauseStatus;
 use crate::published::projection::{Op, TXN_OPS_MAX};
 use crate::time::{Mono, Now};
+
+mod deaths;
+
+use deaths::HastenedDeath;
 
 /// How often the nodes are asked when nothing happens, in ms.
 pub const ASK_MS: u64 = 1_000;
@@ -93,6 +100,8 @@ pub enum ClusterInput {
     Written(Outcome),
     /// What the kernel tells of the process of a node on this host.
     Process(Address, ProcessState),
+    /// The members of each other cluster that the agent is configured with, as their records have them.
+    Others(Vec<BTreeSet<NodeId>>),
     /// A node was told this; or why it was not, or did not do it.
     Told(NodeOrder, Result<(), String>),
     /// Look at everything now.
@@ -144,6 +153,8 @@ pub enum ClusterOutput {
     Tell(NodeOrder, Mono),
     /// Write to the log.
     Say(LogLine),
+    /// The owner of slots has died, which is known by this, and this becomes of it.
+    Died(DeathSign, Aftermath),
 }
 
 /// What is shown of a cluster in figures.
@@ -163,6 +174,8 @@ pub struct ClusterFigures {
     pub voters: usize,
     /// See `voters`.
     pub answering: usize,
+    /// Since when it is paused, where it is and that is known; and whether that ends by itself.
+    pub paused: Option<(Option<Timestamp>, bool)>,
 }
 
 /// A write under way.
@@ -245,12 +258,20 @@ pub struct ClusterLoop {
     /// What is begun, and since when this agent knows of it.
     claims: (Claims, Mono),
     duties: DutyMemory,
+    /// The members of each other cluster.
+    others: Vec<BTreeSet<NodeId>>,
     /// The nodes' keys whose agents are away, as they were then, and since when.
     unattended: BTreeMap<(Address, u64), Mono>,
     /// What the kernel tells of the processes of this host's nodes.
     processes: BTreeMap<Address, ProcessState>,
     /// Those of members that have ended, until the member answers again.
     deaths: BTreeMap<NodeId, Death>,
+    /// Those whose election this agent has hastened, until it is known what came of it.
+    hastened: BTreeMap<NodeId, HastenedDeath>,
+    /// Those that are left to the nodes' own pace, until the node answers again or owns no slots.
+    unhurried: BTreeSet<NodeId>,
+    /// The pause that was on when it last decided.
+    pause: Option<PauseStatus>,
     /// What is wanted of the nodes and not done.
     left_undone: Option<String>,
     /// What nodes were told, and when.
@@ -292,12 +313,22 @@ impl ClusterLoop {
             partial_since: None,
             claims: (Claims::default(), Mono::default()),
             duties: DutyMemory::default(),
+            others: Vec::new(),
             unattended: BTreeMap::new(),
             processes: BTreeMap::new(),
             deaths: BTreeMap::new(),
+            hastened: BTreeMap::new(),
+            unhurried: BTreeSet::new(),
+            pause: None,
             left_undone: None,
             told: BTreeMap::new(),
         }
+    }
+
+    /// The members that its record has.
+    pub fn members(&self) -> impl Iterator<Item = &NodeId> {
+        let record = self.store.as_ref().and_then(ClusterStore::record);
+        record.into_iter().flat_map(|record| record.nodes.keys())
     }
 
     /// What a loop decides that has looked once. It remembers nothing, so that what must last before it counts has not
@@ -345,8 +376,9 @@ impl ClusterLoop {
     pub fn figures(&self) -> ClusterFigures {
         let judged = self.judged.as_ref();
         let (voters, answering) = judged.map_or((0, 0), |j| (j.voters.len(), j.answering));
+        let paused = self.pause.as_ref().map(|pause| (pause.since, pause.until.is_some()));
         let Some(record) = self.store.as_ref().and_then(ClusterStore::record) else {
-            return ClusterFigures { voters, answering, ..ClusterFigures::default() };
+            return ClusterFigures { voters, answering, paused, ..ClusterFigures::default() };
         };
         let published = |role: Option<ClusterRole>| {
             let is = |node: &&NodeRecord| node.serves().map(|(role, _)| role) == role;
@@ -360,6 +392,7 @@ impl ClusterLoop {
             unfit: published(None),
             voters,
             answering,
+            paused,
         }
     }
 
@@ -374,7 +407,10 @@ impl ClusterLoop {
             held: if record.is_none() { other().or(held) } else { held },
             left_undone: self.left_undone.clone().filter(|_| record.is_some()),
         };
-        cluster_status(&self.policy, self.store.as_ref(), None, Some(&hears))
+        let mut status = cluster_status(&self.policy, self.store.as_ref(), None, Some(&hears));
+        status.note_ends(&self.processes);
+        status.note_pause(self.pause.clone());
+        status
     }
 
     /// Takes what happened, and says what to do.
@@ -412,6 +448,7 @@ impl ClusterLoop {
                 self.process(address, state, now.mono, &mut outputs);
             }
             ClusterInput::Told(order, result) => self.was_told(&order, result, now, &mut outputs),
+            ClusterInput::Others(others) => self.others = others,
             ClusterInput::Look => self.hurry(now.mono),
             ClusterInput::Tick => {}
         }
@@ -630,10 +667,12 @@ impl ClusterLoop {
         if claims != self.claims.0 {
             let lines = claims.differ_in_words(&self.claims.0);
             outputs.extend(lines.into_iter().map(|line| say(LogLevel::Info, line)));
+            self.note_hastened(&store, &claims, now, outputs);
             self.claims = (claims, now);
         }
         let unheard = store.record().is_some_and(|record| record.unheard.is_some());
         self.unheard_said = unheard.then(|| self.unheard_said.unwrap_or(now));
+        self.note_replaced(&store, now, outputs);
         self.store = Some(store);
     }
 
@@ -784,7 +823,9 @@ impl ClusterLoop {
         });
         let maintenance = maintenance.unwrap_or_default().into_keys().collect();
         let agents: BTreeSet<String> = store.agents().map(str::to_owned).collect();
+        let pause = store.paused(now.wall);
         let view = ClusterView {
+            paused: pause.is_some(),
             maintenance: &maintenance,
             policy: &self.policy,
             record: store.record(),
@@ -798,6 +839,7 @@ impl ClusterLoop {
             unheard_said: self.unheard_said,
             others_hear: self.others_hear,
             deaths: &self.deaths,
+            others: &self.others,
             generation: self.generation,
             now,
         };
@@ -828,8 +870,11 @@ impl ClusterLoop {
         let record = record.filter(|wanted| !self.is_early(judged.as_ref(), wanted, now.mono));
         self.judged = judged;
         self.say_held(held, now, outputs);
+        self.note_left(due.left, outputs);
         let obstacle = due.obstacle.or(unread);
         self.left_undone.clone_from(&obstacle);
+        self.note_pause(pause, outputs);
+        let obstacle = self.pause.as_ref().map(ToString::to_string).or(obstacle);
         match obstacle {
             Some(obstacle) => self.complain(Topic::Duties, obstacle, now, outputs),
             None => drop(self.problems.remove(&Topic::Duties)),
@@ -838,6 +883,15 @@ impl ClusterLoop {
         if let Some(wanted) = record.filter(|_| self.may_write(now.mono)) {
             self.write(wanted, silent, now, outputs);
         }
+    }
+
+    /// That it is paused is said when it begins and when it ends.
+    fn note_pause(&mut self, pause: Option<PauseStatus>, outputs: &mut Vec<ClusterOutput>) {
+        if self.pause.is_some() && pause.is_none() {
+            let text = "the pause is over: agents do again what is wanted of the nodes";
+            outputs.push(say(LogLevel::Info, text.to_owned()));
+        }
+        self.pause = pause;
     }
 
     /// The tables of a moment are here, and each node has been asked since the record last changed.

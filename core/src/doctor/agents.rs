@@ -2,10 +2,12 @@
 
 use jiff::SignedDuration;
 
-use super::{CheckFn, Facts, Finding, FindingCode, FleetFacts, Observation, seen};
-use crate::fleet::FleetLayout;
+use super::facts::fleet_of;
+use super::{CheckFn, Facts, Finding, FindingCode, FleetFacts, Observation, pause_found, seen};
 use crate::known::clocks::{ahead_ms, skews};
 use crate::known::observed::{StoreAnswer, StoredState};
+use crate::published::agreed::differing;
+use crate::published::notices::Delivery;
 use crate::shown::status::{Problem, ProblemCode};
 
 /// So many withdrawals of the writer in [`FLAPPING_WITHIN`] are too many. A failover withdraws it once, a planned move
@@ -14,7 +16,8 @@ const FLAPPING_WITHDRAWALS: usize = 4;
 /// The time in which [`FLAPPING_WITHDRAWALS`] withdrawals of the writer are too many.
 const FLAPPING_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 
-pub(super) const CHECKS: &[CheckFn] = &[watching, keys, flapping, clock, unread];
+pub(super) const CHECKS: &[CheckFn] =
+    &[watching, paused, notify, keys, flapping, clock, words, unread];
 
 /// What is published is about another group: nothing else that is read can be compared.
 pub(super) fn not_ours(facts: &Facts<'_>) -> Option<Finding> {
@@ -63,6 +66,28 @@ fn watching(facts: &Facts<'_>) -> Vec<Finding> {
     }
 }
 
+fn paused(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(pause) = facts.view.pause() else { return Vec::new() };
+    pause_found(&pause, facts.group(), format!("key {}", facts.layout.pause()))
+}
+
+/// Targets that have not taken what they were told last.
+fn notify(facts: &Facts<'_>) -> Vec<Finding> {
+    let store = facts.view.observed.store.as_ref();
+    let Some(log) = store.and_then(|store| store.notices.as_ref().ok()) else { return Vec::new() };
+    let found = |(target, (delivery, word)): (&str, (&Delivery, &str))| {
+        let text = format!("{target} is not told what happens: {word}");
+        let read =
+            format!("{} of generation {}: {word}", delivery.event.as_str(), delivery.generation);
+        let evidence = vec![seen(format!("key {}", facts.layout.notices()), read)];
+        let mend = format!(
+            "see that {target} takes what it is sent, or correct its [[notify]] and reload the agents"
+        );
+        FindingCode::NotifyFailed.found(text, evidence, mend)
+    };
+    log.failing().into_iter().map(found).collect()
+}
+
 fn fewer_watchers(facts: &Facts<'_>, store: &StoreAnswer) -> Option<Finding> {
     let FleetFacts { agents, wanted } = facts.fleet.as_ref()?;
     let count = store.agents.len();
@@ -72,7 +97,7 @@ fn fewer_watchers(facts: &Facts<'_>, store: &StoreAnswer) -> Option<Finding> {
     let named = |agents: Vec<&str>| agents.join(", ");
     let watching = named(store.agents.iter().map(String::as_str).collect());
     let there = named(agents.iter().map(String::as_str).collect());
-    let fleet = FleetLayout { prefix: facts.layout.prefix.clone() };
+    let fleet = fleet_of(facts.layout);
     let evidence = vec![
         seen(format!("keys {}agents/", facts.layout.root()), watching),
         seen(format!("keys {}", fleet.agents()), there),
@@ -118,7 +143,12 @@ fn keys(facts: &Facts<'_>) -> Vec<Finding> {
         store.maintenance.as_ref().err(),
         "all instances are back in the names, until consul-redis maintenance on takes some out again",
     );
-    config.into_iter().chain(maintenance).collect()
+    let notices = found(
+        facts.layout.notices(),
+        store.notices.as_ref().err(),
+        "problems that are there are told once more",
+    );
+    config.into_iter().chain(maintenance).chain(notices).collect()
 }
 
 fn flapping(facts: &Facts<'_>) -> Vec<Finding> {
@@ -160,6 +190,23 @@ fn clock(facts: &Facts<'_>) -> Vec<Finding> {
     let text = "clocks of agents differ: times in their logs and in history cannot be compared";
     let mend = "chronyc makestep, on the host that is wrong";
     vec![FindingCode::AgentClock.found(text, evidence, mend)]
+}
+
+/// Agents whose configs have different words of the group.
+fn words(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(store) = &facts.view.observed.store else { return Vec::new() };
+    let said = differing(store);
+    let Some((first, _)) = said.first() else { return Vec::new() };
+    let text = format!(
+        "the configs of agents have different tags, meta or weights of the group: the rows show those of {first}"
+    );
+    let key = |agent: &str| format!("key {}", facts.layout.agent(agent));
+    let evidence = said.iter().map(|(agent, words)| seen(key(agent), words.to_string()));
+    let mend = format!(
+        "write the same tags, meta and weights below [[group]] name = \"{}\" on all agents, and reload them (SIGHUP)",
+        facts.group()
+    );
+    vec![FindingCode::WordsDiffer.found(text, evidence.collect(), mend)]
 }
 
 /// What no check could look at. One finding for all: each is a right or a login that is missing.

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::ReadFields;
-use super::{Finding, FindingCode, Observation, merged, redis_cli, seen, version};
+use super::{
+    Finding, FindingCode, Observation, SEE_PROCESSES, merged, pause_found, redis_cli, seen, version,
+};
 use crate::cluster::claims::Hastened;
 use crate::cluster::judgement::{
     Fitness, JudgedNode, Judgement, NoVoters, NodeAnswer, NodeReadings, Shard, Unfit, judge,
@@ -42,6 +44,8 @@ pub struct NodeFacts {
     pub config: Result<ReadFields, String>,
     /// The fields of `INFO server`, or why it could not be read.
     pub info: Result<ReadFields, String>,
+    /// Why the end of a node of this host would not be seen from here, where agents act on it.
+    pub death_unseen: Option<String>,
 }
 
 impl NodeFacts {
@@ -98,6 +102,9 @@ pub fn diagnose_cluster(facts: &ClusterFacts<'_>) -> Vec<Finding> {
         }
     }
     found.extend(agents(facts));
+    let ClusterStatus { pause, cluster, .. } = facts.status;
+    let key = "the cluster's key `pause`".to_owned();
+    found.extend(pause.iter().flat_map(|pause| pause_found(pause, cluster.as_str(), key.clone())));
     found.extend(unread(facts));
     found.extend(unexplained(facts, &found));
     let mut findings = merged(found.into_iter());
@@ -118,7 +125,12 @@ fn unheard(facts: &ClusterFacts<'_>, none: &NoVoters) -> Option<Finding> {
 /// The settings of every node that answers, whatever the voters say.
 fn settings(facts: &ClusterFacts<'_>) -> Vec<Finding> {
     let found = facts.nodes.iter().flat_map(|(at, node)| {
-        [node_timeout(at, node), full_coverage(at, node), reads_when_down(at, node)]
+        [
+            node_timeout(at, node),
+            full_coverage(at, node),
+            reads_when_down(at, node),
+            end_unseen(at, node),
+        ]
     });
     found.flatten().chain(haste_left(facts)).collect()
 }
@@ -174,6 +186,15 @@ fn reads_when_down(at: &Address, node: &NodeFacts) -> Option<Finding> {
     let mend = redis_cli(at, "CONFIG SET cluster-allow-reads-when-down no");
     let read = "cluster-allow-reads-when-down yes";
     Some(FindingCode::ClusterReadsWhenDown.found(said, vec![seen(at, read)], mend))
+}
+
+fn end_unseen(at: &Address, node: &NodeFacts) -> Option<Finding> {
+    let why = node.death_unseen.as_ref()?;
+    let said = format!(
+        "the end of {at} is not seen at once by an agent that runs like this command: its successor is elected at once only where \
+         agents on other hosts are refused connections"
+    );
+    Some(FindingCode::DeathUnseen.found(said, vec![seen(at, why)], SEE_PROCESSES))
 }
 
 impl<'a> TableHeard<'a> {
@@ -618,6 +639,7 @@ fn unexplained(facts: &ClusterFacts<'_>, found: &[Finding]) -> Vec<Finding> {
     let has = |codes: &[FindingCode]| found.iter().any(|finding| codes.contains(&finding.code));
     let explained = |code: Problem| match code {
         Problem::NoAgents => has(&[FindingCode::NoAgents]),
+        Problem::Paused => has(&[FindingCode::Paused]),
         Problem::NoReplica => has(&[FindingCode::ClusterNoReplica]),
         Problem::NoMajority => has(&[FindingCode::ClusterNoMajority]),
         Problem::NodesUnfit => has(&[
@@ -638,6 +660,7 @@ fn unexplained(facts: &ClusterFacts<'_>, found: &[Finding]) -> Vec<Finding> {
         | Problem::Drift
         | Problem::ForeignNode
         | Problem::ConsulRefuses
+        | Problem::ConsulLogin
         | Problem::ConsulUnread => false,
     };
     let open = facts.status.problems.iter().filter(|problem| !explained(problem.code));

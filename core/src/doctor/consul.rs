@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 
+use super::facts::fleet_of;
 use super::{CheckFn, Facts, Finding, FindingCode, NameKind, Right, RightKind, seen, version};
 
 /// For how long DNS may answer from what it last knew.
@@ -12,6 +13,7 @@ const MAX_STALE: SignedDuration = SignedDuration::from_secs(60);
 const TTL_MAX: SignedDuration = SignedDuration::from_secs(1);
 
 pub(super) const CHECKS: &[CheckFn] = &[
+    login,
     tags,
     txn_acl,
     max_stale,
@@ -36,6 +38,14 @@ fn agent(
         code.found(text, vec![seen(format!("Consul agent {}", agent.node), read)], mend)
     });
     found.into_iter().collect()
+}
+
+fn login(facts: &Facts<'_>) -> Vec<Finding> {
+    let found = facts.consul_login.iter().map(|failure| {
+        let read = vec![seen("Consul", &failure.named)];
+        FindingCode::ConsulLogin.found(&failure.said, read, &failure.mend)
+    });
+    found.collect()
 }
 
 /// 1.19.0 and 1.19.1: `docs/facts/consul.md` 3.
@@ -189,12 +199,14 @@ fn foreign_node(facts: &Facts<'_>) -> Vec<Finding> {
     )]
 }
 
-/// All rules that a policy lacks, to be added at once, and sessions, which are no error.
+/// All rules that a policy lacks, to be added at once, and sessions and the fleet's keys, which are no error.
 fn acl_rights(facts: &Facts<'_>) -> Vec<Finding> {
     let Ok(Some(rights)) = &facts.rights else { return Vec::new() };
     let missing = rights.iter().filter(|(_, allowed)| !allowed).map(|(right, _)| right);
     let (sessions, others): (Vec<&Right>, Vec<&Right>) =
         missing.partition(|right| right.kind == RightKind::Session);
+    let (fleet, others): (Vec<&Right>, Vec<&Right>) =
+        others.into_iter().partition(|right| right.kind == RightKind::Fleet);
     let lacks = |code: FindingCode, rights: &[&Right], text: String| {
         let mut rules: Vec<String> = Vec::new();
         for rule in rights.iter().map(|right| rule(facts, right)) {
@@ -217,9 +229,12 @@ fn acl_rights(facts: &Facts<'_>) -> Vec<Finding> {
     let named = named.iter().map(|(access, on)| format!("{access} {}", on.join(", ")));
     let text = format!("the token has no right to {}", named.collect::<Vec<_>>().join("; or to "));
     let no_session = "the token has no right to sessions: the agent does not show in status";
+    let no_fleet = "the token has no right to the keys by which agents share groups: other agents do not count on this \
+                    one, and it watches all groups";
     let found = [
         lacks(FindingCode::AclRight, &others, text),
         lacks(FindingCode::AclSession, &sessions, no_session.to_owned()),
+        lacks(FindingCode::AclFleet, &fleet, no_fleet.to_owned()),
     ];
     found.into_iter().flatten().collect()
 }
@@ -229,6 +244,7 @@ fn rule(facts: &Facts<'_>, right: &Right) -> String {
     let Right { kind, on, access } = right;
     let (resource, name) = match kind {
         RightKind::Key => ("key_prefix", facts.layout.root()),
+        RightKind::Fleet => ("key_prefix", fleet_of(facts.layout).root()),
         RightKind::Session => ("session_prefix", String::new()),
         RightKind::Node | RightKind::Service => (kind.as_str(), on.clone()),
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 
+use crate::fleet::FleetLayout;
 use crate::identity::address::Address;
 use crate::known::observed::{InstanceAnswer, Role, SentinelAnswer, SentinelGroup};
 use crate::known::view::View;
@@ -38,8 +39,21 @@ pub struct Facts<'a> {
     pub names: Vec<NameAnswer>,
     /// The login that agents give Sentinels, where they give one.
     pub login: Option<LoginFacts>,
+    /// Why the login to Consul fails, where it does.
+    pub consul_login: Option<ConsulLoginFailure>,
     /// The agents that share the groups, where they could be read.
     pub fleet: Option<FleetFacts>,
+}
+
+/// A login to Consul that fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsulLoginFailure {
+    /// What is wrong.
+    pub said: String,
+    /// What to do about it.
+    pub mend: String,
+    /// The auth method, and the file with the JWT.
+    pub named: String,
 }
 
 /// The agents that share a group.
@@ -219,6 +233,8 @@ pub struct Right {
 pub enum RightKind {
     /// `key` or `key_prefix`.
     Key,
+    /// The same, where the agents of a fleet show themselves.
+    Fleet,
     /// `node` or `node_prefix`.
     Node,
     /// `service` or `service_prefix`.
@@ -231,12 +247,17 @@ impl RightKind {
     /// The word of Consul's ACL rules.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Key => "key",
+            Self::Key | Self::Fleet => "key",
             Self::Node => "node",
             Self::Service => "service",
             Self::Session => "session",
         }
     }
+}
+
+/// Where the agents of the group show themselves to one another.
+pub(super) fn fleet_of(layout: &Layout) -> FleetLayout {
+    FleetLayout { prefix: layout.prefix.clone() }
 }
 
 /// What `consul/agent-policy.hcl` gives, one by one.
@@ -246,6 +267,7 @@ pub fn rights(layout: &Layout, service: &ServiceName) -> Vec<Right> {
     let nodes = [layout.node(), sentinel_rows::node(&layout.prefix)];
     let services = service.all().into_iter().chain([sentinel_rows::SERVICE.to_owned()]);
     let mut rights: Vec<Right> = keys.map(|key| write(RightKind::Key, key)).into();
+    rights.push(write(RightKind::Fleet, fleet_of(layout).agents()));
     rights.extend(nodes.map(|node| write(RightKind::Node, node)));
     rights.extend(services.map(|name| write(RightKind::Service, name)));
     rights.push(write(RightKind::Session, layout.node()));

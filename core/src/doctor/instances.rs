@@ -1,8 +1,8 @@
 //! The instances: whether one could take over, and what would be lost.
 
 use super::{
-    CheckFn, Facts, Finding, FindingCode, InstanceFacts, Observation, Refused, differing,
-    redis_cli, refusals, seen, version,
+    CheckFn, Facts, Finding, FindingCode, InstanceFacts, Observation, Refused, SEE_PROCESSES,
+    differing, redis_cli, refusals, seen, version,
 };
 use crate::identity::address::Address;
 use crate::identity::mark::MarkKey;
@@ -438,8 +438,7 @@ fn death_unseen(facts: &Facts<'_>) -> Vec<Finding> {
         let text = format!(
             "the end of {at} is not seen at once by an agent that runs like this command: Sentinels wait for down-after-milliseconds"
         );
-        let mend = "run the agent as the user of Redis, where it sees its processes (docs/packages.md); or set fast_failover = \"off\"";
-        Some((text, more.death_unseen.clone()?, mend.to_owned()))
+        Some((text, more.death_unseen.clone()?, SEE_PROCESSES.to_owned()))
     })
 }
 

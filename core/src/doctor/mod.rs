@@ -18,15 +18,34 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::identity::address::Address;
+use crate::published::pause::PauseStatus;
 use crate::shown::status::ProblemCode;
 
 pub use clusters::{ClusterFacts, NodeFacts, diagnose_cluster};
 pub use sentinels::short_down_after;
 
 pub use facts::{
-    ConsulAgent, ConsulRow, Facts, FleetFacts, InstanceFacts, LoginFacts, NameAnswer, NameKind,
-    ReadFields, Refused, Right, RightKind, SentinelFacts, rights,
+    ConsulAgent, ConsulLoginFailure, ConsulRow, Facts, FleetFacts, InstanceFacts, LoginFacts,
+    NameAnswer, NameKind, ReadFields, Refused, Right, RightKind, SentinelFacts, rights,
 };
+
+/// What is found of a pause that is on.
+fn pause_found(pause: &PauseStatus, name: &str, key: String) -> Vec<Finding> {
+    let resume = format!("consul-redis resume {name}");
+    let mut found =
+        vec![FindingCode::Paused.found(pause.to_string(), vec![seen(&key, "there")], resume)];
+    if !pause.unaware.is_empty() {
+        let agents = pause.unaware.join(", ");
+        let text = format!("it is paused, and these agents know no pause, and go on: {agents}");
+        let mend = "upgrade them, or stop them";
+        found.push(FindingCode::PauseUnaware.found(text, vec![seen(key, agents)], mend));
+    }
+    found
+}
+
+/// What mends an agent that sees no end of the processes beside it.
+const SEE_PROCESSES: &str = "run the agent as the user of Redis, where it sees its processes (docs/packages.md); or set \
+    fast_failover = \"off\"";
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -372,11 +391,21 @@ codes! {
     DisklessDelay "diskless-delay" Hint;
     /// Node mode, unless `fast_failover = "off"`: an agent that runs like this command would not see at once that the
     /// Redis of this host has died (another user's process, `hidepid` or `ProtectProc`, another pid namespace);
-    /// Sentinels wait for `down-after-milliseconds`.
+    /// Sentinels wait for `down-after-milliseconds`. The same of a node of a Redis Cluster, whose others wait for
+    /// `cluster-node-timeout`.
     ///
     /// Cure: run the agent as the user of Redis, where it sees its processes ([packages.md](packages.md)); or set
     /// `fast_failover = "off"`.
     DeathUnseen "death-unseen" Hint;
+    /// It is paused, and agents of versions before pauses watch it: they know of none, and go on.
+    ///
+    /// Cure: upgrade these agents, or stop them.
+    PauseUnaware "pause-unaware" Warning;
+    /// An operator has [paused](how-to/pause.md) the group or the Redis Cluster: agents observe and publish, and change
+    /// nothing else.
+    ///
+    /// Cure: `consul-redis resume NAME`, once what it was for is done.
+    Paused "paused" Warning;
     /// An instance is kept out of service.
     ///
     /// Cure: `consul-redis maintenance off HOST:PORT`.
@@ -464,6 +493,11 @@ codes! {
     ClusterFullCoverage "cluster-full-coverage" Hint;
 
     // Consul.
+    /// The login to Consul by an identity fails: agents use the token that they have for as long as it lives, and then no
+    /// longer read or write. [How it is set up](how-to/log-in-by-identity.md).
+    ///
+    /// Cure: what the finding says: the file with the JWT, its time, the auth method or its binding rule.
+    ConsulLogin "consul-login" Error;
     /// 1.19.0 and 1.19.1: DNS ignores tags.
     ///
     /// Cure: upgrade; `experiments = ["v1dns"]`; look up `NAME-primary`.
@@ -508,6 +542,10 @@ codes! {
     ///
     /// Cure: `session_prefix "" { policy = "write" }`.
     AclSession "acl-session" Hint;
+    /// Without the keys of the fleet other agents do not count on this one: all watch all groups.
+    ///
+    /// Cure: `key_prefix "redis-ha/=fleet/" { policy = "write" }`.
+    AclFleet "acl-fleet" Hint;
     /// DNS leaves replicas out of UDP answers, and does not say so.
     ///
     /// Cure: `enable_truncate = true`.
@@ -545,13 +583,18 @@ codes! {
     ///
     /// Cure: [metrics.md](metrics.md) has a row for each.
     NotHealthy "not-healthy" Error;
-    /// `config` or `maintenance` is damaged; the settings, and the instances that are kept out of the names, stay as
-    /// they were.
+    /// `config`, `maintenance` or `notices` is damaged; the settings, and the instances that are kept out of the names,
+    /// stay as they were.
     ///
     /// Cure: `consul kv delete` it: the Sentinels keep their settings until `consul-redis config` gives them others;
     /// without `maintenance` all instances are back in the names, then `maintenance on` again for those that are to
-    /// stay out.
+    /// stay out; without `notices` open problems are told once more.
     KeyUnreadable "key-unreadable" Error;
+    /// A target of [`[[notify]]`](notify.md) has not taken the last event that it was told of.
+    ///
+    /// Cure: the finding says why: the target, its URL or secret, the program; then a reload, where the config was wrong. It
+    /// clears with the next event that the target takes.
+    NotifyFailed "notify-failed" Warning;
     /// When it stops, nothing follows a failover.
     ///
     /// Cure: start another one elsewhere.
@@ -570,6 +613,11 @@ codes! {
     ///
     /// Cure: `chronyc makestep`.
     AgentClock "agent-clock" Warning;
+    /// The configs of agents have different `tags`, `meta` or `weights` of the group. The rows show those of the first
+    /// agent by its id that has any.
+    ///
+    /// Cure: write the same in `[[group]]` on all agents, and reload them (SIGHUP).
+    WordsDiffer "words-differ" Warning;
     /// No agent has published the group yet: what a new group, or a new installation, looks like before its first agent.
     ///
     /// Cure: start `consul-redis agent`; where the group was published before, Consul has lost its data:
@@ -614,6 +662,7 @@ impl FindingCode {
             Self::InstanceRight => &[Problem::MarkMissing],
             Self::LoopbackAddress => &[Problem::LoopbackAddress],
             Self::ForeignRow => &[Problem::ServiceTaken, Problem::DnsWrong],
+            Self::ConsulLogin => &[Problem::ConsulLogin, Problem::ConsulUnread],
             Self::ForeignNode => &[Problem::ForeignNode],
             Self::DnsToken | Self::DnsWrong => &[Problem::DnsWrong],
             Self::DnsSilent => &[Problem::DnsSilent],
@@ -622,6 +671,8 @@ impl FindingCode {
                 &[Problem::NothingPublished, Problem::NoAgents, Problem::NoFirstPrimary]
             }
             Self::AgentClock => &[Problem::ClockSkew],
+            Self::Paused => &[Problem::Paused],
+            Self::WordsDiffer => &[Problem::WordsDiffer],
             _ => &[],
         }
     }

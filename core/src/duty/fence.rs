@@ -187,6 +187,18 @@ fn follows_known_replica(view: &View<'_>, of: &Address, answer: &InstanceAnswer)
     same == Some(&answer.replid) && InstanceRows::new(view).known().contains(of)
 }
 
+/// Which one is the writer is certain, and what this one holds is not the writer's data: no agent makes a replica of it.
+pub(crate) fn is_left_for_good(
+    view: &View<'_>,
+    address: &Address,
+    answer: &InstanceAnswer,
+) -> bool {
+    let why = judge(view, address, answer).err();
+    why.is_some_and(|why| {
+        matches!(why, WhyLeft::Unrelated { .. } | WhyLeft::WriterIsEmpty { .. } | WhyLeft::Stranger)
+    })
+}
+
 fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<Fence, WhyLeft> {
     if !view.policy.fence {
         return Err(WhyLeft::SwitchedOff);

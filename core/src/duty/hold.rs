@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::duty::fence::is_left_for_good;
 use crate::identity::address::Address;
 use crate::known::memory::{Condition, Origin};
 use crate::known::observed::InstanceAnswer;
@@ -109,9 +110,10 @@ pub fn is_isolated(view: &View<'_>) -> bool {
     (is_blind(view) && !view.policy.local.is_empty()) || (was && local.any(|a| in_doubt(view, a)))
 }
 
-/// We see neither a majority of the known Sentinels nor Consul.
+/// We see neither a majority of the known Sentinels nor Consul. A Sentinel that answers and does not know the group is
+/// seen: it is about to be told, and can elect none before.
 pub fn is_blind(view: &View<'_>) -> bool {
-    view.tally.answering < view.tally.majority() && !consul_answers(view)
+    view.sentinels_answering() < view.tally.majority() && !consul_answers(view)
 }
 
 fn consul_answers(view: &View<'_>) -> bool {
@@ -120,7 +122,8 @@ fn consul_answers(view: &View<'_>) -> bool {
 }
 
 /// It led when the host became isolated, and nothing says yet that it still does. Where no agent makes a replica
-/// of it, it is not in doubt but the operator's: Sentinel does not touch one whose writes are held for long.
+/// of it, for fencing is off or its data is not the writer's, it is not in doubt but the operator's: Sentinel does not
+/// touch one whose writes are held for long.
 fn in_doubt(view: &View<'_>, address: &Address) -> bool {
     let address = view.alias_of(address).unwrap_or(address);
     let answer = view.instance(address);
@@ -132,7 +135,8 @@ fn in_doubt(view: &View<'_>, address: &Address) -> bool {
         Some(elected) => &elected.address == address,
         None => consul_answers(view) && view.writer() == Some(address),
     };
-    view.policy.fence && led && !replica && !leads
+    let left = || answer.is_some_and(|answer| is_left_for_good(view, address, answer));
+    view.policy.fence && led && !replica && !leads && !left()
 }
 
 /// A hold ends by itself, so nothing is left behind when the agent dies or the network heals.

@@ -159,7 +159,7 @@ fn won(view: &View<'_>, answer: &SentinelAnswer) -> Option<Election> {
     };
     let Some((epoch, votes)) = elected_by(answer, group) else {
         let forced = group.failover.is_some_and(FailoverPhase::elected) && !group.peers.is_empty();
-        return forced.then(|| of(highest_epoch(view) + FORCED_EPOCH_AHEAD, true));
+        return forced.then(|| of(highest_epoch(view).saturating_add(FORCED_EPOCH_AHEAD), true));
     };
     if view.memory.voted_before.get(&answer.id).is_some_and(|before| *before >= epoch) {
         return None;

@@ -19,6 +19,9 @@ use crate::situation::election::led_in_silence;
 
 /// Why an action must not be done, or `None` when it may.
 pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
+    if view.pause().is_some() && !is_done_while_paused(action) {
+        return Some("the group is paused".to_owned());
+    }
     match action {
         Action::Write(write) => veto_write(view, write),
         Action::Relay(relay) => veto_relay(view, relay),
@@ -35,6 +38,15 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
             let leaving = view.tally.being_replaced(&reconfigure.primary);
             leaving.then(|| format!("{} is being replaced", reconfigure.primary))
         }
+    }
+}
+
+/// While an operator has paused the group, Consul is written alone, and Sentinels are told to wait as before.
+fn is_done_while_paused(action: &Action) -> bool {
+    match action {
+        Action::Write(write) => write.replace.is_none() && write.forget.is_none(),
+        Action::Reconfigure(Reconfigure { what: ReconfigureKind::Pace(ms), .. }) => *ms != HASTE_MS,
+        _ => false,
     }
 }
 

@@ -96,7 +96,9 @@ impl Reconfigure {
         };
         let lost = |group: &SentinelGroup, epoch: u64| {
             let dead = group.primary != self.primary && group.down > DownOpinion::Up;
-            dead && group.failover.is_none() && group.config_epoch == epoch
+            // One that began an election and was not elected waits for ten seconds, and leads nothing.
+            let leads = group.failover.is_some_and(FailoverPhase::elected);
+            dead && !leads && group.config_epoch == epoch
         };
         let Some(group) = &now.group else { return self.what == ReconfigureKind::Monitor };
         match self.what {
@@ -117,8 +119,10 @@ impl Reconfigure {
 /// They get only a primary that is published, confirmed, and says so itself: a Sentinel with a wrong one would take
 /// part in the next election with the wrong address.
 pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
-    let Some((record, primary)) =
-        view.record.zip(view.writer()).filter(|_| view.policy.tell_sentinels)
+    let Some((record, primary)) = view
+        .record
+        .zip(view.writer())
+        .filter(|_| view.policy.tell_sentinels && !view.policy.paused)
     else {
         return Vec::new();
     };

@@ -34,7 +34,8 @@ impl Forget {
     pub fn still_holds(&self, now: &SentinelAnswer) -> bool {
         let Some(group) = &now.group else { return false };
         let quiet = !now.tilt && is_quiet(group, &self.primary);
-        quiet && self.stale_peers.iter().any(|stale_peer| holds_for_dead(group, stale_peer))
+        let holds = |stale_peer: &StalePeer| holds_for_dead(&now.id, group, stale_peer);
+        quiet && self.stale_peers.iter().any(holds)
     }
 
     /// The stale peers in words, for the log and the record.
@@ -95,10 +96,10 @@ pub fn forget(view: &View<'_>) -> Result<Option<Forget>, Box<NotForgotten>> {
     if recent.into_iter().flatten().any(|at| view.now.mono - at < RESET_GAP_MS) {
         return Ok(None);
     }
-    let next = heard(view).into_values().find_map(|(sentinel, group)| {
+    let next = heard(view).into_iter().find_map(|(id, (sentinel, group))| {
         let its: Vec<StalePeer> = stale_peers
             .iter()
-            .filter(|stale_peer| holds_for_dead(group, stale_peer))
+            .filter(|stale_peer| holds_for_dead(id, group, stale_peer))
             .cloned()
             .collect();
         let (sentinel, primary) = (sentinel.clone(), writer.clone());
@@ -127,7 +128,17 @@ fn silent(view: &View<'_>) -> BTreeSet<StalePeer> {
     let sentinels = sentinels.into_iter().filter(|(_, down)| *down);
     let sentinels = sentinels.map(|((id, at), _)| StalePeer::Sentinel(id.clone(), at.clone()));
     let replicas = replicas.into_iter().filter(|(_, down)| *down);
-    sentinels.chain(replicas.map(|(address, _)| StalePeer::Replica(address.clone()))).collect()
+    let replicas = replicas.map(|(address, _)| StalePeer::Replica(address.clone()));
+    sentinels.chain(replicas).chain(listed_by_themselves(view)).collect()
+}
+
+/// The Sentinels that list themselves, which they do for ever (`docs/facts/sentinel.md` 22): each counts itself twice.
+fn listed_by_themselves(view: &View<'_>) -> Vec<StalePeer> {
+    let itself = |(_, answer): (&Address, &SentinelAnswer)| {
+        let itself = answer.group.as_ref()?.peers.iter().find(|peer| peer.id == answer.id)?;
+        Some(StalePeer::Sentinel(itself.id.clone(), itself.address.clone()))
+    };
+    view.sentinels().filter_map(itself).collect()
 }
 
 /// The replicas that the writer has online.
@@ -219,10 +230,12 @@ fn all_know_the_living(
     Ok(())
 }
 
-/// The Sentinel lists the stale peer, and calls it down.
-fn holds_for_dead(group: &SentinelGroup, stale_peer: &StalePeer) -> bool {
+/// The Sentinel `own` lists the stale peer, and calls it down, or is it itself.
+fn holds_for_dead(own: &SentinelId, group: &SentinelGroup, stale_peer: &StalePeer) -> bool {
     match stale_peer {
-        StalePeer::Sentinel(id, _) => group.peers.iter().any(|peer| &peer.id == id && peer.s_down),
+        StalePeer::Sentinel(id, _) => {
+            group.peers.iter().any(|peer| &peer.id == id && (peer.s_down || id == own))
+        }
         StalePeer::Replica(address) => {
             group.replicas.iter().any(|replica| &replica.address == address && replica.s_down)
         }

@@ -324,8 +324,29 @@ impl GroupLoop {
         }
     }
 
-    /// Says, once, what has stood in the way for a while.
+    /// Says that a pause has begun, and that it is over.
+    fn note_pause(&mut self, decision: &Decision, out: &mut Vec<Output>) {
+        let group = &self.policy.group;
+        let pause = match decision.reasons.first() {
+            Some(Reason::Paused(pause)) => Some(pause),
+            _ => None,
+        };
+        let (weight, text) = match pause {
+            Some(pause) => (LogLevel::Warn, format!("{group}: {pause}")),
+            None => {
+                let text = "the pause is over: agents do again what is wanted";
+                (LogLevel::Info, format!("{group}: {text}"))
+            }
+        };
+        let paused = pause.is_some();
+        if paused != std::mem::replace(&mut self.paused, paused) {
+            out.push(say(weight, text));
+        }
+    }
+
+    /// Says, once, what has stood in the way for a while; and a pause.
     pub(super) fn note_obstacle(&mut self, decision: &Decision, now: Now, out: &mut Vec<Output>) {
+        self.note_pause(decision, out);
         let kept = match &decision.verdict {
             Verdict::Keep(KeepReason::Confirmed { .. } | KeepReason::AwaitingConfirmation(_)) => {
                 None

@@ -15,7 +15,7 @@ pub const GROUP_NAME_LEN_MAX: usize = 64;
 /// Longest service name: a DNS label is 63 bytes and the longest suffix we add is `-primary`.
 pub const SERVICE_NAME_LEN_MAX: usize = 63 - "-primary".len();
 /// What stands before a zone in a tag.
-const ZONE_TAG: &str = "zone-";
+pub(crate) const ZONE_TAG: &str = "zone-";
 /// Longest zone: with `zone-` before it, it is one DNS label (63 bytes).
 pub const ZONE_LEN_MAX: usize = 63 - ZONE_TAG.len();
 
@@ -285,6 +285,11 @@ impl Zone {
     /// The tag of the rows of what stands there: `zone-eu-1a`.
     pub fn tag(&self) -> String {
         format!("{ZONE_TAG}{}", self.0)
+    }
+
+    /// The metadata of those rows.
+    pub(crate) fn meta(&self) -> (String, String) {
+        ("zone".to_owned(), self.to_string())
     }
 }
 

@@ -37,7 +37,7 @@ pub fn adoption(view: &View<'_>, layout: &Layout) -> Result<Adoption, Box<NotAdo
     }
     let why = not_ours(view).ok_or(NotAdopted::IsOurs)?;
     let mut record = before.clone();
-    record.generation = before.generation + 1;
+    record.generation = before.generation.saturating_add(1);
     record.nonce = format!("{}-{}-adopt", view.policy.agent, view.policy.run);
     record.by.clone_from(&view.policy.agent);
     record.v = RECORD_VERSION;

@@ -206,6 +206,20 @@ pub enum ProcessState {
     Ended(Death),
 }
 
+/// What of [`ProcessState::end_seen`] is well.
+pub const SEEN_AT_ONCE: &str = "at once";
+
+impl ProcessState {
+    /// Whether its end would be seen: [`SEEN_AT_ONCE`], or why not; `None` once it has ended.
+    pub fn end_seen(&self) -> Option<&str> {
+        match self {
+            Self::Watched { .. } => Some(SEEN_AT_ONCE),
+            Self::Unseen(why) => Some(why),
+            Self::Ended(_) => None,
+        }
+    }
+}
+
 /// What one Sentinel says about itself and one group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SentinelAnswer {

@@ -9,6 +9,7 @@ use crate::known::observed::{
     Continued, InstanceAnswer, Observed, ReplId, Role, SentinelAnswer, SentinelGroup, SentinelId,
 };
 use crate::policy::{ANSWER_AGE_MAX_MS, Policy};
+use crate::published::pause::PauseStatus;
 use crate::published::record::{PublishedRole, Record};
 use crate::situation::election::{Tally, TallyBounds};
 use crate::situation::loss::DataLoss;
@@ -90,6 +91,18 @@ impl<'a> View<'a> {
     /// The address of the published writer.
     pub fn writer(&self) -> Option<&'a Address> {
         self.record.and_then(Record::writer_address)
+    }
+
+    /// The pause that an operator has asked for, while it is on.
+    pub fn pause(&self) -> Option<PauseStatus> {
+        self.observed.store.as_ref()?.paused(self.now.wall)
+    }
+
+    /// The same by another policy.
+    pub(crate) fn under<'b>(&'b self, policy: &'b Policy) -> View<'b> {
+        let View { memory, observed, record, since, recent, now, .. } = *self;
+        let (tally, found) = (self.tally.clone(), Derived::default());
+        View { policy, memory, observed, record, tally, since, recent, now, found }
     }
 
     /// The operator has taken the instance out of service.

@@ -13,6 +13,8 @@ use serde::Serialize;
 use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::published::record::{PublishedRole, Record};
 pub use crate::published::store::Layout;
+use crate::published::words::RowFacts;
+pub use crate::published::words::Weights;
 
 /// Operations in one transaction: what Consul before 1.14 accepts (`docs/facts/consul.md` 1).
 pub const TXN_OPS_MAX: usize = 64;
@@ -82,6 +84,9 @@ pub struct ServiceRow {
     pub tags: Vec<String>,
     /// Metadata, as the generation.
     pub meta: BTreeMap<String, String>,
+    /// How much it weighs in the answers of DNS.
+    #[serde(skip_serializing_if = "Weights::is_default")]
+    pub weights: Weights,
 }
 
 /// A check as the catalog holds it. Nothing evaluates it: it stays what was written last.
@@ -227,7 +232,8 @@ pub fn project(record: &Record) -> Projection {
     let node = marked_node(host, record.prefix.as_deref(), &record.group);
     let mut rows = Rows { node, services: BTreeMap::new(), checks: BTreeMap::new() };
     if let Some(writer) = &record.writer {
-        let row = service_row(record, record.service.primary(), &writer.address, None);
+        let (name, role) = (record.service.primary(), PublishedRole::Primary);
+        let row = service_row(record, name, &writer.address, (role, None));
         let output = format!("generation {}: {}", record.generation, record.why);
         add(&mut rows, primary_id(record), row, CheckStatus::Passing, output);
     }
@@ -235,11 +241,13 @@ pub fn project(record: &Record) -> Projection {
         let answered = instance.role.tag().is_some();
         let status = if answered { CheckStatus::Passing } else { CheckStatus::Critical };
         let name = record.service.as_str().to_owned();
-        let row = service_row(record, name, &instance.address, instance.role.tag());
+        let role = (instance.role, instance.role.tag());
+        let row = service_row(record, name, &instance.address, role);
         let id = instance_id(&record.service, &instance.address);
         add(&mut rows, id, row, status, instance.role.as_str().to_owned());
         if instance.role == PublishedRole::Replica {
-            let row = service_row(record, record.service.replica(), &instance.address, None);
+            let (name, role) = (record.service.replica(), (instance.role, None));
+            let row = service_row(record, name, &instance.address, role);
             rows.services.insert(replica_id(&record.service, &instance.address), row);
         }
     }
@@ -282,19 +290,32 @@ pub(crate) fn row_meta(group: &GroupName) -> BTreeMap<String, String> {
     [(key, value), (GROUP, group.as_str())].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
 }
 
-fn service_row(record: &Record, service: String, at: &Address, tag: Option<&str>) -> ServiceRow {
+/// A row of an instance, with the tag of its role where the service has one, and then the operator's own words.
+fn service_row(
+    record: &Record,
+    service: String,
+    at: &Address,
+    (role, tag): (PublishedRole, Option<&str>),
+) -> ServiceRow {
     let mut meta = row_meta(&record.group);
     // Only the writer's rows change with the generation; the others' need not be written again.
-    if record.writer_address() == Some(at) {
-        meta.insert("generation".to_owned(), record.generation.to_string());
-    }
-    ServiceRow {
+    let generation = (record.writer_address() == Some(at)).then_some(record.generation);
+    meta.extend(generation.map(|generation| ("generation".to_owned(), generation.to_string())));
+    let mut row = ServiceRow {
         service,
         address: at.host().to_owned(),
         port: at.port(),
         tags: tag.map(str::to_owned).into_iter().collect(),
         meta,
+        weights: Weights::default(),
+    };
+    if let Some(words) = record.words.get(at) {
+        let facts = RowFacts { role: role.as_word(), generation, group: &record.group, at };
+        row.tags.extend(words.tags(&facts));
+        row.meta.extend(words.meta(&facts));
+        row.weights = words.weights();
     }
+    row
 }
 
 fn add(rows: &mut Rows, id: String, row: ServiceRow, status: CheckStatus, output: String) {

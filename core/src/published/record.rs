@@ -6,8 +6,10 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::brief::unread;
 use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::identity::ids::{ReplId, SentinelId};
+use crate::published::words::RowWords;
 
 /// Version of the record format. A record with a higher one is left alone.
 ///
@@ -78,6 +80,9 @@ pub struct Record {
     /// The Sentinels that are to wait for a moment only, since the writer seems to be dead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub haste: Option<HasteRecord>,
+    /// The operator's own words on the rows of each instance.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub words: BTreeMap<Address, RowWords>,
 }
 
 /// Why Sentinels are to wait for a moment only, and what they waited for before, written down before they are told.
@@ -338,6 +343,15 @@ impl PublishedRole {
         }
     }
 
+    /// In one word, as `state` has it.
+    pub fn as_word(self) -> &'static str {
+        match self {
+            Self::OutOfSync => "out-of-sync",
+            Self::Maintenance => "maintenance",
+            other => other.as_str(),
+        }
+    }
+
     /// The word used in tags, `status` and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -463,7 +477,7 @@ pub(crate) fn decode_form<T: DeserializeOwned>(
     struct Version {
         v: u32,
     }
-    let form = |error: serde_json::Error| format!("not {what}: {error}");
+    let form = |error: serde_json::Error| format!("not {what}: {}", unread(&error));
     let Version { v } = serde_json::from_slice(bytes).map_err(form)?;
     if v > newest {
         return Err(format!(

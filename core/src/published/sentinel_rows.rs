@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identity::address::{Address, GroupName};
 use crate::known::observed::SentinelGroup;
-use crate::published::projection::{CheckRow, CheckStatus, MANAGED_BY, Rows, ServiceRow, node_row};
+use crate::published::projection::{
+    CheckRow, CheckStatus, MANAGED_BY, Rows, ServiceRow, Weights, node_row,
+};
 use crate::time::{Mono, Now};
 
 /// The service that all Sentinels are rows of.
@@ -117,6 +119,7 @@ impl Directory {
                 port: address.port(),
                 tags,
                 meta,
+                weights: Weights::default(),
             },
         );
         rows.checks.insert(

@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::brief::unread;
 use crate::identity::address::{Address, GroupName};
 use crate::identity::ids::{ReplId, SentinelId};
 use crate::policy::WantedSettings;
+use crate::published::notices::{NOTICES, NoticeLog};
+use crate::published::pause::{PAUSE, PauseKey, PauseStatus};
 use crate::published::record::{Change, Record, decode};
+use crate::published::words::AgentWords;
 use crate::time::Mono;
 
 /// Where one group's things are in Consul.
@@ -65,11 +69,28 @@ impl Layout {
         format!("{}maintenance", self.root())
     }
 
+    /// The operator's word that agents are to change nothing but Consul for a while.
+    ///
+    /// Holds JSON: the last [pause](how-to/pause.md), since when, by whom, until when, and whether it was ended. It stays
+    /// when the pause is over.
+    pub fn pause(&self) -> String {
+        format!("{}{PAUSE}", self.root())
+    }
+
+    /// The key that says what targets outside were told, and which problems they know of.
+    ///
+    /// Holds JSON: what the targets of [`[[notify]]`](notify.md) were told, by which agent and what became of it, and the
+    /// problems that they know of. There once an agent has told something.
+    pub fn notices(&self) -> String {
+        format!("{}{NOTICES}", self.root())
+    }
+
     /// The key that says that an agent watches the group.
     ///
-    /// Holds JSON: version, mode, since when, where it looks for Sentinels, and whether it changes instances and
-    /// Sentinels (`manage`). One key for each agent that watches; gone at most 20 s after the agent. `clock` says what
-    /// its wall clock said then, and whose are ahead of it.
+    /// Holds JSON: version, mode, since when, where it looks for Sentinels, whether it changes instances and Sentinels
+    /// (`manage`), that it knows pauses (`pauses`), whether it tells targets of the group (`notifies`), and the tags,
+    /// metadata, weights and zones of its config (`words`). One key for each agent that watches; gone at most 20 s after
+    /// the agent. `clock` says what its wall clock said then, and whose are ahead of it.
     pub fn agent(&self, id: &str) -> String {
         format!("{}{AGENTS}{id}", self.root())
     }
@@ -225,6 +246,12 @@ pub struct StoreAnswer {
     pub agents: BTreeSet<String>,
     /// Those of them that change no instance and no Sentinel of it (`manage = false`).
     pub publishing_only: BTreeSet<String>,
+    /// Those of them that know the key `pause`.
+    pub pausing: BTreeSet<String>,
+    /// Those of them that tell targets outside of the group (`[[notify]]`).
+    pub notifying: BTreeSet<String>,
+    /// What each of them that knows words has in its config of the group and of the instances beside it.
+    pub words: BTreeMap<String, AgentWords>,
     /// Where each of them looks for Sentinels, where it says so.
     pub agent_sources: BTreeMap<String, BTreeSet<String>>,
     /// What each of them says of its clock, and of those of others, where it does.
@@ -242,6 +269,12 @@ pub struct StoreAnswer {
     pub config: Result<WantedSettings, String>,
     /// ModifyIndex of `config`, 0 when it does not exist.
     pub config_index: u64,
+    /// The last pause, from the key `pause`.
+    pub pause: PauseKey,
+    /// What targets were told, from the key `notices`; or why it cannot be read.
+    pub notices: Result<NoticeLog, String>,
+    /// ModifyIndex of `notices`, 0 when it does not exist.
+    pub notices_index: u64,
     /// Since when a planned move is under way, from the key `move`: one that died leaves it behind.
     pub moving: Option<Timestamp>,
     /// Which instance refuses the connections of which agent, and which run of it closed the last one.
@@ -292,6 +325,9 @@ impl StoreAnswer {
             plain: BTreeMap::new(),
             agents: BTreeSet::new(),
             publishing_only: BTreeSet::new(),
+            pausing: BTreeSet::new(),
+            notifying: BTreeSet::new(),
+            words: BTreeMap::new(),
             agent_sources: BTreeMap::new(),
             clocks: BTreeMap::new(),
             continued: BTreeMap::new(),
@@ -300,6 +336,9 @@ impl StoreAnswer {
             maintenance_index: 0,
             config: Ok(WantedSettings::default()),
             config_index: 0,
+            pause: PauseKey::Absent,
+            notices: Ok(NoticeLog::default()),
+            notices_index: 0,
             moving: None,
             refused: BTreeMap::new(),
         };
@@ -316,13 +355,17 @@ impl StoreAnswer {
                 }
                 "config" => {
                     answer.config_index = modify_index;
-                    answer.config =
-                        serde_json::from_slice(&value).map_err(|error| error.to_string());
+                    answer.config = serde_json::from_slice(&value).map_err(|error| unread(&error));
                 }
                 "maintenance" => {
                     answer.maintenance_index = modify_index;
                     answer.maintenance =
-                        serde_json::from_slice(&value).map_err(|error| error.to_string());
+                        serde_json::from_slice(&value).map_err(|error| unread(&error));
+                }
+                PAUSE => answer.pause = PauseKey::read(&value),
+                NOTICES => {
+                    answer.notices_index = modify_index;
+                    answer.notices = NoticeLog::read(&value);
                 }
                 "move" => answer.moving = String::from_utf8_lossy(&value).parse().ok(),
                 // A damaged history costs the history, not the service.
@@ -331,28 +374,53 @@ impl StoreAnswer {
                     let text = String::from_utf8_lossy(&value).into_owned();
                     answer.plain.insert(name.to_owned(), text);
                 }
-                _ => {
-                    // The key of an agent whose session is gone is about to go too.
-                    if let Some(agent) = name.strip_prefix(AGENTS).filter(|_| locked) {
-                        answer.agents.insert(agent.to_owned());
-                        let key: AgentKey = serde_json::from_slice(&value).unwrap_or_default();
-                        let (sources, clock) = (key.sentinels, key.clock);
-                        if key.manage == Some(false) {
-                            answer.publishing_only.insert(agent.to_owned());
-                        }
-                        answer.agent_sources.extend(sources.map(|s| (agent.to_owned(), s)));
-                        answer.clocks.extend(clock.map(|clock| (agent.to_owned(), clock)));
-                    }
-                    if let Some(history) = name.strip_prefix(HISTORIES) {
-                        answer.note_history(history, &value);
-                    }
-                    if let Some(agent) = refused_by(name) {
-                        answer.note_refused(agent, &value);
-                    }
-                }
+                _ => answer.note_one_of_many(name, &value, locked),
             }
         }
         answer
+    }
+
+    /// A key of which there may be several: of agents, and of what they note.
+    fn note_one_of_many(&mut self, name: &str, value: &[u8], locked: bool) {
+        // The key of an agent whose session is gone is about to go too.
+        if let Some(agent) = name.strip_prefix(AGENTS).filter(|_| locked) {
+            self.note_agent(agent, value);
+        }
+        if let Some(history) = name.strip_prefix(HISTORIES) {
+            self.note_history(history, value);
+        }
+        if let Some(agent) = refused_by(name) {
+            self.note_refused(agent, value);
+        }
+    }
+
+    /// What an agent that is there says of itself.
+    fn note_agent(&mut self, agent: &str, value: &[u8]) {
+        self.agents.insert(agent.to_owned());
+        let key: AgentKey = serde_json::from_slice(value).unwrap_or_default();
+        let AgentKey { sentinels, clock, manage, pauses, notifies, words } = key;
+        if manage == Some(false) {
+            self.publishing_only.insert(agent.to_owned());
+        }
+        if pauses {
+            self.pausing.insert(agent.to_owned());
+        }
+        if notifies {
+            self.notifying.insert(agent.to_owned());
+        }
+        if let Some(words) = words {
+            // What another program wrote there is worth nothing, and no reason to take this agent for an older one.
+            let read = serde_json::from_value(words).ok().filter(AgentWords::is_sound);
+            self.words.insert(agent.to_owned(), read.unwrap_or_default());
+        }
+        self.agent_sources.extend(sentinels.map(|sources| (agent.to_owned(), sources)));
+        self.clocks.extend(clock.map(|clock| (agent.to_owned(), clock)));
+    }
+
+    /// The pause that is on now.
+    pub fn paused(&self, now: Timestamp) -> Option<PauseStatus> {
+        let unaware = self.agents.difference(&self.pausing).map(String::as_str);
+        self.pause.on(now, unaware)
     }
 
     /// The instances that ceased to be the writer less than `ms` ago, as far as the history goes back.
@@ -403,6 +471,11 @@ struct AgentKey {
     clock: Option<AgentClock>,
     // Agents before this one do not say it.
     manage: Option<bool>,
+    #[serde(default)]
+    pauses: bool,
+    #[serde(default)]
+    notifies: bool,
+    words: Option<serde_json::Value>,
 }
 
 /// What an agent's key says of wall clocks ([`crate::known::clocks`]).

@@ -1,12 +1,15 @@
 //! The next transaction: the record that a decision asks for, its rows, and the operations that lead to both.
 
+use std::collections::BTreeMap;
+
 use crate::duty::action::{Purpose, Write};
 use crate::duty::sentinels::{addresses, ids};
 use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
-use crate::known::observed::{DownOpinion, RowsAnswer, StoreAnswer, StoredState};
+use crate::known::observed::{DownOpinion, InstanceAnswer, RowsAnswer, StoreAnswer, StoredState};
 use crate::known::view::View;
 use crate::policy::{FastFailover, IN_DNS_WITHIN_MS, Policy, REPAIR_AGAIN_MS};
+use crate::published::agreed::agreed;
 use crate::published::projection::{
     Layout, Op, Rows, TXN_OPS_MAX, plain_changes, project, row_changes,
 };
@@ -17,6 +20,7 @@ use crate::published::record::{
 };
 use crate::published::replicas::InstanceRows;
 use crate::published::store::RefusedNote;
+use crate::published::words::RowWords;
 use crate::shown::reasons::Reason;
 use crate::situation::data_loss::{Replace, noted};
 use crate::situation::haste::{is_rested, own_refusal, speaks_for};
@@ -26,6 +30,10 @@ use crate::time::{Mono, Now, after};
 
 /// Operations of a write that are not rows or plain keys: `state` and `history`.
 const FIXED_OPS: usize = 2;
+/// What one transaction takes at most, in bytes: Consul's default is 512 KiB, of which the history has some 50.
+const TXN_LEN_MAX: usize = 400 * 1_024;
+/// What Consul's form of an operation is longer than ours, in bytes at most.
+const OP_LEN: usize = 200;
 
 /// After so long an acknowledgement is late, in ms: that is written down by itself.
 const ACKNOWLEDGED_LATE_MS: i64 = 1_000;
@@ -175,6 +183,7 @@ fn published(
         (None, _) => return Ok(WantedWrite::Nothing),
     };
     next.instances = InstanceRows::new(view).rows(next.writer_address());
+    next.words = agreed(store, &view.policy.agent, record, &next.instances);
     note_whose(view, layout, &mut next);
     let fast =
         next_to.fast.filter(|_| matches!(verdict, Verdict::Withdraw(WithdrawReason::Died { .. })));
@@ -188,7 +197,7 @@ fn published(
     }
     if purpose == Purpose::InstanceRows && Some(&next) == record {
         if let Some(forget) = next_to.forget {
-            let number = next.reset.as_ref().map_or(0, |reset| reset.number) + 1;
+            let number = next.reset.as_ref().map_or(0, |reset| reset.number).saturating_add(1);
             next.reset = Some(Reset { number, sentinel: forget.sentinel.clone() });
             purpose = Purpose::Forget;
         } else {
@@ -351,7 +360,7 @@ fn renumbered(view: &View<'_>, record: &Record, verdict: &Verdict) -> Option<Rec
     let sure = matches!(verdict, Verdict::Keep(KeepReason::Confirmed { .. }))
         && matches!(view.test(writer), WriterTest::Passes(_));
     sure.then(|| Record {
-        generation: seen + 1,
+        generation: seen.saturating_add(1),
         since: view.now.wall,
         why: format!("generation {seen} had been published before Consul lost its data"),
         ..record.clone()
@@ -361,7 +370,8 @@ fn renumbered(view: &View<'_>, record: &Record, verdict: &Verdict) -> Option<Rec
 /// The record that the verdict asks for, without its rows; `None` when the writer stays as it is.
 fn next_record(view: &View<'_>, verdict: &Verdict) -> Option<(Purpose, Record)> {
     let (policy, now) = (view.policy, view.now);
-    let generation = view.memory.generation_max.max(view.record.map_or(0, |r| r.generation)) + 1;
+    let before = view.memory.generation_max.max(view.record.map_or(0, |r| r.generation));
+    let generation = before.saturating_add(1);
     match (verdict, view.record) {
         (Verdict::Publish { to, evidence, why }, _) => {
             let mut next = view.record.cloned().unwrap_or_else(|| blank(policy, evidence, now));
@@ -433,7 +443,16 @@ fn is_another(view: &View<'_>, to: &Writer) -> bool {
     };
     let answer = view.instance(&to.address);
     let known = answer.is_some_and(|answer| view.age(answer).is_some());
-    !known && (last.address != to.address || answer.is_some_and(|answer| answer.started_empty))
+    let placed = answer.is_some_and(|answer| is_known_by_its_place(view, &to.address, answer));
+    let moved = last.address != to.address;
+    !known && !placed && (moved || answer.is_some_and(|answer| answer.started_empty))
+}
+
+/// A replica of the group that was started from its append-only file, and promoted before it had copied anything: the
+/// file does not hold whose data it is. One that was started as a primary may hold what an operator has put there.
+fn is_known_by_its_place(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
+    let has_row = view.record.is_some_and(|record| record.role_of(address).is_some());
+    has_row && answer.append_only && answer.is_primary() && !answer.not_lately_promoted()
 }
 
 pub(crate) fn claimed(view: &View<'_>, claim: &Address) -> String {
@@ -466,6 +485,7 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
         data_loss: None,
         death: None,
         haste: None,
+        words: BTreeMap::new(),
     }
 }
 
@@ -473,19 +493,23 @@ fn blank(policy: &Policy, evidence: &Evidence, now: Now) -> Record {
 /// instances' changes as many as fit. The rest follow in the next write. What changes then.
 fn fit(layout: &Layout, base: &Base, store: &StoreAnswer, next: &mut Record) -> Vec<Op> {
     let all = changes(layout, base, store, next);
-    if fits(&all) {
+    if fits(next, &all) {
         return all;
     }
     let before = store.record();
     let wanted = std::mem::take(&mut next.instances);
+    let words = std::mem::take(&mut next.words);
     let concerns_writer = |i: &InstanceRecord| {
         let was = before.and_then(|record| record.role_of(&i.address));
         i.role == PublishedRole::Primary || was == Some(PublishedRole::Primary)
     };
     let kept = before.iter().flat_map(|record| &record.instances);
     next.instances = kept.filter(|i| i.role != PublishedRole::Primary).cloned().collect();
+    let kept = before.iter().flat_map(|record| &record.words);
+    let kept = kept.filter(|(at, _)| next.role_of(at).is_some());
+    next.words = kept.map(|(at, words)| (at.clone(), words.clone())).collect();
     for instance in wanted.iter().filter(|i| concerns_writer(i)) {
-        put(&mut next.instances, instance.clone());
+        put(next, instance.clone(), &words);
     }
     let gone: Vec<Address> = next
         .instances
@@ -496,22 +520,26 @@ fn fit(layout: &Layout, base: &Base, store: &StoreAnswer, next: &mut Record) -> 
     for address in gone {
         let mut trial = next.clone();
         trial.instances.retain(|i| i.address != address);
-        if fits(&changes(layout, base, store, &trial)) {
+        trial.words.remove(&address);
+        if fits(&trial, &changes(layout, base, store, &trial)) {
             *next = trial;
         }
     }
     for instance in wanted {
         let mut trial = next.clone();
-        put(&mut trial.instances, instance);
-        if fits(&changes(layout, base, store, &trial)) {
+        put(&mut trial, instance, &words);
+        if fits(&trial, &changes(layout, base, store, &trial)) {
             *next = trial;
         }
     }
     changes(layout, base, store, next)
 }
 
-fn fits(changes: &[Op]) -> bool {
-    FIXED_OPS + changes.len() <= TXN_OPS_MAX
+/// So many operations, and no more than Consul takes in one transaction. Only the operator's words make a row long.
+fn fits(next: &Record, changes: &[Op]) -> bool {
+    let json = |op: &Op| serde_json::to_string(op).map_or(0, |json| json.len()) + OP_LEN;
+    let len = || encode(next).len() * 4 / 3 + changes.iter().map(json).sum::<usize>();
+    FIXED_OPS + changes.len() <= TXN_OPS_MAX && (next.words.is_empty() || len() <= TXN_LEN_MAX)
 }
 
 /// What changes behind the fence: rows and plain keys.
@@ -522,10 +550,15 @@ fn changes(layout: &Layout, base: &Base, store: &StoreAnswer, next: &Record) -> 
     ops
 }
 
-fn put(instances: &mut Vec<InstanceRecord>, instance: InstanceRecord) {
-    instances.retain(|i| i.address != instance.address);
+fn put(record: &mut Record, instance: InstanceRecord, words: &BTreeMap<Address, RowWords>) {
+    let (at, instances) = (instance.address.clone(), &mut record.instances);
+    instances.retain(|i| i.address != at);
     instances.push(instance);
     instances.sort();
+    match words.get(&at) {
+        Some(words) => record.words.insert(at, words.clone()),
+        None => record.words.remove(&at),
+    };
 }
 
 fn history(

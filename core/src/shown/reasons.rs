@@ -8,6 +8,7 @@ use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::identity::mark::{DataMark, MarkKey};
 use crate::known::memory::StalePeer;
 use crate::known::observed::GaveUp;
+use crate::published::pause::PauseStatus;
 use crate::situation::writer::NotWriter;
 use crate::time::Mono;
 
@@ -506,6 +507,8 @@ pub enum End {
 /// What speaks against a failover at once. The Sentinels begin theirs when they see the death themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyNotFast {
+    /// An operator has paused the group.
+    Paused,
     /// The operator decides (`fast_failover = "off"`, `manage = false`).
     SwitchedOff,
     /// A planned move is under way.
@@ -565,6 +568,7 @@ impl WhyNotFast {
     /// As the label `outcome` has it.
     pub fn as_str(&self) -> &'static str {
         match self {
+            Self::Paused => "paused",
             Self::SwitchedOff => "switched-off",
             Self::Switchover => "switchover",
             Self::Maintenance => "maintenance",
@@ -630,6 +634,8 @@ pub enum NotAtRest {
 /// What was not done, and why not.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reason {
+    /// An operator has paused the group.
+    Paused(PauseStatus),
     /// The config wants another service name than the published one.
     Renamed {
         /// The group whose service it is.
@@ -711,6 +717,10 @@ pub enum Reason {
         /// Its version.
         version: String,
     },
+    /// No tags, metadata and zones are shown, for these agents know none and would take them off again.
+    WordsHidden(Vec<String>),
+    /// The configs of agents have different tags, metadata or weights of the group. The first agent's are shown.
+    WordsDiffer(Vec<(String, String)>),
     /// A key that operators write cannot be read.
     Ignored {
         /// Its path.
@@ -749,6 +759,7 @@ impl fmt::Display for Reason {
             Self::NotReplaced(why) => write!(f, "{why}"),
             Self::NotFast(why) => write!(f, "{why}"),
             Self::NotForgotten(why) => write!(f, "{why}"),
+            Self::Paused(pause) => write!(f, "{pause}"),
             Self::SameId(sentinels) => same_id(f, sentinels),
             Self::RelayRefused(refusing) => relay_refused(f, refusing),
             Self::GaveUp { sentinel, why, ago_s, again_s } => {
@@ -783,6 +794,8 @@ impl fmt::Display for Reason {
                 "this host sees neither Consul nor a majority of the Sentinels, and {instance} takes writes that may be lost: \
                  Redis {version} cannot hold them (6.2 and later can). `min-replicas-to-write` 1 there refuses them"
             ),
+            Self::WordsHidden(agents) => words_hidden(f, agents),
+            Self::WordsDiffer(said) => words_differ(f, said),
             Self::Ignored { key, error } => write!(f, "{key} is ignored: {error}"),
         }
     }
@@ -796,6 +809,26 @@ fn same_id(f: &mut fmt::Formatter<'_>, sentinels: &[Address]) -> fmt::Result {
          the config of all but one, and start those again",
         names.join(", ")
     )
+}
+
+/// The agents that know no words.
+fn words_hidden(f: &mut fmt::Formatter<'_>, agents: &[String]) -> fmt::Result {
+    write!(
+        f,
+        "the rows show no tags, meta, weights and zones of the config: agents of a version that knows none would take them off \
+         again ({}). Upgrade them, or stop them",
+        agents.join(", ")
+    )
+}
+
+/// Each agent, and what its config says.
+fn words_differ(f: &mut fmt::Formatter<'_>, said: &[(String, String)]) -> fmt::Result {
+    f.write_str("agents have different tags, meta or weights of the group in their configs: ")?;
+    for (place, (agent, words)) in said.iter().enumerate() {
+        let shown = if place == 0 { " (which the rows show)" } else { "" };
+        write!(f, "{agent} has {words}{shown}, ")?;
+    }
+    f.write_str("so write the same in [[group]] of each, and reload them (SIGHUP)")
 }
 
 /// Each Sentinel that refuses, and its words.
@@ -848,6 +881,7 @@ impl fmt::Display for NotFast {
 impl fmt::Display for WhyNotFast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Paused => f.write_str("the group is paused"),
             Self::SwitchedOff => f.write_str("fast_failover = \"off\""),
             Self::Switchover => f.write_str("a planned move is under way"),
             Self::Maintenance => f.write_str("it is in maintenance"),
@@ -1245,7 +1279,7 @@ impl fmt::Display for LeftAlone {
             WhyLeft::SwitchedOff => {
                 write!(
                     f,
-                    "{address} is a stray primary, and it is left to Sentinel (fence = false, or manage = false)"
+                    "{address} is a stray primary, and it is left to Sentinel (fence = false, manage = false, or a pause)"
                 )
             }
         }

@@ -7,15 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::Decision;
 use crate::duty::fence::may_be_former;
-use crate::identity::address::{Address, GroupName};
+use crate::identity::address::{Address, GroupName, Zone};
 use crate::known::clocks::skews;
 use crate::known::memory::Condition;
 use crate::known::observed::{
-    DownOpinion, InstanceAnswer, ProcessState, Reading, Role, SentinelAnswer, SentinelId,
-    StoreAnswer, StoredState,
+    DownOpinion, InstanceAnswer, Reading, Role, SentinelAnswer, SentinelId, StoreAnswer,
+    StoredState,
 };
 use crate::known::view::View;
 use crate::policy::Policy;
+use crate::published::pause::PauseStatus;
 use crate::published::projection::{Layout, differences, project};
 use crate::published::record::{Change, InstanceRecord, Level, PublishedRole, Record};
 use crate::published::replicas::InstanceRows;
@@ -53,6 +54,8 @@ pub struct GroupStatus {
     pub level: Option<Level>,
     /// Sentinel's epoch of the writer, when one is known.
     pub epoch: Option<u64>,
+    /// The pause that an operator has asked for, while it is on.
+    pub pause: Option<PauseStatus>,
     /// How many Sentinels name the writer now.
     pub votes: usize,
     /// How many Sentinels are known.
@@ -270,6 +273,11 @@ pub enum ProblemCode {
     /// Cure: `text` names the file with the token: replace it, or compare it with
     /// [consul/agent-policy.hcl](../consul/agent-policy.hcl).
     ConsulRefuses,
+    /// The login to Consul fails ([`[consul.login]`](how-to/log-in-by-identity.md)). The token before is used for as long as
+    /// it lives, which is a third of its life from when it is to be renewed.
+    ///
+    /// Cure: `text` says what is wrong: the file with the JWT, its time, the auth method, its binding rule.
+    ConsulLogin,
     /// Consul does not answer this agent, for 5 s; what is published stays.
     ///
     /// Cure: the way to it; its own log.
@@ -318,6 +326,21 @@ pub enum ProblemCode {
     /// Cure: `text` has the words of Redis. `NOPERM`: `ACL SETUSER` on every instance, `+getrange +set` and `~KEY`
     /// ([redis-users.md](how-to/redis-users.md)); a key that holds something else: another one in `mark`.
     MarkMissing,
+    /// An operator has [paused](how-to/pause.md) the group: agents observe and publish, and change nothing else. `text`
+    /// says since when, by whom and until when, and which agents are of versions that know no pause, and go on.
+    ///
+    /// Cure: `consul-redis resume GROUP`, once what it was for is done; agents of older versions: upgrade or stop them.
+    Paused,
+    /// Tags, metadata, weights and zones of the config are on no row: an agent of a version that knows none watches the
+    /// group, and would take them off again.
+    ///
+    /// Cure: upgrade the agents that `text` names, or stop them.
+    WordsHidden,
+    /// The configs of agents have different `tags`, `meta` or `weights` of the group. The rows show those of the first
+    /// agent by its id that has any.
+    ///
+    /// Cure: write the same in `[[group]]` on all agents, and reload them (SIGHUP).
+    WordsDiffer,
     /// The clock of an agent is more than a second ahead of another one's, as that one has found. Nothing rests on it
     /// but the times of logs.
     ///
@@ -332,7 +355,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 44] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -361,6 +384,7 @@ impl ProblemCode {
         Self::InstanceSilent,
         Self::InstanceRefuses,
         Self::ConsulRefuses,
+        Self::ConsulLogin,
         Self::ConsulSilent,
         Self::WritesRefused,
         Self::WritesHeld,
@@ -371,6 +395,9 @@ impl ProblemCode {
         Self::ReplicaOutOfSync,
         Self::SentinelsMissing,
         Self::MarkMissing,
+        Self::Paused,
+        Self::WordsHidden,
+        Self::WordsDiffer,
         Self::ClockSkew,
         Self::ConsulUnread,
     ];
@@ -378,8 +405,8 @@ impl ProblemCode {
     /// The writer serves all the same, and the group survives less than it could, or its history cannot be trusted.
     pub fn only_degrades(self) -> bool {
         use ProblemCode::{
-            CannotSave, ClockSkew, InstanceDown, MarkMissing, NoReplicas, RelayRefused,
-            ReplicaOutOfSync, SentinelsMissing,
+            CannotSave, ClockSkew, ConsulLogin, InstanceDown, MarkMissing, NoReplicas, Paused,
+            RelayRefused, ReplicaOutOfSync, SentinelsMissing, WordsDiffer, WordsHidden,
         };
         matches!(
             self,
@@ -390,7 +417,11 @@ impl ProblemCode {
                 | ReplicaOutOfSync
                 | SentinelsMissing
                 | MarkMissing
+                | Paused
+                | WordsHidden
+                | WordsDiffer
                 | ClockSkew
+                | ConsulLogin
         )
     }
 
@@ -425,6 +456,7 @@ impl ProblemCode {
             Self::InstanceSilent => "instance-silent",
             Self::InstanceRefuses => "instance-refuses",
             Self::ConsulRefuses => "consul-refuses",
+            Self::ConsulLogin => "consul-login",
             Self::ConsulSilent => "consul-silent",
             Self::WritesRefused => "writes-refused",
             Self::WritesHeld => "writes-held",
@@ -435,6 +467,9 @@ impl ProblemCode {
             Self::SentinelsMissing => "sentinels-missing",
             Self::ReplicaOutOfSync => "replica-out-of-sync",
             Self::MarkMissing => "mark-missing",
+            Self::Paused => "paused",
+            Self::WordsHidden => "words-hidden",
+            Self::WordsDiffer => "words-differ",
             Self::ClockSkew => "clock-skew",
             Self::ConsulUnread => "consul-unread",
         }
@@ -453,6 +488,9 @@ pub struct InstanceStatus {
     pub address: Address,
     /// What it is published as; `None` when it has no row.
     pub published: Option<PublishedRole>,
+    /// Where it stands, as its rows show it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Zone>,
     /// The role it can be used in now: published, said by itself, and seen by this agent.
     pub serves: Option<PublishedRole>,
     /// It answers, and is ready for commands.
@@ -473,9 +511,6 @@ pub struct InstanceStatus {
     /// not be seen.
     pub end_seen: Option<String>,
 }
-
-/// What of [`InstanceStatus::end_seen`] is well.
-pub const SEEN_AT_ONCE: &str = "at once";
 
 /// One Sentinel.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -515,6 +550,7 @@ pub fn assess(view: &View<'_>, layout: &Layout, decision: &Decision) -> GroupSta
         why: record.map(|record| record.why.clone()),
         level: record.filter(|r| r.writer.is_some()).map(|record| record.evidence.level()),
         epoch: record.and_then(|record| record.evidence.basis.epoch()),
+        pause: view.pause(),
         known_sentinels: tally.known,
         instances: instances(view, decision),
         sentinels: observed.sentinels.iter().map(|(a, reading)| sentinel(a, reading)).collect(),
@@ -852,6 +888,7 @@ pub(crate) fn standing(view: &View<'_>) -> Vec<((ProblemCode, Address), Problem)
 fn noteworthy(reason: &Reason) -> Option<Problem> {
     match reason {
         Reason::Renamed { .. } => Some(ProblemCode::Renamed.says(reason.to_string())),
+        Reason::Paused(_) => Some(ProblemCode::Paused.says(reason.to_string())),
         Reason::SameId(_) => Some(ProblemCode::SameSentinelId.says(reason.to_string())),
         Reason::RelayRefused(_) => Some(ProblemCode::RelayRefused.says(reason.to_string())),
         Reason::Taken { .. } => Some(ProblemCode::ServiceTaken.says(reason.to_string())),
@@ -861,6 +898,8 @@ fn noteworthy(reason: &Reason) -> Option<Problem> {
         Reason::Held(_) => Some(ProblemCode::WritesHeld.says(reason.to_string())),
         Reason::NotHeld { .. } => Some(ProblemCode::WritesNotHeld.says(reason.to_string())),
         Reason::NotMarked(_) => Some(ProblemCode::MarkMissing.says(reason.to_string())),
+        Reason::WordsHidden(_) => Some(ProblemCode::WordsHidden.says(reason.to_string())),
+        Reason::WordsDiffer(_) => Some(ProblemCode::WordsDiffer.says(reason.to_string())),
         Reason::Loopback { .. } => Some(ProblemCode::LoopbackAddress.says(reason.to_string())),
         _ => None,
     }
@@ -933,6 +972,7 @@ fn instances(view: &View<'_>, decision: &Decision) -> Vec<InstanceStatus> {
             InstanceStatus {
                 address: address.clone(),
                 published: record.and_then(|record| record.role_of(address)),
+                zone: record.and_then(|record| record.words.get(address)?.instance.zone.clone()),
                 serves: serves(view, decision, address),
                 ready: is_ready(view, address),
                 says: answer.map(|answer| match &answer.role {
@@ -955,11 +995,7 @@ fn instances(view: &View<'_>, decision: &Decision) -> Vec<InstanceStatus> {
 }
 
 fn end_seen(view: &View<'_>, address: &Address) -> Option<String> {
-    match view.observed.processes.get(address)? {
-        ProcessState::Watched { .. } => Some(SEEN_AT_ONCE.to_owned()),
-        ProcessState::Unseen(why) => Some(why.clone()),
-        ProcessState::Ended(_) => None,
-    }
+    view.observed.processes.get(address)?.end_seen().map(str::to_owned)
 }
 
 fn sentinel(address: &Address, reading: &Reading<SentinelAnswer>) -> SentinelStatus {

@@ -64,7 +64,7 @@ pub fn unreachable<'a>(view: &View<'a>) -> Vec<Unreachable<'a>> {
     let lasted = |found: &Unreachable<'_>| {
         let wait = match found.refuses() {
             true => UNREACHABLE_AFTER_MS,
-            false => UNREACHABLE_AFTER_MS.max(slowest + SLOWER_MS),
+            false => UNREACHABLE_AFTER_MS.max(slowest.saturating_add(SLOWER_MS)),
         };
         one_look || view.lasted(&Condition::Unreachable(found.instance.clone()), wait)
     };

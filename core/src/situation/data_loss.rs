@@ -271,7 +271,7 @@ pub fn noted(view: &View<'_>, asked: Option<&Replace>) -> Option<DataLossRecord>
     Some(DataLossRecord {
         instance: loss.primary.clone(),
         run_id: loss.run_id.clone(),
-        asked: already + u64::from(asked.is_some()),
+        asked: already.saturating_add(u64::from(asked.is_some())),
         sentinel: asked
             .map(|asked| asked.sentinel.clone())
             .or_else(|| before.and_then(|noted| noted.sentinel.clone())),

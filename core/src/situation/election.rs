@@ -114,10 +114,12 @@ impl Tally {
     pub fn count(observed: &Observed, bounds: TallyBounds) -> Self {
         let heard = distinct_answers(&observed.sentinels, bounds.since);
         let answering = answering(&observed.sentinels, bounds.since);
-        let each_counts = heard.values().map(|(_, _, group)| {
-            // One at whose address another answers is gone, however many still list it.
-            let gone = group.peers.iter().filter(|peer| is_superseded(peer, &answering)).count();
-            (group.other_sentinels + 1).saturating_sub(gone)
+        let each_counts = heard.values().map(|(_, answer, group)| {
+            // One at whose address another answers is gone, however many still list it; and a Sentinel may list itself.
+            let gone =
+                |peer: &&SentinelPeer| peer.id == answer.id || is_superseded(peer, &answering);
+            let all = group.other_sentinels.saturating_add(1);
+            all.saturating_sub(group.peers.iter().filter(gone).count())
         });
         let counted = each_counts.max().unwrap_or(0).max(heard.len());
         let mut tally = Self {

@@ -192,7 +192,7 @@ pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64>
     let haste = view.record.and_then(|record| record.haste.as_ref())?;
     let before = *haste.before.get(at)?;
     let now = group.settings.down_after_ms;
-    if !is_on(view, haste) {
+    if view.policy.paused || !is_on(view, haste) {
         return (now == HASTE_MS && before != HASTE_MS).then_some(before);
     }
     let agreed = || {

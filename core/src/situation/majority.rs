@@ -110,9 +110,10 @@ pub fn published(view: &View<'_>, current: &Writer, elected: &Elected) -> Named 
 pub(crate) fn epoch_allows(view: &View<'_>, elected: &Elected) -> Result<(), NotYet> {
     let Some(record) = view.record else { return Ok(()) };
     let confirmed = record.evidence.confirmed_epoch;
+    let later = confirmed.saturating_add(1);
     // Where the promotion's own epoch is known, nothing below it is newer.
-    let elected_in = record.evidence.basis.epoch().unwrap_or(confirmed + 1);
-    if promotion::is_awaited(view) && elected.epoch < elected_in.max(confirmed + 1) {
+    let elected_in = record.evidence.basis.epoch().unwrap_or(later);
+    if promotion::is_awaited(view) && elected.epoch < elected_in.max(later) {
         return Err(NotYet::OldEpoch(elected.address.clone(), elected.epoch));
     }
     let lower = Condition::LowerEpoch(elected.address.clone(), elected.epoch);

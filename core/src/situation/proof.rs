@@ -74,6 +74,9 @@ pub fn fast(view: &View<'_>) -> Result<Option<Replace>, Box<NotFast>> {
 
 /// Nothing speaks against it; until when it may be asked for.
 fn allowed(view: &View<'_>, writer: &Address, death: &Death) -> Result<Mono, WhyNotFast> {
+    if view.policy.paused {
+        return Err(WhyNotFast::Paused);
+    }
     if view.policy.fast_failover == FastFailover::Off {
         return Err(WhyNotFast::SwitchedOff);
     }

@@ -619,6 +619,10 @@ impl World {
             ClusterOutput::Say(line) => {
                 self.log.push(format!("{} agent-{agent}: {}", self.now, line.text));
             }
+            ClusterOutput::Died(sign, aftermath) => {
+                let (sign, outcome) = (sign.as_str(), aftermath.as_str());
+                self.log.push(format!("{} agent-{agent} counts: {sign} {outcome}", self.now));
+            }
         }
     }
 

@@ -123,11 +123,15 @@ impl Cluster {
             let myself = if *name == own { "myself," } else { "" };
             let primary = line.primary.map_or("-".to_owned(), |of| id(of).as_str().to_owned());
             let Line { flags, epoch, link, slots, .. } = line;
-            let (id, at) = (id(*name), at(*name));
-            let id = id.as_str();
-            format!(
-                "{id} {at}@16379 {myself}{flags} {primary} 0 1700000000000 {epoch} {link} {slots}\n"
-            )
+            let id = id(*name);
+            let (id, at) = (
+                id.as_str(),
+                match flags.contains("noaddr") {
+                    true => ":0@0".to_owned(),
+                    false => format!("{}@16379", at(*name)),
+                },
+            );
+            format!("{id} {at} {myself}{flags} {primary} 0 1700000000000 {epoch} {link} {slots}\n")
         });
         rows.collect()
     }

@@ -36,7 +36,7 @@ fn node_facts() -> NodeFacts {
     ];
     let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     let info = ReadFields::from([("redis_version".to_owned(), "7.0.15".to_owned())]);
-    NodeFacts { config: Ok(pairs.map(owned).into()), info: Ok(info) }
+    NodeFacts { config: Ok(pairs.map(owned).into()), info: Ok(info), death_unseen: None }
 }
 
 impl ClusterWorld {
@@ -298,4 +298,15 @@ fn agents_that_are_missing_are_said() {
     assert_eq!(codes(&world.findings()), [FindingCode::OneAgent]);
     world.store.plain.remove("agents/agent-0");
     assert_eq!(codes(&world.findings()), [FindingCode::NoAgents]);
+}
+
+#[test]
+fn a_node_of_this_host_whose_end_would_not_be_seen_is_found() {
+    let mut world = ClusterWorld::healthy();
+    let why = "process 7, which it names, is none of those that this agent sees";
+    world.nodes.get_mut(&at('a')).expect("a node").death_unseen = Some(why.to_owned());
+    let found = world.findings();
+    assert_eq!(codes(&found), [FindingCode::DeathUnseen]);
+    let evidence = format!("{:?}", found[0].evidence);
+    assert!(evidence.contains(why) && found[0].text.contains("10.0.0.1:6379"), "{found:?}");
 }

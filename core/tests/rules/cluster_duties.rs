@@ -10,14 +10,15 @@ use consul_redis_core::cluster::slots::{SLOTS, count};
 use consul_redis_core::cluster::table::NodeId;
 use consul_redis_core::cluster::wanted::{ClusterDuties, Wanted};
 use consul_redis_core::cluster::watch::{ClusterInput, ClusterOutput, NodeReading, TOLD_AGAIN_MS};
+use consul_redis_core::group::Aftermath;
 use consul_redis_core::identity::address::Address;
-use consul_redis_core::known::observed::{Death, ProcessState, ProofKind};
+use consul_redis_core::known::observed::{Death, DeathSign, ProcessState, ProofKind};
 use consul_redis_core::time::Mono;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Line, NODES, Node, SLOTS_OF, at, id, link_to};
-use crate::cluster_names::{AT_ONCE, LATER, STEP_MS, Stage, ats, layout};
+use crate::cluster_names::{AT_ONCE, LATER, STEP_MS, Stage, another_answers_at, ats, layout};
 
 pub(crate) const ALL: ClusterDuties = ClusterDuties {
     manage: true,
@@ -761,6 +762,125 @@ fn the_kernel_s_word_hurries_no_node_where_something_speaks_against_it() {
     assert_eq!(stage.told, []);
 }
 
+/// `consul-redis pause`.
+#[test]
+fn a_paused_cluster_is_published_and_its_nodes_are_told_nothing() {
+    let key = layout().pause();
+    let at = |ms: u64| jiff::Timestamp::from_millisecond(1_700_000_000_000 + ms as i64).unwrap();
+    let mut stage = published(2);
+    stage.turn(LED_FOR_LONG);
+    // One was left with what it was told for a moment.
+    stage.cluster.node('f').timeout_ms = Some(500);
+    let (since, until) = (at(stage.now), at(stage.now + 60_000));
+    let pause = format!(r#"{{"since": "{since}", "by": "root@h1", "until": "{until}"}}"#);
+    stage.put(&key, &pause);
+    stage.turn(2);
+    dies(&mut stage.cluster);
+    stage.turn(AT_ONCE);
+    stage.cluster.d_is_elected();
+    stage.turn(40_000 / STEP_MS as usize);
+    assert_eq!(stage.told, [], "{:?}", commands(&stage));
+    assert_eq!(stage.named("orders-primary"), ats("bcd"));
+    let shown = stage.shown(0);
+    assert!(shown.problems.iter().any(|p| p.text.contains("paused since")), "{shown:#?}");
+    assert_eq!(shown.problems.iter().filter(|p| p.text.contains("paused")).count(), 1);
+    assert!(shown.pause.is_some_and(|pause| pause.by.as_deref() == Some("root@h1")));
+    // It ends by itself, and what was left undone is done.
+    stage.turn(60_000 / STEP_MS as usize);
+    assert!(stage.told.iter().any(|(_, order)| order.id == id('f')), "{:?}", commands(&stage));
+    assert_eq!(stage.said(0, "the pause is over"), 1);
+    assert_eq!(stage.shown(0).pause, None);
+    // The key stays as it is through writes of agents, and what cannot be read is a pause, too.
+    assert_eq!(stage.value_of(&key), pause);
+    stage.put(&key, "?");
+    stage.turn(2);
+    assert!(stage.shown(0).pause.is_some());
+}
+
+#[test]
+fn a_pause_in_the_middle_of_a_hastened_election_has_the_nodes_wait_as_before() {
+    let mut stage = published(2);
+    stage.turn(LED_FOR_LONG);
+    stage.cluster.node('a').answers = false;
+    ended(&mut stage, 0, 'a');
+    stage.turn(1);
+    assert_eq!(kinds(&stage)["node-timeout"], 5, "{:?}", commands(&stage));
+    stage.put(&layout().pause(), r#"{"since": "2023-11-14T22:13:20Z", "by": "root@h1"}"#);
+    stage.turn(AT_ONCE);
+    for name in ['b', 'c', 'd', 'e', 'f'] {
+        assert_eq!(stage.cluster.0[&name].timeout_ms, Some(5_000), "{:?}", commands(&stage));
+    }
+    stage.told.clear();
+    stage.turn(LATER);
+    assert_eq!(stage.told, []);
+}
+
+/// For the agents' metrics.
+#[test]
+fn of_each_death_one_agent_counts_what_became_of_it() {
+    let proven = DeathSign::Proven(ProofKind::Process);
+    let mut stage = published(2);
+    stage.turn(LED_FOR_LONG);
+    stage.cluster.node('a').answers = false;
+    let began = stage.now;
+    ended(&mut stage, 1, 'a');
+    stage.turn(2);
+    assert_eq!(stage.agents[1].died, [(proven, Aftermath::Voting)]);
+    stage.cluster.dies('a');
+    stage.cluster.d_is_elected();
+    stage.turn(AT_ONCE);
+    let [_, (sign, Aftermath::Replaced(ms))] = stage.agents[1].died[..] else {
+        panic!("{:?}", stage.agents[1].died);
+    };
+    assert_eq!(sign, proven);
+    assert!((1..=stage.now - began).contains(&ms), "{ms} ms");
+    assert_eq!(stage.agents[0].died, [], "the one that began it counts it");
+    // It is back, and has its slots.
+    let mut stage = published(1);
+    stage.turn(LED_FOR_LONG);
+    dies(&mut stage.cluster);
+    stage.turn(3);
+    stage.cluster.node('a').answers = true;
+    stage.turn(AT_ONCE);
+    let refused = |aftermath| (DeathSign::Refused, aftermath);
+    let died = &stage.agents[0].died;
+    assert_eq!(*died, [refused(Aftermath::Voting), refused(Aftermath::Stayed)]);
+}
+
+/// Once, however long it lasts.
+#[test]
+fn of_a_death_that_is_left_to_the_nodes_own_pace_it_is_counted_why() {
+    let counted = |duties: ClusterDuties, change: fn(&mut Stage)| {
+        let mut stage = stage(Cluster::healthy(), 1, duties);
+        stage.turn(LED_FOR_LONG);
+        change(&mut stage);
+        stage.turn(1);
+        stage.cluster.node('a').answers = false;
+        ended(&mut stage, 0, 'a');
+        stage.turn(LATER);
+        let [(_, Aftermath::Left(why))] = stage.agents[0].died[..] else {
+            panic!("{:?}", stage.agents[0].died);
+        };
+        why
+    };
+    assert_eq!(counted(ALL, |stage| keep_out(stage, 'a')), "maintenance");
+    assert_eq!(counted(ALL, |stage| stage.cluster.node('d').answers = false), "no-replica");
+    assert_eq!(counted(ALL, |stage| stage.cluster.node('c').timeout_ms = None), "timeout-unknown");
+    let off = ClusterDuties { hasten: false, ..ALL };
+    assert_eq!(counted(off, |_| {}), "switched-off");
+    // The next one is another death.
+    let mut stage = stage(Cluster::healthy(), 1, off);
+    stage.turn(LED_FOR_LONG);
+    for _ in 0..2 {
+        stage.cluster.node('a').answers = false;
+        ended(&mut stage, 0, 'a');
+        stage.turn(AT_ONCE);
+        stage.cluster.node('a').answers = true;
+        stage.turn(AT_ONCE);
+    }
+    assert_eq!(stage.agents[0].died.len(), 2, "{:?}", stage.agents[0].died);
+}
+
 /// A primary that is started again by its service manager again and again.
 #[test]
 fn nodes_are_hurried_for_one_owner_once_in_four_times_what_they_wait_for() {
@@ -997,6 +1117,32 @@ fn a_dead_replica_is_forgotten_by_all_others_after_a_while_and_joins_again_when_
     assert!(stage.record().claims.is_none(), "{:?}", stage.record().claims);
     assert!(stage.named("orders-replica").contains(&at('f').to_string()), "{:#?}", stage.record());
     assert_eq!(stage.tags("orders-replica", 'f'), ["shard-3"]);
+}
+
+/// Slots may be moving to the dead one, or from what it followed.
+#[test]
+fn no_dead_member_is_forgotten_while_slots_move() {
+    let mut stage = published(1);
+    stage.cluster.dies('f');
+    stage.cluster.say(&NODES, 'f', |line| line.flags = "slave,fail".to_owned());
+    stage.cluster.say(&['b'], 'b', |line| line.slots.push_str(" [5461->-x]"));
+    stage.turn(80_000 / STEP_MS as usize);
+    assert_eq!(stage.told, []);
+    stage.cluster.say(&['b'], 'b', |line| line.slots = line.slots.replace(" [5461->-x]", ""));
+    stage.turn(15_000 / STEP_MS as usize);
+    assert_eq!(kinds(&stage), BTreeMap::from([("forget", 5)]), "{:?}", commands(&stage));
+}
+
+/// A node of another cluster has its address, so that the others have none of it any more, and ping it no more.
+#[test]
+fn a_dead_replica_of_which_the_others_have_no_address_is_forgotten_like_any_other() {
+    let mut stage = published(1);
+    another_answers_at(&mut stage, 'f');
+    stage.turn(50_000 / STEP_MS as usize);
+    assert_eq!(stage.told, []);
+    stage.turn(15_000 / STEP_MS as usize);
+    assert_eq!(kinds(&stage), BTreeMap::from([("forget", 5)]), "{:?}", commands(&stage));
+    assert!(stage.record().claims.left.contains_key(&id('f')));
 }
 
 /// c was away when the others were told, and is back with what it knew.

@@ -13,9 +13,9 @@ use consul_redis_core::cluster::wanted::ClusterDuties;
 use consul_redis_core::cluster::watch::{
     ASK_QUICK_MS, ClusterInput, ClusterLook, ClusterLoop, ClusterOutput, ClusterPlan, NodeReading,
 };
-use consul_redis_core::group::Outcome;
+use consul_redis_core::group::{Aftermath, Outcome};
 use consul_redis_core::identity::address::Address;
-use consul_redis_core::known::observed::{Key, RowsAnswer};
+use consul_redis_core::known::observed::{DeathSign, Key, RowsAnswer};
 use consul_redis_core::published::projection::{Layout, Op, Rows, TXN_OPS_MAX};
 use consul_redis_core::time::{Mono, Now};
 use jiff::Timestamp;
@@ -111,6 +111,8 @@ pub(crate) struct Watcher {
     /// What it gets no answer from, and why.
     pub(crate) deaf: BTreeMap<Address, NoAnswer>,
     pub(crate) said: Vec<String>,
+    /// What it has counted of deaths.
+    pub(crate) died: Vec<(DeathSign, Aftermath)>,
 }
 
 /// A scripted world.
@@ -212,6 +214,9 @@ impl Stage {
                         self.kept.apply(&name, &ops);
                     }
                     ClusterOutput::Say(line) => self.agents[index].said.push(line.text),
+                    ClusterOutput::Died(sign, aftermath) => {
+                        self.agents[index].died.push((sign, aftermath));
+                    }
                     ClusterOutput::Tell(order, _) => {
                         (self.obeys)(&mut self.cluster, &order);
                         self.told.push((self.agents[index].name.clone(), order.clone()));
@@ -293,7 +298,7 @@ impl Watcher {
     pub(crate) fn new(name: String, duties: ClusterDuties) -> Self {
         let machine = ClusterLoop::new(ClusterPolicy { duties, ..policy(&name) });
         let (followed, deaf, said) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
-        Self { name, machine, followed, seen: u64::MAX, deaf, said }
+        Self { name, machine, followed, seen: u64::MAX, deaf, said, died: Vec::new() }
     }
 }
 
@@ -657,6 +662,36 @@ fn a_node_that_joins_is_recorded_when_it_answers_and_is_in_the_names_when_it_ser
     assert_eq!(stage.named("orders-replica"), ats("def1"));
 }
 
+/// Two clusters were merged, and this one's primaries have taken all slots: the other one's nodes are replicas here.
+#[test]
+fn a_replica_that_another_cluster_has_recorded_is_a_stranger_until_that_one_drops_it() {
+    let mut stage = Stage::published();
+    let others = |stage: &mut Stage, ids: &[char]| {
+        let others = vec![ids.iter().map(|name| id(*name)).collect()];
+        for agent in 0..stage.agents.len() {
+            stage.hand_in(agent, ClusterInput::Others(others.clone()));
+        }
+    };
+    others(&mut stage, &['1', '2']);
+    let fresh = stage.cluster.node('d').clone();
+    stage.cluster.0.insert('1', fresh);
+    let all: Vec<char> = stage.cluster.0.keys().copied().collect();
+    for name in &all {
+        stage.cluster.node(*name).table.insert('1', Line::replica('a', 1));
+    }
+    stage.turn(LATER);
+    assert!(!stage.record().nodes.contains_key(&id('1')));
+    assert_eq!(stage.named("orders"), ats("abcdef"));
+    // The same cluster under another name.
+    others(&mut stage, &['1', 'b']);
+    stage.turn(LATER);
+    assert!(stage.record().nodes.contains_key(&id('1')));
+    // What is recorded stays.
+    others(&mut stage, &['1', '2']);
+    stage.turn(LATER);
+    assert_eq!(stage.named("orders-replica"), ats("def1"));
+}
+
 #[test]
 fn what_the_voters_have_forgotten_leaves_although_a_stranger_owns_slots() {
     let mut stage = Stage::published();
@@ -690,6 +725,39 @@ fn nodes_of_another_cluster_at_a_members_address_are_none_of_it() {
     stage.turn(LATER);
     assert_eq!(stage.named("orders"), ats("abcde"));
     assert_eq!(stage.record().served(), SLOTS);
+}
+
+/// A node that answers with another id at a member's address takes that from the member in the voters' tables: on real
+/// servers two of three dead members were no longer recorded then.
+pub(crate) fn another_answers_at(stage: &mut Stage, member: char) {
+    stage.cluster.dies(member);
+    stage.cluster.0.remove(&member);
+    let (own, at) = (id('9'), at(member));
+    let text = format!("{} {at}@1 myself,master - 0 0 1 connected 0-16383\n", own.as_str());
+    stage.others.insert(at, Ok(bare(Table::parse(&text).expect("a table"), true)));
+    let all: Vec<char> = stage.cluster.0.keys().copied().collect();
+    stage.cluster.say(&all, member, |line| line.flags.push_str(",noaddr"));
+}
+
+#[test]
+fn a_member_of_which_the_voters_have_no_address_stays_one() {
+    let mut stage = Stage::published();
+    another_answers_at(&mut stage, 'f');
+    stage.turn(LATER);
+    let record = stage.record();
+    let member = record.nodes.get(&id('f')).expect("it is still a member");
+    assert_eq!((&member.address, member.fit), (&at('f'), false));
+    assert_eq!(stage.named("orders"), ats("abcde"));
+    assert_eq!(record.served(), SLOTS);
+    let writes = stage.kept.writes.len();
+    stage.turn(LATER);
+    assert_eq!(stage.kept.writes.len(), writes, "nothing changes");
+    // What they have forgotten does not.
+    for name in ['a', 'b', 'c', 'd', 'e'] {
+        stage.cluster.node(name).table.remove(&'f');
+    }
+    stage.turn(LATER);
+    assert!(!stage.record().nodes.contains_key(&id('f')));
 }
 
 /// Nothing tells then which nodes were the cluster's own, but whom the seeds lead to.

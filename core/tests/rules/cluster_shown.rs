@@ -5,20 +5,23 @@ use std::collections::BTreeMap;
 use consul_redis_core::cluster::claims::{Begun, Hastened};
 use consul_redis_core::cluster::history::{ClusterChange, changes_of};
 use consul_redis_core::cluster::record::{ClusterRecord, ClusterStore, StoredCluster};
+use consul_redis_core::cluster::renewal::NoAnswer;
 use consul_redis_core::cluster::rows::plain_after;
 use consul_redis_core::cluster::shown::{
     AgentHears, ClusterProblemCode, ClusterStatus, cluster_status,
 };
-use consul_redis_core::cluster::slots::SLOTS;
+use consul_redis_core::cluster::slots::{SLOTS, in_words};
 use consul_redis_core::known::observed::RowsAnswer;
 use consul_redis_core::published::projection::Layout;
 use jiff::Timestamp;
 
-use crate::cluster::{at, id};
+use crate::cluster::{NODES, at, id};
 use crate::cluster_names::{Stage, policy};
 
 /// Long enough for whatever agents do at once.
 const AT_ONCE: usize = 4;
+/// Long enough for all that takes time.
+const LATER: usize = 60;
 
 fn watched(store: &ClusterStore) -> ClusterStore {
     let mut store = store.clone();
@@ -56,6 +59,65 @@ fn a_healthy_cluster_is_shown_with_its_shards_and_no_problem() {
         (shown.generation, shown.by.as_deref(), shown.voters_answering),
         (1, Some("agent-0"), None)
     );
+}
+
+fn moves(stage: &Stage) -> Vec<(String, String, String)> {
+    let shown = status(stage).migrations.into_iter();
+    shown.map(|one| (in_words(&one.slots), one.from, one.to)).collect()
+}
+
+fn opens(stage: &mut Stage, node: char, slots: &str) {
+    stage.cluster_mut().say(&[node], node, |line| line.slots.push_str(slots));
+}
+
+/// Each of the two has it in its own row alone; one is enough, and in Valkey a replica has what its primary has.
+#[test]
+fn slots_that_move_are_recorded_and_shown_and_are_no_change_of_the_cluster() {
+    let mut stage = Stage::published_by(2);
+    let (b, c) = (id('b'), id('c'));
+    let (b, c) = (b.as_str(), c.as_str());
+    opens(&mut stage, 'b', &format!(" [5461->-{c}] [5462->-{c}] [7000->-{c}]"));
+    opens(&mut stage, 'c', &format!(" [5461-<-{b}] [9-<-{}]", id('a').as_str()));
+    opens(&mut stage, 'e', &format!(" [5461->-{c}]"));
+    stage.turn(LATER);
+    let (a, b, c) = (at('a').to_string(), at('b').to_string(), at('c').to_string());
+    let first = ("9".to_owned(), a, c.clone());
+    assert_eq!(moves(&stage), [first, ("5461-5462 7000".to_owned(), b, c)]);
+    let shown = status(&stage);
+    assert_eq!((shown.healthy, shown.degraded, shown.generation), (true, false, 1));
+    assert_eq!((stage.kept.writes.len(), history(&stage).len()), (1, 1));
+    for node in ['b', 'c', 'e'] {
+        stage.cluster_mut().say(&[node], node, |line| {
+            line.slots.truncate(line.slots.find('[').unwrap());
+        });
+    }
+    stage.turn(LATER);
+    assert_eq!((moves(&stage), stage.kept.writes.len()), (Vec::new(), 2));
+}
+
+/// Else the two would write in turn.
+#[test]
+fn an_agent_that_does_not_hear_one_of_the_two_leaves_recorded_what_moves() {
+    let mut stage = Stage::published_by(2);
+    let c = id('c');
+    opens(&mut stage, 'b', &format!(" [5461->-{}]", c.as_str()));
+    stage.turn(LATER);
+    stage.kept.writes.clear();
+    stage.deafen(1, "b", NoAnswer::Silent);
+    stage.turn(LATER);
+    assert_eq!(moves(&stage).len(), 1);
+    // That b does not answer one of them may be written once, and put back by the other one.
+    let writes = stage.kept.writes.len();
+    assert!(writes <= 2, "{:?}", stage.kept.writes);
+    stage.turn(LATER);
+    assert_eq!((moves(&stage).len(), stage.kept.writes.len()), (1, writes));
+    // It is dead for the cluster, too, and what it gave away moves no more.
+    stage.cluster_mut().dies('b');
+    for name in NODES {
+        stage.cluster_mut().say(&[name], 'b', |line| line.flags = "master,fail".to_owned());
+    }
+    stage.turn(LATER);
+    assert_eq!(moves(&stage), []);
 }
 
 /// 2 while slots are not served, 3 while only a node is missing.

@@ -4,17 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use consul_redis_core::doctor::{
-    ConsulAgent, ConsulRow, Facts, Finding, FindingCode, FleetFacts, InstanceFacts, LoginFacts,
-    NameAnswer, NameKind, ReadFields, Refused, Right, RightKind, SentinelFacts, Severity, diagnose,
-    rights, short_down_after,
+    ConsulAgent, ConsulLoginFailure, ConsulRow, Facts, Finding, FindingCode, FleetFacts,
+    InstanceFacts, LoginFacts, NameAnswer, NameKind, ReadFields, Refused, Right, RightKind,
+    SentinelFacts, Severity, diagnose, rights, short_down_after,
 };
 use consul_redis_core::identity::address::{Address, ServiceName};
 use consul_redis_core::known::observed::{
     ConnectedReplica, DownOpinion, InstanceAnswer, Role, SentinelGroup, StoreAnswer, StoredState,
 };
 use consul_redis_core::published::name_check::DnsAnswer;
+use consul_redis_core::published::notices::{Delivery, NoticeKind, NoticeLog};
+use consul_redis_core::published::pause::{Pause, PauseKey};
 use consul_redis_core::published::record::{Change, InstanceRecord, PublishedRole, Timeline};
 use consul_redis_core::published::store::AgentClock;
+use consul_redis_core::published::words::{AgentWords, Words};
 use consul_redis_core::shown::status::{Problem, ProblemCode, assess};
 use jiff::{SignedDuration, Timestamp};
 
@@ -32,6 +35,7 @@ struct World {
     names: Vec<NameAnswer>,
     login: Option<LoginFacts>,
     fleet: Option<FleetFacts>,
+    consul_login: Option<ConsulLoginFailure>,
 }
 
 fn fields(pairs: &[(&str, &str)]) -> ReadFields {
@@ -153,6 +157,7 @@ impl World {
             rights: Ok(None),
             names: Vec::new(),
             login: Some(login_facts()),
+            consul_login: None,
             fleet: Some(FleetFacts { agents: fleet(2), wanted: 2 }),
         };
         let all = rights(&layout(), &world.scene.policy.service);
@@ -185,6 +190,7 @@ impl World {
             rights: self.rights.clone(),
             names: self.names.clone(),
             login: self.login.clone(),
+            consul_login: self.consul_login.clone(),
             fleet: self.fleet.clone(),
         })
     }
@@ -199,6 +205,16 @@ impl World {
 
     fn store(&mut self) -> &mut StoreAnswer {
         self.scene.observed.store.as_mut().expect("a store")
+    }
+
+    /// Both agents know of it.
+    fn pause(&mut self) {
+        let since = self.scene.view().now.wall - SignedDuration::from_mins(10);
+        let by = "root@h1".to_owned();
+        let store = self.store();
+        store.pausing = store.agents.clone();
+        store.pause =
+            PauseKey::Known(Box::new(Pause { since, by, until: None, why: None, resumed: None }));
     }
 
     fn sentinel(&mut self, index: usize, change: impl FnOnce(&mut SentinelGroup)) {
@@ -516,6 +532,15 @@ const INSTANCE_FAULTS: &[(FindingCode, Fault)] = &[
 ];
 
 const CONSUL_FAULTS: &[(FindingCode, Fault)] = &[
+    (FindingCode::ConsulLogin, |w| {
+        let said = "cannot log in to Consul by auth method `nomad-workloads`: the JWT in /secrets/nomad_login.jwt \
+                    expired 60 s ago";
+        w.consul_login = Some(ConsulLoginFailure {
+            said: said.to_owned(),
+            mend: "what writes the file has not renewed it".to_owned(),
+            named: "logged in by auth method nomad-workloads".to_owned(),
+        });
+    }),
     (FindingCode::ConsulTags, |w| w.agent().version = "1.19.1+ent".to_owned()),
     (FindingCode::ForeignRow, |w| {
         let theirs = row("redis-primary", "10.9.9.9:6379");
@@ -537,6 +562,7 @@ const CONSUL_FAULTS: &[(FindingCode, Fault)] = &[
     (FindingCode::DnsCache, |w| w.agent().use_cache = true),
     (FindingCode::OnlyPassing, |w| w.rows()[2].status = "warning".to_owned()),
     (FindingCode::AclSession, |w| w.deny(|right| right.kind == RightKind::Session)),
+    (FindingCode::AclFleet, |w| w.deny(|right| right.kind == RightKind::Fleet)),
     (FindingCode::DnsTruncate, |w| {
         let agents = w.store().agents.clone();
         w.change(|scene| {
@@ -569,6 +595,22 @@ const AGENT_FAULTS: &[(FindingCode, Fault)] = &[
         w.problems = vec![ProblemCode::NoWriter.says("there is no writer: it is down")];
     }),
     (FindingCode::KeyUnreadable, |w| w.store().config = Err("expected value".to_owned())),
+    (FindingCode::NotifyFailed, |w| {
+        let at = w.scene.view().now.wall - SignedDuration::from_mins(10);
+        let mut log = NoticeLog::default();
+        for (generation, word) in [(1, "delivered"), (2, "failed: HTTP 500")] {
+            let (by, run) = ("agent-1".to_owned(), "1".to_owned());
+            let targets = [("pager".to_owned(), word.to_owned())].into();
+            let (id, event, notice) = (generation.to_string(), NoticeKind::Switch, None);
+            log.note(Delivery { id, event, generation, at, by, run, notice, targets });
+        }
+        w.store().notices = Ok(log);
+    }),
+    (FindingCode::Paused, |w| w.pause()),
+    (FindingCode::PauseUnaware, |w| {
+        w.pause();
+        w.store().pausing.remove("agent-1");
+    }),
     (FindingCode::OneAgent, |w| {
         w.store().agents.remove("agent-1");
     }),
@@ -597,6 +639,13 @@ const AGENT_FAULTS: &[(FindingCode, Fault)] = &[
         clocks.insert("agent-0".to_owned(), here);
         clocks.insert("agent-1".to_owned(), AgentClock { at: now, asks, ahead });
     }),
+    (FindingCode::WordsDiffer, |w| {
+        for (agent, tag) in [("agent-0", "blue"), ("agent-1", "green")] {
+            let group = Words { tags: vec![tag.to_owned()], ..Words::default() };
+            let words = AgentWords { group, ..AgentWords::default() };
+            w.store().words.insert(agent.to_owned(), words);
+        }
+    }),
     (FindingCode::Unread, |w| w.consul = Err("Consul denies GET /v1/agent/self".to_owned())),
 ];
 
@@ -620,6 +669,7 @@ fn besides(code: FindingCode) -> &'static [FindingCode] {
     match code {
         FindingCode::NoMajority => &[FindingCode::SentinelLacksGroup],
         FindingCode::ReplicasForgotten => &[FindingCode::LinkDown],
+        FindingCode::PauseUnaware => &[FindingCode::Paused],
         _ => &[],
     }
 }

@@ -164,6 +164,24 @@ fn the_electorate_is_recorded_with_its_ids() {
     assert!(few.decision().write.is_none(), "{:?}", few.decision().write);
 }
 
+/// A replica that was started from its append-only file, and promoted before it had copied anything, has a history of
+/// its own. It is known by its place; the old primary is still the group's own, and is made its replica.
+#[test]
+fn one_that_was_promoted_right_behind_its_start_from_an_append_only_file_keeps_the_line() {
+    let lineage = |answer: InstanceAnswer| {
+        let scene = Scene::healthy(3).naming(&[0, 1, 2], B, 2).instance(B, answer);
+        let record = scene.write().record.unwrap();
+        assert_eq!(record.writer_address(), Some(&at(B)));
+        record.lineage.into_iter().map(|id| id.0).collect::<Vec<_>>()
+    };
+    let from_a_file = |second| InstanceAnswer { append_only: true, ..primary(9, second, &[]) };
+    assert_eq!(lineage(from_a_file(Some(8))), ["9", "1"]);
+    // One that was started as a primary may hold what an operator has put there.
+    assert_eq!(lineage(from_a_file(None)), ["9"]);
+    // A snapshot would have named the history.
+    assert_eq!(lineage(primary(9, Some(8), &[])), ["9"]);
+}
+
 /// The Sentinels were pointed at a primary with other data. What is left of the data before is not deleted.
 #[test]
 fn an_unrelated_history_is_no_licence_to_delete_the_one_before() {

@@ -42,7 +42,7 @@ fn left_alone(scene: &Scene, why: &str) {
 }
 
 /// C says that it is a primary, first seen so long ago, with this past.
-fn stray(ms_ago: u64, origin: Origin) -> Scene {
+pub(crate) fn stray(ms_ago: u64, origin: Origin) -> Scene {
     let mut scene = Scene::healthy(3).instance(C, primary(3, Some(1), &[]));
     let life = InstanceRun { run_id: run(C), origin };
     scene.memory.lives.insert(at(C), life);

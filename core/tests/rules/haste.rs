@@ -26,7 +26,7 @@ fn lonely() -> InstanceAnswer {
 }
 
 /// A refuses two of three agents since it closed their connections, and all that followed it have lost it.
-fn refused() -> Scene {
+pub(crate) fn refused() -> Scene {
     let mut scene = Scene::healthy(3);
     for index in 0..3 {
         scene = scene.sentinel(index, |group| {
@@ -49,7 +49,7 @@ fn refused() -> Scene {
 }
 
 /// It is written down, and the Sentinels are to hurry.
-fn hurried() -> Scene {
+pub(crate) fn hurried() -> Scene {
     let haste = due(&refused().view()).expect("nothing against it").expect("it is due");
     let scene = refused().published(|record| record.haste = Some(haste));
     remembered(scene, 10)

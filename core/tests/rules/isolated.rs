@@ -1,13 +1,14 @@
 //! Node mode: when the writes of this host's primary are held because the host may be isolated, and until when.
 
 use consul_redis_core::duty::action::Action;
-use consul_redis_core::duty::hold::{HoldReason, is_isolated};
+use consul_redis_core::duty::hold::{HoldReason, is_blind, is_isolated};
 use consul_redis_core::known::memory::{Condition, InstanceRun, Origin};
 use consul_redis_core::known::observed::InstanceAnswer;
 use consul_redis_core::policy::{CONSUL_SILENT_MS, CUT_OFF_AFTER_MS};
 use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::time::Mono;
 
+use crate::fencing::stray;
 use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, promoted_b, replica, run};
 
 /// A leads on this host, which sees nothing of the others but its own Sentinel, and has not for so long.
@@ -111,4 +112,32 @@ fn no_writes_are_held_on_one_that_did_not_lead_or_that_no_agent_would_fence() {
     let mut never = healing();
     never.memory.since.clear();
     assert!(!is_isolated(&never.view()), "it was not isolated");
+}
+
+/// They were made anew, or were told to let go of the primary before, and are about to be told of this one.
+#[test]
+fn a_host_whose_sentinels_answer_and_do_not_know_the_group_is_not_isolated() {
+    let mut scene = consul_silent(Scene::healthy(3));
+    scene.policy.local.insert(at(A));
+    let blank = |scene: Scene, index| scene.answer(index, |answer| answer.group = None);
+    let isolated = |scene: &Scene| (is_blind(&scene.view()), is_isolated(&scene.view()));
+    let two = blank(blank(scene.clone(), 1), 2);
+    assert_eq!(isolated(&two), (false, false));
+    assert_eq!(isolated(&blank(two, 0)), (false, false));
+    // One that is silent is not seen, whatever it knew.
+    assert_eq!(isolated(&blank(scene, 1).silent(0).silent(2)), (true, true));
+}
+
+/// The writer is certain, and fencing leaves what was the writer as it is: a hold without end would be the agent's word
+/// for "isolated", on a host that sees all.
+#[test]
+fn one_that_no_agent_would_fence_for_its_data_is_not_held_for_ever() {
+    let returned = |answer: InstanceAnswer| {
+        let mut scene = stray(60_000, Origin::WasWriter).instance(C, answer);
+        scene.policy.local.insert(at(C));
+        scene.memory.since.insert(Condition::Isolated, Mono(NOW - CUT_OFF_AFTER_MS));
+        is_isolated(&scene.view())
+    };
+    assert!(returned(primary(3, Some(1), &[])), "it is about to be fenced");
+    assert!(!returned(primary(9, Some(8), &[])), "its data is another group's");
 }

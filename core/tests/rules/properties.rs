@@ -178,7 +178,7 @@ prop_compose! {
     }
 }
 
-fn scene() -> impl Strategy<Value = Scene> {
+pub(crate) fn scene() -> impl Strategy<Value = Scene> {
     told().prop_map(|(scene, lasting_ms)| scene.lasting(lasting_ms))
 }
 

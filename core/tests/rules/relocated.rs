@@ -301,6 +301,29 @@ fn data_that_has_gone_different_ways_and_priorities_are_the_operator_s() {
     assert!(leaves_all_alone(&off));
 }
 
+/// Two that begin at once elect none, and each waits for ten seconds: a Sentinel that leads nothing has nothing to lose,
+/// and all others wait for it.
+#[test]
+fn a_sentinel_that_was_not_elected_lets_go_of_the_dead_one() {
+    let scene =
+        all_relocated().promoted(E, 100).published(|record| record.evidence.basis = Basis::Agents);
+    let scene = scene.instance(E, primary(2, Some(1), &[]));
+    let told = told(&scene);
+    let own = told.iter().find(|one| one.sentinel == sentinel_at(1)).expect("it is told");
+    assert_eq!(own.what, ReconfigureKind::Remove(1));
+    let holds = |phase: Option<FailoverPhase>| {
+        let scene = scene.clone().sentinel(1, |group| group.failover = phase);
+        let reading = &scene.observed.sentinels[&sentinel_at(1)];
+        own.still_holds(reading.since(Mono(0)).expect("it answers"))
+    };
+    assert!(holds(None));
+    assert!(holds(Some(FailoverPhase::WaitStart)));
+    let waiting =
+        scene.clone().sentinel(1, |group| group.failover = Some(FailoverPhase::WaitStart));
+    assert!(told.iter().eq(&crate::relocated::told(&waiting)), "it is told while it waits");
+    assert!(!holds(Some(FailoverPhase::SelectReplica)), "it was elected");
+}
+
 /// A Sentinel that gets the new primary while others still name the dead one would be changed back by them.
 #[test]
 fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_gets_the_new_one() {

@@ -6,7 +6,7 @@ use consul_redis_core::published::record::Level;
 
 use crate::scene::{A, ASKED, B, NOW, Scene, primary, promoted_b, replica};
 
-fn failed_over() -> Scene {
+pub(crate) fn failed_over() -> Scene {
     Scene::healthy(3).naming(&[0, 1, 2], B, 2).at_level(Level::Quorum)
 }
 

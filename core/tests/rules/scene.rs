@@ -1,6 +1,6 @@
 //! Scenes for the rules: a healthy group, and what is different about it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use consul_redis_core::decide::{Decision, decide};
 use consul_redis_core::duty::action::{Action, Write};
@@ -481,5 +481,6 @@ fn record(sentinels: usize) -> Record {
         data_loss: None,
         death: None,
         haste: None,
+        words: BTreeMap::new(),
     }
 }

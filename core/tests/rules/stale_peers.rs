@@ -70,6 +70,34 @@ fn a_replica_that_is_gone_for_good_is_forgotten_too() {
     assert_eq!(found.map(|forget| forget.stale_peers), Some(vec![StalePeer::Replica(at(C))]));
 }
 
+/// A Sentinel that was made anew, and has heard a late hello of its former self.
+fn one_lists_itself() -> Scene {
+    soon(Scene::healthy(3)).sentinel(1, |group| {
+        let mut itself = group.peers[0].clone();
+        (itself.id, itself.address) = (SentinelId("sentinel-1".to_owned()), sentinel_at(1));
+        group.peers.push(itself);
+        group.other_sentinels += 1;
+    })
+}
+
+#[test]
+fn a_sentinel_that_lists_itself_counts_once() {
+    assert_eq!(one_lists_itself().view().tally.known, 3);
+}
+
+#[test]
+fn a_sentinel_that_lists_itself_forgets_that_and_no_other_one_is_reset() {
+    let itself = StalePeer::Sentinel(SentinelId("sentinel-1".to_owned()), sentinel_at(1));
+    let wanted = Forget { sentinel: sentinel_at(1), primary: at(A), stale_peers: vec![itself] };
+    assert_eq!(forgets(&one_lists_itself().lasting(LONG)), Some(wanted.clone()));
+    // It may have been found again by others meanwhile, and lists itself no more.
+    let scene = Scene::healthy(3);
+    let answer = |index| scene.observed.sentinels[&sentinel_at(index)].result.clone().unwrap();
+    assert!(!wanted.still_holds(&answer(1)), "it lists itself no more");
+    let lists = one_lists_itself().observed.sentinels[&sentinel_at(1)].result.clone().unwrap();
+    assert!(wanted.still_holds(&lists));
+}
+
 fn last(number: u64) -> Reset {
     Reset { number, sentinel: sentinel_at(2) }
 }

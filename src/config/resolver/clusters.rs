@@ -103,6 +103,15 @@ impl Resolver<'_> {
                     "a Redis belongs to a group or to a cluster: write one of them".to_owned();
                 return Err(self.source.contradiction(group, what));
             }
+            let words = [
+                table.tags.as_ref().map(Spanned::span),
+                table.meta.as_ref().map(Spanned::span),
+                table.weights.as_ref().map(Spanned::span),
+            ];
+            if let Some(at) = words.into_iter().flatten().next() {
+                let what = "tags, meta and weights are for the instances of a group: the rows of a cluster's nodes have none";
+                return Err(self.source.contradiction_at(at.start, what.to_owned()));
+            }
             let known = |table: &ClusterTable| table.name.get_ref() == cluster.get_ref();
             if !self.file.cluster.iter().any(known) {
                 let name = cluster.get_ref();

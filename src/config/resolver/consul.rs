@@ -9,6 +9,7 @@ use super::{Resolver, pair, secret, text, together};
 use crate::config::file::ConsulTable;
 use crate::config::{ConfigError, DEFAULT_PREFIX};
 use crate::consul::endpoint::{BadConsulAddress, ConsulEndpoint};
+use crate::consul::login::ConsulLoginSettings;
 use crate::secret::SecretSource;
 
 impl Resolver<'_> {
@@ -53,7 +54,47 @@ impl Resolver<'_> {
         if let Some(auth) = env("CONSUL_HTTP_AUTH") {
             endpoint.http_auth = SecretSource::Value(SecretString::from(auth));
         }
+        if let Some(settings) = self.consul_login(&endpoint.token)? {
+            endpoint.login = Some(self.logins.login(&endpoint, settings));
+        }
         Ok(endpoint)
+    }
+
+    /// The login that gives the token, where one is wanted.
+    fn consul_login(
+        &self,
+        token: &SecretSource,
+    ) -> Result<Option<ConsulLoginSettings>, ConfigError> {
+        let (common, spanned) = (self.common, self.file.consul.login.as_ref());
+        let table = spanned.map(Spanned::get_ref);
+        let given = common.bearer_token_file.clone().filter(|path| !path.as_os_str().is_empty());
+        let method =
+            text(&common.login_method).or_else(|| table.and_then(|table| text(&table.method)));
+        let file = given.or_else(|| table.and_then(|table| table.bearer_token_file.clone()));
+        let wrong = |what: &str| match spanned {
+            Some(spanned) => self.source.contradiction(spanned, what.to_owned()),
+            None => ConfigError::Usage(what.to_owned()),
+        };
+        let (method, file) = match (method, file) {
+            (Some(method), Some(file)) => (method, file),
+            (None, None) if spanned.is_none() && common.login_meta.is_empty() => return Ok(None),
+            _ => return Err(wrong("a login to Consul needs method and bearer_token_file")),
+        };
+        if token.is_some() {
+            let named = match token {
+                SecretSource::File(path) => format!("the one in {}", path.display()),
+                SecretSource::Value(_) | SecretSource::None => "CONSUL_HTTP_TOKEN".to_owned(),
+            };
+            return Err(wrong(&format!(
+                "a token ({named}) and a login to Consul contradict each other"
+            )));
+        }
+        let mut meta = table.and_then(|table| table.meta.clone()).unwrap_or_default();
+        if !common.login_meta.is_empty() {
+            let pairs = common.login_meta.iter();
+            meta = pairs.map(|pair| (pair.key.clone(), pair.value.clone())).collect();
+        }
+        Ok(Some(ConsulLoginSettings { method, bearer: SecretSource::File(file), meta }))
     }
 
     /// A variable that Consul's tools read as Go's `strconv.ParseBool` does.

@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use toml::Spanned;
+
 use super::{CommonToAll, Resolver};
 use crate::cli::GroupFlag;
-use crate::config::file::{GroupTable, Quorum, RedisTable, SentinelTable, SettingsTable, Span};
+use crate::config::file::{
+    GroupTable, Quorum, RedisTable, SentinelTable, SettingsTable, Span, WeightsTable,
+};
 use crate::config::{
     ConfigError, DEFAULT_CHECK_INTERVAL, DEFAULT_GROUP, GroupConfig, LocalRedis, LocalSentinel,
     SentinelAuth, auth_of,
@@ -13,6 +17,7 @@ use crate::core::identity::address::{GroupName, NameError, ServiceName};
 use crate::core::policy::{Announce, Pace, Policy, WantedQuorum, WantedSettings};
 use crate::core::published::projection::Layout;
 use crate::core::published::sentinel_rows;
+use crate::core::published::words::{AgentWords, InstanceWords, Weights, Words, WordsError};
 use crate::secret::SecretSource;
 
 /// A Redis of this host, and the group that it belongs to.
@@ -109,7 +114,64 @@ impl Resolver<'_> {
             None => auth_of(&login),
         };
         let layout = Layout::new(common.prefix, &flag.name);
-        Ok(GroupConfig { layout, policy, login, sentinel_auth })
+        let words = self.words(flag, table, places)?;
+        Ok(GroupConfig { layout, policy, login, sentinel_auth, words })
+    }
+
+    /// The operator's own words for the rows: of the group, and of each of its instances on this host.
+    fn words(
+        &self,
+        flag: &GroupFlag,
+        table: Option<&GroupTable>,
+        places: &[ConfiguredInstance<'_>],
+    ) -> Result<AgentWords, ConfigError> {
+        let group = match table {
+            Some(table) => self.checked(&table.tags, &table.meta, &table.weights)?,
+            None => Words::default(),
+        };
+        let here = places.iter().filter(|place| place.group == flag.name);
+        let beside = here.map(|ConfiguredInstance { table, .. }| {
+            let own = self.checked(&table.tags, &table.meta, &table.weights)?;
+            Ok((table.address.get_ref().clone(), InstanceWords { zone: self.zone(), own }))
+        });
+        let instances = beside.collect::<Result<_, ConfigError>>()?;
+        Ok(AgentWords { group, instances })
+    }
+
+    /// The words of one table, where rows can show them.
+    fn checked(
+        &self,
+        tags: &Option<Spanned<Vec<String>>>,
+        meta: &Option<Spanned<BTreeMap<String, String>>>,
+        weights: &Option<Spanned<WeightsTable>>,
+    ) -> Result<Words, ConfigError> {
+        let weights_of = |table: &WeightsTable| {
+            let usual = Weights::default();
+            let WeightsTable { passing, warning } = table;
+            let or = |given: &Option<u16>, usual| given.unwrap_or(usual);
+            Weights { passing: or(passing, usual.passing), warning: or(warning, usual.warning) }
+        };
+        let one = Words {
+            tags: tags.as_ref().map(|tags| tags.get_ref().clone()).unwrap_or_default(),
+            ..Words::default()
+        };
+        let refuse = |at: usize| {
+            move |error: WordsError| self.source.contradiction_at(at, error.to_string())
+        };
+        let start = |span: Option<std::ops::Range<usize>>| span.map_or(0, |span| span.start);
+        let at_tags = start(tags.as_ref().map(Spanned::span));
+        one.check().map_err(refuse(at_tags))?;
+        let two = Words {
+            meta: meta.as_ref().map(|meta| meta.get_ref().clone()).unwrap_or_default(),
+            ..one
+        };
+        let at_meta = start(meta.as_ref().map(Spanned::span));
+        two.check().map_err(refuse(at_meta))?;
+        let weights_at = start(weights.as_ref().map(Spanned::span));
+        let all =
+            Words { weights: weights.as_ref().map(|table| weights_of(table.get_ref())), ..two };
+        all.check().map_err(refuse(weights_at))?;
+        Ok(all)
     }
 
     /// The service that a group is published as: its own name, unless another one is given.

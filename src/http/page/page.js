@@ -293,7 +293,7 @@ function instances(status) {
   const heads = [{ name: "Instance" }, { name: "Published as" }, { name: "It says" }, { name: "Behind", number: true }, { name: "Lag", number: true }, { name: "Version" }];
   const rows = status.instances.map((one) => [
     one.address,
-    one.published ? ROLES[one.published] : "not published",
+    [one.published ? ROLES[one.published] : "not published", one.zone ? `zone ${one.zone}` : null].filter(Boolean).join(", "),
     [one.says, one.error, unseen(one)].filter(Boolean).join(", ") || "nothing",
     one.behind_bytes === null ? "" : bytes(one.behind_bytes),
     one.lag_s === null ? "" : `${one.lag_s} s`,
@@ -494,6 +494,11 @@ function shards(status) {
   ]);
   return table("Shards", heads, rows, "wide");
 }
+function migrations(status) {
+  if (status.migrations.length === 0) return null;
+  const heads = [{ name: "Slots that migrate" }, { name: "From" }, { name: "To" }];
+  return table("Slots that migrate", heads, status.migrations.map((one) => [one.slots.join(" "), one.from, one.to]), "wide");
+}
 function unfit(status, now) {
   if (status.unfit.length === 0) return null;
   const heads = [{ name: "In no name" }, { name: "Node" }, { name: "It is" }, { name: "Why" }, { name: "For", number: true }];
@@ -501,6 +506,11 @@ function unfit(status, now) {
     placed(status)(one.address), one.id.slice(0, 8), one.role ? `${one.role} of shard ${one.shard}` : "of no shard", one.why, ago(one.since, now),
   ]);
   return table("In no name", heads, rows, "wide");
+}
+function unseenEnds(status) {
+  const rows = Object.entries(status.ends_seen).filter(([, seen]) => seen !== "at once");
+  if (rows.length === 0) return null;
+  return table("Nodes of this host", [{ name: "Node" }, { name: "Its end would not be seen at once" }], rows, "wide");
 }
 function changes(status) {
   if (status.history.length === 0) return null;
@@ -543,7 +553,8 @@ function showCluster(view, now) {
   const watched = status.agents.length === 0 ? "no agent" : status.agents.join(", ");
   put(parts, "since", [since, voters, watched], () => [make("p", {}, `${since}${voters}Watched by ${watched}.`)]);
   put(parts, "slots", status.shards, () => [slotBar(status)]);
-  put(parts, "tables", [status.shards, status.unfit, status.zones, status.history, minute(now)], () => [shards(status), unfit(status, now), changes(status)]);
+  put(parts, "tables", [status.shards, status.migrations, status.unfit, status.zones, status.ends_seen, status.history, minute(now)], () =>
+    [shards(status), migrations(status), unfit(status, now), unseenEnds(status), changes(status)]);
 }
 
 // ---- The page ----

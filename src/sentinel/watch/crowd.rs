@@ -106,6 +106,9 @@ impl Watcher {
             Ok(summary) => {
                 let heard = HeardSummary { asked: now, answered, summary: Arc::new(summary) };
                 self.crowd.summary = Some(heard.clone());
+                if let Some((_, id)) = &mut self.link {
+                    id.summary = Some(heard.summary.clone());
+                }
                 Ok(heard)
             }
             Err(error) => {

@@ -7,10 +7,12 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{SentinelReport, Watcher};
+use crate::clock::wall;
 use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use crate::core::group::Outcome;
 use crate::core::identity::address::GroupName;
 use crate::core::known::observed::{DownOpinion, SentinelAnswer};
+use crate::core::published::pause::PauseKey;
 use crate::core::published::projection::Op;
 use crate::redis_link::Link;
 use crate::sentinel::login::{Giving, Login, Trial};
@@ -134,6 +136,11 @@ impl Watcher {
     /// The Sentinel has another login than the config. One agent gives it this one, so that its connections close once.
     async fn renew(&mut self, group: &GroupName, giving: &Giving, login: Login, before: Login) {
         let sentinel = self.sentinel.clone();
+        if self.is_paused(giving).await {
+            return debug!(
+                "{group}: paused: Sentinel {sentinel} keeps its login for the instances"
+            );
+        }
         let claimed = match self.turn(group, giving).await {
             Ok(Turn::Ours(claimed)) => claimed,
             Ok(Turn::Wait) => return debug!("{group}: another agent is about to tell {sentinel}"),
@@ -166,6 +173,13 @@ impl Watcher {
         }
         self.give(group, login, before).await;
         self.note_given(group, giving).await;
+    }
+
+    /// An operator has paused the group: it is looked again.
+    async fn is_paused(&self, giving: &Giving) -> bool {
+        let key = self.consul.key(&giving.layout.pause()).await.ok().flatten();
+        let key = key.map_or(PauseKey::Absent, |(value, _)| PauseKey::read(&value));
+        key.on(wall(), std::iter::empty()).is_some()
     }
 
     async fn turn(&mut self, group: &GroupName, giving: &Giving) -> Result<Turn, String> {

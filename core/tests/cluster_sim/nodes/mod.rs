@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use consul_redis_core::cluster::judgement::{NodeAnswer, ReplicaLink};
 use consul_redis_core::cluster::slots::{SLOTS, SlotRange};
-use consul_redis_core::cluster::table::{NodeId, Table, TableRole, TableRow};
+use consul_redis_core::cluster::table::{NodeId, OpenSlot, Table, TableRole, TableRow};
 use consul_redis_core::identity::address::Address;
 
 use bus::Packet;
@@ -546,6 +546,25 @@ impl Nodes {
         self.nodes[process].id == id || self.knows(process, id)
     }
 
+    /// The slots that move from or to it, with the node that has them at the other end: it may not have them any more.
+    fn open_slots(&self, process: Process) -> Vec<OpenSlot> {
+        let other = |cell: &usize, importing: bool| {
+            let is = |node: &&Node| node.moving.get(cell) == Some(&!importing);
+            let node = self.nodes.iter().find(is)?;
+            Some(self.ids[node.id].clone())
+        };
+        let open = |(cell, importing): (&usize, &bool)| {
+            let (range, importing) = (self.range(*cell), *importing);
+            let other = other(cell, importing)?;
+            Some((range.first()..=range.last()).map(move |slot| OpenSlot {
+                slot,
+                importing,
+                other: other.clone(),
+            }))
+        };
+        self.nodes[process].moving.iter().filter_map(open).flatten().collect()
+    }
+
     /// What it answers to `CLUSTER NODES`, `CLUSTER INFO` and `INFO replication`, while it answers.
     pub fn answer(&self, process: Process) -> NodeAnswer {
         let node = &self.nodes[process];
@@ -585,6 +604,7 @@ impl Nodes {
                 config_epoch: epoch(*id, peer.kind, peer.epoch),
                 slots: slots.remove(id).unwrap_or_default(),
                 migrating: false,
+                open: Vec::new(),
             };
             rows.insert(self.ids[*id].clone(), row);
         }
@@ -600,6 +620,7 @@ impl Nodes {
             config_epoch: epoch(node.id, node.kind, node.epoch),
             slots: slots.remove(&node.id).unwrap_or_default(),
             migrating: !node.moving.is_empty(),
+            open: self.open_slots(process),
         };
         rows.insert(own.clone(), row);
         let link = matches!(node.kind, Kind::Replica(_)).then(|| self.replica_link(process));

@@ -304,6 +304,8 @@ pub struct World {
     pub counts: Counts,
     /// What is left is for the operator to decide.
     pub left_to_the_operator: bool,
+    /// The group is one of very many of its agents, which decide nothing while all is as it was.
+    crowded: bool,
     /// Agents are never started.
     no_agents: bool,
     /// Any command may be on its way for long; else only those to forget.
@@ -436,6 +438,7 @@ impl World {
             refused: false,
             counts: Counts::default(),
             left_to_the_operator: false,
+            crowded: seed % 3 == 1,
             no_agents: false,
             tardy: false,
             moving_until: 0,

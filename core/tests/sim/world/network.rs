@@ -137,7 +137,11 @@ impl World {
 
     pub(super) fn input(&mut self, agent: usize, input: Input) {
         let now = self.clock();
-        let outputs = self.agents[agent].machine.on(input, now);
+        let machine = &mut self.agents[agent].machine;
+        let outputs = match self.crowded {
+            true => machine.on_news(vec![input], now),
+            false => machine.on(input, now),
+        };
         self.take(agent, outputs);
     }
 
