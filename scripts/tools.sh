@@ -8,8 +8,8 @@
 #   scripts/tools.sh clients    Consul and Redis, and Python and Node.js with a Redis client each
 #   scripts/tools.sh chaos      Consul and Redis, ip, nft and libfaketime
 #   scripts/tools.sh page       Consul and Redis, and Chromium with its driver
-#   scripts/tools.sh tests      versions, proxies, clients and page, and Go, ip, Prometheus, dnsmasq, unbound, systemd-analyze, a clean Debian, rpm, cargo-nextest, cargo-deny
-#                               and kubernetes-validate
+#   scripts/tools.sh tests      versions, proxies, clients and page, and Go, ip, Prometheus, dnsmasq, unbound, systemd-analyze, a clean Debian, rpm, cargo-nextest, cargo-deny,
+#                               kubernetes-validate and kustomize
 #   scripts/tools.sh versions   Consul, and Redis and Valkey of Debian's suites, each in .tools/versions/NAME with its own libraries;
 #                               what is there is kept: remove .tools/versions for what the suites hold today
 #   scripts/tools.sh rpm        rpmbuild and rpm
@@ -23,6 +23,7 @@ root=$tools/root
 
 # Of Debian, from the mirror that apt is already configured with.
 CONSUL_RELEASE=bullseye
+KUSTOMIZE_RELEASE=trixie
 # Each: a server, the suite that has it, and the suite that has its libraries.
 VERSIONS="
 redis bullseye bullseye
@@ -275,6 +276,12 @@ END
     chmod +x "$tools/bin/kubernetes-validate"
 }
 
+# Debian 12 has none.
+get_kustomize() {
+    [ -n "${KUSTOMIZE_BIN:-}" ] && return
+    has kustomize || from_release "$KUSTOMIZE_RELEASE" KUSTOMIZE_BIN kustomize
+}
+
 # Python and Node.js, each with its Redis client: for the samples of docs/clients.md.
 get_clients() {
     if ! has python-with-redis; then
@@ -421,6 +428,7 @@ tests)
     get_cargo_tool cargo-nextest "$NEXTEST_VERSION"
     get_cargo_tool cargo-deny "$DENY_VERSION"
     get_kubernetes_validate
+    get_kustomize
     ;;
 versions)
     get_consul

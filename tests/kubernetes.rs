@@ -3,11 +3,16 @@
 
 #[path = "helm/chart.rs"]
 mod chart;
+#[path = "helm/kustomize.rs"]
+mod kustomize;
 #[path = "helm/render.rs"]
 mod render;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+/// What each directory is for `kubectl apply -k`, and no object.
+const KUSTOMIZATION: &str = "kustomization.yaml";
 
 /// The oldest release that is still looked after, and the newest that is known.
 const RELEASES: [&str; 2] = ["1.34.0", "1.37.0"];
@@ -30,6 +35,7 @@ fn files_in(dir: &str) -> Vec<PathBuf> {
         .expect("the directory")
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| !path.ends_with(KUSTOMIZATION))
         .collect();
     files.sort();
     files

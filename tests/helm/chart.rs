@@ -22,13 +22,13 @@ const HELM_LABELS: [&str; 4] = [
 
 /// Kind and name.
 type Key = (String, String);
-type Objects = BTreeMap<Key, Value>;
+pub(crate) type Objects = BTreeMap<Key, Value>;
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -122,7 +122,7 @@ fn manifests(rendered: &Rendered) -> String {
     objects.map(|(_, text)| format!("---\n{text}")).collect()
 }
 
-fn objects(text: &str) -> Objects {
+pub(crate) fn objects(text: &str) -> Objects {
     let all: Vec<Value> =
         serde_saphyr::from_multiple(text).unwrap_or_else(|error| panic!("{error}: {text}"));
     let mut objects = Objects::new();
@@ -134,7 +134,7 @@ fn objects(text: &str) -> Objects {
     objects
 }
 
-fn files(paths: &[&str]) -> Objects {
+pub(crate) fn files(paths: &[&str]) -> Objects {
     let text: String = paths.iter().map(|path| format!("---\n{}", read(path))).collect();
     objects(&text)
 }
@@ -243,7 +243,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// What an object says: at a JSON pointer, or as a variable of its container.
-fn said(object: &Value, place: &str) -> Option<Value> {
+pub(crate) fn said(object: &Value, place: &str) -> Option<Value> {
     let Some(name) = place.strip_prefix("env:") else { return object.pointer(place).cloned() };
     let env = object.pointer(&format!("{POD}/containers/0/env"))?.as_array()?;
     let mut named = env.iter().filter(|variable| variable["name"] == name);
