@@ -173,6 +173,11 @@ pub(crate) fn parse(
         announced: replication.get("replica_announced") != Some("0"),
         uptime_s: server.get("uptime_in_seconds").and_then(|up| up.parse().ok()).unwrap_or(0),
         priority: replication.get("slave_priority").and_then(|priority| priority.parse().ok()),
+        // -1 before it first had one; Redis before 6.2.2 says when that was, which is no number of seconds that fits.
+        link_down_s: replication
+            .get("master_link_down_since_seconds")
+            .and_then(|seconds| seconds.parse().ok())
+            .filter(|seconds| *seconds < LINK_DOWN_MAX_S),
         refuses_writes: None,
     })
 }
@@ -574,6 +579,8 @@ struct Follower {
     said: Option<(Mono, InstanceAnswer)>,
 }
 
+/// No replica has been without its link for longer than ten years, in seconds.
+const LINK_DOWN_MAX_S: u64 = 10 * 365 * 86_400;
 /// How old what an instance has said may be while it only answers PING, in ms.
 const SAID_AGE_MAX_MS: u64 = 10_000;
 
@@ -613,15 +620,21 @@ impl Follower {
         Ok(link)
     }
 
-    /// Does something on the connection. A server that failed to answer would answer the next question with this one's.
+    /// Does something on the connection. A server that failed to answer would answer the next question with this one's. That
+    /// it has closed the connection is noted, whatever it was asked: an instance that is promoted does so, and at the end of a
+    /// failover the connections of the old primary's clients are closed.
     async fn on_link<T>(
         &mut self,
         act: impl AsyncFnOnce(&mut Link) -> Result<T, LinkError>,
     ) -> Result<T, LinkError> {
+        let was_open = self.link.is_some();
         let result = match self.link().await {
             Ok(link) => act(link).await,
             Err(error) => Err(error),
         };
+        if has_closed(was_open, &result) {
+            self.refusal.closed(self.clock.now().mono);
+        }
         if result.is_err() {
             self.link = None;
             self.said = None;
@@ -647,22 +660,12 @@ impl Follower {
         ready.then(|| Reading { asked, answered: self.clock.now().mono, result: Ok(said) })
     }
 
-    /// As [`has_closed`], which is noted: an instance that is promoted does so, and at the end of a failover the
-    /// connections of the old primary's clients are closed.
-    fn note_closed<T>(&mut self, was_open: bool, result: &Result<T, LinkError>) -> bool {
-        let closed = has_closed(was_open, result);
-        if closed {
-            self.refusal.closed(self.clock.now().mono);
-        }
-        closed
-    }
-
     /// Does one thing to the instance, and once more where it has closed the connection: a hold may be sent twice, and
     /// before all others it is asked what it is by now. Whether it was done.
     async fn tell(&mut self, what: ToldInstance<'_>) -> Result<bool, LinkError> {
         let was_open = self.link.is_some();
         let result = self.tell_once(what).await;
-        if self.note_closed(was_open, &result) { self.tell_once(what).await } else { result }
+        if has_closed(was_open, &result) { self.tell_once(what).await } else { result }
     }
 
     async fn tell_once(&mut self, what: ToldInstance<'_>) -> Result<bool, LinkError> {
@@ -681,7 +684,7 @@ impl Follower {
     ) -> Reading<InstanceAnswer> {
         let was_open = self.link.is_some();
         let (mut asked, mut result) = self.probe_once().await;
-        if self.note_closed(was_open, &result) {
+        if has_closed(was_open, &result) {
             (asked, result) = self.probe_once().await;
         }
         let answered = self.clock.now().mono;
@@ -857,7 +860,7 @@ mod tests {
         todo: Arc<Mailbox<Todo>>,
         read: mpsc::Receiver<(Address, Box<Reading<InstanceAnswer>>)>,
         _login: watch::Sender<LinkSettings>,
-        _refused: mpsc::Receiver<Box<RefusalNews>>,
+        refused: mpsc::Receiver<Box<RefusalNews>>,
         _task: AbortOnDropHandle<()>,
     }
 
@@ -873,7 +876,7 @@ mod tests {
             let (clock, todos) = (Clock::start(), todo.clone());
             let task = follow(group, instance, settings, clock, todos, readings, refusals);
             let task = AbortOnDropHandle::new(tokio::spawn(task));
-            Self { todo, read, _login: login, _refused: refused, _task: task }
+            Self { todo, read, _login: login, refused, _task: task }
         }
     }
 
@@ -941,6 +944,23 @@ mod tests {
         });
         let again = tokio::time::timeout(Duration::from_secs(10), again).await.is_ok();
         assert!(again, "{command} came once: {:?}", ears.borrow());
+    }
+
+    /// A process ends while it is asked by PING alone, and its host refuses connections from then on.
+    #[tokio::test]
+    async fn one_that_ends_at_a_ping_is_seen_to_refuse() {
+        let server = Scripted::start(|_, words| match words {
+            words if words.contains("INFO") => Some(to_a_probe(None)),
+            _ => None,
+        });
+        let server = server.await;
+        let mut following = Following::start(&server.address, 500);
+        assert!(following.read.recv().await.unwrap().1.result.is_ok());
+        drop(server);
+        following.todo.post(|todos| todos.add(InstanceCommand::Ping));
+        let told = tokio::time::timeout(Duration::from_secs(10), following.refused.recv()).await;
+        let (_, refusal) = *told.expect("it is told").unwrap();
+        assert_eq!(refusal.map(|refusal| refusal.run_id), Some("a".to_owned()));
     }
 
     /// A failover ends with the clients of the old primary disconnected, and agents are clients.

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
@@ -173,6 +173,12 @@ fn open_fd(pid: u32) -> Result<OwnedFd, String> {
     })
 }
 
+/// There is no such process any more, whatever `/proc` shows.
+fn has_ended(pid: u32) -> bool {
+    let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    id.is_some_and(|id| test_kill_process(id) == Err(Errno::SRCH))
+}
+
 /// The process that answers is in another pid namespace.
 fn elsewhere(pid: u32) -> String {
     format!(
@@ -200,6 +206,9 @@ fn check(named: &NamedProcess) -> Result<ProofKind, String> {
 fn look_at(named: &NamedProcess) -> Result<Option<ProofKind>, String> {
     let NamedProcess { pid, port, .. } = named;
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| match error.kind() {
+        ErrorKind::NotFound if has_ended(*pid) => {
+            format!("process {pid} ended before this agent had looked at it")
+        }
         ErrorKind::NotFound => format!(
             "/proc does not show process {pid} (hidepid, or ProtectProc in the agent's unit): docs/packages.md"
         ),
@@ -246,6 +255,18 @@ fn parent(pid: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_ended_meanwhile_is_not_hidden() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        let named = NamedProcess { run_id: id("a1").unwrap(), pid, port: 6379 };
+        let why = look_at(&named).unwrap_err();
+        assert!(why.contains("ended before"), "{why}");
+        let living = NamedProcess { pid: std::process::id(), ..named };
+        assert_eq!(look_at(&living).map(|found| found.is_some()), Ok(false), "another port's");
+    }
 
     #[test]
     fn the_socket_that_listens_on_the_port_is_found() {

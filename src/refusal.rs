@@ -1,4 +1,7 @@
-//! Whether an instance refuses connections since it closed the one that this agent had.
+//! Whether an instance that has answered this agent refuses connections since.
+//!
+//! Its process may have hung before it died, so that no connection was open to be closed with it: what counts is that its host
+//! refuses, and goes on refusing. Since when is taken from the closed connection where there was one.
 
 use std::io;
 
@@ -11,8 +14,8 @@ use crate::redis_link::LinkError;
 #[derive(Debug, Default)]
 pub struct RefusalWatch {
     run_id: String,
-    /// When it closed the connection; `None` once anything else has happened since.
-    closed: Option<Mono>,
+    /// When it closed the connection, or first refused another one; `None` once anything else has happened since.
+    since: Option<Mono>,
     /// When it first refused one after that.
     refused: Option<Mono>,
     told: bool,
@@ -26,32 +29,33 @@ impl RefusalWatch {
 
     /// It has closed the connection.
     pub fn closed(&mut self, at: Mono) {
-        if !self.run_id.is_empty() {
-            self.closed.get_or_insert(at);
-        }
+        self.since.get_or_insert(at);
     }
 
     /// An attempt has failed. What is to be told of it: that it refuses connections, or that something else is in the
     /// way since.
     pub fn failed(&mut self, error: &LinkError, at: Mono) -> Option<Option<Refusal>> {
-        let closed = self.closed?;
+        if self.run_id.is_empty() {
+            return None;
+        }
         match FailedBy::of(error) {
             FailedBy::Refused => {
+                let since = *self.since.get_or_insert(at);
                 let first = *self.refused.get_or_insert(at);
                 if at - first < REFUSED_TWICE_MS {
                     return None;
                 }
                 self.told = true;
                 let run_id = self.run_id.clone();
-                Some(Some(Refusal { run_id, since: closed, latest: at }))
+                Some(Some(Refusal { run_id, since, latest: at }))
             }
             // A process that ends closes what its listener had taken for it, too; it counts from there.
             FailedBy::Closed => {
-                (self.closed, self.refused) = (Some(at), None);
+                (self.since, self.refused) = (Some(at), None);
                 self.take_back()
             }
             FailedBy::Other => {
-                (self.closed, self.refused) = (None, None);
+                (self.since, self.refused) = (None, None);
                 self.take_back()
             }
         }
@@ -68,7 +72,7 @@ enum FailedBy {
     Refused,
     /// The connection was made, and closed by the other side.
     Closed,
-    /// A time-out, no route, too many clients: whether its process has ended is not known.
+    /// A time-out, no route, too many clients: whether its process has ended is not known, and is to be seen from there on.
     Other,
 }
 
@@ -126,8 +130,12 @@ mod tests {
             let mut watch = watch();
             assert_eq!(watch.failed(&refused(), Mono(1_001)), None);
             assert_eq!(watch.failed(&other, Mono(1_040)), None);
+            // It counts from there.
             assert_eq!(watch.failed(&refused(), Mono(1_100)), None, "{other}");
-            assert_eq!(watch.failed(&refused(), Mono(1_200)), None, "{other}");
+            assert_eq!(watch.failed(&refused(), Mono(1_149)), None, "{other}");
+            let (since, latest) = (Mono(1_100), Mono(1_150));
+            let refusal = Refusal { run_id: "run".to_owned(), since, latest };
+            assert_eq!(watch.failed(&refused(), latest), Some(Some(refusal)), "{other}");
         }
         let mut told = watch();
         told.failed(&refused(), Mono(1_001));
@@ -147,6 +155,18 @@ mod tests {
         let refusal = Refusal { run_id: "run".to_owned(), since: Mono(1_040), latest: Mono(1_110) };
         assert_eq!(watch.failed(&refused(), Mono(1_110)), Some(Some(refusal)));
         assert_eq!(watch.failed(&reset, Mono(1_200)), Some(None));
+    }
+
+    /// One that hung, was given up, and then died had no connection to close.
+    #[test]
+    fn one_that_was_given_up_before_it_died_is_refused_all_the_same() {
+        let mut hung = RefusalWatch::default();
+        hung.answered("run");
+        assert_eq!(hung.failed(&LinkError::Timeout(Duration::from_millis(500)), Mono(900)), None);
+        assert_eq!(hung.failed(&refused(), Mono(1_000)), None);
+        let (since, latest) = (Mono(1_000), Mono(1_060));
+        let refusal = Refusal { run_id: "run".to_owned(), since, latest };
+        assert_eq!(hung.failed(&refused(), latest), Some(Some(refusal)));
     }
 
     #[test]

@@ -283,11 +283,18 @@ pub const SUPERSEDED_FOR_MS: u64 = 5_000;
 /// For how long of that its writes are held when it is back, in ms: Sentinel takes one that is held for longer for
 /// dead.
 pub const SUPERSEDED_HELD_MS: u64 = 2_500;
-/// What Sentinels wait for while they are to vote at once, in ms: the shortest time that a living primary on a busy host
-/// answers within.
-pub const HASTE_MS: u64 = 200;
+/// The least that Sentinels wait for while they are to vote at once, in ms: a living primary on a busy host answers within
+/// that.
+pub const HASTE_MS: u64 = 400;
+/// What records say that were written before they said how long Sentinels wait, in ms.
+pub const FIRST_HASTE_MS: u64 = 200;
 /// How long they wait for no longer than that, in ms: an election is over by then, or there is none.
 pub const HASTE_FOR_MS: u64 = 3_000;
+/// How much later than an agent knows a writer may have died, or be called down by the Sentinel that leads, in ms.
+pub const HASTE_LATE_MS: u64 = 1_500;
+/// A Sentinel chooses no replica that had lost its link so many `down-after-milliseconds` before it called the primary
+/// down (`docs/facts/sentinel.md` 12).
+pub const LINK_DOWN_FACTOR: u64 = 10;
 /// How long that stays written down, in ms: a command that was on its way is undone by what is written.
 pub const HASTE_KEPT_MS: i64 = 15_000;
 /// The least `down-after-milliseconds` with which they are told so: below it there is little to gain.

@@ -253,7 +253,7 @@ pub struct GroupTable {
     /// What is done before Sentinels have waited for `down-after-milliseconds`. `proof`: in node mode and under `exec`,
     /// when the kernel tells that the writer's process has ended, one Sentinel is asked to have a replica take its place
     /// at once (`down-after-milliseconds` 3000 and more). `vote`: that, and in every mode, when the writer's host refuses
-    /// connections, as most agents, the replicas and the Sentinels see it, Sentinels wait for 200 ms only, look for
+    /// connections, as most agents, the replicas and the Sentinels see it, Sentinels wait for a moment only, look for
     /// themselves, and vote (`down-after-milliseconds` 1000 and more). `off`: it is left to the Sentinels.
     #[serde(default)]
     pub fast_failover: Option<FastFailover>,

@@ -65,7 +65,7 @@ impl Process {
         if let Some(path) = &tool.library_path {
             command.env("LD_LIBRARY_PATH", path);
         }
-        command.envs(env.iter().cloned());
+        command.envs(tool.env.iter().chain(env).cloned());
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().map_err(|error| {
             LabError(format!("cannot start {name} ({}): {error}", tool.path.display()))

@@ -12,6 +12,8 @@ pub struct Tool {
     pub path: PathBuf,
     /// `LD_LIBRARY_PATH`, for a program that was unpacked beside the system.
     pub library_path: Option<PathBuf>,
+    /// More of its environment.
+    pub env: Vec<(String, String)>,
     /// The network namespace that it is started in, as a file; `None` for ours.
     pub namespace: Option<PathBuf>,
 }
@@ -19,7 +21,7 @@ pub struct Tool {
 impl Tool {
     /// A program of this system.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, library_path: None, namespace: None }
+        Self { path, library_path: None, env: Vec::new(), namespace: None }
     }
 
     /// The same program, in a network namespace.

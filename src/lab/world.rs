@@ -83,6 +83,8 @@ pub struct WorldSpec {
     pub sentinel_lines: &'static str,
     /// Sentinels run `client-reconfig-script` with this.
     pub reconfig_script: Option<PathBuf>,
+    /// More of the environment of every Redis and Sentinel.
+    pub server_env: Vec<(String, String)>,
     /// How long the servers live.
     pub life: Life,
 }
@@ -109,6 +111,7 @@ impl Default for WorldSpec {
             redis_lines: "",
             sentinel_lines: "",
             reconfig_script: None,
+            server_env: Vec::new(),
             life: Life::WithUs,
         }
     }
@@ -488,11 +491,12 @@ impl World {
     }
 
     fn tool(&self) -> Result<tools::Tool, LabError> {
-        match (self.spec.version, self.spec.since) {
-            (Some(name), _) => tools::version(name),
-            (None, Some(least)) => tools::redis_server_since(least),
-            (None, None) => tools::redis_server(),
-        }
+        let tool = match (self.spec.version, self.spec.since) {
+            (Some(name), _) => tools::version(name)?,
+            (None, Some(least)) => tools::redis_server_since(least)?,
+            (None, None) => tools::redis_server()?,
+        };
+        Ok(tools::Tool { env: self.spec.server_env.clone(), ..tool })
     }
 
     /// Where a server listens, and what it announces itself as.

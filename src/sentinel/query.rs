@@ -286,13 +286,9 @@ pub async fn reconfigure(
         commands.cmd("SENTINEL").arg("MONITOR").arg(name).arg(host).arg(port).arg(settings.quorum);
     }
     let auth = if alone { &[] } else { auth };
-    for (option, value) in auth {
-        commands.cmd("SENTINEL").arg("SET").arg(name).arg(*option).arg(value);
-    }
+    add_set(&mut commands, name, auth);
     let set = reconfigure.to_set(now.group.map_or(reconfigure.had, |group| group.settings));
-    for (option, value) in &set {
-        commands.cmd("SENTINEL").arg("SET").arg(name).arg(*option).arg(*value);
-    }
+    add_set(&mut commands, name, &set);
     let saved = all_done(link, &commands).await?;
     Ok(Some(Reconfigured { set, saved }))
 }
@@ -324,10 +320,23 @@ pub async fn set(
     options: &[(&str, String)],
 ) -> Result<bool, LinkError> {
     let mut commands = redis::pipe();
-    for (option, value) in options {
-        commands.cmd("SENTINEL").arg("SET").arg(group.as_str()).arg(*option).arg(value);
-    }
+    add_set(&mut commands, group.as_str(), options);
     all_done(link, &commands).await
+}
+
+/// All options by one command: a Sentinel stands still while its config is saved, and saves it for each command.
+fn add_set<V: redis::ToRedisArgs>(
+    commands: &mut redis::Pipeline,
+    group: &str,
+    options: &[(&str, V)],
+) {
+    if options.is_empty() {
+        return;
+    }
+    let command = commands.cmd("SENTINEL").arg("SET").arg(group);
+    for (option, value) in options {
+        command.arg(*option).arg(value);
+    }
 }
 
 /// Has the Sentinel let go of a group whose primary is gone, after it was asked once more. `None`: that has changed.

@@ -83,7 +83,7 @@ impl Container {
 
     pub fn restart(&mut self, world: &World) {
         self.process = None;
-        let tool = Tool { namespace: None, path: program().to_owned(), library_path: None };
+        let tool = Tool::at(program().to_owned());
         let process =
             Process::start(&self.name, &tool, &self.args, &self.env, world.dir(), Life::WithUs);
         self.process = Some(process.unwrap());

@@ -24,6 +24,7 @@ mod containers;
 mod cures;
 mod datacenters;
 mod demo;
+mod disks;
 mod doctor;
 mod electorate;
 mod errors;

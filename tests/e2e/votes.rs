@@ -1,5 +1,6 @@
 //! `fast_failover = "vote"`: the writer's host refuses connections, and the Sentinels vote at once.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use consul_redis::lab::LabError;
@@ -17,6 +18,10 @@ use crate::support::{
 
 /// What the Sentinels wait for by themselves, in ms: longer than any scenario here.
 const PATIENT_MS: u64 = 60_000;
+/// Longer than ten of the 200 ms that Sentinels were once told to wait for, shorter than the sessions of the agents.
+const STOOD_STILL: Duration = Duration::from_secs(5);
+/// Longer than it takes Sentinels to vote, and a leader to give up.
+const VOTE: Duration = Duration::from_secs(2);
 /// Kills of one scenario.
 const KILLS: usize = 3;
 
@@ -35,24 +40,48 @@ async fn until_ready(world: &World, agents: &[Process]) -> String {
     let first = until_writer(world, "redis", 20, None).await;
     until_in_sync(world, "redis", 2).await;
     world.calm().await.unwrap();
-    // Last: one that has just started may have two for a moment.
-    until_connected(world, &first, agents.len()).await;
+    until_connected(world, &first, agents).await;
     first
 }
 
-/// So many agents have a connection to the writer: what closes none is not missed.
-async fn until_connected(world: &World, writer: &str, count: usize) {
+/// Each agent has asked the writer something, on a connection that it keeps: one that never heard it does not know whose
+/// end it sees.
+async fn until_connected(world: &World, writer: &str, agents: &[Process]) {
     until("the agents are connected to the writer", Duration::from_secs(20), || async {
         let server = world.server(writer).unwrap();
         let clients = said(&server.ask(&["CLIENT", "LIST", "TYPE", "normal"]).await?);
         let clients = clients.map_err(LabError)?;
-        // Sentinels' have names, and this one asks for the list.
-        let is_agent = |line: &&str| line.contains(" name= ") && !line.contains(" cmd=client");
-        let agents = clients.lines().filter(is_agent).count();
-        if agents >= count { Ok(()) } else { Err(LabError(clients)) }
+        let has_asked = |line: &&str| !line.contains(" cmd=NULL");
+        let asked: BTreeSet<u16> = clients.lines().filter(has_asked).filter_map(port).collect();
+        let is_connected = |agent: &&Process| !ports_of(agent.id()).is_disjoint(&asked);
+        match agents.iter().find(|agent| !is_connected(agent)) {
+            None => Ok(()),
+            Some(agent) => Err(LabError(format!("{} is not among\n{clients}", agent.name()))),
+        }
     })
     .await
     .unwrap();
+}
+
+/// The client's port in a line of CLIENT LIST: `id=3 addr=127.0.0.1:43210 laddr=...`
+fn port(line: &str) -> Option<u16> {
+    let (_, rest) = line.split_once(" addr=")?;
+    rest.split(' ').next()?.rsplit_once(':')?.1.parse().ok()
+}
+
+/// The ports that a process has connections from.
+fn ports_of(pid: u32) -> BTreeSet<u16> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    let sockets: BTreeSet<String> = links.map(|link| link.display().to_string()).collect();
+    let rows = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |row: &str| {
+        let words: Vec<&str> = row.split_ascii_whitespace().collect();
+        let (_, port) = words.get(1)?.rsplit_once(':')?;
+        let its = sockets.contains(&format!("socket:[{}]", words.get(9)?));
+        u16::from_str_radix(port, 16).ok().filter(|_| its)
+    };
+    rows.lines().filter_map(port).collect()
 }
 
 /// What each Sentinel waits for now.
@@ -66,8 +95,9 @@ async fn paces(world: &World) -> Result<Vec<u64>, LabError> {
     Ok(paces)
 }
 
-async fn until_patient(world: &World, agents: &[Process]) {
-    let patient = vec![PATIENT_MS; world.sentinels.len()];
+/// All Sentinels wait for a primary as long as they did before.
+pub async fn until_patient(world: &World, agents: &[Process], patient_ms: u64) {
+    let patient = vec![patient_ms; world.sentinels.len()];
     until("the Sentinels wait as before", Duration::from_secs(10), || async {
         let now = paces(world).await?;
         if now == patient { Ok(()) } else { Err(LabError(format!("{now:?}\n{}", logs(agents)))) }
@@ -88,7 +118,7 @@ async fn a_writer_that_refuses_all_agents_is_voted_out_at_once() {
         VOTED.kept(took);
         let noted = logs(&agents);
         assert!(noted.contains("seems to be dead (refused)"), "{noted}");
-        until_patient(&world, &agents).await;
+        until_patient(&world, &agents, PATIENT_MS).await;
         world.server_mut(&writer).unwrap().restart().await.unwrap();
         until_in_sync(&world, "redis", 2).await;
         world.calm().await.unwrap();
@@ -96,7 +126,7 @@ async fn a_writer_that_refuses_all_agents_is_voted_out_at_once() {
         tokio::time::sleep(Duration::from_millis(2 * world.spec.failover_timeout_ms)).await;
         writer = next;
     }
-    until_patient(&world, &agents).await;
+    until_patient(&world, &agents, PATIENT_MS).await;
     until_record(&world, "redis", 40, "it is written down no more", |record| {
         record.haste.is_none()
     })
@@ -115,8 +145,36 @@ async fn one_whose_agent_has_died_too_is_voted_out_by_what_the_others_see() {
     until_writer(&world, "redis", 40, Some(&first)).await;
     let noted = logs(&agents);
     assert!(noted.contains("seems to be dead (refused)"), "{noted}");
-    until_patient(&world, &agents).await;
+    until_patient(&world, &agents, PATIENT_MS).await;
     assert_eq!(record(&world, "redis").await.unwrap().death, None, "{noted}");
+}
+
+fn signal_all(agents: &[Process], signal: Signal) {
+    agents.iter().for_each(|agent| agent.signal(signal).unwrap());
+}
+
+/// A busy host, a paused machine: the agents see late that the writer is dead, and stand still once more while the
+/// Sentinels vote. Its replicas know since when it is dead, and what the Sentinels were told to wait for leaves them time to
+/// choose one.
+#[tokio::test]
+async fn agents_that_stood_still_as_the_writer_died_have_it_voted_out() {
+    let (mut world, agents, writer) = voting().await;
+    signal_all(&agents, Signal::SIGSTOP);
+    world.server_mut(&writer).unwrap().kill();
+    tokio::time::sleep(STOOD_STILL).await;
+    signal_all(&agents, Signal::SIGCONT);
+    until("a majority is told to hurry", Duration::from_secs(20), || async {
+        let now = paces(&world).await?;
+        let hurry = now.iter().filter(|ms| **ms < PATIENT_MS).count();
+        if hurry * 2 > now.len() { Ok(()) } else { Err(LabError(format!("{now:?}"))) }
+    })
+    .await
+    .unwrap();
+    signal_all(&agents, Signal::SIGSTOP);
+    tokio::time::sleep(VOTE).await;
+    signal_all(&agents, Signal::SIGCONT);
+    until_writer(&world, "redis", 20, Some(&writer)).await;
+    until_patient(&world, &agents, PATIENT_MS).await;
 }
 
 /// It refuses no connection: it takes them, and does not answer.

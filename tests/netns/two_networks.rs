@@ -85,7 +85,7 @@ impl Container {
 
 fn program() -> Tool {
     let path = Path::new(env!("CARGO_BIN_EXE_consul-redis")).to_owned();
-    Tool { namespace: None, path, library_path: None }
+    Tool::at(path)
 }
 
 fn env(consul: &ConsulServer, name: &str) -> Vec<(String, String)> {

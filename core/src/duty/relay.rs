@@ -245,8 +245,12 @@ fn may_be_overtaken(view: &View<'_>, election: &Election) -> bool {
     })
 }
 
-/// Why the leader does not tell the others; `None` while it may yet.
+/// Why agents tell the others; `None` while the leader may yet. Where the operator wants it at once it is told whatever the
+/// leader does, so a leader whose disk keeps it from answering is no reason.
 fn untold(view: &View<'_>, election: &Election) -> Option<RelayReason> {
+    if view.policy.announce == Announce::Eager {
+        return Some(RelayReason::Eager);
+    }
     let readings = view.observed.sentinels.values();
     let mut answers = readings.filter_map(|reading| Some((reading, reading.result.as_ref().ok()?)));
     let Some((reading, answer)) = answers.find(|(_, answer)| answer.id == election.leader) else {
@@ -260,9 +264,6 @@ fn untold(view: &View<'_>, election: &Election) -> Option<RelayReason> {
     });
     if !goes_on {
         return Some(RelayReason::GaveUp);
-    }
-    if view.policy.announce == Announce::Eager {
-        return Some(RelayReason::Eager);
     }
     let late = election.promoted.is_some_and(|at| view.now.mono - at > TELL_WITHIN_MS);
     late.then_some(RelayReason::Late)

@@ -10,7 +10,6 @@ use crate::duty::stale_peers::Forget;
 use crate::identity::address::Address;
 use crate::known::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use crate::known::view::View;
-use crate::policy::HASTE_MS;
 use crate::published::projection::{TXN_OPS_MAX, is_detached_address};
 use crate::published::record::PublishedRole;
 use crate::published::replicas::named_by;
@@ -45,7 +44,7 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
 fn is_done_while_paused(action: &Action) -> bool {
     match action {
         Action::Write(write) => write.replace.is_none() && write.forget.is_none(),
-        Action::Reconfigure(Reconfigure { what: ReconfigureKind::Pace(ms), .. }) => *ms != HASTE_MS,
+        Action::Reconfigure(reconfigure) => is_pace(reconfigure) && !reconfigure.hastens(),
         _ => false,
     }
 }
@@ -58,8 +57,8 @@ fn is_pace(reconfigure: &Reconfigure) -> bool {
 fn veto_pace(view: &View<'_>, reconfigure: &Reconfigure) -> Option<String> {
     let Reconfigure { sentinel, settings, had, primary, .. } = reconfigure;
     let haste = view.record.and_then(|record| record.haste.as_ref());
-    let before = haste.and_then(|haste| haste.before.get(sentinel));
-    let Some(before) = before else {
+    let known = haste.and_then(|haste| Some([haste.pace_ms, *haste.before.get(sentinel)?]));
+    let Some(known) = known else {
         return Some(format!("what Sentinel {sentinel} waits for is not written down"));
     };
     let (down_after_ms, quicker) =
@@ -67,8 +66,7 @@ fn veto_pace(view: &View<'_>, reconfigure: &Reconfigure) -> Option<String> {
     if quicker && view.instance(primary).is_some() {
         return Some(format!("{primary} answers"));
     }
-    let known = [HASTE_MS, *before].contains(&down_after_ms);
-    (!known).then(|| format!("Sentinel {sentinel} was not to wait for {down_after_ms} ms"))
+    (!known.contains(&down_after_ms)).then(|| format!("Sentinel {sentinel} was not to wait for {down_after_ms} ms"))
 }
 
 /// Only the published writer's data set is marked as that of what is published.

@@ -13,7 +13,7 @@ use crate::known::observed::{
 };
 use crate::known::view::View;
 use crate::policy::{
-    DISAGREES_AFTER_MS, HASTE_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS, RECONFIGURE_AGAIN_MS,
+    DISAGREES_AFTER_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS, RECONFIGURE_AGAIN_MS,
     SET_AGAIN_MS, WantedQuorum, WantedSettings,
 };
 use crate::published::record::Basis;
@@ -156,11 +156,7 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
                 _ if contradicted => return None,
                 None => (ReconfigureKind::Monitor, RECONFIGURE_AGAIN_MS),
                 // It is to be as it was first.
-                Some(group)
-                    if group.settings.down_after_ms == HASTE_MS && hastens(view, sentinel) =>
-                {
-                    return None;
-                }
+                Some(group) if hastens(view, sentinel, group) => return None,
                 Some(group) => {
                     let differs = group.settings != apply(&wanted, group.settings, view);
                     match differs {
@@ -212,10 +208,11 @@ fn reboot(view: &View<'_>, sentinel: &Address, wanted: &WantedSettings) -> Optio
     Some(ReconfigureKind::Reboot(ms))
 }
 
-/// The Sentinel is to wait for a moment only, or was.
-fn hastens(view: &View<'_>, sentinel: &Address) -> bool {
+/// The Sentinel waits for a moment only, as it was told.
+fn hastens(view: &View<'_>, sentinel: &Address, group: &SentinelGroup) -> bool {
     let haste = view.record.and_then(|record| record.haste.as_ref());
-    haste.is_some_and(|haste| haste.before.contains_key(sentinel))
+    let told = haste.filter(|haste| haste.before.contains_key(sentinel));
+    told.is_some_and(|haste| haste.hurries(group.settings.down_after_ms))
 }
 
 /// The Sentinels that name another primary than the majority does, for [`crate::known::memory::Memory::keep`].

@@ -9,9 +9,8 @@ use crate::decide::Decision;
 use crate::duty::action::Purpose;
 use crate::identity::address::Address;
 use crate::known::memory::Steps;
-use crate::policy::HASTE_MS;
 use crate::published::publication::{KeepReason, Verdict};
-use crate::published::record::Record;
+use crate::published::record::{HasteRecord, Record};
 use crate::shown::reasons::Reason;
 use crate::shown::status::{Problem, ProblemCode};
 use crate::situation::election::Tally;
@@ -260,13 +259,13 @@ impl GroupLoop {
             }
             Purpose::Hasten => {
                 let (group, Some(haste)) = (&record.group, &record.haste) else { return };
-                let (instance, evidence) = (&haste.instance, &haste.evidence);
+                let HasteRecord { instance, evidence, pace_ms, .. } = haste;
                 match &haste.answers {
                     Some(agent) => {
                         format!("{group}: {instance} answers {agent}: Sentinels wait as before")
                     }
                     None => format!(
-                        "{group}: {instance} seems to be dead ({evidence}): Sentinels are to wait {HASTE_MS} ms for it, and to vote"
+                        "{group}: {instance} seems to be dead ({evidence}): Sentinels are to wait {pace_ms} ms for it, and to vote"
                     ),
                 }
             }

@@ -10,7 +10,7 @@ use crate::identity::mark::FailedMark;
 use crate::known::clocks::Clocks;
 use crate::known::observed::GaveUp;
 use crate::known::observed::{Observed, Role};
-use crate::policy::{FENCE_AGAIN_MS, HASTE_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
+use crate::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
 use crate::published::record::{DataLossRecord, DeathRecord, HasteRecord, Reset};
 use crate::time::{Mono, Now};
 
@@ -281,9 +281,11 @@ impl Memory {
 
     /// Notes the Sentinels that wait for a moment only.
     pub fn see_paces(&mut self, observed: &Observed) {
+        let haste = observed.record().and_then(|record| record.haste.as_ref());
         for (at, reading) in &observed.sentinels {
             let group = reading.result.as_ref().ok().and_then(|answer| answer.group.as_ref());
-            if group.is_some_and(|group| group.settings.down_after_ms == HASTE_MS) {
+            let told = haste.zip(group);
+            if told.is_some_and(|(haste, group)| haste.hurries(group.settings.down_after_ms)) {
                 self.hurried.insert(at.clone(), reading.answered);
             }
         }
@@ -291,8 +293,8 @@ impl Memory {
     }
 
     /// This Sentinel has been told to wait for a moment only, by this agent or another one, since that was written down.
-    pub fn has_hurried(&self, at: &Address) -> bool {
-        let told = self.reconfigured.get(&(at.clone(), ReconfigureKind::Pace(HASTE_MS)));
+    pub fn has_hurried(&self, at: &Address, haste: &HasteRecord) -> bool {
+        let told = self.reconfigured.get(&(at.clone(), ReconfigureKind::Pace(haste.pace_ms)));
         let seen = self.hurried.get(at);
         let since = self.hastened.at();
         [told, seen].into_iter().flatten().any(|at| since.is_some_and(|since| *at >= since))

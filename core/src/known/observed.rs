@@ -419,6 +419,8 @@ pub struct InstanceAnswer {
     pub uptime_s: u64,
     /// Its priority in elections, 0 for never; only a replica says it.
     pub priority: Option<u64>,
+    /// How long a replica has had no link to its primary, in seconds; none while it has one, and before it first had.
+    pub link_down_s: Option<u64>,
     /// Why it refuses writes although it is a primary and ready, as far as INFO says so (`NOREPLICAS ...`, `OOM ...`).
     pub refuses_writes: Option<String>,
 }

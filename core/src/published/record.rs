@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::brief::unread;
 use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::identity::ids::{ReplId, SentinelId};
+use crate::policy::{FIRST_HASTE_MS, HASTE_DOWN_AFTER_MIN_MS};
 use crate::published::words::RowWords;
 
 /// Version of the record format. A record with a higher one is left alone.
@@ -102,9 +103,24 @@ pub struct HasteRecord {
     pub leader: Address,
     /// What each Sentinel that is told waited for before (`down-after-milliseconds`), the leader among them.
     pub before: BTreeMap<Address, u64>,
+    /// What they are to wait for meanwhile, in ms: the longer the writer has been dead already, the more.
+    #[serde(default = "first_haste_ms")]
+    pub pace_ms: u64,
     /// The agent that it answers: the Sentinels wait as before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<String>,
+}
+
+fn first_haste_ms() -> u64 {
+    FIRST_HASTE_MS
+}
+
+impl HasteRecord {
+    /// A Sentinel that waits so long, in ms, is one that was told to: an agent of an earlier version drops from the record
+    /// what that was, and Sentinels that wait for less than a second are told nothing.
+    pub fn hurries(&self, down_after_ms: u64) -> bool {
+        down_after_ms == self.pace_ms || down_after_ms < HASTE_DOWN_AFTER_MIN_MS
+    }
 }
 
 /// The proven end of the writer's process, written down before a Sentinel is asked to replace it.

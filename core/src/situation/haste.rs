@@ -1,11 +1,15 @@
 //! The writer seems to be dead, and nothing proves it: the Sentinels are told to wait for a moment only, look for
 //! themselves, and vote.
 //!
-//! A host whose kernel refuses connections at the instance's own address, after its process has closed the last one,
+//! A host whose kernel goes on refusing connections at the instance's own address, where a process has answered before,
 //! runs no such process, as a rule: what stands before it (a proxy, a firewall) may refuse in its place. So a majority
 //! of the agents must see it, every replica that answers must have lost its link, and a majority of the Sentinels their
-//! connection. Then `down-after-milliseconds` of as many Sentinels as must agree is set to [`HASTE_MS`], and put back as
-//! soon as one is elected. A primary that lives answers them, and nothing happens.
+//! connection. Then `down-after-milliseconds` of as many Sentinels as must agree is set to [`HASTE_MS`] or a little more,
+//! and put back as soon as one is elected. A primary that lives answers them, and nothing happens.
+//!
+//! A Sentinel chooses no replica whose link was lost ten times `down-after-milliseconds` before it called the primary down:
+//! with too short a time, told too late, they would elect one of them to choose none, and wait for long. So what they are
+//! told depends on how long the writer has been dead ([`pace_of`]).
 //!
 //! Sentinels that begin at the same moment vote each for itself, and elect none (`docs/facts/sentinel.md` 12). So those
 //! that only have to agree are told first, and the one that is to lead once they call the writer down: it finds them
@@ -20,7 +24,7 @@ use crate::known::observed::{
 use crate::known::view::View;
 use crate::policy::{
     CLOCKS_APART_MAX_MS, FastFailover, HASTE_DOWN_AFTER_MIN_MS, HASTE_FOR_MS, HASTE_KEPT_MS,
-    HASTE_MS, REFUSED_KNOWN_MS,
+    HASTE_LATE_MS, HASTE_MS, LINK_DOWN_FACTOR, REFUSED_KNOWN_MS,
 };
 use crate::published::record::HasteRecord;
 use crate::shown::reasons::{End, NotFast, WhyNotFast};
@@ -39,10 +43,10 @@ pub fn due(view: &View<'_>) -> Result<Option<HasteRecord>, Box<NotFast>> {
     };
     // Where it is back, Sentinels that look for themselves find it alive.
     let gone = proven(view).filter(|(_, death)| back(view, writer, death).is_none());
-    let (run_id, sign, end) = if let Some((_, death)) = gone {
-        (&death.run_id, death.sign(), End::Proven(death.pid))
+    let (run_id, sign, end, died) = if let Some((_, death)) = gone {
+        (&death.run_id, death.sign(), End::Proven(death.pid), death.at)
     } else if let Some(refusal) = own_refusal(view, writer) {
-        (&refusal.run_id, DeathSign::Refused, End::Refused(refusal.since))
+        (&refusal.run_id, DeathSign::Refused, End::Refused(refusal.since), refusal.since)
     } else {
         return Ok(None);
     };
@@ -54,8 +58,9 @@ pub fn due(view: &View<'_>) -> Result<Option<HasteRecord>, Box<NotFast>> {
         let (leader, before) = told(view, writer)?;
         let (instance, run_id) = (writer.clone(), run_id.clone());
         let (evidence, at) = (sign.as_str().to_owned(), view.now.wall);
+        let pace_ms = pace_of(dead_for(view, writer, died), &before);
         let answers = None;
-        Ok(HasteRecord { instance, run_id, evidence, at, epoch, leader, before, answers })
+        Ok(HasteRecord { instance, run_id, evidence, at, epoch, leader, before, pace_ms, answers })
     };
     match haste() {
         Ok(haste) => Ok(Some(haste)),
@@ -63,6 +68,22 @@ pub fn due(view: &View<'_>) -> Result<Option<HasteRecord>, Box<NotFast>> {
         Err(WhyNotFast::Failover) => Ok(None),
         Err(why) => Err(Box::new(NotFast { instance: writer.clone(), end: end.clone(), why })),
     }
+}
+
+/// How long the writer has been dead, in ms: since this agent saw it, or since its replicas lost their links, for an agent
+/// that stood still sees late what they say. Those that had none before it died say nothing of it.
+fn dead_for(view: &View<'_>, writer: &Address, died: Mono) -> u64 {
+    let answers = view.observed.instances.values().filter_map(|reading| reading.since(died));
+    let lost = answers.filter(|answer| answer.follows(writer)).filter_map(|a| a.link_down_s).min();
+    (view.now.mono - died).max(lost.unwrap_or(0).saturating_mul(1_000))
+}
+
+/// What Sentinels are to wait for, in ms and in tenths of a second, so that a replica can be chosen at the end of the time that
+/// they have.
+fn pace_of(dead_for_ms: u64, before: &BTreeMap<Address, u64>) -> u64 {
+    let called_down_ms = dead_for_ms.saturating_add(HASTE_FOR_MS + HASTE_LATE_MS);
+    let least = before.values().min().copied().unwrap_or(HASTE_DOWN_AFTER_MIN_MS);
+    (called_down_ms / LINK_DOWN_FACTOR / 100 * 100).max(HASTE_MS).min(least / 2)
 }
 
 /// It is written down, and they are at it.
@@ -193,7 +214,7 @@ pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64>
     let before = *haste.before.get(at)?;
     let now = group.settings.down_after_ms;
     if view.policy.paused || !is_on(view, haste) {
-        return (now == HASTE_MS && before != HASTE_MS).then_some(before);
+        return (haste.hurries(now) && before != now).then_some(before);
     }
     let agreed = || {
         let mut followers = haste.before.keys().filter(|other| **other != haste.leader);
@@ -202,8 +223,8 @@ pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64>
             answer.and_then(|(_, a)| a.group.as_ref()).is_some_and(|g| g.down > DownOpinion::Up)
         })
     };
-    let due = now == before && !view.memory.has_hurried(at) && (at != &haste.leader || agreed());
-    due.then_some(HASTE_MS)
+    let due = now == before && !view.memory.has_hurried(at, haste) && (at != &haste.leader || agreed());
+    due.then_some(haste.pace_ms)
 }
 
 /// Every Sentinel that was told waits as before again, as far as it answers, and no command is on its way any more.
@@ -211,7 +232,7 @@ pub fn is_rested(view: &View<'_>, haste: &HasteRecord) -> bool {
     let slow = |at: &Address| {
         let answer = view.sentinels().find(|(other, _)| *other == at);
         let group = answer.and_then(|(_, answer)| answer.group.as_ref());
-        group.is_some_and(|group| group.settings.down_after_ms != HASTE_MS)
+        group.is_some_and(|group| !haste.hurries(group.settings.down_after_ms))
     };
     // One that is gone for good is waited for no longer.
     let gone = |at: &Address| view.record.is_some_and(|record| !record.sentinels.contains(at));

@@ -10,7 +10,7 @@ use consul_redis_core::known::observed::{
     DownOpinion, FailoverPhase, InstanceAnswer, Refusal, Role,
 };
 use consul_redis_core::policy::{FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_MS};
-use consul_redis_core::published::record::HasteRecord;
+use consul_redis_core::published::record::{HasteRecord, Record};
 use consul_redis_core::published::store::RefusedNote;
 use consul_redis_core::situation::haste::due;
 use consul_redis_core::time::Mono;
@@ -144,6 +144,43 @@ fn the_one_that_is_to_lead_is_told_once_the_others_agree() {
     assert_eq!(told(&lowered(hurried(), 1)), []);
     let agreed = lowered(hurried(), 1).down(&[1], DownOpinion::Subjective);
     assert_eq!(told(&agreed), [(sentinel_at(0).to_string(), HASTE_MS)]);
+}
+
+/// A Sentinel chooses no replica that had lost its link ten times `down-after-milliseconds` before it called the primary
+/// down, and it may be told late.
+#[test]
+fn the_longer_a_writer_has_been_dead_the_longer_they_wait() {
+    let pace = |scene: &Scene| due(&scene.view()).expect("nothing against").expect("due").pace_ms;
+    assert_eq!(pace(&refused()), HASTE_MS);
+    // An agent that has seen it for long, for Consul was away, say.
+    let mut seen = refused();
+    let died = Mono(NOW - 16_000);
+    seen.observed.refusals.get_mut(&at(A)).expect("one").since = died;
+    assert_eq!(pace(&seen), 2_000);
+    // One that stood still does not know: its replicas do. One of them had no link before it died.
+    let lost = |seconds| InstanceAnswer { link_down_s: Some(seconds), ..lonely() };
+    let told = refused().instance(B, lost(8)).instance(C, lost(3_600));
+    assert_eq!(pace(&told), 1_200);
+    // Never as long as they would by themselves.
+    let quick = (0..3).fold(told, |scene, index| {
+        scene.sentinel(index, |group| group.settings.down_after_ms = 1_000)
+    });
+    assert_eq!(pace(&quick), 500);
+}
+
+/// It drops what it does not know of a record, and the Sentinels wait as before all the same.
+#[test]
+fn an_agent_of_an_earlier_version_loses_what_they_wait_for() {
+    let mut text = serde_json::to_value(hurried().view().record).expect("JSON");
+    assert!(text["haste"].as_object_mut().expect("one").remove("pace_ms").is_some());
+    let record: Record = serde_json::from_value(text).expect("a record");
+    let left = [410, HASTE_MS].into_iter().enumerate().fold(
+        hurried().published(|now| now.haste.clone_from(&record.haste)),
+        |scene, (index, ms)| scene.sentinel(index, |group| group.settings.down_after_ms = ms),
+    );
+    let both: Vec<(String, u64)> =
+        [0, 1].map(|index| (sentinel_at(index).to_string(), PATIENT_MS)).into();
+    assert_eq!(told(&remembered(left, HASTE_FOR_MS)), both);
 }
 
 /// An agent that does not know yet that one was elected undoes nothing of what another has put back.

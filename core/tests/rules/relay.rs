@@ -233,7 +233,8 @@ fn where_the_operator_wants_it_agents_tell_it_at_once() {
     };
     assert_eq!(told(&eager(elected())), both(RelayReason::Eager));
     assert_eq!(told(&eager(forced())), both(RelayReason::Eager));
-    assert_eq!(told(&eager(elected().silent(0))), both(RelayReason::Silent));
+    // Told in any case, so a leader that is slow to answer is not why.
+    assert_eq!(told(&eager(elected().silent(0))), both(RelayReason::Eager));
     assert_eq!(told(&eager(promotion(3))), [], "it was not asked since");
 }
 

@@ -419,6 +419,7 @@ fn answer(role: Role, replid: u64, replid2: Option<u64>) -> InstanceAnswer {
         announced: true,
         uptime_s: 1_000,
         priority: None,
+        link_down_s: None,
         refuses_writes: None,
     }
 }

@@ -12,6 +12,7 @@ use consul_redis_core::known::observed::{
     ConnectedReplica, DownOpinion, FailoverPhase, InstanceAnswer, ReplId, Role, SentinelAnswer,
     SentinelGroup, SentinelId, SentinelPeer, SentinelReplica, SentinelSettings,
 };
+use consul_redis_core::policy::LINK_DOWN_FACTOR;
 use consul_redis_core::published::projection::{detached_address, is_detached_address};
 use consul_redis_core::situation::data_loss::Detach;
 use rand::rngs::StdRng;
@@ -55,6 +56,8 @@ pub struct Instance {
     /// Its config has a name for whom it follows, and so it says; what it is told has an address.
     pub by_name: bool,
     pub link_up: bool,
+    /// Since when the link is lost that it had.
+    pub link_lost: Option<u64>,
     pub replid: u64,
     pub replid2: Option<u64>,
     pub forked_at: u64,
@@ -116,6 +119,8 @@ pub struct Sentinel {
     /// When its primary is next sent INFO, and since when that has reported the replica role.
     pub primary_info_due: u64,
     pub says_replica_since: Option<u64>,
+    /// Since when it calls its primary down.
+    pub down_since: Option<u64>,
     pub replicas: BTreeSet<Address>,
     pub peers: BTreeSet<usize>,
     pub hold_off_until: u64,
@@ -134,6 +139,7 @@ impl Sentinel {
     fn begin_anew(&mut self) {
         self.last_ok.clear();
         (self.primary_info_due, self.says_replica_since) = (0, None);
+        self.down_since = None;
     }
 
     /// Its primary answers, and has reported the replica role for long.
@@ -209,6 +215,7 @@ impl Cluster {
             mark: None,
             by_name: seed % 4 == 3,
             link_up: index > 0,
+            link_lost: None,
             replid: 1,
             replid2: None,
             forked_at: 0,
@@ -237,6 +244,7 @@ impl Cluster {
             last_ok: BTreeMap::new(),
             primary_info_due: 0,
             says_replica_since: None,
+            down_since: None,
             replicas: replicas.clone(),
             peers: (0..sentinels).filter(|other| *other != index).collect(),
             hold_off_until: 0,
@@ -278,7 +286,7 @@ impl Cluster {
             instance.offset = *offset;
             instance.forked_at = *offset + 1;
             instance.follows = as_replicas.then(|| address(9, 9));
-            instance.link_up = false;
+            (instance.link_up, instance.link_lost) = (false, None);
             (instance.replid, instance.replid2) = match (*offset, as_replicas) {
                 (0, _) => (replid, None),
                 (_, true) => (1, None),
@@ -379,6 +387,11 @@ impl Cluster {
                     let waits = source.is_some() && !goes_on;
                     instance.copying = waits.then(|| (of.clone(), due));
                     let source = source.filter(|_| now >= due);
+                    instance.link_lost = match (instance.link_up, source) {
+                        (_, Some(_)) => None,
+                        (true, None) => Some(now),
+                        (false, None) => instance.link_lost,
+                    };
                     instance.link_up = source.is_some();
                     if let Some(source) = source {
                         (instance.replid, instance.offset) = (source.replid, source.offset);
@@ -423,7 +436,9 @@ impl Cluster {
                 self.sentinels[*other].primary == primary && self.subjective(*other, &primary, now)
             })
             .count();
+        let down = self.subjective(index, &primary, now);
         let sentinel = &mut self.sentinels[index];
+        sentinel.down_since = down.then(|| sentinel.down_since.unwrap_or(now));
         let objective = agree as u64 >= sentinel.quorum && !tilt;
         if objective != sentinel.objective {
             sentinel.objective = objective;
@@ -585,10 +600,20 @@ impl Cluster {
         votes > voters / 2
     }
 
-    /// Who is listed as a replica and reports to be a primary may be chosen, too; its offset is not read then.
+    /// Who is listed as a replica and reports to be a primary may be chosen, too; its offset is not read then. One that had
+    /// lost its link long before the primary was called down may not.
     pub fn best_replica(&self, index: usize) -> Option<Address> {
+        let sentinel = &self.sentinels[index];
+        let down_ms = sentinel.down_since.map_or(0, |since| self.now.saturating_sub(since));
+        let wait_ms = sentinel.pace.unwrap_or(self.down_after_ms);
+        let lost_max_ms = down_ms + LINK_DOWN_FACTOR * wait_ms;
+        let linked = |instance: &Instance| {
+            let lost = instance.link_lost.filter(|_| !instance.is_primary());
+            lost.is_none_or(|at| self.now - at <= lost_max_ms)
+        };
         let good = |address: &&Address| {
-            self.reaches(index, address) && self.instance(address).is_some_and(|i| i.priority > 0)
+            let fits = |i: &Instance| i.priority > 0 && linked(i);
+            self.reaches(index, address) && self.instance(address).is_some_and(fits)
         };
         let offset = |instance: &Instance| if instance.is_primary() { 0 } else { instance.offset };
         self.sentinels[index]
@@ -629,7 +654,7 @@ impl Cluster {
         let replid = self.new_replid();
         if let Some(instance) = self.instance_mut(address).filter(|i| !i.is_primary()) {
             instance.follows = None;
-            instance.link_up = false;
+            (instance.link_up, instance.link_lost) = (false, None);
             instance.replid2 = Some(instance.replid);
             instance.forked_at = instance.offset + 1;
             instance.replid = replid;
@@ -644,7 +669,7 @@ impl Cluster {
         {
             instance.follows = Some(of.clone());
             instance.by_name = false;
-            instance.link_up = false;
+            (instance.link_up, instance.link_lost) = (false, None);
             instance.stray_since = None;
             instance.kicks += 1;
         }
@@ -810,6 +835,7 @@ impl Cluster {
         instance.address = to;
         (instance.up, instance.frozen) = (true, false);
         (instance.follows, instance.link_up) = (Some(detached_address()), false);
+        instance.link_lost = None;
         (instance.stray_since, instance.copying) = (None, None);
         instance.started_empty = instance.offset == 0;
         instance.run += 1;
@@ -826,6 +852,7 @@ impl Cluster {
         }
         instance.up = true;
         instance.run += 1;
+        (instance.link_up, instance.link_lost) = (false, None);
         instance.frozen = false;
         instance.held_until = 0;
         instance.copying = None;
@@ -860,6 +887,7 @@ impl Cluster {
         (instance.append_only, instance.config_file) = (marks, "other.conf");
         (instance.up, instance.frozen, instance.held_until) = (true, false, 0);
         (instance.follows, instance.link_up) = (None, false);
+        instance.link_lost = None;
         (instance.stray_since, instance.copying) = (None, None);
         (instance.replid, instance.replid2, instance.offset) = (replid, None, 500);
         (instance.started, instance.started_empty, instance.foreign) = (self.now, false, true);
@@ -878,7 +906,7 @@ impl Cluster {
         let instance = &mut self.instances[index];
         instance.follows = Some(fence.follow.clone());
         instance.by_name = false;
-        instance.link_up = false;
+        (instance.link_up, instance.link_lost) = (false, None);
         instance.stray_since = None;
         instance.kicks += 1;
         true
@@ -904,7 +932,7 @@ impl Cluster {
         }
         let instance = &mut self.instances[index];
         instance.follows = Some(detached_address());
-        instance.link_up = false;
+        (instance.link_up, instance.link_lost) = (false, None);
         instance.stray_since = None;
         true
     }
@@ -944,6 +972,7 @@ impl Cluster {
             announced: true,
             uptime_s: self.now.saturating_sub(instance.started) / 1_000,
             priority: instance.follows.is_some().then_some(instance.priority),
+            link_down_s: instance.link_lost.map(|at| self.now.saturating_sub(at) / 1_000),
             refuses_writes: None,
         })
     }
