@@ -34,6 +34,7 @@ use crate::core::published::record::Record;
 use crate::core::shown::status::{ProblemCode, assess};
 use crate::dns::Names;
 use crate::fleet::hash_of;
+use crate::instance::PRIORITY;
 use crate::name_check;
 use crate::observe::{look, look_without_consul};
 use crate::process::{NamedProcess, is_provable};
@@ -423,7 +424,11 @@ fn needs<'a>(policy: &Policy, can_hold: bool) -> Vec<&'a [&'a str]> {
         &["CONFIG", "REWRITE"],
     ];
     const HOLD: [&[&str]; 2] = [&["CLIENT", "PAUSE", "1", "WRITE"], &["CLIENT", "UNPAUSE"]];
+    const PREFER: [&[&str]; 1] = [&["CONFIG", "SET", PRIORITY, "100"]];
     let mut needs = Vec::new();
+    if !policy.prefer_zones.is_empty() {
+        needs.extend(PREFER);
+    }
     if policy.fence {
         needs.extend(FENCE);
     }

@@ -25,6 +25,7 @@ use crate::consul::store::ReadMode;
 use crate::consul::watch::{poll_registered, watch_group, watch_registered, watch_rows};
 use crate::core::duty::action::{Purpose, Write};
 use crate::core::duty::mark::Marking;
+use crate::core::duty::zone_order::Prioritize;
 use crate::core::group::{GroupLoop, Input, LogLevel, Outcome, Output, Published};
 use crate::core::identity::address::Address;
 use crate::core::known::observed::{
@@ -35,7 +36,7 @@ use crate::core::published::projection::Op;
 use crate::core::published::store::AgentClock;
 use crate::core::shown::status::{Problem, ProblemCode};
 use crate::core::time::{Mono, Now};
-use crate::instance::{InstanceCommand, RefusalNews, Todo, follow, write_mark};
+use crate::instance::{InstanceCommand, RefusalNews, Todo, follow, prioritize, write_mark};
 use crate::mailbox::Mailbox;
 use crate::meter::GroupMeter;
 use crate::name_check::Findings;
@@ -122,6 +123,7 @@ enum Completed {
     /// A write was not sent: it has waited for its turn.
     NotSent(u64),
     Marked(Box<Marking>, Result<bool, String>),
+    Prioritized(Box<Prioritize>, Result<bool, String>),
     /// What targets were told is noted, or not.
     Noted(Outcome),
     /// A read failed.
@@ -217,6 +219,8 @@ struct Executor {
     /// The rows have changed since they were asked for: what is being read may be older.
     rows_changed: bool,
     marking: Option<AbortOnDropHandle<()>>,
+    /// The tasks that set priorities, one for each instance.
+    prioritizing: BTreeMap<Address, AbortOnDropHandle<()>>,
     /// Consul does not answer the watch, which asks again and again: what is to be read once it does.
     away: Option<Owed>,
     /// What is wrong with the logins of Sentinels for the instances.
@@ -405,6 +409,7 @@ impl GroupTask {
             reading_rows: None,
             rows_changed: false,
             marking: None,
+            prioritizing: BTreeMap::new(),
             away: None,
             wrong_logins: BTreeMap::new(),
             trouble: BTreeMap::new(),
@@ -487,6 +492,7 @@ impl Executor {
             }
             Event::Done(Completed::NotSent(id)) => Input::NotSent(id),
             Event::Done(Completed::Marked(wanted, outcome)) => self.marked(*wanted, outcome),
+            Event::Done(Completed::Prioritized(wanted, done)) => self.prioritized(*wanted, done),
             Event::Done(Completed::Noted(outcome)) => self.noted(&outcome, now),
             Event::Told(report) => {
                 self.notices.reported(report);
@@ -525,6 +531,12 @@ impl Executor {
         }
         self.command(instance, InstanceCommand::Probe);
         Input::Marked(wanted, outcome)
+    }
+
+    /// What the instance says of its priority now is asked for at once.
+    fn prioritized(&self, wanted: Prioritize, outcome: Result<bool, String>) -> Input {
+        self.command(&wanted.instance, InstanceCommand::Probe);
+        Input::Prioritized(wanted, outcome)
     }
 
     /// The group is one of very many.
@@ -633,6 +645,7 @@ impl Executor {
                 self.command(&instance, InstanceCommand::Promote(promote));
             }
             Output::Mark(marking) => self.mark(marking),
+            Output::Prioritize(wanted, until) => self.prioritize(wanted, until),
             Output::Fence(fence) => {
                 let instance = fence.instance.clone();
                 self.command(&instance, InstanceCommand::Fence(fence));
@@ -855,13 +868,25 @@ impl Executor {
         }
         let (login, done) = (self.group.login.clone(), self.done.clone());
         self.marking = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let outcome = write_mark(&wanted, &login).await.map_err(|error| match error {
-                // In the words of Redis alone.
-                LinkError::Unexpected(words) => words,
-                error => error.to_string(),
-            });
+            let outcome = write_mark(&wanted, &login).await.map_err(in_words);
             let _ = done.send(Completed::Marked(Box::new(wanted), outcome)).await;
         })));
+    }
+
+    /// Sets a priority. The next one of the same instance waits for this one's deadline.
+    fn prioritize(&mut self, wanted: Prioritize, until: Mono) {
+        self.prioritizing.retain(|_, task| !task.is_finished());
+        if self.prioritizing.contains_key(&wanted.instance) {
+            return;
+        }
+        let (login, done, clock) = (self.group.login.clone(), self.done.clone(), self.clock);
+        let instance = wanted.instance.clone();
+        let task = tokio::spawn(async move {
+            let in_time = || clock.now().mono <= until;
+            let outcome = prioritize(&wanted, &login, in_time).await.map_err(in_words);
+            let _ = done.send(Completed::Prioritized(Box::new(wanted), outcome)).await;
+        });
+        self.prioritizing.insert(instance, AbortOnDropHandle::new(task));
     }
 
     fn write(&self, id: u64, write: Write) {
@@ -882,5 +907,13 @@ impl Executor {
             count(&outcome);
             let _ = done.send(Completed::Wrote(id, outcome)).await;
         });
+    }
+}
+
+/// What an instance refuses, in its own words alone.
+fn in_words(error: LinkError) -> String {
+    match error {
+        LinkError::Unexpected(words) => words,
+        error => error.to_string(),
     }
 }

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::core::duty::action::Promote;
 use crate::core::duty::fence::{Fence, StrayKind};
 use crate::core::duty::mark::Marking;
+use crate::core::duty::zone_order::Prioritize;
 use crate::core::identity::address::{Address, GroupName};
 use crate::core::identity::mark::{FoundMark, MARK_LEN_MAX};
 use crate::core::known::observed::{
@@ -434,6 +435,42 @@ pub async fn write_mark(wanted: &Marking, settings: &LinkSettings) -> Result<boo
         _ => &["SET", key, &value],
     };
     Ok(link.call(set).await? != Value::Nil)
+}
+
+/// The setting that Sentinel chooses by.
+pub const PRIORITY: &str = "replica-priority";
+
+/// Sets a replica's priority, on a connection of its own. Whether it did. What an operator sets in the same moment
+/// stays: the priority is asked for together with the command, and put back where it was another one by then.
+///
+/// # Errors
+/// [`LinkError`] without an answer, or with a refusal.
+pub async fn prioritize(
+    wanted: &Prioritize,
+    settings: &LinkSettings,
+    in_time: impl Fn() -> bool,
+) -> Result<bool, LinkError> {
+    let mut link = Link::open(&wanted.instance, settings).await?;
+    if !wanted.still_holds(&probe(&mut link).await?) || !in_time() {
+        return Ok(false);
+    }
+    let mut commands = redis::pipe();
+    commands.cmd("INFO").arg("replication");
+    commands.cmd("CONFIG").arg("SET").arg(PRIORITY).arg(wanted.priority);
+    let answers = link.ask(&commands).await?;
+    let [before, set] = answers.as_slice() else {
+        return Err(LinkError::Unexpected("two answers expected".to_owned()));
+    };
+    text(set).map_err(LinkError::Unexpected)?;
+    let before = words(before).map_err(LinkError::Unexpected)?;
+    let before = Fields::of_info(&before).get("slave_priority").map(str::to_owned);
+    match before.filter(|before| *before != wanted.had.to_string()) {
+        None => Ok(true),
+        Some(before) => {
+            link.call(&["CONFIG", "SET", PRIORITY, &before]).await?;
+            Ok(false)
+        }
+    }
 }
 
 /// That an instance refuses connections, or no more.
@@ -902,6 +939,11 @@ mod tests {
 
     /// What a primary answers to a probe, or a replica of `of`.
     fn to_a_probe(of: Option<&Address>) -> String {
+        says(of, "")
+    }
+
+    /// The same, and more of its replication.
+    fn says(of: Option<&Address>, more: &str) -> String {
         let role = match of {
             None => "role:master".to_owned(),
             Some(of) => format!(
@@ -910,7 +952,7 @@ mod tests {
                 of.port()
             ),
         };
-        let replication = format!("{role}\r\nmaster_replid:b\r\nmaster_repl_offset:1\r\n");
+        let replication = format!("{role}\r\n{more}master_replid:b\r\nmaster_repl_offset:1\r\n");
         let rest = [bulk("run_id:a\r\n"), bulk(""), bulk(""), bulk("")].concat();
         format!("+PONG\r\n{}{rest}", bulk(&replication))
     }
@@ -961,6 +1003,57 @@ mod tests {
         let told = tokio::time::timeout(Duration::from_secs(10), following.refused.recv()).await;
         let (_, refusal) = *told.expect("it is told").unwrap();
         assert_eq!(refusal.map(|refusal| refusal.run_id), Some("a".to_owned()));
+    }
+
+    /// A replica whose priority is this when it is asked, and that when it is set; what it was told.
+    async fn prioritized(
+        asked: u64,
+        set: u64,
+        in_time: bool,
+    ) -> (Result<bool, LinkError>, Vec<String>) {
+        let primary: Address = "10.0.0.1:6379".parse().unwrap();
+        let (heard, ears) = watch::channel(Vec::new());
+        let of = primary.clone();
+        let server = Scripted::start(move |_, words| {
+            if words.contains("CONFIG") {
+                heard.send_modify(|all: &mut Vec<String>| all.push(words.to_owned()));
+            }
+            let now = bulk(&format!("role:slave\r\nslave_priority:{set}\r\n"));
+            match (words.contains("PING"), words.contains("CONFIG"), words.contains("INFO")) {
+                (true, ..) => Some(says(Some(&of), &format!("slave_priority:{asked}\r\n"))),
+                (_, true, true) => Some(format!("{now}+OK\r\n")),
+                _ => Some("+OK\r\n".to_owned()),
+            }
+        });
+        let server = server.await;
+        let wanted = Prioritize {
+            instance: server.address.clone(),
+            run_id: "a".to_owned(),
+            follows: primary,
+            zone: "eu-1a".parse().unwrap(),
+            had: 100,
+            priority: 10,
+        };
+        let done = prioritize(&wanted, &LinkSettings::default(), || in_time).await;
+        let told = ears.borrow().clone();
+        (done, told)
+    }
+
+    /// Redis has no compare-and-set for a setting: what an operator sets in the same moment is put back.
+    #[tokio::test]
+    async fn a_priority_that_changes_while_it_is_set_is_put_back() {
+        let (done, told) = prioritized(100, 100, true).await;
+        assert!(matches!(done, Ok(true)), "{done:?}");
+        assert!(told.len() == 1 && told[0].contains("replica-priority"), "{told:?}");
+        let (done, told) = prioritized(100, 0, true).await;
+        assert!(matches!(done, Ok(false)), "{done:?}");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[1].contains("SET") && told[1].ends_with("$1\r\n0\r\n"), "{told:?}");
+        // It was another one before; or the command came too late.
+        for (asked, in_time) in [(0, true), (7, true), (100, false)] {
+            let (done, told) = prioritized(asked, asked, in_time).await;
+            assert!(matches!(done, Ok(false)) && told.is_empty(), "{done:?} {told:?}");
+        }
     }
 
     /// A failover ends with the clients of the old primary disconnected, and agents are clients.

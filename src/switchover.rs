@@ -25,7 +25,7 @@ use crate::core::published::projection::Op;
 use crate::dns::Names;
 use crate::doctor::sentinel_users;
 use crate::exit::{Exit, Failure};
-use crate::instance::{self, FOLLOW_AT_ONCE, probe};
+use crate::instance::{self, FOLLOW_AT_ONCE, PRIORITY, probe};
 use crate::observe::look;
 use crate::redis_link::{Link, LinkError, LinkSettings, list, text};
 use crate::rights::{Rights, either_follows, is_unknown, may};
@@ -633,9 +633,6 @@ async fn refused(
     let say = |(command, why): (String, String)| format!("{at} refuses {command}: {why}");
     Ok(Ok(refused.into_iter().map(say).collect()))
 }
-
-/// The setting that Sentinel chooses by.
-pub const PRIORITY: &str = "replica-priority";
 
 fn is_primary(answer: &InstanceAnswer) -> bool {
     answer.is_primary()

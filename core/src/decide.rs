@@ -120,7 +120,7 @@ fn decide_by(view: &View<'_>, layout: &Layout) -> Decision {
         refused.is_empty()
     });
     sentinels.extend(write.as_deref().and_then(once_written));
-    let Duties { instances, left_alone, not_marked, refused: forbidden } = duties(view, &situation);
+    let Duties { instances, left_alone, not_done, refused: forbidden } = duties(view, &situation);
     refused.extend(forbidden.into_iter().chain(sentinels_refused));
     reasons.extend(isolated(view));
     reasons.extend(again(&situation));
@@ -135,7 +135,7 @@ fn decide_by(view: &View<'_>, layout: &Layout) -> Decision {
     reasons.extend(refused);
     reasons.extend(ignored(view, layout));
     reasons.extend(misnamed(view).into_iter().chain(words_said(view)));
-    reasons.extend(not_marked.map(Reason::NotMarked));
+    reasons.extend(not_done);
     let summary = summary(view, &verdict);
     let is_isolated = is_blind(view) || is_isolated(view);
     Decision {

@@ -2,7 +2,7 @@
 //!
 //! Several rules may want something of the same instance. The order in which they come is that of [`Duty`]: what makes
 //! an instance a primary goes first, then what keeps its data, then what makes it a replica, then what only holds it,
-//! then the mark in its data set.
+//! then the mark in its data set, then its place in the order of zones.
 
 pub mod action;
 pub mod fence;
@@ -13,6 +13,7 @@ pub mod safety;
 pub mod sentinels;
 pub mod stale_peers;
 pub mod switchover;
+pub mod zone_order;
 
 use std::collections::BTreeMap;
 
@@ -23,9 +24,10 @@ use crate::duty::mark::{Marking, marking};
 use crate::duty::relay::{Relay, relays};
 use crate::duty::sentinels::{Reconfigure, paces, reconfigurations};
 use crate::duty::stale_peers::Forget;
+use crate::duty::zone_order::{Prioritize, priorities};
 use crate::identity::address::Address;
 use crate::known::view::View;
-use crate::shown::reasons::{LeftAlone, NotMarked, Reason};
+use crate::shown::reasons::{LeftAlone, Reason};
 use crate::situation::Situation;
 use crate::situation::bootstrap::Promote;
 use crate::situation::data_loss::{Detach, Replace, detachments};
@@ -43,6 +45,8 @@ pub enum Duty {
     Hold(Hold),
     /// Write the mark into its data set.
     Mark(Marking),
+    /// Keep its `replica-priority` as the order of zones has it.
+    Prioritize(Prioritize),
     /// No command: it is as it should be, or a reason says why not.
     Leave,
 }
@@ -71,6 +75,7 @@ impl Duty {
             Self::Fence(fence) => Some(Action::Fence(fence)),
             Self::Hold(hold) => Some(Action::Hold(hold)),
             Self::Mark(marking) => Some(Action::Mark(marking)),
+            Self::Prioritize(prioritize) => Some(Action::Prioritize(prioritize)),
             Self::Leave => None,
         }
     }
@@ -95,8 +100,8 @@ pub struct Duties {
     pub instances: BTreeMap<Address, Duty>,
     /// Stray primaries that are left alone.
     pub left_alone: Vec<LeftAlone>,
-    /// Why the writer's data set lacks the mark.
-    pub not_marked: Option<NotMarked>,
+    /// Why the writer's data set lacks the mark, and which priorities are not as the order of zones has them.
+    pub not_done: Vec<Reason>,
     /// What the safety layer forbids.
     pub refused: Vec<Reason>,
 }
@@ -132,7 +137,13 @@ pub fn duties(view: &View<'_>, situation: &Situation) -> Duties {
     if let Some(marking) = marking {
         wanted.add(&marking.instance.clone(), Duty::Mark(marking));
     }
-    let mut duties = Duties { left_alone, not_marked, ..Duties::default() };
+    let (prioritized, not_preferred) = priorities(view);
+    for prioritize in prioritized {
+        wanted.add(&prioritize.instance.clone(), Duty::Prioritize(prioritize));
+    }
+    let not_preferred = not_preferred.into_iter().map(Reason::NotPreferred);
+    let not_done = not_marked.map(Reason::NotMarked).into_iter().chain(not_preferred).collect();
+    let mut duties = Duties { left_alone, not_done, ..Duties::default() };
     for (instance, wanted) in wanted.0 {
         let duty = duty(view, wanted, &mut duties.refused);
         if duty != Duty::Leave {

@@ -29,10 +29,11 @@ use crate::duty::mark::Marking;
 use crate::duty::relay::{Relay, election};
 use crate::duty::sentinels::Reconfigure;
 use crate::duty::stale_peers::Forget;
+use crate::duty::zone_order::Prioritize;
 use crate::identity::address::{Address, ServiceName};
 use crate::identity::mark::FailedMark;
 use crate::known::conditions::conditions;
-use crate::known::memory::{Condition, Memory};
+use crate::known::memory::{Condition, FailedPriority, Memory};
 use crate::known::observed::GaveUp;
 use crate::known::observed::{
     Death, DeathSign, InstanceAnswer, Observed, ProcessState, Reading, Refusal, RowsAnswer,
@@ -56,6 +57,9 @@ pub const DISMISSED_FOR_MS: u64 = 60_000;
 /// How long after it was decided a Sentinel is still told how an election ended, in ms: it is decided anew after
 /// [`RELAY_AGAIN_MS`](crate::policy::RELAY_AGAIN_MS).
 pub const RELAY_WITHIN_MS: u64 = 500;
+
+/// How long after it was decided a priority is still set, in ms.
+pub const PRIORITY_WITHIN_MS: u64 = 1_000;
 
 /// A decision stands for so long at the most, in ms, where nothing is different: what depends on the time alone is in no
 /// hurry.
@@ -94,6 +98,8 @@ pub enum Input {
     NotBegun(Replace, String),
     /// How the mark in the data set was written: whether it was, or the words of the instance.
     Marked(Marking, Result<bool, String>),
+    /// How a priority was set: whether it was, or the words of the instance.
+    Prioritized(Prioritize, Result<bool, String>),
     /// DNS answers what was published with this generation.
     SeenInDns(u64),
     /// How the write with this number ended.
@@ -165,6 +171,8 @@ pub enum Output {
     Promote(Promote),
     /// Write the mark into the writer's data set, and report how that ended.
     Mark(Marking),
+    /// Set a replica's priority, unless it is later than this, and report how that ended.
+    Prioritize(Prioritize, Mono),
     /// Tell a Sentinel how an election ended, unless it is later than this.
     Relay(Relay, Mono),
     /// Change what a Sentinel monitors, or its settings, unless it is later than this.
@@ -502,12 +510,36 @@ impl GroupLoop {
                 self.memory.not_marked =
                     outcome.err().map(|words| FailedMark { run_id, mark, words });
             }
+            Input::Prioritized(wanted, outcome) => self.fold_prioritized(wanted, outcome, out),
             Input::SeenInDns(generation) => self.memory.see_in_dns(generation, now),
             Input::Tick => {}
             Input::Look => self.next_look = now.mono,
             Input::Policy(policy) => {
                 self.policy = *policy;
                 self.next_look = now.mono;
+            }
+        }
+    }
+
+    /// What an operator had set is said.
+    fn fold_prioritized(
+        &mut self,
+        wanted: Prioritize,
+        outcome: Result<bool, String>,
+        out: &mut Vec<Output>,
+    ) {
+        let Prioritize { instance, run_id, zone, had, priority, .. } = wanted;
+        match outcome {
+            Ok(done) => {
+                self.memory.not_prioritized.remove(&instance);
+                let text = format!(
+                    "{}: the replica-priority of {instance} is {priority}, was {had}: prefer_zones, zone {zone}",
+                    self.policy.group
+                );
+                out.extend(done.then(|| say(LogLevel::Info, text)));
+            }
+            Err(words) => {
+                self.memory.not_prioritized.insert(instance, FailedPriority { run_id, words });
             }
         }
     }
@@ -686,21 +718,7 @@ impl GroupLoop {
             match &action {
                 Action::Write(write) => self.send(write, now, out),
                 Action::Hold(hold) => self.hold(hold, now, out),
-                Action::Relay(relay) => {
-                    let Relay { sentinel, leader_at, epoch, forced, chosen, why, .. } = relay;
-                    let how = if *forced {
-                        format!("was asked for a failover (from now on epoch {epoch})")
-                    } else {
-                        format!("was elected at epoch {epoch}")
-                    };
-                    let text = format!(
-                        "{}: telling Sentinel {sentinel} that {leader_at} {how} and made {chosen} the primary: {why}",
-                        self.policy.group
-                    );
-                    out.push(say(LogLevel::Info, text));
-                    self.memory.relayed.insert(sentinel.clone(), (*epoch, now.mono));
-                    out.push(Output::Relay(relay.clone(), now.mono.plus_ms(RELAY_WITHIN_MS)));
-                }
+                Action::Relay(relay) => self.relay(relay, now, out),
                 Action::Fence(fence) => {
                     self.memory.fenced.insert(fence.instance.clone(), now.mono);
                     out.push(Output::Fence(fence.clone()));
@@ -716,6 +734,11 @@ impl GroupLoop {
                 Action::Mark(marking) => {
                     self.memory.marked = Some(now.mono);
                     out.push(Output::Mark(marking.clone()));
+                }
+                Action::Prioritize(prioritize) => {
+                    self.memory.prioritized.insert(prioritize.instance.clone(), now.mono);
+                    let until = now.mono.plus_ms(PRIORITY_WITHIN_MS);
+                    out.push(Output::Prioritize(prioritize.clone(), until));
                 }
                 Action::Reconfigure(reconfigure) => {
                     self.memory
@@ -733,6 +756,22 @@ impl GroupLoop {
         self.decision = Some(decision);
         self.decisions += 1;
         self.note_standing(standing, out);
+    }
+
+    fn relay(&mut self, relay: &Relay, now: Now, out: &mut Vec<Output>) {
+        let Relay { sentinel, leader_at, epoch, forced, chosen, why, .. } = relay;
+        let how = if *forced {
+            format!("was asked for a failover (from now on epoch {epoch})")
+        } else {
+            format!("was elected at epoch {epoch}")
+        };
+        let text = format!(
+            "{}: telling Sentinel {sentinel} that {leader_at} {how} and made {chosen} the primary: {why}",
+            self.policy.group
+        );
+        out.push(say(LogLevel::Info, text));
+        self.memory.relayed.insert(sentinel.clone(), (*epoch, now.mono));
+        out.push(Output::Relay(relay.clone(), now.mono.plus_ms(RELAY_WITHIN_MS)));
     }
 
     fn hold(&mut self, hold: &Hold, now: Now, out: &mut Vec<Output>) {

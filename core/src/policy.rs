@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::address::{Address, GroupName, ServiceName};
+use crate::identity::address::{Address, GroupName, ServiceName, Zone};
 use crate::identity::mark::MarkKey;
 use crate::published::record::Level;
 
@@ -64,6 +64,11 @@ pub struct Policy {
     pub mark: Option<MarkKey>,
     /// Write that key on the writer; else it is only read.
     pub write_mark: bool,
+    /// Where this agent's host stands.
+    pub zone: Option<Zone>,
+    /// The order of zones in which Sentinel is to prefer replicas: `replica-priority` of the instances on this host.
+    /// Without any, it is left as it is.
+    pub prefer_zones: Vec<Zone>,
     /// How often the group is looked at while nothing happens.
     pub pace: Pace,
     /// The installation that this agent belongs to, where it was told.
@@ -345,6 +350,10 @@ pub const FORCED_EPOCH_AHEAD: u64 = 8;
 pub const RELAY_AGAIN_MS: u64 = 500;
 /// How often one agent writes the mark in the data set, in ms, whatever becomes of it.
 pub const MARK_AGAIN_MS: u64 = 5_000;
+/// How often one agent sets the `replica-priority` of one instance, in ms, whatever becomes of it.
+pub const PRIORITY_AGAIN_MS: u64 = 10_000;
+/// The same where the instance has refused it, in ms.
+pub const PRIORITY_REFUSED_MS: u64 = 30_000;
 /// How long after a generation began its mark may be missing before one look says so, in seconds: it is written once
 /// a majority has confirmed the writer.
 pub const MARK_LATE_S: i64 = 15;
@@ -380,6 +389,7 @@ impl Policy {
         self.announce = Announce::Leader;
         self.write_mark = false;
         self.forget_ghosts = false;
+        self.prefer_zones.clear();
     }
 
     /// The same while an operator has paused the group.
@@ -421,6 +431,8 @@ impl Policy {
             announce: Announce::Leader,
             mark: None,
             write_mark: true,
+            zone: None,
+            prefer_zones: Vec::new(),
             pace: Pace::default(),
             installation: None,
             sources: BTreeSet::new(),

@@ -22,8 +22,8 @@ use crate::core::known::observed::Observed;
 use crate::core::published::record::PublishedRole;
 use crate::dns::Names;
 use crate::exit::{Exit, Failure};
+use crate::instance::PRIORITY;
 use crate::observe::look;
-use crate::switchover::PRIORITY;
 
 /// Takes an instance out of service, puts it back, or lists those that are out.
 ///

@@ -21,7 +21,8 @@ use crate::core::duty::hold::Hold;
 use crate::core::duty::mark::Marking;
 use crate::core::duty::relay::Relay;
 use crate::core::duty::sentinels::{Reconfigure, ReconfigureKind};
-use crate::core::identity::address::{Address, GroupName};
+use crate::core::duty::zone_order::Prioritize;
+use crate::core::identity::address::{Address, GroupName, Zone};
 use crate::core::identity::mark::MarkKey;
 use crate::core::known::memory::Memory;
 use crate::core::known::observed::SentinelSettings;
@@ -76,6 +77,8 @@ enum PlannedAction {
     Fence { instance: Address, follow: Address },
     /// Write the mark into the writer's data set.
     Mark { instance: Address, key: MarkKey, generation: u64 },
+    /// Set an instance's `replica-priority`, for the order of zones.
+    Prioritize { instance: Address, zone: Zone, had: u64, priority: u64 },
     /// Tell a Sentinel how an election ended whose leader does not.
     Relay { sentinel: Address, leader: Address, epoch: u64, primary: Address },
     /// Reconfigure a Sentinel (`tell` in JSON).
@@ -211,6 +214,9 @@ impl From<Action> for PlannedAction {
             Action::Mark(Marking { instance, key, mark, .. }) => {
                 Self::Mark { instance, key, generation: mark.generation }
             }
+            Action::Prioritize(Prioritize { instance, zone, had, priority, .. }) => {
+                Self::Prioritize { instance, zone, had, priority }
+            }
             Action::Detach(Detach { instance, from, .. }) => Self::Detach { instance, from },
             Action::Promote(Promote { instance, .. }) => Self::Promote { instance },
             Action::Fence(Fence { instance, follow, .. }) => Self::Fence { instance, follow },
@@ -284,6 +290,9 @@ fn todo(todo: &PlannedAction) -> String {
         }
         PlannedAction::Mark { instance, key, generation } => format!(
             "  write the mark of generation {generation} into the key {key} of {instance}\n"
+        ),
+        PlannedAction::Prioritize { instance, zone, had, priority } => format!(
+            "  set the replica-priority of {instance}, {had} now, to {priority}: prefer_zones, zone {zone}\n"
         ),
         PlannedAction::Relay { sentinel, leader, epoch, primary } => format!(
             "  tell Sentinel {sentinel} that {leader} was elected at epoch {epoch} and made {primary} the primary\n"
@@ -421,7 +430,15 @@ mod tests {
                 run_id: run_id.clone(),
                 replid,
             }),
-            Action::Promote(Promote { instance: old.clone(), run_id }),
+            Action::Promote(Promote { instance: old.clone(), run_id: run_id.clone() }),
+            Action::Prioritize(Prioritize {
+                instance: address("10.0.0.6:6379"),
+                run_id,
+                follows: old.clone(),
+                zone: "eu-1a".parse().unwrap(),
+                had: 50,
+                priority: 10,
+            }),
             Action::Relay(Relay {
                 sentinel: sentinel.clone(),
                 leader: SentinelId("leader".to_owned()),
@@ -475,6 +492,7 @@ mod tests {
             "  then ask Sentinel 10.0.0.7:26379 to replace 10.0.0.5:6379 (SENTINEL FAILOVER)\n",
             "  turn 10.0.0.5:6379 into a replica of 10.0.0.6:6379\n",
             "  make 10.0.0.5:6379 a primary\n",
+            "  set the replica-priority of 10.0.0.6:6379, 50 now, to 10: prefer_zones, zone eu-1a\n",
             "  tell Sentinel 10.0.0.7:26379 that 10.0.0.8:26379 was elected at epoch 4 and made 10.0.0.5:6379 the primary\n",
         ] {
             assert!(text.contains(line), "{line}{text}");

@@ -287,6 +287,13 @@ pub struct GroupTable {
     /// Default: no mark.
     #[serde(default)]
     pub mark: Option<MarkKey>,
+    /// The order of zones in which Sentinel is to prefer replicas, the best first, nine at the most: the agent beside an
+    /// instance keeps its `replica-priority` at 10 in the first zone, 20 in the second and so on, and at 100 in any other
+    /// one ([how](operations.md#a-group-over-several-zones)). One of 0 stays. The same on all agents, each with its own
+    /// `zone`; the agents' login needs `+config|set`. With `manage = false` nothing is set. Default: none, and every
+    /// priority stays as it is.
+    #[serde(default)]
+    pub prefer_zones: Option<Spanned<Vec<Zone>>>,
     /// Tags for all its rows, after the agents' own: [how](consumers.md#your-own-tags-metadata-and-weights). `{role}`, `{group}`, `{zone}`,
     /// `{address}`, `{host}` and `{port}` stand for those of the row, `{generation}` for that of the writer: other rows
     /// have no such tag. The same on all agents, as `meta` and `weights`.

@@ -30,7 +30,8 @@ fn library() -> PathBuf {
     // Tests are programs of their own: each puts it there whole.
     let made = dir.join(format!("slow_disk-{}.so", std::process::id()));
     let built = dir.join("slow_disk.so");
-    let output = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&made).arg(source).output();
+    let output =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&made).arg(source).output();
     let output = output.expect("cc, which Rust links by");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     std::fs::rename(made, &built).expect("the library");

@@ -91,3 +91,4 @@ mod votes;
 mod words;
 #[path = "../shared/writers.rs"]
 mod writers;
+mod zones;

@@ -37,6 +37,8 @@ const UPGRADE: Cure = CarriedOut("cures::an_upgrade_cures_what_older_versions_la
 const NAMES: Cure =
     CarriedOut("hostnames::sentinels_that_do_not_use_names_as_the_others_do_are_found_and_cured");
 
+const ZONES: Cure = CarriedOut("zones::a_group_that_outlives_no_zone_is_found_and_spread");
+
 const CLUSTERS: Cure = CarriedOut("cluster_surfaces::what_doctor_says_of_a_cluster_cures_it");
 
 /// All findings, by code.
@@ -136,7 +138,9 @@ pub const CURES: &[(&str, Cure)] = &[
     ("config-file-missing", HOSTS),
     ("clock-skew", HOSTS),
     ("versions-differ", UPGRADE),
+    ("group-one-zone", ZONES),
     ("priority-zero", SETTINGS),
+    ("zone-order", ZONES),
     ("replica-unannounced", SETTINGS),
     ("min-replicas-off", SETTINGS),
     ("diskless-delay", SETTINGS),

@@ -504,11 +504,14 @@ fn versions(facts: &Facts<'_>) -> Vec<Finding> {
 /// What agents may not do where they will have to. `doctor` asks with the login that it has.
 fn rights(facts: &Facts<'_>) -> Vec<Finding> {
     const OF_MARK: [&str; 2] = ["GETRANGE", "SET"];
+    const OF_ORDER: &str = "CONFIG SET";
     let key = facts.view.policy.mark.as_ref().map(MarkKey::as_str);
     let refusing = facts.instances.iter().filter_map(|(at, more)| {
         let Refused { user, commands } = more.refused.as_ref().ok()?;
         let (of_mark, others): (Vec<_>, Vec<_>) =
             commands.iter().partition(|(command, _)| OF_MARK.contains(&command.as_str()));
+        let (of_order, others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|(command, _)| command == OF_ORDER);
         let found = |commands: &[&(String, String)], key: Option<&str>, what: &str| {
             let (evidence, mend) = refusals(at, user, commands, key)?;
             let text = format!("{at} refuses this login {what}");
@@ -517,7 +520,12 @@ fn rights(facts: &Facts<'_>) -> Vec<Finding> {
         let commanded =
             "what agents do to a stray primary, or to one whose writes are to be held";
         let marked = "the mark in the data set: an old primary with an append-only file may only be held when it comes back";
-        Some([found(&others, None, commanded), found(&of_mark, key, marked)])
+        let ordered = "the replica-priority that prefer_zones asks for";
+        Some([
+            found(&others, None, commanded),
+            found(&of_mark, key, marked),
+            found(&of_order, None, ordered),
+        ])
     });
     refusing.flatten().flatten().collect()
 }

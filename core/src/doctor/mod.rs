@@ -11,6 +11,7 @@ mod facts;
 mod instances;
 mod names;
 mod sentinels;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -373,10 +374,21 @@ codes! {
     ///
     /// Cure: upgrade replicas first.
     VersionsDiffer "versions-differ" Warning;
+    /// The writer and all replicas that may be selected are in one zone, and an instance of another zone is in maintenance,
+    /// has priority 0, follows another instance or does not answer: when that zone is gone, no failover is possible.
+    ///
+    /// Cure: let that instance lead: `maintenance off`, `CONFIG SET replica-priority 100`, `REPLICAOF`, or start it.
+    GroupOneZone "group-one-zone" Warning;
     /// A replica will never be selected, and is not in maintenance.
     ///
     /// Cure: `CONFIG SET replica-priority 100`.
     PriorityZero "priority-zero" Hint;
+    /// `prefer_zones` is set, and the `replica-priority` of a replica is not what it says, or the zone of the replica is
+    /// not known: Redis refuses `CONFIG SET` to the agent beside it, or no agent stands there.
+    ///
+    /// Cure: `CONFIG SET replica-priority`, as the finding has it, and `+config|set` for the agents' user, which keep it
+    /// then; or an agent beside it, with its zone.
+    ZoneOrder "zone-order" Hint;
     /// A replica with `replica-announced no` is no read endpoint, and a failover may select it all the same.
     ///
     /// Cure: `CONFIG SET replica-priority 0`.
@@ -659,7 +671,8 @@ impl FindingCode {
             }
             Self::CalledDown => &[Problem::InstanceDown],
             Self::TwoAddresses => &[Problem::TwoAddresses],
-            Self::InstanceRight => &[Problem::MarkMissing],
+            Self::InstanceRight => &[Problem::MarkMissing, Problem::ZoneOrder],
+            Self::ZoneOrder => &[Problem::ZoneOrder],
             Self::LoopbackAddress => &[Problem::LoopbackAddress],
             Self::ForeignRow => &[Problem::ServiceTaken, Problem::DnsWrong],
             Self::ConsulLogin => &[Problem::ConsulLogin, Problem::ConsulUnread],
@@ -735,8 +748,9 @@ pub fn diagnose(facts: &Facts<'_>) -> Vec<Finding> {
         // What is recorded is another group's: no advice that compares ours with it would mend anything.
         return vec![other];
     }
-    let all = [sentinels::CHECKS, instances::CHECKS, consul::CHECKS, names::CHECKS, agents::CHECKS];
-    let found: Vec<Finding> = all.into_iter().flatten().flat_map(|check| check(facts)).collect();
+    let servers = [sentinels::CHECKS, instances::CHECKS, zones::CHECKS];
+    let all = servers.into_iter().chain([consul::CHECKS, names::CHECKS, agents::CHECKS]);
+    let found: Vec<Finding> = all.flatten().flat_map(|check| check(facts)).collect();
     let others = agents::unexplained(facts, &found);
     let mut findings = merged(found.into_iter().chain(others));
     findings.sort_by_key(|finding| (finding.severity, finding.code));

@@ -6,6 +6,7 @@ use crate::duty::mark::Marking;
 use crate::duty::relay::Relay;
 use crate::duty::sentinels::Reconfigure;
 use crate::duty::stale_peers::Forget;
+use crate::duty::zone_order::Prioritize;
 use crate::published::projection::Op;
 use crate::published::record::{Change, Record};
 pub use crate::situation::bootstrap::Promote;
@@ -30,6 +31,8 @@ pub enum Action {
     Reconfigure(Reconfigure),
     /// Write the mark into the writer's data set.
     Mark(Marking),
+    /// Keep a replica's `replica-priority` as the order of zones has it.
+    Prioritize(Prioritize),
 }
 
 impl Action {
@@ -44,6 +47,7 @@ impl Action {
             Self::Promote(_) => 5,
             Self::Reconfigure(_) => 6,
             Self::Mark(_) => 7,
+            Self::Prioritize(_) => 8,
         }
     }
 }

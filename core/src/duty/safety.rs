@@ -7,9 +7,11 @@ use crate::duty::mark::Marking;
 use crate::duty::relay::Relay;
 use crate::duty::sentinels::{Reconfigure, ReconfigureKind};
 use crate::duty::stale_peers::Forget;
+use crate::duty::zone_order::Prioritize;
 use crate::identity::address::Address;
 use crate::known::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use crate::known::view::View;
+use crate::policy::MOVE_KNOWN_MS;
 use crate::published::projection::{TXN_OPS_MAX, is_detached_address};
 use crate::published::record::PublishedRole;
 use crate::published::replicas::named_by;
@@ -29,6 +31,7 @@ pub fn veto(view: &View<'_>, action: &Action) -> Option<String> {
         Action::Detach(detach) => veto_detach(view, detach),
         Action::Promote(promote) => veto_promote(view, &promote.instance),
         Action::Mark(marking) => veto_mark(view, marking),
+        Action::Prioritize(prioritize) => veto_prioritize(view, prioritize),
         Action::Reconfigure(reconfigure) if is_pace(reconfigure) => veto_pace(view, reconfigure),
         Action::Reconfigure(reconfigure) => {
             if view.writer() != Some(&reconfigure.primary) {
@@ -66,7 +69,8 @@ fn veto_pace(view: &View<'_>, reconfigure: &Reconfigure) -> Option<String> {
     if quicker && view.instance(primary).is_some() {
         return Some(format!("{primary} answers"));
     }
-    (!known.contains(&down_after_ms)).then(|| format!("Sentinel {sentinel} was not to wait for {down_after_ms} ms"))
+    (!known.contains(&down_after_ms))
+        .then(|| format!("Sentinel {sentinel} was not to wait for {down_after_ms} ms"))
 }
 
 /// Only the published writer's data set is marked as that of what is published.
@@ -81,6 +85,36 @@ fn veto_mark(view: &View<'_>, marking: &Marking) -> Option<String> {
     let published = view.record.map(|record| record.generation);
     (published != Some(mark.generation))
         .then(|| format!("generation {} is not the published one", mark.generation))
+}
+
+/// Only the priority of a replica on this host is changed, never one of 0, and never while Sentinels or an operator are
+/// choosing.
+fn veto_prioritize(view: &View<'_>, prioritize: &Prioritize) -> Option<String> {
+    let Prioritize { instance, had, priority, .. } = prioritize;
+    if !view.policy.local.contains(instance) {
+        return Some(format!("{instance} is not on this host"));
+    }
+    let own = view.instance(instance);
+    if *had == 0 || own.is_none_or(|own| own.is_primary() || own.priority != Some(*had)) {
+        return Some(format!("the priority of {instance} is not known to be {had}, or is 0"));
+    }
+    if *priority == 0 {
+        return Some(format!("{instance} would never lead"));
+    }
+    if view.in_maintenance(instance) {
+        return Some(format!("{instance} is in maintenance"));
+    }
+    if view.writer().is_none_or(|writer| !says_primary(view, writer)) {
+        return Some("there is no certain writer".to_owned());
+    }
+    let calm = |group: &SentinelGroup| group.failover.is_none() && group.down == DownOpinion::Up;
+    if !view.groups().all(calm) {
+        return Some("something is going on among the Sentinels".to_owned());
+    }
+    let moving = view.observed.store.as_ref().and_then(|store| store.moving);
+    let age = moving.map(|since| view.now.wall.duration_since(since).unsigned_abs());
+    let moves = age.is_some_and(|age| age.as_millis() < u128::from(MOVE_KNOWN_MS));
+    moves.then(|| "a planned move is under way".to_owned())
 }
 
 /// No Sentinel is told of an epoch that it has reached, of a primary that has not said so, or of one that others

@@ -13,8 +13,8 @@ use crate::known::observed::{
 };
 use crate::known::view::View;
 use crate::policy::{
-    DISAGREES_AFTER_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS, RECONFIGURE_AGAIN_MS,
-    SET_AGAIN_MS, WantedQuorum, WantedSettings,
+    DISAGREES_AFTER_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS, RECONFIGURE_AGAIN_MS, SET_AGAIN_MS,
+    WantedQuorum, WantedSettings,
 };
 use crate::published::record::Basis;
 use crate::situation::haste::pace;

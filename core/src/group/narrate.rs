@@ -120,6 +120,7 @@ impl Subject {
         let instance = match reason {
             Reason::LeftAlone(left) => Some(&left.instance),
             Reason::NotMarked(why) => Some(&why.writer),
+            Reason::NotPreferred(why) => Some(&why.instance),
             Reason::TwoAddresses { address, .. } | Reason::Loopback { address, .. } => {
                 Some(address)
             }

@@ -161,6 +161,15 @@ impl<T: Clone + PartialEq> Asked<T> {
     }
 }
 
+/// A priority that could not be set, and in which run of the instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedPriority {
+    /// The run of it.
+    pub run_id: String,
+    /// Its words, or why it did not answer.
+    pub words: String,
+}
+
 /// An election whose outcome was seen: a majority voted for one leader at one epoch, and the leader chose a replica. Or
 /// a forced failover, whose leader was not voted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,6 +239,10 @@ pub struct Memory {
     pub marked: Option<Mono>,
     /// The mark that could not be written last.
     pub not_marked: Option<FailedMark>,
+    /// When this agent last set about to set the priority of each instance.
+    pub prioritized: BTreeMap<Address, Mono>,
+    /// The priorities that could not be set last.
+    pub not_prioritized: BTreeMap<Address, FailedPriority>,
     /// What each instance has been in its present run, as far as it was seen.
     pub lives: BTreeMap<Address, InstanceRun>,
     /// The last history of the group that was seen at each address.
@@ -380,6 +393,8 @@ impl Memory {
         self.lives.retain(|address, _| known.contains_key(address));
         self.histories.retain(|address, _| known.contains_key(address));
         self.fenced.retain(|address, _| known.contains_key(address));
+        self.prioritized.retain(|address, _| known.contains_key(address));
+        self.not_prioritized.retain(|address, _| known.contains_key(address));
     }
 
     /// What an instance has been in this run.

@@ -446,6 +446,28 @@ pub enum WhyNotMarked {
     Late,
 }
 
+/// A `replica-priority` that is not as the order of zones has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotPreferred {
+    /// The replica.
+    pub instance: Address,
+    /// The priority that it has.
+    pub had: u64,
+    /// The one that it is to have.
+    pub priority: u64,
+    /// What is in the way.
+    pub why: WhyNotPreferred,
+}
+
+/// What keeps this agent from setting a priority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyNotPreferred {
+    /// It could not be set: the words of the instance, or why it did not answer.
+    Refused(String),
+    /// Another agent stands beside the instance, and comes first by its id.
+    Another(String),
+}
+
 /// Why a primary without data is not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WhyDataLoss {
@@ -692,6 +714,8 @@ pub enum Reason {
     },
     /// The writer's data set has no mark of what is published.
     NotMarked(NotMarked),
+    /// A priority is not as the order of zones has it.
+    NotPreferred(NotPreferred),
     /// The safety layer forbids it.
     Refused(String),
     /// An instance answers at an address besides the one that the group knows it by.
@@ -770,6 +794,7 @@ impl fmt::Display for Reason {
                 }
             }
             Self::NotMarked(why) => write!(f, "{why}"),
+            Self::NotPreferred(why) => write!(f, "{why}"),
             Self::Refused(veto) => write!(f, "refused: {veto}"),
             Self::TwoAddresses { address, of } => write!(
                 f,
@@ -1343,6 +1368,26 @@ impl fmt::Display for WhyNotMarked {
             Self::Unwritten(words) => write!(f, "it could not be written (`{words}`)"),
             Self::TooLong => f.write_str("prefix and installation are too long for one"),
             Self::Late => f.write_str("no agent has written it"),
+        }
+    }
+}
+
+impl fmt::Display for NotPreferred {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { instance, had, priority, why } = self;
+        write!(
+            f,
+            "the replica-priority of {instance} is {had}, and by prefer_zones it is to be {priority}: "
+        )?;
+        match why {
+            WhyNotPreferred::Refused(words) => {
+                write!(f, "it could not be set (`{words}`: the agents' user needs +config|set)")
+            }
+            WhyNotPreferred::Another(agent) => write!(
+                f,
+                "agent {agent} stands beside it, too, and its config alone counts. Have one agent beside each instance, or \
+                 the same zone and prefer_zones in all of them"
+            ),
         }
     }
 }

@@ -341,6 +341,12 @@ pub enum ProblemCode {
     ///
     /// Cure: write the same in `[[group]]` on all agents, and reload them (SIGHUP).
     WordsDiffer,
+    /// The `replica-priority` of an instance is not what `prefer_zones` says: Redis refuses it to the agent beside the
+    /// instance, or another agent stands beside it, too. A failover may choose a replica of another zone.
+    ///
+    /// Cure: `text` has the words of Redis. `NOPERM`: `ACL SETUSER` on every instance, `+config|set`
+    /// ([redis-users.md](how-to/redis-users.md)); two agents: one beside each instance, or the same zone and order in both.
+    ZoneOrder,
     /// The clock of an agent is more than a second ahead of another one's, as that one has found. Nothing rests on it
     /// but the times of logs.
     ///
@@ -355,7 +361,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::StateUnreadable,
         Self::NotOurs,
         Self::NothingPublished,
@@ -398,6 +404,7 @@ impl ProblemCode {
         Self::Paused,
         Self::WordsHidden,
         Self::WordsDiffer,
+        Self::ZoneOrder,
         Self::ClockSkew,
         Self::ConsulUnread,
     ];
@@ -406,7 +413,7 @@ impl ProblemCode {
     pub fn only_degrades(self) -> bool {
         use ProblemCode::{
             CannotSave, ClockSkew, ConsulLogin, InstanceDown, MarkMissing, NoReplicas, Paused,
-            RelayRefused, ReplicaOutOfSync, SentinelsMissing, WordsDiffer, WordsHidden,
+            RelayRefused, ReplicaOutOfSync, SentinelsMissing, WordsDiffer, WordsHidden, ZoneOrder,
         };
         matches!(
             self,
@@ -420,6 +427,7 @@ impl ProblemCode {
                 | Paused
                 | WordsHidden
                 | WordsDiffer
+                | ZoneOrder
                 | ClockSkew
                 | ConsulLogin
         )
@@ -470,6 +478,7 @@ impl ProblemCode {
             Self::Paused => "paused",
             Self::WordsHidden => "words-hidden",
             Self::WordsDiffer => "words-differ",
+            Self::ZoneOrder => "zone-order",
             Self::ClockSkew => "clock-skew",
             Self::ConsulUnread => "consul-unread",
         }
@@ -898,6 +907,7 @@ fn noteworthy(reason: &Reason) -> Option<Problem> {
         Reason::Held(_) => Some(ProblemCode::WritesHeld.says(reason.to_string())),
         Reason::NotHeld { .. } => Some(ProblemCode::WritesNotHeld.says(reason.to_string())),
         Reason::NotMarked(_) => Some(ProblemCode::MarkMissing.says(reason.to_string())),
+        Reason::NotPreferred(_) => Some(ProblemCode::ZoneOrder.says(reason.to_string())),
         Reason::WordsHidden(_) => Some(ProblemCode::WordsHidden.says(reason.to_string())),
         Reason::WordsDiffer(_) => Some(ProblemCode::WordsDiffer.says(reason.to_string())),
         Reason::Loopback { .. } => Some(ProblemCode::LoopbackAddress.says(reason.to_string())),

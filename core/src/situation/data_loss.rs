@@ -24,7 +24,7 @@ use crate::situation::writer::{is_of_lineage, share_history};
 use crate::time::Mono;
 
 /// Redis' default of `replica-priority`.
-const DEFAULT_PRIORITY: u64 = 100;
+pub const DEFAULT_PRIORITY: u64 = 100;
 
 /// An instance that is to be detached for the time being, and keeps its data: it follows a primary that has none, or
 /// says that it is a primary itself, and Sentinel would make it follow that one.

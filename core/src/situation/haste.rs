@@ -223,7 +223,8 @@ pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64>
             answer.and_then(|(_, a)| a.group.as_ref()).is_some_and(|g| g.down > DownOpinion::Up)
         })
     };
-    let due = now == before && !view.memory.has_hurried(at, haste) && (at != &haste.leader || agreed());
+    let due =
+        now == before && !view.memory.has_hurried(at, haste) && (at != &haste.leader || agreed());
     due.then_some(haste.pace_ms)
 }
 

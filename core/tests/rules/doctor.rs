@@ -17,7 +17,7 @@ use consul_redis_core::published::notices::{Delivery, NoticeKind, NoticeLog};
 use consul_redis_core::published::pause::{Pause, PauseKey};
 use consul_redis_core::published::record::{Change, InstanceRecord, PublishedRole, Timeline};
 use consul_redis_core::published::store::AgentClock;
-use consul_redis_core::published::words::{AgentWords, Words};
+use consul_redis_core::published::words::{AgentWords, InstanceWords, Words};
 use consul_redis_core::shown::status::{Problem, ProblemCode, assess};
 use jiff::{SignedDuration, Timestamp};
 
@@ -255,6 +255,34 @@ impl World {
     fn priority_zero(&mut self, address: &str) {
         let mut answer = replica(1, A);
         answer.priority = Some(0);
+        self.scene.set_instance(address, answer);
+    }
+
+    /// Agents say that these instances stand there.
+    fn zones(&mut self, zones: &[(&str, &str)]) {
+        let said = zones.iter().map(|(address, zone)| {
+            let zone = Some(zone.parse().expect("a zone"));
+            (at(address), InstanceWords { zone, ..InstanceWords::default() })
+        });
+        let instances: BTreeMap<Address, InstanceWords> = said.collect();
+        let store = self.store();
+        for agent in &store.agents {
+            let words = AgentWords { instances: instances.clone(), ..AgentWords::default() };
+            store.words.insert(agent.clone(), words);
+        }
+    }
+
+    /// The operator's order, and replicas that have Redis' own priority.
+    fn prefer(&mut self, zones: &[&str]) {
+        let zones = zones.iter().map(|zone| zone.parse().expect("a zone"));
+        self.scene.policy.prefer_zones = zones.collect();
+        for address in [B, C] {
+            self.set_priority(address, 100);
+        }
+    }
+
+    fn set_priority(&mut self, address: &str, priority: u64) {
+        let answer = InstanceAnswer { priority: Some(priority), ..replica(1, A) };
         self.scene.set_instance(address, answer);
     }
 
@@ -518,7 +546,14 @@ const INSTANCE_FAULTS: &[(FindingCode, Fault)] = &[
         old.version = "6.2.7".to_owned();
         w.scene.set_instance(C, old);
     }),
+    (FindingCode::GroupOneZone, |w| {
+        w.zones(&[(A, "eu-1a"), (B, "eu-1a"), (C, "eu-1a"), ("10.0.0.4:6379", "eu-1b")]);
+    }),
     (FindingCode::PriorityZero, |w| w.priority_zero(C)),
+    (FindingCode::ZoneOrder, |w| {
+        w.zones(&[(A, "eu-1a"), (B, "eu-1b"), (C, "eu-1c")]);
+        w.prefer(&["eu-1a", "eu-1b"]);
+    }),
     (FindingCode::MinReplicasOff, |w| w.set_all("min-replicas-to-write", "0")),
     (FindingCode::DisklessDelay, |w| w.set(A, "repl-diskless-sync-delay", "60")),
     (FindingCode::InMaintenance, |w| {
@@ -701,6 +736,66 @@ fn each_fault_is_found_and_nothing_else_is() {
     }
     assert!(wrong.is_empty(), "{wrong}");
     insta::assert_snapshot!("findings", said);
+}
+
+/// A group that outlives no zone is found where an instance of another one could lead, with what lets it.
+#[test]
+fn a_group_in_one_zone_is_found_where_another_zone_is_there() {
+    let (a, b) = ("eu-1a", "eu-1b");
+    let found = |change: fn(&mut World), zones: &[(&str, &str)]| {
+        let mut world = World::healthy();
+        world.zones(zones);
+        change(&mut world);
+        let findings = world.findings();
+        let mut found = findings.iter().filter(|one| one.code == FindingCode::GroupOneZone);
+        found.next().map(|one| one.mend.clone())
+    };
+    let nothing: fn(&mut World) = |_| {};
+    let never = |w: &mut World| w.priority_zero(C);
+    let out = |w: &mut World| {
+        w.store().maintenance.as_mut().expect("a list").insert(at(C), 100);
+    };
+    let dead = |w: &mut World| w.change(|scene| scene.dead(C));
+    let spread = [(A, a), (B, a), (C, b)];
+    let mends = [never, out, dead].map(|change| found(change, &spread).unwrap_or_default());
+    assert_eq!(mends[0], "redis-cli -h 10.0.0.3 -p 6379 CONFIG SET replica-priority 100");
+    assert_eq!(mends[1], "consul-redis maintenance off 10.0.0.3:6379");
+    assert_eq!(mends[2], "start 10.0.0.3:6379, or a replica in another zone");
+    let other = found(nothing, &[(A, a), (B, a), (C, a), ("10.0.0.4:6379", b)]);
+    assert_eq!(other.as_deref(), Some("start 10.0.0.4:6379, or a replica in another zone"));
+    // It is spread, there is no other zone, or it is not known where one stands that may lead.
+    let well: [&[(&str, &str)]; 4] =
+        [&spread, &[(A, a), (B, a), (C, a)], &[(B, a), (C, a)], &[(A, a), (B, a)]];
+    for zones in well {
+        assert_eq!(found(nothing, zones), None, "{zones:?}");
+    }
+    // Where none may be chosen there is a graver finding.
+    let none = |w: &mut World| [B, C].into_iter().for_each(|at| w.priority_zero(at));
+    assert_eq!(found(none, &spread), None);
+}
+
+/// Only what may lead, and is a replica, has a place in the order.
+#[test]
+fn a_priority_that_is_not_what_the_order_says_is_found() {
+    let zones = [(A, "eu-1a"), (B, "eu-1b"), (C, "us-1")];
+    let found = |zones: &[(&str, &str)], b: u64, c: u64| {
+        let mut world = World::healthy();
+        world.zones(zones);
+        world.prefer(&["eu-1a", "eu-1b"]);
+        world.set_priority(B, b);
+        world.set_priority(C, c);
+        let findings = world.findings();
+        let found = findings.into_iter().filter(|one| one.code == FindingCode::ZoneOrder);
+        found.map(|one| one.mend).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(found(&zones, 20, 100), "");
+    assert_eq!(found(&zones, 0, 100), "");
+    let set = |host: &str, to: u64| {
+        format!("redis-cli -h {host} -p 6379 CONFIG SET replica-priority {to}")
+    };
+    assert_eq!(found(&zones, 100, 100), set("10.0.0.2", 20));
+    assert_eq!(found(&zones, 20, 7), set("10.0.0.3", 100));
+    assert!(found(&zones[..2], 20, 100).contains("start an agent beside it"));
 }
 
 /// What is wrong with several servers in the same way is said once, with all of them.

@@ -46,3 +46,4 @@ mod situations;
 mod stale_peers;
 mod unreachable;
 mod words;
+mod zone_order;

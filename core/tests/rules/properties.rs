@@ -495,7 +495,8 @@ fn is_acted_on(action: &Action, name: &str) -> bool {
         | Action::Relay(_)
         | Action::Promote(_)
         | Action::Reconfigure(_)
-        | Action::Mark(_) => false,
+        | Action::Mark(_)
+        | Action::Prioritize(_) => false,
     }
 }
 

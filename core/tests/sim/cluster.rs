@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use consul_redis_core::duty::fence::Fence;
 use consul_redis_core::duty::mark::Marking;
 use consul_redis_core::duty::relay::Relay;
+use consul_redis_core::duty::zone_order::Prioritize;
 use consul_redis_core::identity::address::Address;
 use consul_redis_core::identity::mark::{DataMark, FoundMark};
 use consul_redis_core::known::observed::{
@@ -922,6 +923,16 @@ impl Cluster {
             return true;
         }
         false
+    }
+
+    /// `CONFIG SET replica-priority`, as an agent does it: after it has looked once more.
+    pub fn prioritize(&mut self, index: usize, prioritize: &Prioritize) -> bool {
+        let now = self.probe(&self.instances[index].address);
+        let holds = now.is_some_and(|now| prioritize.still_holds(&now));
+        if holds {
+            self.instances[index].priority = prioritize.priority;
+        }
+        holds
     }
 
     /// Detaches an instance, as an agent does with one that would copy a primary without data.

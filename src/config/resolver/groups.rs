@@ -13,7 +13,8 @@ use crate::config::{
     ConfigError, DEFAULT_CHECK_INTERVAL, DEFAULT_GROUP, GroupConfig, LocalRedis, LocalSentinel,
     SentinelAuth, auth_of,
 };
-use crate::core::identity::address::{GroupName, NameError, ServiceName};
+use crate::core::duty::zone_order::PREFER_ZONES_MAX;
+use crate::core::identity::address::{GroupName, NameError, ServiceName, Zone};
 use crate::core::policy::{Announce, Pace, Policy, WantedQuorum, WantedSettings};
 use crate::core::published::projection::Layout;
 use crate::core::published::sentinel_rows;
@@ -84,10 +85,12 @@ impl Resolver<'_> {
             sources: common.sources.names(),
             installation: common.sources.installation.clone(),
             pace: Pace::of(&flag.name, common.groups),
+            zone: self.zone(),
             ..Policy::new(flag.name.clone(), service, common.agent, "")
         };
         if let Some(table) = table {
             apply(&mut policy, table);
+            policy.prefer_zones = self.prefer_zones(table)?;
             if let Some(announce) =
                 table.announce.as_ref().filter(|a| *a.get_ref() == Announce::Eager)
                 && !policy.relay
@@ -116,6 +119,25 @@ impl Resolver<'_> {
         let layout = Layout::new(common.prefix, &flag.name);
         let words = self.words(flag, table, places)?;
         Ok(GroupConfig { layout, policy, login, sentinel_auth, words })
+    }
+
+    /// The order of zones, each once; none where no instance is changed.
+    fn prefer_zones(&self, table: &GroupTable) -> Result<Vec<Zone>, ConfigError> {
+        let Some(listed) = &table.prefer_zones else { return Ok(Vec::new()) };
+        let zones = listed.get_ref();
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = zones.iter().find(|zone| !seen.insert(*zone)) {
+            let what = format!("prefer_zones: {twice} is there twice");
+            return Err(self.source.contradiction(listed, what));
+        }
+        if zones.len() > PREFER_ZONES_MAX {
+            let what = format!(
+                "prefer_zones: {} zones, and there may be {PREFER_ZONES_MAX}; what stands in any other one comes after these",
+                zones.len()
+            );
+            return Err(self.source.contradiction(listed, what));
+        }
+        Ok(if table.manage == Some(false) { Vec::new() } else { zones.clone() })
     }
 
     /// The operator's own words for the rows: of the group, and of each of its instances on this host.

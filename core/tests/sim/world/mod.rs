@@ -15,6 +15,7 @@ use consul_redis_core::duty::relay::Relay;
 use consul_redis_core::duty::sentinels::{Reconfigure, ReconfigureKind};
 use consul_redis_core::duty::stale_peers::Forget;
 use consul_redis_core::duty::switchover::{Switchover, has_all, prepare, retire};
+use consul_redis_core::duty::zone_order::Prioritize;
 use consul_redis_core::group::{GroupLoop, Input, Outcome, Output};
 use consul_redis_core::identity::address::{Address, GroupName};
 use consul_redis_core::known::memory::Memory;
@@ -107,6 +108,7 @@ enum Event {
     Hold(usize, usize, u64),
     Fence(usize, usize, Fence),
     Mark(usize, usize, Marking),
+    Prioritize(usize, usize, Prioritize, Mono),
     Detach(usize, usize, Detach),
     Replace(usize, usize, Replace, Mono),
     Relay(usize, usize, Relay, Mono),
@@ -222,6 +224,8 @@ pub struct Counts {
     pub foreign: usize,
     /// Marks written into a data set.
     pub marks: usize,
+    /// Priorities that were set for an order of zones.
+    pub priorities: usize,
     pub reloads: usize,
     pub looks: usize,
     /// Planned moves that ended well, without a write lost.
@@ -233,7 +237,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn all(&mut self) -> [&mut usize; 13] {
+    fn all(&mut self) -> [&mut usize; 14] {
         [
             &mut self.relays,
             &mut self.dismissals,
@@ -243,6 +247,7 @@ impl Counts {
             &mut self.late_commands,
             &mut self.foreign,
             &mut self.marks,
+            &mut self.priorities,
             &mut self.reloads,
             &mut self.looks,
             &mut self.moves_done,
@@ -259,7 +264,7 @@ impl Counts {
 
     /// Whatever is drawn has happened at least once.
     pub fn nothing_is_missing(mut self) -> bool {
-        self.all()[..11].iter().all(|count| **count > 0)
+        self.all()[..12].iter().all(|count| **count > 0)
     }
 }
 
@@ -386,6 +391,9 @@ fn vary(policies: &mut [Policy], seed: u64, instances: usize) {
         policies.iter_mut().for_each(|policy| policy.announce = Announce::Eager);
     }
     use_marks(seed, policies);
+    if seed % 3 == 1 {
+        use_zones(policies);
+    }
     if has_aliases(seed) {
         use_aliases(policies, instances);
     }
@@ -395,6 +403,15 @@ fn vary(policies: &mut [Policy], seed: u64, instances: usize) {
 fn use_aliases(policies: &mut [Policy], instances: usize) {
     for (host, policy) in policies.iter_mut().enumerate().take(instances) {
         policy.local = BTreeSet::from([crate::cluster::address(8, host)]);
+    }
+}
+
+/// In some worlds the operator has an order of zones. Not all agents have the same one.
+fn use_zones(policies: &mut [Policy]) {
+    let zones = ["eu-1a", "eu-1b", "eu-1c"].map(|zone| zone.parse().expect("a zone"));
+    for (index, policy) in policies.iter_mut().enumerate() {
+        policy.zone = zones.iter().cycle().nth(index).cloned();
+        policy.prefer_zones = zones.iter().skip(index % 2).cloned().collect();
     }
 }
 
@@ -678,6 +695,9 @@ impl World {
             }
             Event::Fence(agent, instance, fence) => self.fence(agent, instance, &fence),
             Event::Mark(agent, instance, marking) => self.mark(agent, instance, &marking),
+            Event::Prioritize(agent, instance, prioritize, until) => {
+                self.prioritize(agent, instance, &prioritize, until);
+            }
             Event::Reconfigure(agent, sentinel, reconfigure, until) => {
                 self.reconfigure(agent, sentinel, &reconfigure, until);
             }

@@ -1,6 +1,7 @@
 //! What agents ask and tell, and what becomes of it on its way: delays, losses, answers, commands carried out.
 
 use consul_redis_core::known::observed::SentinelAnswer;
+use consul_redis_core::published::words::{AgentWords, InstanceWords};
 
 use super::*;
 
@@ -23,6 +24,12 @@ impl World {
         asked: Mono,
     ) -> StoreAnswer {
         let mut answer = consul.group(&self.layout, asked);
+        for policy in self.policies.iter().filter(|policy| policy.zone.is_some()) {
+            let said = |at: &Address| (at.clone(), InstanceWords::default());
+            let instances = policy.local.iter().map(said).collect();
+            let words = AgentWords { instances, ..AgentWords::default() };
+            answer.words.insert(policy.agent.clone(), words);
+        }
         if let Some(record) = answer.record().filter(|_| self.older.contains_key(&agent)) {
             let known = self.as_known(agent, &encode(record));
             answer.state =
@@ -59,6 +66,27 @@ impl World {
         if written {
             self.input(agent, Input::Marked(marking.clone(), Ok(true)));
         }
+    }
+
+    /// A priority of 0 is an operator's, and stays.
+    pub(super) fn prioritize(
+        &mut self,
+        agent: usize,
+        index: usize,
+        prioritize: &Prioritize,
+        until: Mono,
+    ) {
+        let cut = self.agents[agent].cut.contains(&Peer::Instance(index));
+        if cut || self.now > until.0 {
+            return;
+        }
+        let before = self.cluster.instances[index].priority;
+        let set = self.cluster.prioritize(index, prioritize);
+        self.counts.priorities += usize::from(set);
+        if set && before == 0 {
+            self.break_with(format!("{} may lead again", prioritize.instance));
+        }
+        self.input(agent, Input::Prioritized(prioritize.clone(), Ok(set)));
     }
 
     /// What a Sentinel says when a command for it arrives, where it does, and in time.
@@ -232,6 +260,7 @@ impl World {
             Output::Detach(detach) => (&detach.instance, self.command_delay()),
             Output::Promote(promote) => (&promote.instance, self.command_delay()),
             Output::Mark(marking) => (&marking.instance, self.command_delay()),
+            Output::Prioritize(prioritize, _) => (&prioritize.instance, self.command_delay()),
             other => panic!("{other:?} is no command"),
         };
         let Some(index) = self.index_of(instance) else { return };
@@ -241,6 +270,9 @@ impl World {
             Output::Detach(detach) => Event::Detach(agent, index, detach),
             Output::Promote(promote) => Event::Promote(agent, index, promote),
             Output::Mark(marking) => Event::Mark(agent, index, marking),
+            Output::Prioritize(prioritize, until) => {
+                Event::Prioritize(agent, index, prioritize, until)
+            }
             other => panic!("{other:?} is no command"),
         };
         self.push(self.now + delay, event);
