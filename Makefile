@@ -12,7 +12,7 @@ QUICK := kind(lib) | binary(rules) | binary(sim) | binary(cluster_sim) - test(co
 
 help:
 	@echo 'make demo    kill a primary and see redis-primary.service.consul move (half a minute after the build)'
-	@echo 'make test    everything: check, rules, simulation, real servers of several versions, containers (15 minutes on 2 cores after the build)'
+	@echo 'make test    everything: check, rules, simulation, real servers of several versions, containers (45 minutes on 2 cores after the build)'
 	@echo 'make quick   the inner loop: rules, a tenth of the simulation, units, documents, one real failover (90 seconds after the build)'
 	@echo 'make test-compose   docker-compose.yml on stand-ins for the public images; skipped, loudly, without Docker (8 minutes)'
 	@echo 'make test-versions  all scenarios on each Redis and Valkey of Debian, and README says so; MODULES="switch relocated" for some, CONSUL_BINS for several Consuls'
@@ -39,7 +39,7 @@ demo:
 
 test: check
 	scripts/tools.sh tests
-	cargo nextest run
+	TMPDIR=$$(scripts/scratch.sh) cargo nextest run
 	cargo test --doc
 
 quick:

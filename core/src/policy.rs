@@ -291,8 +291,6 @@ pub const SUPERSEDED_HELD_MS: u64 = 2_500;
 /// The least that Sentinels wait for while they are to vote at once, in ms: a living primary on a busy host answers within
 /// that.
 pub const HASTE_MS: u64 = 400;
-/// What records say that were written before they said how long Sentinels wait, in ms.
-pub const FIRST_HASTE_MS: u64 = 200;
 /// How long they wait for no longer than that, in ms: an election is over by then, or there is none.
 pub const HASTE_FOR_MS: u64 = 3_000;
 /// How much later than an agent knows a writer may have died, or be called down by the Sentinel that leads, in ms.
@@ -302,8 +300,6 @@ pub const HASTE_LATE_MS: u64 = 1_500;
 pub const LINK_DOWN_FACTOR: u64 = 10;
 /// How long that stays written down, in ms: a command that was on its way is undone by what is written.
 pub const HASTE_KEPT_MS: i64 = 15_000;
-/// The least `down-after-milliseconds` with which they are told so: below it there is little to gain.
-pub const HASTE_DOWN_AFTER_MIN_MS: u64 = 1_000;
 /// How far apart two refused connections are, in ms, before they say anything: a server that was started again
 /// listens by then.
 pub const REFUSED_TWICE_MS: u64 = 50;

@@ -97,7 +97,7 @@ fn the_sample_makes_what_the_page_says() {
     let file = dir.path().join("made.yaml");
     std::fs::write(&file, text).expect("a file");
     for release in RELEASES {
-        let output = validate(release, &[file.clone()]);
+        let output = validate(release, std::slice::from_ref(&file));
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "Kubernetes {release}: {said}");
     }

@@ -9,9 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::brief::unread;
 use crate::identity::address::{Address, GroupName, ServiceName};
 use crate::identity::ids::{ReplId, SentinelId};
-use crate::policy::{FIRST_HASTE_MS, HASTE_DOWN_AFTER_MIN_MS};
 use crate::published::words::RowWords;
 
+/// The least `down-after-milliseconds`, in ms, with which Sentinels are told to wait for a moment only: below it there is
+/// little to gain.
+pub const HASTE_DOWN_AFTER_MIN_MS: u64 = 1_000;
+/// What they were told to wait for, in ms, before a record said it.
+const FIRST_HASTE_MS: u64 = 200;
 /// Version of the record format. A record with a higher one is left alone.
 ///
 /// While a fleet is upgraded, older agents write this record too, and drop the fields that they do not know. A new

@@ -23,10 +23,10 @@ use crate::known::observed::{
 };
 use crate::known::view::View;
 use crate::policy::{
-    CLOCKS_APART_MAX_MS, FastFailover, HASTE_DOWN_AFTER_MIN_MS, HASTE_FOR_MS, HASTE_KEPT_MS,
-    HASTE_LATE_MS, HASTE_MS, LINK_DOWN_FACTOR, REFUSED_KNOWN_MS,
+    CLOCKS_APART_MAX_MS, FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_LATE_MS, HASTE_MS,
+    LINK_DOWN_FACTOR, REFUSED_KNOWN_MS,
 };
-use crate::published::record::HasteRecord;
+use crate::published::record::{HASTE_DOWN_AFTER_MIN_MS, HasteRecord};
 use crate::shown::reasons::{End, NotFast, WhyNotFast};
 use crate::situation::proof::{back, candidates, not_asked_lately, proven, undisturbed};
 use crate::time::Mono;
