@@ -8,7 +8,9 @@ use consul_redis::lab::world::{TlsFiles, WorldSpec};
 use consul_redis::redis_link::{Link, LinkSettings};
 
 use crate::certificates::Authority;
-use crate::support::{agent, agents, logs, run, text, until_in_sync, until_writer, world};
+use crate::support::{
+    agent, agents, logs, run, text, until_all_have, until_in_sync, until_writer, world,
+};
 
 #[tokio::test]
 async fn redis_and_sentinel_with_passwords_of_their_own() {
@@ -216,7 +218,8 @@ async fn the_users_of_the_reference_may_do_all_that_an_agent_does() {
     let args = ["--config", config.to_str().unwrap()];
     let agents = [agent(&world, "agent-0", &args, &env)];
     let old = until_writer(&world, "redis", 20, None).await;
-    world.server(&old).unwrap().ask(&["SET", "kept", "1"]).await.unwrap();
+    // A replica has what was written only a while after its link is up: one without it would be chosen, and empty.
+    until_all_have(world.server(&old).unwrap(), "kept", 2).await;
     // The newcomer joins, the new Sentinel is reconfigured, and a switch holds and fences the old primary.
     until_in_sync(&world, "redis", 3).await;
     let known = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "redis"];

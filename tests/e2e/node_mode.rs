@@ -7,12 +7,13 @@ use consul_redis::lab::LabError;
 use consul_redis::lab::redis::LabServer;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::{World, WorldSpec};
+use consul_redis::redis_link::text as said;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::promises::HELD;
-use crate::support::{agent, agents, logs, until_in_sync, until_writer, world};
+use crate::support::{agent, agents, logs, until_all_have, until_in_sync, until_writer, world};
 use crate::writers::{Find, Kind, Writers};
 
 /// Writes before the host is isolated.
@@ -218,4 +219,32 @@ async fn an_isolated_primary_holds_its_writes_and_heals_by_itself() {
         .await
         .unwrap();
     others(Signal::SIGCONT);
+}
+
+/// It joined just before the failover: no Sentinel has read of it, and the primary that it follows becomes a replica, from
+/// which no Sentinel reads of others. The agent beside it has it follow the new one.
+#[tokio::test]
+async fn a_newcomer_that_no_sentinel_has_heard_of_follows_the_next_writer() {
+    let mut world = world(WorldSpec { since: Some("7.0"), ..WorldSpec::default() }).await;
+    // They read who a primary's replicas are from its INFO.
+    for sentinel in &world.sentinels {
+        sentinel.ask(&["SENTINEL", "DEBUG", "info-period", "600000"]).await.unwrap();
+    }
+    let blank = world.start_redis("newcomer", None).await.unwrap();
+    let config = node_config(&world, "node", &blank.address.to_string());
+    let agents = [agent(&world, "node", &["--config", &config], &[])];
+    let first = until_writer(&world, "redis", 20, None).await;
+    until_in_sync(&world, "redis", 3).await;
+    until_all_have(world.server(&first).unwrap(), "kept", 3).await;
+    world.sentinels[0].fail_over("redis").await.unwrap();
+    let second = until_writer(&world, "redis", 20, Some(&first)).await;
+    until("it follows the new one", Duration::from_secs(20), || async {
+        let of = blank.follows().await?.map(|of| of.to_string());
+        if of.as_ref() == Some(&second) { Ok(()) } else { Err(LabError(logs(&agents))) }
+    })
+    .await
+    .unwrap();
+    until_in_sync(&world, "redis", 3).await;
+    let kept = said(&blank.ask(&["GET", "kept"]).await.unwrap());
+    assert_eq!(kept.as_deref(), Ok("1"), "{}", logs(&agents));
 }

@@ -162,8 +162,9 @@ fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool 
     ours && (!known || is_detached_address(of)) && view.writer().is_some_and(|writer| writer != of)
 }
 
-/// Sentinels list it, it follows the primary before, and no leader is at work that would point it at the new one: it
-/// died, or the agents have told the Sentinels in its place. Sentinel itself would do so some 10 s later.
+/// It follows the primary before, and no leader is at work that would point it at the new one: it died, or the agents have
+/// told the Sentinels in its place. Sentinel itself would do so some 10 s later with one that it lists, and never with one
+/// that began to follow that primary just before the failover: the agent beside that one does it.
 pub(crate) fn is_left_behind(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let Role::Replica { of, .. } = &answer.role else { return false };
     let store = view.observed.store.as_ref();
@@ -172,7 +173,8 @@ pub(crate) fn is_left_behind(view: &View<'_>, address: &Address, answer: &Instan
     let other = |from: &&Address| Some(*from) != view.writer();
     let before = changes.find_map(|change| change.from.as_ref().filter(other));
     let led = || view.groups().any(|group| group.failover.is_some());
-    before == Some(of) && view.is_listed(address) && (is_eager(view) || !led())
+    let known = view.is_listed(address) || view.policy.local.contains(address);
+    before == Some(of) && known && (is_eager(view) || !led())
 }
 
 fn is_eager(view: &View<'_>) -> bool {

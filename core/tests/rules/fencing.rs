@@ -673,4 +673,8 @@ fn a_replica_that_no_leader_points_at_the_writer_is_pointed_there() {
         scene.sentinel(index, |group| group.replicas.retain(|replica| replica.address != at(B)))
     });
     assert_eq!(fences(&unlisted), []);
+    // It began to follow that one just before the failover, and no Sentinel will ever hear of it.
+    let mut beside = unlisted;
+    beside.policy.local.insert(at(B));
+    assert_eq!(fences(&beside)[0].kind, StrayKind::LeftBehind);
 }
