@@ -290,7 +290,9 @@ pub const SUPERSEDED_FOR_MS: u64 = 5_000;
 pub const SUPERSEDED_HELD_MS: u64 = 2_500;
 /// The least that Sentinels wait for while they are to vote at once, in ms: a living primary on a busy host answers within
 /// that.
-pub const HASTE_MS: u64 = 400;
+pub const HASTE_MS: u64 = 401;
+/// The most, in ms.
+pub const HASTE_MAX_MS: u64 = 901;
 /// How long they wait for no longer than that, in ms: an election is over by then, or there is none.
 pub const HASTE_FOR_MS: u64 = 3_000;
 /// How much later than an agent knows a writer may have died, or be called down by the Sentinel that leads, in ms.
@@ -322,6 +324,8 @@ pub const STRAY_UNSEEN_MS: u64 = 3_000;
 /// How long a replica of the primary before is left to the leader of the failover, in ms, once no Sentinel leads one any
 /// more: it may have been told, and be about to say so.
 pub const LEFT_BEHIND_MS: u64 = 1_000;
+/// How long after a failover, in ms, a replica that no Sentinel lists is pointed at the new primary.
+pub const LEFT_BEHIND_FOR_MS: u64 = 60_000;
 /// The pause between two Sentinels that are made to forget, and after a switch, in ms: a reset one knows no peer for up
 /// to 10 s (`docs/facts/sentinel.md` 5).
 pub const RESET_GAP_MS: u64 = 30_000;

@@ -19,7 +19,7 @@ use crate::support::{
 /// What the Sentinels wait for by themselves, in ms: longer than any scenario here.
 const PATIENT_MS: u64 = 60_000;
 /// Longer than ten of the 200 ms that Sentinels were once told to wait for, shorter than the sessions of the agents.
-const STOOD_STILL: Duration = Duration::from_secs(5);
+const STOOD_STILL: Duration = Duration::from_secs(4);
 /// Longer than it takes Sentinels to vote, and a leader to give up.
 const VOTE: Duration = Duration::from_secs(2);
 /// Kills of one scenario.

@@ -10,7 +10,9 @@ use crate::identity::address::Address;
 use crate::known::memory::{Condition, Origin};
 use crate::known::observed::{InstanceAnswer, ReplId, Role, SentinelPeer};
 use crate::known::view::View;
-use crate::policy::{Announce, LEFT_BEHIND_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_UNSEEN_MS};
+use crate::policy::{
+    Announce, LEFT_BEHIND_FOR_MS, LEFT_BEHIND_MS, RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_UNSEEN_MS,
+};
 use crate::published::projection::is_detached_address;
 use crate::published::replicas::{InstanceRows, named_by};
 pub use crate::shown::reasons::{LeftAlone, WhyLeft};
@@ -164,7 +166,8 @@ fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool 
 
 /// It follows the primary before, and no leader is at work that would point it at the new one: it died, or the agents have
 /// told the Sentinels in its place. Sentinel itself would do so some 10 s later with one that it lists, and never with one
-/// that began to follow that primary just before the failover: the agent beside that one does it.
+/// that began to follow that primary just before the failover: the agent beside that one does it, where it saw that
+/// failover. One that follows an earlier primary since then is where its operator wants it.
 pub(crate) fn is_left_behind(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let Role::Replica { of, .. } = &answer.role else { return false };
     let store = view.observed.store.as_ref();
@@ -173,7 +176,10 @@ pub(crate) fn is_left_behind(view: &View<'_>, address: &Address, answer: &Instan
     let other = |from: &&Address| Some(*from) != view.writer();
     let before = changes.find_map(|change| change.from.as_ref().filter(other));
     let led = || view.groups().any(|group| group.failover.is_some());
-    let known = view.is_listed(address) || view.policy.local.contains(address);
+    let memory = view.memory;
+    let lately = view.now.mono - memory.generation_seen() <= LEFT_BEHIND_FOR_MS;
+    let joined = view.policy.local.contains(address) && memory.saw_it_begin && lately;
+    let known = view.is_listed(address) || joined;
     before == Some(of) && known && (is_eager(view) || !led())
 }
 

@@ -16,7 +16,7 @@ use crate::policy::{
     DISAGREES_AFTER_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS, RECONFIGURE_AGAIN_MS, SET_AGAIN_MS,
     WantedQuorum, WantedSettings,
 };
-use crate::published::record::Basis;
+use crate::published::record::{Basis, is_haste};
 use crate::situation::haste::pace;
 use crate::situation::relocated::knows_only_silent;
 use crate::situation::writer::WriterTest;
@@ -212,7 +212,7 @@ fn reboot(view: &View<'_>, sentinel: &Address, wanted: &WantedSettings) -> Optio
 fn hastens(view: &View<'_>, sentinel: &Address, group: &SentinelGroup) -> bool {
     let haste = view.record.and_then(|record| record.haste.as_ref());
     let told = haste.filter(|haste| haste.before.contains_key(sentinel));
-    told.is_some_and(|haste| haste.hurries(group.settings.down_after_ms))
+    told.is_some() && is_haste(group.settings.down_after_ms)
 }
 
 /// The Sentinels that name another primary than the majority does, for [`crate::known::memory::Memory::keep`].

@@ -11,7 +11,7 @@ use crate::known::clocks::Clocks;
 use crate::known::observed::GaveUp;
 use crate::known::observed::{Observed, Role};
 use crate::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
-use crate::published::record::{DataLossRecord, DeathRecord, HasteRecord, Reset};
+use crate::published::record::{DataLossRecord, DeathRecord, HasteRecord, Reset, is_haste};
 use crate::time::{Mono, Now};
 
 /// Something that must last before it counts.
@@ -294,11 +294,9 @@ impl Memory {
 
     /// Notes the Sentinels that wait for a moment only.
     pub fn see_paces(&mut self, observed: &Observed) {
-        let haste = observed.record().and_then(|record| record.haste.as_ref());
         for (at, reading) in &observed.sentinels {
             let group = reading.result.as_ref().ok().and_then(|answer| answer.group.as_ref());
-            let told = haste.zip(group);
-            if told.is_some_and(|(haste, group)| haste.hurries(group.settings.down_after_ms)) {
+            if group.is_some_and(|group| is_haste(group.settings.down_after_ms)) {
                 self.hurried.insert(at.clone(), reading.answered);
             }
         }
@@ -306,11 +304,13 @@ impl Memory {
     }
 
     /// This Sentinel has been told to wait for a moment only, by this agent or another one, since that was written down.
-    pub fn has_hurried(&self, at: &Address, haste: &HasteRecord) -> bool {
-        let told = self.reconfigured.get(&(at.clone(), ReconfigureKind::Pace(haste.pace_ms)));
-        let seen = self.hurried.get(at);
+    pub fn has_hurried(&self, at: &Address) -> bool {
+        let is_told = |(to, what): &(Address, ReconfigureKind)| {
+            to == at && matches!(what, ReconfigureKind::Pace(ms) if is_haste(*ms))
+        };
+        let told = self.reconfigured.iter().filter(|(key, _)| is_told(key)).map(|(_, at)| at);
         let since = self.hastened.at();
-        [told, seen].into_iter().flatten().any(|at| since.is_some_and(|since| *at >= since))
+        told.chain(self.hurried.get(at)).any(|at| since.is_some_and(|since| *at >= since))
     }
 
     /// Notes the generation that is published now.
@@ -328,7 +328,10 @@ impl Memory {
         let data_loss = record.and_then(|record| record.data_loss.as_ref());
         self.replacing.see(data_loss.filter(|data_loss| data_loss.asked > 0), now.mono);
         self.superseding.see(record.and_then(|record| record.death.as_ref()), now.mono);
-        self.hastened.see(record.and_then(|record| record.haste.as_ref()), now.mono);
+        // An agent of an earlier version drops from it what Sentinels are to wait for: it is the same one.
+        let haste = record.and_then(|record| record.haste.clone());
+        let haste = haste.map(|haste| HasteRecord { pace_ms: 0, ..haste });
+        self.hastened.see(haste.as_ref(), now.mono);
     }
 
     /// DNS answers what was published with this generation: the first time counts.

@@ -119,12 +119,11 @@ fn first_haste_ms() -> u64 {
     FIRST_HASTE_MS
 }
 
-impl HasteRecord {
-    /// A Sentinel that waits so long, in ms, is one that was told to: an agent of an earlier version drops from the record
-    /// what that was, and Sentinels that wait for less than a second are told nothing.
-    pub fn hurries(&self, down_after_ms: u64) -> bool {
-        down_after_ms == self.pace_ms || down_after_ms < HASTE_DOWN_AFTER_MIN_MS
-    }
+/// A Sentinel that waits so long, in ms, is one that was told to: less than a second, and no number that an operator would
+/// write. What a record says of it an agent of an earlier version drops.
+pub fn is_haste(down_after_ms: u64) -> bool {
+    let odd = down_after_ms < HASTE_DOWN_AFTER_MIN_MS && down_after_ms % 100 == 1;
+    odd || down_after_ms == FIRST_HASTE_MS
 }
 
 /// The proven end of the writer's process, written down before a Sentinel is asked to replace it.

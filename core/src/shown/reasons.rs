@@ -560,6 +560,12 @@ pub enum WhyNotFast {
         /// How long ago, in ms.
         ago_ms: u64,
     },
+    /// It died so long ago that Sentinels which were told to hurry would choose no replica: their links are lost for too
+    /// long.
+    LinksLost {
+        /// How long ago, in ms.
+        ago_ms: u64,
+    },
     /// No replica that was in sync answers, and may be chosen.
     NoReplica,
     /// No Sentinel that trusts its clock sees such a replica.
@@ -598,7 +604,7 @@ impl WhyNotFast {
             Self::Failover => "failover",
             Self::DownAfter(_) => "down-after",
             Self::AskedLately { .. } | Self::AskedAtThisEpoch(_) => "asked-lately",
-            Self::TooLate { .. } => "too-late",
+            Self::TooLate { .. } | Self::LinksLost { .. } => "too-late",
             Self::NoReplica => "no-replica",
             Self::NoSentinel | Self::TooFew => "no-sentinel",
             Self::NotAllRefused { .. }
@@ -925,6 +931,10 @@ impl fmt::Display for WhyNotFast {
             Self::TooLate { ago_ms } => {
                 write!(f, "it ended {ago_ms} ms ago, and they are about to see it themselves")
             }
+            Self::LinksLost { ago_ms } => write!(
+                f,
+                "it died {ago_ms} ms ago, and Sentinels that are told to hurry choose no replica whose link is lost for so long"
+            ),
             Self::NoReplica => {
                 f.write_str("no replica that was in sync answers, and may be chosen")
             }

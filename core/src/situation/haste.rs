@@ -23,10 +23,10 @@ use crate::known::observed::{
 };
 use crate::known::view::View;
 use crate::policy::{
-    CLOCKS_APART_MAX_MS, FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_LATE_MS, HASTE_MS,
-    LINK_DOWN_FACTOR, REFUSED_KNOWN_MS,
+    CLOCKS_APART_MAX_MS, FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_LATE_MS, HASTE_MAX_MS,
+    HASTE_MS, LINK_DOWN_FACTOR, REFUSED_KNOWN_MS,
 };
-use crate::published::record::{HASTE_DOWN_AFTER_MIN_MS, HasteRecord};
+use crate::published::record::{HASTE_DOWN_AFTER_MIN_MS, HasteRecord, is_haste};
 use crate::shown::reasons::{End, NotFast, WhyNotFast};
 use crate::situation::proof::{back, candidates, not_asked_lately, proven, undisturbed};
 use crate::time::Mono;
@@ -58,7 +58,12 @@ pub fn due(view: &View<'_>) -> Result<Option<HasteRecord>, Box<NotFast>> {
         let (leader, before) = told(view, writer)?;
         let (instance, run_id) = (writer.clone(), run_id.clone());
         let (evidence, at) = (sign.as_str().to_owned(), view.now.wall);
-        let pace_ms = pace_of(dead_for(view, writer, died), &before);
+        let dead_for_ms = dead_for(view, writer, died);
+        let pace_ms = pace_of(dead_for_ms, &before);
+        // They would elect a leader that gives up, and wait for longer than by themselves.
+        if dead_for_ms.saturating_add(HASTE_FOR_MS) > LINK_DOWN_FACTOR * pace_ms {
+            return Err(WhyNotFast::LinksLost { ago_ms: dead_for_ms });
+        }
         let answers = None;
         Ok(HasteRecord { instance, run_id, evidence, at, epoch, leader, before, pace_ms, answers })
     };
@@ -78,12 +83,13 @@ fn dead_for(view: &View<'_>, writer: &Address, died: Mono) -> u64 {
     (view.now.mono - died).max(lost.unwrap_or(0).saturating_mul(1_000))
 }
 
-/// What Sentinels are to wait for, in ms and in tenths of a second, so that a replica can be chosen at the end of the time that
-/// they have.
+/// What Sentinels are to wait for, in ms, so that a replica can be chosen at the end of the time that they have: a number that
+/// is told from an operator's ([`is_haste`]).
 fn pace_of(dead_for_ms: u64, before: &BTreeMap<Address, u64>) -> u64 {
     let called_down_ms = dead_for_ms.saturating_add(HASTE_FOR_MS + HASTE_LATE_MS);
     let least = before.values().min().copied().unwrap_or(HASTE_DOWN_AFTER_MIN_MS);
-    (called_down_ms / LINK_DOWN_FACTOR / 100 * 100).max(HASTE_MS).min(least / 2)
+    let tenths = (called_down_ms / LINK_DOWN_FACTOR).min(least / 2) / 100;
+    (tenths * 100 + 1).clamp(HASTE_MS, HASTE_MAX_MS)
 }
 
 /// It is written down, and they are at it.
@@ -214,7 +220,7 @@ pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64>
     let before = *haste.before.get(at)?;
     let now = group.settings.down_after_ms;
     if view.policy.paused || !is_on(view, haste) {
-        return (haste.hurries(now) && before != now).then_some(before);
+        return (is_haste(now) && before != now).then_some(before);
     }
     let agreed = || {
         let mut followers = haste.before.keys().filter(|other| **other != haste.leader);
@@ -223,8 +229,7 @@ pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64>
             answer.and_then(|(_, a)| a.group.as_ref()).is_some_and(|g| g.down > DownOpinion::Up)
         })
     };
-    let due =
-        now == before && !view.memory.has_hurried(at, haste) && (at != &haste.leader || agreed());
+    let due = now == before && !view.memory.has_hurried(at) && (at != &haste.leader || agreed());
     due.then_some(haste.pace_ms)
 }
 
@@ -233,7 +238,7 @@ pub fn is_rested(view: &View<'_>, haste: &HasteRecord) -> bool {
     let slow = |at: &Address| {
         let answer = view.sentinels().find(|(other, _)| *other == at);
         let group = answer.and_then(|(_, answer)| answer.group.as_ref());
-        group.is_some_and(|group| !haste.hurries(group.settings.down_after_ms))
+        group.is_some_and(|group| !is_haste(group.settings.down_after_ms))
     };
     // One that is gone for good is waited for no longer.
     let gone = |at: &Address| view.record.is_some_and(|record| !record.sentinels.contains(at));

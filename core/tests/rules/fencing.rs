@@ -9,8 +9,8 @@ use consul_redis_core::known::observed::{
     SentinelGroup, SentinelReplica,
 };
 use consul_redis_core::policy::{
-    ANSWER_AGE_MAX_MS, Announce, FENCE_AGAIN_MS, LEFT_BEHIND_MS, RESTARTED_EMPTY_UPTIME_MAX_S,
-    STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
+    ANSWER_AGE_MAX_MS, Announce, FENCE_AGAIN_MS, LEFT_BEHIND_FOR_MS, LEFT_BEHIND_MS,
+    RESTARTED_EMPTY_UPTIME_MAX_S, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS,
 };
 use consul_redis_core::published::projection::Op;
 use consul_redis_core::published::record::{Basis, Level};
@@ -676,5 +676,13 @@ fn a_replica_that_no_leader_points_at_the_writer_is_pointed_there() {
     // It began to follow that one just before the failover, and no Sentinel will ever hear of it.
     let mut beside = unlisted;
     beside.policy.local.insert(at(B));
-    assert_eq!(fences(&beside)[0].kind, StrayKind::LeftBehind);
+    let mut since = |began: bool, ago_ms| {
+        beside.memory.saw_it_begin = began;
+        beside.memory.generation = Some((7, Mono(NOW - ago_ms)));
+        fences(&beside)
+    };
+    assert_eq!(since(true, LEFT_BEHIND_FOR_MS)[0].kind, StrayKind::LeftBehind);
+    // Its operator has it follow a primary of before.
+    assert_eq!(since(true, LEFT_BEHIND_FOR_MS + 1), []);
+    assert_eq!(since(false, LEFT_BEHIND_MS), []);
 }

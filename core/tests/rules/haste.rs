@@ -9,9 +9,12 @@ use consul_redis_core::known::memory::{Asked, InstanceRun, Origin, ReconfigureKi
 use consul_redis_core::known::observed::{
     DownOpinion, FailoverPhase, InstanceAnswer, Refusal, Role,
 };
-use consul_redis_core::policy::{FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_MS};
-use consul_redis_core::published::record::{HasteRecord, Record};
+use consul_redis_core::policy::{
+    FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_MAX_MS, HASTE_MS,
+};
+use consul_redis_core::published::record::{HasteRecord, Record, is_haste};
 use consul_redis_core::published::store::RefusedNote;
+use consul_redis_core::shown::reasons::WhyNotFast;
 use consul_redis_core::situation::haste::due;
 use consul_redis_core::time::Mono;
 use jiff::Timestamp;
@@ -153,19 +156,27 @@ fn the_longer_a_writer_has_been_dead_the_longer_they_wait() {
     let pace = |scene: &Scene| due(&scene.view()).expect("nothing against").expect("due").pace_ms;
     assert_eq!(pace(&refused()), HASTE_MS);
     // An agent that has seen it for long, for Consul was away, say.
-    let mut seen = refused();
-    let died = Mono(NOW - 16_000);
-    seen.observed.refusals.get_mut(&at(A)).expect("one").since = died;
-    assert_eq!(pace(&seen), 2_000);
+    let seen = |ago_ms| {
+        let mut scene = refused();
+        scene.observed.refusals.get_mut(&at(A)).expect("one").since = Mono(NOW - ago_ms);
+        scene
+    };
+    assert_eq!(pace(&seen(3_000)), 701);
     // One that stood still does not know: its replicas do. One of them had no link before it died.
     let lost = |seconds| InstanceAnswer { link_down_s: Some(seconds), ..lonely() };
-    let told = refused().instance(B, lost(8)).instance(C, lost(3_600));
-    assert_eq!(pace(&told), 1_200);
+    let told = |seconds| refused().instance(B, lost(seconds)).instance(C, lost(3_600));
+    assert_eq!(pace(&told(5)), HASTE_MAX_MS);
+    // None could be chosen any more.
+    let late = due(&told(7).view()).expect_err("too late").why;
+    assert!(matches!(late, WhyNotFast::LinksLost { ago_ms: 7_000 }), "{late:?}");
     // Never as long as they would by themselves.
-    let quick = (0..3).fold(told, |scene, index| {
+    let quick = (0..3).fold(seen(1_500), |scene, index| {
         scene.sentinel(index, |group| group.settings.down_after_ms = 1_000)
     });
-    assert_eq!(pace(&quick), 500);
+    assert_eq!(pace(&quick), 501);
+    for pace in [HASTE_MS, 501, 701, HASTE_MAX_MS] {
+        assert!(is_haste(pace) && !is_haste(pace - 1), "{pace} is no number of an operator");
+    }
 }
 
 /// It drops what it does not know of a record, and the Sentinels wait as before all the same.
@@ -174,7 +185,7 @@ fn an_agent_of_an_earlier_version_loses_what_they_wait_for() {
     let mut text = serde_json::to_value(hurried().view().record).expect("JSON");
     assert!(text["haste"].as_object_mut().expect("one").remove("pace_ms").is_some());
     let record: Record = serde_json::from_value(text).expect("a record");
-    let left = [410, HASTE_MS].into_iter().enumerate().fold(
+    let left = [501, HASTE_MS].into_iter().enumerate().fold(
         hurried().published(|now| now.haste.clone_from(&record.haste)),
         |scene, (index, ms)| scene.sentinel(index, |group| group.settings.down_after_ms = ms),
     );
