@@ -290,7 +290,7 @@ pub const SUPERSEDED_FOR_MS: u64 = 5_000;
 pub const SUPERSEDED_HELD_MS: u64 = 2_500;
 /// The least that Sentinels wait for while they are to vote at once, in ms: a living primary on a busy host answers within
 /// that.
-pub const HASTE_MS: u64 = 401;
+pub const HASTE_MS: u64 = 201;
 /// The most, in ms.
 pub const HASTE_MAX_MS: u64 = 901;
 /// How long they wait for no longer than that, in ms: an election is over by then, or there is none.

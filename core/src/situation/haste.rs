@@ -61,7 +61,7 @@ pub fn due(view: &View<'_>) -> Result<Option<HasteRecord>, Box<NotFast>> {
         let dead_for_ms = dead_for(view, writer, died);
         let pace_ms = pace_of(dead_for_ms, &before);
         // They would elect a leader that gives up, and wait for longer than by themselves.
-        if dead_for_ms.saturating_add(HASTE_FOR_MS) > LINK_DOWN_FACTOR * pace_ms {
+        if dead_for_ms.saturating_add(HASTE_LATE_MS) > LINK_DOWN_FACTOR * longest(&before) {
             return Err(WhyNotFast::LinksLost { ago_ms: dead_for_ms });
         }
         let answers = None;
@@ -83,13 +83,22 @@ fn dead_for(view: &View<'_>, writer: &Address, died: Mono) -> u64 {
     (view.now.mono - died).max(lost.unwrap_or(0).saturating_mul(1_000))
 }
 
-/// What Sentinels are to wait for, in ms, so that a replica can be chosen at the end of the time that they have: a number that
-/// is told from an operator's ([`is_haste`]).
+/// The most that these Sentinels may be told to wait for, in ms.
+fn longest(before: &BTreeMap<Address, u64>) -> u64 {
+    let least = before.values().min().copied().unwrap_or(HASTE_DOWN_AFTER_MIN_MS);
+    odd(least / 2).clamp(HASTE_MS, HASTE_MAX_MS)
+}
+
+/// What Sentinels are to wait for, in ms, so that a replica can be chosen at the end of the time that they have. Where the
+/// writer died just now that would hold them up, and they have two seconds in any case.
 fn pace_of(dead_for_ms: u64, before: &BTreeMap<Address, u64>) -> u64 {
     let called_down_ms = dead_for_ms.saturating_add(HASTE_FOR_MS + HASTE_LATE_MS);
-    let least = before.values().min().copied().unwrap_or(HASTE_DOWN_AFTER_MIN_MS);
-    let tenths = (called_down_ms / LINK_DOWN_FACTOR).min(least / 2) / 100;
-    (tenths * 100 + 1).clamp(HASTE_MS, HASTE_MAX_MS)
+    odd((called_down_ms / LINK_DOWN_FACTOR).min(dead_for_ms / 2)).clamp(HASTE_MS, longest(before))
+}
+
+/// The next number below that is told from an operator's ([`is_haste`]).
+fn odd(ms: u64) -> u64 {
+    ms / 100 * 100 + 1
 }
 
 /// It is written down, and they are at it.
