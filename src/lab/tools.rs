@@ -238,6 +238,14 @@ pub fn go() -> Result<Tool, LabError> {
     find("GO_BIN", "go")
 }
 
+/// Finds kustomize: `$KUSTOMIZE_BIN`, then PATH, then `.tools`.
+///
+/// # Errors
+/// Says how to get it.
+pub fn kustomize() -> Result<Tool, LabError> {
+    find("KUSTOMIZE_BIN", "kustomize")
+}
+
 /// Finds Chromium: `$CHROMIUM_BIN`, then PATH, then `.tools`.
 ///
 /// # Errors

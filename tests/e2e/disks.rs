@@ -12,6 +12,7 @@ use crate::support::{
     agents, logs, must_follow_a_failover, node_agents, record, run, text, until_in_sync,
     until_logged, until_record, until_writer, world, writers,
 };
+use crate::switchover::run_async;
 use crate::votes::until_patient;
 use crate::writers::none_lost;
 
@@ -118,11 +119,7 @@ async fn a_planned_move_loses_no_acknowledged_write() {
     world.calm().await.unwrap();
     let writers = writers(&world);
     writers.until_more(SOME).await;
-    let output = {
-        let mut command = tokio::process::Command::new(crate::support::program());
-        command.args(["switchover", "redis", "--yes"]).envs(world.agent_env());
-        command.output().await.unwrap()
-    };
+    let output = run_async(&world, &["switchover", "redis", "--yes"]).await;
     assert_eq!(output.status.code(), Some(0), "{}{}", text(&output), logs(&all));
     let new = until_writer(&world, "redis", 20, Some(&old)).await;
     writers.until_more(SOME).await;

@@ -47,7 +47,7 @@ async fn moved_without_loss(world: &World, old: &str, new: &str, done: &[Done]) 
 }
 
 /// Runs a command without keeping this thread's own tasks from going on.
-async fn run_async(world: &World, args: &[&str]) -> std::process::Output {
+pub async fn run_async(world: &World, args: &[&str]) -> std::process::Output {
     let mut command = tokio::process::Command::new(crate::support::program());
     command.args(args).envs(world.agent_env()).output().await.unwrap()
 }

@@ -1,8 +1,9 @@
 //! `kubernetes/` is what a kustomization takes, and the lines of docs/deploy.md make what they say. Kustomize itself builds.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use consul_redis::lab::tools;
 use serde_json::{Value, json};
 
 use crate::chart::{Objects, files, objects, read, root, said};
@@ -15,15 +16,9 @@ const DIRECTORIES: [(&str, &[&str]); 3] = [
     ("kubernetes/login", &["kubernetes/login/login.yaml"]),
 ];
 
-fn kustomize() -> PathBuf {
-    let ours = root().join(".tools/root/usr/bin/kustomize");
-    let usual = if ours.exists() { ours } else { PathBuf::from("kustomize") };
-    std::env::var_os("KUSTOMIZE_BIN").map_or(usual, PathBuf::from)
-}
-
 fn build(dir: &Path) -> String {
-    let output = Command::new(kustomize()).arg("build").arg(dir).output();
-    let output = output.expect("kustomize, as `scripts/tools.sh tests` gets it");
+    let kustomize = tools::kustomize().unwrap_or_else(|error| panic!("{error}"));
+    let output = Command::new(kustomize.path).arg("build").arg(dir).output().expect("kustomize");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")

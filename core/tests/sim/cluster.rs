@@ -96,6 +96,11 @@ impl Instance {
         self.follows.is_none()
     }
 
+    /// It has no link, and none that it lost: it is a primary, or has just been told whom to follow.
+    fn unlink(&mut self) {
+        (self.link_up, self.link_lost) = (false, None);
+    }
+
     /// It can send the other one just what that lacks.
     fn goes_on_from(&self, other: &Self) -> bool {
         let same = self.replid == other.replid && self.offset >= other.offset;
@@ -287,7 +292,7 @@ impl Cluster {
             instance.offset = *offset;
             instance.forked_at = *offset + 1;
             instance.follows = as_replicas.then(|| address(9, 9));
-            (instance.link_up, instance.link_lost) = (false, None);
+            instance.unlink();
             (instance.replid, instance.replid2) = match (*offset, as_replicas) {
                 (0, _) => (replid, None),
                 (_, true) => (1, None),
@@ -655,7 +660,7 @@ impl Cluster {
         let replid = self.new_replid();
         if let Some(instance) = self.instance_mut(address).filter(|i| !i.is_primary()) {
             instance.follows = None;
-            (instance.link_up, instance.link_lost) = (false, None);
+            instance.unlink();
             instance.replid2 = Some(instance.replid);
             instance.forked_at = instance.offset + 1;
             instance.replid = replid;
@@ -670,7 +675,7 @@ impl Cluster {
         {
             instance.follows = Some(of.clone());
             instance.by_name = false;
-            (instance.link_up, instance.link_lost) = (false, None);
+            instance.unlink();
             instance.stray_since = None;
             instance.kicks += 1;
         }
@@ -835,8 +840,8 @@ impl Cluster {
         let instance = &mut self.instances[index];
         instance.address = to;
         (instance.up, instance.frozen) = (true, false);
-        (instance.follows, instance.link_up) = (Some(detached_address()), false);
-        instance.link_lost = None;
+        instance.follows = Some(detached_address());
+        instance.unlink();
         (instance.stray_since, instance.copying) = (None, None);
         instance.started_empty = instance.offset == 0;
         instance.run += 1;
@@ -853,7 +858,7 @@ impl Cluster {
         }
         instance.up = true;
         instance.run += 1;
-        (instance.link_up, instance.link_lost) = (false, None);
+        instance.unlink();
         instance.frozen = false;
         instance.held_until = 0;
         instance.copying = None;
@@ -887,8 +892,8 @@ impl Cluster {
         instance.mark = marks.then_some(mark);
         (instance.append_only, instance.config_file) = (marks, "other.conf");
         (instance.up, instance.frozen, instance.held_until) = (true, false, 0);
-        (instance.follows, instance.link_up) = (None, false);
-        instance.link_lost = None;
+        instance.follows = None;
+        instance.unlink();
         (instance.stray_since, instance.copying) = (None, None);
         (instance.replid, instance.replid2, instance.offset) = (replid, None, 500);
         (instance.started, instance.started_empty, instance.foreign) = (self.now, false, true);
@@ -907,7 +912,7 @@ impl Cluster {
         let instance = &mut self.instances[index];
         instance.follows = Some(fence.follow.clone());
         instance.by_name = false;
-        (instance.link_up, instance.link_lost) = (false, None);
+        instance.unlink();
         instance.stray_since = None;
         instance.kicks += 1;
         true
@@ -943,7 +948,7 @@ impl Cluster {
         }
         let instance = &mut self.instances[index];
         instance.follows = Some(detached_address());
-        (instance.link_up, instance.link_lost) = (false, None);
+        instance.unlink();
         instance.stray_since = None;
         true
     }
