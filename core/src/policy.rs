@@ -295,6 +295,9 @@ pub const HASTE_MS: u64 = 201;
 pub const HASTE_MAX_MS: u64 = 901;
 /// How long they wait for no longer than that, in ms: an election is over by then, or there is none.
 pub const HASTE_FOR_MS: u64 = 3_000;
+/// How long after it was decided one is told so, at the most, in ms: one that is told once the election is over soon calls
+/// the new primary down, for it is on a busy host, too.
+pub const HASTE_WITHIN_MS: u64 = 200;
 /// How much later than an agent knows a writer may have died, or be called down by the Sentinel that leads, in ms.
 pub const HASTE_LATE_MS: u64 = 1_500;
 /// A Sentinel chooses no replica that had lost its link so many `down-after-milliseconds` before it called the primary
@@ -361,6 +364,9 @@ pub const MARK_LATE_S: i64 = 15;
 pub const DISAGREES_AFTER_MS: u64 = 30_000;
 /// How often one Sentinel is reconfigured for one group, in ms.
 pub const RECONFIGURE_AGAIN_MS: u64 = 5_000;
+/// How long Sentinels are told of a first primary no sooner than it lists its replicas, in ms. A Sentinel that is told
+/// sooner finds those that come later after as long.
+pub const FIRST_REPLICAS_MS: u64 = 10_000;
 /// How often rows or keys that another program changes are put back, in ms: a token that may write rows and not see
 /// them would keep an agent at it all the time.
 pub const REPAIR_AGAIN_MS: u64 = 500;

@@ -5,17 +5,22 @@ use std::time::Duration;
 use consul_redis::lab::LabError;
 use consul_redis::lab::wait::until;
 use consul_redis::lab::world::WorldSpec;
+use consul_redis::redis_link::list;
 
 use crate::support::{
     logs, node_agents, on_one_and_three_servers, run, text, until_in_sync, until_named,
     until_writer, world,
 };
 
+/// Sooner than a Sentinel asks a primary for its replicas a second time.
+const KNOWN_WITHIN: Duration = Duration::from_secs(4);
+
 on_one_and_three_servers!(
     blank_instances_and_sentinels_that_know_nothing_become_a_group,
     the_one_with_data_leads_wherever_it_is,
     data_that_has_gone_different_ways_is_left_to_the_operator,
     of_replicas_without_a_primary_the_one_with_the_most_data_is_promoted,
+    one_that_dies_at_once_has_a_successor,
 );
 
 pub async fn blank_instances_and_sentinels_that_know_nothing_become_a_group(consul_servers: u8) {
@@ -100,5 +105,34 @@ pub async fn of_replicas_without_a_primary_the_one_with_the_most_data_is_promote
     let writer = until_writer(&world, "redis", 30, None).await;
     assert_eq!(writer, b, "both have everything: the lower address\n{}", logs(&agents));
     assert!(logs(&agents).contains("is to become the first primary"), "{}", logs(&agents));
+    until_in_sync(&world, "redis", 1).await;
+}
+
+/// A Sentinel asks a primary for its replicas when it is told of it, and ten seconds later.
+pub async fn one_that_dies_at_once_has_a_successor(consul_servers: u8) {
+    let mut world =
+        world(WorldSpec { from_scratch: true, consul_servers, ..WorldSpec::default() }).await;
+    let agents = node_agents(&world, "expect = 3");
+    let first = until_writer(&world, "redis", 30, None).await;
+    until("all Sentinels know its replicas", KNOWN_WITHIN, || async {
+        for sentinel in &world.sentinels {
+            let rows = sentinel.ask(&["SENTINEL", "REPLICAS", "redis"]).await?;
+            let found = list(&rows).map_err(LabError)?.len();
+            if found != 2 {
+                return Err(LabError(format!("{found} at {}", sentinel.name())));
+            }
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // What no instance holds but the one that dies is waited for.
+    until_in_sync(&world, "redis", 2).await;
+    world.server_mut(&first).unwrap().kill();
+    let next = until_writer(&world, "redis", 20, Some(&first)).await;
+    assert_ne!(next, first);
+    let log = logs(&agents);
+    assert!(!log.contains("gave up a failover"), "{log}");
+    assert!(!log.contains("relocated"), "{log}");
     until_in_sync(&world, "redis", 1).await;
 }

@@ -23,7 +23,8 @@ macro_rules! each_on {
                 first_primary::{blank_instances_and_sentinels_that_know_nothing_become_a_group(1),
                     the_one_with_data_leads_wherever_it_is(1),
                     data_that_has_gone_different_ways_is_left_to_the_operator(1),
-                    of_replicas_without_a_primary_the_one_with_the_most_data_is_promoted(1)}
+                    of_replicas_without_a_primary_the_one_with_the_most_data_is_promoted(1),
+                    one_that_dies_at_once_has_a_successor(1)}
                 switchover::{no_acknowledged_write_is_lost_at_level_promotion(),
                     no_acknowledged_write_is_lost_at_level_quorum(),
                     a_bare_sentinel_failover_loses_acknowledged_writes(),

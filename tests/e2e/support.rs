@@ -296,13 +296,19 @@ pub fn until_named<'a>(
 /// failover that is still under way is waited for by `World::calm`, before. The new writer.
 #[track_caller]
 pub fn must_follow_a_failover(world: &mut World) -> impl Future<Output = String> {
+    must_follow_within(world, FOLLOWED_WITHIN_S)
+}
+
+/// The same, within so many seconds.
+#[track_caller]
+pub fn must_follow_within(world: &mut World, seconds: u64) -> impl Future<Output = String> {
     let caller = std::panic::Location::caller();
     async move {
         let group = world.groups[0].name.clone();
         let old = until_writer(world, &group, 20, None).await;
         let server = world.server_mut(&old);
         server.unwrap_or_else(|| panic!("{old} is a stranger (at {caller})")).kill();
-        let new = until_writer(world, &group, FOLLOWED_WITHIN_S, Some(&old)).await;
+        let new = until_writer(world, &group, seconds, Some(&old)).await;
         let named = world.consul.key(&format!("redis-ha/{group}/primary")).await.unwrap();
         assert_eq!(named.as_deref(), Some(new.as_str()), "(at {caller})");
         new

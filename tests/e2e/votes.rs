@@ -46,7 +46,7 @@ async fn until_ready(world: &World, agents: &[Process]) -> String {
 
 /// Each agent has asked the writer something, on a connection that it keeps: one that never heard it does not know whose
 /// end it sees.
-async fn until_connected(world: &World, writer: &str, agents: &[Process]) {
+pub async fn until_connected(world: &World, writer: &str, agents: &[Process]) {
     until("the agents are connected to the writer", Duration::from_secs(20), || async {
         let server = world.server(writer).unwrap();
         let clients = said(&server.ask(&["CLIENT", "LIST", "TYPE", "normal"]).await?);

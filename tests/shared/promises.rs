@@ -135,10 +135,10 @@ pub const SWEPT: Promise = Promise {
 pub const DIED_FIRST: Promise = Promise {
     page: GUARANTEES,
     says: "17 s",
-    what: "from when a primary dies in its first seconds until one of its replicas is published",
+    what: "from when a primary dies of which no Sentinel knows a replica until one of them is published",
     at_least_ms: 14_000,
     within_ms: 17_000,
-    held_by: &["a_primary_that_dies_in_its_first_seconds_is_replaced"],
+    held_by: &["a_primary_that_dies_while_no_sentinel_knows_a_replica_is_replaced"],
 };
 
 /// Sentinels that are reset as the primary dies, and agents beside no instance: 6 s in which others may follow, and

@@ -16,6 +16,7 @@ use crate::policy::{
 use crate::published::projection::is_detached_address;
 use crate::published::replicas::{InstanceRows, named_by};
 pub use crate::shown::reasons::{LeftAlone, WhyLeft};
+use crate::situation::bootstrap::is_untold;
 use crate::situation::data_loss::data_loss;
 use crate::situation::election::{Tally, TallyBounds, led_in_silence};
 use crate::situation::writer::{Lineage, WriterTest, share_history, writer_test};
@@ -195,6 +196,14 @@ fn follows_known_replica(view: &View<'_>, of: &Address, answer: &InstanceAnswer)
     same == Some(&answer.replid) && InstanceRows::new(view).known().contains(of)
 }
 
+/// An instance that is made a replica of the writer now, or is waited with: each agent that looks decides that by itself.
+pub(crate) fn is_to_follow(view: &View<'_>) -> bool {
+    stray_primaries(view).any(|(address, answer)| match judge(view, address, answer) {
+        Ok(_) => true,
+        Err(why) => matches!(why, WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_)),
+    })
+}
+
 /// Which one is the writer is certain, and what this one holds is not the writer's data: no agent makes a replica of it.
 pub(crate) fn is_left_for_good(
     view: &View<'_>,
@@ -235,7 +244,12 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     if !answer.shows_its_data() {
         return Err(WhyLeft::NoCertainWriter("it is not ready yet"));
     }
+    let waits = match &answer.role {
+        Role::Primary { .. } => kind == StrayKind::Blank,
+        Role::Replica { of, .. } => is_detached_address(of),
+    };
     let wait_ms = match view.memory.origin(address, &answer.run_id) {
+        _ if waits && is_untold(view) => 0,
         _ if kind == StrayKind::Lost => STRAY_UNSEEN_MS,
         _ if kind == StrayKind::LeftBehind && is_eager(view) => 0,
         _ if kind == StrayKind::LeftBehind => LEFT_BEHIND_MS,
@@ -335,14 +349,17 @@ fn restarted_empty(view: &View<'_>, address: &Address, answer: &InstanceAnswer) 
 }
 
 /// The writer, when it is as certain as it can be: published, confirmed, named by a majority that was asked
-/// after the stray primary had been seen, passing the writer test, and not being replaced.
+/// after the stray primary had been seen, passing the writer test, and not being replaced. Where no Sentinel knows the
+/// group yet, there is nothing to confirm it, and nothing that could replace it.
 fn certain_writer<'a>(
     view: &View<'a>,
     stray: &Address,
 ) -> Result<(Address, &'a InstanceAnswer), &'static str> {
     let record = view.record.ok_or("nothing is published")?;
     let writer = record.writer_address().ok_or("there is no writer")?;
-    if record.evidence.is_unconfirmed() {
+    let loses_nothing = view.instance(stray).is_some_and(InstanceAnswer::loses_nothing);
+    let untold = loses_nothing && is_untold(view);
+    if record.evidence.is_unconfirmed() && !untold {
         return Err("the writer is not confirmed by a majority yet");
     }
     let seen = view.memory.since.get(&Condition::Stray(stray.clone()));
@@ -355,6 +372,14 @@ fn certain_writer<'a>(
     // It may be another run by now: the writer's own, which answers at another address as well.
     if view.observed.instances.get(stray).is_some_and(|reading| reading.asked < since) {
         return Err("it has not been asked since");
+    }
+    let tested = || match writer_test(view.observed, writer, since) {
+        // Asked since as well: a process that was started again has another run id, at all of its addresses.
+        WriterTest::Passes(answer) => Ok((writer.clone(), answer)),
+        WriterTest::Fails(_) | WriterTest::Unknown(_) => Err("the writer does not answer"),
+    };
+    if untold {
+        return tested();
     }
     let bounds = TallyBounds { since, known_min: record.evidence.known };
     let tally = Tally::count(view.observed, bounds);
@@ -375,9 +400,5 @@ fn certain_writer<'a>(
     if tally.any_objective(writer) {
         return Err("a Sentinel calls the writer down");
     }
-    // Asked since as well: a process that was started again has another run id, at all of its addresses.
-    match writer_test(view.observed, writer, since) {
-        WriterTest::Passes(answer) => Ok((writer.clone(), answer)),
-        WriterTest::Fails(_) | WriterTest::Unknown(_) => Err("the writer does not answer"),
-    }
+    tested()
 }

@@ -5,18 +5,20 @@
 
 use std::collections::BTreeSet;
 
+use crate::duty::fence::is_to_follow;
 use crate::identity::address::Address;
 use crate::known::memory::Condition;
 pub use crate::known::memory::ReconfigureKind;
 use crate::known::observed::{
-    DownOpinion, FailoverPhase, SentinelAnswer, SentinelGroup, SentinelId, SentinelSettings,
+    DownOpinion, FailoverPhase, Role, SentinelAnswer, SentinelGroup, SentinelId, SentinelSettings,
 };
 use crate::known::view::View;
 use crate::policy::{
-    DISAGREES_AFTER_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS, RECONFIGURE_AGAIN_MS, SET_AGAIN_MS,
-    WantedQuorum, WantedSettings,
+    DISAGREES_AFTER_MS, FIRST_REPLICAS_MS, HASTE_WITHIN_MS, REBOOT_AGAIN_MS, REBOOT_DOWN_AFTER_MS,
+    RECONFIGURE_AGAIN_MS, SET_AGAIN_MS, WantedQuorum, WantedSettings,
 };
 use crate::published::record::{Basis, is_haste};
+use crate::published::replicas::InstanceRows;
 use crate::situation::haste::pace;
 use crate::situation::relocated::knows_only_silent;
 use crate::situation::writer::WriterTest;
@@ -52,9 +54,6 @@ pub struct Reconfigure {
 /// How long after it was decided a Sentinel is told, at the most, in ms. It is decided anew after [`SET_AGAIN_MS`] or
 /// more.
 pub const RECONFIGURE_WITHIN_MS: u64 = 2_000;
-/// The same where it is to wait for a moment only: one that is told so once the election is over soon calls the new
-/// primary down, for it is on a busy host, too.
-pub const HASTE_WITHIN_MS: u64 = 200;
 
 impl Reconfigure {
     /// What a Sentinel with these settings is sent: for a group that is new to it, all of them; else those that were to
@@ -154,6 +153,7 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
                 Some(group) if group.primary != *primary => repoint(view, sentinel)
                     .then_some((ReconfigureKind::Repoint, RECONFIGURE_AGAIN_MS))?,
                 _ if contradicted => return None,
+                None if first && awaits_replicas(view, primary) => return None,
                 None => (ReconfigureKind::Monitor, RECONFIGURE_AGAIN_MS),
                 // It is to be as it was first.
                 Some(group) if hastens(view, sentinel, group) => return None,
@@ -180,6 +180,26 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
         .collect()
 }
 
+/// An instance that is to be a replica is not listed by this first primary yet, or was not asked since. A Sentinel finds
+/// replicas in the INFO of the primary alone, which it asks for when it is told of it and ten seconds later: until then,
+/// it would have none to choose (`docs/facts/sentinel.md` 5). One that never comes is waited for a while only.
+fn awaits_replicas(view: &View<'_>, primary: &Address) -> bool {
+    let since = view.memory.generation_seen();
+    let Some(Role::Primary { replicas }) = view.instance(primary).map(|own| &own.role) else {
+        return false;
+    };
+    let listed = |address: &Address| replicas.iter().any(|replica| &replica.address == address);
+    let begins = |address: &Address| match view.observed.instances.get(address) {
+        Some(reading) if reading.asked >= since => {
+            reading.since(since).is_some_and(|own| own.follows(primary)) && !listed(address)
+        }
+        _ => true,
+    };
+    let mut others = InstanceRows::new(view).followed().iter().filter(|other| *other != primary);
+    let lately = view.now.mono - since < FIRST_REPLICAS_MS;
+    lately && (others.any(begins) || is_to_follow(view))
+}
+
 /// The Sentinels that are to wait for a moment only, or as before again.
 pub fn paces(view: &View<'_>) -> Vec<Reconfigure> {
     if !view.policy.tell_sentinels {
@@ -191,7 +211,9 @@ pub fn paces(view: &View<'_>) -> Vec<Reconfigure> {
             let down_after_ms = pace(view, sentinel, group)?;
             let what = ReconfigureKind::Pace(down_after_ms);
             let last = view.memory.reconfigured.get(&(sentinel.clone(), what));
-            let due = last.is_none_or(|at| view.now.mono - *at >= SET_AGAIN_MS);
+            // There is little time to tell it once more.
+            let again_ms = if is_haste(down_after_ms) { HASTE_WITHIN_MS } else { SET_AGAIN_MS };
+            let due = last.is_none_or(|at| view.now.mono - *at >= again_ms);
             let (sentinel, primary) = (sentinel.clone(), group.monitored.clone());
             let settings = SentinelSettings { down_after_ms, ..group.settings };
             let (had, epoch) = (group.settings, group.config_epoch);

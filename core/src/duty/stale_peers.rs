@@ -219,10 +219,7 @@ fn all_know_the_living(
             let peer = heard.get(*other).map(|(at, _)| (*at).clone());
             return Err(NotAtRest::PeerUnknown { sentinel: (*sentinel).clone(), peer });
         }
-        let follows = |address: &Address| {
-            group.replicas.iter().any(|replica| &replica.address == address && !replica.s_down)
-        };
-        if let Some(missing) = replicas.iter().find(|a| **a != writer && !follows(a)) {
+        if let Some(missing) = replicas.iter().find(|a| **a != writer && !group.sees(a)) {
             let (sentinel, replica) = ((*sentinel).clone(), (*missing).clone());
             return Err(NotAtRest::ReplicaUnknown { sentinel, replica });
         }

@@ -10,7 +10,7 @@ use crate::identity::mark::FailedMark;
 use crate::known::clocks::Clocks;
 use crate::known::observed::GaveUp;
 use crate::known::observed::{Observed, Role};
-use crate::policy::{FENCE_AGAIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
+use crate::policy::{FENCE_AGAIN_MS, HASTE_WITHIN_MS, STRAY_PROMOTED_MS, STRAY_UNSEEN_MS};
 use crate::published::record::{DataLossRecord, DeathRecord, HasteRecord, Reset, is_haste};
 use crate::time::{Mono, Now};
 
@@ -303,14 +303,16 @@ impl Memory {
         self.hurried.retain(|at, _| observed.sentinels.contains_key(at));
     }
 
-    /// This Sentinel has been told to wait for a moment only, by this agent or another one, since that was written down.
-    pub fn has_hurried(&self, at: &Address) -> bool {
-        let is_told = |(to, what): &(Address, ReconfigureKind)| {
-            to == at && matches!(what, ReconfigureKind::Pace(ms) if is_haste(*ms))
-        };
-        let told = self.reconfigured.iter().filter(|(key, _)| is_told(key)).map(|(_, at)| at);
+    /// This Sentinel has been told to wait for a moment only, by this agent or another one, since that was written down;
+    /// or it may have been: one that was asked after the command's end, and is as it was, was not told.
+    pub fn has_hurried(&self, at: &Address, asked: Mono) -> bool {
+        let told = self.reconfigured.iter().filter(|((to, what), told)| {
+            let hastens = matches!(what, ReconfigureKind::Pace(ms) if is_haste(*ms));
+            to == at && hastens && asked <= told.plus_ms(HASTE_WITHIN_MS)
+        });
         let since = self.hastened.at();
-        told.chain(self.hurried.get(at)).any(|at| since.is_some_and(|since| *at >= since))
+        let mut when = told.map(|(_, told)| told).chain(self.hurried.get(at));
+        when.any(|when| since.is_some_and(|since| *when >= since))
     }
 
     /// Notes the generation that is published now.

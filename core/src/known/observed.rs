@@ -284,6 +284,11 @@ pub struct SentinelGroup {
 }
 
 impl SentinelGroup {
+    /// It lists this replica, and does not call it down.
+    pub fn sees(&self, address: &Address) -> bool {
+        self.replicas.iter().any(|replica| &replica.address == address && !replica.s_down)
+    }
+
     /// It leads a failover that does not end by itself: the replica that it has promoted is down
     /// (`docs/facts/sentinel.md` 13).
     pub fn is_stuck(&self) -> bool {
@@ -449,6 +454,12 @@ impl InstanceAnswer {
     /// It says that it is a replica of this one.
     pub fn follows(&self, primary: &Address) -> bool {
         matches!(&self.role, Role::Replica { of, .. } if of == primary)
+    }
+
+    /// It has taken no writes of its own that it would lose as a replica of another one: it is blank, or a replica whose
+    /// link is down.
+    pub fn loses_nothing(&self) -> bool {
+        self.is_detached() || (self.is_primary() && self.keys == 0)
     }
 
     /// Nothing speaks against taking what it shows of its data for all that it has. A replica that serves nothing stale

@@ -11,7 +11,7 @@ use crate::identity::ids::ReplId;
 use crate::known::memory::Condition;
 use crate::known::observed::{InstanceAnswer, Role, StoredState};
 use crate::known::view::View;
-use crate::published::record::{Record, Writer};
+use crate::published::record::{Basis, Record, Writer};
 use crate::published::replicas::InstanceRows;
 use crate::shown::reasons::NoFirst;
 
@@ -58,6 +58,23 @@ pub fn is_blank(view: &View<'_>) -> bool {
     blank && view.groups().next().is_none()
 }
 
+/// The agents have published the writer, and none of the Sentinels knows the group yet, of which a majority answers: none
+/// chooses another instance meanwhile.
+pub(crate) fn is_untold(view: &View<'_>) -> bool {
+    let by_agents = view.record.is_some_and(|record| record.evidence.basis == Basis::Agents);
+    by_agents && view.groups().next().is_none() && enough_sentinels(view).is_ok()
+}
+
+/// A majority of the Sentinels answers.
+fn enough_sentinels(view: &View<'_>) -> Result<(), NoFirst> {
+    let answered = view.sentinels().count();
+    let of = view.observed.sentinels.len().max(view.policy.sentinels_configured);
+    if answered < of / 2 + 1 {
+        return Err(NoFirst::Sentinels { answered, of });
+    }
+    Ok(())
+}
+
 /// The next step to a first primary, or why there is none; `None` where it is not called for: the group has a past, or
 /// Sentinels know it, or no instance is registered.
 pub fn bootstrap(view: &View<'_>) -> Option<Result<Step, NoFirst>> {
@@ -69,11 +86,7 @@ fn first<'a>(view: &View<'a>, candidates: &[Candidate<'a>]) -> Result<Step, NoFi
     if !view.policy.bootstrap {
         return Err(NoFirst::SwitchedOff);
     }
-    let answered = view.sentinels().count();
-    let of = view.observed.sentinels.len().max(view.policy.sentinels_configured);
-    if answered < of / 2 + 1 {
-        return Err(NoFirst::Sentinels { answered, of });
-    }
+    enough_sentinels(view)?;
     if let Some((address, answer)) = claimed(view, candidates) {
         return Ok(match answer.role {
             Role::Primary { .. } => Step::publish(address, answer),

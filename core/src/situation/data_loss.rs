@@ -249,10 +249,7 @@ pub fn replace(view: &View<'_>) -> Result<Option<Replace>, Box<NotReplaced>> {
     }
     let able = view.sentinels().find(|(_, answer)| {
         let group = answer.group.as_ref().filter(|_| !answer.tilt);
-        group.is_some_and(|group| {
-            let up = group.replicas.iter().any(|r| r.address == *first && !r.s_down);
-            up && group.primary == loss.primary
-        })
+        group.is_some_and(|group| group.sees(first) && group.primary == loss.primary)
     });
     let (sentinel, _) = able.ok_or_else(|| wait(WhyNotReplaced::NoSentinel(first.clone())))?;
     Ok(Some(Replace {

@@ -18,9 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identity::address::Address;
-use crate::known::observed::{
-    DeathSign, DownOpinion, InstanceAnswer, Refusal, SentinelGroup, SentinelSettings,
-};
+use crate::known::observed::{DeathSign, DownOpinion, InstanceAnswer, Refusal, SentinelGroup};
 use crate::known::view::View;
 use crate::policy::{
     CLOCKS_APART_MAX_MS, FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_LATE_MS, HASTE_MAX_MS,
@@ -176,26 +174,30 @@ fn told(
 ) -> Result<(Address, BTreeMap<Address, u64>), WhyNotFast> {
     // One that is reached at two addresses is one.
     let mut heard = BTreeSet::new();
-    let mut well: Vec<(&Address, &SentinelSettings)> = view
+    let mut well: Vec<(&Address, &SentinelGroup)> = view
         .sentinels()
         .filter(|(_, answer)| !answer.tilt && heard.insert(&answer.id))
         .filter_map(|(at, answer)| Some((at, answer.group.as_ref()?)))
         .filter(|(_, group)| &group.primary == writer)
-        .map(|(at, group)| (at, &group.settings))
         .collect();
-    let least = well.iter().map(|(_, settings)| settings.down_after_ms).min();
+    let least = well.iter().map(|(_, group)| group.settings.down_after_ms).min();
     if let Some(ms) = least.filter(|ms| *ms < HASTE_DOWN_AFTER_MIN_MS) {
         return Err(WhyNotFast::DownAfter(ms));
     }
-    // One of another host leads: the writer's may be about to end.
-    well.sort_by_key(|(at, _)| (at.host() == writer.host(), *at));
-    let (leader, settings) = well.first().ok_or(WhyNotFast::TooFew)?;
-    let quorum = usize::try_from(settings.quorum).unwrap_or(usize::MAX).max(1);
+    // One that has a replica to choose leads, and of another host: the writer's may be about to end.
+    let finds = |group: &SentinelGroup| candidates(view).any(|address| group.sees(address));
+    well.sort_by_key(|(at, group)| (!finds(group), at.host() == writer.host(), *at));
+    let (leader, group) = well.first().ok_or(WhyNotFast::TooFew)?;
+    if !finds(group) {
+        return Err(WhyNotFast::NoSentinel);
+    }
+    let quorum = usize::try_from(group.settings.quorum).unwrap_or(usize::MAX).max(1);
     if well.len() < quorum {
         return Err(WhyNotFast::TooFew);
     }
     let told = well.iter().take(quorum);
-    Ok(((*leader).clone(), told.map(|(at, s)| ((*at).clone(), s.down_after_ms)).collect()))
+    let told = told.map(|(at, group)| ((*at).clone(), group.settings.down_after_ms));
+    Ok(((*leader).clone(), told.collect()))
 }
 
 /// Its word for all agents, where the instance has answered this one since: what refuses the others is not its host.
@@ -223,7 +225,7 @@ fn is_recent(view: &View<'_>, haste: &HasteRecord) -> bool {
 }
 
 /// What a Sentinel is to wait for now, in ms, where it has been told to hurry or is to be. It is told so once: where it
-/// waits as before again, an agent that knows more has put that back.
+/// waits as before again, an agent that knows more has put that back. A command that came too late is given again.
 pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64> {
     let haste = view.record.and_then(|record| record.haste.as_ref())?;
     let before = *haste.before.get(at)?;
@@ -238,7 +240,12 @@ pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64>
             answer.and_then(|(_, a)| a.group.as_ref()).is_some_and(|g| g.down > DownOpinion::Up)
         })
     };
-    let due = now == before && !view.memory.has_hurried(at) && (at != &haste.leader || agreed());
+    let asked = view.observed.sentinels.get(at).map_or(view.now.mono, |reading| reading.asked);
+    let told = view.memory.has_hurried(at, asked);
+    // One that calls it down as soon by itself would stand still to keep that, in the midst of the election.
+    let seen_ms = view.memory.hastened.at().map_or(before, |seen| view.now.mono - seen);
+    let sooner = seen_ms.saturating_add(haste.pace_ms) < before;
+    let due = now == before && !told && sooner && (at != &haste.leader || agreed());
     due.then_some(haste.pace_ms)
 }
 

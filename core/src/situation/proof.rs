@@ -181,10 +181,7 @@ fn healthy_sentinel<'a>(view: &View<'a>, writer: &Address) -> Result<&'a Address
     let healthy = |answer: &SentinelAnswer| {
         let group = answer.group.as_ref().filter(|_| !answer.tilt);
         group.is_some_and(|group| {
-            let sees = |address: &Address| {
-                group.replicas.iter().any(|replica| &replica.address == address && !replica.s_down)
-            };
-            &group.primary == writer && candidates(view).any(sees)
+            &group.primary == writer && candidates(view).any(|address| group.sees(address))
         })
     };
     let all = view.sentinels().filter(|(_, answer)| healthy(answer)).map(|(at, _)| at);

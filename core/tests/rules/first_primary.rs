@@ -1,12 +1,14 @@
 //! The first primary: a blank group gets one, and no instance's data is lost for it.
 
 use consul_redis_core::duty::action::{Action, Purpose};
+use consul_redis_core::duty::safety;
 use consul_redis_core::known::memory::Condition;
 use consul_redis_core::known::observed::InstanceAnswer;
+use consul_redis_core::policy::FIRST_REPLICAS_MS;
 use consul_redis_core::published::record::Level;
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, primary, replica, sentinel_at};
+use crate::scene::{A, B, C, NOW, Scene, at, group_view, primary, replica, sentinel_at};
 
 /// Nothing is published, three Sentinels know nothing, and these instances are registered.
 pub fn unknown(instances: &[(&str, InstanceAnswer)]) -> Scene {
@@ -116,7 +118,7 @@ fn promoted(scene: &Scene) -> Vec<String> {
 #[test]
 fn a_group_that_consul_or_a_sentinel_knows_is_not_bootstrapped() {
     let known = unknown(&[(A, blank(1))]).answer(0, |answer| {
-        answer.group = Some(crate::scene::group_view(0, 3));
+        answer.group = Some(group_view(0, 3));
     });
     assert!(!known.keeps().contains("first primary"), "{}", known.keeps());
     let mut published = unknown(&[(A, blank(1))]);
@@ -136,26 +138,83 @@ fn a_group_that_consul_or_a_sentinel_knows_is_not_bootstrapped() {
     );
 }
 
+/// What was decided is in Consul, and was seen so many ms ago.
+fn published(scene: &mut Scene, ago_ms: u64) {
+    let record = scene.write().record.expect("a record");
+    scene.show(&record);
+    scene.memory.generation = Some((1, Mono(NOW - ago_ms)));
+    scene.memory.generation_max = 1;
+    let strays = [A, B, C].map(|address| (Condition::Stray(at(address)), Mono(NOW - 100)));
+    scene.memory.since.extend(strays);
+}
+
+/// What is done to instances and Sentinels, in words.
+fn told(scene: &Scene) -> Vec<String> {
+    let words = |action: Action| match action {
+        Action::Fence(fence) => Some(format!("{} follows {}", fence.instance, fence.follow)),
+        Action::Reconfigure(tell) => Some(format!("{} monitors {}", tell.sentinel, tell.primary)),
+        _ => None,
+    };
+    scene.decision().actions().into_iter().filter_map(words).collect()
+}
+
+/// All three are told of this one.
+fn all_monitor(primary: &str) -> Vec<String> {
+    (0..3).map(|index| format!("{} monitors {primary}", sentinel_at(index))).collect()
+}
+
 #[test]
 fn the_sentinels_get_the_first_primary_before_they_can_confirm_it() {
+    let mut scene = unknown(&[(A, blank(1))]);
+    published(&mut scene, 500);
+    assert_eq!(told(&scene), all_monitor(A));
+}
+
+/// They find replicas in the INFO that they ask for when they are told, and ten seconds later: a primary that died in
+/// between would have none to follow it.
+#[test]
+fn the_sentinels_are_told_once_the_first_primary_has_its_replicas() {
+    let mut scene = unknown(&[(A, blank(1)), (B, blank(2)), (C, blank(3))]);
+    published(&mut scene, 500);
+    let follow = [format!("{B} follows {A}"), format!("{C} follows {A}")];
+    assert_eq!(told(&scene), follow);
+    // They have been told so, and connect.
+    for replica_at in [B, C] {
+        scene.set_instance(replica_at, InstanceAnswer { keys: 0, ..replica(1, A) });
+    }
+    assert_eq!(told(&scene), [""; 0]);
+    scene.set_instance(A, InstanceAnswer { keys: 0, ..primary(1, None, &[B]) });
+    assert_eq!(told(&scene), [""; 0]);
+    let mut all = scene.clone();
+    all.set_instance(A, InstanceAnswer { keys: 0, ..primary(1, None, &[B, C]) });
+    assert_eq!(told(&all), all_monitor(A));
+    // An instance that is dead is not waited for, nor is any for longer than a Sentinel would take.
+    assert_eq!(told(&scene.clone().dead(C)), all_monitor(A));
+    scene.memory.generation = Some((1, Mono(NOW - FIRST_REPLICAS_MS)));
+    assert_eq!(told(&scene), all_monitor(A));
+}
+
+#[test]
+fn nothing_follows_a_first_primary_that_a_sentinel_may_know_better_of_or_that_does_not_answer() {
     let mut scene = unknown(&[(A, blank(1)), (B, blank(2))]);
-    let record = scene.write().record.unwrap();
-    scene.show(&record);
-    scene.memory.generation = Some((1, Mono(NOW - 500)));
-    scene.memory.generation_max = 1;
-    let told: Vec<String> = scene
-        .decision()
-        .actions()
-        .iter()
-        .filter_map(|action| match action {
-            Action::Reconfigure(reconfigure) => {
-                Some(format!("{} {}", reconfigure.sentinel, reconfigure.primary))
-            }
-            _ => None,
-        })
-        .collect();
-    let all: Vec<String> = (0..3).map(|index| format!("{} {A}", sentinel_at(index))).collect();
-    assert_eq!(told, all);
+    published(&mut scene, 500);
+    assert_eq!(told(&scene), [format!("{B} follows {A}")]);
+    let knows = scene.clone().answer(0, |answer| answer.group = Some(group_view(0, 3)));
+    assert!(!told(&knows).contains(&format!("{B} follows {A}")), "{:?}", told(&knows));
+    for unsure in [scene.clone().silent(0).silent(1), scene.clone().dead(A)] {
+        assert_eq!(told(&unsure), [""; 0]);
+    }
+    // What it took itself may be lost to it.
+    let kept = scene.clone().instance(B, InstanceAnswer { keys: 5, ..blank(2) });
+    assert!(!told(&kept).contains(&format!("{B} follows {A}")), "{:?}", told(&kept));
+    let fence = scene.decision().actions().into_iter().find(|a| matches!(a, Action::Fence(_)));
+    let veto = |scene: &Scene| safety::veto(&scene.view(), fence.as_ref().expect("one"));
+    assert_eq!(veto(&scene), None);
+    for refused in [knows, kept] {
+        assert!(veto(&refused).is_some());
+    }
+    scene.policy.fence = false;
+    assert_eq!(told(&scene), all_monitor(A));
 }
 
 #[test]
@@ -189,10 +248,7 @@ fn one_that_serves_nothing_stale_can_be_the_first_primary() {
 fn the_first_quorum_counts_all_sentinels_that_answer() {
     let mut scene = unknown(&[(A, blank(1))]);
     scene.policy.sentinels_configured = 0;
-    let record = scene.write().record.unwrap();
-    scene.show(&record);
-    scene.memory.generation = Some((1, Mono(NOW - 500)));
-    scene.memory.generation_max = 1;
+    published(&mut scene, 500);
     let quorums: Vec<u64> = scene
         .decision()
         .actions()

@@ -10,7 +10,7 @@ use consul_redis_core::known::observed::{
     DownOpinion, FailoverPhase, InstanceAnswer, Refusal, Role,
 };
 use consul_redis_core::policy::{
-    FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_MAX_MS, HASTE_MS,
+    FastFailover, HASTE_FOR_MS, HASTE_KEPT_MS, HASTE_MAX_MS, HASTE_MS, HASTE_WITHIN_MS,
 };
 use consul_redis_core::published::record::{HasteRecord, Record, is_haste};
 use consul_redis_core::published::store::RefusedNote;
@@ -116,6 +116,19 @@ fn a_minority_of_the_agents_a_link_or_a_connection_that_is_left_speak_against_it
     let mut another = refused();
     another.observed.refusals.get_mut(&at(A)).expect("one").run_id = "another".to_owned();
     none(another);
+}
+
+/// Elected, it would give up, and wait for twice `failover-timeout` (`-failover-abort-no-good-slave`).
+#[test]
+fn a_sentinel_without_a_replica_to_choose_never_leads() {
+    let blind = |scene: Scene, index| scene.sentinel(index, |group| group.replicas.clear());
+    let haste = due(&blind(refused(), 0).view()).expect("another leads").expect("it is due");
+    assert_eq!(haste.leader, sentinel_at(1));
+    assert!(haste.before.contains_key(&sentinel_at(2)), "{haste:?}");
+    let none = blind(blind(refused(), 0), 1);
+    assert_eq!(due(&none.view()).map(|_| ()), Ok(()));
+    let why = due(&blind(none, 2).view()).expect_err("none finds any").why;
+    assert_eq!(why, WhyNotFast::NoSentinel);
 }
 
 #[test]
@@ -224,6 +237,29 @@ fn a_sentinel_is_told_to_hurry_once() {
     };
     assert_eq!(told_to(&by_us(10)), 0);
     assert_eq!(told_to(&by_us(2_000)), 1);
+    // The Sentinel was asked after the end of the command, and is as it was: the command came too late.
+    let late = |ago_ms| {
+        move |scene: &mut Scene| {
+            *scene = remembered(scene.clone(), 1_000);
+            by_us(ago_ms)(scene);
+        }
+    };
+    let asked_ago_ms = NOW - ASKED;
+    assert_eq!(told_to(&late(asked_ago_ms + HASTE_WITHIN_MS)), 0);
+    assert_eq!(told_to(&late(asked_ago_ms + HASTE_WITHIN_MS + 1)), 1);
+    // It calls the writer down as soon by itself.
+    let quick = |before: u64| {
+        move |scene: &mut Scene| {
+            let quick = scene.clone().published(|record| {
+                let haste = record.haste.as_mut().expect("it is in it");
+                haste.before.values_mut().for_each(|ms| *ms = before);
+            });
+            *scene =
+                remembered(quick, 1_000).sentinel(1, |group| group.settings.down_after_ms = before);
+        }
+    };
+    assert_eq!(told_to(&quick(1_000 + HASTE_MS)), 0);
+    assert_eq!(told_to(&quick(1_001 + HASTE_MS)), 1);
 }
 
 #[test]

@@ -342,6 +342,24 @@ fn the_sentinels_let_go_of_the_dead_one_before_any_of_them_gets_the_new_one() {
     let one_left = forgot(forgot(scene.clone(), 0), 1);
     assert_eq!(whats(&one_left), [(sentinel_at(2).to_string(), ReconfigureKind::Remove(1))]);
     let none_left = forgot(one_left, 2);
+    // They would not find those that follow it later for ten seconds.
+    assert_eq!(whats(&none_left), []);
+    let follow = |scene: &Scene| {
+        let fences = scene.decision().actions().into_iter().filter_map(|action| match action {
+            Action::Fence(fence) => Some(fence.instance.to_string()),
+            _ => None,
+        });
+        fences.collect::<Vec<_>>()
+    };
+    assert_eq!(follow(&none_left), [""; 0]);
+    // Detached as they are, they follow at once.
+    let mut seen = none_left.clone();
+    seen.memory.since.extend([D, F].map(|at_| (Condition::Stray(at(at_)), Mono(NOW - 60))));
+    assert_eq!(follow(&seen), [D, F]);
+    let none_left = none_left
+        .instance(E, primary(2, Some(1), &[D, F]))
+        .instance(D, replica(2, E))
+        .instance(F, replica(2, E));
     assert_eq!(whats(&none_left), all(ReconfigureKind::Monitor));
     assert!(
         told(&none_left)
