@@ -13,7 +13,7 @@ use crate::known::observed::{DownOpinion, InstanceAnswer, Role, SentinelGroup};
 use crate::known::view::View;
 use crate::policy::MOVE_KNOWN_MS;
 use crate::published::projection::{TXN_OPS_MAX, is_detached_address};
-use crate::published::record::PublishedRole;
+use crate::published::record::{PublishedRole, is_haste};
 use crate::published::replicas::named_by;
 use crate::situation::bootstrap::is_untold;
 use crate::situation::data_loss::{Detach, Replace};
@@ -61,8 +61,8 @@ fn is_pace(reconfigure: &Reconfigure) -> bool {
 fn veto_pace(view: &View<'_>, reconfigure: &Reconfigure) -> Option<String> {
     let Reconfigure { sentinel, settings, had, primary, .. } = reconfigure;
     let haste = view.record.and_then(|record| record.haste.as_ref());
-    let known = haste.and_then(|haste| Some([haste.pace_ms, *haste.before.get(sentinel)?]));
-    let Some(known) = known else {
+    let known = haste.and_then(|haste| Some((haste.pace_ms, *haste.before.get(sentinel)?)));
+    let Some((pace_ms, before)) = known else {
         return Some(format!("what Sentinel {sentinel} waits for is not written down"));
     };
     let (down_after_ms, quicker) =
@@ -70,7 +70,8 @@ fn veto_pace(view: &View<'_>, reconfigure: &Reconfigure) -> Option<String> {
     if quicker && view.instance(primary).is_some() {
         return Some(format!("{primary} answers"));
     }
-    (!known.contains(&down_after_ms))
+    let hastens = is_haste(down_after_ms) && down_after_ms >= pace_ms;
+    (!hastens && down_after_ms != before)
         .then(|| format!("Sentinel {sentinel} was not to wait for {down_after_ms} ms"))
 }
 

@@ -106,7 +106,10 @@ impl Reconfigure {
                 (group.failover.is_none() || group.is_stuck()) && group.primary != self.primary
             }
             ReconfigureKind::Settings => differs(group),
-            ReconfigureKind::Pace(_) => differs(group) && !(self.hastens() && ended(group)),
+            ReconfigureKind::Pace(_) => {
+                let by_another = group.settings.down_after_ms != self.had.down_after_ms;
+                differs(group) && !(self.hastens() && (ended(group) || by_another))
+            }
             ReconfigureKind::Remove(epoch) => lost(group, epoch),
             ReconfigureKind::Reboot(_) => group.primary == self.primary,
         }

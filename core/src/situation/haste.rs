@@ -244,9 +244,17 @@ pub fn pace(view: &View<'_>, at: &Address, group: &SentinelGroup) -> Option<u64>
     let told = view.memory.has_hurried(at, asked);
     // One that calls it down as soon by itself would stand still to keep that, in the midst of the election.
     let seen_ms = view.memory.hastened.at().map_or(before, |seen| view.now.mono - seen);
-    let sooner = seen_ms.saturating_add(haste.pace_ms) < before;
+    let pace_ms = pace_then(haste, seen_ms, before);
+    let sooner = seen_ms.saturating_add(pace_ms) < before;
     let due = now == before && !told && sooner && (at != &haste.leader || agreed());
-    due.then_some(haste.pace_ms)
+    due.then_some(pace_ms)
+}
+
+/// What one that is told so late is to wait for, in ms: the writer has been silent for longer than that.
+fn pace_then(haste: &HasteRecord, seen_ms: u64, before: u64) -> u64 {
+    let late_ms = seen_ms.saturating_add(HASTE_LATE_MS).div_ceil(LINK_DOWN_FACTOR);
+    let most = HASTE_MAX_MS.max(haste.pace_ms);
+    odd(late_ms.saturating_add(99).min(seen_ms / 2).min(before / 2)).clamp(haste.pace_ms, most)
 }
 
 /// Every Sentinel that was told waits as before again, as far as it answers, and no command is on its way any more.
