@@ -458,6 +458,7 @@ impl Executor {
                 Input::SentinelGone(sentinel)
             }
             Event::Sentinel(PoolReport::GaveUp(sentinel, why)) => Input::GaveUp(sentinel, why),
+            Event::Sentinel(PoolReport::Hurried(sentinel)) => Input::Hurried(sentinel),
             Event::Sentinel(PoolReport::NotBegun(replace, words)) => {
                 Input::NotBegun(*replace, words)
             }

@@ -96,6 +96,8 @@ pub enum Input {
     /// The Sentinel that was asked to replace a primary whose process (`run_id`) had ended begins no failover: its
     /// words.
     NotBegun(Replace, String),
+    /// A Sentinel was told to wait for a moment only, and has said that it does.
+    Hurried(Address),
     /// How the mark in the data set was written: whether it was, or the words of the instance.
     Marked(Marking, Result<bool, String>),
     /// How a priority was set: whether it was, or the words of the instance.
@@ -493,6 +495,7 @@ impl GroupLoop {
             }
             Input::Process(instance, state) => self.fold_process(instance, state, now, out),
             Input::Refused(instance, refusal) => self.fold_refused(instance, refusal, now),
+            Input::Hurried(sentinel) => drop(self.memory.hurried.insert(sentinel, now.mono)),
             Input::NotBegun(replace, words) => {
                 if let WhyReplace::Died { run_id, .. } = replace.why {
                     self.memory.not_superseded = Some(run_id);

@@ -364,9 +364,10 @@ pub const MARK_LATE_S: i64 = 15;
 pub const DISAGREES_AFTER_MS: u64 = 30_000;
 /// How often one Sentinel is reconfigured for one group, in ms.
 pub const RECONFIGURE_AGAIN_MS: u64 = 5_000;
-/// How long Sentinels are told of a first primary no sooner than it lists its replicas, in ms. A Sentinel that is told
-/// sooner finds those that come later after as long.
-pub const FIRST_REPLICAS_MS: u64 = 10_000;
+/// How long Sentinels are told of a first primary no sooner than it lists its replicas, in ms: one is listed within a second
+/// or two of its command. Less than [`OUT_OF_REACH_AFTER_MS`]: while no Sentinel knows the group, an agent that does not
+/// reach the writer has no one else's word for it.
+pub const FIRST_REPLICAS_MS: u64 = 4_000;
 /// How often rows or keys that another program changes are put back, in ms: a token that may write rows and not see
 /// them would keep an agent at it all the time.
 pub const REPAIR_AGAIN_MS: u64 = 500;

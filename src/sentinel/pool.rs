@@ -69,6 +69,8 @@ pub enum PoolReport {
     GaveUp(Address, GaveUp),
     /// One that was asked for a failover begins none: its words.
     NotBegun(Box<Replace>, String),
+    /// One has said that it waits for a moment only.
+    Hurried(Address),
 }
 
 /// Where the reports on each group's Sentinels go.
@@ -152,6 +154,7 @@ impl Pool {
         | SentinelReport::Inventory { sentinel, .. }
         | SentinelReport::Login { sentinel, .. }
         | SentinelReport::GaveUp { sentinel, .. }
+        | SentinelReport::Hurried { sentinel, .. }
         | SentinelReport::NotBegun { replace: Replace { sentinel, .. }, .. }) = &report;
         if !state.watchers.contains_key(sentinel) {
             // It is not watched any more, and the groups know: a late report would bring it back for good.
@@ -207,6 +210,11 @@ impl Pool {
             SentinelReport::NotBegun { group, replace, words } => {
                 if let Some(hearer) = watched.groups.get(&group) {
                     let _ = hearer.send(PoolReport::NotBegun(Box::new(replace), words)).await;
+                }
+            }
+            SentinelReport::Hurried { sentinel, group } => {
+                if let Some(hearer) = watched.groups.get(&group) {
+                    let _ = hearer.send(PoolReport::Hurried(sentinel)).await;
                 }
             }
             SentinelReport::Inventory { sentinel, groups } => {

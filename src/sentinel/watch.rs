@@ -218,6 +218,13 @@ pub enum SentinelReport {
         /// Its words.
         words: String,
     },
+    /// A Sentinel has said that it waits for a moment only.
+    Hurried {
+        /// The Sentinel that was told to.
+        sentinel: Address,
+        /// The group whose primary it is about.
+        group: GroupName,
+    },
 }
 
 /// What a watcher needs. It may change while one watches: connections that are open stay as they are.
@@ -563,6 +570,10 @@ impl Watcher {
                 self.note_saved(group, done.saved);
                 if let Some(login) = login {
                     self.has_been_given(group, login).await;
+                }
+                if reconfigure.hastens() {
+                    let (sentinel, group) = (self.sentinel.clone(), group.clone());
+                    let _ = self.reports.send(SentinelReport::Hurried { sentinel, group }).await;
                 }
             }
             Ok(None) => {

@@ -35,6 +35,7 @@ mod first_steps;
 mod fleet;
 mod groups;
 mod hammer;
+mod hostile;
 mod hostnames;
 mod http;
 mod https;

@@ -154,7 +154,11 @@ pub(crate) fn may_be_former(view: &View<'_>, answer: &InstanceAnswer) -> bool {
 /// else soon: none knows it, or it is detached, which they let be for `failover-timeout`.
 fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
     let Role::Replica { of, link_up: false } = &answer.role else { return false };
-    if follows_known_replica(view, of, answer) {
+    let writer = view.writer();
+    let listed = || writer.and_then(|at| view.instance(at)).is_some_and(|own| own.lists(address));
+    // In its first sync: it has the writer by another one of its names.
+    let begins = is_untold(view) && !is_detached_address(of) && listed();
+    if begins || follows_known_replica(view, of, answer) {
         return false;
     }
     let has_row = view.record.is_some_and(|record| record.role_of(address).is_some());
@@ -162,7 +166,7 @@ fn is_lost(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool 
         || view.observed.registered.contains(address)
         || view.policy.local.contains(address);
     let known = view.groups().any(|group| named_by(group).any(|named| named == address));
-    ours && (!known || is_detached_address(of)) && view.writer().is_some_and(|writer| writer != of)
+    ours && (!known || is_detached_address(of)) && writer.is_some_and(|writer| writer != of)
 }
 
 /// It follows the primary before, and no leader is at work that would point it at the new one: it died, or the agents have
@@ -196,9 +200,10 @@ fn follows_known_replica(view: &View<'_>, of: &Address, answer: &InstanceAnswer)
     same == Some(&answer.replid) && InstanceRows::new(view).known().contains(of)
 }
 
-/// An instance that is made a replica of the writer now, or is waited with: each agent that looks decides that by itself.
+/// An instance that has nothing to lose is made a replica of the writer now, or in a moment.
 pub(crate) fn is_to_follow(view: &View<'_>) -> bool {
-    stray_primaries(view).any(|(address, answer)| match judge(view, address, answer) {
+    let mut strays = stray_primaries(view).filter(|(_, answer)| answer.loses_nothing());
+    strays.any(|(address, answer)| match judge(view, address, answer) {
         Ok(_) => true,
         Err(why) => matches!(why, WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_)),
     })

@@ -10,7 +10,8 @@ use crate::identity::address::Address;
 use crate::known::memory::Condition;
 pub use crate::known::memory::ReconfigureKind;
 use crate::known::observed::{
-    DownOpinion, FailoverPhase, Role, SentinelAnswer, SentinelGroup, SentinelId, SentinelSettings,
+    DownOpinion, FailoverPhase, InstanceAnswer, SentinelAnswer, SentinelGroup, SentinelId,
+    SentinelSettings,
 };
 use crate::known::view::View;
 use crate::policy::{
@@ -19,6 +20,7 @@ use crate::policy::{
 };
 use crate::published::record::{Basis, is_haste};
 use crate::published::replicas::InstanceRows;
+use crate::situation::bootstrap::is_untold;
 use crate::situation::haste::pace;
 use crate::situation::relocated::knows_only_silent;
 use crate::situation::writer::WriterTest;
@@ -188,19 +190,20 @@ pub fn reconfigurations(view: &View<'_>) -> Vec<Reconfigure> {
 /// it would have none to choose (`docs/facts/sentinel.md` 5). One that never comes is waited for a while only.
 fn awaits_replicas(view: &View<'_>, primary: &Address) -> bool {
     let since = view.memory.generation_seen();
-    let Some(Role::Primary { replicas }) = view.instance(primary).map(|own| &own.role) else {
+    let lately = view.now.mono - since < FIRST_REPLICAS_MS;
+    let Some(leader) = view.instance(primary).filter(|_| lately && is_untold(view)) else {
         return false;
     };
-    let listed = |address: &Address| replicas.iter().any(|replica| &replica.address == address);
+    // One whose link is up is listed, by whatever address the primary has it.
     let begins = |address: &Address| match view.observed.instances.get(address) {
         Some(reading) if reading.asked >= since => {
-            reading.since(since).is_some_and(|own| own.follows(primary)) && !listed(address)
+            let begins = |own: &InstanceAnswer| own.follows(primary) && !own.is_linked();
+            reading.since(since).is_some_and(begins) && !leader.lists(address)
         }
         _ => true,
     };
     let mut others = InstanceRows::new(view).followed().iter().filter(|other| *other != primary);
-    let lately = view.now.mono - since < FIRST_REPLICAS_MS;
-    lately && (others.any(begins) || is_to_follow(view))
+    others.any(begins) || is_to_follow(view)
 }
 
 /// The Sentinels that are to wait for a moment only, or as before again.

@@ -267,7 +267,7 @@ pub struct Memory {
     pub superseding: Asked<DeathRecord>,
     /// The last time in the record that Sentinels were to wait for a moment only.
     pub hastened: Asked<HasteRecord>,
-    /// When each Sentinel was last seen to wait for a moment only.
+    /// When each Sentinel was last seen to wait for a moment only, or said that it would.
     pub hurried: BTreeMap<Address, Mono>,
     /// The run of a process whose end was proven, and for which the Sentinel that this agent asked begins no failover.
     pub not_superseded: Option<String>,

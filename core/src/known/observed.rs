@@ -459,7 +459,17 @@ impl InstanceAnswer {
     /// It has taken no writes of its own that it would lose as a replica of another one: it is blank, or a replica whose
     /// link is down.
     pub fn loses_nothing(&self) -> bool {
-        self.is_detached() || (self.is_primary() && self.keys == 0)
+        self.is_detached() || (self.is_primary() && self.keys == 0 && self.shows_its_data())
+    }
+
+    /// It is a primary that lists this replica, in sync or not.
+    pub fn lists(&self, address: &Address) -> bool {
+        match &self.role {
+            Role::Primary { replicas } => {
+                replicas.iter().any(|replica| &replica.address == address)
+            }
+            Role::Replica { .. } => false,
+        }
     }
 
     /// Nothing speaks against taking what it shows of its data for all that it has. A replica that serves nothing stale

@@ -62,17 +62,8 @@ pub fn is_blank(view: &View<'_>) -> bool {
 /// chooses another instance meanwhile.
 pub(crate) fn is_untold(view: &View<'_>) -> bool {
     let by_agents = view.record.is_some_and(|record| record.evidence.basis == Basis::Agents);
-    by_agents && view.groups().next().is_none() && enough_sentinels(view).is_ok()
-}
-
-/// A majority of the Sentinels answers.
-fn enough_sentinels(view: &View<'_>) -> Result<(), NoFirst> {
-    let answered = view.sentinels().count();
-    let of = view.observed.sentinels.len().max(view.policy.sentinels_configured);
-    if answered < of / 2 + 1 {
-        return Err(NoFirst::Sentinels { answered, of });
-    }
-    Ok(())
+    let heard = view.sentinels_answering() >= view.tally.majority();
+    by_agents && heard && view.groups().next().is_none()
 }
 
 /// The next step to a first primary, or why there is none; `None` where it is not called for: the group has a past, or
@@ -86,7 +77,11 @@ fn first<'a>(view: &View<'a>, candidates: &[Candidate<'a>]) -> Result<Step, NoFi
     if !view.policy.bootstrap {
         return Err(NoFirst::SwitchedOff);
     }
-    enough_sentinels(view)?;
+    let answered = view.sentinels().count();
+    let of = view.observed.sentinels.len().max(view.policy.sentinels_configured);
+    if answered < of / 2 + 1 {
+        return Err(NoFirst::Sentinels { answered, of });
+    }
     if let Some((address, answer)) = claimed(view, candidates) {
         return Ok(match answer.role {
             Role::Primary { .. } => Step::publish(address, answer),

@@ -3,7 +3,7 @@
 use consul_redis_core::duty::action::{Action, Purpose};
 use consul_redis_core::duty::safety;
 use consul_redis_core::known::memory::Condition;
-use consul_redis_core::known::observed::InstanceAnswer;
+use consul_redis_core::known::observed::{InstanceAnswer, Role};
 use consul_redis_core::policy::FIRST_REPLICAS_MS;
 use consul_redis_core::published::record::Level;
 use consul_redis_core::time::Mono;
@@ -179,16 +179,22 @@ fn the_sentinels_are_told_once_the_first_primary_has_its_replicas() {
     let follow = [format!("{B} follows {A}"), format!("{C} follows {A}")];
     assert_eq!(told(&scene), follow);
     // They have been told so, and connect.
+    let role = || Role::Replica { of: at(A), link_up: false };
     for replica_at in [B, C] {
-        scene.set_instance(replica_at, InstanceAnswer { keys: 0, ..replica(1, A) });
+        let begins = InstanceAnswer { keys: 0, role: role(), ..replica(9, A) };
+        scene.set_instance(replica_at, begins);
     }
     assert_eq!(told(&scene), [""; 0]);
+    // By a name of its own, C may have the writer, too: it is let be.
     scene.set_instance(A, InstanceAnswer { keys: 0, ..primary(1, None, &[B]) });
     assert_eq!(told(&scene), [""; 0]);
     let mut all = scene.clone();
     all.set_instance(A, InstanceAnswer { keys: 0, ..primary(1, None, &[B, C]) });
     assert_eq!(told(&all), all_monitor(A));
-    // An instance that is dead is not waited for, nor is any for longer than a Sentinel would take.
+    // It has it at another address, or is dead: neither is waited for, and no instance is for long.
+    let mut linked = scene.clone();
+    linked.set_instance(C, InstanceAnswer { keys: 0, ..replica(1, A) });
+    assert_eq!(told(&linked), all_monitor(A));
     assert_eq!(told(&scene.clone().dead(C)), all_monitor(A));
     scene.memory.generation = Some((1, Mono(NOW - FIRST_REPLICAS_MS)));
     assert_eq!(told(&scene), all_monitor(A));
@@ -201,9 +207,18 @@ fn nothing_follows_a_first_primary_that_a_sentinel_may_know_better_of_or_that_do
     assert_eq!(told(&scene), [format!("{B} follows {A}")]);
     let knows = scene.clone().answer(0, |answer| answer.group = Some(group_view(0, 3)));
     assert!(!told(&knows).contains(&format!("{B} follows {A}")), "{:?}", told(&knows));
-    for unsure in [scene.clone().silent(0).silent(1), scene.clone().dead(A)] {
-        assert_eq!(told(&unsure), [""; 0]);
-    }
+    let few = scene.clone().silent(0).silent(1);
+    assert_eq!(told(&few), [format!("{} monitors {A}", sentinel_at(2))]);
+    assert_eq!(told(&scene.clone().dead(A)), [""; 0]);
+    // It has the writer by another one of its names, and its first sync has begun.
+    let role = Role::Replica { of: at("redis-a:6379"), link_up: false };
+    let begins = scene.clone().instance(B, InstanceAnswer { role, ..replica(9, A) });
+    let listed = begins.instance(A, InstanceAnswer { keys: 0, ..primary(1, None, &[B]) });
+    assert_eq!(told(&listed), all_monitor(A));
+    // Confirmed it can be only once the Sentinels are told: what has to wait for that holds nothing up.
+    let data = scene.clone().instance(B, InstanceAnswer { keys: 5, ..blank(2) });
+    let data = data.instance(A, InstanceAnswer { keys: 9, ..primary(1, None, &[]) });
+    assert_eq!(told(&data), all_monitor(A));
     // What it took itself may be lost to it.
     let kept = scene.clone().instance(B, InstanceAnswer { keys: 5, ..blank(2) });
     assert!(!told(&kept).contains(&format!("{B} follows {A}")), "{:?}", told(&kept));
