@@ -13,7 +13,8 @@ use crate::situation::data_loss::data_loss;
 use crate::situation::election::Elected;
 use crate::situation::promotion;
 use crate::situation::superseded::is_superseded;
-use crate::situation::writer::{Lineage, WriterTest};
+use crate::situation::writer::{Lineage, WriterTest, is_of_lineage};
+use crate::time::Mono;
 
 /// A primary that a majority names, and that says so itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,13 +98,27 @@ pub fn published(view: &View<'_>, current: &Writer, elected: &Elected) -> Named 
     // An answer from before the record's last change would take it back to the old history, and another agent
     // would change it again.
     let asked = view.observed.instances.get(address).map(|reading| reading.asked);
+    let recent = asked >= Some(view.memory.store_changed);
     let writer = match passes(view, address) {
-        Ok(answer) if asked >= Some(view.memory.store_changed) => Writer::of(address, answer),
+        Ok(answer) if recent && is_sure(view, address, answer) => Writer::of(address, answer),
         Ok(_) | Err(_) => current.clone(),
     };
     let better = &writer != current || better_evidence(view, elected);
     let standing = if better { Standing::BetterKnown } else { Standing::Published };
     Named { writer, evidence: evidence(view, elected), standing }
+}
+
+/// What it writes is known for the group's history: one that was started a moment ago without data may have lost it
+/// ([`data_loss`]), and what was heard of the others before it was started says nothing of that.
+fn is_sure(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> bool {
+    if is_of_lineage(view.record, answer) || (answer.keys > 0 && !answer.started_empty) {
+        return true;
+    }
+    let Some(own) = view.observed.instances.get(address) else { return false };
+    let begun = Mono(own.asked.0.saturating_sub(answer.uptime_s.saturating_mul(1_000)));
+    let rows = view.record.into_iter().flat_map(|record| &record.instances);
+    let mut others = rows.map(|row| &row.address).filter(|other| *other != address);
+    others.all(|other| view.observed.instances.get(other).is_none_or(|other| other.asked >= begun))
 }
 
 /// Rules 3 and 6: whether the majority's epoch lets it overrule what is recorded.

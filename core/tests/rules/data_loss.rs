@@ -7,12 +7,13 @@ use consul_redis_core::known::memory::{Asked, Condition, InstanceRun, Origin};
 use consul_redis_core::known::observed::{InstanceAnswer, ReplId, Role};
 use consul_redis_core::policy::{REINSTATED_AFTER_MS, REPLACE_AGAIN_MS};
 use consul_redis_core::published::projection::detached_address;
+use consul_redis_core::published::publication::Verdict;
 use consul_redis_core::published::record::DataLossRecord;
 use consul_redis_core::shown::status::{Problem, assess};
 use consul_redis_core::situation::data_loss::{Detach, condition, data_loss, replace};
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, replica, run};
+use crate::scene::{A, ASKED, B, C, NOW, Scene, at, layout, primary, replica, run};
 
 /// A new history, no keys.
 fn blank() -> InstanceAnswer {
@@ -83,6 +84,28 @@ fn a_primary_that_is_back_without_its_data_is_withdrawn_and_no_instance_copies_t
     // What clients have written to it since is not the group's data.
     let written = InstanceAnswer { keys: 3, ..blank() };
     assert_eq!(kept_from_copying(&reborn().instance(A, written)), [B, C]);
+}
+
+/// They may have had none at that time, and have got some from it before it died.
+#[test]
+fn what_the_others_said_before_it_was_started_says_nothing_of_what_it_has_lost() {
+    let nothing = || InstanceAnswer { keys: 0, ..holder(A) };
+    let begun = |uptime_s| {
+        let scene = reborn().instance(A, InstanceAnswer { uptime_s, ..blank() });
+        scene.instance(B, nothing()).instance(C, nothing())
+    };
+    let noted = |scene: &Scene| match scene.verdict() {
+        Verdict::Confirm { writer, .. } => Some(writer.replid),
+        Verdict::Keep(_) => None,
+        other => panic!("{other:?}"),
+    };
+    let its_own = Some(ReplId("9".to_owned()));
+    assert_eq!(noted(&begun(0)), its_own, "a group without data has lost none");
+    assert_eq!(noted(&begun(0).instance_asked(B, ASKED - 1)), None);
+    assert_eq!(noted(&begun(2).instance_asked(B, ASKED - 2_001)), None);
+    assert_eq!(noted(&begun(2).instance_asked(B, ASKED - 2_000)), its_own);
+    let held = begun(0).instance(B, holder(A));
+    assert!(held.withdraws().contains("10.0.0.2:6379 holds 10"), "{}", held.withdraws());
 }
 
 #[test]
