@@ -89,6 +89,15 @@ pub struct Watched {
     pub groups: Hearers,
 }
 
+impl Watched {
+    /// Waits until there is room for it. A group that is watched no more hears nothing.
+    async fn tell(&self, group: &GroupName, report: PoolReport) {
+        if let Some(hearer) = self.groups.get(group) {
+            let _ = hearer.send(report).await;
+        }
+    }
+}
+
 /// The way to each Sentinel that is watched.
 pub type SentinelHandles = BTreeMap<Address, SentinelHandle>;
 
@@ -187,35 +196,23 @@ impl Pool {
                     let news = SentinelNews::Peers(sentinel.clone(), group.clone(), view);
                     let _ = self.news.try_send(news);
                 }
-                if let Some(hearer) = watched.groups.get(&group) {
-                    let _ = hearer.send(PoolReport::Answered(sentinel, reading)).await;
-                }
+                watched.tell(&group, PoolReport::Answered(sentinel, reading)).await;
             }
             SentinelReport::Again { sentinel, group, reading } => {
                 state.name_again(&reading);
-                if let Some(hearer) = watched.groups.get(&group) {
-                    let _ = hearer.send(PoolReport::Answered(sentinel, reading)).await;
-                }
+                watched.tell(&group, PoolReport::Answered(sentinel, reading)).await;
             }
             SentinelReport::Login { sentinel, group, wrong } => {
-                if let Some(hearer) = watched.groups.get(&group) {
-                    let _ = hearer.send(PoolReport::Login(sentinel, wrong)).await;
-                }
+                watched.tell(&group, PoolReport::Login(sentinel, wrong)).await;
             }
             SentinelReport::GaveUp { sentinel, group, why } => {
-                if let Some(hearer) = watched.groups.get(&group) {
-                    let _ = hearer.send(PoolReport::GaveUp(sentinel, why)).await;
-                }
+                watched.tell(&group, PoolReport::GaveUp(sentinel, why)).await;
             }
             SentinelReport::NotBegun { group, replace, words } => {
-                if let Some(hearer) = watched.groups.get(&group) {
-                    let _ = hearer.send(PoolReport::NotBegun(Box::new(replace), words)).await;
-                }
+                watched.tell(&group, PoolReport::NotBegun(Box::new(replace), words)).await;
             }
             SentinelReport::Hurried { sentinel, group } => {
-                if let Some(hearer) = watched.groups.get(&group) {
-                    let _ = hearer.send(PoolReport::Hurried(sentinel)).await;
-                }
+                watched.tell(&group, PoolReport::Hurried(sentinel)).await;
             }
             SentinelReport::Inventory { sentinel, groups } => {
                 let _ = self.news.try_send(SentinelNews::Monitors(sentinel, groups));

@@ -4,7 +4,7 @@
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use consul_redis::core::published::record::Record;
 use consul_redis::lab::process::Process;
@@ -268,8 +268,6 @@ async fn one_sentinel_holds_up_what_is_published_and_no_more() {
     liar.say(Lie::None);
     assert_untouched(&world, &first, &agents).await;
     world.server_mut(&first).unwrap().kill();
-    let killed = Instant::now();
     let second = until_writer(&world, "redis", 40, Some(&first)).await;
-    println!("another writer after {} ms", killed.elapsed().as_millis());
     until_named(&world, "redis-primary", &[second]).await;
 }
