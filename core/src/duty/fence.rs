@@ -71,6 +71,8 @@ pub fn fences(view: &View<'_>) -> (Vec<Fence>, Vec<LeftAlone>) {
         match judge(view, address, answer) {
             Ok(fence) if view.memory.commanded_long_ago(address, view.now) => fences.push(fence),
             Ok(_) => {}
+            // A replica that is to follow the writer in a moment is no second primary.
+            Err(WhyLeft::MayBePromoted | WhyLeft::NoCertainWriter(_)) if answer.is_replica() => {}
             Err(why) => left.push(LeftAlone { instance: address.clone(), why }),
         }
     }

@@ -8,10 +8,11 @@ use consul_redis_core::known::observed::{
 };
 use consul_redis_core::policy::REINSTATED_AFTER_MS;
 use consul_redis_core::published::projection::detached_address;
+use consul_redis_core::shown::status::{ProblemCode, assess};
 use consul_redis_core::situation::promote_again::{NotPromotedAgain, condition, promote_again};
 use consul_redis_core::time::Mono;
 
-use crate::scene::{A, B, C, NOW, Scene, at, primary, promoted_b, replica, run};
+use crate::scene::{A, B, C, NOW, Scene, at, layout, primary, promoted_b, replica, run};
 
 /// A detached instance, with so much of history 1.
 fn waiting(offset: u64) -> InstanceAnswer {
@@ -152,6 +153,20 @@ fn a_known_detached_instance_is_pointed_at_the_writer() {
         _ => None,
     });
     assert_eq!(fence, Some((at(C), at(A))));
+}
+
+/// It is a replica, and is to follow the writer once it has been seen for long enough, and every Sentinel was asked since.
+#[test]
+fn one_that_is_to_be_pointed_at_the_writer_is_no_second_primary() {
+    let mut scene = Scene::healthy(3).instance(C, waiting(900));
+    scene.observed.registered.insert(at(C));
+    for seen in [None, Some(NOW), Some(0)] {
+        scene.memory.since.clear();
+        scene.memory.since.extend(seen.map(|at_| (Condition::Stray(at(C)), Mono(at_))));
+        let status = assess(&scene.view(), &layout(), &scene.decision());
+        let mut codes = status.problems.iter().map(|problem| problem.code);
+        assert!(codes.all(|code| code != ProblemCode::SecondPrimary), "{:?}", status.problems);
+    }
 }
 
 /// All were stopped and started again. Their files do not say which history they hold, their notes do.
