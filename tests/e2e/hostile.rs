@@ -170,8 +170,8 @@ fn encode(value: &Value) -> Vec<u8> {
             [format!("${}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
         }
         Value::Array(items) => {
-            let items: Vec<u8> = items.iter().flat_map(encode).collect();
-            [format!("*{}\r\n", list(value).map_or(0, <[Value]>::len)).into_bytes(), items].concat()
+            let all: Vec<u8> = items.iter().flat_map(encode).collect();
+            [format!("*{}\r\n", items.len()).into_bytes(), all].concat()
         }
         Value::ServerError(error) => {
             format!("-{} {}\r\n", error.code(), error.details().unwrap_or_default()).into_bytes()
@@ -213,6 +213,25 @@ async fn lied_to(world: &World) -> (Liar, Vec<Process>) {
     (liar, agents)
 }
 
+/// A group with a liar, at rest.
+struct LiedTo {
+    world: World,
+    liar: Liar,
+    agents: Vec<Process>,
+    first: String,
+    before: Record,
+    replica: String,
+}
+
+async fn at_rest() -> LiedTo {
+    let world = world(WorldSpec::default()).await;
+    let (liar, agents) = lied_to(&world).await;
+    let first = until_writer(&world, "redis", 20, None).await;
+    let before = until_in_sync(&world, "redis", 2).await;
+    let replica = before.replicas().next().map(ToString::to_string).unwrap();
+    LiedTo { world, liar, agents, first, before, replica }
+}
+
 /// Each server is what it was: the first leads, and the others follow it.
 async fn assert_untouched(world: &World, first: &str, agents: &[Process]) {
     for server in &world.groups[0].redis {
@@ -224,11 +243,7 @@ async fn assert_untouched(world: &World, first: &str, agents: &[Process]) {
 
 #[tokio::test]
 async fn what_one_sentinel_says_of_the_primary_and_of_its_failover_moves_no_name() {
-    let mut world = world(WorldSpec::default()).await;
-    let (liar, agents) = lied_to(&world).await;
-    let first = until_writer(&world, "redis", 20, None).await;
-    let before = until_in_sync(&world, "redis", 2).await;
-    let replica = before.replicas().next().map(ToString::to_string).unwrap();
+    let LiedTo { mut world, liar, agents, first, before, replica } = at_rest().await;
     for lie in [Lie::Names, Lie::Promotes, Lie::HasPromoted] {
         let lie = lie(replica.clone());
         liar.say(lie.clone());
@@ -249,11 +264,7 @@ async fn what_one_sentinel_says_of_the_primary_and_of_its_failover_moves_no_name
 
 #[tokio::test]
 async fn one_sentinel_holds_up_what_is_published_and_no_more() {
-    let mut world = world(WorldSpec::default()).await;
-    let (liar, agents) = lied_to(&world).await;
-    let first = until_writer(&world, "redis", 20, None).await;
-    let before = until_in_sync(&world, "redis", 2).await;
-    let replica = before.replicas().next().map(ToString::to_string).unwrap();
+    let LiedTo { mut world, liar, agents, first, replica, .. } = at_rest().await;
     // Two writers would be worse than none.
     liar.say(Lie::SaysDown(replica));
     until_record(&world, "redis", 20, "no writer", |record| record.writer.is_none()).await;

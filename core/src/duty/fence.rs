@@ -16,7 +16,7 @@ use crate::policy::{
 use crate::published::projection::is_detached_address;
 use crate::published::replicas::{InstanceRows, named_by};
 pub use crate::shown::reasons::{LeftAlone, WhyLeft};
-use crate::situation::bootstrap::is_untold;
+use crate::situation::bootstrap::{is_untold, may_follow_untold};
 use crate::situation::data_loss::data_loss;
 use crate::situation::election::{Tally, TallyBounds, led_in_silence};
 use crate::situation::writer::{Lineage, WriterTest, share_history, writer_test};
@@ -251,12 +251,12 @@ fn judge(view: &View<'_>, address: &Address, answer: &InstanceAnswer) -> Result<
     if !answer.shows_its_data() {
         return Err(WhyLeft::NoCertainWriter("it is not ready yet"));
     }
-    let waits = match &answer.role {
+    let at_once = match &answer.role {
         Role::Primary { .. } => kind == StrayKind::Blank,
         Role::Replica { of, .. } => is_detached_address(of),
     };
     let wait_ms = match view.memory.origin(address, &answer.run_id) {
-        _ if waits && is_untold(view) => 0,
+        _ if at_once && is_untold(view) => 0,
         _ if kind == StrayKind::Lost => STRAY_UNSEEN_MS,
         _ if kind == StrayKind::LeftBehind && is_eager(view) => 0,
         _ if kind == StrayKind::LeftBehind => LEFT_BEHIND_MS,
@@ -364,8 +364,7 @@ fn certain_writer<'a>(
 ) -> Result<(Address, &'a InstanceAnswer), &'static str> {
     let record = view.record.ok_or("nothing is published")?;
     let writer = record.writer_address().ok_or("there is no writer")?;
-    let loses_nothing = view.instance(stray).is_some_and(InstanceAnswer::loses_nothing);
-    let untold = loses_nothing && is_untold(view);
+    let untold = may_follow_untold(view, stray);
     if record.evidence.is_unconfirmed() && !untold {
         return Err("the writer is not confirmed by a majority yet");
     }

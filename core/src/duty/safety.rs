@@ -15,7 +15,7 @@ use crate::policy::MOVE_KNOWN_MS;
 use crate::published::projection::{TXN_OPS_MAX, is_detached_address};
 use crate::published::record::{PublishedRole, is_haste};
 use crate::published::replicas::named_by;
-use crate::situation::bootstrap::is_untold;
+use crate::situation::bootstrap::may_follow_untold;
 use crate::situation::data_loss::{Detach, Replace};
 use crate::situation::election::led_in_silence;
 
@@ -320,10 +320,8 @@ fn veto_fence(view: &View<'_>, fence: &Fence) -> Option<String> {
         return Some(format!("{instance} has data and {follow} has none"));
     }
     let tally = &view.tally;
-    let loses_nothing = view.instance(instance).is_some_and(InstanceAnswer::loses_nothing);
-    let untold = loses_nothing && is_untold(view);
     let names = |address: &Address| tally.votes_for(address) >= tally.majority();
-    if names(instance) || !(names(follow) || untold) {
+    if names(instance) || !(names(follow) || may_follow_untold(view, instance)) {
         return Some(format!("the majority does not name {follow}"));
     }
     let silent = led_in_silence(view.observed, view.recent);

@@ -62,8 +62,13 @@ pub fn is_blank(view: &View<'_>) -> bool {
 /// chooses another instance meanwhile.
 pub(crate) fn is_untold(view: &View<'_>) -> bool {
     let by_agents = view.record.is_some_and(|record| record.evidence.basis == Basis::Agents);
-    let heard = view.sentinels_answering() >= view.tally.majority();
-    by_agents && heard && view.groups().next().is_none()
+    let heard = || view.sentinels_answering() >= view.tally.majority();
+    by_agents && view.groups().next().is_none() && heard()
+}
+
+/// The instance has nothing to lose as a replica of that writer, which no Sentinel has to confirm first.
+pub(crate) fn may_follow_untold(view: &View<'_>, instance: &Address) -> bool {
+    view.instance(instance).is_some_and(InstanceAnswer::loses_nothing) && is_untold(view)
 }
 
 /// The next step to a first primary, or why there is none; `None` where it is not called for: the group has a past, or

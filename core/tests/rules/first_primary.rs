@@ -185,7 +185,7 @@ fn the_sentinels_are_told_once_the_first_primary_has_its_replicas() {
         scene.set_instance(replica_at, begins);
     }
     assert_eq!(told(&scene), [""; 0]);
-    // By a name of its own, C may have the writer, too: it is let be.
+    // C is still to come.
     scene.set_instance(A, InstanceAnswer { keys: 0, ..primary(1, None, &[B]) });
     assert_eq!(told(&scene), [""; 0]);
     let mut all = scene.clone();
